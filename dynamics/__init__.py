@@ -1,0 +1,35 @@
+"""What did this post-training run do to the model?
+
+Sub-modules are imported when first used (PEP 562), so ``import dynamics`` costs milliseconds::
+
+    import dynamics
+    dynamics.sparsity.compare("base", "tuned").total
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from dynamics.errors import InputError
+
+if TYPE_CHECKING:
+    from dynamics import checkpoints as checkpoints
+    from dynamics import plots as plots
+    from dynamics import sparsity as sparsity
+
+__version__ = "0.1.0"
+__all__ = ["InputError", "__version__", "checkpoints", "plots", "sparsity"]
+
+_SUBMODULES = frozenset(["checkpoints", "plots", "sparsity"])
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"dynamics.{name}")
+    raise AttributeError(f"module 'dynamics' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,48 @@
+"""``dynamics COMMAND ...`` is ``python -m dynamics.COMMAND ...``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "sparsity": "which weights moved: update sparsity of one checkpoint against another",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from dynamics import __version__
+
+        print(__version__)
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        print(f"dynamics: error: no command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(f"dynamics.{command}").cli(arguments[1:])
+    return status
+
+
+def usage() -> str:
+    lines = [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dynamics COMMAND ...        (the same as python -m dynamics.COMMAND ...)",
+            "",
+            "What did this post-training run do to the model?",
+            "",
+            *lines,
+            "",
+            "dynamics COMMAND --help says more, with an example.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The named tensors of any checkpoint, read lazily and with their dtype as stored.
+
+>>> import numpy as np
+>>> open_checkpoint({"w": np.zeros((2, 3), np.float32)}).tensors["w"].shape
+(2, 3)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor, from_array
+from dynamics.errors import InputError, shown
+
+__all__ = ["Checkpoint", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
+
+#: what names a checkpoint: a path, a Hub id, a mapping of name -> tensor or array, or one that is open already
+Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """Open a checkpoint: headers are read and checked, values are not.
+
+    Parameters
+    ----------
+    source : a ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.gguf`` file; a Hugging Face folder, sharded or not; a torch
+        distributed checkpoint; a folder of verl / FSDP rank shards; a PEFT LoRA folder; a Hub id, ``org/name@revision``; or
+        a mapping of name to tensor or array.
+
+    Raises
+    ------
+    InputError : in one line, what is wrong, where, and what to do. Nothing in a checkpoint is ever executed.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, Mapping):
+        from dynamics.checkpoints.memory import read_mapping
+
+        return read_mapping(source)
+    path = Path(source)
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise InputError(f"{shown(source)}: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"{shown(source)}: is not a path") from None
+    if not exists:
+        return _from_hub(str(source))
+    checkpoint = _read(path)
+    if not checkpoint.tensors and checkpoint.adapter is None:
+        raise InputError(f"{shown(path)}: holds no tensors")
+    return checkpoint
+
+
+def _from_hub(text: str) -> Checkpoint:
+    from dynamics.checkpoints.hub import download, is_hub_id
+
+    if not is_hub_id(text):
+        raise InputError(f"{shown(text)}: no such file or folder")
+    from dataclasses import replace
+
+    return replace(_read(download(text)), path=text)
+
+
+def _read(path: Path) -> Checkpoint:
+    if path.is_dir():
+        from dynamics.checkpoints.folder import read_folder
+
+        return read_folder(path)
+    if path.suffix == ".safetensors":
+        from dynamics.checkpoints.safetensors import read_safetensors
+
+        return read_safetensors(path)
+    if path.suffix == ".gguf":
+        from dynamics.checkpoints.gguf import read_gguf
+
+        return read_gguf(path)
+    if path.suffix in (".bin", ".pt", ".pth"):
+        from dynamics.checkpoints.folder import RANK_SHARD
+        from dynamics.checkpoints.pickled import read_pickled
+
+        if RANK_SHARD.search(path.name):
+            raise InputError(f"{shown(path)}: is one rank's shard; name the folder that holds all of them")
+        return read_pickled(path)
+    if path.suffix == ".json":
+        raise InputError(f"{shown(path)}: is a JSON file; name the folder it lies in")
+    raise InputError(f"{shown(path)}: unknown kind of file; expected .safetensors, .bin, .pt, .pth, .gguf or a folder")

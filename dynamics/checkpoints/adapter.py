@@ -1,0 +1,251 @@
+"""A PEFT LoRA adapter folder, kept factored: the update of a weight is ``scaling * B @ A``.
+
+Norm and rank come from the factors, through QR and an r x r core, without the dense product. Counts need the weights themselves: those
+are formed in float64 for one chunk of rows at a time, so that memory stays that of a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynamics import names
+from dynamics.checkpoints.folder import read_json
+from dynamics.checkpoints.safetensors import read_safetensors
+from dynamics.checkpoints.tensor import Checkpoint, Tensor
+from dynamics.errors import InputError, shown
+
+FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?$")
+PREFIX = re.compile(r"^(base_model\.model\.)+")
+
+#: settings that change what the factors mean, beyond what is computed here -> what to do about it
+UNSUPPORTED = {
+    "use_dora": "is a DoRA adapter, whose magnitudes rescale the whole weight; merge it (merge_and_unload) and compare the result",
+    "use_qalora": "is a QA-LoRA adapter; merge it and compare the result",
+    "use_bdlora": "has block-diagonal factors; merge it and compare the result",
+    "lora_bias": "has biases in its factors (lora_bias); merge it and compare the result",
+    "layer_replication": "replicates layers; merge it and compare the result",
+    "target_parameters": "targets parameters rather than modules; merge it and compare the result",
+    "trainable_token_indices": "trains single token rows (trainable_token_indices); merge it and compare the result",
+    "kasa_config": "is a KaSA adapter, which changes the base weights too; merge it and compare the result",
+    "velora_config": "is a VeLoRA adapter; merge it and compare the result",
+    "monteclora_config": "is a MonteCLoRA adapter; merge it and compare the result",
+    "arrow_config": "routes between several adapters (Arrow); merge them and compare the result",
+    "alora_invocation_tokens": "is an activated LoRA, which applies to some tokens only; it has no one set of weights to compare",
+}
+#: initialisations that take their factors out of the base weights: without the changed base the adapter means nothing
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """An update of one weight, ``left @ right``: (rows, r) and (r, columns), float64, the scaling within ``left``."""
+
+    left: np.ndarray
+    right: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.left.shape[0], self.right.shape[1]
+
+    def singular_values(self) -> np.ndarray:
+        """The r largest singular values, from the r x r core of two QR factorisations."""
+        core = _triangle(self.left) @ _triangle(self.right.T).T
+        values: np.ndarray = np.linalg.svd(core, compute_uv=False)
+        return values
+
+    def norm(self) -> float:
+        """L2 (Frobenius) norm."""
+        return float(np.linalg.norm(self.singular_values()))
+
+    def rank(self) -> int:
+        """Numerical rank: singular values above max(rows, columns) * eps(float64) * the largest."""
+        values = self.singular_values()
+        return int(np.count_nonzero(values > max(self.shape) * np.finfo(float).eps * values.max(initial=0.0)))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a LoRA folder does to its base: low-rank updates, and weights it replaces (``modules_to_save``, biases)."""
+
+    path: str
+    updates: Mapping[str, LowRank]
+    scalings: Mapping[str, float]
+    replaced: Mapping[str, Tensor]
+
+    def apply(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
+        """The base with the adapter on it, lazily, and a record for each update: name, rank, numerical_rank, scaling, update_norm.
+
+        Weights the adapter does not touch are the base's own, so that they cost no comparison.
+        """
+        stored = {short: name for name, short in names.canonical(base.tensors).items()}
+        tensors = dict(base.tensors)
+        for target, tensor in self.replaced.items():
+            name = _find(target, stored) or target
+            tensors[name] = tensor.named(name)
+        records = []
+        for target, update in self.updates.items():
+            name, tensor = self._target(target, base, stored, tensors)
+            if update.shape != tensor.shape:
+                raise InputError(f"{shown(self.path)}: update of {shown(target)} is {update.shape}, the base weight is {tensor.shape}")
+            tensors[name] = merged(name, tensor, update)
+            records.append(
+                {
+                    "name": name,
+                    "rank": update.left.shape[1],
+                    "numerical_rank": update.rank(),
+                    "scaling": self.scalings[target],
+                    "update_norm": update.norm(),
+                }
+            )
+        return replace(base, path=self.path, format="peft-lora", tensors=tensors, ignored=()), records
+
+    def _target(self, target: str, base: Checkpoint, stored: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str, Tensor]:
+        name = _find(target, stored)
+        if name is not None:
+            return name, tensors[name]
+        if names.kind(target) == "head" and (base.config or {}).get("tie_word_embeddings") is True:
+            embedding = next((tensor for tensor in base.tensors.values() if names.kind(tensor.name) == "embedding"), None)
+            if embedding is not None:
+                return target, embedding
+        raise InputError(f"{shown(self.path)}: targets {shown(target)}, which {shown(base.path)} does not have; is this its base model?")
+
+
+def _triangle(matrix: np.ndarray) -> np.ndarray:
+    return np.linalg.qr(matrix, mode="reduced")[1]
+
+
+def _find(target: str, stored: Mapping[str, str]) -> str | None:
+    """The stored name of an adapter's target: as it is, or with or without the prefix that separates a model from its inner part."""
+    if target in stored:
+        return stored[target]
+    for stem in names.STEMS:
+        for candidate in (stem + target, target.removeprefix(stem)):
+            if candidate in stored:
+                return stored[candidate]
+    return None
+
+
+def merged(name: str, base: Tensor, update: LowRank) -> Tensor:
+    """``base + update`` in float64, a stretch of rows at a time."""
+    columns = update.shape[1]
+
+    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        first, last = start // columns, -(-stop // columns)
+        dense = (update.left[first:last] @ update.right).reshape(-1)
+        out = out[: stop - start]
+        np.add(base.values(start, stop), dense[start - first * columns : stop - first * columns], out=out)
+        return out
+
+    return Tensor(name, base.shape, "float64", read)
+
+
+def read_adapter(folder: Path) -> Checkpoint:
+    """A PEFT LoRA folder as a checkpoint that has no tensors, only an ``Adapter`` to apply to a base."""
+    where = shown(folder)
+    config = read_json(folder / "adapter_config.json")
+    _check(where, config)
+    weights = _weights(folder)
+    factors: dict[str, dict[str, Tensor]] = {}
+    embeddings: set[str] = set()
+    replaced: dict[str, Tensor] = {}
+    for stored, tensor in weights.tensors.items():
+        name = PREFIX.sub("", stored)
+        factor = FACTOR.match(name)
+        if factor:
+            factors.setdefault(factor.group(1), {})[factor.group(3)] = tensor
+            if factor.group(2):
+                embeddings.add(factor.group(1))
+        elif ".lora_" in name or "token_adapter" in name:
+            raise InputError(f"{where}: {shown(stored)} is no plain LoRA factor; merge the adapter and compare the result")
+        else:
+            replaced[_full_weight(name)] = tensor
+    if not factors and not replaced:
+        raise InputError(f"{where}: the adapter holds no factors")
+    updates, scalings = {}, {}
+    for module, pair in factors.items():
+        if pair.keys() != {"A", "B"}:
+            raise InputError(f"{where}: {shown(module)} has lora_{next(iter(pair))} but not its partner")
+        update, scaling = _update(where, module, pair, config, module in embeddings)
+        updates[f"{module}.weight"], scalings[f"{module}.weight"] = update, scaling
+    return Checkpoint(str(folder), "peft-lora", {}, config, weights.ignored, Adapter(str(folder), updates, scalings, replaced))
+
+
+def _weights(folder: Path) -> Checkpoint:
+    if (folder / "adapter_model.safetensors").exists():
+        return read_safetensors(folder / "adapter_model.safetensors")
+    if (folder / "adapter_model.bin").exists():
+        from dynamics.checkpoints.pickled import read_pickled
+
+        return read_pickled(folder / "adapter_model.bin")
+    raise InputError(f"{shown(folder)}: has adapter_config.json but neither adapter_model.safetensors nor adapter_model.bin")
+
+
+def _check(where: str, config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise InputError(
+            f"{where}: is a {shown(config.get('peft_type'), 40)} adapter; only LoRA is read factored, merge it and compare the result"
+        )
+    for setting, text in UNSUPPORTED.items():
+        if config.get(setting):
+            raise InputError(f"{where}: {text}")
+    initialised = str(config.get("init_lora_weights")).lower()
+    if initialised.startswith(CHANGES_BASE):
+        raise InputError(
+            f"{where}: was initialised with {shown(initialised, 20)}, which moves part of the base into the adapter; convert it "
+            "(path_initial_model_for_weight_conversion) or merge it first"
+        )
+
+
+def _full_weight(name: str) -> str:
+    """The base's name of a weight that the adapter stores whole."""
+    return re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", name)
+
+
+def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping[str, Any], embedding: bool) -> tuple[LowRank, float]:
+    a, b = pair["A"], pair["B"]
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise InputError(f"{where}: {shown(module)} is a LoRA on a convolution; merge it and compare the result")
+    if a.shape[0] != b.shape[1]:
+        raise InputError(f"{where}: {shown(module)}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
+    scaling = _scaling(where, module, a.shape[0], config)
+    down, up = a.values().astype(float).reshape(a.shape), b.values().astype(float).reshape(b.shape)
+    if embedding or config.get("fan_in_fan_out"):  # the weight is stored (in, out): the update is (B A)^T
+        return LowRank(scaling * down.T, up.T), scaling
+    return LowRank(scaling * up, down), scaling
+
+
+def _scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> float:
+    """lora_alpha / r, or / sqrt(r) for rsLoRA, with the module's own rank and alpha where the patterns give one."""
+    expected, alpha = (
+        _patterned(module, config.get("rank_pattern"), config.get("r")),
+        _patterned(module, config.get("alpha_pattern"), config.get("lora_alpha")),
+    )
+    if expected != rank:
+        raise InputError(f"{where}: {shown(module)} has rank {rank}, adapter_config.json says {shown(expected)}")
+    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise InputError(f"{where}: adapter_config.json has no lora_alpha")
+    if alpha == 0:
+        raise InputError(
+            f"{where}: adapter_config.json says lora_alpha = 0, which makes every update zero (verl's merger writes that); "
+            "put in the value of the training run"
+        )
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _patterned(module: str, patterns: Any, default: Any) -> Any:
+    """The setting of a module: that of the first pattern that matches the end of its name, as PEFT resolves it."""
+    for pattern, value in (patterns or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error:
+            if module.endswith(pattern):
+                return value
+    return default

@@ -1,0 +1,85 @@
+"""Files read by offset. Never mapped: a mapped file that shrinks kills the process (SIGBUS), and maps are slow on network file systems."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from dynamics.errors import InputError, shown
+
+LFS_POINTER = b"version https://git-lfs"
+
+
+class File:
+    """One open file, read with ``pread`` from any number of threads.
+
+    ``identity`` is (device, inode): two paths with the same identity hold the same bytes, as do
+    two Hub snapshots that link to one blob.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self._fd = _open(self.path)
+        except OSError as error:
+            raise InputError(f"{shown(path)}: {error.strerror or error}") from error
+        status = os.fstat(self._fd)
+        self.size = status.st_size
+        self.identity = (status.st_dev, status.st_ino)
+        self._lock = threading.Lock()
+        if self.size < 1024 and self.read(0, min(self.size, len(LFS_POINTER))) == LFS_POINTER:
+            raise InputError(f"{shown(path)}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
+
+    def read_into(self, offset: int, buffer: np.ndarray) -> None:
+        """Fill a contiguous array with the bytes from ``offset`` on."""
+        view = memoryview(buffer.view(np.uint8).reshape(-1).data)
+        done = 0
+        while done < len(view):
+            try:
+                count = self._read_some(view[done:], offset + done)
+            except OSError as error:
+                raise InputError(f"{shown(self.path)}: {error.strerror or error} while reading at byte {offset + done}") from error
+            if count == 0:
+                raise InputError(
+                    f"{shown(self.path)}: shrank while it was read: needed byte {offset + len(view)}, "
+                    f"the file now has {os.fstat(self._fd).st_size}"
+                )
+            done += count
+
+    def read(self, offset: int, size: int) -> bytes:
+        buffer = np.empty(size, np.uint8)
+        self.read_into(offset, buffer)
+        return buffer.tobytes()
+
+    def _read_some(self, view: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [view], offset)
+        with self._lock:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            data = os.read(self._fd, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def __del__(self) -> None:
+        fd, self._fd = getattr(self, "_fd", -1), -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{shown(path)}: is not a regular file")
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != 24:  # EMFILE: more shards than the soft limit allows
+            raise
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return os.open(path, flags)

@@ -1,0 +1,46 @@
+"""A checkpoint on the Hugging Face Hub, by id: ``org/name`` or ``org/name@revision``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dynamics.errors import InputError, shown
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
+WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
+PICKLED = ["*.bin", "*.bin.index.json"]
+
+
+def is_hub_id(text: str) -> bool:
+    return bool(HUB_ID.match(text))
+
+
+def download(hub_id: str) -> Path:
+    """The local folder of a Hub model: from the cache if it is there, fetched otherwise; safetensors where the model has them."""
+    try:
+        from huggingface_hub import list_repo_files, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        raise InputError(
+            f"{shown(hub_id)}: no such path; to read it from the Hugging Face Hub: pip install 'training-dynamics[hub]'"
+        ) from None
+    name, _, revision = hub_id.partition("@")
+    try:
+        files = list_repo_files(name, revision=revision or None)
+        patterns = WANTED if any(file.endswith(".safetensors") for file in files) else WANTED + PICKLED
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except Exception as online:
+        try:
+            return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            pass
+        raise InputError(_reason(hub_id, online)) from None
+
+
+def _reason(hub_id: str, error: Exception) -> str:
+    kind = type(error).__name__
+    where = f"{shown(hub_id)}: no such path, and "
+    if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"):
+        return where + f"the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
+    return where + f"the Hugging Face Hub cannot be reached ({kind}); this machine is offline and the model is not in the cache"

@@ -1,0 +1,131 @@
+"""The safetensors container: a length, a JSON header, and the bytes. Parsed here because the header is all that is needed to read lazily.
+
+The checks are those of the format: every offset in range, no overlap, no hole, each range as long as its dtype and shape ask for. A
+header that promises more bytes than the file has is the mark of an interrupted download or save.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from dynamics.checkpoints.files import File
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
+from dynamics.errors import InputError, shown
+
+MAX_HEADER = 100_000_000  # the format's own limit, bytes
+MAX_ELEMENTS = 2**62
+
+#: safetensors dtype -> ours
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+#: dtypes of the format that have no plain value per element here: safetensors dtype -> bits per element
+OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "C64": 64}
+
+
+def read_safetensors(path: str | Path) -> Checkpoint:
+    """The tensors of one ``.safetensors`` file, none of them read yet."""
+    file = File(path)
+    entries, start = read_header(file)
+    tensors: dict[str, Tensor] = {}
+    ignored: list[tuple[str, str]] = []
+    for name, (code, shape, begin) in entries.items():
+        if code in DTYPES:
+            tensors[name] = from_file(name, shape, DTYPES[code], file, start + begin)
+        else:
+            ignored.append((name, f"dtype {code} has no comparison here"))
+    return Checkpoint(str(path), "safetensors", tensors, ignored=tuple(ignored))
+
+
+def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int]:
+    """(name -> (dtype code, shape, first byte within the data), where in the file the data begins)."""
+    where = shown(file.path)
+    if file.size < 8:
+        raise InputError(f"{where}: {file.size} bytes is too short for a safetensors file; fetch or save it again")
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > MAX_HEADER:
+        raise InputError(f"{where}: header of {length} bytes is over the format's limit of {MAX_HEADER}; not a safetensors file")
+    if length + 8 > file.size:
+        raise InputError(f"{where}: header says {length} bytes, the file has {file.size}; truncated, fetch or save it again")
+    header = _parse_json(file.read(8, length), where)
+    header.pop("__metadata__", None)
+    available = file.size - 8 - length
+    entries = {name: _entry(name, entry, where) for name, entry in header.items()}
+    end = 0
+    for name, (_, _, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != end:
+            fault = "overlaps the tensor before it" if begin < end else f"leaves a hole of {begin - end} bytes before it"
+            raise InputError(f"{where}: tensor {shown(name)} at bytes {begin}:{stop} {fault}; the header is corrupt")
+        end = stop
+    if end > available:
+        raise InputError(f"{where}: truncated: the header promises {end} bytes of data, the file has {available}; fetch or save it again")
+    if end < available:
+        raise InputError(f"{where}: {available - end} bytes after the last tensor that no header entry names; the file is corrupt")
+    return {name: (code, shape, begin) for name, (code, shape, begin, _) in entries.items()}, 8 + length
+
+
+def _parse_json(raw: bytes, where: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name stands twice")
+        return found
+
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        fault = "is nested too deeply" if isinstance(error, RecursionError) else f"is not valid JSON ({shown(error, 80)})"
+        raise InputError(f"{where}: header {fault}; not a safetensors file, or a corrupt one") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{where}: header is a JSON {type(header).__name__}, not an object; not a safetensors file")
+    return header
+
+
+def _entry(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
+    """(dtype code, shape, first byte, last byte + 1), or the reason why not."""
+
+    def refuse(fault: str) -> InputError:
+        return InputError(f"{where}: tensor {shown(name)}: {fault}; the header is corrupt")
+
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise refuse("its name is not valid Unicode") from None
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise refuse("needs dtype, shape and data_offsets")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    bits = OPAQUE_BITS.get(code) if isinstance(code, str) else None
+    if bits is None and (not isinstance(code, str) or code not in DTYPES):
+        raise refuse(f"unknown dtype {shown(code, 40)}")
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        raise refuse("shape and data_offsets must be lists of whole numbers")
+    numel = math.prod(shape) if len(shape) <= 64 and all(size < MAX_ELEMENTS for size in shape) else MAX_ELEMENTS
+    if numel >= MAX_ELEMENTS:
+        raise refuse("its shape has more elements than any file holds")
+    begin, stop = offsets
+    needed = (numel * (bits or 8 * STORAGE[DTYPES[code]].itemsize) + 7) // 8
+    if stop - begin != needed:
+        raise refuse(f"{code} of shape {tuple(shape)} takes {needed} bytes, its offsets {begin}:{stop} hold {stop - begin}")
+    return code, tuple(shape), begin, stop
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value)

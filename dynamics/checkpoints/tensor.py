@@ -1,0 +1,193 @@
+"""A named tensor that is not in memory yet: its name, shape and dtype as stored, and its values on demand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from dynamics.checkpoints.files import File
+
+#: dtype name -> numpy dtype of the stored bits. numpy has no bfloat16 or float8, so those are held as integers of their width.
+STORAGE: dict[str, np.dtype] = {
+    "float64": np.dtype("<f8"),
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+    "float8_e4m3fn": np.dtype("u1"),
+    "float8_e5m2": np.dtype("u1"),
+    "int64": np.dtype("<i8"),
+    "int32": np.dtype("<i4"),
+    "int16": np.dtype("<i2"),
+    "int8": np.dtype("i1"),
+    "uint64": np.dtype("<u8"),
+    "uint32": np.dtype("<u4"),
+    "uint16": np.dtype("<u2"),
+    "uint8": np.dtype("u1"),
+    "bool": np.dtype("u1"),
+}
+
+#: dtypes whose every value is a float32
+FITS_FLOAT32 = frozenset(["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int16", "int8", "uint16", "uint8", "bool"])
+
+#: (first element, last element + 1, scratch array of the stored dtype) -> the elements, in the scratch array or a view of their own
+Reader = Callable[[int, int, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint, read lazily and in row-major order.
+
+    Attributes
+    ----------
+    name : as stored.
+    shape : as stored.
+    dtype : torch's name of the stored dtype (``"bfloat16"``, ``"float8_e4m3fn"``, ...).
+    read : see ``Reader``; called from several threads at once.
+    source : equal sources hold equal bytes (the same place of the same file, the same memory); None if unknown.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Reader = field(repr=False, compare=False)
+    source: Hashable | None = None
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def storage(self) -> np.dtype:
+        """numpy dtype of what ``read`` gives; see ``STORAGE``."""
+        return STORAGE[self.dtype]
+
+    def stored(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Elements ``start:stop`` of the flattened tensor as stored, ``(stop - start,)``; bfloat16 as uint16."""
+        stop = self.numel if stop is None else stop
+        return self.read(start, stop, np.empty(stop - start, self.storage))
+
+    def values(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Elements ``start:stop`` of the flattened tensor as float32 where that is exact, else float64."""
+        return decode(self.stored(start, stop), self.dtype)
+
+    def rows(self, start: int, stop: int, name: str | None = None) -> Tensor:
+        """Rows ``start:stop`` of the first axis, as a tensor."""
+        width = math.prod(self.shape[1:])
+        return self._range(start * width, stop * width, (stop - start, *self.shape[1:]), name)
+
+    def item(self, index: int, name: str | None = None) -> Tensor:
+        """Entry ``index`` of the first axis, as a tensor with that axis gone."""
+        width = math.prod(self.shape[1:])
+        return self._range(index * width, (index + 1) * width, self.shape[1:], name)
+
+    def named(self, name: str) -> Tensor:
+        return replace(self, name=name)
+
+    def _range(self, first: int, last: int, shape: tuple[int, ...], name: str | None) -> Tensor:
+        whole, source = self.read, self.source
+        if source is not None and (first, last) != (0, self.numel):
+            source = ("range", source, first)
+        return Tensor(
+            self.name if name is None else name,
+            shape,
+            self.dtype,
+            lambda start, stop, out: whole(first + start, first + stop, out),
+            source,
+        )
+
+
+def from_file(name: str, shape: tuple[int, ...], dtype: str, file: File, offset: int) -> Tensor:
+    """A tensor that lies contiguous in a file from byte ``offset`` on."""
+    width = STORAGE[dtype].itemsize
+
+    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        out = out[: stop - start]
+        file.read_into(offset + start * width, out)
+        return out
+
+    return Tensor(name, shape, dtype, read, (file.identity, offset, dtype))
+
+
+def from_array(name: str, array: np.ndarray, dtype: str | None = None, source: Hashable | None = None) -> Tensor:
+    """A tensor over a numpy array; ``dtype`` where the array holds the bits of a type numpy lacks."""
+    flat = array.reshape(-1)
+    if flat.dtype == np.bool_:
+        flat = flat.view(np.uint8)
+        dtype = "bool"
+    return Tensor(name, array.shape, dtype or array.dtype.name, lambda start, stop, out: flat[start:stop], source)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something left out of a comparison, and why. ``where`` is ``base``, ``tuned`` or ``both``."""
+
+    name: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The named tensors of one checkpoint.
+
+    Attributes
+    ----------
+    path : what the user gave.
+    format : ``safetensors``, ``huggingface``, ``torch``, ``dcp``, ``fsdp-shards``, ``gguf``, ``peft-lora`` or ``memory``.
+    tensors : name -> tensor, in the order of the file.
+    config : the model's ``config.json`` where there is one.
+    ignored : (name, reason) of files and entries that are not weights of this model, or cannot be read as such.
+    adapter : for ``peft-lora``, what must be applied to a base; such a checkpoint has no tensors of its own.
+    """
+
+    path: str
+    format: str
+    tensors: dict[str, Tensor] = field(repr=False)
+    config: dict[str, Any] | None = field(default=None, repr=False)
+    ignored: tuple[tuple[str, str], ...] = ()
+    adapter: Any = field(default=None, repr=False)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """dtype as stored -> number of elements."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel
+        return counts
+
+
+def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored bits -> values, exactly: float32 where every value of the dtype fits, else float64 (64-bit integers beyond 2**53 round)."""
+    if dtype == "float32":
+        return stored
+    if dtype == "bfloat16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    if dtype.startswith("float8"):
+        return float8_values(dtype)[stored]
+    return stored.astype(np.float32 if dtype in FITS_FLOAT32 else np.float64, copy=False)
+
+
+@lru_cache(maxsize=None)
+def float8_values(dtype: str) -> np.ndarray:
+    """All 256 values of an OCP 8-bit float, as float32, indexed by their bits."""
+    exponent_bits, mantissa_bits = {"float8_e4m3fn": (4, 3), "float8_e5m2": (5, 2)}[dtype]
+    bits = np.arange(256)
+    mantissa = bits & (2**mantissa_bits - 1)
+    exponent = (bits >> mantissa_bits) & (2**exponent_bits - 1)
+    bias = 2 ** (exponent_bits - 1) - 1
+    magnitude = np.where(
+        exponent == 0,
+        np.ldexp(mantissa.astype(float), 1 - bias - mantissa_bits),
+        np.ldexp(1 + mantissa / 2**mantissa_bits, exponent - bias),
+    )
+    if dtype == "float8_e4m3fn":  # no infinity; only all ones is NaN
+        magnitude[(bits & 0x7F) == 0x7F] = np.nan
+    else:
+        magnitude[(exponent == 31) & (mantissa == 0)] = np.inf
+        magnitude[(exponent == 31) & (mantissa != 0)] = np.nan
+    return np.where(bits & 0x80, -magnitude, magnitude).astype(np.float32)

@@ -1,0 +1,134 @@
+"""What every command shares: one-line errors, exit codes, files written whole or not at all, a progress bar on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's ``main`` and give its exit status: 0 done, 2 bad input in one line, 130 interrupted."""
+    try:
+        main(argv)
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
+    """Refuse an output that cannot be written, before the work is done rather than after."""
+    if path is None or path == "-":
+        return
+    target = Path(path)
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: unknown kind of output; expected {', '.join(suffixes)}")
+    if target.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    folder = target.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: the folder {folder} is not writable")
+
+
+def write(path: str, content: str | bytes) -> None:
+    """Write a file whole: to a temporary name beside it, to disk, then renamed. ``-`` is standard output."""
+    if path == "-":
+        sys.stdout.write(content if isinstance(content, str) else content.decode())
+        return
+    with replacing(path) as temporary:
+        data = content.encode() if isinstance(content, str) else content
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, with its suffix, that becomes ``path`` when the block ends well and vanishes when it does not."""
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_json(document: Any) -> str:
+    """JSON with null where a number is NaN or infinite."""
+    return json.dumps(finite(document), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The same document with None for every NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+class Bar:
+    """A progress bar on stderr that shows itself only on a terminal and only for work of more than about two seconds."""
+
+    PATIENCE = 1.5
+
+    def __init__(self, what: str):
+        self.what = what
+        self._began = time.monotonic()
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __call__(self, done: int, of: int) -> None:
+        if self._progress is None:
+            if not sys.stderr.isatty() or time.monotonic() - self._began < self.PATIENCE or done >= of:
+                return
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task(self.what, total=of)
+        self._progress.update(self._task, completed=done, total=of, description=self.what)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()

@@ -1,0 +1,311 @@
+"""The arithmetic of a comparison: every count and sum of one stretch of two tensors, in blocks that stay in the first-level cache.
+
+Each block is walked a few times by loops that vectorise, rather than once by a loop that does not: 16-bit integers for the distance in
+bf16 steps, float64 for the sums. Compiled on first use and cached by numba; releases the GIL.
+
+Sums are float64 throughout: the difference of two stored values is formed in float64, where it is exact for bf16 and float32 neighbours,
+and squares of 24-bit values are exact there. Only the summation rounds, about 1e-15 relative.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+BLOCK = 4096
+
+#: upper ends of the bins of the distance histogram, in bf16 steps: 0, 1, 2, 3-4, 5-8, ...
+STEP_EDGES = (0, *(2**power for power in range(17)))
+#: below this, |d| > rtol max(|a|, |b|) holds for every two different bf16 values: their smallest relative gap is 2**-8
+SMALLEST_BF16_GAP = 2.0**-8
+
+# Places in the arrays of a tally. NUMEL..NONFINITE index `counts`; BASE..CROSS index `sums`.
+NUMEL, EXACT, BF16, RTOL, ATOL, NONFINITE = range(6)
+BASE, TUNED, UPDATE, CROSS = range(4)  # sums of a^2, b^2, (b-a)^2, a(b-a)
+
+# Sums may be reordered (that is what vectorises them); NaN and infinity are removed first but stay legal.
+_REORDER = {"reassoc", "contract", "nsz"}
+
+
+def _compiled(function: Any) -> Any:
+    return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
+
+
+@_compiled
+def _steps_apart(a, b, steps):
+    """Fill ``steps`` with the distance in bf16 steps between bit patterns; give the largest distance and the largest magnitude bits.
+
+    The key (magnitude, negated if the sign is set) is monotone in the value and maps +0 and -0 to 0.
+    """
+    farthest = np.uint16(0)
+    largest = np.uint16(0)
+    for i in range(a.size):
+        x = np.int16(a[i])
+        y = np.int16(b[i])
+        sign_x = np.int16(x >> np.int16(15))
+        sign_y = np.int16(y >> np.int16(15))
+        size_x = np.int16(x & np.int16(0x7FFF))
+        size_y = np.int16(y & np.int16(0x7FFF))
+        key_x = np.int16(np.int16(size_x ^ sign_x) - sign_x)
+        key_y = np.int16(np.int16(size_y ^ sign_y) - sign_y)
+        apart = np.uint16(max(key_x, key_y) - min(key_x, key_y))
+        steps[i] = apart
+        farthest = max(farthest, apart)
+        largest = max(largest, max(np.uint16(size_x), np.uint16(size_y)))
+    return farthest, largest
+
+
+@_compiled
+def _at_least(steps, threshold):
+    """How many distances reach a threshold. The 16-bit counter holds because a block has 4096 elements; it keeps the loop 16 wide."""
+    count = np.uint16(0)
+    for i in range(steps.size):
+        count = np.uint16(count + np.uint16(steps[i] >= threshold))
+    return np.int64(count)
+
+
+@_compiled
+def _bin_steps(steps, farthest, bins):
+    """Add a block to the histogram, by counting from below until nothing is left above."""
+    above = np.int64(steps.size)
+    bin = 0
+    lowest = 1  # of the next bin: 1, 2, 3, 5, 9, ...
+    while above > 0 and lowest <= farthest:
+        reach = _at_least(steps, np.uint16(lowest))
+        bins[bin] += above - reach
+        above = reach
+        bin += 1
+        lowest = lowest + 1 if lowest < 3 else 2 * lowest - 1
+    bins[bin] += above
+
+
+@_compiled
+def _widen(bits, values):
+    """bf16 bits -> float32 values."""
+    words = values.view(np.uint32)
+    for i in range(bits.size):
+        words[i] = np.uint32(bits[i]) << np.uint32(16)
+
+
+@_compiled
+def _round_float32(values, bits):
+    """float32 -> bf16 bits, to nearest, ties to even; a NaN stays a NaN."""
+    words = values.view(np.uint32)
+    for i in range(values.size):
+        word = words[i]
+        rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        quiet = (word >> np.uint32(16)) | np.uint32(0x40)
+        is_nan = (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        bits[i] = np.uint16(quiet if is_nan else rounded)
+
+
+def _round(values, bits, single):
+    """float32 or float64 values -> bf16 bits; ``single`` is scratch of the same length."""
+
+
+@overload(_round, jit_options={"fastmath": _REORDER})
+def _round_by_type(values, bits, single):
+    if values.dtype == numba.float32:
+        return lambda values, bits, single: _round_float32(values, bits)
+
+    def rounded_once(values, bits, single):
+        # Rounding to float32 first would round twice; put right where that lands on a tie that the value is not on.
+        words = single.view(np.uint32)
+        for i in range(values.size):
+            single[i] = np.float32(values[i])
+            if (words[i] & np.uint32(0xFFFF)) == np.uint32(0x8000) and np.float64(single[i]) != values[i]:
+                outward = abs(values[i]) > abs(np.float64(single[i]))
+                words[i] = words[i] + np.uint32(1) if outward else words[i] - np.uint32(1)
+        _round_float32(single, bits)
+
+    return rounded_once
+
+
+@_compiled
+def _sum_squares(a):
+    total = 0.0
+    for i in range(a.size):
+        x = np.float64(a[i])
+        total += x * x
+    return total
+
+
+@_compiled
+def _sums(a, b, atol):
+    """Sums of a^2, b^2, d^2 and a d, the largest |d|, and how many |d| exceed ``atol``, for d = b - a."""
+    base = 0.0
+    tuned = 0.0
+    update = 0.0
+    cross = 0.0
+    largest = 0.0
+    beyond = 0
+    for i in range(a.size):
+        x = np.float64(a[i])
+        y = np.float64(b[i])
+        d = y - x
+        base += x * x
+        tuned += y * y
+        update += d * d
+        cross += x * d
+        d = abs(d)
+        largest = max(largest, d)
+        beyond += np.int64(d > atol)
+    return base, tuned, update, cross, largest, beyond
+
+
+@_compiled
+def _beyond_relative(a, b, rtol):
+    """How many |b - a| exceed ``rtol`` times the larger of |a| and |b|."""
+    count = 0
+    for i in range(a.size):
+        x = np.float64(a[i])
+        y = np.float64(b[i])
+        count += np.int64(abs(y - x) > rtol * max(abs(x), abs(y)))
+    return count
+
+
+@_compiled
+def _unequal(a, b):
+    count = 0
+    for i in range(a.size):
+        count += np.int64(a[i] != b[i])
+    return count
+
+
+@_compiled
+def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sums, peak):
+    """Add a block of finite values to a tally: the values, their distances in bf16 steps, and the largest of those."""
+    unmoved = bins[0]
+    _bin_steps(steps, farthest, bins)
+    moved = a.size - (bins[0] - unmoved)
+    counts[BF16] += moved
+    if stored_bf16 and moved == 0:
+        squares = _sum_squares(a)
+        sums[BASE] += squares
+        sums[TUNED] += squares
+        return
+    base, tuned, update, cross, largest, beyond = _sums(a, b, atol)
+    sums[BASE] += base
+    sums[TUNED] += tuned
+    sums[UPDATE] += update
+    sums[CROSS] += cross
+    peak[0] = max(peak[0], largest)
+    counts[ATOL] += beyond
+    counts[EXACT] += moved if stored_bf16 else _unequal(a, b)
+    if stored_bf16 and rtol < SMALLEST_BF16_GAP:
+        counts[RTOL] += moved
+    else:
+        counts[RTOL] += _beyond_relative(a, b, rtol)
+
+
+@_compiled
+def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, counts):
+    """Copy the finite pairs of a block to its front; count the others, as changed under every rule unless their bits agree."""
+    kept = 0
+    for i in range(a.size):
+        if (words_a[i] & exponent) == exponent or (words_b[i] & exponent) == exponent:
+            counts[NONFINITE] += 1
+            if words_a[i] != words_b[i]:
+                for rule in (EXACT, RTOL, ATOL):
+                    counts[rule] += 1
+                if bits_a[i] != bits_b[i]:
+                    counts[BF16] += 1
+        else:
+            a[kept], b[kept] = a[i], b[i]
+            bits_a[kept], bits_b[kept] = bits_a[i], bits_b[i]
+            kept += 1
+    return kept
+
+
+@_compiled
+def tally_bfloat16(a, b, rtol, atol, counts, bins, sums, peak):
+    """Add two stretches of bf16 bit patterns, ``(n,)`` uint16, to a tally."""
+    steps = np.empty(BLOCK, np.uint16)
+    wide_a = np.empty(BLOCK, np.float32)
+    wide_b = np.empty(BLOCK, np.float32)
+    copy_a = np.empty(BLOCK, np.uint16)
+    copy_b = np.empty(BLOCK, np.uint16)
+    exponent = np.uint16(0x7F80)
+    counts[NUMEL] += a.size
+    for start in range(0, a.size, BLOCK):
+        stop = min(a.size, start + BLOCK)
+        n = stop - start
+        x = a[start:stop]
+        y = b[start:stop]
+        farthest, largest = _steps_apart(x, y, steps[:n])
+        _widen(x, wide_a[:n])
+        _widen(y, wide_b[:n])
+        if largest >= exponent:
+            copy_a[:n] = x
+            copy_b[:n] = y
+            n = _drop_nonfinite(wide_a[:n], wide_b[:n], x, y, copy_a[:n], copy_b[:n], exponent, counts)
+            farthest, _ = _steps_apart(copy_a[:n], copy_b[:n], steps[:n])
+        _add_block(wide_a[:n], wide_b[:n], steps[:n], farthest, True, rtol, atol, counts, bins, sums, peak)
+
+
+@_compiled
+def tally_float(a, b, words_a, words_b, exponent, rtol, atol, counts, bins, sums, peak):
+    """Add two stretches of float32 or of float64 values, ``(n,)``, to a tally.
+
+    ``words_a``, ``words_b`` are the same memory as unsigned integers, ``exponent`` the bits of their exponent field.
+    """
+    steps = np.empty(BLOCK, np.uint16)
+    bits_a = np.empty(BLOCK, np.uint16)
+    bits_b = np.empty(BLOCK, np.uint16)
+    single = np.empty(BLOCK, np.float32)
+    copy_a = np.empty(BLOCK, a.dtype)
+    copy_b = np.empty(BLOCK, b.dtype)
+    counts[NUMEL] += a.size
+    for start in range(0, a.size, BLOCK):
+        stop = min(a.size, start + BLOCK)
+        n = stop - start
+        x = a[start:stop]
+        y = b[start:stop]
+        _round(x, bits_a[:n], single[:n])
+        _round(y, bits_b[:n], single[:n])
+        if _any_nonfinite(words_a[start:stop], words_b[start:stop], exponent):
+            copy_a[:n] = x
+            copy_b[:n] = y
+            n = _drop_nonfinite(copy_a[:n], copy_b[:n], words_a[start:stop], words_b[start:stop], bits_a[:n], bits_b[:n], exponent, counts)
+            x = copy_a[:n]
+            y = copy_b[:n]
+        farthest, _ = _steps_apart(bits_a[:n], bits_b[:n], steps[:n])
+        _add_block(x, y, steps[:n], farthest, False, rtol, atol, counts, bins, sums, peak)
+
+
+@_compiled
+def _any_nonfinite(words_a, words_b, exponent):
+    count = 0
+    for i in range(words_a.size):
+        count += np.int64((words_a[i] & exponent) == exponent) + np.int64((words_b[i] & exponent) == exponent)
+    return count > 0
+
+
+@_compiled
+def beyond_bfloat16(a, b, atol):
+    """How many pairs of bf16 bit patterns differ by more than ``atol``; a pair with NaN or infinity if its bits differ."""
+    x = np.empty(BLOCK, np.float32)
+    y = np.empty(BLOCK, np.float32)
+    count = 0
+    for start in range(0, a.size, BLOCK):
+        stop = min(a.size, start + BLOCK)
+        n = stop - start
+        _widen(a[start:stop], x[:n])
+        _widen(b[start:stop], y[:n])
+        for i in range(n):
+            d = abs(np.float64(y[i]) - np.float64(x[i]))
+            odd = not (d <= 1e300) and a[start + i] != b[start + i]
+            count += np.int64(d > atol and d <= 1e300) + np.int64(odd)
+    return count
+
+
+@_compiled
+def round_to_bfloat16(values, bits):
+    """float32 or float64 values -> bf16 bit patterns, to nearest, ties to even."""
+    single = np.empty(BLOCK, np.float32)
+    for start in range(0, values.size, BLOCK):
+        stop = min(values.size, start + BLOCK)
+        _round(values[start:stop], bits[start:stop], single[: stop - start])
