@@ -108,7 +108,9 @@ def kind(name: str) -> str:
     if last == "gate" and "experts" not in parents:  # Mixtral, Qwen-MoE: `mlp.gate` is the router
         return "router"
     if last in ("c_proj", "dense"):
-        return "down" if any("mlp" in parent or parent == "output" for parent in parents) else "o"
+        if any("att" in parent for parent in parents):
+            return "o"
+        return "up" if "intermediate" in parents else "down"
     if last == "output" and layer(name):
         return "other"
     for segment in reversed(segments):

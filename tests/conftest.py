@@ -1,0 +1,55 @@
+"""Small checkpoints made on the spot, and writers for each format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SAFETENSORS_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
+
+
+def bf16(values: np.ndarray) -> np.ndarray:
+    """float -> bf16 bit patterns by truncation; enough to make test values."""
+    return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def wide(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def write_safetensors(path: Path, tensors: dict[str, np.ndarray | tuple[str, np.ndarray]], pad: int = 0) -> Path:
+    """A safetensors file; a value may be (dtype code, array of its bits)."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset, blobs = 0, []
+    for name, value in tensors.items():
+        code, array = value if isinstance(value, tuple) else (SAFETENSORS_CODES[value.dtype.name], value)
+        blob = np.ascontiguousarray(array).tobytes()
+        header[name] = {"dtype": code, "shape": list(np.shape(array)), "data_offsets": [offset, offset + len(blob)]}
+        offset += len(blob)
+        blobs.append(blob)
+    text = json.dumps(header).encode() + b" " * pad
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(blobs))
+    return path
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20251)
+
+
+@pytest.fixture
+def pair(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A small Llama-like state dict and an update of it: float32, a tenth of the weights moved."""
+    shapes = {"model.embed_tokens.weight": (97, 24), "model.norm.weight": (24,), "lm_head.weight": (97, 24)}
+    for layer in range(12):
+        for name, shape in {"self_attn.q_proj": (24, 24), "self_attn.k_proj": (8, 24), "mlp.up_proj": (40, 24), "input_layernorm": (24,)}.items():
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    base = {name: rng.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes.items()}
+    tuned = {
+        name: value + np.where(rng.random(value.shape) < 0.1, rng.normal(0, 1e-4, value.shape), 0).astype(np.float32)
+        for name, value in base.items()
+    }
+    return base, tuned
