@@ -26,7 +26,7 @@ SMALLEST_BF16_GAP = 2.0**-8
 NUMEL, EXACT, BF16, RTOL, ATOL, NONFINITE = range(6)
 BASE, TUNED, UPDATE, CROSS = range(4)  # sums of a^2, b^2, (b-a)^2, a(b-a)
 
-# Sums may be reordered (that is what vectorises them); NaN and infinity are removed first but stay legal.
+# Sums may be reordered: that is what vectorises them.
 _REORDER = {"reassoc", "contract", "nsz"}
 
 
@@ -134,14 +134,32 @@ def _sum_squares(a):
 
 
 @_compiled
-def _sums(a, b, atol):
-    """Sums of a^2, b^2, d^2 and a d, the largest |d|, and how many |d| exceed ``atol``, for d = b - a."""
+def _identical(a, b):
+    """Whether two stretches of words hold the same bits; no early exit, which is what lets it vectorise."""
+    word = a.dtype.type
+    different = word(0)
+    for i in range(a.size):
+        different = word(different | word(a[i] ^ b[i]))
+    return different == 0
+
+
+@_compiled
+def _any_nonfinite(words, exponent):
+    """Whether any word has all bits of ``exponent`` set, as NaN and infinity have."""
+    word = words.dtype.type
+    largest = word(0)
+    for i in range(words.size):
+        largest = max(largest, word(words[i] & exponent))
+    return largest == exponent
+
+
+@_compiled
+def _sums(a, b):
+    """Sums of a^2, b^2, d^2 and a d, for d = b - a."""
     base = 0.0
     tuned = 0.0
     update = 0.0
     cross = 0.0
-    largest = 0.0
-    beyond = 0
     for i in range(a.size):
         x = np.float64(a[i])
         y = np.float64(b[i])
@@ -150,10 +168,19 @@ def _sums(a, b, atol):
         tuned += y * y
         update += d * d
         cross += x * d
-        d = abs(d)
-        largest = max(largest, d)
+    return base, tuned, update, cross
+
+
+@_compiled
+def _largest_and_beyond(a, b, atol):
+    """The largest |b - a|, and how many exceed ``atol``. The maximum is of the bits, as integers: one of floats does not vectorise."""
+    largest = np.int64(0)
+    beyond = 0
+    for i in range(a.size):
+        d = abs(np.float64(b[i]) - np.float64(a[i]))
+        largest = max(largest, np.float64(d).view(np.int64))
         beyond += np.int64(d > atol)
-    return base, tuned, update, cross, largest, beyond
+    return np.int64(largest).view(np.float64), beyond
 
 
 @_compiled
@@ -176,18 +203,23 @@ def _unequal(a, b):
 
 
 @_compiled
+def _add_identical(a, bins, sums):
+    """Add a block of finite values that is the same on both sides."""
+    squares = _sum_squares(a)
+    bins[0] += a.size
+    sums[BASE] += squares
+    sums[TUNED] += squares
+
+
+@_compiled
 def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sums, peak):
     """Add a block of finite values to a tally: the values, their distances in bf16 steps, and the largest of those."""
     unmoved = bins[0]
     _bin_steps(steps, farthest, bins)
     moved = a.size - (bins[0] - unmoved)
     counts[BF16] += moved
-    if stored_bf16 and moved == 0:
-        squares = _sum_squares(a)
-        sums[BASE] += squares
-        sums[TUNED] += squares
-        return
-    base, tuned, update, cross, largest, beyond = _sums(a, b, atol)
+    base, tuned, update, cross = _sums(a, b)
+    largest, beyond = _largest_and_beyond(a, b, atol)
     sums[BASE] += base
     sums[TUNED] += tuned
     sums[UPDATE] += update
@@ -221,8 +253,8 @@ def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, counts):
 
 
 @_compiled
-def tally_bfloat16(a, b, rtol, atol, counts, bins, sums, peak):
-    """Add two stretches of bf16 bit patterns, ``(n,)`` uint16, to a tally."""
+def tally_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
+    """Add two stretches of bf16 bit patterns, ``(n,)`` uint16, to a tally; ``same`` if they are known to be one."""
     steps = np.empty(BLOCK, np.uint16)
     wide_a = np.empty(BLOCK, np.float32)
     wide_b = np.empty(BLOCK, np.float32)
@@ -235,9 +267,12 @@ def tally_bfloat16(a, b, rtol, atol, counts, bins, sums, peak):
         n = stop - start
         x = a[start:stop]
         y = b[start:stop]
-        farthest, largest = _steps_apart(x, y, steps[:n])
         _widen(x, wide_a[:n])
+        if (same or _identical(x, y)) and not _any_nonfinite(x, exponent):
+            _add_identical(wide_a[:n], bins, sums)
+            continue
         _widen(y, wide_b[:n])
+        farthest, largest = _steps_apart(x, y, steps[:n])
         if largest >= exponent:
             copy_a[:n] = x
             copy_b[:n] = y
@@ -247,10 +282,11 @@ def tally_bfloat16(a, b, rtol, atol, counts, bins, sums, peak):
 
 
 @_compiled
-def tally_float(a, b, words_a, words_b, exponent, rtol, atol, counts, bins, sums, peak):
+def tally_float(a, b, words_a, words_b, exponent, same, rtol, atol, counts, bins, sums, peak):
     """Add two stretches of float32 or of float64 values, ``(n,)``, to a tally.
 
-    ``words_a``, ``words_b`` are the same memory as unsigned integers, ``exponent`` the bits of their exponent field.
+    ``words_a``, ``words_b`` are the same memory as unsigned integers, ``exponent`` the bits of their exponent field; ``same`` if the two
+    sides are known to be one.
     """
     steps = np.empty(BLOCK, np.uint16)
     bits_a = np.empty(BLOCK, np.uint16)
@@ -264,9 +300,12 @@ def tally_float(a, b, words_a, words_b, exponent, rtol, atol, counts, bins, sums
         n = stop - start
         x = a[start:stop]
         y = b[start:stop]
+        if (same or _identical(words_a[start:stop], words_b[start:stop])) and not _any_nonfinite(words_a[start:stop], exponent):
+            _add_identical(x, bins, sums)
+            continue
         _round(x, bits_a[:n], single[:n])
         _round(y, bits_b[:n], single[:n])
-        if _any_nonfinite(words_a[start:stop], words_b[start:stop], exponent):
+        if _any_nonfinite(words_a[start:stop], exponent) or _any_nonfinite(words_b[start:stop], exponent):
             copy_a[:n] = x
             copy_b[:n] = y
             n = _drop_nonfinite(copy_a[:n], copy_b[:n], words_a[start:stop], words_b[start:stop], bits_a[:n], bits_b[:n], exponent, counts)
@@ -274,14 +313,6 @@ def tally_float(a, b, words_a, words_b, exponent, rtol, atol, counts, bins, sums
             y = copy_b[:n]
         farthest, _ = _steps_apart(bits_a[:n], bits_b[:n], steps[:n])
         _add_block(x, y, steps[:n], farthest, False, rtol, atol, counts, bins, sums, peak)
-
-
-@_compiled
-def _any_nonfinite(words_a, words_b, exponent):
-    count = 0
-    for i in range(words_a.size):
-        count += np.int64((words_a[i] & exponent) == exponent) + np.int64((words_b[i] & exponent) == exponent)
-    return count > 0
 
 
 @_compiled

@@ -79,8 +79,8 @@ def explain(comparison: Comparison) -> list[str]:
         small = (total.changed["exact"] - total.changed["atol"]) / max(1, total.numel)
         agree = "`exact`, `bf16` and `rtol` agree" if comparison.rtol < 2**-8 else "`exact` and `bf16` agree"
         notes.append(
-            f"both sides store bfloat16: {agree} by arithmetic, since two different bfloat16 values are at least 2^-8 apart; `atol` also calls "
-            f"unchanged {percent(small)} of the weights, which changed by no more than {comparison.atol:g}"
+            f"both sides store bfloat16: {agree} by arithmetic, since two different bfloat16 values are at least 2^-8 apart; `atol` also "
+            f"calls unchanged {percent(small)} of the weights, which changed by no more than {comparison.atol:g}"
         )
     elif base == tuned:
         notes.append(

@@ -156,13 +156,14 @@ def tally_arrays(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thres
     out = (tally.counts, tally.bins, tally.sums, tally.peak)
     if dtype_a == dtype_b == "bfloat16":
         x, y = _plain(a, np.uint16), _plain(b, np.uint16)
-        kernels.tally_bfloat16(x, y, thresholds.rtol, thresholds.atol, *out)
+        kernels.tally_bfloat16(x, y, a is b, thresholds.rtol, thresholds.atol, *out)
         bits = (x, y)
     else:
         wide = np.float32 if dtype_a in FITS_FLOAT32 and dtype_b in FITS_FLOAT32 else np.float64
         word, exponent = (np.uint32, 0x7F800000) if wide is np.float32 else (np.uint64, 0x7FF0000000000000)
-        x, y = _plain(decode(a, dtype_a), wide), _plain(decode(b, dtype_b), wide)
-        kernels.tally_float(x, y, x.view(word), y.view(word), word(exponent), thresholds.rtol, thresholds.atol, *out)
+        x = _plain(decode(a, dtype_a), wide)
+        y = x if a is b else _plain(decode(b, dtype_b), wide)
+        kernels.tally_float(x, y, x.view(word), y.view(word), word(exponent), a is b, thresholds.rtol, thresholds.atol, *out)
         if dtype_a == dtype_b and dtype_a in ("int64", "uint64"):
             tally.counts[kernels.EXACT] = np.count_nonzero(a != b)
         bits = (x, y)

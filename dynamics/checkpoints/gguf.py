@@ -1,0 +1,273 @@
+"""GGUF files, whose quantized tensors are read as the float32 values they stand for.
+
+The header is parsed here and not by ``gguf.GGUFReader``, which maps the file, takes seconds for a large vocabulary and
+follows a damaged length for ever. The ``gguf`` package gives the block sizes and the dequantization.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.checkpoints.files import File
+from dynamics.checkpoints.pickled import Window, grouped
+from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
+from dynamics.errors import InputError, shown
+
+#: GGUF types that are no blocks, but plain numbers
+PLAIN = {
+    "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+}  # fmt: skip
+#: type codes of metadata values: scalars with their ``struct`` letter, then strings and arrays
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+ATTENTION = {f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"} | {"attn_output": "self_attn.o_proj"}
+NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+GATED = ATTENTION | NORMS | {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+#: Architectures whose tensors are those of Hugging Face under other names (for llama, with the rows of q and k in another
+#: order, see ``_unpermute``). The others change values in the conversion, so their names stay those of GGUF.
+BLOCKS = {
+    "llama": GATED,
+    "qwen2": GATED,
+    "qwen3": GATED | {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
+    "phi3": NORMS
+    | {
+        "attn_qkv": "self_attn.qkv_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_up": "mlp.gate_up_proj",
+        "ffn_down": "mlp.down_proj",
+    },
+    "starcoder2": ATTENTION | NORMS | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+}
+ROTARY = re.compile(r"(.*\.)?(rope_freqs|rope_factors_long|rope_factors_short|attn_rot_embd)\.weight$")
+
+
+if TYPE_CHECKING:
+    Stream = io.BufferedReader[Window]
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    offset: int
+    block: int
+    """elements in a block"""
+    width: int
+    """bytes of a block"""
+
+
+def read_gguf(path: Path) -> Checkpoint:
+    """The checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
+    where = shown(path)
+    try:
+        import gguf
+    except ImportError:
+        raise InputError(f"reading {where} needs gguf: pip install 'training-dynamics[gguf]'") from None
+    file = File(path)
+    try:
+        fields, entries = _header(file, where, gguf)
+    except (struct.error, UnicodeDecodeError, OverflowError) as error:
+        raise InputError(f"{where}: is cut short or damaged in its header ({shown(error)}); fetch it again") from None
+    if fields.get("split.count", 0) not in (0, 1):
+        raise InputError(f"{where}: is one of {shown(fields['split.count'])} parts; join them with llama-gguf-split --merge")
+
+    names, heads = _names(fields)
+    tensors: dict[str, Tensor] = {}
+    ignored: list[tuple[str, str]] = []
+    kinds: Counter[str] = Counter()
+    for entry in entries:
+        if ROTARY.match(entry.name):
+            ignored.append((entry.name, "a table of rotary frequencies, not a weight"))
+            continue
+        tensor = _tensor(file, entry, gguf)
+        if tensor is None:
+            ignored.append((entry.name, f"its type {entry.kind} cannot be dequantized by gguf; a newer version may"))
+            continue
+        name, part = _rename(entry.name, names)
+        if part in heads:
+            if not entry.shape or entry.shape[0] % (2 * heads[part]):
+                raise InputError(f"{where}: {shown(entry.name)} {entry.shape} does not split into {heads[part]} heads")
+            tensor = _unpermute(tensor, heads[part])
+        if name in tensors:
+            raise InputError(f"{where}: holds two tensors named {shown(entry.name)}")
+        tensors[name] = tensor.named(name)
+        kinds[entry.kind] += tensor.numel
+    tied = not any(entry.name == "output.weight" for entry in entries)
+    return Checkpoint(str(path), "gguf", tensors, {"tie_word_embeddings": tied, "gguf_types": dict(kinds)}, grouped(ignored))
+
+
+def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Entry]]:
+    """Metadata (scalars, strings, short arrays of numbers) and tensor entries, checked against the size of the file."""
+    stream = io.BufferedReader(Window(file, 0, file.size), 1 << 16)
+    if stream.read(4) != b"GGUF":
+        raise InputError(f"{where}: is not a GGUF file (it does not start with GGUF)")
+    (version,) = _unpack(stream, "I")
+    if version not in (2, 3):
+        kind = "big-endian" if version & 0xFFFF == 0 else f"of version {version}"
+        raise InputError(f"{where}: is a GGUF file {kind}; little-endian version 2 or 3 is read: convert it again")
+    count, fields_count = _unpack(stream, "QQ")
+    if 24 * count + 13 * fields_count > file.size:
+        raise InputError(f"{where}: claims {count} tensors and {fields_count} fields in {file.size} bytes; fetch it again")
+    fields: dict[str, Any] = {}
+    for _ in range(fields_count):
+        key = _string(stream, file.size)
+        if key in fields:
+            raise InputError(f"{where}: holds the field {shown(key)} twice; the file is damaged")
+        fields[key] = _value(stream, _unpack(stream, "I")[0], file.size, where)
+    found: dict[str, Entry] = {}
+    for _ in range(count):
+        name = _string(stream, file.size)
+        if name in found:
+            raise InputError(f"{where}: holds two tensors named {shown(name)}")
+        found[name] = _entry(stream, name, where, gguf)
+    align = fields.get("general.alignment", 32)
+    if type(align) is not int or align < 1 or align & (align - 1):
+        raise InputError(f"{where}: its alignment {shown(align)} is not a power of two; the file is damaged")
+    start = -(-stream.tell() // align) * align
+    entries = []
+    for entry in found.values():
+        end = start + entry.offset + math.prod(entry.shape) // entry.block * entry.width
+        if end > file.size:
+            raise InputError(f"{where}: {shown(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")
+        entries.append(Entry(entry.name, entry.shape, entry.kind, start + entry.offset, entry.block, entry.width))
+    return fields, entries
+
+
+def _entry(stream: Stream, name: str, where: str, gguf: Any) -> Entry:
+    (axes,) = _unpack(stream, "I")
+    if axes > 8:
+        raise InputError(f"{where}: {shown(name)} claims {axes} axes; the file is damaged")
+    *sizes, code, offset = _unpack(stream, f"{axes}QIQ")
+    shape = tuple(reversed(sizes))  # GGUF names the fastest axis first
+    try:
+        kind = gguf.GGMLQuantizationType(code)
+        block, width = gguf.GGML_QUANT_SIZES[kind]
+    except (ValueError, KeyError):
+        raise InputError(f"{where}: {shown(name)} is of type {code}, unknown to this version of gguf; upgrade gguf") from None
+    if (shape[-1] if shape else 1) % block:
+        raise InputError(f"{where}: {shown(name)} {shape} is no whole number of {kind.name} blocks of {block}; the file is damaged")
+    return Entry(name, shape, kind.name, offset, block, width)
+
+
+def _value(stream: Stream, code: int, limit: int, where: str, depth: int = 0) -> Any:
+    if code in SCALARS:
+        return _unpack(stream, SCALARS[code])[0]
+    if code == STRING:
+        return _string(stream, limit)
+    if code != ARRAY or depth > 4:
+        raise InputError(f"{where}: has a metadata value of unknown type {code}; the file is damaged")
+    inner, count = _unpack(stream, "IQ")
+    if count * (struct.calcsize(SCALARS[inner]) if inner in SCALARS else 8) > limit:
+        raise InputError(f"{where}: has an array of {count} values in a file of {limit} bytes; fetch it again")
+    if inner in SCALARS and count > 4096:  # token scores and types
+        _skip(stream, count * struct.calcsize(SCALARS[inner]), limit)
+        return None
+    if inner in SCALARS:
+        return list(_unpack(stream, f"{count}{SCALARS[inner]}"))
+    for _ in range(count):
+        if inner == STRING:  # the vocabulary
+            _skip(stream, _unpack(stream, "Q")[0], limit)
+        else:
+            _value(stream, inner, limit, where, depth + 1)
+    return None
+
+
+def _unpack(stream: Stream, letters: str) -> tuple[Any, ...]:
+    return struct.unpack(f"<{letters}", stream.read(struct.calcsize(f"<{letters}")))
+
+
+def _string(stream: Stream, limit: int) -> str:
+    (size,) = _unpack(stream, "Q")
+    if size > limit:
+        raise OverflowError(f"a text of {size} bytes")
+    return stream.read(size).decode()
+
+
+def _skip(stream: Stream, size: int, limit: int) -> None:
+    if stream.tell() + size > limit:
+        raise OverflowError(f"a value of {size} bytes")
+    stream.seek(size, io.SEEK_CUR)
+
+
+def _tensor(file: File, entry: Entry, gguf: Any) -> Tensor | None:
+    """A lazy tensor; None where gguf has no dequantization for its type."""
+    if entry.kind in PLAIN:
+        return from_file(entry.name, entry.shape, PLAIN[entry.kind], file, entry.offset)
+    kind = gguf.GGMLQuantizationType[entry.kind]
+    block, width = entry.block, entry.width
+    try:
+        gguf.quants.dequantize(np.zeros((1, width), np.uint8), kind)
+    except NotImplementedError:
+        return None
+
+    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        if start == stop:
+            return out[:0]
+        # blocks run along the last axis and fill it, so they tile the flat tensor
+        first, last = start // block, -(-stop // block)
+        data = np.empty((1, (last - first) * width), np.uint8)  # one row: gguf works in groups of 16 rows, however short
+        file.read_into(entry.offset + first * width, data)
+        # a damaged scale is an infinity or NaN among the values, where it is counted; it is no matter for a warning
+        with np.errstate(all="ignore"):
+            values: np.ndarray = gguf.quants.dequantize(data, kind).reshape(-1)
+        return values[start - first * block : stop - first * block]
+
+    return Tensor(entry.name, entry.shape, "float32", read, (file.identity, entry.offset, entry.kind))
+
+
+def _names(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
+    """GGUF name of a module -> Hugging Face name within its block, and for permuted modules the number of heads."""
+    kind = fields.get("general.architecture")
+    table = BLOCKS.get(kind, {}) if isinstance(kind, str) else {}
+    if kind != "llama":
+        return table, {}
+    query = fields.get("llama.attention.head_count")
+    key = fields.get("llama.attention.head_count_kv", query)
+    if type(query) is not int or type(key) is not int or query < 1 or key < 1:
+        return {}, {}  # without the heads the rows of q and k cannot be put back: then no Hugging Face names either
+    return table, {"attn_q": query, "attn_k": key}
+
+
+def _rename(name: str, table: Mapping[str, str]) -> tuple[str, str]:
+    """The Hugging Face name, and which module of its block it is; the name as it is where the table lacks it."""
+    match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    if not match or not table:
+        return name, ""
+    block, part, suffix = match.groups()
+    if block is None:
+        return (f"{TOP[part]}.{suffix}" if part in TOP else name), ""
+    return (f"model.layers.{block}.{table[part]}.{suffix}", part) if part in table else (name, "")
+
+
+def _unpermute(tensor: Tensor, heads: int) -> Tensor:
+    """Undo llama.cpp's order of rows in q and k: it interleaves the two halves of a head, as its rotary embedding wants them.
+
+    Heads are contiguous in both orders, so a range needs the heads it touches and no more.
+    """
+    half = tensor.shape[0] // heads // 2
+    head = 2 * half * math.prod(tensor.shape[1:])
+
+    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        if start == stop:
+            return out[:0]
+        first, last = start // head, -(-stop // head)
+        values = tensor.stored(first * head, last * head).reshape(last - first, half, 2, -1).swapaxes(1, 2)
+        flat: np.ndarray = values.reshape(-1)
+        return flat[start - first * head : stop - first * head]
+
+    source = None if tensor.source is None else ("unpermuted", heads, tensor.source)
+    return Tensor(tensor.name, tensor.shape, tensor.dtype, read, source)

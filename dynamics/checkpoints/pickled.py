@@ -1,0 +1,365 @@
+"""Files of ``torch.save``, read lazily, without torch and without running anything in them.
+
+The pickle inside is read by ``unpickle``; the values stay in the file: a tensor record says in which storage, from which element on
+and with which strides they lie, the archive says where the storage is. ``torch.load`` under ``FakeTensorMode`` would give the same
+offsets, but fails on a file in which one tensor is quantized or nested and on shards of an older ``DeviceMesh``, and costs the import
+of torch.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynamics.checkpoints.files import File
+from dynamics.checkpoints.pieces import boxes
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
+from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
+from dynamics.errors import InputError, shown
+
+#: names under which trainers file their optimizer next to the weights
+OPTIMIZER = frozenset([
+    "optimizer", "optimizers", "optimizer_state", "optimizer_states", "optimizer_state_dict", "optim", "optim_state_dict",
+    "opt_state", "param_groups", "lr_scheduler", "lr_schedulers", "scheduler", "scheduler_state_dict", "grad_scaler", "scaler",
+])  # fmt: skip
+#: where trainers file the weights, most telling first
+NESTED = ("model_state_dict", "state_dict", "model", "module", "network", "state")
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+#: a strided read fetches this many bytes at once rather than run by run
+SLACK = 1 << 20
+
+
+class Window(io.RawIOBase):
+    """Bytes ``start:start + size`` of a ``File`` as a stream."""
+
+    def __init__(self, file: File, start: int, size: int):
+        self.file, self.start, self.size, self.place = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence])
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), max(0, self.size - self.place))
+        self.file.read_into(self.start + self.place, np.frombuffer(buffer, np.uint8, count))
+        self.place += count
+        return count
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What one ``torch.save`` wrote: ``root`` in plain containers and ``Node``s, and ``place(storage)``, its first byte."""
+
+    file: File
+    root: Any
+    place: Callable[[Storage], int]
+
+
+def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
+    """Open what ``torch.save`` wrote to bytes ``start:start + size`` of a file; no values are read."""
+    where = shown(file.path)
+    size = file.size - start if size is None else size
+    if size == 0:
+        raise InputError(f"{where}: is empty")
+    head = file.read(start, min(size, 4))
+    if head == b"PK\x03\x04":
+        return _load_zip(file, start, size)
+    if head[:1] == b"\x80":
+        return _load_legacy(file, start, size)
+    raise InputError(f"{where}: is not a file of torch.save (it starts with {head!r})")
+
+
+def _load_zip(file: File, start: int, size: int) -> Saved:
+    where = shown(file.path)
+    stream = io.BufferedReader(Window(file, start, size))
+    try:
+        archive = zipfile.ZipFile(stream)
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
+        raise InputError(f"{where}: is cut short or damaged ({shown(error, 60)}); fetch it again") from None
+    records = {record.filename: record for record in archive.infolist()}
+    if len(records) < len(archive.infolist()):
+        raise InputError(f"{where}: has two records of one name; it was not written by torch.save")
+    root = archive.infolist()[0].filename.split("/")[0] if records else ""
+    if f"{root}/data.pkl" not in records:
+        raise InputError(f"{where}: is a zip file without data.pkl, so not a file of torch.save")
+    if f"{root}/constants.pkl" in records:
+        raise InputError(f"{where}: is a TorchScript program; save the model's state_dict() instead")
+
+    def body(name: str) -> tuple[int, int]:
+        record = records.get(f"{root}/{name}")
+        if record is None:
+            raise InputError(f"{where}: lacks its record {shown(name)}")
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+            raise InputError(f"{where}: its record {shown(name)} is compressed; write the file again with torch.save")
+        first, end = start + record.header_offset, start + size
+        if not start <= first <= end - 30:
+            raise InputError(f"{where}: its record {shown(name)} claims to lie outside the file")
+        header = file.read(first, 30)
+        first += 30 + sum(struct.unpack("<HH", header[26:]))
+        if header[:4] != b"PK\x03\x04" or record.file_size != record.compress_size or first + record.file_size > end:
+            raise InputError(f"{where}: its record {shown(name)} reaches beyond the file; fetch it again")
+        return first, record.file_size
+
+    def place(storage: Storage) -> int:
+        first, room = body(f"data/{storage.key}")
+        if storage.size * WIDTHS[storage.dtype] > room:
+            raise InputError(f"{where}: storage {shown(storage.key)} claims {storage.size} {storage.dtype} in {room} bytes")
+        return first
+
+    if f"{root}/byteorder" in records and file.read(*body("byteorder")) != b"little":
+        raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
+    return Saved(file, unpickle(io.BytesIO(file.read(*body("data.pkl"))), where), place)
+
+
+def _load_legacy(file: File, start: int, size: int) -> Saved:
+    """torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then each storage behind its length."""
+    where = shown(file.path)
+    stream = io.BufferedReader(Window(file, start, size))
+    if unpickle(stream, where) != LEGACY_MAGIC:
+        raise InputError(f"{where}: is a pickle, but not one of torch.save")
+    storages: dict[str, Storage] = {}
+    _, machine, root, keys = (unpickle(stream, where, storages=storages) for _ in range(4))
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
+    first, end = start + stream.tell(), start + size
+    places: dict[str, int] = {}
+    for key in keys if isinstance(keys, list) else []:
+        storage = storages.get(key) if isinstance(key, str) else None
+        if storage is None or first + 8 > end:
+            raise InputError(f"{where}: is cut short or damaged at storage {shown(key)}; fetch it again")
+        (count,) = struct.unpack("<q", file.read(first, 8))
+        places[key] = first + 8
+        first += 8 + count * WIDTHS[storage.dtype]
+        if count < storage.size or first > end:
+            raise InputError(f"{where}: storage {shown(key)} reaches beyond the file; fetch it again")
+
+    def place(storage: Storage) -> int:
+        if storage.key not in places:
+            raise InputError(f"{where}: lacks storage {shown(storage.key)}; fetch it again")
+        return places[storage.key]
+
+    return Saved(file, root, place)
+
+
+@dataclass(frozen=True)
+class Strided:
+    """A tensor as it lies in a file: element ``(i, j)`` at byte ``origin + (i * strides[0] + j * strides[1]) * width``."""
+
+    file: File
+    origin: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def narrow(self, axis: int, start: int, length: int) -> Strided:
+        shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
+        return replace(self, shape=shape, origin=self.origin + start * self.strides[axis] * STORAGE[self.dtype].itemsize)
+
+    def tensor(self, name: str) -> Tensor:
+        shape, strides = _merge_axes(self.shape, self.strides)
+        if math.prod(shape) <= 1 or strides == (1,):
+            return from_file(name, self.shape, self.dtype, self.file, self.origin)
+
+        def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+            out, done = out[: stop - start], 0
+            for first, sizes in boxes(shape, start, stop):
+                count = math.prod(sizes)
+                origin = self.origin + sum(i * s for i, s in zip(first, strides, strict=True)) * out.itemsize
+                _gather(self.file, origin, sizes, strides, out[done : done + count].reshape(sizes))
+                done += count
+            return out
+
+        return Tensor(name, self.shape, self.dtype, read, (self.file.identity, self.origin, self.dtype, shape, strides))
+
+
+def _merge_axes(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The same elements in the same order with the fewest axes; a contiguous tensor has one, of stride 1."""
+    merged: list[tuple[int, int]] = []
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 1:
+            continue
+        if merged and merged[-1][1] == size * stride:
+            merged[-1] = (merged[-1][0] * size, stride)
+        else:
+            merged.append((size, stride))
+    return tuple(size for size, _ in merged), tuple(stride for _, stride in merged)
+
+
+def _gather(file: File, origin: int, shape: tuple[int, ...], strides: tuple[int, ...], out: np.ndarray) -> None:
+    """Fill ``out`` from a strided box: in one read where most of what lies between is wanted, else part by part.
+
+    A transposed matrix is the case that matters: some of its rows are a few elements of each row in the file.
+    """
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if extent * out.itemsize <= SLACK or extent <= 4 * math.prod(shape):
+        buffer = np.empty(extent, out.dtype)
+        file.read_into(origin, buffer)
+        out[...] = np.lib.stride_tricks.as_strided(buffer, shape, [stride * out.itemsize for stride in strides])
+        return
+    axis = strides.index(max(strides))
+    rest = shape[:axis] + shape[axis + 1 :], strides[:axis] + strides[axis + 1 :]
+    for index in range(shape[axis]):
+        _gather(file, origin + index * strides[axis] * out.itemsize, *rest, out[(slice(None),) * axis + (index,)])
+
+
+def unwrap(value: Any) -> Any:
+    """Take ``Parameter`` and the like off a tensor record."""
+    while isinstance(value, Node):
+        if value.path in WRAPPERS:
+            value = value.args[0]
+        elif value.path == SUBCLASS and issubclass(value.args[0], Node) and value.args[0].path != f"{REBUILD}wrapper_subclass":
+            value = value.args[0](*value.args[2])
+        else:
+            break
+    return value
+
+
+def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
+    """Where a tensor record's values lie; or, as text, why they cannot be read; None where it is no tensor."""
+    where = f"{shown(saved.file.path)}: {shown(name)}"
+    try:
+        value = unwrap(value)
+        if not isinstance(value, Node):
+            return None
+        if value.path in UNREADABLE:
+            return f"{UNREADABLE[value.path]}, not read"
+        if value.path == SUBCLASS:
+            return f"a tensor subclass ({shown(value.args[1].path)}), not read"
+        return _strided(value, where, saved) if value.path in PLAIN else None
+    except InputError:
+        raise
+    except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+        raise InputError(f"{where}: its tensor record is damaged ({type(error).__name__}); fetch the file again") from None
+
+
+def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
+    storage, offset, shape, strides = node.args[:4]
+    dtype = node.args[6] if node.path.endswith("_v3") else storage.dtype
+    if dtype not in STORAGE:
+        return f"its dtype {shown(dtype)} is not one this reads"
+    numbers = (offset, *shape, *strides)
+    if len(shape) != len(strides) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise InputError(f"{where}: its tensor record is damaged (shape or strides); fetch the file again")
+    width, room = STORAGE[dtype].itemsize, storage.size * WIDTHS[storage.dtype]
+    if math.prod(shape) == 0:
+        return Strided(saved.file, 0, dtype, tuple(shape), tuple(strides))
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if (last + 1) * width > room:
+        raise InputError(f"{where}: reaches to byte {(last + 1) * width} of a storage of {room}; the file is damaged")
+    # a stride of 0 repeats values: no limit follows from the storage, and a nonsense shape would be read for ever
+    if math.prod(shape) * width > max(saved.file.size, 1 << 30):
+        raise InputError(f"{where}: claims {math.prod(shape)} elements, more than the file could hold")
+    return Strided(saved.file, saved.place(storage) + offset * width, dtype, tuple(shape), tuple(strides))
+
+
+def read_pickled(path: Path) -> Checkpoint:
+    """The checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or one filed under ``model``, ``state_dict``, ..."""
+    where = shown(path)
+    saved = load_state(File(path))
+    if not isinstance(saved.root, dict):
+        what = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
+        raise InputError(f"{where}: holds {what}, not a state dict of names and tensors")
+    ignored: list[tuple[str, str]] = []
+    state = _find_weights(saved.root, where, ignored)
+    tensors: dict[str, Tensor] = {}
+    for name, value in _flatten(state, ignored):
+        found = as_strided(value, name, saved)
+        if found is None:
+            ignored.append((name, "not a tensor"))
+        elif isinstance(found, str):
+            if "DTensor" in found:
+                raise InputError(f"{where}: {shown(name)} is one rank's part of a DTensor; all ranks' files are needed")
+            ignored.append((name, found))
+        elif name in tensors:
+            raise InputError(f"{where}: holds two entries named {shown(name)}")
+        else:
+            tensors[name] = found.tensor(name)
+    _check_whole(tensors, where)
+    return Checkpoint(str(path), "torch", tensors, ignored=grouped(ignored))
+
+
+def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, str]]) -> Mapping[Any, Any]:
+    """Step into ``{"state": {"model": ...}}``, noting what is left outside."""
+    taken = ""
+    for _ in range(3):
+        if "param_groups" in root and "state" in root:
+            raise InputError(f"{where}: holds optimizer state, not weights")
+        key = next((key for key in NESTED if isinstance(root.get(key), dict) and next(_flatten(root[key], []), None)), None)
+        if key is None:
+            break
+        taken += f"{key}."
+        for other, value in root.items():
+            if other != key:
+                about = f"outside {taken[:-1]}, which holds the weights" if isinstance(value, dict | Node) else "not a tensor"
+                ignored.append((str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else about))
+        root = root[key]
+    return root
+
+
+def _flatten(
+    state: Mapping[Any, Any], ignored: list[tuple[str, str]], prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Tensor records with the names of the dictionaries above them, joined by dots; the rest goes to ``ignored``."""
+    seen = set() if seen is None else seen
+    for key, value in state.items():
+        name = f"{prefix}{key}" if isinstance(key, str | int) else f"{prefix}?"
+        if isinstance(value, Node):
+            yield name, value
+        elif is_optimizer(key) and isinstance(value, dict | list):
+            ignored.append((name, "optimizer state, not weights"))
+        elif isinstance(value, dict) and id(value) not in seen and len(seen) < 100_000 and prefix.count(".") < 50:
+            seen.add(id(value))  # one dictionary can stand in many places of a pickle, and even in itself
+            yield from _flatten(value, ignored, f"{name}.", seen)
+        else:
+            ignored.append((name, "not a tensor"))
+
+
+def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Sharded trainers leave files that look like checkpoints and hold only a part."""
+    for name in tensors:
+        if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
+            raise InputError(
+                f"{where}: {shown(name)} is an FSDP flat parameter, without names and shapes; save a full or sharded state dict"
+            )
+    empty = sum(tensor.shape == (0,) for tensor in tensors.values())
+    if empty and 2 * empty > len(tensors):
+        raise InputError(
+            f"{where}: {empty} of {len(tensors)} tensors are empty placeholders, as DeepSpeed ZeRO-3 leaves them; "
+            "run zero_to_fp32.py in the checkpoint folder and name its output"
+        )
+
+
+def is_optimizer(name: object) -> bool:
+    """Whether an entry, or one of the first two parts of a flattened name, is a trainer's name for optimizer state."""
+    return any(part in OPTIMIZER for part in str(name).split(".")[:2]) if isinstance(name, str) else False
+
+
+def grouped(ignored: list[tuple[str, str]], limit: int = 8) -> tuple[tuple[str, str], ...]:
+    """One row for all names of a reason that has more than ``limit`` of them."""
+    names: dict[str, list[str]] = {}
+    for name, reason in ignored:
+        names.setdefault(reason, []).append(name)
+    rows: list[tuple[str, str]] = []
+    for reason, group in names.items():
+        few = [(name, reason) for name in group]
+        rows += few if len(few) <= limit else [(f"{group[0]} and {len(group) - 1} more", reason)]
+    return tuple(rows)

@@ -1,0 +1,155 @@
+"""A restricted unpickler: it builds plain containers and inert stand-ins, and refuses every name that is not on its list.
+
+A pickle is a program: it names functions and calls them. Here every function or class it names comes from a list, and is
+replaced by a stand-in that only remembers its arguments; a name off the list ends the reading. That is stricter than
+``torch.load(weights_only=True)``, which does call torch's own functions.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+from dynamics.checkpoints.tensor import STORAGE
+from dynamics.errors import InputError, shown
+
+#: bytes an element of each torch dtype that a record may name; dtypes outside ``STORAGE`` are reported, not read
+WIDTHS = {name: dtype.itemsize for name, dtype in STORAGE.items()} | {
+    "complex32": 4, "complex64": 8, "complex128": 16, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1, "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1, "bits8": 1, "bits16": 2,
+    **{f"{kind}{bits}": 1 for kind in ("int", "uint") for bits in range(1, 8)},
+}  # fmt: skip
+#: class of a storage -> dtype
+STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
+    "BoolStorage": "bool", "UntypedStorage": "uint8", "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8", "QUInt8Storage": "quint8", "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+}  # fmt: skip
+DICTS = frozenset(["collections.OrderedDict", "collections.defaultdict", "collections.Counter"])
+
+REBUILD = "torch._utils._rebuild_"
+#: tensors whose values are not one strided block
+UNREADABLE = {
+    f"{REBUILD}sparse_tensor": "a sparse tensor",
+    f"{REBUILD}qtensor": "a quantized tensor",
+    f"{REBUILD}nested_tensor": "a nested tensor",
+    "torch.nested._internal.nested_tensor._rebuild_njt": "a nested tensor",
+    f"{REBUILD}meta_tensor_no_storage": "a tensor on the meta device, which has no values",
+    f"{REBUILD}wrapper_subclass": "a tensor subclass",
+    f"{REBUILD}device_tensor_from_numpy": "a tensor stored as a numpy array",
+}
+SUBCLASS = "torch._tensor._rebuild_from_type_v2"
+#: records that hold another record as their first argument
+WRAPPERS = frozenset(f"{REBUILD}{kind}" for kind in ("parameter", "parameter_with_state", "device_tensor_from_cpu_tensor"))
+PLAIN = frozenset(f"{REBUILD}tensor{version}" for version in ("", "_v2", "_v3"))
+
+#: everything else a checkpoint may name; all of it becomes an inert stand-in
+INERT = frozenset(
+    [*UNREADABLE, *WRAPPERS, *PLAIN, SUBCLASS]
+    + [f"torch.per_{kind}" for kind in ("tensor_affine", "tensor_symmetric", "channel_affine", "channel_symmetric")]
+    + ["torch.per_channel_affine_float_qparams", "torch.serialization._get_layout", "torch.device", "torch.Tensor"]
+    + ["torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.nested._internal.nested_tensor.NestedTensor"]
+    + ["builtins.complex", "builtins.bytearray", "builtins.slice", "_codecs.encode", "_io.BytesIO", "argparse.Namespace"]
+    + [f"numpy.{core}.multiarray.{kind}" for core in ("core", "_core") for kind in ("scalar", "_reconstruct")]
+    + ["numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib._local.PosixPath", "torch._dynamo.decorators._DimRange"]
+)
+DTENSOR = frozenset(
+    f"torch.distributed.{module}"
+    for module in ["device_mesh.DeviceMesh", "_tensor.device_mesh.DeviceMesh", "_mesh_layout._MeshLayout"]
+    + ["_mesh_layout._FlatLayout", "_pycute.layout.Layout", "_tensor.DTensor", "tensor.DTensor", "tensor._api.DTensor"]
+    + ["_tensor.api.DTensor"]
+    + [
+        f"{package}.{name}"
+        for package in ("tensor._dtensor_spec", "_tensor._dtensor_spec", "_tensor.placement_types", "tensor.placement_types")
+        for name in ("DTensorSpec", "TensorMeta", "ShardOrderEntry", "Shard", "Replicate", "Partial", "_Partial", "_StridedShard")
+    ]
+)
+
+
+class Node:
+    """What stands in for a function or class of a pickle: its path, the arguments it was called with, the state it was given."""
+
+    __slots__ = ("args", "state")
+    path = ""
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Node:
+        node = object.__new__(cls)
+        node.args, node.state = args, None
+        return node
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+@dataclass(frozen=True)
+class Storage:
+    key: str
+    dtype: str
+    size: int
+
+
+# The unpickler of the standard library in Python, not its C twin: that one allocates what a hostile file tells it to.
+class Unpickler(pickle._Unpickler):
+    """Builds plain containers and ``Node``s; any other name in the pickle is an ``InputError``."""
+
+    def __init__(self, stream: Any, where: str, allowed: frozenset[str], storages: dict[str, Storage]):
+        super().__init__(stream)
+        self.where, self.allowed, self.storages = where, allowed, storages
+        self.seen: dict[str, Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        path = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        if path not in self.seen:
+            self.seen[path] = self._stand_in(path)
+        return self.seen[path]
+
+    def _stand_in(self, path: str) -> Any:
+        parent, _, name = path.rpartition(".")
+        if parent == "torch" and name in WIDTHS:
+            return name
+        if parent in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
+            return STORAGES[name]
+        if path == "torch.Size":
+            return tuple
+        if path in ("builtins.set", "builtins.frozenset"):
+            return set
+        # A pickle may set attributes on a class it named: these are made anew for each file, so that it cannot reach the next.
+        if path in DICTS:
+            return type("Dict", (dict,), {"__init__": _fill, "__setstate__": lambda self, state: None})
+        if path in self.allowed:
+            return type(name, (Node,), {"path": path, "__slots__": ()})
+        if "ShardedTensor" in name:
+            raise InputError(f"{self.where}: holds a ShardedTensor, a rank's part of an FSDP1 model; save a full state dict")
+        raise InputError(
+            f"{self.where}: its pickle wants {shown(path, 80)}, which is not on the list of harmless names; nothing was run; "
+            "save only the state_dict, or convert the file to safetensors where you trust it"
+        )
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, size, *view = pid
+        known = isinstance(kind, str) and isinstance(dtype, str) and kind == "storage" and dtype in WIDTHS
+        if not known or not isinstance(key, str | int) or type(size) is not int or size < 0 or any(view):
+            raise InputError(f"{self.where}: its pickle refers to an object outside itself that is not a storage")
+        return self.storages.setdefault(str(key), Storage(str(key), dtype, size))
+
+
+def _fill(self: dict[Any, Any], *args: Any) -> None:
+    """``OrderedDict([(key, value), ...])``; a ``defaultdict`` passes its factory, a Node class, which is of no interest."""
+    if args and isinstance(args[0], list | dict):
+        self.update(args[0])
+
+
+def unpickle(stream: Any, where: str, allowed: frozenset[str] = INERT | DTENSOR, storages: dict[str, Storage] | None = None) -> Any:
+    """The next pickle of a stream, and in ``storages`` what it refers to. Any damage in it is an ``InputError``."""
+    try:
+        return Unpickler(stream, where, allowed, {} if storages is None else storages).load()
+    except InputError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any opcode, with any exception
+        about = f"{type(error).__name__}: {shown(error, 80)}"
+        raise InputError(f"{where}: its pickle is damaged ({about}); fetch the file again") from None
