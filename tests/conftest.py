@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SAFETENSORS_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
+SAFETENSORS_CODES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 def bf16(values: np.ndarray) -> np.ndarray:
@@ -45,7 +53,12 @@ def pair(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, np.
     """A small Llama-like state dict and an update of it: float32, a tenth of the weights moved."""
     shapes = {"model.embed_tokens.weight": (97, 24), "model.norm.weight": (24,), "lm_head.weight": (97, 24)}
     for layer in range(12):
-        for name, shape in {"self_attn.q_proj": (24, 24), "self_attn.k_proj": (8, 24), "mlp.up_proj": (40, 24), "input_layernorm": (24,)}.items():
+        for name, shape in {
+            "self_attn.q_proj": (24, 24),
+            "self_attn.k_proj": (8, 24),
+            "mlp.up_proj": (40, 24),
+            "input_layernorm": (24,),
+        }.items():
             shapes[f"model.layers.{layer}.{name}.weight"] = shape
     base = {name: rng.normal(0, 0.02, shape).astype(np.float32) for name, shape in shapes.items()}
     tuned = {

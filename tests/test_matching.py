@@ -207,7 +207,11 @@ def test_nothing_is_dropped():
         ({"a.weight": array(2)}, {"b.weight": array(2)}, "no tensor in common .*a.weight.*b.weight"),
         ({"m.up_proj.weight": array(128, 64)}, {"m.up_proj.weight": array(128, 96)}, r"base \(128, 64\) vs tuned \(128, 96\)"),
         ({"lm_head.weight": array(10, 4)}, {"lm_head.weight": array(10, 5)}, "shapes differ"),
-        ({"q.weight": array(2)}, {"q.base_layer.weight": array(2), "q.lora_A.default.weight": array(1, 2)}, "LoRA factors beside the weights"),
+        (
+            {"q.weight": array(2)},
+            {"q.base_layer.weight": array(2), "q.lora_A.default.weight": array(1, 2)},
+            "LoRA factors beside the weights",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(base, tuned, says):

@@ -27,7 +27,20 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 def test_reads_what_the_library_writes(tmp_path):
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("safetensors.torch")
-    kinds = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64", "int32", "int16", "int8", "uint8", "bool"]
+    kinds = [
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "bool",
+    ]
     kinds += ["uint16", "uint32", "uint64"]
     tensors = {kind: torch.arange(30).reshape(2, 3, 5).to(getattr(torch, kind)) for kind in kinds}
     tensors["scalar"], tensors["empty"] = torch.tensor(3.0), torch.zeros(0, 4)
