@@ -48,17 +48,15 @@ def write_pair(folder: Path, gib: float) -> dict[str, Path]:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     paths = {name: folder / f"{name}.safetensors" for name in ("base", "sparse", "dense", "copy")}
-    files = {name: open(path, "wb") for name, path in paths.items()}
-    for file in files.values():
-        file.write(len(text).to_bytes(8, "little") + text)
+    for path in paths.values():
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
     for _ in range(TENSORS):
         base = (rng.normal(0, 0.02, numel).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
         moved = base + rng.integers(1, 5, numel).astype(np.uint16)
         sparse = np.where(rng.random(numel) < 0.1, moved, base)
         for name, values in (("base", base), ("sparse", sparse), ("dense", moved), ("copy", base)):
-            files[name].write(values.tobytes())
-    for file in files.values():
-        file.close()
+            with open(paths[name], "ab") as file:
+                file.write(values.tobytes())
     paths["link"] = folder / "link.safetensors"
     paths["link"].unlink(missing_ok=True)
     os.link(paths["base"], paths["link"])
@@ -142,7 +140,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--folder", type=Path, help="where to put the checkpoints (default: a temporary folder)")
-    parser.add_argument("--published", action="store_true", help="also time the published script's logic; needs torch and 11x the size in memory")
+    parser.add_argument("--published", action="store_true", help="also time the published script's logic; needs torch, memory 11x the size")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         paths = write_pair(Path(temporary), options.gib)

@@ -18,8 +18,8 @@ from dynamics import kernels
 from dynamics.checkpoints.tensor import FITS_FLOAT32, Tensor, decode
 from dynamics.matching import Pair
 
-#: elements a chunk: 1 MiB of bf16 a side, long enough that Python's share of the time is small, short enough for the shared cache
-CHUNK = 1 << 19
+#: bytes a chunk, a side: long enough that Python's share of the time is small, short enough for the shared cache
+CHUNK = 1 << 21
 BINS = len(kernels.STEP_EDGES)
 
 Progress = Callable[[int, int], None]
@@ -80,7 +80,7 @@ def tally_pairs(
     ----------
     threads : how many chunks are in work at once; None for one a core.
     progress : called with (weights done, weights in all) from this thread.
-    chunk : elements read at once; a multiple of ``kernels.BLOCK``. Does not move counts; sums only in the last digits.
+    chunk : bytes read at once of the wider side. Does not move counts; sums only in the last digits.
     """
     threads = threads or cores()
     results = [Tally() for _ in pairs]
@@ -108,8 +108,9 @@ Span = tuple[int, Pair, int, int]
 
 def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
     for index, pair in enumerate(pairs):
-        for start in range(0, pair.base.numel, chunk):
-            yield index, pair, start, min(start + chunk, pair.base.numel)
+        length = max(kernels.BLOCK, chunk // max(pair.base.storage.itemsize, pair.tuned.storage.itemsize))
+        for start in range(0, pair.base.numel, length):
+            yield index, pair, start, min(start + length, pair.base.numel)
 
 
 def _in_order(pool: ThreadPoolExecutor, worker: _Worker, spans: Iterator[Span], ahead: int) -> Iterator[tuple[int, Tally]]:
@@ -133,7 +134,7 @@ class _Worker(threading.local):
 
     def __init__(self, thresholds: Thresholds, chunk: int):
         self.thresholds = thresholds
-        self.buffers = np.empty((2, chunk), np.uint64)
+        self.buffers = np.empty((2, max(chunk, 8 * kernels.BLOCK)), np.uint8)
 
     def __call__(self, span: Span) -> Tally:
         _, pair, start, stop = span

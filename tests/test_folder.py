@@ -188,3 +188,18 @@ def test_ml_dtypes_arrays():
     checkpoint = open_checkpoint({"w": np.arange(5).astype(ml_dtypes.bfloat16)})
     assert checkpoint.tensors["w"].dtype == "bfloat16"
     assert checkpoint.tensors["w"].values().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_tensors_on_an_accelerator(rng):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    from dynamics.sparsity import compare
+
+    base = {"w": torch.from_numpy(rng.normal(0, 0.02, (3000, 1001))).bfloat16(), "v": torch.randn(7, 5)}
+    tuned = {"w": (base["w"].float() * (1 + 2.0**-8 * (torch.rand(3000, 1001) < 0.1))).bfloat16(), "v": base["v"].T.contiguous().T}
+    here = compare(base, tuned)
+    there = compare({n: t.cuda() for n, t in base.items()}, {n: t.cuda() for n, t in tuned.items()})
+    assert there.total == here.total
+    assert compare(base, {n: t.cuda() for n, t in tuned.items()}).total == here.total
+    assert 0 < here.total.changed["exact"] < here.total.numel

@@ -102,7 +102,7 @@ def test_chunk_size_moves_no_count_and_no_norm_beyond_the_last_digits(rng):
     base = {"w": rng.normal(0, 0.02, (300, 211)).astype(np.float32)}
     tuned = {"w": base["w"] + rng.normal(0, 1e-5, base["w"].shape).astype(np.float32)}
     matched = match(*map(dynamics.checkpoints.open_checkpoint, (base, tuned)))
-    rows = [row("w", tally_pairs(matched.pairs, chunk=chunk)[0]) for chunk in (4096, 8192, 1 << 19)]
+    rows = [row("w", tally_pairs(matched.pairs, chunk=chunk)[0]) for chunk in (1, 1 << 15, 100_000, 1 << 21)]
     for one in rows[1:]:
         assert (one.changed, one.ulp, one.max_abs_update) == (rows[0].changed, rows[0].ulp, rows[0].max_abs_update)
         for key in ("base_norm", "update_norm", "cosine", "relative_update"):
@@ -201,7 +201,7 @@ def test_the_report_says_what_the_dtypes_do(pair):
     assert "both sides store float32" in compare(base, tuned).notes[0]
     assert "both sides store bfloat16" in compare(stored, stored).notes[0]
     mixed = compare(stored, base)
-    assert "`exact` mixes training with rounding" in mixed.notes[0]
+    assert "two files cannot tell which" in mixed.notes[0]
     assert mixed.total.changed["exact"] > 0.9 * mixed.total.numel
 
 

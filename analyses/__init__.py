@@ -1,0 +1,18 @@
+"""One script a question: each reads run directories and writes ``figures/``. ``python -m analyses`` rebuilds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _precision(runs: Path, figures: Path, force: bool) -> list[Path]:
+    from analyses import precision  # imports torch, so only when it is asked for
+
+    return precision.main(runs, figures, force)
+
+
+#: name -> (where runs live, where figures go, redo runs that are there already) -> the files written
+ANALYSES: dict[str, Callable[[Path, Path, bool], list[Path]]] = {
+    "precision": _precision,
+}

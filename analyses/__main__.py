@@ -1,0 +1,43 @@
+"""Rebuild the figures: ``python -m analyses [NAME ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from analyses import ANALYSES
+from dynamics import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analyses",
+        description="Rebuild the figures, each with the table it draws beside it (.csv). Runs that are there are used again.",
+        epilog="example: python -m analyses precision --force",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to rebuild (default: all): {', '.join(ANALYSES)}")
+    parser.add_argument("--force", action="store_true", help="redo the training runs too, even where finished ones are there")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run directories live (default: runs/)")
+    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="where figures go (default: figures/)")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in ANALYSES]
+    if unknown:
+        parser.error(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
+    try:
+        for name in options.names or ANALYSES:
+            for path in ANALYSES[name](options.runs, options.figures, options.force):
+                print(path)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
