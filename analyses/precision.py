@@ -148,10 +148,10 @@ def fine_tune(
     return Tuned({name: master.detach() for name, master in masters.items()}, losses, grad_norms)
 
 
-@torch.no_grad()
 def _copy_rounded(masters: dict[str, torch.nn.Parameter], computed: dict[str, torch.nn.Parameter]) -> None:
-    for name, parameter in computed.items():
-        parameter.copy_(masters[name].to(torch.bfloat16))
+    with torch.no_grad():
+        for name, parameter in computed.items():
+            parameter.copy_(masters[name].to(torch.bfloat16))
 
 
 def make_runs(

@@ -52,21 +52,17 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
 
 
 def write(path: str, content: str | bytes) -> None:
-    """Write a file whole: to a temporary name beside it, to disk, then renamed. ``-`` is standard output."""
+    """Write a file whole or not at all. ``-`` is standard output."""
     if path == "-":
         sys.stdout.write(content if isinstance(content, str) else content.decode())
         return
     with replacing(path) as temporary:
-        data = content.encode() if isinstance(content, str) else content
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, with its suffix, that becomes ``path`` when the block ends well and vanishes when it does not."""
+    """A temporary name beside ``path``: on disk and renamed to ``path`` when the block ends well, gone when it does not."""
     target = Path(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
@@ -79,6 +75,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None

@@ -149,11 +149,11 @@ def test_a_failed_save_leaves_the_old_figure(tmp_path, monkeypatch):
     path.write_bytes(b"old")
 
     def fails(self, file, **options):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", fails)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="disk full"):
         style.save(Figure(), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -128,12 +128,16 @@ entries = st.fixed_dictionaries(
 )
 
 
+def one_line(error):
+    assert "\n" not in str(error)
+
+
 def opens_or_refuses(path):
     """The property that matters: tensors within the file, or InputError in one line; nothing else, whatever the bytes."""
     try:
         checkpoint = open_checkpoint(path)
     except InputError as error:
-        assert "\n" not in str(error)
+        one_line(error)
         return
     for tensor in checkpoint.tensors.values():
         assert tensor.stored().size == tensor.numel

@@ -6,7 +6,8 @@ import math
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         >>> heat_map(cells, "bf16", figure.subplots()).get_xticklabels()[0].get_text()
         'q'
     """
-    rows = _rows(grid["layer"])
+    rows = heat_rows(grid["layer"])
     columns = [module for module in MODULE_ORDER if module in set(grid["module"])]
     cells = grid.pivot(index="layer", columns="module", values=f"sparsity_{rule}")
     values = cells.reindex(index=[row or "" for row in rows], columns=columns).to_numpy(float)
@@ -107,12 +108,12 @@ def limits(values: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
-def _rows(layers: pd.Series[str]) -> list[str | None]:
+def heat_rows(layers: pd.Series[str]) -> list[str | None]:
     """The rows of a heat map from top to bottom; None is a gap between stacks."""
     groups = text.stacks(layer for layer in layers if layer != OUTSIDE) + [[OUTSIDE]] * (OUTSIDE in set(layers))
     rows: list[str | None] = []
     for group in groups:
-        rows += [None] * bool(rows) + group
+        rows += [*[None] * bool(rows), *group]
     return rows
 
 
@@ -170,6 +171,7 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     ends = list(dict.fromkeys(table["end"]))
     numbers = checkpoint_numbers(ends)
     places = dict(zip(ends, numbers or range(len(ends)), strict=True))
+    dashes: Any
     for against, dashes in (("first", "-"), ("previous", (0, (3, 2)))):
         part = table[table["against"] == against]
         for rule, (marker, size, width) in MARKS.items():
@@ -187,7 +189,7 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     room = 0.06 * (high - low)
     ax.set_ylim(low - room, high + room)
     ax.yaxis.set_major_locator(MaxNLocator(6))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%" if 0 <= value <= 1 else ""))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%" if -1e-9 < value < 1 + 1e-9 else ""))
     ax.set_ylabel("sparsity: share of weights unchanged")
     if numbers:
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -201,10 +203,8 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
         )
         ax.set_xlabel("checkpoint")
     rules = [Line2D([], [], color=style.RULE_COLORS[rule], marker=MARKS[rule][0], linewidth=2, label=rule) for rule in MARKS]
-    kinds = [
-        Line2D([], [], color=style.INK, linestyle=dashes, label=f"against {words}")
-        for dashes, words in (("-", "the first"), ((0, (3, 2)), "the one before"))
-    ]
+    styles: list[tuple[Any, str]] = [("-", "the first"), ((0, (3, 2)), "the one before")]
+    kinds = [Line2D([], [], color=style.INK, linestyle=dashes, label=f"against {words}") for dashes, words in styles]
     ax.legend(handles=[*rules, *kinds], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return ax
 
@@ -216,7 +216,7 @@ def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
     if len(parts) < len(paths) or len({(before, after) for before, _, after in parts}) > 1:
         return None
     numbers = [int(number) for _, number, _ in parts]
-    return numbers if all(a < b for a, b in zip(numbers, numbers[1:], strict=False)) else None
+    return numbers if all(a < b for a, b in pairwise(numbers)) else None
 
 
 def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
@@ -227,7 +227,7 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
             size = (8.5, 3.8)
         else:
             grid = comparison.grid
-            rows, columns = len(_rows(grid["layer"])), grid["module"].nunique()
+            rows, columns = len(heat_rows(grid["layer"])), grid["module"].nunique()
             size = (max(7.5, 2.6 + 0.62 * columns), 0.8 + max(1.0, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1)))
         size = (size[0], min(size[1], 14.0))
         sides = [

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from dynamics.command import replacing
 from dynamics.errors import InputError, shown
 from dynamics.rules import rule_texts
 
@@ -114,16 +114,8 @@ def save(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
         ".svg": {"Date": None, "Creator": None},
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }[suffix]
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=metadata)
     return path
 
 
