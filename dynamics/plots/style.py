@@ -132,6 +132,8 @@ def percent(fraction: float) -> str:
 
     So 0.00053 reads ``0.053%`` and 0.99996 reads ``99.9960%``: "nearly all" never becomes "all", nor "hardly any" "none".
     """
+    if math.isnan(fraction):
+        return "-"
     rare = min(fraction, 1.0 - fraction)
     if rare <= 0.0:
         return f"{100 * fraction:.0f}%"
