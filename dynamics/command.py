@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,26 +107,34 @@ class Bar:
 
     def __init__(self, what: str):
         self.what = what
-        self._began = time.monotonic()
         self._progress: Any = None
         self._task: Any = None
+        self._timer = threading.Timer(self.PATIENCE, self._show)
+        self._timer.daemon = True
 
     def __call__(self, done: int, of: int) -> None:
-        if self._progress is None:
-            if not sys.stderr.isatty() or time.monotonic() - self._began < self.PATIENCE or done >= of:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-            columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task(self.what, total=of)
-        self._progress.update(self._task, completed=done, total=of, description=self.what)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=of)
 
     def __enter__(self) -> Bar:
+        if sys.stderr.isatty():
+            self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._timer.is_alive():
+            self._timer.join()
         if self._progress is not None:
             self._progress.stop()
+
+    def _show(self) -> None:
+        """Started by the clock and not by the first result, since opening files and compiling can take the longest."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = progress.add_task(self.what, total=None)
+        progress.start()
+        self._progress = progress
