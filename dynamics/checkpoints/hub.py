@@ -10,6 +10,7 @@ from dynamics.errors import InputError, shown
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
 PICKLED = ["*.bin", "*.bin.index.json"]
+PATIENCE = 20.0  # seconds for the first answer; asked once, so that a machine without a network says so at once
 
 
 def is_hub_id(text: str) -> bool:
@@ -19,7 +20,7 @@ def is_hub_id(text: str) -> bool:
 def download(hub_id: str) -> Path:
     """The local folder of a Hub model: from the cache if it is there, fetched otherwise; safetensors where the model has them."""
     try:
-        from huggingface_hub import list_repo_files, snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         raise InputError(
@@ -27,8 +28,9 @@ def download(hub_id: str) -> Path:
         ) from None
     name, _, revision = hub_id.partition("@")
     try:
-        files = list_repo_files(name, revision=revision or None)
-        patterns = WANTED if any(file.endswith(".safetensors") for file in files) else WANTED + PICKLED
+        found = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
+        safe = any(file.rfilename.endswith(".safetensors") for file in found.siblings or ())
+        patterns = WANTED if safe else WANTED + PICKLED
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as online:
         try:

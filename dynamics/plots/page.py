@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -162,7 +162,7 @@ def _key(place: int, rule: str, scale: tuple[float, float]) -> str:
     )
 
 
-def _cell(cell: dict[str, Any] | None, scales: dict[str, tuple[float, float]]) -> str:
+def _cell(cell: Mapping[Any, Any] | None, scales: dict[str, tuple[float, float]]) -> str:
     if cell is None:
         return "<td class=empty></td>"
     drawn = []
