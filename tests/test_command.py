@@ -14,7 +14,7 @@ from dynamics.errors import InputError
 
 
 def test_documents_say_null_for_what_is_not_a_number():
-    assert command.to_json({"a": [math.nan, math.inf, 1.5, (2,)]}).split() == '{ "a": [ null, null, 1.5, [ 2 ] ] }'.split()
+    assert command.to_json({"a": [math.nan, math.inf, 1.5, (2,)]}).split() == ['{', '"a":', '[', 'null,', 'null,', '1.5,', '[', '2', ']', ']', '}']
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
