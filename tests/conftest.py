@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynamics.errors import InputError
+
 SAFETENSORS_CODES = {
     "float64": "F64",
     "float32": "F32",
@@ -41,6 +43,27 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray | tuple[str, np.
     text = json.dumps(header).encode() + b" " * pad
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(blobs))
     return path
+
+
+def assert_same(tensor, reference, seed=0):
+    """Shape, dtype and the bits of the whole and of random ranges."""
+    assert (tensor.shape, f"torch.{tensor.dtype}") == (tuple(reference.shape), str(reference.dtype))
+    import torch
+
+    bits = reference.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    rng, width = np.random.default_rng(seed), tensor.storage.itemsize
+    for start, stop in [(0, tensor.numel), *(sorted(rng.integers(0, tensor.numel + 1, 2).tolist()) for _ in range(20))]:
+        assert tensor.stored(start, stop).tobytes() == bits[start * width : stop * width], (tensor.name, start, stop)
+
+
+def ends_well(read, path):
+    """Whether all values can be read, or an ``InputError`` of one line says why not."""
+    try:
+        for tensor in read(path).tensors.values():
+            tensor.values()
+    except InputError as error:
+        return "\n" not in str(error)
+    return True
 
 
 @pytest.fixture

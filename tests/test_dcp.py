@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import assert_same, ends_well
 
 from dynamics.checkpoints.dcp import read_dcp
 from dynamics.checkpoints.files import File
@@ -24,15 +25,6 @@ from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def assert_same(tensor, reference, seed=0):
-    """Shape, dtype and the bits of the whole and of random ranges."""
-    assert (tensor.shape, f"torch.{tensor.dtype}") == (tuple(reference.shape), str(reference.dtype))
-    bits = reference.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    rng, width = np.random.default_rng(seed), tensor.storage.itemsize
-    for start, stop in [(0, tensor.numel), *(sorted(rng.integers(0, tensor.numel + 1, 2).tolist()) for _ in range(20))]:
-        assert tensor.stored(start, stop).tobytes() == bits[start * width : stop * width], (tensor.name, start, stop)
 
 
 def tensor_of(*shape, dtype=torch.float32):
@@ -242,16 +234,6 @@ def test_the_metadata_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"posix\.system"):
         read_dcp(tmp_path)
     assert not (tmp_path / "PWNED").exists()
-
-
-def ends_well(read, path):
-    """Whether all values can be read, or an ``InputError`` of one line says why not."""
-    try:
-        for tensor in read(path).tensors.values():
-            tensor.values()
-    except InputError as error:
-        return "\n" not in str(error)
-    return True
 
 
 def test_damage_anywhere_is_an_input_error_or_harmless(tmp_path):

@@ -3,8 +3,8 @@
 import math
 import threading
 
-import numpy as np
 import pytest
+from conftest import assert_same
 
 from dynamics.checkpoints.fsdp import read_fsdp_shards
 from dynamics.checkpoints.pickled import read_pickled
@@ -19,15 +19,6 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def assert_same(tensor, reference, seed=0):
-    """Shape, dtype and the bits of the whole and of random ranges."""
-    assert (tensor.shape, f"torch.{tensor.dtype}") == (tuple(reference.shape), str(reference.dtype))
-    bits = reference.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    rng, width = np.random.default_rng(seed), tensor.storage.itemsize
-    for start, stop in [(0, tensor.numel), *(sorted(rng.integers(0, tensor.numel + 1, 2).tolist()) for _ in range(20))]:
-        assert tensor.stored(start, stop).tobytes() == bits[start * width : stop * width], (tensor.name, start, stop)
 
 
 def write_shards(folder, mesh_shape, make):

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from conftest import ends_well
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.gguf import BLOCKS, TOP, read_gguf
@@ -233,16 +234,6 @@ def test_hostile_headers_end_in_one_line(tmp_path, data, message):
     with pytest.raises(InputError, match=message) as caught:
         read_gguf(tmp_path / "w.gguf")
     assert "\n" not in str(caught.value)
-
-
-def ends_well(read, path):
-    """Whether all values can be read, or an ``InputError`` of one line says why not."""
-    try:
-        for tensor in read(path).tensors.values():
-            tensor.values()
-    except InputError as error:
-        return "\n" not in str(error)
-    return True
 
 
 @pytest.mark.filterwarnings("ignore")

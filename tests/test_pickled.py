@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from conftest import ends_well
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import read_pickled
@@ -280,16 +281,6 @@ def test_one_file_cannot_change_how_the_next_is_read(tmp_path):
             read_pickled(tmp_path / "evil.pt")
     torch.save({"w": some(2)}, tmp_path / "w.pt")
     assert list(read_pickled(tmp_path / "w.pt").tensors) == ["w"]
-
-
-def ends_well(read, path):
-    """Whether all values can be read, or an ``InputError`` of one line says why not."""
-    try:
-        for tensor in read(path).tensors.values():
-            tensor.values()
-    except InputError as error:
-        return "\n" not in str(error)
-    return True
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -374,7 +374,8 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path, rng):
     path = tmp_path / "big.safetensors"
     write_safetensors(path, {"w": rng.normal(size=3_000_000)})
     slow = (
-        "import sys, time; import dynamics.tally as t; old = t.tally_arrays\n"
+        "import signal, sys, time; import dynamics.tally as t; old = t.tally_arrays\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it\n"
         "def tally_arrays(*a):\n    time.sleep(0.5); return old(*a)\n"
         "t.tally_arrays = tally_arrays\n"
         "from dynamics.sparsity import cli; print('ready', flush=True); sys.exit(cli(sys.argv[1:]))"

@@ -35,13 +35,12 @@ def _tensor(name: str, value: Any) -> Tensor | str:
         return f"a {type(value).__name__}, not a tensor"
     array = np.ascontiguousarray(value).reshape(np.shape(value))
     dtype = array.dtype.name
-    if dtype in STORAGE:
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        return from_array(name, array, source=_place(array.__array_interface__["data"][0], "cpu", array.nbytes, dtype))
-    if dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # ml_dtypes
-        return from_array(name, array.view(STORAGE[dtype]), dtype)
-    return f"dtype {dtype} has no comparison here"
+    if dtype not in STORAGE:
+        return f"dtype {dtype} has no comparison here"
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    place = _place(array.__array_interface__["data"][0], "cpu", array.nbytes, dtype)
+    return from_array(name, array, dtype, place)
 
 
 def _torch_tensor(name: str, value: Any) -> Tensor | str:

@@ -115,11 +115,9 @@ def from_file(name: str, shape: tuple[int, ...], dtype: str, file: File, offset:
 
 def from_array(name: str, array: np.ndarray, dtype: str | None = None, source: Hashable | None = None) -> Tensor:
     """A tensor over a numpy array; ``dtype`` where the array holds the bits of a type numpy lacks."""
-    flat = array.reshape(-1)
-    if flat.dtype == np.bool_:
-        flat = flat.view(np.uint8)
-        dtype = "bool"
-    return Tensor(name, array.shape, dtype or array.dtype.name, lambda start, stop, out: flat[start:stop], source)
+    dtype = dtype or array.dtype.name
+    flat = array.reshape(-1).view(STORAGE[dtype])
+    return Tensor(name, array.shape, dtype, lambda start, stop, out: flat[start:stop], source)
 
 
 @dataclass(frozen=True)
