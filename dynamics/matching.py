@@ -80,6 +80,7 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
     _align_stems(a, b, found)
     _drop_aliases(a, b, found)
     _same_names(a, b, found)
+    _renamed(a, b, found)
     for one, other in ((a, b), (b, a)):
         _fused(one, other, found)
         _experts(one, other, found)
@@ -168,6 +169,21 @@ def _same_names(a: _Side, b: _Side, found: Match) -> None:
         raise InputError(f"{mismatches[0]}{more}: shapes differ; these are not two states of one model")
 
 
+def _renamed(a: _Side, b: _Side, found: Match) -> None:
+    """Modules that transformers calls one thing on disk and another in memory: the block of Mixtral's router, the head of GPT-NeoX."""
+    theirs = {_usual(name): name for name in b.left}
+    if len(theirs) < len(b.left):
+        return
+    for name in list(a.left):
+        other = theirs.get(_usual(name))
+        if other in b.left and a.left[name].shape == b.left[other].shape:
+            found.pairs.append(Pair(name, a.take(name), b.take(other)))
+
+
+def _usual(name: str) -> str:
+    return re.sub(r"(^|\.)embed_out\.", r"\1lm_head.", re.sub(r"\.(block_sparse_moe|feed_forward|moe)\.", ".mlp.", name))
+
+
 def _vocabulary(name: str, x: Tensor, y: Tensor) -> bool:
     """Whether two shapes differ only in the number of vocabulary rows."""
     same_width = len(x.shape) == len(y.shape) >= 1 and x.shape[1:] == y.shape[1:]
@@ -218,18 +234,23 @@ def _experts(one: _Side, other: _Side, found: Match) -> None:
         parsed = EXPERT.match(name)
         if parsed and parsed.group(3) in ROLES:
             single.setdefault((parsed.group(1), ROLES[parsed.group(3)]), {})[int(parsed.group(2))] = name
-    for name, stacked in list(one.left.items()):
+    certain: set[str] = set()  # modules of which one stack fits one way round only: the others lie the same way
+    stacks = [(name, stacked) for name, stacked in one.left.items() if len(stacked.shape) == 3]
+    for name, stacked in sorted(stacks, key=lambda item: item[1].shape[1] == item[1].shape[2]):
         parsed = STACKED.match(name)
-        if not parsed or parsed.group(2) not in ROLES or len(stacked.shape) != 3:
+        if not parsed or parsed.group(2) not in ROLES:
             continue
-        role = ROLES[parsed.group(2)]
-        parts = [single.get((parsed.group(1), part), {}) for part in (("gate", "up") if role == "gate_up" else (role,))]
+        stem, role = parsed.group(1), ROLES[parsed.group(2)]
+        parts = [single.get((stem, part), {}) for part in (("gate", "up") if role == "gate_up" else (role,))]
         count, rows, width = stacked.shape
-        if not all(sorted(part) == list(range(count)) for part in parts) or rows % len(parts) or rows == width:
+        if not all(sorted(part) == list(range(count)) for part in parts) or rows % len(parts):
             continue
         shape = (rows // len(parts), width)
         if not all(other.left[part[index]].shape == shape for part in parts for index in part):
             continue
+        if rows == width and stem not in certain:
+            continue
+        certain.add(stem)
         one.take(name)
         for index in range(count):
             expert = stacked.item(index)

@@ -10,6 +10,7 @@ from dynamics.checkpoints import open_checkpoint
 from dynamics.checkpoints.tensor import Checkpoint
 from dynamics.errors import InputError
 from dynamics.matching import match
+from dynamics.sparsity import compare
 
 RNG = np.random.default_rng(7)
 
@@ -118,6 +119,40 @@ def test_transposed_or_ambiguous_stacks_are_not_guessed():
     found = matched(square | anchor, anchor | {"model.layers.0.mlp.experts.gate_up_proj": array(4, 6, 6)})
     assert len(found.skipped) == 9
     assert "both ways round" in found.skipped[-1].reason
+
+
+def test_a_square_stack_lies_as_its_sibling_does():
+    gate, up, down = array(4, 3, 6), array(4, 3, 6), array(4, 6, 3)  # gate_up is (4, 6, 6), as in OLMoE
+    roles = {"gate_proj": gate, "up_proj": up, "down_proj": down}
+    single = {f"model.layers.0.mlp.experts.{e}.{role}.weight": stack[e] for e in range(4) for role, stack in roles.items()}
+    stacked = {
+        "model.layers.0.mlp.experts.gate_up_proj": np.concatenate([gate, up], axis=1),
+        "model.layers.0.mlp.experts.down_proj": down,
+    }
+    for found in (matched(single, stacked), matched(stacked, single)):
+        assert_equal_pairs(found, single)
+        assert found.skipped == []
+
+
+@pytest.mark.parametrize("family", ["Qwen3Moe", "Mixtral", "GPTNeoX", "GPT2", "Phi3", "Gemma2", "Qwen2"])
+def test_a_saved_model_is_the_model_in_memory(tmp_path, family):
+    """What transformers writes against what it holds: every parameter compared once, none changed."""
+    transformers = pytest.importorskip("transformers")
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {
+        "Qwen3Moe": {"num_experts": 4, "moe_intermediate_size": 16, "num_key_value_heads": 2, "head_dim": 8},
+        "Mixtral": {"num_local_experts": 4, "num_key_value_heads": 2},
+        "Phi3": {"pad_token_id": 0, "num_key_value_heads": 2},
+        "Gemma2": {"head_dim": 8, "num_key_value_heads": 2},
+        "Qwen2": {"tie_word_embeddings": True, "num_key_value_heads": 2},
+    }
+    config = getattr(transformers, f"{family}Config")(**size, **more.get(family, {}))
+    head = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
+    model = getattr(transformers, f"{family}{head}")(config).bfloat16()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    total = compare(tmp_path, model.state_dict()).total
+    assert total.numel == sum(parameter.numel() for parameter in model.parameters())
+    assert total.changed["exact"] == 0
 
 
 def test_interleaved_fusions_are_named_not_split():
