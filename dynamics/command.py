@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -11,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dynamics.errors import InputError
 
@@ -31,8 +32,24 @@ def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
+    except OSError as error:  # a full disk behind standard output, say
+        _silence_stdout()
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return BAD_INPUT
     return 0
+
+
+def _silence_stdout() -> None:
+    """Leave nothing in the buffer that the interpreter would fail to write once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments that make no sense are bad input like any other: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
 
 
 def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
@@ -44,6 +61,8 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
         raise InputError(f"{path}: unknown kind of output; expected {', '.join(suffixes)}")
     if target.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path}: is not a regular file; name another, or - for standard output")
     folder = target.parent
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; create it first")

@@ -36,6 +36,8 @@ from dynamics.errors import InputError
 from dynamics.rules import LIKE, RULES, explain, mukherjee_threshold, rule_texts
 
 if TYPE_CHECKING:
+    import argparse
+
     import pandas as pd
 
     from dynamics.matching import Match, Pair
@@ -425,10 +427,10 @@ def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
         save(figure(comparison, steps), options.figure)
 
 
-def _parser() -> Any:
-    import argparse
+def _parser() -> argparse.ArgumentParser:
+    from dynamics.command import Parser
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dynamics.sparsity",
         description="Which weights moved between two checkpoints: update sparsity under four rules, norms, distance in bfloat16 steps.",
         epilog="example: python -m dynamics.sparsity Qwen2.5-7B Qwen2.5-7B-RL --json report.json --html report.html --figure heat.png",
@@ -450,10 +452,9 @@ def _parser() -> Any:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--threads {text}: must be a whole number of at least 1")
+    return int(text)
 
 
 def cli(argv: Sequence[str] | None = None) -> int:

@@ -346,6 +346,32 @@ def bad_threads(folder):
     return "good.safetensors", "good.safetensors", "--threads", "0"
 
 
+def bad_option(folder):
+    return "good.safetensors", "good.safetensors", "--like", "folklore"
+
+
+def bad_arguments(folder):
+    return ("good.safetensors",)
+
+
+def bad_path(folder):
+    return "", "good.safetensors"
+
+
+def bad_pipe(folder):
+    os.mkfifo(folder / "pipe.safetensors")
+    return "good.safetensors", "pipe.safetensors"
+
+
+def bad_loop(folder):
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
+    return "good.safetensors", "loop.safetensors"
+
+
+def bad_device(folder):
+    return "good.safetensors", "good.safetensors", "--json", "/dev/null"
+
+
 BAD = [value for name, value in list(globals().items()) if name.startswith("bad_")]
 
 
@@ -356,18 +382,37 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, make, monkeypatch, capsys)
     write_safetensors(tmp_path / "good.safetensors", {"w": np.zeros((2, 3), np.float32)})
     monkeypatch.chdir(tmp_path)
     arguments = make(tmp_path)
-    try:
-        status = cli([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        status = stop.code
+    status = cli([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     assert status == 2
     assert printed.out == ""
     assert "Traceback" not in printed.err
     assert printed.err.splitlines()[-1].isprintable()
-    if make is not bad_threads:
-        assert len(printed.err.splitlines()) == 1, printed.err
+    assert len(printed.err.splitlines()) == 1, printed.err
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line(files):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dynamics.sparsity", *map(str, files[:2]), "--json", "-"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_that_shrinks_while_it_is_compared_is_one_line(tmp_path, rng):
+    paths = [write_safetensors(tmp_path / f"{name}.safetensors", {"w": rng.normal(size=3_000_000)}) for name in "ab"]
+    shrink = (
+        "import sys; import dynamics.tally as t; old = t.tally_arrays\n"
+        "def tally_arrays(*a):\n    open(sys.argv[2], 'r+b').truncate(100_000); return old(*a)\n"
+        "t.tally_arrays = tally_arrays\n"
+        "from dynamics.sparsity import cli; sys.exit(cli(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", shrink, *map(str, paths), "--threads", "1"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "b.safetensors: shrank while it was read" in done.stderr
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path, rng):

@@ -40,6 +40,8 @@ def open_checkpoint(source: Source) -> Checkpoint:
         from dynamics.checkpoints.memory import read_mapping
 
         return read_mapping(source)
+    if not os.fspath(source):
+        raise InputError("a checkpoint's path is empty")
     path = Path(source)
     try:
         exists = path.exists()
