@@ -96,5 +96,17 @@ def test_undefined_numbers_and_no_layers():
     assert blob(html)["rows"][0]["sort"][-4] is None
 
 
+def test_shares_are_of_the_pairs_in_the_histogram():
+    base, tuned = np.ones(4, np.float32), np.array([1, 1, 2, np.inf], np.float32)
+    text = Elements(page(compare({"w": base}, {"w": tuned}))).text
+    assert "66.67 %" in text
+    assert "33.33 %" in text
+
+
+def test_tensors_without_weights():
+    empty = {"w": np.zeros((0, 4), np.float32)}
+    assert "0 weights" in Elements(page(compare(empty, empty))).text
+
+
 def test_the_same_comparison_gives_the_same_page(pair):
     assert page(compare(*pair)) == page(compare(*pair))

@@ -47,6 +47,19 @@ def test_a_scale_is_honest():
     assert limits(np.array([np.nan])) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("prefix", ["", "model.layers", "model.language_model.layers", "x" * 100 + ".layers"])
+def test_all_that_is_written_stands_apart_inside_the_figure(prefix):
+    name = f"{prefix}.0.q_proj.weight" if prefix else "w"
+    base = {name: np.ones(64, np.float32)}
+    with style.use_style():
+        drawing = figure(compare(base, base))
+        FigureCanvasAgg(drawing).draw()
+    labels = [part for ax in drawing.axes for part in (ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels())]
+    boxes = [part.get_window_extent() for part in (*labels, *drawing.texts) if part.get_text()]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert all(drawing.bbox.x0 <= box.x0 and box.x1 <= drawing.bbox.x1 and box.y1 <= drawing.bbox.y1 for box in boxes)
+
+
 def test_lines_hold_the_series(pair):
     steps = series([*pair, {name: value + np.float32(1e-4) for name, value in pair[1].items()}])
     drawing = style.new_figure(6, 4)

@@ -64,6 +64,20 @@ def test_a_series_lists_its_steps(pair):
     assert percent(steps[0].comparison.total.sparsity["bf16"]).removesuffix(" %") in text
 
 
+@pytest.mark.parametrize("width", [60, 72, 80, 100])
+def test_long_layer_names_wrap_beside_whole_numbers(width):
+    names = [
+        f"{tower}.encoder.transformer_stack.layers.{i}.q_proj.weight" for tower in ("model.vision", "model.language") for i in range(3)
+    ]
+    base = {name: np.ones(8, np.float32) for name in names}
+    comparison = compare(base, base | {names[0]: np.full(8, 2, np.float32)})
+    text = printed(comparison, width=width)
+    lines = [line.split() for line in text[text.index("by layer") :].splitlines()]
+    exact = next(line for line in lines if line[:1] == ["exact"])
+    assert exact[1:3] == ["0.00", "%"]
+    assert exact.count("100.00") == 2
+
+
 def test_undefined_numbers_are_dashes():
     text = printed(compare({"w": np.zeros(3, np.float32)}, {"w": np.array([np.nan, 1, 0], np.float32)}))
     assert "nan" not in text.replace("NaN", "")

@@ -190,11 +190,13 @@ def _histogram(total: Row) -> str:
     """A bar a bin, up to the last that holds any weight; lengths go with the logarithm of the count, the numbers stand beside."""
     bins = list(total.ulp.items())[: text.last_bin(total.ulp)]
     most = math.log10(max(10, *(count for _, count in bins)))
+    whole = sum(total.ulp.values())
     lines = []
     for label, count in bins:
         length = 100 * math.log10(max(1, count)) / most
         bar = f'<i style="width:{length:.1f}%"></i>' if count else ""
-        lines.append(f"<tr><td>{label}</td><td>{count:,}</td><td>{percent(count / total.numel)}</td><td style='width:60%'>{bar}</td></tr>")
+        share = count / whole if whole else math.nan
+        lines.append(f"<tr><td>{label}</td><td>{count:,}</td><td>{percent(share)}</td><td style='width:60%'>{bar}</td></tr>")
     return (
         "<table class=bars style='width:100%'><thead><tr><th>steps</th><th>weights</th><th>share</th><th></th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table><p class=faint>Both sides rounded to bfloat16. Bars are logarithmic: each tenfold is "

@@ -34,7 +34,7 @@ LEAST_SPAN = 0.001
 #: under cells without weights: not a colour of the scale
 EMPTY = "#ececec"
 #: where rules agree their lines lie on each other: each is thinner, and its marks smaller, than the one beneath
-MARKS = {"exact": ("o", 9.0, 4.5), "bf16": ("s", 6.5, 3.2), "rtol": ("^", 5.0, 2.0), "atol": ("D", 2.8, 1.0)}
+MARKS = {"exact": ("o", 8.5, 3.6), "bf16": ("s", 6.0, 2.4), "rtol": ("^", 4.5, 1.5), "atol": ("D", 2.4, 0.8)}
 
 
 def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
@@ -75,7 +75,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         annot_kws={"fontsize": 7.5},
         linewidths=0.5 if len(rows) <= LABELLED else 0.0,
         linecolor="white",
-        cbar_kws={"label": f"sparsity under {rule}: share of weights unchanged", "pad": 0.02},
+        cbar_kws={"label": f"sparsity under {rule}", "pad": 0.02},
         xticklabels=False,
         yticklabels=False,
     )
@@ -86,7 +86,8 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     prefix, labels = _labels(rows)
     ax.set_yticks([place + 0.5 for place in labels], list(labels.values()), parse_math=False)
-    ax.set_ylabel(f"layer ({shown(prefix, 40)}*)" if prefix else "layer", parse_math=False)
+    fits = 0 < len(prefix) <= (16 if len(rows) <= 12 else 40)  # upright, beside as few rows as these
+    ax.set_ylabel(f"layer ({prefix}*)" if fits else "layer", parse_math=False)
     ax.tick_params(axis="x", bottom=False)
     bar = ax.collections[0].colorbar
     if bar is not None:
@@ -131,14 +132,14 @@ def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
             if position % stride == 0:
                 labels[places[layer]] = shown(short[layer], 32) if position == 0 else layer.rpartition(".")[2]
     if OUTSIDE in rows:
-        labels[rows.index(OUTSIDE)] = "none"
+        labels[rows.index(OUTSIDE)] = "no layer"
     return prefix, labels
 
 
 def _tick_labels(ticks: np.ndarray) -> list[str]:
     """Percentages with the digits it takes to tell neighbours apart, and never ``100%`` for less than all."""
     apart = 100 * float(ticks[1] - ticks[0])
-    digits = max(0, 1 - math.floor(math.log10(apart)))
+    digits = max(1, 1 - math.floor(math.log10(apart)))
     texts = [f"{100 * tick:.{digits}f}" for tick in ticks]
     ends = [float(label) in (0.0, 100.0) and tick not in (0.0, 1.0) for label, tick in zip(texts, ticks, strict=True)]
     return [style.percent(float(tick)) if end else f"{label}%" for label, tick, end in zip(texts, ticks, ends, strict=True)]
@@ -188,11 +189,11 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     low, high = limits(table[[f"sparsity_{rule}" for rule in RULES]].to_numpy(float))
     room = 0.06 * (high - low)
     ax.set_ylim(low - room, high + room)
-    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%" if -1e-9 < value < 1 + 1e-9 else ""))
     ax.set_ylabel("sparsity: share of weights unchanged")
     if numbers:
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 2.5, 5, 10]))
         ax.set_xlabel(re.sub(r"\d+(?=\D*$)", "*", shown(text.short_paths(ends)[ends[0]], 40)), parse_math=False)
     else:
         stride = math.ceil(len(ends) / 12)
@@ -228,7 +229,7 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
         else:
             grid = comparison.grid
             rows, columns = len(heat_rows(grid["layer"])), grid["module"].nunique()
-            size = (max(7.5, 2.6 + 0.62 * columns), 0.8 + max(1.0, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1)))
+            size = (max(7.5, 2.6 + 0.62 * columns), 0.8 + max(1.3, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1)))
         size = (size[0], min(size[1], 14.0))
         sides = [
             f"{side}: {shown(one.path.rstrip('/').rpartition('/')[2] or one.path, 60)} ({text.types(one.dtypes)})"
@@ -236,9 +237,9 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
         ]
         others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
         words = rule_texts(comparison.rtol, comparison.atol)
-        changed = f"Changed under bf16: {words['bf16']}. Other rules: {others}. {total.numel:,} weights."
+        changed = f"Changed under bf16: {words['bf16']}. {total.numel:,} weights compared."
         title = f"Update sparsity under bf16: {percent(total.sparsity['bf16'])}" + (" at the last checkpoint" if steps else "")
-        drawn, ax = _titled(size, title, [*sides, changed])
+        drawn, ax = _titled(size, title, [*sides, changed, f"Other rules: {others}."])
         if steps:
             series_lines(series_table(steps), ax)
         else:

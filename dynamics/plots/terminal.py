@@ -168,17 +168,19 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
         return []
     prefix, labels = text.layer_labels(rows)
     stacks = text.stacks(rows)
-    spans = prefix + ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
-    room = min(40, width - 58 - 2 * max(5, *map(len, labels.values())))  # what the numbers and names leave for the line of blocks
-    fancy &= room >= 10
-    table = _table(
-        "|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer", *([f"|{shown(spans, room)}"] * fancy)
-    )
+    room = min(40, width - 55 - 2 * max(map(len, labels.values())))  # what the numbers and names leave for the line of blocks
+    head = ["|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer"]
+    if blocks := fancy and room >= 10:
+        spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
+        head.append(f"|{prefix + spans if len(prefix + spans) <= room else shown(spans, room)}")
+    table = _table(*head)
     for rule in RULES:
         values = {name: row.sparsity[rule] for name, row in rows.items()}
         lowest, highest = min(rows, key=values.__getitem__), max(rows, key=values.__getitem__)
         cells = [rule, percent(values[lowest]), labels[lowest], percent(median(values.values())), percent(values[highest]), labels[highest]]
-        _add(table, *cells, *([_sparkline([[rows[name] for name in stack] for stack in stacks], rule, room)] * fancy))
+        if blocks:
+            cells.append(_sparkline([[rows[name] for name in stack] for stack in stacks], rule, room))
+        _add(table, *cells)
     return [table]
 
 
