@@ -1,0 +1,196 @@
+"""Graded samples out of other tools' files, as one tidy table: a row a sample, with its problem and whether it is correct.
+
+    samples = dynamics.samples.read(["base=base_results.jsonl", "rl=logs/run.eval"])
+    samples.table       # model, problem, sample, correct, status, score, ...
+    samples.files       # what was taken for what, and what was unusual
+
+Reads human-eval, EvalPlus, bigcode-evaluation-harness, lm-evaluation-harness, Inspect, lighteval, verl, TRL, verifiers / prime-rl, this
+project's ``evals/``, and tables of one's own (CSV, JSON lines, Parquet); ``.gz`` and ``.zst`` as they are. Files are streamed, and text is
+looked at but not kept. Decisions, each of them counted and said where it was needed:
+
+- a timeout, or an answer that could not be extracted, is a wrong answer;
+- a sample without a verdict (null, NaN, an error of the harness) is attempted but not scored: it is in the table with ``correct`` NA;
+- equal completions are separate samples; a row is dropped only if problem, sample number, text and score are those of another in the file;
+- scores other than 0 and 1 need a threshold that the caller names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynamics.errors import InputError, shown
+from dynamics.samples.row import STATUSES, Columns, Found, Rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["STATUSES", "File", "Samples", "read"]
+
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson")
+#: parts of a file's name that say nothing about the model
+_ENDINGS = re.compile(r"(\.jsonl)?(_results|_eval_results|\.eval_results|\.results)?\.(jsonl|json|ndjson|parquet|csv|eval)$")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file that was read: the format it was taken for, which field for what, samples in it, and remarks."""
+
+    path: str
+    format: str
+    fields: dict[str, str]
+    samples: int
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``table``: a row a sample, with columns model, problem, sample, correct (boolean, NA without a verdict), status, score and, where
+    files have them, answer, content, fingerprint, temperature. ``notes``: decisions that concern the table as a whole."""
+
+    table: pd.DataFrame
+    files: list[File]
+    notes: list[str]
+
+
+def read(
+    sources: Sequence[str | Path],
+    *,
+    problem: str | None = None,
+    correct: str | None = None,
+    sample: str | None = None,
+    model: str | None = None,
+    answer: str | None = None,
+    threshold: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """Read files or folders of graded samples into one table.
+
+    Parameters
+    ----------
+    sources : paths, or ``name=path`` to name the model. A folder is a run directory (its ``evals/``), or all files in it.
+    problem, correct, sample, model, answer : names of fields, where they are not found by themselves; ``a.b`` for a nested one. For
+        harnesses ``correct`` names the metric, scorer, reward or test suite.
+    threshold : a sample is correct if its score is at least this; needed only for scores other than 0 and 1.
+    progress : called with (bytes read, bytes in all), a file at a time.
+
+    Raises
+    ------
+    InputError : a file that cannot be read or understood: what, where, what to do.
+    """
+    from dynamics.samples.gather import Gather
+
+    if not sources:
+        raise InputError("no samples: name at least one file")
+    columns = Columns(problem, correct, sample, model, answer)
+    jobs = [(name, path) for source in sources for name, path in _expand(str(source))]
+    sizes = [path.stat().st_size for _, path in jobs]
+    gather, files = Gather(), []
+    defaults = _default_names([path for _, path in jobs])
+    for place, (name, path) in enumerate(jobs):
+        found = Found()
+        kind, rows = _open(path, columns, found)
+        count = gather.add(place, name or defaults[path], rows, name is not None)
+        if not count:
+            raise InputError(f"{shown(path)}: has no samples")
+        if found.torn:
+            found.notes.append(f"line {found.torn[0]} is cut off: that sample was being written when the run ended, and is not read")
+        notes = [*found.notes, *(f"{number:,} {text}" for text, number in found.counts.items())]
+        files.append(File(str(path), kind, found.fields, count, notes))
+        if progress:
+            progress(sum(sizes[: place + 1]), sum(sizes))
+    table, notes = gather.table(threshold)
+    return Samples(table, files, notes)
+
+
+def _open(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+    """Which reader a file is for: by its first bytes, then by its name."""
+    from dynamics.samples import documents, inspect_log, jsonl, tables
+    from dynamics.samples.streams import PARQUET, ZIP, opened, unpacked_name
+
+    with opened(path) as stream:
+        start = stream.read(4096)
+    if not start.strip():
+        raise InputError(f"{shown(path)}: is empty")
+    if start.startswith(ZIP):
+        return inspect_log.read_zip(path, columns, found)
+    if start.startswith(PARQUET):
+        return tables.read_parquet(path, columns, found)
+    name = unpacked_name(path).lower()
+    if name.endswith((".parquet", ".eval")):
+        raise InputError(f"{shown(path)}: is not what its name says; it is damaged or was renamed")
+    body = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if name.endswith(".json") or (body.startswith(b"[") and not name.endswith(".csv")):
+        return documents.read(path, columns, found) if not _is_lines(start) else jsonl.read(path, columns, found)
+    if body.startswith(b"{") or name.endswith((".jsonl", ".ndjson")):
+        return jsonl.read(path, columns, found)
+    if b"\0" in start:
+        raise InputError(f"{shown(path)}: is no text, and no format that is read here: expected {', '.join(SUFFIXES)}")
+    return tables.read_csv(path, columns, found)
+
+
+def _is_lines(start: bytes) -> bool:
+    """Whether a file called .json holds JSON lines: its first line is an object by itself, and another follows."""
+    import json
+
+    first, _, rest = start.partition(b"\n")
+    if not rest.lstrip().startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except ValueError:
+        return False
+
+
+def _expand(source: str) -> list[tuple[str | None, Path]]:
+    """A source as (name or None, file): folders become their files, ``name=path`` is taken apart unless it is a path itself."""
+    name, path = None, Path(source)
+    if not path.exists() and "=" in source:
+        name, _, rest = source.partition("=")
+        path = Path(rest)
+        if not name:
+            raise InputError(f"{shown(source)}: the name before = is empty")
+    if not path.exists():
+        raise InputError(f"{shown(path)}: no such file or folder")
+    if path.is_file():
+        return [(name, path)]
+    if not path.is_dir():
+        raise InputError(f"{shown(path)}: is neither a file nor a folder")
+    inside = path / "evals" if (path / "evals").is_dir() else path
+    files = sorted(
+        file
+        for file in inside.rglob("*")
+        if file.is_file() and file.name.removesuffix(".gz").removesuffix(".zst").endswith(SUFFIXES) and _holds_samples(file)
+    )
+    if not files:
+        raise InputError(f"{shown(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
+    return [(name or path.resolve().name, file) for file in files]
+
+
+def _holds_samples(file: Path) -> bool:
+    """Whether a file found in a folder is one of samples, by its name: harnesses put settings and summaries beside them."""
+    if file.name.startswith("."):
+        return False
+    for start in ("samples_", "details_"):
+        if any(file.parent.glob(f"{start}*")):
+            return file.name.startswith(start)
+    return file.name not in ("run.json", "metrics.jsonl", "config.json", "results.json", "metadata.json")
+
+
+def _default_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The shortest names that tell the files apart: the stem, with folders before it where stems are equal."""
+    names: dict[Path, str] = {}
+    for path in paths:
+        parts = [*path.resolve().parts[1:-1], _ENDINGS.sub("", path.name.removesuffix(".gz").removesuffix(".zst")) or path.name]
+        length = 1
+        others = [[*other.resolve().parts[1:-1], _ENDINGS.sub("", other.name)] for other in paths if other.resolve() != path.resolve()]
+        while length < len(parts) and any(other[-length:] == parts[-length:] for other in others):
+            length += 1
+        names[path] = "/".join(parts[-length:])
+    return names

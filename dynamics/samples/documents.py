@@ -1,0 +1,145 @@
+"""JSON documents: EvalPlus, bigcode-evaluation-harness, Inspect's ``.json`` logs, and plain lists of records."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, shown
+from dynamics.samples import inspect_log, rows
+from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, Rows, fingerprint, label, score
+from dynamics.samples.streams import document
+
+
+def read(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+    """The name of the format, and its rows."""
+    import msgspec
+
+    outer = document(path, dict[str, msgspec.Raw] | list[msgspec.Raw])
+    if isinstance(outer, list):
+        return _list(path, outer, columns, found)
+    if "eval" in outer and "samples" in outer:
+        return inspect_log.read_json(path, outer, columns, found)
+    if "eval" in outer:
+        return _evalplus(path, outer["eval"], columns, found)
+    if {"results", "tests", "language"} <= set(outer):
+        return _multiple(path, outer, found)
+    if outer and all(bytes(value).startswith(b"[") for value in outer.values()):
+        return _bigcode(path, outer, found)
+    there = ", ".join(shown(key, 40) for key in list(outer)[:8]) or "nothing in it"
+    raise InputError(
+        f"{shown(path)}: a JSON document of an unknown kind, with {there}; expected EvalPlus, bigcode or Inspect results, or a list"
+    )
+
+
+def _decode(path: Path, raw: Any, kind: Any) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{shown(path)}: is not laid out as expected: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # NaN, as Python's json writes it
+
+
+def _list(path: Path, raws: list[Any], columns: Columns, found: Found) -> tuple[str, Rows]:
+    if not raws:
+        raise InputError(f"{shown(path)}: is an empty list")
+    first = [_decode(path, raw, Any) for raw in raws[:20]]
+    if not all(isinstance(record, dict) for record in first):
+        raise InputError(f"{shown(path)}: is a list of something other than records")
+    keys = list(dict.fromkeys(key for record in first for key in record))
+    layout = rows.layout(keys, columns, shown(path))
+    rows.describe(layout, found)
+    reader = rows.Reader(layout, shown(path), "record")
+
+    def make() -> Iterator[Row]:
+        for number, raw in enumerate(raws, start=1):
+            record = _decode(path, raw, Any)
+            if not isinstance(record, dict):
+                raise InputError(f"{shown(path)}, record {number}: is not an object")
+            text = record.get(layout.text) if layout.text else None
+            yield from reader.rows(number, record.get, None if text is None else str(text).encode("utf-8", "surrogatepass"))
+
+    return layout.name, make()
+
+
+def _evalplus(path: Path, raw: Any, columns: Columns, found: Found) -> tuple[str, Rows]:
+    """A sample passes ``plus`` only if it passes the base tests too, as EvalPlus counts."""
+    import msgspec
+
+    sample = msgspec.defstruct(
+        "Sample",
+        [(name, Any, None) for name in ("base_status", "plus_status", "base", "plus")] + [("solution", msgspec.Raw, msgspec.Raw(b""))],
+    )
+    problems = _decode(path, raw, dict[str, list[sample]])  # type: ignore[valid-type]
+    some = [one for samples in problems.values() for one in samples]
+    has_plus = any(_state(one, "plus") is not None for one in some)
+    wanted = columns.correct or ("plus" if has_plus else "base")
+    if wanted not in ("base", "plus") or (wanted == "plus" and not has_plus):
+        raise InputError(f"{shown(path)}: has no verdict {shown(wanted)!r}; it has base{' and plus' if has_plus else ''}")
+    found.fields = {"problem": "task id", "correct": f"{wanted} tests"}
+    if has_plus:
+        other = "base" if wanted == "plus" else "plus"
+        found.notes.append(f"verdict is that of the {wanted} tests; --correct {other} takes the other")
+
+    def make() -> Iterator[Row]:
+        for problem, samples in problems.items():
+            for place, one in enumerate(samples):
+                states = [_state(one, part) for part in (("base",) if wanted == "base" else ("base", "plus"))]
+                missing = any(state is None for state in states)
+                late = any(state == "timeout" for state in states)
+                verdict = math.nan if missing and "fail" not in states and not late else float(all(state == "pass" for state in states))
+                status = UNSCORED if verdict != verdict else TIMED_OUT if late else SCORED
+                text = bytes(one.solution)
+                yield Row(problem, verdict, status, place, None, fingerprint(text) if text else None)
+
+    return "EvalPlus results", make()
+
+
+def _state(sample: Any, part: str) -> str | None:
+    """``pass``, ``fail``, ``timeout`` or None; older files write [status, details] under ``base`` and ``plus``."""
+    state = getattr(sample, f"{part}_status")
+    if state is None:
+        state = getattr(sample, part)
+        state = state[0] if isinstance(state, list) and state else state
+    return {"success": "pass", "failed": "fail"}.get(state, state) if isinstance(state, str) else None
+
+
+def _bigcode(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Rows]:
+    """``{task: [[completion id, {"passed":, "result":}], ...]}``, as the harness's code metric logs it."""
+    found.fields = {"problem": "key", "correct": "passed"}
+    tasks = {task: _decode(path, raw, list[Any]) for task, raw in outer.items()}
+
+    def make() -> Iterator[Row]:
+        for task, samples in tasks.items():
+            for entry in samples:
+                where = f"{shown(path)}, task {shown(task, 40)}"
+                if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], dict) and "passed" in entry[1]):
+                    raise InputError(
+                        f"{where}: expected [completion id, {{passed, result}}] a sample; are these generations without results?"
+                    )
+                verdict = score(entry[1]["passed"], where)
+                late = "timed out" in str(entry[1].get("result", "")).lower()
+                yield Row(task, verdict, TIMED_OUT if late else SCORED, label(entry[0]))
+
+    return "bigcode-evaluation-harness logs", make()
+
+
+def _multiple(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Rows]:
+    """MultiPL-E inside the bigcode harness: ``NAME.results.json``, a file a problem."""
+    found.fields = {"problem": "name", "correct": "status OK and exit code 0"}
+    name = _decode(path, outer["name"], str) if "name" in outer else path.name.removesuffix(".results.json")
+    results = _decode(path, outer["results"], list[dict[str, Any]])
+
+    def make() -> Iterator[Row]:
+        for place, one in enumerate(results):
+            status = str(one.get("status", ""))
+            good = status == "OK" and one.get("exit_code") == 0
+            yield Row(name, float(good), TIMED_OUT if status.lower() == "timeout" else SCORED, place)
+
+    return "MultiPL-E results", make()

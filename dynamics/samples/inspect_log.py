@@ -1,0 +1,141 @@
+"""Inspect's logs: ``.eval``, a zip whose members may be packed with zstd, and ``.json``. An epoch is a sample."""
+
+from __future__ import annotations
+
+import math
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, shown
+from dynamics.samples.row import NO_ANSWER, SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, Rows, label, number, score
+
+NAME = "Inspect log"
+#: a member may unpack to this much and no more: a zip from a stranger can claim anything
+LARGEST = 2 << 30
+
+
+def read_zip(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+
+    archive = _archive(path)
+    names = sorted(name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json"))
+    if "header.json" not in archive.namelist() and "_journal/start.json" not in archive.namelist():
+        raise InputError(f"{shown(path)}: a zip, but not an Inspect log: it has neither header.json nor _journal/start.json")
+    header = _member(archive, "header.json" if "header.json" in archive.namelist() else "_journal/start.json", dict[str, Any], path)
+    if "header.json" not in archive.namelist():
+        found.notes.append("the evaluation was not finished: only the samples that were are read")
+    kind: Any = _kind()
+    every: Any = list[kind]
+    summaries = _member(archive, "summaries.json", every, path) if "summaries.json" in archive.namelist() else []
+    # summaries hold the verdicts of all samples in one small member; samples hold whole transcripts
+    samples = summaries if len(summaries) == len(names) else (_member(archive, name, kind, path) for name in names)
+    return NAME, _rows(path, header.get("eval") or {}, samples, columns, found)
+
+
+def read_json(path: Path, outer: dict[str, Any], columns: Columns, found: Found) -> tuple[str, Rows]:
+    import msgspec
+
+    try:
+        evaluation = msgspec.json.decode(outer["eval"], type=dict[str, Any])
+        kind: Any = _kind()
+        every: Any = list[kind]
+        samples = msgspec.json.decode(outer["samples"], type=every)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{shown(path)}: is not laid out as an Inspect log: {error}") from None
+    return NAME, _rows(path, evaluation, samples, columns, found)
+
+
+def _kind() -> Any:
+    import msgspec
+
+    return msgspec.defstruct("Sample", [("epoch", Any, 1), *((name, Any, None) for name in ("id", "scores", "error", "limit"))])
+
+
+def _zipfile() -> Any:
+    """Before Python 3.14 the standard library cannot read members packed with zstd; the backport can."""
+    if sys.version_info >= (3, 14):
+        return zipfile
+    from backports.zstd import zipfile as backport
+
+    return backport
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    module = _zipfile()
+    try:
+        archive: zipfile.ZipFile = module.ZipFile(path)
+    except (zipfile.BadZipFile, module.BadZipFile, OSError, ValueError) as error:
+        raise InputError(f"{shown(path)}: the zip is damaged or cut short ({error}); copy it again") from None
+    return archive
+
+
+def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
+    import msgspec
+
+    try:
+        if archive.getinfo(name).file_size > LARGEST:
+            raise InputError(f"{shown(path)}: its member {shown(name)} claims to unpack to more than {LARGEST >> 30} GiB; it is not read")
+        with archive.open(name) as member:
+            text = member.read(LARGEST + 1)
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{shown(path)}: its member {shown(name)} is not as an Inspect log has it: {error}") from None
+    except InputError:
+        raise
+    except Exception as error:  # a damaged member: zlib, lzma, zstd, CRC, or a method nobody knows
+        raise InputError(f"{shown(path)}: its member {shown(name)} cannot be read ({shown(str(error), 80)}); copy the file again") from None
+
+
+def _rows(path: Path, evaluation: dict[str, Any], samples: Iterable[Any], columns: Columns, found: Found) -> Rows:
+    task = str(evaluation.get("task") or "")
+    model = evaluation.get("model")
+    heat = number((evaluation.get("model_generate_config") or {}).get("temperature"))
+    found.fields = {"problem": "task and id", "sample": "epoch", "model": "eval.model"}
+    chosen: list[str | None] = [columns.correct]
+
+    def make() -> Iterator[Row]:
+        for one in samples:
+            scores = one.scores if isinstance(one.scores, dict) else {}
+            if scores and chosen[0] is None:
+                chosen[0] = next(iter(scores))
+                if len(scores) > 1:
+                    others = ", ".join(map(shown, scores))
+                    found.notes.append(f"verdict is that of scorer {shown(chosen[0])}; --correct takes another: {others}")
+            if chosen[0] is not None:
+                found.fields["correct"] = f"scorer {chosen[0]}"
+            value, answer = _value(scores, chosen[0], path)
+            where = f"{shown(path)}, sample {shown(one.id, 40)} epoch {one.epoch}"
+            verdict = score(value, where)
+            silent = isinstance(value, str) and value.upper() == "N"
+            late = isinstance(one.limit, (str, dict)) and "time" in str(one.limit).lower()
+            if math.isnan(verdict):
+                status = UNSCORED
+                found.counts["samples without a score" + (": the sample ended in an error" if one.error else "")] += 1
+            else:
+                status = NO_ANSWER if silent else TIMED_OUT if late and verdict == 0 else SCORED
+            problem = f"{task}/{label(one.id)}" if task else label(one.id)
+            yield Row(problem, verdict, status, label(one.epoch), answer, None, str(model) if model else None, heat)
+
+    return make()
+
+
+def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any, str | None]:
+    """The value under scorer ``chosen``, or under ``scorer.key`` where a scorer gives several, and the answer it took."""
+    if not scores or chosen is None:
+        return None, None
+    name, key = chosen, None
+    if name not in scores and "." in name:
+        name, _, key = name.partition(".")
+    if name not in scores:
+        raise InputError(f"{shown(path)}: has no scorer {shown(chosen)!r}; it has {', '.join(map(shown, scores))}")
+    entry = scores[name]
+    value = entry.get("value") if isinstance(entry, dict) else entry
+    answer = entry.get("answer") if isinstance(entry, dict) else None
+    if isinstance(value, dict):
+        if key is None:
+            keys = ", ".join(f"{shown(name, 40)}.{shown(part, 40)}" for part in value)
+            raise InputError(f"{shown(path)}: scorer {shown(name)} gives several values; choose one with --correct: {keys}")
+        value = value.get(key)
+    return value, answer if isinstance(answer, str) and answer else None

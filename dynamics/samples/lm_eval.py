@@ -1,0 +1,114 @@
+"""lm-evaluation-harness, ``samples_TASK_DATE.jsonl``: a record a problem (and filter), with its metrics and all responses.
+
+The harness grades what its filter leaves. With the usual filter that is the first of the repeats; the others are in the file but have no
+verdict, and are given as such. All are graded where the task's metric is a list with an entry a repeat, or an aggregate (pass@k) from
+which the number of correct ones follows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, shown
+from dynamics.samples.aggregates import correct_counts, is_aggregate
+from dynamics.samples.row import NO_ANSWER, SCORED, UNSCORED, Columns, Found, Row, fingerprint, label, score
+from dynamics.samples.streams import unpacked_name
+
+NAME = "lm-evaluation-harness samples"
+FIELDS = ("doc_id", "doc_hash", "resps", "filtered_resps", "filter")
+#: what a regex filter of the harness leaves where nothing matched
+INVALID = "[invalid]"
+
+
+def matches(record: dict[str, Any]) -> bool:
+    return {"doc_id", "resps", "filtered_resps"} <= set(record)
+
+
+def task(path: Path) -> str:
+    """``gsm8k`` of ``samples_gsm8k_2025-01-01T00-00-00.000000.jsonl``."""
+    found = re.match(r"samples_(.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?\.jsonl$", unpacked_name(path))
+    return found.group(1) if found else unpacked_name(path)
+
+
+def plan(path: Path, first: list[dict[str, Any]], columns: Columns, found: Found) -> Plan:
+    """Choose metric and filter: those named by ``--correct METRIC[,FILTER]``, or the first that says how many were correct."""
+    metrics = [name for record in first for name in record.get("metrics", [])]
+    metrics = list(dict.fromkeys(metrics)) or [key for key in first[0] if key not in (*FIELDS, "doc", "target", "arguments")]
+    filters = list(dict.fromkeys(str(record.get("filter")) for record in first))
+    wanted, _, chosen = (columns.correct or "").partition(",")
+    metric = wanted or (metrics[0] if metrics else "")
+    if metric not in metrics:
+        raise InputError(f"{shown(path)}: has no metric {shown(metric)!r}; it has {', '.join(map(shown, metrics)) or 'none'}")
+    chosen = chosen or filters[0]
+    if chosen not in filters:
+        raise InputError(f"{shown(path)}: has no filter {shown(chosen)!r}; it has {', '.join(map(shown, filters))}")
+    found.fields = {"problem": "task and doc_id", "correct": f"{metric}, filter {chosen}"}
+    others = [name for name in metrics if name != metric]
+    if len(filters) > 1 or others:
+        also = [*others, *(f"{metric},{name}" for name in filters if name != chosen)]
+        found.notes.append(f"verdict is {metric} under filter {chosen}; --correct takes another: {', '.join(map(shown, also))}")
+    extra = [metric, *(name for name in others if is_aggregate(name))] if is_aggregate(metric) else [metric]
+    return Plan(shown(path), task(path), metric, chosen, extra, found)
+
+
+@dataclass
+class Plan:
+    path: str
+    task: str
+    metric: str
+    filter: str
+    extra: list[str]
+    found: Found
+
+    def rows(self, number: int, get: Callable[[str], Any], _: bytes | None) -> Iterator[Row]:
+        if str(get("filter")) != self.filter:
+            return
+        value, problem, content = get(self.metric), f"{self.task}/{label(get('doc_id'))}", get("doc_hash")
+        responses = _repeats(get("resps"))
+        n = max(1, len(responses))
+        answers = _repeats(get("filtered_resps"))
+        if isinstance(value, list):
+            scores = [score(entry, f"{self.path}, line {number}, metric {self.metric!r}") for entry in value]
+            scores += [math.nan] * (n - len(scores))
+        elif is_aggregate(self.metric):
+            scores = self._counted(number, get, n)
+        else:
+            scores = [score(value, f"{self.path}, line {number}, metric {self.metric!r}")] + [math.nan] * (n - 1)
+            self.found.counts["responses without a verdict: the task's filter kept one of the repeats of each problem"] += n - 1
+        for place, verdict in enumerate(scores):
+            answer = answers[place] if len(answers) == len(scores) else None
+            silent = answer == INVALID
+            text = responses[place].encode() if place < len(responses) else None
+            status = UNSCORED if math.isnan(verdict) else NO_ANSWER if silent else SCORED
+            yield Row(problem, verdict, status, place, None if silent else answer, fingerprint(text) if text else None, content=content)
+
+    def _counted(self, number: int, get: Callable[[str], Any], n: int) -> list[float]:
+        """Verdicts in no order: only how many of n were correct is known."""
+        fits: set[int] | None = None
+        for name in self.extra:
+            value = get(name)
+            if isinstance(value, (int, float)):
+                these = set(correct_counts(name, float(value), n))
+                fits = these if fits is None else fits & these
+        if not fits:
+            raise InputError(f"{self.path}, line {number}: {self.metric}={get(self.metric)} fits no number of correct samples out of {n}")
+        if len(fits) > 1:
+            self.found.counts[f"problems whose {self.metric} fits several numbers of correct samples: the smallest is taken"] += 1
+        return [float(place < min(fits)) for place in range(n)]
+
+
+def _repeats(responses: Any) -> list[str]:
+    """The generated texts of a problem; for multiple choice there is one response, made of several requests."""
+    if not isinstance(responses, list) or not responses:
+        return []
+    first = responses[0]
+    if len(responses) == 1 and isinstance(first, list) and first and all(isinstance(text, str) for text in first):
+        return first
+    if len(responses) == 1 and isinstance(first, str):
+        return [first]
+    return []

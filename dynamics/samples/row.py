@@ -1,0 +1,111 @@
+"""One graded sample, as every reader gives it, and how a verdict is read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from dynamics.errors import InputError, shown
+
+#: what became of a sample. The first three have a verdict: a timeout and an answer that could not be extracted are wrong answers.
+SCORED, TIMED_OUT, NO_ANSWER, UNSCORED = "scored", "timed out", "no answer", "unscored"
+STATUSES = (SCORED, TIMED_OUT, NO_ANSWER, UNSCORED)
+
+
+class Row(NamedTuple):
+    """One sample. ``score`` is NaN without a verdict; ``sample`` None where the file does not number its samples."""
+
+    problem: str
+    score: float
+    status: str = SCORED
+    sample: str | int | None = None
+    answer: str | None = None
+    fingerprint: int | None = None
+    model: str | None = None
+    temperature: float | None = None
+    content: str | None = None
+
+
+@dataclass
+class Found:
+    """What a reader has to say besides its rows: the fields it took, notes, things counted (text -> how many), lines cut off."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    torn: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Fields that the caller names; None to find them."""
+
+    problem: str | None = None
+    correct: str | None = None
+    sample: str | None = None
+    model: str | None = None
+    answer: str | None = None
+
+
+Rows = Iterator[Row]
+
+_WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "pass", "passed", "correct", "c", "success", "succeeded", "ok", "right"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "fail", "failed", "incorrect", "i", "failure", "wrong", "n"), 0.0),
+    "p": 0.5,
+    **dict.fromkeys(("", "nan", "none", "null", "na", "n/a"), math.nan),
+}
+
+
+def score(value: Any, where: Any) -> float:
+    """A verdict as a number: 1, 0, a reward, or NaN for none. ``where`` says what to name in the error."""
+    if value is True:
+        return 1.0
+    if value is False:
+        return 0.0
+    if isinstance(value, (int, float)):
+        return float(value)
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _WORDS:
+            return _WORDS[word]
+        try:
+            return float(word)
+        except ValueError:
+            pass
+    raise InputError(f"{where() if callable(where) else where}: {shown(repr(value), 60)} is no verdict: expected true, false or a number")
+
+
+def fingerprint(text: bytes) -> int:
+    """Tells completions apart without keeping them: from their length and last bytes, good for this process only."""
+    return hash((len(text), text[-128:]))
+
+
+def name_of(content: bytes) -> str:
+    """A problem without an id is named by its content."""
+    return hashlib.blake2b(content, digest_size=6).hexdigest()
+
+
+def label(value: Any) -> str:
+    """An id as text; 3, 3.0 and "3" are one problem."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def number(value: Any) -> float | None:
+    """A setting such as the temperature, or None."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

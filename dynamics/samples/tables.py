@@ -1,0 +1,145 @@
+"""CSV and Parquet tables, in batches and only the columns that matter; lighteval's and TRL's Parquet files are such tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, shown
+from dynamics.samples import rows
+from dynamics.samples.aggregates import correct_counts, is_aggregate
+from dynamics.samples.row import SCORED, UNSCORED, Columns, Found, Row, Rows, fingerprint, label, score
+from dynamics.samples.streams import opened
+
+BATCH = 4096
+
+
+def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    parse = csv.ParseOptions(newlines_in_values=True)
+    with opened(path) as stream:
+        try:
+            names = csv.open_csv(_arrow(stream), parse_options=parse).schema.names
+        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+            raise InputError(f"{shown(path)}: is no CSV table: {shown(str(error), 120)}") from None
+    doubled = [name for name in names if names.count(name) > 1]
+    if doubled:
+        raise InputError(f"{shown(path)}: has two columns called {shown(doubled[0])!r}; rename one")
+    layout = rows.layout(names, columns, shown(path))
+    rows.describe(layout, found)
+    kept = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
+
+    def batches() -> Iterator[Any]:
+        # every value as text, for a type guessed from the first block would fail on a later one; empty is missing
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(kept, pa.string()), include_columns=kept, strings_can_be_null=True)
+        with opened(path) as stream:
+            try:
+                yield from csv.open_csv(_arrow(stream), parse_options=parse, convert_options=convert)
+            except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+                raise InputError(f"{shown(path)}: is damaged, or no CSV table: {shown(str(error), 120)}") from None
+
+    return layout.name, _rows(batches(), layout, shown(path), found)
+
+
+def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{shown(path)}: is damaged, or no Parquet file: {shown(str(error), 120)}") from None
+    schema = file.schema_arrow
+    names = schema.names
+
+    def batches(kept: list[str]) -> Iterator[Any]:
+        try:
+            yield from file.iter_batches(BATCH, columns=kept)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{shown(path)}: is damaged: {shown(str(error), 120)}") from None
+
+    if {"doc", "model_response", "metric"} <= set(names):
+        return _lighteval(path, schema, batches, columns, found)
+    numeric = {
+        field.name
+        for field in schema
+        if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
+    }
+    layout = rows.layout(names, columns, shown(path), numeric.__contains__)
+    rows.describe(layout, found)
+    kept = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
+    return layout.name, _rows(batches(kept), layout, shown(path), found)
+
+
+def _rows(batches: Iterator[Any], layout: rows.Layout, path: str, found: Found) -> Rows:
+    reader = rows.Reader(layout, path, "row")
+    number = 0
+    for batch in batches:
+        values = {name: column.to_pylist() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+        texts = values.get(layout.text) if layout.text else None
+        for place in range(batch.num_rows):
+            number += 1
+
+            def get(name: str, place: int = place, values: dict[str, list[Any]] = values) -> Any:
+                column = values.get(name)
+                return None if column is None else column[place]
+
+            text = texts[place] if texts is not None else None
+            yield from reader.rows(number, get, None if text is None else _bytes(text))
+
+
+def _arrow(stream: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.PythonFile(stream, "r")
+
+
+def _bytes(text: Any) -> bytes:
+    return (text if isinstance(text, str) else json.dumps(text, default=str)).encode("utf-8", "surrogatepass")
+
+
+def _lighteval(path: Path, schema: Any, batches: Callable[[list[str]], Iterator[Any]], columns: Columns, found: Found) -> tuple[str, Rows]:
+    """lighteval's details: a row a problem, with all its responses and the metrics of the problem.
+
+    The verdicts of several responses come out of an aggregate metric (pass@k, avg@n) if there is one; otherwise only one has a verdict.
+    """
+    metrics = [field.name for field in schema.field("metric").type]
+    aggregate = [name for name in metrics if is_aggregate(name)]
+    metric = columns.correct or next(iter(aggregate or metrics), "")
+    if metric not in metrics:
+        raise InputError(f"{shown(path)}: has no metric {shown(metric)!r}; it has {', '.join(map(shown, metrics)) or 'none'}")
+    found.fields = {"problem": "doc.task_name and doc.id", "correct": f"metric {metric}"}
+    if len(metrics) > 1:
+        others = ", ".join(shown(name) for name in metrics if name != metric)
+        found.notes.append(f"verdict is {metric}; --correct takes another: {others}")
+    kept = ["doc.id", "doc.task_name", "doc.query", "model_response.text", f"metric.{metric}"]
+
+    def make() -> Iterator[Row]:
+        number = 0
+        for batch in batches(kept):
+            parts = [batch.column(name).to_pylist() for name in ("doc", "model_response", "metric")]
+            for doc, response, scores in zip(*parts, strict=True):
+                number += 1
+                where = f"{shown(path)}, row {number}, metric {metric!r}"
+                texts = (response or {}).get("text") or [""]
+                value = score((scores or {}).get(metric), where)
+                verdicts = [value] + [float("nan")] * (len(texts) - 1)
+                if is_aggregate(metric) and value == value:
+                    fits = correct_counts(metric, value, len(texts))
+                    if not fits:
+                        raise InputError(f"{where}: {value} fits no number of correct responses out of {len(texts)}")
+                    if len(fits) > 1:
+                        found.counts[f"problems whose {metric} fits several numbers of correct samples: the smallest is taken"] += 1
+                    verdicts = [float(place < fits[0]) for place in range(len(texts))]
+                elif len(texts) > 1:
+                    found.counts["responses without a verdict: the metric is of the problem, not of each response"] += len(texts) - 1
+                problem = f"{doc.get('task_name') or ''}/{label(doc.get('id'))}"
+                for place, (verdict, text) in enumerate(zip(verdicts, texts, strict=True)):
+                    status = SCORED if verdict == verdict else UNSCORED
+                    yield Row(problem, verdict, status, place, None, fingerprint(_bytes(text)))
+
+    return "lighteval details", make()

@@ -1,0 +1,84 @@
+"""Episodes of verifiers and prime-rl, ``traces.jsonl``: a record an episode, with the traces of its agents and their weighted rewards.
+
+The sample is the episode's trainable trace, its score the weighted sum of that trace's rewards. An episode that timed out is a wrong
+answer; one without a reward, or that ended in another error, has no verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, shown
+from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, label, name_of
+
+NAME = "verifiers / prime-rl episodes"
+FIELDS = ("id", "env", "task", "run", "ok", "is_timeout", "traces")
+
+
+def matches(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("traces"), list) and isinstance(record.get("task"), dict)
+
+
+def plan(path: Path, first: list[dict[str, Any]], columns: Columns, found: Found) -> Plan:
+    names = {name for record in first for trace in record["traces"] if isinstance(trace, dict) for name in trace.get("rewards") or {}}
+    if columns.correct and columns.correct not in names:
+        there = ", ".join(map(shown, sorted(names))) or "none"
+        raise InputError(f"{shown(path)}: has no reward {shown(columns.correct)!r}; it has {there}")
+    found.fields = {"problem": "env and task", "correct": f"reward {columns.correct}" if columns.correct else "weighted sum of rewards"}
+    if len(names) > 1 and not columns.correct:
+        found.notes.append(f"several rewards are summed: {', '.join(map(shown, sorted(names)))}; --correct takes one alone")
+    return Plan(columns.correct, found)
+
+
+@dataclass
+class Plan:
+    reward: str | None
+    found: Found
+    extra: tuple[str, ...] = ()
+
+    def rows(self, number: int, get: Callable[[str], Any], _: bytes | None) -> Iterator[Row]:
+        traces = [trace for trace in get("traces") or [] if isinstance(trace, dict)]
+        ours = [trace for trace in traces if (trace.get("agent") or {}).get("trainable", True)] or traces
+        if len(ours) > 1:
+            self.found.counts["episodes with several trainable traces: the first is taken"] += 1
+        trace = ours[0] if ours else {}
+        value = self._reward(trace.get("rewards") or {})
+        late = bool(get("is_timeout") or trace.get("is_timeout"))
+        if late and math.isnan(value):
+            value = 0.0
+        status = TIMED_OUT if late else UNSCORED if math.isnan(value) else SCORED
+        yield Row(self._problem(get), value, status, _text(get("id")), None, None, _step(get("run")))
+
+    def _reward(self, rewards: dict[str, Any]) -> float:
+        chosen = [rewards.get(self.reward)] if self.reward else list(rewards.values())
+        if not chosen or any(reward is None for reward in chosen):
+            return math.nan
+        return math.fsum(one["score"] * one.get("weight", 1.0) if isinstance(one, dict) else one for one in chosen if one is not None)
+
+    @staticmethod
+    def _problem(get: Callable[[str], Any]) -> str:
+        env, task = get("env") or {}, get("task") or {}
+        data = task.get("data") or {}
+        where = env.get("name") or env.get("id") or ""
+        what = task.get("key") or task.get("hash") or data.get("id")
+        if what is None:
+            what = data.get("idx")
+        if what is None:
+            what = name_of(json.dumps(data, sort_keys=True, default=str).encode())
+        return f"{where}/{label(what)}" if where else label(what)
+
+
+def _step(run: Any) -> str | None:
+    """The policy an episode was sampled from, where a training run says."""
+    work = (run or {}).get("work") or {}
+    step = work.get("step")
+    return None if step is None else f"step {label(step)}"
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
