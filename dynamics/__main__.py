@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "sparsity": "which weights moved: update sparsity of one checkpoint against another",
+    "passk": "how much can it solve: pass@k of graded samples, with intervals, compared pairwise",
 }
 
 

@@ -389,10 +389,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics import command
 
     options = _parser().parse_args(argv)
-    for path, suffixes in ((options.json, ()), (options.csv, ()), (options.html, ()), (options.figure, (".png", ".svg", ".pdf"))):
-        command.check_output(path, suffixes)
-    if sum(path == "-" for path in (options.json, options.csv)) > 1:
-        raise InputError("--json - and --csv - both want standard output; name a file for one of them")
+    command.check_outputs(options)
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.like, "threads": options.threads}
     checkpoints = [options.base, options.tuned, *options.more]
     steps: list[Step] = []
@@ -403,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             comparison = compare(options.base, options.tuned, **settings, progress=bar)
     if "-" not in (options.json, options.csv):
-        from dynamics.plots.terminal import show
+        from dynamics.plots.sparsity_terminal import show
 
         show(comparison, steps)
     _write(options, comparison, steps)
@@ -417,7 +414,7 @@ def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
     if options.csv:
         command.write(options.csv, table(comparison, steps).to_csv(index=False))
     if options.html:
-        from dynamics.plots.page import page
+        from dynamics.plots.sparsity_page import page
 
         command.write(options.html, page(comparison, steps))
     if options.figure:
@@ -428,7 +425,7 @@ def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dynamics.command import Parser
+    from dynamics.command import Parser, add_outputs
 
     parser = Parser(
         prog="python -m dynamics.sparsity",
@@ -440,10 +437,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "more", metavar="MORE", nargs="*", help="later checkpoints: a series, each against BASE and against the one before it"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON (schema dynamics.sparsity/1); - for standard output")
-    parser.add_argument("--csv", metavar="FILE", help="write every row as one table; - for standard output")
-    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: heat map, histogram, tables")
-    parser.add_argument("--figure", metavar="FILE", help="draw layer x module (a series: sparsity against step) to .png, .svg or .pdf")
+    add_outputs(parser, "every row", "layer x module (a series: sparsity against step)")
     parser.add_argument("--like", choices=sorted(LIKE), help="print the number of this paper's rule first")
     parser.add_argument("--rtol", type=float, default=1e-3, help="threshold of the rule rtol (default %(default)s)")
     parser.add_argument("--atol", type=float, default=1e-5, help="threshold of the rule atol (default %(default)s)")

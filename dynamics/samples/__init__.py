@@ -184,13 +184,24 @@ def _holds_samples(file: Path) -> bool:
 
 
 def _default_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The shortest names that tell the files apart: the stem, with folders before it where stems are equal."""
-    names: dict[Path, str] = {}
-    for path in paths:
-        parts = [*path.resolve().parts[1:-1], _ENDINGS.sub("", path.name.removesuffix(".gz").removesuffix(".zst")) or path.name]
+    """The shortest names that tell the files apart: the stem, with folders before it where stems are equal.
+
+    lm-evaluation-harness and lighteval name files by task and folders by model, so there the folder is the name.
+    """
+    parts = {path: _name_parts(path) for path in paths}
+    names = {}
+    for path, own in parts.items():
         length = 1
-        others = [[*other.resolve().parts[1:-1], _ENDINGS.sub("", other.name)] for other in paths if other.resolve() != path.resolve()]
-        while length < len(parts) and any(other[-length:] == parts[-length:] for other in others):
+        while length < len(own) and any(other != own and other[-length:] == own[-length:] for other in parts.values()):
             length += 1
-        names[path] = "/".join(parts[-length:])
+        names[path] = "/".join(own[-length:])
     return names
+
+
+def _name_parts(path: Path) -> list[str]:
+    folders = list(path.resolve().parts[1:-1])
+    if path.name.startswith("samples_") and folders:
+        return folders
+    if path.name.startswith("details_") and len(folders) > 1:
+        return folders[:-1]  # the last is the date
+    return [*folders, _ENDINGS.sub("", path.name.removesuffix(".gz").removesuffix(".zst")) or path.name]

@@ -122,7 +122,7 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     again = numbered & frame.duplicated([name for name in same if name != "source"])
     if again.any():
         notes.append(
-            f"{int(again.sum()):,} samples stand in two files of one model with the same number, text and score: kept; is a file there twice?"
+            f"{int(again.sum()):,} samples stand in two files of one model with one number, text and score: kept; is a file there twice?"
         )
     return frame.reset_index(drop=True), notes
 

@@ -6,13 +6,10 @@ and the sorted, filtered, paged table of tensors, of which there can be twenty t
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -20,7 +17,7 @@ import numpy as np
 
 from dynamics.errors import shown
 from dynamics.names import kind
-from dynamics.plots import style, text
+from dynamics.plots import html, style, text
 from dynamics.plots.sparsity import heat_rows, limits, series_lines, series_table
 from dynamics.rules import RULES, percent, rule_texts
 from dynamics.sparsity import MODULE_ORDER, OUTSIDE
@@ -53,43 +50,23 @@ def page(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
     sections = [
         _head(comparison),
         _series(steps),
-        _section("Where: layer by module", _heat_map(comparison)),
-        _section("How far: distance in bf16 steps", _histogram(comparison.total)),
-        _section("By kind of module", _rows(comparison.modules, "module")),
-        _section("By layer", _rows(comparison.layers, "layer")),
+        html.section("Where: layer by module", _heat_map(comparison)),
+        html.section("How far: distance in bf16 steps", _histogram(comparison.total)),
+        html.section("By kind of module", _rows(comparison.modules, "module")),
+        html.section("By layer", _rows(comparison.layers, "layer")),
         _adapters(comparison),
-        _section("By tensor", _tensor_table()),
-        _section("Left out", _skipped(comparison)),
-        _section("What the numbers are", _glossary()),
+        html.section("By tensor", _tensor_table()),
+        html.section("Left out", _skipped(comparison)),
+        html.section("What the numbers are", html.glossary(GLOSSARY)),
     ]
-    template = files("dynamics.plots").joinpath("page.html").read_text(encoding="utf-8")
-    before, _, rest = template.partition("<!--BODY-->")
-    middle, _, after = rest.partition("<!--TENSORS-->")
-    return before + "\n".join(sections) + middle + _tensor_data(comparison.rows) + after
-
-
-def _safe(name: object, limit: int = 200) -> str:
-    return escape(shown(name, limit))
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{escape(title)}</h2>\n{content}"
-
-
-def _table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already; a head that starts with ``<`` sets its column left."""
-    heads = list(heads)
-    left = [head.startswith("<") for head in heads]
-    top = "".join(f"<th{' class=text' * is_left}>{escape(head.removeprefix('<'))}</th>" for head, is_left in zip(heads, left, strict=True))
-    rows = ("".join(f"<td{' class=text' * side}>{cell}</td>" for side, cell in zip(left, line, strict=True)) for line in lines)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    return html.document("Update sparsity", [*sections, html.script("sparsity.js", _tensor_data(comparison.rows), "tensors")])
 
 
 def _head(comparison: Comparison) -> str:
     total = comparison.total
     sides = "".join(
-        f"<p>{name} <code>{_safe(side.path)}</code> <span class=faint>{_safe(side.format)}, {escape(text.types(side.dtypes))}</span></p>"
+        f"<p>{name} <code>{html.safe(side.path)}</code> "
+        f"<span class=faint>{html.safe(side.format)}, {escape(text.types(side.dtypes))}</span></p>"
         for name, side in (("base", comparison.base), ("tuned", comparison.tuned))
     )
     cards = "".join(
@@ -105,7 +82,7 @@ def _head(comparison: Comparison) -> str:
             f"{comparison.like['changed']:,} weights changed<br><span class=faint>{escape(paper['rule'])}</span></div>"
         )
     norms = ", ".join(f"{head} {_measure(total, key)}" for head, key in zip(HEADS[4:], (*MEASURES, "nonfinite"), strict=True))
-    notes = "".join(f"<p>{_safe(note, 2000)}</p>" for note in comparison.notes)
+    notes = "".join(f"<p>{html.safe(note, 2000)}</p>" for note in comparison.notes)
     return (
         f"<h1>Which weights moved</h1>{sides}<p>{total.numel:,} weights in {len(comparison.rows):,} tensors compared; "
         f"below, the fraction that did <em>not</em> change</p>{like}<div class=cards>{cards}</div><p class=faint>{escape(norms)}</p>{notes}"
@@ -119,11 +96,11 @@ def _measure(row: Row, key: str) -> str:
 
 def _rows(rows: Sequence[Row], what: str) -> str:
     lines = (
-        [_safe(row.name), f"{row.numel:,}", *(percent(row.sparsity[rule]) for rule in RULES)]
+        [html.safe(row.name), f"{row.numel:,}", *(percent(row.sparsity[rule]) for rule in RULES)]
         + [_measure(row, key) for key in (*MEASURES, "nonfinite")]
         for row in rows
     )
-    return _table([f"<{what}", "weights", *HEADS], lines)
+    return html.table([f"<{what}", "weights", *HEADS], lines)
 
 
 def _heat_map(comparison: Comparison) -> str:
@@ -210,9 +187,7 @@ def _series(steps: Sequence[Step]) -> str:
     with style.use_style():
         drawing = style.new_figure(9, 4.2)
         series_lines(series_table(steps), drawing.subplots())
-        image = io.BytesIO()
-        drawing.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
-    encoded = base64.b64encode(image.getvalue()).decode()
+        chart = html.image(drawing, "sparsity against checkpoint, under each rule")
     labels = text.short_paths({path for step in steps for path in (step.start, step.end)})
     lines = (
         [step.against, escape(labels[step.start]), escape(labels[step.end])]
@@ -220,19 +195,18 @@ def _series(steps: Sequence[Step]) -> str:
         + [_measure(step.comparison.total, key) for key in (*MEASURES, "nonfinite")]
         for step in steps
     )
-    chart = f'<img alt="sparsity against checkpoint, under each rule" src="data:image/svg+xml;base64,{encoded}">'
-    table = _table(["<against", "<from", "<to", *HEADS], lines)
-    return _section("The series", chart + table + "<p class=faint>All else on this page is the last checkpoint against the first.</p>")
+    table = html.table(["<against", "<from", "<to", *HEADS], lines)
+    return html.section("The series", chart + table + "<p class=faint>All else on this page is the last checkpoint against the first.</p>")
 
 
 def _adapters(comparison: Comparison) -> str:
     if not comparison.adapters:
         return ""
     lines = (
-        [_safe(one["name"]), str(one["rank"]), str(one["numerical_rank"]), text.number(one["scaling"]), text.number(one["update_norm"])]
+        [html.safe(one["name"]), str(one["rank"]), str(one["numerical_rank"]), text.number(one["scaling"]), text.number(one["update_norm"])]
         for one in comparison.adapters
     )
-    return _section("The adapter's factors", _table(["<target", "rank", "numerical rank", "scaling", "update norm"], lines))
+    return html.section("The adapter's factors", html.table(["<target", "rank", "numerical rank", "scaling", "update norm"], lines))
 
 
 TENSOR_HEADS = ("tensor", "module", "shape", "dtype", "weights", *HEADS)
@@ -260,8 +234,7 @@ def _tensor_data(rows: Sequence[Row]) -> str:
         cells = [f"{row.numel:,}", *map(percent, row.sparsity.values()), *(_measure(row, key) for key in (*MEASURES, "nonfinite"))]
         sort = [value if math.isfinite(value) else None for value in values]
         records.append({"shown": words + cells, "sort": words + sort})
-    data = json.dumps({"text": 4, "rows": records}, allow_nan=False, separators=(",", ":"))  # ASCII: no line separators of Unicode
-    return data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return json.dumps({"text": 4, "rows": records}, allow_nan=False, separators=(",", ":"))  # ASCII: no line separators of Unicode
 
 
 def _skipped(comparison: Comparison) -> str:
@@ -272,13 +245,9 @@ def _skipped(comparison: Comparison) -> str:
         [
             escape(where),
             str(len(names)),
-            _safe(reason, 500),
-            ", ".join(_safe(name) for name in names[:20]) + (", …" if len(names) > 20 else ""),
+            html.safe(reason, 500),
+            ", ".join(html.safe(name) for name in names[:20]) + (", …" if len(names) > 20 else ""),
         ]
         for where, reason, names in groups
     )
-    return _table(["<in", "how many", "<why", "<what"], lines).replace("<td class=text>", '<td class="text wrap">')
-
-
-def _glossary() -> str:
-    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in GLOSSARY.items()) + "</dl>"
+    return html.wrapped(html.table(["<in", "how many", "<why", "<what"], lines))

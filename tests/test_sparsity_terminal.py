@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from test_sparsity import compare, series
 
-from dynamics.plots.terminal import show
+from dynamics.plots.sparsity_terminal import show
 from dynamics.rules import percent
 
 

@@ -1,95 +1,50 @@
-"""A comparison on a screen: the numbers that answer the question first, everything else in about forty lines.
-
-All text from a checkpoint passes through ``shown`` and is printed as ``Text``: never as rich markup, never as control characters.
-"""
+"""A comparison on a screen: the numbers that answer the question first, everything else in about forty lines."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from dynamics.errors import shown
-from dynamics.plots import text
+from dynamics.plots import screen, text
+from dynamics.plots.screen import Section
 from dynamics.rules import RULES, percent, rule_texts
 from dynamics.sparsity import OUTSIDE
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dynamics.sparsity import Comparison, Row, Step
 
-#: columns of output that does not go to a terminal, unless COLUMNS says otherwise
-PLAIN_WIDTH = 100
 #: bins of the histogram with a line of their own; the rest of a longer tail shares one more
 BARS = 6
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOTE = 2000
 
-Section = list[Text | Table]
-
 
 def show(comparison: Comparison, steps: Sequence[Step] = (), console: Console | None = None) -> None:
-    """Print a comparison, and the steps of a series, to standard output (or to ``console``).
+    """Print a comparison, and the steps of a series, to standard output (or to ``console``)."""
 
-    Notes
-    -----
-    Numbers are never cut: where the width does not suffice, names wrap. Into a pipe or a file the text goes without colour, without
-    trailing blanks, and ``PLAIN_WIDTH`` columns wide whatever the machine, so that two reports can be told apart by ``diff``.
-    """
-    console = console or _stdout()
-    fancy = console.encoding.lower().startswith("utf")
-    sections = [
-        _header(comparison),
-        _like(comparison),
-        _rules(comparison),
-        _norms(comparison.total),
-        _histogram(comparison.total, console.width, fancy),
-        _modules(comparison),
-        _layers(comparison, console.width, fancy),
-        _steps(steps),
-        _adapters(comparison.adapters),
-        _notes(comparison.notes),
-        _skipped(comparison),
-    ]
-    if console.is_terminal and fancy:
-        _print(console, sections)
-        return
-    with console.capture() as captured:
-        _print(console, sections)
-    lines = "\n".join(line.rstrip() for line in captured.get().splitlines())
-    writable = lines.encode(console.encoding, "backslashreplace").decode(console.encoding)
-    console.print(Text(writable), soft_wrap=True)
+    def sections(width: int, fancy: bool) -> list[Section]:
+        return [
+            _header(comparison),
+            _like(comparison),
+            _rules(comparison),
+            _norms(comparison.total),
+            _histogram(comparison.total, width, fancy),
+            _modules(comparison),
+            _layers(comparison, width, fancy),
+            _steps(steps),
+            _adapters(comparison.adapters),
+            _notes(comparison.notes),
+            _skipped(comparison),
+        ]
 
-
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PLAIN_WIDTH)
-
-
-def _print(console: Console, sections: Iterable[Section]) -> None:
-    for number, section in enumerate(filter(None, sections)):
-        if number:
-            console.print()
-        for part in section:
-            console.print(Padding(part, (0, 0, 0, 2)) if isinstance(part, Table) else part, highlight=False)
-
-
-def _table(*columns: str) -> Table:
-    """A table without lines. A column's first character says how it is set: ``<`` left and wrapped, ``|`` left, ``>`` right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(column[1:] for column in columns), header_style="bold")
-    for column in columns:
-        table.add_column(Text(column[1:]), justify="right" if column[0] == ">" else "left", no_wrap=column[0] != "<", overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*map(Text, cells))
+    screen.show(sections, console)
 
 
 def _header(comparison: Comparison) -> Section:
@@ -109,22 +64,22 @@ def _like(comparison: Comparison) -> Section:
     if not like:
         return []
     counted = f"{like['changed']:,} of {comparison.total.numel:,} weights changed"
-    rule = _table("|", "<")
-    _add(rule, "rule", like["rule"])
+    rule = screen.table("|", "<")
+    screen.add(rule, "rule", like["rule"])
     return [Text.assemble((f"{like['paper']}: sparsity {percent(like['sparsity'])}", "bold"), f"  {counted}"), rule]
 
 
 def _rules(comparison: Comparison) -> Section:
-    table = _table("|rule", "<a weight has changed when", ">changed", ">sparsity")
+    table = screen.table("|rule", "<a weight has changed when", ">changed", ">sparsity")
     for rule, words in rule_texts(comparison.rtol, comparison.atol).items():
-        _add(table, rule, words, f"{comparison.total.changed[rule]:,}", percent(comparison.total.sparsity[rule]))
+        screen.add(table, rule, words, f"{comparison.total.changed[rule]:,}", percent(comparison.total.sparsity[rule]))
     return [table]
 
 
 def _norms(total: Row) -> Section:
-    table = _table(">L2 of base", ">L2 of update", ">rel. update", ">1 - cosine", ">max |d|", ">nonfinite")
+    table = screen.table(">L2 of base", ">L2 of update", ">rel. update", ">1 - cosine", ">max |d|", ">nonfinite")
     values = (total.base_norm, total.update_norm, total.relative_update, total.cosine_distance, total.max_abs_update)
-    _add(table, *map(text.number, values), f"{total.nonfinite:,}")
+    screen.add(table, *map(text.number, values), f"{total.nonfinite:,}")
     return [table]
 
 
@@ -135,7 +90,7 @@ def _histogram(total: Row, width: int, fancy: bool) -> Section:
         start = counts[BARS][0].split("-")[0]
         counts = [*counts[:BARS], (f"{start} or more", sum(count for _, count in counts[BARS:]))]
     whole = sum(total.ulp.values())
-    table = _table(">bf16 steps", ">weights", ">share", "|")
+    table = screen.table(">bf16 steps", ">weights", ">share", "|")
     room = max(10, min(50, width - 50))
     for name, count in counts:
         share = count / whole if whole else math.nan
@@ -150,9 +105,9 @@ def _bar(share: float, room: int, fancy: bool) -> str:
 
 
 def _modules(comparison: Comparison) -> Section:
-    table = _table("|sparsity of, %", ">weights", *(f">{rule}" for rule in RULES), ">rel. update")
+    table = screen.table("|sparsity of, %", ">weights", *(f">{rule}" for rule in RULES), ">rel. update")
     for row in comparison.modules:
-        _add(table, shown(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
+        screen.add(table, shown(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
     return [table]
 
 
@@ -173,14 +128,14 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
     if blocks := fancy and room >= 10:
         spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
         head.append(f"|{prefix + spans if len(prefix + spans) <= room else shown(spans, room)}")
-    table = _table(*head)
+    table = screen.table(*head)
     for rule in RULES:
         values = {name: row.sparsity[rule] for name, row in rows.items()}
         lowest, highest = min(rows, key=values.__getitem__), max(rows, key=values.__getitem__)
         cells = [rule, percent(values[lowest]), labels[lowest], percent(median(values.values())), percent(values[highest]), labels[highest]]
         if blocks:
             cells.append(_sparkline([[rows[name] for name in stack] for stack in stacks], rule, room))
-        _add(table, *cells)
+        screen.add(table, *cells)
     return [table]
 
 
@@ -199,11 +154,11 @@ def _steps(steps: Sequence[Step]) -> Section:
     if not steps:
         return []
     short = text.short_paths(path for step in steps for path in (step.start, step.end))
-    table = _table("|against", "<from", "<to", *(f">{rule}" for rule in RULES), ">rel. update")
+    table = screen.table("|against", "<from", "<to", *(f">{rule}" for rule in RULES), ">rel. update")
     for step in steps:
         total = step.comparison.total
         numbers = [*map(_bare, total.sparsity.values()), text.number(total.relative_update)]
-        _add(table, step.against, short[step.start], short[step.end], *numbers)
+        screen.add(table, step.against, short[step.start], short[step.end], *numbers)
     return [Text("Sparsity in % along the series. All of the above is its last checkpoint against its first."), table]
 
 
@@ -212,8 +167,8 @@ def _adapters(adapters: Sequence[dict[str, Any]]) -> Section:
         return []
     norm = math.sqrt(math.fsum(float(record["update_norm"]) ** 2 for record in adapters))
     spans = [f"{key.replace('_', ' ')} {_span([record[key] for record in adapters])}" for key in ("rank", "numerical_rank", "scaling")]
-    table = _table("|", "<")
-    _add(table, "adapter", f"updates {len(adapters):,} tensors: {', '.join(spans)}; L2 of all updates {text.number(norm)}")
+    table = screen.table("|", "<")
+    screen.add(table, "adapter", f"updates {len(adapters):,} tensors: {', '.join(spans)}; L2 of all updates {text.number(norm)}")
     return [table]
 
 
@@ -225,9 +180,9 @@ def _span(values: Sequence[float]) -> str:
 def _notes(notes: Sequence[str]) -> Section:
     if not notes:
         return []
-    table = _table("|", "<")
+    table = screen.table("|", "<")
     for note in notes:
-        _add(table, "note", shown(note, NOTE))
+        screen.add(table, "note", shown(note, NOTE))
     return [table]
 
 
@@ -235,9 +190,9 @@ def _skipped(comparison: Comparison) -> Section:
     """What was left out, by reason: all of it counted, the first three of each named."""
     if not comparison.skipped:
         return []
-    table = _table(">left out", "|of", "<because")
+    table = screen.table(">left out", "|of", "<because")
     for where, reason, names in text.skipped_groups(comparison.skipped):
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         some = ", ".join(shown(name, 80) for name in names[:3])
-        _add(table, f"{len(names):,}", shown(where), f"{shown(reason, NOTE)}: {some}{more}")
+        screen.add(table, f"{len(names):,}", shown(where), f"{shown(reason, NOTE)}: {some}{more}")
     return [table]

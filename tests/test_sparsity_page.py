@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_sparsity import compare, series
 
-from dynamics.plots.page import page
+from dynamics.plots.sparsity_page import page
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
