@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import STATUSES, Columns, Found, Rows
+from dynamics.samples.row import STATUSES, Batches, Columns, Found
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,8 +95,8 @@ def read(
     defaults = _default_names([path for _, path in jobs])
     for place, (name, path) in enumerate(jobs):
         found = Found()
-        kind, rows = _open(path, columns, found)
-        count = gather.add(place, name or defaults[path], rows, name is not None)
+        kind, batches = _open(path, columns, found)
+        count = gather.add(place, name or defaults[path], batches, name is not None)
         if not count:
             raise InputError(f"{shown(path)}: has no samples")
         if found.torn:
@@ -109,7 +109,7 @@ def read(
     return Samples(table, files, notes)
 
 
-def _open(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+def _open(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     """Which reader a file is for: by its first bytes, then by its name."""
     from dynamics.samples import documents, inspect_log, jsonl, tables
     from dynamics.samples.streams import PARQUET, ZIP, opened, unpacked_name

@@ -10,11 +10,11 @@ from typing import Any
 
 from dynamics.errors import InputError, shown
 from dynamics.samples import inspect_log, rows
-from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, Rows, fingerprint, label, score
+from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Found, Row, batches, fingerprint, label, score
 from dynamics.samples.streams import document
 
 
-def read(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+def read(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     """The name of the format, and its rows."""
     import msgspec
 
@@ -46,7 +46,7 @@ def _decode(path: Path, raw: Any, kind: Any) -> Any:
         return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # NaN, as Python's json writes it
 
 
-def _list(path: Path, raws: list[Any], columns: Columns, found: Found) -> tuple[str, Rows]:
+def _list(path: Path, raws: list[Any], columns: Columns, found: Found) -> tuple[str, Batches]:
     if not raws:
         raise InputError(f"{shown(path)}: is an empty list")
     first = [_decode(path, raw, Any) for raw in raws[:20]]
@@ -63,12 +63,12 @@ def _list(path: Path, raws: list[Any], columns: Columns, found: Found) -> tuple[
             if not isinstance(record, dict):
                 raise InputError(f"{shown(path)}, record {number}: is not an object")
             text = record.get(layout.text) if layout.text else None
-            yield from reader.rows(number, record.get, None if text is None else str(text).encode("utf-8", "surrogatepass"))
+            yield from reader.rows(number, record.get, None if text is None else fingerprint(str(text).encode("utf-8", "surrogatepass")))
 
-    return layout.name, make()
+    return layout.name, batches(make())
 
 
-def _evalplus(path: Path, raw: Any, columns: Columns, found: Found) -> tuple[str, Rows]:
+def _evalplus(path: Path, raw: Any, columns: Columns, found: Found) -> tuple[str, Batches]:
     """A sample passes ``plus`` only if it passes the base tests too, as EvalPlus counts."""
     import msgspec
 
@@ -98,7 +98,7 @@ def _evalplus(path: Path, raw: Any, columns: Columns, found: Found) -> tuple[str
                 text = bytes(one.solution)
                 yield Row(problem, verdict, status, place, None, fingerprint(text) if text else None)
 
-    return "EvalPlus results", make()
+    return "EvalPlus results", batches(make())
 
 
 def _state(sample: Any, part: str) -> str | None:
@@ -110,7 +110,7 @@ def _state(sample: Any, part: str) -> str | None:
     return {"success": "pass", "failed": "fail"}.get(state, state) if isinstance(state, str) else None
 
 
-def _bigcode(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Rows]:
+def _bigcode(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Batches]:
     """``{task: [[completion id, {"passed":, "result":}], ...]}``, as the harness's code metric logs it."""
     found.fields = {"problem": "key", "correct": "passed"}
     tasks = {task: _decode(path, raw, list[Any]) for task, raw in outer.items()}
@@ -127,10 +127,10 @@ def _bigcode(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Rows
                 late = "timed out" in str(entry[1].get("result", "")).lower()
                 yield Row(task, verdict, TIMED_OUT if late else SCORED, label(entry[0]))
 
-    return "bigcode-evaluation-harness logs", make()
+    return "bigcode-evaluation-harness logs", batches(make())
 
 
-def _multiple(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Rows]:
+def _multiple(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Batches]:
     """MultiPL-E inside the bigcode harness: ``NAME.results.json``, a file a problem."""
     found.fields = {"problem": "name", "correct": "status OK and exit code 0"}
     name = _decode(path, outer["name"], str) if "name" in outer else path.name.removesuffix(".results.json")
@@ -142,4 +142,4 @@ def _multiple(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Row
             good = status == "OK" and one.get("exit_code") == 0
             yield Row(name, float(good), TIMED_OUT if status.lower() == "timeout" else SCORED, place)
 
-    return "MultiPL-E results", make()
+    return "MultiPL-E results", batches(make())

@@ -1,80 +1,83 @@
-"""Rows into one tidy table: verdicts decided, repeated rows dropped by a named rule, and everything unusual counted."""
+"""Samples into one tidy table: verdicts decided, repeated rows dropped by a named rule, and everything unusual counted."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import STATUSES, UNSCORED, Row
+from dynamics.samples.row import SCORED, STATUSES, UNSCORED, Batches
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _NONE = -(2**63)
+#: columns of small integers that stand for values
+CODED = ("model", "problem", "sample", "answer", "content", "status")
 
 
 class Codes:
-    """Strings as small integers."""
+    """Values as small integers, in the order of their first appearance."""
 
     def __init__(self) -> None:
         self.places: dict[Any, int] = {}
 
-    def __getitem__(self, value: Any) -> int:
-        return self.places.setdefault(value, len(self.places))
+    def of(self, values: list[Any] | None, count: int) -> np.ndarray[Any, Any]:
+        """(count,) int64; ``_NONE`` for None."""
+        import pandas as pd
+
+        if values is None:
+            return np.full(count, _NONE)
+        array = np.empty(count, object)
+        array[:] = values
+        codes, distinct = pd.factorize(array)
+        mapped = np.array([*(self.places.setdefault(value, len(self.places)) for value in distinct), _NONE], np.int64)
+        return mapped[codes]
 
 
 @dataclass
 class Gather:
-    """Collects rows in arrays, about 60 bytes a sample; text is never kept."""
+    """Collects batches as arrays, about 80 bytes a sample; text is never kept."""
 
-    models: Codes = field(default_factory=Codes)
-    problems: Codes = field(default_factory=Codes)
-    samples: Codes = field(default_factory=Codes)
-    answers: Codes = field(default_factory=Codes)
-    contents: Codes = field(default_factory=Codes)
-    columns: dict[str, array[Any]] = field(default_factory=dict)
+    codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
+    columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        whole = ("model", "problem", "sample", "answer", "fingerprint", "content", "status", "source")
-        self.columns = {name: array("q") for name in whole} | {"score": array("d"), "temperature": array("d")}
-
-    def add(self, source: int, model: str, rows: Iterable[Row], fixed: bool) -> int:
-        """All rows of one file. ``fixed``: the caller named the model, whatever the file says. Gives how many there were."""
-        put = {name: column.append for name, column in self.columns.items()}
-        statuses = {status: place for place, status in enumerate(STATUSES)}
-        models, problems, samples, answers, contents = self.models, self.problems, self.samples, self.answers, self.contents
+    def add(self, source: int, model: str, batches: Batches, fixed: bool) -> int:
+        """All of one file. ``fixed``: the caller named the model, whatever the file says. Gives how many samples there were."""
         count = 0
-        for row in rows:
-            own = row.model
-            if own is not None and (not fixed or own.startswith("step ")):
-                name = f"{model} {own}" if own.startswith("step ") else own
-            else:
-                name = model
-            put["model"](models[name])
-            put["problem"](problems[row.problem])
-            put["sample"](_NONE if row.sample is None else samples[row.sample])
-            put["answer"](_NONE if row.answer is None else answers[row.answer])
-            put["fingerprint"](_NONE if row.fingerprint is None else row.fingerprint)
-            put["content"](_NONE if row.content is None else contents[row.content])
-            put["status"](statuses[row.status])
-            put["source"](source)
-            put["score"](row.score)
-            put["temperature"](float("nan") if row.temperature is None else row.temperature)
-            count += 1
+        for batch in batches:
+            size = len(batch)
+            made = {
+                "model": [model] * size if batch.model is None else [_name(model, own, fixed) for own in batch.model],
+                "problem": batch.problem,
+                "sample": batch.sample,
+                "answer": batch.answer,
+                "content": batch.content,
+                "status": batch.status or [SCORED] * size,
+            }
+            for name, values in made.items():
+                self._put(name, self.codes[name].of(values, size))
+            self._put("fingerprint", _filled(batch.fingerprint, size, _NONE, np.int64))
+            self._put("temperature", _filled(batch.temperature, size, np.nan, float))
+            self._put("score", np.asarray(batch.score, float))
+            self._put("source", np.full(size, source))
+            count += size
         return count
+
+    def _put(self, name: str, values: np.ndarray[Any, Any]) -> None:
+        self.columns.setdefault(name, []).append(values)
 
     def table(self, threshold: float | None) -> tuple[pd.DataFrame, list[str]]:
         """The tidy table, and what was decided on the way, a line each."""
         import pandas as pd
 
-        data = {name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()}
+        data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        names = self.codes
+        order = list(names["status"].places)
+        data["status"] = np.array([STATUSES.index(status) for status in order], np.int64)[data["status"]]
         frame = pd.DataFrame(data)
-        names = {"model": self.models, "problem": self.problems, "sample": self.samples, "answer": self.answers, "content": self.contents}
         notes: list[str] = []
         missing = np.isnan(data["score"])
         unscored = frame["status"] == STATUSES.index(UNSCORED)
@@ -90,25 +93,42 @@ class Gather:
             table[name] = pd.Categorical.from_codes(frame[name].to_numpy(), list(names[name].places))
         numbered = frame.groupby(["model", "problem"], sort=False).cumcount()
         table["sample"] = numbered.to_numpy()
-        table["correct"] = pd.array(correct, "boolean")
+        table["correct"] = pd.arrays.BooleanArray(correct, np.isnan(frame["score"].to_numpy()))
         table["status"] = pd.Categorical.from_codes(frame["status"].to_numpy(), list(STATUSES))
         table["score"] = frame["score"].to_numpy()
         for name in ("answer", "content"):
             codes = frame[name].to_numpy()
             if (codes != _NONE).any():
                 table[name] = pd.Categorical.from_codes(np.where(codes == _NONE, -1, codes), list(names[name].places))
-        if (prints := frame["fingerprint"].to_numpy())[prints != _NONE].size:
-            table["fingerprint"] = pd.array(prints, "Int64")
-            table.loc[prints == _NONE, "fingerprint"] = pd.NA
+        prints = frame["fingerprint"].to_numpy()
+        if (prints != _NONE).any():
+            table["fingerprint"] = pd.arrays.IntegerArray(prints.copy(), prints == _NONE)
         if not np.isnan(heat := frame["temperature"].to_numpy()).all():
             table["temperature"] = heat
         return table, notes
 
 
+def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.ndarray[Any, Any]:
+    if values is None:
+        return np.full(size, missing, kind)
+    return np.array([missing if one is None else one for one in values] if None in values else values, kind)
+
+
+def _name(model: str, own: str | None, fixed: bool) -> str:
+    """A step says which policy of a run it is, so it stays beside the name that the caller gave; any other name of the file does not."""
+    if own is None:
+        return model
+    if own.startswith("step "):
+        return f"{model} {own}"
+    return model if fixed else own
+
+
 def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Drop rows that a file has twice: same problem, same sample number, same score, same text. Everything else stays."""
-    notes = []
+    notes: list[str] = []
     numbered = frame["sample"] != _NONE
+    if not numbered.any():
+        return frame, notes
     identity = ["model", "problem", "sample", "source"]
     same = [*identity, "score", "fingerprint", "answer", "status"]
     twice = numbered & frame.duplicated(same)
@@ -127,8 +147,8 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return frame.reset_index(drop=True), notes
 
 
-def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> list[bool | None]:
-    """Which samples are correct: at or above ``threshold``, or equal to 1 where scores are only -1, 0 and 1."""
+def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> np.ndarray[Any, Any]:
+    """Which samples are correct, False where it is not known: at least ``threshold``, or 1 where all scores are -1, 0 or 1."""
     known = ~np.isnan(scores)
     if threshold is None:
         odd = known & ~np.isin(scores, (-1.0, 0.0, 1.0))
@@ -139,5 +159,4 @@ def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> list[bool 
                 "say from which score on a sample is correct, e.g. --threshold 0.5"
             )
         threshold = 1.0
-    right = scores >= threshold
-    return [bool(good) if there else None for good, there in zip(right, known, strict=True)]
+    return np.asarray(scores >= threshold)

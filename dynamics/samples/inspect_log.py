@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import NO_ANSWER, SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, Rows, label, number, score
+from dynamics.samples.row import NO_ANSWER, SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Found, Row, Rows, batches, label, number, score
 
 NAME = "Inspect log"
 #: a member may unpack to this much and no more: a zip from a stranger can claim anything
 LARGEST = 2 << 30
 
 
-def read_zip(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+def read_zip(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
 
     archive = _archive(path)
     names = sorted(name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json"))
@@ -31,10 +31,10 @@ def read_zip(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
     summaries = _member(archive, "summaries.json", every, path) if "summaries.json" in archive.namelist() else []
     # summaries hold the verdicts of all samples in one small member; samples hold whole transcripts
     samples = summaries if len(summaries) == len(names) else (_member(archive, name, kind, path) for name in names)
-    return NAME, _rows(path, header.get("eval") or {}, samples, columns, found)
+    return NAME, batches(_rows(path, header.get("eval") or {}, samples, columns, found))
 
 
-def read_json(path: Path, outer: dict[str, Any], columns: Columns, found: Found) -> tuple[str, Rows]:
+def read_json(path: Path, outer: dict[str, Any], columns: Columns, found: Found) -> tuple[str, Batches]:
     import msgspec
 
     try:
@@ -44,7 +44,7 @@ def read_json(path: Path, outer: dict[str, Any], columns: Columns, found: Found)
         samples = msgspec.json.decode(outer["samples"], type=every)
     except msgspec.DecodeError as error:
         raise InputError(f"{shown(path)}: is not laid out as an Inspect log: {error}") from None
-    return NAME, _rows(path, evaluation, samples, columns, found)
+    return NAME, batches(_rows(path, evaluation, samples, columns, found))
 
 
 def _kind() -> Any:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 from dynamics.errors import InputError, shown
@@ -52,6 +53,38 @@ class Columns:
 
 
 Rows = Iterator[Row]
+#: bytes at the end of a completion that tell it from others of its length
+TAIL = 128
+#: samples put together for speed
+BATCH = 4096
+
+
+@dataclass
+class Batch:
+    """The same as many rows, a list a column; None for a column that no row has."""
+
+    problem: list[str]
+    score: Any
+    status: list[str] | None = None
+    sample: list[str | int | None] | None = None
+    answer: list[str | None] | None = None
+    fingerprint: list[int | None] | None = None
+    model: list[str | None] | None = None
+    temperature: list[float | None] | None = None
+    content: list[str | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+
+Batches = Iterator[Batch]
+
+
+def batches(rows: Rows) -> Batches:
+    """Rows as batches."""
+    while chunk := list(islice(rows, BATCH)):
+        yield Batch(*map(list, zip(*chunk, strict=True)))
+
 
 _WORDS = {
     **dict.fromkeys(("true", "t", "yes", "y", "pass", "passed", "correct", "c", "success", "succeeded", "ok", "right"), 1.0),
@@ -82,9 +115,9 @@ def score(value: Any, where: Any) -> float:
     raise InputError(f"{where() if callable(where) else where}: {shown(repr(value), 60)} is no verdict: expected true, false or a number")
 
 
-def fingerprint(text: bytes) -> int:
+def fingerprint(text: bytes | memoryview) -> int:
     """Tells completions apart without keeping them: from their length and last bytes, good for this process only."""
-    return hash((len(text), text[-128:]))
+    return hash((len(text), bytes(text[-TAIL:])))
 
 
 def name_of(content: bytes) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import NO_ANSWER, SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, fingerprint, label, name_of, number, score
+from dynamics.samples.row import SCORED, TIMED_OUT, Batch, Batches, Columns, Found, Row, batches, label, name_of, number, score
 
 PROBLEM = ("problem", "problem_id", "task_id", "question_id", "example_id", "doc_id", "prompt_id", "instance_id", "unique_id", "id", "idx")
 CONTENT = ("prompt", "question", "input", "problem_text", "query", "messages")
@@ -139,40 +139,118 @@ def describe(chosen: Layout, found: Found) -> None:
 
 
 class Reader:
-    """Rows out of records laid out as ``chosen``; a record is a mapping or anything with the fields as ``get(name)``."""
+    """Samples out of records laid out as ``chosen``."""
 
     def __init__(self, chosen: Layout, path: str, unit: str = "line"):
         self.chosen, self.path, self.unit = chosen, path, unit
-        self.nested = any("." in name for name in (*chosen.problem, chosen.correct))
+        self.statuses: dict[Any, str] = {}
+        self.contents: dict[tuple[Any, ...], str] = {}
 
-    def rows(self, number_: int, get: Callable[[str], Any], text: bytes | None) -> Iterator[Row]:
+    def batch(self, numbers: Sequence[int], columns: dict[str, list[Any]], prints: Sequence[int | None] | None, size: int) -> Batches:
+        """The samples of ``size`` records, given column by column; ``numbers`` are theirs, for errors."""
+        chosen = self.chosen
+        verdicts = columns.get(chosen.correct)
+        plain = verdicts is not None and not any(kind in (list, tuple, dict) for kind in set(map(type, verdicts)))
+        if not plain or chosen.total is not None or any("." in name for name in chosen.problem):
+            yield from batches(self._slowly(numbers, columns, prints, size))
+            return
+        if set(map(type, verdicts or [])) <= {bool, int, float}:
+            scores: Any = verdicts
+        else:
+            known: dict[Any, float] = {}
+            scores = []
+            for number_, verdict in zip(numbers, verdicts or [], strict=False):
+                if (value := known.get(verdict)) is None:
+                    value = known[verdict] = self._score(number_, verdict)
+                scores.append(value)
+        yield Batch(
+            self._problems(numbers, columns, size),
+            scores,
+            self._statuses(columns),
+            [_id(value) for value in columns[chosen.sample]] if chosen.sample else None,
+            [_answer(value) for value in columns[chosen.answer]] if chosen.answer and chosen.answer in columns else None,
+            None if prints is None else list(prints),
+            self._models(columns),
+            [number(value) for value in columns[chosen.temperature]] if chosen.temperature else None,
+        )
+
+    def _slowly(
+        self, numbers: Sequence[int], columns: dict[str, list[Any]], prints: Sequence[int | None] | None, size: int
+    ) -> Iterator[Row]:
+        for place in range(size):
+
+            def get(name: str, place: int = place) -> Any:
+                column = columns.get(name)
+                return None if column is None else column[place]
+
+            yield from self.rows(numbers[place], get, prints[place] if prints else None)
+
+    def _problems(self, numbers: Sequence[int], columns: dict[str, list[Any]], size: int) -> list[str]:
+        if self.chosen.by_content:
+            parts = zip(*(columns[name] for name in self.chosen.problem), strict=True)
+            return [self._content(values) for values in parts]
+        values = columns[self.chosen.problem[0]]
+        if set(map(type, values)) == {str} and "" not in values:
+            return values
+        return [self._problem(number_, {self.chosen.problem[0]: value}.get) for number_, value in zip(numbers, values, strict=False)]
+
+    def _content(self, values: tuple[Any, ...]) -> str:
+        """The name of what a problem consists of, worked out once."""
+        try:
+            name = self.contents.get(values)
+        except TypeError:  # lists of messages
+            return name_of(json.dumps(values, sort_keys=True, default=str).encode())
+        if name is None:
+            name = self.contents[values] = name_of(json.dumps(values, sort_keys=True, default=str).encode())
+        return name
+
+    def _statuses(self, columns: dict[str, list[Any]]) -> list[str] | None:
+        if self.chosen.status is None:
+            return None
+        known, found = self.statuses, []
+        for said in columns[self.chosen.status]:
+            if not isinstance(said, str):
+                found.append(SCORED)
+                continue
+            if (status := known.get(said)) is None:
+                status = self._status(said)
+                if len(known) < 10_000:
+                    known[said] = status
+            found.append(status)
+        return found
+
+    def _models(self, columns: dict[str, list[Any]]) -> list[str | None] | None:
+        names = columns.get(self.chosen.model) if self.chosen.model else None
+        steps = columns.get(self.chosen.step) if self.chosen.step else None
+        if names is None and steps is None:
+            return None
+        size = len(names or steps or [])
+        return [_model(name, step) for name, step in zip(names or [None] * size, steps or [None] * size, strict=True)]
+
+    def rows(self, number_: int, get: Callable[[str], Any], print_: int | None) -> Iterator[Row]:
         """The samples of one record: one, or as many as its verdict has entries or its counts say."""
         chosen = self.chosen
         verdict = _at(get, chosen.correct)
         problem = self._problem(number_, get)
         sample = _id(get(chosen.sample)) if chosen.sample else None
-        model = _model(get, chosen)
+        model = _model(get(chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
         heat = number(get(chosen.temperature)) if chosen.temperature else None
         answer = _at(get, chosen.answer) if chosen.answer else None
-        print_ = fingerprint(text) if text else None
-        content = None
         if chosen.total is not None:
             yield from self._counted(number_, problem, get(chosen.total), verdict, model)
             return
         if isinstance(verdict, (list, tuple)):
             answers = answer if isinstance(answer, (list, tuple)) and len(answer) == len(verdict) else [None] * len(verdict)
             for entry, said in zip(verdict, answers, strict=True):
-                yield Row(problem, self._score(number_, entry), self._status(entry, None), None, _answer(said), None, model, heat)
+                yield Row(problem, self._score(number_, entry), SCORED, None, _answer(said), None, model, heat)
             return
         status = get(chosen.status) if chosen.status else None
-        yield Row(
-            problem, self._score(number_, verdict), self._status(verdict, status), sample, _answer(answer), print_, model, heat, content
-        )
+        yield Row(problem, self._score(number_, verdict), self._status(status), sample, _answer(answer), print_, model, heat)
 
     def _problem(self, number_: int, get: Callable[[str], Any]) -> str:
         chosen = self.chosen
         if chosen.by_content:
-            return name_of(json.dumps([get(name) for name in chosen.problem], sort_keys=True, default=str).encode())
+            return self._content(tuple(get(name) for name in chosen.problem))
         value = _at(get, chosen.problem[0])
         if value is None or value == "" or value != value:
             raise InputError(f"{self.path}, {self.unit} {number_}: has no {chosen.problem[0]!r}, so it is a sample of no problem")
@@ -183,14 +261,10 @@ class Reader:
     def _score(self, number_: int, verdict: Any) -> float:
         return score(verdict, lambda: f"{self.path}, {self.unit} {number_}, field {self.chosen.correct!r}")
 
-    def _status(self, verdict: Any, status: Any) -> str:
-        if isinstance(status, str):
-            said = status.lower()
-            if "timed out" in said or "timeout" in said or "time out" in said:
-                return TIMED_OUT
-        if isinstance(verdict, str) and verdict.strip().lower() == "n" and self.chosen.name != "records":
-            return NO_ANSWER
-        return SCORED
+    @staticmethod
+    def _status(said: Any) -> str:
+        words = said.lower() if isinstance(said, str) else ""
+        return TIMED_OUT if "timed out" in words or "timeout" in words else SCORED
 
     def _counted(self, number_: int, problem: str, total: Any, right: Any, model: str | None) -> Iterator[Row]:
         where = f"{self.path}, {self.unit} {number_}"
@@ -218,10 +292,9 @@ def _at(get: Callable[[str], Any], path: str) -> Any:
     return value
 
 
-def _model(get: Callable[[str], Any], chosen: Layout) -> str | None:
-    name = get(chosen.model) if chosen.model else None
+def _model(name: Any, step: Any) -> str | None:
     parts = [label(name)] if name is not None else []
-    if chosen.step and (step := get(chosen.step)) is not None:
+    if step is not None:
         parts.append(f"step {label(step)}")
     return " ".join(parts) or None
 
@@ -241,4 +314,4 @@ def _list(keys: Iterable[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") if names else "none"
 
 
-__all__ = ["UNSCORED", "Layout", "Reader", "describe", "layout", "root"]
+__all__ = ["Layout", "Reader", "describe", "layout", "root"]

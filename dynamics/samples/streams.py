@@ -10,12 +10,9 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from dynamics.errors import InputError, shown
-
-if TYPE_CHECKING:
-    import msgspec
 
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
 #: what reading a damaged file raises
@@ -70,7 +67,7 @@ def lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
             line = line.removeprefix(b"\xef\xbb\xbf")
             if line[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in line[:64]:
                 raise InputError(f"{shown(path)}: is not UTF-8 text (UTF-16 perhaps, or no text at all); convert it first")
-        if line and not line.isspace():
+        if not line.isspace():
             yield number, line
 
 
@@ -101,29 +98,6 @@ def _with_nan(text: bytes, path: Path, kind: Any) -> Any:
         raise InputError(f"{shown(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{shown(path)}: is not a JSON document: {_brief(error)}") from None
-
-
-def records(stream: IO[bytes], path: Path, decoder: msgspec.json.Decoder[Any], kind: Any, torn: list[int]) -> Iterator[tuple[int, Any]]:
-    """Every line decoded, with its number. A last line without an end that does not parse goes to ``torn``: a run was killed there."""
-    import msgspec
-
-    decode = decoder.decode
-    for number, line in lines(stream, path):
-        try:
-            yield number, decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            try:
-                record = json.loads(line)
-            except UnicodeDecodeError:
-                raise InputError(f"{shown(path)}, line {number}: is not UTF-8 text; convert the file first") from None
-            except (ValueError, RecursionError) as error:
-                if line.endswith(b"\n"):
-                    raise InputError(f"{shown(path)}, line {number}: is not JSON: {_brief(error)}") from None
-                torn.append(number)
-                return
-            if not isinstance(record, dict):
-                raise InputError(f"{shown(path)}, line {number}: is not an object; expected one record a line") from None
-            yield number, msgspec.convert(record, kind)
 
 
 def _brief(error: Exception) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 from dynamics.errors import InputError, shown
 from dynamics.samples import rows
 from dynamics.samples.aggregates import correct_counts, is_aggregate
-from dynamics.samples.row import SCORED, UNSCORED, Columns, Found, Row, Rows, fingerprint, label, score
+from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Found, Row, batches, fingerprint, label, score
 from dynamics.samples.streams import opened
 
 BATCH = 4096
 
 
-def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -33,7 +33,7 @@ def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
     rows.describe(layout, found)
     kept = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
 
-    def batches() -> Iterator[Any]:
+    def parts() -> Iterator[Any]:
         # every value as text, for a type guessed from the first block would fail on a later one; empty is missing
         convert = csv.ConvertOptions(column_types=dict.fromkeys(kept, pa.string()), include_columns=kept, strings_can_be_null=True)
         with opened(path) as stream:
@@ -42,10 +42,10 @@ def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
             except (pa.ArrowInvalid, UnicodeDecodeError) as error:
                 raise InputError(f"{shown(path)}: is damaged, or no CSV table: {shown(str(error), 120)}") from None
 
-    return layout.name, _rows(batches(), layout, shown(path), found)
+    return layout.name, _columns(parts(), layout, shown(path))
 
 
-def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]:
+def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -56,14 +56,14 @@ def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]
     schema = file.schema_arrow
     names = schema.names
 
-    def batches(kept: list[str]) -> Iterator[Any]:
+    def parts(kept: list[str]) -> Iterator[Any]:
         try:
             yield from file.iter_batches(BATCH, columns=kept)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{shown(path)}: is damaged: {shown(str(error), 120)}") from None
 
     if {"doc", "model_response", "metric"} <= set(names):
-        return _lighteval(path, schema, batches, columns, found)
+        return _lighteval(path, schema, parts, columns, found)
     numeric = {
         field.name
         for field in schema
@@ -72,24 +72,18 @@ def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Rows]
     layout = rows.layout(names, columns, shown(path), numeric.__contains__)
     rows.describe(layout, found)
     kept = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
-    return layout.name, _rows(batches(kept), layout, shown(path), found)
+    return layout.name, _columns(parts(kept), layout, shown(path))
 
 
-def _rows(batches: Iterator[Any], layout: rows.Layout, path: str, found: Found) -> Rows:
+def _columns(parts: Iterator[Any], layout: rows.Layout, path: str) -> Batches:
     reader = rows.Reader(layout, path, "row")
-    number = 0
-    for batch in batches:
-        values = {name: column.to_pylist() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    start = 1
+    for part in parts:
+        values = {name: column.to_pylist() for name, column in zip(part.schema.names, part.columns, strict=True)}
         texts = values.get(layout.text) if layout.text else None
-        for place in range(batch.num_rows):
-            number += 1
-
-            def get(name: str, place: int = place, values: dict[str, list[Any]] = values) -> Any:
-                column = values.get(name)
-                return None if column is None else column[place]
-
-            text = texts[place] if texts is not None else None
-            yield from reader.rows(number, get, None if text is None else _bytes(text))
+        prints = None if texts is None else [None if text is None else fingerprint(_bytes(text)) for text in texts]
+        yield from reader.batch(range(start, start + part.num_rows), values, prints, part.num_rows)
+        start += part.num_rows
 
 
 def _arrow(stream: Any) -> Any:
@@ -102,7 +96,7 @@ def _bytes(text: Any) -> bytes:
     return (text if isinstance(text, str) else json.dumps(text, default=str)).encode("utf-8", "surrogatepass")
 
 
-def _lighteval(path: Path, schema: Any, batches: Callable[[list[str]], Iterator[Any]], columns: Columns, found: Found) -> tuple[str, Rows]:
+def _lighteval(path: Path, schema: Any, parts: Callable[[list[str]], Iterator[Any]], columns: Columns, found: Found) -> tuple[str, Batches]:
     """lighteval's details: a row a problem, with all its responses and the metrics of the problem.
 
     The verdicts of several responses come out of an aggregate metric (pass@k, avg@n) if there is one; otherwise only one has a verdict.
@@ -120,9 +114,9 @@ def _lighteval(path: Path, schema: Any, batches: Callable[[list[str]], Iterator[
 
     def make() -> Iterator[Row]:
         number = 0
-        for batch in batches(kept):
-            parts = [batch.column(name).to_pylist() for name in ("doc", "model_response", "metric")]
-            for doc, response, scores in zip(*parts, strict=True):
+        for part in parts(kept):
+            three = [part.column(name).to_pylist() for name in ("doc", "model_response", "metric")]
+            for doc, response, scores in zip(*three, strict=True):
                 number += 1
                 where = f"{shown(path)}, row {number}, metric {metric!r}"
                 texts = (response or {}).get("text") or [""]
@@ -142,4 +136,4 @@ def _lighteval(path: Path, schema: Any, batches: Callable[[list[str]], Iterator[
                     status = SCORED if verdict == verdict else UNSCORED
                     yield Row(problem, verdict, status, place, None, fingerprint(_bytes(text)))
 
-    return "lighteval details", make()
+    return "lighteval details", batches(make())
