@@ -23,6 +23,7 @@ figures: $(READY) $(MODEL)
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/sparsity.py --published
+	$(BIN)/python benchmarks/passk.py
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics import caveats
 from dynamics.bootstrap import LEVEL, REPLICATES, Crossing, crossing, crossing_ks, difference_interval, mean_interval
 from dynamics.errors import InputError, shown
 from dynamics.estimators import auc_at_k, curves, g_pass_at_k, maj_at_k, mg_pass_at_k, pass_at_k, pass_hat_k
@@ -61,8 +62,6 @@ __all__ = [
 ]
 
 SCHEMA = "dynamics.passk/1"
-#: fewer problems than this and an interval is hardly more than a warning
-FEW = 30
 #: what is estimated beside pass@k: field -> what to call it
 BESIDE = {"pass_hat_k": "pass^k", "mg_pass_at_k": "mG-Pass@k", "maj_at_k": "maj@k"}
 UNSCORED = ("exclude", "wrong")
@@ -320,7 +319,7 @@ def curve(
     wanted = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
     columns: dict[str, NDArray[np.float64]] = {"pass_at_k": curves(n, c, wanted), "pass_hat_k": curves(n, c, wanted, "pass^k")}
     columns["mg_pass_at_k"] = mg_pass_at_k(n[:, None], c[:, None], wanted[None, :])
-    warnings = _warnings(table, every, graded)
+    warnings = caveats.samples(table, every, graded)
     if maj:
         columns["maj_at_k"] = _majority(table, graded, wanted, warnings, progress)
     interval = mean_interval(np.hstack([*columns.values(), (c / n)[:, None]]), level, replicates, seed)
@@ -335,7 +334,7 @@ def curve(
         if not place:
             points["problems"] = eligible.sum(axis=0)
             points["over_half"] = (eligible & (2 * wanted > n[:, None]) & (wanted > 1)).sum(axis=0)
-    warnings += _about_k(points)
+    warnings += caveats.points(points)
     statuses = {str(key): int(value) for key, value in table["status"].value_counts(sort=False).items()} if "status" in table else {}
     contents = _contents(table)
     mean = (float((c / n).mean()), float(interval.low[-1]), float(interval.high[-1]))
@@ -400,88 +399,6 @@ def _majority(
     if silent:
         warnings.append(f"maj@k: {silent:,} samples gave no answer and have no vote")
     return values
-
-
-def _warnings(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
-    """What makes the samples less than n independent graded ones."""
-    warnings = []
-    lost = int((every["attempted"] - every["n"]).sum())
-    if lost:
-        worst = float((graded["c"] / graded["attempted"]).sum() / len(every))
-        warnings.append(
-            f"{lost:,} of {int(every['attempted'].sum()):,} samples have no verdict and are left out; were they all wrong, pass@1 would be "
-            f"{worst:.3f} instead of {(graded['c'] / graded['n']).mean():.3f} (--unscored wrong)"
-        )
-    if len(graded) < len(every):
-        warnings.append(f"{len(every) - len(graded):,} problems have no sample with a verdict and are left out")
-    n = graded["n"]
-    if n.min() < n.max():
-        warnings.append(f"n differs between problems ({n.min():,} to {n.max():,}): a point at k covers the problems with n >= k")
-    if len(graded) < FEW:
-        warnings.append(f"only {len(graded)} problem{'s' * (len(graded) != 1)}: intervals are wide and rough")
-    return warnings + _dependence(table, graded)
-
-
-def _dependence(table: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
-    """Signs that samples of a problem are copies of each other: greedy decoding, or one seed used twice."""
-    several = graded["n"] > 1
-    if not several.any():
-        return []
-    if "temperature" in table and (table["temperature"] == 0).any():
-        greedy = float((table["temperature"] == 0).mean())
-        return [
-            f"{100 * greedy:.0f} % of the samples were drawn at temperature 0: greedy decoding gives one sample, however often it is asked"
-        ]
-    if "fingerprint" in table and table["fingerprint"].notna().all():
-        alike = table.groupby(["problem", "fingerprint"], observed=True).size().rename("times").reset_index()
-        stats = alike.groupby("problem", observed=True)["times"].agg(["sum", "size", _gcd])
-        stats = stats[stats["sum"] > 1]
-        same = int((stats["size"] == 1).sum())
-        if same and same >= 0.9 * len(stats):
-            return [
-                f"all samples of a problem are equal in {same:,} of {len(stats):,} problems, as greedy decoding gives: "
-                "these are not n independent samples, and pass@k says no more than pass@1"
-            ]
-        copied = int((stats["_gcd"] > 1).sum())
-        if len(stats) >= 5 and copied == len(stats):
-            times = math.gcd(*map(int, stats["_gcd"]))
-            if times > 1:
-                return [f"every sample of every problem is there {times} times, as from {times} runs with one seed: n is too large by that"]
-        return []
-    extreme = ((graded["c"] == 0) | (graded["c"] == graded["n"]))[several]
-    if several.sum() >= 10 and graded["n"][several].min() >= 4 and extreme.all() and 0 < graded["c"].sum() < graded["n"].sum():
-        return ["every problem is solved by all its samples or by none, as with greedy decoding: are the samples independent?"]
-    return []
-
-
-def _gcd(times: pd.Series[int]) -> int:
-    return math.gcd(*map(int, times))
-
-
-def _about_k(points: pd.DataFrame) -> list[str]:
-    warnings = []
-    beyond = points.loc[points["problems"] == 0, "k"]
-    if len(beyond):
-        warnings.append(f"no problem has as many samples as k = {_span(beyond)}: no estimate there")
-    there = points[points["problems"] > 0]
-    flagged = there.loc[2 * there["over_half"] > there["problems"], "k"]
-    if len(flagged):
-        warnings.append(
-            f"k > n / 2 at k = {_span(flagged)}: near n the estimate is little more than whether any sample was correct, and its interval "
-            "does not see that"
-        )
-    return warnings
-
-
-def _span(ks: pd.Series[int]) -> str:
-    values = [int(k) for k in ks]
-    return (
-        f"{values[0]:,}"
-        if len(values) == 1
-        else f"{values[0]:,} and {values[1]:,}"
-        if len(values) == 2
-        else f"{values[0]:,} to {values[-1]:,}"
-    )
 
 
 def compare(

@@ -31,20 +31,20 @@ def read_zip(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     summaries = _member(archive, "summaries.json", every, path) if "summaries.json" in archive.namelist() else []
     # summaries hold the verdicts of all samples in one small member; samples hold whole transcripts
     samples = summaries if len(summaries) == len(names) else (_member(archive, name, kind, path) for name in names)
-    return NAME, batches(_rows(path, header.get("eval") or {}, samples, columns, found))
+    return NAME, batches(_rows(path, header, samples, columns, found))
 
 
 def read_json(path: Path, outer: dict[str, Any], columns: Columns, found: Found) -> tuple[str, Batches]:
     import msgspec
 
     try:
-        evaluation = msgspec.json.decode(outer["eval"], type=dict[str, Any])
+        header: dict[str, Any] = {name: msgspec.json.decode(outer[name], type=dict[str, Any]) for name in ("eval", "plan") if name in outer}
         kind: Any = _kind()
         every: Any = list[kind]
         samples = msgspec.json.decode(outer["samples"], type=every)
     except msgspec.DecodeError as error:
         raise InputError(f"{shown(path)}: is not laid out as an Inspect log: {error}") from None
-    return NAME, batches(_rows(path, evaluation, samples, columns, found))
+    return NAME, batches(_rows(path, header, samples, columns, found))
 
 
 def _kind() -> Any:
@@ -88,10 +88,12 @@ def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
         raise InputError(f"{shown(path)}: its member {shown(name)} cannot be read ({shown(str(error), 80)}); copy the file again") from None
 
 
-def _rows(path: Path, evaluation: dict[str, Any], samples: Iterable[Any], columns: Columns, found: Found) -> Rows:
+def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: Columns, found: Found) -> Rows:
+    evaluation, plan = header.get("eval") or {}, header.get("plan") or {}
     task = str(evaluation.get("task") or "")
     model = evaluation.get("model")
-    heat = number((evaluation.get("model_generate_config") or {}).get("temperature"))
+    settings = (evaluation.get("model_generate_config") or {}) | (plan.get("config") or {})
+    heat = number(settings.get("temperature"))
     found.fields = {"problem": "task and id", "sample": "epoch", "model": "eval.model"}
     chosen: list[str | None] = [columns.correct]
 

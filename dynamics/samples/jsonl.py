@@ -149,6 +149,7 @@ class Decoder:
     def batches(self, stream: IO[bytes]) -> Iterator[tuple[list[int], list[Any], list[int]]]:
         """Numbers, records and fingerprints of thousands of lines. One loop, as it runs once a line of files of gigabytes."""
         before, after, skip, rest = self.before, self.after, len(self.before), self.rest
+        is_text = self.cut == self.text
         numbers: list[int] = []
         records: list[Any] = []
         prints: list[int] = []
@@ -157,17 +158,21 @@ class Decoder:
                 start, stop = line.find(before), line.rfind(after)
                 if 0 < start < stop and line[start - 1] != BACKSLASH and line[stop - 1] != BACKSLASH:
                     try:
-                        records.append(rest(line[:start] + line[stop:]))
+                        record = rest(line[:start] + line[stop:])
                     except self.errors:
                         pass
                     else:
-                        start += skip
-                        while line[start] == SPACE:
-                            start += 1
-                        while line[stop - 1] in SPACE_OR_COMMA:
-                            stop -= 1
                         numbers.append(number)
-                        prints.append(hash((stop - start, line[max(start, stop - TAIL) : stop])))
+                        records.append(record)
+                        if is_text:
+                            start += skip
+                            while line[start] == SPACE:
+                                start += 1
+                            while line[stop - 1] in SPACE_OR_COMMA:
+                                stop -= 1
+                            prints.append(hash((stop - start, line[max(start, stop - TAIL) : stop])))
+                        else:
+                            prints.append(fingerprint(memoryview(record.text)))
                         if len(records) == BATCH:
                             yield numbers, records, prints
                             numbers, records, prints = [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,21 +50,17 @@ def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Batch
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
+    with _damage(path):
         file = parquet.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{shown(path)}: is damaged, or no Parquet file: {shown(str(error), 120)}") from None
-    schema = file.schema_arrow
-    names = schema.names
+        schema = file.schema_arrow
+        names = schema.names
 
     def parts(kept: list[str]) -> Iterator[Any]:
-        try:
-            yield from file.iter_batches(BATCH, columns=kept)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{shown(path)}: is damaged: {shown(str(error), 120)}") from None
+        yield from file.iter_batches(BATCH, columns=kept)
 
     if {"doc", "model_response", "metric"} <= set(names):
-        return _lighteval(path, schema, parts, columns, found)
+        name, batches = _lighteval(path, schema, parts, columns, found)
+        return name, _guarded(batches, path)
     numeric = {
         field.name
         for field in schema
@@ -72,7 +69,25 @@ def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Batch
     layout = rows.layout(names, columns, shown(path), numeric.__contains__)
     rows.describe(layout, found)
     kept = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
-    return layout.name, _columns(parts(kept), layout, shown(path))
+    return layout.name, _guarded(_columns(parts(kept), layout, shown(path)), path)
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What a damaged Parquet file makes arrow raise, on opening, on reading and on decoding."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
+        raise InputError(f"{shown(path)}: is damaged, or no Parquet file: {shown(str(error), 120)}") from None
+
+
+def _guarded(batches: Batches, path: Path) -> Batches:
+    with _damage(path):
+        yield from batches
 
 
 def _columns(parts: Iterator[Any], layout: rows.Layout, path: str) -> Batches:

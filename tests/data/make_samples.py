@@ -173,7 +173,9 @@ def lm_eval(folder: Path) -> None:
         tracker = EvaluationTracker(output_path=str(work / "out"))
         manager = TaskManager(include_path=str(work), include_defaults=False)
         results = lm_eval.simple_evaluate(Scripted(), tasks=[task], task_manager=manager, log_samples=True, evaluation_tracker=tracker)
-        tracker.save_results_aggregated(results={key: value for key, value in results.items() if key != "samples"}, samples=results["samples"])
+        tracker.save_results_aggregated(
+            results={key: value for key, value in results.items() if key != "samples"}, samples=results["samples"]
+        )
         tracker.save_results_samples(task_name=task, samples=results["samples"][task])
     for path in (work / "out").rglob("samples_*.jsonl"):
         task = path.name.split("_")[1]
@@ -194,8 +196,9 @@ def lighteval(folder: Path) -> None:
         response = ModelResponse(input=doc.query, text=texts, output_tokens=[[1]] * 4, input_tokens=[1])
         metrics = {"pass@k:k=1&n=4": sum(VERDICTS[name]) / 4, "em": float(VERDICTS[name][0])}
         tracker.details_logger.details["ours|0"].append(DetailsLogger.Detail(doc, response, metrics))
-    from datasets import Dataset
     from dataclasses import asdict
+
+    from datasets import Dataset
 
     details = {"ours|0": Dataset.from_list([asdict(one) for one in tracker.details_logger.details["ours|0"]])}
     tracker.general_config_logger.model_name = "ours"

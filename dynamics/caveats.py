@@ -1,0 +1,94 @@
+"""What the reader of a pass@k curve should be told: samples fewer or less independent than they look, and k that ask too much."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: fewer problems than this and an interval is hardly more than a warning
+FEW = 30
+
+
+def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
+    """What makes the samples less than n independent graded ones."""
+    warnings = []
+    lost = int((every["attempted"] - every["n"]).sum())
+    if lost:
+        worst = float((graded["c"] / graded["attempted"]).sum() / len(every))
+        warnings.append(
+            f"{lost:,} of {int(every['attempted'].sum()):,} samples have no verdict and are left out; were they all wrong, pass@1 would be "
+            f"{worst:.3f} instead of {(graded['c'] / graded['n']).mean():.3f} (--unscored wrong)"
+        )
+    if len(graded) < len(every):
+        warnings.append(f"{len(every) - len(graded):,} problems have no sample with a verdict and are left out")
+    n = graded["n"]
+    if n.min() < n.max():
+        warnings.append(f"n differs between problems ({n.min():,} to {n.max():,}): a point at k covers the problems with n >= k")
+    if len(graded) < FEW:
+        warnings.append(f"only {len(graded)} problem{'s' * (len(graded) != 1)}: intervals are wide and rough")
+    return warnings + _dependence(table, graded)
+
+
+def _dependence(table: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
+    """Signs that samples of a problem are copies of each other: greedy decoding, or one seed used twice."""
+    several = graded["n"] > 1
+    if not several.any():
+        return []
+    if "temperature" in table and (table["temperature"] == 0).any():
+        greedy = float((table["temperature"] == 0).mean())
+        return [
+            f"{100 * greedy:.0f} % of the samples were drawn at temperature 0: greedy decoding gives one sample, however often it is asked"
+        ]
+    if "fingerprint" in table and table["fingerprint"].notna().all():
+        alike = table.groupby(["problem", "fingerprint"], observed=True).size().rename("times").reset_index()
+        stats = alike.groupby("problem", observed=True)["times"].agg(["sum", "size", _gcd])
+        stats = stats[stats["sum"] > 1]
+        same = int((stats["size"] == 1).sum())
+        if same and same >= 0.9 * len(stats):
+            return [
+                f"all samples of a problem are equal in {same:,} of {len(stats):,} problems, as greedy decoding gives: "
+                "these are not n independent samples, and pass@k says no more than pass@1"
+            ]
+        copied = int((stats["_gcd"] > 1).sum())
+        if len(stats) >= 5 and copied == len(stats):
+            times = math.gcd(*map(int, stats["_gcd"]))
+            if times > 1:
+                return [f"every sample of every problem is there {times} times, as from {times} runs with one seed: n is too large by that"]
+        return []
+    extreme = ((graded["c"] == 0) | (graded["c"] == graded["n"]))[several]
+    if several.sum() >= 10 and graded["n"][several].min() >= 4 and extreme.all() and 0 < graded["c"].sum() < graded["n"].sum():
+        return ["every problem is solved by all its samples or by none, as with greedy decoding: are the samples independent?"]
+    return []
+
+
+def _gcd(times: pd.Series[int]) -> int:
+    return math.gcd(*map(int, times))
+
+
+def points(table: pd.DataFrame) -> list[str]:
+    warnings = []
+    beyond = table.loc[table["problems"] == 0, "k"]
+    if len(beyond):
+        warnings.append(f"no problem has as many samples as k = {_span(beyond)}: no estimate there")
+    there = table[table["problems"] > 0]
+    flagged = there.loc[2 * there["over_half"] > there["problems"], "k"]
+    if len(flagged):
+        warnings.append(
+            f"k > n / 2 at k = {_span(flagged)}: near n the estimate is little more than whether any sample was correct, and its interval "
+            "does not see that"
+        )
+    return warnings
+
+
+def _span(ks: pd.Series[int]) -> str:
+    values = [int(k) for k in ks]
+    return (
+        f"{values[0]:,}"
+        if len(values) == 1
+        else f"{values[0]:,} and {values[1]:,}"
+        if len(values) == 2
+        else f"{values[0]:,} to {values[-1]:,}"
+    )
