@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -90,22 +91,28 @@ class Gather:
         correct = _decide(frame["score"].to_numpy(), threshold)
         table = pd.DataFrame(index=range(len(frame)))
         for name in ("model", "problem"):
-            table[name] = pd.Categorical.from_codes(frame[name].to_numpy(), list(names[name].places))
+            table[name] = _categorical(frame[name].to_numpy(), names[name].places)
         numbered = frame.groupby(["model", "problem"], sort=False).cumcount()
         table["sample"] = numbered.to_numpy()
         table["correct"] = pd.arrays.BooleanArray(correct, np.isnan(frame["score"].to_numpy()))
-        table["status"] = pd.Categorical.from_codes(frame["status"].to_numpy(), list(STATUSES))
+        table["status"] = _categorical(frame["status"].to_numpy(), STATUSES)
         table["score"] = frame["score"].to_numpy()
         for name in ("answer", "content"):
             codes = frame[name].to_numpy()
             if (codes != _NONE).any():
-                table[name] = pd.Categorical.from_codes(np.where(codes == _NONE, -1, codes), list(names[name].places))
+                table[name] = _categorical(np.where(codes == _NONE, -1, codes), names[name].places)
         prints = frame["fingerprint"].to_numpy()
         if (prints != _NONE).any():
             table["fingerprint"] = pd.arrays.IntegerArray(prints.copy(), prints == _NONE)
         if not np.isnan(heat := frame["temperature"].to_numpy()).all():
             table["temperature"] = heat
         return table, notes
+
+
+def _categorical(codes: Any, values: Iterable[Any]) -> Any:
+    import pandas as pd
+
+    return pd.Categorical.from_codes(codes, list(values))
 
 
 def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.ndarray[Any, Any]:
