@@ -112,7 +112,8 @@ class Gather:
 def _categorical(codes: Any, values: Iterable[Any]) -> Any:
     import pandas as pd
 
-    return pd.Categorical.from_codes(codes, list(values))
+    categories: Any = list(values)
+    return pd.Categorical.from_codes(codes, categories)
 
 
 def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.ndarray[Any, Any]:
