@@ -421,6 +421,21 @@ class Head:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
+    def top(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ``count`` largest logits of each token and which they are, (tokens, count) each."""
+        import torch
+
+        values, places = [], []
+        for first in range(0, len(hidden), self.tokens):
+            piece = hidden[first : first + self.tokens]
+            best = [self(piece, start, stop).topk(min(count, stop - start)) for start, stop in self.stretches()]
+            value = torch.cat([one.values for one in best], 1)
+            place = torch.cat([one.indices + start for one, (start, _) in zip(best, self.stretches(), strict=True)], 1)
+            chosen = value.topk(min(count, value.shape[1]))
+            values.append(chosen.values)
+            places.append(place.gather(1, chosen.indices))
+        return torch.cat(values), torch.cat(places)
+
 
 def _piece(hidden: torch.Tensor, head: Head, heat: np.ndarray[Any, Any], aims: np.ndarray[Any, Any] | None, rank: bool) -> tuple[Any, ...]:
     import torch
