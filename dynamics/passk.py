@@ -354,7 +354,7 @@ def _extend(found: Curve, largest: int, level: float, seed: int) -> Curve:
     from dynamics.betabinomial import extrapolate, validate
 
     n, c = found.counts["n"].to_numpy(), found.counts["c"].to_numpy()
-    ks = [k for k in _powers(largest) if k > n.min()]
+    ks = [k for k in _powers(largest) if k > n.max()]
     if not ks:
         return replace(found, warnings=[*found.warnings, f"nothing to extrapolate: every k up to {largest} has an estimate"])
     if not c.any() or (c == n).all():

@@ -219,6 +219,16 @@ def test_names_of_models(tmp_path):
     assert list(samples.read([odd]).table["model"]) == ["a=b"]
 
 
+def test_what_else_lies_in_a_folder_is_left_aside_and_said(tmp_path):
+    write(tmp_path / "x.jsonl", {"problem": 1, "correct": True})
+    (tmp_path / "summary.json").write_text('{"pass@1": 0.5}')
+    read = samples.read([tmp_path])
+    assert len(read.table) == 1
+    assert "left aside" in read.notes[0]
+    with pytest.raises(InputError, match="unknown kind"):
+        samples.read([tmp_path / "summary.json"])
+
+
 @pytest.mark.parametrize("pack", ["gz", "zst"])
 def test_compressed(tmp_path, pack):
     content = (DATA / "human_eval_results.jsonl").read_bytes()

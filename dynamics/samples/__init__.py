@@ -89,13 +89,19 @@ def read(
     if not sources:
         raise InputError("no samples: name at least one file")
     columns = Columns(problem, correct, sample, model, answer)
-    jobs = [(name, path) for source in sources for name, path in _expand(str(source))]
-    sizes = [path.stat().st_size for _, path in jobs]
-    gather, files = Gather(), []
-    defaults = _default_names([path for _, path in jobs])
-    for place, (name, path) in enumerate(jobs):
+    jobs = [job for source in sources for job in _expand(str(source))]
+    sizes = [path.stat().st_size for _, path, _ in jobs]
+    gather, files, aside = Gather(), [], []
+    defaults = _default_names([path for _, path, _ in jobs])
+    for place, (name, path, asked) in enumerate(jobs):
         found = Found()
-        kind, batches = _open(path, columns, found)
+        try:
+            kind, batches = _open(path, columns, found)
+        except InputError as error:
+            if asked:
+                raise
+            aside.append(f"left aside in its folder: {error}")
+            continue
         count = gather.add(place, name or defaults[path], batches, name is not None)
         if not count:
             raise InputError(f"{shown(path)}: has no samples")
@@ -105,8 +111,10 @@ def read(
         files.append(File(str(path), kind, found.fields, count, notes))
         if progress:
             progress(sum(sizes[: place + 1]), sum(sizes))
+    if not files:
+        raise InputError(f"no file holds samples; {aside[0]}")
     table, notes = gather.table(threshold)
-    return Samples(table, files, notes)
+    return Samples(table, files, [*aside, *notes])
 
 
 def _open(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
@@ -148,8 +156,8 @@ def _is_lines(start: bytes) -> bool:
         return False
 
 
-def _expand(source: str) -> list[tuple[str | None, Path]]:
-    """A source as (name or None, file): folders become their files, ``name=path`` is taken apart unless it is a path itself."""
+def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
+    """A source as (name or None, file, whether that file was asked for): folders become their files, ``name=path`` is taken apart."""
     name, path = None, Path(source)
     if not path.exists() and "=" in source:
         name, _, rest = source.partition("=")
@@ -159,7 +167,7 @@ def _expand(source: str) -> list[tuple[str | None, Path]]:
     if not path.exists():
         raise InputError(f"{shown(path)}: no such file or folder")
     if path.is_file():
-        return [(name, path)]
+        return [(name, path, True)]
     if not path.is_dir():
         raise InputError(f"{shown(path)}: is neither a file nor a folder")
     inside = path / "evals" if (path / "evals").is_dir() else path
@@ -170,7 +178,7 @@ def _expand(source: str) -> list[tuple[str | None, Path]]:
     )
     if not files:
         raise InputError(f"{shown(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
-    return [(name or path.resolve().name, file) for file in files]
+    return [(name or path.resolve().name, file, False) for file in files]
 
 
 def _holds_samples(file: Path) -> bool:
