@@ -16,15 +16,16 @@ from dynamics.errors import InputError
 
 if TYPE_CHECKING:
     from dynamics import checkpoints as checkpoints
+    from dynamics import entropy as entropy
     from dynamics import passk as passk
     from dynamics import plots as plots
     from dynamics import samples as samples
     from dynamics import sparsity as sparsity
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__", "checkpoints", "passk", "plots", "samples", "sparsity"]
+__all__ = ["InputError", "__version__", "checkpoints", "entropy", "passk", "plots", "samples", "sparsity"]
 
-_SUBMODULES = frozenset(["checkpoints", "passk", "plots", "samples", "sparsity"])
+_SUBMODULES = frozenset(["checkpoints", "entropy", "passk", "plots", "samples", "sparsity"])
 
 
 def __getattr__(name: str) -> ModuleType:

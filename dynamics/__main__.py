@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "sparsity": "which weights moved: update sparsity of one checkpoint against another",
+    "entropy": "where it is unsure: per-token entropy of a model over text or rollouts",
     "passk": "how much can it solve: pass@k of graded samples, with intervals, compared pairwise",
 }
 

@@ -154,7 +154,7 @@ def _temperatures(temperature: Any, shape: tuple[int, ...]) -> np.ndarray[Any, A
     if not (values > 0).all() or not np.isfinite(values).all():
         raise InputError("temperature: must be above 0; at 0 the distribution is one token and its entropy 0")
     try:
-        return np.ascontiguousarray(np.broadcast_to(values, shape)).ravel()
+        return np.array(np.broadcast_to(values, shape)).ravel()
     except ValueError:
         raise InputError(f"temperature has shape {values.shape}, tokens have {shape}: give one number, or one a token") from None
 

@@ -31,7 +31,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Sequence_:
-    """The tokens of a document, and where they are in its text."""
+    """The tokens of a document, and where they are in its text. A token that reaches into the response belongs to it."""
 
     document: Document
     ids: list[int]
@@ -138,7 +138,7 @@ def tokenise(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
     text = document.prompt + document.response
     ids, starts, ends = _encode(tokenizer, text, special=True)
     border = len(document.prompt)
-    prompt = [start < border for start in starts] if border else [False] * len(ids)
+    prompt = [border > 0 and end <= border for end in ends]
     return Sequence_(document, ids, text, starts, ends, prompt)
 
 
@@ -199,7 +199,7 @@ def _chat(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
         whole = "\n".join(str(message.get("content", "")) for message in messages)
         border = len(whole) - len(str(messages[-1].get("content", ""))) if said else len(whole)
         ids, starts, ends = _encode(tokenizer, whole, special=True)
-    return Sequence_(document, ids, whole, starts, ends, [start < border for start in starts])
+    return Sequence_(document, ids, whole, starts, ends, [border > 0 and end <= border for end in ends])
 
 
 @dataclass(frozen=True)
