@@ -24,6 +24,7 @@ figures: $(READY) $(MODEL)
 benchmark: $(READY)
 	$(BIN)/python benchmarks/sparsity.py --published
 	$(BIN)/python benchmarks/passk.py
+	$(BIN)/python benchmarks/entropy.py
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

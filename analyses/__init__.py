@@ -12,7 +12,14 @@ def _precision(runs: Path, figures: Path, force: bool) -> list[Path]:
     return precision.main(runs, figures, force)
 
 
+def _uncertainty(runs: Path, figures: Path, force: bool) -> list[Path]:
+    from analyses import uncertainty
+
+    return uncertainty.main(runs, figures, force)
+
+
 #: name -> (where runs live, where figures go, redo runs that are there already) -> the files written
 ANALYSES: dict[str, Callable[[Path, Path, bool], list[Path]]] = {
     "precision": _precision,
+    "uncertainty": _uncertainty,
 }

@@ -43,11 +43,15 @@ __all__ = [
     "TokenStats",
     "Trace",
     "bounds",
+    "by_token",
+    "change_by_percentile",
     "divergence",
     "fit",
     "forking",
     "from_hidden",
     "from_logits",
+    "load",
+    "read_logprobs",
     "summary",
     "trace",
 ]
@@ -106,6 +110,75 @@ def bounds(logprobs: ArrayLike, vocabulary: int) -> Bounds:
         packed = np.where(rest > 0, -full * least * np.log(least) - np.where(left > 0, left * np.log(left), 0.0), 0.0)
         spread = np.where((rest > 0) & (others > 0), -rest * np.log(rest / np.maximum(others, 1)), 0.0)
     return Bounds(known + np.minimum(packed, spread), known + spread, mass)
+
+
+def read_logprobs(path: str) -> list[list[float]]:
+    """The largest log-probabilities of every generated token, out of JSON lines of OpenAI-style responses, as vLLM and others give them.
+
+    Reads ``choices[].logprobs.content[].top_logprobs[].logprob`` (chat), ``choices[].logprobs.top_logprobs[]`` (completions) and either
+    without the choices around it. The sampled token is among the likeliest, or is left out: bounds need the k largest.
+
+    Raises
+    ------
+    InputError : no JSON, or a record without log-probabilities.
+    """
+    import json
+    from pathlib import Path
+
+    from dynamics.samples.streams import lines, opened
+
+    found: list[list[float]] = []
+    file = Path(path)
+    with opened(file) as stream:
+        for number, line in lines(stream, file):
+            where = f"{shown(path)}, line {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: is not JSON: {shown(str(error), 80)}") from None
+            rows = _logprob_rows(record.get("body", record) if isinstance(record, dict) else {})
+            if not rows:
+                raise InputError(f"{where}: has no top log-probabilities; ask the server for them (top_logprobs, or logprobs=k)")
+            found += rows
+    if not found:
+        raise InputError(f"{shown(path)}: is empty")
+    return found
+
+
+def _logprob_rows(record: dict[str, Any]) -> list[list[float]]:
+    rows: list[list[float]] = []
+    for choice in record.get("choices") or [record]:
+        given = choice.get("logprobs") if isinstance(choice, dict) else None
+        if not isinstance(given, dict):
+            continue
+        for token in given.get("content") or []:
+            rows.append([float(one["logprob"]) for one in token.get("top_logprobs") or []])
+        for token in given.get("top_logprobs") or []:
+            rows.append([float(value) for value in (token or {}).values()])
+    return [row for row in rows if row]
+
+
+def _bounded(options: Any) -> None:
+    """The command for log-probabilities: bounds of the mean entropy, never called entropy."""
+    from dynamics import command
+
+    if options.vocabulary is None:
+        raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens there are")
+    rows = [row for path in options.texts for row in read_logprobs(path)]
+    width = max(map(len, rows))
+    values = np.full((len(rows), width), np.nan)
+    for place, row in enumerate(rows):
+        values[place, : len(row)] = row
+    found = bounds(values, options.vocabulary)
+    means = {"low": float(found.low.mean()), "high": float(found.high.mean()), "mass": float(found.mass.mean())}
+    if options.json != "-":
+        print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * means['mass']:.2f} % of the mass on average")
+        print(f"mean entropy lies between {means['low']:.4g} and {means['high']:.4g} nats: bounds from the likeliest tokens, no estimate")
+    if options.json:
+        document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": len(rows), "k": width, "vocabulary": options.vocabulary}
+        command.write(
+            options.json, command.to_json(document | {"mean_entropy": {"low": means["low"], "high": means["high"]}, "mass": means["mass"]})
+        )
 
 
 @dataclass(frozen=True)
@@ -252,10 +325,17 @@ def change_by_percentile(tokens: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
 
 
 def by_token(tokens: pd.DataFrame, least: int = 5) -> pd.DataFrame:
-    """Tokens that come at least ``least`` times: token, tokens, entropy (mean where it stands); the most uncertain first."""
+    """Tokens that come at least ``least`` times: token_id, token, tokens, entropy (mean where it stands); the most uncertain first.
+
+    With a second model also change, the mean of its entropy minus the first's there.
+    """
     known = tokens[tokens["entropy"].notna()]
-    grouped = known.groupby(["token_id", "token"], sort=False)["entropy"].agg(["size", "mean"]).reset_index()
-    grouped = grouped.rename(columns={"size": "tokens", "mean": "entropy"})
+    if "entropy_b" in known:
+        known = known.assign(change=known["entropy_b"] - known["entropy"])
+    measures = {"tokens": ("entropy", "size"), "entropy": ("entropy", "mean")}
+    if "entropy_b" in known:
+        measures["change"] = ("change", "mean")
+    grouped = known.groupby(["token_id", "token"], sort=False).agg(**measures).reset_index()
     return grouped[grouped["tokens"] >= least].sort_values("entropy", ascending=False, ignore_index=True)
 
 
@@ -332,15 +412,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics import command, texts
 
     options = _parser().parse_args(argv)
-    for path, suffixes in ((options.out, (".parquet",)), (options.json, ())):
+    outputs = ((options.out, (".parquet",)), (options.json, ()), (options.html, ()), (options.figure, (".png", ".svg", ".pdf")))
+    for path, suffixes in outputs:
         command.check_output(path, suffixes)
     if options.temperature <= 0:
         raise InputError(f"--temperature {options.temperature}: must be above 0")
+    if options.model == "logprobs":
+        _bounded(options)
+        return
     documents, notes = texts.read(options.texts)
     model, tokenizer = load(options.model, options.device, options.dtype)
     other = load(options.against, options.device, options.dtype)[0] if options.against else None
     finished: list[pd.DataFrame] = []
-    settings = {"temperature": options.temperature, "top": options.top, "window": options.window, "vocabulary": options.vocabulary}
+    settings = {
+        "temperature": options.temperature,
+        "top": 5 * bool(options.html) if options.top is None else options.top,
+        "window": options.window,
+        "vocabulary": options.vocabulary,
+    }
     settings["batch_tokens"] = options.batch_tokens
     try:
         with command.Bar("tracing") as bar:
@@ -352,14 +441,45 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"dynamics.entropy: what was finished is in {partial}", file=sys.stderr)
         raise
     found.notes.extend(notes)
+    steps = _series(options, found, documents, settings) if options.over else None
     if options.out:
         _save([found.tokens], options.out)
     if options.json != "-":
         from dynamics.plots.entropy_terminal import show
 
-        show(found, options.model, options.against)
+        show(found, options.model, options.against, steps)
     if options.json:
-        command.write(options.json, command.to_json(to_dict(found, options.model, options.against)))
+        document = to_dict(found, options.model, options.against)
+        if steps is not None:
+            document["series"] = steps.to_dict("records")
+        command.write(options.json, command.to_json(document))
+
+    if options.figure:
+        from dynamics.plots.entropy import figure, series_figure
+        from dynamics.plots.style import save
+
+        save(figure(found, options.model, options.against) if steps is None else series_figure(steps), options.figure)
+    if options.html:
+        from dynamics.plots.entropy_page import page
+
+        command.write(options.html, page(found, options.model, options.against, lambda token: tokenizer.decode([token])))
+
+
+def _series(options: Any, first: Trace, documents: Sequence[Document], settings: dict[str, Any]) -> pd.DataFrame:
+    """The summary of every checkpoint over the same texts, a row each; one model in memory at a time."""
+    import pandas as pd
+
+    from dynamics import command
+
+    records = [{"model": options.model, **summary(first.tokens).iloc[0].to_dict()}]
+    for name in options.over:
+        model, tokenizer = load(name, options.device, options.dtype)
+        with command.Bar(f"tracing {shown(name, 40)}") as bar:
+            found = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
+        if list(found.tokens["token_id"]) != list(first.tokens["token_id"]):
+            raise InputError(f"{shown(name)}: its tokenizer makes other tokens of these texts than that of {shown(options.model)}")
+        records.append({"model": name, **summary(found.tokens).iloc[0].to_dict()})
+    return pd.DataFrame(records).drop(columns="part")
 
 
 def _save(parts: Sequence[pd.DataFrame], path: str) -> None:
@@ -379,13 +499,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Per-token entropy of a causal language model over text or rollouts; the change and the divergence to a second model.",
         epilog="example: python -m dynamics.entropy Qwen2.5-7B rollouts/step_100.jsonl --against Qwen2.5-7B-RL --out traces.parquet",
     )
-    parser.add_argument("model", metavar="MODEL", help="a transformers causal language model: a folder, a hub id, or smollm2")
+    parser.add_argument("model", metavar="MODEL", help="a transformers causal model: a folder, a hub id, or smollm2; logprobs for bounds")
     parser.add_argument("texts", metavar="TEXTS", nargs="+", help="files of texts or rollouts (text, JSON lines, Parquet), or folders")
     parser.add_argument("--out", metavar="FILE", help="write a row a token to this .parquet file")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: the text coloured by entropy, figure, tables")
+    parser.add_argument("--figure", metavar="FILE", help="draw spread, course and tokens to .png, .svg or .pdf")
     parser.add_argument("--against", metavar="MODEL_2", help="a second model over the same tokens: change of entropy, divergence both ways")
+    parser.add_argument("--over", metavar="CKPT", nargs="+", help="later checkpoints over the same texts: entropy over training")
     parser.add_argument("--temperature", type=float, default=1.0, help="also the entropy at this temperature, beside that at 1")
-    parser.add_argument("--top", type=int, default=0, help="also so many of the likeliest tokens, in --out")
+    parser.add_argument("--top", type=int, help="also so many of the likeliest tokens (default: 5 for --html, else none)")
     parser.add_argument("--window", type=int, help="longest sequence in one pass (default: the model's); longer texts overlap by half")
     parser.add_argument("--vocabulary", type=int, help="rows of the output head that are tokens (default: all)")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in one pass (default %(default)s)")

@@ -43,6 +43,27 @@ def test_bounds_of_a_ragged_list():
             bounds(values, vocabulary)
 
 
+def test_bounds_of_what_a_server_wrote(tmp_path, capsys):
+    import json
+
+    from dynamics import entropy
+
+    tops = [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -3.0}]
+    chat = {"choices": [{"logprobs": {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": tops}] * 3}}]}
+    completion = {"choices": [{"logprobs": {"tokens": ["a"], "top_logprobs": [{"a": -0.1, "b": -3.0}]}}]}
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(chat) + "\n" + json.dumps(completion) + "\n")
+    assert entropy.read_logprobs(str(path)) == [[-0.1, -3.0]] * 4
+    assert entropy.cli(["logprobs", str(path), "--vocabulary", "1000", "--json", str(tmp_path / "o.json")]) == 0
+    assert "bounds from the likeliest tokens, no estimate" in capsys.readouterr().out
+    found = json.loads((tmp_path / "o.json").read_text())
+    expected = bounds([[-0.1, -3.0]], 1000)
+    assert found["mean_entropy"] == {"low": pytest.approx(expected.low[0]), "high": pytest.approx(expected.high[0])}
+    assert entropy.cli(["logprobs", str(path)]) == 2
+    path.write_text('{"choices": []}\n')
+    assert entropy.cli(["logprobs", str(path), "--vocabulary", "10"]) == 2
+
+
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.1, 1.0, 2.0, np.nan]), min_size=1, max_size=40), st.sampled_from([0.1, 0.2, 0.5, 1.0]))
 def test_forking_is_exactly_the_share(values, share):
     found = forking(values, share)
@@ -108,3 +129,4 @@ def test_by_token(rng):
     assert len(found) == 7
     assert found["tokens"].sum() == 1500
     assert (np.diff(found["entropy"]) <= 0).all()
+    assert found["change"].tolist() == pytest.approx((-found["entropy"] / 2).tolist())

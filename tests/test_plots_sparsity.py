@@ -10,8 +10,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_sparsity import compare, series
 
-from dynamics.plots import style
-from dynamics.plots.sparsity import checkpoint_numbers, figure, heat_map, limits, series_lines, series_table
+from dynamics.plots import style, text
+from dynamics.plots.sparsity import figure, heat_map, limits, series_lines, series_table
 from dynamics.rules import RULES
 
 
@@ -81,7 +81,7 @@ def test_lines_hold_the_series(pair):
     ],
 )
 def test_numbers_of_checkpoints(paths, numbers):
-    assert checkpoint_numbers(paths) == numbers
+    assert text.checkpoint_numbers(paths) == numbers
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

@@ -310,6 +310,10 @@ def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
     assert {"text", "position", "token_id", "token", "offset", "prompt", "entropy", "varentropy", "surprisal", "rank", "kl_ab"} <= set(rows)
     assert document["summary"][0]["entropy"] == pytest.approx(rows["entropy"].mean())
     assert not [name for name in os.listdir(tmp_path) if "partial" in name]
+    assert entropy.cli(["m0", "t.txt", "--over", "m1", "m0", "--json", "s.json", "--figure", "s.png", "--html", "s.html"]) == 0
+    steps = json.loads((tmp_path / "s.json").read_text())["series"]
+    assert [step["model"] for step in steps] == ["m0", "m1", "m0"]
+    assert steps[0]["entropy"] == steps[2]["entropy"] != steps[1]["entropy"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dynamics.plots.screen import Section
 from dynamics.rules import percent
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from dynamics.traces import Trace
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
 NAMED = 8
 
 
-def show(trace: Trace, model: str, against: str | None = None, console: Console | None = None) -> None:
-    """Print a trace to standard output (or to ``console``)."""
+def show(trace: Trace, model: str, against: str | None = None, series: pd.DataFrame | None = None, console: Console | None = None) -> None:
+    """Print a trace, and the summaries of later checkpoints, to standard output (or to ``console``)."""
     numbers = summary(trace.tokens)
 
     def sections(width: int, fancy: bool) -> list[Section]:
-        return [_head(trace, model, against), _spread(numbers), _second(trace, numbers), _named(trace), _notes(trace.notes)]
+        return [
+            _head(trace, model, against),
+            _spread(numbers),
+            _second(trace, numbers),
+            _series(series),
+            _named(trace),
+            _notes(trace.notes),
+        ]
 
     screen.show(sections, console)
 
@@ -40,10 +48,10 @@ def _head(trace: Trace, model: str, against: str | None) -> Section:
     return lines
 
 
-def _spread(numbers: object) -> Section:
+def _spread(numbers: pd.DataFrame) -> Section:
     made = screen.table("|entropy of", ">tokens", ">mean", "|95% over texts", ">below 0.01", ">varentropy", ">surprisal")
     ends = screen.table("|percentile of entropy", *(f">{p}" for p in PERCENTILES))
-    for row in numbers.to_dict("records"):  # type: ignore[attr-defined]
+    for row in numbers.to_dict("records"):
         known = row["low"] == row["low"]
         span = f"[{row['low']:.4g}, {row['high']:.4g}]" if known else "-"
         values = [f"{row['tokens']:,}", text.number(row["entropy"]), span, percent(row["certain"])]
@@ -52,11 +60,11 @@ def _spread(numbers: object) -> Section:
     return [made, Text(), ends]
 
 
-def _second(trace: Trace, numbers: object) -> Section:
+def _second(trace: Trace, numbers: pd.DataFrame) -> Section:
     if "entropy_b" not in trace.tokens:
         return []
     made = screen.table("|second model", ">entropy", ">change", "|95% over texts", ">KL(1||2)", ">KL(2||1)", ">top-20% shared")
-    for row in numbers.to_dict("records"):  # type: ignore[attr-defined]
+    for row in numbers.to_dict("records"):
         known = row["change_low"] == row["change_low"]
         span = f"[{row['change_low']:+.3g}, {row['change_high']:+.3g}]" if known else "-"
         kls = [text.number(row.get(name, float("nan"))) for name in ("kl_ab", "kl_ba")]
@@ -67,6 +75,17 @@ def _second(trace: Trace, numbers: object) -> Section:
         label = f"{row['percentile'] - 20:.0f} to {row['percentile']:.0f} %"
         screen.add(spread, label, f"{row['low']:.3g}", f"{row['high']:.3g}", f"{row['tokens']:,}", f"{row['change']:+.3g}")
     return [made, Text(), spread]
+
+
+def _series(series: pd.DataFrame | None) -> Section:
+    if series is None:
+        return []
+    made = screen.table("<checkpoint", ">entropy", "|95% over texts", ">below 0.01", ">80th percentile", ">surprisal")
+    for row in series.to_dict("records"):
+        span = f"[{row['low']:.4g}, {row['high']:.4g}]" if row["low"] == row["low"] else "-"
+        numbers = [text.number(row["entropy"]), span, percent(row["certain"]), text.number(row["p80"]), text.number(row["surprisal"])]
+        screen.add(made, shown(row["model"], 100), *numbers)
+    return [made]
 
 
 def _named(trace: Trace) -> Section:

@@ -6,7 +6,6 @@ import math
 import re
 import textwrap
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,7 +169,7 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
         first, and one that moves back not at all.
     """
     ends = list(dict.fromkeys(table["end"]))
-    numbers = checkpoint_numbers(ends)
+    numbers = text.checkpoint_numbers(ends)
     places = dict(zip(ends, numbers or range(len(ends)), strict=True))
     dashes: Any
     for against, dashes in (("first", "-"), ("previous", (0, (3, 2)))):
@@ -208,16 +207,6 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     kinds = [Line2D([], [], color=style.INK, linestyle=dashes, label=f"against {words}") for dashes, words in styles]
     ax.legend(handles=[*rules, *kinds], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return ax
-
-
-def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
-    """The number in each name if the names are otherwise alike and the numbers rise: ``step_100``, ``step_200``; else None."""
-    found = [re.fullmatch(r"(.*?)(\d{1,15})(\D*)", path, re.DOTALL) for path in paths]
-    parts = [match.groups() for match in found if match]
-    if len(parts) < len(paths) or len({(before, after) for before, _, after in parts}) > 1:
-        return None
-    numbers = [int(number) for _, number, _ in parts]
-    return numbers if all(a < b for a, b in pairwise(numbers)) else None
 
 
 def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from dynamics.errors import shown
@@ -75,3 +76,13 @@ def skipped_groups(skipped: Sequence[Skip]) -> list[tuple[str, str, list[str]]]:
 def last_bin(ulp: Mapping[str, int]) -> int:
     """How many bins of a distance histogram there are up to the last that holds anything; at least one."""
     return max((place for place, count in enumerate(ulp.values(), 1) if count), default=1)
+
+
+def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
+    """The number in each name if the names are otherwise alike and the numbers rise: ``step_100``, ``step_200``; else None."""
+    found = [re.fullmatch(r"(.*?)(\d{1,15})(\D*)", path, re.DOTALL) for path in paths]
+    parts = [match.groups() for match in found if match]
+    if len(parts) < len(paths) or len({(before, after) for before, _, after in parts}) > 1:
+        return None
+    numbers = [int(number) for _, number, _ in parts]
+    return numbers if all(a < b for a, b in pairwise(numbers)) else None

@@ -1,0 +1,41 @@
+"""Where a model is unsure, before and after a fine-tune: a trace of the real 135M model over real text.
+
+Question: at which tokens of this project's own README is SmolLM2-135M unsure, and what did the fine-tune of ``analyses.precision`` change?
+Drawn: the spread of entropy, its course along the text, tokens by mean entropy, change by percentile of the base's entropy.
+Reads ``runs/precision/base`` and ``runs/precision/fp32``; writes ``figures/uncertainty.png`` and, beside it, the tables it draws.
+About a minute on two cores:  python -m analyses uncertainty
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dynamics import entropy
+from dynamics.command import replacing
+from dynamics.errors import InputError
+from dynamics.plots import style
+from dynamics.plots.entropy import figure
+
+README = Path(__file__).parent.parent / "README.md"
+#: characters of a text, and how many texts: enough for every panel, little enough for two cores
+LENGTH, TEXTS = 1200, 8
+
+
+def main(runs: Path, figures: Path, force: bool = False) -> list[Path]:
+    """Trace both models over the README and draw. ``force`` has no meaning here: nothing is kept between runs."""
+    folders = [runs / "precision" / name for name in ("base", "fp32")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: is not there; python -m analyses precision makes it")
+    text = README.read_text(encoding="utf-8")
+    texts = [text[start : start + LENGTH] for start in range(0, LENGTH * TEXTS, LENGTH)]
+    (base, tokenizer), (tuned, _) = (entropy.load(str(folder), "cpu", "float32") for folder in folders)
+    found = entropy.trace(base, tokenizer, texts, against=tuned)
+    with style.use_style():
+        written = [style.save(figure(found, "SmolLM2-135M", "fine-tuned with fp32 masters"), figures / "uncertainty.png")]
+    tables = {"uncertainty.csv": entropy.summary(found.tokens), "uncertainty-change.csv": entropy.change_by_percentile(found.tokens)}
+    for name, table in (tables | {"uncertainty-tokens.csv": entropy.by_token(found.tokens)}).items():
+        with replacing(figures / name) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+        written.append(figures / name)
+    return written
