@@ -380,9 +380,10 @@ def from_hidden(
     head = Head(weight.detach(), None if bias is None else bias.detach(), softcap, scale, size)
     parts = []
     with torch.no_grad():
+        room = head.room(flat)
         for start in range(0, len(flat), head.tokens):
             piece = slice(start, min(start + head.tokens, len(flat)))
-            parts.append(_piece(flat[piece].float(), head, heat[piece], None if aims is None else aims[piece], rank))
+            parts.append(_piece(flat[piece].float(), head, heat[piece], None if aims is None else aims[piece], rank, room))
     made = _joined(parts, aims is not None, hidden.device)
     return TokenStats(*(None if one is None else one.reshape(shape) for one in made))
 
@@ -409,17 +410,26 @@ class Head:
     def stretches(self) -> list[tuple[int, int]]:
         return [(start, min(start + self.rows, self.size)) for start in range(0, self.size, self.rows)]
 
-    def __call__(self, hidden: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """(tokens, stop - start) logits in float32."""
+    def __call__(self, hidden: torch.Tensor, start: int, stop: int, room: torch.Tensor | None = None) -> torch.Tensor:
+        """(tokens, stop - start) logits in float32, in ``room`` if that is given: memory for ``tokens * rows`` of them, used again."""
         import torch
 
-        bias = None if self.bias is None else self.bias[start:stop].float()
-        logits = torch.nn.functional.linear(hidden, self.weight[start:stop].to(hidden.device).float(), bias)
+        shape = (len(hidden), stop - start)
+        logits = torch.empty(shape, device=hidden.device) if room is None else room[: shape[0] * shape[1]].view(shape)
+        torch.matmul(hidden, self.weight[start:stop].to(hidden.device).float().T, out=logits)
+        if self.bias is not None:
+            logits += self.bias[start:stop].to(hidden.device).float()
         if self.scale != 1.0:
-            logits = logits * self.scale
+            logits *= self.scale
         if self.softcap:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
+
+    def room(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Memory for the logits of any piece of the tokens and any stretch of the vocabulary."""
+        import torch
+
+        return torch.empty(min(len(hidden), self.tokens) * min(self.rows, self.size), device=hidden.device)
 
     def top(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The ``count`` largest logits of each token and which they are, (tokens, count) each."""
@@ -437,13 +447,15 @@ class Head:
         return torch.cat(values), torch.cat(places)
 
 
-def _piece(hidden: torch.Tensor, head: Head, heat: np.ndarray[Any, Any], aims: np.ndarray[Any, Any] | None, rank: bool) -> tuple[Any, ...]:
+def _piece(
+    hidden: torch.Tensor, head: Head, heat: np.ndarray[Any, Any], aims: np.ndarray[Any, Any] | None, rank: bool, room: torch.Tensor
+) -> tuple[Any, ...]:
     import torch
 
     chosen = np.full(len(hidden), np.nan)
     parts = []
     for start, stop in head.stretches():
-        logits = head(hidden, start, stop)
+        logits = head(hidden, start, stop, room)
         parts.append(_tensor_sums(logits, heat))
         if aims is not None:
             inside = np.flatnonzero((aims >= start) & (aims < stop))
@@ -456,7 +468,7 @@ def _piece(hidden: torch.Tensor, head: Head, heat: np.ndarray[Any, Any], aims: n
     if rank:
         above = np.zeros(len(hidden), np.int64)
         for start, stop in head.stretches():
-            above += _tensor_above(head(hidden, start, stop), chosen)
+            above += _tensor_above(head(hidden, start, stop, room), chosen)
     return _aimed(sums, aims, chosen, above)
 
 

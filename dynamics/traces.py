@@ -331,7 +331,7 @@ def trace(
     tokens = tokens.iloc[np.lexsort([tokens["position"], place])].reset_index(drop=True)
     if theirs is not None:
         notes.lines += [f"second model: {line}" for line in theirs.notes.lines if line not in notes.lines]
-    dtype = ours.dtype if theirs is None else f"{ours.dtype}, second model {theirs.dtype}"
+    dtype = ours.dtype if theirs is None or theirs.dtype == ours.dtype else f"{ours.dtype}, second model {theirs.dtype}"
     texts_ = {name: sequence.text for name, sequence in zip(names, sequences, strict=True)}
     about = {name: sequence.document.about for name, sequence in zip(names, sequences, strict=True)}
     return Trace(tokens, texts_, dtype, notes.lines, time.perf_counter() - began, about)
