@@ -432,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     settings["batch_tokens"] = options.batch_tokens
     try:
-        with command.Bar("tracing") as bar:
+        with command.Bar("tracing", "tokens") as bar:
             found = trace(model, tokenizer, documents, against=other, progress=bar, keep=finished.append, **settings)
     except (InputError, KeyboardInterrupt):
         if options.out and finished:
@@ -474,7 +474,7 @@ def _series(options: Any, first: Trace, documents: Sequence[Document], settings:
     records = [{"model": options.model, **summary(first.tokens).iloc[0].to_dict()}]
     for name in options.over:
         model, tokenizer = load(name, options.device, options.dtype)
-        with command.Bar(f"tracing {shown(name, 40)}") as bar:
+        with command.Bar(f"tracing {shown(name, 40)}", "tokens") as bar:
             found = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
         if list(found.tokens["token_id"]) != list(first.tokens["token_id"]):
             raise InputError(f"{shown(name)}: its tokenizer makes other tokens of these texts than that of {shown(options.model)}")

@@ -316,6 +316,26 @@ def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
     assert steps[0]["entropy"] == steps[2]["entropy"] != steps[1]["entropy"]
 
 
+def test_what_is_finished_is_kept(model, tokenizer, tmp_path, capsys, monkeypatch):
+    llama().save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    monkeypatch.chdir(tmp_path)
+    real, calls = traces._measure, []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(traces, "_measure", stop)
+    assert entropy.cli(["m", "t.jsonl", "--out", "o.parquet", "--batch-tokens", "1"]) == 130
+    assert "o.partial.parquet" in capsys.readouterr().err
+    assert pd.read_parquet("o.partial.parquet")["text"].nunique() == 2
+    assert not (tmp_path / "o.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
