@@ -3,7 +3,7 @@
     python benchmarks/entropy.py [--rounds 5] [--model FOLDER]
 
 kernel      `from_logits` of 512 x 151,936 float32, against TRL's `entropy_from_logits` written out below; and how far off both are
-trace       tracing a causal model in float32 over about 4,000 tokens, against its bare forward pass with logits, for entropy and surprisal;
+trace       tracing a causal model in float32 over about 1,500 tokens, against its bare forward pass with logits, for entropy and surprisal;
             beside it with ranks, and with ranks and the five likeliest tokens. Only with --model.
 
 Rounds alternate between the contestants, so that a noisy machine is noisy for all; the ratio is that of the medians.
@@ -67,7 +67,7 @@ def tracing(folder: str, rounds: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     source = (Path(__file__).parent.parent / "README.md").read_text()
-    texts = [source[start : start + 1500] for start in range(0, 12_000, 1500)]
+    texts = [source[start : start + 900] for start in range(0, 3600, 900)]
     ids = [tokenizer(text)["input_ids"] for text in texts]
     width = max(map(len, ids))
     batch = torch.zeros(len(ids), width, dtype=torch.long)
