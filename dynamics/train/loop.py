@@ -1,0 +1,246 @@
+"""The one loop: a batch from the method, a step on it, a line in the run directory, now and then a checkpoint.
+
+    feed -> prepare -> gradient -> optimizer step -> record -> save
+
+A step is a pure function of the weights, the optimizer's state, what the method keeps, and the step's number. A run that is killed at any
+moment goes on from its last saved state, after what lies beyond it in the run directory has been removed, and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import platform
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from dynamics.errors import InputError
+from dynamics.recorder import Recorder
+from dynamics.rundir import RunDirectory
+from dynamics.train import evaluate, policy, rlvr, sft, state, tasks, update
+from dynamics.train.batch import Fed
+from dynamics.train.config import METHODS, RLVR, Config, temperatures
+from dynamics.train.tiny import reads_notation
+
+SCHEMA = "dynamics.run/1"
+
+
+class Method(Protocol):
+    """Where batches come from. ``state``: what it needs beside the step to go on."""
+
+    record_every: int
+
+    def feed(self, step: int) -> Fed: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+FEEDS: dict[str, Callable[..., Method]] = {"sft": sft.Imitation, "rlvr": rlvr.Practice}
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after everything has been saved."""
+
+
+class Run:
+    """A run in work, one step after another."""
+
+    def __init__(self, method: str, config: Config, out: Path, resume: bool):
+        self.name, self.config, self.out = method, config, out
+        self.directory = RunDirectory(out)
+        document = self._begin(resume)
+        torch.set_num_threads(document["threads"])
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        device = None if config.device == "auto" else config.device
+        self.policy = policy.load(config.model, device, config.master_dtype, config.compute_dtype)
+        self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
+        self.method = FEEDS[method](config, self.policy, self.source)
+        self.reference = self._reference()
+        self.optimizer = torch.optim.AdamW(
+            self.policy.masters.values(),
+            config.learning_rate,
+            (config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.recorder = Recorder(out, every=config.record_every or self.method.record_every, base=self.policy.masters)
+        document |= {
+            "parameters": sum(value.numel() for value in self.policy.masters.values()),
+            "compute_dtype": self.policy.compute,
+            "shares_prompts": self.policy.shares,
+            "record_every": self.recorder.every,
+        }
+        self.directory.write_run(document)
+        self.document = document
+        self.step = 0
+        self.stopping = False
+        if resume and (place := state.latest(out / "state")) is not None:
+            self.step, _ = state.load(place, self.policy, self.optimizer)
+        self.directory.truncate(self.step)
+
+    def _begin(self, resume: bool) -> dict[str, Any]:
+        """``run.json`` before the first step; on resuming, the one that is there, if it is of this run."""
+        config = asdict(self.config)
+        if (self.out / "run.json").exists():
+            there = self.directory.read_run()
+            if not resume:
+                raise InputError(f"{self.out}: holds a run already; go on with it by --resume, or name another folder")
+            mine: dict[str, Any] = {"method": self.name, **config}
+            theirs = {"method": there.get("method"), **there.get("config", {})}
+            for key in mine:
+                if mine[key] != theirs.get(key):
+                    raise InputError(
+                        f"{self.out}: was begun with {key} = {theirs.get(key)!r}, not {mine[key]!r}; resume with the same, or name another folder"
+                    )
+            return there | {"status": "running"}
+        if self.out.exists() and any(self.out.iterdir()):
+            raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.out}: {error.strerror or error}") from None
+        from dynamics.tally import cores
+
+        return {
+            "schema": SCHEMA,
+            "method": self.name,
+            "config": config,
+            "seed": self.config.seed,
+            "model": self.config.model,
+            "master_dtype": self.config.master_dtype,
+            "storage_dtype": self.config.master_dtype,
+            "threads": self.config.threads or cores(),
+            "packages": {name: _version(name) for name in ("torch", "transformers", "numpy", "training-dynamics", "reasoning-gym")},
+            "python": platform.python_version(),
+            "status": "running",
+        }
+
+    def _reference(self) -> policy.Policy | None:
+        """The base, where its log-probabilities are needed; made before any state is loaded."""
+        if not (isinstance(self.config, RLVR) and self.config.kl):
+            return None
+        return policy.Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer, self.config.master_dtype, self.policy.compute)
+
+    def questions(self) -> list[tasks.Question]:
+        return self.source.questions("test", self.config.eval_problems, self.config.seed)
+
+    def examine(self, name: str, heat: list[float]) -> None:
+        """Grade samples of the held-out problems; what is there already is kept."""
+        if not self.config.eval_problems:
+            return
+        for temperature in heat:
+            path = f"evals/{evaluate.file_name(name, temperature)}.jsonl"
+            if not (self.out / path).exists():
+                config = self.config
+                rows = evaluate.evaluate(
+                    self.policy, self.questions(), name, temperature, config.eval_samples, config.seed, config.max_new_tokens
+                )
+                self.directory.write_rows(path, rows)
+
+    def one_step(self) -> dict[str, Any]:
+        """The next step; gives its line of ``metrics.jsonl``."""
+        begin, number, config = time.perf_counter(), self.step + 1, self.config
+        fed = self.method.feed(number)
+        before = update.prepare(self.policy, self.reference, fed.batch, config, number)
+        metrics: dict[str, Any] = {}
+        for _ in range(config.updates if isinstance(config, RLVR) else 1):
+            found = update.gradient(self.policy, fed.batch, config, before)
+            norm = update.optimizer_step(self.policy, self.optimizer, config, number, found, fed.batch)
+            if not metrics:
+                metrics = update.token_metrics(found, fed.batch) | {"grad_norm": norm} | update.mismatch(found.logp, fed.batch)
+            else:
+                metrics["clip/low"], metrics["clip/high"] = float(found.clipped_low.mean()), float(found.clipped_high.mean())
+        if self.reference is not None and before.reference is not None:
+            apart = torch.from_numpy(found.logp).to(before.reference) - before.reference
+            metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
+        metrics |= fed.metrics | {"learning_rate": config.learning_rate * update.rate(config, number)}
+        if fed.rollouts:
+            self.directory.write_rows(f"rollouts/step_{number}.jsonl", fed.rollouts)
+        self.step = number
+        seconds = time.perf_counter() - begin
+        metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
+        self.recorder.step(number, self.policy.masters, metrics)
+        return metrics
+
+    def save(self) -> None:
+        state.save(self.out / "state", self.step, self.policy, self.optimizer, self.method.state())
+
+    def checkpoint(self) -> None:
+        target = self.out / "checkpoints" / f"step_{self.step:06d}"
+        if not (target / "config.json").exists():
+            state.save_model(target, self.policy)
+
+    def go(self, on_step: Callable[[int, dict[str, Any]], None] = lambda step, metrics: None) -> None:
+        """All steps that are left."""
+        heat = temperatures(self.config)
+        if self.step == 0:
+            self.checkpoint()
+            self.examine("base", heat)
+        while self.step < self.config.steps:
+            try:
+                metrics = self.one_step()
+            except InputError:
+                self.save()  # the weights are those of the last good step
+                raise
+            if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                self.checkpoint()
+                self.save()
+            on_step(self.step, metrics)
+            if self.stopping and self.step < self.config.steps:
+                self.save()
+                raise Interrupted
+        self.checkpoint()
+        self.examine(f"{self.name}, {self.step} steps", heat[:1])
+
+    def finish(self, status: str) -> None:
+        self.document["status"] = status
+        self.document["time"] = {"recorder_seconds": self.recorder.seconds}
+        self.directory.write_run(self.document)
+
+
+def run(
+    method: str,
+    config: Config,
+    out: Path,
+    resume: bool = False,
+    on_step: Callable[[int, dict[str, Any]], None] = lambda step, metrics: None,
+) -> Run:
+    """A whole run, or what is left of it. Ctrl-C ends it after the step in work, saved; a second one at once."""
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
+    found = Run(method, config, out, resume)
+
+    def stop(*_: object) -> None:
+        if found.stopping:
+            raise KeyboardInterrupt
+        found.stopping = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not the main thread
+        previous = None
+    status = "failed"
+    try:
+        found.go(on_step)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGINT, previous)
+        found.finish(status)
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

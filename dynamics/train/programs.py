@@ -1,0 +1,160 @@
+"""Small Python programs of one variable, made from a seed: what the embedded default is trained and tested on.
+
+A program is ``def f(x): return EXPRESSION`` over an int, a list of ints or a str; here it is its expression. Depth counts composed
+operations. Which programs belong to which split is decided by a hash of their text, so splits never share a program, whatever seed or
+number of problems is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: share of the programs in each split; a program's place is decided by its text alone
+SPLITS = {"pretraining": 0.6, "training": 0.2, "validation": 0.1, "test": 0.1}
+
+Value = Any  # int, str, or list of int
+
+
+@dataclass(frozen=True)
+class Family:
+    """Programs that map one type to itself, what may end them, and inputs for them."""
+
+    operations: tuple[Callable[[np.random.Generator, str], str], ...]
+    endings: tuple[str, ...]
+    inputs: Callable[[np.random.Generator, bool], Value]
+
+
+def _inside(x: str) -> str:
+    """An expression as the operand of an operator."""
+    return x if x == "x" or x.endswith((")", "]")) and not x.startswith("(") and "+[" not in x and not _open(x) else f"({x})"
+
+
+def _open(x: str) -> bool:
+    """Whether an operator stands outside of all brackets."""
+    depth = 0
+    for place, c in enumerate(x):
+        depth += (c in "([") - (c in ")]")
+        if depth == 0 and c in "+-*/%" and place:
+            return True
+    return False
+
+
+def _number(operator: str, low: int, high: int) -> Callable[[np.random.Generator, str], str]:
+    return lambda rng, x: f"{_inside(x)}{operator}{rng.integers(low, high + 1)}"
+
+
+def _call(name: str, low: int, high: int) -> Callable[[np.random.Generator, str], str]:
+    return lambda rng, x: f"{name}({x},{rng.integers(low, high + 1)})"
+
+
+def _each(operator: str, low: int, high: int) -> Callable[[np.random.Generator, str], str]:
+    return lambda rng, x: f"[y{operator}{rng.integers(low, high + 1)} for y in {x}]"
+
+
+def _after(text: str) -> Callable[[np.random.Generator, str], str]:
+    return lambda rng, x: f"{_inside(x)}{text}"
+
+
+def _replace(rng: np.random.Generator, x: str) -> str:
+    old, new = rng.choice(5, 2, replace=False)
+    return f"{_inside(x)}.replace('{'abcde'[old]}','{'abcde'[new]}')"
+
+
+def _whole(rng: np.random.Generator, far: bool) -> int:
+    return int(rng.integers(21, 100) if far else rng.integers(0, 21))
+
+
+def _list(rng: np.random.Generator, far: bool) -> list[int]:
+    length, high = (rng.integers(4, 6), 30) if far else (rng.integers(2, 4), 10)
+    return [int(value) for value in rng.integers(0, high, length)]
+
+
+def _letters(rng: np.random.Generator, far: bool) -> str:
+    length = rng.integers(4, 7) if far else rng.integers(2, 4)
+    return "".join("abcde"[place] for place in rng.integers(0, 5, length))
+
+
+FAMILIES = (
+    Family(
+        (
+            _number("+", 1, 9),
+            _number("-", 1, 9),
+            _number("*", 2, 5),
+            _number("//", 2, 5),
+            _number("%", 2, 9),
+            _call("max", 2, 19),
+            _call("min", 2, 19),
+            lambda rng, x: f"abs({_number('-', 2, 19)(rng, x)})",
+        ),
+        (),
+        _whole,
+    ),
+    Family(
+        (
+            _after("[::-1]"),
+            lambda rng, x: f"sorted({x})",
+            _each("+", 1, 5),
+            _each("*", 2, 4),
+            _after("[1:]"),
+            _after("[:-1]"),
+            lambda rng, x: f"{x}+[{rng.integers(0, 10)}]",
+        ),
+        ("sum({})", "max({})", "min({})", "len({})", "{}[0]", "{}[1]"),
+        _list,
+    ),
+    Family(
+        (
+            _after("[::-1]"),
+            _after(".upper()"),
+            _replace,
+            _after("[1:]"),
+            _after("[:-1]"),
+            lambda rng, x: f"{x}+'{'abcde'[rng.integers(5)]}'",
+        ),
+        (),
+        _letters,
+    ),
+)
+
+
+def split_of(program: str) -> str:
+    """The split that a program belongs to."""
+    place = int.from_bytes(hashlib.sha256(program.encode()).digest()[:8], "big") / 2**64
+    for name, share in SPLITS.items():
+        if place < share:
+            return name
+        place -= share
+    return name
+
+
+def draw(rng: np.random.Generator, depth: int | None = None) -> tuple[Family, str]:
+    """A family and a program of it; without a depth, 70 % have depth 1 and 30 % depth 2."""
+    depth = depth or (1 if rng.random() < 0.7 else 2)
+    family = FAMILIES[rng.integers(len(FAMILIES))]
+    program = "x"
+    for level in range(depth):
+        last = level == depth - 1
+        if last and family.endings and rng.random() < 0.4:
+            ending = family.endings[rng.integers(len(family.endings))]
+            program = ending.format(_inside(program) if ending.startswith("{}") else program)
+        else:
+            program = family.operations[rng.integers(len(family.operations))](rng, program)
+    return family, program
+
+
+def draw_of(rng: np.random.Generator, split: str, depth: int | None = None) -> tuple[Family, str]:
+    """As ``draw``, of the programs of one split."""
+    while True:
+        family, program = draw(rng, depth)
+        if split_of(program) == split:
+            return family, program
+
+
+def compact(value: Value) -> str:
+    """A literal without spaces after commas."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else repr(value)

@@ -1,0 +1,124 @@
+"""Reinforcement learning from verifiable rewards: groups of samples, judged by the task's verifier."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from dynamics.errors import InputError, shown
+from dynamics.train import objectives, order, prompts
+from dynamics.train.batch import Batch, Fed
+from dynamics.train.config import RLVR
+from dynamics.train.policy import Policy
+from dynamics.train.sampling import Sampled, generate
+from dynamics.train.streams import stream
+from dynamics.train.tasks import Question, Source, Verdict
+
+
+class Practice:
+    """Feeds what the policy of the moment sampled; has no state."""
+
+    record_every = 1
+
+    def __init__(self, config: RLVR, policy: Policy, source: Source):
+        self.config, self.policy = config, policy
+        self.questions = source.questions("training", config.problems, config.seed)
+        if not self.questions:
+            raise InputError(f"{source.name}: has no problems to train on")
+        self.prompts = prompts.encoded(policy.tokenizer, self.questions)
+
+    def feed(self, step: int) -> Fed:
+        config = self.config
+        places = order.chosen(config.seed, step, config.prompts, len(self.questions))
+        begin = time.perf_counter()
+        groups = sample(self.policy, [self.prompts[place] for place in places], config.group, config, "rollout", step)
+        seconds = time.perf_counter() - begin
+        rows = [(place, one) for place, group in zip(places, groups, strict=True) for one in group]
+        texts = [prompts.decode(self.policy.tokenizer, one.ids, self.policy.eos) for _, one in rows]
+        verdicts = [judge(self.questions[place], text) for (place, _), text in zip(rows, texts, strict=True)]
+        rewards = np.array([verdict.score for verdict in verdicts])
+        prompt_of = np.repeat(np.arange(len(places)), config.group)
+        lengths = np.array([len(one.ids) for _, one in rows])
+        advantages = objectives.advantages(config.advantage, rewards, prompt_of, lengths)
+        asked = [self.questions[place] for place, _ in rows]
+        batch = Batch(
+            [self.prompts[place] for place in places],
+            [one.ids for _, one in rows],
+            prompt_of,
+            advantages,
+            ["solver"] * len(rows),
+            [one.task for one in asked],
+            [one.id for one in asked],
+            [one.logprobs for _, one in rows],
+            config.temperature,
+        )
+        rollouts = [
+            {
+                "prompt": question.prompt,
+                "completion": text,
+                "prompt_ids": self.prompts[place].tolist(),
+                "completion_ids": one.ids.tolist(),
+                "role": "solver",
+                "task": question.task,
+                "problem": question.id,
+                "reward": verdict.score,
+                "reason": verdict.reason,
+                "advantage": float(advantage),
+                "ended": one.ended,
+                "temperature": config.temperature,
+            }
+            for (place, one), question, text, verdict, advantage in zip(rows, asked, texts, verdicts, advantages, strict=True)
+        ]
+        metrics = reward_metrics(rewards.reshape(-1, config.group), [one.task for one in asked]) | {
+            "length/mean": float(lengths.mean()),
+            "length/truncated": float(np.mean([one.ended == "length" for _, one in rows])),
+            "time/sampling": seconds,
+        }
+        return Fed(batch, metrics, rollouts)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+def sample(policy: Policy, asked: list[Any], group: int, config: RLVR, purpose: str, step: int) -> list[list[Sampled]]:
+    return generate(
+        policy.model,
+        asked,
+        group,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        eos=policy.eos,
+        noise=lambda prompt, number: stream(config.seed, purpose, step, prompt, number),
+        autocast=policy.autocast,
+    )
+
+
+def judge(question: Question, text: str) -> Verdict:
+    """The verdict on a text. A verifier that fails is the task's fault, and ends the run rather than count as a wrong answer."""
+    try:
+        return question.verify(text)
+    except InputError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {shown(error, 80)}"
+        raise InputError(f"the verifier of {shown(question.id, 80)} failed on {shown(text, 60)!r}: {said}") from error
+
+
+def reward_metrics(rewards: np.ndarray[Any, Any], tasks: list[str]) -> dict[str, float]:
+    """Of rewards (groups, samples): their mean, by task too, and how groups are made up."""
+    found = {
+        "reward": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+        "group/std": float(rewards.std(1).mean()),
+        "group/zero_std": float((rewards.std(1) == 0).mean()),
+        "group/all_correct": float((rewards >= 1).all(1).mean()),
+        "group/none_correct": float((rewards < 1).all(1).mean()),
+    }
+    flat = rewards.ravel()
+    if len(kinds := sorted(set(tasks))) > 1:
+        found |= {f"reward/{kind}": float(flat[[task == kind for task in tasks]].mean()) for kind in kinds}
+    return found

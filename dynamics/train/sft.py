@@ -1,0 +1,46 @@
+"""Supervised fine-tuning: the given completions, each with weight 1. Nothing else differs from the other methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dynamics.errors import InputError
+from dynamics.train import order, prompts
+from dynamics.train.batch import Batch, Fed
+from dynamics.train.config import SFT
+from dynamics.train.policy import Policy
+from dynamics.train.tasks import Source
+
+
+class Imitation:
+    """Feeds completions; has no state."""
+
+    record_every = 10
+
+    def __init__(self, config: SFT, policy: Policy, source: Source):
+        self.config = config
+        self.questions = source.questions("training", config.problems, config.seed)
+        for question in self.questions:
+            if question.answer is None:
+                raise InputError(f"{question.id}: has no answer to imitate; sft needs one for every problem")
+        self.prompts = prompts.encoded(policy.tokenizer, self.questions)
+        self.answers = [np.array(prompts.completion(policy.tokenizer, str(one.answer)), np.int64) for one in self.questions]
+
+    def feed(self, step: int) -> Fed:
+        places = order.chosen(self.config.seed, step, self.config.batch, len(self.questions))
+        asked = [self.questions[place] for place in places]
+        batch = Batch(
+            [self.prompts[place] for place in places],
+            [self.answers[place] for place in places],
+            np.arange(len(places)),
+            np.ones(len(places)),
+            ["solver"] * len(places),
+            [one.task for one in asked],
+            [one.id for one in asked],
+        )
+        return Fed(batch, {"length/mean": float(batch.lengths.mean())})
+
+    def state(self) -> dict[str, Any]:
+        return {}

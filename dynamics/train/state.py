@@ -1,0 +1,98 @@
+"""Points from which a run goes on: masters, optimizer and step, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynamics.errors import InputError
+from dynamics.train.policy import Policy
+
+
+def save_folder(target: Path, fill: Any) -> None:
+    """Write a folder under a temporary name by ``fill(path)``, see that it is on disk, and rename it."""
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
+    except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, (InputError, AssertionError)):
+            raise
+        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise InputError(f"{target}: cannot be written ({said}); what was saved before is whole: go on with --resume") from None
+
+
+def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, method: dict[str, Any]) -> None:
+    """State after ``step``; the state before it is removed once this one is on disk."""
+
+    def fill(place: Path) -> None:
+        weights = {name: value.detach().cpu() for name, value in policy.masters.items()}
+        torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, place / "state.pt")
+        (place / "state.json").write_text(json.dumps({"step": step, "method": method}), encoding="utf-8")
+
+    save_folder(folder / f"step_{step:06d}", fill)
+    for other in sorted(folder.glob("step_*")):
+        if other.name != f"step_{step:06d}":
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def latest(folder: Path) -> Path | None:
+    """The state to go on from. One that is broken is passed over."""
+    for place in sorted(folder.glob("step_*"), reverse=True):
+        if (place / "state.pt").exists() and (place / "state.json").exists():
+            return place
+    return None
+
+
+def load(place: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+    """Fill policy and optimizer; gives the step and what the method kept. Copies into memory that is there already."""
+    try:
+        found = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
+        kept = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    except Exception as error:
+        raise InputError(f"{place}: cannot be read ({str(error).partition(chr(10))[0]}); remove it to begin again") from None
+    with torch.no_grad():
+        for name, value in policy.masters.items():
+            value.copy_(found["weights"][name])
+    policy.push()
+    optimizer.load_state_dict(found["optimizer"])
+    for one in optimizer.state.values():
+        for name, value in one.items():
+            if isinstance(value, torch.Tensor):
+                one[name] = value.clone()
+    return int(kept["step"]), kept["method"]
+
+
+def save_model(target: Path, policy: Policy) -> None:
+    """The masters as an ordinary Hugging Face folder."""
+    from contextlib import redirect_stderr
+    from io import StringIO
+
+    def fill(place: Path) -> None:
+        names = dict(policy.model.named_parameters())
+        weights = policy.model.state_dict()
+        for name, value in policy.masters.items():
+            if value is not names[name]:
+                weights[name] = value.detach()
+        with redirect_stderr(StringIO()):
+            policy.model.save_pretrained(place, state_dict=weights)
+        if policy.master == "bfloat16":
+            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+            config["dtype"] = "bfloat16"
+            (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        policy.tokenizer.save_pretrained(place)
+
+    save_folder(target, fill)

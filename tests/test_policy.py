@@ -1,0 +1,124 @@
+"""Log-probabilities of completions, however they are laid out, against the plain forward pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from dynamics.train import tiny
+from dynamics.train.batch import Batch, layouts
+from dynamics.train.policy import Policy
+
+
+def llama(seed: int = 0, **more):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
+    config = transformers.LlamaConfig(**sizes, max_position_embeddings=256, initializer_range=0.3, attn_implementation="eager", **more)
+    return transformers.LlamaForCausalLM(config)
+
+
+def gpt2(seed: int = 0):
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=256, attn_implementation="eager")
+    return transformers.GPT2LMHeadModel(config)
+
+
+def qwen2(seed: int = 0):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, vocab_size=64, initializer_range=0.3))
+
+
+MODELS = {"llama": llama, "gpt2": gpt2, "qwen2": qwen2}
+
+
+@pytest.fixture
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(14, 60, n) for n in (5, 1, 9)]
+    completions = [rng.integers(14, 60, n) for n in (3, 1, 7, 4, 2, 6)]
+    blank = [""] * 6
+    return Batch(prompts, completions, np.array([0, 0, 1, 1, 1, 2]), rng.normal(size=6), blank, blank, blank)
+
+
+def reference(model, batch: Batch, temperature: float):
+    """Plain: a forward pass a completion, log_softmax."""
+    logp, entropy = [], []
+    for sample, made in enumerate(batch.completions):
+        prompt = batch.prompts[batch.prompt_of[sample]]
+        ids = torch.tensor(np.concatenate([prompt, made]))[None]
+        logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+        picked = torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(made)[:, None])[:, 0]
+        logp.append(picked)
+        entropy.append(torch.distributions.Categorical(logits=logits).entropy())
+    return torch.cat(logp), torch.cat(entropy)
+
+
+def ours(policy: Policy, batch: Batch, tokens: int, share: bool, temperature: float):
+    found = {}
+    for layout in layouts(batch, range(6), tokens, share):
+        logp, entropy, _ = policy.logprobs(layout, temperature)
+        for sample in set(layout.sample.tolist()):
+            mine = torch.from_numpy(layout.sample == sample)
+            found[sample] = (logp[mine], entropy[mine])
+    return tuple(torch.cat([found[sample][which] for sample in range(6)]) for which in (0, 1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_layout_changes_nothing(name: str, temperature: float, batch: Batch) -> None:
+    model = MODELS[name]().eval()
+    policy = Policy(model, tiny.tokenizer())
+    assert policy.shares
+    expected, entropy = reference(model, batch, temperature)
+    for tokens, share in ((1, False), (40, False), (40, True), (10_000, True)):
+        logp, found = ours(policy, batch, tokens, share, temperature)
+        torch.testing.assert_close(logp, expected, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(found, entropy, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("share", [False, True])
+def test_gradients_are_those_of_autograd(temperature: float, share: bool, batch: Batch, monkeypatch) -> None:
+    monkeypatch.setattr("dynamics.train.policy.PIECE", 1)  # many pieces
+    model = llama().eval()
+    policy = Policy(model, tiny.tokenizer())
+    rng = torch.Generator().manual_seed(1)
+    weights = torch.randn(2, 23, generator=rng)
+    gradients = []
+    for logp, entropy in (reference(model, batch, temperature), ours(policy, batch, 60, share, temperature)):
+        model.zero_grad()
+        (weights[0] * logp + weights[1] * entropy).sum().backward()
+        gradients.append({key: value.grad.clone() for key, value in model.named_parameters()})
+    for key, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], value, atol=1e-4, rtol=1e-4, msg=key)
+
+
+def test_a_model_that_takes_no_mask_gets_rows_of_its_own(batch: Batch, monkeypatch) -> None:
+    monkeypatch.setattr(Policy, "_mask", lambda self, layout: None)  # as if the mask were ignored
+    policy = Policy(llama().eval(), tiny.tokenizer())
+    assert not policy.shares
+
+
+def test_dropout_is_off() -> None:
+    model = llama(attention_dropout=0.5).train()
+    policy = Policy(model, tiny.tokenizer())
+    assert not any(module.training for module in policy.model.modules())
+
+
+def test_every_completion_token_is_in_exactly_one_layout(batch: Batch) -> None:
+    for tokens, share in ((1, True), (16, True), (30, False), (1000, True)):
+        seen = np.zeros(6, int)
+        for layout in layouts(batch, range(6), tokens, share):
+            for sample in range(6):
+                mine = layout.sample == sample
+                seen[sample] += mine.sum()
+                if mine.any():
+                    assert layout.targets[mine].tolist() == batch.completions[sample].tolist()
+                    at = layout.positions[layout.row[mine], layout.source[mine]]
+                    start = len(batch.prompts[batch.prompt_of[sample]]) - 1
+                    assert at.tolist() == list(range(start, start + mine.sum()))
+        assert seen.tolist() == batch.lengths.tolist()
