@@ -90,6 +90,7 @@ def read(
         raise InputError("no samples: name at least one file")
     columns = Columns(problem, correct, sample, model, answer)
     jobs = [job for source in sources for job in _expand(str(source))]
+    runs = {path for source in sources for path in _of_a_run(str(source))}
     sizes = [path.stat().st_size for _, path, _ in jobs]
     gather, files, aside = Gather(), [], []
     defaults = _default_names([path for _, path, _ in jobs])
@@ -102,7 +103,8 @@ def read(
                 raise
             aside.append(f"left aside in its folder: {error}")
             continue
-        count = gather.add(place, name or defaults[path], batches, name is not None)
+        alone = path in runs and len(sources) == 1 and "=" not in str(sources[0])
+        count = gather.add(place, name or defaults[path], batches, None if path in runs and not alone else name is not None and not alone)
         if not count:
             raise InputError(f"{shown(path)}: has no samples")
         if found.torn:
@@ -179,6 +181,15 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
     if not files:
         raise InputError(f"{shown(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
     return [(name or path.resolve().name, file, False) for file in files]
+
+
+def _of_a_run(source: str) -> list[Path]:
+    """The files of a run directory, which hold several models, or one under several temperatures: their own names tell them apart."""
+    path = Path(source) if Path(source).exists() else Path(source.partition("=")[2])
+    if not (path / "run.json").is_file() or not (path / "evals").is_dir():
+        return []
+    files = sorted((path / "evals").glob("*.jsonl"))
+    return files if len(files) > 1 else []
 
 
 def _holds_samples(file: Path) -> bool:

@@ -45,8 +45,8 @@ class Gather:
     codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
-    def add(self, source: int, model: str, batches: Batches, fixed: bool) -> int:
-        """All of one file. ``fixed``: the caller named the model, whatever the file says. Gives how many samples there were."""
+    def add(self, source: int, model: str, batches: Batches, fixed: bool | None) -> int:
+        """All of one file; gives how many samples there were. ``fixed``: the name is the caller's, whatever the file says; None: both."""
         count = 0
         for batch in batches:
             size = len(batch)
@@ -122,11 +122,11 @@ def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.
     return np.array([missing if one is None else one for one in values] if None in values else values, kind)
 
 
-def _name(model: str, own: str | None, fixed: bool) -> str:
+def _name(model: str, own: str | None, fixed: bool | None) -> str:
     """A step says which policy of a run it is, so it stays beside the name that the caller gave; any other name of the file does not."""
     if own is None:
         return model
-    if own.startswith("step "):
+    if own.startswith("step ") or fixed is None:
         return f"{model} {own}"
     return model if fixed else own
 

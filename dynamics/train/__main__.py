@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _report(options: Any, done: Any) -> None:
     """Pass@k of the trained model and of the controls, by ``dynamics.passk`` from the files of ``evals/``."""
     from dynamics import command, passk, samples
+    from dynamics.train.config import temperatures
+    from dynamics.train.evaluate import label
 
     out = Path(options.out)
     if options.json != "-":
@@ -76,8 +78,7 @@ def _report(options: Any, done: Any) -> None:
     if not done.config.eval_problems:
         return
     table = samples.read([out]).table
-    first = next(name for name in table["model"] if name.startswith("base"))
-    report = passk.report(table, against=first)
+    report = passk.report(table, against=label("base", temperatures(done.config)[0]))
     if options.json:
         command.write(options.json, command.to_json(report.to_dict()))
     if options.json != "-":

@@ -66,7 +66,7 @@ def _replace(rng: np.random.Generator, x: str) -> str:
 
 
 def _whole(rng: np.random.Generator, far: bool) -> int:
-    return int(rng.integers(21, 100) if far else rng.integers(0, 21))
+    return int(rng.integers(16, 100) if far else rng.integers(0, 16))
 
 
 def _list(rng: np.random.Generator, far: bool) -> list[int]:
@@ -82,14 +82,14 @@ def _letters(rng: np.random.Generator, far: bool) -> str:
 FAMILIES = (
     Family(
         (
-            _number("+", 1, 9),
-            _number("-", 1, 9),
-            _number("*", 2, 5),
-            _number("//", 2, 5),
-            _number("%", 2, 9),
-            _call("max", 2, 19),
-            _call("min", 2, 19),
-            lambda rng, x: f"abs({_number('-', 2, 19)(rng, x)})",
+            _number("+", 1, 5),
+            _number("-", 1, 5),
+            _number("*", 2, 3),
+            _number("//", 2, 3),
+            _number("%", 2, 5),
+            _call("max", 2, 12),
+            _call("min", 2, 12),
+            lambda rng, x: f"abs({_number('-', 2, 12)(rng, x)})",
         ),
         (),
         _whole,
@@ -98,8 +98,8 @@ FAMILIES = (
         (
             _after("[::-1]"),
             lambda rng, x: f"sorted({x})",
-            _each("+", 1, 5),
-            _each("*", 2, 4),
+            _each("+", 1, 3),
+            _each("*", 2, 3),
             _after("[1:]"),
             _after("[:-1]"),
             lambda rng, x: f"{x}+[{rng.integers(0, 10)}]",
