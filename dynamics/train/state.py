@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -78,21 +81,12 @@ def load(place: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple
 
 def save_model(target: Path, policy: Policy) -> None:
     """The masters as an ordinary Hugging Face folder."""
-    from contextlib import redirect_stderr
-    from io import StringIO
-
     def fill(place: Path) -> None:
-        names = dict(policy.model.named_parameters())
-        weights = policy.model.state_dict()
-        for name, value in policy.masters.items():
-            if value is not names[name]:
-                weights[name] = value.detach()
+        model = policy.model
+        if policy.separate:  # it computes with the values that the masters have, so this rounds nothing
+            model = copy.deepcopy(model).to(torch.bfloat16)
         with redirect_stderr(StringIO()):
-            policy.model.save_pretrained(place, state_dict=weights)
-        if policy.master == "bfloat16":
-            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-            config["dtype"] = "bfloat16"
-            (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            model.save_pretrained(place)
         policy.tokenizer.save_pretrained(place)
 
     save_folder(target, fill)

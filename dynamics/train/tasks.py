@@ -189,16 +189,25 @@ def asked(problem: Problem) -> tuple[str, str]:
 
 
 class Gym:
-    """A reasoning-gym task by name, generated and scored by that package; answers stand between <answer> and </answer>."""
+    """A reasoning-gym task by name, generated and scored by that package. ``chain_sum:max_terms=2,max_digits=1`` sets its parameters.
+
+    The answer is what stands between <answer> and </answer>, or the whole completion where there are no such tags. The scorers give
+    parts of a point to some answers that are not right; those count in the reward, and not as correct.
+    """
 
     _OFFSETS = {"training": 0, "validation": 1, "test": 2}
 
     def __init__(self, name: str):
-        self.name = name
+        self.name, _, rest = name.partition(":")
         self.gym = importlib.import_module("reasoning_gym")
+        try:
+            self.settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
+            self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise InputError(f"task {shown(name)!r}: its settings are not understood: {shown(error)}") from None
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        data = self.gym.create_dataset(self.name, size=count, seed=3 * seed + self._OFFSETS.get(split, 0))
+        data = self.gym.create_dataset(self.name, size=count, seed=3 * seed + self._OFFSETS.get(split, 0), **self.settings)
         made = []
         for number in range(count):
             entry = data[number]
@@ -211,9 +220,7 @@ class Gym:
     def _check(data: Any, entry: dict[str, Any]) -> Callable[[str], Verdict]:
         def check(text: str) -> Verdict:
             answer = tagged(text)
-            if answer is None:
-                return _right(False, "no answer between tags")
-            score = float(data.score_answer(answer, entry))
+            score = float(data.score_answer(text.strip() if answer is None else answer, entry))
             return Verdict(score >= 1, "" if score >= 1 else "another answer", score)
 
         return check
@@ -305,7 +312,7 @@ def source(name: str, plain: bool = True) -> Source:
     if name.endswith((".jsonl", ".parquet")):
         return Records(name)
     known = names()
-    if name in known:
+    if name.partition(":")[0] in known:
         return Gym(name)
     more = "" if len(known) > 4 else "; for those of reasoning-gym: pip install 'training-dynamics[tasks]'"
     raise InputError(f"task {shown(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")

@@ -10,7 +10,9 @@ It is partly competent on purpose: it solves a part of the problems most of the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -124,7 +126,8 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
         temporary = Path(tempfile.mkdtemp(prefix=".tiny-", dir=target.parent))
         try:
             model, words = make(recipe, progress)
-            model.save_pretrained(temporary)
+            with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+                model.save_pretrained(temporary)
             words.save_pretrained(temporary)
             try:
                 temporary.replace(target)

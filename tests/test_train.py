@@ -1,0 +1,311 @@
+"""Runs of the loop: what they write, that being killed changes nothing, and what they say to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from test_policy import llama
+
+from dynamics import InputError, samples, sparsity
+from dynamics.train import state, tiny, update
+from dynamics.train.__main__ import cli
+from dynamics.train.batch import Batch
+from dynamics.train.config import RLVR, SFT
+from dynamics.train.loop import run
+from dynamics.train.policy import Policy
+
+SMALL = ["--steps", "6", "--save-every", "2", "--eval-problems", "6", "--eval-samples", "2", "--problems", "40", "--threads", "1",
+         "--eval-temperatures", "1,0.5,0"]  # fmt: skip
+QUICK = {"rlvr": ["--prompts", "6", "--group", "4", "--max-new-tokens", "8"], "sft": ["--batch", "8"]}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A model of the notation that has hardly learnt anything."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    model, words = tiny.make(tiny.Recipe(steps=25, hidden=32, layers=2, intermediate=64, threads=1))
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def arguments(method: str, base: Path, out: Path, *more: str) -> list[str]:
+    return [method, "--model", str(base), "--out", str(out), "--learning-rate", "1e-3", *SMALL, *QUICK[method], *more]
+
+
+def contents(out: Path) -> dict[str, object]:
+    """All that must not depend on when a run was killed."""
+    found: dict[str, object] = {}
+    for file in sorted(out.rglob("*")):
+        name = str(file.relative_to(out))
+        if file.is_dir() or name.startswith("state") or name == "run.json":
+            continue
+        if name == "metrics.jsonl":
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            found[name] = [{k: v for k, v in row.items() if "seconds" not in k and not k.startswith("time/")} for row in rows]
+        else:
+            found[name] = file.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("method", ["rlvr", "sft"])
+def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert cli(arguments(method, base, out)) == 0
+    assert "pass@k" in capsys.readouterr().out
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+    for row in metrics:
+        for name in ("loss", "entropy", "nll_sampled", "grad_norm", "tokens", "seconds", "solver/entropy"):
+            assert np.isfinite(row[name]), name
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step_000000", "step_000002", "step_000004", "step_000006"]
+    assert [p.name for p in (out / "state").iterdir()] == ["step_000006"]
+    document = json.loads((out / "run.json").read_text())
+    assert document["status"] == "finished"
+    assert document["config"]["learning_rate"] == 1e-3
+    whole = sparsity.compare(out / "checkpoints/step_000000", out / "checkpoints/step_000006").total
+    if method == "rlvr":
+        for rule, value in whole.sparsity.items():
+            assert metrics[-1][f"sparsity/{rule}"] == value
+        rows = [json.loads(line) for line in (out / "rollouts/step_3.jsonl").read_text().splitlines()]
+        assert len(rows) == 24
+        assert np.mean([one["reward"] for one in rows]) == pytest.approx(metrics[2]["reward"])
+        assert sum(len(one["completion_ids"]) for one in rows) == metrics[2]["tokens"]
+        assert metrics[2]["sampler/max_difference"] < 1e-3
+    read = samples.read([out]).table
+    assert set(read["model"]) == {"base, T=1", "base, T=0.5", "base, greedy", f"{method}, 6 steps, T=1"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints/step_000006")
+    assert model.dtype == torch.float32
+    transformers.AutoTokenizer.from_pretrained(out / "checkpoints/step_000006")
+
+
+@pytest.mark.parametrize(("method", "lines"), [("rlvr", [0, 3]), ("sft", [1])])
+def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int], base: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dynamics.train"]
+    out, straight = tmp_path / "killed", tmp_path / "straight"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    assert subprocess.run([*command, *arguments(method, base, straight)], **quiet).returncode == 0
+    for number in lines:
+        more = ["--resume"] if out.exists() else []
+        child = subprocess.Popen([*command, *arguments(method, base, out, *more)], **quiet)
+        file = out / "metrics.jsonl"
+        while child.poll() is None and not (out.exists() if number == 0 else file.exists() and file.read_bytes().count(b"\n") >= number):
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    more = ["--resume"] if (out / "run.json").exists() else []
+    assert subprocess.run([*command, *arguments(method, base, out, *more)], **quiet).returncode == 0
+    killed, whole = contents(out), contents(straight)
+    assert killed.keys() == whole.keys()
+    for name in whole:
+        assert killed[name] == whole[name], name
+
+
+def test_resuming_at_every_step(base: Path, tmp_path: Path) -> None:
+    config = RLVR(model=str(base), steps=4, save_every=1, eval_problems=0, problems=20, prompts=3, group=3, max_new_tokens=6, threads=1)
+    run("rlvr", config, tmp_path / "straight")
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int, metrics: dict) -> None:
+        raise Stop
+
+    for number in range(4):
+        with pytest.raises(Stop):
+            run("rlvr", config, tmp_path / "cut", resume=number > 0, on_step=stop)
+    run("rlvr", config, tmp_path / "cut", resume=True)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "straight")
+
+
+def test_an_interrupt_saves(base: Path, tmp_path: Path, capsys) -> None:
+    config = SFT(model=str(base), steps=5, save_every=100, eval_problems=0, problems=20, batch=4, threads=1)
+
+    def interrupt(step: int, metrics: dict) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("sft", config, tmp_path / "cut", on_step=interrupt)
+    assert json.loads((tmp_path / "cut/run.json").read_text())["status"] == "interrupted"
+    assert state.latest(tmp_path / "cut/state").name in ("step_000002", "step_000003")
+    run("sft", config, tmp_path / "cut", resume=True)
+    run("sft", config, tmp_path / "straight")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "straight")
+
+
+def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert cli(arguments("sft", base, out)) == 0
+    assert cli(arguments("sft", base, out, "--seed", "7", "--resume")) == 2
+    assert "was begun with seed = 0, not 7" in capsys.readouterr().err
+    assert cli(arguments("sft", base, out)) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert cli(arguments("rlvr", base, out, "--resume")) == 2
+    assert "method = 'sft', not 'rlvr'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--task", "nothing"], "unknown; there are code, deduction"),
+        (["--advantage", "grop"], "unknown; there are grpo, dr_grpo, rloo"),
+        (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
+        (["--steps", "0"], "--steps 0: must be a number of at least 1"),
+        (["--learning-rate", "nan"], "must be a number"),
+        (["--temperature", "0"], "samples of a group would all be the same"),
+        (["--top-p", "0.9", "--updates", "2"], "--top-p and --top-k"),
+        (["--eval-temperatures", "a"], "must be numbers"),
+        (["--loss", "mean"], "invalid choice"),
+    ],
+)
+def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
+    given = arguments("rlvr", base, tmp_path / "run", *more)
+    assert cli(given) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len([line for line in error.splitlines() if line.startswith("dynamics.train: error")]) == 1
+
+
+def test_dry_run(tmp_path: Path, capsys) -> None:
+    assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", "smollm2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["method"], found["learning_rate"], found["group"]) == ("rlvr", 1e-5, 8)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert cli([*arguments("sft", base, out), "--learning-rate", "1e30", "--warmup", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "not finite, in a batch with" in error or "logits are not finite" in error
+    assert json.loads((out / "run.json").read_text())["status"] == "failed"
+    assert (out / "checkpoints/step_000000/model.safetensors").exists()
+    assert state.latest(out / "state") is not None
+
+
+def test_a_verifier_that_fails_ends_the_run(base: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("dynamics.train.tasks.verify", lambda *_: 1 / 0)
+    assert cli(arguments("rlvr", base, tmp_path / "run")) == 2
+    assert "failed on" in (said := capsys.readouterr().err)
+    assert "ZeroDivisionError" in said
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
+    target = tmp_path / "step_000001"
+    state.save_folder(target, lambda place: (place / "a").write_text("whole"))
+
+    def full(place: Path) -> None:
+        (place / "a").write_text("ha")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"No space left.*--resume"):
+        state.save_folder(target, full)
+    assert (target / "a").read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
+
+
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(14, 60, n) for n in (5, 1, 9)]
+    completions = [rng.integers(14, 60, n) for n in (3, 1, 7, 4, 2, 6, 3)]
+    advantages = np.array([1.0, -1.0, 0.5, 0.0, -0.5, 0.0, 2.0])
+    names = [f"n{place}" for place in range(7)]
+    behaviour = [np.full(len(one), -4.0, np.float32) for one in completions]
+    return Batch(prompts, completions, np.array([0, 0, 1, 1, 1, 2, 0]), advantages, ["solver"] * 7, ["t"] * 7, names, behaviour, 0.8)
+
+
+def gradients(config, policy: Policy, given: Batch) -> dict[str, torch.Tensor]:
+    policy.model.zero_grad()
+    before = update.prepare(policy, policy, given, config, 1)
+    found = update.gradient(policy, given, config, before)
+    return {name: value.grad.clone() for name, value in policy.model.named_parameters()} | {"loss": torch.tensor(found.loss.sum())}
+
+
+@pytest.mark.parametrize("loss", ["token-mean", "sequence-mean", "constant"])
+@pytest.mark.parametrize("more", [{}, {"kl": 0.1}, {"entropy_bonus": 0.1}, {"kl_cov": 0.2}, {"clip_cov": 0.2}, {"updates": 2}])
+def test_micro_batches_change_nothing(loss: str, more: dict) -> None:
+    policy = Policy(llama().eval(), tiny.tokenizer())
+    whole = gradients(RLVR(loss=loss, micro_tokens=10_000, **more), policy, batch())
+    for tokens, share in ((1, True), (20, True), (30, False), (10_000, False)):
+        policy.shares = share
+        found = gradients(RLVR(loss=loss, micro_tokens=tokens, **more), policy, batch())
+        for name, value in whole.items():
+            torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_the_gradient_is_that_of_the_formula() -> None:
+    """Weighted log-likelihood by a forward pass a completion, against the loop's."""
+    model, given = llama().eval(), batch()
+    policy = Policy(model, tiny.tokenizer())
+    found = gradients(RLVR(), policy, given)
+    model.zero_grad()
+    total = 0
+    for sample, made in enumerate(given.completions):
+        prompt = given.prompts[given.prompt_of[sample]]
+        logits = model(torch.tensor(np.concatenate([prompt, made]))[None]).logits[0, len(prompt) - 1 : -1] / given.temperature
+        logp = torch.log_softmax(logits, -1).gather(1, torch.tensor(made)[:, None])[:, 0]
+        total = total - (given.advantages[sample] * logp).sum() / given.lengths.sum()
+    total.backward()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(found[name], value.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_sft_teaches_the_end_of_the_sequence(base: Path) -> None:
+    from dynamics.train import prompts, tasks
+    from dynamics.train.sft import Imitation
+
+    policy = Policy(transformers.AutoModelForCausalLM.from_pretrained(base), transformers.AutoTokenizer.from_pretrained(base))
+    policy.tokenizer.pad_token = policy.tokenizer.eos_token
+    fed = Imitation(SFT(problems=10, batch=4), policy, tasks.Triplets()).feed(1)
+    assert all(one[-1] == policy.tokenizer.eos_token_id for one in fed.batch.completions)
+    assert prompts.decode(policy.tokenizer, fed.batch.completions[0], policy.eos)
+    found = update.gradient(policy, fed.batch, SFT(), update.Before())
+    assert len(found.sample) == fed.batch.lengths.sum()  # the end counts among the tokens of the loss
+
+
+def test_bfloat16_masters_move_less(base: Path, tmp_path: Path) -> None:
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        config = SFT(model=str(base), steps=3, eval_problems=0, problems=20, batch=4, learning_rate=1e-5, master_dtype=dtype, threads=1)
+        config = SFT(**{**vars(config), "compute_dtype": "float32"})
+        run("sft", config, tmp_path / dtype)
+        folder = tmp_path / dtype / "checkpoints"
+        found[dtype] = sparsity.compare(folder / "step_000000", folder / "step_000003")
+        assert set(found[dtype].tuned.dtypes) == {dtype}
+    assert found["bfloat16"].total.sparsity["exact"] > found["float32"].total.sparsity["exact"] + 0.3
+
+
+def test_the_embedded_model_is_the_same_every_time(tmp_path: Path, monkeypatch) -> None:
+    recipe = tiny.Recipe(steps=12, hidden=32, layers=1, intermediate=32)
+    made = []
+    for name in ("a", "b"):
+        monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path / name))
+        folder = tiny.find(recipe)
+        made.append((folder.name, (folder / "model.safetensors").read_bytes()))
+        before = (folder / "model.safetensors").stat().st_mtime_ns
+        assert tiny.find(recipe) == folder
+        assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert made[0] == made[1]
+    assert tiny.folder(tiny.Recipe(steps=13)).name != tiny.folder(recipe).name
+
+
+def test_the_tokenizer_loses_nothing() -> None:
+    words, rng = tiny.tokenizer(), np.random.default_rng(0)
+    for _ in range(300):
+        text = "".join(tiny.example(rng))
+        assert words.decode(words(text)["input_ids"]) == text
+    assert len(words) <= 64
