@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from dynamics import entropy as entropy
     from dynamics import passk as passk
     from dynamics import plots as plots
+    from dynamics import recorder as recorder
     from dynamics import samples as samples
     from dynamics import sparsity as sparsity
+    from dynamics import train as train
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__", "checkpoints", "entropy", "passk", "plots", "samples", "sparsity"]
+__all__ = ["InputError", "__version__", "checkpoints", "entropy", "passk", "plots", "recorder", "samples", "sparsity", "train"]
 
-_SUBMODULES = frozenset(["checkpoints", "entropy", "passk", "plots", "samples", "sparsity"])
+_SUBMODULES = frozenset(["checkpoints", "entropy", "passk", "plots", "recorder", "samples", "sparsity", "train"])
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -10,7 +10,11 @@ COMMANDS = {
     "sparsity": "which weights moved: update sparsity of one checkpoint against another",
     "entropy": "where it is unsure: per-token entropy of a model over text or rollouts",
     "passk": "how much can it solve: pass@k of graded samples, with intervals, compared pairwise",
+    "train": "make a run to measure: SFT or RLVR of a small model made on the spot, or of any other",
 }
+
+#: commands that are packages
+MODULES = {"train": "dynamics.train.__main__"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"dynamics: error: no command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(f"dynamics.{command}").cli(arguments[1:])
+    status: int = importlib.import_module(MODULES.get(command, f"dynamics.{command}")).cli(arguments[1:])
     return status
 
 

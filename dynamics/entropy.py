@@ -348,16 +348,18 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     """
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
     except ImportError:
         raise InputError("running a model needs torch and transformers: pip install 'training-dynamics[models]'") from None
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
     where = name
     if name == "smollm2":
         where, options["gguf_file"] = _smollm2()
+        whole = {"quantization_config": GgufConfig(dequantize=True)}
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
@@ -365,7 +367,7 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
         raise InputError(f"{shown(name)}: has no tokenizer that can be read ({_said(error)})") from None
     try:
         chosen = kinds[dtype] if dtype else "auto" if name != "smollm2" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=chosen, **options)
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=chosen, **options, **whole)
     except Exception as error:
         raise InputError(f"{shown(name)}: is not a causal language model that can be read ({_said(error)})") from None
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer

@@ -370,7 +370,7 @@ class _Probe:
         )
         self.tokens += len(targets)
         self.sums[0] += float(found.entropy.sum())
-        self.sums[1] += float(found.surprisal.sum())
+        self.sums[1] += float(np.asarray(found.surprisal.cpu() if found.surprisal is not None else 0.0).sum())
 
     def take(self) -> dict[str, Any]:
         """Means since the last call."""

@@ -13,10 +13,10 @@ from dynamics.errors import InputError
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch.distributed.tensor")
 
-import torch.distributed as dist  # noqa: E402
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh  # noqa: E402
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor  # noqa: E402
-from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from analyses import precision  # noqa: E402
-from dynamics.errors import InputError  # noqa: E402
-from dynamics.plots import style  # noqa: E402
+from analyses import precision
+from dynamics.errors import InputError
+from dynamics.plots import style
 
 SETTINGS = precision.Settings(learning_rate=1e-3, steps=4, batch=2, length=16, threads=1)
 SOURCE = {"model": "tiny", "text": "random"}

@@ -142,8 +142,8 @@ def test_transformers_trainer(tmp_path) -> None:
     data = [{"input_ids": ids, "labels": [-100] * 3 + ids[3:]} for ids in rows]
     expected = independent(model.eval(), [(one["input_ids"], one["labels"]) for one in data])
     args = transformers.TrainingArguments(
-        str(tmp_path / "out"), per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3, logging_steps=1, learning_rate=1e-3,
-        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
+        str(tmp_path / "out"), per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3, logging_steps=1,
+        learning_rate=1e-3, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     record = callback(tmp_path / "run", every=1, method="sft")
     trainer = transformers.Trainer(model, args, train_dataset=data, callbacks=[record])
@@ -184,7 +184,9 @@ def test_trl_grpo(tmp_path) -> None:
         return [float(len(one)) for one in completions]
 
     reward = recording(length, tmp_path / "run")
-    trainer = trl.GRPOTrainer(model, reward, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)])
+    trainer = trl.GRPOTrainer(
+        model, reward, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)]
+    )
     trainer.train()
     found = check(tmp_path / "run", tmp_path, trainer, 3)
     for step in (1, 2, 3):

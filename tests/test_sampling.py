@@ -8,11 +8,12 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from test_policy import MODELS
+
 from dynamics import InputError
 from dynamics.train import sampling, tiny
 from dynamics.train.sampling import Rule, draw, generate
 from dynamics.train.streams import stream
-from test_policy import MODELS
 
 PROMPTS = [[20, 30, 40], [15], [21, 22, 23, 24, 25, 26], [33, 34], [50, 51, 52, 53]]
 

@@ -1,8 +1,8 @@
 """Train a model, and write down what training did to it.
 
-    python -m dynamics.train sft  --out runs/sft
-    python -m dynamics.train rlvr --out runs/rlvr
-    python -m dynamics.train rlvr --model smollm2 --task chain_sum --out runs/chain_sum
+python -m dynamics.train sft  --out runs/sft
+python -m dynamics.train rlvr --out runs/rlvr
+python -m dynamics.train rlvr --model smollm2 --task chain_sum --out runs/chain_sum
 """
 
 from __future__ import annotations

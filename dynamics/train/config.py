@@ -30,6 +30,7 @@ class Config:
     beta1: float = option(0.9, "of AdamW")
     beta2: float = option(0.99, "of AdamW")
     clip: float = option(1.0, "largest L2 norm of the gradient")
+    loss: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean", "constant"))
     master_dtype: str = option("float32", "dtype of the weights that the optimizer moves", ("float32", "bfloat16"))
     compute_dtype: str = option("auto", "of forward and backward; auto: bfloat16 where it is fast", ("auto", "float32", "bfloat16"))
     device: str = option("auto", "auto, cpu, cuda, ...")
@@ -48,7 +49,6 @@ class SFT(Config):
     """Imitate given completions."""
 
     batch: int = option(64, "completions a step")
-    loss: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean"))
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,6 @@ class RLVR(Config):
     top_p: float = option(1.0, "sample from the likeliest tokens only; refused where a ratio of probabilities is used")
     top_k: int = option(0, "likewise")
     advantage: str = option("grpo", "grpo, dr_grpo, rloo, reinforce++, reinforce++-sequence, reinforce")
-    loss: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean", "constant"))
     updates: int = option(1, "optimizer steps on each batch; with more than one, the clipped ratio is used")
     clip_low: float = option(0.2, "the ratio is clipped at 1 - this")
     clip_high: float = option(0.2, "and at 1 + this")

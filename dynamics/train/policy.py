@@ -160,7 +160,7 @@ class Policy:
 _WAYS = ((1000, True), (1, False))
 
 
-class _LogProbs(torch.autograd.Function):
+class _LogProbs(torch.autograd.Function):  # type: ignore[misc]
     """Log-probability, entropy and surprisal from hidden states and a head, or from logits where there is no weight."""
 
     @staticmethod
@@ -172,6 +172,7 @@ class _LogProbs(torch.autograd.Function):
             logits = _form(states[piece], weight, dtype)
             cold = from_logits(logits, targets=targets[piece])
             hot = cold if temperature == 1.0 else from_logits(logits, temperature, targets[piece])
+            assert hot.surprisal is not None
             kept.append((-hot.surprisal, hot.logsumexp, cold.entropy, cold.logsumexp, cold.surprisal))
         logp, ctx.hot, entropy, ctx.cold, surprisal = (torch.cat(parts).float() for parts in zip(*kept, strict=True))
         ctx.entropy = entropy

@@ -31,7 +31,7 @@ class Family:
 
 def _inside(x: str) -> str:
     """An expression as the operand of an operator."""
-    return x if x == "x" or x.endswith((")", "]")) and not x.startswith("(") and "+[" not in x and not _open(x) else f"({x})"
+    return x if x == "x" or (x.endswith((")", "]")) and not x.startswith("(") and "+[" not in x and not _open(x)) else f"({x})"
 
 
 def _open(x: str) -> bool:

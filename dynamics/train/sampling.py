@@ -198,10 +198,10 @@ def _chunk(
         tokens[mine, step], logprobs[mine, step], length[mine] = picked[~over], logp.cpu().numpy()[~over], step + 1
         last = ~over & np.isin(picked, list(rule.eos))
         over |= last
-        for row in active[last]:
+        for row in active[last].tolist():
             ended[row] = "eos"
         if rule.stop:
-            for place in np.flatnonzero(~over):
+            for place in np.flatnonzero(~over).tolist():
                 text = rule.tokenizer.decode(tokens[active[place], : step + 1], skip_special_tokens=False)
                 if any(one in text for one in rule.stop):
                     over[place], ended[active[place]] = True, "stop"

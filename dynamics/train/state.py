@@ -81,6 +81,7 @@ def load(place: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple
 
 def save_model(target: Path, policy: Policy) -> None:
     """The masters as an ordinary Hugging Face folder."""
+
     def fill(place: Path) -> None:
         model = policy.model
         if policy.separate:  # it computes with the values that the masters have, so this rounds nothing

@@ -51,7 +51,7 @@ def gradient(policy: Policy, batch: Batch, config: Config, before: Before) -> To
     """
     begin = starts(batch)
     count = int(begin[-1])
-    weights = objectives.token_weights(config.loss, batch.lengths, config.max_new_tokens)  # type: ignore[attr-defined]
+    weights = objectives.token_weights(config.loss, batch.lengths, config.max_new_tokens)
     found = Tokens(*(np.zeros(count) for _ in range(7)))
     always = isinstance(config, RLVR) and bool(config.kl or config.entropy_bonus or config.kl_cov)
     alive = [sample for sample in range(len(batch.completions)) if always or batch.advantages[sample] != 0]
@@ -67,7 +67,7 @@ def gradient(policy: Policy, batch: Batch, config: Config, before: Before) -> To
                 }
                 loss, low, high = _loss(config, before, at, logp, entropy, token["advantage"])
                 if learning:
-                    (loss * token["weight"]).sum().backward()  # type: ignore[no-untyped-call]
+                    (loss * token["weight"]).sum().backward()
             for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
                 getattr(found, name)[at] = value.detach().double().cpu().numpy()
             found.sample[at] = layout.sample
