@@ -26,7 +26,7 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(of("grpo"), [1.5, -0.5, -0.5, -0.5, *np.array([0.5, 0.5, -0.5, -0.5]) * 3**0.5], rtol=1e-5)
     np.testing.assert_allclose(of("reinforce"), REWARDS)
     # two samples, lengths 1 and 3: mean over tokens 1/4, variance 3/16; over samples 1/2, 1/4
-    pair = dict(rewards=[1, 0], groups=[0, 1], lengths=[1, 3])
+    pair = {"rewards": [1, 0], "groups": [0, 1], "lengths": [1, 3]}
     np.testing.assert_allclose(of("reinforce++", **pair), [3**0.5, -(3**-0.5)], rtol=1e-6)
     np.testing.assert_allclose(of("reinforce++-sequence", **pair), [1, -1], rtol=1e-6)
 

@@ -64,7 +64,9 @@ def contents(out: Path) -> dict[str, object]:
 def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
     assert cli(arguments(method, base, out)) == 0
-    assert "pass@k" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "minus base, T=1" in said
+    assert all(f"\n  {part} " in said for part in ("all held-out problems", "seen", "unseen", "ood"))
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
     for row in metrics:

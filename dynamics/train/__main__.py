@@ -70,6 +70,7 @@ def _report(options: Any, done: Any) -> None:
     from dynamics import command, passk, samples
     from dynamics.train.config import temperatures
     from dynamics.train.evaluate import label
+    from dynamics.train.tasks import TEST_SETS
 
     out = Path(options.out)
     if options.json != "-":
@@ -78,13 +79,16 @@ def _report(options: Any, done: Any) -> None:
     if not done.config.eval_problems:
         return
     table = samples.read([out]).table
-    report = passk.report(table, against=label("base", temperatures(done.config)[0]))
+    base = label("base", temperatures(done.config)[0])
+    whole = passk.report(table, against=base)
     if options.json:
-        command.write(options.json, command.to_json(report.to_dict()))
+        command.write(options.json, command.to_json(whole.to_dict()))
     if options.json != "-":
-        from dynamics.plots.passk_terminal import show
+        from dynamics.plots.train_terminal import show
 
-        show(report)
+        parts = table["problem"].astype(str).str.partition(" ")[0]
+        found = [(name, table[parts == name]) for name in TEST_SETS if (parts == name).any()]
+        show([("all held-out problems", whole), *((name, passk.report(part, against=base)) for name, part in found)])
 
 
 def cli(argv: Sequence[str] | None = None) -> int:

@@ -96,7 +96,8 @@ class Run:
             for key in mine:
                 if mine[key] != theirs.get(key):
                     raise InputError(
-                        f"{self.out}: was begun with {key} = {theirs.get(key)!r}, not {mine[key]!r}; resume with the same, or name another folder"
+                        f"{self.out}: was begun with {key} = {theirs.get(key)!r}, not {mine[key]!r}; "
+                        "resume with the same, or name another folder"
                     )
             return there | {"status": "running"}
         if self.out.exists() and any(self.out.iterdir()):

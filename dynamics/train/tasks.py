@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from dynamics.errors import InputError, shown
 from dynamics.train import programs
@@ -22,6 +22,8 @@ from dynamics.train.expressions import Expressions, Refused, literal, same
 from dynamics.train.streams import stream
 
 KINDS = ("deduction", "abduction", "induction")
+#: a third each of the test problems: programs of pre-training on other inputs, new programs, deeper ones on larger values
+TEST_SETS = ("seen", "unseen", "ood")
 #: of an induction problem: pairs in all, and how many of them the solver sees
 PAIRS, SHOWN = 5, 2
 _ASK = "Give only the final answer, between <answer> and </answer>."
@@ -123,7 +125,7 @@ class Triplets:
         rng = stream(seed, f"problems {split}")
         made: dict[str, Question] = {}
         while len(made) < count:
-            part = ("seen", "unseen", "ood")[len(made) % 3] if split == "test" else split
+            part = TEST_SETS[len(made) % 3] if split == "test" else split
             kind = self.kinds[len(made) // (3 if split == "test" else 1) % len(self.kinds)]
             problem = triplet(rng, kind, part)
             if problem is not None and problem.id not in made:
@@ -195,7 +197,7 @@ class Gym:
     parts of a point to some answers that are not right; those count in the reward, and not as correct.
     """
 
-    _OFFSETS = {"training": 0, "validation": 1, "test": 2}
+    _OFFSETS: ClassVar = {"training": 0, "validation": 1, "test": 2}
 
     def __init__(self, name: str):
         self.name, _, rest = name.partition(":")
