@@ -64,7 +64,7 @@ class Recorder:
         Path(out).mkdir(parents=True, exist_ok=True)
         self.directory = RunDirectory(out)
         self._base = None if base is None else snapshot(base)
-        self._previous: dict[str, Stored] | None = self._base
+        self._previous: dict[str, Stored] | None = self._base if every == 1 else None
         self._sinks = _sinks(Path(out), tensorboard, wandb)
 
     def __enter__(self) -> Recorder:
@@ -77,6 +77,10 @@ class Recorder:
         self.directory.close()
         for sink in self._sinks:
             sink(None, {})
+
+    def follow(self, step: int, named_parameters: Parameters) -> None:
+        """Go on after ``step`` of a run that is resumed, whose weights these are; ``base`` stays the base."""
+        self._previous = snapshot(named_parameters) if (step + 1) % self.every == 0 else None
 
     def step(self, step: int, named_parameters: Parameters | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write the line of a step, and give it. ``named_parameters``: the weights after the step; None to leave them out."""
@@ -94,7 +98,8 @@ class Recorder:
         found: dict[str, Any] = {}
         measured, before_next = step % self.every == 0, (step + 1) % self.every == 0
         if self._base is None:
-            self._base = self._previous = snapshot(named_parameters)
+            self._base = snapshot(named_parameters)
+            self._previous = self._base if before_next else None
         elif measured or before_next:
             now = snapshot(named_parameters)
             if measured:

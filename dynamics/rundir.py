@@ -70,9 +70,10 @@ class RunDirectory:
         for folder in (self.path / "checkpoints").glob("step_*"):
             if _number(folder) > step:
                 shutil.rmtree(folder)
-        for place in ("evals", "rollouts", "checkpoints", "state", "."):
-            for leftover in (self.path / place).glob(".*"):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for leftover in (*self.path.glob(".run-*.json"), *self.path.glob(".metrics-*.jsonl"), *self.path.glob("*/.*-*.jsonl")):
+            leftover.unlink()
+        for leftover in self.path.glob("*/.step_*.partial"):
+            shutil.rmtree(leftover)
 
     def close(self) -> None:
         if self._metrics is not None:

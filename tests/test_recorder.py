@@ -61,12 +61,15 @@ def test_a_kill_leaves_whole_lines(tmp_path) -> None:
     directory.close()
     (tmp_path / "checkpoints" / "step_000004").mkdir(parents=True)
     (tmp_path / "rollouts" / ".step_9-x.jsonl").write_text("half")
+    (tmp_path / "checkpoints" / ".step_000005.partial").mkdir()
+    (tmp_path / ".mine").write_text("not ours to remove")
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "lo')
     directory.truncate(3)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
     assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == ["step_1.jsonl", "step_2.jsonl", "step_3.jsonl"]
     assert not list((tmp_path / "checkpoints").iterdir())
+    assert (tmp_path / ".mine").exists()
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch) -> None:

@@ -47,8 +47,7 @@ def _notes(reports: Sequence[tuple[str, Report]]) -> screen.Section:
 
     count = max(int(curve.points["problems"].max()) for _, report in reports for curve in report.curves)
     return [
-        Text(
-            f"*  leaves out 0; paired over up to {count} problems. The rows of the base at lower temperatures and greedy are the controls:"
-        ),
-        Text("   a gain that they have too is sharpening, not new ability. dynamics passk RUN has all k."),
+        Text(f"*  leaves out 0; paired, over up to {count} problems"),
+        Text("   the base at lower temperatures and greedy is the control: a gain that it has too is no new ability"),
+        Text("   python -m dynamics.passk RUN has every k"),
     ]

@@ -83,6 +83,8 @@ class Run:
         if resume and (place := state.latest(out / "state")) is not None:
             self.step, _ = state.load(place, self.policy, self.optimizer)
         self.directory.truncate(self.step)
+        self.recorder.follow(self.step, self.policy.masters)
+        self.whole = True
 
     def _begin(self, resume: bool) -> dict[str, Any]:
         """``run.json`` before the first step; on resuming, the one that is there, if it is of this run."""
@@ -148,11 +150,14 @@ class Run:
         """The next step; gives its line of ``metrics.jsonl``."""
         begin, number, config = time.perf_counter(), self.step + 1, self.config
         fed = self.method.feed(number)
+        if fed.rollouts:
+            self.directory.write_rows(f"rollouts/step_{number}.jsonl", fed.rollouts)
         before = update.prepare(self.policy, self.reference, fed.batch, config, number)
         metrics: dict[str, Any] = {}
         for _ in range(config.updates if isinstance(config, RLVR) else 1):
             found = update.gradient(self.policy, fed.batch, config, before)
             norm = update.optimizer_step(self.policy, self.optimizer, config, number, found, fed.batch)
+            self.whole = False
             if not metrics:
                 metrics = update.token_metrics(found, fed.batch) | {"grad_norm": norm} | update.mismatch(found.logp, fed.batch)
             else:
@@ -161,12 +166,11 @@ class Run:
             apart = torch.from_numpy(found.logp).to(before.reference) - before.reference
             metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
         metrics |= fed.metrics | {"learning_rate": config.learning_rate * update.rate(config, number)}
-        if fed.rollouts:
-            self.directory.write_rows(f"rollouts/step_{number}.jsonl", fed.rollouts)
         self.step = number
         seconds = time.perf_counter() - begin
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
         self.recorder.step(number, self.policy.masters, metrics)
+        self.whole = True
         return metrics
 
     def save(self) -> None:
@@ -187,7 +191,8 @@ class Run:
             try:
                 metrics = self.one_step()
             except InputError:
-                self.save()  # the weights are those of the last good step
+                if self.whole:  # weights, step and files are those of the last good step; otherwise the last state saved is
+                    self.save()
                 raise
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                 self.checkpoint()
