@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--resume", action="store_true", help="go on with the run in --out, which must have the same settings")
         one.add_argument("--dry-run", action="store_true", help="print the settings as they would be used, and stop")
         one.add_argument("--json", metavar="FILE", help="write the report on the held-out problems as JSON; - for standard output")
+        one.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard into DIR/tensorboard")
+        one.add_argument("--wandb", metavar="PROJECT", help="also log to this project of Weights & Biases")
         add_options(one, name)
     return parser
 
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.train.watch import Watch
 
     with Watch(options.method, config.steps) as watch:
-        done = run(options.method, config, Path(options.out), options.resume, watch)
+        done = run(options.method, config, Path(options.out), options.resume, watch, options.tensorboard, options.wandb)
     _report(options, done)
 
 

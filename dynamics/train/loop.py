@@ -51,7 +51,7 @@ class Interrupted(KeyboardInterrupt):
 class Run:
     """A run in work, one step after another."""
 
-    def __init__(self, method: str, config: Config, out: Path, resume: bool):
+    def __init__(self, method: str, config: Config, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None):
         self.name, self.config, self.out = method, config, out
         self.directory = RunDirectory(out)
         document = self._begin(resume)
@@ -69,7 +69,8 @@ class Run:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.recorder = Recorder(out, every=config.record_every or self.method.record_every, base=self.policy.masters)
+        every = config.record_every or self.method.record_every
+        self.recorder = Recorder(out, every=every, base=self.policy.masters, tensorboard=tensorboard, wandb=wandb)
         document |= {
             "parameters": sum(value.numel() for value in self.policy.masters.values()),
             "compute_dtype": self.policy.compute,
@@ -208,6 +209,7 @@ class Run:
         self.document["status"] = status
         self.document["time"] = {"recorder_seconds": self.recorder.seconds}
         self.directory.write_run(self.document)
+        self.recorder.close()
 
 
 def run(
@@ -216,11 +218,13 @@ def run(
     out: Path,
     resume: bool = False,
     on_step: Callable[[int, dict[str, Any]], None] = lambda step, metrics: None,
+    tensorboard: bool = False,
+    wandb: str | None = None,
 ) -> Run:
     """A whole run, or what is left of it. Ctrl-C ends it after the step in work, saved; a second one at once."""
     if method not in METHODS:
         raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
-    found = Run(method, config, out, resume)
+    found = Run(method, config, out, resume, tensorboard, wandb)
 
     def stop(*_: object) -> None:
         if found.stopping:
