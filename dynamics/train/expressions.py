@@ -30,27 +30,38 @@ class Outcome:
     error: str | None
 
 
-def literal(text: str) -> Any:
-    """The value of a Python literal. Raises ``Refused``, whatever the text."""
+def literal(text: str, size: int = MAX_TEXT) -> Any:
+    """The value of a Python literal of at most ``size`` characters. Raises ``Refused``, whatever the text; inf and nan are not literals."""
     text = text.strip()
-    if len(text) > MAX_TEXT:
+    if len(text) > size:
         raise Refused("too long")
     try:
         value = ast.literal_eval(text)
+        canonical(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise Refused("not a literal") from None
     return value
 
 
+def canonical(value: Any) -> Any:
+    """A hashable form that is equal for two values if they are equal and of the same types all the way down; ValueError if not plain."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return kind.__name__, tuple(map(canonical, value))
+    if kind is dict:
+        return "dict", frozenset((canonical(key), canonical(one)) for key, one in value.items())
+    if kind in (set, frozenset):
+        return kind.__name__, frozenset(map(canonical, value))
+    if kind not in (int, bool, str, bytes, float, complex, type(None)) or (kind in (float, complex) and not abs(value) < float("inf")):
+        raise ValueError("not a plain value")
+    return kind.__name__, value
+
+
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, and of the same types all the way down: 1 is neither True nor 1.0."""
+    """Whether two plain values are equal, and of the same types all the way down: 1 is neither True nor 1.0."""
     if type(a) is not type(b):
         return False
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, dict):
-        return len(a) == len(b) and all(same(x, y) and same(a[x], b[y]) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
+    return bool(canonical(a) == canonical(b))
 
 
 class Expressions:
