@@ -185,7 +185,7 @@ def child(request: dict[str, Any], result: int, null: int, libc: Any, made: Any)
     said = b"Eended"
     try:
         os.setsid()
-        os.dup2(null, 0), os.dup2(null, 1), os.dup2(null, 2)  # noqa: B018
+        os.dup2(null, 0), os.dup2(null, 1), os.dup2(null, 2)
         seconds = int(request["timeout"]) + 2
         if request["memory"]:
             resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
@@ -252,7 +252,9 @@ def serve_one(request: dict[str, Any], null: int, libc: Any, made: Any) -> dict[
     text = b"".join(parts).decode("utf-8", "surrogatepass") if not trouble else ""
     if not trouble and not text:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        trouble = "timeout" if number == signal.SIGXCPU else "ended without a result" if number in (0, signal.SIGKILL) else f"signal {number}"
+        trouble = (
+            "timeout" if number == signal.SIGXCPU else "ended without a result" if number in (0, signal.SIGKILL) else f"signal {number}"
+        )
     return {"error": trouble} if trouble else {"value": text[1:]} if text[0] == "V" else {"error": text[1:]}
 
 

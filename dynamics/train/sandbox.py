@@ -162,9 +162,11 @@ class Sandbox:
     """
 
     def __init__(self, workers: int | None = None, memory: int = 512 << 20, allow_unconfined: bool = False):
-        from dynamics.tally import cores
+        if not workers:
+            from dynamics.tally import cores
 
-        self.workers = workers or cores()
+            workers = cores()
+        self.workers = workers
         self._pools = [[_Executor(seed, memory, True) for _ in range(self.workers)] for seed in _SEEDS]
         try:
             self._pools[0][0].start()
