@@ -2,6 +2,7 @@
 
 python -m dynamics.train sft  --out runs/sft
 python -m dynamics.train rlvr --out runs/rlvr
+python -m dynamics.train selfplay --out runs/selfplay
 python -m dynamics.train rlvr --model smollm2 --task chain_sum --out runs/chain_sum
 """
 
@@ -19,7 +20,7 @@ from dynamics.errors import InputError
 
 def _parser() -> argparse.ArgumentParser:
     from dynamics.command import Parser
-    from dynamics.train.config import METHODS, add_options
+    from dynamics.train.config import METHODS, PRESETS, add_options
 
     parser = Parser(
         prog="python -m dynamics.train",
@@ -38,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", metavar="FILE", help="write the report on the held-out problems as JSON; - for standard output")
         one.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard into DIR/tensorboard")
         one.add_argument("--wandb", metavar="PROJECT", help="also log to this project of Weights & Biases")
+        if name == "selfplay":
+            one.add_argument("--preset", choices=list(PRESETS), help="settings of Absolute Zero; options given beside it go before")
         add_options(one, name)
     return parser
 

@@ -49,6 +49,31 @@ class Fed:
     rollouts: list[dict[str, Any]] = field(default_factory=list)
 
 
+class Method:
+    """Where batches come from. What it needs beside the step to go on is its ``state``."""
+
+    record_every = 1
+
+    def feed(self, step: int) -> Fed:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, kept: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+    def about(self) -> dict[str, Any]:
+        """What ``run.json`` should say of it."""
+        return {}
+
+    def after(self, directory: Any, base: Any) -> None:
+        """Measure what needs the whole run (``directory``) and the model it began with (``base``)."""
+
+    def close(self) -> None:
+        """Let go of processes."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Rows of one forward pass. A row is a prompt followed by several of its completions, none of which sees another.

@@ -20,7 +20,6 @@ class Config:
 
     model: str = option("tiny", "tiny (made on the spot), smollm2, a Hugging Face folder or a hub id")
     task: str = option("code", "code, deduction, abduction, induction, a reasoning-gym task, or a .jsonl or .parquet file")
-    problems: int = option(2048, "problems to train on, gone through in a new random order each time")
     steps: int = option(100, "optimizer steps")
     seed: int = option(0, "of all that is random")
     learning_rate: float = option(3e-4, "of AdamW, after the warm-up")
@@ -48,15 +47,14 @@ class Config:
 class SFT(Config):
     """Imitate given completions."""
 
+    problems: int = option(2048, "problems to train on, gone through in a new random order each time")
     batch: int = option(64, "completions a step")
 
 
 @dataclass(frozen=True)
-class RLVR(Config):
-    """Sample completions, let a verifier judge them, raise the likelihood of the better ones."""
+class PolicyGradient(Config):
+    """What methods share that train on their own samples."""
 
-    prompts: int = option(48, "prompts a step")
-    group: int = option(16, "samples of each prompt")
     temperature: float = option(1.0, "of sampling; gradients are of the distribution at this temperature")
     top_p: float = option(1.0, "sample from the likeliest tokens only; refused where a ratio of probabilities is used")
     top_k: int = option(0, "likewise")
@@ -70,7 +68,45 @@ class RLVR(Config):
     kl_cov: float = option(0.0, "share of the tokens of highest covariance that get a KL penalty to the old policy")
 
 
-METHODS: dict[str, type[Config]] = {"sft": SFT, "rlvr": RLVR}
+@dataclass(frozen=True)
+class RLVR(PolicyGradient):
+    """Sample completions, let a verifier judge them, raise the likelihood of the better ones."""
+
+    problems: int = option(2048, "problems to train on, gone through in a new random order each time")
+    prompts: int = option(48, "prompts a step")
+    group: int = option(16, "samples of each prompt")
+
+
+@dataclass(frozen=True)
+class SelfPlay(PolicyGradient):
+    """One model proposes tasks and solves them; running the programs judges both (after Absolute Zero)."""
+
+    advantage: str = option("reinforce++-sequence", "normalised apart for each role and task type: reinforce++ or reinforce++-sequence")
+    prompts: int = option(24, "proposals a step, of each task type")
+    group: int = option(8, "samples by which the solve rate of a proposal is estimated")
+    solver_samples: int = option(0, "of these, how many the solver trains on; 0: all")
+    propose_tokens: int = option(64, "longest proposal that is sampled")
+    kinds: str = option("deduction,abduction,induction", "task types that are played")
+    references: int = option(1, "tasks of the buffer that the proposer sees; 0: always the identity program")
+    reward: str = option("one_minus", "of the proposer, by the solve rate: see the table, or module:function of your own")
+    bonuses: str = option("", "added to it: complexity, edit_distance, halstead, answer_diversity, with commas between them")
+    bonus_scale: float = option(0.5, "what each of them is multiplied by")
+    combine: str = option("sum", "how they are joined with the reward", ("sum", "multiply", "sum_multiply", "multiply_sum"))
+    invalid: float = option(-1.0, "reward of a proposal that is not valid")
+    wrong: float = option(0.0, "reward of a wrong answer")
+    unformed: float = option(0.0, "reward of an answer that cannot be read")
+    proposer: str = option("trained", "frozen: no gradient of its own; snapshot: the base proposes", ("trained", "frozen", "snapshot"))
+    buffer: int = option(4096, "tasks that are kept; the oldest go first")
+    seeding: int = option(64, "valid tasks that the base proposes from the identity program before training, in at most four rounds")
+    lag: int = option(0, "1: the solver trains on the proposals of the step before")
+    on_collapse: str = option("stop", "when no proposal is valid for long: stop, or go on with the buffer", ("stop", "solver"))
+    collapse_steps: int = option(10, "how long that is")
+    fixed_every: int = option(10, "steps between measurements of entropy on fixed prompts")
+    curriculum: int = option(60, "proposals of each quarter of the run that the base is given at the end")
+    allow_unconfined: int = option(0, "1: run programs that the model wrote without confinement where the machine has none")
+
+
+METHODS: dict[str, type[Config]] = {"sft": SFT, "rlvr": RLVR, "selfplay": SelfPlay}
 #: other defaults where the model is not the embedded one: (method or None for all, field) -> value
 LARGER: dict[tuple[str | None, str], Any] = {
     (None, "learning_rate"): 1e-5,
@@ -81,6 +117,26 @@ LARGER: dict[tuple[str | None, str], Any] = {
     ("sft", "batch"): 16,
     ("rlvr", "prompts"): 8,
     ("rlvr", "group"): 8,
+    ("selfplay", "prompts"): 4,
+    ("selfplay", "references"): 2,
+    ("selfplay", "propose_tokens"): 128,
+}
+#: settings of Absolute Zero, by its paper and by its public code where that differs
+_AZR: dict[str, Any] = {
+    "prompts": 64,
+    "group": 8,
+    "solver_samples": 1,
+    "references": 6,
+    "learning_rate": 1e-6,
+    "buffer": 16384,
+    "wrong": -0.5,
+    "unformed": -1.0,
+    "beta2": 0.999,
+    "weight_decay": 0.0,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "reward": "one_minus", "entropy_bonus": 0.001},
+    "azr-code": _AZR | {"advantage": "reinforce++", "reward": "azr_code", "entropy_bonus": 0.0, "clip_high": 0.28, "lag": 1},
 }
 
 
@@ -105,6 +161,7 @@ def resolve(method: str, options: argparse.Namespace) -> Config:
     """The config of a command line, its defaults filled in."""
     kind = METHODS[method]
     given = {one.name: value for one in fields(kind) if (value := getattr(options, one.name)) is not MISSING}
+    given = PRESETS.get(getattr(options, "preset", None) or "", {}) | given
     if given.get("model", "tiny") != "tiny":
         for (only, name), value in LARGER.items():
             if only in (None, method):
@@ -116,17 +173,34 @@ def resolve(method: str, options: argparse.Namespace) -> Config:
 
 def check(config: Config) -> None:
     """Refuse numbers that make no sense."""
-    least = {"steps": 1, "problems": 1, "batch": 1, "prompts": 1, "group": 1, "updates": 1, "max_new_tokens": 1, "micro_tokens": 1}
+    least = {
+        "steps": 1,
+        "problems": 1,
+        "batch": 1,
+        "prompts": 1,
+        "group": 1,
+        "updates": 1,
+        "buffer": 2,
+        "collapse_steps": 1,
+        "fixed_every": 1,
+        "propose_tokens": 1,
+        "max_new_tokens": 1,
+        "micro_tokens": 1,
+    }
     for name, value in asdict(config).items():
         low = least.get(name, 1 if name == "save_every" else 0)
+        if name in ("invalid", "wrong", "unformed"):
+            continue
         if isinstance(value, (int, float)) and not low <= value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} {value}: must be a number of at least {low}")
     temperatures(config)
-    if isinstance(config, RLVR):
-        _check_rlvr(config)
+    if isinstance(config, PolicyGradient):
+        _check_gradient(config)
+    if isinstance(config, SelfPlay):
+        _check_selfplay(config)
 
 
-def _check_rlvr(config: RLVR) -> None:
+def _check_gradient(config: PolicyGradient) -> None:
     from dynamics.train.objectives import ADVANTAGES
 
     if config.advantage not in ADVANTAGES:
@@ -141,6 +215,23 @@ def _check_rlvr(config: RLVR) -> None:
             "--top-p and --top-k: what is sampled would not come from the policy whose ratio or KL divergence is taken; "
             "sample from the whole distribution, or use --updates 1 without --kl, --kl-cov and --clip-cov"
         )
+
+
+def _check_selfplay(config: SelfPlay) -> None:
+    from dynamics.train.proposer import BONUSES, find
+    from dynamics.train.tasks import KINDS
+
+    if not config.advantage.startswith("reinforce"):
+        raise InputError(f"--advantage {config.advantage}: proposals have no group; use reinforce++, reinforce++-sequence or reinforce")
+    for option, value, known in (("kinds", config.kinds, KINDS), ("bonuses", config.bonuses, BONUSES)):
+        for name in value.split(","):
+            if name not in known and (name or option == "kinds"):
+                raise InputError(f"--{option} {value}: {name!r} is unknown; there are {', '.join(known)}")
+    if config.kinds == "induction":
+        raise InputError("--kinds induction: needs deduction or abduction beside it, from which its programs come")
+    if config.solver_samples > config.group:
+        raise InputError(f"--solver-samples {config.solver_samples}: there are only {config.group}, by --group")
+    find(config.reward)
 
 
 def temperatures(config: Config) -> list[float]:

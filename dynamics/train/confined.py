@@ -127,7 +127,14 @@ def bpf(extra: dict[str, tuple[int | None, int | None]]) -> Any:
     numbers = sorted(pair[which] for pair in (_CALLS | extra).values() if pair[which] is not None)  # type: ignore[type-var]
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
     allow, deny, kill = 0x7FFF0000, 0x00050001, 0x80000000
-    code = [(load, 0, 0, 4), (equal, 1, 0, arch), (give, 0, 0, kill), (load, 0, 0, 0), (at_least, 0, 1, 0x40000000), (give, 0, 0, kill)]
+    code: list[tuple[int, int, int, int | None]] = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, arch),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),
+        (at_least, 0, 1, 0x40000000),
+        (give, 0, 0, kill),
+    ]
     for number in numbers:
         code += [(equal, 0, 1, number), (give, 0, 0, allow)]
     code += [(equal, 1, 0, _FCNTL[which]), (give, 0, 0, deny), (load, 0, 0, 24)]
@@ -252,9 +259,8 @@ def serve_one(request: dict[str, Any], null: int, libc: Any, made: Any) -> dict[
     text = b"".join(parts).decode("utf-8", "surrogatepass") if not trouble else ""
     if not trouble and not text:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        trouble = (
-            "timeout" if number == signal.SIGXCPU else "ended without a result" if number in (0, signal.SIGKILL) else f"signal {number}"
-        )
+        silent = "ended without a result" if number in (0, signal.SIGKILL) else f"signal {number}"
+        trouble = "timeout" if number == signal.SIGXCPU else silent
     return {"error": trouble} if trouble else {"value": text[1:]} if text[0] == "V" else {"error": text[1:]}
 
 

@@ -16,32 +16,22 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from dynamics.errors import InputError
 from dynamics.recorder import Recorder
 from dynamics.rundir import RunDirectory
-from dynamics.train import evaluate, policy, rlvr, sft, state, tasks, update
-from dynamics.train.batch import Fed
-from dynamics.train.config import METHODS, RLVR, Config, temperatures
+from dynamics.train import evaluate, policy, rlvr, selfplay, sft, state, tasks, update
+from dynamics.train.batch import Method
+from dynamics.train.config import METHODS, Config, PolicyGradient, temperatures
 from dynamics.train.tiny import reads_notation
 
 SCHEMA = "dynamics.run/1"
 
 
-class Method(Protocol):
-    """Where batches come from. ``state``: what it needs beside the step to go on."""
-
-    record_every: int
-
-    def feed(self, step: int) -> Fed: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-
-FEEDS: dict[str, Callable[..., Method]] = {"sft": sft.Imitation, "rlvr": rlvr.Practice}
+FEEDS: dict[str, Callable[..., Method]] = {"sft": sft.Imitation, "rlvr": rlvr.Practice, "selfplay": selfplay.Game}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -76,13 +66,14 @@ class Run:
             "compute_dtype": self.policy.compute,
             "shares_prompts": self.policy.shares,
             "record_every": self.recorder.every,
-        }
+        } | self.method.about()
         self.directory.write_run(document)
         self.document = document
         self.step = 0
         self.stopping = False
         if resume and (place := state.latest(out / "state")) is not None:
-            self.step, _ = state.load(place, self.policy, self.optimizer)
+            self.step, kept = state.load(place, self.policy, self.optimizer)
+            self.method.load(kept)
         self.directory.truncate(self.step)
         self.recorder.follow(self.step, self.policy.masters)
         self.whole = True
@@ -127,7 +118,7 @@ class Run:
 
     def _reference(self) -> policy.Policy | None:
         """The base, where its log-probabilities are needed; made before any state is loaded."""
-        if not (isinstance(self.config, RLVR) and self.config.kl):
+        if not (isinstance(self.config, PolicyGradient) and self.config.kl):
             return None
         return policy.Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer, self.config.master_dtype, self.policy.compute)
 
@@ -155,7 +146,7 @@ class Run:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", fed.rollouts)
         before = update.prepare(self.policy, self.reference, fed.batch, config, number)
         metrics: dict[str, Any] = {}
-        for _ in range(config.updates if isinstance(config, RLVR) else 1):
+        for _ in range(config.updates if isinstance(config, PolicyGradient) else 1):
             found = update.gradient(self.policy, fed.batch, config, before)
             norm = update.optimizer_step(self.policy, self.optimizer, config, number, found, fed.batch)
             self.whole = False
@@ -204,12 +195,16 @@ class Run:
                 raise Interrupted
         self.checkpoint()
         self.examine(f"{self.name}, {self.step} steps", heat[:1])
+        if type(self.method).after is not Method.after:
+            config = self.config
+            self.method.after(self.directory, policy.load(config.model, str(self.policy.device), config.master_dtype, config.compute_dtype))
 
     def finish(self, status: str) -> None:
         self.document["status"] = status
         self.document["time"] = {"recorder_seconds": self.recorder.seconds}
         self.directory.write_run(self.document)
         self.recorder.close()
+        self.method.close()
 
 
 def run(

@@ -121,7 +121,7 @@ def find(name: str) -> Callable[[Estimate], Floats]:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--reward {shown(name)}: {shown(error, 120)}") from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def expected(name: str, p: Any, samples: int) -> Floats:

@@ -9,15 +9,15 @@ import numpy as np
 
 from dynamics.errors import InputError, shown
 from dynamics.train import objectives, order, prompts
-from dynamics.train.batch import Batch, Fed
-from dynamics.train.config import RLVR
+from dynamics.train.batch import Batch, Fed, Method
+from dynamics.train.config import RLVR, PolicyGradient
 from dynamics.train.policy import Policy
 from dynamics.train.sampling import Sampled, generate
 from dynamics.train.streams import stream
 from dynamics.train.tasks import Question, Source, Verdict
 
 
-class Practice:
+class Practice(Method):
     """Feeds what the policy of the moment sampled; has no state."""
 
     record_every = 1
@@ -78,16 +78,15 @@ class Practice:
         }
         return Fed(batch, metrics, rollouts)
 
-    def state(self) -> dict[str, Any]:
-        return {}
 
-
-def sample(policy: Policy, asked: list[Any], group: int, config: RLVR, purpose: str, step: int) -> list[list[Sampled]]:
+def sample(
+    policy: Policy, asked: list[Any], group: int, config: PolicyGradient, purpose: str, step: int, limit: int | None = None
+) -> list[list[Sampled]]:
     return generate(
         policy.model,
         asked,
         group,
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=limit or config.max_new_tokens,
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,

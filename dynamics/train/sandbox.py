@@ -124,7 +124,8 @@ class _Executor:
         return {"error": "the executor died"}
 
     def _send(self, data: bytes) -> None:
-        assert self.process is not None and self.process.stdin is not None
+        assert self.process is not None
+        assert self.process.stdin is not None
         view = memoryview(data)
         while view:
             view = view[self.process.stdin.write(view) or 0 :]
@@ -136,7 +137,8 @@ class _Executor:
         return found
 
     def _exactly(self, count: int, deadline: float) -> bytes:
-        assert self.process is not None and self.process.stdout is not None
+        assert self.process is not None
+        assert self.process.stdout is not None
         parts = b""
         while len(parts) < count:
             ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from dynamics.errors import InputError
 from dynamics.train import order, prompts
-from dynamics.train.batch import Batch, Fed
+from dynamics.train.batch import Batch, Fed, Method
 from dynamics.train.config import SFT
 from dynamics.train.policy import Policy
 from dynamics.train.tasks import Source
 
 
-class Imitation:
+class Imitation(Method):
     """Feeds completions; has no state."""
 
     record_every = 10
@@ -41,6 +39,3 @@ class Imitation:
             [one.id for one in asked],
         )
         return Fed(batch, {"length/mean": float(batch.lengths.mean())})
-
-    def state(self) -> dict[str, Any]:
-        return {}

@@ -115,10 +115,10 @@ class Triplets:
 
     name = "code"
 
-    def __init__(self, kinds: Sequence[str] = KINDS, plain: bool = False):
+    def __init__(self, kinds: Sequence[str] = KINDS, plain: bool = False, box: Runner | None = None):
         self.kinds = tuple(kinds)
         self.plain = plain
-        self.box = Expressions()
+        self.box = box or Expressions()
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """``split``: training, validation, pretraining, or test, which is a third each of seen, unseen and ood."""
@@ -132,7 +132,8 @@ class Triplets:
                 made[problem.id] = self.question(problem, part)
         return list(made.values())
 
-    def question(self, problem: Problem, split: str) -> Question:
+    def question(self, problem: Problem, split: str, message: str = "") -> Question:
+        """``message`` tells in words what a program does that is to be guessed; the notation has no room for it."""
         if not self.plain:
             prompt, answer = notation(problem)
             return Question(problem.id, prompt, answer, problem.kind, split, lambda text: verify(problem, text, self.box))
@@ -141,8 +142,43 @@ class Triplets:
             found = tagged(text)
             return _right(False, "no answer between tags") if found is None else verify(problem, found, self.box)
 
-        prompt, answer = asked(problem)
+        prompt, answer = asked(problem, message)
         return Question(problem.id, prompt, f"<answer>{answer}</answer>", problem.kind, split, check)
+
+
+class Proposals:
+    """Asking for tasks, with a task of the small language as the answer: a warm start on the form in which the proposer writes."""
+
+    name = "proposals"
+
+    def __init__(self, plain: bool = True):
+        self.plain = plain
+
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        from dynamics.train import dialects
+
+        dialect: dialects.Dialect = dialects.Words() if self.plain else dialects.Notation()
+        rng = stream(seed, f"proposals {split}")
+        made: list[Question] = []
+        while len(made) < count:
+            kind = KINDS[len(made) % 3]
+            problem, other = triplet(rng, kind, "training"), triplet(rng, "deduction", "training")
+            if problem is None or other is None:
+                continue
+            program = function(problem.program, self.plain)
+            draft = dialects.Draft(program, problem.inputs)
+            given = program if kind == "induction" else None
+            prompt = dialect.ask(kind, [dialects.Draft(function(other.program, self.plain), other.inputs)], given)
+
+            def check(text: str, kind: str = kind, given: str | None = given) -> Verdict:
+                try:
+                    dialect.read(kind, text, given)
+                except Refused as error:
+                    return _right(False, str(error))
+                return _right(True)
+
+            made.append(Question(f"{split} proposal {len(made)}", prompt, dialect.write(kind, draft), kind, split, check))
+        return made
 
 
 def triplet(rng: Any, kind: str, part: str) -> Problem | None:
@@ -177,9 +213,14 @@ def notation(problem: Problem) -> tuple[str, str]:
     return f"<I>{shown_}<f>", problem.program
 
 
-def asked(problem: Problem) -> tuple[str, str]:
+def function(program: str, plain: bool = True) -> str:
+    """A program as a Python function ``f``; an expression over x becomes its body. Not ``plain``: as it is."""
+    return program if not plain or re.search(r"^def ", program, re.MULTILINE) else f"def f(x):\n    return {program}"
+
+
+def asked(problem: Problem, message: str = "") -> tuple[str, str]:
     """Prompt and a correct answer in plain words, for models that were not made for the notation."""
-    program = f"def f(x):\n    return {problem.program}\n\n"
+    program = f"{function(problem.program)}\n\n"
     given, made = repr(problem.inputs[0][0]), repr(problem.outputs[0])
     if problem.kind == "deduction":
         return f"{program}What does f({given}) return? {_ASK}", made
@@ -187,7 +228,8 @@ def asked(problem: Problem) -> tuple[str, str]:
         return f"{program}f(x) returned {made}. Give an x for which it does. {_ASK}", given
     pairs = zip(problem.inputs[:SHOWN], problem.outputs[:SHOWN], strict=True)
     lines = "\n".join(f"f({one[0]!r}) == {out!r}" for one, out in pairs)
-    return f"{lines}\n\nWrite f as one Python expression over x. {_ASK}", problem.program
+    said = f"\n{message}" if message else ""
+    return f"{lines}{said}\n\nWrite f as one Python expression over x. {_ASK}", problem.program
 
 
 class Gym:
@@ -303,18 +345,20 @@ def names() -> list[str]:
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError:
-        return ["code", *KINDS]
-    return ["code", *KINDS, *sorted(DATASETS)]
+        return ["code", *KINDS, "proposals"]
+    return ["code", *KINDS, "proposals", *sorted(DATASETS)]
 
 
 def source(name: str, plain: bool = True) -> Source:
     """A task by name: ``code``, one of its kinds, a reasoning-gym task, or a file. ``plain``: in words, not in notation."""
     if name == "code" or name in KINDS:
         return Triplets(KINDS if name == "code" else [name], plain)
+    if name == "proposals":
+        return Proposals(plain)
     if name.endswith((".jsonl", ".parquet")):
         return Records(name)
     known = names()
     if name.partition(":")[0] in known:
         return Gym(name)
-    more = "" if len(known) > 4 else "; for those of reasoning-gym: pip install 'training-dynamics[tasks]'"
+    more = "" if len(known) > 5 else "; for those of reasoning-gym: pip install 'training-dynamics[tasks]'"
     raise InputError(f"task {shown(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")

@@ -13,7 +13,7 @@ import torch
 from dynamics.errors import InputError
 from dynamics.train import objectives
 from dynamics.train.batch import Batch, layouts, places, starts
-from dynamics.train.config import RLVR, Config
+from dynamics.train.config import Config, PolicyGradient
 from dynamics.train.policy import Policy
 from dynamics.train.streams import stream
 
@@ -53,7 +53,7 @@ def gradient(policy: Policy, batch: Batch, config: Config, before: Before) -> To
     count = int(begin[-1])
     weights = objectives.token_weights(config.loss, batch.lengths, config.max_new_tokens)
     found = Tokens(*(np.zeros(count) for _ in range(7)))
-    always = isinstance(config, RLVR) and bool(config.kl or config.entropy_bonus or config.kl_cov)
+    always = isinstance(config, PolicyGradient) and bool(config.kl or config.entropy_bonus or config.kl_cov)
     alive = [sample for sample in range(len(batch.completions)) if always or batch.advantages[sample] != 0]
     idle = [sample for sample in range(len(batch.completions)) if not (always or batch.advantages[sample] != 0)]
     for samples, learning in ((alive, True), (idle, False)):
@@ -79,7 +79,7 @@ def gradient(policy: Policy, batch: Batch, config: Config, before: Before) -> To
 def _loss(config: Config, before: Before, at: Floats, logp: Any, entropy: Any, advantage: Any) -> tuple[Any, Any, Any]:
     """(tokens,) loss, and which tokens were clipped."""
     never = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)
-    if not isinstance(config, RLVR):
+    if not isinstance(config, PolicyGradient):
         return -advantage * logp, never, never
     old = logp.detach() if before.old is None else before.old[at]
     loss = objectives.policy_loss(logp, old, advantage, config.clip_low, config.clip_high)
@@ -97,7 +97,7 @@ def _loss(config: Config, before: Before, at: Floats, logp: Any, entropy: Any, a
 
 def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Config, step: int) -> Before:
     """What the objective needs from before the update. Old log-probabilities are the trainer's own, never the sampler's."""
-    if not isinstance(config, RLVR):
+    if not isinstance(config, PolicyGradient):
         return Before()
     covariance = config.clip_cov or config.kl_cov
     old = policy.look(batch, config.micro_tokens) if config.updates > 1 or covariance else None
@@ -159,6 +159,11 @@ def token_metrics(found: Tokens, batch: Batch) -> dict[str, Any]:
             mine = owners == owner
             metrics[f"{owner}/entropy"] = float(found.entropy[mine].mean())
             metrics[f"{owner}/nll_sampled"] = float(found.surprisal[mine].mean())
+    if len(set(batch.roles)) > 1:
+        cells = np.array([f"{role}/{task}" for role, task in zip(batch.roles, batch.tasks, strict=True)])[sample]
+        for cell in sorted(set(cells.tolist())):
+            metrics[f"{cell}/entropy"] = float(found.entropy[cells == cell].mean())
+            metrics[f"{cell}/nll_sampled"] = float(found.surprisal[cells == cell].mean())
     if batch.behaviour is not None:
         metrics["clip/low"], metrics["clip/high"] = float(found.clipped_low.mean()), float(found.clipped_high.mean())
     return metrics
