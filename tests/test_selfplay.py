@@ -148,7 +148,7 @@ def test_lag_trains_on_the_step_before(game) -> None:
 def test_a_collapse_is_told(game) -> None:
     stopped = game(propose_tokens=1, collapse_steps=2)
     stopped.feed(1)
-    with pytest.raises(InputError, match="collapsed.*not ended"):
+    with pytest.raises(InputError, match=r"collapsed.*not ended"):
         stopped.feed(2)
     going = game(propose_tokens=1, collapse_steps=2, on_collapse="solver")
     for step in (1, 2, 3):
@@ -158,8 +158,22 @@ def test_a_collapse_is_told(game) -> None:
 
 
 def options(base: Path, out: Path, *more: str) -> list[str]:  # noqa: F811
-    few = "--steps 4 --prompts 4 --group 4 --max-new-tokens 8 --propose-tokens 40 --seeding 6 --eval-problems 6 --eval-samples 2 --save-every 1"
-    return ["selfplay", "--model", str(base), "--out", str(out), "--threads", "1", *few.split(), *more]
+    few = "--steps 4 --prompts 4 --group 4 --max-new-tokens 8 --propose-tokens 40 --seeding 6 --save-every 1"
+    return [
+        "selfplay",
+        "--model",
+        str(base),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        "--eval-problems",
+        "6",
+        "--eval-samples",
+        "2",
+        *few.split(),
+        *more,
+    ]
 
 
 def test_resumed_with_its_buffer_to_the_bit(base: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811

@@ -198,6 +198,7 @@ class Game(Method):
         config = self.config
         asked: list[tuple[str, str, list[Draft], str | None]] = []
         for kind in self.kinds:
+            program: str | None = None
             rng = stream(config.seed, f"references {kind} {purpose}", step)
             for _ in range(count):
                 if kind == "induction":
@@ -373,8 +374,8 @@ class Game(Method):
 
     def _proposer_metrics(self, proposals: list[Proposal], distinct: float) -> dict[str, Any]:
         found: dict[str, Any] = {"proposer/distinct": distinct, "buffer/size": len(self.buffer), "proposer/barren_steps": self.barren}
-        for kind, count in Counter(one.kind for one in self.buffer).items():
-            found[f"buffer/{kind}"] = count
+        for there, count in Counter(one.kind for one in self.buffer).items():
+            found[f"buffer/{there}"] = count
         for kind in (None, *self.kinds):
             mine = [one for one in proposals if kind in (None, one.kind)]
             valid = [one for one in mine if one.entry is not None]
