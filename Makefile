@@ -25,6 +25,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/sparsity.py --published
 	$(BIN)/python benchmarks/passk.py
 	$(BIN)/python benchmarks/entropy.py
+	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/train.py
 
 $(READY): pyproject.toml constraints.txt

@@ -10,7 +10,7 @@ COMMANDS = {
     "sparsity": "which weights moved: update sparsity of one checkpoint against another",
     "entropy": "where it is unsure: per-token entropy of a model over text or rollouts",
     "passk": "how much can it solve: pass@k of graded samples, with intervals, compared pairwise",
-    "train": "make a run to measure: SFT or RLVR of a small model made on the spot, or of any other",
+    "train": "make a run to measure: SFT, RLVR or self-play of a small model made on the spot, or of any other",
 }
 
 #: commands that are packages

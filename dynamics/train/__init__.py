@@ -1,1 +1,1 @@
-"""Training loops that write run directories: SFT and RLVR on one loop, and a small base model made on the spot."""
+"""Training loops that write run directories: SFT, RLVR and self-play on one loop, and a small base model made on the spot."""

@@ -1,0 +1,42 @@
+"""Programs a second in the sandbox, against a fresh interpreter for each program; both on all cores, in one run.
+
+python benchmarks/sandbox.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from dynamics.tally import cores
+from dynamics.train.sandbox import Job, Sandbox
+
+MANY, FEW = 2000, 100
+
+
+def program(number: int) -> str:
+    return f"def f(x):\n    return sorted(str(x * {number}))"
+
+
+def fresh(number: int) -> None:
+    subprocess.run([sys.executable, "-S", "-c", f"{program(number)}\nprint(f(7))"], check=True, capture_output=True)
+
+
+def main() -> None:
+    jobs = [Job(program(number), [(7,)]) for number in range(MANY)]
+    with Sandbox() as box, ThreadPoolExecutor(cores()) as pool:
+        box.agree_all(jobs[:20])
+        for _ in range(3):
+            begin = time.perf_counter()
+            assert all(one.values for one in box.run_all(jobs))
+            confined = MANY / (time.perf_counter() - begin)
+            begin = time.perf_counter()
+            list(pool.map(fresh, range(FEW)))
+            interpreters = FEW / (time.perf_counter() - begin)
+            print(f"{confined:,.0f} programs/s confined ({box.confinement}), {confined / interpreters:.1f} x a fresh interpreter each, unconfined")
+
+
+if __name__ == "__main__":
+    main()
