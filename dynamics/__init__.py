@@ -17,6 +17,7 @@ from dynamics.errors import InputError
 if TYPE_CHECKING:
     from dynamics import checkpoints as checkpoints
     from dynamics import entropy as entropy
+    from dynamics import overlap as overlap
     from dynamics import passk as passk
     from dynamics import plots as plots
     from dynamics import recorder as recorder
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from dynamics import train as train
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__", "checkpoints", "entropy", "passk", "plots", "recorder", "samples", "sparsity", "train"]
+__all__ = ["InputError", "__version__", "checkpoints", "entropy", "overlap", "passk", "plots", "recorder", "samples", "sparsity", "train"]
 
-_SUBMODULES = frozenset(["checkpoints", "entropy", "passk", "plots", "recorder", "samples", "sparsity", "train"])
+_SUBMODULES = frozenset(["checkpoints", "entropy", "overlap", "passk", "plots", "recorder", "samples", "sparsity", "train"])
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "sparsity": "which weights moved: update sparsity of one checkpoint against another",
+    "overlap": "did two updates move the same weights: overlap of their masks beside chance",
     "entropy": "where it is unsure: per-token entropy of a model over text or rollouts",
     "passk": "how much can it solve: pass@k of graded samples, with intervals, compared pairwise",
     "train": "make a run to measure: SFT, RLVR or self-play of a small model made on the spot, or of any other",

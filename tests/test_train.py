@@ -28,7 +28,11 @@ from dynamics.train.policy import Policy
 
 SMALL = ["--steps", "6", "--save-every", "2", "--eval-problems", "6", "--eval-samples", "2", "--problems", "40", "--threads", "1",
          "--eval-temperatures", "1,0.5,0"]  # fmt: skip
-QUICK = {"rlvr": ["--prompts", "12", "--group", "6", "--max-new-tokens", "8"], "sft": ["--batch", "8"]}
+QUICK = {
+    "selfplay": ["--prompts", "4", "--group", "4", "--propose-tokens", "40", "--seeding", "6", "--fixed-every", "2"],
+    "rlvr": ["--prompts", "12", "--group", "6", "--max-new-tokens", "8"],
+    "sft": ["--batch", "8"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
     transformers.AutoTokenizer.from_pretrained(out / "checkpoints/step_000006")
 
 
-@pytest.mark.parametrize(("method", "lines"), [("rlvr", [0, 3]), ("sft", [1])])
+@pytest.mark.parametrize(("method", "lines"), [("rlvr", [0, 3]), ("sft", [1]), ("selfplay", [0, 3])])
 def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int], base: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dynamics.train"]
     out, straight = tmp_path / "killed", tmp_path / "straight"
