@@ -247,8 +247,8 @@ def compare(
         return [row for name in sorted(groups, key=order) for row in _rows(name, [tensors[one] for one in groups[name]])]
 
     whole = Counts.empty(len(after))
-    for one in counts:
-        whole += one
+    for part in counts:
+        whole += part
     numel = sum(one[0].numel for one in sets)
     return Comparison(
         before,
@@ -280,7 +280,8 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
             in_first, in_second = (bits >> rule) & 1 == 1, (bits >> (4 + rule)) & 1 == 1
             each = [(t[0].numel, *(int(c.joint[place][m].sum()) for m in (in_first, in_second, in_first & in_second))) for t, c in parts]
             within = sum(first * second / size for size, first, second, _ in each if size)
-            rules[text] = overlap(numel, *(sum(one[k] for one in each) for k in (1, 2, 3)), within)
+            in_a, in_b, in_both = (sum(one[k] for one in each) for k in (1, 2, 3))
+            rules[text] = overlap(numel, in_a, in_b, in_both, within)
         sums = np.sum([counts.sums[place] for _, counts in parts], 0)
         product, one, other, agree, every, ones, others = sums
         both = rules["exact"].both
@@ -314,7 +315,7 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
         for start in range(0, len(spans), 4 * threads):
             batch = spans[start : start + 4 * threads]
             for (index, first, last), one in zip(
-                batch, pool.map(lambda span: _chunk(sets[span[0]], *span[1:], rtol, atol), batch), strict=True
+                batch, pool.map(lambda span: _chunk(sets[span[0]], span[1], span[2], rtol, atol), batch), strict=True
             ):
                 found[index] += one
                 done += last - first

@@ -35,10 +35,11 @@ def matrix(total: pd.DataFrame, names: list[str], ax: Axes) -> Axes:
     for a, b, jaccard, chance in total[["a", "b", "jaccard", "jaccard_chance_by_tensor"]].to_numpy().tolist():
         ratio[int(b), int(a)] = jaccard / chance if chance else np.nan
         written[int(b), int(a)] = f"{jaccard:.2f}\n({chance:.2f})"
-    image = ax.imshow(ratio, cmap="viridis", vmin=1.0, vmax=max(1.1, float(np.nanmax(ratio, initial=1.0))))
+    top = max(1.1, float(np.nanmax(ratio, initial=1.0)))
+    image = ax.imshow(ratio, cmap="viridis", vmin=1.0, vmax=top)
     for (y, x), said in written.items():
-        dark = ratio[y, x] < (1 + np.nanmax(ratio)) / 2
-        ax.text(x, y, said, ha="center", va="center", color="white" if dark else "black", fontsize=7)
+        ax.text(x, y, said, ha="center", va="center", color="white" if ratio[y, x] < (1 + top) / 2 else "black", fontsize=7)
+    ax.grid(False)
     ax.set_xticks(range(size), names, rotation=30, ha="right")
     ax.set_yticks(range(size), names)
     for side in ("top", "right"):
@@ -64,7 +65,7 @@ def figure(found: Comparison, rule: str = "bf16") -> Any:
             ax.set_title(f"{names[0]} and {names[1]}, rule {rule}", fontsize=9)
             ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
         else:
-            made = style.new_figure(1.8 + 0.9 * len(names), 1.2 + 0.8 * len(names))
+            made = style.new_figure(2.6 + 0.8 * len(names), 2.0 + 0.7 * len(names))
             ax = matrix(rows[rows["level"] == "total"], names, made.subplots())
-            ax.set_title(f"rule {rule}; in brackets: independent masks, by tensor", fontsize=8)
+            ax.set_title(f"rule {rule}\nin brackets: independent masks", fontsize=8)
     return made

@@ -38,9 +38,8 @@ def _header(found: Comparison) -> Section:
 
 
 def _total(found: Comparison) -> Section:
-    made = screen.table(
-        "|pair", "|rule", ">changed, 1st", ">2nd", ">o1", ">o2", ">Jaccard", ">by chance", ">by tensor", ">same sign", ">cosine"
-    )
+    heads = (">1st", ">2nd", ">o1", ">o2", ">Jaccard", ">chance", ">by tensor", ">same sign", ">cosine")
+    made = screen.table("|pair", "|rule", *heads)
     for row in found.total:
         for rule in RULES:
             one = row.rules[rule]
@@ -49,7 +48,7 @@ def _total(found: Comparison) -> Section:
             shares = (one.o1, one.o2, one.jaccard, one.jaccard_chance, one.jaccard_chance_by_tensor)
             more = (_share(row.same_sign), _share(row.cosine)) if first else ("", "")
             screen.add(made, f"{row.a + 1}, {row.b + 1}" if first else "", rule, *densities, *map(_share, shares), *more)
-    note = "1st, 2nd: weights changed; chance: the Jaccard index of independent masks as dense as these; by tensor: as dense as these in every tensor"
+    note = "1st, 2nd: weights changed; chance: Jaccard index of independent masks as dense as these; by tensor: as dense in every tensor"
     return [made, Text(note, "dim"), Text("same sign, cosine: of the two updates over the weights that both changed as stored", "dim")]
 
 
