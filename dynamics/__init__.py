@@ -23,12 +23,26 @@ if TYPE_CHECKING:
     from dynamics import recorder as recorder
     from dynamics import samples as samples
     from dynamics import sparsity as sparsity
+    from dynamics import spectra as spectra
     from dynamics import train as train
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__", "checkpoints", "entropy", "overlap", "passk", "plots", "recorder", "samples", "sparsity", "train"]
+__all__ = [
+    "InputError",
+    "__version__",
+    "checkpoints",
+    "entropy",
+    "overlap",
+    "passk",
+    "plots",
+    "recorder",
+    "samples",
+    "sparsity",
+    "spectra",
+    "train",
+]
 
-_SUBMODULES = frozenset(["checkpoints", "entropy", "overlap", "passk", "plots", "recorder", "samples", "sparsity", "train"])
+_SUBMODULES = frozenset(["checkpoints", "entropy", "overlap", "passk", "plots", "recorder", "samples", "sparsity", "spectra", "train"])
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "sparsity": "which weights moved: update sparsity of one checkpoint against another",
+    "spectra": "the shape of an update: rank, spectral drift, principal angles of every matrix",
     "overlap": "did two updates move the same weights: overlap of their masks beside chance",
     "entropy": "where it is unsure: per-token entropy of a model over text or rollouts",
     "passk": "how much can it solve: pass@k of graded samples, with intervals, compared pairwise",

@@ -1,0 +1,96 @@
+"""Spectra of updates: a table by kind of module on a screen, profiles over the layers as a figure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+from rich.text import Text
+
+from dynamics import names
+from dynamics.errors import shown
+from dynamics.plots import screen, style
+from dynamics.plots.screen import Section
+from dynamics.sparsity import MODULE_ORDER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.console import Console
+
+    from dynamics.spectra import Spectrum
+
+#: column -> (heading on the screen, label of the axis, column of its chance value)
+COLUMNS = {
+    "stable_rank": ("stable", "stable rank of the update", None),
+    "effective_rank": ("effective", "effective rank of the update", None),
+    "nss": ("NSS", "spectral drift (NSS)", None),
+    "angle_left_max": ("angle", "largest left angle, degrees", None),
+    "inside": ("inside", "update energy in the first k directions", "inside_chance"),
+    "principal": ("principal", "changed weights in the principal mask", "chance"),
+}
+
+
+def frame(found: list[Spectrum]) -> pd.DataFrame:
+    """A row a matrix, with its layer and kind of module."""
+    made = pd.DataFrame([asdict(one) for one in found])
+    made["module"] = [names.kind(name) for name in made["name"]]
+    made["layer"] = [names.layer_order(names.layer(name) or "")[1] if names.layer(name) else -1 for name in made["name"]]
+    order = {kind: place for place, kind in enumerate(MODULE_ORDER)}
+    return made.sort_values("module", key=lambda kinds: kinds.map(order).fillna(len(order)), kind="stable")
+
+
+def show(base: str, tuned: str, found: list[Spectrum], skipped: list[dict[str, str]], console: Console | None = None) -> None:
+    """Medians over the matrices of each kind of module."""
+    rows = frame(found)
+
+    def sections(width: int, fancy: bool) -> list[Section]:
+        head: Section = [Text(f"base   {shown(base, 300)}", "bold"), Text(f"tuned  {shown(tuned, 300)}", "bold")]
+        head.append(Text(f"{len(found):,} matrices, full decompositions in float64, k = {found[0].k}; medians by kind of module"))
+        heads = (">matrices", ">rank", ">stable", ">effective", ">rank 99 %", ">NSS", ">angle", ">inside", ">chance")
+        made = screen.table("|module", *heads)
+        more = screen.table("|module", ">angle right", ">principal", ">low", ">chance", ">intruders", ">Hill, base", ">update")
+        for kind, part in rows.groupby("module", sort=False):
+            middle = part.median(numeric_only=True)
+            ranks = (f"{middle['rank']:.0f}", f"{middle['stable_rank']:.1f}", f"{middle['effective_rank']:.0f}", f"{middle['rank_99']:.0f}")
+            drift = (f"{middle['nss']:.1e}", f"{middle['angle_left_max']:.3g}", f"{middle['inside']:.4f}", f"{middle['inside_chance']:.4f}")
+            screen.add(made, str(kind), str(len(part)), *ranks, *drift)
+            masks = (f"{middle['principal']:.3f}", f"{middle['low']:.3f}", f"{middle['chance']:.3f}")
+            last = (str(int(part["intruders"].sum())), f"{middle['hill_base']:.2f}", f"{middle['hill_update']:.2f}")
+            screen.add(more, str(kind), f"{middle['angle_right_max']:.3g}", *masks, *last)
+        note = "angle: largest of the k principal angles, degrees; inside: energy of the update in the base's first k directions"
+        left: Section = [Text(f"{len(skipped):,} tensors left out: not matrices, or not on both sides")] if skipped else []
+        return [head, [made, Text(note, "dim")], [more, Text("principal, low: share of the changed weights in that mask", "dim")], left]
+
+    screen.show(sections, console)
+
+
+def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
+    """A quantity against the layer, a line for each kind of module. ``rows``: columns layer, module, and the quantity."""
+    _, label, chance = COLUMNS[column]
+    inside = rows[rows["layer"] >= 0]
+    for kind, part in inside.groupby("module", sort=False):
+        ordered = part.sort_values("layer")
+        ax.plot(ordered["layer"], ordered[column], marker="o", ms=2.5, lw=1, label=str(kind))
+    if chance is not None and len(inside):
+        for value in sorted(set(inside[chance].round(6)))[:4]:
+            ax.axhline(value, color="black", lw=0.8, ls=":")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("layer")
+    ax.set_ylabel(label, fontsize=7)
+    if column == "nss" and (inside[column] > 0).all():
+        ax.set_yscale("log")
+    return ax
+
+
+def figure(found: list[Spectrum]) -> Any:
+    """Six profiles; dotted lines are chance values."""
+    rows = frame(found)
+    with style.use_style():
+        made = style.new_figure(9.5, 5.4)
+        axes = made.subplots(2, 3)
+        for ax, column in zip(axes.flat, COLUMNS, strict=True):
+            profile(rows, column, ax)
+        made.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+    return made
