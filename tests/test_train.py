@@ -26,12 +26,12 @@ from dynamics.train.config import RLVR, SFT
 from dynamics.train.loop import run
 from dynamics.train.policy import Policy
 
-SMALL = ["--steps", "6", "--save-every", "2", "--eval-problems", "6", "--eval-samples", "2", "--problems", "40", "--threads", "1",
+SMALL = ["--steps", "6", "--save-every", "2", "--eval-problems", "6", "--eval-samples", "2", "--threads", "1",
          "--eval-temperatures", "1,0.5,0"]  # fmt: skip
 QUICK = {
     "selfplay": ["--prompts", "4", "--group", "4", "--propose-tokens", "40", "--seeding", "6", "--fixed-every", "2"],
-    "rlvr": ["--prompts", "12", "--group", "6", "--max-new-tokens", "8"],
-    "sft": ["--batch", "8"],
+    "rlvr": ["--prompts", "12", "--group", "6", "--max-new-tokens", "8", "--problems", "40"],
+    "sft": ["--batch", "8", "--problems", "40"],
 }
 
 
