@@ -52,7 +52,8 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
     from dynamics.train.batch import Batch
     from dynamics.train.config import RLVR, SFT
 
-    config: Any = RLVR(max_new_tokens=LENGTH, learning_rate=1e-6) if method == "rlvr" else SFT(learning_rate=1e-6)
+    shared: dict[str, Any] = {"max_new_tokens": LENGTH, "learning_rate": 1e-6, "micro_tokens": 2048}
+    config: Any = RLVR(**shared) if method == "rlvr" else SFT(**shared)
     found = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
     optimizer = torch.optim.AdamW(found.masters.values(), 1e-6, fused=True)
     asked = [np.array(prompts.encode(found.tokenizer, text)) for text in questions(PROMPTS if method == "rlvr" else 16)]
