@@ -120,13 +120,15 @@ ATTACKS: list[tuple[str, str, object]] = [
 def judged(box: Sandbox, program: str, expected: object, argument: object) -> str:
     """Empty if the attack was contained."""
     outcome = box.run(program, [(argument,)], timeout=0.7)
+    if outcome.error == "timeout" and "timeout" not in str(expected):  # a busy machine
+        outcome = box.run(program, [(argument,)], timeout=10)
     if isinstance(expected, str) and expected != "\ud800":
         fine = outcome.values is None and any(word in (outcome.error or "") for word in expected.split())
     elif program.endswith("return a") and expected == []:  # Ellipsis inside is no literal; an empty list would be no harm either
         fine = outcome.values is None
     else:
         fine = outcome.values == [expected]
-    after = box.run("def f(x):\n    return sorted([x, 1, len('ab')])", [(3,)])
+    after = box.run("def f(x):\n    return sorted([x, 1, len('ab')])", [(3,)], timeout=10)
     if after != Outcome([[1, 2, 3]], None):
         return f"the next program gave {after}"
     return "" if fine else f"gave {outcome}"
