@@ -70,17 +70,23 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
         raise InputError(f"{path}: the folder {folder} is not writable")
 
 
-def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> None:
-    """The outputs that every command has."""
+def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str, page: bool = True) -> None:
+    """The outputs that every command has; not all have a ``page``."""
     parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON; - for standard output")
     parser.add_argument("--csv", metavar="FILE", help=f"write {numbers} as one table; - for standard output")
-    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: figures and tables")
+    if page:
+        parser.add_argument("--html", metavar="FILE", help="write a self-contained page: figures and tables")
     parser.add_argument("--figure", metavar="FILE", help=f"draw {drawing} to .png, .svg or .pdf")
 
 
 def check_outputs(options: Any) -> None:
     """Refuse outputs that cannot be written, or two that want the same place."""
-    for path, suffixes in ((options.json, ()), (options.csv, ()), (options.html, ()), (options.figure, (".png", ".svg", ".pdf"))):
+    for path, suffixes in (
+        (options.json, ()),
+        (options.csv, ()),
+        (getattr(options, "html", None), ()),
+        (options.figure, (".png", ".svg", ".pdf")),
+    ):
         check_output(path, suffixes)
     if sum(path == "-" for path in (options.json, options.csv)) > 1:
         raise InputError("--json - and --csv - both want standard output; name a file for one of them")

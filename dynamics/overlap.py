@@ -166,7 +166,7 @@ class Comparison:
             "consensus": self.consensus,
             "first_changed": self.first,
             "came_back": self.came_back,
-            "skipped": [{"name": one.name, "where": one.where, "reason": one.reason} for one in self.skipped],
+            "skipped": [asdict(one) for one in self.skipped],
         }
 
 
@@ -210,7 +210,7 @@ def compare(
     """
     from dynamics import names
     from dynamics.matching import match
-    from dynamics.sparsity import MODULE_ORDER, OUTSIDE
+    from dynamics.sparsity import OUTSIDE, module_order
     from dynamics.tally import cores
 
     if len(tuned) < 2:
@@ -255,7 +255,7 @@ def compare(
         after,
         _rows("total", list(tensors.values())),
         rows(lambda name: names.layer(name) or OUTSIDE, names.layer_order),
-        rows(names.kind, lambda kind: MODULE_ORDER.index(kind) if kind in MODULE_ORDER else len(MODULE_ORDER)),
+        rows(names.kind, module_order),
         [row for name in common for row in _rows(name, [tensors[name]])],
         {rule: whole.consensus[place].tolist() for place, rule in enumerate(RULES)},
         {rule: whole.first[place].tolist() for place, rule in enumerate(RULES)},
@@ -301,26 +301,23 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
 
 def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
     """Counts of every set of tensors (base first), a chunk at a time."""
-    from dynamics.tally import CHUNK
+    from dynamics.tally import CHUNK, in_order
 
     found = [Counts.empty(len(tensors) - 1) for tensors in sets]
     spans = []
     for index, tensors in enumerate(sets):
         length = CHUNK // max(one.storage.itemsize for one in tensors)
-        spans += [(index, start, min(start + length, tensors[0].numel)) for start in range(0, tensors[0].numel, length)]
+        spans += [(index, tensors, start, min(start + length, tensors[0].numel)) for start in range(0, tensors[0].numel, length)]
     weights, done = sum(tensors[0].numel for tensors in sets), 0
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(spans), 4 * threads):
-            batch = spans[start : start + 4 * threads]
-            for (index, first, last), one in zip(
-                batch, pool.map(lambda span: _chunk(sets[span[0]], span[1], span[2], rtol, atol), batch), strict=True
-            ):
-                found[index] += one
-                done += last - first
-                if progress:
-                    progress(done, weights)
+        results = in_order(pool, lambda span: _chunk(span[1], span[2], span[3], rtol, atol), spans, ahead=4 * threads)
+        for (_, _, start, stop), (index, one) in zip(spans, results, strict=True):
+            found[index] += one
+            done += stop - start
+            if progress:
+                progress(done, weights)
     return found
 
 
@@ -364,8 +361,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics import command
 
     options = _parser().parse_args(argv)
-    for path, suffixes in ((options.json, ()), (options.csv, ()), (options.figure, (".png", ".svg", ".pdf"))):
-        command.check_output(path, suffixes)
+    command.check_outputs(options)
     with command.Bar("comparing") as bar:
         found = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
     if "-" not in (options.json, options.csv):
@@ -384,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dynamics.command import Parser
+    from dynamics.command import Parser, add_outputs
 
     parser = Parser(
         prog="python -m dynamics.overlap",
@@ -394,9 +390,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("base", metavar="BASE", help="checkpoint before: a file, folder or Hub id")
     parser.add_argument("tuned", metavar="TUNED", nargs="+", help="two or more checkpoints after; may be PEFT LoRA folders")
     parser.add_argument("--series", action="store_true", help="they are later states of one run: when each weight first changed")
-    parser.add_argument("--json", metavar="FILE", help="the report, schema dynamics.overlap/1; - for standard output")
-    parser.add_argument("--csv", metavar="FILE", help="every row; - for standard output")
-    parser.add_argument("--figure", metavar="FILE", help="overlap by kind of module against chance (png, svg, pdf)")
+    add_outputs(parser, "every row", "overlap against chance", page=False)
     parser.add_argument("--rtol", type=float, default=1e-3, help="threshold of the rule rtol (default %(default)s)")
     parser.add_argument("--atol", type=float, default=1e-5, help="threshold of the rule atol (default %(default)s)")
     return parser

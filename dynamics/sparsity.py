@@ -229,7 +229,7 @@ def _measure(
         tuned,
         row("total", whole),
         _groups(pairs, lambda pair: names.layer(pair.name) or OUTSIDE, names.layer_order),
-        _groups(pairs, lambda pair: names.kind(pair.name), _module_order),
+        _groups(pairs, lambda pair: names.kind(pair.name), module_order),
         [row(pair.name, tally, pair) for pair, tally in pairs],
         matched.skipped,
         list(matched.notes),
@@ -300,7 +300,7 @@ def _groups(pairs: list[tuple[Pair, Tally]], of: Callable[[Pair], str], order: C
 MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gate_up", "down", "router", "norm", "head", "other")
 
 
-def _module_order(kind: str) -> int:
+def module_order(kind: str) -> int:
     return MODULE_ORDER.index(kind)
 
 

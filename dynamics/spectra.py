@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.checkpoints import Source, open_checkpoint
+from dynamics.checkpoints import Skip, Source, open_checkpoint
 from dynamics.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def compare(
     alpha: float = 0.5,
     done: Sequence[Spectrum] = (),
     each: Callable[[Spectrum, int, int], None] = lambda spectrum, number, count: None,
-) -> tuple[list[Spectrum], list[dict[str, str]]]:
+) -> tuple[list[Spectrum], list[Skip]]:
     """Spectra of all matrices of two checkpoints, and what was left out and why.
 
     ``only``: a regular expression that names must match; ``limit``: how many matrices at most, from the first; ``done``: spectra that
@@ -249,11 +249,11 @@ def compare(
     if after.adapter is not None:
         after, _ = after.adapter.apply(before)
     matched = match(before, after)
-    skipped = [{"name": one.name, "where": one.where, "reason": one.reason} for one in matched.skipped]
+    skipped = list(matched.skipped)
     wanted = []
     for pair in matched.pairs:
         if len(pair.base.shape) != 2 or min(pair.base.shape) < 2:
-            skipped.append({"name": pair.name, "where": "both", "reason": "not a matrix"})
+            skipped.append(Skip(pair.name, "both", "not a matrix"))
         elif pattern is None or pattern.search(pair.name):
             wanted.append(pair)
     wanted = wanted[:limit]
@@ -282,8 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics import command
 
     options = _parser().parse_args(argv)
-    for path, suffixes in ((options.json, ()), (options.csv, ()), (options.figure, (".png", ".svg", ".pdf"))):
-        command.check_output(path, suffixes)
+    command.check_outputs(options)
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
     kept = Path(options.resume) if options.resume else None
@@ -319,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "tuned": options.tuned,
             "settings": {"method": "full", "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL},
             "matrices": [asdict(one) for one in found],
-            "skipped": skipped,
+            "skipped": [asdict(one) for one in skipped],
         }
         command.write(options.json, command.to_json(document))
     if options.csv:
@@ -356,7 +355,7 @@ def _kept(path: Path, key: dict[str, Any]) -> list[Spectrum]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dynamics.command import Parser
+    from dynamics.command import Parser, add_outputs
 
     parser = Parser(
         prog="python -m dynamics.spectra",
@@ -370,9 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--subspace", type=int, default=32, metavar="K", help="directions that count as principal (default %(default)s)")
     parser.add_argument("--alpha", type=float, default=0.5, help="share of weights in the principal and low masks (default %(default)s)")
     parser.add_argument("--resume", metavar="FILE", help="keep finished matrices in this file, and go on from it")
-    parser.add_argument("--json", metavar="FILE", help="the report, schema dynamics.spectra/1; - for standard output")
-    parser.add_argument("--csv", metavar="FILE", help="a row a matrix; - for standard output")
-    parser.add_argument("--figure", metavar="FILE", help="profiles over the layers (png, svg, pdf)")
+    add_outputs(parser, "a row a matrix", "profiles over the layers", page=False)
     return parser
 
 

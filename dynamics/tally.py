@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def tally_pairs(
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
-        for index, tally in _in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
+        for index, tally in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
             results[index] += tally
             done += int(tally.counts[kernels.NUMEL])
             if progress:
@@ -104,6 +105,7 @@ def cores() -> int:
 
 
 Span = tuple[int, Pair, int, int]
+Found = TypeVar("Found")
 
 
 def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
@@ -113,9 +115,9 @@ def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
             yield index, pair, start, min(start + length, pair.base.numel)
 
 
-def _in_order(pool: ThreadPoolExecutor, worker: _Worker, spans: Iterator[Span], ahead: int) -> Iterator[tuple[int, Tally]]:
-    """Results in the order of the spans, with at most ``ahead`` of them in work; what has not begun is dropped on an error."""
-    waiting: list[tuple[int, Future[Tally]]] = []
+def in_order(pool: ThreadPoolExecutor, worker: Callable[[Any], Found], spans: Iterable[Any], ahead: int) -> Iterator[tuple[int, Found]]:
+    """The first of a span and its result, in the order of the spans, at most ``ahead`` in work; on an error the rest is dropped."""
+    waiting: list[tuple[int, Future[Found]]] = []
     try:
         for span in spans:
             waiting.append((span[0], pool.submit(worker, span)))

@@ -13,22 +13,23 @@ from dynamics import names
 from dynamics.errors import shown
 from dynamics.plots import screen, style
 from dynamics.plots.screen import Section
-from dynamics.sparsity import MODULE_ORDER
+from dynamics.sparsity import module_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
 
+    from dynamics.checkpoints import Skip
     from dynamics.spectra import Spectrum
 
-#: column -> (heading on the screen, label of the axis, column of its chance value)
+#: column -> (label of the axis, column of its chance value)
 COLUMNS = {
-    "stable_rank": ("stable", "stable rank of the update", None),
-    "effective_rank": ("effective", "effective rank of the update", None),
-    "nss": ("NSS", "spectral drift (NSS)", None),
-    "angle_left_max": ("angle", "largest left angle, degrees", None),
-    "inside": ("inside", "update energy in the first k directions", "inside_chance"),
-    "principal": ("principal", "changed weights in the principal mask", "chance"),
+    "stable_rank": ("stable rank of the update", None),
+    "effective_rank": ("effective rank of the update", None),
+    "nss": ("spectral drift (NSS)", None),
+    "angle_left_max": ("largest left angle, degrees", None),
+    "inside": ("update energy in the first k directions", "inside_chance"),
+    "principal": ("changed weights in the principal mask", "chance"),
 }
 
 
@@ -37,11 +38,10 @@ def frame(found: list[Spectrum]) -> pd.DataFrame:
     made = pd.DataFrame([asdict(one) for one in found])
     made["module"] = [names.kind(name) for name in made["name"]]
     made["layer"] = [names.layer_order(names.layer(name) or "")[1] if names.layer(name) else -1 for name in made["name"]]
-    order = {kind: place for place, kind in enumerate(MODULE_ORDER)}
-    return made.sort_values("module", key=lambda kinds: kinds.map(order).fillna(len(order)), kind="stable")
+    return made.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
 
 
-def show(base: str, tuned: str, found: list[Spectrum], skipped: list[dict[str, str]], console: Console | None = None) -> None:
+def show(base: str, tuned: str, found: list[Spectrum], skipped: list[Skip], console: Console | None = None) -> None:
     """Medians over the matrices of each kind of module."""
     rows = frame(found)
 
@@ -68,7 +68,7 @@ def show(base: str, tuned: str, found: list[Spectrum], skipped: list[dict[str, s
 
 def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
     """A quantity against the layer, a line for each kind of module. ``rows``: columns layer, module, and the quantity."""
-    _, label, chance = COLUMNS[column]
+    label, chance = COLUMNS[column]
     inside = rows[rows["layer"] >= 0]
     for kind, part in inside.groupby("module", sort=False):
         ordered = part.sort_values("layer")

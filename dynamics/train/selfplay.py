@@ -11,6 +11,8 @@ oldest tasks; the solver trains on this step's proposals, on the samples that me
 from __future__ import annotations
 
 import copy
+import json
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -113,8 +115,6 @@ class Proposal:
 class Game(Method):
     """Feeds a step of the game; keeps the buffer."""
 
-    record_every = 1
-
     def __init__(self, config: SelfPlay, policy: Policy, source: tasks.Source):
         self.config, self.policy = config, policy
         notation = reads_notation(policy.tokenizer)
@@ -126,13 +126,12 @@ class Game(Method):
         self.proposing = policy
         if config.proposer == "snapshot":
             self.proposing = Policy(copy.deepcopy(policy.model), policy.tokenizer, config.master_dtype, policy.compute)
-        seeds = [("deduction", ("abc",)), ("abduction", ("abc",))]
-        self.buffer: deque[Entry] = deque(
-            [Entry(kind, Draft(self.dialect.identity, (given,)), given, 0) for kind, given in seeds], maxlen=config.buffer
-        )
+        self.identity = Draft(self.dialect.identity, (("abc",),))
+        seeds = [Entry(kind, self.identity, ("abc",), 0) for kind in ("deduction", "abduction")]
+        self.buffer: deque[Entry] = deque(seeds, maxlen=config.buffer)
         self.waiting: list[Entry] = []
         self.barren = 0
-        self.fixed = self._fixed_prompts(source)
+        self.fixed = self._fixed_prompts()
 
     # what is kept between steps
 
@@ -183,11 +182,10 @@ class Game(Method):
             tried = self.solve(trained, step, "lagged") if trained else []
         else:
             trained, tried = questions, solved
-        diversity = self._diversity(proposals)
         self.buffer.extend(entries)
         self.waiting = entries if config.lag else []
         fed = self.pack(step, proposals, trained, tried)
-        fed.metrics.update(self._proposer_metrics(proposals, diversity) | self._solver_metrics(trained, tried))
+        fed.metrics.update(self._proposer_metrics(proposals) | self._solver_metrics(trained, tried))
         fed.metrics["time/feed"] = time.perf_counter() - begin
         fed.metrics["time/outside_model"] = self.boxes.seconds
         self.boxes.seconds = 0.0
@@ -206,11 +204,11 @@ class Game(Method):
                     program = pool[int(rng.integers(len(pool)))].program
                     asked.append((kind, self.dialect.ask(kind, [], program), [], program))
                     continue
-                pool = [one.draft for one in self.buffer if one.kind == kind] or [Draft(self.dialect.identity, (("abc",),))]
+                pool = [one.draft for one in self.buffer if one.kind == kind] or [self.identity]
                 if config.references:
                     references = [pool[int(place)] for place in rng.choice(len(pool), min(config.references, len(pool)), replace=False)]
                 else:  # no references: always the same one, as the form needs an example
-                    references = [Draft(self.dialect.identity, (("abc",),))]
+                    references = [self.identity]
                 asked.append((kind, self.dialect.ask(kind, references, None), references, None))
         ids = [np.array(prompts.encode(self.policy.tokenizer, prompt), np.int64) for _, prompt, _, _ in asked]
         groups = sample(self.proposing, ids, 1, config, purpose, step, config.propose_tokens)
@@ -310,8 +308,8 @@ class Game(Method):
         rewards = [one.reward for one in mine]
         rows = [_proposal_row(one) for one in proposals]
         solver_rows: list[dict[str, Any]] = []
-        for question, group in zip(questions, tried, strict=True):
-            ids.append(np.array(prompts.encode(self.policy.tokenizer, question.prompt), np.int64))
+        for question, coded, group in zip(questions, prompts.encoded(self.policy.tokenizer, questions), tried, strict=True):
+            ids.append(coded)
             for number, (one, text, verdict) in enumerate(group):
                 if number >= (config.solver_samples or config.group):
                     break
@@ -368,11 +366,8 @@ class Game(Method):
 
     # what is recorded
 
-    def _diversity(self, proposals: list[Proposal]) -> float:
-        texts = [one.text for one in proposals]
-        return len(set(texts)) / max(1, len(texts))
-
-    def _proposer_metrics(self, proposals: list[Proposal], distinct: float) -> dict[str, Any]:
+    def _proposer_metrics(self, proposals: list[Proposal]) -> dict[str, Any]:
+        distinct = len({one.text for one in proposals}) / len(proposals)
         found: dict[str, Any] = {"proposer/distinct": distinct, "buffer/size": len(self.buffer), "proposer/barren_steps": self.barren}
         for there, count in Counter(one.kind for one in self.buffer).items():
             found[f"buffer/{there}"] = count
@@ -410,7 +405,7 @@ class Game(Method):
         }
         return found | {f"solver/reward/{kind}": float(right[kinds == kind].mean()) for kind in self.kinds if (kinds == kind).any()}
 
-    def _fixed_prompts(self, source: tasks.Source) -> dict[str, list[Any]]:
+    def _fixed_prompts(self) -> dict[str, list[Any]]:
         """Prompts that stay the same all along: validation problems to solve, and references of that split to propose after."""
         every = tasks.Triplets(self.kinds, self.triplets.plain, self.boxes).questions("validation", _FIXED, self.config.seed)
         rng = stream(self.config.seed, "fixed references")
@@ -506,8 +501,6 @@ def _row(prompt: str, text: str, ids: Any, one: Sampled, role: str, task: str, r
 
 
 def _read(path: Any) -> list[dict[str, Any]]:
-    import json
-
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
@@ -516,8 +509,6 @@ def _common(proposals: list[Proposal]) -> str:
 
 
 def _words(program: str) -> list[str]:
-    import re
-
     return re.findall(r"\w+|[^\w\s]", program)
 
 
