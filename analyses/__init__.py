@@ -18,8 +18,15 @@ def _uncertainty(runs: Path, figures: Path, force: bool) -> list[Path]:
     return uncertainty.main(runs, figures, force)
 
 
+def _comparison(runs: Path, figures: Path, force: bool) -> list[Path]:
+    from analyses import comparison
+
+    return comparison.main(runs, figures, force)
+
+
 #: name -> (where runs live, where figures go, redo runs that are there already) -> the files written
 ANALYSES: dict[str, Callable[[Path, Path, bool], list[Path]]] = {
     "precision": _precision,
     "uncertainty": _uncertainty,
+    "comparison": _comparison,
 }

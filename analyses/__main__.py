@@ -22,13 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="redo the training runs too, even where finished ones are there")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run directories live (default: runs/)")
     parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="where figures go (default: figures/)")
+    parser.add_argument(
+        "--preset", default="default", choices=["quick", "default", "full"], help="how much `comparison` trains (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in ANALYSES]
     if unknown:
         parser.error(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
     try:
         for name in options.names or ANALYSES:
-            for path in ANALYSES[name](options.runs, options.figures, options.force):
+            for path in _build(name, options):
                 print(path)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -37,6 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _build(name: str, options: argparse.Namespace) -> list[Path]:
+    if name == "comparison":
+        from analyses import comparison
+
+        return comparison.main(options.runs, options.figures, options.force, options.preset)
+    return ANALYSES[name](options.runs, options.figures, options.force)
 
 
 if __name__ == "__main__":

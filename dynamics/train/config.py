@@ -81,6 +81,7 @@ class RLVR(PolicyGradient):
 class SelfPlay(PolicyGradient):
     """One model proposes tasks and solves them; running the programs judges both (after Absolute Zero)."""
 
+    steps: int = option(250, "optimizer steps")
     advantage: str = option("reinforce++-sequence", "normalised apart for each role and task type: reinforce++ or reinforce++-sequence")
     prompts: int = option(24, "proposals a step, of each task type")
     group: int = option(8, "samples by which the solve rate of a proposal is estimated")

@@ -1,0 +1,136 @@
+"""All comparisons at once: trains what a preset lists, draws every figure, and writes ``verdicts.csv`` and ``report.html``.
+
+python -m analyses comparison                     # about 20 minutes on two cores the first time, seconds after that
+python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from analyses import (
+    confound,
+    curriculum,
+    entropy_dynamics,
+    learnt_and_lost,
+    pass_at_k,
+    proposer_variants,
+    question,
+    runs,
+    update_shape,
+    update_sparsity,
+)
+from dynamics.command import replacing, write
+from dynamics.plots import html, style
+
+QUESTIONS: tuple[ModuleType, ...] = (
+    pass_at_k,
+    update_sparsity,
+    confound,
+    entropy_dynamics,
+    curriculum,
+    proposer_variants,
+    update_shape,
+    learnt_and_lost,
+)
+#: figures of the paper that are known from notes only
+QUOTED = (
+    "The paper's sparsities are known to us from notes: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
+    "As sparsity (share unchanged) they would make SFT the sparsest, against the paper's own text; as density (share changed) they mean "
+    "sparsities of 54.3 %, 2-6 % and 93-97 %, in that text's order."
+)
+
+
+def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
+    found = runs.train(preset, folder / ("comparison" if preset == "default" else f"comparison-{preset}"), force)
+    return build(found, figures, preset)
+
+
+def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Path]:
+    """Every figure and table from run directories, the verdicts, and the page of them all."""
+    paths: list[Path] = []
+    sections: list[str] = []
+    rows: list[dict[str, Any]] = []
+    figures.mkdir(parents=True, exist_ok=True)
+    for module in QUESTIONS:
+        table, made = question.write(module, found, figures)
+        paths += made
+        name = module.__name__.rpartition(".")[2]
+        rows += [asdict(one) | {"verdict": one.verdict, "figure": name} for one in module.verdicts(table)]
+        with style.use_style():
+            chart = html.image(module.figure(table), module.TITLE)
+        text = f"<p>The paper: {html.safe(module.CLAIM, 600)}.</p>{chart}<p class=faint>{html.safe(module.caption(table), 1200)}</p>"
+        sections.append(html.section(module.TITLE, text))
+    verdicts = pd.DataFrame(rows)
+    with replacing(figures / "verdicts.csv") as temporary:
+        verdicts.to_csv(temporary, index=False, float_format="%.4g")
+    head = "<h1>What self-play, RLVR and SFT did to the model</h1>" + _about(found, preset)
+    page = [head, html.section("Verdicts", _verdicts(verdicts)), *sections, html.section("Runs", _runs(found))]
+    write(str(figures / "report.html"), html.document("Comparison of the methods", page))
+    return [*paths, figures / "verdicts.csv", figures / "report.html"]
+
+
+def _about(found: Sequence[runs.Run], preset: str) -> str:
+    models = ", ".join(sorted({str(run.document.get("model")) for run in found}))
+    steps = sorted({len(run.metrics) for run in found})
+    small = "" if preset == "full" else " This is a demonstration: few steps and seeds."
+    return (
+        f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
+        f"preset {html.safe(preset or 'none')}.{small} "
+        "Findings are those of arXiv 2510.27072 on 3B and 7B models; what a small model shows need not hold for them.</p>"
+    )
+
+
+def _verdicts(table: pd.DataFrame) -> str:
+    heads = ["<finding of the paper", "<measured here", "effect", "95 %", "seeds", "<interval", "<verdict"]
+    lines = [
+        [
+            html.safe(row["finding"]),
+            html.safe(row["measured"], 400),
+            f"{row['effect']:+.3g}",
+            "-" if pd.isna(row["low"]) else f"[{row['low']:+.3g}, {row['high']:+.3g}]",
+            str(row["seeds"]),
+            html.safe(row["interval"]),
+            f"<b>{html.safe(row['verdict'])}</b>",
+        ]
+        for row in table.to_dict("records")
+    ]
+    return html.wrapped(html.table(heads, lines)) + f"<p class=faint>{html.safe(QUOTED, 1000)}</p>"
+
+
+def _runs(found: Sequence[runs.Run]) -> str:
+    heads = ["<run", "<what", "seed", "steps", "<masters", "<computed in", "<settings"]
+    shown = (
+        "learning_rate",
+        "temperature",
+        "advantage",
+        "batch",
+        "prompts",
+        "group",
+        "reward",
+        "proposer",
+        "eval_problems",
+        "eval_samples",
+        "threads",
+    )
+    lines = []
+    for run in found:
+        config = run.document.get("config") or {}
+        settings = ", ".join(f"{name} {config[name]}" for name in shown if name in config)
+        cells = [
+            run.path.name,
+            run.label,
+            run.seed,
+            len(run.metrics),
+            run.document.get("master_dtype"),
+            run.document.get("compute_dtype"),
+            settings,
+        ]
+        lines.append([html.safe(cell, 400) for cell in cells])
+    return html.wrapped(html.table(heads, lines))

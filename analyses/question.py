@@ -1,0 +1,100 @@
+"""What all scripts of the comparison share: a module with TITLE, CLAIM, ``caption``, ``measure``, ``figure`` and ``verdicts`` is one.
+
+``measure(runs)`` gives the table, ``figure(table)`` draws it and nothing else, ``verdicts(table)`` holds the paper's findings against it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analyses.runs import Run, find
+from dynamics import InputError
+from dynamics.command import replacing
+from dynamics.plots import style
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told at this scale"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A finding of the paper against what was measured. ``expected``: the sign that the finding gives the effect."""
+
+    finding: str
+    measured: str
+    effect: float
+    low: float
+    high: float
+    seeds: int
+    interval: str
+    expected: int
+
+    @property
+    def verdict(self) -> str:
+        """By the interval: wholly on the expected side, wholly on the other, or neither (also where there is none)."""
+        if not np.isfinite([self.low, self.high]).all():
+            return OPEN
+        ends = sorted([self.low * self.expected, self.high * self.expected])
+        return HOLDS if ends[0] > 0 else FAILS if ends[1] < 0 else OPEN
+
+
+def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean with Student's interval; NaN for the interval of a single seed. With two seeds it is wide, as it should be."""
+    found = np.asarray(values, float)
+    mean = float(found.mean()) if len(found) else float("nan")
+    if len(found) < 2:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf((1 + level) / 2, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def blocks(metrics: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Means of a column over the first and the last fifth of the steps; NaN where it was not recorded."""
+    if column not in metrics:
+        return float("nan"), float("nan")
+    size = max(1, len(metrics) // 5)
+    return float(metrics[column].iloc[:size].mean()), float(metrics[column].iloc[-size:].mean())
+
+
+def seeds_of(table: pd.DataFrame) -> int:
+    return int(table["seed"].nunique()) if "seed" in table else 0
+
+
+def write(module: Any, runs: Sequence[Run], folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """The table and the figure of a script; PNG, SVG and CSV, named after it."""
+    name = module.__name__.rpartition(".")[2]
+    if name == "__main__":
+        name = Path(module.__file__).stem
+    table = module.measure(runs)
+    with style.use_style():
+        drawing = module.figure(table)
+        paths = [style.save(drawing, folder / f"{name}{suffix}") for suffix in (".png", ".svg")]
+    with replacing(folder / f"{name}.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    return table, [*paths, folder / f"{name}.csv"]
+
+
+def main(module: Any, argv: Sequence[str] | None = None) -> int:
+    """``python -m analyses.NAME RUNS... --out FOLDER``."""
+    parser = argparse.ArgumentParser(description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="where figure and table go (default: figures/)")
+    options = parser.parse_args(argv)
+    try:
+        table, paths = write(module, find(options.runs), options.out)
+        for one in module.verdicts(table):
+            print(f"{one.finding}: {one.verdict} ({one.measured} {one.effect:+.3g} [{one.low:+.3g}, {one.high:+.3g}], {one.seeds} seeds)")
+        for path in paths:
+            print(path)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,218 @@
+"""Run directories as the analyses see them, and the presets by which ``make figures`` makes some.
+
+What a preset runs is written below in the options of ``python -m dynamics.train``; any other run directory is read the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dynamics import InputError
+from dynamics.rundir import RunDirectory
+
+#: settings by which runs of one method are told apart -> how a label says it
+TELLING = {
+    "learning_rate": "learning rate {:g}",
+    "master_dtype": "{} masters",
+    "reward": "{} reward",
+    "proposer": "{} proposer",
+}
+METHODS = ("sft", "rlvr", "selfplay")
+
+_EVALUATED = {
+    "quick": "--steps 4 --threads 1 --eval-problems 12 --eval-samples 4",
+    "default": "--steps 100 --threads 1 --eval-problems 180 --eval-samples 64",
+    "full": "--steps 250 --threads 1 --eval-problems 360 --eval-samples 64",
+}
+_SMALL = {
+    "sft": " --batch 8 --problems 64",
+    "rlvr": " --prompts 4 --group 4 --problems 64",
+    "selfplay": " --prompts 4 --group 4 --seeding 8 --curriculum 4",
+}
+_VARIANTS = {
+    "quick": ["frozen"],
+    "default": ["frozen", "triangular"],
+    "full": ["frozen", "triangular", "variance", "r_zero", "spice"],
+}
+_SEEDS = {"quick": 1, "default": 2, "full": 3}
+PRESETS = tuple(_SEEDS)
+
+
+def plan(preset: str) -> dict[str, list[str]]:
+    """Name of the run -> method and options for ``python -m dynamics.train``. The longest first."""
+    if preset not in PRESETS:
+        raise InputError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
+    made: dict[str, list[str]] = {}
+    seeds = range(_SEEDS[preset])
+
+    def add(name: str, method: str, seed: int, more: str) -> None:
+        small = _SMALL[method] if preset == "quick" else ""
+        made[f"{name}-{seed}"] = [method, "--seed", str(seed), *f"{_EVALUATED[preset]}{small} {more}".split()]
+
+    for seed in seeds:
+        add("selfplay", "selfplay", seed, "--eval-temperatures 1")
+    for variant in _VARIANTS[preset]:
+        for seed in seeds:
+            how = "--proposer frozen" if variant == "frozen" else f"--reward {variant}"
+            add(f"selfplay-{variant}", "selfplay", seed, f"{how} --eval-temperatures 1")
+    for seed in seeds:
+        add("sft", "sft", seed, "--eval-temperatures 1,0.3,0")
+        add("rlvr", "rlvr", seed, "--eval-temperatures 1")
+    for method in ("sft", "rlvr"):
+        add(f"{method}-slow", method, 0, "--eval-problems 0 --learning-rate 3e-5")
+        add(f"{method}-bf16", method, 0, "--eval-problems 0 --master-dtype bfloat16")
+    return made
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+    document: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        return str(self.document.get("method", "unknown"))
+
+    @property
+    def seed(self) -> int:
+        return int(self.document.get("seed") or 0)
+
+    @cached_property
+    def label(self) -> str:
+        """The method, and the settings in which the run differs from that method's defaults."""
+        from dynamics.train import config as settings
+
+        mine = self.document.get("config") or {}
+        if self.method not in settings.METHODS:
+            return self.method
+        usual = asdict(settings.METHODS[self.method]())
+        if mine.get("model", "tiny") != "tiny":
+            usual |= {name: value for (only, name), value in settings.LARGER.items() if only in (None, self.method)}
+        told = [text.format(mine[name]) for name, text in TELLING.items() if name in mine and mine[name] != usual.get(name)]
+        return ", ".join([self.method, *told])
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row a step."""
+        found = lines(self.path / "metrics.jsonl")
+        if not found:
+            raise InputError(f"{self.path / 'metrics.jsonl'}: holds no step")
+        return pd.DataFrame(found)
+
+    @cached_property
+    def checkpoints(self) -> list[Path]:
+        """From the base to the last."""
+        found = sorted((self.path / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
+        if len(found) < 2:
+            raise InputError(f"{self.path / 'checkpoints'}: needs the base as step_000000 and a later checkpoint")
+        return found
+
+    @cached_property
+    def evals(self) -> pd.DataFrame:
+        """A row a graded sample, problems told apart by seed; columns name (``base, T=1`` or the label), problem, split, task, correct."""
+        parts = []
+        for file in sorted((self.path / "evals").glob("*.jsonl")):
+            part = pd.DataFrame(lines(file))
+            base = part["model"].str.startswith("base")
+            part["name"] = part["model"].where(base, self.label)
+            part["problem"] = f"seed {self.seed}: " + part["problem"]
+            parts.append(part[["name", "problem", "split", "task", "correct"]])
+        return pd.concat(parts) if parts else pd.DataFrame(columns=["name", "problem", "split", "task", "correct"])
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    except FileNotFoundError:
+        raise InputError(f"{path}: is not there; was the run finished?") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON lines ({error})") from None
+
+
+def find(paths: Sequence[Path]) -> list[Run]:
+    """The runs at these places, each a run directory or a folder of them; in the order of methods, then labels, then seeds."""
+    folders: list[Path] = []
+    for path in paths:
+        inside = [path] if (path / "run.json").exists() else sorted(one.parent for one in path.glob("*/run.json"))
+        if not inside:
+            raise InputError(f"{path}: is no run directory and holds none (no run.json); make one by python -m dynamics.train")
+        folders += inside
+    runs = [Run(folder, RunDirectory(folder).read_run()) for folder in folders]
+    order = {name: place for place, name in enumerate(METHODS)}
+    return sorted(runs, key=lambda run: (order.get(run.method, len(order)), run.label, run.seed))
+
+
+def plain(runs: Sequence[Run]) -> list[Run]:
+    """Those with the settings that are their method's usual ones; of a method without such a run, all."""
+    usual = {run.method for run in runs if run.label == run.method}
+    return [run for run in runs if run.label == run.method or run.method not in usual]
+
+
+def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
+    """Make the runs of a preset, side by side on the cores; finished ones are used again, killed ones go on where they were."""
+    from dynamics.command import Bar
+    from dynamics.tally import cores
+    from dynamics.train import tiny
+
+    jobs = plan(preset)
+    left = {name: options for name, options in jobs.items() if force or not _finished(folder / name, options)}
+    if left:
+        _say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {cores()} at a time")
+        with Bar("making the embedded model") as bar:
+            tiny.find(progress=bar)
+    begin, done = time.perf_counter(), 0
+
+    def work(name: str) -> None:
+        nonlocal done
+        target = folder / name
+        if force and target.exists():
+            shutil.rmtree(target)
+        again = ["--resume"] if (target / "run.json").exists() else []
+        command = [sys.executable, "-m", "dynamics.train", left[name][0], "--out", str(target), *left[name][1:], *again]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode:
+            raise InputError(f"{name}: {(ended.stderr.strip().splitlines() or ['failed'])[-1]}")
+        done += 1
+        passed = time.perf_counter() - begin
+        rest = passed / done * (len(left) - done)
+        _say(f"  {done}/{len(left)} {name}; {passed / 60:.1f} min, about {rest / 60:.1f} min to go")
+
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            for _ in pool.map(work, left):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return find([folder / name for name in jobs])
+
+
+def _finished(folder: Path, options: list[str]) -> bool:
+    from dynamics.train import config
+
+    if not (folder / "run.json").exists():
+        return False
+    there = RunDirectory(folder).read_run()
+    parser = argparse.ArgumentParser()
+    config.add_options(parser, options[0])
+    wanted = asdict(config.resolve(options[0], parser.parse_args(options[1:])))
+    return bool(there.get("status") == "finished" and there.get("config") == json.loads(json.dumps(wanted)))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,69 @@
+"""One colour and mark a training method, the same in every figure of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73"}
+MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D"}
+#: for roles within self-play, and whatever has no method
+ROLES = {"proposer": "#CC79A7", "solver": "#009E73"}
+OTHER = "#6b6b6b"
+
+
+def method(label: str) -> str:
+    """``sft`` of ``sft, learning rate 3e-05``."""
+    return label.partition(",")[0]
+
+
+def color(label: str) -> str:
+    return COLORS.get(method(label), OTHER)
+
+
+def line(part: pd.DataFrame, x: str, label: str, ax: Axes, **look: Any) -> Axes:
+    """A line with its band: columns ``x``, value, low, high, in any order of rows. Bands that are NaN are not drawn."""
+    part = part.sort_values(x)
+    at, low, high = (part[name].to_numpy(float) for name in (x, "low", "high"))
+    look = dict[str, Any](color=color(label), marker=MARKERS.get(method(label), "o"), markersize=4, label=label) | look
+    if np.isfinite(low).all() and np.isfinite(high).all():
+        ax.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    ax.plot(at, part["value"], **look)
+    return ax
+
+
+def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **look: Any) -> Axes:
+    """Every seed as a thin line, their mean as a thick one. ``part``: columns seed, ``x``, value; ``window``: of a centred running mean."""
+    look = dict[str, Any](color=color(label), label=label) | look
+    wide = part.pivot_table(index=x, columns="seed", values="value").sort_index()
+    smooth = wide.rolling(window, center=True, min_periods=1).mean()
+    if len(wide.columns) > 1:
+        for one in wide.columns:
+            ax.plot(smooth.index, smooth[one], color=look["color"], linewidth=0.7, alpha=0.5, linestyle=look.get("linestyle", "-"))
+    ax.plot(smooth.index, smooth.mean(axis=1), **look)
+    return ax
+
+
+def dots(table: pd.DataFrame, labels: Sequence[str], ax: Axes) -> Axes:
+    """A row a label: every seed a dot, the mean a tick, the interval a bar. ``table``: columns label, value, low, high, one row a seed."""
+    for place, label in enumerate(labels):
+        part = table[table["label"] == label]
+        values = part["value"].to_numpy(float)
+        if not len(values):
+            continue
+        if len(part) and np.isfinite(part[["low", "high"]].to_numpy(float)).all():
+            ax.plot([part["low"].iloc[0], part["high"].iloc[0]], [place, place], color=color(label), linewidth=4, alpha=0.3)
+        ax.plot(
+            values, np.full(len(values), place), linestyle="none", marker=MARKERS.get(method(label), "o"), markersize=5, color=color(label)
+        )
+        ax.plot([values.mean()], [place], marker="|", markersize=12, markeredgewidth=1.5, color=color(label))
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.grid(axis="x")
+    return ax
