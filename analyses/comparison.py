@@ -76,6 +76,15 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
     return [*paths, figures / "verdicts.csv", figures / "report.html"]
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """The verdicts as a table for a README."""
+    lines = ["| finding of the paper | measured here | effect, 95 % | seeds | verdict |", "|---|---|---|---|---|"]
+    for row in table.to_dict("records"):
+        ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
+        lines.append(f"| {row['finding']} | {row['measured']} | {row['effect']:+.3g}{ends} | {row['seeds']} | {row['verdict']} |")
+    return "\n".join(lines)
+
+
 def _about(found: Sequence[runs.Run], preset: str) -> str:
     models = ", ".join(sorted({str(run.document.get("model")) for run in found}))
     steps = sorted({len(run.metrics) for run in found})

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("runs")
     shared = {"steps": 3, "eval_problems": 9, "eval_samples": 4, "eval_temperatures": "1,0"}
     loop.run("sft", config.SFT(batch=4, problems=16, **shared), target / "sft-0")  # type: ignore[arg-type]
-    loop.run("sft", config.SFT(batch=4, problems=16, learning_rate=3e-5, **shared), target / "sft-slow-0")  # type: ignore[arg-type]
+    loop.run("sft", config.SFT(batch=4, problems=16, learning_rate=3e-5, record_every=1, **shared), target / "sft-slow-0")  # type: ignore[arg-type]
     loop.run("rlvr", config.RLVR(prompts=3, group=4, problems=16, **shared), target / "rlvr-0")  # type: ignore[arg-type]
     game = {"prompts": 4, "group": 4, "seeding": 4, "curriculum": 4}
     loop.run("selfplay", config.SelfPlay(**game, **shared), target / "selfplay-0")  # type: ignore[arg-type]
