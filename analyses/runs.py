@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,48 +32,78 @@ TELLING = {
 }
 METHODS = ("sft", "rlvr", "selfplay")
 
-_EVALUATED = {
-    "quick": "--steps 4 --threads 1 --eval-problems 12 --eval-samples 4",
-    "default": "--steps 100 --threads 1 --eval-problems 180 --eval-samples 64",
-    "full": "--steps 250 --threads 1 --eval-problems 360 --eval-samples 64",
+
+@dataclass(frozen=True)
+class Preset:
+    """What is run. ``options``: of every run; ``small``: of one method; ``variants``: proposers and rewards of self-play;
+    ``grid``: settings in which the methods are run once more, by name."""
+
+    seeds: int
+    options: str
+    evaluation: str
+    variants: tuple[str, ...]
+    grid: dict[str, str]
+    gridded: tuple[str, ...] = METHODS
+    small: dict[str, str] = field(default_factory=dict)
+    controls: str = "1,0.3,0"
+
+
+_SLOW, _BF16 = "--learning-rate 3e-5", "--master-dtype bfloat16"
+PRESETS = {
+    "quick": Preset(
+        1,
+        "--steps 4 --threads 1",
+        "--eval-problems 12 --eval-samples 4",
+        ("frozen",),
+        {"slow": _SLOW, "bf16": _BF16},
+        ("sft", "rlvr"),
+        {
+            "sft": "--batch 8 --problems 64",
+            "rlvr": "--prompts 4 --group 4 --problems 64",
+            "selfplay": "--prompts 4 --group 4 --seeding 8 --curriculum 4",
+        },
+    ),
+    "default": Preset(
+        2, "--steps 40 --threads 1", "--eval-problems 120 --eval-samples 32", ("frozen", "triangular"), {"slow": _SLOW, "bf16": _BF16}
+    ),
+    "full": Preset(
+        3,
+        "--steps 150 --threads 1",
+        "--eval-problems 240 --eval-samples 64",
+        ("frozen", "triangular", "variance", "r_zero", "spice"),
+        {
+            "slow": _SLOW,
+            "slower": "--learning-rate 3e-6",
+            "bf16": _BF16,
+            "bf16-slow": f"{_BF16} {_SLOW}",
+            "bf16-slower": f"{_BF16} --learning-rate 3e-6",
+        },
+    ),
 }
-_SMALL = {
-    "sft": " --batch 8 --problems 64",
-    "rlvr": " --prompts 4 --group 4 --problems 64",
-    "selfplay": " --prompts 4 --group 4 --seeding 8 --curriculum 4",
-}
-_VARIANTS = {
-    "quick": ["frozen"],
-    "default": ["frozen", "triangular"],
-    "full": ["frozen", "triangular", "variance", "r_zero", "spice"],
-}
-_SEEDS = {"quick": 1, "default": 2, "full": 3}
-PRESETS = tuple(_SEEDS)
 
 
 def plan(preset: str) -> dict[str, list[str]]:
-    """Name of the run -> method and options for ``python -m dynamics.train``. The longest first."""
+    """Name of the run -> method and options for ``python -m dynamics.train``; in the order in which they are made."""
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
     made: dict[str, list[str]] = {}
-    seeds = range(_SEEDS[preset])
 
-    def add(name: str, method: str, seed: int, more: str) -> None:
-        small = _SMALL[method] if preset == "quick" else ""
-        made[f"{name}-{seed}"] = [method, "--seed", str(seed), *f"{_EVALUATED[preset]}{small} {more}".split()]
+    def add(name: str, method: str, seed: int, *more: str) -> None:
+        options = " ".join([chosen.options, chosen.small.get(method, ""), *more])
+        made[f"{name}-{seed}"] = [method, "--seed", str(seed), *options.split()]
 
-    for seed in seeds:
-        add("selfplay", "selfplay", seed, "--eval-temperatures 1")
-    for variant in _VARIANTS[preset]:
-        for seed in seeds:
+    for seed in range(chosen.seeds):
+        for method in reversed(METHODS):  # the longest first
+            heat = chosen.controls if method == "sft" else "1"
+            add(method, method, seed, chosen.evaluation, f"--eval-temperatures {heat}")
+    for setting, how in chosen.grid.items():
+        for method in reversed(chosen.gridded):
+            add(f"{method}-{setting}", method, 0, "--eval-problems 0", how)
+    for seed in range(chosen.seeds):
+        for variant in chosen.variants:
             how = "--proposer frozen" if variant == "frozen" else f"--reward {variant}"
-            add(f"selfplay-{variant}", "selfplay", seed, f"{how} --eval-temperatures 1")
-    for seed in seeds:
-        add("sft", "sft", seed, "--eval-temperatures 1,0.3,0")
-        add("rlvr", "rlvr", seed, "--eval-temperatures 1")
-    for method in ("sft", "rlvr"):
-        add(f"{method}-slow", method, 0, "--eval-problems 0 --learning-rate 3e-5")
-        add(f"{method}-bf16", method, 0, "--eval-problems 0 --master-dtype bfloat16")
+            add(f"selfplay-{variant}", "selfplay", seed, chosen.evaluation, "--eval-temperatures 1", how)
     return made
 
 
