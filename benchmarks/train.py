@@ -50,9 +50,9 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
 
     from dynamics.train import objectives, policy, prompts, sampling, streams, update
     from dynamics.train.batch import Batch
-    from dynamics.train.config import RLVR, SFT
+    from dynamics.train.config import LARGER, RLVR, SFT
 
-    shared: dict[str, Any] = {"max_new_tokens": LENGTH, "learning_rate": 1e-6, "micro_tokens": 2048}
+    shared: dict[str, Any] = {"max_new_tokens": LENGTH, "learning_rate": 1e-6, "micro_tokens": LARGER[None, "micro_tokens"]}
     config: Any = RLVR(**shared) if method == "rlvr" else SFT(**shared)
     found = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
     optimizer = torch.optim.AdamW(found.masters.values(), 1e-6, fused=True)

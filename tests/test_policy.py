@@ -97,10 +97,20 @@ def test_gradients_are_those_of_autograd(temperature: float, share: bool, batch:
         torch.testing.assert_close(gradients[1][key], value, atol=1e-4, rtol=1e-4, msg=key)
 
 
-def test_a_model_that_takes_no_mask_gets_rows_of_its_own(batch: Batch, monkeypatch) -> None:
-    monkeypatch.setattr(Policy, "_mask", lambda self, layout: None)  # as if the mask were ignored
-    policy = Policy(llama().eval(), tiny.tokenizer())
+def test_a_model_that_attends_otherwise_gets_rows_of_its_own(batch: Batch, monkeypatch) -> None:
+    monkeypatch.setattr("dynamics.train.attention._causal", lambda length, like: like.new_zeros(length, length))  # as if it saw the future
+    model = llama().eval()
+    policy = Policy(model, tiny.tokenizer())
     assert not policy.shares
+    assert model.config._attn_implementation == "eager"
+    logp, _ = ours(policy, batch, 40, policy.shares, 1.0)
+    torch.testing.assert_close(logp, reference(model, batch, 1.0)[0], atol=2e-5, rtol=1e-5)
+
+
+def test_a_window_gets_rows_of_its_own() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, num_key_value_heads=2, sliding_window=4)).eval()
+    assert not Policy(model, tiny.tokenizer()).shares
 
 
 def test_dropout_is_off() -> None:

@@ -1,8 +1,8 @@
 """A causal language model as something to train: masters, the dtype it computes in, and log-probabilities of completions.
 
-Completions of one prompt are computed in one row that holds the prompt once, by a mask under which no completion sees another; that this
-gives the model's own log-probabilities is checked on a few tokens when it is loaded, and where it does not, every completion has a row of
-its own. Logits are formed from hidden states in pieces, twice - once for the values, once for the gradient - and never held as
+Completions of one prompt are computed in one row that holds the prompt once, by an attention under which no completion sees another; that
+this gives the model's own log-probabilities is checked on a few tokens when it is loaded, and where it does not, every completion has a row
+of its own. Logits are formed from hidden states in pieces, twice - once for the values, once for the gradient - and never held as
 tokens x vocabulary.
 """
 
@@ -18,6 +18,7 @@ import torch
 
 from dynamics.errors import InputError
 from dynamics.logits import Head, from_logits
+from dynamics.train import attention
 from dynamics.train.batch import Batch, Layout, layouts, places, starts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -104,20 +105,15 @@ class Policy:
         ids = torch.from_numpy(layout.ids).to(self.device)
         positions = torch.from_numpy(layout.positions).to(self.device)
         body = self.model.base_model if self.head is not None else self.model
+        more: dict[str, Any] = {}
+        if layout.segments is not None:  # rows of one completion are padded on the right, where causal attention does not look
+            dtype = self.autocast or next(self.model.parameters()).dtype
+            more["pattern"] = attention.Pattern.of(layout, self.device, dtype)
+            more["attention_mask"] = torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device)  # of four dimensions: none is made
         with self.computing():
-            made = body(input_ids=ids, position_ids=positions, attention_mask=self._mask(layout), use_cache=False)
+            made = body(input_ids=ids, position_ids=positions, use_cache=False, **more)
         states = made.last_hidden_state if self.head is not None else made.logits
         return states[torch.from_numpy(layout.row).to(self.device), torch.from_numpy(layout.source).to(self.device)]
-
-    def _mask(self, layout: Layout) -> torch.Tensor | None:
-        """None where rows hold one completion: they are padded on the right, where causal attention does not look."""
-        if layout.segments is None:
-            return None
-        segments = torch.from_numpy(layout.segments).to(self.device)
-        mine = (segments[:, :, None] == segments[:, None, :]) | (segments == 0)[:, None, :]
-        seen = mine & torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=self.device).tril()
-        dtype = self.autocast or next(self.model.parameters()).dtype
-        return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
     def logprobs(self, layout: Layout, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(tokens,) each: log-probability of each completion token at ``temperature``, entropy and surprisal at temperature 1, in nats.
@@ -143,21 +139,24 @@ class Policy:
         return found
 
     def _shares(self) -> bool:
-        """Whether completions in one row get the log-probabilities that they have in rows of their own."""
+        """Whether completions in one row get the log-probabilities that they have in rows of their own; if not, the model is as it was."""
         size = min(len(self.tokenizer), self.model.get_output_embeddings().weight.shape[0])
         ids = (np.arange(1, 13) * 7) % size
         prompts, completions = [ids[:5]], [ids[5:8], ids[6:11]]
         one = np.ones(2)
         batch = Batch(prompts, completions, np.zeros(2, np.int64), one, ["", ""], ["", ""], ["", ""])
+        apart = self.look(batch, 1, False)
+        before = str(self.model.config._attn_implementation)
         try:
-            together, apart = (self.look(batch, tokens, share) for tokens, share in _WAYS)
-        except (RuntimeError, TypeError, ValueError):  # a model that takes no such mask
-            return False
-        return bool((together - apart).abs().max() <= (1e-3 if self.compute == "float32" else 0.1))
-
-
-#: one row for both completions of the check, and a row for each
-_WAYS = ((1000, True), (1, False))
+            attention.use(self.model)
+            together = self.look(batch, 1000, True)
+            if (together - apart).abs().max() <= (1e-3 if self.compute == "float32" else 0.1):
+                return True
+        except (RuntimeError, TypeError, ValueError, AttributeError):  # a model that attends in another way
+            pass
+        with contextlib.suppress(ValueError, AttributeError):
+            self.model.set_attn_implementation(before)
+        return False
 
 
 class _LogProbs(torch.autograd.Function):  # type: ignore[misc]

@@ -1,6 +1,6 @@
 """Completions sampled in groups: a prompt is computed once for all samples of it, and rows that have ended leave the batch.
 
-Every row draws its tokens by numbers of its own, one a token, inverted through the distribution in float64. What a row becomes thus
+Every row draws its tokens by numbers of its own, one a token, inverted through the distribution, summed in float64. What a row becomes thus
 depends on its prompt and its numbers, not on what else is in the batch, but for rounding of the logits.
 """
 
@@ -18,6 +18,8 @@ from dynamics.errors import InputError
 
 #: share of rows that have ended at which the others are moved together; moving them copies their keys and values
 COMPACT = 0.25
+#: tokens whose probabilities are summed before it is known which of them is drawn
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -232,11 +234,20 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, rule: Rule) -> tuple[torch
         return logits.argmax(1), logits.new_zeros(len(logits))
     if rule.top_k or rule.top_p < 1:
         logits = _truncated(logits, rule)
-    logp = torch.log_softmax(logits / rule.temperature, 1, dtype=torch.float64)
-    reach = logp.exp().cumsum(1)
-    aim = (uniform * reach[:, -1])[:, None]
-    chosen = torch.searchsorted(reach, aim, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-    return chosen, logp.gather(1, chosen[:, None])[:, 0].float()
+    scaled = logits / rule.temperature if rule.temperature != 1 else logits
+    top = scaled.amax(1, keepdim=True)
+    weight = torch.exp(scaled - top)
+    weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % BLOCK)).view(len(weight), -1, BLOCK)
+    reach = weight.sum(2, dtype=torch.float64).cumsum(1)
+    aim = uniform[:, None] * reach[:, -1:]
+    block = torch.searchsorted(reach, aim, right=True).clamp(max=reach.shape[1] - 1)
+    inside = weight.gather(1, block[..., None].expand(-1, 1, BLOCK))[:, 0]
+    rest = aim - torch.where(block > 0, reach.gather(1, (block - 1).clamp(min=0)), 0.0)
+    place = torch.searchsorted(inside.double().cumsum(1), rest, right=True)
+    last = BLOCK - 1 - (inside > 0).flip(1).to(torch.uint8).argmax(1, keepdim=True)
+    chosen = block * BLOCK + torch.minimum(place, last)
+    logp = scaled.gather(1, chosen).double() - top - reach[:, -1:].log()
+    return chosen[:, 0], logp[:, 0].float()
 
 
 def _truncated(logits: torch.Tensor, rule: Rule) -> torch.Tensor:
