@@ -3,7 +3,9 @@
     python -m dynamics.spectra BASE TUNED
     python -m dynamics.spectra BASE TUNED --only 'layers\\.(0|15)\\.' --subspace 32 --json spectra.json
 
-For every matrix W of the base, with its update D = tuned - base, by full singular value decompositions in float64:
+    python -m dynamics.spectra BASE TUNED --method approx
+
+For every matrix W of the base, with its update D = tuned - base, by singular value decompositions in float64:
 
     rank, stable rank, effective rank, rank at 90, 95 and 99 % of the energy    of D
     spectral drift (NSS)      |sigma(W + D) - sigma(W)| / |sigma(W)|
@@ -12,6 +14,10 @@ For every matrix W of the base, with its update D = tuned - base, by full singul
     mask overlaps             share of the changed weights that are among the largest of the rank-k part of W, or the smallest of W
     intruders                 of the first ten left directions of W + D, those with no counterpart in W
     Hill exponent             of the tail of the squared singular values
+
+``--method approx`` finds the first directions only, by random projections, and gives every quantity as an estimate with bounds that hold
+whatever the matrix (``dynamics.sketch``); ``--method none`` leaves out all that needs a decomposition. The update of a LoRA folder is
+decomposed by its factors.
 
 As a library: ``dynamics.spectra.measure(base, tuned)`` of two arrays. Definitions after Zhu et al. (arXiv 2511.08567), Shuttleworth et al.
 (arXiv 2410.21228) and Martin and Mahoney.
@@ -24,7 +30,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +42,7 @@ from dynamics.errors import InputError, shown
 if TYPE_CHECKING:
     import argparse
 
+    from dynamics.checkpoints.adapter import LowRank
     from dynamics.matching import Pair
 
 SCHEMA = "dynamics.spectra/1"
@@ -44,6 +51,9 @@ Array = np.ndarray[Any, Any]
 TOP, COUNTERPART = 10, 0.5
 #: share of the singular values that the Hill exponent is taken of
 TAIL = 0.1
+METHODS = ("full", "approx", "none")
+#: directions that ``approx`` finds beyond the k asked for
+MORE = 10
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,9 @@ class Spectrum:
         smallest |W|; chance is the share of weights in either mask.
     intruders : of the first ten left directions of the tuned matrix, those with |cosine| below 0.5 to every one of the base.
     hill_base, hill_update : 1 + n / sum log(lambda_i / lambda_n+1) over the largest tenth of lambda = sigma^2.
+    sigma_base, sigma_tuned, sigma_update : (k,) the largest singular values.
+    angles_left, angles_right : (k,) ascending.
+    bounds : quantity -> between what it lies, by ``approx``; empty otherwise, as then there is nothing to bound but rounding.
     """
 
     name: str
@@ -100,6 +113,12 @@ class Spectrum:
     intruders: int
     hill_base: float
     hill_update: float
+    sigma_base: tuple[float, ...] = ()
+    sigma_tuned: tuple[float, ...] = ()
+    sigma_update: tuple[float, ...] = ()
+    angles_left: tuple[float, ...] = ()
+    angles_right: tuple[float, ...] = ()
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def ranks(sigma: Array, shape: tuple[int, int]) -> dict[str, Any]:
@@ -153,7 +172,18 @@ def hill(sigma: Array) -> float:
     return 1 + count / float(logs) if logs > 0 else math.nan
 
 
-def measure(base: Array, tuned: Array, *, name: str = "", k: int = 32, alpha: float = 0.5, changed: Array | None = None) -> Spectrum:
+def measure(
+    base: Array,
+    tuned: Array,
+    *,
+    name: str = "",
+    k: int = 32,
+    alpha: float = 0.5,
+    changed: Array | None = None,
+    method: str = "full",
+    seed: int = 0,
+    factors: LowRank | None = None,
+) -> Spectrum:
     """What the update from ``base`` to ``tuned``, (m, n) each, did.
 
     Parameters
@@ -161,64 +191,115 @@ def measure(base: Array, tuned: Array, *, name: str = "", k: int = 32, alpha: fl
     k : directions that count as principal; fewer if the matrix is smaller.
     alpha : share of the weights in the principal and in the low-magnitude mask.
     changed : (m, n) bool, the weights that moved; those that differ if None.
+    method : ``full``; ``approx``, by random projections from ``seed``, with bounds; ``none``, for norms and the low-magnitude mask alone.
+    factors : the update as a product, whose singular values are then exact and cheap.
     """
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
     before, after = np.asarray(base, np.float64), np.asarray(tuned, np.float64)
     if before.ndim != 2 or before.shape != after.shape:
         raise InputError(f"{name or 'matrices'}: need two matrices of one shape, got {before.shape} and {after.shape}")
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise InputError(f"{name or 'matrix'}: holds NaN or infinity, of which there are no singular values")
     moved = before != after if changed is None else changed
-    update = after - before
-    u0, s0, v0 = np.linalg.svd(before, full_matrices=False)
-    u1, s1, v1 = np.linalg.svd(after, full_matrices=False)
-    sigma = np.linalg.svd(update, compute_uv=False)
-    k = min(k, len(s0))
-    left, right = angles(u0[:, :k], u1[:, :k]), angles(v0[:k].T, v1[:k].T)
-    total = float((sigma**2).sum())
     m, n = before.shape
-
-    def share(part: Array) -> float:
-        return float((part**2).sum()) / total if total else math.nan
-
-    projected = u0[:, :k].T @ update
+    k = min(k, m, n)
     count = round(alpha * before.size)
-    principal = _largest(np.abs((u0[:, :k] * s0[:k]) @ v0[:k]), count)
-    low = _largest(-np.abs(before), count)
+    update = after - before
+    shared = {
+        "name": name,
+        "shape": (m, n),
+        "k": k,
+        "base_norm": float(np.linalg.norm(before)),
+        "update_norm": float(np.linalg.norm(update)) if factors is None else factors.norm(),
+        "inside_chance": k * k / (m * n),
+        "inside_left_chance": k / m,
+        "inside_right_chance": k / n,
+        "changed": int(moved.sum()),
+        "low": float(largest(-np.abs(before), count)[moved].mean()) if moved.any() else math.nan,
+        "chance": count / before.size,
+    }
+    if method == "full":
+        found = _full(before, after, update, moved, k, count, factors)
+    elif method == "approx":
+        from dynamics.spectra_bounds import approximate
+
+        found = approximate(before, after, update, moved, k, count, seed, factors)
+    else:
+        found = {"rank": 0, "rank_90": 0, "rank_95": 0, "rank_99": 0, "intruders": 0}
+    blank = {one.name: math.nan for one in fields(Spectrum) if one.name not in _OPTIONAL}
+    return Spectrum(**(blank | shared | found))
+
+
+_OPTIONAL = ("sigma_base", "sigma_tuned", "sigma_update", "angles_left", "angles_right", "bounds")
+
+
+def _full(before: Array, after: Array, update: Array, moved: Array, k: int, count: int, factors: LowRank | None) -> dict[str, Any]:
+    u0, s0, v0 = svd(before)
+    u1, s1, v1 = svd(after)
+    sigma = svd(update)[1] if factors is None else padded(factors.singular_values(), min(before.shape))
+    left, right = angles(u0[:, :k], u1[:, :k]), angles(v0[:k].T, v1[:k].T)
+    principal = largest(np.abs((u0[:, :k] * s0[:k]) @ v0[:k]), count)
     counterparts = np.abs(u1[:, :TOP].T @ u0).max(1)
     scale = float(np.linalg.norm(s0))
-    return Spectrum(
-        name=name,
-        shape=(m, n),
-        k=k,
-        base_norm=scale,
-        update_norm=math.sqrt(total),
-        **ranks(sigma, (m, n)),
-        nss=float(np.linalg.norm(s1 - s0)) / scale if scale else math.nan,
-        angle_left_max=float(left.max()),
-        angle_left_mean=float(left.mean()),
-        angle_right_max=float(right.max()),
-        angle_right_mean=float(right.mean()),
-        gap=float((s0[k - 1] - (s0[k] if k < len(s0) else 0.0)) / s0[0]) if s0[0] else math.nan,
-        inside=share(projected @ v0[:k].T),
-        inside_chance=k * k / (m * n),
-        inside_left=share(projected),
-        inside_left_chance=k / m,
-        inside_right=share(update @ v0[:k].T),
-        inside_right_chance=k / n,
-        changed=int(moved.sum()),
-        principal=float(principal[moved].mean()) if moved.any() else math.nan,
-        low=float(low[moved].mean()) if moved.any() else math.nan,
-        chance=count / before.size,
-        intruders=int((counterparts < COUNTERPART).sum()),
-        hill_base=hill(s0),
-        hill_update=hill(sigma),
-    )
+    return {
+        **ranks(sigma, (len(before), len(before[0]))),
+        "nss": float(np.linalg.norm(s1 - s0)) / scale if scale else math.nan,
+        **angle_summary(left, right),
+        "gap": float((s0[k - 1] - (s0[k] if k < len(s0) else 0.0)) / s0[0]) if s0[0] else math.nan,
+        **inside(u0[:, :k], v0[:k].T, update),
+        "principal": float(principal[moved].mean()) if moved.any() else math.nan,
+        "intruders": int((counterparts < COUNTERPART).sum()),
+        "hill_base": hill(s0),
+        "hill_update": hill(sigma),
+        "sigma_base": tuple(s0[:k].tolist()),
+        "sigma_tuned": tuple(s1[:k].tolist()),
+        "sigma_update": tuple(sigma[:k].tolist()),
+    }
 
 
-def _largest(values: Array, count: int) -> Array:
+def svd(matrix: Array) -> tuple[Array, Array, Array]:
+    """U, sigma, V^T in float64, on a GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        u, s, v = torch.linalg.svd(torch.from_numpy(matrix).cuda(), full_matrices=False)
+        return u.cpu().numpy(), s.cpu().numpy(), v.cpu().numpy()
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    return u, s, v
+
+
+def padded(sigma: Array, size: int) -> Array:
+    return np.concatenate([sigma, np.zeros(max(0, size - len(sigma)))])[:size]
+
+
+def angle_summary(left: Array, right: Array) -> dict[str, Any]:
+    return {
+        "angle_left_max": float(left.max()),
+        "angle_left_mean": float(left.mean()),
+        "angle_right_max": float(right.max()),
+        "angle_right_mean": float(right.mean()),
+        "angles_left": tuple(left.tolist()),
+        "angles_right": tuple(right.tolist()),
+    }
+
+
+def inside(left: Array, right: Array, update: Array) -> dict[str, float]:
+    """Shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
+    total = float((update**2).sum())
+    projected = left.T @ update
+    parts = {"inside": projected @ right, "inside_left": projected, "inside_right": update @ right}
+    return {name: float((part**2).sum()) / total if total else math.nan for name, part in parts.items()}
+
+
+def largest(values: Array, count: int) -> Array:
     """Mask of the ``count`` largest; of ties those that come first."""
     mask = np.zeros(values.size, bool)
-    mask[np.argsort(-values, axis=None, kind="stable")[:count]] = True
+    if count:
+        flat = values.ravel()
+        edge = np.partition(flat, flat.size - count)[flat.size - count]
+        np.greater(flat, edge, out=mask)
+        mask[np.flatnonzero(flat == edge)[: count - int(mask.sum())]] = True
     return mask.reshape(values.shape)
 
 
@@ -230,6 +311,8 @@ def compare(
     limit: int | None = None,
     k: int = 32,
     alpha: float = 0.5,
+    method: str = "full",
+    seed: int = 0,
     done: Sequence[Spectrum] = (),
     each: Callable[[Spectrum, int, int], None] = lambda spectrum, number, count: None,
 ) -> tuple[list[Spectrum], list[Skip]]:
@@ -246,8 +329,10 @@ def compare(
     except re.error as error:
         raise InputError(f"--only {shown(only or '')}: is not a regular expression ({error})") from None
     before, after = open_checkpoint(base), open_checkpoint(tuned)
-    if after.adapter is not None:
-        after, _ = after.adapter.apply(before)
+    factors: dict[str, LowRank] = {}
+    if (adapter := after.adapter) is not None:
+        after, records = adapter.apply(before)
+        factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
     matched = match(before, after)
     skipped = list(matched.skipped)
     wanted = []
@@ -269,7 +354,17 @@ def compare(
         for value, row in zip(values, bits, strict=True):
             round_to_bfloat16(value.ravel(), row)
         moved = (bits[0] != bits[1]) & (((bits[0] | bits[1]) & 0x7FFF) != 0)
-        return measure(*values, name=pair.name, k=k, alpha=alpha, changed=moved.reshape(pair.base.shape))
+        shape = pair.base.shape
+        return measure(
+            *values,
+            name=pair.name,
+            k=k,
+            alpha=alpha,
+            changed=moved.reshape(shape),
+            method=method,
+            seed=seed,
+            factors=factors.get(pair.tuned.name),
+        )
 
     found: list[Spectrum] = []
     for pair in wanted:
@@ -287,6 +382,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
     kept = Path(options.resume) if options.resume else None
     key = {"base": options.base, "tuned": options.tuned, "k": options.subspace, "alpha": options.alpha}
+    key |= {"method": options.method, "seed": options.seed}
     done = _kept(kept, key) if kept else []
     there = {one.name for one in done}
     with command.Bar("decomposing", "matrices") as bar:
@@ -304,19 +400,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             limit=options.limit,
             k=options.subspace,
             alpha=options.alpha,
+            method=options.method,
+            seed=options.seed,
             done=done,
             each=each,
         )
     if "-" not in (options.json, options.csv):
         from dynamics.plots.spectra import show
 
-        show(options.base, options.tuned, found, skipped)
+        show(options.base, options.tuned, found, skipped, options.method)
+    settings = {"method": options.method, "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL}
+    if options.method == "approx":
+        from dynamics.sketch import FAILURE
+
+        settings |= {"seed": options.seed, "directions": options.subspace + MORE, "bounds_fail_with_probability": FAILURE}
     if options.json:
         document = {
             "schema": SCHEMA,
             "base": options.base,
             "tuned": options.tuned,
-            "settings": {"method": "full", "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL},
+            "settings": settings,
             "matrices": [asdict(one) for one in found],
             "skipped": [asdict(one) for one in skipped],
         }
@@ -324,12 +427,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.csv:
         import pandas as pd
 
-        command.write(options.csv, pd.DataFrame([asdict(one) for one in found]).to_csv(index=False))
+        rows = [{key: value for key, value in asdict(one).items() if key not in _OPTIONAL} | _ends(one) for one in found]
+        command.write(options.csv, pd.DataFrame(rows).to_csv(index=False))
+    if options.html:
+        from dynamics.plots.spectra_page import page
+
+        command.write(options.html, page(options.base, options.tuned, found, skipped, settings))
     if options.figure:
         from dynamics.plots.spectra import figure
         from dynamics.plots.style import save
 
         save(figure(found), options.figure)
+
+
+def _ends(one: Spectrum) -> dict[str, float]:
+    return {f"{name}_{end}": value for name, ends in one.bounds.items() for end, value in zip(("low", "high"), ends, strict=True)}
 
 
 def _kept(path: Path, key: dict[str, Any]) -> list[Spectrum]:
@@ -344,7 +456,9 @@ def _kept(path: Path, key: dict[str, Any]) -> list[Spectrum]:
         try:
             row = json.loads(line)
             of = row.pop("of")
-            found.append(Spectrum(**(row | {"shape": tuple(row["shape"])})))
+            row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+            row["bounds"] = {name: tuple(ends) for name, ends in row["bounds"].items()}
+            found.append(Spectrum(**row))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
         if of != key:
@@ -368,8 +482,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many matrices, from the first")
     parser.add_argument("--subspace", type=int, default=32, metavar="K", help="directions that count as principal (default %(default)s)")
     parser.add_argument("--alpha", type=float, default=0.5, help="share of weights in the principal and low masks (default %(default)s)")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="full",
+        help="approx: first directions only, with bounds; none: no decomposition (default full)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random projections of approx (default %(default)s)")
     parser.add_argument("--resume", metavar="FILE", help="keep finished matrices in this file, and go on from it")
-    add_outputs(parser, "a row a matrix", "profiles over the layers", page=False)
+    add_outputs(parser, "a row a matrix", "profiles over the layers, singular values, angles")
     return parser
 
 

@@ -123,6 +123,72 @@ def test_invariant_under_a_change_of_basis(rng) -> None:
         assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-8), name
 
 
+def matrices(rng) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Base and update of several kinds: gaps, none, low rank, scaled, wide, tall, square, tiny updates and large."""
+    wide, tall = rng.normal(size=(60, 150)), rng.normal(size=(140, 70))
+    falling, u, v = built(rng, 0.7 ** np.arange(60), 80, 60)
+    steep, _, _ = built(rng, np.concatenate([np.full(8, 50.0), np.ones(50)]), 90, 58)
+    return {
+        "no gap": (wide, 0.01 * rng.normal(size=wide.shape)),
+        "low rank": (tall, 0.1 * rng.normal(size=(140, 3)) @ rng.normal(size=(3, 70))),
+        "falling": (falling, 1e-3 * falling[::-1]),
+        "intruder": (falling, 3 * np.outer(u[:, 70], v[:, 50])),
+        "gap after k": (steep, 0.05 * rng.normal(size=steep.shape)),
+        "scaled": (tall, 0.25 * tall),
+        "zero": (tall, np.zeros_like(tall)),
+        "sparse": (wide, np.where(rng.random(wide.shape) < 0.02, 0.5, 0.0)),
+        "smaller than k": (rng.normal(size=(9, 5)), 0.1 * rng.normal(size=(9, 5))),
+    }
+
+
+@pytest.mark.parametrize("kind", list(matrices(np.random.default_rng(0))))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_bounds_contain_what_full_decompositions_give(kind: str, seed: int) -> None:
+    base, update = matrices(np.random.default_rng(seed))[kind]
+    full, approx = (measure(base, base + update, k=8, method=method, seed=seed) for method in ("full", "approx"))
+    assert approx.bounds
+    for name, (low, high) in approx.bounds.items():
+        value = getattr(full, name)
+        if math.isnan(value):
+            continue
+        slack = 1e-9 + 1e-6 * ("angle" in name)
+        assert low - slack <= value <= high + slack, (name, low, value, high)
+        assert low - slack <= getattr(approx, name) <= high + slack, name
+    assert (approx.base_norm, approx.update_norm, approx.changed) == (full.base_norm, full.update_norm, full.changed)
+
+
+def test_bounds_are_tight_where_there_is_a_gap(rng) -> None:
+    base, update = matrices(rng)["gap after k"]
+    full, approx = (measure(base, base + update, k=8, method=method) for method in ("full", "approx"))
+    assert approx.angle_left_max == pytest.approx(full.angle_left_max, rel=0.01)
+    assert approx.bounds["angle_left_max"][1] < 5
+    assert approx.inside == pytest.approx(full.inside, rel=0.01)
+    low = measure(base, base + np.outer(base[:, 0], base[0]), k=8, method="approx")
+    assert low.stable_rank == pytest.approx(1, abs=1e-6)
+    assert low.bounds["rank_99"] == (1, 1)
+
+
+def test_what_is_not_decomposed_is_not_given(rng) -> None:
+    base, update = matrices(rng)["no gap"]
+    found = measure(base, base + update, method="none")
+    assert found.update_norm == pytest.approx(np.linalg.norm(update))
+    assert math.isnan(found.nss)
+    with pytest.raises(InputError, match="full, approx, none"):
+        measure(base, base, method="quick")
+
+
+@pytest.mark.parametrize("method", ["full", "approx"])
+def test_factors_give_what_the_product_gives(method: str, rng) -> None:
+    from dynamics.checkpoints.adapter import LowRank
+
+    base, left, right = rng.normal(size=(40, 30)), 0.1 * rng.normal(size=(40, 4)), rng.normal(size=(4, 30))
+    factored = measure(base, base + left @ right, k=6, method=method, factors=LowRank(left, right))
+    dense = measure(base, base + left @ right, k=6)
+    assert factored.rank == 4
+    for name in ("stable_rank", "effective_rank", "effective_rank_energy", "rank_90", "rank_95", "rank_99", "update_norm"):
+        assert getattr(factored, name) == pytest.approx(getattr(dense, name), rel=1e-6), name
+
+
 def test_hill_of_a_power_law() -> None:
     rng = np.random.default_rng(0)
     eigenvalues = np.sort((1 - rng.random(200_000)) ** (-1 / 2.0))[::-1]  # density exponent 3

@@ -41,13 +41,20 @@ def frame(found: list[Spectrum]) -> pd.DataFrame:
     return made.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
 
 
-def show(base: str, tuned: str, found: list[Spectrum], skipped: list[Skip], console: Console | None = None) -> None:
+HOW = {
+    "full": "full decompositions in float64",
+    "approx": "first directions by random projection, bounds in --json, --csv and --html",
+    "none": "nothing decomposed",
+}
+
+
+def show(base: str, tuned: str, found: list[Spectrum], skipped: list[Skip], method: str = "full", console: Console | None = None) -> None:
     """Medians over the matrices of each kind of module."""
     rows = frame(found)
 
     def sections(width: int, fancy: bool) -> list[Section]:
         head: Section = [Text(f"base   {shown(base, 300)}", "bold"), Text(f"tuned  {shown(tuned, 300)}", "bold")]
-        head.append(Text(f"{len(found):,} matrices, full decompositions in float64, k = {found[0].k}; medians by kind of module"))
+        head.append(Text(f"{len(found):,} matrices, {HOW[method]}, k = {found[0].k}; medians by kind of module"))
         heads = (">matrices", ">rank", ">stable", ">effective", ">rank 99 %", ">NSS", ">angle", ">inside", ">chance")
         made = screen.table("|module", *heads)
         more = screen.table("|module", ">angle right", ">principal", ">low", ">chance", ">intruders", ">Hill, base", ">update")
@@ -84,13 +91,45 @@ def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
     return ax
 
 
+def values(found: list[Spectrum], ax: Axes) -> Axes:
+    """Singular values of the matrix that drifted most: before, after, and of its update."""
+    one = max(found, key=lambda spectrum: spectrum.nss if spectrum.nss == spectrum.nss else -1.0)
+    looks = (("base", one.sigma_base, "-", 2.5), ("tuned", one.sigma_tuned, "--", 1.2), ("update", one.sigma_update, ":", 1.5))
+    for label, sigma, dashes, width in looks:
+        ax.plot(range(1, len(sigma) + 1), sigma, dashes, lw=width, label=label)
+    ax.set_yscale("log" if all(any(value > 0 for value in sigma) for _, sigma, _, _ in looks) else "linear")
+    ax.set_xlabel("index")
+    ax.set_ylabel("singular value", fontsize=7)
+    ax.set_title(shown(one.name, 40), fontsize=7)
+    ax.legend(fontsize=6, frameon=False)
+    return ax
+
+
+def turned(found: list[Spectrum], side: str, ax: Axes) -> Axes:
+    """Principal angles against their index, a line a matrix, and their median. ``side``: left or right."""
+    lines = [getattr(one, f"angles_{side}") for one in found]
+    for line in lines:
+        ax.plot(range(1, len(line) + 1), line, color=style.FAINT, lw=0.5, alpha=0.5)
+    most = max((len(line) for line in lines), default=0)
+    whole = [line for line in lines if len(line) == most]
+    if most:
+        ax.plot(range(1, most + 1), pd.DataFrame(whole).median(), color="black", lw=1.5, label="median")
+        ax.legend(fontsize=6, frameon=False)
+    ax.set_xlabel("index")
+    ax.set_ylabel(f"{side} angle, degrees", fontsize=7)
+    return ax
+
+
 def figure(found: list[Spectrum]) -> Any:
-    """Six profiles; dotted lines are chance values."""
+    """Six profiles over the layers, dotted lines being chance values; singular values before and after; angle against index."""
     rows = frame(found)
     with style.use_style():
-        made = style.new_figure(9.5, 5.4)
-        axes = made.subplots(2, 3)
-        for ax, column in zip(axes.flat, COLUMNS, strict=True):
+        made = style.new_figure(9.5, 7.6)
+        axes = made.subplots(3, 3)
+        for ax, column in zip(axes.flat, COLUMNS, strict=False):
             profile(rows, column, ax)
+        values(found, axes[2, 0])
+        turned(found, "left", axes[2, 1])
+        turned(found, "right", axes[2, 2])
         made.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=7)
     return made

@@ -114,7 +114,7 @@ LARGER: dict[tuple[str | None, str], Any] = {
     (None, "eval_problems"): 64,
     (None, "eval_samples"): 4,
     (None, "max_new_tokens"): 64,
-    (None, "micro_tokens"): 2048,
+    (None, "micro_tokens"): 640,
     (None, "eval_temperatures"): "1,0",
     ("sft", "batch"): 16,
     ("rlvr", "prompts"): 8,

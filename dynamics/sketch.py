@@ -1,0 +1,122 @@
+"""The first singular directions of a matrix without decomposing all of it, and bounds on what that leaves open.
+
+Randomised range finding with power iterations (Halko, Martinsson and Tropp, arXiv 0909.4061). With Q the orthonormal basis found,
+B = Q^T A and R = A - Q B, the squared singular values of A obey
+
+    sigma_i(B)^2  <=  sigma_i(A)^2  <=  sigma_i(B)^2 + |R|_2^2
+
+|R|_F is known from the norms; |R|_2 is bounded by random vectors, which fails with probability ``FAILURE`` a matrix. Nothing else is
+assumed of the matrix, so a bound may be wide: most of the energy of a weight matrix usually lies beyond any few directions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+#: random vectors that bound |R|_2, the factor by which they do, and how often R^T R is applied to them
+PROBES, FACTOR, TIMES = 10, 4.0, 4
+FAILURE = FACTOR**-PROBES
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Of a matrix (m, n), by l directions.
+
+    Attributes
+    ----------
+    left, sigma, right : (m, l), (l,), (n, l); ``sigma`` never above the true singular values.
+    norm : Frobenius norm of the matrix. residual : of what is outside the l directions.
+    tail : bound on the largest singular value of that.
+    slips : (l,) |R v| for each right direction v.
+    """
+
+    shape: tuple[int, int]
+    left: Array
+    sigma: Array
+    right: Array
+    norm: float
+    residual: float
+    tail: float
+    slips: Array
+
+    def above(self) -> Array:
+        """(l,) upper bounds of the singular values."""
+        return np.asarray(np.sqrt(self.sigma**2 + self.tail**2))
+
+    def sine(self, k: int) -> float:
+        """Bound on the sine of the largest angle between the first k true directions, left or right, and these (Wedin); 1 if none holds.
+
+        It needs a gap after the k-th singular value that is wider than what the sketch leaves open.
+        """
+        if k > len(self.sigma) or (k == len(self.sigma) and k < min(self.shape)):
+            return 1.0
+        gap = float(self.sigma[k - 1] - math.hypot(self.sigma[k] if k < len(self.sigma) else 0.0, self.tail))
+        return min(1.0, float(np.linalg.norm(self.slips[:k])) / gap) if gap > 0 else 1.0
+
+
+def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: str | None = None) -> Sketch:
+    """The first ``count`` directions of ``matrix`` (m, n); more ``powers`` find them more exactly where the singular values fall slowly.
+
+    The basis is found mostly in float32, everything that bounds are taken from in float64.
+    """
+    import torch
+
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    a = torch.from_numpy(np.ascontiguousarray(matrix, np.float64)).to(place)
+    m, n = a.shape
+    scale = float(a.abs().max())
+    count = min(count, m, n)
+    norm = float(torch.linalg.vector_norm(a))
+    if not scale:
+        zero = np.zeros(count)
+        return Sketch((m, n), np.eye(m, count), zero, np.eye(n, count), 0.0, 0.0, 0.0, zero)
+    narrow = (a / scale).float()
+    random = torch.Generator().manual_seed(seed)
+    rows = torch.randn(n, count, generator=random).to(place)
+    for _ in range(powers):
+        rows = torch.linalg.qr(narrow.T @ torch.linalg.qr(narrow @ rows).Q).Q
+    q = torch.linalg.qr(a @ rows.double()).Q
+    b = q.T @ a
+    u, s, vt = torch.linalg.svd(b, full_matrices=False)
+    slips = torch.linalg.vector_norm(a @ vt.T - q @ (b @ vt.T), dim=0)
+    slack = 64 * np.finfo(np.float64).eps * norm**2
+    residual = math.sqrt(max(0.0, norm**2 - float((s**2).sum())) + slack)
+    tail = residual
+    if count < min(m, n):
+        probe = torch.randn(n, PROBES, generator=random).to(place)
+        basis, short = q.float(), (b / scale).float()
+        for _ in range(TIMES):
+            out = narrow @ probe - basis @ (short @ probe)
+            probe = narrow.T @ out - short.T @ (basis.T @ out)
+        longest = float(torch.linalg.vector_norm(probe.double(), dim=0).max())
+        # Lemma 4.1 there, of (R^T R)^TIMES; a thousandth for the rounding of float32, whose own part of R is in the last term
+        bound = scale * (FACTOR * math.sqrt(2 / math.pi) * longest) ** (1 / (2 * TIMES)) * 1.001 + 1e-6 * norm
+        tail = min(tail, bound)
+    return Sketch((m, n), (q @ u).cpu().numpy(), s.cpu().numpy(), vt.T.cpu().numpy(), norm, residual, tail, slips.cpu().numpy())
+
+
+def extremes(found: Sketch) -> tuple[Array, Array]:
+    """The flattest and the most peaked squared singular values, (min(m, n),) each, that the sketch allows.
+
+    Each majorises, or is majorised by, every spectrum that it allows: what grows as energy spreads out - stable rank, the entropy
+    of the energies, the number of directions that hold a share of it - is bounded by its values at the two.
+    """
+    size, known = min(found.shape), len(found.sigma)
+    total = found.norm**2
+    low = np.zeros(size)
+    low[:known] = found.sigma**2
+    beyond = np.arange(1, size - known + 1)
+    high = np.concatenate([found.sigma**2 + found.tail**2, np.minimum(found.tail**2, found.residual**2 / beyond)])
+    room = np.maximum(high - low, 0)
+    left = max(0.0, total - float(low.sum()))
+    peaked = low + np.clip(left - (np.cumsum(room) - room), 0, room)
+    under, over = 0.0, float(high.max(initial=0.0))
+    for _ in range(200):
+        level = (under + over) / 2
+        under, over = (level, over) if np.clip(level, low, high).sum() < total else (under, level)
+    return np.sort(np.clip(over, low, high))[::-1], np.sort(peaked)[::-1]
