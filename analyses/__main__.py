@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from analyses import ANALYSES
+from analyses.runs import PRESETS, commands
 from dynamics import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,12 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run directories live (default: runs/)")
     parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="where figures go (default: figures/)")
     parser.add_argument(
-        "--preset", default="default", choices=["quick", "default", "full"], help="how much `comparison` trains (default: %(default)s)"
+        "--preset", default="default", choices=list(PRESETS), help="how much `comparison` trains, and of what (default: %(default)s)"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` and run none")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in ANALYSES]
     if unknown:
         parser.error(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
+    if options.dry_run:
+        print("\n".join(commands(options.preset, options.runs / f"comparison-{options.preset}")))
+        return 0
     try:
         for name in options.names or ANALYSES:
             for path in _build(name, options):

@@ -1,13 +1,18 @@
 """All comparisons at once: trains what a preset lists, draws every figure, and writes ``verdicts.csv`` and ``report.html``.
 
-python -m analyses comparison                     # about 20 minutes on two cores the first time, seconds after that
+python -m analyses comparison                     # about a quarter of an hour on two cores the first time, seconds after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
+python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
+python -m analyses comparison --preset smollm2    # half an hour: sparsity and the confound on the real 135M model
+python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
 """
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,19 +23,23 @@ from analyses import (
     confound,
     curriculum,
     entropy_dynamics,
+    forgetting,
     learnt_and_lost,
     pass_at_k,
     proposer_variants,
     question,
     runs,
+    support,
     update_shape,
     update_sparsity,
 )
+from dynamics import InputError
 from dynamics.command import replacing, write
 from dynamics.plots import html, style
 
 QUESTIONS: tuple[ModuleType, ...] = (
     pass_at_k,
+    support,
     update_sparsity,
     confound,
     entropy_dynamics,
@@ -38,7 +47,9 @@ QUESTIONS: tuple[ModuleType, ...] = (
     proposer_variants,
     update_shape,
     learnt_and_lost,
+    forgetting,
 )
+MARKS = ("<!--VERDICTS-->", "<!--END-->")
 #: figures of the paper that are known from notes only
 QUOTED = (
     "The paper's sparsities are known to us from notes: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
@@ -49,7 +60,7 @@ QUOTED = (
 
 def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
     found = runs.train(preset, folder / ("comparison" if preset == "default" else f"comparison-{preset}"), force)
-    return build(found, figures, preset)
+    return build(found, figures if preset in ("default", "full") else figures / preset, preset)
 
 
 def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Path]:
@@ -59,7 +70,11 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
     rows: list[dict[str, Any]] = []
     figures.mkdir(parents=True, exist_ok=True)
     for module in QUESTIONS:
-        table, made = question.write(module, found, figures)
+        try:
+            table, made = question.write(module, found, figures)
+        except InputError as error:
+            sections.append(html.section(module.TITLE, f"<p>Not drawn: {html.safe(error, 400)}</p>"))
+            continue
         paths += made
         name = module.__name__.rpartition(".")[2]
         rows += [asdict(one) | {"verdict": one.verdict, "figure": name} for one in module.verdicts(table)]
@@ -67,13 +82,22 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
             chart = html.image(module.figure(table), module.TITLE)
         text = f"<p>The paper: {html.safe(module.CLAIM, 600)}.</p>{chart}<p class=faint>{html.safe(module.caption(table), 1200)}</p>"
         sections.append(html.section(module.TITLE, text))
-    verdicts = pd.DataFrame(rows)
+    verdicts = pd.DataFrame(rows, columns=[*(one.name for one in fields(question.Verdict)), "verdict", "figure"])
+    (figures / "machine.json").write_text(json.dumps(_machine(found, preset), indent=1) + "\n", encoding="utf-8")
     with replacing(figures / "verdicts.csv") as temporary:
         verdicts.to_csv(temporary, index=False, float_format="%.4g")
     head = "<h1>What self-play, RLVR and SFT did to the model</h1>" + _about(found, preset)
     page = [head, html.section("Verdicts", _verdicts(verdicts)), *sections, html.section("Runs", _runs(found))]
     write(str(figures / "report.html"), html.document("Comparison of the methods", page))
-    return [*paths, figures / "verdicts.csv", figures / "report.html"]
+    return [*paths, figures / "verdicts.csv", figures / "machine.json", figures / "report.html"]
+
+
+def _machine(found: Sequence[runs.Run], preset: str) -> dict[str, Any]:
+    """What the figures were made with: versions, and the shape of the machine."""
+    from dynamics.tally import cores
+
+    packages: dict[str, Any] = next((run.document["packages"] for run in found if run.document.get("packages")), {})
+    return {"preset": preset or None, "runs": len(found), "cores": cores(), "machine": platform.machine(), "packages": packages}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -85,10 +109,19 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def fill(readme: Path, table: pd.DataFrame) -> None:
+    """Put the verdicts between their marks."""
+    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise InputError(f"{readme}: has no {MARKS[0]} ... {MARKS[1]}")
+    write(str(readme), f"{before}{MARKS[0]}\n{markdown(table)}\n{MARKS[1]}{after}")
+
+
 def _about(found: Sequence[runs.Run], preset: str) -> str:
     models = ", ".join(sorted({str(run.document.get("model")) for run in found}))
     steps = sorted({len(run.metrics) for run in found})
-    small = "" if preset == "full" else " This is a demonstration: few steps and seeds."
+    small = "" if preset in ("full", "paper") else " This is a demonstration: few steps and seeds."
     return (
         f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
         f"preset {html.safe(preset or 'none')}.{small} "

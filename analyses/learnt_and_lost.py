@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analyses import question
 from analyses.pass_at_k import BASE
@@ -69,6 +70,7 @@ def draw(table: pd.DataFrame, ax: Axes, k: int = 1) -> Axes:
     ax.set_yticks(range(len(tasks)), tasks)
     ax.invert_yaxis()
     ax.grid(axis="x")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(title=f"pass@{k}", xlabel="minus base, T=1")
     return ax
 

@@ -118,7 +118,8 @@ def figure(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel("pass@k")
     axes[1, 0].set_ylabel("minus base, T=1")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
+    first = sorted(zip(labels, handles, strict=True), key=lambda pair: (pair[0] != BASE, not pair[0].startswith("base")))
+    made.legend([handle for _, handle in first], [label for label, _ in first], loc="outside lower center", ncols=min(6, len(labels)))
     return made
 
 

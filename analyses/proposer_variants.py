@@ -30,7 +30,7 @@ PANELS = {
     "gain": "pass@1 minus base",
     "entropy": "solver entropy, nats",
     "valid": "share valid",
-    "solve_rate": "late tasks, solved by base",
+    "solve_rate": "late tasks, by the base",
 }
 
 
@@ -79,7 +79,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(10, 1.2 + 0.35 * table["label"].nunique())
+    made = style.new_figure(11, 1.2 + 0.35 * table["label"].nunique())
     for ax, name in zip(made.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
         draw(table, ax, name)
     return made

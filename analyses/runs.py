@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,8 @@ METHODS = ("sft", "rlvr", "selfplay")
 @dataclass(frozen=True)
 class Preset:
     """What is run. ``options``: of every run; ``small``: of one method; ``variants``: proposers and rewards of self-play;
-    ``grid``: settings in which the methods are run once more, by name."""
+    ``grid``: settings in which the methods are run once more, by name; ``first``: options of an SFT run whose result is the base of all
+    others; ``minutes``: roughly, all of it on two cores (0: not for such a machine); ``beside``: command lines that read no run."""
 
     seeds: int
     options: str
@@ -46,9 +48,36 @@ class Preset:
     gridded: tuple[str, ...] = METHODS
     small: dict[str, str] = field(default_factory=dict)
     controls: str = "1,0.3,0"
+    first: str = ""
+    minutes: int = 0
+    beside: tuple[str, ...] = ()
 
 
 _SLOW, _BF16 = "--learning-rate 3e-5", "--master-dtype bfloat16"
+_SUMS = "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1"
+#: base and published result of Absolute Zero, on the Hub
+_PAIRS = {"3b": ("Qwen/Qwen2.5-Coder-3B", "andrewzh/Absolute_Zero_Reasoner-Coder-3b")}
+_PAIRS["7b"] = ("Qwen/Qwen2.5-Coder-7B", "andrewzh/Absolute_Zero_Reasoner-Coder-7b")
+_CODE = "evalplus.codegen --model {model} --dataset {data} --backend vllm --n_samples 64 --temperature 1.0 --root evals/{name}"
+_MATHS = (
+    "lm_eval --model vllm --model_args pretrained={model} --tasks {data} --log_samples --output_path evals/{name} "
+    "--gen_kwargs do_sample=true,temperature=1.0"
+)
+_PUBLISHED = (
+    *(f"python -m dynamics.sparsity {base} {tuned} --json azr-{size}-sparsity.json" for size, (base, tuned) in _PAIRS.items()),
+    *(
+        f"python -m dynamics.spectra {base} {tuned} --method approx --json azr-{size}-spectra.json"
+        for size, (base, tuned) in _PAIRS.items()
+    ),
+    *(
+        harness.format(model=model, data=data, name=f"{role}-{size}")
+        for size, pair in _PAIRS.items()
+        for role, model in zip(("base", "azr"), pair, strict=True)
+        for harness, sets in ((_CODE, ("humaneval", "mbpp")), (_MATHS, ("aime24", "aime25", "minerva_math500")))
+        for data in sets
+    ),
+    *(f"python -m dynamics.passk base=evals/base-{size} azr=evals/azr-{size} --json azr-{size}-passk.json" for size in _PAIRS),
+)
 PRESETS = {
     "quick": Preset(
         1,
@@ -62,9 +91,15 @@ PRESETS = {
             "rlvr": "--prompts 4 --group 4 --problems 64",
             "selfplay": "--prompts 4 --group 4 --seeding 8 --curriculum 4",
         },
+        minutes=4,
     ),
     "default": Preset(
-        2, "--steps 40 --threads 1", "--eval-problems 120 --eval-samples 32", ("frozen", "triangular"), {"slow": _SLOW, "bf16": _BF16}
+        2,
+        "--steps 40 --threads 1",
+        "--eval-problems 120 --eval-samples 32",
+        ("frozen", "triangular"),
+        {"slow": _SLOW, "bf16": _BF16},
+        minutes=15,
     ),
     "full": Preset(
         3,
@@ -78,24 +113,64 @@ PRESETS = {
             "bf16-slow": f"{_BF16} {_SLOW}",
             "bf16-slower": f"{_BF16} --learning-rate 3e-6",
         },
+        minutes=85,
+    ),
+    "smollm2": Preset(
+        1,
+        "--steps 10 --threads 1",
+        "--eval-problems 0",
+        (),
+        {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
+        ("sft", "rlvr"),
+        {
+            "sft": f"--batch 8 --max-new-tokens 12 --task {_SUMS}",
+            "rlvr": f"--prompts 4 --group 4 --max-new-tokens 12 --task {_SUMS}",
+            "selfplay": "--propose-tokens 96 --max-new-tokens 32 --seeding 8 --curriculum 4",
+        },
+        first="--model smollm2 --task proposals --steps 20 --learning-rate 5e-5 --batch 8 --eval-problems 0",
+        minutes=30,
+    ),
+    "paper": Preset(
+        1,
+        "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6",
+        "--eval-problems 360 --eval-samples 64",
+        ("frozen", "triangular"),
+        {"bf16": _BF16, "1e-5": "--learning-rate 1e-5"},
+        small={
+            "sft": "--batch 64 --max-new-tokens 512",
+            "rlvr": "--prompts 64 --group 8 --max-new-tokens 512",
+            "selfplay": "--preset azr-paper --propose-tokens 1024 --max-new-tokens 1024",
+        },
+        beside=_PUBLISHED,
     ),
 }
 
 
-def plan(preset: str) -> dict[str, list[str]]:
-    """Name of the run -> method and options for ``python -m dynamics.train``; in the order in which they are made."""
+BASE = "base"
+
+
+def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
+    """Name of the run in ``folder`` -> method and options for ``python -m dynamics.train``; in the order in which they are made.
+
+    A run called ``base`` comes first and alone: the others begin with its result, and it is no part of the comparison.
+    """
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
     made: dict[str, list[str]] = {}
+    begin = ""
+    if chosen.first:
+        made[BASE] = ["sft", *chosen.first.split()]
+        steps = int(made[BASE][made[BASE].index("--steps") + 1])
+        begin = f"--model {folder / BASE / 'checkpoints' / f'step_{steps:06d}'}"
 
     def add(name: str, method: str, seed: int, *more: str) -> None:
-        options = " ".join([chosen.options, chosen.small.get(method, ""), *more])
+        options = " ".join([begin, chosen.options, chosen.small.get(method, ""), *more])
         made[f"{name}-{seed}"] = [method, "--seed", str(seed), *options.split()]
 
     for seed in range(chosen.seeds):
         for method in reversed(METHODS):  # the longest first
-            heat = chosen.controls if method == "sft" else "1"
+            heat = chosen.controls if method == "sft" else chosen.controls.partition(",")[0]
             add(method, method, seed, chosen.evaluation, f"--eval-temperatures {heat}")
     for setting, how in chosen.grid.items():
         for method in reversed(chosen.gridded):
@@ -103,8 +178,18 @@ def plan(preset: str) -> dict[str, list[str]]:
     for seed in range(chosen.seeds):
         for variant in chosen.variants:
             how = "--proposer frozen" if variant == "frozen" else f"--reward {variant}"
-            add(f"selfplay-{variant}", "selfplay", seed, chosen.evaluation, "--eval-temperatures 1", how)
+            heat = chosen.controls.partition(",")[0]
+            add(f"selfplay-{variant}", "selfplay", seed, chosen.evaluation, f"--eval-temperatures {heat}", how)
     return made
+
+
+def commands(preset: str, folder: Path) -> list[str]:
+    """All that a preset runs, one command line each, and after it what is measured beside: ``PRESETS[preset].beside``."""
+    trained = [
+        shlex.join(["python", "-m", "dynamics.train", options[0], "--out", str(folder / name), *options[1:]])
+        for name, options in plan(preset, folder).items()
+    ]
+    return [*trained, *PRESETS[preset].beside]
 
 
 @dataclass(frozen=True)
@@ -199,12 +284,16 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     from dynamics.tally import cores
     from dynamics.train import tiny
 
-    jobs = plan(preset)
+    jobs = plan(preset, folder)
     left = {name: options for name, options in jobs.items() if force or not _finished(folder / name, options)}
     if left:
-        _say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {cores()} at a time")
-        with Bar("making the embedded model") as bar:
-            tiny.find(progress=bar)
+        there = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
+        _say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {cores()} at a time{there}")
+        for name in left:
+            _say(f"  {name}: {' '.join(left[name])}")
+        if any("--model" not in options for options in left.values()):
+            with Bar("making the embedded model") as bar:
+                tiny.find(progress=bar)
     begin, done = time.perf_counter(), 0
 
     def work(name: str) -> None:
@@ -222,14 +311,16 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
         rest = passed / done * (len(left) - done)
         _say(f"  {done}/{len(left)} {name}; {passed / 60:.1f} min, about {rest / 60:.1f} min to go")
 
+    if BASE in left:
+        work(BASE)
     with ThreadPoolExecutor(cores()) as pool:
         try:
-            for _ in pool.map(work, left):
+            for _ in pool.map(work, [name for name in left if name != BASE]):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return find([folder / name for name in jobs])
+    return find([folder / name for name in jobs if name != BASE])
 
 
 def _finished(folder: Path, options: list[str]) -> bool:
@@ -240,6 +331,7 @@ def _finished(folder: Path, options: list[str]) -> bool:
     there = RunDirectory(folder).read_run()
     parser = argparse.ArgumentParser()
     config.add_options(parser, options[0])
+    parser.add_argument("--preset")
     wanted = asdict(config.resolve(options[0], parser.parse_args(options[1:])))
     return bool(there.get("status") == "finished" and there.get("config") == json.loads(json.dumps(wanted)))
 

@@ -41,10 +41,10 @@ def caption(table: pd.DataFrame) -> str:
     )
 
 
-def measure(runs: Sequence[Run], variants: bool = False) -> pd.DataFrame:
+def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Columns part (total, step, cell), label, seed, rule, step, layer, module, value, low, high, relative_update, dtype, learning_rate."""
     rows: list[dict[str, Any]] = []
-    for run in runs if variants else plain(runs):
+    for run in plain(runs):
         found = sparsity.compare(run.checkpoints[0], run.checkpoints[-1])
         shared: dict[str, Any] = {"label": run.label, "seed": run.seed}
         more = {
@@ -54,13 +54,12 @@ def measure(runs: Sequence[Run], variants: bool = False) -> pd.DataFrame:
         }
         for rule in RULES:
             rows.append({"part": "total", **shared, "rule": rule, "value": found.total.sparsity[rule], **more})
-            if f"sparsity/{rule}" in run.metrics and not variants:
+            if f"sparsity/{rule}" in run.metrics:
                 there = run.metrics.dropna(subset=[f"sparsity/{rule}"])
                 steps = zip(there["step"], there[f"sparsity/{rule}"], strict=True)
                 rows += [{"part": "step", **shared, "rule": rule, "step": step, "value": value} for step, value in steps]
-        if not variants:
-            cells = found.grid.assign(part="cell", rule="bf16", value=lambda grid: grid["sparsity_bf16"], **shared)
-            rows += cells[["part", "label", "seed", "rule", "layer", "module", "value", "numel"]].to_dict("records")
+        cells = found.grid.assign(part="cell", rule="bf16", value=lambda grid: grid["sparsity_bf16"], **shared)
+        rows += cells[["part", "label", "seed", "rule", "layer", "module", "value", "numel"]].to_dict("records")
     table = pd.DataFrame(rows)
     for (_, _), part in table[table["part"] == "total"].groupby(["label", "rule"]):
         table.loc[part.index, ["low", "high"]] = over_seeds(part["value"].to_numpy())[1:]

@@ -70,12 +70,11 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
         raise InputError(f"{path}: the folder {folder} is not writable")
 
 
-def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str, page: bool = True) -> None:
-    """The outputs that every command has; not all have a ``page``."""
+def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> None:
+    """The outputs that every command has."""
     parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON; - for standard output")
     parser.add_argument("--csv", metavar="FILE", help=f"write {numbers} as one table; - for standard output")
-    if page:
-        parser.add_argument("--html", metavar="FILE", help="write a self-contained page: figures and tables")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: figures and tables")
     parser.add_argument("--figure", metavar="FILE", help=f"draw {drawing} to .png, .svg or .pdf")
 
 
@@ -84,7 +83,7 @@ def check_outputs(options: Any) -> None:
     for path, suffixes in (
         (options.json, ()),
         (options.csv, ()),
-        (getattr(options, "html", None), ()),
+        (options.html, ()),
         (options.figure, (".png", ".svg", ".pdf")),
     ):
         check_output(path, suffixes)

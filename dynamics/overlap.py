@@ -372,6 +372,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.write(options.json, command.to_json(found.to_dict()))
     if options.csv:
         command.write(options.csv, table(found).to_csv(index=False))
+    if options.html:
+        from dynamics.plots.overlap_page import page
+
+        command.write(options.html, page(found, options.series))
     if options.figure:
         from dynamics.plots.overlap import figure
         from dynamics.plots.style import save
@@ -390,7 +394,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("base", metavar="BASE", help="checkpoint before: a file, folder or Hub id")
     parser.add_argument("tuned", metavar="TUNED", nargs="+", help="two or more checkpoints after; may be PEFT LoRA folders")
     parser.add_argument("--series", action="store_true", help="they are later states of one run: when each weight first changed")
-    add_outputs(parser, "every row", "overlap against chance", page=False)
+    add_outputs(parser, "every row", "overlap against chance")
     parser.add_argument("--rtol", type=float, default=1e-3, help="threshold of the rule rtol (default %(default)s)")
     parser.add_argument("--atol", type=float, default=1e-5, help="threshold of the rule atol (default %(default)s)")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import comparison, confound, entropy_dynamics, question, runs
+from analyses import comparison, confound, entropy_dynamics, forgetting, question, runs, support
 from analyses.question import FAILS, HOLDS, OPEN, Verdict, over_seeds
 from dynamics import InputError
 from dynamics.train import config, loop
@@ -57,11 +58,67 @@ def test_sparsity_and_labels_agree_with_the_run(folder: Path) -> None:
     assert [run.label for run in found.values()] == ["sft", "sft, learning rate 3e-05", "rlvr", "selfplay"]
     assert [run.path.name for run in runs.plain(list(found.values()))] == ["sft-0", "rlvr-0", "selfplay-0"]
     table = confound.measure(list(found.values()))
-    slow = table[(table["label"] == "sft, learning rate 3e-05") & (table["rule"] == "bf16")]["value"].item()
+    table = table[table["rule"] == "bf16"]
+    stored = table.pivot_table(index="label", columns="stored", values="value")
+    assert (stored["as trained"] == stored["bfloat16"]).all()  # what the rule rounds is what such a file holds
+    table = table[table["stored"] == "as trained"]
+    slow = table[table["label"] == "sft, learning rate 3e-05"]["value"].item()
     assert slow == pytest.approx(found["sft-slow-0"].metrics["sparsity/bf16"].dropna().iloc[-1], abs=1e-6)
     spread = {row["rule"]: row for row in confound.spreads(table)}
-    plain = table[(table["label"] == "sft") & (table["rule"] == "bf16")]["value"].item()
+    plain = table[table["label"] == "sft"]["value"].item()
     assert spread["bf16"]["settings"] == pytest.approx(slow - plain)
+
+
+def test_what_only_one_solved_and_how_unlikely_the_base_found_it(folder: Path) -> None:
+    found = runs.find([folder / "rlvr-0"])
+    table = support.measure(found)
+    shares = table[table["part"] == "share"]
+    assert shares["value"].sum() == pytest.approx(1)
+    assert ((shares["low"] <= shares["value"]) & (shares["value"] <= shares["high"])).all()
+    answers = table[table["part"] == "answer"]
+    assert (answers["value"] < 0).all()
+    rows = [row for file in (folder / "rlvr-0" / "evals").glob("rlvr*") for row in runs.lines(file)]
+    assert len(answers) == len({row["problem"] for row in rows if row["correct"]})
+
+
+def test_the_base_is_at_no_distance_from_itself(folder: Path) -> None:
+    places = runs.find([folder / "sft-0"])[0].checkpoints
+    still, moved = forgetting.distances(places[0], places[0]), forgetting.distances(places[0], places[-1])
+    for kind in ("solving", "proposing"):
+        assert (still[kind]["kl"], still[kind]["loss"]) == (0, 0)
+        assert moved[kind]["kl"] > 0
+
+
+def test_the_readme_has_the_verdicts_of_the_figures(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    table = pd.read_csv(root / "figures" / "verdicts.csv")
+    copy = tmp_path / "README.md"
+    copy.write_text((root / "README.md").read_text())
+    comparison.fill(copy, table)
+    assert copy.read_text() == (root / "README.md").read_text()
+
+
+@pytest.mark.parametrize("preset", runs.PRESETS)
+def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shlex
+
+    from dynamics import passk, sparsity, spectra
+
+    monkeypatch.chdir(tmp_path)
+    for line in runs.commands(preset, Path("runs")):
+        words = shlex.split(line)
+        if words[:3] == ["python", "-m", "dynamics.train"]:
+            parser = argparse.ArgumentParser()
+            parser.add_argument("--out", required=True)
+            config.add_options(parser, words[3])
+            parser.add_argument("--preset")
+            options = parser.parse_args(words[4:])
+            assert config.resolve(words[3], options).steps > 0
+        elif words[0] == "python":
+            module = {"dynamics.sparsity": sparsity, "dynamics.spectra": spectra, "dynamics.passk": passk}[words[2]]
+            assert module._parser().parse_args(words[3:]).json
+        else:
+            assert words[0] in ("evalplus.codegen", "lm_eval")
 
 
 def test_a_verdict_is_its_interval() -> None:

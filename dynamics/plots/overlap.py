@@ -40,8 +40,9 @@ def matrix(total: pd.DataFrame, names: list[str], ax: Axes) -> Axes:
     for (y, x), said in written.items():
         ax.text(x, y, said, ha="center", va="center", color="white" if ratio[y, x] < (1 + top) / 2 else "black", fontsize=7)
     ax.grid(False)
-    ax.set_xticks(range(size), names, rotation=30, ha="right")
-    ax.set_yticks(range(size), names)
+    ax.set_xticks(range(size - 1), names[:-1], rotation=30, ha="right")
+    ax.set_yticks(range(1, size), names[1:])
+    ax.set(xlim=(-0.5, size - 1.5), ylim=(size - 0.5, 0.5), aspect="auto")
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax)

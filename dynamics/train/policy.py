@@ -23,7 +23,7 @@ from dynamics.train.batch import Batch, Layout, layouts, places, starts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: bytes of float32 logits formed at once
-PIECE = 48 << 20
+PIECE = 24 << 20
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -187,20 +187,31 @@ class _LogProbs(torch.autograd.Function):  # type: ignore[misc]
         to_weight = None if weight is None else torch.zeros_like(weight, dtype=torch.float32)
         for piece in _pieces(states, weight):
             logits = _form(states[piece], weight, ctx.dtype)
-            slope = torch.zeros_like(logits)
-            if of_logp is not None:
-                share = of_logp[piece, None] / ctx.temperature
-                slope -= torch.exp(logits / ctx.temperature - ctx.hot[piece, None]) * share
-                slope.scatter_add_(1, targets[piece, None], share)
+            turned = None
             if of_entropy is not None:
                 log_p = logits - ctx.cold[piece, None]
-                slope -= of_entropy[piece, None] * torch.exp(log_p) * (log_p + ctx.entropy[piece, None])
+                turned = of_entropy[piece, None] * torch.exp(log_p) * (log_p + ctx.entropy[piece, None])
+            slope = logits if weight is not None else logits.clone()  # in place: these are the largest arrays of all
+            if of_logp is None:
+                slope.zero_()
+            else:
+                share = of_logp[piece, None] / ctx.temperature
+                if ctx.temperature != 1.0:
+                    slope.div_(ctx.temperature)
+                slope.sub_(ctx.hot[piece, None]).exp_().mul_(-share)
+                slope.scatter_add_(1, targets[piece, None], share)
+            if turned is not None:
+                slope.sub_(turned)
             if weight is None:
                 to_states[piece] = slope.to(states.dtype)
                 continue
             narrow = slope.to(ctx.dtype or weight.dtype)
             to_states[piece] = (narrow @ weight.to(narrow.dtype)).to(states.dtype)
-            to_weight += (narrow.T @ states[piece].to(narrow.dtype)).float()
+            assert to_weight is not None
+            if narrow.dtype == torch.float32:
+                to_weight.addmm_(narrow.T, states[piece])
+            else:
+                to_weight += (narrow.T @ states[piece].to(narrow.dtype)).float()
         return to_states, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
 
 
