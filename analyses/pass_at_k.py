@@ -28,6 +28,7 @@ from dynamics.plots import methods, style
 TITLE = "pass@k on held-out programs"
 CLAIM = "self-play is ahead of its base at small k; the base matches or exceeds it at large k"
 BASE = "base, T=1"
+OVER = "bootstrap over problems"
 SPLITS = ("seen", "unseen", "ood")
 
 
@@ -45,7 +46,7 @@ def seeds(table: pd.DataFrame) -> int:
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns split, kind (pass@k, difference), name, k, value, low, high, problems, seeds."""
+    """Columns split, kind (pass@k; difference, from the base at T=1; beyond ..., from a cooler base), name, k, value, low, high, ..."""
     chosen = plain(runs)
     parts = []
     for run in chosen:
@@ -82,6 +83,13 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                     | {key: one[key] for key in ("low", "high", "problems")}
                     for one in apart.points.to_dict("records")
                 ]
+        control = next((name for name in curves if name.startswith(BASE.partition("=")[0] + "=") and name != BASE), None)
+        for name in [name for name in curves if control and not name.startswith("base")]:
+            apart = passk.compare(curves[str(control)], curves[name], [1])
+            one = apart.points.to_dict("records")[0]
+            count = int(mine.loc[mine["name"] == name, "seed"].nunique())
+            shared = {"split": split, "name": name, "seeds": count, "kind": f"beyond {control}", "k": 1, "value": one["difference"]}
+            rows.append(shared | {key: one[key] for key in ("low", "high", "problems")})
     return pd.DataFrame(rows)
 
 
@@ -136,8 +144,15 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         ):
             row = mine[mine["k"] == k].iloc[0]
             what = f"pass@{k}, self-play minus base, {split} programs"
-            over = "bootstrap over problems"
-            found.append(Verdict(text, what, row["value"], row["low"], row["high"], int(row["seeds"]), over, side))
+            found.append(Verdict(text, what, row["value"], row["low"], row["high"], int(row["seeds"]), OVER, side))
+        cooler = table[(table["split"] == split) & table["kind"].str.startswith("beyond") & (table["name"] == "selfplay")]
+        for row in cooler.to_dict("records"):
+            what = f"pass@1, self-play minus {row['kind'].removeprefix('beyond ')}, {split} programs"
+            found.append(
+                Verdict(
+                    "and by more than a lower temperature does", what, row["value"], row["low"], row["high"], int(row["seeds"]), OVER, 1
+                )
+            )
     return found
 
 

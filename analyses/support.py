@@ -126,13 +126,14 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
                 color=color,
                 markerfacecolor=color if filled else "white",
                 markersize=6,
-                label=OUTCOMES[outcome] if place == 0 else None,
             )
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlim(left=0)
     ax.grid(axis="x")
     ax.set(xlabel="share of the problems", title="solved by one only")
+    for outcome, face in (("only base", "white"), ("only tuned", methods.OTHER)):
+        ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=face, label=OUTCOMES[outcome])
     ax.legend(loc="upper right", fontsize=7.5)
     return ax
 

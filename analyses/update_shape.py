@@ -1,7 +1,8 @@
 """Do the methods move the same weights, in the same directions?
 
-Not in the paper, but what its comparison asks for next: overlap of the updates of methods and seeds against the chance value of
-independent masks with the same density in every tensor; spectral drift, principal angles and stable rank by method.
+Not in the paper, but what its comparison asks for next: cosine of the updates of methods and seeds; overlap of the weights that they
+changed against the chance value of independent masks with the same density in every tensor; spectral drift, principal angles and stable
+rank by method.
 
     python -m analyses.update_shape runs/comparison --out figures        # under a minute for the embedded model
 """
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,7 +24,6 @@ from analyses.question import Verdict, over_seeds
 from analyses.runs import Run, plain
 from dynamics import InputError, overlap, spectra
 from dynamics.plots import methods, style
-from dynamics.plots import overlap as overlaps
 
 TITLE = "Overlap and shape of the updates"
 CLAIM = "not in the paper"
@@ -30,9 +31,12 @@ PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest left angle, 
 
 
 def caption(table: pd.DataFrame) -> str:
+    pairs = table[table["part"] == "pair"]
+    ratio = pairs["jaccard"] / pairs["chance"]
     return (
-        "Left: Jaccard index of the weights that two updates changed by the rule bf16, in brackets that of independent masks with the same "
-        "density in every tensor; the colour is their ratio. Right: means over matrices, every matrix the same weight, "
+        "Left: cosine of the updates of two runs, over all weights; unrelated updates of so many weights are within a hundredth of 0. "
+        f"The weights that they changed (rule bf16) overlap {ratio.min():.3f} to {ratio.max():.3f} times as much as independent "
+        "masks with the same density in every tensor (Jaccard index). Right: means over matrices, every matrix the same weight, "
         "a dot a seed; bars: Student's 95 % over seeds."
     )
 
@@ -70,12 +74,20 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, ax: Axes) -> Axes:
-    """The matrix of overlaps."""
+    """The cosine of every pair of updates."""
     pairs = table[table["part"] == "pair"]
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
-    place = {name: number for number, name in enumerate(names)}
-    total = pairs.assign(a=pairs["first"].map(place), b=pairs["second"].map(place), jaccard_chance_by_tensor=pairs["chance"])
-    return overlaps.matrix(total, names, ax)
+    wide = pairs.pivot(index="second", columns="first", values="cosine").reindex(index=names[1:], columns=names[:-1]).to_numpy(float)
+    image = ax.imshow(wide, cmap=style.SEQUENTIAL, vmin=0, vmax=max(0.1, float(np.nanmax(wide))), aspect="auto")
+    for (y, x), value in np.ndenumerate(wide):
+        if np.isfinite(value):
+            dark = value < 0.6 * image.get_clim()[1]
+            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    ax.grid(False)
+    ax.set_xticks(range(len(names) - 1), names[:-1], rotation=30, ha="right")
+    ax.set_yticks(range(len(names) - 1), names[1:])
+    ax.figure.colorbar(image, ax=ax).set_label("cosine of the updates")
+    return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:

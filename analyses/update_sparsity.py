@@ -70,6 +70,15 @@ def draw(table: pd.DataFrame, ax: Axes, rule: str = "bf16") -> Axes:
     """Sparsity by one rule, a row a label."""
     part = table[(table["part"] == "total") & (table["rule"] == rule)]
     methods.dots(part, list(dict.fromkeys(part["label"])), ax)
+    for place, (_, mine) in enumerate(part.groupby("label", sort=False)):
+        ax.annotate(
+            f"{100 * mine['value'].mean():.2f} %",
+            (mine["value"].max(), place),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+        )
     ax.set_xlim(-0.03, 1.03)
     ax.set_title(f"rule {rule}")
     ax.set_xlabel("sparsity")

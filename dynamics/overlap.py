@@ -101,9 +101,9 @@ class Row:
 
 @dataclass
 class Counts:
-    """What is added up over chunks: for every pair of updates the joint histogram of their masks, and sums of products."""
+    """What is added up over chunks: for every pair of updates and rule the weights in either mask and in both, and sums of products."""
 
-    joint: Array
+    meet: Array
     sums: Array
     consensus: Array
     first: Array
@@ -114,7 +114,7 @@ class Counts:
         pairs = updates * (updates - 1) // 2
         four = len(RULES)
         return Counts(
-            np.zeros((pairs, 256), np.int64),
+            np.zeros((pairs, four, 3), np.int64),
             np.zeros((pairs, 7)),
             np.zeros((four, updates + 1), np.int64),
             np.zeros((four, updates + 1), np.int64),
@@ -122,7 +122,7 @@ class Counts:
         )
 
     def __iadd__(self, other: Counts) -> Counts:
-        for name in ("joint", "sums", "consensus", "first", "back"):
+        for name in ("meet", "sums", "consensus", "first", "back"):
             getattr(self, name).__iadd__(getattr(other, name))
         return self
 
@@ -273,12 +273,10 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
     updates = len(parts[0][0]) - 1
     made = []
     numel = sum(tensors[0].numel for tensors, _ in parts)
-    bits = np.arange(256)
     for place, (a, b) in enumerate(itertools.combinations(range(updates), 2)):
         rules = {}
         for rule, text in enumerate(RULES):
-            in_first, in_second = (bits >> rule) & 1 == 1, (bits >> (4 + rule)) & 1 == 1
-            each = [(t[0].numel, *(int(c.joint[place][m].sum()) for m in (in_first, in_second, in_first & in_second))) for t, c in parts]
+            each = [(t[0].numel, *map(int, c.meet[place, rule])) for t, c in parts]
             within = sum(first * second / size for size, first, second, _ in each if size)
             in_a, in_b, in_both = (sum(one[k] for one in each) for k in (1, 2, 3))
             rules[text] = overlap(numel, in_a, in_b, in_both, within)
@@ -327,15 +325,27 @@ def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: floa
     from dynamics.kernels import round_to_bfloat16
 
     wide = np.float32 if all(one.dtype in FITS_FLOAT32 for one in tensors) else np.float64
-    values = np.stack([np.asarray(decode(one.stored(start, stop), one.dtype), wide) for one in tensors])
+    values, rounded = np.empty((len(tensors), stop - start), wide), np.empty((len(tensors), stop - start), np.uint16)
     counts = Counts.empty(len(tensors) - 1)
     masks = np.empty((len(tensors) - 1, stop - start), np.uint8)
-    rounded = np.empty(values.shape, np.uint16)
-    for one, bits in zip(values, rounded, strict=True):
-        round_to_bfloat16(one, bits)
+    for one, row, bits in zip(tensors, values, rounded, strict=True):
+        stored = one.stored(start, stop)
+        if one.dtype == "bfloat16" and wide is np.float32:
+            kernels.widen(stored, row)
+            bits[:] = stored
+        else:
+            row[:] = decode(stored, one.dtype)
+            round_to_bfloat16(row, bits)
     kernels.masks(values, rounded, rtol, atol, masks)
-    kernels.pairs(values, masks, counts.joint, counts.sums)
-    kernels.along(masks, counts.consensus, counts.first, counts.back)
+    kernels.pairs(values, masks, counts.meet, counts.sums)
+    if len(masks) == 2:  # all that there is to know of two is in ``meet``
+        a, b, both = counts.meet[0].T
+        neither = stop - start - a - b + both
+        counts.consensus[:] = np.stack([neither, a + b - 2 * both, both], 1)
+        counts.first[:] = np.stack([a, b - both, neither], 1)
+        counts.back[:] = a - both
+    else:
+        kernels.along(masks, counts.consensus, counts.first, counts.back)
     return counts
 
 

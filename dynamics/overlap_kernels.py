@@ -1,104 +1,181 @@
-"""The arithmetic of ``dynamics.overlap``, compiled on first use and cached."""
+"""The arithmetic of ``dynamics.overlap``, compiled on first use and cached. Blocks of 4096 weights at a time; loops without branches."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dynamics.kernels import _compiled
+from dynamics.kernels import _compiled, _widen
+
+#: a block; counters of 16 bits hold its size
+BLOCK = 4096
+
+
+@_compiled
+def widen(bits, values):
+    """bf16 bits -> float32 values."""
+    _widen(bits, values)
+
+
+@_compiled
+def _mask(a, b, x, y, rtol, atol, found):
+    """Bits 1 exact, 2 bf16, 4 rtol, 8 atol of finite values."""
+    for i in range(found.size):
+        one, other = np.float64(a[i]), np.float64(b[i])
+        d = abs(other - one)
+        bits = np.uint8(one != other)
+        bits |= np.uint8(d > rtol * max(abs(one), abs(other))) << np.uint8(2)
+        bits |= np.uint8(d > atol) << np.uint8(3)
+        found[i] = bits
+    for i in range(found.size):
+        differ = np.uint8(x[i] != y[i]) & np.uint8(((x[i] | y[i]) & np.uint16(0x7FFF)) != np.uint16(0))
+        found[i] |= np.uint8(differ << np.uint8(1))
+
+
+@_compiled
+def _mask_nonfinite(a, b, found):
+    """Put right what ``_mask`` made of NaN and infinity: a NaN equals a NaN; else changed under every rule if the values differ."""
+    for i in range(found.size):
+        if not (abs(a[i]) < np.inf and abs(b[i]) < np.inf):
+            found[i] = 0 if a[i] == b[i] or (a[i] != a[i] and b[i] != b[i]) else 15
 
 
 @_compiled
 def masks(values, rounded, rtol, atol, found):
-    """Fill ``found`` (updates, n): bits 1 exact, 2 bf16, 4 rtol, 8 atol. ``values`` and ``rounded``, the same as bf16 bits,
-    are (1 + updates, n), the base first.
-
-    A NaN equals a NaN here; a pair that is not finite on either side is changed under every rule if its values differ.
-    """
+    """Fill ``found`` (updates, n). ``values`` and ``rounded``, the same as bf16 bits, are (1 + updates, n), the base first."""
     updates, n = found.shape
-    for u in range(updates):
-        for i in range(n):
-            a, b = values[0, i], values[u + 1, i]
-            if a == b or (a != a and b != b):
-                found[u, i] = 0
-                continue
-            d = abs(np.float64(b) - np.float64(a))
-            if not d < np.inf:
-                found[u, i] = 15
-                continue
-            largest = max(abs(np.float64(a)), abs(np.float64(b)))
-            bits = 1
-            x, y = rounded[0, i], rounded[u + 1, i]
-            if x != y and ((x | y) & np.uint16(0x7FFF)) != 0:
-                bits |= 2
-            if d > rtol * largest:
-                bits |= 4
-            if d > atol:
-                bits |= 8
-            found[u, i] = bits
+    for start in range(0, n, BLOCK):
+        stop = min(start + BLOCK, n)
+        for u in range(updates):
+            a, b, out = values[0, start:stop], values[u + 1, start:stop], found[u, start:stop]
+            _mask(a, b, rounded[0, start:stop], rounded[u + 1, start:stop], rtol, atol, out)
+            if not _all_finite(a) or not _all_finite(b):
+                _mask_nonfinite(a, b, out)
 
 
 @_compiled
-def pairs(values, found, joint, sums):
-    """Add to ``joint`` (pairs, 256) how often masks meet, to ``sums`` products of updates: over weights in both, agreement, over all."""
+def _all_finite(values):
+    bad = np.uint16(0)
+    for i in range(values.size):
+        bad |= np.uint16(not abs(values[i]) < np.inf)
+    return bad == 0
+
+
+@_compiled
+def _count_bit(found, rule):
+    count = np.uint16(0)
+    for i in range(found.size):
+        count = np.uint16(count + np.uint16((found[i] >> rule) & np.uint8(1)))
+    return np.int64(count)
+
+
+@_compiled
+def _count_both(one, other, rule):
+    count = np.uint16(0)
+    for i in range(one.size):
+        count = np.uint16(count + np.uint16(((one[i] & other[i]) >> rule) & np.uint8(1)))
+    return np.int64(count)
+
+
+@_compiled
+def _products(base, one, other, sums):
+    """Of finite updates d and e: over the weights that both move, d e, d^2, e^2, how often the signs agree; over all, d e, d^2, e^2."""
+    product, first, second, agree = 0.0, 0.0, 0.0, 0.0
+    every, ones, others = 0.0, 0.0, 0.0
+    for i in range(base.size):
+        b = np.float64(base[i])
+        d, e = np.float64(one[i]) - b, np.float64(other[i]) - b
+        dd, ee, de = d * d, e * e, d * e
+        ones += dd
+        others += ee
+        every += de
+        both = np.float64((d != 0) & (e != 0))
+        product += de
+        first += both * dd
+        second += both * ee
+        agree += both * np.float64((d > 0) == (e > 0))
+    sums[0] += product
+    sums[1] += first
+    sums[2] += second
+    sums[3] += agree
+    sums[4] += every
+    sums[5] += ones
+    sums[6] += others
+
+
+@_compiled
+def _products_of_some(base, one, other, sums):
+    """The same where some values are not finite; those pairs are left out."""
+    for i in range(base.size):
+        b = np.float64(base[i])
+        d, e = np.float64(one[i]) - b, np.float64(other[i]) - b
+        if abs(d) < np.inf and abs(e) < np.inf:
+            both = np.float64((d != 0) & (e != 0))
+            sums[0] += d * e
+            sums[1] += both * d * d
+            sums[2] += both * e * e
+            sums[3] += both * np.float64((d > 0) == (e > 0))
+            sums[4] += d * e
+            sums[5] += d * d
+            sums[6] += e * e
+
+
+@_compiled
+def pairs(values, found, meet, sums):
+    """Add to ``meet`` (pairs, rules, 3) the weights in the first mask, the second, and both; to ``sums`` products of the updates."""
     updates, n = found.shape
-    place = 0
-    for a in range(updates):
-        for b in range(a + 1, updates):
-            product, one, other, agree = 0.0, 0.0, 0.0, 0.0
-            every, ones, others = 0.0, 0.0, 0.0
-            unmoved = 0
-            for i in range(n):
-                x, y = found[a, i], found[b, i]
-                if x == 0 and y == 0:
-                    unmoved += 1
-                    continue
-                joint[place, x | (y << 4)] += 1
-                base = np.float64(values[0, i])
-                d, e = np.float64(values[a + 1, i]) - base, np.float64(values[b + 1, i]) - base
-                if not (abs(d) < np.inf and abs(e) < np.inf):
-                    continue
-                ones += d * d
-                others += e * e
-                every += d * e
-                if x != 0 and y != 0:
-                    product += d * e
-                    one += d * d
-                    other += e * e
-                    if (d > 0) == (e > 0):
-                        agree += 1.0
-            joint[place, 0] += unmoved
-            sums[place, 0] += product
-            sums[place, 1] += one
-            sums[place, 2] += other
-            sums[place, 3] += agree
-            sums[place, 4] += every
-            sums[place, 5] += ones
-            sums[place, 6] += others
-            place += 1
+    for start in range(0, n, BLOCK):
+        stop = min(start + BLOCK, n)
+        base = values[0, start:stop]
+        place = 0
+        for a in range(updates):
+            for b in range(a + 1, updates):
+                x, y = found[a, start:stop], found[b, start:stop]
+                for rule in range(4):
+                    bit = np.uint8(rule)
+                    meet[place, rule, 0] += _count_bit(x, bit)
+                    meet[place, rule, 1] += _count_bit(y, bit)
+                    meet[place, rule, 2] += _count_both(x, y, bit)
+                one, other = values[a + 1, start:stop], values[b + 1, start:stop]
+                if _all_finite(base) and _all_finite(one) and _all_finite(other):
+                    _products(base, one, other, sums[place])
+                else:
+                    _products_of_some(base, one, other, sums[place])
+                place += 1
+
+
+@_compiled
+def _add_bins(labels, bins):
+    for value in range(bins.size):
+        count = np.uint16(0)
+        wanted = np.uint8(value)
+        for i in range(labels.size):
+            count = np.uint16(count + np.uint16(labels[i] == wanted))
+        bins[value] += np.int64(count)
 
 
 @_compiled
 def along(found, consensus, first, back):
     """Add by rule: how many updates moved a weight, at which it first did (never last), and whether it is back at the last."""
     updates, n = found.shape
-    for i in range(n):
-        any_ = 0
-        for u in range(updates):
-            any_ |= found[u, i]
-        if any_ == 0:
-            for rule in range(4):
-                consensus[rule, 0] += 1
-                first[rule, updates] += 1
-            continue
+    counts, begins = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
+    for start in range(0, n, BLOCK):
+        size = min(BLOCK, n - start)
+        count, begin = counts[:size], begins[:size]
         for rule in range(4):
-            count = 0
-            begin = updates
-            for u in range(updates):
-                if (found[u, i] >> rule) & 1:
-                    count += 1
-                    if begin == updates:
-                        begin = u
-            consensus[rule, count] += 1
-            first[rule, begin] += 1
-            if count and not (found[updates - 1, i] >> rule) & 1:
-                back[rule] += 1
+            bit = np.uint8(rule)
+            count[:] = np.uint8(0)
+            begin[:] = np.uint8(updates)
+            for u in range(updates - 1, -1, -1):
+                row = found[u, start : start + size]
+                for i in range(size):
+                    on = (row[i] >> bit) & np.uint8(1)
+                    count[i] = np.uint8(count[i] + on)
+                    begin[i] = np.uint8(begin[i] + on * np.uint8(np.uint8(u) - begin[i]))
+            _add_bins(count, consensus[rule])
+            _add_bins(begin, first[rule])
+            last = found[updates - 1, start : start + size]
+            returned = np.uint16(0)
+            for i in range(size):
+                gone = np.uint16(count[i] != np.uint8(0)) & np.uint16(((last[i] >> bit) & np.uint8(1)) == np.uint8(0))
+                returned = np.uint16(returned + gone)
+            back[rule] += np.int64(returned)

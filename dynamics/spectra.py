@@ -53,7 +53,7 @@ TOP, COUNTERPART = 10, 0.5
 TAIL = 0.1
 METHODS = ("full", "approx", "none")
 #: directions that ``approx`` finds beyond the k asked for
-MORE = 10
+MORE = 16
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,20 @@ def angles(first: Array, second: Array) -> Array:
     >>> float(angles(np.eye(4)[:, :2], np.eye(4)[:, :2]).max())
     0.0
     """
-    product = first.T @ second
-    cosines = np.clip(np.linalg.svd(product, compute_uv=False), 0, 1)
-    sines = np.clip(np.linalg.svd(second - first @ product, compute_uv=False)[::-1], 0, 1)
-    return np.asarray(np.degrees(np.arctan2(sines, cosines)))
+    import torch
+
+    one, other = torch.from_numpy(np.ascontiguousarray(first)), torch.from_numpy(np.ascontiguousarray(second))
+    product = one.T @ other
+    cosines = torch.linalg.svdvals(product).clamp(0, 1)
+    sines = torch.linalg.svdvals(other - one @ product).flip(0).clamp(0, 1)
+    return np.asarray(torch.rad2deg(torch.arctan2(sines, cosines)))
+
+
+def norm(matrix: Array) -> float:
+    """Frobenius norm. By torch, as all that ``approx`` does: numpy's threads and torch's would wait for each other."""
+    import torch
+
+    return float(torch.linalg.vector_norm(torch.from_numpy(matrix)))
 
 
 def hill(sigma: Array) -> float:
@@ -210,8 +220,8 @@ def measure(
         "name": name,
         "shape": (m, n),
         "k": k,
-        "base_norm": float(np.linalg.norm(before)),
-        "update_norm": float(np.linalg.norm(update)) if factors is None else factors.norm(),
+        "base_norm": norm(before),
+        "update_norm": norm(update) if factors is None else factors.norm(),
         "inside_chance": k * k / (m * n),
         "inside_left_chance": k / m,
         "inside_right_chance": k / n,
@@ -286,9 +296,13 @@ def angle_summary(left: Array, right: Array) -> dict[str, Any]:
 
 def inside(left: Array, right: Array, update: Array) -> dict[str, float]:
     """Shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
-    total = float((update**2).sum())
-    projected = left.T @ update
-    parts = {"inside": projected @ right, "inside_left": projected, "inside_right": update @ right}
+    import torch
+
+    total = norm(update) ** 2
+    moved = torch.from_numpy(update)
+    rows, columns = (torch.from_numpy(np.ascontiguousarray(side.T)) for side in (left, right))
+    projected = rows @ moved
+    parts = {"inside": projected @ columns.T, "inside_left": projected, "inside_right": columns @ moved.T}
     return {name: float((part**2).sum()) / total if total else math.nan for name, part in parts.items()}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.sketch import Sketch, extremes, sketch
-from dynamics.spectra import COUNTERPART, MORE, TOP, Array, angle_summary, angles, inside, largest, padded, ranks
+from dynamics.spectra import COUNTERPART, MORE, TOP, Array, angle_summary, angles, inside, largest, norm, padded, ranks
 
 if TYPE_CHECKING:
     from dynamics.checkpoints.adapter import LowRank
@@ -27,7 +27,8 @@ def approximate(
 ) -> dict[str, Any]:
     """Fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
     size = min(before.shape)
-    first, second = (sketch(matrix, k + MORE, seed=seed) for matrix in (before, after))
+    first = sketch(before, k + MORE, seed=seed)
+    second = sketch(after, k + MORE, seed=seed, begin=first.right)
     bounds: dict[str, tuple[float, float]] = {}
     if factors is None:
         third = sketch(update, k + MORE, seed=seed)
@@ -48,9 +49,9 @@ def approximate(
         root = math.sqrt(value) if value == value else math.nan
         bounds[name] = (max(0.0, root - slip) ** 2, min(1.0, most * (1 + 1e-9), (root + slip) ** 2))
     principal, bounds["principal"] = _principal(first, moved, k, count, off)
-    counterparts = np.abs(second.left[:, :TOP].T @ first.left).max(1)
+    counterparts = np.abs(product(second.left[:, :TOP].T, first.left)).max(1)
     bounds["intruders"] = (0, min(TOP, size))
-    nss, bounds["nss"] = _drift(first, second, float(np.linalg.norm(update)))
+    nss, bounds["nss"] = _drift(first, second, norm(update))
     gap, bounds["gap"] = _gap(first, k)
     return {
         **found,
@@ -65,6 +66,13 @@ def approximate(
         "sigma_update": tuple(sigma[:k].tolist()),
         "bounds": bounds,
     }
+
+
+def product(one: Array, other: Array) -> Array:
+    """By torch, as everything here (see ``dynamics.spectra.norm``)."""
+    import torch
+
+    return np.asarray(torch.from_numpy(np.ascontiguousarray(one)) @ torch.from_numpy(np.ascontiguousarray(other)))
 
 
 def _update_ranks(found: Sketch, shape: tuple[int, ...], bounds: dict[str, tuple[float, float]]) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def _principal(found: Sketch, moved: Array, k: int, count: int, off: float) -> t
     """Share of the changed weights among the largest of the rank-k part; those near the edge may be on either side of it."""
     if not moved.any():
         return math.nan, (math.nan, math.nan)
-    values = np.abs((found.left[:, :k] * found.sigma[:k]) @ found.right[:, :k].T)
+    values = np.abs(product(found.left[:, :k] * found.sigma[:k], found.right[:, :k].T))
     mask = largest(values, count)
     share = float(mask[moved].mean())
     if off >= 1:
