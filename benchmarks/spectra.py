@@ -2,8 +2,8 @@
 
     python benchmarks/spectra.py [--size 4096] [--model BASE --tuned TUNED] [--limit 14]
 
-matrix      `spectra.measure(method="approx")` of one size x size matrix and its update, masks apart, against `torch.linalg.svdvals` of the
-            base alone in the same dtype (float64), which gives nothing but singular values
+matrix      48 directions of one size x size matrix by `sketch`, and all quantities of it and its update, masks apart, by `approximate`,
+            against `torch.linalg.svdvals` of the one matrix, which gives nothing but singular values
 model       `spectra.compare(method="approx")` against `method="full"` on the first matrices of the two checkpoints
 overlap     `overlap.compare` of three files against two calls of `sparsity.compare`
 """
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from dynamics import overlap, sparsity, spectra
+from dynamics.sketch import sketch
 from dynamics.spectra_bounds import approximate
 
 
@@ -39,12 +40,15 @@ def matrix(size: int) -> None:
     update = 1e-3 * rng.standard_normal((size, 8)) @ rng.standard_normal((8, size)) + 1e-4 * rng.standard_normal((size, size))
     tuned, none = base + update, np.zeros(base.shape, bool)
     quick = seconds(lambda: approximate(base, tuned, update, none, 32, base.size // 2, 0, None), 3)
+    one = seconds(lambda: sketch(base, 48), 3)
     for dtype in (torch.float64, torch.float32):
         full = seconds(lambda kind=dtype: torch.linalg.svdvals(torch.from_numpy(base).to(kind)))  # type: ignore[misc]
-        print(f"matrix {size}: approx {quick:.2f} s, svdvals of the base in {dtype} {full:.1f} s: {full / quick:.0f}x", flush=True)
+        print(f"matrix {size}, {dtype}: svdvals {full:.1f} s; sketch {one:.2f} s: {full / one:.0f}x; ", end="")
+        print(f"base, tuned and update with all quantities {quick:.2f} s: {full / quick:.0f}x", flush=True)
 
 
 def model(base: str, tuned: str, limit: int | None) -> None:
+    spectra.compare(base, tuned, limit=1, only="layers", method="approx")  # compiles
     found: dict[str, list[spectra.Spectrum]] = {}
     took: dict[str, float] = {}
     for method in ("approx", "full"):

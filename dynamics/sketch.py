@@ -61,10 +61,8 @@ class Sketch:
         return min(1.0, float(np.linalg.norm(self.slips[:k])) / gap) if gap > 0 else 1.0
 
 
-def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: str | None = None, begin: Array | None = None) -> Sketch:
+def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: str | None = None) -> Sketch:
     """The first ``count`` directions of ``matrix`` (m, n); more ``powers`` find them more exactly where the singular values fall slowly.
-
-    ``begin``: (n, count), right directions to begin with in place of random ones: those of a matrix that is close.
 
     The basis is found in float32; the singular values, and everything that bounds are taken from but the slips, in float64.
     """
@@ -81,10 +79,7 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     scale = norm / math.sqrt(m * n)
     narrow = a.float().div_(scale)
     random = torch.Generator().manual_seed(seed)
-    if begin is None:
-        rows = torch.randn(count, n, generator=random).to(place)
-    else:
-        rows, powers = torch.from_numpy(np.ascontiguousarray(begin.T)).float().to(place), 1
+    rows = torch.randn(count, n, generator=random).to(place)
     for _ in range(powers):  # kept as rows: products with few columns are slow
         rows = torch.linalg.qr(((rows @ narrow.T) @ narrow).T).Q.T
     qt = torch.linalg.qr((rows @ narrow.T).T.double()).Q.T
@@ -105,6 +100,17 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
         bound = scale * (FACTOR * math.sqrt(2 / math.pi) * longest) ** (1 / (2 * TIMES)) * 1.001 + ROUNDING * norm
         tail = min(tail, bound)
     return Sketch((m, n), (qt.T @ u).cpu().numpy(), s.cpu().numpy(), vt.T.cpu().numpy(), norm, residual, tail, slips.cpu().numpy())
+
+
+def likely_tail(found: Sketch) -> Array:
+    """(min(m, n) - l,) squared singular values beyond those found: a guess that falls from the last of them to 0 and has the right sum."""
+    count = min(found.shape) - len(found.sigma)
+    last, energy = float(found.sigma[-1]) ** 2, found.residual**2
+    if not count or not energy:
+        return np.zeros(count)
+    bend = max(0.0, count * last / energy - 1)
+    falling = (1 - (np.arange(count) + 0.5) / count) ** bend
+    return np.asarray(falling * (energy / falling.sum()))
 
 
 def extremes(found: Sketch) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.sketch import Sketch, extremes, sketch
+from dynamics.sketch import Sketch, extremes, likely_tail, sketch
 from dynamics.spectra import COUNTERPART, MORE, TOP, Array, angle_summary, angles, inside, largest, norm, padded, ranks
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def approximate(
 ) -> dict[str, Any]:
     """Fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
     size = min(before.shape)
-    first = sketch(before, k + MORE, seed=seed)
-    second = sketch(after, k + MORE, seed=seed, begin=first.right)
+    # from one random start and in as many steps: what one has not found yet the other has not either, and what differs is the update's
+    first, second = (sketch(matrix, k + MORE, seed=seed) for matrix in (before, after))
     bounds: dict[str, tuple[float, float]] = {}
     if factors is None:
         third = sketch(update, k + MORE, seed=seed)
@@ -76,13 +76,12 @@ def product(one: Array, other: Array) -> Array:
 
 
 def _update_ranks(found: Sketch, shape: tuple[int, ...], bounds: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """Estimates take the energy beyond the directions found as spread evenly over the others."""
-    size, known = min(shape), len(found.sigma)
-    rest = np.full(size - known, found.residual / math.sqrt(max(1, size - known)))
+    """Estimates take the energy beyond the directions found to fall off smoothly (``likely_tail``)."""
+    size = min(shape)
     two = (shape[0], shape[1])
     if not found.norm:
         return ranks(np.zeros(size), two)
-    estimate = ranks(np.sort(np.concatenate([found.sigma, rest]))[::-1], two)
+    estimate = ranks(np.sort(np.concatenate([found.sigma, np.sqrt(likely_tail(found))]))[::-1], two)
     flat, peaked = (ranks(np.sqrt(energies), two) for energies in extremes(found))
     for name in SPREADING:
         ends = sorted([flat[name], peaked[name]])
@@ -112,7 +111,11 @@ def _drift(first: Sketch, second: Sketch, moved: float) -> tuple[float, tuple[fl
     apart = np.maximum(0, np.maximum(second.sigma - first.above(), first.sigma - second.above()))
     low = max(float(np.linalg.norm(apart)), abs(second.norm - first.norm)) / first.norm
     high = moved / first.norm
-    estimate = float(np.linalg.norm(second.sigma - first.sigma)) / first.norm
+    moves = (second.sigma - first.sigma) ** 2
+    rest = likely_tail(first)  # as if those beyond moved like the weaker half of those found, in proportion
+    share = float(moves[len(moves) // 2 :].sum() / (first.sigma[len(moves) // 2 :] ** 2).sum())
+    beyond = share * float(rest.sum())
+    estimate = math.sqrt(float(moves.sum()) + beyond) / first.norm
     return min(max(estimate, low), high), (low * (1 - 1e-9), high * (1 + 1e-9))
 
 

@@ -64,13 +64,17 @@ def show(base: str, tuned: str, found: list[Spectrum], skipped: list[Skip], meth
             drift = (f"{middle['nss']:.1e}", f"{middle['angle_left_max']:.3g}", f"{middle['inside']:.4f}", f"{middle['inside_chance']:.4f}")
             screen.add(made, str(kind), str(len(part)), *ranks, *drift)
             masks = (f"{middle['principal']:.3f}", f"{middle['low']:.3f}", f"{middle['chance']:.3f}")
-            last = (str(int(part["intruders"].sum())), f"{middle['hill_base']:.2f}", f"{middle['hill_update']:.2f}")
+            last = (str(int(part["intruders"].sum())), _known(middle["hill_base"]), _known(middle["hill_update"]))
             screen.add(more, str(kind), f"{middle['angle_right_max']:.3g}", *masks, *last)
         note = "angle: largest of the k principal angles, degrees; inside: energy of the update in the base's first k directions"
         left: Section = [Text(f"{len(skipped):,} tensors left out: not matrices, or not on both sides")] if skipped else []
         return [head, [made, Text(note, "dim")], [more, Text("principal, low: share of the changed weights in that mask", "dim")], left]
 
     screen.show(sections, console)
+
+
+def _known(value: float) -> str:
+    return "-" if value != value else f"{value:.2f}"
 
 
 def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
