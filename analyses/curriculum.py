@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from analyses import question
 from analyses.question import Verdict
-from analyses.runs import Run, lines
+from analyses.runs import Run, lines, matched
 from dynamics import InputError
 from dynamics.plots import methods, style
 
@@ -31,6 +31,7 @@ PANELS = {
     "length": "tokens of its answers",
     "characters": "characters of the program",
     "valid": "share of proposals valid",
+    "by_difficulty": "answers by difficulty",
 }
 
 
@@ -39,31 +40,32 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"Tasks proposed in each quarter of training, up to {count} a point, solved by the untouched base at temperature 1. "
         f"Bands: 95 % of the mean over tasks (normal), {int(table['seeds'].max())} seeds together; validity over steps. "
-        "Duplicates count as invalid."
+        "Duplicates count as invalid. Right: tokens of the base's answers against how often it solves the task."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns label, quarter, quantity, value, low, high, error, count, seeds."""
+    """Columns label, at (quarter; for by_difficulty the middle of a bin of solve rates), quantity, value, low, high, error, count, seeds."""
     parts = []
-    for run in runs:
+    for run in matched(runs):
         if run.method != "selfplay" or not (run.path / "curriculum.jsonl").exists():
             continue
         tasks = pd.DataFrame(lines(run.path / "curriculum.jsonl"))
         for name in ("solve_rate", "length", "characters"):
             parts.append(
-                pd.DataFrame({"label": run.label, "seed": run.seed, "quarter": tasks["phase"], "quantity": name, "one": tasks[name]})
+                pd.DataFrame({"label": run.label, "seed": run.seed, "at": tasks["phase"] + 1, "quantity": name, "one": tasks[name]})
             )
+        middle = np.ceil(4 * tasks["solve_rate"]) / 4 - np.where(tasks["solve_rate"] > 0, 0.125, 0.0)
+        shared = {"label": run.label, "seed": run.seed, "quantity": "by_difficulty"}
+        parts.append(pd.DataFrame({**shared, "at": middle, "one": tasks["length"]}))
         quarter = np.arange(len(run.metrics)) * 4 // len(run.metrics)
         valid = run.metrics["proposer/valid"]
-        parts.append(pd.DataFrame({"label": run.label, "seed": run.seed, "quarter": quarter, "quantity": "valid", "one": valid}))
+        parts.append(pd.DataFrame({"label": run.label, "seed": run.seed, "at": quarter + 1, "quantity": "valid", "one": valid}))
     if not parts:
         raise InputError("no self-play run with curriculum.jsonl among the runs")
-    found = pd.concat(parts).groupby(["label", "quantity", "quarter"], sort=False)
+    found = pd.concat(parts).groupby(["label", "quantity", "at"], sort=False)
     table = found["one"].agg(value="mean", error="sem", count="count").assign(seeds=found["seed"].nunique()).reset_index()
-    return table.assign(
-        low=table["value"] - 1.96 * table["error"], high=table["value"] + 1.96 * table["error"], quarter=table["quarter"] + 1
-    )
+    return table.assign(low=table["value"] - 1.96 * table["error"], high=table["value"] + 1.96 * table["error"])
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
@@ -71,14 +73,17 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
     for place, label in enumerate(dict.fromkeys(table["label"])):
         part = table[(table["label"] == label) & (table["quantity"] == quantity)]
         tint = methods.COLORS["selfplay"] if label == "selfplay" else style.SERIES_COLORS[(place - 1) % len(style.SERIES_COLORS)]
-        methods.line(part, "quarter", label, ax, linestyle=looks[place % len(looks)], color=tint)
-    ax.set(xlabel="quarter of training", title=PANELS[quantity])
-    ax.set_xticks([1, 2, 3, 4])
+        methods.line(part, "at", label, ax, linestyle=looks[place % len(looks)], color=tint)
+    if quantity == "by_difficulty":
+        ax.set(xlabel="solve rate of the task", title=PANELS[quantity])
+    else:
+        ax.set(xlabel="quarter of training", title=PANELS[quantity])
+        ax.set_xticks([1, 2, 3, 4])
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(10, 3.3)
+    made = style.new_figure(12, 3.3)
     axes = made.subplots(1, len(PANELS))
     for ax, name in zip(axes, PANELS, strict=True):
         draw(table, ax, name)
@@ -90,7 +95,7 @@ def figure(table: pd.DataFrame) -> Figure:
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
     found = []
     for name, side, text in (("solve_rate", -1, "proposals grow harder"), ("length", 1, "answers grow longer")):
-        part = table[(table["label"] == "selfplay") & (table["quantity"] == name)].sort_values("quarter")
+        part = table[(table["label"] == "selfplay") & (table["quantity"] == name)].sort_values("at")
         if len(part) < 2:
             continue
         first, last = part.iloc[0], part.iloc[-1]

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from analyses import question
 from analyses.question import Verdict, blocks, over_seeds, seeds_of
-from analyses.runs import Run, lines
+from analyses.runs import Run, lines, matched
 from dynamics import InputError
 from dynamics.plots import methods, style
 
@@ -44,7 +44,7 @@ def caption(table: pd.DataFrame) -> str:
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Columns label, seed, quantity, value, low, high."""
     rows = []
-    for run in runs:
+    for run in matched(runs):
         if run.method != "selfplay":
             continue
         shared = {"label": run.label, "seed": run.seed}

@@ -278,6 +278,11 @@ def plain(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.label == run.method or run.method not in usual]
 
 
+def matched(runs: Sequence[Run]) -> list[Run]:
+    """Those with their method's usual learning rate and dtype of masters, or all of them if there is none."""
+    return [run for run in runs if not any(word in run.label for word in (" learning rate ", " masters"))] or list(runs)
+
+
 def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     """Make the runs of a preset, side by side on the cores; finished ones are used again, killed ones go on where they were."""
     from dynamics.command import Bar

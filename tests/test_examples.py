@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_safetensors
 
 import dynamics
-from conftest import write_safetensors
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = [text for kind, text in re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL) if kind == "python"]
