@@ -45,7 +45,7 @@ def caption(table: pd.DataFrame) -> str:
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns label, at (quarter; for by_difficulty the middle of a bin of solve rates), quantity, value, low, high, error, count, seeds."""
+    """Columns label, at (quarter; for by_difficulty a bin of solve rates), quantity, value, low, high, error, count, seeds."""
     parts = []
     for run in matched(runs):
         if run.method != "selfplay" or not (run.path / "curriculum.jsonl").exists():
