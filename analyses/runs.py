@@ -37,7 +37,7 @@ METHODS = ("sft", "rlvr", "selfplay")
 @dataclass(frozen=True)
 class Preset:
     """What is run. ``options``: of every run; ``small``: of one method; ``variants``: proposers and rewards of self-play;
-    ``grid``: settings in which the methods are run once more, by name; ``first``: options of an SFT run whose result is the base of all
+    ``grid``: settings in which the methods are run once more, by name, and ``repeated`` those of them with every seed; ``first``: options of an SFT run whose result is the base of all
     others; ``minutes``: roughly, all of it on two cores (0: not for such a machine); ``beside``: command lines that read no run."""
 
     seeds: int
@@ -46,8 +46,9 @@ class Preset:
     variants: tuple[str, ...]
     grid: dict[str, str]
     gridded: tuple[str, ...] = METHODS
+    repeated: tuple[str, ...] = ()
     small: dict[str, str] = field(default_factory=dict)
-    controls: str = "1,0.3,0"
+    controls: str = "1,0.6,0.3,0"
     first: str = ""
     minutes: int = 0
     beside: tuple[str, ...] = ()
@@ -86,7 +87,7 @@ PRESETS = {
         ("frozen",),
         {"slow": _SLOW, "bf16": _BF16},
         ("sft", "rlvr"),
-        {
+        small={
             "sft": "--batch 8 --problems 64",
             "rlvr": "--prompts 4 --group 4 --problems 64",
             "selfplay": "--prompts 4 --group 4 --seeding 8 --curriculum 4",
@@ -103,9 +104,9 @@ PRESETS = {
     ),
     "full": Preset(
         3,
-        "--steps 150 --threads 1",
+        "--steps 120 --threads 1",
         "--eval-problems 240 --eval-samples 64",
-        ("frozen", "triangular", "variance", "r_zero", "spice"),
+        ("frozen", "snapshot", "triangular", "variance", "r_zero", "spice"),
         {
             "slow": _SLOW,
             "slower": "--learning-rate 3e-6",
@@ -113,16 +114,17 @@ PRESETS = {
             "bf16-slow": f"{_BF16} {_SLOW}",
             "bf16-slower": f"{_BF16} --learning-rate 3e-6",
         },
-        minutes=85,
+        repeated=("slower",),
+        minutes=70,
     ),
     "smollm2": Preset(
         1,
-        "--steps 10 --threads 1",
+        "--steps 10 --threads 1 --fixed-every 9",
         "--eval-problems 0",
         (),
         {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
         ("sft", "rlvr"),
-        {
+        small={
             "sft": f"--batch 8 --max-new-tokens 12 --task {_SUMS}",
             "rlvr": f"--prompts 4 --group 4 --max-new-tokens 12 --task {_SUMS}",
             "selfplay": "--propose-tokens 96 --max-new-tokens 32 --seeding 8 --curriculum 4",
@@ -173,11 +175,12 @@ def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
             heat = chosen.controls if method == "sft" else chosen.controls.partition(",")[0]
             add(method, method, seed, chosen.evaluation, f"--eval-temperatures {heat}")
     for setting, how in chosen.grid.items():
-        for method in reversed(chosen.gridded):
-            add(f"{method}-{setting}", method, 0, "--eval-problems 0", how)
+        for seed in range(chosen.seeds if setting in chosen.repeated else 1):
+            for method in reversed(chosen.gridded):
+                add(f"{method}-{setting}", method, seed, "--eval-problems 0", how)
     for seed in range(chosen.seeds):
         for variant in chosen.variants:
-            how = "--proposer frozen" if variant == "frozen" else f"--reward {variant}"
+            how = f"--proposer {variant}" if variant in ("frozen", "snapshot") else f"--reward {variant}"
             heat = chosen.controls.partition(",")[0]
             add(f"selfplay-{variant}", "selfplay", seed, chosen.evaluation, f"--eval-temperatures {heat}", how)
     return made

@@ -63,6 +63,10 @@ class Method:
     def load(self, kept: dict[str, Any]) -> None:
         """Go on from a state."""
 
+    def fixed(self) -> dict[str, tuple[list[Any], int]]:
+        """Prompts that stay the same: role -> token ids, and the longest completion."""
+        return {}
+
     def about(self) -> dict[str, Any]:
         """What ``run.json`` should say of it."""
         return {}
@@ -96,19 +100,28 @@ class Layout:
 
 
 def layouts(batch: Batch, samples: Sequence[int], tokens: int, share: bool = True) -> list[Layout]:
-    """The given samples in micro-batches of at most about ``tokens`` tokens, padding included; rows of similar length together.
+    """The given samples in micro-batches of at most about ``tokens`` tokens, padding included; rows of similar shape together.
 
-    ``share``: completions of one prompt share its row.
+    ``share``: completions of one prompt share its row. Attention pads the completions of all rows of a micro-batch to the longest, so
+    rows go together if the longest completions differ by less than a factor of two; rows of one completion need no such padding and
+    go apart.
     """
     rows = _rows(batch, samples, tokens, share)
-    rows.sort(key=lambda row: -_length(batch, row))
+    rows.sort(key=lambda row: (len(row) == 1, -_longest(batch, row), -_length(batch, row)))
     made: list[list[list[int]]] = []
+    width = 0  # of the widest row of the micro-batch in work
     for row in rows:
-        if made and (len(made[-1]) + 1) * _length(batch, made[-1][0]) <= tokens:
+        width = max(width, _width(batch, row))
+        if made and _alike(batch, made[-1][0], row) and (len(made[-1]) + 1) * width <= tokens:
             made[-1].append(row)
         else:
             made.append([row])
+            width = _width(batch, row)
     return [_layout(batch, micro) for micro in made]
+
+
+def _alike(batch: Batch, longer: Sequence[int], row: Sequence[int]) -> bool:
+    return (len(longer) == 1) == (len(row) == 1) and _longest(batch, longer) < 2 * _longest(batch, row)
 
 
 def _rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool) -> list[list[int]]:
@@ -125,7 +138,20 @@ def _rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool) -> lis
 
 
 def _length(batch: Batch, row: Sequence[int]) -> int:
+    """Tokens of a row: the prompt and its completions one after another."""
     return len(batch.prompts[batch.prompt_of[row[0]]]) + sum(len(batch.completions[sample]) for sample in row)
+
+
+def _longest(batch: Batch, row: Sequence[int]) -> int:
+    """What a row is padded by: its longest completion; all of it where there is but one completion."""
+    return max(len(batch.completions[sample]) for sample in row) if len(row) > 1 else _length(batch, row)
+
+
+def _width(batch: Batch, row: Sequence[int]) -> int:
+    """Tokens that a row takes up with its completions padded to the longest."""
+    if len(row) == 1:
+        return _length(batch, row)
+    return len(batch.prompts[batch.prompt_of[row[0]]]) + len(row) * _longest(batch, row)
 
 
 def _layout(batch: Batch, rows: Sequence[Sequence[int]]) -> Layout:

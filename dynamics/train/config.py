@@ -37,6 +37,7 @@ class Config:
     micro_tokens: int = option(8192, "tokens computed at once, padding included; changes memory, not results")
     save_every: int = option(50, "steps between checkpoints, and between points from which to resume; the last step is always saved")
     record_every: int = option(0, "steps between measurements of update sparsity; 0: the method's default")
+    fixed_every: int = option(10, "steps between measurements of entropy on fixed prompts; 0: none")
     eval_problems: int = option(360, "held-out problems, asked before and after; 0: none")
     eval_samples: int = option(16, "samples of each")
     eval_temperatures: str = option("1,0.6,0.3,0", "at which the untouched base is asked; the trained model at the first; 0 is greedy")
@@ -102,7 +103,6 @@ class SelfPlay(PolicyGradient):
     lag: int = option(0, "1: the solver trains on the proposals of the step before")
     on_collapse: str = option("stop", "when no proposal is valid for long: stop, or go on with the buffer", ("stop", "solver"))
     collapse_steps: int = option(10, "how long that is")
-    fixed_every: int = option(10, "steps between measurements of entropy on fixed prompts")
     curriculum: int = option(60, "proposals of each quarter of the run that the base is given at the end")
     allow_unconfined: int = option(0, "1: run programs that the model wrote without confinement where the machine has none")
 
@@ -184,7 +184,6 @@ def check(config: Config) -> None:
         "updates": 1,
         "buffer": 2,
         "collapse_steps": 1,
-        "fixed_every": 1,
         "propose_tokens": 1,
         "max_new_tokens": 1,
         "micro_tokens": 1,

@@ -23,7 +23,7 @@ import torch
 from dynamics.errors import InputError
 from dynamics.recorder import Recorder
 from dynamics.rundir import RunDirectory
-from dynamics.train import evaluate, policy, rlvr, selfplay, sft, state, tasks, update
+from dynamics.train import evaluate, fixed, policy, rlvr, selfplay, sft, state, tasks, update
 from dynamics.train.batch import Method
 from dynamics.train.config import METHODS, Config, PolicyGradient, temperatures
 from dynamics.train.tiny import reads_notation
@@ -47,10 +47,12 @@ class Run:
         document = self._begin(resume)
         torch.set_num_threads(document["threads"])
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth
         device = None if config.device == "auto" else config.device
         self.policy = policy.load(config.model, device, config.master_dtype, config.compute_dtype)
         self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
         self.method = FEEDS[method](config, self.policy, self.source)
+        self.fixed = self.method.fixed() if config.fixed_every else {}
         self.reference = self._reference()
         self.optimizer = torch.optim.AdamW(
             self.policy.masters.values(),
@@ -66,6 +68,7 @@ class Run:
             "compute_dtype": self.policy.compute,
             "shares_prompts": self.policy.shares,
             "record_every": self.recorder.every,
+            "fixed_prompts": {role: len(asked) for role, (asked, _) in self.fixed.items()},
         } | self.method.about()
         self.directory.write_run(document)
         self.document = document
@@ -144,6 +147,9 @@ class Run:
         fed = self.method.feed(number)
         if fed.rollouts:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", fed.rollouts)
+        still: dict[str, float] = {}
+        if self.fixed and (number - 1) % config.fixed_every == 0:
+            still = fixed.entropies(self.policy, self.fixed, config.seed, config.micro_tokens)
         before = update.prepare(self.policy, self.reference, fed.batch, config, number)
         metrics: dict[str, Any] = {}
         for _ in range(config.updates if isinstance(config, PolicyGradient) else 1):
@@ -157,7 +163,7 @@ class Run:
         if self.reference is not None and before.reference is not None:
             apart = torch.from_numpy(found.logp).to(before.reference) - before.reference
             metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
-        metrics |= fed.metrics | {"learning_rate": config.learning_rate * update.rate(config, number)}
+        metrics |= fed.metrics | still | {"learning_rate": config.learning_rate * update.rate(config, number)}
         self.step = number
         seconds = time.perf_counter() - begin
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}

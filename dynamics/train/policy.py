@@ -132,10 +132,14 @@ class Policy:
 
     def look(self, batch: Batch, tokens: int, share: bool | None = None) -> torch.Tensor:
         """(tokens,) log-probabilities of all completion tokens as the policy stands, without gradient; ``tokens`` computed at once."""
-        found = torch.empty(int(batch.lengths.sum()), device=self.device)
+        return self.measure(batch, tokens, share)[0]
+
+    def measure(self, batch: Batch, tokens: int, share: bool | None = None) -> torch.Tensor:
+        """(3, tokens) log-probabilities, entropies and surprisals, as of ``logprobs``, of all completion tokens, without gradient."""
+        found = torch.empty(3, int(batch.lengths.sum()), device=self.device)
         with torch.no_grad():
             for layout in layouts(batch, range(len(batch.completions)), tokens, self.shares if share is None else share):
-                found[places(layout, starts(batch))] = self.logprobs(layout, batch.temperature)[0]
+                found[:, places(layout, starts(batch))] = torch.stack(self.logprobs(layout, batch.temperature))
         return found
 
     def _shares(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.errors import InputError, shown
-from dynamics.train import objectives, order, prompts
+from dynamics.train import fixed, objectives, order, prompts
 from dynamics.train.batch import Batch, Fed, Method
 from dynamics.train.config import RLVR, PolicyGradient
 from dynamics.train.policy import Policy
@@ -28,6 +28,10 @@ class Practice(Method):
         if not self.questions:
             raise InputError(f"{source.name}: has no problems to train on")
         self.prompts = prompts.encoded(policy.tokenizer, self.questions)
+        self.source = source
+
+    def fixed(self) -> fixed.Prompts:
+        return fixed.of(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
     def feed(self, step: int) -> Fed:
         config = self.config

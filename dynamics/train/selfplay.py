@@ -23,7 +23,7 @@ import numpy as np
 
 from dynamics.errors import InputError
 from dynamics.rundir import RunDirectory
-from dynamics.train import dialects, objectives, programs, prompts, proposer, sandbox, tasks, update
+from dynamics.train import dialects, fixed, objectives, programs, prompts, proposer, sandbox, tasks
 from dynamics.train.batch import Batch, Fed, Method
 from dynamics.train.config import SelfPlay
 from dynamics.train.dialects import Draft
@@ -37,8 +37,6 @@ from dynamics.train.tiny import reads_notation
 
 #: proposals of late, against which a new one is compared for diversity
 _LATE = 100
-#: of the fixed prompts: how many problems are solved and how many tasks proposed, and samples of each
-_FIXED, _FIXED_SAMPLES = 24, 2
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,6 @@ class Game(Method):
         self.buffer: deque[Entry] = deque(seeds, maxlen=config.buffer)
         self.waiting: list[Entry] = []
         self.barren = 0
-        self.fixed = self._fixed_prompts()
 
     # what is kept between steps
 
@@ -347,7 +344,7 @@ class Game(Method):
             [one.logprobs for one in completions],
             config.temperature,
         )
-        return Fed(batch, self._fixed_entropy(step), [*rows, *solver_rows])
+        return Fed(batch, {}, [*rows, *solver_rows])
 
     def _seed(self) -> None:
         """Fill the buffer from the identity program with what the base proposes, before anything is trained."""
@@ -405,35 +402,19 @@ class Game(Method):
         }
         return found | {f"solver/reward/{kind}": float(right[kinds == kind].mean()) for kind in self.kinds if (kinds == kind).any()}
 
-    def _fixed_prompts(self) -> dict[str, list[Any]]:
-        """Prompts that stay the same all along: validation problems to solve, and references of that split to propose after."""
-        every = tasks.Triplets(self.kinds, self.triplets.plain, self.boxes).questions("validation", _FIXED, self.config.seed)
+    def fixed(self) -> fixed.Prompts:
+        """Validation problems to solve, and references of that split to propose after."""
+        every = tasks.Triplets(self.kinds, self.triplets.plain, self.boxes)
         rng = stream(self.config.seed, "fixed references")
         asked = []
-        for number in range(_FIXED):
+        for number in range(fixed.COUNT):
             family, program = programs.draw_of(rng, "validation")
             kind = self.kinds[number % len(self.kinds)]
             reference = Draft(program, ((family.inputs(rng, False),),))
             asked.append(self.dialect.ask(kind, [reference], tasks.function(program, self.triplets.plain)))
         coded = [np.array(prompts.encode(self.policy.tokenizer, prompt), np.int64) for prompt in asked]
-        return {"solver": prompts.encoded(self.policy.tokenizer, every), "proposer": coded}
-
-    def _fixed_entropy(self, step: int) -> dict[str, Any]:
-        """Entropy and surprisal of what the policy samples on the fixed prompts, before this step's update."""
-        config, found = self.config, {}
-        if (step - 1) % config.fixed_every:
-            return {}
-        for role, asked in self.fixed.items():
-            limit = config.propose_tokens if role == "proposer" else config.max_new_tokens
-            groups = sample(self.policy, asked, _FIXED_SAMPLES, config, f"fixed {role}", 0, limit)
-            rows = [(place, one) for place, group in enumerate(groups) for one in group]
-            blank = [""] * len(rows)
-            where = np.array([place for place, _ in rows])
-            batch = Batch(asked, [one.ids for _, one in rows], where, np.zeros(len(rows)), blank, blank, blank)
-            tokens = update.gradient(self.policy, batch, config, update.Before())
-            found[f"fixed/{role}/entropy"] = float(tokens.entropy.mean())
-            found[f"fixed/{role}/nll_sampled"] = float(tokens.surprisal.mean())
-        return found
+        solver = fixed.of(every, self.policy, self.config.seed, self.config.max_new_tokens)
+        return solver | {"proposer": (coded, self.config.propose_tokens)}
 
     def after(self, directory: RunDirectory, base: Policy) -> None:
         """``curriculum.jsonl``: proposals from four phases of the run, solved by the untouched base, so that their difficulty compares."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dynamics.errors import InputError
-from dynamics.train import order, prompts
+from dynamics.train import fixed, order, prompts
 from dynamics.train.batch import Batch, Fed, Method
 from dynamics.train.config import SFT
 from dynamics.train.policy import Policy
@@ -18,13 +18,16 @@ class Imitation(Method):
     record_every = 10
 
     def __init__(self, config: SFT, policy: Policy, source: Source):
-        self.config = config
+        self.config, self.policy, self.source = config, policy, source
         self.questions = source.questions("training", config.problems, config.seed)
         for question in self.questions:
             if question.answer is None:
                 raise InputError(f"{question.id}: has no answer to imitate; sft needs one for every problem")
         self.prompts = prompts.encoded(policy.tokenizer, self.questions)
         self.answers = [np.array(prompts.completion(policy.tokenizer, str(one.answer)), np.int64) for one in self.questions]
+
+    def fixed(self) -> fixed.Prompts:
+        return fixed.of(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
     def feed(self, step: int) -> Fed:
         places = order.chosen(self.config.seed, step, self.config.batch, len(self.questions))
