@@ -3,8 +3,9 @@
 The paper: entropy of both roles collapses, and the proposer's stays above the solver's throughout. It writes entropy as the mean of the
 sampled tokens' -log p; here both that and the entropy over the whole vocabulary are drawn.
 
-Drawn: the whole model by method; the roles of self-play on what they sample and on fixed prompts (so that a change of tasks can be told
-from a change of the policy); entropy against reward with the fit R = b - a exp(H). SFT's line is over the given answers, not over samples.
+Drawn: the whole model by method, on what it trains on and on held-out problems that stay the same (so that a change of the policy can be
+told from a change of the tasks, and methods compare); the roles of self-play likewise; entropy against reward with the fit
+R = b - a exp(H). On its own data SFT's line is over the given answers, not over samples.
 
     python -m analyses.entropy_dynamics runs/comparison --out figures        # seconds
 """
@@ -19,9 +20,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analyses import question
-from analyses.question import Verdict, blocks, over_seeds, seeds_of
+from analyses.question import Verdict, blocks, judge, seeds_of
 from analyses.runs import Run, plain
 from dynamics.plots import methods, style
 
@@ -37,6 +39,8 @@ QUANTITIES = (
     "solver/nll_sampled",
     "fixed/proposer/entropy",
     "fixed/solver/entropy",
+    "fixed/proposer/nll_sampled",
+    "fixed/solver/nll_sampled",
 )
 #: steps of the running mean that is drawn
 WINDOW = 9
@@ -44,9 +48,10 @@ WINDOW = 9
 
 def caption(table: pd.DataFrame) -> str:
     return (
-        f"Nats a token at temperature 1, {seeds_of(table)} seeds (thin) and their mean (thick), running mean of {WINDOW} steps. "
-        "Dotted: mean -log p of the sampled tokens, the paper's form. SFT: over the given answers. "
-        "Fixed prompts are the same all along. Right: a dot is a mean over ten steps."
+        f"Nats a token at temperature 1, {seeds_of(table)} seeds (thin) and their mean (thick); over steps a running mean of {WINDOW}. "
+        "Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's form. On its own data SFT is "
+        "over the given answers. Fixed prompts are held-out ones, the same all along, sampled with the same random numbers. Reward by "
+        "entropy: a dot is a mean over ten steps, the line R = b - a exp(H) by least squares."
     )
 
 
@@ -62,31 +67,39 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat(rows)[["label", "seed", "quantity", "step", "value", "first", "last"]]
 
 
-def draw(table: pd.DataFrame, ax: Axes) -> Axes:
-    """The whole model, a line a method."""
+def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
+    """The whole model, a line a method: on what it trains on, or answering the fixed prompts."""
     for label in dict.fromkeys(table["label"]):
         mine = table[table["label"] == label]
-        methods.seeds(mine[mine["quantity"] == "entropy"], "step", label, ax, WINDOW)
-        if label != "sft" and len(paper := mine[mine["quantity"] == "nll_sampled"]):
-            mean = paper.groupby("step")["value"].mean().rolling(WINDOW, center=True, min_periods=1).mean()
-            ax.plot(mean.index, mean, color=methods.color(label), linestyle=":", linewidth=1.2)
-    ax.set(xlabel="step", ylabel="nats a token", title="whole model")
-    ax.legend()
+        prefix = "fixed/solver/" if fixed else ""
+        part = mine[mine["quantity"] == f"{prefix}entropy"]
+        if len(part):
+            methods.seeds(part, "step", label, ax, 1 if fixed else WINDOW)
+        if fixed or label != "sft":
+            _paper(mine[mine["quantity"] == f"{prefix}nll_sampled"], ax, methods.color(label), 1 if fixed else WINDOW)
+    ax.set(xlabel="step", title="fixed problems" if fixed else "own data")
+    ax.set_ylim(bottom=0)
     return ax
 
 
-def roles(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Proposer and solver of self-play, on sampled tasks and on fixed prompts."""
+def _paper(part: pd.DataFrame, ax: Axes, color: str, window: int) -> None:
+    """The paper's form, a dotted line: the mean of the seeds."""
+    if len(part):
+        mean = part.groupby("step")["value"].mean().rolling(window, center=True, min_periods=1).mean()
+        ax.plot(mean.index, mean, color=color, linestyle=":", linewidth=1.3)
+
+
+def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
+    """Proposer and solver of self-play, on the tasks they sample or on fixed prompts."""
+    prefix, window = ("fixed/", 1) if fixed else ("", WINDOW)
+    game = table[table["label"] == "selfplay"]
     for role, color in methods.ROLES.items():
-        for prefix, look, window in (("", "-", WINDOW), ("fixed/", "--", 1)):
-            part = table[(table["label"] == "selfplay") & (table["quantity"] == f"{prefix}{role}/entropy")]
-            if len(part):
-                name = f"{role}, fixed prompts" if prefix else role
-                methods.seeds(part, "step", name, ax, window, color=color, linestyle=look)
-    ax.set(xlabel="step", title="self-play, by role")
+        part = game[game["quantity"] == f"{prefix}{role}/entropy"]
+        if len(part):
+            methods.seeds(part, "step", role, ax, window, color=color)
+        _paper(game[game["quantity"] == f"{prefix}{role}/nll_sampled"], ax, color, window)
+    ax.set(xlabel="step", title=f"self-play, {'fixed prompts' if fixed else 'own tasks'}")
     ax.set_ylim(bottom=0)
-    if ax.lines:
-        ax.legend(fontsize=7.5)
     return ax
 
 
@@ -107,23 +120,33 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
             continue
         tens = mine.groupby(["seed", (mine["step"] - 1) // 10])[["entropy", "reward"]].mean().dropna()
         x, y = tens["entropy"].to_numpy(), tens["reward"].to_numpy()
-        ax.plot(x, y, linestyle="none", marker=methods.MARKERS.get(label, "o"), markersize=4, color=methods.color(label))
+        ax.plot(x, y, linestyle="none", markersize=3, **methods.look(label))
         if len(x) > 2:
             a, b, share = fit(x, y)
             line = np.linspace(x.min(), x.max(), 50)
-            ax.plot(line, b - a * np.exp(line), color=methods.color(label), label=f"{label}: {b:.2f} - {a:.2f} exp H, R² {share:.2f}")
-    ax.set(xlabel="entropy, nats", ylabel="reward on training tasks", title="entropy against reward")
+            ax.plot(line, b - a * np.exp(line), color=methods.color(label), label=f"{b:.2f} - {a:.2f} exp H, R² {share:.2f}")
+    ax.set(xlabel="entropy, nats a token", ylabel="reward", title="reward by entropy")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=7.5)
+        ax.legend(fontsize=6.5, handlelength=1.2)
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(10, 3.6)
-    left, middle, right = made.subplots(1, 3)
-    draw(table, left)
-    roles(table, middle)
-    against_reward(table, right)
+    made = style.new_figure(style.TWO_COLUMN, 4.6)
+    axes: Any = made.subplot_mosaic([["own", "fixed", "reward"], ["roles", "roles fixed", "legend"]])
+    draw(table, axes["own"])
+    draw(table, axes["fixed"], fixed=True)
+    roles(table, axes["roles"])
+    roles(table, axes["roles fixed"], fixed=True)
+    for one, other in (("own", "fixed"), ("roles", "roles fixed")):
+        axes[other].sharey(axes[one])
+        axes[one].set_ylim(0, 1.05 * max(axes[name].dataLim.y1 for name in (one, other)))
+        axes[one].set_ylabel("entropy, nats a token")
+    against_reward(table, axes["reward"])
+    axes["legend"].axis("off")
+    found = {label: handle for ax in (axes["own"], axes["roles"]) for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    found["-log p of samples"] = Line2D([], [], color=methods.OTHER, linestyle=":")
+    axes["legend"].legend(found.values(), found.keys(), loc="center left")
     return made
 
 
@@ -132,16 +155,16 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     last, first = (game.pivot_table(index="seed", columns="quantity", values=name) for name in ("last", "first"))
     found = []
     for role in ("proposer", "solver"):
-        name = f"{role}/entropy"
-        if name in last:
-            text, what = f"the {role}'s entropy falls", f"entropy of the {role}, last minus first fifth, nats"
-            found.append(Verdict(text, what, *over_seeds((last[name] - first[name]).to_numpy()), len(last), "Student over seeds", -1))
+        for prefix, where in (("", "its own tasks"), ("fixed/", "fixed prompts")):
+            name = f"{prefix}{role}/entropy"
+            if name in last:
+                what = f"entropy of the {role} on {where}, last minus first fifth, nats"
+                found.append(judge(f"the {role}'s entropy falls", what, last[name] - first[name], -1))
     if {"proposer/entropy", "solver/entropy"} <= set(last):
-        apart = (last["proposer/entropy"] - last["solver/entropy"]).to_numpy()
-        what = "entropy, proposer minus solver, last fifth, nats"
-        found.append(
-            Verdict("the proposer keeps more entropy than the solver", what, *over_seeds(apart), len(last), "Student over seeds", 1)
-        )
+        begin, end = (part["proposer/entropy"] - part["solver/entropy"] for part in (first, last))
+        what = "entropy, proposer minus solver, nats"
+        found.append(judge("the proposer keeps more entropy than the solver", f"{what}, last fifth", end, 1))
+        found.append(judge("and that is training's doing", f"{what}, last minus first fifth", end - begin, 1))
     return found
 
 

@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses import question
-from analyses.question import Verdict, over_seeds, seeds_of
+from analyses.question import Verdict, seeds_of
 from analyses.runs import Run, plain
 from dynamics.plots import methods, style
 
 TITLE = "Distance from the base, and forgetting"
 CLAIM = "not in the paper"
-PANELS = {"kl": "KL(base | tuned), nats a token", "loss": "change of the loss, nats a token"}
+PANELS = {"kl": "KL(base | tuned), nats", "loss": "change of loss, nats"}
 #: examples of the embedded model's pre-training, of each kind
 EXAMPLES = 60
 
@@ -48,10 +48,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 rows.append(
                     {"label": run.label, "seed": run.seed, "text": text, "quantity": name, "value": found[name], "tokens": found["tokens"]}
                 )
-    table = pd.DataFrame(rows)
-    for _, part in table.groupby(["label", "text", "quantity"]):
-        table.loc[part.index, ["low", "high"]] = over_seeds(part["value"].to_numpy())[1:]
-    return table
+    return question.with_intervals(pd.DataFrame(rows), ["label", "text", "quantity"])
 
 
 def distances(base: Path, tuned: Path) -> dict[str, dict[str, float]]:
@@ -97,7 +94,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None =
     part = table[(table["quantity"] == quantity) & (table["text"] == (text or table["text"].iloc[0]))]
     methods.dots(part, list(dict.fromkeys(table["label"])), ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.set_xlabel(PANELS[quantity])
     ax.set_title(part["text"].iloc[0] if len(part) else "")
     return ax
@@ -105,7 +102,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None =
 
 def figure(table: pd.DataFrame) -> Figure:
     texts = list(dict.fromkeys(table["text"]))
-    made = style.new_figure(2.6 * 2 * len(texts) + 0.6, 1.5 + 0.3 * table["label"].nunique())
+    made = style.new_figure(style.TWO_COLUMN, 1.0 + 0.3 * table["label"].nunique())
     axes = made.subplots(1, 2 * len(texts), sharey=True)
     for ax, (quantity, text) in zip(np.atleast_1d(axes), [(name, text) for name in PANELS for text in texts], strict=True):
         draw(table, ax, quantity, text)

@@ -1,7 +1,8 @@
 """What was learnt, and what was lost, by type of task?
 
-The paper holds gains to be a sharpening of what the base can do. Drawn: paired change of held-out pass@1 and of pass@k at the largest k
-against the base at T=1, by type of task. A gain at k = 1 with a loss at large k is sharpening; a loss in both is forgetting.
+The paper holds gains to be a sharpening of what the base can do. Drawn, by type of task: held-out pass@1 before and after; paired change of
+it, and of pass@k at the largest k, against the base at T=1. A gain at k = 1 with a loss at large k is sharpening; a loss in both is
+forgetting.
 
     python -m analyses.learnt_and_lost runs/comparison --out figures        # seconds
 """
@@ -9,7 +10,7 @@ against the base at T=1, by type of task. A gain at k = 1 with a loss at large k
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses import question
-from analyses.pass_at_k import BASE
-from analyses.question import Verdict
+from analyses.pass_at_k import BASE, WITHIN, apart, gap, graded
+from analyses.question import Verdict, judge
 from analyses.runs import Run, plain
-from dynamics import InputError, passk
+from dynamics import InputError
 from dynamics.plots import methods, style
 
 TITLE = "Learnt and lost, by type of task"
@@ -30,60 +31,87 @@ CLAIM = "gains are sharpening: more at k = 1, less at large k"
 
 
 def caption(table: pd.DataFrame) -> str:
+    whole = table[table["seed"].isna()]
     return (
-        "Paired difference from the base at T=1 on the same held-out problems of all splits, "
-        f"{int(table['seeds'].max())} seeds together; bars: 95 % bootstrap over problems."
+        f"Left: pass@1 of the base (hollow) and of the tuned model, both at temperature 1. Others: paired difference on the same "
+        f"{int(whole['problems'].max())} held-out problems of all splits, {int(whole['seeds'].max())} seeds together; "
+        "bars: 95 % bootstrap over problems."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns label, task, k, value, low, high, problems, seeds."""
+    """Columns label, task, k, seed (NaN: all together), before, after, value (paired difference), low, high, problems, seeds."""
+    every = graded(plain(runs))
     rows: list[dict[str, Any]] = []
-    chosen = [run for run in plain(runs) if len(run.evals)]
-    for label in dict.fromkeys(run.label for run in chosen):
-        mine = [run for run in chosen if run.label == label]
-        every = pd.concat([run.evals for run in mine])
-        for task in [None, *sorted(every["task"].unique())]:
-            part = every if task is None else every[every["task"] == task]
-            base, tuned = part[part["name"] == BASE], part[part["name"] == label]
-            if base.empty or tuned.empty:
+    for label in [str(name) for name in every["name"].unique() if not str(name).startswith("base")]:
+        seeds = sorted(every.loc[every["name"] == label, "seed"].unique())
+        mine = every[every["seed"].isin(seeds)]
+        for task in ("all", *sorted(mine["task"].unique())):
+            part = mine if task == "all" else mine[mine["task"] == task]
+            found = apart(part, BASE, label)
+            if found is None:
                 continue
-            found = passk.compare(passk.curve(base, name="base"), passk.curve(tuned, name=label))
             points = found.points.sort_values("k")
+            means = part.groupby("name")["correct"].mean()
             for one in (points.iloc[0], points.iloc[-1]):
-                shared = {"label": label, "task": task or "all", "k": int(one["k"]), "value": one["difference"]}
-                rows.append(shared | {"low": one["low"], "high": one["high"], "problems": int(one["problems"]), "seeds": len(mine)})
+                shared = {"label": label, "task": task, "k": int(one["k"]), "seeds": len(seeds)}
+                before = {"before": means[BASE], "after": means[label]} if one["k"] == 1 else {}
+                ends = {"low": one["low"], "high": one["high"], "problems": int(one["problems"])}
+                rows.append(shared | {"seed": None, "value": one["difference"]} | ends | before)
+                if task == "all":
+                    each = ((seed, part[part["seed"] == seed]) for seed in seeds)
+                    rows += [shared | {"seed": seed, "value": gap(its, BASE, label, int(one["k"]))} for seed, its in each]
     if not rows:
         raise InputError("none of the runs has evals/ of the base and of the trained model")
     return pd.DataFrame(rows)
 
 
-def draw(table: pd.DataFrame, ax: Axes, k: int = 1) -> Axes:
+def before_after(table: pd.DataFrame, ax: Axes) -> Axes:
+    """pass@1 of the base and of each tuned model, by type of task."""
+    for label, y, part in _by_label(table, 1):
+        color = methods.color(label)
+        ax.hlines(y, part["before"], part["after"], color=color, linewidth=1.2)
+        ax.plot(part["before"], y, linestyle="none", markersize=5, **methods.look(label) | {"markerfacecolor": "white"})
+        ax.plot(part["after"], y, linestyle="none", markersize=5, **methods.look(label))
+    _rows(table, ax)
+    ax.set(title="before, after", xlabel="pass@1")
+    return ax
+
+
+def _by_label(table: pd.DataFrame, k: int) -> Iterator[tuple[str, Any, pd.DataFrame]]:
+    """Label, heights of its rows, and its part of the table in the order of tasks."""
     labels, tasks = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["task"]))
     for number, label in enumerate(labels):
-        part = table[(table["label"] == label) & (table["k"] == k)].set_index("task").reindex(tasks)
-        y = np.arange(len(tasks)) + 0.22 * (number - (len(labels) - 1) / 2)
-        ends = [part["value"] - part["low"], part["high"] - part["value"]]
-        look: dict[str, Any] = {"color": methods.color(label), "marker": methods.MARKERS.get(methods.method(label), "o"), "label": label}
-        ax.errorbar(part["value"], y, xerr=ends, linestyle="none", markersize=5, elinewidth=1.6, **look)
-    ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
+        part = table[(table["label"] == label) & (table["k"] == k) & table["seed"].isna()].set_index("task").reindex(tasks)
+        yield label, np.arange(len(tasks)) + 0.22 * (number - (len(labels) - 1) / 2), part
+
+
+def _rows(table: pd.DataFrame, ax: Axes) -> None:
+    tasks = list(dict.fromkeys(table["task"]))
     ax.set_yticks(range(len(tasks)), tasks)
-    ax.invert_yaxis()
+    ax.set_ylim(len(tasks) - 0.5, -0.5)
     ax.grid(axis="x")
-    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def draw(table: pd.DataFrame, ax: Axes, k: int = 1) -> Axes:
+    for label, y, part in _by_label(table, k):
+        ends = [part["value"] - part["low"], part["high"] - part["value"]]
+        ax.errorbar(part["value"], y, xerr=ends, linestyle="none", markersize=5, elinewidth=1.6, label=label, **methods.look(label))
+    _rows(table, ax)
+    ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.set(title=f"pass@{k}", xlabel="minus base, T=1")
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
     ks = sorted(table["k"].unique())
-    made = style.new_figure(7.5, 3.4)
-    axes = np.atleast_1d(made.subplots(1, len(ks), sharey=True))
-    for ax, k in zip(axes, ks, strict=True):
+    made = style.new_figure(style.TWO_COLUMN, 2.9)
+    axes = made.subplots(1, 1 + len(ks), sharey=True)
+    before_after(table, axes[0])
+    for ax, k in zip(axes[1:], ks, strict=True):
         draw(table, ax, int(k))
-    if len(axes) > 1:  # sharing an axis would turn it twice
-        axes[0].set_ylim(table["task"].nunique() - 0.5, -0.5)
-    handles, labels = axes[0].get_legend_handles_labels()
+    handles, labels = axes[1].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return made
 
@@ -92,16 +120,14 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     found = []
     large = int(table["k"].max())
     for label in ("rlvr", "selfplay"):
-        part = table[(table["label"] == label) & (table["task"] == "all")].set_index("k")
+        part = table[(table["label"] == label) & (table["task"] == "all")]
         for k, side, text in ((1, 1, "gains at k = 1"), (large, -1, f"loses at k = {large}")):
-            if k in part.index:
-                row = part.loc[k]
-                what = f"pass@{k}, {label} minus base, all splits"
-                found.append(
-                    Verdict(
-                        f"{label} {text}", what, row["value"], row["low"], row["high"], int(row["seeds"]), "bootstrap over problems", side
-                    )
-                )
+            mine = part[part["k"] == k]
+            if len(mine):
+                whole = mine[mine["seed"].isna()].iloc[0]
+                values = mine["value"][mine["seed"].notna()]
+                within = (whole["low"], whole["high"], WITHIN)
+                found.append(judge(f"{label} {text}", f"pass@{k}, {label} minus base, all splits", values, side, within))
     return found
 
 

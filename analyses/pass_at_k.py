@@ -1,26 +1,29 @@
 """Can the tuned models solve more than the base, in k tries?
 
-The paper: self-play is ahead of its base at small k, the base matches or exceeds it at large k, so training sharpens and adds no ability.
+The paper: self-play is ahead of its base at small k, the base matches or exceeds it at large k, so training sharpens and adds no ability;
+and self-play keeps more of the base's reach than RLVR does.
 
 Drawn: pass@k of base, SFT, RLVR and self-play on held-out programs - of forms seen in pre-training, unseen, and deeper (ood) - with the
-untouched base at lower temperatures as the control, and below it the paired difference from the base at T=1. Bands are bootstrap intervals
-over problems, those of all seeds together; they do not cover the variation between seeds.
+untouched base at lower temperatures and greedy as the control, and below it the paired difference from the base at T=1, with a mark where a
+curve crosses it (k*). Bands are bootstrap intervals over problems, those of all seeds together; they do not cover the variation between
+seeds, which the verdicts do.
 
-    python -m analyses.pass_at_k runs/comparison --out figures        # seconds
+    python -m analyses.pass_at_k runs/comparison --out figures        # half a minute
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import question
-from analyses.question import Verdict
+from analyses.question import Verdict, judge
 from analyses.runs import Run, plain
 from dynamics import InputError, passk
 from dynamics.plots import methods, style
@@ -28,69 +31,103 @@ from dynamics.plots import methods, style
 TITLE = "pass@k on held-out programs"
 CLAIM = "self-play is ahead of its base at small k; the base matches or exceeds it at large k"
 BASE = "base, T=1"
-OVER = "bootstrap over problems"
 SPLITS = ("seen", "unseen", "ood")
+NAMES = {"seen": "seen in pre-training", "unseen": "unseen", "ood": "deeper (ood)"}
+#: the interval of all seeds together
+WITHIN = "bootstrap over problems"
 
 
 def caption(table: pd.DataFrame) -> str:
-    n = int(table["k"].max())
+    found = table[table["kind"] == "crossing"]
+    told = [
+        f"{row['name']} on {row['split']} programs at k* = {_k(row['value'])} [{_k(row['low'])}, {_k(row['high'])}]"
+        for row in found[np.isfinite(found["value"])].to_dict("records")
+    ]
     return (
-        f"Unbiased pass@k of {n} samples a problem, {seeds(table)} seeds. Bands: 95 % bootstrap over problems, all seeds together. "
-        "Below: paired difference from the base at T=1. Grey: the untouched base at lower temperatures, the control; "
-        "its greedy answer is one sample."
+        f"Unbiased pass@k of {int(table['k'].max())} samples a problem at temperature 1, {int(table['problems'].max())} problems a set, "
+        f"{seeds(table)} seeds. Bands: 95 % bootstrap over problems, all seeds together. Below: paired difference from the base at T=1. "
+        "Grey: the untouched base at lower temperatures, the control; its greedy answer is one sample. Open circles: where a curve "
+        f"crosses the base at T=1{' - ' if told else ', of which there is none'}{'; '.join(told)}."
     )
+
+
+def _k(value: float) -> str:
+    return "beyond" if np.isnan(value) else f"{value:g}"
 
 
 def seeds(table: pd.DataFrame) -> int:
     return int(table["seeds"].max())
 
 
-def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns split, kind (pass@k; difference, from the base at T=1; beyond ..., from a cooler base), name, k, value, low, high, ..."""
-    chosen = plain(runs)
-    parts = []
-    for run in chosen:
-        part = run.evals.assign(seed=run.seed)
-        base = part["name"].str.startswith("base")
-        parts.append(part[~base])
-        parts += [found for _, found in part[base].groupby("name")]
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        raise InputError("none of the runs has evals/: pass@k needs graded samples of the base and of the trained model")
+def graded(runs: Sequence[Run]) -> pd.DataFrame:
+    """The graded samples of all runs: name, seed, problem, split, task, correct. Every run asks the base; once a seed is enough."""
     kept: dict[tuple[str, int], pd.DataFrame] = {}
-    for part in parts:  # every run asks the base; once a seed is enough
-        kept.setdefault((str(part["name"].iloc[0]), int(part["seed"].iloc[0])), part)
-    every = pd.concat(kept.values())
+    for run in runs:
+        for name, part in run.evals.groupby("name", sort=False):
+            kept.setdefault((str(name), run.seed), part.assign(seed=run.seed))
+    if not kept:
+        raise InputError("none of the runs has evals/: pass@k needs graded samples of the base and of the trained model")
+    return pd.concat(kept.values())
+
+
+def apart(part: pd.DataFrame, first: str, second: str, ks: Sequence[int] | None = None) -> passk.Comparison | None:
+    """``second`` against ``first``, paired by problem; None where one of them is not there."""
+    sides = [part[part["name"] == name] for name in (first, second)]
+    if any(side.empty for side in sides):
+        return None
+    a, b = (passk.curve(side, name=name) for side, name in zip(sides, (first, second), strict=True))
+    return passk.compare(a, b, ks)
+
+
+def gap(part: pd.DataFrame, first: str, second: str, k: int) -> float:
+    """Mean over shared problems of pass@k of ``second`` minus that of ``first``."""
+    counts = part[part["name"].isin([first, second])].groupby(["name", "problem"])["correct"].agg(["size", "sum"])
+    each = pd.Series(passk.pass_at_k(counts["size"].to_numpy(), counts["sum"].to_numpy(), k), counts.index).unstack("name")
+    return float((each[second] - each[first]).mean())
+
+
+def measure(runs: Sequence[Run]) -> pd.DataFrame:
+    """Columns split, kind, name, against, seed, k, value, low, high, problems, seeds.
+
+    Kinds: pass@k; difference (from the base at T=1, seeds together); crossing (``k`` is the largest looked at, ``value`` is k*);
+    against (difference from the base at one temperature, or from RLVR, at the smallest and at the largest k; ``seed`` is NaN for all seeds
+    together, whose interval is by bootstrap).
+    """
+    every = graded(plain(runs))
     splits = [split for split in SPLITS if (every["split"] == split).any()] or list(every["split"].unique())
-    rows: list[dict[str, Any]] = []
-    for split in splits:
-        mine = every[every["split"] == split]
-        curves = {str(name): passk.curve(part, name=str(name)) for name, part in mine.groupby("name", sort=False)}
-        for name, found in curves.items():
-            count = int(mine.loc[mine["name"] == name, "seed"].nunique())
-            shared: dict[str, Any] = {"split": split, "name": name, "seeds": count}
-            rows += [
-                shared
-                | {"kind": "pass@k", "k": int(one["k"]), "value": one["pass_at_k"]}
-                | {key: one[key] for key in ("low", "high", "problems")}
-                for one in found.points.to_dict("records")
-            ]
-            if name != BASE and BASE in curves:
-                apart = passk.compare(curves[BASE], found, [int(k) for k in found.points["k"]])
-                rows += [
-                    shared
-                    | {"kind": "difference", "k": int(one["k"]), "value": one["difference"]}
-                    | {key: one[key] for key in ("low", "high", "problems")}
-                    for one in apart.points.to_dict("records")
-                ]
-        control = next((name for name in curves if name.startswith(BASE.partition("=")[0] + "=") and name != BASE), None)
-        for name in [name for name in curves if control and not name.startswith("base")]:
-            apart = passk.compare(curves[str(control)], curves[name], [1])
-            one = apart.points.to_dict("records")[0]
-            count = int(mine.loc[mine["name"] == name, "seed"].nunique())
-            shared = {"split": split, "name": name, "seeds": count, "kind": f"beyond {control}", "k": 1, "value": one["difference"]}
-            rows.append(shared | {key: one[key] for key in ("low", "high", "problems")})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for split in splits for row in _of_split(every[every["split"] == split], split)])
+
+
+def _of_split(mine: pd.DataFrame, split: str) -> Iterator[dict[str, Any]]:
+    names = [str(name) for name in mine["name"].unique()]
+    controls = [name for name in names if name.startswith("base") and name != BASE]
+    for name in names:
+        part = mine[mine["name"] == name]
+        shared: dict[str, Any] = {"split": split, "name": name, "seeds": part["seed"].nunique()}
+        found = passk.curve(part, name=name).points.rename(columns={"pass_at_k": "value"})
+        yield from _rows(shared | {"kind": "pass@k"}, found)
+        if name == BASE or (whole := apart(mine, BASE, name, [int(k) for k in found["k"]])) is None:
+            continue
+        yield from _rows(shared | {"kind": "difference", "against": BASE}, whole.points.rename(columns={"difference": "value"}))
+        if name in controls:
+            continue
+        if (met := whole.crossing) is not None:
+            ends = {key: np.nan if one is None else one for key, one in (("value", met.k), ("low", met.low), ("high", met.high))}
+            yield shared | {"kind": "crossing", "against": BASE, "k": met.largest, "problems": whole.paired} | ends
+        for against in (BASE, *controls, *(("rlvr",) if name == "selfplay" else ())):
+            ks = [1] if against == "base, greedy" else sorted({1, int(found["k"].max())})
+            if (pair := apart(mine, against, name, ks)) is None:
+                continue
+            told = shared | {"kind": "against", "against": against}
+            yield from _rows(told, pair.points.rename(columns={"difference": "value"}))
+            for seed, one in mine.groupby("seed"):
+                if {against, name} <= set(one["name"]):
+                    yield from (told | {"seed": seed, "k": k, "value": gap(one, against, name, k)} for k in ks)
+
+
+def _rows(shared: dict[str, Any], points: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for one in points.to_dict("records"):
+        yield shared | {"k": int(one["k"])} | {key: one[key] for key in ("value", "low", "high", "problems")}
 
 
 def draw(table: pd.DataFrame, ax: Axes, split: str = "seen", kind: str = "pass@k") -> Axes:
@@ -98,13 +135,27 @@ def draw(table: pd.DataFrame, ax: Axes, split: str = "seen", kind: str = "pass@k
     mine = table[(table["split"] == split) & (table["kind"] == kind)]
     controls = [name for name in mine["name"].unique() if name.startswith("base") and name != BASE]
     for place, name in enumerate(controls):
-        look = {"color": methods.OTHER, "linestyle": (0, (4, 2)) if place % 2 else ":", "marker": "x"}
-        methods.line(mine[mine["name"] == name], "k", name, ax, **look)
+        look: dict[str, Any] = {
+            "color": methods.OTHER,
+            "linestyle": (":", (0, (4, 2)), "-.")[place % 3],
+            "marker": "xv+1"[place % 4],
+            "band": False,
+        }
+        methods.line(mine[mine["name"] == name], "k", name, ax, linewidth=1.1, **look)
     order = {BASE: 0, "sft": 1, "rlvr": 2, "selfplay": 3}
     for name in sorted((one for one in mine["name"].unique() if one not in controls), key=lambda one: order.get(one, 9)):
         methods.line(mine[mine["name"] == name], "k", name, ax)
     if kind == "difference":
         ax.axhline(0, color=style.FAINT, linewidth=0.9, zorder=1)
+        met = table[(table["split"] == split) & (table["kind"] == "crossing")]
+        for row in met[np.isfinite(met["value"])].to_dict("records"):
+            ring: dict[str, Any] = {
+                "marker": "o",
+                "markersize": 9,
+                "markerfacecolor": "none",
+                "markeredgecolor": methods.color(row["name"]),
+            }
+            ax.plot([row["value"]], [0], linestyle="none", zorder=5, **ring)
     ks = sorted(mine["k"].unique())
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, [str(k) for k in ks])
@@ -115,45 +166,47 @@ def draw(table: pd.DataFrame, ax: Axes, split: str = "seen", kind: str = "pass@k
 
 def figure(table: pd.DataFrame) -> Figure:
     splits = list(dict.fromkeys(table["split"]))
-    made = style.new_figure(3.1 * len(splits) + 1.0, 5.2)
-    axes = made.subplots(2, len(splits), squeeze=False, height_ratios=[1.5, 1])
-    names = {"seen": "seen in pre-training", "unseen": "unseen", "ood": "deeper (ood)"}
+    made = style.new_figure(max(style.ONE_COLUMN, style.TWO_COLUMN * min(1.0, len(splits) / 3)), 4.6)
+    axes = made.subplots(2, len(splits), squeeze=False, height_ratios=[1.4, 1])
     for column, split in enumerate(splits):
         draw(table, axes[0, column], split)
         draw(table, axes[1, column], split, "difference")
-        axes[0, column].set_title(names.get(split, split))
+        axes[0, column].set_title(NAMES.get(split, split))
         axes[0, column].set_ylim(bottom=0)
+        axes[0, column].set_xlabel("")
     axes[0, 0].set_ylabel("pass@k")
     axes[1, 0].set_ylabel("minus base, T=1")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     first = sorted(zip(labels, handles, strict=True), key=lambda pair: (pair[0] != BASE, not pair[0].startswith("base")))
-    made.legend([handle for _, handle in first], [label for label, _ in first], loc="outside lower center", ncols=min(6, len(labels)))
+    shown = {"handles": [handle for _, handle in first], "labels": [label for label, _ in first]}
+    made.legend(**shown, loc="outside lower center", ncols=4 if len(splits) > 1 else 2)
     return made
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
     found = []
-    splits = [split for split in SPLITS if (table["split"] == split).any()]
-    for split in splits:
-        mine = table[(table["split"] == split) & (table["kind"] == "difference") & (table["name"] == "selfplay")]
-        if mine.empty:
-            continue
-        for k, side, text in (
-            (1, 1, "self-play beats its base at k = 1"),
-            (int(mine["k"].max()), -1, "the base overtakes self-play at large k"),
-        ):
-            row = mine[mine["k"] == k].iloc[0]
-            what = f"pass@{k}, self-play minus base, {split} programs"
-            found.append(Verdict(text, what, row["value"], row["low"], row["high"], int(row["seeds"]), OVER, side))
-        cooler = table[(table["split"] == split) & table["kind"].str.startswith("beyond") & (table["name"] == "selfplay")]
-        for row in cooler.to_dict("records"):
-            what = f"pass@1, self-play minus {row['kind'].removeprefix('beyond ')}, {split} programs"
-            found.append(
-                Verdict(
-                    "and by more than a lower temperature does", what, row["value"], row["low"], row["high"], int(row["seeds"]), OVER, 1
-                )
-            )
+    of = table[(table["kind"] == "against") & (table["name"] == "selfplay")]
+    for split in [split for split in SPLITS if (of["split"] == split).any()]:
+        mine = of[of["split"] == split]
+        large = int(mine["k"].max())
+        asked = [(BASE, 1, 1, "self-play beats its base at k = 1"), (BASE, large, -1, "the base overtakes self-play at large k")]
+        if best := _best_control(table, split):
+            asked.insert(1, (best, 1, 1, "and by more than a lower temperature does"))
+        asked.append(("rlvr", large, 1, "self-play keeps more of the base's reach than RLVR"))
+        for against, k, side, text in asked:
+            part = mine[(mine["against"] == against) & (mine["k"] == k)]
+            if len(part):
+                whole = part[part["seed"].isna()].iloc[0]
+                what = f"pass@{k}, self-play minus {against}, {split} programs"
+                found.append(judge(text, what, part["value"][part["seed"].notna()], side, (whole["low"], whole["high"], WITHIN)))
     return found
+
+
+def _best_control(table: pd.DataFrame, split: str) -> str | None:
+    """The temperature at which the base does best in one try: chosen by its result, which favours the control."""
+    part = table[(table["split"] == split) & (table["kind"] == "pass@k") & (table["k"] == 1)]
+    part = part[part["name"].str.startswith("base") & (part["name"] != BASE)]
+    return str(part.loc[part["value"].idxmax(), "name"]) if len(part) else None
 
 
 if __name__ == "__main__":

@@ -26,7 +26,14 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told at this scale"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A finding of the paper against what was measured. ``expected``: the sign that the finding gives the effect."""
+    """A finding of the paper against what was measured.
+
+    Attributes
+    ----------
+    expected : the sign that the finding gives the effect; 0 if it says that there is none, or none beyond ``margin``.
+    by_seed : the effect of each seed.
+    interval : what ``low`` and ``high`` are.
+    """
 
     finding: str
     measured: str
@@ -34,16 +41,45 @@ class Verdict:
     low: float
     high: float
     seeds: int
+    by_seed: str
     interval: str
     expected: int
+    margin: float = 0.0
 
     @property
     def verdict(self) -> str:
         """By the interval: wholly on the expected side, wholly on the other, or neither (also where there is none)."""
         if not np.isfinite([self.low, self.high]).all():
             return OPEN
+        if not self.expected:
+            inside = -self.margin <= self.low and self.high <= self.margin
+            return HOLDS if inside else FAILS if self.low > self.margin or self.high < -self.margin else OPEN
         ends = sorted([self.low * self.expected, self.high * self.expected])
         return HOLDS if ends[0] > 0 else FAILS if ends[1] < 0 else OPEN
+
+
+def judge(
+    finding: str,
+    measured: str,
+    values: Sequence[float] | np.ndarray[Any, Any],
+    expected: int,
+    within: tuple[float, float, str] | None = None,
+    margin: float = 0.0,
+) -> Verdict:
+    """The verdict on an effect that every seed has a value of: by Student's interval over seeds.
+
+    ``within``: the interval (low, high, what it is) that the problems or tasks of all seeds together give. Few seeds can agree by chance,
+    so the interval is from the lower of the low ends to the higher of the high ones. Of one seed it is ``within`` alone: the verdict is
+    then on that run, not on the method.
+    """
+    found = np.asarray(values, float)
+    found = found[np.isfinite(found)]
+    effect, low, high = over_seeds(found)
+    how = "Student over seeds" if len(found) > 1 else "none: one seed"
+    if within is not None:
+        low, high = float(np.fmin(low, within[0])), float(np.fmax(high, within[1]))
+        how = f"wider of {how} and {within[2]}" if len(found) > 1 else f"{within[2]}, one seed"
+    return Verdict(finding, measured, effect, low, high, len(found), " ".join(f"{one:+.3g}" for one in found), how, expected, margin)
 
 
 def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.95) -> tuple[float, float, float]:
@@ -54,6 +90,12 @@ def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.
         return mean, float("nan"), float("nan")
     half = float(stats.t.ppf((1 + level) / 2, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5)
     return mean, mean - half, mean + half
+
+
+def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Columns low and high, Student's over the seeds of every group of rows, one row a seed."""
+    ends = table.groupby(list(by), sort=False)["value"].transform
+    return table.assign(low=ends(lambda part: over_seeds(part.to_numpy())[1]), high=ends(lambda part: over_seeds(part.to_numpy())[2]))
 
 
 def blocks(metrics: pd.DataFrame, column: str) -> tuple[float, float]:
@@ -91,7 +133,8 @@ def main(module: Any, argv: Sequence[str] | None = None) -> int:
     try:
         table, paths = write(module, find(options.runs), options.out)
         for one in module.verdicts(table):
-            print(f"{one.finding}: {one.verdict} ({one.measured} {one.effect:+.3g} [{one.low:+.3g}, {one.high:+.3g}], {one.seeds} seeds)")
+            ends = f" [{one.low:+.3g}, {one.high:+.3g}]" if np.isfinite(one.low) else ""
+            print(f"{one.finding}: {one.verdict} ({one.measured} {one.effect:+.3g}{ends}, {one.interval}; by seed {one.by_seed})")
         for path in paths:
             print(path)
     except InputError as error:

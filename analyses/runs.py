@@ -36,9 +36,17 @@ METHODS = ("sft", "rlvr", "selfplay")
 
 @dataclass(frozen=True)
 class Preset:
-    """What is run. ``options``: of every run; ``small``: of one method; ``variants``: proposers and rewards of self-play;
-    ``grid``: settings in which the methods are run once more, by name, and ``repeated`` those of them with every seed; ``first``: options of an SFT run whose result is the base of all
-    others; ``minutes``: roughly, all of it on two cores (0: not for such a machine); ``beside``: command lines that read no run."""
+    """What is run.
+
+    Attributes
+    ----------
+    options : of every run; small : of one method; evaluation, controls : of those that are asked held-out problems.
+    variants : proposers and rewards of self-play.
+    grid : settings in which the ``gridded`` methods are run once more, by name; repeated : those of them with every seed.
+    first : options of an SFT run whose result is the base of all others.
+    minutes : roughly, all of it on two cores; 0: not for such a machine.
+    beside : command lines that read no run.
+    """
 
     seeds: int
     options: str
@@ -210,6 +218,10 @@ class Run:
     def seed(self) -> int:
         return int(self.document.get("seed") or 0)
 
+    @property
+    def learning_rate(self) -> float:
+        return float((self.document.get("config") or {}).get("learning_rate") or float("nan"))
+
     @cached_property
     def label(self) -> str:
         """The method, and the settings in which the run differs from that method's defaults."""
@@ -279,6 +291,18 @@ def plain(runs: Sequence[Run]) -> list[Run]:
     """Those with the settings that are their method's usual ones; of a method without such a run, all."""
     usual = {run.method for run in runs if run.label == run.method}
     return [run for run in runs if run.label == run.method or run.method not in usual]
+
+
+def slowest(runs: Sequence[Run]) -> list[Run]:
+    """Those at the lowest learning rate at which all methods were run, all else as usual; none if that is the usual one."""
+    rates: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        extra = run.label.removeprefix(run.method)
+        rates.setdefault(extra, {}).setdefault(run.method, []).append(run)
+    whole = [found for extra, found in rates.items() if extra.startswith(", learning rate") and extra.count(",") == 1]
+    whole = [found for found in whole if len(found) > 1 and set(found) == {run.method for run in runs}]
+    lowest = min(whole, key=lambda found: min(run.learning_rate for part in found.values() for run in part), default={})
+    return [run for part in lowest.values() for run in part]
 
 
 def matched(runs: Sequence[Run]) -> list[Run]:

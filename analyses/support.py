@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analyses import question
 from analyses.pass_at_k import BASE
-from analyses.question import Verdict
+from analyses.question import Verdict, judge
 from analyses.runs import Run, lines, plain
 from dynamics import InputError
 from dynamics.plots import methods, style
@@ -42,12 +42,13 @@ def caption(table: pd.DataFrame) -> str:
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns part (share, answer), label, outcome, value, low, high, problems, samples, seeds."""
+    """Columns part (share; balance, of all seeds and of each; answer), label, seed, outcome, value, low, high, problems, ..."""
     chosen = [run for run in plain(runs) if len(run.evals)]
     rows: list[dict[str, Any]] = []
     for label in dict.fromkeys(run.label for run in chosen):
         mine = [run for run in chosen if run.label == label]
-        solved = pd.concat([_solved(run) for run in mine])
+        each = [_solved(run) for run in mine]
+        solved = pd.concat(each)
         shared = {"label": label, "problems": len(solved), "samples": int(solved["samples"].max()), "seeds": len(mine)}
         for outcome, here in (
             ("both", solved["base"] & solved["tuned"]),
@@ -57,8 +58,10 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         ):
             low, high = wilson(int(here.sum()), len(solved))
             rows.append({"part": "share", **shared, "outcome": outcome, "value": float(here.mean()), "low": low, "high": high})
-        for run in mine:
-            rows += [{"part": "answer", **shared, **one} for one in _answers(run)]
+        rows.append({"part": "balance", **shared, "outcome": "only tuned - only base", **_balance(solved)})
+        for run, found in zip(mine, each, strict=True):
+            rows.append({"part": "balance", **shared, "seed": run.seed, "outcome": "only tuned - only base", **_balance(found)})
+            rows += [{"part": "answer", **shared, "seed": run.seed, **one} for one in _answers(run)]
     if not rows:
         raise InputError("none of the runs has evals/ of the base and of the trained model")
     return pd.DataFrame(rows)
@@ -72,6 +75,13 @@ def _solved(run: Run) -> pd.DataFrame:
     return pd.DataFrame({"base": wide["any"][BASE], "tuned": wide["any"][run.label], "samples": wide["size"].min(axis=1)}).astype(
         {"base": bool, "tuned": bool}
     )
+
+
+def _balance(solved: pd.DataFrame) -> dict[str, float]:
+    """Share of problems that only the tuned model solved minus that of those that only the base did, with a normal interval."""
+    change = solved["tuned"].astype(float) - solved["base"].astype(float)
+    half = 1.96 * float(change.std(ddof=0)) / len(change) ** 0.5
+    return {"value": float(change.mean()), "low": float(change.mean()) - half, "high": float(change.mean()) + half}
 
 
 def _answers(run: Run) -> list[dict[str, Any]]:
@@ -134,7 +144,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlabel="share of the problems", title="solved by one only")
     for outcome, face in (("only base", "white"), ("only tuned", methods.OTHER)):
         ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=face, label=OUTCOMES[outcome])
-    ax.legend(loc="upper right", fontsize=7.5)
+    ax.legend(loc="lower right", fontsize=7)
     return ax
 
 
@@ -157,7 +167,7 @@ def answers(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(9.5, 3.4)
+    made = style.new_figure(style.TWO_COLUMN, 2.9)
     left, right = made.subplots(1, 2, width_ratios=[1, 1.3])
     draw(table, left)
     answers(table, right)
@@ -167,16 +177,12 @@ def figure(table: pd.DataFrame) -> Figure:
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
     found = []
     for label in ("rlvr", "selfplay"):
-        part = table[(table["part"] == "share") & (table["label"] == label)].set_index("outcome")
-        if "only tuned" not in part.index:
-            continue
-        gained, lost = (float(part.loc[name, "value"]) for name in ("only tuned", "only base"))
-        count = int(part["problems"].max())
-        half = 1.96 * float(np.sqrt(max(0.0, gained + lost - (gained - lost) ** 2) / count))
-        text = f"{label} narrows what can be solved"
-        what = f"share solved by {label} only minus by the base only, {int(part['samples'].max())} samples"
-        apart = gained - lost
-        found.append(Verdict(text, what, apart, apart - half, apart + half, int(part["seeds"].max()), "normal, paired problems", -1))
+        part = table[(table["part"] == "balance") & (table["label"] == label)]
+        if len(part):
+            whole = part[part["seed"].isna()].iloc[0]
+            what = f"share solved by {label} only minus by the base only, {int(part['samples'].max())} samples"
+            within = (whole["low"], whole["high"], "normal over paired problems")
+            found.append(judge(f"{label} narrows what can be solved", what, part["value"][part["seed"].notna()], -1, within))
     return found
 
 

@@ -1,10 +1,10 @@
 """Do the methods move the same weights, in the same directions?
 
 Not in the paper, but what its comparison asks for next: cosine of the updates of methods and seeds; overlap of the weights that they
-changed against the chance value of independent masks with the same density in every tensor; spectral drift, principal angles and stable
-rank by method.
+changed against the chance value of independent masks with the same density in every tensor, at the lowest learning rate at which all methods
+were run (where nearly every weight changes, so do the same weights of any two runs); spectral drift, principal angles and stable rank.
 
-    python -m analyses.update_shape runs/comparison --out figures        # under a minute for the embedded model
+    python -m analyses.update_shape runs/comparison --out figures        # two minutes for the embedded model
 """
 
 from __future__ import annotations
@@ -20,86 +20,105 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses import question
-from analyses.question import Verdict, over_seeds
-from analyses.runs import Run, plain
+from analyses.question import Verdict
+from analyses.runs import Run, plain, slowest
 from dynamics import InputError, overlap, spectra
 from dynamics.plots import methods, style
 
 TITLE = "Overlap and shape of the updates"
 CLAIM = "not in the paper"
-PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest left angle, degrees", "stable_rank": "stable rank of the update"}
+PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest angle, degrees", "stable_rank": "stable rank"}
 
 
 def caption(table: pd.DataFrame) -> str:
     pairs = table[table["part"] == "pair"]
-    ratio = pairs["jaccard"] / pairs["chance"]
+    rates = sorted(pairs["learning_rate"].unique(), reverse=True)
     return (
-        "Left: cosine of the updates of two runs, over all weights; unrelated updates of so many weights are within a hundredth of 0. "
-        f"The weights that they changed (rule bf16) overlap {ratio.min():.3f} to {ratio.max():.3f} times as much as independent "
-        "masks with the same density in every tensor (Jaccard index). Right: means over matrices, every matrix the same weight, "
-        "a dot a seed; bars: Student's 95 % over seeds."
+        f"Top left: cosine of the updates of two runs, over all weights, learning rate {style.exponent(rates[0])}; unrelated updates of so "
+        "many weights are within a hundredth of 0. Top right: the overlap (Jaccard index) of the weights that they changed (rule bf16) over "
+        f"that of independent masks with the same density in every tensor, learning rate {style.exponent(rates[-1])}. Below: means over "
+        "matrices, every matrix the same weight, of the runs of the first, a dot a seed; bars: Student's 95 % over seeds. Angles: the "
+        "largest of the first 32 left singular directions; stable rank: of the update."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns part (pair, spectrum); first, second, jaccard, chance, same_sign, cosine; label, seed, quantity, value, low, high."""
+    """Columns part (pair, spectrum); learning_rate, first, second, jaccard, chance, ratio, same_sign, cosine; label, seed, quantity, ..."""
     chosen = plain(runs)
     if len(chosen) < 2:
         raise InputError("overlap needs two runs from one base")
-    found = overlap.compare(chosen[0].checkpoints[0], [run.checkpoints[-1] for run in chosen])
-    names = [f"{run.label} {run.seed}" for run in chosen]
-    rows: list[dict[str, object]] = []
-    for row in found.total:
-        one = row.rules["bf16"]
-        rows.append(
-            {
-                "part": "pair",
-                "first": names[row.a],
-                "second": names[row.b],
-                "jaccard": one.jaccard,
-                "chance": one.jaccard_chance_by_tensor,
-                "same_sign": row.same_sign,
-                "cosine": row.cosine_all,
-            }
-        )
+    rows: list[dict[str, object]] = [*_pairs(chosen), *_pairs(slowest(runs))]
     for run in chosen:
         parts, _ = spectra.compare(run.checkpoints[0], run.checkpoints[-1])
         for name in PANELS:
             values = pd.Series([getattr(one, name) for one in parts], dtype=float)
             rows.append({"part": "spectrum", "label": run.label, "seed": run.seed, "quantity": name, "value": float(values.mean())})
     table = pd.DataFrame(rows)
-    for _, part in table[table["part"] == "spectrum"].groupby(["label", "quantity"]):
-        table.loc[part.index, ["low", "high"]] = over_seeds(part["value"].to_numpy(float))[1:]
-    return table
+    shapes = table["part"] == "spectrum"
+    return pd.concat([table[~shapes], question.with_intervals(table[shapes], ["label", "quantity"])], ignore_index=True)
 
 
-def draw(table: pd.DataFrame, ax: Axes) -> Axes:
-    """The cosine of every pair of updates."""
+def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
+    if len(runs) < 2:
+        return []
+    found = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
+    names = [f"{run.method} {run.seed}" for run in runs]
+    made: list[dict[str, object]] = []
+    for row in found.total:
+        one = row.rules["bf16"]
+        chance = one.jaccard_chance_by_tensor
+        made.append(
+            {
+                "part": "pair",
+                "learning_rate": runs[0].learning_rate,
+                "first": names[row.a],
+                "second": names[row.b],
+                "jaccard": one.jaccard,
+                "chance": chance,
+                "ratio": one.jaccard / chance if chance else float("nan"),
+                "same_sign": row.same_sign,
+                "cosine": row.cosine_all,
+            }
+        )
+    return made
+
+
+def draw(table: pd.DataFrame, ax: Axes, column: str = "cosine") -> Axes:
+    """The cosine, or another ``column``, of every pair of updates at the highest learning rate; ``ratio`` at the lowest."""
     pairs = table[table["part"] == "pair"]
+    pairs = pairs[pairs["learning_rate"] == (pairs["learning_rate"].min() if column == "ratio" else pairs["learning_rate"].max())]
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
-    wide = pairs.pivot(index="second", columns="first", values="cosine").reindex(index=names[1:], columns=names[:-1]).to_numpy(float)
-    image = ax.imshow(wide, cmap=style.SEQUENTIAL, vmin=0, vmax=max(0.1, float(np.nanmax(wide))), aspect="auto")
+    wide = pairs.pivot(index="second", columns="first", values=column).reindex(index=names[1:], columns=names[:-1]).to_numpy(float)
+    low = 1.0 if column == "ratio" else 0.0
+    image = ax.imshow(wide, cmap=style.SEQUENTIAL, vmin=low, vmax=max(low + 0.05, float(np.nanmax(wide))), aspect="auto")
+    bottom, top = image.get_clim()
     for (y, x), value in np.ndenumerate(wide):
         if np.isfinite(value):
-            dark = value < 0.6 * image.get_clim()[1]
-            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            dark = value < bottom + 0.6 * (top - bottom)
+            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
     ax.grid(False)
-    ax.set_xticks(range(len(names) - 1), names[:-1], rotation=30, ha="right")
-    ax.set_yticks(range(len(names) - 1), names[1:])
-    ax.figure.colorbar(image, ax=ax).set_label("cosine of the updates")
+    ax.set_xticks(range(len(names) - 1), names[:-1], rotation=90, fontsize=7.5)
+    ax.set_yticks(range(len(names) - 1), names[1:], fontsize=7.5)
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(10, 4.6)
-    axes: Any = made.subplot_mosaic([["pairs", name] for name in PANELS], width_ratios=[1.5, 1])
-    draw(table, axes["pairs"])
+    made = style.new_figure(style.TWO_COLUMN, 4.9)
+    parts: Any = made.subfigures(2, 1, height_ratios=[2.6, 1])
+    top, bottom = parts
+    rates = sorted(table["learning_rate"].dropna().unique(), reverse=True)
+    for ax, column, title in zip(
+        top.subplots(1, 2),
+        ("cosine", "ratio"),
+        (f"cosine, {style.exponent(rates[0])}", f"overlap / chance, {style.exponent(rates[-1])}"),
+        strict=True,
+    ):
+        draw(table, ax, column).set_title(title)
     shapes = table[table["part"] == "spectrum"]
-    for name in PANELS:
-        ax = axes[name]
+    for ax, name in zip(bottom.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
         part = shapes[shapes["quantity"] == name]
         methods.dots(part, list(dict.fromkeys(part["label"])), ax)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.set_title(PANELS[name])
     return made
 

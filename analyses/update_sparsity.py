@@ -3,8 +3,9 @@
 The paper: self-play lies between dense SFT and sparse RLVR. Its figures, known from notes only, are 45.7 % for self-play (AZR-Coder-7B),
 94-98 % for SFT and 3-7 % for RLVR; read as sparsity they contradict the text, read as density (share changed) they agree with it.
 
-Drawn: sparsity against the base under the four rules, a dot a seed; the ``bf16`` rule over training; layer x module maps. The methods
-share learning rate, steps, dtype and optimizer here, which the paper's checkpoints do not: ``analyses.confound`` varies them.
+Drawn: sparsity against the base under the four rules, a dot a seed, at the usual learning rate and at the lowest at which all methods
+were run; the ``bf16`` rule over training; layer x module maps at the lower rate. Within a rate the methods share steps, dtype and
+optimizer, which the paper's checkpoints do not: ``analyses.confound`` varies them.
 
     python -m analyses.update_sparsity runs/comparison --out figures        # seconds
 """
@@ -19,10 +20,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analyses import question
-from analyses.question import Verdict, over_seeds, seeds_of
-from analyses.runs import Run, plain
+from analyses.question import Verdict, judge, seeds_of
+from analyses.runs import Run, plain, slowest
 from dynamics import names, sparsity
 from dynamics.plots import methods, style
 from dynamics.rules import RULES
@@ -35,23 +37,19 @@ def caption(table: pd.DataFrame) -> str:
     total = table[table["part"] == "total"]
     dtypes = ", ".join(sorted(set(total["dtype"].dropna())))
     return (
-        f"Share of weights unchanged since the base, {seeds_of(total)} seeds, a dot each; "
-        f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. "
+        f"Share of weights unchanged since the base, by method and learning rate, {seeds_of(total)} seeds, a dot each; "
+        f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. Maps: mean over seeds, at learning rate {style.exponent(_lowest(table))}. "
         f"Rules: {'; '.join(style.RULE_LABELS.values())}."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns part (total, step, cell), label, seed, rule, step, layer, module, value, low, high, relative_update, dtype, learning_rate."""
+    """Columns part (total, step, cell), label, method, learning_rate, seed, rule, value, low, high, relative_update, dtype, ..."""
     rows: list[dict[str, Any]] = []
-    for run in plain(runs):
+    for run in [*plain(runs), *slowest(runs)]:
         found = sparsity.compare(run.checkpoints[0], run.checkpoints[-1])
-        shared: dict[str, Any] = {"label": run.label, "seed": run.seed}
-        more = {
-            "relative_update": found.total.relative_update,
-            "dtype": run.document.get("master_dtype"),
-            "learning_rate": (run.document.get("config") or {}).get("learning_rate"),
-        }
+        shared: dict[str, Any] = {"label": run.label, "method": run.method, "learning_rate": run.learning_rate, "seed": run.seed}
+        more = {"relative_update": found.total.relative_update, "dtype": run.document.get("master_dtype")}
         for rule in RULES:
             rows.append({"part": "total", **shared, "rule": rule, "value": found.total.sparsity[rule], **more})
             if f"sparsity/{rule}" in run.metrics:
@@ -59,80 +57,113 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 steps = zip(there["step"], there[f"sparsity/{rule}"], strict=True)
                 rows += [{"part": "step", **shared, "rule": rule, "step": step, "value": value} for step, value in steps]
         cells = found.grid.assign(part="cell", rule="bf16", value=lambda grid: grid["sparsity_bf16"], **shared)
-        rows += cells[["part", "label", "seed", "rule", "layer", "module", "value", "numel"]].to_dict("records")
+        rows += cells[["part", *shared, "rule", "layer", "module", "value", "numel"]].to_dict("records")
     table = pd.DataFrame(rows)
-    for (_, _), part in table[table["part"] == "total"].groupby(["label", "rule"]):
-        table.loc[part.index, ["low", "high"]] = over_seeds(part["value"].to_numpy())[1:]
-    return table
+    whole = table["part"] == "total"
+    return pd.concat([question.with_intervals(table[whole], ["label", "rule"]), table[~whole]], ignore_index=True)
+
+
+def _lowest(table: pd.DataFrame) -> float:
+    return float(table["learning_rate"].min())
+
+
+def _named(table: pd.DataFrame) -> dict[str, str]:
+    """Label -> what an axis calls it: the method and the learning rate."""
+    first = table.drop_duplicates("label")
+    return {row["label"]: f"{row['method']}, {style.exponent(row['learning_rate'])}" for row in first.to_dict("records")}
 
 
 def draw(table: pd.DataFrame, ax: Axes, rule: str = "bf16") -> Axes:
     """Sparsity by one rule, a row a label."""
     part = table[(table["part"] == "total") & (table["rule"] == rule)]
-    methods.dots(part, list(dict.fromkeys(part["label"])), ax)
-    for place, (_, mine) in enumerate(part.groupby("label", sort=False)):
+    labels = list(dict.fromkeys(part["label"]))
+    methods.dots(part, labels, ax)
+    for place, label in enumerate(labels):
+        mine = part[part["label"] == label]["value"]
+        right = mine.mean() < 0.5
         ax.annotate(
-            f"{100 * mine['value'].mean():.2f} %",
-            (mine["value"].max(), place),
-            (8, 0),
+            f"{100 * mine.mean():.2f} %",
+            (mine.max() if right else mine.min(), place),
+            (7 if right else -7, 0),
             textcoords="offset points",
             va="center",
-            fontsize=7.5,
+            ha="left" if right else "right",
+            fontsize=7,
         )
+    ax.set_yticks(range(len(labels)), [_named(part)[label] for label in labels])
     ax.set_xlim(-0.03, 1.03)
+    ax.set_xticks([0, 0.5, 1])
     ax.set_title(f"rule {rule}")
     ax.set_xlabel("sparsity")
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    labels = list(dict.fromkeys(table["label"]))
-    made = style.new_figure(9.5, 5.4)
-    parts: Any = made.subfigures(2, 1, height_ratios=[1, 1.5])
+    named = _named(table)
+    made = style.new_figure(style.TWO_COLUMN, 2.9 + 0.22 * len(named))
+    parts: Any = made.subfigures(2, 1, height_ratios=[0.7 + 0.22 * len(named), 2.2])
     top, bottom = parts
     axes = top.subplots(1, len(RULES), sharey=True)
     for ax, rule in zip(axes, RULES, strict=True):
         draw(table, ax, rule)
-    under = bottom.subplots(1, 1 + min(3, len(labels)), width_ratios=[1.3] + [1] * min(3, len(labels)))
+    cells = table[(table["part"] == "cell") & (table["learning_rate"] == _lowest(table))]
+    mapped = list(dict.fromkeys(cells["label"]))[:3]
+    under = bottom.subplots(1, 1 + len(mapped), width_ratios=[1.3] + [1] * len(mapped))
     steps = table[(table["part"] == "step") & (table["rule"] == "bf16")]
-    for label in labels:
+    for label, name in named.items():
         part = steps[steps["label"] == label]
         if len(part):
-            methods.seeds(part, "step", label, under[0])
+            slow = part["learning_rate"].iloc[0] < table["learning_rate"].max()
+            methods.seeds(part, "step", name, under[0], color=methods.color(label), linestyle="--" if slow else "-")
     under[0].set(xlabel="step", ylabel="sparsity, rule bf16", title="over training", ylim=(0, 1))
-    under[0].legend()
-    cells = table[table["part"] == "cell"]
-    shown = list(under[1:])
-    images = [cell_map(cells[cells["label"] == label], ax) for ax, label in zip(shown, labels, strict=False)]
-    bottom.colorbar(images[-1], ax=shown[-1]).set_label("sparsity, rule bf16")
-    for ax in shown[1:]:
+    rates = sorted(table["learning_rate"].unique(), reverse=True)
+    if len(rates) > 1:  # colours are those of the rows above
+        looks = [Line2D([], [], color=methods.OTHER, linestyle=dash) for dash in ("-", "--")]
+        under[0].legend(looks, [style.exponent(rate) for rate in rates], loc=(0.35, 0.13), fontsize=7.5)
+    largest = float(cells["value"].max())
+    images = [cell_map(cells[cells["label"] == label], ax, largest) for label, ax in zip(mapped, under[1:], strict=True)]
+    bottom.colorbar(images[-1], ax=under[-1]).set_label("sparsity, bf16")
+    for ax in under[2:]:
         ax.set_yticklabels([])
     return made
 
 
-def cell_map(cells: pd.DataFrame, ax: Axes) -> Any:
-    """Sparsity of every cell of layer x module, the mean over seeds, on a scale from 0 to 1. ``cells``: label, layer, module, value."""
+def cell_map(cells: pd.DataFrame, ax: Axes, largest: float = 1.0) -> Any:
+    """Sparsity of every cell of layer x module, the mean over seeds, on a scale from 0. ``cells``: label, method, layer, module, value."""
     modules = sorted(cells["module"].unique(), key=sparsity.module_order)
     layers = sorted(cells["layer"].unique(), key=lambda name: names.layer_order(name or ""))
     wide = cells.pivot_table(index="layer", columns="module", values="value").reindex(index=layers, columns=modules)
-    image = ax.imshow(wide.to_numpy(float), vmin=0, vmax=1, cmap=style.SEQUENTIAL, aspect="auto")
-    ax.set_xticks(range(len(modules)), modules, rotation=60, ha="right", rotation_mode="anchor")
+    image = ax.imshow(wide.to_numpy(float), vmin=0, vmax=largest, cmap=style.SEQUENTIAL, aspect="auto")
+    ax.set_xticks(range(len(modules)), modules, rotation=90, fontsize=7.5)
     ax.set_yticks(range(len(layers)), [str(name).rpartition(".")[2] or "none" for name in layers])
     ax.grid(False)
-    ax.set_title(str(cells["label"].iloc[0]))
+    ax.set_title(_named(cells)[cells["label"].iloc[0]])
     return image
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    found = []
-    for rule in ("bf16", "rtol"):
-        part = table[(table["part"] == "total") & (table["rule"] == rule)].pivot_table(index="seed", columns="label", values="value")
-        for other, side, text in (("sft", 1, "self-play is sparser than SFT"), ("rlvr", -1, "self-play is denser than RLVR")):
-            if {"selfplay", other} <= set(part.columns):
-                apart = (part["selfplay"] - part[other]).dropna().to_numpy()
-                name = f"sparsity by {rule}, self-play minus {other.upper()}, matched learning rate, steps and dtype"
-                found.append(Verdict(text, name, *over_seeds(apart), len(apart), "Student over seeds", side))
-    return found if np.any([one.seeds for one in found]) else []
+    part = table[(table["part"] == "total") & (table["rule"] == "bf16")]
+    rates = sorted(part["learning_rate"].unique(), reverse=True)
+    return [one for rate in rates for one in order_of(part[part["learning_rate"] == rate], f"learning rate {style.exponent(rate)}")]
+
+
+def order_of(part: pd.DataFrame, setting: str) -> list[Verdict]:
+    """The paper's order of the methods, by sparsity under the rule bf16: of rows with method, seed, value, all at one setting.
+
+    Its figures - self-play 45.7 %, SFT 94-98 %, RLVR 3-7 % - put self-play between under both readings, and SFT at one end or the other.
+    """
+    wide = part.pivot_table(index="seed", columns="method", values="value")
+    if not {"sft", "rlvr", "selfplay"} <= set(wide.columns):
+        return []
+    ends = wide[["sft", "rlvr"]]
+    inside = np.minimum(wide["selfplay"] - ends.min(axis=1), ends.max(axis=1) - wide["selfplay"])
+    apart = wide["rlvr"] - wide["sft"]
+    same = f"sparsity by bf16, the same steps, dtype and {setting}"
+    return [
+        judge("self-play lies between SFT and RLVR (45.7 %; 54.3 % if that is density)", f"{same}: distance to the nearer end", inside, 1),
+        judge("RLVR is sparser than SFT (the paper's text; its figures, read as density: 93-97 %, 2-6 %)", f"{same}: RLVR - SFT", apart, 1),
+        judge("SFT is sparser than RLVR (the paper's figures, read as sparsity: 94-98 %, 3-7 %)", f"{same}: RLVR - SFT", apart, -1),
+    ]
 
 
 if __name__ == "__main__":

@@ -27,26 +27,31 @@ def color(label: str) -> str:
     return COLORS.get(method(label), OTHER)
 
 
-def line(part: pd.DataFrame, x: str, label: str, ax: Axes, **look: Any) -> Axes:
+def look(label: str) -> dict[str, Any]:
+    """Colour and mark, for ``Axes.plot``."""
+    return {"color": color(label), "marker": MARKERS.get(method(label), "o")}
+
+
+def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **more: Any) -> Axes:
     """A line with its band: columns ``x``, value, low, high, in any order of rows. Bands that are NaN are not drawn."""
     part = part.sort_values(x)
     at, low, high = (part[name].to_numpy(float) for name in (x, "low", "high"))
-    look = dict[str, Any](color=color(label), marker=MARKERS.get(method(label), "o"), markersize=4, label=label) | look
-    if np.isfinite(low).all() and np.isfinite(high).all():
-        ax.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    ax.plot(at, part["value"], **look)
+    drawn = look(label) | {"markersize": 4, "label": label} | more
+    if band and np.isfinite(low).all() and np.isfinite(high).all():
+        ax.fill_between(at, low, high, color=drawn["color"], alpha=0.15, linewidth=0)
+    ax.plot(at, part["value"], **drawn)
     return ax
 
 
-def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **look: Any) -> Axes:
+def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **more: Any) -> Axes:
     """Every seed as a thin line, their mean as a thick one. ``part``: columns seed, ``x``, value; ``window``: of a centred running mean."""
-    look = dict[str, Any](color=color(label), label=label) | look
+    drawn = dict[str, Any](color=color(label), label=label) | more
     wide = part.pivot_table(index=x, columns="seed", values="value").sort_index()
     smooth = wide.rolling(window, center=True, min_periods=1).mean()
     if len(wide.columns) > 1:
         for one in wide.columns:
-            ax.plot(smooth.index, smooth[one], color=look["color"], linewidth=0.7, alpha=0.5, linestyle=look.get("linestyle", "-"))
-    ax.plot(smooth.index, smooth.mean(axis=1), **look)
+            ax.plot(smooth.index, smooth[one], color=drawn["color"], linewidth=0.7, alpha=0.5, linestyle=drawn.get("linestyle", "-"))
+    ax.plot(smooth.index, smooth.mean(axis=1), **drawn)
     return ax
 
 
@@ -59,9 +64,7 @@ def dots(table: pd.DataFrame, labels: Sequence[str], ax: Axes) -> Axes:
             continue
         if len(part) and np.isfinite(part[["low", "high"]].to_numpy(float)).all():
             ax.plot([part["low"].iloc[0], part["high"].iloc[0]], [place, place], color=color(label), linewidth=4, alpha=0.3)
-        ax.plot(
-            values, np.full(len(values), place), linestyle="none", marker=MARKERS.get(method(label), "o"), markersize=5, color=color(label)
-        )
+        ax.plot(values, np.full(len(values), place), linestyle="none", markersize=4, **look(label))
         ax.plot([values.mean()], [place], marker="|", markersize=12, markeredgewidth=1.5, color=color(label))
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)

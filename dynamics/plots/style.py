@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -43,6 +44,9 @@ SEQUENTIAL = "viridis"
 INK = "#222222"
 FAINT = "#6b6b6b"
 GRID = "#e4e4e4"
+
+#: widths in inches of a figure over one column and over both columns of a two-column paper; text is 8 to 9 points at these sizes
+ONE_COLUMN, TWO_COLUMN = 3.4, 7.0
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -72,6 +76,10 @@ _RC: Any = {  # Any, as what types matplotlib gives its keys depends on its vers
     "ytick.labelsize": 8.5,
     "xtick.major.size": 0.0,
     "ytick.major.size": 3.0,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "xtick.minor.size": 0.0,
+    "ytick.minor.size": 0.0,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "legend.title_fontsize": 8.5,
@@ -90,7 +98,7 @@ def use_style() -> Iterator[None]:
     """Draw and save inside this; the caller's matplotlib settings are back afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()  # so a figure does not depend on anybody's matplotlibrc
-        mpl.rcParams.update(_RC)
+        mpl.rcParams.update(sns.axes_style("ticks") | sns.plotting_context("paper") | _RC)
         yield
 
 
@@ -141,6 +149,12 @@ def percent(fraction: float) -> str:
     if digits > 6:
         return "<0.00001%" if fraction < 0.5 else ">99.99999%"
     return f"{100 * fraction:.{digits}f}%"
+
+
+def exponent(number: float) -> str:
+    """``3e-4`` for 0.0003: powers of ten as axes and legends write them."""
+    mantissa, _, power = f"{number:e}".partition("e")
+    return f"{float(mantissa):g}e{int(power)}"
 
 
 def label_bars(ax: Axes, labels: list[str], **text: Any) -> list[Text]:
