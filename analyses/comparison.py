@@ -1,8 +1,8 @@
 """All comparisons at once: trains what a preset lists, draws every figure, and writes ``verdicts.csv`` and ``report.html``.
 
-python -m analyses comparison                     # about a quarter of an hour on two cores the first time, seconds after that
+python -m analyses comparison                     # a quarter of an hour on two cores the first time, two minutes after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
-python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
+python -m analyses comparison --preset full       # an hour and a quarter: what the repository's figures are of
 python -m analyses comparison --preset smollm2    # half an hour: sparsity and the confound on the real 135M model
 python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
 """
@@ -35,7 +35,7 @@ from analyses import (
 )
 from dynamics import InputError
 from dynamics.command import replacing, write
-from dynamics.plots import html, style
+from dynamics.plots import html
 
 QUESTIONS: tuple[ModuleType, ...] = (
     pass_at_k,
@@ -70,16 +70,16 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
     rows: list[dict[str, Any]] = []
     figures.mkdir(parents=True, exist_ok=True)
     for module in QUESTIONS:
+        name = module.__name__.rpartition(".")[2]
+        runs.say(f"measuring: {name}")
         try:
             table, made = question.write(module, found, figures)
         except InputError as error:
             sections.append(html.section(module.TITLE, f"<p>Not drawn: {html.safe(error, 400)}</p>"))
             continue
         paths += made
-        name = module.__name__.rpartition(".")[2]
         rows += [asdict(one) | {"verdict": one.verdict, "figure": name} for one in module.verdicts(table)]
-        with style.use_style():
-            chart = html.image(module.figure(table), module.TITLE)
+        chart = html.picture((figures / f"{name}.svg").read_bytes(), module.TITLE)
         text = f"<p>The paper: {html.safe(module.CLAIM, 600)}.</p>{chart}<p class=faint>{html.safe(module.caption(table), 1200)}</p>"
         sections.append(html.section(module.TITLE, text))
     verdicts = pd.DataFrame(rows, columns=[*(one.name for one in fields(question.Verdict)), "verdict", "figure"])
@@ -102,11 +102,11 @@ def _machine(found: Sequence[runs.Run], preset: str) -> dict[str, Any]:
 
 def markdown(table: pd.DataFrame) -> str:
     """The verdicts as a table for a README."""
-    lines = ["| finding of the paper | measured here | effect, 95 % | seeds | verdict |", "|---|---|---|---|---|"]
+    lines = ["| finding of the paper | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
-        lines.append(f"| {row['finding']} | {row['measured']} | {row['effect']:+.3g}{ends} | {row['seeds']} | {row['verdict']} |")
-    return "\n".join(lines)
+        lines.append(f"| {row['finding']} | {row['measured']} | {row['effect']:+.3g}{ends} | {row['by_seed']} | {row['verdict']} |")
+    return "\n".join([*lines, "", QUOTED])
 
 
 def fill(readme: Path, table: pd.DataFrame) -> None:
@@ -122,57 +122,45 @@ def _about(found: Sequence[runs.Run], preset: str) -> str:
     models = ", ".join(sorted({str(run.document.get("model")) for run in found}))
     steps = sorted({len(run.metrics) for run in found})
     small = "" if preset in ("full", "paper") else " This is a demonstration: few steps and seeds."
+    made = _machine(found, preset)
+    versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items() if version)
     return (
         f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
-        f"preset {html.safe(preset or 'none')}.{small} "
-        "Findings are those of arXiv 2510.27072 on 3B and 7B models; what a small model shows need not hold for them.</p>"
+        f"preset {html.safe(preset or 'none')}; "
+        f"{made['cores']} cores of {html.safe(made['machine'])}, {html.safe(versions, 400)}.{small} "
+        "Findings are those of arXiv 2510.27072 on 3B and 7B models; what a small model shows need not hold for them. An effect is the mean "
+        "over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the other, or "
+        "cannot be told.</p>"
     )
 
 
+#: the colour beside a verdict
+_COLORS = {question.HOLDS: "#009E73", question.FAILS: "#D55E00", question.OPEN: "#999999"}
+
+
 def _verdicts(table: pd.DataFrame) -> str:
-    heads = ["<finding of the paper", "<measured here", "effect", "95 %", "seeds", "<interval", "<verdict"]
-    lines = [
-        [
-            html.safe(row["finding"]),
-            html.safe(row["measured"], 400),
-            f"{row['effect']:+.3g}",
-            "-" if pd.isna(row["low"]) else f"[{row['low']:+.3g}, {row['high']:+.3g}]",
-            str(row["seeds"]),
-            html.safe(row["interval"]),
-            f"<b>{html.safe(row['verdict'])}</b>",
-        ]
-        for row in table.to_dict("records")
-    ]
-    return html.wrapped(html.table(heads, lines)) + f"<p class=faint>{html.safe(QUOTED, 1000)}</p>"
+    """Three columns, so that a phone has room for them."""
+    counts = ", ".join(f"{int((table['verdict'] == one).sum())} {one}" for one in _COLORS)
+    lines = []
+    for row in table.to_dict("records"):
+        ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
+        seeds = f"by seed {row['by_seed']}; {row['interval']}"
+        lines.append(
+            [
+                f'<div class=mark style="--rule: {_COLORS[row["verdict"]]}">{html.safe(row["verdict"])}</div>',
+                f"{html.safe(row['finding'])}<small>{html.safe(row['measured'], 400)}</small>",
+                f"{row['effect']:+.3g}{ends}<small>{html.safe(seeds, 300)}</small>",
+            ]
+        )
+    made = html.table(["<verdict", "<finding of the paper, what was measured", "<effect, 95 %"], lines)
+    return f"<p>{counts}.</p><div class=fit>{made}</div><p class=faint>{html.safe(QUOTED, 1000)}</p>"
 
 
 def _runs(found: Sequence[runs.Run]) -> str:
     heads = ["<run", "<what", "seed", "steps", "<masters", "<computed in", "<settings"]
-    shown = (
-        "learning_rate",
-        "temperature",
-        "advantage",
-        "batch",
-        "prompts",
-        "group",
-        "reward",
-        "proposer",
-        "eval_problems",
-        "eval_samples",
-        "threads",
-    )
     lines = []
     for run in found:
-        config = run.document.get("config") or {}
-        settings = ", ".join(f"{name} {config[name]}" for name in shown if name in config)
-        cells = [
-            run.path.name,
-            run.label,
-            run.seed,
-            len(run.metrics),
-            run.document.get("master_dtype"),
-            run.document.get("compute_dtype"),
-            settings,
-        ]
-        lines.append([html.safe(cell, 400) for cell in cells])
-    return html.wrapped(html.table(heads, lines))
+        settings = "\n".join(f"{name} = {value!r}" for name, value in (run.document.get("config") or {}).items())
+        what = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
+        lines.append([*(html.safe(cell) for cell in what), html.folded("all", settings)])
+    return html.table(heads, lines)

@@ -5,8 +5,8 @@ dtype as well as in method. Here the same data and steps are run with other lear
 
 Drawn: sparsity under the four rules against the learning rate, a line for each method and dtype of the masters; above as the run stored
 its weights, below with both checkpoints rounded to bfloat16 first, as most are published; on the right against the tolerance of the rule
-``atol``, at the lowest learning rate. Where a setting moves a method further than the methods lie apart, a comparison that does not match that
-setting says nothing of the method.
+``atol``, at the lowest learning rate. Where a setting moves a method further than the methods lie apart, a comparison that does not match
+that setting says nothing of the method.
 
     python -m analyses.confound runs/comparison --out figures        # under a minute for the embedded model
 """

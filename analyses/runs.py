@@ -320,9 +320,9 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     left = {name: options for name, options in jobs.items() if force or not _finished(folder / name, options)}
     if left:
         there = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
-        _say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {cores()} at a time{there}")
+        say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {cores()} at a time{there}")
         for name in left:
-            _say(f"  {name}: {' '.join(left[name])}")
+            say(f"  {name}: {' '.join(left[name])}")
         if any("--model" not in options for options in left.values()):
             with Bar("making the embedded model") as bar:
                 tiny.find(progress=bar)
@@ -341,7 +341,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
         done += 1
         passed = time.perf_counter() - begin
         rest = passed / done * (len(left) - done)
-        _say(f"  {done}/{len(left)} {name}; {passed / 60:.1f} min, about {rest / 60:.1f} min to go")
+        say(f"  {done}/{len(left)} {name}; {passed / 60:.1f} min, about {rest / 60:.1f} min to go")
 
     if BASE in left:
         work(BASE)
@@ -368,5 +368,5 @@ def _finished(folder: Path, options: list[str]) -> bool:
     return bool(there.get("status") == "finished" and there.get("config") == json.loads(json.dumps(wanted)))
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """Do the methods move the same weights, in the same directions?
 
 Not in the paper, but what its comparison asks for next: cosine of the updates of methods and seeds; overlap of the weights that they
-changed against the chance value of independent masks with the same density in every tensor, at the lowest learning rate at which all methods
-were run (where nearly every weight changes, so do the same weights of any two runs); spectral drift, principal angles and stable rank.
+changed against the chance value of independent masks with the same density in every tensor, at the lowest learning rate at which all
+methods were run (where nearly every weight changes, any two runs change the same); spectral drift, principal angles and stable rank.
 
     python -m analyses.update_shape runs/comparison --out figures        # two minutes for the embedded model
 """
@@ -35,7 +35,7 @@ def caption(table: pd.DataFrame) -> str:
     rates = sorted(pairs["learning_rate"].unique(), reverse=True)
     return (
         f"Top left: cosine of the updates of two runs, over all weights, learning rate {style.exponent(rates[0])}; unrelated updates of so "
-        "many weights are within a hundredth of 0. Top right: the overlap (Jaccard index) of the weights that they changed (rule bf16) over "
+        "many weights are within a hundredth of 0. Top right: overlap (Jaccard index) of the weights that they changed (rule bf16) over "
         f"that of independent masks with the same density in every tensor, learning rate {style.exponent(rates[-1])}. Below: means over "
         "matrices, every matrix the same weight, of the runs of the first, a dot a seed; bars: Student's 95 % over seeds. Angles: the "
         "largest of the first 32 left singular directions; stable rank: of the update."

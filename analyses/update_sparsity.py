@@ -38,7 +38,8 @@ def caption(table: pd.DataFrame) -> str:
     dtypes = ", ".join(sorted(set(total["dtype"].dropna())))
     return (
         f"Share of weights unchanged since the base, by method and learning rate, {seeds_of(total)} seeds, a dot each; "
-        f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. Maps: mean over seeds, at learning rate {style.exponent(_lowest(table))}. "
+        f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. "
+        f"Maps: mean over seeds, at learning rate {style.exponent(_lowest(table))}. "
         f"Rules: {'; '.join(style.RULE_LABELS.values())}."
     )
 

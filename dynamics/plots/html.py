@@ -58,8 +58,16 @@ def image(drawing: Figure, alt: str) -> str:
     """A figure as part of the page; call it inside ``style.use_style``."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{encoded}">'
+    return picture(buffer.getvalue(), alt)
+
+
+def picture(svg: bytes, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
+
+
+def folded(title: str, text: str) -> str:
+    """Text that opens under its title."""
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
 
 
 def glossary(meanings: Mapping[str, str]) -> str:
