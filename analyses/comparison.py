@@ -128,9 +128,9 @@ def _about(found: Sequence[runs.Run], preset: str) -> str:
         f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
         f"preset {html.safe(preset or 'none')}; "
         f"{made['cores']} cores of {html.safe(made['machine'])}, {html.safe(versions, 400)}.{small} "
-        "Findings are those of arXiv 2510.27072 on 3B and 7B models; what a small model shows need not hold for them. An effect is the mean "
-        "over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the other, or "
-        "cannot be told.</p>"
+        "Findings are those of arXiv 2510.27072 on 3B and 7B models; what a small model shows need not hold for them. An effect is the "
+        "mean over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the "
+        "other, or cannot be told.</p>"
     )
 
 

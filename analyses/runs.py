@@ -135,7 +135,7 @@ PRESETS = {
         small={
             "sft": f"--batch 8 --max-new-tokens 12 --task {_SUMS}",
             "rlvr": f"--prompts 4 --group 4 --max-new-tokens 12 --task {_SUMS}",
-            "selfplay": "--propose-tokens 96 --max-new-tokens 32 --seeding 8 --curriculum 4",
+            "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 4",
         },
         first="--model smollm2 --task proposals --steps 20 --learning-rate 5e-5 --batch 8 --eval-problems 0",
         minutes=30,

@@ -7,14 +7,17 @@ import json
 import math
 import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+from test_entropy_plots import browser, dumped
 
-from analyses import comparison, confound, entropy_dynamics, forgetting, question, runs, support
-from analyses.question import FAILS, HOLDS, OPEN, Verdict, over_seeds
+from analyses import comparison, confound, curriculum, entropy_dynamics, forgetting, pass_at_k, question, runs, support, update_sparsity
+from analyses.question import FAILS, HOLDS, OPEN, Verdict, judge, over_seeds
 from dynamics import InputError
+from dynamics.plots import methods, style
 from dynamics.train import config, loop
 
 
@@ -31,17 +34,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_everything_is_built_from_run_directories(folder: Path, tmp_path: Path) -> None:
-    paths = comparison.build(runs.find([folder]), tmp_path / "figures")
-    assert all(path.stat().st_size for path in paths)
+@pytest.fixture(scope="module")
+def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Figures, tables, verdicts and report of these runs."""
+    target = tmp_path_factory.mktemp("figures")
+    assert all(path.stat().st_size for path in comparison.build(runs.find([folder]), target))
+    return target
+
+
+def test_everything_is_built_from_run_directories(built: Path) -> None:
+    paths = list(built.iterdir())
     names = {path.stem for path in paths if path.suffix == ".csv"}
     assert names == {module.__name__.rpartition(".")[2] for module in comparison.QUESTIONS} | {"verdicts"}
-    verdicts = pd.read_csv(tmp_path / "figures" / "verdicts.csv")
+    verdicts = pd.read_csv(built / "verdicts.csv")
     assert set(verdicts["verdict"]) <= {HOLDS, FAILS, OPEN}
-    single = verdicts[verdicts["interval"].str.startswith("Student")]
+    single = verdicts[verdicts["interval"] == "none: one seed"]
     assert len(single)
     assert (single["verdict"] == OPEN).all()  # one seed can tell nothing about seeds
-    page = (tmp_path / "figures" / "report.html").read_text()
+    page = (built / "report.html").read_text()
     assert all(module.TITLE in page for module in comparison.QUESTIONS)
     assert not re.search(r"(src|href)=.?https?:", page)  # nothing is fetched
 
@@ -122,11 +132,130 @@ def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: 
 
 
 def test_a_verdict_is_its_interval() -> None:
-    def verdict(low: float, high: float, expected: int) -> str:
-        return Verdict("", "", (low + high) / 2, low, high, 2, "", expected).verdict
+    def verdict(low: float, high: float, expected: int, margin: float = 0.0) -> str:
+        return Verdict("", "", (low + high) / 2, low, high, 2, "", "", expected, margin).verdict
 
     assert [verdict(0.1, 0.2, 1), verdict(0.1, 0.2, -1), verdict(-0.2, -0.1, -1), verdict(-0.1, 0.2, 1)] == [HOLDS, FAILS, HOLDS, OPEN]
     assert verdict(math.nan, math.nan, 1) == OPEN
+    assert [verdict(-0.04, 0.03, 0, 0.05), verdict(-0.06, 0.03, 0, 0.05), verdict(0.06, 0.2, 0, 0.05)] == [HOLDS, OPEN, FAILS]
+
+
+def test_seeds_that_agree_by_chance_do_not_make_a_verdict_sharp() -> None:
+    within = (-0.1, 0.3, "bootstrap over problems")
+    found = judge("", "", [0.1, 0.1, 0.1], 1, within)
+    assert (found.low, found.high, found.verdict) == (-0.1, 0.3, OPEN)
+    assert judge("", "", [0.1, 0.1, 0.1], 1).verdict == HOLDS
+    apart = judge("", "", [0.0, 0.2], 1, (0.05, 0.15, "bootstrap over problems"))
+    assert (apart.low, apart.high) == over_seeds([0.0, 0.2])[1:]  # here the seeds are the wider
+    alone = judge("", "", [0.1], 1, (0.05, 0.15, "bootstrap over problems"))
+    assert (alone.low, alone.high, alone.seeds, alone.interval) == (0.05, 0.15, 1, "bootstrap over problems, one seed")
+    assert judge("", "", [0.1], 1).verdict == OPEN
+
+
+def test_the_papers_order_is_judged_under_both_readings() -> None:
+    def told(sft: float, rlvr: float, game: float) -> list[str]:
+        rows = [
+            {"method": method, "seed": seed, "value": value + 0.001 * seed}
+            for method, value in (("sft", sft), ("rlvr", rlvr), ("selfplay", game))
+            for seed in range(3)
+        ]
+        return [one.verdict for one in update_sparsity.order_of(pd.DataFrame(rows).sample(frac=1, random_state=0), "")]
+
+    assert told(0.4, 0.9, 0.6) == [HOLDS, HOLDS, FAILS]
+    assert told(0.9, 0.4, 0.6) == [HOLDS, FAILS, HOLDS]
+    assert told(0.4, 0.6, 0.9) == [FAILS, HOLDS, FAILS]
+
+
+def test_the_confound_is_judged_over_the_settings_that_every_seed_has() -> None:
+    rows = [
+        {"method": method, "seed": seed, "learning_rate": rate, "masters": "float32", "rule": "bf16", "stored": "as trained", "label": ""}
+        | {"value": level + shift + 0.001 * seed}
+        for method, shift in (("sft", 0.0), ("rlvr", 0.1))
+        for rate, level in ((3e-4, 0.05), (3e-6, 0.6))
+        for seed in range(3)
+    ]
+    only = rows[0] | {"learning_rate": 1e-3, "value": 0.99}  # of one seed
+    (found,) = confound.verdicts(pd.DataFrame([*rows, only]))
+    assert found.effect == pytest.approx(0.1 - 0.55)
+    assert found.verdict == FAILS
+
+
+def test_the_gap_is_the_comparisons_difference() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"name": name, "problem": f"p{problem}", "correct": bool(rng.random() < level), "seed": 0, "split": "seen", "task": "t"}
+        for name, level in (("base, T=1", 0.2), ("rlvr", 0.4))
+        for problem in range(12)
+        for _ in range(8)
+    ]
+    table = pd.DataFrame(rows)
+    whole = pass_at_k.apart(table, "base, T=1", "rlvr", [1, 8])
+    assert whole is not None
+    for k, value in zip(whole.points["k"], whole.points["difference"], strict=True):
+        assert pass_at_k.gap(table, "base, T=1", "rlvr", int(k)) == pytest.approx(value)
+
+
+def test_the_lowest_learning_rate_that_all_methods_share() -> None:
+    def run(method: str, **more: object) -> runs.Run:
+        return runs.Run(Path(method), {"method": method, "config": {**more}, "seed": 0})
+
+    usual = [run("sft"), run("rlvr")]
+    slow = [run(method, learning_rate=3e-5) for method in ("sft", "rlvr")]
+    slower = [run(method, learning_rate=3e-6) for method in ("sft", "rlvr")]
+    narrow = [run(method, learning_rate=3e-7, master_dtype="bfloat16") for method in ("sft", "rlvr")]
+    assert runs.slowest([*usual, *slow, *slower, *narrow]) == slower
+    assert runs.slowest([*usual, *slow, slower[0]]) == slow  # the other was run by one method only
+    assert runs.slowest(usual) == []
+
+
+def test_operations_are_counted_in_any_python() -> None:
+    assert [curriculum.operations(one) for one in ("x", "x+1", "sorted(x)[::-1]", "[y*2 for y in x]")] == [0, 1, 3, 2]
+
+
+def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
+    """By structure: a line a method in its colour, the controls in grey, labels of axes, limits that hold the data."""
+
+    def beside(module: ModuleType) -> pd.DataFrame:
+        return pd.read_csv(built / f"{module.__name__.rpartition('.')[2]}.csv")
+
+    with style.use_style():
+        table = beside(pass_at_k)
+        ax = pass_at_k.draw(table, style.new_figure(3, 3).subplots(), "seen")
+        colors = {line.get_label(): line.get_color() for line in ax.lines}
+        assert {name: colors[name] for name in ("sft", "rlvr", "selfplay", "base, T=1")} == {
+            **{name: methods.COLORS[name] for name in ("sft", "rlvr", "selfplay")},
+            "base, T=1": methods.COLORS["base"],
+        }
+        assert colors["base, greedy"] == methods.OTHER
+        assert ax.get_xlabel() == "k"
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "4"]
+        curve = table[(table["split"] == "seen") & (table["name"] == "rlvr") & (table["kind"] == "pass@k")]
+        (line,) = [line for line in ax.lines if line.get_label() == "rlvr"]
+        assert line.get_ydata() == pytest.approx(curve.sort_values("k")["value"])
+        assert len(ax.collections) == 4  # a band a method and for the base; none for controls
+
+        ax = update_sparsity.draw(beside(update_sparsity), style.new_figure(3, 3).subplots(), "bf16")
+        assert [tick.get_text() for tick in ax.get_yticklabels()] == ["sft, 3e-4", "rlvr, 3e-4", "selfplay, 3e-4"]
+        assert ax.get_xlim() == (-0.03, 1.03)
+        for module in comparison.QUESTIONS:
+            drawn = module.figure(beside(module))
+            assert drawn.get_figwidth() <= style.TWO_COLUMN
+            for ax in drawn.axes:
+                assert ax.get_title(loc="left") or ax.get_title() or ax.get_xlabel() or ax.get_ylabel() or not ax.axison, module
+
+
+@pytest.mark.skipif(browser() is None, reason="no browser")
+def test_the_report_in_a_browser(folder: Path, built: Path, tmp_path: Path) -> None:
+    """On a phone nothing but what scrolls by itself is wider than the screen; every picture is one."""
+    script = (
+        "<script>addEventListener('load', () => { document.title = [document.documentElement.scrollWidth <= innerWidth, "
+        "[...document.images].every(one => one.naturalWidth > 100), document.images.length].join(' ') })</script>"
+    )
+    page = tmp_path / "page.html"
+    page.write_text((built / "report.html").read_text() + script)
+    dom = dumped(page, tmp_path, "--window-size=500,900")
+    assert f"<title>true true {len(comparison.QUESTIONS)}</title>" in dom
+    assert dom.count("<details>") == len(runs.find([folder]))
 
 
 def test_the_interval_over_seeds_is_students() -> None:

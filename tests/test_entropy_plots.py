@@ -80,11 +80,8 @@ def browser():
     return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 
-@pytest.mark.skipif(browser() is None, reason="no browser")
-def test_in_a_browser(tmp_path):
-    """The script runs, colours tokens, stays out of reach of the text, and draws a sliver of a hundred thousand tokens."""
-    path = tmp_path / "page.html"
-    path.write_text(page(made(100_000, texts=1), "m", "other"), encoding="utf-8")
+def dumped(page, folder, *flags):
+    """The page as the browser has it once its scripts have run."""
     flags = [
         "--headless",
         "--no-sandbox",
@@ -92,10 +89,18 @@ def test_in_a_browser(tmp_path):
         "--disable-background-networking",
         "--disable-component-update",
         "--no-first-run",
+        *flags,
     ]
-    command = [browser(), *flags, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    dom = done.stdout
+    command = [browser(), *flags, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(browser() is None, reason="no browser")
+def test_in_a_browser(tmp_path):
+    """The script runs, colours tokens, stays out of reach of the text, and draws a sliver of a hundred thousand tokens."""
+    path = tmp_path / "page.html"
+    path.write_text(page(made(100_000, texts=1), "m", "other"), encoding="utf-8")
+    dom = dumped(path, tmp_path)
     assert "<title>Entropy</title>" in dom
     drawn = len(re.findall(r"<span data-i=", dom))
     assert 200 < drawn < 20_000

@@ -122,6 +122,29 @@ def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int]
         assert killed[name] == whole[name], name
 
 
+def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: Path) -> None:
+    """Every method asks the same, so all begin with the same value; measuring it changes nothing of the run."""
+    first = {}
+    for method in QUICK:
+        out = tmp_path / method
+        more = ["--entropy-bonus", "0.01"] if method != "sft" else []  # a term that would give even idle tokens a gradient
+        short = ["--steps", "2", "--eval-problems", "0", "--max-new-tokens", "8", *more]
+        assert cli(arguments(method, base, out, *short, "--fixed-every", "1")) == 0
+        assert cli(arguments(method, base, tmp_path / f"{method}-without", *short, "--fixed-every", "0")) == 0
+        rows, without = (
+            [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+            for name in (method, f"{method}-without")
+        )
+        first[method] = rows[0]["fixed/solver/entropy"]
+        assert rows[1]["fixed/solver/entropy"] != first[method]
+        for one, other in zip(rows, without, strict=True):
+            assert not any(key.startswith("fixed/") for key in other)
+            assert {key: one[key] for key in ("loss", "grad_norm", "entropy")} == {
+                key: other[key] for key in ("loss", "grad_norm", "entropy")
+            }
+    assert len(set(first.values())) == 1
+
+
 def test_resuming_at_every_step(base: Path, tmp_path: Path) -> None:
     config = RLVR(model=str(base), steps=4, save_every=1, eval_problems=0, problems=20, prompts=12, group=6, max_new_tokens=6, threads=1)
     run("rlvr", config, tmp_path / "straight")
