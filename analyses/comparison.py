@@ -59,8 +59,9 @@ QUOTED = (
 
 
 def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
+    """Figures of the preset ``full`` are those that belong to the repository; those of another go into a folder of its name."""
     found = runs.train(preset, folder / ("comparison" if preset == "default" else f"comparison-{preset}"), force)
-    return build(found, figures if preset in ("default", "full") else figures / preset, preset)
+    return build(found, figures if preset == "full" else figures / preset, preset)
 
 
 def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Path]:

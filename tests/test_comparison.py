@@ -18,19 +18,15 @@ from analyses import comparison, confound, curriculum, entropy_dynamics, forgett
 from analyses.question import FAILS, HOLDS, OPEN, Verdict, judge, over_seeds
 from dynamics import InputError
 from dynamics.plots import methods, style
-from dynamics.train import config, loop
+from dynamics.train import config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One short run a method, with everything that the scripts read."""
+    """The runs of the preset ``quick``, made as the command makes them."""
     target = tmp_path_factory.mktemp("runs")
-    shared = {"steps": 3, "eval_problems": 9, "eval_samples": 4, "eval_temperatures": "1,0"}
-    loop.run("sft", config.SFT(batch=4, problems=16, **shared), target / "sft-0")  # type: ignore[arg-type]
-    loop.run("sft", config.SFT(batch=4, problems=16, learning_rate=3e-5, record_every=1, **shared), target / "sft-slow-0")  # type: ignore[arg-type]
-    loop.run("rlvr", config.RLVR(prompts=3, group=4, problems=16, **shared), target / "rlvr-0")  # type: ignore[arg-type]
-    game = {"prompts": 4, "group": 4, "seeding": 4, "curriculum": 4}
-    loop.run("selfplay", config.SelfPlay(**game, **shared), target / "selfplay-0")  # type: ignore[arg-type]
+    found = runs.train("quick", target)
+    assert {run.path.name for run in found} == set(runs.plan("quick"))
     return target
 
 
@@ -65,18 +61,20 @@ def test_a_script_runs_by_itself(folder: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_sparsity_and_labels_agree_with_the_run(folder: Path) -> None:
     found = {run.path.name: run for run in runs.find([folder])}
-    assert [run.label for run in found.values()] == ["sft", "sft, learning rate 3e-05", "rlvr", "selfplay"]
+    variants = ["bfloat16 masters", "learning rate 3e-05"]
+    expected = [*(f"{method}{more}" for method in ("sft", "rlvr") for more in ("", *(f", {one}" for one in variants)))]
+    assert [run.label for run in found.values()] == [*expected, "selfplay", "selfplay, frozen proposer"]
     assert [run.path.name for run in runs.plain(list(found.values()))] == ["sft-0", "rlvr-0", "selfplay-0"]
     table = confound.measure(list(found.values()))
     table = table[table["rule"] == "bf16"]
     stored = table.pivot_table(index="label", columns="stored", values="value")
     assert (stored["as trained"] == stored["bfloat16"]).all()  # what the rule rounds is what such a file holds
     table = table[table["stored"] == "as trained"]
-    slow = table[table["label"] == "sft, learning rate 3e-05"]["value"].item()
-    assert slow == pytest.approx(found["sft-slow-0"].metrics["sparsity/bf16"].dropna().iloc[-1], abs=1e-6)
+    value = {name: table[table["label"] == found[name].label]["value"].item() for name in found if "frozen" not in name}
+    assert value["rlvr-slow-0"] == pytest.approx(found["rlvr-slow-0"].metrics["sparsity/bf16"].iloc[-1], abs=1e-6)
     spread = {row["rule"]: row for row in confound.spreads(table)}
-    plain = table[table["label"] == "sft"]["value"].item()
-    assert spread["bf16"]["settings"] == pytest.approx(slow - plain)
+    within = [max(mine) - min(mine) for mine in ([value[n] for n in value if n.startswith(method)] for method in ("sft", "rlvr"))]
+    assert spread["bf16"]["settings"] == pytest.approx(max(within))
 
 
 def test_what_only_one_solved_and_how_unlikely_the_base_found_it(folder: Path) -> None:
@@ -278,10 +276,7 @@ def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path
         assert len({" ".join(options) for options in plan.values()}) == len(plan)
         for name, options in plan.items():
             assert not runs._finished(tmp_path / name, options)  # also parses the options
-    options = [
-        "sft",
-        *["--steps", "3", "--eval-problems", "9", "--eval-samples", "4", "--eval-temperatures", "1,0", "--batch", "4", "--problems", "16"],
-    ]
+    options = runs.plan("quick")["sft-0"]
     assert runs._finished(folder / "sft-0", options)
     assert not runs._finished(folder / "sft-0", [*options, "--seed", "1"])
     record = json.loads((folder / "sft-0" / "run.json").read_text())
