@@ -67,11 +67,9 @@ _SUMS = "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1"
 #: base and published result of Absolute Zero, on the Hub
 _PAIRS = {"3b": ("Qwen/Qwen2.5-Coder-3B", "andrewzh/Absolute_Zero_Reasoner-Coder-3b")}
 _PAIRS["7b"] = ("Qwen/Qwen2.5-Coder-7B", "andrewzh/Absolute_Zero_Reasoner-Coder-7b")
-_CODE = "evalplus.codegen --model {model} --dataset {data} --backend vllm --n_samples 64 --temperature 1.0 --root evals/{name}"
-_MATHS = (
-    "lm_eval --model vllm --model_args pretrained={model} --tasks {data} --log_samples --output_path evals/{name} "
-    "--gen_kwargs do_sample=true,temperature=1.0"
-)
+#: 64 samples a problem at temperature 1, graded, in formats that ``dynamics.passk`` reads
+_CODE = "evalplus.evaluate --model {model} --dataset {data} --backend vllm --n_samples 64 --temperature 1.0 --root evals/{name}"
+_MATHS = "inspect eval inspect_evals/{data} --model vllm/{model} --epochs 64 --temperature 1.0 --log-dir evals/{name}"
 _PUBLISHED = (
     *(f"python -m dynamics.sparsity {base} {tuned} --json azr-{size}-sparsity.json" for size, (base, tuned) in _PAIRS.items()),
     *(
@@ -82,7 +80,7 @@ _PUBLISHED = (
         harness.format(model=model, data=data, name=f"{role}-{size}")
         for size, pair in _PAIRS.items()
         for role, model in zip(("base", "azr"), pair, strict=True)
-        for harness, sets in ((_CODE, ("humaneval", "mbpp")), (_MATHS, ("aime24", "aime25", "minerva_math500")))
+        for harness, sets in ((_CODE, ("humaneval", "mbpp")), (_MATHS, ("aime2024", "aime2025", "math")))
         for data in sets
     ),
     *(f"python -m dynamics.passk base=evals/base-{size} azr=evals/azr-{size} --json azr-{size}-passk.json" for size in _PAIRS),

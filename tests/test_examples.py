@@ -71,7 +71,17 @@ def test_python_of_the_readme(number: int, tmp_path: Path, monkeypatch: pytest.M
         "reward": lambda **_: [0.0],
         "loss": 1.0,
         "step": 1,
+        "folder": tmp_path / "runs",
     }
+    rows = [
+        {"model": name, "problem": f"p{p}", "sample": n, "correct": bool(rng.random() < 0.5), "split": "unseen", "task": "deduction"}
+        for name in ("base, T=1", "sft, 3 steps, T=1")
+        for p in range(6)
+        for n in range(4)
+    ]
+    (tmp_path / "runs" / "sft-0" / "evals").mkdir(parents=True)
+    (tmp_path / "runs" / "sft-0" / "run.json").write_text(json.dumps({"schema": "dynamics.run/1", "method": "sft", "seed": 0}))
+    (tmp_path / "runs" / "sft-0" / "evals" / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     exec(compile(BLOCKS[number].replace("logs/rl.eval", "tuned_results.jsonl"), f"README, block {number}", "exec"), names)
 
 
