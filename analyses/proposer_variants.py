@@ -41,9 +41,9 @@ SAME = 0.05
 
 def caption(table: pd.DataFrame) -> str:
     return (
-        "Gain: held-out pass@1 minus that of the base at T=1, all splits. Solver entropy (nats) and share of proposals that are valid: last "
+        "Gain: held-out pass@1 minus that of the base at T=1, all splits. Solver entropy (nats) and share of valid proposals: last "
         "fifth of the run. Solve rate: of the tasks of the last quarter, by the untouched base. "
-        f"{seeds_of(table)} seeds, a dot each, ticks their mean, bars Student's 95 % interval over seeds, cut where they leave the panel."
+        f"{seeds_of(table)} seeds, a dot each, ticks their mean, bars Student's 95 % interval over seeds, cut at the panel's edge."
     )
 
 
