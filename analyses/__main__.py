@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from analyses import ANALYSES
-from analyses.runs import PRESETS, commands
+from analyses.runs import PRESETS, commands, place
 from dynamics import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
     if options.dry_run:
-        print("\n".join(commands(options.preset, options.runs / f"comparison-{options.preset}")))
+        print("\n".join(commands(options.preset, place(options.preset, options.runs))))
         return 0
     try:
         for name in options.names or ANALYSES:

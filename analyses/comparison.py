@@ -60,7 +60,7 @@ QUOTED = (
 
 def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
     """Figures of the preset ``full`` are those that belong to the repository; those of another go into a folder of its name."""
-    found = runs.train(preset, folder / ("comparison" if preset == "default" else f"comparison-{preset}"), force)
+    found = runs.train(preset, runs.place(preset, folder), force)
     return build(found, figures if preset == "full" else figures / preset, preset)
 
 
@@ -122,14 +122,15 @@ def fill(readme: Path, table: pd.DataFrame) -> None:
 def _about(found: Sequence[runs.Run], preset: str) -> str:
     models = ", ".join(sorted({str(run.document.get("model")) for run in found}))
     steps = sorted({len(run.metrics) for run in found})
-    small = "" if preset in ("full", "paper") else " This is a demonstration: few steps and seeds."
+    small = "" if preset in ("", "full", "paper") else " This is a demonstration: few steps and seeds."
     made = _machine(found, preset)
     versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items() if version)
     return (
         f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
         f"preset {html.safe(preset or 'none')}; "
         f"{made['cores']} cores of {html.safe(made['machine'])}, {html.safe(versions, 400)}.{small} "
-        "Findings are those of arXiv 2510.27072 on 3B and 7B models; what a small model shows need not hold for them. An effect is the "
+        "Findings are those of arXiv 2510.27072 on 3B and 7B models, those that begin with 'and' and that of learning rates and dtypes the "
+        "controls to them; what a small model shows need not hold for them. An effect is the "
         "mean over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the "
         "other, or cannot be told.</p>"
     )

@@ -1,7 +1,8 @@
 """Is it the method, or the learning rate and the dtype?
 
 The paper compares checkpoints of different origin: SFT, RLVR and self-play differ there in learning rate, number of steps and storage
-dtype as well as in method. Here the same data and steps are run with other learning rates and with bfloat16 masters.
+dtype as well as in method. Here all take the same number of steps, and each method is run on its data with other learning rates and with
+bfloat16 masters.
 
 Drawn: sparsity under the four rules against the learning rate, a line for each method and dtype of the masters; above as the run stored
 its weights, below with both checkpoints rounded to bfloat16 first, as most are published; on the right against the tolerance of the rule
@@ -41,7 +42,7 @@ def caption(table: pd.DataFrame) -> str:
     told = "; ".join("{rule}: methods {methods:.2f}, settings {settings:.2f}".format(**row) for row in spreads(table))
     grid = table.groupby("label")["seed"].nunique()
     return (
-        "Share of weights unchanged since the base; steps and data are the same, learning rate and dtype of the masters are not. "
+        "Share of weights unchanged since the base; learning rate and dtype of the masters differ, the number of steps does not. "
         f"{grid.min()} to {grid.max()} seeds a point, a dot each, lines through their means. Largest difference between methods at the "
         f"same settings, and between settings of one method - {told}. Rightmost: the rule atol at other tolerances, learning "
         f"rate {style.exponent(table.loc[table['tolerance'].notna(), 'learning_rate'].max())}."
@@ -51,7 +52,7 @@ def caption(table: pd.DataFrame) -> str:
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Columns method, label, seed, rule, learning_rate, masters, stored, tolerance, value; all but variants of reward and proposer.
 
-    ``tolerance`` is that of the rule atol where it is not the usual one.
+    ``tolerance`` is that of the rule atol, in the rows where it is swept; elsewhere it is 1e-5.
     """
     chosen = [run for run in runs if not any(word in run.label for word in (" reward", " proposer"))]
     swept = {run.path for run in slowest(chosen) or plain(chosen)}
@@ -63,7 +64,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             "label": run.label,
             "seed": run.seed,
             "learning_rate": run.learning_rate,
-            "masters": run.document.get("master_dtype"),
+            "masters": str(run.document.get("master_dtype")),
         }
         with tempfile.TemporaryDirectory() as folder:
             narrow = [rounded(path, Path(folder) / name) for path, name in ((base, "base"), (tuned, "tuned"))]

@@ -80,11 +80,13 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         mine += [pd.DataFrame({"quantity": name, "at": quarter + 1, "one": steps[of]}) for name, of in STEPS.items() if of in steps]
         for part in mine:
             ends = part.groupby("at")["one"].agg(["mean", "sem"])
-            change = float(ends["mean"].iloc[-1] - ends["mean"].iloc[0])
-            error = float(np.hypot(ends["sem"].iloc[-1], ends["sem"].iloc[0]))
+            if not {1, 4} <= set(ends.index):
+                continue
+            change = float(ends["mean"][4] - ends["mean"][1])
+            error = float(np.hypot(ends["sem"][4], ends["sem"][1]))
             changes.append({"label": run.label, "seed": run.seed, "quantity": part["quantity"].iloc[0], "value": change, "error": error})
         hard = 1 - tasks["solve_rate"]
-        if hard.nunique() > 1:
+        if hard.nunique() > 2:
             slope = stats.linregress(hard, tasks["length"])
             found = {"value": float(slope.slope), "error": float(slope.stderr)}
             changes.append({"label": run.label, "seed": run.seed, "quantity": "by_difficulty"} | found)
@@ -146,7 +148,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     ):
         part = changes[changes["quantity"] == name]
         if len(part):
-            middle, half = part["value"].mean(), 1.96 * float(np.sqrt((part["error"] ** 2).sum())) / len(part)
+            middle, half = part["value"].mean(), 1.96 * float(np.sqrt((part["error"] ** 2).sum(skipna=False))) / len(part)
             found.append(judge(text, what, part["value"], side, (middle - half, middle + half, "normal over tasks")))
     return found
 

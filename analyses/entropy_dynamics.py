@@ -4,7 +4,7 @@ The paper: entropy of both roles collapses, and the proposer's stays above the s
 sampled tokens' -log p; here both that and the entropy over the whole vocabulary are drawn.
 
 Drawn: the whole model by method, on what it trains on and on held-out problems that stay the same (so that a change of the policy can be
-told from a change of the tasks, and methods compare); the roles of self-play likewise; entropy against reward with the fit
+told from a change of the tasks, and runs of one task compare); the roles of self-play likewise; entropy against reward with the fit
 R = b - a exp(H). On its own data SFT's line is over the given answers, not over samples.
 
     python -m analyses.entropy_dynamics runs/comparison --out figures        # seconds
@@ -25,6 +25,7 @@ from matplotlib.lines import Line2D
 from analyses import question
 from analyses.question import Verdict, blocks, judge, seeds_of
 from analyses.runs import Run, plain
+from dynamics import InputError
 from dynamics.plots import methods, style
 
 TITLE = "Entropy over training"
@@ -50,7 +51,8 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"Nats a token at temperature 1, {seeds_of(table)} seeds (thin) and their mean (thick); over steps a running mean of {WINDOW}. "
         "Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's form. On its own data SFT is "
-        "over the given answers. Fixed prompts are held-out ones, the same all along, sampled with the same random numbers. Reward by "
+        "over the given answers. Fixed prompts are held-out ones of the run's task, the same all along, sampled with the same random "
+        "numbers. Reward by "
         "entropy: a dot is a mean over ten steps, the line R = b - a exp(H) by least squares."
     )
 
@@ -64,6 +66,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 first, last = blocks(run.metrics, name)
                 part = run.metrics[["step", name]].dropna().rename(columns={name: "value"})
                 rows.append(part.assign(label=run.label, seed=run.seed, quantity=name, first=first, last=last))
+    if not rows:
+        raise InputError("none of the runs recorded entropy in its metrics.jsonl")
     return pd.concat(rows)[["label", "seed", "quantity", "step", "value", "first", "last"]]
 
 
@@ -75,7 +79,7 @@ def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
         part = mine[mine["quantity"] == f"{prefix}entropy"]
         if len(part):
             methods.seeds(part, "step", label, ax, 1 if fixed else WINDOW)
-        if fixed or label != "sft":
+        if fixed or methods.method(str(label)) != "sft":
             _paper(mine[mine["quantity"] == f"{prefix}nll_sampled"], ax, methods.color(label), 1 if fixed else WINDOW)
     ax.set(xlabel="step", title="fixed problems" if fixed else "own data")
     ax.set_ylim(bottom=0)
@@ -116,7 +120,7 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
     """Reward over entropy with the exponential fit, for the methods that have a reward."""
     for label in dict.fromkeys(table["label"]):
         mine = table[table["label"] == label].pivot_table(index=["seed", "step"], columns="quantity", values="value").reset_index()
-        if "reward" not in mine or len(mine) < 3:
+        if not {"reward", "entropy"} <= set(mine) or len(mine) < 3:
             continue
         tens = mine.groupby(["seed", (mine["step"] - 1) // 10])[["entropy", "reward"]].mean().dropna()
         x, y = tens["entropy"].to_numpy(), tens["reward"].to_numpy()
@@ -140,7 +144,11 @@ def figure(table: pd.DataFrame) -> Figure:
     roles(table, axes["roles fixed"], fixed=True)
     for one, other in (("own", "fixed"), ("roles", "roles fixed")):
         axes[other].sharey(axes[one])
-        axes[one].set_ylim(0, 1.05 * max(axes[name].dataLim.y1 for name in (one, other)))
+        top = max(axes[name].dataLim.y1 for name in (one, other))
+        for name in (one, other):
+            axes[name].set_visible(axes[name].has_data())
+        if np.isfinite(top):
+            axes[one].set_ylim(0, 1.05 * top)
         axes[one].set_ylabel("entropy, nats a token")
     against_reward(table, axes["reward"])
     axes["legend"].axis("off")
@@ -157,7 +165,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     for role in ("proposer", "solver"):
         for prefix, where in (("", "its own tasks"), ("fixed/", "fixed prompts")):
             name = f"{prefix}{role}/entropy"
-            if name in last:
+            if name in last and name in first:
                 what = f"entropy of the {role} on {where}, last minus first fifth, nats"
                 found.append(judge(f"the {role}'s entropy falls", what, last[name] - first[name], -1))
     if {"proposer/entropy", "solver/entropy"} <= set(last):

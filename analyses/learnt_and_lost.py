@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analyses import question
 from analyses.pass_at_k import BASE, WITHIN, apart, gap, graded
-from analyses.question import Verdict, judge
+from analyses.question import Verdict, judge_rows
 from analyses.runs import Run, plain
 from dynamics import InputError
 from dynamics.plots import methods, style
@@ -53,13 +53,13 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 continue
             points = found.points.sort_values("k")
             means = part.groupby("name")["correct"].mean()
-            for one in (points.iloc[0], points.iloc[-1]):
+            for one in points[points["k"].isin({1, points["k"].max()})].to_dict("records"):
                 shared = {"label": label, "task": task, "k": int(one["k"]), "seeds": len(seeds)}
                 before = {"before": means[BASE], "after": means[label]} if one["k"] == 1 else {}
                 ends = {"low": one["low"], "high": one["high"], "problems": int(one["problems"])}
                 rows.append(shared | {"seed": None, "value": one["difference"]} | ends | before)
                 if task == "all":
-                    each = ((seed, part[part["seed"] == seed]) for seed in seeds)
+                    each = [(seed, its) for seed, its in part.groupby("seed") if {BASE, label} <= set(its["name"])]
                     rows += [shared | {"seed": seed, "value": gap(its, BASE, label, int(one["k"]))} for seed, its in each]
     if not rows:
         raise InputError("none of the runs has evals/ of the base and of the trained model")
@@ -123,11 +123,8 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         part = table[(table["label"] == label) & (table["task"] == "all")]
         for k, side, text in ((1, 1, "gains at k = 1"), (large, -1, f"loses at k = {large}")):
             mine = part[part["k"] == k]
-            if len(mine):
-                whole = mine[mine["seed"].isna()].iloc[0]
-                values = mine["value"][mine["seed"].notna()]
-                within = (whole["low"], whole["high"], WITHIN)
-                found.append(judge(f"{label} {text}", f"pass@{k}, {label} minus base, all splits", values, side, within))
+            if len(mine) and not (k == 1 and side < 0):
+                found.append(judge_rows(f"{label} {text}", f"pass@{k}, {label} minus base, all splits", mine, side, WITHIN))
     return found
 
 

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import question
-from analyses.question import Verdict, judge
+from analyses.question import Verdict, judge_rows
 from analyses.runs import Run, plain
 from dynamics import InputError, passk
 from dynamics.plots import methods, style
@@ -44,8 +44,9 @@ def caption(table: pd.DataFrame) -> str:
         for row in found[np.isfinite(found["value"])].to_dict("records")
     ]
     return (
-        f"Unbiased pass@k of {int(table['k'].max())} samples a problem at temperature 1, {int(table['problems'].max())} problems a set, "
-        f"{seeds(table)} seeds. Bands: 95 % bootstrap over problems, all seeds together. Below: paired difference from the base at T=1. "
+        f"Unbiased pass@k of {int(table['k'].max())} samples a problem at temperature 1, {int(table['problems'].max())} problems a set "
+        f"in all, {seeds(table)} seeds. Bands: 95 % bootstrap over problems, all seeds together. Below: paired difference from the base at "
+        "T=1. "
         "Grey: the untouched base at lower temperatures, the control; its greedy answer is one sample. Open circles: where a curve "
         f"crosses the base at T=1{' - ' if told else ', of which there is none'}{'; '.join(told)}."
     )
@@ -61,13 +62,21 @@ def seeds(table: pd.DataFrame) -> int:
 
 def graded(runs: Sequence[Run]) -> pd.DataFrame:
     """The graded samples of all runs: name, seed, problem, split, task, correct. Every run asks the base; once a seed is enough."""
-    kept: dict[tuple[str, int], pd.DataFrame] = {}
+    kept: dict[tuple[str, int], tuple[Run, pd.DataFrame]] = {}
     for run in runs:
         for name, part in run.evals.groupby("name", sort=False):
-            kept.setdefault((str(name), run.seed), part.assign(seed=run.seed))
+            key = (str(name), run.seed)
+            if key not in kept:
+                kept[key] = run, part.assign(seed=run.seed)
+                continue
+            other, there = kept[key]
+            if not key[0].startswith("base"):
+                raise InputError(f"{run.path}: has the label and seed of {other.path} ({key[0]}, {key[1]}); compare one of them at a time")
+            if not there["problem"].value_counts().equals(part["problem"].value_counts()):
+                raise InputError(f"{run.path / 'evals'}: asked the base other problems, or for other counts of samples, than {other.path}")
     if not kept:
         raise InputError("none of the runs has evals/: pass@k needs graded samples of the base and of the trained model")
-    return pd.concat(kept.values())
+    return pd.concat([part for _, part in kept.values()])
 
 
 def apart(part: pd.DataFrame, first: str, second: str, ks: Sequence[int] | None = None) -> passk.Comparison | None:
@@ -186,7 +195,7 @@ def figure(table: pd.DataFrame) -> Figure:
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
     found = []
     of = table[(table["kind"] == "against") & (table["name"] == "selfplay")]
-    for split in [split for split in SPLITS if (of["split"] == split).any()]:
+    for split in dict.fromkeys(of["split"]):
         mine = of[of["split"] == split]
         large = int(mine["k"].max())
         asked = [(BASE, 1, 1, "self-play beats its base at k = 1"), (BASE, large, -1, "the base overtakes self-play at large k")]
@@ -195,10 +204,9 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         asked.append(("rlvr", large, 1, "self-play keeps more of the base's reach than RLVR"))
         for against, k, side, text in asked:
             part = mine[(mine["against"] == against) & (mine["k"] == k)]
-            if len(part):
-                whole = part[part["seed"].isna()].iloc[0]
+            if len(part) and not (k == 1 and side < 0):
                 what = f"pass@{k}, self-play minus {against}, {split} programs"
-                found.append(judge(text, what, part["value"][part["seed"].notna()], side, (whole["low"], whole["high"], WITHIN)))
+                found.append(judge_rows(text, what, part, side, WITHIN))
     return found
 
 

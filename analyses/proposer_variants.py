@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analyses import question
+from analyses.pass_at_k import BASE, gap
 from analyses.question import Verdict, blocks, judge, seeds_of
 from analyses.runs import Run, lines, matched
 from dynamics import InputError
@@ -54,10 +55,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         if run.method != "selfplay":
             continue
         shared = {"label": run.label, "seed": run.seed}
-        if len(run.evals):
-            means = run.evals.groupby(["name", "problem"])["correct"].mean().groupby("name").mean()
-            if {run.label, "base, T=1"} <= set(means.index):
-                rows.append({**shared, "quantity": "gain", "value": float(means[run.label] - means["base, T=1"])})
+        if {run.label, BASE} <= set(run.evals["name"]):
+            rows.append({**shared, "quantity": "gain", "value": gap(run.evals, BASE, run.label, 1)})
         rows.append({**shared, "quantity": "entropy", "value": blocks(run.metrics, "solver/entropy")[1]})
         rows.append({**shared, "quantity": "valid", "value": blocks(run.metrics, "proposer/valid")[1]})
         if (run.path / "curriculum.jsonl").exists():
@@ -66,7 +65,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             rows.append({**shared, "quantity": "solve_rate", "value": float(late["solve_rate"].mean())})
     if not rows:
         raise InputError("no self-play run among the runs")
-    return question.with_intervals(pd.DataFrame(rows), ["label", "quantity"])
+    return question.with_intervals(pd.DataFrame(rows).dropna(subset=["value"]), ["label", "quantity"])
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
@@ -92,7 +91,8 @@ def _short(label: str) -> str:
 
 def figure(table: pd.DataFrame) -> Figure:
     made = style.new_figure(style.TWO_COLUMN, 0.9 + 0.27 * table["label"].nunique())
-    for ax, name in zip(made.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+    there = [name for name in PANELS if (table["quantity"] == name).any()]
+    for ax, name in zip(made.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
         draw(table, ax, name)
     return made
 

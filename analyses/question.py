@@ -69,17 +69,23 @@ def judge(
     """The verdict on an effect that every seed has a value of: by Student's interval over seeds.
 
     ``within``: the interval (low, high, what it is) that the problems or tasks of all seeds together give. Few seeds can agree by chance,
-    so the interval is from the lower of the low ends to the higher of the high ones. Of one seed it is ``within`` alone: the verdict is
+    so the interval is the hull of both. Of one seed it is ``within`` alone: the verdict is
     then on that run, not on the method.
     """
     found = np.asarray(values, float)
     found = found[np.isfinite(found)]
     effect, low, high = over_seeds(found)
-    how = "Student over seeds" if len(found) > 1 else "none: one seed"
-    if within is not None:
+    how = "Student over seeds" if len(found) > 1 else "none: one seed" if len(found) else "none: not measured"
+    if within is not None and len(found):
         low, high = float(np.fmin(low, within[0])), float(np.fmax(high, within[1]))
-        how = f"wider of {how} and {within[2]}" if len(found) > 1 else f"{within[2]}, one seed"
+        how = f"hull of {how} and {within[2]}" if len(found) > 1 else f"{within[2]}, one seed"
     return Verdict(finding, measured, effect, low, high, len(found), " ".join(f"{one:+.3g}" for one in found), how, expected, margin)
+
+
+def judge_rows(finding: str, measured: str, rows: pd.DataFrame, expected: int, how: str) -> Verdict:
+    """The verdict on rows of which one, whose ``seed`` is NaN, is of all seeds together with its interval (``how``), the others of one."""
+    whole = rows[rows["seed"].isna()].iloc[0]
+    return judge(finding, measured, rows["value"][rows["seed"].notna()].to_numpy(), expected, (whole["low"], whole["high"], how))
 
 
 def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.95) -> tuple[float, float, float]:
@@ -99,11 +105,12 @@ def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def blocks(metrics: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Means of a column over the first and the last fifth of the steps; NaN where it was not recorded."""
-    if column not in metrics:
+    """Means of a column over the first and the last fifth of the steps at which it was recorded; NaN where there are not two."""
+    found = metrics[column].dropna() if column in metrics else pd.Series(dtype=float)
+    if len(found) < 2:
         return float("nan"), float("nan")
-    size = max(1, len(metrics) // 5)
-    return float(metrics[column].iloc[:size].mean()), float(metrics[column].iloc[-size:].mean())
+    size = max(1, len(found) // 5)
+    return float(found.iloc[:size].mean()), float(found.iloc[-size:].mean())
 
 
 def seeds_of(table: pd.DataFrame) -> int:

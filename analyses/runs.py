@@ -88,7 +88,7 @@ _PUBLISHED = (
 PRESETS = {
     "quick": Preset(
         1,
-        "--steps 4 --threads 1",
+        "--steps 4 --threads 1 --fixed-every 1",
         "--eval-problems 12 --eval-samples 4",
         ("frozen",),
         {"slow": _SLOW, "bf16": _BF16},
@@ -98,11 +98,11 @@ PRESETS = {
             "rlvr": "--prompts 4 --group 4 --problems 64",
             "selfplay": "--prompts 4 --group 4 --seeding 8 --curriculum 4",
         },
-        minutes=4,
+        minutes=2,
     ),
     "default": Preset(
         2,
-        "--steps 40 --threads 1",
+        "--steps 20 --threads 1 --fixed-every 5",
         "--eval-problems 120 --eval-samples 32",
         ("frozen", "triangular"),
         {"slow": _SLOW, "bf16": _BF16},
@@ -125,7 +125,7 @@ PRESETS = {
     ),
     "smollm2": Preset(
         1,
-        "--steps 10 --threads 1 --fixed-every 9",
+        "--steps 8 --threads 1 --fixed-every 7",
         "--eval-problems 0",
         (),
         {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
@@ -140,14 +140,14 @@ PRESETS = {
     ),
     "paper": Preset(
         1,
-        "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6",
+        "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6 --max-new-tokens 1024",
         "--eval-problems 360 --eval-samples 64",
         ("frozen", "triangular"),
         {"bf16": _BF16, "1e-5": "--learning-rate 1e-5"},
         small={
-            "sft": "--batch 64 --max-new-tokens 512",
-            "rlvr": "--prompts 64 --group 8 --max-new-tokens 512",
-            "selfplay": "--preset azr-paper --propose-tokens 1024 --max-new-tokens 1024",
+            "sft": "--batch 64",
+            "rlvr": "--prompts 64 --group 8",
+            "selfplay": "--preset azr-paper --propose-tokens 1024",
         },
         beside=_PUBLISHED,
     ),
@@ -192,6 +192,11 @@ def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
     return made
 
 
+def place(preset: str, folder: Path) -> Path:
+    """Where the runs of a preset live, in the folder of all runs."""
+    return folder / ("comparison" if preset == "default" else f"comparison-{preset}")
+
+
 def commands(preset: str, folder: Path) -> list[str]:
     """All that a preset runs, one command line each, and after it what is measured beside: ``PRESETS[preset].beside``."""
     trained = [
@@ -203,10 +208,11 @@ def commands(preset: str, folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory."""
+    """One run directory. ``usual``: settings that do not tell this run from those it is compared with."""
 
     path: Path
     document: dict[str, Any]
+    usual: dict[str, Any] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -218,20 +224,32 @@ class Run:
 
     @property
     def learning_rate(self) -> float:
-        return float((self.document.get("config") or {}).get("learning_rate") or float("nan"))
+        """0 where the run does not say."""
+        return float((self.document.get("config") or {}).get("learning_rate") or 0.0)
+
+    @property
+    def asked(self) -> bool:
+        """Whether it has graded samples of held-out problems."""
+        return any((self.path / "evals").glob("*.jsonl"))
 
     @cached_property
-    def label(self) -> str:
-        """The method, and the settings in which the run differs from that method's defaults."""
+    def defaults(self) -> dict[str, Any]:
+        """The settings of ``TELLING`` as they are where nothing is said."""
         from dynamics.train import config as settings
 
-        mine = self.document.get("config") or {}
         if self.method not in settings.METHODS:
-            return self.method
+            return {}
+        mine = self.document.get("config") or {}
         usual = asdict(settings.METHODS[self.method]())
         if mine.get("model", "tiny") != "tiny":
             usual |= {name: value for (only, name), value in settings.LARGER.items() if only in (None, self.method)}
-        told = [text.format(mine[name]) for name, text in TELLING.items() if name in mine and mine[name] != usual.get(name)]
+        return {name: usual[name] for name in TELLING if name in usual}
+
+    @cached_property
+    def label(self) -> str:
+        """The method, and the settings in which the run differs from the usual ones."""
+        mine, usual = self.document.get("config") or {}, self.defaults | self.usual
+        told = [text.format(mine[name]) for name, text in TELLING.items() if name in mine and name in usual and mine[name] != usual[name]]
         return ", ".join([self.method, *told])
 
     @cached_property
@@ -281,8 +299,23 @@ def find(paths: Sequence[Path]) -> list[Run]:
             raise InputError(f"{path}: is no run directory and holds none (no run.json); make one by python -m dynamics.train")
         folders += inside
     runs = [Run(folder, RunDirectory(folder).read_run()) for folder in folders]
+    runs = [Run(run.path, run.document, _usual([one for one in runs if one.method == run.method])) for run in runs]
     order = {name: place for place, name in enumerate(METHODS)}
     return sorted(runs, key=lambda run: (order.get(run.method, len(order)), run.label, run.seed))
+
+
+def _usual(runs: Sequence[Run]) -> dict[str, Any]:
+    """Learning rate and dtype of masters that runs of one method have in common: of those that were asked held-out problems, if any were;
+    else the defaults, if any run has them; else the most frequent."""
+    found = {}
+    for name in ("learning_rate", "master_dtype"):
+        values = [(run, run.document["config"][name]) for run in runs if name in (run.document.get("config") or {})]
+        asked = [value for run, value in values if run.asked]
+        every = [value for _, value in values]
+        default = runs[0].defaults.get(name)
+        if every:
+            found[name] = default if not asked and default in every else max(asked or every, key=(asked or every).count)
+    return found
 
 
 def plain(runs: Sequence[Run]) -> list[Run]:
@@ -298,7 +331,7 @@ def slowest(runs: Sequence[Run]) -> list[Run]:
         extra = run.label.removeprefix(run.method)
         rates.setdefault(extra, {}).setdefault(run.method, []).append(run)
     whole = [found for extra, found in rates.items() if extra.startswith(", learning rate") and extra.count(",") == 1]
-    whole = [found for found in whole if len(found) > 1 and set(found) == {run.method for run in runs}]
+    whole = [found for found in whole if set(found) == {run.method for run in runs}]
     lowest = min(whole, key=lambda found: min(run.learning_rate for part in found.values() for run in part), default={})
     return [run for part in lowest.values() for run in part]
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analyses import question
 from analyses.pass_at_k import BASE
-from analyses.question import Verdict, judge
+from analyses.question import Verdict, judge_rows
 from analyses.runs import Run, lines, plain
 from dynamics import InputError
 from dynamics.plots import methods, style
@@ -60,7 +60,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             rows.append({"part": "share", **shared, "outcome": outcome, "value": float(here.mean()), "low": low, "high": high})
         rows.append({"part": "balance", **shared, "outcome": "only tuned - only base", **_balance(solved)})
         for run, found in zip(mine, each, strict=True):
-            rows.append({"part": "balance", **shared, "seed": run.seed, "outcome": "only tuned - only base", **_balance(found)})
+            own = {"seed": run.seed, "outcome": "only tuned - only base", "problems": len(found)}
+            rows.append({"part": "balance", **shared, **own, **_balance(found)})
             rows += [{"part": "answer", **shared, "seed": run.seed, **one} for one in _answers(run)]
     if not rows:
         raise InputError("none of the runs has evals/ of the base and of the trained model")
@@ -179,10 +180,8 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     for label in ("rlvr", "selfplay"):
         part = table[(table["part"] == "balance") & (table["label"] == label)]
         if len(part):
-            whole = part[part["seed"].isna()].iloc[0]
             what = f"share solved by {label} only minus by the base only, {int(part['samples'].max())} samples"
-            within = (whole["low"], whole["high"], "normal over paired problems")
-            found.append(judge(f"{label} narrows what can be solved", what, part["value"][part["seed"].notna()], -1, within))
+            found.append(judge_rows(f"{label} narrows what can be solved", what, part, -1, "normal over paired problems"))
     return found
 
 

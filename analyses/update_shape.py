@@ -63,6 +63,8 @@ def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
         return []
     found = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
     names = [f"{run.method} {run.seed}" for run in runs]
+    if len(set(names)) < len(names):
+        names = [run.path.name for run in runs]
     made: list[dict[str, object]] = []
     for row in found.total:
         one = row.rules["bf16"]

@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from analyses import question
 from analyses.question import Verdict, judge, seeds_of
 from analyses.runs import Run, plain, slowest
-from dynamics import names, sparsity
+from dynamics import InputError, names, sparsity
 from dynamics.plots import methods, style
 from dynamics.rules import RULES
 
@@ -48,20 +48,34 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Columns part (total, step, cell), label, method, learning_rate, seed, rule, value, low, high, relative_update, dtype, ..."""
     rows: list[dict[str, Any]] = []
     for run in [*plain(runs), *slowest(runs)]:
-        found = sparsity.compare(run.checkpoints[0], run.checkpoints[-1])
+        final, moved, grid = _final(run)
         shared: dict[str, Any] = {"label": run.label, "method": run.method, "learning_rate": run.learning_rate, "seed": run.seed}
-        more = {"relative_update": found.total.relative_update, "dtype": run.document.get("master_dtype")}
+        more = {"relative_update": moved, "dtype": str(run.document.get("master_dtype"))}
         for rule in RULES:
-            rows.append({"part": "total", **shared, "rule": rule, "value": found.total.sparsity[rule], **more})
+            rows.append({"part": "total", **shared, "rule": rule, "value": final[rule], **more})
             if f"sparsity/{rule}" in run.metrics:
                 there = run.metrics.dropna(subset=[f"sparsity/{rule}"])
                 steps = zip(there["step"], there[f"sparsity/{rule}"], strict=True)
                 rows += [{"part": "step", **shared, "rule": rule, "step": step, "value": value} for step, value in steps]
-        cells = found.grid.assign(part="cell", rule="bf16", value=lambda grid: grid["sparsity_bf16"], **shared)
-        rows += cells[["part", *shared, "rule", "layer", "module", "value", "numel"]].to_dict("records")
+        if grid is not None:
+            cells = grid.assign(part="cell", rule="bf16", value=lambda cells: cells["sparsity_bf16"], **shared)
+            rows += cells[["part", *shared, "rule", "layer", "module", "value", "numel"]].to_dict("records")
     table = pd.DataFrame(rows)
     whole = table["part"] == "total"
     return pd.concat([question.with_intervals(table[whole], ["label", "rule"]), table[~whole]], ignore_index=True)
+
+
+def _final(run: Run) -> tuple[dict[str, float], float, pd.DataFrame | None]:
+    """Sparsity by rule, relative update, and the cells of layer x module: of the last checkpoint, else of the last metrics."""
+    recorded = [f"sparsity/{rule}" for rule in RULES]
+    try:
+        found = sparsity.compare(run.checkpoints[0], run.checkpoints[-1])
+    except InputError:
+        if not set(recorded) <= set(run.metrics):  # as another trainer's recorder writes them, without checkpoints
+            raise
+        last = run.metrics.dropna(subset=recorded).iloc[-1]
+        return {rule: float(last[name]) for rule, name in zip(RULES, recorded, strict=True)}, float("nan"), None
+    return dict(found.total.sparsity), found.total.relative_update, found.grid
 
 
 def _lowest(table: pd.DataFrame) -> float:
@@ -71,7 +85,10 @@ def _lowest(table: pd.DataFrame) -> float:
 def _named(table: pd.DataFrame) -> dict[str, str]:
     """Label -> what an axis calls it: the method and the learning rate."""
     first = table.drop_duplicates("label")
-    return {row["label"]: f"{row['method']}, {style.exponent(row['learning_rate'])}" for row in first.to_dict("records")}
+    return {
+        row["label"]: f"{row['method']}, {style.exponent(row['learning_rate'])}" if row["learning_rate"] else row["label"]
+        for row in first.to_dict("records")
+    }
 
 
 def draw(table: pd.DataFrame, ax: Axes, rule: str = "bf16") -> Axes:
@@ -109,7 +126,7 @@ def figure(table: pd.DataFrame) -> Figure:
         draw(table, ax, rule)
     cells = table[(table["part"] == "cell") & (table["learning_rate"] == _lowest(table))]
     mapped = list(dict.fromkeys(cells["label"]))[:3]
-    under = bottom.subplots(1, 1 + len(mapped), width_ratios=[1.3] + [1] * len(mapped))
+    under = bottom.subplots(1, 1 + len(mapped), squeeze=False, width_ratios=[1.3] + [1] * len(mapped))[0]
     steps = table[(table["part"] == "step") & (table["rule"] == "bf16")]
     for label, name in named.items():
         part = steps[steps["label"] == label]
@@ -121,6 +138,8 @@ def figure(table: pd.DataFrame) -> Figure:
     if len(rates) > 1:  # colours are those of the rows above
         looks = [Line2D([], [], color=methods.OTHER, linestyle=dash) for dash in ("-", "--")]
         under[0].legend(looks, [style.exponent(rate) for rate in rates], loc=(0.35, 0.13), fontsize=7.5)
+    if not mapped:
+        return made
     largest = float(cells["value"].max())
     images = [cell_map(cells[cells["label"] == label], ax, largest) for label, ax in zip(mapped, under[1:], strict=True)]
     bottom.colorbar(images[-1], ax=under[-1]).set_label("sparsity, bf16")
@@ -153,13 +172,13 @@ def order_of(part: pd.DataFrame, setting: str) -> list[Verdict]:
 
     Its figures - self-play 45.7 %, SFT 94-98 %, RLVR 3-7 % - put self-play between under both readings, and SFT at one end or the other.
     """
-    wide = part.pivot_table(index="seed", columns="method", values="value")
-    if not {"sft", "rlvr", "selfplay"} <= set(wide.columns):
+    wide = part.pivot_table(index="seed", columns="method", values="value").reindex(columns=["sft", "rlvr", "selfplay"]).dropna()
+    if wide.empty:
         return []
     ends = wide[["sft", "rlvr"]]
     inside = np.minimum(wide["selfplay"] - ends.min(axis=1), ends.max(axis=1) - wide["selfplay"])
     apart = wide["rlvr"] - wide["sft"]
-    same = f"sparsity by bf16, the same steps, dtype and {setting}"
+    same = f"sparsity by bf16, {setting}"
     return [
         judge("self-play lies between SFT and RLVR (45.7 %; 54.3 % if that is density)", f"{same}: distance to the nearer end", inside, 1),
         judge("RLVR is sparser than SFT (the paper's text; its figures, read as density: 93-97 %, 2-6 %)", f"{same}: RLVR - SFT", apart, 1),

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,7 @@ from analyses import comparison, confound, curriculum, entropy_dynamics, forgett
 from analyses.question import FAILS, HOLDS, OPEN, Verdict, judge, over_seeds
 from dynamics import InputError
 from dynamics.plots import methods, style
+from dynamics.rules import RULES
 from dynamics.train import config
 
 
@@ -205,6 +207,71 @@ def test_the_lowest_learning_rate_that_all_methods_share() -> None:
     assert runs.slowest([*usual, *slow, *slower, *narrow]) == slower
     assert runs.slowest([*usual, *slow, slower[0]]) == slow  # the other was run by one method only
     assert runs.slowest(usual) == []
+
+
+def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> None:
+    """A learning rate that all share is no part of a label; of runs that were asked problems and others, the former are the usual ones."""
+
+    def run(name: str, **more: object) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"method": "sft", "config": more, "seed": 0, "schema": "dynamics.run/1"}))
+        return tmp_path / name
+
+    shared = [run(f"shared-{n}", learning_rate=7e-5) for n in range(2)]
+    assert [one.label for one in runs.find(shared)] == ["sft", "sft"]
+    asked = run("asked", learning_rate=1e-6)
+    (asked / "evals").mkdir()
+    (asked / "evals" / "all.jsonl").write_text("")
+    assert sorted(one.label for one in runs.find([*shared, asked])) == ["sft", "sft, learning rate 7e-05", "sft, learning rate 7e-05"]
+    default = run("default", learning_rate=3e-4)
+    assert sorted(one.label for one in runs.find([*shared, default]))[0] == "sft"
+
+
+def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
+    """The recorder writes metrics, no checkpoints and no seed: some figures can be drawn, and the page says why others cannot."""
+    out = tmp_path / "runs" / "grpo"
+    out.mkdir(parents=True)
+    (out / "run.json").write_text(json.dumps({"schema": "dynamics.run/1", "method": "grpo", "master_dtype": ["bfloat16", "float32"]}))
+    steps = [{"step": n, "entropy": 1 / n, "reward": 0.1 * n} | {f"sparsity/{rule}": 1 - 0.1 * n for rule in RULES} for n in range(1, 6)]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    paths = comparison.build(runs.find([out]), tmp_path / "figures")
+    assert {path.stem for path in paths if path.suffix == ".png"} == {"update_sparsity", "entropy_dynamics"}
+    table = pd.read_csv(tmp_path / "figures" / "update_sparsity.csv")
+    assert table.loc[table["part"] == "total", "value"].to_list() == pytest.approx([0.5] * 4)
+    page = (tmp_path / "figures" / "report.html").read_text()
+    assert page.count("Not drawn:") == len(comparison.QUESTIONS) - 2
+
+
+@pytest.mark.parametrize("missing", ["selfplay", "sft"])
+def test_a_comparison_without_one_method(folder: Path, missing: str) -> None:
+    chosen = [run for run in runs.find([folder]) if run.method != missing]
+    with style.use_style():
+        for module in (entropy_dynamics, update_sparsity, confound, pass_at_k):
+            table = module.measure(chosen)
+            assert module.figure(table).axes
+            assert not [one for one in module.verdicts(table) if module is update_sparsity]  # its verdicts are on all three
+
+
+def test_the_usual_runs_of_every_preset_are_those_that_are_asked(tmp_path: Path) -> None:
+    for name, preset in runs.PRESETS.items():
+        made = []
+        for run, options in runs.plan(name).items():
+            if run == runs.BASE:
+                continue
+            target = tmp_path / name / run
+            target.mkdir(parents=True)
+            parser = argparse.ArgumentParser()
+            config.add_options(parser, options[0])
+            parser.add_argument("--preset")
+            settings = asdict(config.resolve(options[0], parser.parse_args(options[1:])))
+            document = {"schema": "dynamics.run/1", "method": options[0], "config": settings, "seed": settings["seed"]}
+            (target / "run.json").write_text(json.dumps(document))
+            if settings["eval_problems"]:
+                (target / "evals").mkdir()
+                (target / "evals" / "all.jsonl").write_text("")
+            made.append(target)
+        usual = {run.path.name for run in runs.plain(runs.find(made))}
+        assert usual == {f"{method}-{seed}" for method in runs.METHODS for seed in range(preset.seeds)}
 
 
 def test_operations_are_counted_in_any_python() -> None:

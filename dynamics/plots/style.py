@@ -153,6 +153,8 @@ def percent(fraction: float) -> str:
 
 def exponent(number: float) -> str:
     """``3e-4`` for 0.0003: powers of ten as axes and legends write them."""
+    if not number:
+        return "0"
     mantissa, _, power = f"{number:e}".partition("e")
     return f"{float(mantissa):g}e{int(power)}"
 
