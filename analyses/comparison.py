@@ -2,8 +2,8 @@
 
 python -m analyses comparison                     # a quarter of an hour on two cores the first time, two minutes after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
-python -m analyses comparison --preset full       # an hour and a quarter: what the repository's figures are of
-python -m analyses comparison --preset smollm2    # half an hour: sparsity and the confound on the real 135M model
+python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
+python -m analyses comparison --preset smollm2    # sparsity and the confound on the real 135M model
 python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
 """
 

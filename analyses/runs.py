@@ -121,7 +121,7 @@ PRESETS = {
             "bf16-slower": f"{_BF16} --learning-rate 3e-6",
         },
         repeated=("slower",),
-        minutes=70,
+        minutes=92,
     ),
     "smollm2": Preset(
         1,
@@ -135,8 +135,8 @@ PRESETS = {
             "rlvr": f"--prompts 4 --group 4 --max-new-tokens 12 --task {_SUMS}",
             "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 4",
         },
-        first="--model smollm2 --task proposals --steps 20 --learning-rate 5e-5 --batch 8 --eval-problems 0",
-        minutes=30,
+        first="--model smollm2 --task proposals --steps 12 --learning-rate 5e-5 --batch 8 --eval-problems 0 --fixed-every 0",
+        minutes=15,
     ),
     "paper": Preset(
         1,
