@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import ModuleType
@@ -101,12 +101,17 @@ def _machine(found: Sequence[runs.Run], preset: str) -> dict[str, Any]:
     return {"preset": preset or None, "runs": len(found), "cores": cores(), "machine": platform.machine(), "packages": packages}
 
 
+def _effect(row: Mapping[Any, Any]) -> str:
+    """An effect with its interval, if it has one."""
+    ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
+    return f"{row['effect']:+.3g}{ends}"
+
+
 def markdown(table: pd.DataFrame) -> str:
     """The verdicts as a table for a README."""
     lines = ["| finding of the paper | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
-        ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
-        lines.append(f"| {row['finding']} | {row['measured']} | {row['effect']:+.3g}{ends} | {row['by_seed']} | {row['verdict']} |")
+        lines.append(f"| {row['finding']} | {row['measured']} | {_effect(row)} | {row['by_seed']} | {row['verdict']} |")
     return "\n".join([*lines, "", QUOTED])
 
 
@@ -145,13 +150,12 @@ def _verdicts(table: pd.DataFrame) -> str:
     counts = ", ".join(f"{int((table['verdict'] == one).sum())} {one}" for one in _COLORS)
     lines = []
     for row in table.to_dict("records"):
-        ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
         seeds = f"by seed {row['by_seed']}; {row['interval']}"
         lines.append(
             [
                 f'<div class=mark style="--rule: {_COLORS[row["verdict"]]}">{html.safe(row["verdict"])}</div>',
                 f"{html.safe(row['finding'])}<small>{html.safe(row['measured'], 400)}</small>",
-                f"{row['effect']:+.3g}{ends}<small>{html.safe(seeds, 300)}</small>",
+                f"{_effect(row)}<small>{html.safe(seeds, 300)}</small>",
             ]
         )
     made = html.table(["<verdict", "<finding of the paper, what was measured", "<effect, 95 %"], lines)
