@@ -125,7 +125,7 @@ def fill(readme: Path, table: pd.DataFrame) -> None:
 
 
 def _about(found: Sequence[runs.Run], preset: str) -> str:
-    models = ", ".join(sorted({str(run.document.get("model")) for run in found}))
+    models = ", ".join(sorted({str(run.settings.get("model")) for run in found}))
     steps = sorted({len(run.metrics) for run in found})
     small = "" if preset in ("", "full", "paper") else " This is a demonstration: few steps and seeds."
     made = _machine(found, preset)
@@ -166,7 +166,7 @@ def _runs(found: Sequence[runs.Run]) -> str:
     heads = ["<run", "<what", "seed", "steps", "<masters", "<computed in", "<settings"]
     lines = []
     for run in found:
-        settings = "\n".join(f"{name} = {value!r}" for name, value in (run.document.get("config") or {}).items())
+        settings = "\n".join(f"{name} = {value!r}" for name, value in run.settings.items())
         what = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
         lines.append([*(html.safe(cell) for cell in what), html.folded("all", settings)])
     return html.table(heads, lines)

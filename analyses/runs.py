@@ -63,7 +63,6 @@ class Preset:
 
 
 _SLOW, _BF16 = "--learning-rate 3e-5", "--master-dtype bfloat16"
-_SUMS = "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1"
 #: base and published result of Absolute Zero, on the Hub
 _PAIRS = {"3b": ("Qwen/Qwen2.5-Coder-3B", "andrewzh/Absolute_Zero_Reasoner-Coder-3b")}
 _PAIRS["7b"] = ("Qwen/Qwen2.5-Coder-7B", "andrewzh/Absolute_Zero_Reasoner-Coder-7b")
@@ -124,19 +123,19 @@ PRESETS = {
         minutes=92,
     ),
     "smollm2": Preset(
-        1,
-        "--steps 8 --threads 1 --fixed-every 7",
-        "--eval-problems 0",
+        3,
+        "--steps 12 --warmup 2 --threads 1 --fixed-every 11",
+        "--eval-problems 36 --eval-samples 8",
         (),
         {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
-        ("sft", "rlvr"),
+        repeated=("1e-6",),
         small={
-            "sft": f"--batch 8 --max-new-tokens 12 --task {_SUMS}",
-            "rlvr": f"--prompts 4 --group 4 --max-new-tokens 12 --task {_SUMS}",
-            "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 4",
+            "sft": "--batch 8 --max-new-tokens 32",
+            "rlvr": "--prompts 4 --group 8 --max-new-tokens 32",
+            "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 8",
         },
-        first="--model smollm2 --task proposals --steps 12 --learning-rate 5e-5 --batch 8 --eval-problems 0 --fixed-every 0",
-        minutes=15,
+        first="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --fixed-every 0",
+        minutes=60,
     ),
     "paper": Preset(
         1,
@@ -221,6 +220,14 @@ class Run:
     @property
     def seed(self) -> int:
         return int(self.document.get("seed") or 0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved config; a model in the folder that the runs live in is named from there."""
+        found = dict(self.document.get("config") or {})
+        if (model := Path(str(found.get("model", "")))).is_relative_to(self.path.parent):
+            found["model"] = str(model.relative_to(self.path.parent))
+        return found
 
     @property
     def learning_rate(self) -> float:
@@ -369,6 +376,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
         ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
             raise InputError(f"{name}: {(ended.stderr.strip().splitlines() or ['failed'])[-1]}")
+        shutil.rmtree(target / "state")  # three times the size of the model, and of no use to a run that is finished
         done += 1
         passed = time.perf_counter() - begin
         rest = passed / done * (len(left) - done)

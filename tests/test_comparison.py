@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("runs")
     found = runs.train("quick", target)
     assert {run.path.name for run in found} == set(runs.plan("quick"))
+    assert not list(target.glob("*/state"))  # finished runs keep what is measured, not what it takes to go on
     return target
 
 

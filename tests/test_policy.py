@@ -137,19 +137,20 @@ def test_every_completion_token_is_in_exactly_one_layout(batch: Batch) -> None:
 def test_rows_computed_together_are_of_similar_shape() -> None:
     """Attention pads completions to the longest of the micro-batch: long ones do not make short ones dear."""
     rng = np.random.default_rng(1)
-    lengths = [*(int(n) for n in rng.integers(1, 64, 40)), *([3] * 8 + [40] * 8) * 4]
-    prompt_of = np.array([*range(40), *np.repeat(np.arange(40, 48), 8)])
+    lengths = [*(int(n) for n in rng.integers(1, 64, 40)), *([3] * 8 + [40] * 8) * 4, *[5] * 20]
+    prompt_of = np.array([*range(40), *np.repeat(np.arange(40, 48), 8), *np.repeat(48, 20)])
     blank = [""] * len(lengths)
-    prompts = [rng.integers(14, 60, 10) for _ in range(48)]
+    prompts = [rng.integers(14, 60, n) for n in (*[10] * 44, *[50] * 4, 10)]
     batch = Batch(prompts, [rng.integers(14, 60, n) for n in lengths], prompt_of, np.ones(len(lengths)), blank, blank, blank)
-    found = layouts(batch, range(len(lengths)), 4096)
+    found = layouts(batch, range(len(lengths)), 1024)
     assert sorted(np.concatenate([np.unique(one.sample) for one in found]).tolist()) == list(range(len(lengths)))
     slots = 0
     for one in found:
         count, width = one.ids.shape
         if one.segments is not None:
             most = int(one.segments.max())
-            width = 10 + most * max(int((one.segments == number).sum(1).max()) for number in range(1, most + 1))
-        assert count * width <= 4096
+            prompt = int((one.segments == 0).sum(1).max())
+            width = prompt + most * max(int((one.segments == number).sum(1).max()) for number in range(1, most + 1))
+        assert count * width <= 1024
         slots += count * width
-    assert slots < 2 * (sum(lengths) + 48 * 10)
+    assert slots < 2 * (sum(lengths) + sum(map(len, prompts)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -156,6 +157,27 @@ def test_splits_share_no_program() -> None:
         for other in names[place + 1 :]:
             assert not found[one] & found[other] or {one, other} == {"unseen", "ood"}
     assert {programs.split_of(program) for program in seen} == {"pretraining"}
+
+
+def test_no_program_counts_as_seen_for_a_model_that_was_not_pretrained_on_them() -> None:
+    test = tasks.Triplets(plain=True).questions("test", 60, 0)
+    counts = Counter((one.split, one.task) for one in test)
+    assert counts == {(split, kind): 10 for split in ("unseen", "ood") for kind in tasks.KINDS}
+
+
+def test_a_mixture_takes_turns(tmp_path) -> None:
+    file = tmp_path / "a+b.jsonl"  # a file's name is taken as it is
+    file.write_text("".join(f'{{"prompt": "{n}", "answer": "{n}"}}\n' for n in range(20)))
+    few = tasks.source(str(file))
+    assert few.name == "a+b.jsonl"
+    mixed = tasks.source("proposals+deduction")
+    alone = [tasks.source(name).questions("training", 3, 0) for name in ("proposals", "deduction")]
+    assert [one.id for one in mixed.questions("training", 5, 0)] == [one.id for pair in zip(*alone, strict=True) for one in pair][:5]
+    short = tasks.Mixture([few, tasks.source("code")]).questions("test", 10, 0)  # the file has two rows for a test
+    assert [one.task for one in short].count("data") == 2
+    assert len(short) == 7
+    with pytest.raises(InputError, match="unknown; there are code"):
+        tasks.source("code+nothing_like_it")
 
 
 def test_questions_are_the_first_of_one_stream() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,9 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
     model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints/step_000006")
     assert model.dtype == torch.float32
     transformers.AutoTokenizer.from_pretrained(out / "checkpoints/step_000006")
+    shutil.rmtree(out / "state")
+    assert cli(arguments(method, base, out, "--resume")) == 2  # rather than beginning again over what is there
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize(("method", "lines"), [("rlvr", [0, 3]), ("sft", [1]), ("selfplay", [0, 3])])
@@ -138,7 +142,8 @@ def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: P
         first[method] = rows[0]["fixed/solver/entropy"]
         assert rows[1]["fixed/solver/entropy"] != first[method]
         for one, other in zip(rows, without, strict=True):
-            assert not any(key.startswith("fixed/") for key in other)
+            assert not any(key.startswith(("fixed/", "time/fixed")) for key in other)
+            assert one["time/fixed_seconds"] > 0
             assert {key: one[key] for key in ("loss", "grad_norm", "entropy")} == {
                 key: other[key] for key in ("loss", "grad_norm", "entropy")
             }

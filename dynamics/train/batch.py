@@ -109,14 +109,15 @@ def layouts(batch: Batch, samples: Sequence[int], tokens: int, share: bool = Tru
     rows = _rows(batch, samples, tokens, share)
     rows.sort(key=lambda row: (len(row) == 1, -_longest(batch, row), -_length(batch, row)))
     made: list[list[list[int]]] = []
-    width = 0  # of the widest row of the micro-batch in work
+    shape = (0, 0, 0)  # of the micro-batch in work
     for row in rows:
-        width = max(width, _width(batch, row))
-        if made and _alike(batch, made[-1][0], row) and (len(made[-1]) + 1) * width <= tokens:
+        grown = _grown(shape, _shape(batch, row))
+        if made and _alike(batch, made[-1][0], row) and (len(made[-1]) + 1) * _area(grown) <= tokens:
             made[-1].append(row)
+            shape = grown
         else:
             made.append([row])
-            width = _width(batch, row)
+            shape = _shape(batch, row)
     return [_layout(batch, micro) for micro in made]
 
 
@@ -130,7 +131,7 @@ def _rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool) -> lis
     for sample in samples:
         prompt = int(batch.prompt_of[sample])
         row = open_rows.get(prompt)
-        if row is None or not share or _length(batch, [*row, sample]) > tokens:
+        if row is None or not share or _area(_shape(batch, [*row, sample])) > tokens:
             row = open_rows[prompt] = []
             rows.append(row)
         row.append(sample)
@@ -147,11 +148,20 @@ def _longest(batch: Batch, row: Sequence[int]) -> int:
     return max(len(batch.completions[sample]) for sample in row) if len(row) > 1 else _length(batch, row)
 
 
-def _width(batch: Batch, row: Sequence[int]) -> int:
-    """Tokens that a row takes up with its completions padded to the longest."""
+def _shape(batch: Batch, row: Sequence[int]) -> tuple[int, int, int]:
+    """Tokens of the prompt, completions, and tokens of the longest; with one completion all its tokens and nothing else."""
     if len(row) == 1:
-        return _length(batch, row)
-    return len(batch.prompts[batch.prompt_of[row[0]]]) + len(row) * _longest(batch, row)
+        return _length(batch, row), 0, 0
+    return len(batch.prompts[batch.prompt_of[row[0]]]), len(row), _longest(batch, row)
+
+
+def _grown(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
+    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
+
+
+def _area(shape: tuple[int, int, int]) -> int:
+    """Tokens that a row of this shape takes up with its completions padded to the longest."""
+    return shape[0] + shape[1] * shape[2]
 
 
 def _layout(batch: Batch, rows: Sequence[Sequence[int]]) -> Layout:

@@ -96,6 +96,8 @@ class Run:
                         f"{self.out}: was begun with {key} = {theirs.get(key)!r}, not {mine[key]!r}; "
                         "resume with the same, or name another folder"
                     )
+            if there.get("status") == "finished" and state.latest(self.out / "state") is None:
+                raise InputError(f"{self.out}: is finished and has no state/ to go on from; name another folder")
             return there | {"status": "running"}
         if self.out.exists() and any(self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
@@ -148,8 +150,10 @@ class Run:
         if fed.rollouts:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", fed.rollouts)
         still: dict[str, float] = {}
+        paused = time.perf_counter()
         if self.fixed and (number - 1) % config.fixed_every == 0:
             still = fixed.entropies(self.policy, self.fixed, config.seed, config.micro_tokens)
+            still["time/fixed_seconds"] = time.perf_counter() - paused
         before = update.prepare(self.policy, self.reference, fed.batch, config, number)
         metrics: dict[str, Any] = {}
         for _ in range(config.updates if isinstance(config, PolicyGradient) else 1):
@@ -165,7 +169,7 @@ class Run:
             metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
         metrics |= fed.metrics | still | {"learning_rate": config.learning_rate * update.rate(config, number)}
         self.step = number
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - begin - still.get("time/fixed_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
         self.recorder.step(number, self.policy.masters, metrics)
         self.whole = True

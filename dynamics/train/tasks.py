@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -22,7 +23,7 @@ from dynamics.train.expressions import Expressions, Refused, literal, same
 from dynamics.train.streams import stream
 
 KINDS = ("deduction", "abduction", "induction")
-#: a third each of the test problems: programs of pre-training on other inputs, new programs, deeper ones on larger values
+#: in equal parts the test problems: programs of the embedded model's pre-training on other inputs, new programs, deeper ones on larger values
 TEST_SETS = ("seen", "unseen", "ood")
 #: of an induction problem: pairs in all, and how many of them the solver sees
 PAIRS, SHOWN = 5, 2
@@ -118,15 +119,16 @@ class Triplets:
     def __init__(self, kinds: Sequence[str] = KINDS, plain: bool = False, box: Runner | None = None):
         self.kinds = tuple(kinds)
         self.plain = plain
+        self.sets = TEST_SETS[1:] if plain else TEST_SETS  # only the embedded model was pre-trained on some of the programs
         self.box = box or Expressions()
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """``split``: training, validation, pretraining, or test, which is a third each of seen, unseen and ood."""
+        """``split``: training, validation, pretraining, or test, which is in equal parts seen, unseen and ood; in plain words unseen and ood."""
         rng = stream(seed, f"problems {split}")
         made: dict[str, Question] = {}
         while len(made) < count:
-            part = TEST_SETS[len(made) % 3] if split == "test" else split
-            kind = self.kinds[len(made) // (3 if split == "test" else 1) % len(self.kinds)]
+            sets = self.sets if split == "test" else (split,)
+            part, kind = sets[len(made) % len(sets)], self.kinds[len(made) // len(sets) % len(self.kinds)]
             problem = triplet(rng, kind, part)
             if problem is not None and problem.id not in made:
                 made[problem.id] = self.question(problem, part)
@@ -349,8 +351,26 @@ def names() -> list[str]:
     return ["code", *KINDS, "proposals", *sorted(DATASETS)]
 
 
+class Mixture:
+    """Questions of several sources in turn."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = sources
+        self.name = "+".join(one.name for one in sources)
+
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        each = -(-count // len(self.sources))
+        parts = [one.questions(split, each, seed) for one in self.sources]
+        return [one for turn in zip_longest(*parts) for one in turn if one is not None][:count]
+
+
 def source(name: str, plain: bool = True) -> Source:
-    """A task by name: ``code``, one of its kinds, a reasoning-gym task, or a file. ``plain``: in words, not in notation."""
+    """A task by name: ``code``, one of its kinds, a reasoning-gym task, a file, or several with + between them.
+
+    ``plain``: in words, not in notation.
+    """
+    if "+" in name and not Path(name).is_file():
+        return Mixture([source(part, plain) for part in name.split("+")])
     if name == "code" or name in KINDS:
         return Triplets(KINDS if name == "code" else [name], plain)
     if name == "proposals":
