@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         for name in options.names or ANALYSES:
-            for path in _build(name, options):
+            for path in ANALYSES[name](options.runs, options.figures, options.force, options.preset):
                 print(path)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,14 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def _build(name: str, options: argparse.Namespace) -> list[Path]:
-    if name == "comparison":
-        from analyses import comparison
-
-        return comparison.main(options.runs, options.figures, options.force, options.preset)
-    return ANALYSES[name](options.runs, options.figures, options.force)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m analyses comparison                     # a quarter of an hour on two cores the first time, two minutes after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
 python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
-python -m analyses comparison --preset smollm2    # sparsity and the confound on the real 135M model
+python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour
 python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
 """
 
@@ -76,6 +76,8 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
         try:
             table, made = question.write(module, found, figures)
         except InputError as error:
+            for suffix in (".png", ".svg", ".csv"):
+                (figures / f"{name}{suffix}").unlink(missing_ok=True)  # of other runs
             sections.append(html.section(module.TITLE, f"<p>Not drawn: {html.safe(error, 400)}</p>"))
             continue
         paths += made
@@ -84,7 +86,7 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
         text = f"<p>The paper: {html.safe(module.CLAIM, 600)}.</p>{chart}<p class=faint>{html.safe(module.caption(table), 1200)}</p>"
         sections.append(html.section(module.TITLE, text))
     verdicts = pd.DataFrame(rows, columns=[*(one.name for one in fields(question.Verdict)), "verdict", "figure"])
-    (figures / "machine.json").write_text(json.dumps(_machine(found, preset), indent=1) + "\n", encoding="utf-8")
+    write(str(figures / "machine.json"), json.dumps(_machine(found, preset), indent=1) + "\n")
     with replacing(figures / "verdicts.csv") as temporary:
         verdicts.to_csv(temporary, index=False, float_format="%.4g")
     head = "<h1>What self-play, RLVR and SFT did to the model</h1>" + _about(found, preset)
@@ -109,7 +111,7 @@ def _effect(row: Mapping[Any, Any]) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """The verdicts as a table for a README."""
-    lines = ["| finding of the paper | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|"]
+    lines = ["| finding | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         lines.append(f"| {row['finding']} | {row['measured']} | {_effect(row)} | {row['by_seed']} | {row['verdict']} |")
     return "\n".join([*lines, "", QUOTED])
@@ -125,17 +127,19 @@ def fill(readme: Path, table: pd.DataFrame) -> None:
 
 
 def _about(found: Sequence[runs.Run], preset: str) -> str:
-    models = ", ".join(sorted({str(run.settings.get("model")) for run in found}))
+    models = ", ".join(sorted({str(run.settings.get("model", run.document.get("model"))) for run in found}))
     steps = sorted({len(run.metrics) for run in found})
     small = "" if preset in ("", "full", "paper") else " This is a demonstration: few steps and seeds."
+    first = runs.PRESETS[preset].first if preset else ""
+    begun = f" What they begin with was made by <code>{html.safe(f'python -m dynamics.train sft {first}', 400)}</code>." if first else ""
     made = _machine(found, preset)
     versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items() if version)
     return (
         f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
         f"preset {html.safe(preset or 'none')}; "
-        f"{made['cores']} cores of {html.safe(made['machine'])}, {html.safe(versions, 400)}.{small} "
-        "Findings are those of arXiv 2510.27072 on 3B and 7B models, those that begin with 'and' and that of learning rates and dtypes the "
-        "controls to them; what a small model shows need not hold for them. An effect is the "
+        f"{made['cores']} cores of {html.safe(made['machine'])}, {html.safe(versions, 400)}.{begun}{small} "
+        "Findings are those of arXiv 2510.27072 on 3B and 7B models; those that begin with 'and', that of settings and those of RLVR's "
+        "gain are controls; what a small model shows need not hold for them. An effect is the "
         "mean over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the "
         "other, or cannot be told.</p>"
     )
@@ -158,7 +162,7 @@ def _verdicts(table: pd.DataFrame) -> str:
                 f"{_effect(row)}<small>{html.safe(seeds, 300)}</small>",
             ]
         )
-    made = html.table(["<verdict", "<finding of the paper, what was measured", "<effect, 95 %"], lines)
+    made = html.table(["<verdict", "<finding, what was measured", "<effect, 95 %"], lines)
     return f"<p>{counts}.</p><div class=fit>{made}</div><p class=faint>{html.safe(QUOTED, 1000)}</p>"
 
 

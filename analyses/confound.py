@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from analyses import question
 from analyses.question import Verdict, judge
 from analyses.runs import Run, plain, slowest
-from dynamics import sparsity
+from dynamics import InputError, sparsity
 from dynamics.plots import methods, style
 from dynamics.rules import RULES
 
@@ -44,8 +44,8 @@ def caption(table: pd.DataFrame) -> str:
     return (
         "Share of weights unchanged since the base; learning rate and dtype of the masters differ, the number of steps does not. "
         f"{grid.min()} to {grid.max()} seeds a point, a dot each, lines through their means. Largest difference between methods at the "
-        f"same settings, and between settings of one method - {told}. Rightmost: the rule atol at other tolerances, learning "
-        f"rate {style.exponent(table.loc[table['tolerance'].notna(), 'learning_rate'].max())}."
+        f"same settings, and between settings of one method - {told}. Rightmost: the rule atol at other tolerances "
+        f"({_swept(table)})."
     )
 
 
@@ -54,7 +54,9 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
     ``tolerance`` is that of the rule atol, in the rows where it is swept; elsewhere it is 1e-5.
     """
-    chosen = [run for run in runs if not any(word in run.label for word in (" reward", " proposer"))]
+    chosen = [run for run in runs if run.has_weights and not any(word in run.label for word in (" reward", " proposer"))]
+    if not chosen:
+        raise InputError("none of the runs has checkpoints of the base and of a result, and the method's own reward and proposer")
     swept = {run.path for run in slowest(chosen) or plain(chosen)}
     rows: list[dict[str, Any]] = []
     for run in chosen:
@@ -136,6 +138,11 @@ def tolerances(table: pd.DataFrame, ax: Axes, stored: str = "as trained") -> Axe
     return ax
 
 
+def _swept(table: pd.DataFrame) -> str:
+    rates = table.loc[table["tolerance"].notna(), "learning_rate"]
+    return f"atol at {style.exponent(rates.max())}" if len(rates) else "atol"
+
+
 def figure(table: pd.DataFrame) -> Figure:
     made = style.new_figure(style.TWO_COLUMN, 4.4)
     axes = made.subplots(2, len(RULES) + 1, sharey=True, sharex="col")
@@ -150,28 +157,34 @@ def figure(table: pd.DataFrame) -> Figure:
         tolerances(table, axes[row, -1], stored)
         axes[row, -1].tick_params("x", labelsize=7.5)
         axes[row, 0].set_ylabel(f"sparsity, stored {stored}" if row == 0 else "stored in bfloat16")
-    axes[0, -1].set_title("tolerance")
-    axes[1, -1].set_xlabel("of atol")
+    axes[0, -1].set_title(_swept(table))
+    axes[1, -1].set_xlabel("tolerance of atol")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=3)
     return made
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """Whether methods lie further apart than settings, seed by seed, over the settings that every seed was run at."""
+    """Whether methods lie further apart than settings, seed by seed, over the settings that every seed was run at.
+
+    If there is but one such setting, over all settings and the seeds that were run at all of them.
+    """
     part = _grid(table)
     part = part[part["rule"] == "bf16"]
-    wide = part.pivot_table(index="seed", columns=["method", "learning_rate", "masters"], values="value").dropna(axis=1)
+    wide = part.pivot_table(index="seed", columns=["method", "learning_rate", "masters"], values="value")
+    shared = wide.dropna(axis=1)
+    wide = shared if len(shared.columns.droplevel("method").unique()) > 1 else wide.dropna(axis=0)
     by_method, by_setting = (wide.T.groupby(level=level) for level in ("method", ["learning_rate", "masters"]))
-    if len(by_method) < 2 or len(by_setting) < 2:
+    if wide.empty or len(by_method) < 2 or len(by_setting) < 2:
         return []
     between = (by_setting.max() - by_setting.min()).max()
     within = (by_method.max() - by_method.min()).max()
+    settings = ", ".join(f"{style.exponent(rate)} with {masters} masters" for rate, masters in by_setting.groups)
     what = (
-        f"sparsity by bf16: largest difference between methods at one of {len(by_setting)} settings (mean {between.mean():.2f}), "
-        f"minus largest between settings of one method (mean {within.mean():.2f})"
+        f"sparsity by bf16: largest difference between methods at one of the settings {settings} (mean {between.mean():.2f}), "
+        f"minus largest between these settings of one method (mean {within.mean():.2f})"
     )
-    return [judge("sparsity tells methods apart rather than learning rates and dtypes", what, (between - within).to_numpy(), 1)]
+    return [judge("sparsity tells methods apart rather than settings of the optimizer", what, (between - within).to_numpy(), 1)]
 
 
 if __name__ == "__main__":

@@ -33,19 +33,21 @@ CLAIM = "proposals grow harder (solve rate falls) and answers longer"
 PANELS = {
     "solve_rate": "solve rate by the base",
     "operations": "operations a program",
-    "distinct": "programs that differ",
-    "valid": "valid proposals",
+    "distinct": "share that differ",
+    "valid": "share valid",
     "length": "tokens of the answers",
     "by_difficulty": "tokens by difficulty",
 }
 #: columns of curriculum.jsonl that are drawn by quarter, and of metrics.jsonl
 TASKS = ("solve_rate", "operations", "complexity", "characters", "length")
 STEPS = {"valid": "proposer/valid", "distinct": "program/distinct"}
+#: tasks below which a normal interval of their mean is not given
+FEW = 20
 #: variants that are drawn in a colour of their own; those of the reward are grey
 SHOWN = {
     "selfplay": (methods.COLORS["selfplay"], "-"),
     "selfplay, frozen proposer": ("#D55E00", "--"),
-    "selfplay, snapshot proposer": ("#0072B2", "-."),
+    "selfplay, snapshot proposer": ("#56B4E9", "-."),
 }
 
 
@@ -79,16 +81,15 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         mine = [pd.DataFrame({"quantity": name, "at": tasks["phase"] + 1, "one": tasks[name]}) for name in TASKS]
         mine += [pd.DataFrame({"quantity": name, "at": quarter + 1, "one": steps[of]}) for name, of in STEPS.items() if of in steps]
         for part in mine:
-            ends = part.groupby("at")["one"].agg(["mean", "sem"])
-            if not {1, 4} <= set(ends.index):
+            first, last = (part.loc[part["at"] == quarter, "one"].dropna() for quarter in (1, 4))
+            if not len(first) or not len(last):
                 continue
-            change = float(ends["mean"][4] - ends["mean"][1])
-            error = float(np.hypot(ends["sem"][4], ends["sem"][1]))
-            changes.append({"label": run.label, "seed": run.seed, "quantity": part["quantity"].iloc[0], "value": change, "error": error})
+            change = {"value": float(last.mean() - first.mean()), "error": _error(first, last)}
+            changes.append({"label": run.label, "seed": run.seed, "quantity": part["quantity"].iloc[0]} | change)
         hard = 1 - tasks["solve_rate"]
         if hard.nunique() > 2:
             slope = stats.linregress(hard, tasks["length"])
-            found = {"value": float(slope.slope), "error": float(slope.stderr)}
+            found = {"value": float(slope.slope), "error": float(slope.stderr) if len(tasks) >= 4 * FEW else np.nan}
             changes.append({"label": run.label, "seed": run.seed, "quantity": "by_difficulty"} | found)
         middle = np.ceil(4 * tasks["solve_rate"]) / 4 - np.where(tasks["solve_rate"] > 0, 0.125, 0.0)
         mine.append(pd.DataFrame({"quantity": "by_difficulty", "at": middle, "one": tasks["length"]}))
@@ -100,6 +101,12 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     means = groups.agg(value="mean", error="sem", count="count").reset_index().assign(part="mean", seeds=every["seed"].nunique())
     table = pd.concat([means, pd.DataFrame(changes).assign(part="change")], ignore_index=True)
     return table.assign(low=table["value"] - 1.96 * table["error"], high=table["value"] + 1.96 * table["error"])
+
+
+def _error(first: pd.Series[float], last: pd.Series[float]) -> float:
+    """Standard error of a difference of means; NaN where the normal interval made of it would be no interval."""
+    error = float(np.hypot(*(np.asarray(part).std(ddof=1) / len(part) ** 0.5 for part in (first, last))))
+    return error if min(len(first), len(last)) >= FEW and error > 0 else float("nan")
 
 
 def operations(program: str) -> int:
@@ -149,7 +156,8 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         part = changes[changes["quantity"] == name]
         if len(part):
             middle, half = part["value"].mean(), 1.96 * float(np.sqrt((part["error"] ** 2).sum(skipna=False))) / len(part)
-            found.append(judge(text, what, part["value"], side, (middle - half, middle + half, "normal over tasks")))
+            within = (middle - half, middle + half, "normal over tasks") if np.isfinite(half) else None
+            found.append(judge(text, what, part["value"], side, within))
     return found
 
 

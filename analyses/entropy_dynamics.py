@@ -52,7 +52,7 @@ def caption(table: pd.DataFrame) -> str:
         f"Nats a token at temperature 1, {seeds_of(table)} seeds (thin) and their mean (thick); over steps a running mean of {WINDOW}. "
         "Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's form. On its own data SFT is "
         "over the given answers. Fixed prompts are held-out ones of the run's task, the same all along, sampled with the same random "
-        "numbers. Reward by "
+        "numbers for all methods of a seed: so few samples that their -log p lies off the entropy, by the same for all. Reward by "
         "entropy: a dot is a mean over ten steps, the line R = b - a exp(H) by least squares."
     )
 

@@ -22,12 +22,12 @@ from matplotlib.ticker import MaxNLocator
 
 from analyses import question
 from analyses.question import Verdict, seeds_of
-from analyses.runs import Run, plain
+from analyses.runs import Run, plain, with_weights
 from dynamics.plots import methods, style
 
 TITLE = "Distance from the base, and forgetting"
 CLAIM = "not in the paper"
-PANELS = {"kl": "KL(base | tuned), nats", "loss": "change of loss, nats"}
+PANELS = {"kl": "KL(base | tuned)", "loss": "change of loss"}
 #: examples of the embedded model's pre-training, of each kind
 EXAMPLES = 60
 
@@ -42,7 +42,7 @@ def caption(table: pd.DataFrame) -> str:
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Columns label, seed, text, quantity, value, low, high, tokens."""
     rows: list[dict[str, Any]] = []
-    for run in plain(runs):
+    for run in with_weights(plain(runs)):
         for text, found in distances(run.checkpoints[0], run.checkpoints[-1]).items():
             for name in PANELS:
                 rows.append(
@@ -95,7 +95,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None =
     methods.dots(part, list(dict.fromkeys(table["label"])), ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(3))
-    ax.set_xlabel(PANELS[quantity])
+    ax.set_xlabel(f"{PANELS[quantity]},\nnats a token")
     ax.set_title(part["text"].iloc[0] if len(part) else "")
     return ax
 

@@ -3,7 +3,8 @@
 The paper: self-play is ahead of its base at small k, the base matches or exceeds it at large k, so training sharpens and adds no ability;
 and self-play keeps more of the base's reach than RLVR does.
 
-Drawn: pass@k of base, SFT, RLVR and self-play on held-out programs - of forms seen in pre-training, unseen, and deeper (ood) - with the
+Drawn: pass@k of base, SFT, RLVR and self-play on held-out problems - programs of pre-training on other inputs (seen), programs met nowhere
+(unseen), deeper ones (ood) - with the
 untouched base at lower temperatures and greedy as the control, and below it the paired difference from the base at T=1, with a mark where a
 curve crosses it (k*). Bands are bootstrap intervals over problems, those of all seeds together; they do not cover the variation between
 seeds, which the verdicts do.
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analyses import question
 from analyses.question import Verdict, judge_rows
@@ -103,7 +105,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     together, whose interval is by bootstrap).
     """
     every = graded(plain(runs))
-    splits = [split for split in SPLITS if (every["split"] == split).any()] or list(every["split"].unique())
+    there = list(every["split"].unique())
+    splits = [*(split for split in SPLITS if split in there), *(split for split in there if split not in SPLITS)]
     return pd.DataFrame([row for split in splits for row in _of_split(every[every["split"] == split], split)])
 
 
@@ -186,6 +189,9 @@ def figure(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel("pass@k")
     axes[1, 0].set_ylabel("minus base, T=1")
     handles, labels = axes[0, 0].get_legend_handles_labels()
+    if np.isfinite(table.loc[table["kind"] == "crossing", "value"]).any():
+        ring = Line2D([], [], linestyle="none", marker="o", markersize=8, markerfacecolor="none", markeredgecolor=methods.OTHER)
+        handles, labels = [*handles, ring], [*labels, "k*, level again"]
     first = sorted(zip(labels, handles, strict=True), key=lambda pair: (pair[0] != BASE, not pair[0].startswith("base")))
     shown = {"handles": [handle for _, handle in first], "labels": [label for label, _ in first]}
     made.legend(**shown, loc="outside lower center", ncols=4 if len(splits) > 1 else 2)
@@ -193,20 +199,23 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
+    """Gains of self-play and of RLVR in one try, each held against the base at its best temperature too; their reach in many."""
     found = []
-    of = table[(table["kind"] == "against") & (table["name"] == "selfplay")]
+    of = table[table["kind"] == "against"]
     for split in dict.fromkeys(of["split"]):
-        mine = of[of["split"] == split]
-        large = int(mine["k"].max())
-        asked = [(BASE, 1, 1, "self-play beats its base at k = 1"), (BASE, large, -1, "the base overtakes self-play at large k")]
-        if best := _best_control(table, split):
-            asked.insert(1, (best, 1, 1, "and by more than a lower temperature does"))
-        asked.append(("rlvr", large, 1, "self-play keeps more of the base's reach than RLVR"))
-        for against, k, side, text in asked:
-            part = mine[(mine["against"] == against) & (mine["k"] == k)]
+        large, best = int(of[of["split"] == split]["k"].max()), _best_control(table, split)
+        asked = [
+            ("selfplay", BASE, 1, 1, "self-play beats its base at k = 1"),
+            ("selfplay", best, 1, 1, "and by more than a lower temperature does"),
+            ("rlvr", BASE, 1, 1, "RLVR beats its base at k = 1"),
+            ("rlvr", best, 1, 1, "and by more than a lower temperature does"),
+            ("selfplay", BASE, large, -1, "the base is ahead of self-play at large k"),
+            ("selfplay", "rlvr", large, 1, "self-play keeps more of the base's reach than RLVR"),
+        ]
+        for name, against, k, side, text in asked:
+            part = of[(of["split"] == split) & (of["name"] == name) & (of["against"] == against) & (of["k"] == k)]
             if len(part) and not (k == 1 and side < 0):
-                what = f"pass@{k}, self-play minus {against}, {split} programs"
-                found.append(judge_rows(text, what, part, side, WITHIN))
+                found.append(judge_rows(text, f"pass@{k}, {name} minus {against}, {split} programs", part, side, WITHIN))
     return found
 
 

@@ -4,8 +4,9 @@ The paper: with the reward 1 - 2|p - 1/2| the final validation accuracy is 2 % l
 entropy stays higher, the curriculum is lost and performance suffers. "Frozen" there drops the proposer's gradient, while the weights that
 it shares with the solver still move; ``snapshot`` is the other reading: the untouched base proposes all along.
 
-Drawn, a row a variant, a dot a seed: change of held-out pass@1 from the base, entropy of the solver and validity of proposals in the last
-fifth of the run, solve rate by the untouched base of the tasks of the last quarter.
+Drawn, a row a variant, a dot a seed: change of held-out pass@1 from the base; in the last fifth of the run entropy of the solver, on its
+own tasks (which differ between variants) and on prompts that stay the same, and validity of proposals; solve rate by the untouched base
+of the tasks of the last quarter.
 
     python -m analyses.proposer_variants runs/comparison --out figures        # seconds
 """
@@ -32,18 +33,21 @@ TITLE = "Proposer rewards and the frozen proposer"
 CLAIM = "p ~ 1/2 reward: accuracy 2 % lower, entropy unchanged; frozen proposer: more entropy, worse performance"
 PANELS = {
     "gain": "gain in pass@1",
-    "entropy": "solver entropy",
-    "valid": "valid",
+    "entropy": "entropy, own tasks",
+    "fixed": "entropy, fixed",
+    "valid": "share valid",
     "solve_rate": "solve rate",
 }
+MEASURED = {"entropy": "solver entropy on its own tasks, nats", "fixed": "solver entropy on fixed prompts, nats"}
 #: what counts as no change of entropy, in nats a token
 SAME = 0.05
 
 
 def caption(table: pd.DataFrame) -> str:
     return (
-        "Gain: held-out pass@1 minus that of the base at T=1, all splits. Solver entropy (nats) and share of valid proposals: last "
-        "fifth of the run. Solve rate: of the tasks of the last quarter, by the untouched base. "
+        "Gain: held-out pass@1 minus that of the base at T=1, all splits. Entropy of the solver (nats a token), on its own tasks, which "
+        "differ between variants, and on prompts that stay the same, and share of valid proposals: last fifth of the run. Solve rate: of "
+        "the tasks of the last quarter, by the untouched base. "
         f"{seeds_of(table)} seeds, a dot each, ticks their mean, bars Student's 95 % interval over seeds, cut at the panel's edge."
     )
 
@@ -58,6 +62,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         if {run.label, BASE} <= set(run.evals["name"]):
             rows.append({**shared, "quantity": "gain", "value": gap(run.evals, BASE, run.label, 1)})
         rows.append({**shared, "quantity": "entropy", "value": blocks(run.metrics, "solver/entropy")[1]})
+        rows.append({**shared, "quantity": "fixed", "value": blocks(run.metrics, "fixed/solver/entropy")[1]})
         rows.append({**shared, "quantity": "valid", "value": blocks(run.metrics, "proposer/valid")[1]})
         if (run.path / "curriculum.jsonl").exists():
             tasks = pd.DataFrame(lines(run.path / "curriculum.jsonl"))
@@ -102,17 +107,20 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     for variant, quantity, side, text in (
         ("triangular reward", "gain", -1, "the p ~ 1/2 reward ends lower in accuracy"),
         ("triangular reward", "entropy", 0, "the p ~ 1/2 reward leaves entropy as it is"),
+        ("triangular reward", "fixed", 0, "and on the same prompts"),
         ("frozen proposer", "gain", -1, "a frozen proposer ends lower in accuracy"),
         ("frozen proposer", "entropy", 1, "a frozen proposer keeps more entropy"),
+        ("frozen proposer", "fixed", 1, "and on the same prompts"),
         ("frozen proposer", "solve_rate", 1, "a frozen proposer loses the curriculum"),
         ("snapshot proposer", "gain", -1, "a proposer that never moves ends lower in accuracy"),
         ("snapshot proposer", "entropy", 1, "a proposer that never moves keeps more entropy"),
+        ("snapshot proposer", "fixed", 1, "and on the same prompts"),
     ):
         wide = table[table["quantity"] == quantity].pivot_table(index="seed", columns="label", values="value")
         name = f"selfplay, {variant}"
         if {name, "selfplay"} <= set(wide.columns):
             margin = f" (the same: within {SAME} nats)" if side == 0 else ""
-            what = f"{PANELS[quantity]}{margin}, {variant} minus trained proposer with one_minus"
+            what = f"{MEASURED.get(quantity, PANELS[quantity])}{margin}, {variant} minus trained proposer with one_minus"
             found.append(judge(text, what, wide[name] - wide["selfplay"], side, margin=SAME if side == 0 else 0.0))
     return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Preset:
     grid : settings in which the ``gridded`` methods are run once more, by name; repeated : those of them with every seed.
     first : options of an SFT run whose result is the base of all others.
     minutes : roughly, all of it on two cores; 0: not for such a machine.
+    at_once : runs at the same time; 0: one a core.
     beside : command lines that read no run.
     """
 
@@ -59,6 +61,7 @@ class Preset:
     controls: str = "1,0.6,0.3,0"
     first: str = ""
     minutes: int = 0
+    at_once: int = 0
     beside: tuple[str, ...] = ()
 
 
@@ -128,14 +131,13 @@ PRESETS = {
         "--eval-problems 36 --eval-samples 8",
         (),
         {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
-        repeated=("1e-6",),
         small={
             "sft": "--batch 8 --max-new-tokens 32",
             "rlvr": "--prompts 4 --group 8 --max-new-tokens 32",
             "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 8",
         },
         first="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --fixed-every 0",
-        minutes=60,
+        minutes=65,
     ),
     "paper": Preset(
         1,
@@ -148,6 +150,7 @@ PRESETS = {
             "rlvr": "--prompts 64 --group 8",
             "selfplay": "--preset azr-paper --propose-tokens 1024",
         },
+        at_once=1,
         beside=_PUBLISHED,
     ),
 }
@@ -165,15 +168,15 @@ def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
         raise InputError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
     made: dict[str, list[str]] = {}
-    begin = ""
+    begin: list[str] = []
     if chosen.first:
         made[BASE] = ["sft", *chosen.first.split()]
         steps = int(made[BASE][made[BASE].index("--steps") + 1])
-        begin = f"--model {folder / BASE / 'checkpoints' / f'step_{steps:06d}'}"
+        begin = ["--model", str(folder / BASE / "checkpoints" / f"step_{steps:06d}")]
 
     def add(name: str, method: str, seed: int, *more: str) -> None:
-        options = " ".join([begin, chosen.options, chosen.small.get(method, ""), *more])
-        made[f"{name}-{seed}"] = [method, "--seed", str(seed), *options.split()]
+        options = " ".join([chosen.options, chosen.small.get(method, ""), *more])
+        made[f"{name}-{seed}"] = [method, "--seed", str(seed), *begin, *options.split()]
 
     for seed in range(chosen.seeds):
         for method in reversed(METHODS):  # the longest first
@@ -207,11 +210,15 @@ def commands(preset: str, folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. ``usual``: settings that do not tell this run from those it is compared with."""
+    """One run directory.
+
+    ``usual``: settings that do not tell this run from those it is compared with; ``place``: the seed of a run that does not say it.
+    """
 
     path: Path
     document: dict[str, Any]
     usual: dict[str, Any] = field(default_factory=dict)
+    place: int = 0
 
     @property
     def method(self) -> str:
@@ -219,25 +226,30 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.document.get("seed") or 0)
+        return int(self.document.get("seed") or self.place)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The resolved config; a model in the folder that the runs live in is named from there."""
         found = dict(self.document.get("config") or {})
-        if (model := Path(str(found.get("model", "")))).is_relative_to(self.path.parent):
+        if found.get("model") and (model := Path(str(found["model"]))).is_relative_to(self.path.parent):
             found["model"] = str(model.relative_to(self.path.parent))
         return found
 
     @property
     def learning_rate(self) -> float:
-        """0 where the run does not say."""
-        return float((self.document.get("config") or {}).get("learning_rate") or 0.0)
+        """NaN where the run does not say."""
+        return float((self.document.get("config") or {}).get("learning_rate") or "nan")
 
     @property
     def asked(self) -> bool:
         """Whether it has graded samples of held-out problems."""
         return any((self.path / "evals").glob("*.jsonl"))
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it kept the base and a later checkpoint; another trainer's recorder need not."""
+        return len(list((self.path / "checkpoints").glob("step_*"))) > 1
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -289,8 +301,9 @@ class Run:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; a last one that a killed run left unfinished is passed over."""
     try:
-        return [json.loads(line) for line in path.read_bytes().splitlines()]
+        return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     except FileNotFoundError:
         raise InputError(f"{path}: is not there; was the run finished?") from None
     except ValueError as error:
@@ -298,17 +311,30 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def find(paths: Sequence[Path]) -> list[Run]:
-    """The runs at these places, each a run directory or a folder of them; in the order of methods, then labels, then seeds."""
-    folders: list[Path] = []
+    """The runs at these places, each a run directory or a folder of them; in the order of methods, then labels, then seeds.
+
+    In a folder of runs the one called ``base`` is what the others begin with, and left out. Two runs that nothing tells apart are refused:
+    they would count as two seeds.
+    """
+    folders: dict[Path, Path] = {}
     for path in paths:
-        inside = [path] if (path / "run.json").exists() else sorted(one.parent for one in path.glob("*/run.json"))
+        there = [path] if (path / "run.json").exists() else sorted(one.parent for one in path.glob("*/run.json"))
+        inside = there if len(there) == 1 else [one for one in there if one.name != BASE]
         if not inside:
             raise InputError(f"{path}: is no run directory and holds none (no run.json); make one by python -m dynamics.train")
-        folders += inside
-    runs = [Run(folder, RunDirectory(folder).read_run()) for folder in folders]
-    runs = [Run(run.path, run.document, _usual([one for one in runs if one.method == run.method])) for run in runs]
+        folders |= {one.resolve(): one for one in inside}
+    runs = [Run(folder, RunDirectory(folder).read_run()) for folder in folders.values()]
+    runs = [replace(run, usual=_usual([one for one in runs if one.method == run.method])) for run in runs]
+    told: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        if run.document.get("seed") is None:
+            run = replace(run, place=sum(one.label == run.label for one in told.values()))
+        key = (run.label, run.seed)
+        if key in told:
+            raise InputError(f"{run.path}: is {key[0]}, seed {key[1]}, as {told[key].path} is; compare one of them at a time")
+        told[key] = run
     order = {name: place for place, name in enumerate(METHODS)}
-    return sorted(runs, key=lambda run: (order.get(run.method, len(order)), run.label, run.seed))
+    return sorted(told.values(), key=lambda run: (order.get(run.method, len(order)), run.label, run.seed))
 
 
 def _usual(runs: Sequence[Run]) -> dict[str, Any]:
@@ -332,7 +358,7 @@ def plain(runs: Sequence[Run]) -> list[Run]:
 
 
 def slowest(runs: Sequence[Run]) -> list[Run]:
-    """Those at the lowest learning rate at which all methods were run, all else as usual; none if that is the usual one."""
+    """Those at the lowest learning rate at which all methods were run, all else as usual; none if that is not below the usual ones."""
     rates: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         extra = run.label.removeprefix(run.method)
@@ -340,7 +366,17 @@ def slowest(runs: Sequence[Run]) -> list[Run]:
     whole = [found for extra, found in rates.items() if extra.startswith(", learning rate") and extra.count(",") == 1]
     whole = [found for found in whole if set(found) == {run.method for run in runs}]
     lowest = min(whole, key=lambda found: min(run.learning_rate for part in found.values() for run in part), default={})
-    return [run for part in lowest.values() for run in part]
+    found = [run for part in lowest.values() for run in part]
+    usual = min((run.learning_rate for run in plain(runs)), default=math.nan)
+    return [run for run in found if not run.learning_rate >= usual]
+
+
+def with_weights(runs: Sequence[Run]) -> list[Run]:
+    """Those that kept their base and a later checkpoint."""
+    found = [run for run in runs if run.has_weights]
+    if not found:
+        raise InputError("none of the runs has checkpoints: needs the base as checkpoints/step_000000 and a later one")
+    return found
 
 
 def matched(runs: Sequence[Run]) -> list[Run]:
@@ -355,10 +391,13 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     from dynamics.train import tiny
 
     jobs = plan(preset, folder)
+    at_once = PRESETS[preset].at_once or cores()
     left = {name: options for name, options in jobs.items() if force or not _finished(folder / name, options)}
+    anew = {name for name in jobs if force or (BASE in left and name != BASE)}  # what began with another base is of no use
+    left |= {name: options for name, options in jobs.items() if name in anew}
     if left:
         there = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
-        say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {cores()} at a time{there}")
+        say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {at_once} at a time{there}")
         for name in left:
             say(f"  {name}: {' '.join(left[name])}")
         if any("--model" not in options for options in left.values()):
@@ -369,7 +408,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     def work(name: str) -> None:
         nonlocal done
         target = folder / name
-        if force and target.exists():
+        if name in anew and target.exists():
             shutil.rmtree(target)
         again = ["--resume"] if (target / "run.json").exists() else []
         command = [sys.executable, "-m", "dynamics.train", left[name][0], "--out", str(target), *left[name][1:], *again]
@@ -384,7 +423,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
 
     if BASE in left:
         work(BASE)
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         try:
             for _ in pool.map(work, [name for name in left if name != BASE]):
                 pass
@@ -395,16 +434,25 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
 
 
 def _finished(folder: Path, options: list[str]) -> bool:
+    """Whether a run is there and whole. One with other settings is refused, rather than replaced."""
     from dynamics.train import config
 
     if not (folder / "run.json").exists():
         return False
     there = RunDirectory(folder).read_run()
+    if there.get("status") != "finished":
+        return False
     parser = argparse.ArgumentParser()
     config.add_options(parser, options[0])
     parser.add_argument("--preset")
-    wanted = asdict(config.resolve(options[0], parser.parse_args(options[1:])))
-    return bool(there.get("status") == "finished" and there.get("config") == json.loads(json.dumps(wanted)))
+    wanted = json.loads(json.dumps(asdict(config.resolve(options[0], parser.parse_args(options[1:])))))
+    mine = there.get("config") or {}
+    other = [name for name in wanted if wanted[name] != mine.get(name)]
+    if "model" in other and Path(wanted["model"]).parts[-3:] == Path(str(mine.get("model"))).parts[-3:]:
+        other.remove("model")  # the same checkpoint of the same run, of a folder that was moved
+    if other:
+        raise InputError(f"{folder}: is finished, with other settings ({', '.join(other)}); --force makes all of them anew")
+    return True
 
 
 def say(text: str) -> None:

@@ -20,10 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import question
-from analyses.pass_at_k import BASE
+from analyses.pass_at_k import BASE, WITHIN
 from analyses.question import Verdict, judge_rows
 from analyses.runs import Run, lines, plain
-from dynamics import InputError
+from dynamics import InputError, bootstrap
 from dynamics.plots import methods, style
 
 TITLE = "Support: what only one of the two solved"
@@ -79,17 +79,19 @@ def _solved(run: Run) -> pd.DataFrame:
 
 
 def _balance(solved: pd.DataFrame) -> dict[str, float]:
-    """Share of problems that only the tuned model solved minus that of those that only the base did, with a normal interval."""
-    change = solved["tuned"].astype(float) - solved["base"].astype(float)
-    half = 1.96 * float(change.std(ddof=0)) / len(change) ** 0.5
-    return {"value": float(change.mean()), "low": float(change.mean()) - half, "high": float(change.mean()) + half}
+    """Share of problems that only the tuned model solved minus that of those that only the base did, by bootstrap over the problems."""
+    base, tuned = (solved[name].to_numpy(float)[:, None] for name in ("base", "tuned"))
+    ends = bootstrap.difference_interval(base, tuned)
+    return {"value": float((tuned - base).mean()), "low": float(ends.low[0]), "high": float(ends.high[0])}
 
 
 def _answers(run: Run) -> list[dict[str, Any]]:
-    """The base's log-probability of the tuned model's right answers: the likeliest of each problem."""
+    """The base's log-probability of the tuned model's right answers: the likeliest of each problem; none of a run without the base."""
     from dynamics.train import policy
     from dynamics.train.batch import Batch
 
+    if not run.has_weights:
+        return []
     solved = _solved(run)
     found: dict[str, tuple[list[int], dict[tuple[int, ...], None]]] = {}
     for file in sorted((run.path / "evals").glob("*.jsonl")):
@@ -159,7 +161,9 @@ def answers(table: pd.DataFrame, ax: Axes) -> Axes:
                 at = np.arange(1, len(values) + 1) / len(values)
                 name = f"{label}, {'both solved' if outcome == 'both' else 'only tuned'} ({len(values)})"
                 ax.step(values, at, where="post", linestyle=look, color=methods.color(label), label=name)
-    ax.axvline(-np.log(table["samples"].max()), color=style.FAINT, linestyle=":", linewidth=1)
+    samples = int(table["samples"].max())
+    ax.axvline(-np.log(samples), color=style.FAINT, linestyle=":", linewidth=1)
+    ax.annotate(f"1/{samples}", (-np.log(samples), 0), (3, 3), textcoords="offset points", fontsize=7, color=methods.OTHER)
     ax.set(
         xlabel="the base's log-probability of a right answer, nats", ylabel="share of problems at most that", title="how unlikely it was"
     )
@@ -181,7 +185,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         part = table[(table["part"] == "balance") & (table["label"] == label)]
         if len(part):
             what = f"share solved by {label} only minus by the base only, {int(part['samples'].max())} samples"
-            found.append(judge_rows(f"{label} narrows what can be solved", what, part, -1, "normal over paired problems"))
+            found.append(judge_rows(f"{label} narrows what can be solved", what, part, -1, WITHIN))
     return found
 
 

@@ -21,8 +21,8 @@ README = Path(__file__).parent.parent / "README.md"
 LENGTH, TEXTS = 1200, 8
 
 
-def main(runs: Path, figures: Path, force: bool = False) -> list[Path]:
-    """Trace both models over the README and draw. ``force`` has no meaning here: nothing is kept between runs."""
+def main(runs: Path, figures: Path) -> list[Path]:
+    """Trace both models over the README and draw."""
     folders = [runs / "precision" / name for name in ("base", "fp32")]
     for folder in folders:
         if not folder.is_dir():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analyses import question
 from analyses.question import Verdict
-from analyses.runs import Run, plain, slowest
+from analyses.runs import Run, plain, slowest, with_weights
 from dynamics import InputError, overlap, spectra
 from dynamics.plots import methods, style
 
@@ -30,29 +31,51 @@ CLAIM = "not in the paper"
 PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest angle, degrees", "stable_rank": "stable rank"}
 
 
+#: weights above which decompositions are estimated, by random projections
+LARGE = 5_000_000
+
+
 def caption(table: pd.DataFrame) -> str:
-    pairs = table[table["part"] == "pair"]
-    rates = sorted(pairs["learning_rate"].unique(), reverse=True)
+    shapes = table[table["part"] == "spectrum"]
+    estimated = (shapes["estimator"] == "approx").any()
     return (
-        f"Top left: cosine of the updates of two runs, over all weights, learning rate {style.exponent(rates[0])}; unrelated updates of so "
-        "many weights are within a hundredth of 0. Top right: overlap (Jaccard index) of the weights that they changed (rule bf16) over "
-        f"that of independent masks with the same density in every tensor, learning rate {style.exponent(rates[-1])}. Below: means over "
-        "matrices, every matrix the same weight, of the runs of the first, a dot a seed; bars: Student's 95 % over seeds. Angles: the "
-        "largest of the first 32 left singular directions; stable rank: of the update."
+        f"Top left: cosine of the updates of two runs, over all weights{_rate(table, 'usual', ', learning rate ')}; unrelated updates of "
+        "so many weights are within a hundredth of 0. Top right: overlap (Jaccard index) of the weights that they changed (rule bf16) over "
+        f"that of independent masks with the same density in every tensor{_rate(table, 'lowest', ', learning rate ')}. Below: means over "
+        "matrices, every matrix the same weight, of the runs of the first, a dot a seed; bars: Student's 95 % over seeds"
+        f"{'; estimates by random projections' if estimated else ''}. Angles: the largest of the first 32 left singular directions; stable "
+        "rank: of the update."
     )
 
 
+def _rate(table: pd.DataFrame, at: str, before: str) -> str:
+    """The learning rate of the pairs at ``usual`` or ``lowest``, if they say it and have one in common."""
+    pairs = _pairs_at(table, at)
+    return f"{before}{style.exponent(pairs['learning_rate'].iloc[0])}" if pairs["learning_rate"].nunique() == 1 else ""
+
+
+def _pairs_at(table: pd.DataFrame, at: str) -> pd.DataFrame:
+    """Pairs of runs at the lowest learning rate that all methods were run at, if there were any; else at the usual ones."""
+    pairs = table[table["part"] == "pair"]
+    return pairs[pairs["at"] == (at if (pairs["at"] == at).any() else "usual")]
+
+
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns part (pair, spectrum); learning_rate, first, second, jaccard, chance, ratio, same_sign, cosine; label, seed, quantity, ..."""
-    chosen = plain(runs)
+    """Columns part (pair, spectrum), learning_rate; at (usual, lowest), first, second, jaccard, chance, ratio, same_sign, cosine; label,
+    seed, estimator, quantity, value, low, high.
+    """
+    chosen = with_weights(plain(runs))
     if len(chosen) < 2:
         raise InputError("overlap needs two runs from one base")
-    rows: list[dict[str, object]] = [*_pairs(chosen), *_pairs(slowest(runs))]
+    low = [run for run in slowest(runs) if run.has_weights]
+    rows: list[dict[str, object]] = [one | {"at": at} for at, part in (("usual", chosen), ("lowest", low)) for one in _pairs(part)]
     for run in chosen:
-        parts, _ = spectra.compare(run.checkpoints[0], run.checkpoints[-1])
+        method = "approx" if int(run.document.get("parameters") or 0) > LARGE else "full"
+        parts, _ = spectra.compare(run.checkpoints[0], run.checkpoints[-1], method=method)
         for name in PANELS:
             values = pd.Series([getattr(one, name) for one in parts], dtype=float)
-            rows.append({"part": "spectrum", "label": run.label, "seed": run.seed, "quantity": name, "value": float(values.mean())})
+            shared = {"part": "spectrum", "label": run.label, "learning_rate": run.learning_rate, "seed": run.seed, "estimator": method}
+            rows.append({**shared, "quantity": name, "value": float(values.mean())})
     table = pd.DataFrame(rows)
     shapes = table["part"] == "spectrum"
     return pd.concat([table[~shapes], question.with_intervals(table[shapes], ["label", "quantity"])], ignore_index=True)
@@ -62,9 +85,12 @@ def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
     if len(runs) < 2:
         return []
     found = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
+    rates = {run.learning_rate for run in runs}
     names = [f"{run.method} {run.seed}" for run in runs]
     if len(set(names)) < len(names):
         names = [run.path.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(Path(*run.path.resolve().parts[-2:])) for run in runs]
     made: list[dict[str, object]] = []
     for row in found.total:
         one = row.rules["bf16"]
@@ -72,7 +98,7 @@ def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
         made.append(
             {
                 "part": "pair",
-                "learning_rate": runs[0].learning_rate,
+                "learning_rate": rates.copy().pop() if len(rates) == 1 else float("nan"),
                 "first": names[row.a],
                 "second": names[row.b],
                 "jaccard": one.jaccard,
@@ -86,9 +112,8 @@ def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def draw(table: pd.DataFrame, ax: Axes, column: str = "cosine") -> Axes:
-    """The cosine, or another ``column``, of every pair of updates at the highest learning rate; ``ratio`` at the lowest."""
-    pairs = table[table["part"] == "pair"]
-    pairs = pairs[pairs["learning_rate"] == (pairs["learning_rate"].min() if column == "ratio" else pairs["learning_rate"].max())]
+    """The cosine, or another ``column``, of every pair of updates at the usual learning rate; ``ratio`` at the lowest."""
+    pairs = _pairs_at(table, "lowest" if column == "ratio" else "usual")
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     wide = pairs.pivot(index="second", columns="first", values=column).reindex(index=names[1:], columns=names[:-1]).to_numpy(float)
     low = 1.0 if column == "ratio" else 0.0
@@ -108,16 +133,17 @@ def figure(table: pd.DataFrame) -> Figure:
     made = style.new_figure(style.TWO_COLUMN, 4.9)
     parts: Any = made.subfigures(2, 1, height_ratios=[2.6, 1])
     top, bottom = parts
-    rates = sorted(table["learning_rate"].dropna().unique(), reverse=True)
     for ax, column, title in zip(
         top.subplots(1, 2),
         ("cosine", "ratio"),
-        (f"cosine, {style.exponent(rates[0])}", f"overlap / chance, {style.exponent(rates[-1])}"),
+        (f"cosine{_rate(table, 'usual', ', ')}", f"overlap / chance{_rate(table, 'lowest', ', ')}"),
         strict=True,
     ):
         draw(table, ax, column).set_title(title)
     shapes = table[table["part"] == "spectrum"]
-    for ax, name in zip(bottom.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+    axes = bottom.subplots(1, len(PANELS), sharey=True)
+    axes[0].set_ylabel(_rate(table, "usual", "learning rate "), fontsize=7.5)
+    for ax, name in zip(axes, PANELS, strict=True):
         part = shapes[shapes["quantity"] == name]
         methods.dots(part, list(dict.fromkeys(part["label"])), ax)
         ax.xaxis.set_major_locator(MaxNLocator(3))

@@ -30,6 +30,8 @@ from dynamics.plots import methods, style
 from dynamics.rules import RULES
 
 TITLE = "Update sparsity by method"
+#: of lines, by learning rate from the highest
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 CLAIM = "self-play updates are denser than RLVR's and sparser than SFT's"
 
 
@@ -39,7 +41,7 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"Share of weights unchanged since the base, by method and learning rate, {seeds_of(total)} seeds, a dot each; "
         f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. "
-        f"Maps: mean over seeds, at learning rate {style.exponent(_lowest(table))}. "
+        f"Maps: mean over seeds, of {', '.join(dict.fromkeys(_named(table)[label] for label in _mapped(table)['label']))}. "
         f"Rules: {'; '.join(style.RULE_LABELS.values())}."
     )
 
@@ -47,10 +49,10 @@ def caption(table: pd.DataFrame) -> str:
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Columns part (total, step, cell), label, method, learning_rate, seed, rule, value, low, high, relative_update, dtype, ..."""
     rows: list[dict[str, Any]] = []
-    for run in [*plain(runs), *slowest(runs)]:
+    for run in {run.path: run for run in [*plain(runs), *slowest(runs)]}.values():
         final, moved, grid = _final(run)
         shared: dict[str, Any] = {"label": run.label, "method": run.method, "learning_rate": run.learning_rate, "seed": run.seed}
-        more = {"relative_update": moved, "dtype": str(run.document.get("master_dtype"))}
+        more = {"relative_update": moved, "dtype": str(run.document.get("master_dtype") or "an unknown dtype")}
         for rule in RULES:
             rows.append({"part": "total", **shared, "rule": rule, "value": final[rule], **more})
             if f"sparsity/{rule}" in run.metrics:
@@ -78,17 +80,19 @@ def _final(run: Run) -> tuple[dict[str, float], float, pd.DataFrame | None]:
     return dict(found.total.sparsity), found.total.relative_update, found.grid
 
 
-def _lowest(table: pd.DataFrame) -> float:
-    return float(table["learning_rate"].min())
+def _mapped(table: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the maps: those at the lowest learning rate that has any, or at none if the runs do not say theirs."""
+    cells = table[table["part"] == "cell"]
+    said = cells["learning_rate"].notna()
+    return cells[cells["learning_rate"] == cells["learning_rate"].min()] if said.any() else cells
 
 
 def _named(table: pd.DataFrame) -> dict[str, str]:
     """Label -> what an axis calls it: the method and the learning rate."""
     first = table.drop_duplicates("label")
-    return {
-        row["label"]: f"{row['method']}, {style.exponent(row['learning_rate'])}" if row["learning_rate"] else row["label"]
-        for row in first.to_dict("records")
-    }
+    told = not first.duplicated(["method", "learning_rate"]).any() and first["learning_rate"].notna().all()
+    short = [f"{row['method']}, {style.exponent(row['learning_rate'])}" for row in first.to_dict("records")] if told else first["label"]
+    return dict(zip(first["label"], short, strict=True))
 
 
 def draw(table: pd.DataFrame, ax: Axes, rule: str = "bf16") -> Axes:
@@ -124,19 +128,20 @@ def figure(table: pd.DataFrame) -> Figure:
     axes = top.subplots(1, len(RULES), sharey=True)
     for ax, rule in zip(axes, RULES, strict=True):
         draw(table, ax, rule)
-    cells = table[(table["part"] == "cell") & (table["learning_rate"] == _lowest(table))]
+    axes[0].set_ylabel("method, learning rate")
+    cells = _mapped(table)
     mapped = list(dict.fromkeys(cells["label"]))[:3]
     under = bottom.subplots(1, 1 + len(mapped), squeeze=False, width_ratios=[1.3] + [1] * len(mapped))[0]
     steps = table[(table["part"] == "step") & (table["rule"] == "bf16")]
+    rates = [] if steps["learning_rate"].isna().any() else sorted(steps["learning_rate"].unique(), reverse=True)
     for label, name in named.items():
         part = steps[steps["label"] == label]
         if len(part):
-            slow = part["learning_rate"].iloc[0] < table["learning_rate"].max()
-            methods.seeds(part, "step", name, under[0], color=methods.color(label), linestyle="--" if slow else "-")
+            dash = DASHES[rates.index(part["learning_rate"].iloc[0]) % len(DASHES)] if rates else "-"
+            methods.seeds(part, "step", name, under[0], color=methods.color(label), linestyle=dash)
     under[0].set(xlabel="step", ylabel="sparsity, rule bf16", title="over training", ylim=(0, 1))
-    rates = sorted(table["learning_rate"].unique(), reverse=True)
     if len(rates) > 1:  # colours are those of the rows above
-        looks = [Line2D([], [], color=methods.OTHER, linestyle=dash) for dash in ("-", "--")]
+        looks = [Line2D([], [], color=methods.OTHER, linestyle=DASHES[place % len(DASHES)]) for place in range(len(rates))]
         under[0].legend(looks, [style.exponent(rate) for rate in rates], loc=(0.35, 0.13), fontsize=7.5)
     if not mapped:
         return made
@@ -163,7 +168,7 @@ def cell_map(cells: pd.DataFrame, ax: Axes, largest: float = 1.0) -> Any:
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
     part = table[(table["part"] == "total") & (table["rule"] == "bf16")]
-    rates = sorted(part["learning_rate"].unique(), reverse=True)
+    rates = sorted(part["learning_rate"].dropna().unique(), reverse=True)
     return [one for rate in rates for one in order_of(part[part["learning_rate"] == rate], f"learning rate {style.exponent(rate)}")]
 
 

@@ -180,6 +180,11 @@ def test_the_confound_is_judged_over_the_settings_that_every_seed_has() -> None:
     (found,) = confound.verdicts(pd.DataFrame([*rows, only]))
     assert found.effect == pytest.approx(0.1 - 0.55)
     assert found.verdict == FAILS
+    usual = [row for row in rows if row["learning_rate"] == 3e-4 or row["seed"] == 0]
+    (found,) = confound.verdicts(pd.DataFrame(usual))  # but one setting has all seeds: what one seed shows, which is no verdict
+    assert (found.seeds, found.verdict) == (1, OPEN)
+    with pytest.raises(InputError, match="none of the runs has checkpoints"):
+        confound.measure([])
 
 
 def test_the_gap_is_the_comparisons_difference() -> None:
@@ -208,17 +213,18 @@ def test_the_lowest_learning_rate_that_all_methods_share() -> None:
     assert runs.slowest([*usual, *slow, *slower, *narrow]) == slower
     assert runs.slowest([*usual, *slow, slower[0]]) == slow  # the other was run by one method only
     assert runs.slowest(usual) == []
+    faster = [run(method, learning_rate=3e-2) for method in ("sft", "rlvr")]
+    said = [run(method, learning_rate=3e-4) for method in ("sft", "rlvr")]
+    assert runs.slowest([*said, *faster]) == []
 
 
 def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> None:
     """A learning rate that all share is no part of a label; of runs that were asked problems and others, the former are the usual ones."""
 
-    def run(name: str, **more: object) -> Path:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(json.dumps({"method": "sft", "config": more, "seed": 0, "schema": "dynamics.run/1"}))
-        return tmp_path / name
+    def run(name: str, seed: int | None = 0, **more: object) -> Path:
+        return run_folder(tmp_path / name, seed=seed, config=more)
 
-    shared = [run(f"shared-{n}", learning_rate=7e-5) for n in range(2)]
+    shared = [run(f"shared-{n}", n, learning_rate=7e-5) for n in range(2)]
     assert [one.label for one in runs.find(shared)] == ["sft", "sft"]
     asked = run("asked", learning_rate=1e-6)
     (asked / "evals").mkdir()
@@ -226,6 +232,61 @@ def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> Non
     assert sorted(one.label for one in runs.find([*shared, asked])) == ["sft", "sft, learning rate 7e-05", "sft, learning rate 7e-05"]
     default = run("default", learning_rate=3e-4)
     assert sorted(one.label for one in runs.find([*shared, default]))[0] == "sft"
+
+
+def run_folder(target: Path, **document: object) -> Path:
+    target.mkdir(parents=True)
+    (target / "run.json").write_text(json.dumps({"method": "sft", "schema": "dynamics.run/1"} | document))
+    return target
+
+
+def test_nothing_counts_twice(tmp_path: Path) -> None:
+    first, _ = (run_folder(tmp_path / "runs" / name, seed=0, config={"steps": 4}) for name in ("a", "b"))
+    assert len(runs.find([first, first, tmp_path / "runs" / "a"])) == 1
+    with pytest.raises(InputError, match=r"b: is sft, seed 0, as .*a is; compare one of them at a time"):
+        runs.find([tmp_path / "runs"])
+    unsaid = [run_folder(tmp_path / "more" / name, config={}) for name in ("a", "b")]  # as another trainer writes them
+    assert [run.seed for run in runs.find(unsaid)] == [0, 1]
+
+
+def test_what_the_runs_of_a_folder_begin_with_is_no_part_of_the_comparison(tmp_path: Path) -> None:
+    base = run_folder(tmp_path / "my runs" / runs.BASE, seed=0, config={})
+    plan = runs.plan("smollm2", tmp_path / "my runs")["rlvr-1"]
+    model = plan[plan.index("--model") + 1]
+    assert Path(model).parent.parent == base  # a space in a name tears nothing
+    tuned = run_folder(tmp_path / "my runs" / "rlvr-1", method="rlvr", seed=1, config={"model": model})
+    (found,) = runs.find([tmp_path / "my runs"])
+    assert found.path == tuned
+    assert found.settings["model"] == f"base/checkpoints/{Path(model).name}"
+    assert [run.path for run in runs.find([base])] == [base]
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [row["step"] for row in runs.lines(file)] == [1, 2]
+    file.write_text('{"step": 1}\n{"st\n')
+    with pytest.raises(InputError, match="is not JSON lines"):
+        runs.lines(file)
+
+
+def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
+    """Intervals that rest on a normal distribution would be sharp here by chance."""
+    solved = pd.DataFrame({"base": [True] * 3 + [False] * 9, "tuned": [False] * 12})
+    balance = support._balance(solved)
+    assert balance["value"] == pytest.approx(-0.25)
+    assert balance["high"] >= 0  # an exact sign test gives 1/4
+    target = run_folder(tmp_path / "run", method="selfplay", seed=0, config={})
+    (target / "metrics.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in range(1, 5)))
+    tasks = [
+        {"phase": phase, "program": "x", "solve_rate": 0.75 - 0.1 * phase, "length": 3, "characters": 1, "complexity": 0}
+        for phase in range(4)
+        for _ in range(2)
+    ]
+    (target / "curriculum.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    found = curriculum.verdicts(curriculum.measure(runs.find([target])))
+    assert found[0].effect == pytest.approx(-0.3)
+    assert [one.verdict for one in found] == [OPEN] * len(found)
 
 
 def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
@@ -347,7 +408,8 @@ def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path
             assert not runs._finished(tmp_path / name, options)  # also parses the options
     options = runs.plan("quick")["sft-0"]
     assert runs._finished(folder / "sft-0", options)
-    assert not runs._finished(folder / "sft-0", [*options, "--seed", "1"])
+    with pytest.raises(InputError, match=r"sft-0: is finished, with other settings \(seed\); --force makes all of them anew"):
+        runs._finished(folder / "sft-0", [*options, "--seed", "1"])
     record = json.loads((folder / "sft-0" / "run.json").read_text())
     assert record["status"] == "finished"
     with pytest.raises(InputError, match="unknown"):

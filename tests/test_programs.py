@@ -173,6 +173,9 @@ def test_a_mixture_takes_turns(tmp_path) -> None:
     mixed = tasks.source("proposals+deduction")
     alone = [tasks.source(name).questions("training", 3, 0) for name in ("proposals", "deduction")]
     assert [one.id for one in mixed.questions("training", 5, 0)] == [one.id for pair in zip(*alone, strict=True) for one in pair][:5]
+    twice = tasks.source("code+deduction+deduction").questions("test", 12, 0)
+    assert len({one.id for one in twice}) == len(twice)
+    assert len({one.prompt for one in twice if one.task == "deduction"}) > 4  # of streams of their own
     short = tasks.Mixture([few, tasks.source("code")]).questions("test", 10, 0)  # the file has two rows for a test
     assert [one.task for one in short].count("data") == 2
     assert len(short) == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dynamics.errors import InputError
@@ -95,7 +96,12 @@ def test_a_reward_of_ones_own(monkeypatch, tmp_path) -> None:
 
 
 def test_the_figure(tmp_path) -> None:
-    from dynamics.plots.proposer import figure
+    from dynamics.plots.proposer import write
 
-    figure(str(tmp_path / "f.png"))
-    assert (tmp_path / "f.png").stat().st_size > 10_000
+    paths = write(tmp_path / "new" / "f.png")
+    assert [path.name for path in paths] == ["f.png", "f.csv"]
+    assert paths[0].stat().st_size > 10_000
+    table = pd.read_csv(paths[1])
+    assert set(table["reward"]) == set(proposer.REWARDS)
+    end = table[(table["reward"] == "one_minus") & (table["p"] == 1)]
+    np.testing.assert_allclose(end["expected"], 0)

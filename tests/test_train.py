@@ -150,6 +150,25 @@ def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: P
     assert len(set(first.values())) == 1
 
 
+def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    config = SFT(model=str(base), steps=2, eval_problems=0, problems=8, batch=4, fixed_every=0)
+    out = tmp_path / "run"
+    refused = []
+
+    def second(step: int, metrics: dict) -> None:
+        with pytest.raises(InputError, match="another process is at work on this run") as found:
+            run("sft", config, out, resume=True)
+        refused.append(found)
+
+    run("sft", config, out, on_step=second)
+    assert len(refused) == 2
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    held = os.open(out, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again
+    os.close(held)
+
+
 def test_resuming_at_every_step(base: Path, tmp_path: Path) -> None:
     config = RLVR(model=str(base), steps=4, save_every=1, eval_problems=0, problems=20, prompts=12, group=6, max_new_tokens=6, threads=1)
     run("rlvr", config, tmp_path / "straight")

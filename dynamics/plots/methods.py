@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73"}
 MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D"}
 #: for roles within self-play, and whatever has no method
-ROLES = {"proposer": "#CC79A7", "solver": "#009E73"}
+ROLES = {"proposer": "#CC79A7", "solver": "#00523B"}
 OTHER = "#6b6b6b"
 
 

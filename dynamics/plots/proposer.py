@@ -4,49 +4,64 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynamics.command import replacing
+from dynamics.plots import style
+from dynamics.train.proposer import REWARDS, expected
 
-def draw(ax: Any, name: str, samples: tuple[int, ...] = (4, 8, 32)) -> Any:
-    """Curves of one reward of ``dynamics.train.proposer``, a line for each number of samples, the limit of many in grey."""
-    from dynamics.train.proposer import REWARDS, expected
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+SAMPLES = (4, 8, 32)
+LIMIT = "#c4c4c4"
+SHADES = ("#9CC7E4", "#3F8FC5", "#0B3C6F")
+
+
+def curves(points: int = 101) -> pd.DataFrame:
+    """Columns reward, samples, p, expected, for every reward of ``dynamics.train.proposer``."""
+    import pandas as pd
+
+    p = np.linspace(0, 1, points)
+    rows = [{"reward": name, "samples": count, "p": p, "expected": expected(name, p, count)} for name in REWARDS for count in SAMPLES]
+    return pd.DataFrame(rows).explode(["p", "expected"])
+
+
+def draw(ax: Axes, name: str) -> Axes:
+    """Curves of one reward, a line for each number of samples, the limit of many in grey."""
     p = np.linspace(0, 1, 201)
-    ax.plot(p, expected(name, p, 512), color="0.6", lw=2.5, label="many")
-    for shade, count in zip((0.75, 0.5, 0.15), samples, strict=False):
-        ax.plot(p, expected(name, p, count), color=(0.0, 0.45 * (1 - shade) + 0.2, 0.35 + 0.5 * (1 - shade)), lw=1.3, label=f"{count}")
-    ax.set_title(f"{name}\n{textwrap.fill(REWARDS[name].formula, 34)}", fontsize=7)
+    ax.plot(p, expected(name, p, 512), color=LIMIT, linewidth=2.8, label="many")
+    for shade, count in zip(SHADES, SAMPLES, strict=True):
+        ax.plot(p, expected(name, p, count), color=shade, linewidth=1.3, label=f"{count}")
+    ax.set_title(f"{name}:\n{textwrap.fill(REWARDS[name].formula, 30)}", fontsize=7, fontweight="normal")
     ax.set_xlim(0, 1)
-    ax.axhline(0, color="0.85", lw=0.6, zorder=0)
+    ax.axhline(0, color=style.FAINT, linewidth=0.6, zorder=0)
     return ax
 
 
-def figure(path: str) -> None:
-    """The whole catalogue in one picture, and its table beside it."""
-    import matplotlib
-    import pandas as pd
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from dynamics.train.proposer import REWARDS, expected
-
-    fig, axes = plt.subplots(3, 4, figsize=(10, 6.6), sharex=True)
+def figure() -> Figure:
+    """The whole catalogue in one picture."""
+    made = style.new_figure(style.TWO_COLUMN, 6.4)
+    axes = made.subplots(3, 4, sharex=True)
     for ax, name in zip(axes.flat, REWARDS, strict=False):
         draw(ax, name)
     for ax in axes.flat[len(REWARDS) :]:
         ax.axis("off")
     axes.flat[len(REWARDS) - axes.shape[1]].tick_params(labelbottom=True)
-    axes.flat[len(REWARDS)].legend(*axes.flat[0].get_legend_handles_labels(), title="samples of each task", loc="center", frameon=False)
-    fig.supxlabel("true solve rate p")
-    fig.supylabel("expected proposer reward")
-    fig.tight_layout()
-    fig.savefig(path, dpi=160)
-    plt.close(fig)
-    p = np.linspace(0, 1, 101)
-    table = pd.DataFrame(
-        {"reward": name, "samples": count, "p": p, "expected": expected(name, p, count)} for name in REWARDS for count in (4, 8, 32)
-    )
-    table.explode(["p", "expected"]).to_csv(Path(path).with_suffix(".csv"), index=False, float_format="%.5g")
+    axes.flat[len(REWARDS)].legend(*axes.flat[0].get_legend_handles_labels(), title="samples of each task", loc="center")
+    made.supxlabel("true solve rate p", fontsize=9)
+    made.supylabel("expected proposer reward", fontsize=9)
+    return made
+
+
+def write(path: Path) -> list[Path]:
+    """The figure, and the table of its curves beside it."""
+    with style.use_style():
+        style.save(figure(), path)
+    with replacing(path.with_suffix(".csv")) as temporary:
+        curves().to_csv(temporary, index=False, float_format="%.5g")
+    return [path, path.with_suffix(".csv")]

@@ -19,7 +19,9 @@ class Config:
     """What all methods share."""
 
     model: str = option("tiny", "tiny (made on the spot), smollm2, a Hugging Face folder or a hub id")
-    task: str = option("code", "code, deduction, abduction, induction, a reasoning-gym task, a .jsonl or .parquet file, or several with + between them")
+    task: str = option(
+        "code", "code, one of its kinds, proposals, a reasoning-gym task, a .jsonl or .parquet file, or several with + between"
+    )
     steps: int = option(100, "optimizer steps")
     seed: int = option(0, "of all that is random")
     learning_rate: float = option(3e-4, "of AdamW, after the warm-up")

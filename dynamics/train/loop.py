@@ -8,17 +8,24 @@ moment goes on from its last saved state, after what lies beyond it in the run d
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.metadata
+import os
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # not on this system
+    fcntl = None  # type: ignore[assignment]
 
 from dynamics.errors import InputError
 from dynamics.recorder import Recorder
@@ -101,10 +108,6 @@ class Run:
             return there | {"status": "running"}
         if self.out.exists() and any(self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.out}: {error.strerror or error}") from None
         from dynamics.tally import cores
 
         return {
@@ -229,29 +232,53 @@ def run(
     """A whole run, or what is left of it. Ctrl-C ends it after the step in work, saved; a second one at once."""
     if method not in METHODS:
         raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
-    found = Run(method, config, out, resume, tensorboard, wandb)
+    with _alone(out):
+        found = Run(method, config, out, resume, tensorboard, wandb)
 
-    def stop(*_: object) -> None:
-        if found.stopping:
-            raise KeyboardInterrupt
-        found.stopping = True
+        def stop(*_: object) -> None:
+            if found.stopping:
+                raise KeyboardInterrupt
+            found.stopping = True
 
+        try:
+            previous = signal.signal(signal.SIGINT, stop)
+        except ValueError:  # not the main thread
+            previous = None
+        status = "failed"
+        try:
+            found.go(on_step)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGINT, previous)
+            found.finish(status)
+        return found
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make a folder, and let nobody else train into it until this is left or the process ends, where the system has such locks."""
     try:
-        previous = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not the main thread
-        previous = None
-    status = "failed"
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}") from None
+    if held is None:
+        yield
+        return
     try:
-        found.go(on_step)
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is at work on this run; wait for it, or name another folder") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGINT, previous)
-        found.finish(status)
-    return found
+        os.close(held)
 
 
 def _version(package: str) -> str | None:

@@ -114,7 +114,7 @@ class Game(Method):
     """Feeds a step of the game; keeps the buffer."""
 
     def __init__(self, config: SelfPlay, policy: Policy, source: tasks.Source):
-        self.config, self.policy = config, policy
+        self.config, self.policy, self.source = config, policy, source
         notation = reads_notation(policy.tokenizer)
         self.dialect: dialects.Dialect = dialects.Notation() if notation else dialects.Words()
         self.boxes = Boxes(notation, bool(config.allow_unconfined))
@@ -403,8 +403,7 @@ class Game(Method):
         return found | {f"solver/reward/{kind}": float(right[kinds == kind].mean()) for kind in self.kinds if (kinds == kind).any()}
 
     def fixed(self) -> fixed.Prompts:
-        """Validation problems to solve, and references of that split to propose after."""
-        every = tasks.Triplets(self.kinds, self.triplets.plain, self.boxes)
+        """Validation problems of the run's task to solve, as other methods have them, and references of that split to propose after."""
         rng = stream(self.config.seed, "fixed references")
         asked = []
         for number in range(fixed.COUNT):
@@ -413,7 +412,7 @@ class Game(Method):
             reference = Draft(program, ((family.inputs(rng, False),),))
             asked.append(self.dialect.ask(kind, [reference], tasks.function(program, self.triplets.plain)))
         coded = [np.array(prompts.encode(self.policy.tokenizer, prompt), np.int64) for prompt in asked]
-        solver = fixed.of(every, self.policy, self.config.seed, self.config.max_new_tokens)
+        solver = fixed.of(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
         return solver | {"proposer": (coded, self.config.propose_tokens)}
 
     def after(self, directory: RunDirectory, base: Policy) -> None:

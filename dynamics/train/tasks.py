@@ -23,7 +23,7 @@ from dynamics.train.expressions import Expressions, Refused, literal, same
 from dynamics.train.streams import stream
 
 KINDS = ("deduction", "abduction", "induction")
-#: in equal parts the test problems: programs of the embedded model's pre-training on other inputs, new programs, deeper ones on larger values
+#: equal parts of the test problems: programs of the embedded model's pre-training on other inputs, new ones, deeper ones on larger values
 TEST_SETS = ("seen", "unseen", "ood")
 #: of an induction problem: pairs in all, and how many of them the solver sees
 PAIRS, SHOWN = 5, 2
@@ -123,8 +123,9 @@ class Triplets:
         self.box = box or Expressions()
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """``split``: training, validation, pretraining, or test, which is in equal parts seen, unseen and ood; in plain words unseen and ood."""
-        rng = stream(seed, f"problems {split}")
+        """``split``: training, validation, pretraining, or test, which is equal parts of seen (not in plain words), unseen and ood."""
+        only = "" if self.kinds == KINDS else f" {' '.join(self.kinds)}"
+        rng = stream(seed, f"problems {split}{only}")
         made: dict[str, Question] = {}
         while len(made) < count:
             sets = self.sets if split == "test" else (split,)
@@ -352,7 +353,7 @@ def names() -> list[str]:
 
 
 class Mixture:
-    """Questions of several sources in turn."""
+    """Questions of several sources in turn, each but once."""
 
     def __init__(self, sources: Sequence[Source]):
         self.sources = sources
@@ -361,7 +362,8 @@ class Mixture:
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         each = -(-count // len(self.sources))
         parts = [one.questions(split, each, seed) for one in self.sources]
-        return [one for turn in zip_longest(*parts) for one in turn if one is not None][:count]
+        turns = {one.id: one for turn in zip_longest(*parts) for one in turn if one is not None}
+        return list(turns.values())[:count]
 
 
 def source(name: str, plain: bool = True) -> Source:
