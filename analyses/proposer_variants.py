@@ -14,6 +14,7 @@ of the tasks of the last quarter.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ CLAIM = "p ~ 1/2 reward: accuracy 2 % lower, entropy unchanged; frozen proposer:
 PANELS = {
     "gain": "gain in pass@1",
     "entropy": "entropy, own tasks",
-    "fixed": "entropy, fixed",
+    "fixed": "entropy, fixed prompts",
     "valid": "share valid",
     "solve_rate": "solve rate",
 }
@@ -86,7 +87,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(3))
     if quantity == "gain":
         ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
-    ax.set_title(PANELS[quantity])
+    ax.set_title(textwrap.fill(PANELS[quantity], 13))
     return ax
 
 
@@ -95,7 +96,7 @@ def _short(label: str) -> str:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(style.TWO_COLUMN, 0.9 + 0.27 * table["label"].nunique())
+    made = style.new_figure(style.TWO_COLUMN, 1.05 + 0.27 * table["label"].nunique())
     there = [name for name in PANELS if (table["quantity"] == name).any()]
     for ax, name in zip(made.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
         draw(table, ax, name)
