@@ -45,6 +45,8 @@ QUANTITIES = (
 )
 #: steps of the running mean that is drawn
 WINDOW = 9
+#: dots below which no curve is fitted to them
+FITTED = 10
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -53,7 +55,7 @@ def caption(table: pd.DataFrame) -> str:
         "Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's form. On its own data SFT is "
         "over the given answers. Fixed prompts are held-out ones of the run's task, the same all along, sampled with the same random "
         "numbers for all methods of a seed: so few samples that their -log p lies off the entropy, by the same for all. Reward by "
-        "entropy: a dot is a mean over ten steps, the line R = b - a exp(H) by least squares."
+        "entropy: a dot is a mean over ten steps, the line R = b - a exp(H) by least squares, of ten dots or more."
     )
 
 
@@ -125,10 +127,15 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
         tens = mine.groupby(["seed", (mine["step"] - 1) // 10])[["entropy", "reward"]].mean().dropna()
         x, y = tens["entropy"].to_numpy(), tens["reward"].to_numpy()
         ax.plot(x, y, linestyle="none", markersize=3, **methods.look(label))
-        if len(x) > 2:
+        if len(x) >= FITTED:
             a, b, share = fit(x, y)
             line = np.linspace(x.min(), x.max(), 50)
-            ax.plot(line, b - a * np.exp(line), color=methods.color(label), label=f"{b:.2f} - {a:.2f} exp H, R² {share:.2f}")
+            ax.plot(
+                line,
+                b - a * np.exp(line),
+                color=methods.color(label),
+                label=f"{b:.2f} {'-' if a > 0 else '+'} {abs(a):.2f} exp H, R² {share:.2f}",
+            )
     ax.set(xlabel="entropy, nats a token", ylabel="reward", title="reward by entropy")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=6.5, handlelength=1.2)

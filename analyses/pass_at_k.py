@@ -194,7 +194,7 @@ def figure(table: pd.DataFrame) -> Figure:
         handles, labels = [*handles, ring], [*labels, "k*, level again"]
     first = sorted(zip(labels, handles, strict=True), key=lambda pair: (pair[0] != BASE, not pair[0].startswith("base")))
     shown = {"handles": [handle for _, handle in first], "labels": [label for label, _ in first]}
-    made.legend(**shown, loc="outside lower center", ncols=4 if len(splits) > 1 else 2)
+    made.legend(**shown, loc="outside lower center", ncols=min(4, len(splits) + 1))
     return made
 
 

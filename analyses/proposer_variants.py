@@ -69,8 +69,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             tasks = pd.DataFrame(lines(run.path / "curriculum.jsonl"))
             late = tasks[tasks["phase"] == tasks["phase"].max()]
             rows.append({**shared, "quantity": "solve_rate", "value": float(late["solve_rate"].mean())})
-    if not rows:
-        raise InputError("no self-play run among the runs")
+    if len({row["label"] for row in rows}) < 2:
+        raise InputError("needs self-play with two proposers or rewards at least, at the usual learning rate and dtype")
     return question.with_intervals(pd.DataFrame(rows).dropna(subset=["value"]), ["label", "quantity"])
 
 

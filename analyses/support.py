@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analyses import question
 from analyses.pass_at_k import BASE, WITHIN
@@ -143,6 +144,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(axis="x")
     ax.set(xlabel="share of the problems", title="solved by one only")
     for outcome, face in (("only base", "white"), ("only tuned", methods.OTHER)):

@@ -145,22 +145,24 @@ def figure(table: pd.DataFrame) -> Figure:
         under[0].legend(looks, [style.exponent(rate) for rate in rates], loc=(0.35, 0.13), fontsize=7.5)
     if not mapped:
         return made
-    largest = float(cells["value"].max())
-    images = [cell_map(cells[cells["label"] == label], ax, largest) for label, ax in zip(mapped, under[1:], strict=True)]
+    ends = float(cells["value"].min()), float(cells["value"].max())
+    ends = (ends[0] if ends[0] > ends[1] / 2 else 0.0, ends[1])  # where all are sparse, how they differ is seen only close up
+    images = [cell_map(cells[cells["label"] == label], ax, ends) for label, ax in zip(mapped, under[1:], strict=True)]
     bottom.colorbar(images[-1], ax=under[-1]).set_label("sparsity, bf16")
     for ax in under[2:]:
         ax.set_yticklabels([])
     return made
 
 
-def cell_map(cells: pd.DataFrame, ax: Axes, largest: float = 1.0) -> Any:
-    """Sparsity of every cell of layer x module, the mean over seeds, on a scale from 0. ``cells``: label, method, layer, module, value."""
+def cell_map(cells: pd.DataFrame, ax: Axes, ends: tuple[float, float] = (0.0, 1.0)) -> Any:
+    """Sparsity of every cell of layer x module, the mean over seeds; ``ends`` of the scale. ``cells``: label, method, layer, module, value."""
     modules = sorted(cells["module"].unique(), key=sparsity.module_order)
     layers = sorted(cells["layer"].unique(), key=lambda name: names.layer_order(name or ""))
     wide = cells.pivot_table(index="layer", columns="module", values="value").reindex(index=layers, columns=modules)
-    image = ax.imshow(wide.to_numpy(float), vmin=0, vmax=largest, cmap=style.SEQUENTIAL, aspect="auto")
+    image = ax.imshow(wide.to_numpy(float), vmin=ends[0], vmax=ends[1], cmap=style.SEQUENTIAL, aspect="auto")
     ax.set_xticks(range(len(modules)), modules, rotation=90, fontsize=7.5)
-    ax.set_yticks(range(len(layers)), [str(name).rpartition(".")[2] or "none" for name in layers])
+    shown = range(0, len(layers), -(-len(layers) // 8))
+    ax.set_yticks(shown, [str(layers[place]).rpartition(".")[2] or "none" for place in shown])
     ax.grid(False)
     ax.set_title(_named(cells)[cells["label"].iloc[0]])
     return image
