@@ -155,7 +155,10 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def cell_map(cells: pd.DataFrame, ax: Axes, ends: tuple[float, float] = (0.0, 1.0)) -> Any:
-    """Sparsity of every cell of layer x module, the mean over seeds; ``ends`` of the scale. ``cells``: label, method, layer, module, value."""
+    """Sparsity of every cell of layer x module, the mean over seeds, on a scale with these ``ends``.
+
+    ``cells``: label, method, layer, module, value.
+    """
     modules = sorted(cells["module"].unique(), key=sparsity.module_order)
     layers = sorted(cells["layer"].unique(), key=lambda name: names.layer_order(name or ""))
     wide = cells.pivot_table(index="layer", columns="module", values="value").reindex(index=layers, columns=modules)
