@@ -3,7 +3,7 @@
 python -m analyses comparison                     # a quarter of an hour on two cores the first time, two minutes after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
 python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
-python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour
+python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour and a half
 python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
 """
 
@@ -49,7 +49,8 @@ QUESTIONS: tuple[ModuleType, ...] = (
     learnt_and_lost,
     forgetting,
 )
-MARKS = ("<!--VERDICTS-->", "<!--END-->")
+#: between which the verdicts of a preset stand in a README
+MARKS = {"full": ("<!--VERDICTS-->", "<!--END-->"), "smollm2": ("<!--VERDICTS OF SMOLLM2-->", "<!--END-->")}
 #: figures of the paper that are known from notes only
 QUOTED = (
     "The paper's sparsities are known to us from notes: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
@@ -114,16 +115,17 @@ def markdown(table: pd.DataFrame) -> str:
     lines = ["| finding | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|"]
     for row in table.to_dict("records"):
         lines.append(f"| {row['finding']} | {row['measured']} | {_effect(row)} | {row['by_seed']} | {row['verdict']} |")
-    return "\n".join([*lines, "", QUOTED])
+    return "\n".join(lines)
 
 
-def fill(readme: Path, table: pd.DataFrame) -> None:
-    """Put the verdicts between their marks."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
-    _, mark, after = rest.partition(MARKS[1])
+def fill(readme: Path, table: pd.DataFrame, preset: str = "full") -> None:
+    """Put the verdicts of a preset between their marks."""
+    begin, end = MARKS[preset]
+    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise InputError(f"{readme}: has no {MARKS[0]} ... {MARKS[1]}")
-    write(str(readme), f"{before}{MARKS[0]}\n{markdown(table)}\n{MARKS[1]}{after}")
+        raise InputError(f"{readme}: has no {begin} ... {end}")
+    write(str(readme), f"{before}{begin}\n{markdown(table)}\n{end}{after}")
 
 
 def _about(found: Sequence[runs.Run], preset: str) -> str:

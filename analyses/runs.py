@@ -137,7 +137,7 @@ PRESETS = {
             "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 8",
         },
         first="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --fixed-every 0",
-        minutes=65,
+        minutes=85,
     ),
     "paper": Preset(
         1,
