@@ -415,7 +415,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
         ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
             raise InputError(f"{name}: {(ended.stderr.strip().splitlines() or ['failed'])[-1]}")
-        shutil.rmtree(target / "state")  # three times the size of the model, and of no use to a run that is finished
+        shutil.rmtree(target / "state", ignore_errors=True)  # three times the size of the model, and of no use to a run that is finished
         done += 1
         passed = time.perf_counter() - begin
         rest = passed / done * (len(left) - done)
