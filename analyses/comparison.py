@@ -1,6 +1,6 @@
 """All comparisons at once: trains what a preset lists, draws every figure, and writes ``verdicts.csv`` and ``report.html``.
 
-python -m analyses comparison                     # a quarter of an hour on two cores the first time, two minutes after that
+python -m analyses comparison                     # ten minutes on two cores the first time, two after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
 python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
 python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour and a half

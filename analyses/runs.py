@@ -108,7 +108,7 @@ PRESETS = {
         "--eval-problems 120 --eval-samples 32",
         ("frozen", "triangular"),
         {"slow": _SLOW, "bf16": _BF16},
-        minutes=15,
+        minutes=10,
     ),
     "full": Preset(
         3,
