@@ -87,7 +87,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(3))
     if quantity == "gain":
         ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
-    ax.set_title(textwrap.fill(PANELS[quantity], 13))
+    ax.set_title(textwrap.fill(PANELS[quantity], 12))
     return ax
 
 

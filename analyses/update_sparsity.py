@@ -142,7 +142,7 @@ def figure(table: pd.DataFrame) -> Figure:
     under[0].set(xlabel="step", ylabel="sparsity, rule bf16", title="over training", ylim=(0, 1))
     if len(rates) > 1:  # colours are those of the rows above
         looks = [Line2D([], [], color=methods.OTHER, linestyle=DASHES[place % len(DASHES)]) for place in range(len(rates))]
-        under[0].legend(looks, [style.exponent(rate) for rate in rates], loc=(0.35, 0.13), fontsize=7.5)
+        under[0].legend(looks, [style.exponent(rate) for rate in rates], loc="best", fontsize=7.5)
     if not mapped:
         return made
     ends = float(cells["value"].min()), float(cells["value"].max())

@@ -101,7 +101,9 @@ def tokens_ranked(tokens: pd.DataFrame, ax: Axes, named: int = NAMED, least: int
 
 
 def _visible(token: str) -> str:
-    """A token with its blanks made visible, and without glyphs that the font lacks."""
+    """A token with its blanks made visible, bars (which would look like a fault of the figure) named, and no glyphs that the font lacks."""
+    if token and all(0x2580 <= ord(c) <= 0x259F for c in token):
+        return f"{f'{len(token)} ' if len(token) > 1 else ''}U+{ord(token[0]):04X}"
     word = shown(token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥"), 16)
     return "".join(c if ord(c) < 0x2600 else "□" for c in word)
 
@@ -109,8 +111,7 @@ def _visible(token: str) -> str:
 def change(tokens: pd.DataFrame, ax: Axes) -> Axes:
     """The second model's change of entropy by percentile of the first's: which tokens did the training make surer."""
     bins = change_by_percentile(tokens)
-    colors = [SECOND if value > 0 else FIRST for value in bins["change"]]
-    ax.bar(bins["percentile"] - 2.5, bins["change"], width=4.2, color=colors)
+    ax.bar(bins["percentile"] - 2.5, bins["change"], width=4.2, color=style.FAINT)
     ax.axhline(0, color=style.FAINT, linewidth=0.9)
     ax.set_xlabel("percentile of the first model's entropy")
     ax.set_ylabel("change of entropy, nats")
