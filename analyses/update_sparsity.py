@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analyses import question
 from analyses.question import Verdict, judge, seeds_of
@@ -31,7 +30,7 @@ from dynamics.rules import RULES
 
 TITLE = "Update sparsity by method"
 #: of lines, by learning rate from the highest
-DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
+LINES = ("solid", "dashed", "dotted", "dashdot")
 CLAIM = "self-play updates are denser than RLVR's and sparser than SFT's"
 
 
@@ -137,12 +136,10 @@ def figure(table: pd.DataFrame) -> Figure:
     for label, name in named.items():
         part = steps[steps["label"] == label]
         if len(part):
-            dash = DASHES[rates.index(part["learning_rate"].iloc[0]) % len(DASHES)] if rates else "-"
+            dash = LINES[rates.index(part["learning_rate"].iloc[0]) % len(LINES)] if rates else "solid"
             methods.seeds(part, "step", name, under[0], color=methods.color(label), linestyle=dash)
-    under[0].set(xlabel="step", ylabel="sparsity, rule bf16", title="over training", ylim=(0, 1))
-    if len(rates) > 1:  # colours are those of the rows above
-        looks = [Line2D([], [], color=methods.OTHER, linestyle=DASHES[place % len(DASHES)]) for place in range(len(rates))]
-        under[0].legend(looks, [style.exponent(rate) for rate in rates], loc="best", fontsize=7.5)
+    told = "" if len(rates) < 2 else ", ".join(f"{LINES[place % len(LINES)]} {style.exponent(rate)}" for place, rate in enumerate(rates))
+    under[0].set(xlabel=f"step\n{told}".strip(), ylabel="sparsity, rule bf16", title="over training", ylim=(0, 1))  # colours as above
     if not mapped:
         return made
     ends = float(cells["value"].min()), float(cells["value"].max())
