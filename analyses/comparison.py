@@ -49,8 +49,8 @@ QUESTIONS: tuple[ModuleType, ...] = (
     learnt_and_lost,
     forgetting,
 )
-#: between which the verdicts of a preset stand in a README
-MARKS = {"full": ("<!--VERDICTS-->", "<!--END-->"), "smollm2": ("<!--VERDICTS OF SMOLLM2-->", "<!--END-->")}
+#: where the verdicts of a preset begin in a README, and where they end
+MARKS, END = {"full": "<!--VERDICTS-->", "smollm2": "<!--VERDICTS OF SMOLLM2-->"}, "<!--END-->"
 #: figures of the paper that are known from notes only
 QUOTED = (
     "The paper's sparsities are known to us from notes: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
@@ -120,12 +120,12 @@ def markdown(table: pd.DataFrame) -> str:
 
 def fill(readme: Path, table: pd.DataFrame, preset: str = "full") -> None:
     """Put the verdicts of a preset between their marks."""
-    begin, end = MARKS[preset]
+    begin = MARKS[preset]
     before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
-    _, mark, after = rest.partition(end)
+    _, mark, after = rest.partition(END)
     if not mark:
-        raise InputError(f"{readme}: has no {begin} ... {end}")
-    write(str(readme), f"{before}{begin}\n{markdown(table)}\n{end}{after}")
+        raise InputError(f"{readme}: has no {begin} ... {END}")
+    write(str(readme), f"{before}{begin}\n{markdown(table)}\n{END}{after}")
 
 
 def _about(found: Sequence[runs.Run], preset: str) -> str:

@@ -107,7 +107,7 @@ def _error(first: pd.Series[float], last: pd.Series[float]) -> float:
     """Standard error of a difference of means; NaN where the normal interval made of it would be no interval."""
     if min(len(first), len(last)) < FEW:
         return float("nan")
-    return float(np.hypot(*(np.asarray(part).std(ddof=1) / len(part) ** 0.5 for part in (first, last)))) or float("nan")
+    return float(np.hypot(stats.sem(first), stats.sem(last))) or float("nan")
 
 
 def operations(program: str) -> int:

@@ -249,7 +249,7 @@ class Run:
     @property
     def has_weights(self) -> bool:
         """Whether it kept the base and a later checkpoint; another trainer's recorder need not."""
-        return len(list((self.path / "checkpoints").glob("step_*"))) > 1
+        return len(self._saved) > 1
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -279,13 +279,16 @@ class Run:
             raise InputError(f"{self.path / 'metrics.jsonl'}: holds no step")
         return pd.DataFrame(found)
 
-    @cached_property
+    @property
     def checkpoints(self) -> list[Path]:
         """From the base to the last."""
-        found = sorted((self.path / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
-        if len(found) < 2:
+        if not self.has_weights:
             raise InputError(f"{self.path / 'checkpoints'}: needs the base as step_000000 and a later checkpoint")
-        return found
+        return self._saved
+
+    @cached_property
+    def _saved(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
 
     @cached_property
     def evals(self) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
     if len(runs) < 2:
         return []
     found = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
-    rates = {run.learning_rate for run in runs}
+    rate = runs[0].learning_rate if len({run.learning_rate for run in runs}) == 1 else float("nan")
     names = [f"{run.method} {run.seed}" for run in runs]
     if len(set(names)) < len(names):
         names = [run.path.name for run in runs]
@@ -98,7 +98,7 @@ def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
         made.append(
             {
                 "part": "pair",
-                "learning_rate": rates.copy().pop() if len(rates) == 1 else float("nan"),
+                "learning_rate": rate,
                 "first": names[row.a],
                 "second": names[row.b],
                 "jaccard": one.jaccard,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,19 @@ from dynamics.plots import methods, style
 from dynamics.rules import RULES
 
 TITLE = "Update sparsity by method"
+CLAIM = "self-play updates are denser than RLVR's and sparser than SFT's"
 #: of lines, by learning rate from the highest
 LINES = ("solid", "dashed", "dotted", "dashdot")
-CLAIM = "self-play updates are denser than RLVR's and sparser than SFT's"
 
 
 def caption(table: pd.DataFrame) -> str:
     total = table[table["part"] == "total"]
     dtypes = ", ".join(sorted(set(total["dtype"].dropna())))
+    named = _named(table)
     return (
         f"Share of weights unchanged since the base, by method and learning rate, {seeds_of(total)} seeds, a dot each; "
         f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. "
-        f"Maps: mean over seeds, of {', '.join(dict.fromkeys(_named(table)[label] for label in _mapped(table)['label']))}. "
+        f"Maps: mean over seeds, of {', '.join(named[label] for label in _mapped(table)['label'].unique())}. "
         f"Rules: {'; '.join(style.RULE_LABELS.values())}."
     )
 
@@ -133,12 +135,13 @@ def figure(table: pd.DataFrame) -> Figure:
     under = bottom.subplots(1, 1 + len(mapped), squeeze=False, width_ratios=[1.3] + [1] * len(mapped))[0]
     steps = table[(table["part"] == "step") & (table["rule"] == "bf16")]
     rates = [] if steps["learning_rate"].isna().any() else sorted(steps["learning_rate"].unique(), reverse=True)
+    dashes = dict(zip(rates, cycle(LINES), strict=False))
     for label, name in named.items():
         part = steps[steps["label"] == label]
         if len(part):
-            dash = LINES[rates.index(part["learning_rate"].iloc[0]) % len(LINES)] if rates else "solid"
+            dash = dashes.get(part["learning_rate"].iloc[0], "solid")
             methods.seeds(part, "step", name, under[0], color=methods.color(label), linestyle=dash)
-    told = "" if len(rates) < 2 else ", ".join(f"{LINES[place % len(LINES)]} {style.exponent(rate)}" for place, rate in enumerate(rates))
+    told = ", ".join(f"{dash} {style.exponent(rate)}" for rate, dash in dashes.items()) if len(dashes) > 1 else ""
     under[0].set(xlabel=f"step\n{told}".strip(), ylabel="sparsity, rule bf16", title="over training", ylim=(0, 1))  # colours as above
     if not mapped:
         return made

@@ -293,9 +293,7 @@ def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
 
 def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
     """The recorder writes metrics, no checkpoints and no seed: some figures can be drawn, and the page says why others cannot."""
-    out = tmp_path / "runs" / "grpo"
-    out.mkdir(parents=True)
-    (out / "run.json").write_text(json.dumps({"schema": "dynamics.run/1", "method": "grpo", "master_dtype": ["bfloat16", "float32"]}))
+    out = run_folder(tmp_path / "runs" / "grpo", method="grpo", master_dtype=["bfloat16", "float32"])
     steps = [{"step": n, "entropy": 1 / n, "reward": 0.1 * n} | {f"sparsity/{rule}": 1 - 0.1 * n for rule in RULES} for n in range(1, 6)]
     (out / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     paths = comparison.build(runs.find([out]), tmp_path / "figures")

@@ -22,11 +22,11 @@ LIMIT = "#c4c4c4"
 SHADES = ("#9CC7E4", "#3F8FC5", "#0B3C6F")
 
 
-def curves(points: int = 101) -> pd.DataFrame:
+def curves() -> pd.DataFrame:
     """Columns reward, samples, p, expected, for every reward of ``dynamics.train.proposer``."""
     import pandas as pd
 
-    p = np.linspace(0, 1, points)
+    p = np.linspace(0, 1, 101)
     rows = [{"reward": name, "samples": count, "p": p, "expected": expected(name, p, count)} for name in REWARDS for count in SAMPLES]
     return pd.DataFrame(rows).explode(["p", "expected"])
 

@@ -111,13 +111,14 @@ def layouts(batch: Batch, samples: Sequence[int], tokens: int, share: bool = Tru
     made: list[list[list[int]]] = []
     shape = (0, 0, 0)  # of the micro-batch in work
     for row in rows:
-        grown = _grown(shape, _shape(batch, row))
+        mine = _shape(batch, row)
+        grown = _grown(shape, mine)
         if made and _alike(batch, made[-1][0], row) and (len(made[-1]) + 1) * _area(grown) <= tokens:
             made[-1].append(row)
             shape = grown
         else:
             made.append([row])
-            shape = _shape(batch, row)
+            shape = mine
     return [_layout(batch, micro) for micro in made]
 
 

@@ -106,7 +106,7 @@ class Run:
             if there.get("status") == "finished" and state.latest(self.out / "state") is None:
                 raise InputError(f"{self.out}: is finished and has no state/ to go on from; name another folder")
             return there | {"status": "running"}
-        if self.out.exists() and any(self.out.iterdir()):
+        if any(self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
         from dynamics.tally import cores
 

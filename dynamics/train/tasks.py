@@ -126,9 +126,9 @@ class Triplets:
         """``split``: training, validation, pretraining, or test, which is equal parts of seen (not in plain words), unseen and ood."""
         only = "" if self.kinds == KINDS else f" {' '.join(self.kinds)}"
         rng = stream(seed, f"problems {split}{only}")
+        sets = self.sets if split == "test" else (split,)
         made: dict[str, Question] = {}
         while len(made) < count:
-            sets = self.sets if split == "test" else (split,)
             part, kind = sets[len(made) % len(sets)], self.kinds[len(made) // len(sets) % len(self.kinds)]
             problem = triplet(rng, kind, part)
             if problem is not None and problem.id not in made:
