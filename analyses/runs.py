@@ -305,12 +305,17 @@ class Run:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file; a last one that a killed run left unfinished is passed over."""
+    found = []
     try:
-        return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                if line.endswith(b"\n"):
+                    raise InputError(f"{path}: is not JSON lines ({error})") from None
     except FileNotFoundError:
         raise InputError(f"{path}: is not there; was the run finished?") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON lines ({error})") from None
+    return found
 
 
 def find(paths: Sequence[Path]) -> list[Run]:

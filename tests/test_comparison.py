@@ -267,6 +267,8 @@ def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path)
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [row["step"] for row in runs.lines(file)] == [1, 2]
+    file.write_text('{"step": 1}\n{"step": 2}')  # whole, by a writer that ends no last line
+    assert [row["step"] for row in runs.lines(file)] == [1, 2]
     file.write_text('{"step": 1}\n{"st\n')
     with pytest.raises(InputError, match="is not JSON lines"):
         runs.lines(file)
