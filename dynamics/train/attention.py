@@ -28,20 +28,20 @@ class Pattern:
     Attributes
     ----------
     prompt : P.
-    beyond : (B, P) additive, the lowest number where a row's prompt has ended; None if all prompts are P long.
+    inside : (B, P) bool, True on the tokens of a row's prompt and False on the padding after it; None if all prompts are P long.
     take : (B * S * L,) place of each completion token among the B * T; 0 where there is none.
     back : (B * T,) place of each token among those of the prompts (B * P) and then of the completions (B * S * L).
     shape : (S, L).
     """
 
     prompt: int
-    beyond: torch.Tensor | None
+    inside: torch.Tensor | None
     take: torch.Tensor
     back: torch.Tensor
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, layout: Layout, device: torch.device, dtype: torch.dtype) -> Pattern:
+    def of(cls, layout: Layout, device: torch.device) -> Pattern:
         segments = layout.segments
         assert segments is not None
         rows, width = segments.shape
@@ -58,22 +58,28 @@ class Pattern:
                 take[row, number, :length] = row * width + end + np.arange(length)
                 back[row, end : end + length] = rows * longest + (row * most + number) * size + np.arange(length)
                 end += length
-        beyond = None
+        inside = None
         if (prompts < longest).any():
-            over = torch.from_numpy(np.arange(longest)[None, :] >= prompts[:, None])
-            beyond = torch.zeros(over.shape, dtype=dtype).masked_fill(over, torch.finfo(dtype).min).to(device)
+            inside = torch.from_numpy(np.arange(longest)[None, :] < prompts[:, None]).to(device)
         flat, again = torch.from_numpy(take.ravel()).to(device), torch.from_numpy(back.ravel()).to(device)
-        return cls(longest, beyond, flat, again, (most, size))
+        return cls(longest, inside, flat, again, (most, size))
 
 
 def use(model: Any) -> None:
     """Let the model attend by this."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
 
     AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, eager_mask)
+    AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
+
+
+def _mask(*args: Any, **more: Any) -> torch.Tensor:
+    """transformers' boolean mask (batch, 1, queries, keys), True where a query sees a key."""
+    from transformers.masking_utils import sdpa_mask
+
+    mask: torch.Tensor = sdpa_mask(*args, **more | {"allow_is_causal_skip": False})
+    return mask
 
 
 def attend(
@@ -87,7 +93,10 @@ def attend(
     pattern: Pattern | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """(B, T, heads, size) from query (B, heads, T, size), key and value (B, shared heads, keys, size)."""
+    """(B, T, heads, size) from query (B, heads, T, size), key and value (B, shared heads, keys, size).
+
+    ``attention_mask`` broadcasts to (B, 1, T, keys): True where a query sees a key, or numbers to add to the scores.
+    """
     if dropout or any(more.get(name) is not None for name in _UNKNOWN):
         raise ValueError("attention with dropout, soft-capping, sinks or a window is not covered")
     query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -96,18 +105,32 @@ def attend(
     batch, heads, length, size = query.shape
     kinds = key.shape[1]
     scores = query.reshape(batch, kinds, -1, size) @ key.transpose(2, 3)
-    if attention_mask is not None:
-        scores.view(batch, kinds, heads // kinds, length, -1).add_(attention_mask[:, :, None])
-    found = _softmax(scores) @ value
+    by_head = scores.view(batch, kinds, heads // kinds, length, -1)
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        by_head = by_head.float() + attention_mask[:, :, None].float()  # its lowest number would be -inf in a narrower dtype
+    elif attention_mask is not None:
+        _hide(by_head, attention_mask[:, :, None])
+    found = _softmax(by_head, value.dtype).view(scores.shape) @ value
     return found.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
 
 
-def _softmax(scores: torch.Tensor) -> torch.Tensor:
-    return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+def _hide(scores: torch.Tensor, seen: torch.Tensor) -> None:
+    """Set scores that are not ``seen`` to the lowest number of their own dtype, in place.
+
+    Nothing is added to a score and no other dtype's lowest number comes near it, so no score becomes -inf: a query that sees nothing, which
+    is padding, gets equal weights and not NaN, which its values would carry to the rows that matter as 0 x NaN.
+    """
+    scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
 
 
-def _causal(length: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.full((length, length), torch.finfo(like.dtype).min, dtype=like.dtype, device=like.device).triu_(1)
+def _softmax(scores: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Softmax over keys, computed in float32 and given in ``dtype``."""
+    return torch.softmax(scores, -1, dtype=torch.float32).to(dtype)
+
+
+def _causal(length: int, device: torch.device) -> torch.Tensor:
+    """(length, length) bool, True where a query sees a key: itself and what is before it."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril_()
 
 
 def _shared(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -124,18 +147,18 @@ def _shared(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern
     of_prompt, prompt_values = key[:, :, :end], value[:, :, :end]
     asked = query[:, :, :end].reshape(batch, kinds, -1, size)
     scores = asked @ of_prompt.transpose(2, 3)
-    scores.view(batch, heads, end, end).add_(_causal(end, scores))
-    prompts = (_softmax(scores) @ prompt_values).view(batch, heads, end, size).transpose(1, 2)
+    _hide(scores.view(batch, heads, end, end), _causal(end, scores.device))
+    prompts = (_softmax(scores, value.dtype) @ prompt_values).view(batch, heads, end, size).transpose(1, 2)
 
     asked = completions(query).view(batch, most, length, kinds, sharing, size).permute(0, 3, 1, 4, 2, 5)
     asked = asked.reshape(batch, kinds, most, sharing * length, size)
     own, own_values = (completions(states).permute(0, 3, 1, 2, 4) for states in (key, value))
     outer = (asked.reshape(batch, kinds, -1, size) @ of_prompt.transpose(2, 3)).view(batch, kinds, most, sharing * length, end)
-    if pattern.beyond is not None:
-        outer.add_(pattern.beyond[:, None, None, None])
+    if pattern.inside is not None:
+        _hide(outer, pattern.inside[:, None, None, None])
     inner = asked @ own.transpose(3, 4)
-    inner.view(batch, kinds, most, sharing, length, length).add_(_causal(length, inner))
-    weights = _softmax(torch.cat([outer, inner], -1))
+    _hide(inner.view(batch, kinds, most, sharing, length, length), _causal(length, inner.device))
+    weights = _softmax(torch.cat([outer, inner], -1), value.dtype)
     far, near = weights[..., :end], weights[..., end:]
     made = (far.reshape(batch, kinds, -1, end) @ prompt_values).view(asked.shape) + near @ own_values
     made = made.view(batch, kinds, most, sharing, length, size).permute(0, 2, 4, 1, 3, 5)

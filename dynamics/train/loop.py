@@ -3,29 +3,24 @@
     feed -> prepare -> gradient -> optimizer step -> record -> save
 
 A step is a pure function of the weights, the optimizer's state, what the method keeps, and the step's number. A run that is killed at any
-moment goes on from its last saved state, after what lies beyond it in the run directory has been removed, and ends with the same bits.
+moment goes on from its last saved state, after what lies beyond it in the run directory has been removed, and ends with the same bits: on
+the same machine, in the same dtype of compute and with the same number of threads, all of which ``run.json`` names. Elsewhere sums are
+ordered otherwise: the same run differs by rounding, and by whatever grows out of it once a sampled token differs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib.metadata
-import os
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-
-try:
-    import fcntl
-except ImportError:  # not on this system
-    fcntl = None  # type: ignore[assignment]
 
 from dynamics.errors import InputError
 from dynamics.recorder import Recorder
@@ -33,6 +28,7 @@ from dynamics.rundir import RunDirectory
 from dynamics.train import evaluate, fixed, policy, rlvr, selfplay, sft, state, tasks, update
 from dynamics.train.batch import Method
 from dynamics.train.config import METHODS, Config, PolicyGradient, temperatures
+from dynamics.train.folders import LOCK, exclusive
 from dynamics.train.tiny import reads_notation
 
 SCHEMA = "dynamics.run/1"
@@ -56,7 +52,8 @@ class Run:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth
         device = None if config.device == "auto" else config.device
-        self.policy = policy.load(config.model, device, config.master_dtype, config.compute_dtype)
+        compute = document.get("compute_dtype", config.compute_dtype)  # a run that is resumed computes in the dtype that it began with
+        self.policy = policy.load(config.model, device, config.master_dtype, compute)
         self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
         self.method = FEEDS[method](config, self.policy, self.source)
         self.fixed = self.method.fixed() if config.fixed_every else {}
@@ -70,10 +67,12 @@ class Run:
         )
         every = config.record_every or self.method.record_every
         self.recorder = Recorder(out, every=every, base=self.policy.masters, tensorboard=tensorboard, wandb=wandb)
+        machines, here = document.get("machines", []), _machine(self.policy.device)
         document |= {
             "parameters": sum(value.numel() for value in self.policy.masters.values()),
             "compute_dtype": self.policy.compute,
             "shares_prompts": self.policy.shares,
+            "machines": machines if here in machines else [*machines, here],
             "record_every": self.recorder.every,
             "fixed_prompts": {role: len(asked) for role, (asked, _) in self.fixed.items()},
         } | self.method.about()
@@ -106,7 +105,7 @@ class Run:
             if there.get("status") == "finished" and state.latest(self.out / "state") is None:
                 raise InputError(f"{self.out}: is finished and has no state/ to go on from; name another folder")
             return there | {"status": "running"}
-        if any(self.out.iterdir()):
+        if any(file.name != LOCK for file in self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
         from dynamics.tally import cores
 
@@ -209,8 +208,8 @@ class Run:
         self.checkpoint()
         self.examine(f"{self.name}, {self.step} steps", heat[:1])
         if type(self.method).after is not Method.after:
-            config = self.config
-            self.method.after(self.directory, policy.load(config.model, str(self.policy.device), config.master_dtype, config.compute_dtype))
+            mine = self.policy
+            self.method.after(self.directory, policy.load(self.config.model, str(mine.device), mine.master, mine.compute))
 
     def finish(self, status: str) -> None:
         self.document["status"] = status
@@ -232,7 +231,11 @@ def run(
     """A whole run, or what is left of it. Ctrl-C ends it after the step in work, saved; a second one at once."""
     if method not in METHODS:
         raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
-    with _alone(out):
+
+    def refuse() -> None:
+        raise InputError(f"{out}: another process is at work on this run; wait for it, or name another folder")
+
+    with exclusive(out, refuse):
         found = Run(method, config, out, resume, tensorboard, wandb)
 
         def stop(*_: object) -> None:
@@ -258,27 +261,10 @@ def run(
         return found
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make a folder, and let nobody else train into it until this is left or the process ends, where the system has such locks."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder, os.O_RDONLY) if fcntl is not None else None
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror or error}") from None
-    if held is None:
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is at work on this run; wait for it, or name another folder") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(held)
+def _machine(device: torch.device) -> dict[str, str]:
+    """What the last bits of a run depend on, beside its settings: where it computes, and with which instructions."""
+    found = {"device": device.type, "processor": platform.machine(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
 
 
 def _version(package: str) -> str | None:

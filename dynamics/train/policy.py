@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,21 @@ from dynamics.train.batch import Batch, Layout, layouts, places, starts
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: bytes of float32 logits formed at once
 PIECE = 24 << 20
+
+
+#: the environment variable that says what ``--compute-dtype auto`` means
+VARIABLE = "DYNAMICS_COMPUTE_DTYPE"
+
+
+def compute_dtype(asked: str, device: torch.device) -> str:
+    """``float32`` or ``bfloat16``; for ``auto`` what ``DYNAMICS_COMPUTE_DTYPE`` says, or else bfloat16 where it is fast."""
+    if asked == "auto":
+        asked = os.environ.get(VARIABLE) or "auto"
+        if asked != "auto" and asked not in DTYPES:
+            raise InputError(f"{VARIABLE}={asked}: must be {', '.join(DTYPES)} or auto")
+    if asked == "auto":
+        return "bfloat16" if native_bfloat16(device) else "float32"
+    return asked
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -107,9 +123,8 @@ class Policy:
         body = self.model.base_model if self.head is not None else self.model
         more: dict[str, Any] = {}
         if layout.segments is not None:  # rows of one completion are padded on the right, where causal attention does not look
-            dtype = self.autocast or next(self.model.parameters()).dtype
-            more["pattern"] = attention.Pattern.of(layout, self.device, dtype)
-            more["attention_mask"] = torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.device)  # of four dimensions: none is made
+            more["pattern"] = attention.Pattern.of(layout, self.device)
+            more["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # of four dimensions: none is made
         with self.computing():
             made = body(input_ids=ids, position_ids=positions, use_cache=False, **more)
         states = made.last_hidden_state if self.head is not None else made.logits
@@ -143,21 +158,28 @@ class Policy:
         return found
 
     def _shares(self) -> bool:
-        """Whether completions in one row get the log-probabilities that they have in rows of their own; if not, the model is as it was."""
+        """Whether completions in one row get the log-probabilities that they have in rows of their own; if not, the model is as it was.
+
+        Weights in float32 are checked in float32, whatever the policy computes in, so that no wrong attention hides behind rounding.
+        """
         size = min(len(self.tokenizer), self.model.get_output_embeddings().weight.shape[0])
         ids = (np.arange(1, 13) * 7) % size
-        prompts, completions = [ids[:5]], [ids[5:8], ids[6:11]]
-        one = np.ones(2)
-        batch = Batch(prompts, completions, np.zeros(2, np.int64), one, ["", ""], ["", ""], ["", ""])
-        apart = self.look(batch, 1, False)
-        before = str(self.model.config._attn_implementation)
+        prompts, completions = [ids[:5], ids[3:5]], [ids[5:8], ids[6:11], ids[:1], ids[1:5], ids[2:5]]
+        blank = [""] * len(completions)
+        batch = Batch(prompts, completions, np.array([0, 0, 1, 1, 1]), np.ones(len(completions)), blank, blank, blank)
+        tolerance = 1e-3 if self.master == "float32" or self.separate else 0.1
+        before, computing = str(self.model.config._attn_implementation), self.autocast
+        self.autocast = None
         try:
+            apart = self.look(batch, 1, False)
             attention.use(self.model)
             together = self.look(batch, 1000, True)
-            if (together - apart).abs().max() <= (1e-3 if self.compute == "float32" else 0.1):
+            if (together - apart).abs().max() <= tolerance:
                 return True
         except (RuntimeError, TypeError, ValueError, AttributeError):  # a model that attends in another way
             pass
+        finally:
+            self.autocast = computing
         with contextlib.suppress(ValueError, AttributeError):
             self.model.set_attn_implementation(before)
         return False
@@ -250,7 +272,6 @@ def load(name: str, device: str | None, master: str, compute: str) -> Policy:
             model.set_attn_implementation("eager")
     for value in (*model.parameters(), *model.buffers()):  # mapped memory is aligned otherwise, which can change the last bit
         value.data = value.data.clone()
-    if compute == "auto":
-        compute = "bfloat16" if native_bfloat16(place) else "float32"
+    compute = compute_dtype(compute, place)
     with contextlib.redirect_stderr(io.StringIO()):
         return Policy(model, tokenizer, master, compute)

@@ -101,12 +101,17 @@ def _check(model: Any, prompts: Sequence[Any], group: int, limit: int, temperatu
         raise InputError(f"group of {group}, {limit} new tokens: both must be at least 1")
     if stop and tokenizer is None:
         raise InputError("stop texts need the tokenizer")
+    check_lengths(model, prompts, [limit] * len(prompts), [f"prompt {number}" for number in range(len(prompts))])
+
+
+def check_lengths(model: Any, prompts: Sequence[Any], more: Sequence[int], names: Sequence[str]) -> None:
+    """Refuse prompts (token ids) without a token, and those that with so many ``more`` tokens have no room in the model's positions."""
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    for number, prompt in enumerate(prompts):
+    for prompt, new, name in zip(prompts, more, names, strict=True):
         if not len(prompt):
-            raise InputError(f"prompt {number}: is empty")
-        if len(prompt) + limit > window:
-            raise InputError(f"prompt {number}: {len(prompt)} tokens and {limit} new ones are beyond the model's {window} positions")
+            raise InputError(f"{name}: is empty")
+        if len(prompt) + new > window:
+            raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones are beyond the model's {window} positions")
 
 
 class _Rows:

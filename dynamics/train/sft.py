@@ -9,6 +9,7 @@ from dynamics.train import fixed, order, prompts
 from dynamics.train.batch import Batch, Fed, Method
 from dynamics.train.config import SFT
 from dynamics.train.policy import Policy
+from dynamics.train.sampling import check_lengths
 from dynamics.train.tasks import Source
 
 
@@ -25,6 +26,8 @@ class Imitation(Method):
                 raise InputError(f"{question.id}: has no answer to imitate; sft needs one for every problem")
         self.prompts = prompts.encoded(policy.tokenizer, self.questions)
         self.answers = [np.array(prompts.completion(policy.tokenizer, str(one.answer)), np.int64) for one in self.questions]
+        names = [f"prompt of {one.id}" for one in self.questions]
+        check_lengths(policy.model, self.prompts, [len(one) for one in self.answers], names)
 
     def fixed(self) -> fixed.Prompts:
         return fixed.of(self.source, self.policy, self.config.seed, self.config.max_new_tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from contextlib import redirect_stderr
 from io import StringIO
@@ -14,28 +13,11 @@ from typing import Any
 import torch
 
 from dynamics.errors import InputError
+from dynamics.train.folders import save_folder
 from dynamics.train.policy import Policy
 
-
-def save_folder(target: Path, fill: Any) -> None:
-    """Write a folder under a temporary name by ``fill(path)``, see that it is on disk, and rename it."""
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        fill(temporary)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
-    except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, (InputError, AssertionError)):
-            raise
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise InputError(f"{target}: cannot be written ({said}); what was saved before is whole: go on with --resume") from None
+#: what to do when a disk is full
+ADVICE = "what was saved before is whole: go on with --resume"
 
 
 def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, method: dict[str, Any]) -> None:
@@ -46,7 +28,7 @@ def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimiz
         torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, place / "state.pt")
         (place / "state.json").write_text(json.dumps({"step": step, "method": method}), encoding="utf-8")
 
-    save_folder(folder / f"step_{step:06d}", fill)
+    save_folder(folder / f"step_{step:06d}", fill, ADVICE)
     for other in sorted(folder.glob("step_*")):
         if other.name != f"step_{step:06d}":
             shutil.rmtree(other, ignore_errors=True)
@@ -90,4 +72,4 @@ def save_model(target: Path, policy: Policy) -> None:
             model.save_pretrained(place)
         policy.tokenizer.save_pretrained(place)
 
-    save_folder(target, fill)
+    save_folder(target, fill, ADVICE)

@@ -2,8 +2,9 @@
 
 A Llama of 0.65 million parameters learns from random examples, for a fixed number of steps, to predict outputs, find inputs and programs,
 and to propose programs, of the small language of ``dynamics.train.programs``. Only programs of the split ``pretraining`` are used. The
-result is an ordinary Hugging Face folder with an ordinary tokenizer, in the user's cache under a hash of the recipe; on one machine it is
-the same to the last bit whenever it is made (sums are ordered by the number of threads, which is therefore part of the recipe).
+result is an ordinary Hugging Face folder with an ordinary tokenizer, in the user's cache under a hash of the recipe. It is trained in
+float32 whatever runs compute in later. On one machine it is the same to the last bit whenever it is made (sums are ordered by the number of
+threads, which is therefore part of the recipe); a CPU with other vector instructions orders sums otherwise and gives other weights.
 
 It is partly competent on purpose: it solves a part of the problems most of the time, and many of them once in a while.
 """
@@ -15,8 +16,7 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.errors import InputError
 from dynamics.train import programs, tasks
 from dynamics.train.expressions import Expressions
+from dynamics.train.folders import exclusive, save_folder
 from dynamics.train.streams import stream
 
 if TYPE_CHECKING:
@@ -119,23 +121,33 @@ def folder(recipe: Recipe = Recipe()) -> Path:
 
 
 def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the model, made first where there is none yet."""
+    """The folder of the model, made first where there is none yet.
+
+    Of processes that ask at the same time one makes it, and the others say on stderr that they wait. The folder appears when it is whole:
+    a process that is killed leaves nothing that the next one would take for the model.
+    """
     target = folder(recipe)
+    advice = "set DYNAMICS_CACHE to a folder that can be written"
+
+    def wait() -> None:
+        print(f"another process is making the embedded model in {target.parent}; waiting for it", file=sys.stderr, flush=True)
+
+    def fill(place: Path) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+            model.save_pretrained(place)
+        words.save_pretrained(place)
+
     if not (target / "config.json").exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".tiny-", dir=target.parent))
         try:
-            model, words = make(recipe, progress)
-            with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
-                model.save_pretrained(temporary)
-            words.save_pretrained(temporary)
-            try:
-                temporary.replace(target)
-            except OSError:  # another process was faster; the weights are the same
-                if not (target / "config.json").exists():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{target.parent}: cannot be made ({error.strerror}); {advice}") from None
+        if not os.access(target.parent, os.W_OK):  # rather than find out after minutes
+            raise InputError(f"{target.parent}: cannot be written; {advice}")
+        with exclusive(target.parent, wait):
+            if not (target / "config.json").exists():  # nobody made it in the meantime
+                model, words = make(recipe, progress)
+                save_folder(target, fill, advice)
     return target
 
 
