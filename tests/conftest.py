@@ -70,6 +70,12 @@ def ends_well(read, path):
     return True
 
 
+@pytest.fixture(params=["float32", "bfloat16"])
+def compute(request: pytest.FixtureRequest) -> str:
+    """The dtype that a model computes in. bfloat16 by autocast runs on every CPU, with or without arithmetic for it."""
+    return request.param
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20251)

@@ -33,7 +33,9 @@ class Config:
     clip: float = option(1.0, "largest L2 norm of the gradient")
     loss: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean", "constant"))
     master_dtype: str = option("float32", "dtype of the weights that the optimizer moves", ("float32", "bfloat16"))
-    compute_dtype: str = option("auto", "of forward and backward; auto: bfloat16 where it is fast", ("auto", "float32", "bfloat16"))
+    compute_dtype: str = option(
+        "auto", "dtype of forward and backward passes; auto: bfloat16 where it is faster, see the README", ("auto", "float32", "bfloat16")
+    )
     device: str = option("auto", "auto, cpu, cuda, ...")
     threads: int = option(0, "of torch; sums are ordered by them. 0: all cores")
     micro_tokens: int = option(8192, "tokens computed at once, padding included; changes memory, not results")

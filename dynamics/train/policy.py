@@ -29,21 +29,27 @@ PIECE = 24 << 20
 
 #: the environment variable that says what ``--compute-dtype auto`` means
 VARIABLE = "DYNAMICS_COMPUTE_DTYPE"
+#: hidden size from which bfloat16 is the faster one where there is arithmetic for it (benchmarks/compute_dtype.py)
+WIDE = 512
 
 
-def compute_dtype(asked: str, device: torch.device) -> str:
-    """``float32`` or ``bfloat16``; for ``auto`` what ``DYNAMICS_COMPUTE_DTYPE`` says, or else bfloat16 where it is fast."""
+def compute_dtype(asked: str, device: torch.device, hidden: int) -> str:
+    """``float32`` or ``bfloat16`` for a model of this hidden size.
+
+    ``auto`` is what ``DYNAMICS_COMPUTE_DTYPE`` says; without it, bfloat16 for models of hidden size 512 or more where the device has
+    arithmetic for it. Below, casts take longer than the products save; and the embedded model computes in the same dtype on every machine.
+    """
     if asked == "auto":
         asked = os.environ.get(VARIABLE) or "auto"
         if asked != "auto" and asked not in DTYPES:
             raise InputError(f"{VARIABLE}={asked}: must be {', '.join(DTYPES)} or auto")
     if asked == "auto":
-        return "bfloat16" if native_bfloat16(device) else "float32"
+        return "bfloat16" if hidden >= WIDE and native_bfloat16(device) else "float32"
     return asked
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 there."""
+    """Whether the device has arithmetic for matrix products in bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -272,6 +278,6 @@ def load(name: str, device: str | None, master: str, compute: str) -> Policy:
             model.set_attn_implementation("eager")
     for value in (*model.parameters(), *model.buffers()):  # mapped memory is aligned otherwise, which can change the last bit
         value.data = value.data.clone()
-    compute = compute_dtype(compute, place)
+    compute = compute_dtype(compute, place, getattr(model.config.get_text_config(), "hidden_size", 0))
     with contextlib.redirect_stderr(io.StringIO()):
         return Policy(model, tokenizer, master, compute)
