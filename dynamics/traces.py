@@ -79,6 +79,29 @@ class Model:
     def logits(self, ids: Any, mask: Any) -> Any:
         return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
+    def both(self, ids: Any, mask: Any) -> tuple[Any, Any, str]:
+        """Logits and hidden states of one forward pass, and the dtype that the head computed in: under autocast that of autocast.
+
+        A trainer with mixed precision puts autocast around the model's forward pass, where it is not around the body alone. Hidden states
+        are None where the body is not part of that pass or gives something else.
+        """
+        import torch
+
+        kept: list[tuple[Any, str]] = []
+
+        def keep(module: Any, given: Any, output: Any) -> None:
+            kind = ids.device.type
+            dtype = str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else self.dtype
+            kept.append((getattr(output, "last_hidden_state", None), dtype))
+
+        handle = self.model.base_model.register_forward_hook(keep)
+        try:
+            logits = self.logits(ids, mask)
+        finally:
+            handle.remove()
+        hidden, dtype = kept[0] if kept else (None, self.dtype)
+        return logits, hidden, dtype
+
 
 def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabulary: int | None = None) -> Model:
     """Find body and head of a transformers model, and check on a few tokens that they make the model's own logits.
@@ -116,13 +139,14 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     probe = torch.arange(min(16, rows), device=wrapped.device)[None]
     mask = torch.ones_like(probe)
     with torch.no_grad():
-        own = wrapped.logits(probe, mask)[0].float()
+        own, hidden, dtype = wrapped.both(probe, mask)
+        own = own[0].float()
         try:
-            ours = head(wrapped.hidden(probe, mask)[0].float(), 0, head.size)
+            ours = head(hidden[0].float(), 0, head.size)
             off = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
         except Exception:  # a body of another kind
             off = math.inf
-    if off <= SAME_HEAD.get(wrapped.dtype, 3e-2):
+    if off <= SAME_HEAD.get(dtype, 3e-2):
         wrapped.head = head
     else:
         notes.add("the model's way from hidden states to logits is not understood: it forms its logits itself, a window at a time")

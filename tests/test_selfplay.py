@@ -176,8 +176,9 @@ def options(base: Path, out: Path, *more: str) -> list[str]:  # noqa: F811
     ]
 
 
-def test_resumed_with_its_buffer_to_the_bit(base: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
-    assert command.cli(options(base, tmp_path / "whole")) == 0
+def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    dtype = ["--compute-dtype", compute]
+    assert command.cli(options(base, tmp_path / "whole", *dtype)) == 0
     from dynamics.train import loop
 
     real = loop.Run.one_step
@@ -189,9 +190,9 @@ def test_resumed_with_its_buffer_to_the_bit(base: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(loop.Run, "one_step", dies)
     with pytest.raises(SystemExit):
-        command.main(options(base, tmp_path / "broken"))
+        command.main(options(base, tmp_path / "broken", *dtype))
     monkeypatch.setattr(loop.Run, "one_step", real)
-    assert command.cli(options(base, tmp_path / "broken", "--resume")) == 0
+    assert command.cli(options(base, tmp_path / "broken", "--resume", *dtype)) == 0
     whole, broken = contents(tmp_path / "whole"), contents(tmp_path / "broken")
     assert whole == broken
     assert [json.loads(line)["phase"] for line in (tmp_path / "whole/curriculum.jsonl").read_text().splitlines()]

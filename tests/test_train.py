@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,10 +22,11 @@ transformers = pytest.importorskip("transformers")
 from test_policy import llama
 
 from dynamics import InputError, samples, sparsity
-from dynamics.train import state, tiny, update
+from dynamics.train import folders, policy, state, tasks, tiny, update
 from dynamics.train.__main__ import cli
 from dynamics.train.batch import Batch
 from dynamics.train.config import RLVR, SFT
+from dynamics.train.evaluate import evaluate
 from dynamics.train.loop import run
 from dynamics.train.policy import Policy
 
@@ -91,7 +94,7 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
         assert len(rows) == 72
         assert np.mean([one["reward"] for one in rows]) == pytest.approx(metrics[2]["reward"])
         assert sum(len(one["completion_ids"]) for one in rows) == metrics[2]["tokens"]
-        assert metrics[2]["sampler/max_difference"] < 1e-3
+        assert_sampler_is_the_trainer(metrics[2], document["compute_dtype"])
     read = samples.read([out]).table
     assert set(read["model"]) == {"base, T=1", "base, T=0.5", "base, greedy", f"{method}, 6 steps, T=1"}
     model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints/step_000006")
@@ -100,6 +103,57 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
     shutil.rmtree(out / "state")
     assert cli(arguments(method, base, out, "--resume")) == 2  # rather than beginning again over what is there
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def assert_sampler_is_the_trainer(line: dict, compute: str) -> None:
+    """Both give a token the same probability but for rounding: in float32 to 1e-3 at most, in bfloat16 to 1e-3 in KL divergence."""
+    assert line["sampler/max_difference" if compute == "float32" else "sampler/kl"] < 1e-3
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -> None:
+    """Sampling, gradient, probes, evaluation and recorder, by autocast."""
+    out = tmp_path / "run"
+    more = {"sft": [], "rlvr": ["--prompts", "24", "--group", "12"], "selfplay": ["--curriculum", "4"]}[method]
+    every = ["--steps", "1", "--fixed-every", "1", "--record-every", "1", "--compute-dtype", "bfloat16"]
+    assert cli(arguments(method, base, out, *every, *more)) == 0
+    assert "computed in bfloat16" in capsys.readouterr().out
+    (line,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for name, value in line.items():
+        assert value is not None, name
+        assert np.isfinite(value), name
+    assert line["sparsity/bf16"] < 1
+    assert line["fixed/solver/entropy"] > 0
+    document = json.loads((out / "run.json").read_text())
+    assert (document["compute_dtype"], document["shares_prompts"]) == ("bfloat16", True)
+    if method != "sft":
+        assert_sampler_is_the_trainer(line, "bfloat16")
+    assert set(samples.read([out]).table["model"]) == {"base, T=1", "base, T=0.5", "base, greedy", f"{method}, 1 steps, T=1"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints/step_000001")
+    assert model.dtype == torch.float32  # of the masters
+
+
+def test_evaluation(base: Path, compute: str) -> None:
+    """Asked again, the same; asked alone, or in float32, the same but for rounding, which turns few answers."""
+    loaded = policy.load(str(base), "cpu", "float32", compute)
+    wide = policy.load(str(base), "cpu", "float32", "float32")
+    questions = tasks.Triplets().questions("test", 24, 0)
+
+    def completions(model: Policy, asked: list[tasks.Question], temperature: float) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for row in evaluate(model, asked, "base", temperature, 1, 0, 8):
+            found.setdefault(row["problem"], []).append(row["completion"])
+        return found
+
+    for temperature in (0, 1):
+        whole = completions(loaded, questions, temperature)
+        assert completions(loaded, questions, temperature) == whole
+        others = [completions(wide, questions, temperature)]
+        if temperature == 0:  # random numbers are of a problem's place
+            others.append({name: text for one in questions for name, text in completions(loaded, [one], 0).items()})
+        for other in others:
+            same = np.mean([whole[name] == other[name] for name in whole])
+            assert same == 1 if compute == "float32" else same >= 0.75
 
 
 @pytest.mark.parametrize(("method", "lines"), [("rlvr", [0, 3]), ("sft", [1]), ("selfplay", [0, 3])])
@@ -169,8 +223,9 @@ def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -
     os.close(held)
 
 
-def test_resuming_at_every_step(base: Path, tmp_path: Path) -> None:
-    config = RLVR(model=str(base), steps=4, save_every=1, eval_problems=0, problems=20, prompts=12, group=6, max_new_tokens=6, threads=1)
+def test_resuming_at_every_step(compute: str, base: Path, tmp_path: Path) -> None:
+    few = {"problems": 20, "prompts": 12, "group": 6, "max_new_tokens": 6, "threads": 1, "eval_problems": 0}
+    config = RLVR(model=str(base), steps=4, save_every=1, compute_dtype=compute, **few)
     run("rlvr", config, tmp_path / "straight")
 
     class Stop(Exception):
@@ -185,6 +240,27 @@ def test_resuming_at_every_step(base: Path, tmp_path: Path) -> None:
             run("rlvr", config, tmp_path / "cut", resume=number > 0, on_step=stop)
     run("rlvr", config, tmp_path / "cut", resume=True)
     assert contents(tmp_path / "cut") == contents(tmp_path / "straight")
+
+
+def test_a_resumed_run_computes_in_the_dtype_that_it_began_with(base: Path, tmp_path: Path, monkeypatch) -> None:
+    """On a machine for which ``auto`` means another dtype too."""
+    config = SFT(model=str(base), steps=3, save_every=1, eval_problems=0, problems=20, batch=4, threads=1)
+
+    def dtype(name: str) -> str:
+        return json.loads((tmp_path / name / "run.json").read_text())["compute_dtype"]
+
+    for forced in ("bfloat16", "float32"):
+        monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", forced)
+        run("sft", config, tmp_path / forced)
+        assert dtype(forced) == forced
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "bfloat16")
+    with pytest.raises(KeyboardInterrupt):
+        run("sft", config, tmp_path / "cut", on_step=lambda step, metrics: os.kill(os.getpid(), signal.SIGINT) if step == 1 else None)
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "float32")
+    run("sft", config, tmp_path / "cut", resume=True)
+    assert dtype("cut") == "bfloat16"
+    assert contents(tmp_path / "cut") == contents(tmp_path / "bfloat16")
+    assert contents(tmp_path / "cut") != contents(tmp_path / "float32")
 
 
 def test_an_interrupt_saves(base: Path, tmp_path: Path, capsys) -> None:
@@ -226,6 +302,7 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
         (["--top-p", "0.9", "--updates", "2"], "--top-p and --top-k"),
         (["--eval-temperatures", "a"], "must be numbers"),
         (["--loss", "mean"], "invalid choice"),
+        (["--compute-dtype", "float16"], "invalid choice"),
     ],
 )
 def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
@@ -260,16 +337,29 @@ def test_a_verifier_that_fails_ends_the_run(base: Path, tmp_path: Path, monkeypa
     assert "ZeroDivisionError" in said
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [("", "prompt of .*: is empty"), ("<D>" + "x+1" * 200, r"601 tokens and 2 new ones are beyond .* 512 positions")],
+)
+def test_a_prompt_of_no_tokens_or_too_many(prompt: str, said: str, base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    rows = [{"prompt": "<D>x+1<in>2<out>", "completion": "3"}, {"prompt": prompt, "completion": "3"}] * 40
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = SFT(model=str(base), task=str(file), steps=1, eval_problems=0, batch=4, fixed_every=0)
+    with pytest.raises(InputError, match=said):
+        run("sft", config, tmp_path / "run")
+
+
 def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
     target = tmp_path / "step_000001"
-    state.save_folder(target, lambda place: (place / "a").write_text("whole"))
+    folders.save_folder(target, lambda place: (place / "a").write_text("whole"))
 
     def full(place: Path) -> None:
         (place / "a").write_text("ha")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(InputError, match=r"No space left.*--resume"):
-        state.save_folder(target, full)
+    with pytest.raises(InputError, match=r"step_000001: cannot be written \(No space left on device\); .*--resume"):
+        folders.save_folder(target, full, state.ADVICE)
     assert (target / "a").read_text() == "whole"
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
 
@@ -289,6 +379,18 @@ def gradients(config, policy: Policy, given: Batch) -> dict[str, torch.Tensor]:
     before = update.prepare(policy, policy, given, config, 1)
     found = update.gradient(policy, given, config, before)
     return {name: value.grad.clone() for name, value in policy.model.named_parameters()} | {"loss": torch.tensor(found.loss.sum())}
+
+
+@pytest.mark.parametrize("more", [{}, {"kl": 0.1}, {"entropy_bonus": 0.1}])
+def test_in_bfloat16_micro_batches_change_rounding_alone(more: dict) -> None:
+    """Gradients are apart by at most twice what float32's are from them, by the L2 norm."""
+    policy, wide = (Policy(llama().eval(), tiny.tokenizer(), "float32", compute) for compute in ("bfloat16", "float32"))
+    whole, exact = (gradients(RLVR(micro_tokens=10_000, **more), one, batch()) for one in (policy, wide))
+    for tokens, share in ((1, True), (20, True), (30, False), (10_000, False)):
+        policy.shares = share
+        found = gradients(RLVR(micro_tokens=tokens, **more), policy, batch())
+        for name, value in list(whole.items())[:-1]:  # without the loss
+            assert (found[name] - value).norm() <= 2 * (exact[name] - value).norm() < 0.3 * value.norm(), name
 
 
 @pytest.mark.parametrize("loss", ["token-mean", "sequence-mean", "constant"])
@@ -333,11 +435,11 @@ def test_sft_teaches_the_end_of_the_sequence(base: Path) -> None:
     assert len(found.sample) == fed.batch.lengths.sum()  # the end counts among the tokens of the loss
 
 
-def test_bfloat16_masters_move_less(base: Path, tmp_path: Path) -> None:
+def test_bfloat16_masters_move_less(compute: str, base: Path, tmp_path: Path) -> None:
     found = {}
     for dtype in ("float32", "bfloat16"):
         config = SFT(model=str(base), steps=3, eval_problems=0, problems=20, batch=4, learning_rate=1e-5, master_dtype=dtype, threads=1)
-        config = SFT(**{**vars(config), "compute_dtype": "float32"})
+        config = replace(config, compute_dtype=compute)
         run("sft", config, tmp_path / dtype)
         folder = tmp_path / dtype / "checkpoints"
         found[dtype] = sparsity.compare(folder / "step_000000", folder / "step_000003")
@@ -357,6 +459,84 @@ def test_the_embedded_model_is_the_same_every_time(tmp_path: Path, monkeypatch) 
         assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert made[0] == made[1]
     assert tiny.folder(tiny.Recipe(steps=13)).name != tiny.folder(recipe).name
+
+
+#: a process that makes a small embedded model, and says where it is
+MAKER = "from dynamics.train import tiny; print(tiny.find(tiny.Recipe(steps={}, hidden=32, layers=1, intermediate=32, threads=1)))"
+
+
+def maker(cache: Path, steps: int) -> subprocess.Popen[str]:
+    environment = os.environ | {"DYNAMICS_CACHE": str(cache)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", MAKER.format(steps)], env=environment, **pipes)
+
+
+def test_one_process_makes_the_embedded_model_and_the_others_wait(tmp_path: Path) -> None:
+    """And the one that is killed meanwhile leaves nothing behind."""
+    fcntl = pytest.importorskip("fcntl")
+    with maker(tmp_path, 10**6) as killed:
+        while not (tmp_path.exists() and _locked(fcntl, tmp_path)):
+            assert killed.poll() is None
+            time.sleep(0.01)
+        with maker(tmp_path, 100) as one, maker(tmp_path, 100) as other:
+            said = f"another process is making the embedded model in {tmp_path}; waiting for it\n"
+            assert [one.stderr.readline(), other.stderr.readline()] == [said, said]
+            killed.kill()
+            killed.wait()
+            left = list(tmp_path.iterdir())
+            places = {one.communicate()[0].strip(), other.communicate()[0].strip()}
+    assert not left
+    assert {str(place) for place in tmp_path.iterdir()} == places
+
+
+def _locked(fcntl: ModuleType, folder: Path) -> bool:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def test_a_folder_half_written_is_replaced(tmp_path: Path, monkeypatch) -> None:
+    """As by a process that was killed while it wrote the files."""
+    monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path))
+    recipe = tiny.Recipe(steps=2, hidden=32, layers=1, intermediate=32, threads=1)
+    half = tmp_path / f".{tiny.folder(recipe).name}.partial"
+    half.mkdir()
+    (half / "config.json").write_text("{")
+    assert tiny.find(recipe) == tiny.folder(recipe)
+    assert list(tmp_path.iterdir()) == [tiny.folder(recipe)]
+
+
+def test_a_folder_on_a_file_system_that_locks_only_files(tmp_path: Path, monkeypatch) -> None:
+    """NFS: a file in the folder is locked instead."""
+    fcntl = pytest.importorskip("fcntl")
+    real = fcntl.flock
+
+    def flock(handle: int, how: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(9, "Bad file descriptor")
+        real(handle, how)
+
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
+
+    def refuse() -> None:
+        raise InputError("busy")
+
+    with folders.exclusive(tmp_path, refuse), pytest.raises(InputError, match="busy"), folders.exclusive(tmp_path, refuse):
+        pass
+    with folders.exclusive(tmp_path, refuse):
+        pass
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match=r"cannot be made .*; set DYNAMICS_CACHE to a folder that can be written"):
+        tiny.find(tiny.Recipe(steps=1))
 
 
 def test_the_tokenizer_loses_nothing() -> None:
