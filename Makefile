@@ -27,6 +27,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/compute_dtype.py
 	$(BIN)/python benchmarks/spectra.py
 
 $(READY): pyproject.toml constraints.txt

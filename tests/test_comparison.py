@@ -402,7 +402,7 @@ def test_the_exponential_fit_finds_its_own_curve() -> None:
     assert (a, b, share) == pytest.approx((0.3, 0.9, 1.0))
 
 
-def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path, tmp_path: Path) -> None:
+def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for preset in runs.PRESETS:
         plan = runs.plan(preset)
         assert len({" ".join(options) for options in plan.values()}) == len(plan)
@@ -412,6 +412,12 @@ def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path
     assert runs._finished(folder / "sft-0", options)
     with pytest.raises(InputError, match=r"sft-0: is finished, with other settings \(seed\); --force makes all of them anew"):
         runs._finished(folder / "sft-0", [*options, "--seed", "1"])
+    mine = json.loads((folder / "sft-0" / "run.json").read_text())["compute_dtype"]
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", mine)
+    assert runs._finished(folder / "sft-0", options)
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "float32" if mine == "bfloat16" else "bfloat16")
+    with pytest.raises(InputError, match=r"with other settings \(DYNAMICS_COMPUTE_DTYPE\)"):
+        runs._finished(folder / "sft-0", options)
     record = json.loads((folder / "sft-0" / "run.json").read_text())
     assert record["status"] == "finished"
     with pytest.raises(InputError, match="unknown"):

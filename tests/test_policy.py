@@ -191,5 +191,5 @@ def test_what_auto_computes_in(monkeypatch) -> None:
         assert compute_dtype("auto", cpu, hidden) == expected
         monkeypatch.delenv("DYNAMICS_COMPUTE_DTYPE")
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "bf16")
-    with pytest.raises(InputError, match="DYNAMICS_COMPUTE_DTYPE=bf16: must be float32, bfloat16 or auto"):
+    with pytest.raises(InputError, match="DYNAMICS_COMPUTE_DTYPE=bf16: must be auto, float32 or bfloat16"):
         compute_dtype("auto", cpu, 128)

@@ -313,6 +313,13 @@ def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path:
     assert len([line for line in error.splitlines() if line.startswith("dynamics.train: error")]) == 1
 
 
+def test_a_dtype_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "bf16")
+    assert cli(["sft", "--out", str(tmp_path / "run")]) == 2
+    assert "DYNAMICS_COMPUTE_DTYPE=bf16: must be auto, float32 or bfloat16" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run(tmp_path: Path, capsys) -> None:
     assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", "smollm2"]) == 0
     found = json.loads(capsys.readouterr().out)

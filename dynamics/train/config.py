@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
@@ -198,6 +199,7 @@ def check(config: Config) -> None:
             continue
         if isinstance(value, (int, float)) and not low <= value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} {value}: must be a number of at least {low}")
+    forced_compute_dtype()
     temperatures(config)
     if isinstance(config, PolicyGradient):
         _check_gradient(config)
@@ -237,6 +239,18 @@ def _check_selfplay(config: SelfPlay) -> None:
     if config.solver_samples > config.group:
         raise InputError(f"--solver-samples {config.solver_samples}: there are only {config.group}, by --group")
     find(config.reward)
+
+
+#: the environment variable that says what ``--compute-dtype auto`` means
+COMPUTE_DTYPE = "DYNAMICS_COMPUTE_DTYPE"
+
+
+def forced_compute_dtype() -> str | None:
+    """What ``--compute-dtype auto`` means by the environment; None where that is left to the machine and the model."""
+    found = os.environ.get(COMPUTE_DTYPE) or "auto"
+    if found not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"{COMPUTE_DTYPE}={found}: must be auto, float32 or bfloat16")
+    return None if found == "auto" else found
 
 
 def temperatures(config: Config) -> list[float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +20,13 @@ from dynamics.errors import InputError
 from dynamics.logits import Head, from_logits
 from dynamics.train import attention
 from dynamics.train.batch import Batch, Layout, layouts, places, starts
+from dynamics.train.config import forced_compute_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: bytes of float32 logits formed at once
 PIECE = 24 << 20
 
 
-#: the environment variable that says what ``--compute-dtype auto`` means
-VARIABLE = "DYNAMICS_COMPUTE_DTYPE"
 #: hidden size from which bfloat16 is the faster one where there is arithmetic for it (benchmarks/compute_dtype.py)
 WIDE = 512
 
@@ -40,11 +38,7 @@ def compute_dtype(asked: str, device: torch.device, hidden: int) -> str:
     arithmetic for it. Below, casts take longer than the products save; and the embedded model computes in the same dtype on every machine.
     """
     if asked == "auto":
-        asked = os.environ.get(VARIABLE) or "auto"
-        if asked != "auto" and asked not in DTYPES:
-            raise InputError(f"{VARIABLE}={asked}: must be {', '.join(DTYPES)} or auto")
-    if asked == "auto":
-        return "bfloat16" if hidden >= WIDE and native_bfloat16(device) else "float32"
+        asked = forced_compute_dtype() or ("bfloat16" if hidden >= WIDE and native_bfloat16(device) else "float32")
     return asked
 
 

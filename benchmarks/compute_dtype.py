@@ -1,0 +1,105 @@
+"""Time of a training step in float32 over its time in bfloat16, by the width of the model.
+
+    python benchmarks/compute_dtype.py [--device cuda] [--threads 2]
+
+Llamas of four layers with random weights and float32 masters; bfloat16 is by autocast. `--compute-dtype auto` takes bfloat16 from the width
+on at which the ratios are above 1 (`dynamics.train.policy.WIDE`), and only where there is arithmetic for it: elsewhere it is emulated, and
+the ratios tell how slowly.
+
+sft         a step on 16 completions
+rlvr        a step of 4 prompts x 8 samples, sampling included
+
+The two dtypes take turns in one process; the ratio is that of the medians of the steps after the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+STEPS = 5
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {"batch": 16},
+    "rlvr": {"prompts": 4, "group": 8, "max_new_tokens": 16, "advantage": "reinforce"},
+}
+
+
+def model(hidden: int, folder: Path) -> float:
+    """Save a Llama of this width with the embedded model's tokenizer; its parameters in millions."""
+    import torch
+    import transformers
+
+    from dynamics.train import tiny
+
+    torch.manual_seed(0)
+    made = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            hidden_size=hidden,
+            num_hidden_layers=4,
+            num_attention_heads=max(2, hidden // 64),
+            num_key_value_heads=max(2, hidden // 64),
+            intermediate_size=3 * hidden,
+            vocab_size=64,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+        )
+    )
+    with contextlib.redirect_stderr(io.StringIO()):
+        made.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return sum(value.numel() for value in made.parameters()) / 1e6
+
+
+def seconds(method: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of a step in each dtype."""
+    from dynamics.train.config import METHODS as CONFIGS
+    from dynamics.train.loop import Run
+
+    shared = {"model": str(folder), "threads": options.threads, "device": options.device, "problems": 64, "record_every": 1000}
+    runs = {}
+    with tempfile.TemporaryDirectory() as place:
+        for dtype in ("float32", "bfloat16"):
+            (out := Path(place) / dtype).mkdir()
+            config = CONFIGS[method](compute_dtype=dtype, eval_problems=0, fixed_every=0, **shared, **METHODS[method])
+            runs[dtype] = Run(method, config, out, False)
+        spent: dict[str, list[float]] = {dtype: [] for dtype in runs}
+        for _ in range(1 + STEPS):
+            for dtype, run in runs.items():
+                spent[dtype].append(run.one_step()["seconds"])
+        for run in runs.values():
+            run.finish("finished")
+    return {dtype: statistics.median(values[1:]) for dtype, values in spent.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 384, 512, 768, 1024], help="hidden sizes")
+    options = parser.parse_args()
+    import torch
+
+    from dynamics.train.policy import native_bfloat16
+
+    said = "has" if native_bfloat16(torch.device(options.device)) else "has no"
+    print(f"{options.device}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}; it {said} bfloat16 arithmetic")
+    print(f"{'hidden':>6}  {'parameters':>10}  " + "  ".join(f"{name + ' float32':>14}  {'bfloat16':>9}  {'ratio':>5}" for name in METHODS))
+    with tempfile.TemporaryDirectory() as place:
+        for hidden in options.hidden:
+            folder = Path(place) / str(hidden)
+            size = model(hidden, folder)
+            found = [seconds(method, folder, options) for method in METHODS]
+            cells = [
+                f"{1e3 * one['float32']:>11.0f} ms  {1e3 * one['bfloat16']:>6.0f} ms  {one['float32'] / one['bfloat16']:>5.2f}"
+                for one in found
+            ]
+            print(f"{hidden:>6}  {size:>8.1f} M  " + "  ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
