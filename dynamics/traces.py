@@ -82,8 +82,8 @@ class Model:
     def both(self, ids: Any, mask: Any) -> tuple[Any, Any, str]:
         """Logits and hidden states of one forward pass, and the dtype that the head computed in: under autocast that of autocast.
 
-        A trainer with mixed precision puts autocast around the model's forward pass, where it is not around the body alone. Hidden states
-        are None where the body is not part of that pass or gives something else.
+        A trainer with mixed precision puts autocast around the model's forward pass: of the body called by itself the hidden states would be
+        others. They are None where the body is not a module of that pass, or gives something else.
         """
         import torch
 
@@ -142,6 +142,7 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
         own, hidden, dtype = wrapped.both(probe, mask)
         own = own[0].float()
         try:
+            hidden = wrapped.hidden(probe, mask) if hidden is None else hidden
             ours = head(hidden[0].float(), 0, head.size)
             off = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
         except Exception:  # a body of another kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from hypothesis import settings
 
 from dynamics.errors import InputError
 
+for name in ("FORCE_COLOR", "COLUMNS"):  # what is printed is that of a plain terminal of 80 columns
+    os.environ.pop(name, None)
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("untimed")
 

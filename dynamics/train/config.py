@@ -35,7 +35,9 @@ class Config:
     loss: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean", "constant"))
     master_dtype: str = option("float32", "dtype of the weights that the optimizer moves", ("float32", "bfloat16"))
     compute_dtype: str = option(
-        "auto", "dtype of forward and backward passes; auto: bfloat16 where it is faster, see the README", ("auto", "float32", "bfloat16")
+        "auto",
+        "dtype of forward and backward passes; auto: bfloat16 from hidden size 512 on where the hardware has arithmetic for it, else float32",
+        ("auto", "float32", "bfloat16"),
     )
     device: str = option("auto", "auto, cpu, cuda, ...")
     threads: int = option(0, "of torch; sums are ordered by them. 0: all cores")

@@ -25,8 +25,6 @@ from dynamics.train.config import forced_compute_dtype
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: bytes of float32 logits formed at once
 PIECE = 24 << 20
-
-
 #: hidden size from which bfloat16 is the faster one where there is arithmetic for it (benchmarks/compute_dtype.py)
 WIDE = 512
 
@@ -37,9 +35,9 @@ def compute_dtype(asked: str, device: torch.device, hidden: int) -> str:
     ``auto`` is what ``DYNAMICS_COMPUTE_DTYPE`` says; without it, bfloat16 for models of hidden size 512 or more where the device has
     arithmetic for it. Below, casts take longer than the products save; and the embedded model computes in the same dtype on every machine.
     """
-    if asked == "auto":
-        asked = forced_compute_dtype() or ("bfloat16" if hidden >= WIDE and native_bfloat16(device) else "float32")
-    return asked
+    if asked != "auto":
+        return asked
+    return forced_compute_dtype() or ("bfloat16" if hidden >= WIDE and native_bfloat16(device) else "float32")
 
 
 def native_bfloat16(device: torch.device) -> bool:
