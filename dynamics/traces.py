@@ -82,8 +82,8 @@ class Model:
     def both(self, ids: Any, mask: Any) -> tuple[Any, Any, str]:
         """Logits and hidden states of one forward pass, and the dtype that the head computed in: under autocast that of autocast.
 
-        A trainer with mixed precision puts autocast around the model's forward pass: of the body called by itself the hidden states would be
-        others. They are None where the body is not a module of that pass, or gives something else.
+        A trainer with mixed precision puts autocast around the model's forward pass: the body called by itself would give other states.
+        Hidden states are None where the body is not a module of that pass, or gives something else.
         """
         import torch
 

@@ -36,7 +36,7 @@ class Config:
     master_dtype: str = option("float32", "dtype of the weights that the optimizer moves", ("float32", "bfloat16"))
     compute_dtype: str = option(
         "auto",
-        "dtype of forward and backward passes; auto: bfloat16 from hidden size 512 on where the hardware has arithmetic for it, else float32",
+        "dtype of forward and backward passes; auto: bfloat16 from hidden size 512 on, on hardware with bfloat16 arithmetic; else float32",
         ("auto", "float32", "bfloat16"),
     )
     device: str = option("auto", "auto, cpu, cuda, ...")
