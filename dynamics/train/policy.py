@@ -43,7 +43,9 @@ def compute_dtype(asked: str, device: torch.device, hidden: int) -> str:
 def native_bfloat16(device: torch.device) -> bool:
     """Whether the device has arithmetic for matrix products in bfloat16."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # emulated, it is slower than float32
+    if device.type != "cpu":
+        return False
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         flags = next((line for line in file if line.startswith("flags")), "")
         return "amx_bf16" in flags or "avx512_bf16" in flags
