@@ -55,8 +55,8 @@ def native_bfloat16(device: torch.device) -> bool:
 class Policy:
     """``model`` computes; ``masters`` are what the optimizer moves: its own parameters unless their dtype is to differ.
 
-    Masters in float32 computed with in bfloat16 go through autocast, as elsewhere. Masters in bfloat16 on a machine without bfloat16
-    arithmetic are computed with in float32, from their own values, which is where bfloat16 training differs: in the update.
+    Masters in float32 computed with in bfloat16 go through autocast, as elsewhere. Masters in bfloat16 may be computed with in float32,
+    from their own values: where bfloat16 training differs is the update.
     """
 
     def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32"):
