@@ -448,6 +448,9 @@ def _finished(folder: Path, options: list[str]) -> bool:
     if not (folder / "run.json").exists():
         return False
     there = RunDirectory(folder).read_run()
+    forced, computed = config.forced_compute_dtype(), there.get("compute_dtype")
+    if forced not in (None, computed) and (there.get("config") or {}).get("compute_dtype") == "auto":
+        raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force makes all runs anew")
     if there.get("status") != "finished":
         return False
     parser = argparse.ArgumentParser()
@@ -458,8 +461,6 @@ def _finished(folder: Path, options: list[str]) -> bool:
     other = [name for name in wanted if wanted[name] != mine.get(name)]
     if "model" in other and Path(wanted["model"]).parts[-3:] == Path(str(mine.get("model"))).parts[-3:]:
         other.remove("model")  # the same checkpoint of the same run, of a folder that was moved
-    if config.forced_compute_dtype() not in (None, there.get("compute_dtype")) and wanted["compute_dtype"] == "auto":
-        other.append(config.COMPUTE_DTYPE)
     if other:
         raise InputError(f"{folder}: is finished, with other settings ({', '.join(other)}); --force makes all of them anew")
     return True

@@ -326,6 +326,8 @@ class _Probe:
     """Entropy and surprisal of labelled tokens, from the hidden states of forward passes that have a gradient."""
 
     def __init__(self, model: Any, tokenizer: Any):
+        import torch
+
         from dynamics.traces import wrap
 
         self.sums = [0.0, 0.0]
@@ -344,9 +346,9 @@ class _Probe:
         if self.head is None:
             self.reason = self.reason or "entropy is not measured: the way from hidden states to logits is not understood"
             return
-        self.handles = [
-            model.register_forward_pre_hook(self._asked, with_kwargs=True),
-            model.base_model.register_forward_hook(self._answered),
+        self.handles = [  # of a compiled model they run outside of what is compiled
+            model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),
+            model.base_model.register_forward_hook(torch.compiler.disable(self._answered)),
         ]
 
     def _asked(self, module: Any, positional: Any, named: Any) -> None:

@@ -94,11 +94,13 @@ class Model:
             dtype = str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else self.dtype
             kept.append((getattr(output, "last_hidden_state", None), dtype))
 
-        handle = self.model.base_model.register_forward_hook(keep)
+        body = getattr(self.model, "base_model", None)
+        handle = None if body is None else body.register_forward_hook(torch.compiler.disable(keep))
         try:
             logits = self.logits(ids, mask)
         finally:
-            handle.remove()
+            if handle is not None:
+                handle.remove()
         hidden, dtype = kept[0] if kept else (None, self.dtype)
         return logits, hidden, dtype
 

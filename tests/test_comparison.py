@@ -416,7 +416,7 @@ def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", mine)
     assert runs._finished(folder / "sft-0", options)
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "float32" if mine == "bfloat16" else "bfloat16")
-    with pytest.raises(InputError, match=r"with other settings \(DYNAMICS_COMPUTE_DTYPE\)"):
+    with pytest.raises(InputError, match=f"sft-0: computes in {mine}, and DYNAMICS_COMPUTE_DTYPE says"):
         runs._finished(folder / "sft-0", options)
     record = json.loads((folder / "sft-0" / "run.json").read_text())
     assert record["status"] == "finished"

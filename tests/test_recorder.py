@@ -157,6 +157,24 @@ def test_transformers_trainer(compute: str, tmp_path) -> None:
     assert found[0]["tokens"] == 40
 
 
+def test_a_compiled_model_in_a_trainer(compute: str, tmp_path) -> None:
+    pytest.importorskip("accelerate")
+    import transformers
+
+    model, _ = tiny_model()
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(14, 60, 8).tolist() for _ in range(4)]
+    data = [{"input_ids": ids, "labels": [-100] * 3 + ids[3:]} for ids in rows]
+    expected = independent(model.eval(), [(one["input_ids"], one["labels"]) for one in data], compute)
+    args = transformers.TrainingArguments(
+        str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=1, logging_steps=1, use_cpu=True, bf16=compute == "bfloat16",
+        torch_compile=True, torch_compile_backend="eager", report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(model, args, train_dataset=data, callbacks=[callback(tmp_path / "run", every=1, method="sft")]).train()
+    (line,) = lines(tmp_path / "run")
+    assert (line["entropy"], line["nll_sampled"]) == pytest.approx(expected, rel=1e-5 if compute == "float32" else 1e-2)
+
+
 def test_trl_sft(compute: str, tmp_path) -> None:
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     model, words = tiny_model()

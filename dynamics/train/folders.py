@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +21,12 @@ from dynamics.errors import InputError
 LOCK = ".lock"
 
 
-def save_folder(target: Path, fill: Callable[[Path], Any], advice: str = "") -> None:
+def save_folder(target: Path, fill: Callable[[Path], Any], advice: str = "", keep: bool = False) -> None:
     """Write a folder under a temporary name by ``fill(path)``, see that it is on disk, and rename it.
 
-    A folder of that temporary name, which only a killed process leaves, is removed first; two processes must not save the same ``target``
-    at once (see ``exclusive``). ``advice`` ends the error message.
+    ``advice`` ends the error message. ``keep``: if another process has made ``target`` meanwhile, leave that one in place of replacing it.
     """
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
@@ -35,53 +34,83 @@ def save_folder(target: Path, fill: Callable[[Path], Any], advice: str = "") -> 
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
+        if not keep:
+            shutil.rmtree(target, ignore_errors=True)
+        try:
+            temporary.replace(target)
+        except OSError:
+            if not (keep and target.is_dir()):
+                raise
     except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
-        shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, (InputError, AssertionError)):
             raise
         said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise InputError(f"{target}: cannot be written ({said})" + (f"; {advice}" if advice else "")) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_partial(target: Path) -> None:
+    """Remove what processes left that were killed while they saved ``target``; none may be saving it now."""
+    for place in target.parent.glob(f".{target.name}.*.partial"):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Make a folder, and hold its lock until the block ends or the process does, however it ends.
+def exclusive(folder: Path, busy: Callable[[], None]) -> Iterator[bool]:
+    """Make a folder, and hold its lock until the block ends or the process does, however it ends. Gives whether there is a lock.
 
-    ``busy`` is called if another process holds the lock: it raises, or returns to wait for that process. Where neither the folder nor a
-    file in it can be locked, the block runs without a lock.
+    ``busy`` is called if the lock is held already: it raises, or returns to wait for the process that holds it. Where neither the folder
+    nor a file in it can be locked, the block runs without a lock; and so it does where this very process holds it, which could only wait
+    for itself.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder, busy)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror or error}") from None
+    if handle is None:
+        yield False
+        return
+    key = _identity(handle)
+    _held.add(key)
     try:
-        yield
+        yield True
     finally:
-        if handle is not None:
-            os.close(handle)
+        _held.discard(key)
+        os.close(handle)
+
+
+#: device and inode of the locks of this process
+_held: set[tuple[int, int]] = set()
+
+
+def _identity(handle: int) -> tuple[int, int]:
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino
 
 
 def _lock(folder: Path, busy: Callable[[], None]) -> int | None:
-    """An open file that holds the lock; None where there are no locks."""
+    """An open file that holds the lock; None where there is none to be had."""
     if fcntl is None:
         return None
     # the folder itself, so that nothing is left behind; NFS locks only what is open for writing, which a folder cannot be
     for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
         handle = os.open(path, flags, 0o666)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
                 busy()
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                if _identity(handle) not in _held:
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+            return None
         except OSError:  # no lock of this kind on this file system
             os.close(handle)
-        except BaseException:
-            os.close(handle)
-            raise
-        else:
-            return handle
     return None

@@ -263,7 +263,12 @@ def run(
 
 def _machine(device: torch.device) -> dict[str, str]:
     """What the last bits of a run depend on, beside its settings: where it computes, and with which instructions."""
-    found = {"device": device.type, "processor": platform.machine(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    native = policy.native_bfloat16(torch.device("cpu"))
+    found = {
+        "device": device.type,
+        "processor": policy.cpuinfo("model name") or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + (", bfloat16" if native else ""),
+    }
     return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
 
 

@@ -46,10 +46,15 @@ def native_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # emulated, it is slower than float32
     if device.type != "cpu":
         return False
+    flags = cpuinfo("flags").split()
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def cpuinfo(field: str) -> str:
+    """What Linux says of the first processor, ``flags`` or ``model name``; empty where it says nothing."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        flags = next((line for line in file if line.startswith("flags")), "")
-        return "amx_bf16" in flags or "avx512_bf16" in flags
-    return False
+        return next((line.partition(":")[2].strip() for line in file if line.partition(":")[0].strip() == field), "")
+    return ""
 
 
 class Policy:
@@ -158,9 +163,11 @@ class Policy:
         return found
 
     def _shares(self) -> bool:
-        """Whether completions in one row get the log-probabilities that they have in rows of their own; if not, the model is as it was.
+        """Whether this project's attention gives what the model's own does; if not, the model is as it was.
 
-        Weights in float32 are checked in float32, whatever the policy computes in, so that no wrong attention hides behind rounding.
+        Compared are log-probabilities of completions that share a row, and probabilities after prompts that are padded on the left, as in
+        sampling. Weights in float32 are checked in float32, whatever the policy computes in, so that no wrong attention hides behind
+        rounding; weights in bfloat16 to 0.1, which a small error could hide behind.
         """
         size = min(len(self.tokenizer), self.model.get_output_embeddings().weight.shape[0])
         ids = (np.arange(1, 13) * 7) % size
@@ -171,10 +178,10 @@ class Policy:
         before, computing = str(self.model.config._attn_implementation), self.autocast
         self.autocast = None
         try:
-            apart = self.look(batch, 1, False)
+            apart, own = self.look(batch, 1, False), self._after_padding(prompts)
             attention.use(self.model)
-            together = self.look(batch, 1000, True)
-            if (together - apart).abs().max() <= tolerance:
+            together, ours = self.look(batch, 1000, True), self._after_padding(prompts)
+            if (together - apart).abs().max() <= tolerance and (ours - own).abs().max() <= tolerance:
                 return True
         except (RuntimeError, TypeError, ValueError, AttributeError):  # a model that attends in another way
             pass
@@ -183,6 +190,16 @@ class Policy:
         with contextlib.suppress(ValueError, AttributeError):
             self.model.set_attn_implementation(before)
         return False
+
+    def _after_padding(self, prompts: list[np.ndarray[Any, Any]]) -> torch.Tensor:
+        """(prompts, vocabulary) probabilities of the next token, the prompts padded on the left to the longest."""
+        width = max(map(len, prompts))
+        ids = torch.tensor(np.stack([np.pad(one, (width - len(one), 0)) for one in prompts]), device=self.device)
+        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=self.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad(), self.computing():
+            made = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        return torch.softmax(made.logits[:, -1].float(), -1)
 
 
 class _LogProbs(torch.autograd.Function):  # type: ignore[misc]

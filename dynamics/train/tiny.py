@@ -27,7 +27,7 @@ import numpy as np
 from dynamics.errors import InputError
 from dynamics.train import programs, tasks
 from dynamics.train.expressions import Expressions
-from dynamics.train.folders import exclusive, save_folder
+from dynamics.train.folders import exclusive, remove_partial, save_folder
 from dynamics.train.streams import stream
 
 if TYPE_CHECKING:
@@ -124,13 +124,14 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
     """The folder of the model, made first where there is none yet.
 
     Of processes that ask at the same time one makes it, and the others say on stderr that they wait. The folder appears when it is whole:
-    a process that is killed leaves nothing that the next one would take for the model.
+    a process that is killed leaves nothing behind, or, killed in the moment of writing, a hidden folder that the next one removes.
     """
     target = folder(recipe)
     advice = "set DYNAMICS_CACHE to a folder that can be written"
 
     def wait() -> None:
-        print(f"another process is making the embedded model in {target.parent}; waiting for it", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody may be reading
+            print(f"another process is making the embedded model in {target.parent}; waiting for it", file=sys.stderr, flush=True)
 
     def fill(place: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
@@ -144,10 +145,12 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
             raise InputError(f"{target.parent}: cannot be made ({error.strerror}); {advice}") from None
         if not os.access(target.parent, os.W_OK):  # rather than find out after minutes
             raise InputError(f"{target.parent}: cannot be written; {advice}")
-        with exclusive(target.parent, wait):
+        with exclusive(target.parent, wait) as alone:
+            if alone:
+                remove_partial(target)
             if not (target / "config.json").exists():  # nobody made it in the meantime
                 model, words = make(recipe, progress)
-                save_folder(target, fill, advice)
+                save_folder(target, fill, advice, keep=True)
     return target
 
 
