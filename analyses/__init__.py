@@ -19,9 +19,9 @@ def _uncertainty(runs: Path, figures: Path, force: bool, preset: str) -> list[Pa
 
 
 def _rewards(runs: Path, figures: Path, force: bool, preset: str) -> list[Path]:
-    from dynamics.plots import proposer
+    from dynamics.train import plot_rewards
 
-    return proposer.write(figures / "proposer_rewards.png")
+    return plot_rewards.write(figures / "proposer_rewards.png")
 
 
 def _comparison(runs: Path, figures: Path, force: bool, preset: str) -> list[Path]:

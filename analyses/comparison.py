@@ -34,8 +34,9 @@ from analyses import (
     update_sparsity,
 )
 from dynamics import InputError
-from dynamics.command import replacing, write
-from dynamics.plots import html
+from dynamics.cli.outputs import write
+from dynamics.io.atomic import replacing
+from dynamics.presentation import html
 
 QUESTIONS: tuple[ModuleType, ...] = (
     pass_at_k,
@@ -98,7 +99,7 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
 
 def _machine(found: Sequence[runs.Run], preset: str) -> dict[str, Any]:
     """What the figures were made with: versions, and the shape of the machine."""
-    from dynamics.tally import cores
+    from dynamics.io.threads import cores
 
     packages: dict[str, Any] = next((run.document["packages"] for run in found if run.document.get("packages")), {})
     return {"preset": preset or None, "runs": len(found), "cores": cores(), "machine": platform.machine(), "packages": packages}

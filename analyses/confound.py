@@ -28,8 +28,8 @@ from analyses import question
 from analyses.question import Verdict, judge
 from analyses.runs import Run, plain, slowest
 from dynamics import InputError, sparsity
-from dynamics.plots import methods, style
-from dynamics.rules import RULES
+from dynamics.presentation import methods, style
+from dynamics.sparsity.definitions import RULES
 
 TITLE = "The confound: learning rate and dtype"
 CLAIM = "the order of the methods' sparsities is a property of the methods"

@@ -26,7 +26,7 @@ from analyses import question
 from analyses.question import Verdict, judge
 from analyses.runs import Run, lines, matched
 from dynamics import InputError
-from dynamics.plots import methods, style
+from dynamics.presentation import methods, style
 
 TITLE = "The curriculum of self-play"
 CLAIM = "proposals grow harder (solve rate falls) and answers longer"

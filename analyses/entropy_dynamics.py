@@ -26,7 +26,7 @@ from analyses import question
 from analyses.question import Verdict, blocks, judge, seeds_of
 from analyses.runs import Run, plain
 from dynamics import InputError
-from dynamics.plots import methods, style
+from dynamics.presentation import methods, style
 
 TITLE = "Entropy over training"
 CLAIM = "both roles lose entropy, and the proposer keeps more than the solver"

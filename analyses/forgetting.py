@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from analyses import question
 from analyses.question import Verdict, seeds_of
 from analyses.runs import Run, plain, with_weights
-from dynamics.plots import methods, style
+from dynamics.presentation import methods, style
 
 TITLE = "Distance from the base, and forgetting"
 CLAIM = "not in the paper"

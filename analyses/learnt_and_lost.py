@@ -24,7 +24,7 @@ from analyses.pass_at_k import BASE, WITHIN, apart, gap, graded
 from analyses.question import Verdict, judge_rows
 from analyses.runs import Run, plain
 from dynamics import InputError
-from dynamics.plots import methods, style
+from dynamics.presentation import methods, style
 
 TITLE = "Learnt and lost, by type of task"
 CLAIM = "gains are sharpening: more at k = 1, less at large k"

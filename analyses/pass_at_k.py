@@ -28,7 +28,7 @@ from analyses import question
 from analyses.question import Verdict, judge_rows
 from analyses.runs import Run, plain
 from dynamics import InputError, passk
-from dynamics.plots import methods, style
+from dynamics.presentation import methods, style
 
 TITLE = "pass@k on held-out programs"
 CLAIM = "self-play is ahead of its base at small k; the base matches or exceeds it at large k"

@@ -52,10 +52,10 @@ import torch
 from matplotlib.figure import Figure
 
 from dynamics import InputError
-from dynamics.plots import style
-from dynamics.plots.sparsity_rules import rules
-from dynamics.plots.ulp import merge_tail, ulp_histogram
-from dynamics.rules import RULES
+from dynamics.presentation import style
+from dynamics.sparsity.definitions import RULES
+from dynamics.sparsity.plot_rules import rules
+from dynamics.sparsity.plot_ulp import merge_tail, ulp_histogram
 
 MASTER_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -28,7 +28,7 @@ from analyses.pass_at_k import BASE, gap
 from analyses.question import Verdict, blocks, judge, seeds_of
 from analyses.runs import Run, lines, matched
 from dynamics import InputError
-from dynamics.plots import methods, style
+from dynamics.presentation import methods, style
 
 TITLE = "Proposer rewards and the frozen proposer"
 CLAIM = "p ~ 1/2 reward: accuracy 2 % lower, entropy unchanged; frozen proposer: more entropy, worse performance"

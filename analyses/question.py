@@ -18,8 +18,8 @@ from scipy import stats
 
 from analyses.runs import Run, find
 from dynamics import InputError
-from dynamics.command import replacing
-from dynamics.plots import style
+from dynamics.io.atomic import replacing
+from dynamics.presentation import style
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told at this scale"
 

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from dynamics import InputError
-from dynamics.rundir import RunDirectory
+from dynamics.runs.directory import RunDirectory
 
 #: settings by which runs of one method are told apart -> how a label says it
 TELLING = {
@@ -394,8 +394,8 @@ def matched(runs: Sequence[Run]) -> list[Run]:
 
 def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     """Make the runs of a preset, side by side on the cores; finished ones are used again, killed ones go on where they were."""
-    from dynamics.command import Bar
-    from dynamics.tally import cores
+    from dynamics.cli.progress import Bar
+    from dynamics.io.threads import cores
     from dynamics.train import tiny
 
     jobs = plan(preset, folder)

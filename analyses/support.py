@@ -24,8 +24,9 @@ from analyses import question
 from analyses.pass_at_k import BASE, WITHIN
 from analyses.question import Verdict, judge_rows
 from analyses.runs import Run, lines, plain
-from dynamics import InputError, bootstrap
-from dynamics.plots import methods, style
+from dynamics import InputError
+from dynamics.passk import bootstrap
+from dynamics.presentation import methods, style
 
 TITLE = "Support: what only one of the two solved"
 CLAIM = "training adds nothing that the base could not do"

@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dynamics import entropy
-from dynamics.command import replacing
+from dynamics.entropy.plot import figure
 from dynamics.errors import InputError
-from dynamics.plots import style
-from dynamics.plots.entropy import figure
+from dynamics.io.atomic import replacing
+from dynamics.presentation import style
 
 README = Path(__file__).parent.parent / "README.md"
 #: characters of a text, and how many texts: enough for every panel, little enough for two cores

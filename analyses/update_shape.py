@@ -24,7 +24,7 @@ from analyses import question
 from analyses.question import Verdict
 from analyses.runs import Run, plain, slowest, with_weights
 from dynamics import InputError, overlap, spectra
-from dynamics.plots import methods, style
+from dynamics.presentation import methods, style
 
 TITLE = "Overlap and shape of the updates"
 CLAIM = "not in the paper"

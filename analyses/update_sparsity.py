@@ -25,9 +25,12 @@ from matplotlib.figure import Figure
 from analyses import question
 from analyses.question import Verdict, judge, seeds_of
 from analyses.runs import Run, plain, slowest
-from dynamics import InputError, names, sparsity
-from dynamics.plots import methods, style
-from dynamics.rules import RULES
+from dynamics import InputError, sparsity
+from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.parameter_names import module_order
+from dynamics.presentation import methods, style
+from dynamics.sparsity import plot_rules
+from dynamics.sparsity.definitions import RULES
 
 TITLE = "Update sparsity by method"
 CLAIM = "self-play updates are denser than RLVR's and sparser than SFT's"
@@ -43,7 +46,7 @@ def caption(table: pd.DataFrame) -> str:
         f"Share of weights unchanged since the base, by method and learning rate, {seeds_of(total)} seeds, a dot each; "
         f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. "
         f"Maps: mean over seeds, of {', '.join(named[label] for label in _mapped(table)['label'].unique())}. "
-        f"Rules: {'; '.join(style.RULE_LABELS.values())}."
+        f"Rules: {'; '.join(plot_rules.RULE_LABELS.values())}."
     )
 
 
@@ -159,8 +162,8 @@ def cell_map(cells: pd.DataFrame, ax: Axes, ends: tuple[float, float] = (0.0, 1.
 
     ``cells``: label, method, layer, module, value.
     """
-    modules = sorted(cells["module"].unique(), key=sparsity.module_order)
-    layers = sorted(cells["layer"].unique(), key=lambda name: names.layer_order(name or ""))
+    modules = sorted(cells["module"].unique(), key=module_order)
+    layers = sorted(cells["layer"].unique(), key=lambda name: parameter_names.layer_order(name or ""))
     wide = cells.pivot_table(index="layer", columns="module", values="value").reindex(index=layers, columns=modules)
     image = ax.imshow(wide.to_numpy(float), vmin=ends[0], vmax=ends[1], cmap=style.SEQUENTIAL, aspect="auto")
     ax.set_xticks(range(len(modules)), modules, rotation=90, fontsize=7.5)

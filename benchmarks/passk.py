@@ -29,8 +29,8 @@ from pathlib import Path
 import numpy as np
 
 from dynamics import samples
-from dynamics.bootstrap import mean_interval
-from dynamics.estimators import curves
+from dynamics.passk.bootstrap import mean_interval
+from dynamics.passk.estimators import curves
 
 READ = """import resource, sys
 from dynamics import samples

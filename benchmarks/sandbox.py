@@ -10,7 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from dynamics.tally import cores
+from dynamics.io.threads import cores
 from dynamics.train.sandbox import Job, Sandbox
 
 MANY, FEW = 2000, 100

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dynamics.io.threads import cores
 from dynamics.sparsity import compare
-from dynamics.tally import cores
 
 TENSORS = 64
 FLOOR_CHUNK = 1 << 18

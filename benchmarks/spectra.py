@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from dynamics import overlap, sparsity, spectra
-from dynamics.sketch import sketch
-from dynamics.spectra_bounds import approximate
+from dynamics.spectra.bounds import approximate
+from dynamics.spectra.randomized_svd import sketch
 
 
 def seconds(work: Callable[[], Any], rounds: int = 1) -> float:

@@ -15,9 +15,6 @@ COMMANDS = {
     "train": "make a run to measure: SFT, RLVR or self-play of a small model made on the spot, or of any other",
 }
 
-#: commands that are packages
-MODULES = {"train": "dynamics.train.__main__"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -33,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"dynamics: error: no command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(MODULES.get(command, f"dynamics.{command}")).cli(arguments[1:])
+    status: int = importlib.import_module(f"dynamics.{command}.__main__").cli(arguments[1:])
     return status
 
 

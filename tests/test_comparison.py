@@ -18,8 +18,8 @@ from test_entropy_plots import browser, dumped
 from analyses import comparison, confound, curriculum, entropy_dynamics, forgetting, pass_at_k, question, runs, support, update_sparsity
 from analyses.question import FAILS, HOLDS, OPEN, Verdict, judge, over_seeds
 from dynamics import InputError
-from dynamics.plots import methods, style
-from dynamics.rules import RULES
+from dynamics.presentation import methods, style
+from dynamics.sparsity.definitions import RULES
 from dynamics.train import config
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_safetensors
+from helpers import write_safetensors
 
 import dynamics
 

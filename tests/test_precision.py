@@ -13,7 +13,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from analyses import precision
 from dynamics.errors import InputError
-from dynamics.plots import style
+from dynamics.presentation import style
 
 SETTINGS = precision.Settings(learning_rate=1e-3, steps=4, batch=2, length=16, threads=1)
 SOURCE = {"model": "tiny", "text": "random"}

@@ -96,7 +96,7 @@ def test_a_reward_of_ones_own(monkeypatch, tmp_path) -> None:
 
 
 def test_the_figure(tmp_path) -> None:
-    from dynamics.plots.proposer import write
+    from dynamics.train.plot_rewards import write
 
     paths = write(tmp_path / "new" / "f.png")
     assert [path.name for path in paths] == ["f.png", "f.csv"]

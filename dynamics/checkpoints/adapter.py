@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dynamics import names
+from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.folder import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
@@ -84,7 +84,7 @@ class Adapter:
 
         Weights the adapter does not touch are the base's own, so that they cost no comparison.
         """
-        stored = {short: name for name, short in names.canonical(base.tensors).items()}
+        stored = {short: name for name, short in parameter_names.canonical(base.tensors).items()}
         tensors = dict(base.tensors)
         for target, tensor in self.replaced.items():
             name = _find(target, stored) or target
@@ -110,8 +110,8 @@ class Adapter:
         name = _find(target, stored)
         if name is not None:
             return name, tensors[name]
-        if names.kind(target) == "head" and (base.config or {}).get("tie_word_embeddings") is True:
-            embedding = next((tensor for tensor in base.tensors.values() if names.kind(tensor.name) == "embedding"), None)
+        if parameter_names.kind(target) == "head" and (base.config or {}).get("tie_word_embeddings") is True:
+            embedding = next((tensor for tensor in base.tensors.values() if parameter_names.kind(tensor.name) == "embedding"), None)
             if embedding is not None:
                 return target, embedding
         raise InputError(f"{shown(self.path)}: targets {shown(target)}, which {shown(base.path)} does not have; is this its base model?")
@@ -125,7 +125,7 @@ def _find(target: str, stored: Mapping[str, str]) -> str | None:
     """The stored name of an adapter's target: as it is, or with or without the prefix that separates a model from its inner part."""
     if target in stored:
         return stored[target]
-    for stem in names.STEMS:
+    for stem in parameter_names.STEMS:
         for candidate in (stem + target, target.removeprefix(stem)):
             if candidate in stored:
                 return stored[candidate]

@@ -13,7 +13,7 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state
-from dynamics.checkpoints.pieces import Piece, assemble
+from dynamics.checkpoints.sharded import Piece, assemble
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
 from dynamics.errors import InputError, shown

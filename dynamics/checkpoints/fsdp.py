@@ -15,7 +15,7 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.folder import RANK_SHARD
 from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, unwrap
-from dynamics.checkpoints.pieces import Piece, assemble
+from dynamics.checkpoints.sharded import Piece, assemble
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
 from dynamics.errors import InputError, shown

@@ -121,8 +121,8 @@ def read(
 
 def _open(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     """Which reader a file is for: by its first bytes, then by its name."""
+    from dynamics.io.compression import PARQUET, ZIP, opened, unpacked_name
     from dynamics.samples import documents, inspect_log, jsonl, tables
-    from dynamics.samples.streams import PARQUET, ZIP, opened, unpacked_name
 
     with opened(path) as stream:
         start = stream.read(4096)

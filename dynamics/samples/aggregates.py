@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -22,8 +23,6 @@ def is_aggregate(name: str) -> bool:
 
 def correct_counts(name: str, value: float, n: int) -> list[int]:
     """Every c of n that gives ``value``, to rounding: one, or several where pass@k has reached 1. Empty if none does."""
-    from dynamics.estimators import pass_at_k
-
     c = np.arange(n + 1)
     k = pass_k(name)
     if k is None:
@@ -31,5 +30,5 @@ def correct_counts(name: str, value: float, n: int) -> list[int]:
     elif k > n:
         return []
     else:
-        expected = pass_at_k(n, c, k)
+        expected = np.array([1 - math.comb(n - correct, k) / math.comb(n, k) for correct in range(n + 1)])
     return [int(count) for count in c[np.abs(expected - value) < 1e-9]]

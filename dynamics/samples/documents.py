@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, shown
+from dynamics.io.compression import document
 from dynamics.samples import inspect_log, rows
 from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Found, Row, batches, fingerprint, label, score
-from dynamics.samples.streams import document
 
 
 def read(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from dynamics.errors import InputError, shown
+from dynamics.io.compression import lines, opened
 from dynamics.samples import lm_eval, rows, verifiers
 from dynamics.samples.row import BATCH, TAIL, Batches, Columns, Found, Row, batches, fingerprint
-from dynamics.samples.streams import lines, opened
 
 #: records looked at to learn the fields
 LOOK = 20

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, shown
+from dynamics.io.compression import unpacked_name
 from dynamics.samples.aggregates import correct_counts, is_aggregate
 from dynamics.samples.row import NO_ANSWER, SCORED, UNSCORED, Columns, Found, Row, fingerprint, label, score
-from dynamics.samples.streams import unpacked_name
 
 NAME = "lm-evaluation-harness samples"
 FIELDS = ("doc_id", "doc_hash", "resps", "filtered_resps", "filter")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, shown
+from dynamics.io.compression import opened
 from dynamics.samples import rows
 from dynamics.samples.aggregates import correct_counts, is_aggregate
 from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Found, Row, batches, fingerprint, label, score
-from dynamics.samples.streams import opened
 
 BATCH = 4096
 

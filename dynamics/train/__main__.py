@@ -19,7 +19,7 @@ from dynamics.errors import InputError
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dynamics.command import Parser
+    from dynamics.cli.command import Parser
     from dynamics.train.config import METHODS, PRESETS, add_options
 
     parser = Parser(
@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from dynamics import command
+    from dynamics.cli.outputs import check_output
+    from dynamics.io.json import to_json
     from dynamics.train.config import METHODS, resolve
 
     options = _parser().parse_args(argv)
@@ -54,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"name a method: {', '.join(METHODS)}; see --help")
     config = resolve(options.method, options)
     if options.dry_run:
-        sys.stdout.write(command.to_json({"method": options.method, "out": options.out, **asdict(config)}))
+        sys.stdout.write(to_json({"method": options.method, "out": options.out, **asdict(config)}))
         return
-    command.check_output(options.json)
+    check_output(options.json)
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _report(options: Any, done: Any) -> None:
     """Pass@k of the trained model and of the controls, by ``dynamics.passk`` from the files of ``evals/``."""
-    from dynamics import command, passk, samples
+    from dynamics import samples
+    from dynamics.cli.outputs import write
+    from dynamics.io.json import to_json
+    from dynamics.passk.comparison import report
     from dynamics.train.config import temperatures
     from dynamics.train.evaluate import label
     from dynamics.train.tasks import TEST_SETS
@@ -85,19 +89,19 @@ def _report(options: Any, done: Any) -> None:
         return
     table = samples.read([out]).table
     base = label("base", temperatures(done.config)[0])
-    whole = passk.report(table, against=base)
+    whole = report(table, against=base)
     if options.json:
-        command.write(options.json, command.to_json(whole.to_dict()))
+        write(options.json, to_json(whole.to_dict()))
     if options.json != "-":
-        from dynamics.plots.train_terminal import show
+        from dynamics.train.terminal import show
 
         parts = table["problem"].astype(str).str.partition(" ")[0]
         found = [(name, table[parts == name]) for name in TEST_SETS if (parts == name).any()]
-        show([("all", whole), *((name, passk.report(part, against=base)) for name, part in found)])
+        show([("all", whole), *((name, report(part, against=base)) for name, part in found)])
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    from dynamics.command import run
+    from dynamics.cli.command import run
 
     return run("dynamics.train", main, argv)
 

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from dynamics.errors import InputError
-from dynamics.recorder import Recorder
-from dynamics.rundir import RunDirectory
+from dynamics.recorder.recorder import Recorder
+from dynamics.runs.directory import RunDirectory
 from dynamics.train import evaluate, fixed, policy, rlvr, selfplay, sft, state, tasks, update
 from dynamics.train.batch import Method
 from dynamics.train.config import METHODS, Config, PolicyGradient, temperatures
@@ -107,7 +107,7 @@ class Run:
             return there | {"status": "running"}
         if any(file.name != LOCK for file in self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
-        from dynamics.tally import cores
+        from dynamics.io.threads import cores
 
         return {
             "schema": SCHEMA,

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dynamics.entropy.logits import from_logits
 from dynamics.errors import InputError
-from dynamics.logits import Head, from_logits
+from dynamics.models import Head
 from dynamics.train import attention
 from dynamics.train.batch import Batch, Layout, layouts, places, starts
 from dynamics.train.config import forced_compute_dtype
@@ -65,7 +66,7 @@ class Policy:
     """
 
     def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32"):
-        from dynamics.traces import wrap
+        from dynamics.models import wrap
 
         self.tokenizer = tokenizer
         separate = master == "bfloat16" and compute == "float32"
@@ -273,14 +274,14 @@ def _form(states: torch.Tensor, weight: torch.Tensor | None, dtype: torch.dtype 
 
 def load(name: str, device: str | None, master: str, compute: str) -> Policy:
     """The model of ``--model``: ``tiny``, ``smollm2``, a folder or a hub id, in freshly allocated memory."""
-    from dynamics import entropy
-    from dynamics.command import Bar
+    from dynamics.cli.progress import Bar
+    from dynamics.models import load
     from dynamics.train import tiny
 
     if name == "tiny":
         with Bar("making the embedded model") as bar:
             name = str(tiny.find(progress=bar))
-    model, tokenizer = entropy.load(name, device, "float32")
+    model, tokenizer = load(name, device, "float32")
     place = next(model.parameters()).device
     if tokenizer is None:
         raise InputError(f"{name}: has no tokenizer; save one beside the model")

@@ -165,7 +165,7 @@ class Sandbox:
 
     def __init__(self, workers: int | None = None, memory: int = 512 << 20, allow_unconfined: bool = False):
         if not workers:
-            from dynamics.tally import cores
+            from dynamics.io.threads import cores
 
             workers = cores()
         self.workers = workers

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.errors import InputError
-from dynamics.rundir import RunDirectory
+from dynamics.runs.directory import RunDirectory
 from dynamics.train import dialects, fixed, objectives, programs, prompts, proposer, sandbox, tasks
 from dynamics.train.batch import Batch, Fed, Method
 from dynamics.train.config import SelfPlay

@@ -1,0 +1,58 @@
+"""Modules under the names they had before version 0.2: each still imports, with a warning, until the next release."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+#: old name -> new name
+MOVED = {
+    "dynamics.betabinomial": "dynamics.passk.betabinomial",
+    "dynamics.bootstrap": "dynamics.passk.bootstrap",
+    "dynamics.estimators": "dynamics.passk.estimators",
+    "dynamics.logits": "dynamics.entropy.logits",
+    "dynamics.plots": "dynamics.presentation",
+    "dynamics.plots.entropy": "dynamics.entropy.plot",
+    "dynamics.plots.methods": "dynamics.presentation.methods",
+    "dynamics.plots.overlap": "dynamics.overlap.plot",
+    "dynamics.plots.passk": "dynamics.passk.plot",
+    "dynamics.plots.proposer": "dynamics.train.plot_rewards",
+    "dynamics.plots.sparsity": "dynamics.sparsity.plot",
+    "dynamics.plots.sparsity_rules": "dynamics.sparsity.plot_rules",
+    "dynamics.plots.spectra": "dynamics.spectra.plot",
+    "dynamics.plots.style": "dynamics.presentation.style",
+    "dynamics.plots.text": "dynamics.presentation.text",
+    "dynamics.plots.ulp": "dynamics.sparsity.plot_ulp",
+    "dynamics.rundir": "dynamics.runs.directory",
+    "dynamics.sketch": "dynamics.spectra.randomized_svd",
+    "dynamics.texts": "dynamics.rollouts.texts",
+    "dynamics.traces": "dynamics.entropy.traces",
+}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Import a moved module: the old name gives the very module of the new one."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return spec_from_loader(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to ``exec_module`` to put the moved module in the place of an empty one."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = module.__name__
+        new = MOVED[old]
+        warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = importlib.import_module(new)
+
+
+def install() -> None:
+    """Let imports of old names be answered; names that exist are found first."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -1,0 +1,329 @@
+"""Which tensor of one checkpoint is which of the other: by name, by rule where the meaning is certain, and never by guess.
+
+Every tensor of either side ends in exactly one place: in a pair, or in the list of what was skipped and why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
+from dynamics.errors import InputError, shown
+
+#: a module whose rows are those of several others, one after the other (Phi-3, GLM-4, vLLM, SGLang)
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+#: fused modules whose row order depends on the architecture (by head, by group, or transposed): never split by guess
+INTERLEAVED = ("query_key_value", "c_attn", "Wqkv", "wqkv", "linear_qkv", "linear_fc1")
+EXPERT = re.compile(r"^(.*\.)(?:mlp|block_sparse_moe|feed_forward|moe)\.experts\.(\d+)\.(\w+)(?:\.weight)?$")
+STACKED = re.compile(r"^(.*\.)(?:mlp|block_sparse_moe|feed_forward|moe)\.experts\.(\w+?)(?:\.weight)?$")
+ROLES = {
+    "w1": "gate",
+    "gate_proj": "gate",
+    "w3": "up",
+    "up_proj": "up",
+    "w2": "down",
+    "down_proj": "down",
+    "gate_up_proj": "gate_up",
+}
+
+PACKED = re.compile(
+    r"\.(qweight|qzeros|g_idx|absmax|quant_map|quant_state\.\w+|nested_absmax|nested_quant_map|weight_packed|weight_shape|SCB)$"
+)
+SCALE = re.compile(r"(\.weight_scale_inv|\.weight_scale|\.scales|_scale_inv|_scales|\.input_scale|\.weight_zero_point|_blocks)$")
+LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison to make. ``name`` is the base's, without wrappers."""
+
+    name: str
+    base: Tensor
+    tuned: Tensor
+
+
+@dataclass
+class Match:
+    """What is compared, what is not, and what was assumed to bring names together."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Side:
+    """One checkpoint while its tensors are being matched: what is left of it, by canonical name."""
+
+    which: str
+    checkpoint: Checkpoint
+    left: dict[str, Tensor]
+
+    def take(self, name: str) -> Tensor:
+        return self.left.pop(name)
+
+
+def match(base: Checkpoint, tuned: Checkpoint) -> Match:
+    """Pair the tensors of two checkpoints.
+
+    Raises
+    ------
+    InputError : no common tensors, or a shape that differs in anything but the number of vocabulary rows.
+    """
+    found = Match()
+    a, b = _side("base", base, found), _side("tuned", tuned, found)
+    _align_stems(a, b, found)
+    _drop_aliases(a, b, found)
+    _same_names(a, b, found)
+    _renamed(a, b, found)
+    for one, other in ((a, b), (b, a)):
+        _fused(one, other, found)
+        _experts(one, other, found)
+        _tied_head(one, other, found)
+    for side, other in ((a, b), (b, a)):
+        for name in side.left:
+            found.skipped.append(Skip(name, side.which, _only_reason(name, side, other)))
+    if not found.pairs:
+        raise InputError(_nothing_common(base, tuned, found))
+    return found
+
+
+def _side(which: str, checkpoint: Checkpoint, found: Match) -> _Side:
+    """The tensors of a checkpoint by canonical name, without buffers and packed weights."""
+    found.skipped += [Skip(name, which, reason) for name, reason in checkpoint.ignored]
+    short = parameter_names.canonical(checkpoint.tensors)
+    side = _Side(which, checkpoint, {})
+    scaled = {SCALE.sub("", name) for name in checkpoint.tensors if SCALE.search(name)}
+    for stored, tensor in checkpoint.tensors.items():
+        name = short[stored]
+        stem = re.sub(r"\.weight$", "", stored)
+        if LORA.search(stored):
+            raise InputError(
+                f"{shown(checkpoint.path)}: holds LoRA factors beside the weights ({shown(stored)}); "
+                "merge them first, or name the adapter's own folder"
+            )
+        if parameter_names.is_buffer(name, tensor.shape):
+            found.skipped.append(Skip(name, which, "a buffer, not a weight: no optimizer updates it"))
+        elif PACKED.search(stored) or SCALE.search(stored) or (stem in scaled and tensor.storage.itemsize == 1):
+            found.skipped.append(Skip(name, which, "quantised with separate scales: its stored values are not weights; dequantise first"))
+        else:
+            side.left[name] = tensor
+    return side
+
+
+def _align_stems(a: _Side, b: _Side, found: Match) -> None:
+    """Give one side the prefix that the other's names have, if that brings more names together."""
+    best, change = len(a.left.keys() & b.left.keys()), None
+    for side, other in ((a, b), (b, a)):
+        for stem in parameter_names.STEMS:
+            common = sum(stem + name in other.left for name in side.left)
+            if common > best:
+                best, change = common, (side, other, stem)
+    if change:
+        side, other, stem = change
+        renamed = {stem + name if stem + name in other.left or name not in other.left else name: t for name, t in side.left.items()}
+        if len(renamed) == len(side.left):
+            side.left = renamed
+            found.notes.append(f"names of {side.which} were matched after adding {stem!r} before them")
+
+
+def _drop_aliases(a: _Side, b: _Side, found: Match) -> None:
+    """Two names for one tensor on both sides (tied weights in a state dict) are one weight and count once."""
+    theirs = dict(_aliases(b))
+    for name, first in list(_aliases(a)):
+        if theirs.get(name) == first:
+            a.take(name)
+            b.take(name)
+            found.skipped.append(Skip(name, "both", f"the same memory as {first}, which is compared"))
+
+
+def _aliases(side: _Side) -> Iterator[tuple[str, str]]:
+    seen: dict[object, str] = {}
+    for name, tensor in side.left.items():
+        if tensor.source is not None and tensor.numel:
+            if tensor.source in seen:
+                yield name, seen[tensor.source]
+            else:
+                seen[tensor.source] = name
+
+
+def _same_names(a: _Side, b: _Side, found: Match) -> None:
+    mismatches: list[str] = []
+    for name in [name for name in a.left if name in b.left]:
+        x, y = a.take(name), b.take(name)
+        if x.shape == y.shape:
+            found.pairs.append(Pair(name, x, y))
+        elif _vocabulary(name, x, y):
+            _common_rows(name, x, y, found)
+        elif x.numel == y.numel == 1:  # a scalar as () or (1,)
+            found.pairs.append(Pair(name, x, y))
+        else:
+            mismatches.append(f"{shown(name)}: base {x.shape} vs tuned {y.shape}")
+    if mismatches:
+        more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
+        raise InputError(f"{mismatches[0]}{more}: shapes differ; these are not two states of one model")
+
+
+def _renamed(a: _Side, b: _Side, found: Match) -> None:
+    """Modules that transformers calls one thing on disk and another in memory: the block of Mixtral's router, the head of GPT-NeoX."""
+    theirs = {_usual(name): name for name in b.left}
+    if len(theirs) < len(b.left):
+        return
+    for name in list(a.left):
+        other = theirs.get(_usual(name))
+        if other in b.left and a.left[name].shape == b.left[other].shape:
+            found.pairs.append(Pair(name, a.take(name), b.take(other)))
+
+
+def _usual(name: str) -> str:
+    return re.sub(r"(^|\.)embed_out\.", r"\1lm_head.", re.sub(r"\.(block_sparse_moe|feed_forward|moe)\.", ".mlp.", name))
+
+
+def _vocabulary(name: str, x: Tensor, y: Tensor) -> bool:
+    """Whether two shapes differ only in the number of vocabulary rows."""
+    same_width = len(x.shape) == len(y.shape) >= 1 and x.shape[1:] == y.shape[1:]
+    return same_width and min(x.shape[0], y.shape[0]) > 0 and parameter_names.kind(name) in ("embedding", "head")
+
+
+def _common_rows(name: str, x: Tensor, y: Tensor, found: Match) -> None:
+    rows = min(x.shape[0], y.shape[0])
+    found.pairs.append(Pair(name, x.rows(0, rows), y.rows(0, rows)))
+    if x.shape[0] != y.shape[0]:
+        longer, where = (x, "base") if x.shape[0] > rows else (y, "tuned")
+        extra = longer.numel - rows * (longer.numel // longer.shape[0])
+        found.skipped.append(
+            Skip(
+                f"{name}[{rows}:{longer.shape[0]}]",
+                where,
+                f"vocabulary rows only in {where}: {extra} values; the common {rows} rows are compared",
+            )
+        )
+
+
+def _fused(one: _Side, other: _Side, found: Match) -> None:
+    """Split a fused projection of ``one`` into the separate ones that ``other`` has."""
+    for name, fused in list(one.left.items()):
+        module = next((segment for segment in name.split(".") if segment in FUSED), None)
+        if module is None:
+            continue
+        parts = [re.sub(rf"(^|\.){module}(?=\.|$)", rf"\g<1>{part}", name) for part in FUSED[module]]
+        if not all(part in other.left for part in parts):
+            continue
+        tensors = [other.left[part] for part in parts]
+        fits = all(t.shape[1:] == fused.shape[1:] for t in tensors) and sum(t.shape[0] for t in tensors) == fused.shape[0]
+        if not fits:
+            continue
+        one.take(name)
+        start = 0
+        for part, tensor in zip(parts, tensors, strict=True):
+            other.take(part)
+            piece = fused.rows(start, start + tensor.shape[0])
+            start += tensor.shape[0]
+            _pair(part, one, piece, tensor, found)
+
+
+def _experts(one: _Side, other: _Side, found: Match) -> None:
+    """Split stacked experts of ``one``, ``(experts, out, in)``, into the per-expert weights that ``other`` has."""
+    single: dict[tuple[str, str], dict[int, str]] = {}
+    for name in other.left:
+        parsed = EXPERT.match(name)
+        if parsed and parsed.group(3) in ROLES:
+            single.setdefault((parsed.group(1), ROLES[parsed.group(3)]), {})[int(parsed.group(2))] = name
+    certain: set[str] = set()  # modules of which one stack fits one way round only: the others lie the same way
+    stacks = [(name, stacked) for name, stacked in one.left.items() if len(stacked.shape) == 3]
+    for name, stacked in sorted(stacks, key=lambda item: item[1].shape[1] == item[1].shape[2]):
+        parsed = STACKED.match(name)
+        if not parsed or parsed.group(2) not in ROLES:
+            continue
+        stem, role = parsed.group(1), ROLES[parsed.group(2)]
+        parts = [single.get((stem, part), {}) for part in (("gate", "up") if role == "gate_up" else (role,))]
+        count, rows, width = stacked.shape
+        if not all(sorted(part) == list(range(count)) for part in parts) or rows % len(parts):
+            continue
+        shape = (rows // len(parts), width)
+        if not all(other.left[part[index]].shape == shape for part in parts for index in part):
+            continue
+        if rows == width and stem not in certain:
+            continue
+        certain.add(stem)
+        one.take(name)
+        for index in range(count):
+            expert = stacked.item(index)
+            for position, part in enumerate(parts):
+                piece = expert.rows(position * shape[0], (position + 1) * shape[0])
+                _pair(part[index], one, piece, other.take(part[index]), found)
+
+
+def _tied_head(one: _Side, other: _Side, found: Match) -> None:
+    """A head that only ``one`` stores: a copy of its embedding, or untied from one that ``other`` still shares."""
+    head = next(
+        (
+            name
+            for name in one.left
+            if parameter_names.kind(name) == "head" and parameter_names.layer(name) is None and name.endswith("weight")
+        ),
+        None,
+    )
+    if head is None:
+        return
+    embedding, theirs = _embedding(one.checkpoint), _embedding(other.checkpoint)
+    if embedding is not None and embedding.shape == one.left[head].shape and equal(one.left[head], embedding):
+        one.take(head)
+        found.skipped.append(Skip(head, one.which, "tied: holds the values of the input embedding, which is compared"))
+    elif (
+        theirs is not None
+        and (other.checkpoint.config or {}).get("tie_word_embeddings") is True
+        and _vocabulary(head, one.left[head], theirs)
+    ):
+        tensor = one.take(head)
+        base, tuned = (tensor, theirs) if one.which == "base" else (theirs, tensor)
+        _common_rows(head, base, tuned, found)
+        found.notes.append(f"{head} of {one.which} was compared with the input embedding of {other.which}, whose config ties the two")
+
+
+def _embedding(checkpoint: Checkpoint) -> Tensor | None:
+    wanted = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight")
+    return next((tensor for name, tensor in checkpoint.tensors.items() if name.endswith(wanted)), None)
+
+
+def equal(x: Tensor, y: Tensor, chunk: int = 1 << 20) -> bool:
+    """Whether two tensors hold the same bits, read chunk by chunk until they differ."""
+    if x.dtype != y.dtype or x.numel != y.numel:
+        return False
+    if x.source is not None and x.source == y.source:
+        return True
+    spans = ((start, min(start + chunk, x.numel)) for start in range(0, x.numel, chunk))
+    return all(np.array_equal(x.stored(*span).view(np.uint8), y.stored(*span).view(np.uint8)) for span in spans)
+
+
+def _pair(name: str, one: _Side, of_one: Tensor, of_other: Tensor, found: Match) -> None:
+    base, tuned = (of_one, of_other) if one.which == "base" else (of_other, of_one)
+    found.pairs.append(Pair(name, base, tuned))
+
+
+def _only_reason(name: str, side: _Side, other: _Side) -> str:
+    if any(segment in INTERLEAVED for segment in name.split(".")):
+        return f"only in {side.which}: a fused projection whose row order depends on the architecture"
+    parsed = STACKED.match(name)
+    if parsed and parsed.group(2) in ROLES and any(EXPERT.match(theirs) for theirs in other.left):
+        return f"only in {side.which}: stacked experts that do not fit the separate ones as (experts, out, in), or fit both ways round"
+    return f"only in {side.which}"
+
+
+def _nothing_common(base: Checkpoint, tuned: Checkpoint, found: Match) -> str:
+    quantised = sum("quantised" in skip.reason for skip in found.skipped)
+    if quantised:
+        return (
+            f"{shown(base.path)} and {shown(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate scales; "
+            "dequantise first"
+        )
+    of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
+    return (
+        f"{shown(base.path)} and {shown(tuned.path)} have no tensor in common "
+        f"(base has {shown(of_base, 60)}, tuned has {shown(of_tuned, 60)}); these are not two states of one model"
+    )

@@ -1,0 +1,132 @@
+"""What a tensor's name says: the wrappers around it, the layer it belongs to, the kind of module it is part of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+#: whole segments that a wrapper puts into names, wherever they stand: torch.compile, FSDP1, activation checkpointing, PEFT
+WRAPPERS = frozenset(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"])
+#: what trainers put before every name
+PREFIXES = ("module.", "base_model.model.", "actor.", "_forward_module.", "state_dict.", "app.")
+
+#: prefixes between a whole model and its inner part: AutoModel in AutoModelForCausalLM, a language model in a multimodal one
+STEMS = (
+    "model.",
+    "transformer.",
+    "language_model.",
+    "model.language_model.",
+    "language_model.model.",
+    "gpt_neox.",
+    "model.model.",
+)
+
+LAYER = re.compile(r"(?:^|.*?\.)(?:layers|layer|h|blocks|block|blk)\.(\d+)(?=\.)")
+
+#: module kind -> the module names that mean it, most specific kinds first; matched against whole segments of a name
+KINDS: dict[str, tuple[str, ...]] = {
+    "router": ("router", "gate_inp"),
+    "qkv": ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "qkv", "wqkv", "linear_qkv", "attn_qkv"),
+    "q": ("q_proj", "wq", "query", "q_lin", "to_q", "q_a_proj", "q_b_proj", "attn_q"),
+    "kv": ("kv_a_proj_with_mqa", "kv_b_proj", "kv_proj"),
+    "k": ("k_proj", "wk", "key", "k_lin", "to_k", "attn_k"),
+    "v": ("v_proj", "wv", "value", "v_lin", "to_v", "attn_v"),
+    "o": ("o_proj", "wo", "out_proj", "out_lin", "linear_proj", "attn_output"),
+    "gate_up": ("gate_up_proj", "linear_fc1", "w12"),
+    "gate": ("gate_proj", "w1", "ffn_gate", "ffn_gate_exps"),
+    "up": ("up_proj", "w3", "c_fc", "fc1", "fc_in", "dense_h_to_4h", "wi", "wi_0", "wi_1", "ffn_up", "ffn_up_exps"),
+    "down": ("down_proj", "w2", "fc2", "fc_out", "dense_4h_to_h", "linear_fc2", "ffn_down", "ffn_down_exps"),
+    "embedding": (
+        "embed_tokens",
+        "wte",
+        "wpe",
+        "tok_embeddings",
+        "embed_in",
+        "word_embeddings",
+        "position_embeddings",
+        "embed_positions",
+        "embeddings",
+        "token_embd",
+        "shared",
+    ),
+    "head": ("lm_head", "embed_out", "score", "v_head", "value_head", "output"),
+}
+KIND_OF = {segment: kind for kind, segments in KINDS.items() for segment in segments}
+
+#: tensors that a module registers for its own arithmetic and no optimizer touches
+BUFFER = re.compile(
+    r"(^|\.)(inv_freq|original_inv_freq|cos_cached|sin_cached|position_ids|masked_bias|rope_freqs|num_batches_tracked)(\.weight)?$"
+)
+
+
+def canonical(names: Iterable[str]) -> dict[str, str]:
+    """name as stored -> name without wrappers, for all names of a checkpoint; as stored throughout if two would become one."""
+    stripped = {name: _strip(name) for name in names}
+    if len(set(stripped.values())) < len(stripped):
+        return {name: name for name in stripped}
+    return stripped
+
+
+def _strip(name: str) -> str:
+    name = ".".join(segment for segment in name.split(".") if segment not in WRAPPERS)
+    while True:
+        for prefix in PREFIXES:
+            if name.startswith(prefix) and len(name) > len(prefix):
+                name = name[len(prefix) :]
+                break
+        else:
+            return name
+
+
+def layer(name: str) -> str | None:
+    """The layer a tensor belongs to, as the start of its name (``model.layers.3``); None outside the stack."""
+    found = LAYER.match(name)
+    return found.group(0) if found else None
+
+
+def layer_order(name: str) -> tuple[str, int]:
+    """Sort key that puts layer 10 after layer 9."""
+    stack, _, number = name.rpartition(".")
+    return (stack, int(number)) if number.isdigit() else (name, -1)
+
+
+@lru_cache(maxsize=65536)
+def kind(name: str) -> str:
+    """The kind of module: q, k, v, o, gate, up, down, norm, embedding, head, router, ... or ``other``.
+
+    A bias counts with its module. Mixture-of-experts weights count with the dense kind of the same role.
+    """
+    segments = [segment for segment in name.split(".") if not segment.isdigit()]
+    if segments and segments[-1] in ("weight", "bias"):
+        segments.pop()
+    for segment in reversed(segments):
+        if "norm" in segment.lower() or segment.startswith("ln_") or segment in ("ln", "ln_f"):
+            return "norm"
+    last = segments[-1] if segments else name
+    parents = segments[:-1]
+    if last == "gate" and "experts" not in parents:  # Mixtral, Qwen-MoE: `mlp.gate` is the router
+        return "router"
+    if last in ("c_proj", "dense"):
+        if any("att" in parent for parent in parents):
+            return "o"
+        return "up" if "intermediate" in parents else "down"
+    if last == "output" and layer(name):
+        return "other"
+    for segment in reversed(segments):
+        if segment in KIND_OF:
+            return KIND_OF[segment]
+    return "other"
+
+
+def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids."""
+    return bool(BUFFER.search(name)) or (name.endswith(".attn.bias") and len(shape) == 4)
+
+
+OUTSIDE = "(no layer)"
+MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gate_up", "down", "router", "norm", "head", "other")
+
+
+def module_order(kind: str) -> int:
+    return MODULE_ORDER.index(kind)

@@ -1,0 +1,61 @@
+"""The output files that every command offers: checked before the work, written whole."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError
+from dynamics.io.atomic import replacing
+
+
+def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
+    """Refuse an output that cannot be written, before the work is done rather than after."""
+    if path is None or path == "-":
+        return
+    target = Path(path)
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: unknown kind of output; expected {', '.join(suffixes)}")
+    if target.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path}: is not a regular file; name another, or - for standard output")
+    folder = target.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: the folder {folder} is not writable")
+
+
+def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> None:
+    """The outputs that every command has."""
+    parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON; - for standard output")
+    parser.add_argument("--csv", metavar="FILE", help=f"write {numbers} as one table; - for standard output")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: figures and tables")
+    parser.add_argument("--figure", metavar="FILE", help=f"draw {drawing} to .png, .svg or .pdf")
+
+
+def check_outputs(options: Any) -> None:
+    """Refuse outputs that cannot be written, or two that want the same place."""
+    for path, suffixes in (
+        (options.json, ()),
+        (options.csv, ()),
+        (options.html, ()),
+        (options.figure, (".png", ".svg", ".pdf")),
+    ):
+        check_output(path, suffixes)
+    if sum(path == "-" for path in (options.json, options.csv)) > 1:
+        raise InputError("--json - and --csv - both want standard output; name a file for one of them")
+
+
+def write(path: str, content: str | bytes) -> None:
+    """Write a file whole or not at all. ``-`` is standard output."""
+    if path == "-":
+        sys.stdout.write(content if isinstance(content, str) else content.decode())
+        return
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,0 +1,169 @@
+"""The command ``python -m dynamics.entropy``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.entropy.logprob_bounds import bounds
+from dynamics.entropy.summaries import SCHEMA, summary, to_dict
+from dynamics.entropy.traces import Trace, trace
+from dynamics.errors import InputError, shown
+from dynamics.models import load
+from dynamics.rollouts.logprobs import read_logprobs
+from dynamics.rollouts.texts import Document
+
+if TYPE_CHECKING:
+    import argparse
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+def _bounded(options: Any) -> None:
+    """The command for log-probabilities: bounds of the mean entropy, never called entropy."""
+    from dynamics.cli.outputs import write
+    from dynamics.io.json import to_json
+
+    if options.vocabulary is None:
+        raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens there are")
+    rows = [row for path in options.texts for row in read_logprobs(path)]
+    width = max(map(len, rows))
+    values = np.full((len(rows), width), np.nan)
+    for place, row in enumerate(rows):
+        values[place, : len(row)] = row
+    found = bounds(values, options.vocabulary)
+    means = {"low": float(found.low.mean()), "high": float(found.high.mean()), "mass": float(found.mass.mean())}
+    if options.json != "-":
+        print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * means['mass']:.2f} % of the mass on average")
+        print(f"mean entropy lies between {means['low']:.4g} and {means['high']:.4g} nats: bounds from the likeliest tokens, no estimate")
+    if options.json:
+        document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": len(rows), "k": width, "vocabulary": options.vocabulary}
+        write(options.json, to_json(document | {"mean_entropy": {"low": means["low"], "high": means["high"]}, "mass": means["mass"]}))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from dynamics.cli.outputs import check_output, write
+    from dynamics.cli.progress import Bar
+    from dynamics.io.json import to_json
+    from dynamics.rollouts import texts
+
+    options = _parser().parse_args(argv)
+    outputs = ((options.out, (".parquet",)), (options.json, ()), (options.html, ()), (options.figure, (".png", ".svg", ".pdf")))
+    for path, suffixes in outputs:
+        check_output(path, suffixes)
+    if options.temperature <= 0:
+        raise InputError(f"--temperature {options.temperature}: must be above 0")
+    if options.model == "logprobs":
+        _bounded(options)
+        return
+    documents, notes = texts.read(options.texts)
+    model, tokenizer = load(options.model, options.device, options.dtype)
+    other = load(options.against, options.device, options.dtype)[0] if options.against else None
+    finished: list[pd.DataFrame] = []
+    settings = {
+        "temperature": options.temperature,
+        "top": 5 * bool(options.html) if options.top is None else options.top,
+        "window": options.window,
+        "vocabulary": options.vocabulary,
+    }
+    settings["batch_tokens"] = options.batch_tokens
+    try:
+        with Bar("tracing", "tokens") as bar:
+            found = trace(model, tokenizer, documents, against=other, progress=bar, keep=finished.append, **settings)
+    except (InputError, KeyboardInterrupt):
+        if options.out and finished:
+            partial = options.out.removesuffix(".parquet") + ".partial.parquet"
+            _save(finished, partial)
+            print(f"dynamics.entropy: what was finished is in {partial}", file=sys.stderr)
+        raise
+    found.notes.extend(notes)
+    steps = _series(options, found, documents, settings) if options.over else None
+    if options.out:
+        _save([found.tokens], options.out)
+    if options.json != "-":
+        from dynamics.entropy.terminal import show
+
+        show(found, options.model, options.against, steps)
+    if options.json:
+        document = to_dict(found, options.model, options.against)
+        if steps is not None:
+            document["series"] = steps.to_dict("records")
+        write(options.json, to_json(document))
+
+    if options.figure:
+        from dynamics.entropy.plot import figure, series_figure
+        from dynamics.presentation.style import save
+
+        save(figure(found, options.model, options.against) if steps is None else series_figure(steps), options.figure)
+    if options.html:
+        from dynamics.entropy.page import page
+
+        write(options.html, page(found, options.model, options.against, lambda token: tokenizer.decode([token])))
+
+
+def _series(options: Any, first: Trace, documents: Sequence[Document], settings: dict[str, Any]) -> pd.DataFrame:
+    """The summary of every checkpoint over the same texts, a row each; one model in memory at a time."""
+    import pandas as pd
+
+    from dynamics.cli.progress import Bar
+
+    records = [{"model": options.model, **summary(first.tokens).iloc[0].to_dict()}]
+    for name in options.over:
+        model, tokenizer = load(name, options.device, options.dtype)
+        with Bar(f"tracing {shown(name, 40)}", "tokens") as bar:
+            found = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
+        if list(found.tokens["token_id"]) != list(first.tokens["token_id"]):
+            raise InputError(f"{shown(name)}: its tokenizer makes other tokens of these texts than that of {shown(options.model)}")
+        records.append({"model": name, **summary(found.tokens).iloc[0].to_dict()})
+    return pd.DataFrame(records).drop(columns="part")
+
+
+def _save(parts: Sequence[pd.DataFrame], path: str) -> None:
+    import pandas as pd
+
+    from dynamics.io.atomic import replacing
+
+    with replacing(path) as temporary:
+        pd.concat(list(parts), ignore_index=True).to_parquet(temporary, index=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from dynamics.cli.command import Parser
+
+    parser = Parser(
+        prog="python -m dynamics.entropy",
+        description="Per-token entropy of a causal language model over text or rollouts; the change and the divergence to a second model.",
+        epilog="example: python -m dynamics.entropy Qwen2.5-7B rollouts/step_100.jsonl --against Qwen2.5-7B-RL --out traces.parquet",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a transformers causal model: a folder, a hub id, or smollm2; logprobs for bounds")
+    parser.add_argument("texts", metavar="TEXTS", nargs="+", help="files of texts or rollouts (text, JSON lines, Parquet), or folders")
+    parser.add_argument("--out", metavar="FILE", help="write a row a token to this .parquet file")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: the text coloured by entropy, figure, tables")
+    parser.add_argument("--figure", metavar="FILE", help="draw spread, course and tokens to .png, .svg or .pdf")
+    parser.add_argument("--against", metavar="MODEL_2", help="a second model over the same tokens: change of entropy, divergence both ways")
+    parser.add_argument("--over", metavar="CKPT", nargs="+", help="later checkpoints over the same texts: entropy over training")
+    parser.add_argument("--temperature", type=float, default=1.0, help="also the entropy at this temperature, beside that at 1")
+    parser.add_argument("--top", type=int, help="also so many of the likeliest tokens (default: 5 for --html, else none)")
+    parser.add_argument("--window", type=int, help="longest sequence in one pass (default: the model's); longer texts overlap by half")
+    parser.add_argument("--vocabulary", type=int, help="rows of the output head that are tokens (default: all)")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in one pass (default %(default)s)")
+    parser.add_argument("--device", help="where the model runs (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the forward pass (default: as stored)")
+    return parser
+
+
+def cli(argv: Sequence[str] | None = None) -> int:
+    from dynamics.cli.command import run
+
+    return run("dynamics.entropy", main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

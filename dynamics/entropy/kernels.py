@@ -1,0 +1,150 @@
+"""Sums over a softmax, row by row, for logits of any size: the arithmetic of ``dynamics.entropy.logits`` on CPUs.
+
+A row of logits z is taken relative to its largest, x = (z - max) / T, and summed without that largest:
+
+    s = sum exp(x),   t = sum x exp(x),   u = sum x^2 exp(x),   over all entries but one that is the largest
+
+so that H = log1p(s) - t / (1 + s) keeps its digits when one entry has nearly all the probability, as most tokens of a reasoning model have
+it: there the usual log Z - sum p z subtracts two numbers that agree in every digit. Everything is float64 from the first subtraction on;
+the exponential is a polynomial, so that the loop vectorises. Compiled on first use and cached by numba; releases the GIL.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+# Sums may be reordered: that is what vectorises them.
+_REORDER = {"reassoc", "contract", "nsz"}
+#: exp of less than this is 0 here; in float64 it would be 1e-304
+FLOOR = -700.0
+_LOG2E = 1.4426950408889634
+_LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
+#: places in a row of sums
+MAX, S, T, U, PLACE = range(5)
+
+
+def _compiled(function: Any) -> Any:
+    return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
+
+
+@_compiled
+def _exp(x):
+    """exp(x) for FLOOR <= x <= 0 to 1e-13, relative."""
+    whole = np.floor(x * _LOG2E + 0.5)
+    r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
+    p = 1.0 + r * (
+        1.0
+        + r
+        * (
+            1 / 2
+            + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r * (1 / 40320 + r * (1 / 362880 + r / 3628800)))))))
+        )
+    )
+    bits = (np.int64(np.int32(whole)) + np.int64(1023)) << np.int64(52)
+    return p * np.int64(bits).view(np.float64)
+
+
+@_compiled
+def _sums(row, largest, inverse):
+    """s, t and u of a stretch that does not hold the largest itself."""
+    s = 0.0
+    t = 0.0
+    u = 0.0
+    for i in range(row.size):
+        x = (np.float64(row[i]) - largest) * inverse
+        inside = x >= FLOOR
+        x = x if inside else FLOOR
+        e = _exp(x)
+        e = e if inside else 0.0
+        xe = x * e
+        s += e
+        t += xe
+        u += x * xe
+    return s, t, u
+
+
+@_compiled
+def _peak(row):
+    """The largest entry, NaN if any entry is NaN or +inf, and its place."""
+    largest = -np.inf
+    odd = 0
+    for i in range(row.size):
+        z = row[i]
+        odd += np.int64(not (z < np.inf))
+        largest = max(largest, z)
+    if odd:
+        return np.nan, 0
+    place = 0
+    while row[place] != largest:
+        place += 1
+    return np.float64(largest), place
+
+
+@_compiled
+def summarise(logits, inverse, out):
+    """(rows, vocabulary) float32 or float64 -> (rows, 5): the largest, s, t, u, and the place of the largest."""
+    for i in range(logits.shape[0]):
+        row = logits[i]
+        largest, place = _peak(row)
+        out[i, MAX] = largest
+        out[i, PLACE] = place
+        if np.isnan(largest) or largest == -np.inf:
+            out[i, S : U + 1] = np.nan if np.isnan(largest) else 0.0
+            continue
+        s, t, u = _sums(row[:place], largest, inverse[i])
+        more = _sums(row[place + 1 :], largest, inverse[i])
+        out[i, S] = s + more[0]
+        out[i, T] = t + more[1]
+        out[i, U] = u + more[2]
+
+
+@_compiled
+def count_above(logits, values, out):
+    """How many entries of each row exceed ``values``: added to ``out``."""
+    for i in range(logits.shape[0]):
+        row = logits[i]
+        value = values[i]
+        count = 0
+        for j in range(row.size):
+            count += np.int64(row[j] > value)
+        out[i] += count
+
+
+@_compiled
+def _excess(d, e):
+    """exp(d) - 1 - d, for which ``e`` is exp(d); by its series where that would cancel."""
+    if abs(d) < 0.03:
+        return d * d * (1 / 2 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d / 720))))
+    return e - 1.0 - d
+
+
+@_compiled
+def diverge(a, b, whole_a, whole_b, forth, back):
+    """Add to ``forth`` the part of KL(a || b), to ``back`` that of KL(b || a), that these stretches of logits have; (rows,) each."""
+    for i in range(a.shape[0]):
+        row_a = a[i]
+        row_b = b[i]
+        log_a = whole_a[i]
+        log_b = whole_b[i]
+        one = 0.0
+        other = 0.0
+        for j in range(row_a.size):
+            la = np.float64(row_a[j]) - log_a
+            lb = np.float64(row_b[j]) - log_b
+            p = math.exp(la)
+            q = math.exp(lb)
+            if p == 0.0 and q == 0.0:
+                continue
+            d = lb - la
+            one += q - p - p * d if p > 0.0 and abs(d) > 600 else p * _excess(d, math.exp(min(d, 600.0))) if p > 0.0 else q
+            other += p - q + q * d if q > 0.0 and abs(d) > 600 else q * _excess(-d, math.exp(min(-d, 600.0))) if q > 0.0 else p
+            if p > 0.0 and q == 0.0 and row_b[j] == -np.inf:
+                one = np.inf
+            if q > 0.0 and p == 0.0 and row_a[j] == -np.inf:
+                other = np.inf
+        forth[i] += one
+        back[i] += other

@@ -1,0 +1,60 @@
+"""The relation of reward and entropy over training, R = -a exp(H) + b."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dynamics.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """R = -a exp(H) + b, arXiv 2505.22617: coefficients with their intervals, and the R at H = 0 that it foretells, b - a."""
+
+    a: float
+    b: float
+    a_interval: tuple[float, float]
+    b_interval: tuple[float, float]
+    ceiling: float
+    ceiling_interval: tuple[float, float]
+    residual: float
+
+
+def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
+    """Least squares of reward on exp(entropy), over checkpoints or steps.
+
+    Intervals are those of ordinary least squares, which take residuals to be independent: successive steps of a run are not, so they are
+    too narrow there. With entropy that hardly moves ``a`` says nothing, whatever the interval.
+
+    Raises
+    ------
+    InputError : fewer than three points, or entropies that are all alike.
+    """
+    from scipy.stats import t
+
+    x, y = np.exp(np.asarray(entropy, float)), np.asarray(reward, float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise InputError(f"entropy has shape {x.shape}, reward {y.shape}: there must be one of each a point")
+    some = np.isfinite(x) & np.isfinite(y)
+    x, y = x[some], y[some]
+    if len(x) < 3 or np.ptp(x) == 0:
+        raise InputError(f"{len(x)} points with {len(np.unique(x))} different entropies: a line with an interval needs three that differ")
+    design = np.stack([-x, np.ones_like(x), 1 - x], 1)[:, :2]
+    inverse = np.linalg.inv(design.T @ design)
+    a, b = inverse @ design.T @ y
+    rest = y - design @ np.array([a, b])
+    variance = float(rest @ rest) / (len(x) - 2)
+    half = float(t.ppf((1 + level) / 2, len(x) - 2))
+    spans = [half * math.sqrt(max(variance * float(w @ inverse @ w), 0.0)) for w in np.array([[1, 0], [0, 1], [-1, 1]])]
+    centre = [float(a), float(b), float(b - a)]
+    intervals = [(value - span, value + span) for value, span in zip(centre, spans, strict=True)]
+    return Fit(centre[0], centre[1], intervals[0], intervals[1], centre[2], intervals[2], math.sqrt(variance))

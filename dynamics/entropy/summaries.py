@@ -1,0 +1,159 @@
+"""Summaries of traced tokens: means with intervals, forking tokens, the most uncertain tokens, change by percentile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.entropy.traces import Trace
+from dynamics.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+SCHEMA = "dynamics.entropy/1"
+PERCENTILES = (1, 5, 25, 50, 75, 80, 95, 99)
+#: below this a token is called certain; half of a reasoning model's are (arXiv 2506.01939)
+CERTAIN = 0.01
+REPLICATES = 2000
+
+
+@dataclass(frozen=True)
+class Forking:
+    """The tokens of highest entropy: ``mask`` (tokens,), the smallest entropy among them, and how many outside have just that."""
+
+    mask: NDArray[np.bool_]
+    threshold: float
+    ties: int
+
+
+def forking(entropy: ArrayLike, share: float = 0.2) -> Forking:
+    """The ``share`` of tokens with the highest entropy, exactly ceil(share n) of them; NaN never.
+
+    Of tokens that tie at the threshold the earlier are taken, and ``ties`` says how many were not: with ``>=`` a threshold of 0 would
+    take all of them. arXiv 2506.01939 trains on the top 20 %.
+    """
+    values = np.asarray(entropy, float)
+    if not 0 < share <= 1:
+        raise InputError(f"share={share}: must be above 0 and at most 1")
+    known = np.flatnonzero(~np.isnan(values))
+    mask = np.zeros(values.shape, bool)
+    if not known.size:
+        return Forking(mask, math.nan, 0)
+    count = math.ceil(share * known.size - 1e-9)
+    order = known[np.argsort(-values[known], kind="stable")]
+    mask[order[:count]] = True
+    threshold = float(values[order[count - 1]])
+    return Forking(mask, threshold, int((values[known] == threshold).sum() - (values[mask] == threshold).sum()))
+
+
+def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -> pd.DataFrame:
+    """A row each for all tokens, those of the prompts and those of the responses: what the distribution of entropy is.
+
+    Parameters
+    ----------
+    tokens : of a trace.
+
+    Returns
+    -------
+    part, texts, tokens (with an entropy), entropy (mean over tokens), low, high (95 %, bootstrapped over texts), certain (share below
+    0.01 nats), p1 ... p99, varentropy, surprisal; with a second model entropy_b, change, kl_ab, kl_ba.
+
+    Notes
+    -----
+    The mean over tokens weighs long texts more. With one text there is no interval.
+    """
+    import pandas as pd
+
+    known = tokens[tokens["entropy"].notna()]
+    records = []
+    for part, rows in (("all", known), ("prompt", known[known["prompt"]]), ("response", known[~known["prompt"]])):
+        if rows.empty or (part != "all" and len(rows) == len(known)):
+            continue
+        low, high = _text_interval(rows["text"].to_numpy(), rows["entropy"].to_numpy(float), replicates, seed)
+        record = {"part": part, "texts": rows["text"].nunique(), "tokens": len(rows), "entropy": rows["entropy"].mean()}
+        record |= {"low": low, "high": high, "certain": float((rows["entropy"] < CERTAIN).mean())}
+        record |= {f"p{p}": float(value) for p, value in zip(PERCENTILES, np.percentile(rows["entropy"], PERCENTILES), strict=True)}
+        record |= {name: rows[name].mean() for name in ("varentropy", "surprisal") if name in rows}
+        if "entropy_at_temperature" in rows:
+            record["entropy_at_temperature"] = rows["entropy_at_temperature"].mean()
+        if "entropy_b" in rows:
+            change = (rows["entropy_b"] - rows["entropy"]).to_numpy(float)
+            ends = _text_interval(rows["text"].to_numpy(), change, replicates, seed)
+            record |= {"entropy_b": rows["entropy_b"].mean(), "change": change.mean(), "change_low": ends[0], "change_high": ends[1]}
+            record |= {name: rows[name].mean() for name in ("kl_ab", "kl_ba") if name in rows}
+            ours, theirs = forking(rows["entropy"]), forking(rows["entropy_b"])
+            record["forking_overlap"] = float((ours.mask & theirs.mask).sum() / ours.mask.sum())
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def _text_interval(texts: Any, values: Floats, replicates: int, seed: int) -> tuple[float, float]:
+    """Percentiles of the mean over tokens when texts are drawn anew."""
+    import pandas as pd
+
+    codes, names = pd.factorize(texts)
+    if len(names) < 2:
+        return math.nan, math.nan
+    sums, counts = np.bincount(codes, values), np.bincount(codes)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
+    means = (drawn @ sums) / (drawn @ counts)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def change_by_percentile(tokens: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
+    """How the second model's entropy differs, by the percentile of the first's: a row a bin of 5 %: low, high (nats), tokens, change."""
+    import pandas as pd
+
+    known = tokens.dropna(subset=["entropy", "entropy_b"]).sort_values("entropy", kind="stable")
+    records = []
+    for place, part in enumerate(np.array_split(np.arange(len(known)), bins)):
+        if part.size:
+            rows = known.iloc[part]
+            change = float((rows["entropy_b"] - rows["entropy"]).mean())
+            ends = {"low": float(rows["entropy"].min()), "high": float(rows["entropy"].max())}
+            records.append({"percentile": 100 * (place + 1) / bins, **ends, "tokens": len(rows), "change": change})
+    return pd.DataFrame(records)
+
+
+def by_token(tokens: pd.DataFrame, least: int = 5) -> pd.DataFrame:
+    """Tokens that come at least ``least`` times: token_id, token, tokens, entropy (mean where it stands); the most uncertain first.
+
+    With a second model also change, the mean of its entropy minus the first's there.
+    """
+    known = tokens[tokens["entropy"].notna()]
+    if "entropy_b" in known:
+        known = known.assign(change=known["entropy_b"] - known["entropy"])
+    measures = {"tokens": ("entropy", "size"), "entropy": ("entropy", "mean")}
+    if "entropy_b" in known:
+        measures["change"] = ("change", "mean")
+    grouped = known.groupby(["token_id", "token"], sort=False).agg(**measures).reset_index()
+    return grouped[grouped["tokens"] >= least].sort_values("entropy", ascending=False, ignore_index=True)
+
+
+def to_dict(found: Trace, model: str, against: str | None) -> dict[str, Any]:
+    """The document of schema ``dynamics.entropy/1``; NaN where a number is not defined."""
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": model,
+        "against": against,
+        "units": "nats",
+        "estimator": "entropy of the full next-token distribution; means over tokens, intervals bootstrapped over texts",
+        "forward_dtype": found.dtype,
+        "seconds": found.seconds,
+        "tokens_per_second": len(found.tokens) / found.seconds if found.seconds else math.nan,
+        "summary": summary(found.tokens).to_dict("records"),
+    }
+    if "entropy_b" in found.tokens:
+        document["change_by_percentile"] = change_by_percentile(found.tokens).to_dict("records")
+    ranked = by_token(found.tokens)
+    document["most_uncertain_tokens"] = ranked.head(20).to_dict("records")
+    document["most_certain_tokens"] = ranked.tail(20)[::-1].to_dict("records")
+    return document | {"notes": found.notes}

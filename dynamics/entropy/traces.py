@@ -1,0 +1,366 @@
+"""A model over texts: one row a token, with the entropy of the distribution that it was drawn from and how surprising it was.
+
+Row t belongs to token t, so its entropy is that of the distribution after tokens 0..t-1. The first token of a sequence has none (NaN),
+unless the tokenizer puts a beginning-of-sequence token before it. Hidden states come from the model's body, the logits are formed in
+pieces from its head (``dynamics.entropy.logits.from_hidden``) and forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.entropy.logits import divergence, from_hidden, from_logits
+from dynamics.errors import InputError, shown
+from dynamics.models import Model, Notes, wrap
+from dynamics.rollouts.texts import Document
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: tokens in one forward pass
+BATCH_TOKENS = 4096
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Sequence_:
+    """The tokens of a document, and where they are in its text. A token that reaches into the response belongs to it."""
+
+    document: Document
+    ids: list[int]
+    text: str
+    starts: list[int]
+    ends: list[int]
+    prompt: list[bool]
+    agrees: bool = True
+
+
+def tokenise(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
+    """The tokens of a document. Ids that it has are used as they are; if its text would be tokenised otherwise, that is said."""
+    if document.ids is not None:
+        return _given(document, tokenizer, notes)
+    if document.messages is not None:
+        return _chat(document, tokenizer, notes)
+    text = document.prompt + document.response
+    ids, starts, ends = _encode(tokenizer, text, special=True)
+    border = len(document.prompt)
+    prompt = [border > 0 and end <= border for end in ends]
+    return Sequence_(document, ids, text, starts, ends, prompt)
+
+
+def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], list[int], list[int]]:
+    if getattr(tokenizer, "is_fast", False):
+        found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+        offsets = found["offset_mapping"]
+        return list(found["input_ids"]), [start for start, _ in offsets], [end for _, end in offsets]
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    starts, ends, _ = _offsets(ids, tokenizer)
+    return ids, starts, ends
+
+
+def _offsets(ids: Sequence[int], tokenizer: Any) -> tuple[list[int], list[int], str]:
+    """Where each token stands in the decoded text, found by decoding a growing tail; bytes of one character share its place."""
+    starts, ends, text, tail, shown_ = [], [], "", 0, 0
+    for place in range(len(ids)):
+        before = tokenizer.decode(ids[tail:shown_], clean_up_tokenization_spaces=False)
+        now = tokenizer.decode(ids[tail : place + 1], clean_up_tokenization_spaces=False)
+        starts.append(len(text))
+        if now.endswith("\ufffd") and place + 1 < len(ids):  # an unfinished character: wait for its other bytes
+            ends.append(len(text) + 1)
+            continue
+        text += now[len(before) :]
+        ends.append(len(text))
+        tail, shown_ = shown_, place + 1
+    return starts, ends, text
+
+
+def _given(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
+    ids = list(document.ids or ())
+    size = len(tokenizer)
+    if ids and max(ids) >= size:
+        raise InputError(f"{shown(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    prompt = [place < document.prompt_tokens for place in range(len(ids))]
+    again, starts, ends = _encode(tokenizer, text, special=False)
+    if again == ids:
+        return Sequence_(document, ids, text, starts, ends, prompt)
+    notes.add("token ids of some documents are not those that their text would be tokenised to; the ids are used as given")
+    starts, ends, text = _offsets(ids, tokenizer)
+    return Sequence_(document, ids, text, starts, ends, prompt, False)
+
+
+def _chat(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
+    """By the chat template, which puts its own special tokens; without one, the messages as plain text."""
+    messages = list(document.messages or ())
+    said = messages and messages[-1].get("role") == "assistant"
+    if getattr(tokenizer, "chat_template", None):
+        whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not said)
+        before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True) if said else whole
+        border = len(before) if whole.startswith(before) else 0
+        if not border:
+            notes.add("the chat template does not begin with the prompt: prompt and response are not told apart")
+        ids, starts, ends = _encode(tokenizer, whole, special=False)
+    else:
+        notes.add("the tokenizer has no chat template: messages are joined as plain text")
+        whole = "\n".join(str(message.get("content", "")) for message in messages)
+        border = len(whole) - len(str(messages[-1].get("content", ""))) if said else len(whole)
+        ids, starts, ends = _encode(tokenizer, whole, special=True)
+    return Sequence_(document, ids, whole, starts, ends, [border > 0 and end <= border for end in ends])
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens ``start`` to ``stop`` of a sequence, of which those from ``fresh`` on are not in the window before."""
+
+    sequence: int
+    start: int
+    stop: int
+    fresh: int
+
+
+def windows(lengths: Sequence[int], size: int) -> list[Window]:
+    """Every token once, with at least half a window of context where the sequence is longer than one."""
+    found = []
+    for sequence, length in enumerate(lengths):
+        start, done = 0, 0
+        while done < length:
+            stop = min(length, start + size)
+            found.append(Window(sequence, start, stop, done))
+            done = stop
+            start = stop - size // 2
+    return found
+
+
+@dataclass(frozen=True)
+class Trace:
+    """``tokens``: a row a token, see ``trace``. ``dtype``: of the forward pass. ``notes``: what was unusual. ``seconds`` it took."""
+
+    tokens: pd.DataFrame
+    texts: dict[str, str]
+    dtype: str
+    notes: list[str]
+    seconds: float
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def trace(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str | Document],
+    *,
+    against: Any = None,
+    temperature: float = 1.0,
+    top: int = 0,
+    rank: bool = True,
+    window: int | None = None,
+    vocabulary: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[[int, int], None] | None = None,
+    keep: Callable[[pd.DataFrame], None] | None = None,
+) -> Trace:
+    """Run ``model`` over ``texts`` and measure every next-token distribution.
+
+    Parameters
+    ----------
+    model, tokenizer : a transformers causal language model and its tokenizer. ``against``: another over the same vocabulary.
+    texts : strings or ``dynamics.rollouts.texts.Document``.
+    temperature : if not 1, also the entropy at it, in ``entropy_at_temperature``; everything else is at 1.
+    top : how many of the likeliest tokens to give, as lists of ids and chances.
+    rank : whether ranks are wanted; they cost a second product with the head.
+    window : longest sequence in one pass, the model's own if None; longer texts go in windows that overlap by half.
+    vocabulary : rows of the head that are tokens; all if None.
+    batch_tokens : in one forward pass, padding included; halved when memory runs out.
+    progress : called with (tokens done, tokens in all). keep : called with the rows of every batch, for what must survive a crash.
+
+    Returns
+    -------
+    ``Trace``, its ``tokens`` a row a token: text, position, token_id, token, offset, end, prompt, entropy, varentropy, surprisal, rank,
+    and as asked entropy_at_temperature, top_ids, top_p; with ``against`` also entropy_b, surprisal_b, rank_b, kl_ab, kl_ba. Nats.
+
+    Raises
+    ------
+    InputError : no causal model, a tokenizer of another vocabulary, a text without tokens.
+    """
+    import pandas as pd
+    import torch
+
+    if tokenizer is None:
+        raise InputError("no tokenizer: a trace needs the one that belongs to the model")
+    if not temperature > 0:
+        raise InputError("temperature: must be above 0; at 0 the distribution is one token and its entropy 0")
+    began = time.perf_counter()
+    ours = wrap(model, tokenizer, window, vocabulary)
+    theirs = None if against is None else wrap(against, tokenizer, window, vocabulary)
+    notes = ours.notes
+    documents = [Document(str(place), response=one) if isinstance(one, str) else one for place, one in enumerate(texts)]
+    names = _unique([document.name for document in documents])
+    sequences = [tokenise(document, tokenizer, notes) for document in documents]
+    empty = [name for name, sequence in zip(names, sequences, strict=True) if not sequence.ids]
+    if empty:
+        raise InputError(f"{shown(empty[0])}: has no tokens ({len(empty)} such texts)")
+    size = min(ours.window, theirs.window) if theirs else ours.window
+    long = sum(len(sequence.ids) > size for sequence in sequences)
+    if long:
+        notes.add(f"{long:,} texts are longer than the window of {size:,} tokens: they went in windows that overlap by half")
+    jobs = sorted(windows([len(sequence.ids) for sequence in sequences], size), key=lambda one: one.stop - one.start)
+    total, done = sum(job.stop - job.fresh for job in jobs), 0
+    parts: list[pd.DataFrame] = []
+    settings = {"temperature": temperature, "top": top, "rank": rank}
+    while jobs:
+        batch = _next_batch(jobs, batch_tokens)
+        try:
+            with torch.no_grad():
+                frames = _measure(ours, theirs, sequences, batch, settings)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            width = max(job.stop - job.start for job in batch)
+            if len(batch) == 1:
+                raise InputError(f"out of memory for a window of {width:,} tokens: try a smaller --window") from None
+            batch_tokens = max(1, sum(job.stop - job.start for job in batch) // 2)
+            notes.add("memory ran out: batches were halved")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        del jobs[: len(batch)]
+        for job, frame in zip(batch, frames, strict=True):
+            table = _described(frame, sequences[job.sequence], names[job.sequence], job, tokenizer)
+            parts.append(table)
+            if keep:
+                keep(table)
+            done += len(table)
+        if progress:
+            progress(done, total)
+    order = {name: place for place, name in enumerate(names)}
+    tokens = pd.concat(parts, ignore_index=True)
+    place = tokens["text"].map(order)
+    tokens = tokens.iloc[np.lexsort([tokens["position"], place])].reset_index(drop=True)
+    if theirs is not None:
+        notes.lines += [f"second model: {line}" for line in theirs.notes.lines if line not in notes.lines]
+    dtype = ours.dtype if theirs is None or theirs.dtype == ours.dtype else f"{ours.dtype}, second model {theirs.dtype}"
+    texts_ = {name: sequence.text for name, sequence in zip(names, sequences, strict=True)}
+    about = {name: sequence.document.about for name, sequence in zip(names, sequences, strict=True)}
+    return Trace(tokens, texts_, dtype, notes.lines, time.perf_counter() - began, about)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    made = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return made
+
+
+def _next_batch(jobs: Sequence[Window], budget: int) -> list[Window]:
+    """As many of the shortest windows as fit into the budget when all are padded to the longest of them; at least one."""
+    batch: list[Window] = []
+    for job in jobs:
+        if batch and (len(batch) + 1) * (job.stop - job.start) > budget:
+            break
+        batch.append(job)
+    return batch
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    words = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in words or "can't allocate memory" in words
+
+
+def _measure(
+    ours: Model, theirs: Model | None, sequences: Sequence[Sequence_], batch: Sequence[Window], settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The columns of the fresh tokens of every window of a batch."""
+    import torch
+
+    width = max(job.stop - job.start for job in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    spans = []  # rows of the flattened (batch, width) that predict a fresh token, and the token
+    for row, job in enumerate(batch):
+        tokens = sequences[job.sequence].ids[job.start : job.stop]
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+        first = max(job.fresh - job.start, 1)
+        spans.append((row, first, len(tokens)))
+    rows = torch.cat([torch.arange(row * width + first - 1, row * width + count - 1) for row, first, count in spans])
+    targets = torch.cat([ids[row, first:count] for row, first, count in spans])
+    found, hidden = _one(ours, ids, mask, rows, targets, settings)
+    if theirs is not None:
+        other, other_hidden = _one(theirs, ids, mask, rows, targets, {**settings, "top": 0, "temperature": 1.0})
+        found |= {f"{name}_b": other[name] for name in ("entropy", "surprisal", "rank", "logsumexp") if name in other}
+        if ours.head is None or theirs.head is None:
+            ours.notes.add("no divergence: the way from hidden states to logits of one model is not understood")
+        else:
+            forth, back = divergence((hidden, ours.head, found["logsumexp"]), (other_hidden, theirs.head, other["logsumexp"]))
+            found["kl_ab"], found["kl_ba"] = forth, back
+    split = np.cumsum([count - first for _, first, count in spans])[:-1]
+    parts = {name: np.split(values, split) for name, values in found.items()}
+    return [{name: values[place] for name, values in parts.items()} for place in range(len(batch))]
+
+
+def _one(model: Model, ids: Any, mask: Any, rows: Any, targets: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    ids, mask, rows = ids.to(model.device), mask.to(model.device), rows.to(model.device)
+    hot = settings["temperature"] != 1.0
+    if model.head is None:
+        logits = model.logits(ids, mask).flatten(0, 1)[rows]
+        stats = from_logits(logits, targets=targets)
+        warm = from_logits(logits, settings["temperature"]).entropy if hot else None
+        best = logits.float().topk(settings["top"]) if settings["top"] else None
+        hidden = None
+    else:
+        hidden = model.hidden(ids, mask).flatten(0, 1)[rows]
+        head = model.head
+        options: Any = {"softcap": head.softcap, "scale": head.scale, "vocabulary": head.size}
+        stats = from_hidden(hidden, head.weight, head.bias, targets=targets, rank=settings["rank"], **options)
+        warm = from_hidden(hidden, head.weight, head.bias, temperature=settings["temperature"], **options).entropy if hot else None
+        best = head.top(hidden.float(), settings["top"]) if settings["top"] else None
+    names = ("entropy", "varentropy", "surprisal", "rank", "logsumexp")
+    found = {name: getattr(stats, name).cpu().numpy() for name in names if getattr(stats, name) is not None}
+    if warm is not None:
+        found["entropy_at_temperature"] = warm.cpu().numpy()
+    if best is not None:
+        chance = np.exp(best[0].double().cpu().numpy() - found["logsumexp"][:, None])
+        found["top_ids"], found["top_p"] = best[1].cpu().numpy(), chance
+    return found, hidden
+
+
+def _described(found: dict[str, Any], sequence: Sequence_, name: str, job: Window, tokenizer: Any) -> pd.DataFrame:
+    """The rows of a window's fresh tokens; the first token of a sequence was predicted by nothing."""
+    import pandas as pd
+
+    span = slice(job.fresh, job.stop)
+    ids = sequence.ids[span]
+    nothing = job.fresh == 0
+    table: dict[str, Any] = {
+        "text": name,
+        "position": np.arange(job.fresh, job.stop),
+        "token_id": ids,
+        "token": [
+            sequence.text[start:end] if end > start else tokenizer.decode([token])
+            for start, end, token in zip(sequence.starts[span], sequence.ends[span], ids, strict=True)
+        ],
+        "offset": sequence.starts[span],
+        "end": sequence.ends[span],
+        "prompt": sequence.prompt[span],
+    }
+    for column, values in found.items():
+        if column.startswith("logsumexp"):
+            continue
+        if column.startswith("rank"):
+            ranks = np.concatenate([[0], values]) if nothing else np.asarray(values)
+            table[column] = pd.arrays.IntegerArray(ranks.astype(np.int64), ranks == 0)
+        elif column.startswith("top_"):
+            lists = [row.tolist() for row in values]
+            table[column] = pd.Series([None, *lists] if nothing else lists, dtype=object)
+        else:
+            table[column] = np.concatenate([[math.nan], values]) if nothing else values
+    return pd.DataFrame(table)

@@ -1,0 +1,350 @@
+"""Compare the masks of several updates of one base."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
+from dynamics.errors import InputError, shown
+from dynamics.sparsity.definitions import RULES, rule_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dynamics.checkpoints.tensor import Tensor
+    from dynamics.io.threads import Progress
+
+SCHEMA = "dynamics.overlap/1"
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Of two masks over some weights, by one rule.
+
+    Attributes
+    ----------
+    first, second, both : weights in the first mask, in the second, in both.
+    o1, o2, jaccard : both / first, both / second, both / either; NaN where that is 0 / 0.
+    o1_chance, o2_chance, jaccard_chance : of independent masks with these densities over all these weights.
+    o1_chance_by_tensor, ... : of independent masks with the densities that the two have in each tensor.
+
+    Notes
+    -----
+    o1 (1 - s1) = o2 (1 - s2), with s the sparsities: the two tell no more than one of them and the densities.
+    """
+
+    numel: int
+    first: int
+    second: int
+    both: int
+    o1: float
+    o2: float
+    jaccard: float
+    o1_chance: float
+    o2_chance: float
+    jaccard_chance: float
+    o1_chance_by_tensor: float
+    o2_chance_by_tensor: float
+    jaccard_chance_by_tensor: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair of updates over a tensor, a layer, a kind of module, or all.
+
+    Attributes
+    ----------
+    a, b : places of the two among the tuned checkpoints.
+    rules : rule -> overlap.
+    same_sign : of the weights that both moved as stored, the share that moved the same way.
+    cosine : of the two updates over those weights; ``cosine_all`` over all weights.
+
+    Notes
+    -----
+    Checkpoints stored in float32 have nearly every weight in the mask ``exact``; the sign and the cosine then are over nearly all weights.
+    """
+
+    name: str
+    a: int
+    b: int
+    rules: dict[str, Overlap]
+    same_sign: float
+    cosine: float
+    cosine_all: float
+
+
+@dataclass
+class Counts:
+    """What is added up over chunks: for every pair of updates and rule the weights in either mask and in both, and sums of products."""
+
+    meet: Array
+    sums: Array
+    consensus: Array
+    first: Array
+    back: Array
+
+    @staticmethod
+    def empty(updates: int) -> Counts:
+        pairs = updates * (updates - 1) // 2
+        four = len(RULES)
+        return Counts(
+            np.zeros((pairs, four, 3), np.int64),
+            np.zeros((pairs, 7)),
+            np.zeros((four, updates + 1), np.int64),
+            np.zeros((four, updates + 1), np.int64),
+            np.zeros(four, np.int64),
+        )
+
+    def __iadd__(self, other: Counts) -> Counts:
+        for name in ("meet", "sums", "consensus", "first", "back"):
+            getattr(self, name).__iadd__(getattr(other, name))
+        return self
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Overlaps of all pairs. ``total``: a row a pair; ``layers``, ``modules``, ``rows`` (tensors) the same for parts.
+
+    ``consensus``: rule -> weights that 0, 1, ... of the updates moved. ``first``: rule -> weights that first differ from the base at the
+    1st, 2nd, ... checkpoint, never last; ``came_back``: rule -> weights that changed and have the base's value at the last checkpoint.
+    """
+
+    base: Checkpoint
+    tuned: list[Checkpoint]
+    total: list[Row]
+    layers: list[Row]
+    modules: list[Row]
+    rows: list[Row]
+    consensus: dict[str, list[int]]
+    first: dict[str, list[int]]
+    came_back: dict[str, int]
+    numel: int
+    skipped: list[Skip]
+    notes: list[str] = field(default_factory=list)
+    rtol: float = 1e-3
+    atol: float = 1e-5
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of schema ``dynamics.overlap/1``."""
+        from dataclasses import asdict
+
+        return {
+            "schema": SCHEMA,
+            "base": self.base.path,
+            "tuned": [one.path for one in self.tuned],
+            "rules": rule_texts(self.rtol, self.atol),
+            "notes": self.notes,
+            "numel": self.numel,
+            **{part: [asdict(row) for row in getattr(self, part)] for part in ("total", "layers", "modules")},
+            "tensors": [asdict(row) for row in self.rows],
+            "consensus": self.consensus,
+            "first_changed": self.first,
+            "came_back": self.came_back,
+            "skipped": [asdict(one) for one in self.skipped],
+        }
+
+
+def overlap(numel: int, first: int, second: int, both: int, by_tensor: float | None = None) -> Overlap:
+    """From counts. ``by_tensor``: weights expected in both if the masks were independent within every tensor.
+
+    >>> overlap(100, 20, 10, 5).o1, overlap(100, 20, 10, 5).o1_chance
+    (0.25, 0.1)
+    """
+    expected = first * second / numel if numel else math.nan
+    within = expected if by_tensor is None else by_tensor
+
+    def share(part: float, whole: float) -> float:
+        return part / whole if whole else math.nan
+
+    def three(count: float) -> tuple[float, float, float]:
+        return share(count, first), share(count, second), share(count, first + second - count)
+
+    return Overlap(numel, first, second, both, *three(both), *three(expected), *three(within))
+
+
+def compare(
+    base: Source,
+    tuned: Sequence[Source],
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-5,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Overlap of the updates of two or more checkpoints of one base, in one pass over all files.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> base = {"w": np.zeros(4, np.float32)}
+    >>> a, b = ({"w": np.array(values, np.float32)} for values in ([1, 1, 0, 0], [0, -1, 1, 0]))
+    >>> found = compare(base, [a, b]).total[0]
+    >>> found.rules["exact"].o1, found.same_sign
+    (0.5, 0.0)
+    """
+    from dynamics.checkpoints import parameter_names
+    from dynamics.checkpoints.matching import match
+    from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
+    from dynamics.io.threads import cores
+
+    if len(tuned) < 2:
+        raise InputError("overlap needs a base and at least two tuned checkpoints; for one, see dynamics.sparsity")
+    before = open_checkpoint(base)
+    if before.adapter is not None:
+        raise InputError(f"{shown(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
+    after: list[Checkpoint] = []
+    found: list[dict[str, tuple[Tensor, Tensor]]] = []
+    skipped: list[Skip] = []
+    notes: list[str] = []
+    for source in tuned:
+        one = open_checkpoint(source)
+        if one.adapter is not None:
+            one, _ = one.adapter.apply(before)
+        matched = match(before, one)
+        after.append(one)
+        found.append({pair.name: (pair.base, pair.tuned) for pair in matched.pairs})
+        skipped += [skip for skip in matched.skipped if skip not in skipped]
+        notes += [note for note in matched.notes if note not in notes]
+    common = [name for name in found[0] if all(name in one and one[name][0].shape == found[0][name][0].shape for one in found)]
+    for name in sorted({name for one in found for name in one} - set(common)):
+        skipped.append(Skip(name, "tuned", "not in all of the tuned checkpoints, or not with the same shape"))
+    if not common:
+        raise InputError("the tuned checkpoints have no tensor in common")
+    sets = [[found[0][name][0], *(one[name][1] for one in found)] for name in common]
+    counts = _count(sets, rtol, atol, threads or cores(), progress)
+    tensors = dict(zip(common, zip(sets, counts, strict=True), strict=True))
+
+    def rows(label: Callable[[str], str], order: Callable[[str], Any]) -> list[Row]:
+        groups: dict[str, list[str]] = {}
+        for name in common:
+            groups.setdefault(label(name), []).append(name)
+        return [row for name in sorted(groups, key=order) for row in _rows(name, [tensors[one] for one in groups[name]])]
+
+    whole = Counts.empty(len(after))
+    for part in counts:
+        whole += part
+    numel = sum(one[0].numel for one in sets)
+    return Comparison(
+        before,
+        after,
+        _rows("total", list(tensors.values())),
+        rows(lambda name: parameter_names.layer(name) or OUTSIDE, parameter_names.layer_order),
+        rows(parameter_names.kind, module_order),
+        [row for name in common for row in _rows(name, [tensors[name]])],
+        {rule: whole.consensus[place].tolist() for place, rule in enumerate(RULES)},
+        {rule: whole.first[place].tolist() for place, rule in enumerate(RULES)},
+        {rule: int(whole.back[place]) for place, rule in enumerate(RULES)},
+        numel,
+        skipped,
+        notes,
+        rtol,
+        atol,
+    )
+
+
+def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
+    """A row for every pair of updates over some tensors."""
+    updates = len(parts[0][0]) - 1
+    made = []
+    numel = sum(tensors[0].numel for tensors, _ in parts)
+    for place, (a, b) in enumerate(itertools.combinations(range(updates), 2)):
+        rules = {}
+        for rule, text in enumerate(RULES):
+            each = [(t[0].numel, *map(int, c.meet[place, rule])) for t, c in parts]
+            within = sum(first * second / size for size, first, second, _ in each if size)
+            in_a, in_b, in_both = (sum(one[k] for one in each) for k in (1, 2, 3))
+            rules[text] = overlap(numel, in_a, in_b, in_both, within)
+        sums = np.sum([counts.sums[place] for _, counts in parts], 0)
+        product, one, other, agree, every, ones, others = sums
+        both = rules["exact"].both
+        made.append(
+            Row(
+                name,
+                a,
+                b,
+                rules,
+                float(agree / both) if both else math.nan,
+                float(product / math.sqrt(one * other)) if one and other else math.nan,
+                float(every / math.sqrt(ones * others)) if ones and others else math.nan,
+            )
+        )
+    return made
+
+
+def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
+    """Counts of every set of tensors (base first), a chunk at a time."""
+    from dynamics.io.threads import in_order
+    from dynamics.sparsity.accumulate import CHUNK
+
+    found = [Counts.empty(len(tensors) - 1) for tensors in sets]
+    spans = []
+    for index, tensors in enumerate(sets):
+        length = CHUNK // max(one.storage.itemsize for one in tensors)
+        spans += [(index, tensors, start, min(start + length, tensors[0].numel)) for start in range(0, tensors[0].numel, length)]
+    weights, done = sum(tensors[0].numel for tensors in sets), 0
+    if progress:
+        progress(0, weights)
+    with ThreadPoolExecutor(threads) as pool:
+        results = in_order(pool, lambda span: _chunk(span[1], span[2], span[3], rtol, atol), spans, ahead=4 * threads)
+        for (_, _, start, stop), (index, one) in zip(spans, results, strict=True):
+            found[index] += one
+            done += stop - start
+            if progress:
+                progress(done, weights)
+    return found
+
+
+def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: float) -> Counts:
+    from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
+    from dynamics.overlap import kernels
+    from dynamics.sparsity.kernels import round_to_bfloat16
+
+    wide = np.float32 if all(one.dtype in FITS_FLOAT32 for one in tensors) else np.float64
+    values, rounded = np.empty((len(tensors), stop - start), wide), np.empty((len(tensors), stop - start), np.uint16)
+    counts = Counts.empty(len(tensors) - 1)
+    masks = np.empty((len(tensors) - 1, stop - start), np.uint8)
+    for one, row, bits in zip(tensors, values, rounded, strict=True):
+        stored = one.stored(start, stop)
+        if one.dtype == "bfloat16" and wide is np.float32:
+            kernels.widen(stored, row)
+            bits[:] = stored
+        else:
+            row[:] = decode(stored, one.dtype)
+            round_to_bfloat16(row, bits)
+    kernels.masks(values, rounded, rtol, atol, masks)
+    kernels.pairs(values, masks, counts.meet, counts.sums)
+    if len(masks) == 2:  # all that there is to know of two is in ``meet``
+        a, b, both = counts.meet[0].T
+        neither = stop - start - a - b + both
+        counts.consensus[:] = np.stack([neither, a + b - 2 * both, both], 1)
+        counts.first[:] = np.stack([a, b - both, neither], 1)
+        counts.back[:] = a - both
+    else:
+        kernels.along(masks, counts.consensus, counts.first, counts.back)
+    return counts
+
+
+def table(comparison: Comparison) -> pd.DataFrame:
+    """A row for every part, pair and rule."""
+    import pandas as pd
+
+    records = []
+    for level, rows in (
+        ("total", comparison.total),
+        ("layer", comparison.layers),
+        ("module", comparison.modules),
+        ("tensor", comparison.rows),
+    ):
+        for row in rows:
+            for rule, one in row.rules.items():
+                more = {"same_sign": row.same_sign, "cosine": row.cosine, "cosine_all": row.cosine_all}
+                records.append({"level": level, "name": row.name, "a": row.a, "b": row.b, "rule": rule, **vars(one), **more})
+    return pd.DataFrame(records)

@@ -1,0 +1,462 @@
+"""Curves of pass@k with intervals, comparisons of two curves, and the report on a table of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.errors import InputError, shown
+from dynamics.passk import diagnostics
+from dynamics.passk.bootstrap import LEVEL, REPLICATES, Crossing, crossing, crossing_ks, difference_interval, mean_interval
+from dynamics.passk.estimators import curves, maj_at_k, mg_pass_at_k, pass_at_k
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from dynamics.passk.betabinomial import Extrapolation, Validation
+    from dynamics.samples import File
+
+    Progress = Callable[[int, int], None]
+
+SCHEMA = "dynamics.passk/1"
+#: what is estimated beside pass@k: field -> what to call it
+BESIDE = {"pass_hat_k": "pass^k", "mg_pass_at_k": "mG-Pass@k", "maj_at_k": "maj@k"}
+UNSCORED = ("exclude", "wrong")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """pass@k of one model.
+
+    Attributes
+    ----------
+    name : of the model.
+    counts : a row a problem: problem, n (samples with a verdict), c (correct), attempted (n and those without a verdict).
+    points : a row a k: k, pass_at_k, low, high, problems (with n >= k), over_half (of these, with k > n / 2 and k > 1), and pass_hat_k,
+        mg_pass_at_k, maj_at_k where asked for, each with _low and _high. NaN where no problem has k samples.
+    mean : the mean score avg@n, with its interval: (value, low, high). Over all problems with a verdict.
+    statuses : how many samples were scored, timed out, without an answer, without a verdict.
+    warnings : what the reader of the numbers should know.
+    extrapolation, validation : see ``dynamics.passk.betabinomial``; None unless asked for.
+
+    Notes
+    -----
+    Where n differs between problems, the problems behind a point change with k, and the curve can fall.
+    """
+
+    name: str
+    counts: pd.DataFrame
+    points: pd.DataFrame
+    mean: tuple[float, float, float]
+    statuses: dict[str, int]
+    warnings: list[str]
+    extrapolation: Extrapolation | None = None
+    validation: Validation | None = None
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> dict[str, int]:
+        n = self.counts["n"]
+        return {"min": int(n.min()), "max": int(n.max()), "total": int(n.sum())}
+
+    def to_dict(self) -> dict[str, Any]:
+        points = []
+        for record in self.points.to_dict("records"):
+            point = {"k": int(record["k"]), "pass_at_k": record["pass_at_k"], "low": record["low"], "high": record["high"]}
+            point |= {"problems": int(record["problems"]), "over_half": int(record["over_half"])}
+            for name in BESIDE:
+                if name in record:
+                    point[name] = {"value": record[name], "low": record[f"{name}_low"], "high": record[f"{name}_high"]}
+            points.append(point)
+        document: dict[str, Any] = {
+            "name": self.name,
+            "problems": len(self.counts),
+            "samples": self.samples,
+            "statuses": self.statuses,
+            "avg_at_n": dict(zip(("value", "low", "high"), self.mean, strict=True)),
+            "points": points,
+        }
+        if self.extrapolation is not None:
+            document["extrapolation"] = _extrapolated(self.extrapolation, self.validation)
+        return document | {"warnings": self.warnings}
+
+
+def _extrapolated(found: Extrapolation, validation: Validation | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "model": "beta-binomial",
+        "a": found.fit.a,
+        "b": found.fit.b,
+        "points": [
+            {"k": int(k), "pass_at_k": float(value), "low": float(low), "high": float(high)}
+            for k, value, low, high in zip(found.ks, found.pass_at_k, found.low, found.high, strict=True)
+        ],
+        "validation": None,
+    }
+    if validation is not None:
+        document["validation"] = vars(validation) | {"inside": validation.inside}
+    return document
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``b`` against ``a`` on the problems both have, paired by id.
+
+    Attributes
+    ----------
+    a, b : names. paired : problems in both. only_a, only_b : problems in one.
+    points : a row a k: k, difference (b - a), low, high, problems.
+    crossing : where the curve that is behind at small k gets ahead; None if they are level everywhere.
+    solved : problems with a correct sample: both, only_a, only_b, neither.
+    """
+
+    a: str
+    b: str
+    paired: int
+    only_a: int
+    only_b: int
+    points: pd.DataFrame
+    crossing: Crossing | None
+    solved: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "a": self.a,
+            "b": self.b,
+            "problems": {"paired": self.paired, "only_a": self.only_a, "only_b": self.only_b},
+            "solved": self.solved,
+            "points": self.points.to_dict("records"),
+            "crossing": None,
+        }
+        if self.crossing is not None:
+            met = self.crossing
+            document["crossing"] = {
+                "leader": (self.a, self.b)[met.leader],
+                "k": met.k,
+                "low": met.low,
+                "high": met.high,
+                "probability_none": met.none,
+                "probability_from_start": met.at_once,
+                "again": met.again,
+                "largest_k": met.largest,
+            }
+        return document
+
+
+@dataclass(frozen=True)
+class Report:
+    """All curves, the comparisons with ``against``, what was read, and remarks on the samples as a whole."""
+
+    curves: list[Curve]
+    comparisons: list[Comparison]
+    against: str | None
+    files: list[File]
+    notes: list[str]
+    level: float
+    replicates: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of schema ``dynamics.passk/1``; NaN where a number is not defined."""
+        return {
+            "schema": SCHEMA,
+            "estimator": "pass@k = mean over problems of 1 - C(n - c, k) / C(n, k), over the problems with n >= k",
+            "interval": {"method": _method(self.replicates), "level": self.level, "replicates": self.replicates, "seed": self.seed},
+            "curves": [curve.to_dict() for curve in self.curves],
+            "against": self.against,
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "files": [file.to_dict() for file in self.files],
+            "notes": self.notes,
+        }
+
+    def table(self) -> pd.DataFrame:
+        """Every number as one tidy table: ``kind`` is pass@k, pass^k, ..., extrapolation or difference."""
+        import pandas as pd
+
+        parts = []
+        for curve in self.curves:
+            for name, kind in {"pass_at_k": "pass@k", **BESIDE}.items():
+                if name in curve.points:
+                    ends = ("low", "high") if name == "pass_at_k" else (f"{name}_low", f"{name}_high")
+                    part = curve.points[["k", name, *ends, "problems", "over_half"]].set_axis(
+                        ["k", "value", "low", "high", "problems", "over_half"], axis=1
+                    )
+                    parts.append(part.assign(kind=kind, name=curve.name))
+            if (far := curve.extrapolation) is not None:
+                values = {"k": far.ks, "value": far.pass_at_k, "low": far.low, "high": far.high}
+                parts.append(pd.DataFrame(values).assign(problems=len(curve.counts), kind="extrapolation", name=curve.name))
+        for one in self.comparisons:
+            parts.append(one.points.rename(columns={"difference": "value"}).assign(kind="difference", name=one.b, against=one.a))
+        table = pd.concat(parts, ignore_index=True)
+        return table[["kind", "name", *(["against"] if "against" in table else []), "k", "value", "low", "high", "problems", "over_half"]]
+
+
+def _method(replicates: int) -> str:
+    return (
+        "bootstrap over problems, each with all its samples, and one imagined problem; percentiles widened as for t; pointwise in k"
+        if replicates
+        else "none"
+    )
+
+
+def counts(table: pd.DataFrame, unscored: str = "exclude") -> pd.DataFrame:
+    """A row a problem: problem, n, c, attempted; from a table of samples (``problem, correct``) or of counts (``problem, n, c``).
+
+    ``unscored``: what a sample without a verdict (NA) counts as, nothing (``exclude``) or a wrong answer (``wrong``).
+    """
+    import pandas as pd
+
+    if unscored not in UNSCORED:
+        raise InputError(f"unscored={unscored!r}: there are {', '.join(UNSCORED)}")
+    if "problem" not in table:
+        raise InputError(f"the table has no column 'problem'; it has {', '.join(map(str, table.columns))}")
+    if {"n", "c"} <= set(table.columns):
+        grouped = table.groupby("problem", observed=True, sort=False)[["n", "c"]].sum().reset_index()
+        pass_at_k(grouped["n"].to_numpy(), grouped["c"].to_numpy(), 1)  # complains of c > n and of what is no count
+        return grouped.assign(attempted=grouped["n"])
+    if "correct" not in table:
+        raise InputError(f"the table has neither 'correct' nor 'n' and 'c'; it has {', '.join(map(str, table.columns))}")
+    correct = table["correct"]
+    if correct.dtype == object or not (pd.api.types.is_bool_dtype(correct) or pd.api.types.is_numeric_dtype(correct)):
+        raise InputError("the column 'correct' must hold true, false or nothing; dynamics.samples.read turns other verdicts into these")
+    values = correct.astype("Float64").to_numpy(float, na_value=math.nan)
+    if not np.isin(values[~np.isnan(values)], (0.0, 1.0)).all():
+        raise InputError("the column 'correct' holds numbers other than 0 and 1; decide by a threshold which are correct")
+    known = ~np.isnan(values)
+    frame = pd.DataFrame({"problem": table["problem"].to_numpy(), "n": known, "c": known & (values == 1), "attempted": True})
+    grouped = frame.groupby("problem", observed=True, sort=False)[["n", "c", "attempted"]].sum().astype("int64").reset_index()
+    if unscored == "wrong":
+        grouped["n"] = grouped["attempted"]
+    return grouped
+
+
+def curve(
+    table: pd.DataFrame,
+    name: str | None = None,
+    ks: Sequence[int] | None = None,
+    *,
+    unscored: str = "exclude",
+    maj: bool = False,
+    extrapolate: int | None = None,
+    level: float = LEVEL,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Curve:
+    """pass@k of one model, with intervals.
+
+    Parameters
+    ----------
+    table : of samples or of counts, see ``counts``; columns status, answer, fingerprint, temperature, content are used if there.
+    name : of the model; the table's own if it has one.
+    ks : rising; every power of two up to the largest n if None.
+    unscored : ``exclude`` or ``wrong``: what samples without a verdict count as.
+    maj : also maj@k, from the column ``answer``.
+    extrapolate : also what a beta-binomial model expects for powers of two above n, up to this k.
+    level, replicates, seed : of the bootstrap, see ``dynamics.passk.bootstrap``.
+
+    Raises
+    ------
+    InputError : several models in the table, no verdict at all, counts that are none.
+    """
+    import pandas as pd
+
+    if "model" in table and table["model"].nunique() > 1:
+        raise InputError("the table holds several models; use dynamics.passk.report, or a table of one")
+    if name is None:
+        name = str(table["model"].iloc[0]) if "model" in table and len(table) else "samples"
+    if not 0 < level < 1:
+        raise InputError(f"level={level}: must lie between 0 and 1, e.g. 0.95")
+    if replicates < 100:
+        raise InputError(f"replicates={replicates}: an interval needs at least 100")
+    every = counts(table, unscored)
+    graded = every[every["n"] > 0].reset_index(drop=True)
+    if graded.empty:
+        raise InputError(f"{shown(name)}: none of {int(every['attempted'].sum()):,} samples has a verdict")
+    n, c = graded["n"].to_numpy(np.int64), graded["c"].to_numpy(np.int64)
+    wanted = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
+    columns: dict[str, NDArray[np.float64]] = {"pass_at_k": curves(n, c, wanted), "pass_hat_k": curves(n, c, wanted, "pass^k")}
+    columns["mg_pass_at_k"] = mg_pass_at_k(n[:, None], c[:, None], wanted[None, :])
+    warnings = diagnostics.samples(table, every, graded)
+    if maj:
+        columns["maj_at_k"] = _majority(table, graded, wanted, warnings, progress)
+    interval = mean_interval(np.hstack([*columns.values(), (c / n)[:, None]]), level, replicates, seed)
+    with np.errstate(invalid="ignore"):
+        means = {key: np.nansum(value, axis=0) / _or_nan((~np.isnan(value)).sum(axis=0)) for key, value in columns.items()}
+    eligible = n[:, None] >= wanted
+    points = pd.DataFrame({"k": wanted, "pass_at_k": means["pass_at_k"]})
+    for place, key in enumerate(columns):
+        span = slice(place * len(wanted), (place + 1) * len(wanted))
+        prefix = "" if key == "pass_at_k" else f"{key}_"
+        points[key], points[f"{prefix}low"], points[f"{prefix}high"] = means[key], interval.low[span], interval.high[span]
+        if not place:
+            points["problems"] = eligible.sum(axis=0)
+            points["over_half"] = (eligible & (2 * wanted > n[:, None]) & (wanted > 1)).sum(axis=0)
+    warnings += diagnostics.points(points)
+    statuses = {str(key): int(value) for key, value in table["status"].value_counts(sort=False).items()} if "status" in table else {}
+    contents = _contents(table)
+    mean = (float((c / n).mean()), float(interval.low[-1]), float(interval.high[-1]))
+    found = Curve(name, graded, points, mean, statuses, warnings, contents=contents)
+    return found if extrapolate is None else _extend(found, extrapolate, level, seed)
+
+
+def _or_nan(numbers: NDArray[Any]) -> NDArray[np.float64]:
+    return np.where(numbers > 0, numbers, np.nan)
+
+
+def _powers(largest: int) -> list[int]:
+    return [2**power for power in range(largest.bit_length())]
+
+
+def _extend(found: Curve, largest: int, level: float, seed: int) -> Curve:
+    from dynamics.passk.betabinomial import extrapolate, validate
+
+    n, c = found.counts["n"].to_numpy(), found.counts["c"].to_numpy()
+    ks = [k for k in _powers(largest) if k > n.max()]
+    if not ks:
+        return replace(found, warnings=[*found.warnings, f"nothing to extrapolate: every k up to {largest} has an estimate"])
+    if not c.any() or (c == n).all():
+        alike = "no sample is correct" if not c.any() else "every sample is correct"
+        return replace(found, warnings=[*found.warnings, f"no extrapolation: {alike}, which fits any model of what is beyond"])
+    validation = validate(n, c, level, seed=seed)
+    notes = []
+    if validation is None:
+        notes.append("the extrapolation could not be checked by thinning: that takes 16 samples a problem")
+    elif not validation.inside:
+        notes.append(
+            f"the extrapolation fails its check: from {validation.kept} samples a problem it predicts pass@{validation.k} = "
+            f"{validation.predicted:.3f} [{validation.low:.3f}, {validation.high:.3f}], measured is {validation.measured:.3f}"
+        )
+    return replace(found, extrapolation=extrapolate(n, c, ks, level, seed=seed), validation=validation, warnings=[*found.warnings, *notes])
+
+
+def _contents(table: pd.DataFrame) -> dict[str, str]:
+    if "content" not in table:
+        return {}
+    first = table.dropna(subset=["content"]).drop_duplicates("problem")
+    return dict(zip(first["problem"].astype(str), first["content"].astype(str), strict=True))
+
+
+def _majority(
+    table: pd.DataFrame, graded: pd.DataFrame, ks: NDArray[np.int64], warnings: list[str], progress: Progress | None
+) -> NDArray[np.float64]:
+    """(problems, K) maj@k of the samples with a verdict."""
+    if "answer" not in table:
+        raise InputError("maj@k needs the answer of each sample; these files have none: name the field with --answer")
+    some = table[table["correct"].notna()]
+    groups = {problem: (part["answer"], part["correct"]) for problem, part in some.groupby("problem", observed=True, sort=False)}
+    values = np.full((len(graded), len(ks)), np.nan)
+    for place, problem in enumerate(graded["problem"]):
+        answers, correct = groups[problem]
+        said: list[Any] = answers.astype(object).where(answers.notna(), None).tolist()
+        right = correct.astype(bool).tolist()
+        values[place] = [maj_at_k(said, right, int(k)) for k in ks]
+        if progress:
+            progress(place + 1, len(graded))
+    silent = int(some["answer"].isna().sum())
+    if silent:
+        warnings.append(f"maj@k: {silent:,} samples gave no answer and have no vote")
+    return values
+
+
+def compare(
+    a: Curve,
+    b: Curve,
+    ks: Sequence[int] | None = None,
+    *,
+    level: float = LEVEL,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Comparison:
+    """``b`` against ``a``: paired differences of pass@k and where the curves cross, on the problems that both have.
+
+    Parameters
+    ----------
+    a, b : of ``curve``. ks : the k of ``a`` if None.
+
+    Raises
+    ------
+    InputError : no problem in common, or an id that stands for two different problems.
+    """
+    import pandas as pd
+
+    clash = [problem for problem, content in a.contents.items() if b.contents.get(problem, content) != content]
+    if clash:
+        raise InputError(
+            f"problem {shown(clash[0], 60)} is not the same problem in {shown(a.name)} and {shown(b.name)} ({len(clash):,} like it): "
+            "they are from different versions of a task, or from different tasks"
+        )
+    both = a.counts.astype({"problem": object}).merge(b.counts.astype({"problem": object}), on="problem", suffixes=("_a", "_b"))
+    if both.empty:
+        examples = " and ".join(repr(shown(one.counts["problem"].iloc[0], 40)) for one in (a, b))
+        raise InputError(f"{shown(a.name)} and {shown(b.name)} have no problem in common, by id; they have ids such as {examples}")
+    wanted = np.asarray(a.points["k"] if ks is None else ks, np.int64)
+    n, c = ([both[f"{column}_{side}"].to_numpy(np.int64) for side in "ab"] for column in "nc")
+    first, second = (curves(n[side], c[side], wanted) for side in (0, 1))
+    shared = ~np.isnan(first + second)
+    with np.errstate(invalid="ignore"):
+        difference = np.nansum(second - first, axis=0) / _or_nan(shared.sum(axis=0))
+    interval = difference_interval(first, second, level, replicates, seed)
+    dense = crossing_ks(int(np.minimum(*n).max()))
+    met = crossing(dense, curves(n[0], c[0], dense), curves(n[1], c[1], dense), level, replicates, seed)
+    points = pd.DataFrame(
+        {"k": wanted, "difference": difference, "low": interval.low, "high": interval.high, "problems": shared.sum(axis=0)}
+    )
+    right = [count > 0 for count in c]
+    solved = {
+        "both": int((right[0] & right[1]).sum()),
+        "only_a": int((right[0] & ~right[1]).sum()),
+        "only_b": int((~right[0] & right[1]).sum()),
+        "neither": int((~right[0] & ~right[1]).sum()),
+    }
+    return Comparison(a.name, b.name, len(both), len(a.counts) - len(both), len(b.counts) - len(both), points, met, solved)
+
+
+def report(
+    table: pd.DataFrame,
+    ks: Sequence[int] | None = None,
+    *,
+    against: str | None = None,
+    files: Sequence[File] = (),
+    notes: Sequence[str] = (),
+    unscored: str = "exclude",
+    maj: bool = False,
+    extrapolate: int | None = None,
+    level: float = LEVEL,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """The curve of every model of a table, and every model against ``against`` (the first, if None). Parameters as for ``curve``."""
+    models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
+    if against is not None and against not in models:
+        raise InputError(f"--against {shown(against)}: there is no such model; there are {', '.join(shown(name) for name in models)}")
+    names = [str(name) if name is not None else "samples" for name in models]
+    parts = [table[table["model"] == name] if name is not None else table for name in models]
+    if ks is None:
+        ks = _powers(max(int(counts(part, unscored)["n"].max()) for part in parts))
+    settings: dict[str, Any] = {"level": level, "replicates": replicates, "seed": seed}
+    found = []
+    for place, (name, part) in enumerate(zip(names, parts, strict=True)):
+
+        def tell(done: int, of: int, place: int = place) -> None:
+            if progress:
+                progress(place * of + done, len(parts) * of)
+
+        found.append(curve(part, name, ks, unscored=unscored, maj=maj, extrapolate=extrapolate, progress=tell, **settings))
+    remarks = list(notes)
+    base = next((one for one in found if one.name == (against or names[0])), found[0])
+    comparisons = []
+    for one in found:
+        if one is not base:
+            try:
+                comparisons.append(compare(base, one, ks, **settings))
+            except InputError as error:
+                if against is not None:
+                    raise
+                remarks.append(f"not compared: {error}")
+    return Report(found, comparisons, base.name if len(found) > 1 else None, list(files), remarks, level, replicates, seed)

@@ -1,0 +1,170 @@
+"""A pass@k report on a screen: what was read, the curves side by side, the paired differences, where they cross, what to beware of."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from dynamics.errors import shown
+from dynamics.passk.comparison import BESIDE
+from dynamics.passk.plot import crossing_text
+from dynamics.presentation import tables
+from dynamics.presentation.tables import Section
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dynamics.passk.comparison import Comparison, Curve, Report
+
+#: measures with a table on the screen; JSON, CSV and the page have all
+SHOWN = {"pass_at_k": "pass@k", "pass_hat_k": BESIDE["pass_hat_k"], "maj_at_k": BESIDE["maj_at_k"]}
+#: files named one by one; more are counted
+FILES = 8
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """Print a report to standard output (or to ``console``)."""
+
+    def sections(width: int, fancy: bool) -> list[Section]:
+        return [
+            _files(report),
+            _models(report),
+            *_measures(report, width),
+            *(_extrapolation(curve, report.level) for curve in report.curves),
+            *(_comparison(comparison, report.level) for comparison in report.comparisons),
+            _notes(report),
+        ]
+
+    tables.show(sections, console)
+
+
+def value(number: float, sign: bool = False) -> str:
+    """A chance to three decimals; - where there is none. Never 1.000 or 0.000 for what is not."""
+    if math.isnan(number):
+        return "-"
+    if 0.9995 <= number < 1:
+        return ">0.999"
+    if 0 < number < 0.0005:
+        return "<0.001"
+    return f"{number:{'+' * sign}.3f}"
+
+
+def interval(low: float, high: float, sign: bool = False) -> str:
+    return "" if math.isnan(low) or math.isnan(high) else f"[{low:{'+' * sign}.3f}, {high:{'+' * sign}.3f}]"
+
+
+def _files(report: Report) -> Section:
+    table = tables.table("<", "|", "<")
+    for file in report.files[:FILES]:
+        taken = ", ".join(f"{name} = {shown(field, 60)}" for name, field in file.fields.items())
+        tables.add(table, shown(file.path, 200), f"{file.samples:,} samples", f"{file.format}: {taken}")
+    parts: Section = [table] if report.files else []
+    if len(report.files) > FILES:
+        parts.append(Text(f"  and {len(report.files) - FILES:,} files more"))
+    return parts
+
+
+def _models(report: Report) -> Section:
+    states = (">timed out", ">no answer", ">no verdict")
+    table = tables.table("<model", ">problems", ">n", ">samples", *states, ">avg@n", f"|{report.level:.0%}")
+    for curve in report.curves:
+        sizes = curve.samples
+        n = f"{sizes['min']:,}" if sizes["min"] == sizes["max"] else f"{sizes['min']:,}-{sizes['max']:,}"
+        counted = [f"{curve.statuses.get(name, 0):,}" if curve.statuses else "-" for name in ("timed out", "no answer", "unscored")]
+        mean, low, high = curve.mean
+        numbers = [f"{len(curve.counts):,}", n, f"{sizes['total']:,}", *counted, value(mean), interval(low, high)]
+        tables.add(table, shown(curve.name, 80), *numbers)
+    return [table]
+
+
+def _measures(report: Report, width: int) -> list[Section]:
+    """A table a measure, k down and models across; as many models beside each other as fit."""
+    sections: list[Section] = []
+    for name, title in SHOWN.items():
+        curves = [curve for curve in report.curves if name in curve.points]
+        labels = {curve.name: shown(curve.name, 40) for curve in curves}
+        while curves:
+            fit = max(1, (width - 14) // (26 + max(0, max(len(labels[curve.name]) for curve in curves) - 7)))
+            sections.append(_measure(name, title, curves[:fit], labels, report.level))
+            curves = curves[fit:]
+    return sections
+
+
+def _measure(name: str, title: str, curves: list[Curve], labels: dict[str, str], level: float) -> Section:
+    prefix = "" if name == "pass_at_k" else f"{name}_"
+    ragged = any(curve.samples["min"] < curve.samples["max"] for curve in curves)
+    heads = [head for curve in curves for head in (f">{labels[curve.name]}", f"|{level:.0%}", *([">problems"] if ragged else []))]
+    table = tables.table(f">{title}, k", *heads)
+    for place, k in enumerate(curves[0].points["k"]):
+        cells = []
+        for curve in curves:
+            row = curve.points.iloc[place]
+            flag = " ~" if name == "pass_at_k" and 2 * row["over_half"] > row["problems"] else ""
+            cells += [value(row[name]), interval(row[f"{prefix}low"], row[f"{prefix}high"]) + flag]
+            if ragged:
+                cells.append(f"{int(row['problems']):,}")
+        tables.add(table, f"{k:,}", *cells)
+    return [table]
+
+
+def _extrapolation(curve: Curve, level: float) -> Section:
+    far, check = curve.extrapolation, curve.validation
+    if far is None:
+        return []
+    table = tables.table(">k", ">model's pass@k", f"|{level:.0%}")
+    for k, expected, low, high in zip(far.ks, far.pass_at_k, far.low, far.high, strict=True):
+        tables.add(table, f"{k:,}", value(float(expected)), interval(float(low), float(high)))
+    head = f"{shown(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
+    parts: Section = [Text(head), table]
+    if check is not None:
+        words = f"its check by thinning: from {check.kept} samples a problem, pass@{check.k} = {value(check.predicted)} "
+        parts.append(Text(words + f"{interval(check.low, check.high)}; measured {value(check.measured)}"))
+    return parts
+
+
+def _comparison(comparison: Comparison, level: float) -> Section:
+    head = f"{shown(comparison.b, 100)} - {shown(comparison.a, 100)}"
+    solved = comparison.solved
+    facts = (
+        f"{comparison.paired:,} problems paired by id; solved at least once: {solved['both']:,} by both, {solved['only_b']:,} only by "
+        f"{shown(comparison.b, 40)}, {solved['only_a']:,} only by {shown(comparison.a, 40)}, {solved['neither']:,} by neither"
+    )
+    if comparison.only_a or comparison.only_b:
+        facts += f"; {comparison.only_a + comparison.only_b:,} problems are in one of them only and not compared"
+    table = tables.table(">k", ">difference", f"|{level:.0%}", ">problems")
+    for row in comparison.points.to_dict("records"):
+        apart = " *" if row["low"] > 0 or row["high"] < 0 else ""
+        difference = value(row["difference"], sign=True) if abs(row["difference"]) >= 0.0005 else "0.000"
+        tables.add(
+            table,
+            f"{row['k']:,}",
+            "-" if math.isnan(row["difference"]) else difference,
+            interval(row["low"], row["high"], sign=True) + apart,
+            f"{row['problems']:,}",
+        )
+    return [Text(head, "bold"), Text(facts), table, Text(crossing_text(comparison, level))]
+
+
+def _notes(report: Report) -> Section:
+    marks = []
+    if any((2 * curve.points["over_half"] > curve.points["problems"]).any() for curve in report.curves):
+        marks.append("~  k > n / 2 for most problems")
+    if report.comparisons:
+        marks.append("*  this interval, at this k alone, leaves out 0")
+    warned: dict[str, list[str]] = {}
+    for curve in report.curves:
+        for warning in curve.warnings:
+            warned.setdefault(warning, []).append(shown(curve.name, 60))
+    lines = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
+    lines += [*report.notes, *(f"{shown(file.path, 80)}: {note}" for file in report.files for note in file.notes)]
+    return [Text(mark) for mark in marks] + ([_remarks("note", lines)] if lines else [])
+
+
+def _remarks(kind: str, lines: list[str]) -> Table:
+    table = tables.table("|", "<")
+    for line in lines:
+        tables.add(table, kind, shown(line, 600))
+    return table

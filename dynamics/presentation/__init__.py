@@ -1,0 +1,1 @@
+"""What figures, pages and tables share; knows nothing of the measures."""

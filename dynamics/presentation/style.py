@@ -1,0 +1,167 @@
+"""One look for every figure, and one way to save it.
+
+Figures are made with ``matplotlib.figure.Figure`` directly, never with pyplot: nothing needs a display, nothing touches the
+backend or the open figures of whoever imported us, and the same table gives the same bytes.
+
+    with style.use_style():
+        figure = style.new_figure(8, 4)
+        rules(table, figure.subplots())
+        style.save(figure, "figures/precision.png")
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from dynamics.errors import InputError, shown
+from dynamics.io.atomic import replacing
+
+#: for series that are not rules (runs, methods, checkpoints): the rest of the same palette
+SERIES_COLORS = ("#56B4E9", "#D55E00", "#000000", "#F0E442", "#0072B2", "#009E73")
+
+#: sequential map for fractions: even steps in lightness, readable in grey
+SEQUENTIAL = "viridis"
+
+INK = "#222222"
+FAINT = "#6b6b6b"
+GRID = "#e4e4e4"
+
+#: widths in inches of a figure over one column and over both columns of a two-column paper; text is 8 to 9 points at these sizes
+ONE_COLUMN, TWO_COLUMN = 3.4, 7.0
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+_RC: Any = {  # Any, as what types matplotlib gives its keys depends on its version
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships inside matplotlib, so a figure does not depend on the machine's fonts
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10.0,
+    "axes.labelsize": 9.0,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 3.0,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "xtick.minor.size": 0.0,
+    "ytick.minor.size": 0.0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 100,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "training-dynamics",  # otherwise the ids in an SVG are random
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def use_style() -> Iterator[None]:
+    """Draw and save inside this; the caller's matplotlib settings are back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()  # so a figure does not depend on anybody's matplotlibrc
+        mpl.rcParams.update(sns.axes_style("ticks") | sns.plotting_context("paper") | _RC)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of ``width`` by ``height`` inches with room for its labels (constrained layout)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
+    """Write ``figure`` to ``path`` in the format its suffix names (png, svg or pdf), whole or not at all.
+
+    The same figure gives the same bytes: no date or version of a program is written into the file. Call it inside ``use_style``.
+    """
+    path = Path(path)
+    suffix = check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata: dict[str, Any] = {
+        ".png": {"Software": None},
+        ".svg": {"Date": None, "Creator": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }[suffix]
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=metadata)
+    return path
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """The suffix of ``path`` in lower case, or ``InputError``: worth calling before the work of making the figure."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{shown(path)}: a figure's suffix names its format, {suffix or 'none'!r} is not one of {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def percent(fraction: float) -> str:
+    """A fraction as the percentage written on a mark: two digits of its distance to 0% or 100%, whichever is nearer.
+
+    So 0.00053 reads ``0.053%`` and 0.99996 reads ``99.9960%``: "nearly all" never becomes "all", nor "hardly any" "none".
+    """
+    if math.isnan(fraction):
+        return "-"
+    rare = min(fraction, 1.0 - fraction)
+    if rare <= 0.0:
+        return f"{100 * fraction:.0f}%"
+    digits = max(1, 1 - math.floor(math.log10(100 * rare)))
+    if digits > 6:
+        return "<0.00001%" if fraction < 0.5 else ">99.99999%"
+    return f"{100 * fraction:.{digits}f}%"
+
+
+def exponent(number: float) -> str:
+    """``3e-4`` for 0.0003: powers of ten as axes and legends write them."""
+    if not number:
+        return "0"
+    mantissa, _, power = f"{number:e}".partition("e")
+    return f"{float(mantissa):g}e{int(power)}"
+
+
+def label_bars(ax: Axes, labels: list[str], **text: Any) -> list[Text]:
+    """Write ``labels`` above the bars of ``ax``, in the order in which they were drawn."""
+    bars = [patch for container in ax.containers for patch in container]
+    if len(labels) != len(bars):
+        raise ValueError(f"{len(labels)} labels for {len(bars)} bars")
+    size: dict[str, Any] = {"fontsize": 7.0, "ha": "center", "va": "bottom", "xytext": (0, 2), "textcoords": "offset points"} | text
+    tops = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in bars]
+    return [ax.annotate(label, top, **size) for top, label in zip(tops, labels, strict=True)]
+
+
+def legend_beside(ax: Axes, title: str | None = None) -> None:
+    """A legend to the right of ``ax``, where it can cover no data."""
+    ax.legend(title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, alignment="left")

@@ -1,0 +1,142 @@
+"""The recorder: a line of ``metrics.jsonl`` a step, with what moved in the weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.errors import InputError
+from dynamics.recorder.sinks import _sinks
+from dynamics.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from dynamics.sparsity.accumulate import Tally
+
+#: weights compared at once
+CHUNK = 1 << 19
+
+Parameters = Mapping[str, Any] | Iterable[tuple[str, Any]]
+Stored = tuple[np.ndarray[Any, Any], str]
+
+
+class Recorder:
+    """Writes a run directory from inside any training loop.
+
+    Parameters
+    ----------
+    out : the run directory; made if it is not there.
+    every : steps between measurements of the weights, which cost a pass over them and two copies in memory.
+    base : the weights before training, torch tensors or arrays by name; those of the first call if None.
+    tensorboard : also write events for TensorBoard, into ``out/tensorboard``.
+    wandb : also log to this Weights & Biases project.
+
+    Notes
+    -----
+    ``sparsity/RULE`` is the share of weights that are unchanged since the base, ``sparsity_step/RULE`` since the step before; rules as in
+    ``dynamics.sparsity``. Of masters in float32 nearly every weight changes in every step by the rule ``exact``, however small the step.
+    """
+
+    def __init__(
+        self, out: str | Path, *, every: int = 1, base: Parameters | None = None, tensorboard: bool = False, wandb: str | None = None
+    ):
+        if every < 1:
+            raise InputError(f"every={every}: must be at least 1")
+        self.every = every
+        self.seconds = 0.0
+        Path(out).mkdir(parents=True, exist_ok=True)
+        self.directory = RunDirectory(out)
+        self._base = None if base is None else snapshot(base)
+        self._previous: dict[str, Stored] | None = self._base if every == 1 else None
+        self._sinks = _sinks(Path(out), tensorboard, wandb)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.directory.close()
+        for sink in self._sinks:
+            sink(None, {})
+
+    def follow(self, step: int, named_parameters: Parameters) -> None:
+        """Go on after ``step`` of a run that is resumed, whose weights these are; ``base`` stays the base."""
+        self._previous = snapshot(named_parameters) if (step + 1) % self.every == 0 else None
+
+    def step(self, step: int, named_parameters: Parameters | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the line of a step, and give it. ``named_parameters``: the weights after the step; None to leave them out."""
+        line: dict[str, Any] = {"step": step, **metrics}
+        if named_parameters is not None:
+            line |= self.measure(step, named_parameters)
+        self.directory.append_metrics(line)
+        for sink in self._sinks:
+            sink(step, line)
+        return line
+
+    def measure(self, step: int, named_parameters: Parameters) -> dict[str, Any]:
+        """What moved in the weights, if it is measured at this step."""
+        begin = time.perf_counter()
+        found: dict[str, Any] = {}
+        measured, before_next = step % self.every == 0, (step + 1) % self.every == 0
+        if self._base is None:
+            self._base = snapshot(named_parameters)
+            self._previous = self._base if before_next else None
+        elif measured or before_next:
+            now = snapshot(named_parameters)
+            if measured:
+                found |= _change(self._base, now, "sparsity", "update_norm")
+                if self._previous is not None:
+                    found |= _change(self._previous, now, "sparsity_step", "step_norm")
+            self._previous = now if before_next else None
+        self.seconds += time.perf_counter() - begin
+        return found | {"time/recorder_seconds": time.perf_counter() - begin}
+
+
+def snapshot(named_parameters: Parameters) -> dict[str, Stored]:
+    """A copy of the weights as they are stored: flat arrays with the name of their dtype. Of a sharded tensor the local part."""
+    items = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters
+    return {name: _stored(value) for name, value in items}
+
+
+def _stored(value: Any) -> Stored:
+    if isinstance(value, np.ndarray):
+        return np.array(value).ravel(), str(value.dtype)
+    import torch
+
+    local = value.detach().to_local() if hasattr(value, "to_local") else value.detach()
+    local = local.cpu().contiguous().reshape(-1)
+    kind = str(local.dtype).removeprefix("torch.")
+    return (local.view(torch.uint16) if kind == "bfloat16" else local).numpy().copy(), kind
+
+
+def _change(base: dict[str, Stored], now: dict[str, Stored], rules: str, norm: str) -> dict[str, Any]:
+    """Sparsity by rule, and the L2 norm of the difference; against the base also relative to it."""
+    from dynamics.sparsity.comparison import row
+
+    if missing := sorted(set(base) ^ set(now)):
+        raise InputError(f"{missing[0]}: is in only one of the two sets of weights; record the same parameters in every step")
+    total = row("total", _tally(base, now))
+    found: dict[str, Any] = {f"{rules}/{rule}": value for rule, value in total.sparsity.items()} | {norm: total.update_norm}
+    return found | ({"relative_update": total.relative_update} if rules == "sparsity" else {})
+
+
+def _tally(base: dict[str, Stored], now: dict[str, Stored]) -> Tally:
+    from dynamics.io import threads
+    from dynamics.sparsity import accumulate
+
+    def one(part: tuple[str, int]) -> Tally:
+        name, start = part
+        (a, kind), (b, other) = base[name], now[name]
+        if a.shape != b.shape:
+            raise InputError(f"{name}: had {a.size:,} weights and has {b.size:,}")
+        return accumulate.tally_arrays(a[start : start + CHUNK], kind, b[start : start + CHUNK], other)
+
+    parts = [(name, start) for name, (values, _) in base.items() for start in range(0, values.size, CHUNK)]
+    with ThreadPoolExecutor(threads.cores()) as pool:
+        return accumulate.total(pool.map(one, parts))

@@ -1,0 +1,50 @@
+"""Where the numbers of a step also go: TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynamics.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def _sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
+    """Functions of (step, line) that hand numbers on; a step of None closes them."""
+    made = []
+    if tensorboard:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("TensorBoard is not installed: pip install tensorboard") from None
+        writer = SummaryWriter(str(out / "tensorboard"))
+
+        def to_tensorboard(step: int | None, line: dict[str, Any]) -> None:
+            if step is None:
+                writer.close()
+            for name, value in _numbers(line):
+                writer.add_scalar(name, value, step)
+
+        made.append(to_tensorboard)
+    if wandb:
+        try:
+            import wandb as client
+        except ImportError:
+            raise InputError("Weights & Biases is not installed: pip install wandb") from None
+        run = client.init(project=wandb, dir=str(out), name=out.name)
+
+        def to_wandb(step: int | None, line: dict[str, Any]) -> None:
+            if step is None:
+                run.finish()
+            else:
+                run.log(dict(_numbers(line)), step=step)
+
+        made.append(to_wandb)
+    return made
+
+
+def _numbers(line: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in line.items() if name != "step" and isinstance(value, (int, float)) and math.isfinite(value)]

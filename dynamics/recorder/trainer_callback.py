@@ -1,0 +1,239 @@
+"""A run directory from inside the trainers of transformers and TRL."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.errors import InputError
+from dynamics.recorder.recorder import Recorder
+from dynamics.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    pass
+
+
+#: what TRL and transformers log -> what a line of ``metrics.jsonl`` calls it
+_LOGGED = {
+    "frac_reward_zero_std": "group/zero_std",
+    "completions/mean_length": "length/mean",
+    "completions/clipped_ratio": "length/truncated",
+    "clip_ratio/low_mean": "clip/low",
+    "clip_ratio/high_mean": "clip/high",
+    "num_tokens": "tokens_seen",
+    "kl": "kl",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "learning_rate": "learning_rate",
+}
+
+
+def callback(out: str | Path, *, every: int = 10, method: str | None = None, tensorboard: bool = False, wandb: str | None = None) -> Any:
+    """A ``transformers.TrainerCallback`` by which a Trainer, TRL's ``SFTTrainer`` or ``GRPOTrainer`` writes a run directory.
+
+    Parameters
+    ----------
+    every : steps between measurements of the weights.
+    method : what ``run.json`` calls it; by the trainer's arguments if None.
+
+    Notes
+    -----
+    ``entropy`` and ``nll_sampled`` are measured here, at temperature 1 and over the whole vocabulary, from the hidden states of the forward
+    passes that have a gradient, on the tokens that have a label: TRL's own entropy is at its sampling temperature. ``grad_norm`` is the
+    trainer's, before clipping. What the trainer logs otherwise is under ``trainer/``. With ``logging_steps`` above 1 its numbers stand in
+    the lines of the steps at which it logs. Of sharded models the local part is measured.
+    """
+    import transformers
+
+    class Record(transformers.TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.recorder: Recorder | None = None
+            self.line: dict[str, Any] = {}
+            self.step = 0
+            self.probe: _Probe | None = None
+            self.document: dict[str, Any] = {}
+            self.weights: Any = None
+            self.begun = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            model = given["model"]
+            self.recorder = Recorder(out, every=every, base=_moved(model), tensorboard=tensorboard, wandb=wandb)
+            self.document = _about(args, model, method, every)
+            self.recorder.directory.truncate(state.global_step)
+            self.recorder.directory.write_run(self.document)
+            self.probe = _Probe(model, given.get("processing_class"))
+            if self.probe.reason:
+                self.document["notes"] = [self.probe.reason]
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            self.begun = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            self.flush()
+            self.step = state.global_step
+            seconds = time.perf_counter() - self.begun
+            found = self.probe.take() if self.probe else {}
+            self.line = {"loss": None, **found, "grad_norm": None, "seconds": seconds}
+            if self.recorder is not None:
+                self.line |= self.recorder.measure(self.step, _moved(given["model"]))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+            if state.global_step == self.step and logs and "train_runtime" not in logs:
+                self.line |= {_LOGGED.get(name, f"trainer/{name}"): _plain(value) for name, value in logs.items()}
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            self.flush()
+            if self.recorder is not None:
+                self.document["status"] = "finished" if state.global_step >= state.max_steps else "interrupted"
+                self.document["time"] = {"recorder_seconds": self.recorder.seconds}
+                self.recorder.directory.write_run(self.document)
+                self.recorder.close()
+            if self.probe is not None:
+                self.probe.remove()
+
+        def flush(self) -> None:
+            """Write the line of the step before: the trainer logs it only after the step has ended."""
+            if self.recorder is not None and self.line:
+                self.recorder.step(self.step, None, self.line)
+            self.line = {}
+
+    return Record()
+
+
+def _moved(model: Any) -> list[tuple[str, Any]]:
+    return [(name.replace("_orig_mod.", ""), value) for name, value in model.named_parameters() if value.requires_grad]
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, (int, float)) or hasattr(value, "item") else value
+
+
+def _about(args: Any, model: Any, method: str | None, every: int) -> dict[str, Any]:
+    """``run.json`` of somebody else's trainer. Tokens and keys are left out."""
+    import importlib.metadata
+    import json
+
+    kinds = {"GRPOConfig": "rlvr", "SFTConfig": "sft", "RLOOConfig": "rlvr"}
+    secret = ("token", "key", "password", "secret")
+    config = {
+        name: value if isinstance(value, (int, float, bool, str, list, dict, type(None))) else str(value)
+        for name, value in args.to_dict().items()
+        if not (name.endswith(secret) and isinstance(value, str))
+    }
+    packages = {}
+    for name in ("torch", "transformers", "trl", "training-dynamics"):
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for _, value in _moved(model)})
+    return {
+        "schema": "dynamics.run/1",
+        "method": method or kinds.get(type(args).__name__, type(args).__name__),
+        "config": json.loads(json.dumps(config, default=str)),
+        "seed": args.seed,
+        "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
+        "master_dtype": dtypes[0] if len(dtypes) == 1 else dtypes,
+        "compute_dtype": "bfloat16" if getattr(args, "bf16", False) else "float16" if getattr(args, "fp16", False) else dtypes[0],
+        "record_every": every,
+        "packages": packages,
+        "status": "running",
+    }
+
+
+class _Probe:
+    """Entropy and surprisal of labelled tokens, from the hidden states of forward passes that have a gradient."""
+
+    def __init__(self, model: Any, tokenizer: Any):
+        import torch
+
+        from dynamics.models import wrap
+
+        self.sums = [0.0, 0.0]
+        self.tokens = 0
+        self.labels: Any = None
+        self.seconds = 0.0
+        self.handles: list[Any] = []
+        self.reason = ""
+        training = model.training
+        try:
+            self.head = wrap(model, None).head
+        except InputError as error:
+            self.head = None
+            self.reason = f"entropy is not measured: {error}"
+        model.train(training)
+        if self.head is None:
+            self.reason = self.reason or "entropy is not measured: the way from hidden states to logits is not understood"
+            return
+        self.handles = [  # of a compiled model they run outside of what is compiled
+            model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),
+            model.base_model.register_forward_hook(torch.compiler.disable(self._answered)),
+        ]
+
+    def _asked(self, module: Any, positional: Any, named: Any) -> None:
+        import torch
+
+        self.labels = named.get("labels") if torch.is_grad_enabled() and module.training else None
+
+    def _answered(self, module: Any, positional: Any, output: Any) -> None:
+        from dynamics.entropy.logits import from_hidden
+
+        labels, self.labels = self.labels, None
+        if labels is None or self.head is None:
+            return
+        states = output.last_hidden_state[:, -labels.shape[1] :].detach()
+        keep = labels[:, 1:] != -100
+        hidden, targets = states[:, :-1][keep], labels[:, 1:][keep]
+        if not len(targets):
+            return
+        found = from_hidden(
+            hidden.float(),
+            self.head.weight.detach(),
+            bias=self.head.bias,
+            softcap=self.head.softcap,
+            scale=self.head.scale,
+            targets=targets,
+        )
+        self.tokens += len(targets)
+        self.sums[0] += float(found.entropy.sum())
+        self.sums[1] += float(np.asarray(found.surprisal.cpu() if found.surprisal is not None else 0.0).sum())
+
+    def take(self) -> dict[str, Any]:
+        """Means since the last call."""
+        count, sums = self.tokens, self.sums
+        self.tokens, self.sums = 0, [0.0, 0.0]
+        if not count:
+            return {"entropy": None, "nll_sampled": None, "tokens": None}
+        return {"entropy": sums[0] / count, "nll_sampled": sums[1] / count, "tokens": count}
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def recording(reward: Any, out: str | Path) -> Any:
+    """A TRL reward function that also writes what it judged to ``rollouts/step_N.jsonl``."""
+    import functools
+
+    directory = RunDirectory(out)
+
+    @functools.wraps(reward)
+    def judged(*, prompts: Any, completions: Any, completion_ids: Any = None, trainer_state: Any = None, **more: Any) -> Any:
+        given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, "trainer_state": trainer_state}
+        scores = reward(**given, **more)
+        step = (trainer_state.global_step if trainer_state is not None else 0) + 1
+        ids = completion_ids or [None] * len(prompts)
+        rows = [
+            {"prompt": prompt, "completion": text, "completion_ids": one, "role": "solver", "reward": _plain(score)}
+            for prompt, text, one, score in zip(prompts, completions, ids, scores, strict=True)
+        ]
+        directory.path.mkdir(parents=True, exist_ok=True)
+        directory.write_rows(f"rollouts/step_{step}.jsonl", rows)
+        return scores
+
+    return judged

@@ -1,0 +1,99 @@
+"""A run directory: the files by which training and analysis meet. Every file is whole at any moment, or cut back to whole lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError
+from dynamics.io.atomic import replacing
+from dynamics.io.json import finite
+
+
+class RunDirectory:
+    """``run.json``, ``metrics.jsonl``, ``rollouts/``, ``evals/`` under one folder, which must exist."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._metrics: int | None = None
+
+    def write_run(self, document: dict[str, Any]) -> None:
+        with replacing(self.path / "run.json") as temporary:
+            temporary.write_text(json.dumps(finite(document), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def read_run(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path / 'run.json'}: cannot be read ({error})") from None
+        if not isinstance(found, dict):
+            raise InputError(f"{self.path / 'run.json'}: is not an object")
+        return found
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add a step. One write, so that a kill leaves at most one broken line, the last."""
+        target = self.path / "metrics.jsonl"
+        try:
+            if self._metrics is None:
+                self._metrics = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            data = _line(line)
+            if os.write(self._metrics, data) != len(data):
+                raise OSError(28, "no space left on the device")
+        except OSError as error:
+            raise InputError(f"{target}: {error.strerror or error}") from None
+
+    def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """A JSON-lines file, ``rollouts/step_12.jsonl`` say, whole or not at all."""
+        target = self.path / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{target.parent}: {error.strerror or error}") from None
+        with replacing(target) as temporary, open(temporary, "wb") as file:
+            for row in rows:
+                file.write(_line(row))
+
+    def truncate(self, step: int) -> None:
+        """Remove what lies beyond ``step``: lines of metrics, rollouts, evaluations and checkpoints, and unfinished files."""
+        target = self.path / "metrics.jsonl"
+        if target.exists():
+            kept = [line for line in target.read_bytes().splitlines(keepends=True) if _step(line, step)]
+            with replacing(target) as temporary:
+                temporary.write_bytes(b"".join(kept))
+        for file in (self.path / "rollouts").glob("step_*.jsonl"):
+            if _number(file) > step:
+                file.unlink()
+        for folder in (self.path / "checkpoints").glob("step_*"):
+            if _number(folder) > step:
+                shutil.rmtree(folder)
+        for leftover in (*self.path.glob(".run-*.json"), *self.path.glob(".metrics-*.jsonl"), *self.path.glob("*/.*-*.jsonl")):
+            leftover.unlink()
+        for leftover in self.path.glob("*/.step_*.partial"):
+            shutil.rmtree(leftover)
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            os.close(self._metrics)
+            self._metrics = None
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(finite(row), allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def _step(line: bytes, last: int) -> bool:
+    """Whether a line is whole, and of a step up to the last."""
+    try:
+        return line.endswith(b"\n") and int(json.loads(line)["step"]) <= last
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _number(path: Path) -> int:
+    found = re.search(r"step_(\d+)", path.name)
+    return int(found[1]) if found else -1

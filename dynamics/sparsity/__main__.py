@@ -1,0 +1,93 @@
+"""The command ``python -m dynamics.sparsity``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dynamics.errors import InputError
+from dynamics.sparsity.comparison import Comparison, Step, compare, last_against_first, series, series_dict, table
+from dynamics.sparsity.definitions import LIKE
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from dynamics.cli.outputs import check_outputs
+    from dynamics.cli.progress import Bar
+
+    options = _parser().parse_args(argv)
+    check_outputs(options)
+    settings = {"rtol": options.rtol, "atol": options.atol, "like": options.like, "threads": options.threads}
+    checkpoints = [options.base, options.tuned, *options.more]
+    steps: list[Step] = []
+    with Bar("comparing") as bar:
+        if options.more:
+            steps = series(checkpoints, **settings, progress=bar)
+            comparison = last_against_first(steps)
+        else:
+            comparison = compare(options.base, options.tuned, **settings, progress=bar)
+    if "-" not in (options.json, options.csv):
+        from dynamics.sparsity.terminal import show
+
+        show(comparison, steps)
+    _write(options, comparison, steps)
+
+
+def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
+    from dynamics.cli.outputs import write
+    from dynamics.io.json import to_json
+
+    if options.json:
+        write(options.json, to_json(series_dict(steps) if steps else comparison.to_dict()))
+    if options.csv:
+        write(options.csv, table(comparison, steps).to_csv(index=False))
+    if options.html:
+        from dynamics.sparsity.page import page
+
+        write(options.html, page(comparison, steps))
+    if options.figure:
+        from dynamics.presentation.style import save
+        from dynamics.sparsity.plot import figure
+
+        save(figure(comparison, steps), options.figure)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from dynamics.cli.command import Parser
+    from dynamics.cli.outputs import add_outputs
+
+    parser = Parser(
+        prog="python -m dynamics.sparsity",
+        description="Which weights moved between two checkpoints: update sparsity under four rules, norms, distance in bfloat16 steps.",
+        epilog="example: python -m dynamics.sparsity Qwen2.5-7B Qwen2.5-7B-RL --json report.json --html report.html --figure heat.png",
+    )
+    parser.add_argument("base", metavar="BASE", help="checkpoint before: a file, folder or Hub id")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after; may be a PEFT LoRA folder")
+    parser.add_argument(
+        "more", metavar="MORE", nargs="*", help="later checkpoints: a series, each against BASE and against the one before it"
+    )
+    add_outputs(parser, "every row", "layer x module (a series: sparsity against step)")
+    parser.add_argument("--like", choices=sorted(LIKE), help="print the number of this paper's rule first")
+    parser.add_argument("--rtol", type=float, default=1e-3, help="threshold of the rule rtol (default %(default)s)")
+    parser.add_argument("--atol", type=float, default=1e-5, help="threshold of the rule atol (default %(default)s)")
+    parser.add_argument("--threads", type=_positive, help="chunks in work at once (default: one a core)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--threads {text}: must be a whole number of at least 1")
+    return int(text)
+
+
+def cli(argv: Sequence[str] | None = None) -> int:
+    from dynamics.cli.command import run
+
+    return run("dynamics.sparsity", main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,354 @@
+"""Compare two checkpoints weight by weight, or a series of them, and give the result as rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
+from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
+from dynamics.errors import InputError
+from dynamics.sparsity.definitions import LIKE, RULES, mukherjee_threshold, rule_texts
+from dynamics.sparsity.notes import explain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dynamics.checkpoints.matching import Match, Pair
+    from dynamics.io.threads import Progress
+    from dynamics.sparsity.accumulate import Tally
+
+SCHEMA = "dynamics.sparsity/1"
+#: bins of the distance histogram, in bf16 steps
+STEPS = ("0", "1", "2", *(f"{2**power + 1}-{2 ** (power + 1)}" for power in range(1, 16)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The change of one set of weights: a tensor, a layer, a kind of module, or all.
+
+    Attributes
+    ----------
+    numel : weights compared.
+    changed, sparsity : rule -> how many changed; 1 - changed / numel.
+    ulp : distance in bf16 steps -> weights, both sides rounded to bf16; ``nonfinite`` pairs are not in it.
+    base_norm, update_norm : L2 norm of base, and of tuned - base; float64 sums.
+    relative_update : update_norm / base_norm.
+    cosine, cosine_distance : between base and tuned; the distance is 1 - cosine, formed without cancellation.
+    max_abs_update : largest |tuned - base|.
+    nonfinite : pairs with NaN or infinity on either side.
+
+    Notes
+    -----
+    ``exact`` across dtypes measures storage: rounding an fp32 checkpoint to bf16 changes nearly every value. ``bf16`` hides updates of
+    less than about half a step, |w| / 256. ``atol`` calls a one-step change of a bf16 weight below 0.00195 no change at all.
+    """
+
+    name: str
+    numel: int
+    changed: dict[str, int]
+    sparsity: dict[str, float]
+    ulp: dict[str, int]
+    base_norm: float
+    update_norm: float
+    relative_update: float
+    cosine: float
+    cosine_distance: float
+    max_abs_update: float
+    nonfinite: int
+    shape: tuple[int, ...] | None = None
+    dtype_base: str | None = None
+    dtype_tuned: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        entries = {key: value for key, value in vars(self).items() if value is not None}
+        if self.shape is not None:
+            entries["shape"] = list(self.shape)
+        return entries
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed between two checkpoints. ``rows``: a row a tensor; the rest are sums over them."""
+
+    base: Checkpoint
+    tuned: Checkpoint
+    total: Row
+    layers: list[Row]
+    modules: list[Row]
+    rows: list[Row]
+    skipped: list[Skip]
+    notes: list[str]
+    rtol: float
+    atol: float
+    like: dict[str, Any] | None = None
+    adapters: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def tensors(self) -> pd.DataFrame:
+        """One row a tensor: name, layer, module, shape, dtypes, numel, changed_*, sparsity_*, ulp_*, norms."""
+        import pandas as pd
+
+        return pd.DataFrame([_flat("tensor", row) for row in self.rows])
+
+    @property
+    def grid(self) -> pd.DataFrame:
+        """One row a cell of layer x module: numel, changed_* and sparsity_*, weighted by numel; what the heat map draws."""
+        counts = ["numel", *(f"changed_{rule}" for rule in RULES)]
+        cells = self.tensors.groupby(["layer", "module"], sort=False, as_index=False)[counts].sum()
+        for rule in RULES:
+            cells[f"sparsity_{rule}"] = 1 - cells[f"changed_{rule}"] / cells["numel"]
+        return cells
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "base": _side(self.base),
+            "tuned": _side(self.tuned),
+            "rules": rule_texts(self.rtol, self.atol),
+            "notes": self.notes,
+        }
+        if self.like:
+            document["like"] = self.like
+        document["total"] = self.total.to_dict()
+        for part in ("layers", "modules"):
+            document[part] = [row.to_dict() for row in getattr(self, part)]
+        document["tensors"] = [row.to_dict() for row in self.rows]
+        if self.adapters:
+            document["adapters"] = self.adapters
+        document["skipped"] = [{"name": skip.name, "where": skip.where, "reason": skip.reason} for skip in self.skipped]
+        return document
+
+
+@dataclass(frozen=True)
+class Step:
+    """One comparison of a series. ``against``: ``first`` or ``previous``."""
+
+    against: str
+    start: str
+    end: str
+    comparison: Comparison
+
+
+def compare(
+    base: Source,
+    tuned: Source,
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-5,
+    like: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two checkpoints weight by weight, in one pass over their bytes.
+
+    Parameters
+    ----------
+    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may be a LoRA adapter folder.
+    rtol, atol : thresholds of the two tolerant rules.
+    like : ``mukherjee`` or ``path-not-taken``: also give that paper's own number, in ``Comparison.like``.
+    threads : None for one a core.
+    progress : called with (weights done, weights in all).
+
+    Raises
+    ------
+    InputError : a checkpoint that cannot be read, two that have nothing in common, or a shape that differs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> before = {"w": np.array([1.0, 2.0, 3.0, 4.0], np.float32)}
+    >>> after = {"w": np.array([1.0, 2.0, 3.0, 4.5], np.float32)}
+    >>> compare(before, after).total.sparsity["exact"]
+    0.75
+    """
+    from dynamics.checkpoints.matching import match
+
+    if like is not None and like not in LIKE:
+        raise InputError(f"like={like!r}: there are {', '.join(LIKE)}")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name}={value}: must be a number of at least 0")
+    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    adapters: list[dict[str, Any]] = []
+    if before.adapter is not None:
+        raise InputError(f"{before.path}: is a LoRA adapter, which has no weights of its own; name the model it belongs to as BASE")
+    if after.adapter is not None:
+        after, adapters = after.adapter.apply(before)
+    matched = match(before, after)
+    return _measure(before, after, matched, adapters, rtol, atol, like, threads, progress)
+
+
+def _measure(
+    base: Checkpoint,
+    tuned: Checkpoint,
+    matched: Match,
+    adapters: list[dict[str, Any]],
+    rtol: float,
+    atol: float,
+    like: str | None,
+    threads: int | None,
+    progress: Progress | None,
+) -> Comparison:
+    from dynamics.checkpoints import parameter_names
+    from dynamics.sparsity.accumulate import Thresholds, tally_pairs, total
+
+    bf16_atol = mukherjee_threshold(atol) if like == "mukherjee" else None
+    tallies = tally_pairs(matched.pairs, Thresholds(rtol, atol, bf16_atol), threads, progress)
+    pairs = list(zip(matched.pairs, tallies, strict=True))
+    whole = total(tallies)
+    comparison = Comparison(
+        base,
+        tuned,
+        row("total", whole),
+        _groups(pairs, lambda pair: parameter_names.layer(pair.name) or OUTSIDE, parameter_names.layer_order),
+        _groups(pairs, lambda pair: parameter_names.kind(pair.name), module_order),
+        [row(pair.name, tally, pair) for pair, tally in pairs],
+        matched.skipped,
+        list(matched.notes),
+        rtol,
+        atol,
+        _like(like, whole) if like else None,
+        adapters,
+    )
+    comparison.notes.extend(explain(comparison))
+    return comparison
+
+
+def row(name: str, tally: Tally, pair: Pair | None = None) -> Row:
+    """The public numbers of a tally."""
+    from dynamics.sparsity import kernels
+
+    numel = int(tally.counts[kernels.NUMEL])
+    indices = (kernels.EXACT, kernels.BF16, kernels.RTOL, kernels.ATOL)
+    changed = {rule: int(tally.counts[index]) for rule, index in zip(RULES, indices, strict=True)}
+    base, tuned = math.sqrt(tally.sums[kernels.BASE]), math.sqrt(tally.sums[kernels.TUNED])
+    update = math.sqrt(tally.sums[kernels.UPDATE])
+    distance = _cosine_distance(base, tuned, float(tally.sums[kernels.UPDATE]), float(tally.sums[kernels.CROSS]))
+    return Row(
+        name,
+        numel,
+        changed,
+        {rule: 1 - count / numel if numel else math.nan for rule, count in changed.items()},
+        dict(zip(STEPS, map(int, tally.bins), strict=True)),
+        base,
+        update,
+        update / base if base else math.nan,
+        1 - distance,
+        distance,
+        float(tally.peak[0]),
+        int(tally.counts[kernels.NONFINITE]),
+        pair.base.shape if pair else None,
+        pair.base.dtype if pair else None,
+        pair.tuned.dtype if pair else None,
+    )
+
+
+def _cosine_distance(base: float, tuned: float, update_squared: float, cross: float) -> float:
+    """1 - cos = (|d|^2 - (|b| - |a|)^2) / (2 |a| |b|), with |b| - |a| = (2 a.d + |d|^2) / (|a| + |b|): nothing cancels when b is near a."""
+    if not base or not tuned:
+        return math.nan
+    longer = (2 * cross + update_squared) / (base + tuned)
+    return min(2.0, max(0.0, (update_squared - longer * longer) / (2 * base * tuned)))
+
+
+def _like(like: str, whole: Tally) -> dict[str, Any]:
+    from dynamics.sparsity import kernels
+
+    numel = int(whole.counts[kernels.NUMEL])
+    changed = whole.beyond_bf16 if like == "mukherjee" else int(whole.counts[kernels.BF16])
+    paper = LIKE[like]
+    return {"paper": paper.title, "rule": paper.text, "changed": changed, "sparsity": 1 - changed / numel if numel else math.nan}
+
+
+def _groups(pairs: list[tuple[Pair, Tally]], of: Callable[[Pair], str], order: Callable[[str], Any]) -> list[Row]:
+    from dynamics.sparsity.accumulate import Tally
+
+    groups: dict[str, Tally] = {}
+    for pair, tally in pairs:
+        groups.setdefault(of(pair), Tally()).__iadd__(tally)
+    return [row(name, groups[name]) for name in sorted(groups, key=order)]
+
+
+def series(
+    sources: Sequence[Source],
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-5,
+    like: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Step]:
+    """Compare each checkpoint with the first, then each with the one before it.
+
+    The first step stands in both halves, computed once. Parameters as for ``compare``.
+    """
+    if len(sources) < 2:
+        raise InputError(f"a series needs two checkpoints or more, got {len(sources)}")
+    opened = [open_checkpoint(source) for source in sources]
+    jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
+    whole: list[Checkpoint] = [opened[0]]
+    for checkpoint in opened[1:]:
+        whole.append(checkpoint if checkpoint.adapter is None else checkpoint.adapter.apply(opened[0])[0])
+    done: dict[tuple[int, int], Comparison] = {}
+    for _, start, end in jobs:
+        if (start, end) not in done:
+            target = opened[end] if start == 0 else whole[end]
+
+            def report(count: int, of: int, number: int = len(done)) -> None:
+                if progress:
+                    progress(number * of + count, of * (2 * len(opened) - 3))
+
+            done[start, end] = compare(whole[start], target, rtol=rtol, atol=atol, like=like, threads=threads, progress=report)
+    return [Step(against, opened[start].path, opened[end].path, done[start, end]) for against, start, end in jobs]
+
+
+def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
+    """A series as a document: the last checkpoint against the first in full, and the total of every step."""
+    document = last_against_first(steps).to_dict()
+    document["series"] = [
+        {"from": step.start, "to": step.end, "against": step.against, "total": step.comparison.total.to_dict()} for step in steps
+    ]
+    return document
+
+
+def last_against_first(steps: Sequence[Step]) -> Comparison:
+    return [step.comparison for step in steps if step.against == "first"][-1]
+
+
+def _side(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
+
+
+def _flat(level: str, row: Row) -> dict[str, Any]:
+    """A row as one flat record; ``level`` says what it sums over."""
+    from dynamics.checkpoints import parameter_names
+
+    record: dict[str, Any] = {"level": level, "name": row.name}
+    if level == "tensor":
+        record["layer"] = parameter_names.layer(row.name) or OUTSIDE
+        record["module"] = parameter_names.kind(row.name)
+        record["shape"] = "x".join(map(str, row.shape or ()))
+        record["dtype_base"], record["dtype_tuned"] = row.dtype_base, row.dtype_tuned
+    record["numel"] = row.numel
+    record |= {f"changed_{rule}": count for rule, count in row.changed.items()}
+    record |= {f"sparsity_{rule}": value for rule, value in row.sparsity.items()}
+    for key in ("base_norm", "update_norm", "relative_update", "cosine", "cosine_distance", "max_abs_update", "nonfinite"):
+        record[key] = getattr(row, key)
+    record |= {f"ulp_{step}": count for step, count in row.ulp.items()}
+    return record
+
+
+def table(comparison: Comparison, steps: Sequence[Step] = ()) -> pd.DataFrame:
+    """Every row of a comparison as one tidy table, ``level`` one of total, layer, module, tensor and, in a series, step."""
+    import pandas as pd
+
+    records = [_flat("total", comparison.total)]
+    for level, rows in (("layer", comparison.layers), ("module", comparison.modules), ("tensor", comparison.rows)):
+        records += [_flat(level, row) for row in rows]
+    for step in steps:
+        records.append(_flat("step", step.comparison.total) | {"name": f"{step.start} -> {step.end}", "against": step.against})
+    return pd.DataFrame(records)

@@ -1,0 +1,58 @@
+"""What the dtypes of two checkpoints do to the numbers of a comparison, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dynamics.presentation.text import percent
+
+if TYPE_CHECKING:
+    from dynamics.sparsity.comparison import Comparison
+
+
+def explain(comparison: Comparison) -> list[str]:
+    """What the dtypes of the two sides do to the numbers, in words."""
+    total, notes = comparison.total, []
+    kinds = {(row.dtype_base, row.dtype_tuned): 0 for row in comparison.rows}
+    for one in comparison.rows:
+        kinds[one.dtype_base, one.dtype_tuned] += one.numel
+    (base, tuned), most = max(kinds.items(), key=lambda item: item[1])
+    hidden = total.changed["exact"] - total.changed["bf16"]
+    share = hidden / total.numel if total.numel else 0.0
+    if comparison.adapters:
+        notes.append(
+            "tuned is an adapter: its weights are base + scaling B A, formed in float64 a chunk at a time. `exact` counts any update that "
+            "is not zero; `bf16` is what a merge into bfloat16 would change"
+        )
+    elif base == tuned == "bfloat16":
+        small = (total.changed["exact"] - total.changed["atol"]) / max(1, total.numel)
+        agree = "`exact`, `bf16` and `rtol` agree" if comparison.rtol < 2**-8 else "`exact` and `bf16` agree"
+        notes.append(
+            f"both sides store bfloat16: {agree} by arithmetic, since two different bfloat16 values are at least 2^-8 apart; `atol` also "
+            f"calls unchanged {percent(small)} of the weights, which changed by no more than {comparison.atol:g}"
+        )
+    elif base == tuned:
+        notes.append(
+            f"both sides store {base}: {percent(share)} of the weights changed by less than bfloat16 can show, so sparsity is "
+            f"{percent(total.sparsity['exact'])} as stored and {percent(total.sparsity['bf16'])} as a bfloat16 checkpoint would show it; "
+            "compare with other papers under their own dtype"
+        )
+    else:
+        notes.append(
+            f"base stores {base}, tuned stores {tuned}: {percent(share)} of the weights differ as stored but agree in bfloat16. That part "
+            "is rounding, or updates too small for bfloat16: two files cannot tell which. Read `bf16`, which treats both sides alike, and "
+            "`exact` only if the wider side was never rounded"
+        )
+    if most < total.numel:
+        mixed = ", ".join(f"{a} -> {b}: {count / total.numel:.2%}" for (a, b), count in sorted(kinds.items(), key=lambda item: -item[1]))
+        notes.append(f"dtypes differ between tensors ({mixed}); each tensor is compared in its own, see the tensor rows")
+    for side in ("base", "tuned"):
+        types = (getattr(comparison, side).config or {}).get("gguf_types")
+        quantised = [kind for kind in types or {} if kind not in ("F32", "F16", "BF16", "F64")]
+        if quantised:
+            notes.append(
+                f"{side} is quantised ({', '.join(quantised)}): its values are the dequantised ones, so differences include the quantiser's"
+            )
+    if total.nonfinite:
+        notes.append(f"{total.nonfinite} pairs hold NaN or infinity: counted, and left out of histogram, norms and cosine")
+    return notes

@@ -1,0 +1,64 @@
+"""How much the four rules for "this weight changed" disagree about the same pair of checkpoints."""
+
+from __future__ import annotations
+
+from textwrap import fill
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from dynamics.presentation import style
+from dynamics.sparsity import plot_rules
+from dynamics.sparsity.definitions import RULES, rule_texts
+
+#: one colour a rule, in every figure: Okabe and Ito (2008), told apart by readers with any of the common colour deficiencies
+RULE_COLORS = {"exact": "#0072B2", "bf16": "#E69F00", "rtol": "#009E73", "atol": "#CC79A7"}
+
+#: what a legend says for a rule, at the thresholds that are the defaults of ``dynamics.sparsity``
+RULE_LABELS = {rule: f"{rule}: {text}" for rule, text in rule_texts(1e-3, 1e-5).items()}
+
+
+def rules(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the update sparsity of each comparison under each rule as grouped bars, with the value on every bar.
+
+    Args:
+        table: a row a (comparison, rule), columns ``comparison`` (text, may hold line breaks), ``rule`` (one of
+            ``RULES``) and ``sparsity`` (fraction of weights unchanged, in [0, 1]). Comparisons are drawn from left to
+            right in the order in which they first appear.
+        ax: drawn into, and given back.
+
+    Notes:
+        The axis always runs from 0 to 1: a truncated one would make a difference between two dense updates look like a
+        difference in kind. Labels keep as many digits as it takes not to print ``100%`` for "almost all".
+
+    Example:
+        >>> from dynamics.presentation import style
+        >>> figure = style.new_figure(6, 3)
+        >>> table = pd.DataFrame({"comparison": ["a", "a"], "rule": ["exact", "bf16"], "sparsity": [0.1, 0.9]})
+        >>> len(rules(table, figure.subplots()).patches)
+        2
+    """
+    comparisons = list(dict.fromkeys(table["comparison"]))
+    present = [rule for rule in RULES if rule in set(table["rule"])]
+    values = table.set_index(["comparison", "rule"])["sparsity"].astype(float)
+    width = 0.84 / len(present)
+    labels: list[str] = []
+    for i, rule in enumerate(present):
+        offset = (i - (len(present) - 1) / 2) * width
+        here = [(x, values[comparison, rule]) for x, comparison in enumerate(comparisons) if (comparison, rule) in values.index]
+        ax.bar(
+            [x + offset for x, _ in here],
+            [height for _, height in here],
+            width=0.94 * width,
+            color=plot_rules.RULE_COLORS[rule],
+            label=fill(plot_rules.RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
+        )
+        labels += [style.percent(height) for _, height in here]
+    style.label_bars(ax, labels)
+    ax.set_xticks(range(len(comparisons)), comparisons)
+    ax.set_xlim(-0.5, len(comparisons) - 0.5)
+    ax.set_ylim(0, 1.08)  # room for the label of a full bar
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+    ax.set_ylabel("update sparsity\n(fraction of weights unchanged)")
+    style.legend_beside(ax, title="a weight counts as changed when")
+    return ax

@@ -1,0 +1,83 @@
+"""How far the weights moved, counted in steps of bf16."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from dynamics.presentation import style
+
+
+def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw what fraction of the weights moved by 0, 1, 2, 3-4, ... bf16 steps: a dot a (series, bin), on a log axis.
+
+    Args:
+        table: a row a (series, bin), columns ``series`` (text), ``steps`` (the bin as text, ``"0"``, ``"1"``, ``"3-4"``, in
+            order) and ``fraction`` (of all weights, in [0, 1]).
+        ax: drawn into, and given back.
+
+    Notes:
+        Both sides are rounded to bf16 before steps are counted, so "0" holds the weights whose update a bf16 file cannot
+        show, not only those that did not move. A step is a fixed *relative* distance, 2^-8 to 2^-7 of the weight. Dots and no
+        bars, because a bar's length means nothing on a log axis; an empty bin has no dot and says ``0%`` at the foot.
+
+    Example:
+        >>> from dynamics.presentation import style
+        >>> figure = style.new_figure(6, 3)
+        >>> table = pd.DataFrame({"series": ["a", "a"], "steps": ["0", "1"], "fraction": [0.9, 0.1]})
+        >>> len(ulp_histogram(table, figure.subplots()).collections) > 0
+        True
+    """
+    bins = list(dict.fromkeys(table["steps"]))
+    series = list(dict.fromkeys(table["series"]))
+    positive = table.loc[table["fraction"] > 0, "fraction"]
+    floor = 10.0 ** np.floor(np.log10(positive.min() / 3)) if len(positive) else 1e-3
+    gap = 0.8 / len(series)
+    for i, name in enumerate(series):
+        color = style.SERIES_COLORS[i % len(style.SERIES_COLORS)]
+        offset = (i - (len(series) - 1) / 2) * gap
+        fractions = table[table["series"] == name].set_index("steps")["fraction"]
+        filled = [(bins.index(steps) + offset, float(value)) for steps, value in fractions.items() if value > 0]
+        x, y = [point[0] for point in filled], [point[1] for point in filled]
+        ax.vlines(x, floor, y, color=color, linewidth=1.0, alpha=0.5)
+        ax.scatter(x, y, color=color, s=26, zorder=3, label=name)
+        for left, height in filled:
+            _write(ax, style.percent(height), left, height)
+        for steps, value in fractions.items():
+            if value == 0:
+                _write(ax, style.percent(0), bins.index(steps) + offset, floor)
+    ax.set_yscale("log")
+    ax.set_ylim(floor, 5.0)  # room for the label of a full bin
+    ax.yaxis.set_major_locator(LogLocator(base=10, numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _decade(value)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(range(len(bins)), [steps.replace("-", "–") for steps in bins])
+    ax.set_xlim(-0.5, len(bins) - 0.5)
+    ax.set_xlabel("size of the update, in bf16 steps (both sides rounded to bf16)")
+    ax.set_ylabel("fraction of weights (log scale)")
+    ax.legend(loc="upper right")  # where a histogram of distances has its thin tail
+    return ax
+
+
+def merge_tail(ulp: dict[str, int], last: int = 64) -> dict[str, int]:
+    """A histogram as ``dynamics.sparsity`` gives it, with all bins beyond ``last`` steps joined into one, ``over 64``.
+
+    The far bins say less than they seem to: bf16 has thousands of values between zero and any weight that one sees, so a weight
+    that was exactly zero lands there at the smallest update.
+
+    Example:
+        >>> merge_tail({"0": 5, "1": 3, "2": 1, "3-4": 2, "5-8": 1}, last=2)
+        {'0': 5, '1': 3, '2': 1, 'over 2': 3}
+    """
+    near = {steps: count for steps, count in ulp.items() if int(steps.split("-")[-1]) <= last}
+    return near | {f"over {last}": sum(ulp.values()) - sum(near.values())}
+
+
+def _write(ax: Axes, text: str, x: float, y: float) -> None:
+    ax.annotate(text, (x, y), xytext=(0, 5), textcoords="offset points", ha="center", va="bottom", fontsize=7.0, color=style.INK)
+
+
+def _decade(fraction: float) -> str:
+    return "" if fraction > 1 else f"{100 * fraction:.10f}".rstrip("0").rstrip(".") + "%"

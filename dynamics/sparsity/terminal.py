@@ -1,0 +1,199 @@
+"""A comparison on a screen: the numbers that answer the question first, everything else in about forty lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from dynamics.checkpoints.parameter_names import OUTSIDE
+from dynamics.errors import shown
+from dynamics.presentation import tables, text
+from dynamics.presentation.tables import Section
+from dynamics.presentation.text import percent
+from dynamics.sparsity.definitions import RULES, rule_texts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynamics.sparsity.comparison import Comparison, Row, Step
+
+#: bins of the histogram with a line of their own; the rest of a longer tail shares one more
+BARS = 6
+BLOCKS = "▁▂▃▄▅▆▇█"
+NOTE = 2000
+
+
+def show(comparison: Comparison, steps: Sequence[Step] = (), console: Console | None = None) -> None:
+    """Print a comparison, and the steps of a series, to standard output (or to ``console``)."""
+
+    def sections(width: int, fancy: bool) -> list[Section]:
+        return [
+            _header(comparison),
+            _like(comparison),
+            _rules(comparison),
+            _norms(comparison.total),
+            _histogram(comparison.total, width, fancy),
+            _modules(comparison),
+            _layers(comparison, width, fancy),
+            _steps(steps),
+            _adapters(comparison.adapters),
+            _notes(comparison.notes),
+            _skipped(comparison),
+        ]
+
+    tables.show(sections, console)
+
+
+def _header(comparison: Comparison) -> Section:
+    lines: Section = []
+    for side in ("base", "tuned"):
+        one = getattr(comparison, side)
+        stored = f"{shown(one.format)}, {text.types(one.dtypes)}"
+        lines.append(Text.assemble((f"{side:<6} {shown(one.path, 300)}", "bold"), (f"  {stored}", "dim")))
+    tensors, skipped = len(comparison.rows), len(comparison.skipped)
+    weights = comparison.total.numel
+    line = f"{weights:,} weight{'s' * (weights != 1)} in {tensors:,} tensor{'s' * (tensors != 1)} compared"
+    return [*lines, Text(line + (f"; {skipped:,} left out, see the end" if skipped else ""))]
+
+
+def _like(comparison: Comparison) -> Section:
+    like = comparison.like
+    if not like:
+        return []
+    counted = f"{like['changed']:,} of {comparison.total.numel:,} weights changed"
+    rule = tables.table("|", "<")
+    tables.add(rule, "rule", like["rule"])
+    return [Text.assemble((f"{like['paper']}: sparsity {percent(like['sparsity'])}", "bold"), f"  {counted}"), rule]
+
+
+def _rules(comparison: Comparison) -> Section:
+    table = tables.table("|rule", "<a weight has changed when", ">changed", ">sparsity")
+    for rule, words in rule_texts(comparison.rtol, comparison.atol).items():
+        tables.add(table, rule, words, f"{comparison.total.changed[rule]:,}", percent(comparison.total.sparsity[rule]))
+    return [table]
+
+
+def _norms(total: Row) -> Section:
+    table = tables.table(">L2 of base", ">L2 of update", ">rel. update", ">1 - cosine", ">max |d|", ">nonfinite")
+    values = (total.base_norm, total.update_norm, total.relative_update, total.cosine_distance, total.max_abs_update)
+    tables.add(table, *map(text.number, values), f"{total.nonfinite:,}")
+    return [table]
+
+
+def _histogram(total: Row, width: int, fancy: bool) -> Section:
+    """How many weights moved by how many bf16 steps, up to the last bin that holds any."""
+    counts = list(total.ulp.items())[: text.last_bin(total.ulp)]
+    if len(counts) > BARS + 1:
+        start = counts[BARS][0].split("-")[0]
+        counts = [*counts[:BARS], (f"{start} or more", sum(count for _, count in counts[BARS:]))]
+    whole = sum(total.ulp.values())
+    table = tables.table(">bf16 steps", ">weights", ">share", "|")
+    room = max(10, min(50, width - 50))
+    for name, count in counts:
+        share = count / whole if whole else math.nan
+        table.add_row(Text(name), Text(f"{count:,}"), Text(percent(share)), Text(_bar(share, room, fancy), "cyan"))
+    return [table]
+
+
+def _bar(share: float, room: int, fancy: bool) -> str:
+    """A bar of up to ``room`` characters; a share too small for one still shows a tick."""
+    length = 0 if math.isnan(share) else round(share * room)
+    return ("█" if fancy else "#") * length or ("▏" if fancy else "|") * (share > 0)
+
+
+def _modules(comparison: Comparison) -> Section:
+    table = tables.table("|sparsity of, %", ">weights", *(f">{rule}" for rule in RULES), ">rel. update")
+    for row in comparison.modules:
+        tables.add(table, shown(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
+    return [table]
+
+
+def _bare(fraction: float) -> str:
+    """A percentage for a column that says % in its head."""
+    return percent(fraction).removesuffix(" %")
+
+
+def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
+    """Lowest, middle and highest layer under each rule, and the course over the layers as a line of blocks."""
+    rows = {row.name: row for row in comparison.layers if row.name != OUTSIDE and row.numel}
+    if not rows:
+        return []
+    prefix, labels = text.layer_labels(rows)
+    stacks = text.stacks(rows)
+    room = min(40, width - 55 - 2 * max(map(len, labels.values())))  # what the numbers and names leave for the line of blocks
+    head = ["|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer"]
+    if blocks := fancy and room >= 10:
+        spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
+        head.append(f"|{prefix + spans if len(prefix + spans) <= room else shown(spans, room)}")
+    table = tables.table(*head)
+    for rule in RULES:
+        values = {name: row.sparsity[rule] for name, row in rows.items()}
+        lowest, highest = min(rows, key=values.__getitem__), max(rows, key=values.__getitem__)
+        cells = [rule, percent(values[lowest]), labels[lowest], percent(median(values.values())), percent(values[highest]), labels[highest]]
+        if blocks:
+            cells.append(_sparkline([[rows[name] for name in stack] for stack in stacks], rule, room))
+        tables.add(table, *cells)
+    return [table]
+
+
+def _sparkline(stacks: Sequence[Sequence[Row]], rule: str, room: int) -> str:
+    """A block a layer, or one for a few neighbours pooled where room is short; the lowest to the highest of the line, stacks apart."""
+    size = math.ceil(sum(map(len, stacks)) / room)
+    pools = [[stack[start : start + size] for start in range(0, len(stack), size)] for stack in stacks]
+    values = [[1 - sum(row.changed[rule] for row in pool) / sum(row.numel for row in pool) for pool in stack] for stack in pools]
+    low, high = min(map(min, values)), max(map(max, values))
+    if high - low < 1e-12:
+        return " ".join(BLOCKS[3] * len(stack) for stack in values)
+    return " ".join("".join(BLOCKS[min(7, int(8 * (value - low) / (high - low)))] for value in stack) for stack in values)
+
+
+def _steps(steps: Sequence[Step]) -> Section:
+    if not steps:
+        return []
+    short = text.short_paths(path for step in steps for path in (step.start, step.end))
+    table = tables.table("|against", "<from", "<to", *(f">{rule}" for rule in RULES), ">rel. update")
+    for step in steps:
+        total = step.comparison.total
+        numbers = [*map(_bare, total.sparsity.values()), text.number(total.relative_update)]
+        tables.add(table, step.against, short[step.start], short[step.end], *numbers)
+    return [Text("Sparsity in % along the series. All of the above is its last checkpoint against its first."), table]
+
+
+def _adapters(adapters: Sequence[dict[str, Any]]) -> Section:
+    if not adapters:
+        return []
+    norm = math.sqrt(math.fsum(float(record["update_norm"]) ** 2 for record in adapters))
+    spans = [f"{key.replace('_', ' ')} {_span([record[key] for record in adapters])}" for key in ("rank", "numerical_rank", "scaling")]
+    table = tables.table("|", "<")
+    tables.add(table, "adapter", f"updates {len(adapters):,} tensors: {', '.join(spans)}; L2 of all updates {text.number(norm)}")
+    return [table]
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = text.number(min(values)), text.number(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _notes(notes: Sequence[str]) -> Section:
+    if not notes:
+        return []
+    table = tables.table("|", "<")
+    for note in notes:
+        tables.add(table, "note", shown(note, NOTE))
+    return [table]
+
+
+def _skipped(comparison: Comparison) -> Section:
+    """What was left out, by reason: all of it counted, the first three of each named."""
+    if not comparison.skipped:
+        return []
+    table = tables.table(">left out", "|of", "<because")
+    for where, reason, names in text.skipped_groups(comparison.skipped):
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        some = ", ".join(shown(name, 80) for name in names[:3])
+        tables.add(table, f"{len(names):,}", shown(where), f"{shown(reason, NOTE)}: {some}{more}")
+    return [table]

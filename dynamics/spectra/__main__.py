@@ -1,0 +1,151 @@
+"""The command ``python -m dynamics.spectra``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynamics.errors import InputError
+from dynamics.spectra.comparison import _OPTIONAL, METHODS, SCHEMA, Spectrum, compare
+from dynamics.spectra.linalg import MORE, TAIL
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from dynamics.cli.outputs import check_outputs, write
+    from dynamics.cli.progress import Bar
+    from dynamics.io.json import to_json
+
+    options = _parser().parse_args(argv)
+    check_outputs(options)
+    if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
+        raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
+    kept = Path(options.resume) if options.resume else None
+    key = {"base": options.base, "tuned": options.tuned, "k": options.subspace, "alpha": options.alpha}
+    key |= {"method": options.method, "seed": options.seed}
+    done = _kept(kept, key) if kept else []
+    there = {one.name for one in done}
+    with Bar("decomposing", "matrices") as bar:
+
+        def each(spectrum: Spectrum, number: int, count: int) -> None:
+            bar(number, count)
+            if kept and spectrum.name not in there:
+                with open(kept, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(spectrum) | {"of": key}) + "\n")
+
+        found, skipped = compare(
+            options.base,
+            options.tuned,
+            only=options.only,
+            limit=options.limit,
+            k=options.subspace,
+            alpha=options.alpha,
+            method=options.method,
+            seed=options.seed,
+            done=done,
+            each=each,
+        )
+    if "-" not in (options.json, options.csv):
+        from dynamics.spectra.terminal import show
+
+        show(options.base, options.tuned, found, skipped, options.method)
+    settings = {"method": options.method, "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL}
+    if options.method == "approx":
+        from dynamics.spectra.randomized_svd import FAILURE
+
+        settings |= {"seed": options.seed, "directions": options.subspace + MORE, "bounds_fail_with_probability": FAILURE}
+    if options.json:
+        document = {
+            "schema": SCHEMA,
+            "base": options.base,
+            "tuned": options.tuned,
+            "settings": settings,
+            "matrices": [asdict(one) for one in found],
+            "skipped": [asdict(one) for one in skipped],
+        }
+        write(options.json, to_json(document))
+    if options.csv:
+        import pandas as pd
+
+        rows = [{key: value for key, value in asdict(one).items() if key not in _OPTIONAL} | _ends(one) for one in found]
+        write(options.csv, pd.DataFrame(rows).to_csv(index=False))
+    if options.html:
+        from dynamics.spectra.page import page
+
+        write(options.html, page(options.base, options.tuned, found, skipped, settings))
+    if options.figure:
+        from dynamics.presentation.style import save
+        from dynamics.spectra.plot import figure
+
+        save(figure(found), options.figure)
+
+
+def _ends(one: Spectrum) -> dict[str, float]:
+    return {f"{name}_{end}": value for name, ends in one.bounds.items() for end, value in zip(("low", "high"), ends, strict=True)}
+
+
+def _kept(path: Path, key: dict[str, Any]) -> list[Spectrum]:
+    """Spectra that an earlier command with the same settings wrote; a last line that was cut is passed over."""
+    from dynamics.io.atomic import replacing
+
+    found: list[Spectrum] = []
+    if not path.exists():
+        return found
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            of = row.pop("of")
+            row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+            row["bounds"] = {name: tuple(ends) for name, ends in row["bounds"].items()}
+            found.append(Spectrum(**row))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
+        if of != key:
+            raise InputError(f"{path}: is of other checkpoints or settings; name another file for --resume")
+    with replacing(path) as temporary:  # without a last line that was cut
+        temporary.write_text("".join(lines), encoding="utf-8")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    from dynamics.cli.command import Parser
+    from dynamics.cli.outputs import add_outputs
+
+    parser = Parser(
+        prog="python -m dynamics.spectra",
+        description="The shape of an update: rank, spectral drift, principal angles, energy in the base's principal subspace.",
+        epilog="example: python -m dynamics.spectra Qwen2.5-0.5B my-run --only 'self_attn' --resume spectra.jsonl --figure spectra.png",
+    )
+    parser.add_argument("base", metavar="BASE", help="checkpoint before: a file, folder or Hub id")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after; may be a PEFT LoRA folder")
+    parser.add_argument("--only", metavar="REGEX", help="matrices whose names match")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most so many matrices, from the first")
+    parser.add_argument("--subspace", type=int, default=32, metavar="K", help="directions that count as principal (default %(default)s)")
+    parser.add_argument("--alpha", type=float, default=0.5, help="share of weights in the principal and low masks (default %(default)s)")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="full",
+        help="approx: first directions only, with bounds; none: no decomposition (default full)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random projections of approx (default %(default)s)")
+    parser.add_argument("--resume", metavar="FILE", help="keep finished matrices in this file, and go on from it")
+    add_outputs(parser, "a row a matrix", "profiles over the layers, singular values, angles")
+    return parser
+
+
+def cli(argv: Sequence[str] | None = None) -> int:
+    from dynamics.cli.command import run
+
+    return run("dynamics.spectra", main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,129 @@
+"""What ``dynamics.spectra`` measures, from the first directions alone: an estimate of each quantity, and between what it must lie.
+
+The singular values come with the bounds of ``randomized_svd``; the update's ranks from the flattest and the most peaked spectrum that
+these allow; the drift lies below |D| / |W| (Mirsky) and above what the intervals of the singular values leave; angles and shares of energy
+move by no more than the directions can be off (Wedin), which bounds nothing where the k-th and the next singular value nearly agree.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, Array, angle_summary, angles, inside, largest, norm, padded, ranks
+from dynamics.spectra.randomized_svd import Sketch, extremes, likely_tail, sketch
+
+if TYPE_CHECKING:
+    from dynamics.checkpoints.adapter import LowRank
+
+#: of the rank family, what grows as energy spreads out
+SPREADING = ("stable_rank", "effective_rank_energy", "rank_90", "rank_95", "rank_99")
+
+
+def approximate(
+    before: Array, after: Array, update: Array, moved: Array, k: int, count: int, seed: int, factors: LowRank | None
+) -> dict[str, Any]:
+    """Fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
+    size = min(before.shape)
+    # from one random start and in as many steps: what one has not found yet the other has not either, and what differs is the update's
+    first, second = (sketch(matrix, k + MORE, seed=seed) for matrix in (before, after))
+    bounds: dict[str, tuple[float, float]] = {}
+    if factors is None:
+        third = sketch(update, k + MORE, seed=seed)
+        found = _update_ranks(third, before.shape, bounds)
+        sigma, captured = third.sigma, extremes(third)[1]
+    else:
+        sigma = padded(factors.singular_values(), size)
+        found, captured = ranks(sigma, (before.shape[0], before.shape[1])), sigma**2
+    off = first.sine(k)
+    wobble = math.degrees(math.asin(off) + math.asin(second.sine(k)))
+    turned = angle_summary(angles(first.left[:, :k], second.left[:, :k]), angles(first.right[:, :k], second.right[:, :k]))
+    for name in ("angle_left_max", "angle_left_mean", "angle_right_max", "angle_right_mean"):
+        bounds[name] = (max(0.0, turned[name] - wobble), min(90.0, turned[name] + wobble))
+    shares = inside(first.left[:, :k], first.right[:, :k], update)
+    most = float(captured[:k].sum() / captured.sum()) if captured.sum() else math.nan
+    for name, value in shares.items():
+        slip = off * (2 if name == "inside" else 1)
+        root = math.sqrt(value) if value == value else math.nan
+        bounds[name] = (max(0.0, root - slip) ** 2, min(1.0, most * (1 + 1e-9), (root + slip) ** 2))
+    principal, bounds["principal"] = _principal(first, moved, k, count, off)
+    counterparts = np.abs(product(second.left[:, :TOP].T, first.left)).max(1)
+    bounds["intruders"] = (0, min(TOP, size))
+    nss, bounds["nss"] = _drift(first, second, norm(update))
+    gap, bounds["gap"] = _gap(first, k)
+    return {
+        **found,
+        **turned,
+        **shares,
+        "principal": principal,
+        "nss": nss,
+        "gap": gap,
+        "intruders": int((counterparts < COUNTERPART).sum()),
+        "sigma_base": tuple(first.sigma[:k].tolist()),
+        "sigma_tuned": tuple(second.sigma[:k].tolist()),
+        "sigma_update": tuple(sigma[:k].tolist()),
+        "bounds": bounds,
+    }
+
+
+def product(one: Array, other: Array) -> Array:
+    """By torch, as everything here (see ``dynamics.spectra.norm``)."""
+    import torch
+
+    return np.asarray(torch.from_numpy(np.ascontiguousarray(one)) @ torch.from_numpy(np.ascontiguousarray(other)))
+
+
+def _update_ranks(found: Sketch, shape: tuple[int, ...], bounds: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """Estimates take the energy beyond the directions found to fall off smoothly (``likely_tail``)."""
+    size = min(shape)
+    two = (shape[0], shape[1])
+    if not found.norm:
+        return ranks(np.zeros(size), two)
+    estimate = ranks(np.sort(np.concatenate([found.sigma, np.sqrt(likely_tail(found))]))[::-1], two)
+    flat, peaked = (ranks(np.sqrt(energies), two) for energies in extremes(found))
+    for name in SPREADING:
+        ends = sorted([flat[name], peaked[name]])
+        bounds[name] = (ends[0] * (1 - 1e-9), ends[1] * (1 + 1e-9)) if isinstance(ends[0], float) else (ends[0], ends[1])
+        estimate[name] = min(max(estimate[name], bounds[name][0]), bounds[name][1])
+    bounds["effective_rank"] = (bounds["effective_rank_energy"][0], float(size))  # entropy falls as the powers of sigma rise
+    bounds["rank"] = (int((found.sigma > max(shape) * np.finfo(np.float64).eps * found.above()[0]).sum()), size)
+    return estimate
+
+
+def _principal(found: Sketch, moved: Array, k: int, count: int, off: float) -> tuple[float, tuple[float, float]]:
+    """Share of the changed weights among the largest of the rank-k part; those near the edge may be on either side of it."""
+    if not moved.any():
+        return math.nan, (math.nan, math.nan)
+    values = np.abs(product(found.left[:, :k] * found.sigma[:k], found.right[:, :k].T))
+    mask = largest(values, count)
+    share = float(mask[moved].mean())
+    if off >= 1:
+        return share, (0.0, 1.0)
+    near = np.abs(values - values[mask].min(initial=math.inf)) <= 2 * 2 * off * float(found.above()[0])
+    return share, (float((mask & ~near)[moved].mean()), float((mask | near)[moved].mean()))
+
+
+def _drift(first: Sketch, second: Sketch, moved: float) -> tuple[float, tuple[float, float]]:
+    if not first.norm:
+        return math.nan, (math.nan, math.nan)
+    apart = np.maximum(0, np.maximum(second.sigma - first.above(), first.sigma - second.above()))
+    low = max(float(np.linalg.norm(apart)), abs(second.norm - first.norm)) / first.norm
+    high = moved / first.norm
+    moves = (second.sigma - first.sigma) ** 2
+    rest = likely_tail(first)  # as if those beyond moved like the weaker half of those found, in proportion
+    share = float(moves[len(moves) // 2 :].sum() / (first.sigma[len(moves) // 2 :] ** 2).sum())
+    beyond = share * float(rest.sum())
+    estimate = math.sqrt(float(moves.sum()) + beyond) / first.norm
+    return min(max(estimate, low), high), (low * (1 - 1e-9), high * (1 + 1e-9))
+
+
+def _gap(found: Sketch, k: int) -> tuple[float, tuple[float, float]]:
+    if not found.norm:
+        return math.nan, (math.nan, math.nan)
+    last = k >= min(found.shape)
+    low, high = found.sigma, found.above()
+    estimate = float(low[k - 1] - (0.0 if last else low[k])) / float(low[0])
+    least = max(0.0, float(low[k - 1] - (0.0 if last else high[k]))) / float(high[0])
+    return estimate, (least * (1 - 1e-9), float(high[k - 1] - (0.0 if last else low[k])) / float(low[0]) * (1 + 1e-9))

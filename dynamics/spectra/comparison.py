@@ -1,0 +1,243 @@
+"""The spectrum of the update of one matrix, and of all matrices of two checkpoints."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamics.checkpoints import Skip, Source, open_checkpoint
+from dynamics.errors import InputError, shown
+from dynamics.spectra.linalg import COUNTERPART, TOP, Array, angle_summary, angles, hill, inside, largest, norm, padded, ranks, svd
+
+if TYPE_CHECKING:
+    from dynamics.checkpoints.adapter import LowRank
+    from dynamics.checkpoints.matching import Pair
+
+SCHEMA = "dynamics.spectra/1"
+METHODS = ("full", "approx", "none")
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What an update did to one matrix. Angles in degrees; NaN where the update is zero.
+
+    Attributes
+    ----------
+    rank : singular values of the update above max(m, n) eps sigma_1, eps of float64. Rounding to the storage dtype makes almost any
+        update of full rank: see ``stable_rank`` and ``effective_rank`` for how many directions matter.
+    stable_rank : |D|_F^2 / |D|_2^2.
+    effective_rank, effective_rank_energy : exp of the entropy of sigma / sum sigma; of sigma^2 / sum sigma^2.
+    rank_90, rank_95, rank_99 : directions that hold that share of |D|_F^2.
+    nss : |sigma(W + D) - sigma(W)|_2 / |sigma(W)|_2.
+    angle_left_max, angle_left_mean, angle_right_max, angle_right_mean : of the first ``k`` directions, in the sine form: a subspace with
+        itself is at 0. Where sigma_k and sigma_k+1 nearly agree (``gap``), the largest angles say little.
+    gap : (sigma_k - sigma_k+1) / sigma_1 of the base.
+    inside, inside_chance : |U_k^T D V_k|^2 / |D|^2 with the base's directions, and k^2 / (m n).
+    inside_left, inside_left_chance : |U_k^T D|^2 / |D|^2, and k / m; ``inside_right`` with k / n.
+    principal, low, chance : share of the changed weights (rule bf16) that are in the mask of the largest |rank-k part of W|, of the
+        smallest |W|; chance is the share of weights in either mask.
+    intruders : of the first ten left directions of the tuned matrix, those with |cosine| below 0.5 to every one of the base.
+    hill_base, hill_update : 1 + n / sum log(lambda_i / lambda_n+1) over the largest tenth of lambda = sigma^2.
+    sigma_base, sigma_tuned, sigma_update : (k,) the largest singular values.
+    angles_left, angles_right : (k,) ascending.
+    bounds : quantity -> between what it lies, by ``approx``; empty otherwise, as then there is nothing to bound but rounding.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    k: int
+    base_norm: float
+    update_norm: float
+    rank: int
+    stable_rank: float
+    effective_rank: float
+    effective_rank_energy: float
+    rank_90: int
+    rank_95: int
+    rank_99: int
+    nss: float
+    angle_left_max: float
+    angle_left_mean: float
+    angle_right_max: float
+    angle_right_mean: float
+    gap: float
+    inside: float
+    inside_chance: float
+    inside_left: float
+    inside_left_chance: float
+    inside_right: float
+    inside_right_chance: float
+    changed: int
+    principal: float
+    low: float
+    chance: float
+    intruders: int
+    hill_base: float
+    hill_update: float
+    sigma_base: tuple[float, ...] = ()
+    sigma_tuned: tuple[float, ...] = ()
+    sigma_update: tuple[float, ...] = ()
+    angles_left: tuple[float, ...] = ()
+    angles_right: tuple[float, ...] = ()
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def measure(
+    base: Array,
+    tuned: Array,
+    *,
+    name: str = "",
+    k: int = 32,
+    alpha: float = 0.5,
+    changed: Array | None = None,
+    method: str = "full",
+    seed: int = 0,
+    factors: LowRank | None = None,
+) -> Spectrum:
+    """What the update from ``base`` to ``tuned``, (m, n) each, did.
+
+    Parameters
+    ----------
+    k : directions that count as principal; fewer if the matrix is smaller.
+    alpha : share of the weights in the principal and in the low-magnitude mask.
+    changed : (m, n) bool, the weights that moved; those that differ if None.
+    method : ``full``; ``approx``, by random projections from ``seed``, with bounds; ``none``, for norms and the low-magnitude mask alone.
+    factors : the update as a product, whose singular values are then exact and cheap.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
+    before, after = np.asarray(base, np.float64), np.asarray(tuned, np.float64)
+    if before.ndim != 2 or before.shape != after.shape:
+        raise InputError(f"{name or 'matrices'}: need two matrices of one shape, got {before.shape} and {after.shape}")
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        raise InputError(f"{name or 'matrix'}: holds NaN or infinity, of which there are no singular values")
+    moved = before != after if changed is None else changed
+    m, n = before.shape
+    k = min(k, m, n)
+    count = round(alpha * before.size)
+    update = after - before
+    shared = {
+        "name": name,
+        "shape": (m, n),
+        "k": k,
+        "base_norm": norm(before),
+        "update_norm": norm(update) if factors is None else factors.norm(),
+        "inside_chance": k * k / (m * n),
+        "inside_left_chance": k / m,
+        "inside_right_chance": k / n,
+        "changed": int(moved.sum()),
+        "low": float(largest(-np.abs(before), count)[moved].mean()) if moved.any() else math.nan,
+        "chance": count / before.size,
+    }
+    if method == "full":
+        found = _full(before, after, update, moved, k, count, factors)
+    elif method == "approx":
+        from dynamics.spectra.bounds import approximate
+
+        found = approximate(before, after, update, moved, k, count, seed, factors)
+    else:
+        found = {"rank": 0, "rank_90": 0, "rank_95": 0, "rank_99": 0, "intruders": 0}
+    blank = {one.name: math.nan for one in fields(Spectrum) if one.name not in _OPTIONAL}
+    return Spectrum(**(blank | shared | found))
+
+
+_OPTIONAL = ("sigma_base", "sigma_tuned", "sigma_update", "angles_left", "angles_right", "bounds")
+
+
+def _full(before: Array, after: Array, update: Array, moved: Array, k: int, count: int, factors: LowRank | None) -> dict[str, Any]:
+    u0, s0, v0 = svd(before)
+    u1, s1, v1 = svd(after)
+    sigma = svd(update)[1] if factors is None else padded(factors.singular_values(), min(before.shape))
+    left, right = angles(u0[:, :k], u1[:, :k]), angles(v0[:k].T, v1[:k].T)
+    principal = largest(np.abs((u0[:, :k] * s0[:k]) @ v0[:k]), count)
+    counterparts = np.abs(u1[:, :TOP].T @ u0).max(1)
+    scale = float(np.linalg.norm(s0))
+    return {
+        **ranks(sigma, (len(before), len(before[0]))),
+        "nss": float(np.linalg.norm(s1 - s0)) / scale if scale else math.nan,
+        **angle_summary(left, right),
+        "gap": float((s0[k - 1] - (s0[k] if k < len(s0) else 0.0)) / s0[0]) if s0[0] else math.nan,
+        **inside(u0[:, :k], v0[:k].T, update),
+        "principal": float(principal[moved].mean()) if moved.any() else math.nan,
+        "intruders": int((counterparts < COUNTERPART).sum()),
+        "hill_base": hill(s0),
+        "hill_update": hill(sigma),
+        "sigma_base": tuple(s0[:k].tolist()),
+        "sigma_tuned": tuple(s1[:k].tolist()),
+        "sigma_update": tuple(sigma[:k].tolist()),
+    }
+
+
+def compare(
+    base: Source,
+    tuned: Source,
+    *,
+    only: str | None = None,
+    limit: int | None = None,
+    k: int = 32,
+    alpha: float = 0.5,
+    method: str = "full",
+    seed: int = 0,
+    done: Sequence[Spectrum] = (),
+    each: Callable[[Spectrum, int, int], None] = lambda spectrum, number, count: None,
+) -> tuple[list[Spectrum], list[Skip]]:
+    """Spectra of all matrices of two checkpoints, and what was left out and why.
+
+    ``only``: a regular expression that names must match; ``limit``: how many matrices at most, from the first; ``done``: spectra that
+    are there already; ``each``: called after every matrix with the number that are done and the number in all.
+    """
+    from dynamics.checkpoints.matching import match
+    from dynamics.sparsity.kernels import round_to_bfloat16
+
+    try:
+        pattern = re.compile(only) if only else None
+    except re.error as error:
+        raise InputError(f"--only {shown(only or '')}: is not a regular expression ({error})") from None
+    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    factors: dict[str, LowRank] = {}
+    if (adapter := after.adapter) is not None:
+        after, records = adapter.apply(before)
+        factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
+    matched = match(before, after)
+    skipped = list(matched.skipped)
+    wanted = []
+    for pair in matched.pairs:
+        if len(pair.base.shape) != 2 or min(pair.base.shape) < 2:
+            skipped.append(Skip(pair.name, "both", "not a matrix"))
+        elif pattern is None or pattern.search(pair.name):
+            wanted.append(pair)
+    wanted = wanted[:limit]
+    if not wanted:
+        raise InputError(f"no matrix to measure{f' whose name matches {shown(only)}' if only else ''}")
+    there = {one.name: one for one in done}
+
+    def one(pair: Pair) -> Spectrum:
+        if pair.name in there:
+            return there[pair.name]
+        values = [np.asarray(side.values(), np.float64).reshape(pair.base.shape) for side in (pair.base, pair.tuned)]
+        bits = np.empty((2, values[0].size), np.uint16)
+        for value, row in zip(values, bits, strict=True):
+            round_to_bfloat16(value.ravel(), row)
+        moved = (bits[0] != bits[1]) & (((bits[0] | bits[1]) & 0x7FFF) != 0)
+        shape = pair.base.shape
+        return measure(
+            *values,
+            name=pair.name,
+            k=k,
+            alpha=alpha,
+            changed=moved.reshape(shape),
+            method=method,
+            seed=seed,
+            factors=factors.get(pair.tuned.name),
+        )
+
+    found: list[Spectrum] = []
+    for pair in wanted:
+        found.append(one(pair))
+        each(found[-1], len(found), len(wanted))
+    return found, skipped

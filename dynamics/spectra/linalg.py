@@ -1,0 +1,132 @@
+"""Ranks, principal angles, masks and tails of matrices: pure functions on float64 arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+#: of intruders: how many directions are looked at, and below which |cosine| a direction has no counterpart
+TOP, COUNTERPART = 10, 0.5
+
+
+#: share of the singular values that the Hill exponent is taken of
+TAIL = 0.1
+
+
+#: directions that ``approx`` finds beyond the k asked for
+MORE = 16
+
+
+def ranks(sigma: Array, shape: tuple[int, int]) -> dict[str, Any]:
+    """The rank family of singular values in descending order.
+
+    >>> ranks(np.array([2.0, 2.0, 0.0]), (3, 3))["rank"], float(ranks(np.array([2.0, 2.0, 0.0]), (3, 3))["stable_rank"])
+    (2, 2.0)
+    """
+    energy = sigma**2
+    total = float(energy.sum())
+    if not total:
+        return {"rank": 0, "rank_90": 0, "rank_95": 0, "rank_99": 0} | dict.fromkeys(
+            ("stable_rank", "effective_rank", "effective_rank_energy"), math.nan
+        )
+    reached = np.cumsum(energy) / total
+    return {
+        "rank": int((sigma > max(shape) * np.finfo(np.float64).eps * sigma[0]).sum()),
+        "stable_rank": total / float(energy[0]),
+        "effective_rank": _perplexity(sigma / sigma.sum()),
+        "effective_rank_energy": _perplexity(energy / total),
+        **{f"rank_{share}": int(np.searchsorted(reached, share / 100 - 1e-12) + 1) for share in (90, 95, 99)},
+    }
+
+
+def _perplexity(p: Array) -> float:
+    p = p[p > 0]
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def angles(first: Array, second: Array) -> Array:
+    """Principal angles, degrees, ascending, between the spans of two matrices with k orthonormal columns.
+
+    The sine and cosine forms of Bjoerck and Golub (1973) together, so that small angles and right angles are both exact.
+
+    >>> float(angles(np.eye(4)[:, :2], np.eye(4)[:, :2]).max())
+    0.0
+    """
+    import torch
+
+    one, other = torch.from_numpy(np.ascontiguousarray(first)), torch.from_numpy(np.ascontiguousarray(second))
+    product = one.T @ other
+    cosines = torch.linalg.svdvals(product).clamp(0, 1)
+    sines = torch.linalg.svdvals(other - one @ product).flip(0).clamp(0, 1)
+    return np.asarray(torch.rad2deg(torch.arctan2(sines, cosines)))
+
+
+def norm(matrix: Array) -> float:
+    """Frobenius norm. By torch, as all that ``approx`` does: numpy's threads and torch's would wait for each other."""
+    import torch
+
+    return float(torch.linalg.vector_norm(torch.from_numpy(matrix)))
+
+
+def hill(sigma: Array) -> float:
+    """Power-law exponent of the largest tenth of the squared singular values (descending), by Hill's estimator."""
+    eigenvalues = sigma[sigma > 0] ** 2
+    count = max(1, int(TAIL * len(sigma)))
+    if len(eigenvalues) <= count:
+        return math.nan
+    logs = np.log(eigenvalues[:count] / eigenvalues[count]).sum()
+    return 1 + count / float(logs) if logs > 0 else math.nan
+
+
+def svd(matrix: Array) -> tuple[Array, Array, Array]:
+    """U, sigma, V^T in float64, on a GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        u, s, v = torch.linalg.svd(torch.from_numpy(matrix).cuda(), full_matrices=False)
+        return u.cpu().numpy(), s.cpu().numpy(), v.cpu().numpy()
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    return u, s, v
+
+
+def padded(sigma: Array, size: int) -> Array:
+    return np.concatenate([sigma, np.zeros(max(0, size - len(sigma)))])[:size]
+
+
+def angle_summary(left: Array, right: Array) -> dict[str, Any]:
+    return {
+        "angle_left_max": float(left.max()),
+        "angle_left_mean": float(left.mean()),
+        "angle_right_max": float(right.max()),
+        "angle_right_mean": float(right.mean()),
+        "angles_left": tuple(left.tolist()),
+        "angles_right": tuple(right.tolist()),
+    }
+
+
+def inside(left: Array, right: Array, update: Array) -> dict[str, float]:
+    """Shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
+    import torch
+
+    total = norm(update) ** 2
+    moved = torch.from_numpy(update)
+    rows, columns = (torch.from_numpy(np.ascontiguousarray(side.T)) for side in (left, right))
+    projected = rows @ moved
+    parts = {"inside": projected @ columns.T, "inside_left": projected, "inside_right": columns @ moved.T}
+    return {name: float((part**2).sum()) / total if total else math.nan for name, part in parts.items()}
+
+
+def largest(values: Array, count: int) -> Array:
+    """Mask of the ``count`` largest; of ties those that come first."""
+    mask = np.zeros(values.size, bool)
+    if count:
+        flat = values.ravel()
+        edge = np.partition(flat, flat.size - count)[flat.size - count]
+        np.greater(flat, edge, out=mask)
+        mask[np.flatnonzero(flat == edge)[: count - int(mask.sum())]] = True
+    return mask.reshape(values.shape)

@@ -1,0 +1,53 @@
+"""The end of a training run on a screen: held-out problems, the trained model beside the controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dynamics.passk.terminal import interval, value
+from dynamics.presentation import tables
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynamics.passk.comparison import Report
+
+
+def show(reports: Sequence[tuple[str, Report]], console: Console | None = None) -> None:
+    """Print (name of a set of problems, report on it) to standard output (or to ``console``)."""
+    tables.show(lambda width, fancy: [*(_set(name, report) for name, report in reports), _notes(reports)], console)
+
+
+def _set(name: str, report: Report) -> tables.Section:
+    """pass@1 of each model, its paired difference from the base, and pass@k at the largest k."""
+    largest = max(int(curve.points["k"].max()) for curve in report.curves)
+    base = report.curves[0].name if not report.comparisons else report.comparisons[0].a
+    table = tables.table("<" + name, ">pass@1", "|95%", f">minus {base}", "|95%", f">pass@{largest}", "|95%")
+    apart = {one.b: one.points.iloc[0] for one in report.comparisons}
+    for curve in sorted(report.curves, key=lambda curve: curve.name.startswith("base") is False):
+        first, last = curve.points.iloc[0], curve.points[curve.points["k"] == largest]
+        row = [curve.name, value(first["pass_at_k"]), interval(first["low"], first["high"])]
+        if curve.name in apart:
+            one = apart[curve.name]
+            certain = " *" if one["low"] > 0 or one["high"] < 0 else ""
+            row += [value(one["difference"], sign=True), interval(one["low"], one["high"], sign=True) + certain]
+        else:
+            row += ["", ""]
+        end = last.iloc[0] if len(last) else None
+        missing = end is None or math.isnan(end["pass_at_k"])
+        row += ["-", ""] if end is None or missing else [value(end["pass_at_k"]), interval(end["low"], end["high"])]
+        tables.add(table, *row)
+    return [table]
+
+
+def _notes(reports: Sequence[tuple[str, Report]]) -> tables.Section:
+    from rich.text import Text
+
+    count = max(int(curve.points["problems"].max()) for _, report in reports for curve in report.curves)
+    return [
+        Text(f"*  leaves out 0; paired, over up to {count} problems"),
+        Text("   the base at lower temperatures and greedy is the control: a gain that it has too is no new ability"),
+        Text("   python -m dynamics.passk RUN has every k"),
+    ]

@@ -1,0 +1,202 @@
+"""LoRA adapters: what PEFT saves, read factored, equals what PEFT merges."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from helpers import write_safetensors
+
+from dynamics.checkpoints import open_checkpoint
+from dynamics.checkpoints.adapter import LowRank
+from dynamics.errors import InputError
+from dynamics.sparsity import compare, series
+
+
+def low_rank(rng, rows=40, columns=30, rank=4):
+    return LowRank(rng.normal(size=(rows, rank)), rng.normal(size=(rank, columns)))
+
+
+def test_norm_and_rank_from_the_factors_are_those_of_the_dense_product(rng):
+    update = low_rank(rng)
+    dense = update.left @ update.right
+    assert update.norm() == pytest.approx(np.linalg.norm(dense), rel=1e-12)
+    assert np.allclose(update.singular_values(), np.linalg.svd(dense, compute_uv=False)[:4], rtol=1e-10)
+    assert update.rank() == 4
+    update.left[:, 3] = update.left[:, 2]
+    update.right[3] = 2 * update.right[2]
+    assert update.rank() == 3
+    assert LowRank(np.zeros((5, 2)), np.ones((2, 3))).rank() == 0
+
+
+def tiny_llama(**settings):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    size = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.LlamaConfig(**size, **heads, **settings)
+    return transformers.LlamaForCausalLM(config)
+
+
+def peft_pair(tmp_path, model, seed=0, **settings):
+    """(base folder, adapter folder, merged state dict in float32) as PEFT writes them, with factors that are not zero."""
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    model.save_pretrained(tmp_path / "base")
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.05)
+            elif parameter.requires_grad:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged = wrapped.merge_and_unload()
+    return tmp_path / "base", tmp_path / "adapter", {name: value.detach() for name, value in merged.state_dict().items()}
+
+
+SETTINGS = {
+    "plain": {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"]},
+    "rslora": {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj"], "use_rslora": True},
+    "patterns": {
+        "r": 4,
+        "lora_alpha": 16,
+        "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {"layers.0.self_attn.q_proj": 2, "v_proj": 6},
+        "alpha_pattern": {"layers.1.self_attn.q_proj": 3},
+    },
+    "saved modules": {"r": 2, "lora_alpha": 4, "target_modules": ["k_proj"], "modules_to_save": ["lm_head"]},
+    "embedding": {"r": 2, "lora_alpha": 4, "target_modules": ["embed_tokens", "o_proj"]},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_adapter_equals_its_merge(tmp_path, name):
+    base, adapter, merged = peft_pair(tmp_path, tiny_llama(tie_word_embeddings=False), **SETTINGS[name])
+    factored = compare(base, adapter)
+    dense = compare(base, merged)
+    assert {r.name: r.numel for r in factored.rows} == {r.name: r.numel for r in dense.rows}
+    expected = {r.name: r for r in dense.rows}
+    records = {record["name"]: record for record in factored.adapters}
+    assert records
+    for row in factored.rows:
+        assert row.base_norm == pytest.approx(expected[row.name].base_norm, rel=1e-9)
+        assert row.update_norm == pytest.approx(expected[row.name].update_norm, rel=1e-5, abs=1e-12)  # the merge rounds to float32
+        assert row.changed["bf16"] == pytest.approx(expected[row.name].changed["bf16"], abs=3)
+        if row.name in records:
+            assert records[row.name]["update_norm"] == pytest.approx(row.update_norm, rel=1e-9)
+            assert records[row.name]["numerical_rank"] == records[row.name]["rank"]
+        elif name != "saved modules" or row.name != "lm_head.weight":
+            assert row.changed["exact"] == 0
+
+
+def test_merging_into_bf16_is_what_the_bf16_rule_counts(tmp_path):
+    torch = pytest.importorskip("torch")
+    base, adapter, _ = peft_pair(tmp_path, tiny_llama().bfloat16(), r=4, lora_alpha=4, target_modules=["q_proj"])
+    factored = compare(base, adapter)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    update = open_checkpoint(adapter).adapter.updates[name]
+    weight = torch.from_numpy(open_checkpoint(base).tensors[name].values().reshape(32, 32)).double()
+    merged = (weight + torch.from_numpy(update.left @ update.right)).bfloat16()
+    expected = int((merged != weight.bfloat16()).sum())
+    row = next(row for row in factored.rows if row.name == name)
+    assert row.changed["bf16"] == expected
+    assert row.changed["exact"] == row.numel
+
+
+def test_conv1d_weights_are_transposed(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=50, n_positions=20))
+    base, adapter, merged = peft_pair(tmp_path, model, r=3, lora_alpha=6, target_modules=["c_attn"], fan_in_fan_out=True)
+    factored = compare(base, adapter)
+    dense = {row.name: row for row in compare(base, merged).rows}
+    moved = [row for row in factored.rows if row.changed["exact"]]
+    assert len(moved) == 2
+    for row in moved:
+        assert row.update_norm == pytest.approx(dense[row.name].update_norm, rel=1e-5)
+
+
+def test_an_adapter_on_the_head_of_a_tied_model(tmp_path):
+    base, adapter, _ = peft_pair(tmp_path, tiny_llama(tie_word_embeddings=True), r=2, lora_alpha=4, target_modules=["q_proj", "lm_head"])
+    factored = compare(base, adapter)
+    rows = {row.name: row for row in factored.rows}
+    assert rows["lm_head.weight"].changed["exact"] > 0
+    assert rows["model.embed_tokens.weight"].changed["exact"] == 0
+    assert rows["lm_head.weight"].base_norm == pytest.approx(rows["model.embed_tokens.weight"].base_norm, rel=1e-13)
+
+
+def test_adapters_in_a_series(tmp_path):
+    (tmp_path / "two").mkdir()
+    base, one, _ = peft_pair(tmp_path, tiny_llama(), seed=1, **SETTINGS["plain"])
+    _, two, _ = peft_pair(tmp_path / "two", tiny_llama(), seed=2, **SETTINGS["plain"])
+    steps = series([base, one, two])
+    assert [step.against for step in steps] == ["first", "first", "previous", "previous"]
+    first, second = (open_checkpoint(path).adapter.updates for path in (one, two))
+    expected = math.sqrt(sum(np.linalg.norm(second[n].left @ second[n].right - first[n].left @ first[n].right) ** 2 for n in first))
+    assert steps[3].comparison.total.update_norm == pytest.approx(expected, rel=1e-9)
+
+
+def adapter_folder(tmp_path, config, tensors=None):
+    full = {"peft_type": "LORA", "r": 2, "lora_alpha": 4} | config
+    (tmp_path / "adapter_config.json").write_text(json.dumps(full))
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    default = {f"{stem}.lora_A.weight": np.ones((2, 4), np.float32), f"{stem}.lora_B.weight": np.ones((3, 2), np.float32)}
+    write_safetensors(tmp_path / "adapter_model.safetensors", default if tensors is None else tensors)
+    return tmp_path
+
+
+BASE = {"model.layers.0.self_attn.q_proj.weight": np.ones((3, 4), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"peft_type": "LOHA"}, "only LoRA"),
+        ({"lora_alpha": 0}, "lora_alpha = 0"),
+        ({"lora_alpha": None}, "no lora_alpha"),
+        ({"r": 8}, "has rank 2, adapter_config.json says 8"),
+        ({"init_lora_weights": "pissa_niter_4"}, "part of the base"),
+        ({"target_parameters": ["experts.gate_up_proj"]}, "targets parameters"),
+        ({"layer_replication": [[0, 2]]}, "replicates layers"),
+    ],
+)
+def test_adapters_that_mean_something_else_are_refused(tmp_path, config, says):
+    with pytest.raises(InputError, match=says) as caught:
+        compare(BASE, adapter_folder(tmp_path, config))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_adapter_is_one_line(tmp_path):
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    one, other = np.ones((2, 4), np.float32), np.ones((3, 2), np.float32)
+    cases = [
+        ({f"{stem}.lora_A.weight": one}, "not its partner"),
+        ({f"{stem}.lora_A.weight": one, f"{stem}.lora_B.weight": np.ones((3, 5), np.float32)}, "do not multiply"),
+        ({f"{stem}.lora_A.weight": one, f"{stem}.lora_B.weight": np.ones((9, 2), np.float32)}, r"is \(9, 4\), the base weight is \(3, 4\)"),
+        ({"elsewhere.lora_A.weight": one, "elsewhere.lora_B.weight": other}, "is this its base model"),
+        ({f"{stem}.lora_magnitude_vector": one}, "no plain LoRA factor"),
+        ({}, "holds no factors"),
+    ]
+    for tensors, says in cases:
+        with pytest.raises(InputError, match=says):
+            compare(BASE, adapter_folder(tmp_path, {}, tensors))
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match="neither adapter_model"):
+        compare(BASE, tmp_path)
+
+
+def test_an_adapter_cannot_be_the_base(tmp_path):
+    with pytest.raises(InputError, match="name the model it belongs to as BASE"):
+        compare(adapter_folder(tmp_path, {}), BASE)
+
+
+def test_weights_the_adapter_leaves_alone_cost_no_second_reading(tmp_path):
+    base = BASE | {"model.norm.weight": np.ones(4, np.float32)}
+    tuned, _ = open_checkpoint(adapter_folder(tmp_path, {})).adapter.apply(open_checkpoint(base))
+    untouched = open_checkpoint(base).tensors["model.norm.weight"]
+    assert tuned.tensors["model.norm.weight"].source == untouched.source

@@ -1,0 +1,220 @@
+"""Shards of all ranks, written by torch's own DTensor and FSDP2, make up the tensors they were cut from."""
+
+import math
+import threading
+
+import pytest
+from helpers import assert_same
+
+from dynamics.checkpoints.fsdp import read_fsdp_shards
+from dynamics.checkpoints.pickled import read_pickled
+from dynamics.errors import InputError
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torch.distributed.tensor")
+
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def write_shards(folder, mesh_shape, make):
+    """One file a rank, as the rank would write it; torch's threaded process group makes each rank a thread of this process."""
+    from torch.testing._internal.distributed import multi_threaded_pg as threaded
+
+    world, store, failures = math.prod(mesh_shape), dist.HashStore(), []
+
+    def run(rank):
+        try:
+            dist.init_process_group("threaded", rank=rank, world_size=world, store=store)
+            mesh = init_device_mesh("cpu", mesh_shape, mesh_dim_names=("a", "b", "c")[: len(mesh_shape)])
+            torch.save(make(mesh, rank), folder / f"model_world_size_{world}_rank_{rank}.pt")
+        except BaseException as error:
+            failures.append(error)
+            threaded.ProcessLocalGroup.exception_handle(error)
+
+    threaded._install_threaded_pg()
+    threaded.ProcessLocalGroup.reset()
+    torch._C._distributed_c10d._set_thread_isolation_mode(True)
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch._C._distributed_c10d._set_thread_isolation_mode(False)
+        threaded._uninstall_threaded_pg()
+    if failures:
+        raise failures[0]
+
+
+def read(folder):
+    return read_fsdp_shards(folder, sorted(folder.glob("model_world_size_*.pt")))
+
+
+def tensor_of(*shape, dtype=torch.float32):
+    return torch.arange(math.prod(shape)).reshape(shape).to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("mesh_shape", "placements"),
+    [
+        ((1,), [Shard(0)]),
+        ((3,), [Shard(0)]),
+        ((3,), [Shard(1)]),
+        ((3,), [Shard(2)]),
+        ((3,), [Replicate()]),
+        ((2, 2), [Replicate(), Shard(0)]),
+        ((2, 2), [Shard(1), Replicate()]),
+        ((2, 2), [Shard(0), Shard(1)]),
+        ((2, 2), [Shard(2), Shard(0)]),
+        ((2, 2), [Shard(0), Shard(0)]),
+        ((2, 2), [_StridedShard(0, split_factor=2), Shard(0)]),
+        ((3, 2), [_StridedShard(1, split_factor=2), Shard(1)]),
+        ((2, 2, 2), [Replicate(), _StridedShard(0, split_factor=2), Shard(0)]),
+    ],
+)
+def test_every_way_to_shard_puts_the_tensor_together_again(tmp_path, mesh_shape, placements):
+    shapes = [(12, 4, 6), (7, 5, 4), (2, 11, 3), (1, 1, 1)]
+    wholes = {str(shape): tensor_of(*shape, dtype=torch.bfloat16) for shape in shapes}
+    write_shards(
+        tmp_path,
+        mesh_shape,
+        lambda mesh, rank: {name: distribute_tensor(whole, mesh, placements, src_data_rank=None) for name, whole in wholes.items()},
+    )
+    checkpoint = read(tmp_path)
+    assert (checkpoint.format, checkpoint.ignored) == ("fsdp-shards", ())
+    assert list(checkpoint.tensors) == list(wholes)
+    for name, whole in wholes.items():
+        assert checkpoint.tensors[name].name == name
+        assert_same(checkpoint.tensors[name], whole)
+
+
+def test_the_state_dict_of_an_fsdp2_model_in_the_files_of_verl(tmp_path):
+    from torch.distributed.fsdp import fully_shard
+
+    def model():
+        layers = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7), torch.nn.Linear(7, 1))
+        for parameter in layers.parameters():  # the ranks are threads and share one random stream
+            torch.nn.init.uniform_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+        return layers
+
+    def sharded(mesh, rank):
+        layers = model()
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(layers, mesh=mesh)
+        return layers.state_dict()
+
+    write_shards(tmp_path, (2,), sharded)
+    whole = model().state_dict()
+    checkpoint = read(tmp_path)
+    assert list(checkpoint.tensors) == list(whole)
+    for name, tensor in whole.items():
+        assert_same(checkpoint.tensors[name], tensor)
+
+
+def halves(mesh, rank):
+    return {"w": distribute_tensor(tensor_of(6, 4), mesh, [Shard(0)], src_data_rank=None), "step": 3}
+
+
+def older_state(mesh):
+    return {"device_type": "cpu", "mesh": torch.arange(2, dtype=torch.int), "_coordinate_on_dim": [mesh.get_rank()]}
+
+
+def layout_state(mesh):
+    from torch.distributed._mesh_layout import _MeshLayout
+
+    layout = _MeshLayout.__new__(_MeshLayout)
+    layout.__dict__.update(shape=(2,), stride=(1,))
+    return {"_layout": layout, "_coordinate_on_dim": (mesh.get_rank(),)}
+
+
+@pytest.mark.parametrize("state", [older_state, layout_state])
+def test_the_device_mesh_of_older_torch_is_understood(tmp_path, monkeypatch, state):
+    monkeypatch.setattr(DeviceMesh, "__getstate__", state)
+    write_shards(tmp_path, (2,), halves)
+    checkpoint = read(tmp_path)
+    assert_same(checkpoint.tensors["w"], tensor_of(6, 4))
+    assert checkpoint.ignored == (("step", "not a tensor"),)
+
+
+def test_a_rank_that_is_missing_is_named(tmp_path):
+    write_shards(tmp_path, (3,), halves)
+    (tmp_path / "model_world_size_3_rank_1.pt").unlink()
+    with pytest.raises(InputError, match=r"model_world_size_3_rank_1\.pt is missing, 2 of 3"):
+        read(tmp_path)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    write_shards(tmp_path, (2,), halves)
+    first, second = (tmp_path / f"model_world_size_2_rank_{rank}.pt" for rank in (0, 1))
+    (tmp_path / "model_world_size_2_rank_2.pt").write_bytes(first.read_bytes())
+    with pytest.raises(InputError, match="rank 2 of a world of 2"):
+        read(tmp_path)
+    (tmp_path / "model_world_size_2_rank_2.pt").rename(tmp_path / "model_world_size_3_rank_2.pt")
+    with pytest.raises(InputError, match=r"world sizes \[2, 3\]"):
+        read(tmp_path)
+    with pytest.raises(InputError, match="not named like a rank shard"):
+        read_fsdp_shards(tmp_path, [tmp_path / "w.pt"])
+    second.write_bytes(first.read_bytes())  # one rank's file twice
+    with pytest.raises(InputError, match="a shard is missing"):
+        read_fsdp_shards(tmp_path, [first, second])
+    torch.save({"v": torch.zeros(2)}, second)
+    with pytest.raises(InputError, match="not in all ranks' files"):
+        read_fsdp_shards(tmp_path, [first, second])
+    torch.save([1], second)
+    with pytest.raises(InputError, match="no state dict"):
+        read_fsdp_shards(tmp_path, [first, second])
+    second.write_bytes(first.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cut short"):
+        read_fsdp_shards(tmp_path, [first, second])
+
+
+def test_one_rank_alone_is_not_taken_for_a_checkpoint(tmp_path):
+    write_shards(tmp_path, (2,), halves)
+    with pytest.raises(InputError, match="one rank's part"):
+        read_pickled(tmp_path / "model_world_size_2_rank_0.pt")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda mesh, rank: DTensor.from_local(torch.ones(2), mesh, [Partial()]), "Partial"),
+        (lambda mesh, rank: DTensor.from_local(torch.ones(2 + rank), mesh, [Shard(0)], shape=(4,), stride=(1,)), "placement says"),
+        (lambda mesh, rank: DTensor.from_local(torch.ones(2), mesh, [Shard(0)], shape=(4 + 2 * rank,), stride=(1,)), "on rank 1"),
+    ],
+)
+def test_parts_that_do_not_add_up_are_refused(tmp_path, make, message):
+    write_shards(tmp_path, (2,), lambda mesh, rank: {"w": make(mesh, rank)})
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)
+
+
+def test_plain_tensors_are_taken_once_and_only_where_the_ranks_agree(tmp_path):
+    write_shards(
+        tmp_path, (2,), lambda mesh, rank: {"buffer": tensor_of(5), "mine": torch.full((3,), rank), "meta": torch.ones(2, device="meta")}
+    )
+    checkpoint = read(tmp_path)
+    assert_same(checkpoint.tensors["buffer"], tensor_of(5))
+    assert list(checkpoint.tensors) == ["buffer"]
+    assert "differs between ranks" in dict(checkpoint.ignored)["mine"]
+    assert "meta device" in dict(checkpoint.ignored)["meta"]
+
+
+class Sharded:
+    def __reduce__(self):
+        from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+
+        return ShardedTensor, ()
+
+
+def test_a_sharded_tensor_of_fsdp1_is_refused_with_advice(tmp_path):
+    for rank in (0, 1):
+        torch.save({"w": Sharded()}, tmp_path / f"model_world_size_2_rank_{rank}.pt")
+    with pytest.raises(InputError, match=r"ShardedTensor.*full state dict"):
+        read(tmp_path)

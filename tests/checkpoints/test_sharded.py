@@ -1,0 +1,110 @@
+"""A tensor made of rectangles reads like the whole, touches only what it must, and refuses holes and overlaps."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamics.checkpoints.sharded import assemble, boxes
+from dynamics.checkpoints.tensor import from_array
+from dynamics.errors import InputError
+
+
+@st.composite
+def cut_up(draw):
+    """An array, and the rectangles of a grid over it in any order."""
+    shape = tuple(draw(st.lists(st.integers(1, 6), min_size=0, max_size=4)))
+    cuts = [sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=3))}) for size in shape]
+    grid = list(itertools.product(*[list(itertools.pairwise(axis)) for axis in cuts]))
+    whole = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    pieces = [(tuple(a for a, _ in box), tuple(b - a for a, b in box), whole[tuple(slice(a, b) for a, b in box)].copy()) for box in grid]
+    return whole, draw(st.permutations(pieces))
+
+
+def read_counted(pieces):
+    """Pieces as tensors, and how many elements were asked of them."""
+    asked = [0]
+
+    def counting(number, tensor):
+        def read(start, stop, out):
+            asked[0] += stop - start
+            if number % 2:
+                return tensor.read(start, stop, out)  # a view of its own: a Reader may leave the scratch array alone
+            out = out[: stop - start]
+            out[:] = tensor.read(start, stop, out)
+            return out
+
+        return replace(tensor, read=read)
+
+    numbered = enumerate(pieces)
+    return [(offsets, sizes, counting(number, from_array("piece", array))) for number, (offsets, sizes, array) in numbered], asked
+
+
+@given(cut_up(), st.data())
+def test_any_range_equals_the_whole_and_reads_nothing_else(case, data):
+    whole, arrays = case
+    pieces, asked = read_counted(arrays)
+    tensor = assemble("w", whole.shape, "int32", pieces)
+    start = data.draw(st.integers(0, whole.size))
+    stop = data.draw(st.integers(start, whole.size))
+    scratch = np.full(whole.size + 3, -1, np.int32)
+    np.testing.assert_array_equal(tensor.read(start, stop, scratch), whole.reshape(-1)[start:stop])
+    assert asked[0] == stop - start
+    assert (scratch[stop - start :] == -1).all()
+
+
+@given(st.lists(st.integers(1, 5), max_size=4), st.data())
+def test_boxes_tile_a_range_in_order(shape, data):
+    size = math.prod(shape)
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+    flat = np.arange(size).reshape(shape)
+    cut = list(boxes(shape, start, stop))
+    parts = [flat[tuple(slice(o, o + s) for o, s in zip(origin, sizes, strict=True))].reshape(-1) for origin, sizes in cut]
+    assert np.concatenate([[], *parts]).tolist() == list(range(start, stop))
+    assert len(cut) <= max(1, 2 * len(shape) - 1)
+
+
+def piece(offsets, sizes, dtype="float32"):
+    return offsets, sizes, from_array("piece", np.zeros(sizes, dtype), source=("file", offsets))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([piece((0, 0), (2, 4))], "a shard is missing"),
+        ([piece((0, 0), (4, 2)), piece((0, 3), (4, 1))], "a shard is missing"),
+        ([], "a shard is missing"),
+        ([piece((0, 0), (4, 3)), piece((0, 2), (4, 1))], "overlap"),
+        ([piece((0, 0), (4, 4)), piece((0, 0), (4, 4))], "overlap"),
+        ([piece((0, 0), (2, 4)), piece((3, 0), (2, 4))], "outside"),
+        ([piece((0, 0), (2, 4)), piece((-2, 0), (2, 4))], "outside"),
+        ([piece((0,), (16,))], "declared"),
+        ([piece((0, 0), (4, 4), "float64")], "declared"),
+    ],
+)
+def test_what_does_not_cover_the_tensor_exactly_is_refused(pieces, message):
+    with pytest.raises(InputError, match=message):
+        assemble("w", (4, 4), "float32", pieces)
+
+
+def test_a_nonsense_shape_is_refused_before_any_allocation():
+    with pytest.raises(InputError, match="claims"):
+        assemble("w", (2**40, 2**40), "float32", [])
+
+
+def test_empty_pieces_are_of_no_account():
+    tensor = assemble("w", (2, 2), "float32", [piece((0, 0), (2, 2)), piece((2, 0), (0, 2))])
+    assert tensor.stored().tolist() == [0, 0, 0, 0]
+    assert assemble("w", (0, 3), "float32", []).stored().size == 0
+
+
+def test_equal_sources_of_all_pieces_are_an_equal_source_of_the_whole():
+    halves = [piece((0, 0), (2, 4)), piece((2, 0), (2, 4))]
+    assert assemble("a", (4, 4), "float32", halves).source == assemble("b", (4, 4), "float32", halves[::-1]).source
+    unknown = [halves[0], (*halves[1][:2], replace(halves[1][2], source=None))]
+    assert assemble("a", (4, 4), "float32", unknown).source is None

@@ -1,0 +1,261 @@
+"""Against mpmath and a float64 softmax, at the ends of what floating point can hold."""
+
+from __future__ import annotations
+
+import itertools
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamics.entropy import kernels
+from dynamics.entropy.logits import BYTES, divergence, from_hidden, from_logits, merged, summed
+from dynamics.errors import InputError
+from dynamics.models import Head
+
+FIELDS = ("entropy", "varentropy", "logsumexp", "surprisal", "rank")
+
+
+def exact(logits, temperature=1.0):
+    """(entropy, varentropy, logsumexp) of one row in 60 digits."""
+    with mpmath.workdps(60):
+        z = [mpmath.mpf(float(value)) / mpmath.mpf(temperature) for value in logits if value != -np.inf]
+        whole = mpmath.log(mpmath.fsum(mpmath.exp(value) for value in z))
+        log_p = [value - whole for value in z]
+        entropy = -mpmath.fsum(mpmath.exp(value) * value for value in log_p)
+        return entropy, mpmath.fsum(mpmath.exp(value) * value**2 for value in log_p) - entropy**2, whole
+
+
+def peaked(gap, size=400, seed=0, offset=0.0):
+    """One logit ``gap`` above the others."""
+    z = np.random.default_rng(seed).normal(0, 2, size)
+    z[size // 3] = z.max() + gap
+    return (z + offset).astype(np.float32)
+
+
+@pytest.mark.parametrize("offset", [0, 100, -1e4, 1e4])
+@pytest.mark.parametrize("gap", [0, 1, 10, 20, 30, 36, 60])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_against_mpmath(gap, offset, temperature):
+    z = peaked(gap, offset=offset)
+    entropy, varentropy, whole = exact(z, temperature)
+    found = from_logits(z, temperature)
+    assert abs(found.entropy - entropy) <= 1e-12 * entropy
+    assert abs(found.varentropy - varentropy) <= 1e-11 * varentropy
+    assert abs(found.logsumexp - whole) <= 1e-14 * max(1, abs(whole))
+
+
+def test_the_largest_vocabularies():
+    rng = np.random.default_rng(1)
+    z = (rng.normal(size=(3, 262_144)) * 3).astype(np.float32)
+    z[1, 5], z[2, 5] = 30, 60
+    found = from_logits(z)
+    for row, entropy in zip(z, found.entropy, strict=True):
+        x = row.astype(np.longdouble) - row.max()
+        p = np.exp(x)
+        others = np.delete(np.arange(x.size), row.argmax())
+        s, t = p[others].sum(), (p * x)[others].sum()
+        assert float(entropy) == pytest.approx(float(np.log1p(s) - t / (1 + s)), rel=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_dtype_and_shape(dtype):
+    z = (torch.randn(2, 3, 50) * 4).to(dtype)
+    targets = torch.randint(0, 50, (2, 3))
+    found = from_logits(z, targets=targets)
+    log_p = torch.log_softmax(z.double(), -1)
+    assert found.entropy.shape == (2, 3)
+    assert torch.allclose(found.entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-12)
+    assert torch.allclose(found.surprisal, -log_p.gather(-1, targets[..., None])[..., 0], rtol=1e-12)
+    above = (z.double() > z.double().gather(-1, targets[..., None])).sum(-1)
+    assert torch.equal(found.rank, above + 1)
+    if dtype != torch.bfloat16:
+        plain = from_logits(z.numpy(), targets=targets.numpy())
+        for name in FIELDS:
+            assert np.array_equal(getattr(plain, name), getattr(found, name).numpy())
+
+
+@given(st.integers(1, 40), st.floats(0, 40), st.integers(0, 2**31), st.floats(-50, 50))
+def test_order_offset_and_threads_change_nothing(size, gap, seed, offset):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 3, size)
+    z[rng.integers(size)] += gap
+    found = from_logits(z)
+    moved = from_logits(rng.permutation(z) + offset)
+    assert moved.entropy == pytest.approx(float(found.entropy), rel=1e-9, abs=1e-300)
+    many = np.tile(z.astype(np.float32), (70, 1))
+    assert np.array_equal(from_logits(many, threads=1).entropy, from_logits(many, threads=3).entropy)
+
+
+def test_masked_and_broken_rows():
+    inf, nan = np.inf, np.nan
+    z = np.array([[0, -inf, 1], [nan, 1, 2], [-inf, -inf, -inf], [inf, 1, 1], [-inf, 5, -inf], [1, 2, nan]], np.float32)
+    targets = [1, 0, 0, 0, 1, -1]
+    for found in (from_logits(z, targets=targets), from_logits(torch.from_numpy(z), targets=torch.tensor(targets))):
+        entropy = np.asarray(found.entropy)
+        assert entropy[0] == pytest.approx(float(exact(z[0])[0]), rel=1e-12)
+        assert np.isnan(entropy[[1, 2, 3, 5]]).all()
+        assert entropy[4] == 0
+        assert np.asarray(found.surprisal)[0] == inf
+        assert np.asarray(found.surprisal)[4] == 0
+        assert list(np.asarray(found.rank)) == [3, 0, 0, 0, 1, 0]
+
+
+def test_one_token_is_certain():
+    found = from_logits(np.array([[3.0]], np.float32), targets=[0])
+    assert (found.entropy[0], found.varentropy[0], found.surprisal[0], found.rank[0]) == (0, 0, 0, 1)
+
+
+@given(st.lists(st.integers(0, 60), min_size=0, max_size=5), st.integers(0, 2**31), st.floats(0.2, 3))
+def test_parts_of_the_vocabulary_merge(cuts, seed, temperature):
+    """As over threads or tensor-parallel ranks; a part may be masked as a whole."""
+    rng = np.random.default_rng(seed)
+    z = (rng.normal(size=(4, 61)) * rng.choice([1, 10, 60])).astype(np.float32)
+    z[0, :20] = -np.inf
+    heat = np.full(4, temperature)
+    edges = sorted({0, *cuts, 61})
+    parts = [summed(z[:, a:b], heat) for a, b in itertools.pairwise(edges)]
+    whole = summed(z, heat)
+    for order in (parts, parts[::-1]):
+        found = merged(order)
+        assert np.allclose(found.entropy, whole.entropy, rtol=1e-9, atol=0)
+        assert np.allclose(found.varentropy, whole.varentropy, rtol=1e-8, atol=1e-300)
+        assert np.allclose(found.logsumexp, whole.logsumexp, rtol=1e-13)
+
+
+def test_gradients():
+    z = torch.randn(4, 30, dtype=torch.float64, requires_grad=True)
+    heat = torch.tensor([0.5, 1.0, 1.5, 2.0])
+    targets = torch.tensor([3, 0, -1, 29])
+
+    def sums(logits):
+        found = from_logits(logits, heat, targets)
+        return found.entropy, found.logsumexp, torch.nan_to_num(found.surprisal)
+
+    assert torch.autograd.gradcheck(sums, (z,))
+    assert not from_logits(z.detach()).entropy.requires_grad
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 0.7}, {"softcap": 5.0}, {"scale": 0.1}, {"vocabulary": 9000}, {"softcap": 30.0, "scale": 2.0, "temperature": 2.0}],
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_hidden_states_are_as_good_as_logits(settings, biased):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 9, 32), torch.randn(9500, 32)
+    bias = torch.randn(9500) if biased else None
+    size = settings.get("vocabulary", 9500)
+    targets = torch.randint(0, size, (2, 9))
+    targets[0, 0] = -1
+    found = from_hidden(hidden, weight, bias, targets=targets, **settings)
+    logits = torch.nn.functional.linear(hidden, weight, bias)[..., :size] * settings.get("scale", 1.0)
+    if cap := settings.get("softcap"):
+        logits = torch.tanh(logits / cap) * cap
+    expected = from_logits(logits, settings.get("temperature", 1.0), targets)
+    for name in FIELDS[:4]:
+        assert torch.allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4, equal_nan=True), name
+    assert (found.rank - expected.rank).abs().max() <= 1
+    assert found.rank[0, 0] == 0
+
+
+def test_memory_of_hidden_states_is_bounded():
+    """Of 32k tokens and 152k rows, what is formed at once stays under the budget whatever the width."""
+    for width in (576, 4096, 16384):
+        head = Head(torch.empty(151_936, width, device="meta"), None, None, 1.0, 151_936)
+        assert 4 * head.tokens * head.rows <= BYTES
+        assert 4 * head.rows * width <= max(BYTES, 4 * 256 * width)
+        assert [stop for _, stop in head.stretches()][-1] == 151_936
+
+
+def test_divergence_is_exact_where_the_usual_sum_cancels():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 24), torch.randn(3000, 24)
+    head = Head(weight, None, None, 1.0, 3000)
+    for far in (0.0, 1e-5, 1e-2, 3.0):
+        other = hidden + far * torch.randn(6, 24)
+        whole = [from_hidden(one, weight).logsumexp.numpy() for one in (hidden, other)]
+        forth, back = divergence((hidden, head, whole[0]), (other, head, whole[1]))
+        a, b = ((one @ weight.T).numpy().astype(np.longdouble) for one in (hidden, other))
+        a, b = (z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)) - z.max(-1, keepdims=True) for z in (a, b))
+        assert np.allclose(forth, (np.exp(a) * (a - b)).sum(-1).astype(float), rtol=1e-4, atol=1e-12)
+        assert np.allclose(back, (np.exp(b) * (b - a)).sum(-1).astype(float), rtol=1e-4, atol=1e-12)
+        assert (forth >= 0).all()
+        if far == 0:
+            assert forth.max() < 1e-20
+
+
+def test_divergence_of_masked_tokens():
+    out = np.zeros(2), np.zeros(2)
+    a = np.array([[0, 0, -np.inf], [0, 1, 2]], np.float32)
+    b = np.array([[0, 1, 2], [0, -np.inf, -np.inf]], np.float32)
+    whole = [from_logits(one).logsumexp for one in (a, b)]
+    kernels.diverge(a, b, *whole, *out)
+    p = np.exp(b[0] - whole[1][0])
+    assert out[0][0] == pytest.approx(0.5 * np.log(0.5 / p[0]) + 0.5 * np.log(0.5 / p[1]))
+    assert out[1][0] == np.inf
+    assert out[0][1] == np.inf
+    assert out[1][1] == pytest.approx(-np.log(np.exp(a[1, 0] - whole[0][1])))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: from_logits(np.zeros((2, 0), np.float32)), "last axis must be a vocabulary"),
+        (lambda: from_logits(np.zeros((2, 3), np.int64)), "expected floating point"),
+        (lambda: from_logits(torch.zeros(2, 3, dtype=torch.long)), "expected floating point"),
+        (lambda: from_logits(np.zeros((2, 3), np.float32), 0.0), "temperature"),
+        (lambda: from_logits(np.zeros((2, 3), np.float32), [1.0, 1.0, 1.0]), "one number, or one a token"),
+        (lambda: from_logits(np.zeros((2, 3), np.float32), targets=[0]), "one a token"),
+        (lambda: from_logits(np.zeros((2, 3), np.float32), targets=[0, 3]), "beyond the vocabulary of 3"),
+        (lambda: from_hidden(torch.zeros(2, 3), torch.zeros(5, 4)), "do not belong together"),
+        (lambda: from_hidden(torch.zeros(2, 3), torch.zeros(5, 3), vocabulary=6), "the head has 5 rows"),
+    ],
+)
+def test_refusals(call, says):
+    with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
+        call()
+    assert says in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_an_accelerator():
+    z, targets = torch.randn(40, 5000) * 6, torch.randint(0, 5000, (40,))
+    ours, there = from_logits(z, targets=targets), from_logits(z.cuda(), targets=targets.cuda())
+    for name in FIELDS:
+        assert torch.allclose(getattr(ours, name).double(), getattr(there, name).cpu().double(), rtol=1e-11)
+
+
+def test_the_torch_path_of_accelerators_agrees(monkeypatch):
+    """The branch for other devices, run on this one."""
+    from dynamics.entropy import logits as module
+
+    z = torch.from_numpy(np.stack([peaked(gap, 300) for gap in (0, 5, 20, 36)] + [np.full(300, -np.inf, np.float32)]))
+    z[3, 7] = -np.inf
+    z[0, 0] = np.nan
+    expected = module._tensor_sums(z, np.full(5, 0.8))
+
+    real = module.summed
+    monkeypatch.setattr(module, "summed", lambda *_: pytest.fail("the CPU path was taken"))
+    fake = type("Device", (), {"type": "elsewhere"})()
+    source = z.clone()
+
+    class Rows:
+        """Just enough of a tensor on another device."""
+
+        device = fake
+
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, part):
+            return source[part]
+
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
+    found = module._tensor_sums(Rows(), np.full(5, 0.8))
+    monkeypatch.setattr(module, "summed", real)
+    for name in ("entropy", "varentropy", "logsumexp"):
+        assert np.allclose(getattr(found, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name

@@ -1,0 +1,133 @@
+"""What is made of traces: bounds, forking tokens, the fit, summaries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamics.entropy import bounds, by_token, change_by_percentile, fit, forking, summary
+from dynamics.errors import InputError
+
+
+@given(st.integers(2, 60), st.integers(1, 20), st.floats(0.1, 8), st.integers(0, 2**31))
+def test_bounds_hold(size, k, spread, seed):
+    k = min(k, size)
+    z = np.random.default_rng(seed).normal(0, spread, size)
+    log_p = np.sort(z - np.log(np.exp(z).sum()))[::-1]
+    entropy = -(np.exp(log_p) * log_p).sum()
+    found = bounds(log_p[None, :k], size)
+    assert found.low[0] <= entropy + 1e-9
+    assert entropy <= found.high[0] + 1e-9
+    whole = bounds(log_p[None], size)
+    assert whole.low[0] == pytest.approx(entropy, abs=1e-9)
+    assert whole.high[0] == pytest.approx(entropy, abs=1e-6)
+
+
+def test_bounds_are_reached():
+    """A tail spread evenly, and one packed into as few tokens as can be."""
+    even = np.log([0.5] + [0.5 / 99] * 99)
+    assert bounds(even[None, :1], 100).high[0] == pytest.approx(-(np.exp(even) * even).sum())
+    packed = np.log([0.3, 0.3, 0.3, 0.1])
+    assert bounds(packed[None, :1], 50).low[0] == pytest.approx(-(np.exp(packed) * packed).sum())
+
+
+def test_bounds_of_a_ragged_list():
+    found = bounds([[np.log(0.9), np.nan], [np.log(0.5), np.log(0.5)]], 10)
+    assert found.low[0] > 0
+    assert found.low[1] == pytest.approx(np.log(2))
+    for values, vocabulary, says in (([[0.0, 0.0]], 10, "more than 1"), ([[-1.0, -2.0]], 1, "fewer tokens")):
+        with pytest.raises(InputError, match=says):
+            bounds(values, vocabulary)
+
+
+def test_bounds_of_what_a_server_wrote(tmp_path, capsys):
+    import json
+
+    from dynamics import entropy
+    from dynamics.entropy.__main__ import cli
+
+    tops = [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -3.0}]
+    chat = {"choices": [{"logprobs": {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": tops}] * 3}}]}
+    completion = {"choices": [{"logprobs": {"tokens": ["a"], "top_logprobs": [{"a": -0.1, "b": -3.0}]}}]}
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(chat) + "\n" + json.dumps(completion) + "\n")
+    assert entropy.read_logprobs(str(path)) == [[-0.1, -3.0]] * 4
+    assert cli(["logprobs", str(path), "--vocabulary", "1000", "--json", str(tmp_path / "o.json")]) == 0
+    assert "bounds from the likeliest tokens, no estimate" in capsys.readouterr().out
+    found = json.loads((tmp_path / "o.json").read_text())
+    expected = bounds([[-0.1, -3.0]], 1000)
+    assert found["mean_entropy"] == {"low": pytest.approx(expected.low[0]), "high": pytest.approx(expected.high[0])}
+    assert cli(["logprobs", str(path)]) == 2
+    path.write_text('{"choices": []}\n')
+    assert cli(["logprobs", str(path), "--vocabulary", "10"]) == 2
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.1, 1.0, 2.0, np.nan]), min_size=1, max_size=40), st.sampled_from([0.1, 0.2, 0.5, 1.0]))
+def test_forking_is_exactly_the_share(values, share):
+    found = forking(values, share)
+    known = np.asarray(values)[~np.isnan(values)]
+    assert found.mask.sum() == int(np.ceil(share * len(known) - 1e-9))
+    if len(known):
+        chosen = np.sort(np.asarray(values)[found.mask])[::-1]
+        assert np.array_equal(chosen, np.sort(known)[::-1][: len(chosen)])
+        assert found.ties == (known == found.threshold).sum() - (chosen == found.threshold).sum()
+
+
+def test_the_fit_finds_its_own_coefficients(rng):
+    entropy = rng.uniform(0.05, 1, 40)
+    held = 0
+    for _ in range(200):
+        reward = -0.3 * np.exp(entropy) + 0.9 + rng.normal(0, 0.02, 40)
+        found = fit(entropy, reward)
+        held += found.a_interval[0] <= 0.3 <= found.a_interval[1]
+        assert found.ceiling == pytest.approx(found.b - found.a)
+    assert 0.90 <= held / 200 <= 0.99
+    exact = fit(entropy, -0.3 * np.exp(entropy) + 0.9)
+    assert (exact.a, exact.b) == (pytest.approx(0.3), pytest.approx(0.9))
+    for x, y in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3])):
+        with pytest.raises(InputError, match="a line with an interval"):
+            fit(x, y)
+
+
+def table(rng, texts=30, length=50):
+    values = np.abs(rng.normal(0, 1, texts * length)) * np.repeat(rng.random(texts), length)
+    frame = pd.DataFrame({"text": np.repeat([f"t{i}" for i in range(texts)], length), "entropy": values})
+    frame["prompt"] = np.tile(np.arange(length) < 10, texts)
+    frame["token_id"] = np.tile(np.arange(length) % 7, texts)
+    return frame.assign(token=frame["token_id"].astype(str), varentropy=values, surprisal=values, entropy_b=0.5 * values)
+
+
+def test_the_summary(rng):
+    tokens = table(rng)
+    tokens.loc[0, "entropy"] = np.nan
+    found = summary(tokens).set_index("part")
+    assert list(found.index) == ["all", "prompt", "response"]
+    assert found.loc["all", "tokens"] == 1499
+    assert found.loc["all", "entropy"] == pytest.approx(tokens["entropy"].mean())
+    assert found.loc["all", "low"] < found.loc["all", "entropy"] < found.loc["all", "high"]
+    assert found.loc["all", "p50"] == pytest.approx(tokens["entropy"].median())
+    assert found.loc["all", "forking_overlap"] == 1
+    assert found.loc["all", "change"] == pytest.approx(-tokens["entropy"].mean() / 2)
+    naive = 2 * 1.96 * tokens["entropy"].std() / np.sqrt(1499)
+    assert found.loc["all", "high"] - found.loc["all", "low"] > 2 * naive  # tokens of a text are alike
+    assert np.isnan(summary(tokens[tokens["text"] == "t1"])["low"].iloc[0])
+
+
+def test_change_by_percentile(rng):
+    found = change_by_percentile(table(rng), 20)
+    assert len(found) == 20
+    assert found["tokens"].sum() == 1500
+    assert (np.diff(found["low"]) >= 0).all()
+    assert found["change"].iloc[-1] < found["change"].iloc[0] <= 0
+
+
+def test_by_token(rng):
+    tokens = table(rng)
+    found = by_token(tokens)
+    assert len(found) == 7
+    assert found["tokens"].sum() == 1500
+    assert (np.diff(found["entropy"]) <= 0).all()
+    assert found["change"].tolist() == pytest.approx((-found["entropy"] / 2).tolist())

@@ -1,0 +1,219 @@
+"""The recorder: its numbers are those of ``dynamics.sparsity``, from any loop, from transformers' Trainer, and from TRL."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dynamics import InputError, sparsity
+from dynamics.recorder import Recorder, callback, recording
+from dynamics.runs.directory import RunDirectory
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_numbers_are_those_of_sparsity(tmp_path, pair) -> None:
+    base, tuned = pair
+    half = {name: (value + tuned[name]) / 2 for name, value in base.items()}
+    with Recorder(tmp_path / "run", every=2, base=base) as recorder:
+        recorder.step(1, half, {"loss": 1.5})
+        recorder.step(2, tuned.items(), {"loss": float("nan")})
+    first, second = lines(tmp_path / "run")
+    assert first["step"], second["step"] == (1, 2)
+    assert (first["loss"], second["loss"]) == (1.5, None)
+    assert "sparsity/exact" not in first
+    whole, last = sparsity.compare(base, tuned).total, sparsity.compare(half, tuned).total
+    for rule, value in whole.sparsity.items():
+        assert second[f"sparsity/{rule}"] == value
+        assert second[f"sparsity_step/{rule}"] == last.sparsity[rule]
+    assert second["update_norm"] == pytest.approx(whole.update_norm, rel=1e-12)
+    assert second["step_norm"] == pytest.approx(last.update_norm, rel=1e-12)
+    assert second["relative_update"] == pytest.approx(whole.relative_update, rel=1e-12)
+    assert recorder.seconds > 0
+
+
+def test_snapshots_do_not_follow_the_weights(tmp_path) -> None:
+    torch = pytest.importorskip("torch")
+    weight = torch.ones(10, dtype=torch.bfloat16)
+    recorder = Recorder(tmp_path, base={"w": weight})
+    for step in (1, 2):
+        weight[:step] = 2.0
+        recorder.step(step, {"w": weight}, {})
+    assert [line["sparsity/exact"] for line in lines(tmp_path)] == [0.9, 0.8]
+    assert [line["sparsity_step/exact"] for line in lines(tmp_path)] == [0.9, 0.9]
+
+
+def test_other_parameters_are_refused(tmp_path, pair) -> None:
+    recorder = Recorder(tmp_path, base=pair[0])
+    with pytest.raises(InputError, match="only one of the two"):
+        recorder.step(1, {"other": np.ones(3, np.float32)}, {})
+
+
+def test_a_kill_leaves_whole_lines(tmp_path) -> None:
+    directory = RunDirectory(tmp_path)
+    for step in range(1, 6):
+        directory.append_metrics({"step": step})
+        directory.write_rows(f"rollouts/step_{step}.jsonl", [{"a": step}])
+    directory.close()
+    (tmp_path / "checkpoints" / "step_000004").mkdir(parents=True)
+    (tmp_path / "rollouts" / ".step_9-x.jsonl").write_text("half")
+    (tmp_path / "checkpoints" / ".step_000005.partial").mkdir()
+    (tmp_path / ".mine").write_text("not ours to remove")
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "lo')
+    directory.truncate(3)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == ["step_1.jsonl", "step_2.jsonl", "step_3.jsonl"]
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert (tmp_path / ".mine").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(InputError, match="No space left"):
+        RunDirectory(tmp_path).append_metrics({"step": 1})
+
+
+def test_tensorboard(tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    with Recorder(tmp_path, tensorboard=True) as recorder:
+        recorder.step(1, None, {"loss": 2.0})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [one.value for one in events.Scalars("loss")] == [2.0]
+
+
+def tiny_model():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from dynamics.train import tiny
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, initializer_range=0.3)), tiny.tokenizer()
+
+
+def independent(model, rows, compute: str) -> tuple[float, float]:
+    """Mean entropy and surprisal of labelled tokens, by another way."""
+    import torch
+
+    entropy, surprisal = [], []
+    for ids, labels in rows:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16"):
+            logits = model(input_ids=torch.tensor([ids])).logits[0].double()
+        for place, label in enumerate(labels[1:]):
+            if label != -100:
+                entropy.append(torch.distributions.Categorical(logits=logits[place]).entropy().item())
+                surprisal.append(-torch.log_softmax(logits[place], -1)[label].item())
+    return float(np.mean(entropy)), float(np.mean(surprisal))
+
+
+def check(run, tmp_path, trainer, steps: int) -> list[dict]:
+    found = lines(run)
+    assert [line["step"] for line in found] == list(range(1, steps + 1))
+    for line in found:
+        for name in ("loss", "entropy", "nll_sampled", "grad_norm", "tokens", "seconds", "sparsity/bf16", "sparsity_step/exact"):
+            assert line[name] is not None, name
+    trainer.save_model(tmp_path / "tuned")
+    whole = sparsity.compare(tmp_path / "base", tmp_path / "tuned").total
+    for rule, value in whole.sparsity.items():
+        assert found[-1][f"sparsity/{rule}"] == value
+    document = json.loads((run / "run.json").read_text())
+    assert document["status"] == "finished"
+    assert document["master_dtype"] == "float32"
+    assert "hub_token" not in document["config"]
+    return found
+
+
+def test_transformers_trainer(compute: str, tmp_path) -> None:
+    pytest.importorskip("accelerate")
+    import transformers
+
+    model, _ = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(14, 60, 8).tolist() for _ in range(8)]
+    data = [{"input_ids": ids, "labels": [-100] * 3 + ids[3:]} for ids in rows]
+    expected = independent(model.eval(), [(one["input_ids"], one["labels"]) for one in data], compute)
+    args = transformers.TrainingArguments(
+        str(tmp_path / "out"), per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3, logging_steps=1,
+        learning_rate=1e-3, use_cpu=True, bf16=compute == "bfloat16", report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    record = callback(tmp_path / "run", every=1, method="sft")
+    trainer = transformers.Trainer(model, args, train_dataset=data, callbacks=[record])
+    trainer.train()
+    found = check(tmp_path / "run", tmp_path, trainer, 3)
+    assert (found[0]["entropy"], found[0]["nll_sampled"]) == pytest.approx(expected, rel=1e-5 if compute == "float32" else 1e-2)
+    assert found[0]["loss"] == pytest.approx(expected[1], rel=1e-3 if compute == "float32" else 1e-2)
+    assert found[0]["tokens"] == 40
+
+
+def test_a_compiled_model_in_a_trainer(compute: str, tmp_path) -> None:
+    pytest.importorskip("accelerate")
+    import transformers
+
+    model, _ = tiny_model()
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(14, 60, 8).tolist() for _ in range(4)]
+    data = [{"input_ids": ids, "labels": [-100] * 3 + ids[3:]} for ids in rows]
+    expected = independent(model.eval(), [(one["input_ids"], one["labels"]) for one in data], compute)
+    args = transformers.TrainingArguments(
+        str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=1, logging_steps=1, use_cpu=True, bf16=compute == "bfloat16",
+        torch_compile=True, torch_compile_backend="eager", report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(model, args, train_dataset=data, callbacks=[callback(tmp_path / "run", every=1, method="sft")]).train()
+    (line,) = lines(tmp_path / "run")
+    assert (line["entropy"], line["nll_sampled"]) == pytest.approx(expected, rel=1e-5 if compute == "float32" else 1e-2)
+
+
+def test_trl_sft(compute: str, tmp_path) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    model, words = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    data = datasets.Dataset.from_list([{"prompt": f"<D>x+{n}<in>2<out>", "completion": str(n + 2)} for n in range(8)])
+    args = trl.SFTConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, max_steps=3, logging_steps=1, learning_rate=1e-3, use_cpu=True,
+        bf16=compute == "bfloat16",
+        report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.SFTTrainer(model, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)])
+    trainer.train()
+    found = check(tmp_path / "run", tmp_path, trainer, 3)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["method"] == "sft"
+    assert found[0]["loss"] == pytest.approx(found[0]["nll_sampled"], rel=1e-3 if compute == "float32" else 1e-2)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["compute_dtype"] == compute
+
+
+def test_trl_grpo(compute: str, tmp_path) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    model, words = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    data = datasets.Dataset.from_list([{"prompt": f"<D>x+{n}<in>2<out>"} for n in range(8)])
+    args = trl.GRPOConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, num_generations=4, max_completion_length=8, max_steps=3, logging_steps=1,
+        learning_rate=1e-3, use_cpu=True,
+        bf16=compute == "bfloat16", report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+
+    def length(completions, **_):
+        return [float(len(one)) for one in completions]
+
+    reward = recording(length, tmp_path / "run")
+    trainer = trl.GRPOTrainer(
+        model, reward, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)]
+    )
+    trainer.train()
+    found = check(tmp_path / "run", tmp_path, trainer, 3)
+    for step in (1, 2, 3):
+        rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()]
+        assert np.mean([row["reward"] for row in rows]) == pytest.approx(found[step - 1]["reward"], rel=1e-5)
+        assert "group/zero_std" in found[step - 1]
