@@ -57,9 +57,9 @@ def read_folder(folder: Path) -> Checkpoint:
             return read_folder(folder / "actor")
         if any(name.startswith("mp_rank_") for name in files):
             raise InputError(f"{where}: is a DeepSpeed checkpoint; run its zero_to_fp32.py, or name a *_model_states.pt file")
-        found = f"holds only {', '.join(map(shown, list(files)[:4]))}" if files else "is empty"
+        contents = f"holds only {', '.join(map(shown, list(files)[:4]))}" if files else "is empty"
         inside = f" (sub-folders: {', '.join(map(shown, sorted(children)[:4]))})" if children else ""
-        raise InputError(f"{where}: no weights in it: {found}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
+        raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
     return _merge(folder, files, chosen)
 
 
@@ -131,8 +131,8 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
         ignored += part.ignored
         for name, tensor in part.tensors.items():
             if weight_map and weight_map.get(name) != path.name:
-                told = f"the index places it in {shown(weight_map[name])}" if name in weight_map else "the index does not name it"
-                ignored.append((name, f"in {shown(path.name)}, but {told}"))
+                explanation = f"the index places it in {shown(weight_map[name])}" if name in weight_map else "the index does not name it"
+                ignored.append((name, f"in {shown(path.name)}, but {explanation}"))
             elif name in tensors:
                 raise InputError(
                     f"{shown(folder)}: {shown(name)} stands in two files, the second is {shown(path.name)}; remove the stale one"
@@ -146,10 +146,10 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
             )
     for name, path in files.items():
         if path not in chosen and name.endswith((*WEIGHTS, ".gguf")):
-            about = (
+            reason = (
                 "not weights of the model" if NOT_WEIGHTS.match(name) else f"file not read: the weights were taken from {chosen[0].name}"
             )
-            ignored.append((name, about))
+            ignored.append((name, reason))
     config = read_json(files["config.json"]) if "config.json" in files else None
     return Checkpoint(str(folder), "huggingface", tensors, config, tuple(ignored))
 

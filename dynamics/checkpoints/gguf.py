@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Window, grouped
+from dynamics.checkpoints.pickled import FileRange, grouped
 from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
 from dynamics.errors import InputError, shown
 
@@ -55,7 +55,7 @@ ROTARY = re.compile(r"(.*\.)?(rope_freqs|rope_factors_long|rope_factors_short|at
 
 
 if TYPE_CHECKING:
-    Stream = io.BufferedReader[Window]
+    Stream = io.BufferedReader[FileRange]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def read_gguf(path: Path) -> Checkpoint:
 
 def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Entry]]:
     """Metadata (scalars, strings, short arrays of numbers) and tensor entries, checked against the size of the file."""
-    stream = io.BufferedReader(Window(file, 0, file.size), 1 << 16)
+    stream = io.BufferedReader(FileRange(file, 0, file.size), 1 << 16)
     if stream.read(4) != b"GGUF":
         raise InputError(f"{where}: is not a GGUF file (it does not start with GGUF)")
     (version,) = _unpack(stream, "I")
@@ -128,18 +128,18 @@ def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Ent
         if key in fields:
             raise InputError(f"{where}: holds the field {shown(key)} twice; the file is damaged")
         fields[key] = _value(stream, _unpack(stream, "I")[0], file.size, where)
-    found: dict[str, Entry] = {}
+    entry_of: dict[str, Entry] = {}
     for _ in range(count):
         name = _string(stream, file.size)
-        if name in found:
+        if name in entry_of:
             raise InputError(f"{where}: holds two tensors named {shown(name)}")
-        found[name] = _entry(stream, name, where, gguf)
+        entry_of[name] = _entry(stream, name, where, gguf)
     align = fields.get("general.alignment", 32)
     if type(align) is not int or align < 1 or align & (align - 1):
         raise InputError(f"{where}: its alignment {shown(align)} is not a power of two; the file is damaged")
     start = -(-stream.tell() // align) * align
     entries = []
-    for entry in found.values():
+    for entry in entry_of.values():
         end = start + entry.offset + math.prod(entry.shape) // entry.block * entry.width
         if end > file.size:
             raise InputError(f"{where}: {shown(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")

@@ -28,8 +28,8 @@ def download(hub_id: str) -> Path:
         ) from None
     name, _, revision = hub_id.partition("@")
     try:
-        found = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
-        safe = any(file.rfilename.endswith(".safetensors") for file in found.siblings or ())
+        info = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
+        safe = any(file.rfilename.endswith(".safetensors") for file in info.siblings or ())
         patterns = WANTED if safe else WANTED + PICKLED
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as online:

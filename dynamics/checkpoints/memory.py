@@ -39,8 +39,8 @@ def _tensor(name: str, value: Any) -> Tensor | str:
         return f"dtype {dtype} has no comparison here"
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    place = _place(array.__array_interface__["data"][0], "cpu", array.nbytes, dtype)
-    return from_array(name, array, dtype, place)
+    source = _source(array.__array_interface__["data"][0], "cpu", array.nbytes, dtype)
+    return from_array(name, array, dtype, source)
 
 
 def _torch_tensor(name: str, value: Any) -> Tensor | str:
@@ -56,7 +56,7 @@ def _torch_tensor(name: str, value: Any) -> Tensor | str:
     if dtype not in STORAGE:
         return f"dtype {dtype} has no comparison here"
     value = value.detach()
-    source = _place(value.data_ptr(), str(value.device), value.nbytes, dtype) if value.is_contiguous() else None
+    source = _source(value.data_ptr(), str(value.device), value.nbytes, dtype) if value.is_contiguous() else None
     flat = value.contiguous().view(-1)
     if dtype not in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"):
         flat = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
@@ -69,6 +69,6 @@ def _torch_tensor(name: str, value: Any) -> Tensor | str:
     return Tensor(name, tuple(value.shape), dtype, read, source)
 
 
-def _place(address: int, device: str, nbytes: int, dtype: str) -> tuple[object, ...] | None:
+def _source(address: int, device: str, nbytes: int, dtype: str) -> tuple[object, ...] | None:
     """Where the bytes are; None for an empty tensor, whose address says nothing."""
     return ("memory", device, address, nbytes, dtype) if nbytes else None

@@ -81,8 +81,8 @@ def _strip(name: str) -> str:
 
 def layer(name: str) -> str | None:
     """The layer a tensor belongs to, as the start of its name (``model.layers.3``); None outside the stack."""
-    found = LAYER.match(name)
-    return found.group(0) if found else None
+    matched = LAYER.match(name)
+    return matched.group(0) if matched else None
 
 
 def layer_order(name: str) -> tuple[str, int]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.sharded import boxes
+from dynamics.checkpoints.sharded import split_into_boxes
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
 from dynamics.errors import InputError, shown
@@ -37,11 +37,11 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 SLACK = 1 << 20
 
 
-class Window(io.RawIOBase):
+class FileRange(io.RawIOBase):
     """Bytes ``start:start + size`` of a ``File`` as a stream."""
 
     def __init__(self, file: File, start: int, size: int):
-        self.file, self.start, self.size, self.place = file, start, size, 0
+        self.file, self.start, self.size, self.position = file, start, size, 0
 
     def readable(self) -> bool:
         return True
@@ -50,26 +50,26 @@ class Window(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self.place
+        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence])
-        return self.place
+        self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), max(0, self.size - self.place))
-        self.file.read_into(self.start + self.place, np.frombuffer(buffer, np.uint8, count))
-        self.place += count
+        count = min(len(buffer), max(0, self.size - self.position))
+        self.file.read_into(self.start + self.position, np.frombuffer(buffer, np.uint8, count))
+        self.position += count
         return count
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What one ``torch.save`` wrote: ``root`` in plain containers and ``Node``s, and ``place(storage)``, its first byte."""
+    """What one ``torch.save`` wrote: ``root`` in plain containers and ``Node``s, and ``offset_of(storage)``, its first byte."""
 
     file: File
     root: Any
-    place: Callable[[Storage], int]
+    offset_of: Callable[[Storage], int]
 
 
 def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
@@ -88,7 +88,7 @@ def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
 
 def _load_zip(file: File, start: int, size: int) -> Saved:
     where = shown(file.path)
-    stream = io.BufferedReader(Window(file, start, size))
+    stream = io.BufferedReader(FileRange(file, start, size))
     try:
         archive = zipfile.ZipFile(stream)
     except InputError:
@@ -119,7 +119,7 @@ def _load_zip(file: File, start: int, size: int) -> Saved:
             raise InputError(f"{where}: its record {shown(name)} reaches beyond the file; fetch it again")
         return first, record.file_size
 
-    def place(storage: Storage) -> int:
+    def offset_of(storage: Storage) -> int:
         first, room = body(f"data/{storage.key}")
         if storage.size * WIDTHS[storage.dtype] > room:
             raise InputError(f"{where}: storage {shown(storage.key)} claims {storage.size} {storage.dtype} in {room} bytes")
@@ -127,13 +127,13 @@ def _load_zip(file: File, start: int, size: int) -> Saved:
 
     if f"{root}/byteorder" in records and file.read(*body("byteorder")) != b"little":
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
-    return Saved(file, unpickle(io.BytesIO(file.read(*body("data.pkl"))), where), place)
+    return Saved(file, unpickle(io.BytesIO(file.read(*body("data.pkl"))), where), offset_of)
 
 
 def _load_legacy(file: File, start: int, size: int) -> Saved:
     """torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then each storage behind its length."""
     where = shown(file.path)
-    stream = io.BufferedReader(Window(file, start, size))
+    stream = io.BufferedReader(FileRange(file, start, size))
     if unpickle(stream, where) != LEGACY_MAGIC:
         raise InputError(f"{where}: is a pickle, but not one of torch.save")
     storages: dict[str, Storage] = {}
@@ -141,23 +141,23 @@ def _load_legacy(file: File, start: int, size: int) -> Saved:
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
     first, end = start + stream.tell(), start + size
-    places: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None or first + 8 > end:
             raise InputError(f"{where}: is cut short or damaged at storage {shown(key)}; fetch it again")
         (count,) = struct.unpack("<q", file.read(first, 8))
-        places[key] = first + 8
+        offsets[key] = first + 8
         first += 8 + count * WIDTHS[storage.dtype]
         if count < storage.size or first > end:
             raise InputError(f"{where}: storage {shown(key)} reaches beyond the file; fetch it again")
 
-    def place(storage: Storage) -> int:
-        if storage.key not in places:
+    def offset_of(storage: Storage) -> int:
+        if storage.key not in offsets:
             raise InputError(f"{where}: lacks storage {shown(storage.key)}; fetch it again")
-        return places[storage.key]
+        return offsets[storage.key]
 
-    return Saved(file, root, place)
+    return Saved(file, root, offset_of)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Strided:
 
         def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
             out, done = out[: stop - start], 0
-            for first, sizes in boxes(shape, start, stop):
+            for first, sizes in split_into_boxes(shape, start, stop):
                 count = math.prod(sizes)
                 origin = self.origin + sum(i * s for i, s in zip(first, strides, strict=True)) * out.itemsize
                 _gather(self.file, origin, sizes, strides, out[done : done + count].reshape(sizes))
@@ -268,7 +268,7 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     # a stride of 0 repeats values: no limit follows from the storage, and a nonsense shape would be read for ever
     if math.prod(shape) * width > max(saved.file.size, 1 << 30):
         raise InputError(f"{where}: claims {math.prod(shape)} elements, more than the file could hold")
-    return Strided(saved.file, saved.place(storage) + offset * width, dtype, tuple(shape), tuple(strides))
+    return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
 
 
 def read_pickled(path: Path) -> Checkpoint:
@@ -276,23 +276,23 @@ def read_pickled(path: Path) -> Checkpoint:
     where = shown(path)
     saved = load_state(File(path))
     if not isinstance(saved.root, dict):
-        what = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
-        raise InputError(f"{where}: holds {what}, not a state dict of names and tensors")
+        contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
+        raise InputError(f"{where}: holds {contents}, not a state dict of names and tensors")
     ignored: list[tuple[str, str]] = []
     state = _find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
     for name, value in _flatten(state, ignored):
-        found = as_strided(value, name, saved)
-        if found is None:
+        strided = as_strided(value, name, saved)
+        if strided is None:
             ignored.append((name, "not a tensor"))
-        elif isinstance(found, str):
-            if "DTensor" in found:
+        elif isinstance(strided, str):
+            if "DTensor" in strided:
                 raise InputError(f"{where}: {shown(name)} is one rank's part of a DTensor; all ranks' files are needed")
-            ignored.append((name, found))
+            ignored.append((name, strided))
         elif name in tensors:
             raise InputError(f"{where}: holds two entries named {shown(name)}")
         else:
-            tensors[name] = found.tensor(name)
+            tensors[name] = strided.tensor(name)
     _check_whole(tensors, where)
     return Checkpoint(str(path), "torch", tensors, ignored=grouped(ignored))
 
@@ -309,8 +309,8 @@ def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, 
         taken += f"{key}."
         for other, value in root.items():
             if other != key:
-                about = f"outside {taken[:-1]}, which holds the weights" if isinstance(value, dict | Node) else "not a tensor"
-                ignored.append((str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else about))
+                reason = f"outside {taken[:-1]}, which holds the weights" if isinstance(value, dict | Node) else "not a tensor"
+                ignored.append((str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else reason))
         root = root[key]
     return root
 
@@ -360,6 +360,6 @@ def grouped(ignored: list[tuple[str, str]], limit: int = 8) -> tuple[tuple[str, 
         names.setdefault(reason, []).append(name)
     rows: list[tuple[str, str]] = []
     for reason, group in names.items():
-        few = [(name, reason) for name in group]
-        rows += few if len(few) <= limit else [(f"{group[0]} and {len(group) - 1} more", reason)]
+        single_rows = [(name, reason) for name in group]
+        rows += single_rows if len(single_rows) <= limit else [(f"{group[0]} and {len(group) - 1} more", reason)]
     return tuple(rows)

@@ -84,10 +84,10 @@ def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
 
 def _parse_json(raw: bytes, where: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
             raise ValueError("a name stands twice")
-        return found
+        return entries
 
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)

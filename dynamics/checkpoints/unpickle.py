@@ -151,5 +151,5 @@ def unpickle(stream: Any, where: str, allowed: frozenset[str] = INERT | DTENSOR,
     except InputError:
         raise
     except Exception as error:  # a damaged pickle can fail in any opcode, with any exception
-        about = f"{type(error).__name__}: {shown(error, 80)}"
-        raise InputError(f"{where}: its pickle is damaged ({about}); fetch the file again") from None
+        description = f"{type(error).__name__}: {shown(error, 80)}"
+        raise InputError(f"{where}: its pickle is damaged ({description}); fetch the file again") from None

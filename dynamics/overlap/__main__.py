@@ -20,24 +20,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     check_outputs(options)
     with Bar("comparing") as bar:
-        found = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
+        comparison = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
     if "-" not in (options.json, options.csv):
         from dynamics.overlap.terminal import show
 
-        show(found, options.series)
+        show(comparison, options.series)
     if options.json:
-        write(options.json, to_json(found.to_dict()))
+        write(options.json, to_json(comparison.to_dict()))
     if options.csv:
-        write(options.csv, table(found).to_csv(index=False))
+        write(options.csv, table(comparison).to_csv(index=False))
     if options.html:
         from dynamics.overlap.page import page
 
-        write(options.html, page(found, options.series))
+        write(options.html, page(comparison, options.series))
     if options.figure:
         from dynamics.overlap.plot import figure
         from dynamics.presentation.style import save
 
-        save(figure(found), options.figure)
+        save(figure(comparison), options.figure)
 
 
 def _parser() -> argparse.ArgumentParser:

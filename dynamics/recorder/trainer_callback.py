@@ -77,8 +77,8 @@ def callback(out: str | Path, *, every: int = 10, method: str | None = None, ten
             self.flush()
             self.step = state.global_step
             seconds = time.perf_counter() - self.begun
-            found = self.probe.take() if self.probe else {}
-            self.line = {"loss": None, **found, "grad_norm": None, "seconds": seconds}
+            token_metrics = self.probe.take() if self.probe else {}
+            self.line = {"loss": None, **token_metrics, "grad_norm": None, "seconds": seconds}
             if self.recorder is not None:
                 self.line |= self.recorder.measure(self.step, _moved(given["model"]))
 
@@ -191,7 +191,7 @@ class _Probe:
         hidden, targets = states[:, :-1][keep], labels[:, 1:][keep]
         if not len(targets):
             return
-        found = from_hidden(
+        distribution = from_hidden(
             hidden.float(),
             self.head.weight.detach(),
             bias=self.head.bias,
@@ -200,8 +200,8 @@ class _Probe:
             targets=targets,
         )
         self.tokens += len(targets)
-        self.sums[0] += float(found.entropy.sum())
-        self.sums[1] += float(np.asarray(found.surprisal.cpu() if found.surprisal is not None else 0.0).sum())
+        self.sums[0] += float(distribution.entropy.sum())
+        self.sums[1] += float(np.asarray(distribution.surprisal.cpu() if distribution.surprisal is not None else 0.0).sum())
 
     def take(self) -> dict[str, Any]:
         """Means since the last call."""
@@ -223,14 +223,14 @@ def recording(reward: Any, out: str | Path) -> Any:
     directory = RunDirectory(out)
 
     @functools.wraps(reward)
-    def judged(*, prompts: Any, completions: Any, completion_ids: Any = None, trainer_state: Any = None, **more: Any) -> Any:
+    def judged(*, prompts: Any, completions: Any, completion_ids: Any = None, trainer_state: Any = None, **columns: Any) -> Any:
         given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, "trainer_state": trainer_state}
-        scores = reward(**given, **more)
+        scores = reward(**given, **columns)
         step = (trainer_state.global_step if trainer_state is not None else 0) + 1
         ids = completion_ids or [None] * len(prompts)
         rows = [
-            {"prompt": prompt, "completion": text, "completion_ids": one, "role": "solver", "reward": _plain(score)}
-            for prompt, text, one, score in zip(prompts, completions, ids, scores, strict=True)
+            {"prompt": prompt, "completion": text, "completion_ids": token_ids, "role": "solver", "reward": _plain(score)}
+            for prompt, text, token_ids, score in zip(prompts, completions, ids, scores, strict=True)
         ]
         directory.path.mkdir(parents=True, exist_ok=True)
         directory.write_rows(f"rollouts/step_{step}.jsonl", rows)

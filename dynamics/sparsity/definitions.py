@@ -53,7 +53,7 @@ class Paper:
     text: str
 
 
-LIKE = {
+PAPERS = {
     "mukherjee": Paper(
         "mukherjee",
         "Mukherjee et al., arXiv 2505.11711",

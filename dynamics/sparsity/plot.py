@@ -82,11 +82,11 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     )
     ax.grid(False)
     ax.set_facecolor(EMPTY)
-    for place in (place for place, row in enumerate(rows) if row is None):
-        ax.axhspan(place, place + 1, color="white", linewidth=0, zorder=3)
+    for index in (index for index, row in enumerate(rows) if row is None):
+        ax.axhspan(index, index + 1, color="white", linewidth=0, zorder=3)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     prefix, labels = _labels(rows)
-    ax.set_yticks([place + 0.5 for place in labels], list(labels.values()), parse_math=False)
+    ax.set_yticks([index + 0.5 for index in labels], list(labels.values()), parse_math=False)
     fits = 0 < len(prefix) <= (16 if len(rows) <= 12 else 40)  # upright, beside as few rows as these
     ax.set_ylabel(f"layer ({prefix}*)" if fits else "layer", parse_math=False)
     ax.tick_params(axis="x", bottom=False)
@@ -124,14 +124,14 @@ def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
 
     With one stack a label is the layer's number; with several, the first of each stack has its name too.
     """
-    places = {row: place for place, row in enumerate(rows) if row is not None and row != OUTSIDE}
-    prefix, short = text.layer_labels(places)
-    stride = next(step for step in (1, 2, 5, 10, 20, 50, *(10**power for power in range(2, 9))) if len(places) <= step * LABELLED)
+    row_of = {row: index for index, row in enumerate(rows) if row is not None and row != OUTSIDE}
+    prefix, short = text.layer_labels(row_of)
+    stride = next(step for step in (1, 2, 5, 10, 20, 50, *(10**power for power in range(2, 9))) if len(row_of) <= step * LABELLED)
     labels: dict[int, str] = {}
-    for stack in text.stacks(places):
+    for stack in text.stacks(row_of):
         for position, layer in enumerate(stack):
             if position % stride == 0:
-                labels[places[layer]] = shown(short[layer], 32) if position == 0 else layer.rpartition(".")[2]
+                labels[row_of[layer]] = shown(short[layer], 32) if position == 0 else layer.rpartition(".")[2]
     if OUTSIDE in rows:
         labels[rows.index(OUTSIDE)] = "no layer"
     return prefix, labels
@@ -172,13 +172,13 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     ends = list(dict.fromkeys(table["end"]))
     numbers = text.checkpoint_numbers(ends)
-    places = dict(zip(ends, numbers or range(len(ends)), strict=True))
+    positions = dict(zip(ends, numbers or range(len(ends)), strict=True))
     dashes: Any
     for against, dashes in (("first", "-"), ("previous", (0, (3, 2)))):
         part = table[table["against"] == against]
         for rule, (marker, size, width) in MARKS.items():
             ax.plot(
-                [places[end] for end in part["end"]],
+                [positions[end] for end in part["end"]],
                 part[f"sparsity_{rule}"].to_numpy(float),
                 color=plot_rules.RULE_COLORS[rule],
                 linestyle=dashes,
@@ -223,19 +223,19 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
             size = (max(7.5, 2.6 + 0.62 * columns), 0.8 + max(1.3, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1)))
         size = (size[0], min(size[1], 14.0))
         sides = [
-            f"{side}: {shown(one.path.rstrip('/').rpartition('/')[2] or one.path, 60)} ({text.types(one.dtypes)})"
-            for side, one in (("base", comparison.base), ("tuned", comparison.tuned))
+            f"{side}: {shown(checkpoint.path.rstrip('/').rpartition('/')[2] or checkpoint.path, 60)} ({text.types(checkpoint.dtypes)})"
+            for side, checkpoint in (("base", comparison.base), ("tuned", comparison.tuned))
         ]
-        others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
-        words = rule_texts(comparison.rtol, comparison.atol)
-        changed = f"Changed under bf16: {words['bf16']}. {total.numel:,} weights compared."
+        other_rules = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
+        definitions = rule_texts(comparison.rtol, comparison.atol)
+        changed = f"Changed under bf16: {definitions['bf16']}. {total.numel:,} weights compared."
         title = f"Update sparsity under bf16: {percent(total.sparsity['bf16'])}" + (" at the last checkpoint" if steps else "")
-        drawn, ax = _titled(size, title, [*sides, changed, f"Other rules: {others}."])
+        drawing, ax = _titled(size, title, [*sides, changed, f"Other rules: {other_rules}."])
         if steps:
             series_lines(series_table(steps), ax)
         else:
             heat_map(grid, "bf16", ax)
-        return drawn
+        return drawing
 
 
 def _titled(size: tuple[float, float], title: str, lines: Sequence[str]) -> tuple[Figure, Axes]:
@@ -243,13 +243,13 @@ def _titled(size: tuple[float, float], title: str, lines: Sequence[str]) -> tupl
     width, height = size
     wrapped = [part for line in lines for part in textwrap.wrap(line, int(13.5 * width), subsequent_indent="    ")]
     head = 0.45 + 0.165 * len(wrapped)
-    drawn = style.new_figure(width, height + head)
-    whole = height + head
-    drawn.text(0.12 / width, 1 - 0.12 / whole, title, fontsize=11, fontweight="bold", va="top")
+    drawing = style.new_figure(width, height + head)
+    full_height = height + head
+    drawing.text(0.12 / width, 1 - 0.12 / full_height, title, fontsize=11, fontweight="bold", va="top")
     for number, line in enumerate(wrapped):
-        place = 1 - (0.37 + 0.165 * number) / whole
-        drawn.text(0.12 / width, place, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
-    engine = drawn.get_layout_engine()
+        height_of_line = 1 - (0.37 + 0.165 * number) / full_height
+        drawing.text(0.12 / width, height_of_line, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
+    engine = drawing.get_layout_engine()
     if engine is not None:
-        engine.set(rect=(0, 0, 1, height / whole))  # type: ignore[call-arg]
-    return drawn, drawn.subplots()
+        engine.set(rect=(0, 0, 1, height / full_height))  # type: ignore[call-arg]
+    return drawing, drawing.subplots()

@@ -45,15 +45,15 @@ def rules(table: pd.DataFrame, ax: Axes) -> Axes:
     labels: list[str] = []
     for i, rule in enumerate(present):
         offset = (i - (len(present) - 1) / 2) * width
-        here = [(x, values[comparison, rule]) for x, comparison in enumerate(comparisons) if (comparison, rule) in values.index]
+        bars = [(x, values[comparison, rule]) for x, comparison in enumerate(comparisons) if (comparison, rule) in values.index]
         ax.bar(
-            [x + offset for x, _ in here],
-            [height for _, height in here],
+            [x + offset for x, _ in bars],
+            [height for _, height in bars],
             width=0.94 * width,
             color=plot_rules.RULE_COLORS[rule],
             label=fill(plot_rules.RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
         )
-        labels += [style.percent(height) for _, height in here]
+        labels += [style.percent(height) for _, height in bars]
     style.label_bars(ax, labels)
     ax.set_xticks(range(len(comparisons)), comparisons)
     ax.set_xlim(-0.5, len(comparisons) - 0.5)

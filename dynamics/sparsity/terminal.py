@@ -51,9 +51,9 @@ def show(comparison: Comparison, steps: Sequence[Step] = (), console: Console | 
 def _header(comparison: Comparison) -> Section:
     lines: Section = []
     for side in ("base", "tuned"):
-        one = getattr(comparison, side)
-        stored = f"{shown(one.format)}, {text.types(one.dtypes)}"
-        lines.append(Text.assemble((f"{side:<6} {shown(one.path, 300)}", "bold"), (f"  {stored}", "dim")))
+        checkpoint = getattr(comparison, side)
+        stored = f"{shown(checkpoint.format)}, {text.types(checkpoint.dtypes)}"
+        lines.append(Text.assemble((f"{side:<6} {shown(checkpoint.path, 300)}", "bold"), (f"  {stored}", "dim")))
     tensors, skipped = len(comparison.rows), len(comparison.skipped)
     weights = comparison.total.numel
     line = f"{weights:,} weight{'s' * (weights != 1)} in {tensors:,} tensor{'s' * (tensors != 1)} compared"
@@ -193,7 +193,7 @@ def _skipped(comparison: Comparison) -> Section:
         return []
     table = tables.table(">left out", "|of", "<because")
     for where, reason, names in text.skipped_groups(comparison.skipped):
-        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        some = ", ".join(shown(name, 80) for name in names[:3])
-        tables.add(table, f"{len(names):,}", shown(where), f"{shown(reason, NOTE)}: {some}{more}")
+        rest = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        listed = ", ".join(shown(name, 80) for name in names[:3])
+        tables.add(table, f"{len(names):,}", shown(where), f"{shown(reason, NOTE)}: {listed}{rest}")
     return [table]

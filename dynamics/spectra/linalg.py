@@ -59,10 +59,10 @@ def angles(first: Array, second: Array) -> Array:
     """
     import torch
 
-    one, other = torch.from_numpy(np.ascontiguousarray(first)), torch.from_numpy(np.ascontiguousarray(second))
-    product = one.T @ other
+    a, b = torch.from_numpy(np.ascontiguousarray(first)), torch.from_numpy(np.ascontiguousarray(second))
+    product = a.T @ b
     cosines = torch.linalg.svdvals(product).clamp(0, 1)
-    sines = torch.linalg.svdvals(other - one @ product).flip(0).clamp(0, 1)
+    sines = torch.linalg.svdvals(b - a @ product).flip(0).clamp(0, 1)
     return np.asarray(torch.rad2deg(torch.arctan2(sines, cosines)))
 
 
@@ -109,15 +109,15 @@ def angle_summary(left: Array, right: Array) -> dict[str, Any]:
     }
 
 
-def inside(left: Array, right: Array, update: Array) -> dict[str, float]:
+def energy_in_subspace(left: Array, right: Array, update: Array) -> dict[str, float]:
     """Shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
     import torch
 
     total = norm(update) ** 2
-    moved = torch.from_numpy(update)
+    tensor = torch.from_numpy(update)
     rows, columns = (torch.from_numpy(np.ascontiguousarray(side.T)) for side in (left, right))
-    projected = rows @ moved
-    parts = {"inside": projected @ columns.T, "inside_left": projected, "inside_right": columns @ moved.T}
+    projected = rows @ tensor
+    parts = {"inside": projected @ columns.T, "inside_left": projected, "inside_right": columns @ tensor.T}
     return {name: float((part**2).sum()) / total if total else math.nan for name, part in parts.items()}
 
 

@@ -68,8 +68,8 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     """
     import torch
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    a = torch.from_numpy(np.ascontiguousarray(matrix, np.float64)).to(place)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    a = torch.from_numpy(np.ascontiguousarray(matrix, np.float64)).to(target)
     m, n = a.shape
     count = min(count, m, n)
     norm = float(torch.linalg.vector_norm(a))
@@ -79,7 +79,7 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     scale = norm / math.sqrt(m * n)
     narrow = a.float().div_(scale)
     random = torch.Generator().manual_seed(seed)
-    rows = torch.randn(count, n, generator=random).to(place)
+    rows = torch.randn(count, n, generator=random).to(target)
     for _ in range(powers):  # kept as rows: products with few columns are slow
         rows = torch.linalg.qr(((rows @ narrow.T) @ narrow).T).Q.T
     qt = torch.linalg.qr((rows @ narrow.T).T.double()).Q.T
@@ -91,7 +91,7 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     residual = math.sqrt(max(0.0, norm**2 - float((s**2).sum())) + slack)
     tail = residual
     if count < min(m, n):
-        probe = torch.randn(PROBES, n, generator=random).to(place)
+        probe = torch.randn(PROBES, n, generator=random).to(target)
         for _ in range(TIMES):
             out = probe @ narrow.T - (probe @ short.T) @ basis
             probe = out @ narrow - (out @ basis.T) @ short
@@ -102,10 +102,10 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     return Sketch((m, n), (qt.T @ u).cpu().numpy(), s.cpu().numpy(), vt.T.cpu().numpy(), norm, residual, tail, slips.cpu().numpy())
 
 
-def likely_tail(found: Sketch) -> Array:
+def likely_tail(sketched: Sketch) -> Array:
     """(min(m, n) - l,) squared singular values beyond those found: a guess that falls from the last of them to 0 and has the right sum."""
-    count = min(found.shape) - len(found.sigma)
-    last, energy = float(found.sigma[-1]) ** 2, found.residual**2
+    count = min(sketched.shape) - len(sketched.sigma)
+    last, energy = float(sketched.sigma[-1]) ** 2, sketched.residual**2
     if not count or not energy:
         return np.zeros(count)
     bend = max(0.0, count * last / energy - 1)
@@ -113,21 +113,21 @@ def likely_tail(found: Sketch) -> Array:
     return np.asarray(falling * (energy / falling.sum()))
 
 
-def extremes(found: Sketch) -> tuple[Array, Array]:
+def extremes(sketched: Sketch) -> tuple[Array, Array]:
     """The flattest and the most peaked squared singular values, (min(m, n),) each, that the sketch allows.
 
     Each majorises, or is majorised by, every spectrum that it allows: what grows as energy spreads out - stable rank, the entropy
     of the energies, the number of directions that hold a share of it - is bounded by its values at the two.
     """
-    size, known = min(found.shape), len(found.sigma)
-    total = found.norm**2
+    size, known = min(sketched.shape), len(sketched.sigma)
+    total = sketched.norm**2
     low = np.zeros(size)
-    low[:known] = found.sigma**2
-    beyond = np.arange(1, size - known + 1)
-    high = np.concatenate([found.sigma**2 + found.tail**2, np.minimum(found.tail**2, found.residual**2 / beyond)])
+    low[:known] = sketched.sigma**2
+    ranks = np.arange(1, size - known + 1)
+    high = np.concatenate([sketched.sigma**2 + sketched.tail**2, np.minimum(sketched.tail**2, sketched.residual**2 / ranks)])
     room = np.maximum(high - low, 0)
-    left = max(0.0, total - float(low.sum()))
-    peaked = low + np.clip(left - (np.cumsum(room) - room), 0, room)
+    remaining = max(0.0, total - float(low.sum()))
+    peaked = low + np.clip(remaining - (np.cumsum(room) - room), 0, room)
     under, over = 0.0, float(high.max(initial=0.0))
     for _ in range(200):
         level = (under + over) / 2
