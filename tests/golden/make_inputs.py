@@ -15,7 +15,7 @@ import numpy as np
 from conftest import bf16, write_safetensors
 
 Tensors = dict[str, np.ndarray]
-WORDS = [first + second for first in ("ka", "lo", "mi", "nu", "pe", "ro", "si", "ta") for second in "b c d f g h k l m n r t".split()]
+WORDS = [first + second for first in ("ka", "lo", "mi", "nu", "pe", "ro", "si", "ta") for second in "bcdfghklmnrt"]
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
