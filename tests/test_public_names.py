@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from dynamics._moved import MOVED
+
+pytestmark = pytest.mark.filterwarnings("ignore:dynamics.*has moved:FutureWarning")
+
 #: module -> public names that it has, in its ``__all__`` if there is one; more may come, none of these may go
 NAMES = {
     "dynamics": """InputError __version__ betabinomial bootstrap checkpoints entropy estimators logits overlap passk plots recorder samples
@@ -78,7 +82,7 @@ def test_a_module_has_its_names(module):
     found = importlib.import_module(module)
     names = NAMES[module].split()
     assert [name for name in names if not hasattr(found, name)] == []
-    assert set(names) <= set(getattr(found, "__all__", names))
+    assert {name for name in names if f"dynamics.{name}" not in MOVED} <= set(getattr(found, "__all__", names))
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -95,7 +99,17 @@ def python(*arguments: str) -> str:
 def test_modules_are_there_once_dynamics_is_imported():
     """As the README writes it: ``import dynamics``, and no more, before ``dynamics.sparsity.compare(...)``."""
     modules = [name for name in NAMES["dynamics"].split() if name not in ("InputError", "__version__")]
-    python("-c", f"import dynamics\nfor name in {modules}: assert getattr(dynamics, name).__name__ == 'dynamics.' + name")
+    moved = {name: MOVED.get(f"dynamics.{name}", f"dynamics.{name}") for name in modules}
+    python("-c", f"import dynamics\nfor name, module in {moved}.items(): assert getattr(dynamics, name).__name__ == module")
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_name_is_the_moved_module_and_warns(old):
+    code = f"import warnings; warnings.simplefilter('error', FutureWarning); import {old}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("FutureWarning: dynamics.")
+    assert importlib.import_module(old) is importlib.import_module(MOVED[old])
 
 
 def test_importing_dynamics_loads_nothing_heavy():
