@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import bf16, write_safetensors
+from helpers import bf16, write_safetensors
 
 Tensors = dict[str, np.ndarray]
 WORDS = [first + second for first in ("ka", "lo", "mi", "nu", "pe", "ro", "si", "ta") for second in "bcdfghklmnrt"]
