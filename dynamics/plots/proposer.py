@@ -10,7 +10,7 @@ import numpy as np
 
 from dynamics.command import replacing
 from dynamics.plots import style
-from dynamics.train.proposer import REWARDS, expected
+from dynamics.train.games.rewards import REWARDS, expected
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ SHADES = ("#9CC7E4", "#3F8FC5", "#0B3C6F")
 
 
 def curves() -> pd.DataFrame:
-    """Columns reward, samples, p, expected, for every reward of ``dynamics.train.proposer``."""
+    """Columns reward, samples, p, expected, for every reward of ``dynamics.train.games.rewards``."""
     import pandas as pd
 
     p = np.linspace(0, 1, 101)
