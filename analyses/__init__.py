@@ -19,7 +19,7 @@ def _uncertainty(runs: Path, figures: Path, force: bool, preset: str) -> list[Pa
 
 
 def _rewards(runs: Path, figures: Path, force: bool, preset: str) -> list[Path]:
-    from dynamics.train import plot_rewards
+    from dynamics.train.games import plot_rewards
 
     return plot_rewards.write(figures / "proposer_rewards.png")
 

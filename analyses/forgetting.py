@@ -75,9 +75,10 @@ def distances(base: Path, tuned: Path) -> dict[str, dict[str, float]]:
 def fixed_texts(words: Any) -> dict[str, list[list[int]]]:
     """Kind -> token ids of texts."""
     from dynamics.train import tiny
-    from dynamics.train.streams import stream
+    from dynamics.train.rng import stream
+    from dynamics.train.tasks.prompt_formats import reads_notation
 
-    if not tiny.reads_notation(words):
+    if not reads_notation(words):
         prose = (Path(__file__).parent / "prose.txt").read_text(encoding="utf-8")
         return {"prose": [words(part, add_special_tokens=False)["input_ids"] for part in prose.split("\n\n") if part.strip()]}
     rng = stream(0, "fixed texts")

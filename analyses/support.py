@@ -107,7 +107,7 @@ def _answers(run: Run) -> list[dict[str, Any]]:
     of, names = np.array([place for place, _ in pairs]), [""] * len(pairs)
     batch = Batch(asked, [ids for _, ids in pairs], of, np.zeros(len(pairs)), names, names, names)
     base = policy.load(str(run.checkpoints[0]), None, "float32", "float32")
-    token = base.look(batch, 8192).double().cpu().numpy()
+    token = base.logprobs_of(batch, 8192).double().cpu().numpy()
     total = np.add.reduceat(token, np.cumsum(np.append(0, batch.lengths[:-1])))
     best = pd.Series(total).groupby(of).max()
     rows = []

@@ -29,7 +29,7 @@ MOVED = {
     "dynamics.plots.passk": "dynamics.passk.plot",
     "dynamics.plots.passk_page": "dynamics.passk.page",
     "dynamics.plots.passk_terminal": "dynamics.passk.terminal",
-    "dynamics.plots.proposer": "dynamics.train.plot_rewards",
+    "dynamics.plots.proposer": "dynamics.train.games.plot_rewards",
     "dynamics.plots.screen": "dynamics.presentation.tables",
     "dynamics.plots.sparsity": "dynamics.sparsity.plot",
     "dynamics.plots.sparsity_page": "dynamics.sparsity.page",

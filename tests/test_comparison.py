@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from test_entropy_plots import browser, dumped
+from test_entropy_plot import browser, dumped
 
 from analyses import comparison, confound, curriculum, entropy_dynamics, forgetting, pass_at_k, question, runs, support, update_sparsity
 from analyses.question import FAILS, HOLDS, OPEN, Verdict, judge, over_seeds
