@@ -69,7 +69,7 @@ def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> l
 def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Path]:
     """Every figure and table from run directories, the verdicts, and the page of them all."""
     paths: list[Path] = []
-    sections: list[str] = []
+    sections: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     figures.mkdir(parents=True, exist_ok=True)
     for module in QUESTIONS:
@@ -80,20 +80,17 @@ def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Pa
         except InputError as error:
             for suffix in (".png", ".svg", ".csv"):
                 (figures / f"{name}{suffix}").unlink(missing_ok=True)  # of other runs
-            sections.append(html.section(module.TITLE, f"<p>Not drawn: {html.safe(error, 400)}</p>"))
+            sections.append({"title": module.TITLE, "missing": html.one_line(error, 400)})
             continue
         paths += made
         rows += [asdict(one) | {"verdict": one.verdict, "figure": name} for one in module.verdicts(table)]
-        chart = html.picture((figures / f"{name}.svg").read_bytes(), module.TITLE)
-        text = f"<p>The paper: {html.safe(module.CLAIM, 600)}.</p>{chart}<p class=faint>{html.safe(module.caption(table), 1200)}</p>"
-        sections.append(html.section(module.TITLE, text))
+        section = {"title": module.TITLE, "claim": html.one_line(module.CLAIM, 600), "caption": html.one_line(module.caption(table), 1200)}
+        sections.append(section | {"figure": html.svg_uri((figures / f"{name}.svg").read_bytes())})
     verdicts = pd.DataFrame(rows, columns=[*(one.name for one in fields(question.Verdict)), "verdict", "figure"])
     write(str(figures / "machine.json"), json.dumps(_machine(found, preset), indent=1) + "\n")
     with replacing(figures / "verdicts.csv") as temporary:
         verdicts.to_csv(temporary, index=False, float_format="%.4g")
-    head = "<h1>What self-play, RLVR and SFT did to the model</h1>" + _about(found, preset)
-    page = [head, html.section("Verdicts", _verdicts(verdicts)), *sections, html.section("Runs", _runs(found))]
-    write(str(figures / "report.html"), html.document("Comparison of the methods", page))
+    write(str(figures / "report.html"), page(found, preset, verdicts, sections))
     return [*paths, figures / "verdicts.csv", figures / "machine.json", figures / "report.html"]
 
 
@@ -129,51 +126,65 @@ def fill(readme: Path, table: pd.DataFrame, preset: str = "full") -> None:
     write(str(readme), f"{before}{begin}\n{markdown(table)}\n{END}{after}")
 
 
-def _about(found: Sequence[runs.Run], preset: str) -> str:
-    models = ", ".join(sorted({str(run.settings.get("model", run.document.get("model"))) for run in found}))
-    steps = sorted({len(run.metrics) for run in found})
-    small = "" if preset in ("", "full", "paper") else " This is a demonstration: few steps and seeds."
+def page(found: Sequence[runs.Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]]) -> str:
+    """Render the page of all figures.
+
+    Parameters
+    ----------
+    found
+        The runs that were compared.
+    preset
+        What trained them; empty if no preset did.
+    verdicts
+        A row a finding, as in ``verdicts.csv``.
+    sections
+        For every question its title, and either claim, caption and figure (a data URI), or what was missing to draw it.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    models = sorted({str(run.settings.get("model", run.document.get("model"))) for run in found})
+    steps = [len(run.metrics) for run in found]
     first = runs.PRESETS[preset].first if preset else ""
-    begun = f" What they begin with was made by <code>{html.safe(f'python -m dynamics.train sft {first}', 400)}</code>." if first else ""
-    made = _machine(found, preset)
-    versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items() if version)
-    return (
-        f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
-        f"preset {html.safe(preset or 'none')}; "
-        f"{made['cores']} cores of {html.safe(made['machine'])}, {html.safe(versions, 400)}.{begun}{small} "
-        "Findings are those of arXiv 2510.27072 on 3B and 7B models; those that begin with 'and', that of settings and those of RLVR's "
-        "gain are controls; what a small model shows need not hold for them. An effect is the "
-        "mean over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the "
-        "other, or cannot be told.</p>"
-    )
+    machine = _machine(found, preset)
+    context = {
+        "run_count": len(found),
+        "models": html.one_line(", ".join(models)),
+        "least_steps": min(steps),
+        "most_steps": max(steps),
+        "preset": html.one_line(preset or "none"),
+        "cores": machine["cores"],
+        "machine": html.one_line(machine["machine"]),
+        "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
+        "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
+        "demonstration": preset not in ("", "full", "paper"),
+        "counts": {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in _COLORS},
+        "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
+        "quoted": QUOTED,
+        "sections": sections,
+        "runs": [_run(run) for run in found],
+    }
+    return html.render("comparison.html", context, Path(__file__).parent / "templates")
 
 
 #: the colour beside a verdict
 _COLORS = {question.HOLDS: "#009E73", question.FAILS: "#D55E00", question.OPEN: "#999999"}
 
 
-def _verdicts(table: pd.DataFrame) -> str:
-    """Three columns, so that a phone has room for them."""
-    counts = ", ".join(f"{int((table['verdict'] == one).sum())} {one}" for one in _COLORS)
-    lines = []
-    for row in table.to_dict("records"):
-        seeds = f"by seed {row['by_seed']}; {row['interval']}"
-        lines.append(
-            [
-                f'<div class=mark style="--rule: {_COLORS[row["verdict"]]}">{html.safe(row["verdict"])}</div>',
-                f"{html.safe(row['finding'])}<small>{html.safe(row['measured'], 400)}</small>",
-                f"{_effect(row)}<small>{html.safe(seeds, 300)}</small>",
-            ]
-        )
-    made = html.table(["<verdict", "<finding, what was measured", "<effect, 95 %"], lines)
-    return f"<p>{counts}.</p><div class=fit>{made}</div><p class=faint>{html.safe(QUOTED, 1000)}</p>"
+def _verdict(row: Mapping[Any, Any]) -> dict[str, str]:
+    return {
+        "color": _COLORS[row["verdict"]],
+        "verdict": html.one_line(row["verdict"]),
+        "finding": html.one_line(row["finding"]),
+        "measured": html.one_line(row["measured"], 400),
+        "effect": _effect(row),
+        "seeds": html.one_line(f"by seed {row['by_seed']}; {row['interval']}", 300),
+    }
 
 
-def _runs(found: Sequence[runs.Run]) -> str:
-    heads = ["<run", "<what", "seed", "steps", "<masters", "<computed in", "<settings"]
-    lines = []
-    for run in found:
-        settings = "\n".join(f"{name} = {value!r}" for name, value in run.settings.items())
-        what = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
-        lines.append([*(html.safe(cell) for cell in what), html.folded("all", settings)])
-    return html.table(heads, lines)
+def _run(run: runs.Run) -> list[str | dict[str, str]]:
+    """Format the cells of a run; the last is its settings, with a line each."""
+    cells = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
+    settings = [f"{html.one_line(name)} = {value!r}" for name, value in run.settings.items()]
+    return [*(html.one_line(cell) for cell in cells), {"settings": "\n".join(settings)}]
