@@ -74,7 +74,7 @@ def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> l
 def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
     """Make every figure and table from runs, the verdicts, and the page of them all; give the paths of the files."""
     paths: list[Path] = []
-    sections: list[str] = []
+    sections: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     figures.mkdir(parents=True, exist_ok=True)
     for analysis in QUESTIONS:
@@ -85,22 +85,21 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
         except InputError as error:
             for suffix in (".png", ".svg", ".csv"):
                 (figures / f"{name}{suffix}").unlink(missing_ok=True)  # of other runs
-            sections.append(html.section(analysis.TITLE, f"<p>Not drawn: {html.safe(error, 400)}</p>"))
+            sections.append({"title": analysis.TITLE, "missing": html.one_line(error, 400)})
             continue
         paths += written
         rows += [asdict(verdict) | {"verdict": verdict.verdict, "figure": name} for verdict in analysis.verdicts(table)]
-        chart = html.picture((figures / f"{name}.svg").read_bytes(), analysis.TITLE)
-        caption = html.safe(analysis.caption(table), 1200)
-        sections.append(
-            html.section(analysis.TITLE, f"<p>The paper: {html.safe(analysis.CLAIM, 600)}.</p>{chart}<p class=faint>{caption}</p>")
-        )
+        section = {
+            "title": analysis.TITLE,
+            "claim": html.one_line(analysis.CLAIM, 600),
+            "caption": html.one_line(analysis.caption(table), 1200),
+        }
+        sections.append(section | {"figure": html.svg_uri((figures / f"{name}.svg").read_bytes())})
     verdicts = pd.DataFrame(rows, columns=[*(field.name for field in fields(Verdict)), "verdict", "figure"])
     outputs.write(str(figures / "machine.json"), json.dumps(_machine(runs, preset), indent=1) + "\n")
     with replacing(figures / "verdicts.csv") as temporary:
         verdicts.to_csv(temporary, index=False, float_format="%.4g")
-    head = "<h1>What self-play, RLVR and SFT did to the model</h1>" + _about(runs, preset)
-    page = [head, html.section("Verdicts", _verdicts(verdicts)), *sections, html.section("Runs", _runs(runs))]
-    outputs.write(str(figures / "report.html"), html.document("Comparison of the methods", page))
+    outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections))
     return [*paths, figures / "verdicts.csv", figures / "machine.json", figures / "report.html"]
 
 
@@ -137,54 +136,65 @@ def fill(readme: Path, table: pd.DataFrame, preset: str = "full") -> None:
     outputs.write(str(readme), f"{before}{begin}\n{markdown(table)}\n{END}{after}")
 
 
-def _about(runs: Sequence[Run], preset: str) -> str:
-    """Describe the runs and what a verdict is."""
-    models = ", ".join(sorted({str(run.settings.get("model", run.document.get("model"))) for run in runs}))
-    steps = sorted({len(run.metrics) for run in runs})
-    small = "" if preset in ("", "full", "paper") else " This is a demonstration: few steps and seeds."
-    options = presets.PRESETS[preset].base_run_options if preset else ""
-    base = f" What they begin with was made by <code>{html.safe(f'python -m dynamics.train sft {options}', 400)}</code>." if options else ""
+def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]]) -> str:
+    """Render the page of all figures.
+
+    Parameters
+    ----------
+    runs
+        The runs that were compared.
+    preset
+        What trained them; empty if no preset did.
+    verdicts
+        A row a finding, as in ``verdicts.csv``.
+    sections
+        For every question its title, and either claim, caption and figure (a data URI), or what was missing to draw it.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    models = sorted({str(run.settings.get("model", run.document.get("model"))) for run in runs})
+    steps = [len(run.metrics) for run in runs]
+    first = presets.PRESETS[preset].base_run_options if preset else ""
     machine = _machine(runs, preset)
-    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
-    return (
-        f"<p>{len(runs)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
-        f"preset {html.safe(preset or 'none')}; "
-        f"{machine['cores']} cores of {html.safe(machine['machine'])}, {html.safe(versions, 400)}.{base}{small} "
-        "Findings are those of arXiv 2510.27072 on 3B and 7B models; those that begin with 'and', that of settings and those of RLVR's "
-        "gain are controls; what a small model shows need not hold for them. An effect is the "
-        "mean over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the "
-        "other, or cannot be told.</p>"
-    )
+    context = {
+        "run_count": len(runs),
+        "models": html.one_line(", ".join(models)),
+        "least_steps": min(steps),
+        "most_steps": max(steps),
+        "preset": html.one_line(preset or "none"),
+        "cores": machine["cores"],
+        "machine": html.one_line(machine["machine"]),
+        "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
+        "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
+        "demonstration": preset not in ("", "full", "paper"),
+        "counts": {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in _COLORS},
+        "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
+        "quoted": QUOTED,
+        "sections": sections,
+        "runs": [_run(run) for run in runs],
+    }
+    return html.render("comparison.html", context, Path(__file__).parent / "templates")
 
 
 #: the colour beside a verdict
 _COLORS = {HOLDS: "#009E73", FAILS: "#D55E00", OPEN: "#999999"}
 
 
-def _verdicts(table: pd.DataFrame) -> str:
-    """Format the verdicts as a table of three columns, so that a phone has room for them."""
-    counts = ", ".join(f"{int((table['verdict'] == verdict).sum())} {verdict}" for verdict in _COLORS)
-    rows = []
-    for row in table.to_dict("records"):
-        seeds = f"by seed {row['by_seed']}; {row['interval']}"
-        rows.append(
-            [
-                f'<div class=mark style="--rule: {_COLORS[row["verdict"]]}">{html.safe(row["verdict"])}</div>',
-                f"{html.safe(row['finding'])}<small>{html.safe(row['measured'], 400)}</small>",
-                f"{_effect(row)}<small>{html.safe(seeds, 300)}</small>",
-            ]
-        )
-    cells = html.table(["<verdict", "<finding, what was measured", "<effect, 95 %"], rows)
-    return f"<p>{counts}.</p><div class=fit>{cells}</div><p class=faint>{html.safe(QUOTED, 1000)}</p>"
+def _verdict(row: Mapping[Any, Any]) -> dict[str, str]:
+    return {
+        "color": _COLORS[row["verdict"]],
+        "verdict": html.one_line(row["verdict"]),
+        "finding": html.one_line(row["finding"]),
+        "measured": html.one_line(row["measured"], 400),
+        "effect": _effect(row),
+        "seeds": html.one_line(f"by seed {row['by_seed']}; {row['interval']}", 300),
+    }
 
 
-def _runs(runs: Sequence[Run]) -> str:
-    """Format the runs with their settings as a table."""
-    heads = ["<run", "<what", "seed", "steps", "<masters", "<computed in", "<settings"]
-    rows = []
-    for run in runs:
-        settings = "\n".join(f"{name} = {value!r}" for name, value in run.settings.items())
-        dtypes = run.document.get("master_dtype"), run.document.get("compute_dtype")
-        cells = (run.path.name, run.label, run.seed, len(run.metrics), *dtypes)
-        rows.append([*(html.safe(cell) for cell in cells), html.folded("all", settings)])
-    return html.table(heads, rows)
+def _run(run: Run) -> list[str | dict[str, str]]:
+    """Format the cells of a run; the last is its settings, with a line each."""
+    cells = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
+    settings = [f"{html.one_line(name)} = {value!r}" for name, value in run.settings.items()]
+    return [*(html.one_line(cell) for cell in cells), {"settings": "\n".join(settings)}]
