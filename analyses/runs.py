@@ -394,7 +394,7 @@ def matched(runs: Sequence[Run]) -> list[Run]:
 
 def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     """Make the runs of a preset, side by side on the cores; finished ones are used again, killed ones go on where they were."""
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
     from dynamics.io.threads import cores
     from dynamics.train import tiny
 
@@ -409,7 +409,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
         for name in left:
             say(f"  {name}: {' '.join(left[name])}")
         if any("--model" not in options for options in left.values()):
-            with Bar("making the embedded model") as bar:
+            with ProgressBar("making the embedded model") as bar:
                 tiny.find(progress=bar)
     begin, done = time.perf_counter(), 0
 

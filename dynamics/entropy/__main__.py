@@ -49,7 +49,7 @@ def _bounded(options: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_output, write
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
     from dynamics.rollouts import texts
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     settings["batch_tokens"] = options.batch_tokens
     try:
-        with Bar("tracing", "tokens") as bar:
+        with ProgressBar("tracing", "tokens") as bar:
             found = trace(model, tokenizer, documents, against=other, progress=bar, keep=finished.append, **settings)
     except (InputError, KeyboardInterrupt):
         if options.out and finished:
@@ -111,12 +111,12 @@ def _series(options: Any, first: Trace, documents: Sequence[Document], settings:
     """The summary of every checkpoint over the same texts, a row each; one model in memory at a time."""
     import pandas as pd
 
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
 
     records = [{"model": options.model, **summary(first.tokens).iloc[0].to_dict()}]
     for name in options.over:
         model, tokenizer = load(name, options.device, options.dtype)
-        with Bar(f"tracing {shown(name, 40)}", "tokens") as bar:
+        with ProgressBar(f"tracing {shown(name, 40)}", "tokens") as bar:
             found = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
         if list(found.tokens["token_id"]) != list(first.tokens["token_id"]):
             raise InputError(f"{shown(name)}: its tokenizer makes other tokens of these texts than that of {shown(options.model)}")

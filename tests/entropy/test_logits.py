@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.entropy import kernels
-from dynamics.entropy.logits import BYTES, divergence, from_hidden, from_logits, merged, summed
+from dynamics.entropy.logits import divergence, from_hidden, from_logits, merged, summed
 from dynamics.errors import InputError
-from dynamics.models import Head
+from dynamics.models import BYTES, Head
 
 FIELDS = ("entropy", "varentropy", "logsumexp", "surprisal", "rank")
 
