@@ -51,7 +51,7 @@ def model(hidden: int, folder: Path) -> float:
     )
     with contextlib.redirect_stderr(io.StringIO()):
         made.save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
+    tiny.build_tokenizer().save_pretrained(folder)
     return sum(value.numel() for value in made.parameters()) / 1e6
 
 

@@ -19,15 +19,27 @@ MOVED = {
     "dynamics.logits": "dynamics.entropy.logits",
     "dynamics.plots": "dynamics.presentation",
     "dynamics.plots.entropy": "dynamics.entropy.plot",
+    "dynamics.plots.entropy_page": "dynamics.entropy.page",
+    "dynamics.plots.entropy_terminal": "dynamics.entropy.terminal",
+    "dynamics.plots.html": "dynamics.presentation.html",
     "dynamics.plots.methods": "dynamics.presentation.methods",
     "dynamics.plots.overlap": "dynamics.overlap.plot",
+    "dynamics.plots.overlap_page": "dynamics.overlap.page",
+    "dynamics.plots.overlap_terminal": "dynamics.overlap.terminal",
     "dynamics.plots.passk": "dynamics.passk.plot",
-    "dynamics.plots.proposer": "dynamics.train.plot_rewards",
+    "dynamics.plots.passk_page": "dynamics.passk.page",
+    "dynamics.plots.passk_terminal": "dynamics.passk.terminal",
+    "dynamics.plots.proposer": "dynamics.train.games.plot_rewards",
+    "dynamics.plots.screen": "dynamics.presentation.tables",
     "dynamics.plots.sparsity": "dynamics.sparsity.plot",
+    "dynamics.plots.sparsity_page": "dynamics.sparsity.page",
     "dynamics.plots.sparsity_rules": "dynamics.sparsity.plot_rules",
+    "dynamics.plots.sparsity_terminal": "dynamics.sparsity.terminal",
     "dynamics.plots.spectra": "dynamics.spectra.plot",
+    "dynamics.plots.spectra_page": "dynamics.spectra.page",
     "dynamics.plots.style": "dynamics.presentation.style",
     "dynamics.plots.text": "dynamics.presentation.text",
+    "dynamics.plots.train_terminal": "dynamics.train.terminal",
     "dynamics.plots.ulp": "dynamics.sparsity.plot_ulp",
     "dynamics.rundir": "dynamics.runs.directory",
     "dynamics.sketch": "dynamics.spectra.randomized_svd",
@@ -48,11 +60,11 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
         new = MOVED[old]
-        warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", FutureWarning, stacklevel=2)
         sys.modules[old] = importlib.import_module(new)
 
 
 def install() -> None:
-    """Let imports of old names be answered; names that exist are found first."""
+    """Let imports of old names be answered; ahead of the path, which would find some a second time."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())

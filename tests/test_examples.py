@@ -63,7 +63,7 @@ def test_python_of_the_readme(number: int, tmp_path: Path, monkeypatch: pytest.M
         "lm_head": model.lm_head,
         "model": model,
         "other": other,
-        "tokenizer": tiny.tokenizer(),
+        "tokenizer": tiny.build_tokenizer(),
         "texts": ["abc", "[1,2]"],
         "entropies": entropies,
         "rewards": 0.9 - 0.2 * np.exp(entropies) + 0.01 * rng.normal(size=12),

@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ImportError:
         raise InputError("training needs torch and transformers: pip install 'training-dynamics[models]'") from None
     from dynamics.train.loop import run
-    from dynamics.train.watch import Watch
+    from dynamics.train.progress import TrainingProgress
 
-    with Watch(options.method, config.steps) as watch:
-        done = run(options.method, config, Path(options.out), options.resume, watch, options.tensorboard, options.wandb)
+    with TrainingProgress(options.method, config.steps) as progress:
+        done = run(options.method, config, Path(options.out), options.resume, progress, options.tensorboard, options.wandb)
     _report(options, done)
 
 

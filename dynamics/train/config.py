@@ -16,7 +16,7 @@ def option(default: Any, about: str, choices: Sequence[str] = ()) -> Any:
 
 
 @dataclass(frozen=True)
-class Config:
+class TrainConfig:
     """What all methods share."""
 
     model: str = option("tiny", "tiny (made on the spot), smollm2, a Hugging Face folder or a hub id")
@@ -52,7 +52,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class SFT(Config):
+class SFTConfig(TrainConfig):
     """Imitate given completions."""
 
     problems: int = option(2048, "problems to train on, gone through in a new random order each time")
@@ -60,7 +60,7 @@ class SFT(Config):
 
 
 @dataclass(frozen=True)
-class PolicyGradient(Config):
+class PolicyGradientConfig(TrainConfig):
     """What methods share that train on their own samples."""
 
     temperature: float = option(1.0, "of sampling; gradients are of the distribution at this temperature")
@@ -77,7 +77,7 @@ class PolicyGradient(Config):
 
 
 @dataclass(frozen=True)
-class RLVR(PolicyGradient):
+class RLVRConfig(PolicyGradientConfig):
     """Sample completions, let a verifier judge them, raise the likelihood of the better ones."""
 
     problems: int = option(2048, "problems to train on, gone through in a new random order each time")
@@ -86,7 +86,7 @@ class RLVR(PolicyGradient):
 
 
 @dataclass(frozen=True)
-class SelfPlay(PolicyGradient):
+class SelfPlayConfig(PolicyGradientConfig):
     """One model proposes tasks and solves them; running the programs judges both (after Absolute Zero)."""
 
     steps: int = option(250, "optimizer steps")
@@ -114,7 +114,7 @@ class SelfPlay(PolicyGradient):
     allow_unconfined: int = option(0, "1: run programs that the model wrote without confinement where the machine has none")
 
 
-METHODS: dict[str, type[Config]] = {"sft": SFT, "rlvr": RLVR, "selfplay": SelfPlay}
+METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig}
 #: other defaults where the model is not the embedded one: (method or None for all, field) -> value
 LARGER: dict[tuple[str | None, str], Any] = {
     (None, "learning_rate"): 1e-5,
@@ -166,7 +166,7 @@ def add_options(parser: argparse.ArgumentParser, method: str) -> None:
         )
 
 
-def resolve(method: str, options: argparse.Namespace) -> Config:
+def resolve(method: str, options: argparse.Namespace) -> TrainConfig:
     """The config of a command line, its defaults filled in."""
     kind = METHODS[method]
     given = {one.name: value for one in fields(kind) if (value := getattr(options, one.name)) is not MISSING}
@@ -180,7 +180,7 @@ def resolve(method: str, options: argparse.Namespace) -> Config:
     return config
 
 
-def check(config: Config) -> None:
+def check(config: TrainConfig) -> None:
     """Refuse numbers that make no sense."""
     least = {
         "steps": 1,
@@ -203,13 +203,13 @@ def check(config: Config) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value}: must be a number of at least {low}")
     forced_compute_dtype()
     temperatures(config)
-    if isinstance(config, PolicyGradient):
+    if isinstance(config, PolicyGradientConfig):
         _check_gradient(config)
-    if isinstance(config, SelfPlay):
+    if isinstance(config, SelfPlayConfig):
         _check_selfplay(config)
 
 
-def _check_gradient(config: PolicyGradient) -> None:
+def _check_gradient(config: PolicyGradientConfig) -> None:
     from dynamics.train.objectives import ADVANTAGES
 
     if config.advantage not in ADVANTAGES:
@@ -226,13 +226,13 @@ def _check_gradient(config: PolicyGradient) -> None:
         )
 
 
-def _check_selfplay(config: SelfPlay) -> None:
-    from dynamics.train.proposer import BONUSES, find
-    from dynamics.train.tasks import KINDS
+def _check_selfplay(config: SelfPlayConfig) -> None:
+    from dynamics.train.games.rewards import BONUSES, find
+    from dynamics.train.tasks import TASK_TYPES
 
     if not config.advantage.startswith("reinforce"):
         raise InputError(f"--advantage {config.advantage}: proposals have no group; use reinforce++, reinforce++-sequence or reinforce")
-    for option, value, known in (("kinds", config.kinds, KINDS), ("bonuses", config.bonuses, BONUSES)):
+    for option, value, known in (("kinds", config.kinds, TASK_TYPES), ("bonuses", config.bonuses, BONUSES)):
         for name in value.split(","):
             if name not in known and (name or option == "kinds"):
                 raise InputError(f"--{option} {value}: {name!r} is unknown; there are {', '.join(known)}")
@@ -255,7 +255,7 @@ def forced_compute_dtype() -> str | None:
     return None if found == "auto" else found
 
 
-def temperatures(config: Config) -> list[float]:
+def temperatures(config: TrainConfig) -> list[float]:
     """Of the evaluation."""
     try:
         found = [float(part) for part in config.eval_temperatures.split(",")]

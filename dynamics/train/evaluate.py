@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dynamics.train import prompts
 from dynamics.train.policy import Policy
-from dynamics.train.rlvr import judge
-from dynamics.train.sampling import generate
-from dynamics.train.streams import stream
-from dynamics.train.tasks import Question
+from dynamics.train.rng import stream
+from dynamics.train.samplers.transformers import generate
+from dynamics.train.tasks.problem import Question, judge
+from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
 def label(name: str, temperature: float) -> str:
@@ -26,7 +25,7 @@ def evaluate(
     policy: Policy, questions: list[Question], name: str, temperature: float, samples: int, seed: int, max_new_tokens: int
 ) -> Iterator[dict[str, Any]]:
     """A row a sample. Greedy decoding gives one sample a problem, whatever is asked for."""
-    asked = prompts.encoded(policy.tokenizer, questions)
+    asked = encode_questions(policy.tokenizer, questions)
     count = 1 if temperature == 0 else samples
     groups = generate(
         policy.model,
@@ -40,7 +39,7 @@ def evaluate(
     )
     for question, ids, group in zip(questions, asked, groups, strict=True):
         for number, one in enumerate(group):
-            text = prompts.decode(policy.tokenizer, one.ids, policy.eos)
+            text = decode(policy.tokenizer, one.ids, policy.eos)
             verdict = judge(question, text)
             yield {
                 "model": label(name, temperature),

@@ -1,6 +1,6 @@
 """The one loop: a batch from the method, a step on it, a line in the run directory, now and then a checkpoint.
 
-    feed -> prepare -> gradient -> optimizer step -> record -> save
+    next batch -> prepare -> gradient -> optimizer step -> record -> save
 
 A step is a pure function of the weights, the optimizer's state, what the method keeps, and the step's number. A run that is killed at any
 moment goes on from its last saved state, after what lies beyond it in the run directory has been removed, and ends with the same bits: on
@@ -25,16 +25,13 @@ import torch
 from dynamics.errors import InputError
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
-from dynamics.train import evaluate, fixed, policy, rlvr, selfplay, sft, state, tasks, update
-from dynamics.train.batch import Method
-from dynamics.train.config import METHODS, Config, PolicyGradient, temperatures
+from dynamics.train import evaluate, policy, probe_prompts, state, tasks, update
+from dynamics.train.config import PolicyGradientConfig, TrainConfig, temperatures
 from dynamics.train.folders import LOCK, exclusive
-from dynamics.train.tiny import reads_notation
+from dynamics.train.registry import METHODS
+from dynamics.train.tasks.prompt_formats import reads_notation
 
 SCHEMA = "dynamics.run/1"
-
-
-FEEDS: dict[str, Callable[..., Method]] = {"sft": sft.Imitation, "rlvr": rlvr.Practice, "selfplay": selfplay.Game}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,7 +41,7 @@ class Interrupted(KeyboardInterrupt):
 class Run:
     """A run in work, one step after another."""
 
-    def __init__(self, method: str, config: Config, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None):
+    def __init__(self, method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None):
         self.name, self.config, self.out = method, config, out
         self.directory = RunDirectory(out)
         document = self._begin(resume)
@@ -55,8 +52,8 @@ class Run:
         compute = document.get("compute_dtype", config.compute_dtype)  # a run that is resumed computes in the dtype that it began with
         self.policy = policy.load(config.model, device, config.master_dtype, compute)
         self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
-        self.method = FEEDS[method](config, self.policy, self.source)
-        self.fixed = self.method.fixed() if config.fixed_every else {}
+        self.method = METHODS[method].make(config, self.policy, self.source)
+        self.probe_prompts = self.method.probe_prompts() if config.fixed_every else {}
         self.reference = self._reference()
         self.optimizer = torch.optim.AdamW(
             self.policy.masters.values(),
@@ -74,8 +71,8 @@ class Run:
             "shares_prompts": self.policy.shares,
             "machines": machines if here in machines else [*machines, here],
             "record_every": self.recorder.every,
-            "fixed_prompts": {role: len(asked) for role, (asked, _) in self.fixed.items()},
-        } | self.method.about()
+            "fixed_prompts": {role: len(asked) for role, (asked, _) in self.probe_prompts.items()},
+        } | self.method.metadata()
         self.directory.write_run(document)
         self.document = document
         self.step = 0
@@ -125,9 +122,14 @@ class Run:
 
     def _reference(self) -> policy.Policy | None:
         """The base, where its log-probabilities are needed; made before any state is loaded."""
-        if not (isinstance(self.config, PolicyGradient) and self.config.kl):
+        if not (isinstance(self.config, PolicyGradientConfig) and self.config.kl):
             return None
         return policy.Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer, self.config.master_dtype, self.policy.compute)
+
+    def load_base(self) -> policy.Policy:
+        """The model that the run began with, once more, to compute as the run does."""
+        mine = self.policy
+        return policy.load(self.config.model, str(mine.device), mine.master, mine.compute)
 
     def questions(self) -> list[tasks.Question]:
         return self.source.questions("test", self.config.eval_problems, self.config.seed)
@@ -148,28 +150,28 @@ class Run:
     def one_step(self) -> dict[str, Any]:
         """The next step; gives its line of ``metrics.jsonl``."""
         begin, number, config = time.perf_counter(), self.step + 1, self.config
-        fed = self.method.feed(number)
-        if fed.rollouts:
-            self.directory.write_rows(f"rollouts/step_{number}.jsonl", fed.rollouts)
+        data = self.method.next_batch(number)
+        if data.rollouts:
+            self.directory.write_rows(f"rollouts/step_{number}.jsonl", data.rollouts)
         still: dict[str, float] = {}
         paused = time.perf_counter()
-        if self.fixed and (number - 1) % config.fixed_every == 0:
-            still = fixed.entropies(self.policy, self.fixed, config.seed, config.micro_tokens)
+        if self.probe_prompts and (number - 1) % config.fixed_every == 0:
+            still = probe_prompts.entropies(self.policy, self.probe_prompts, config.seed, config.micro_tokens)
             still["time/fixed_seconds"] = time.perf_counter() - paused
-        before = update.prepare(self.policy, self.reference, fed.batch, config, number)
+        before = update.prepare(self.policy, self.reference, data.batch, config, number)
         metrics: dict[str, Any] = {}
-        for _ in range(config.updates if isinstance(config, PolicyGradient) else 1):
-            found = update.gradient(self.policy, fed.batch, config, before)
-            norm = update.optimizer_step(self.policy, self.optimizer, config, number, found, fed.batch)
+        for _ in range(config.updates if isinstance(config, PolicyGradientConfig) else 1):
+            found = update.gradient(self.policy, data.batch, config, before)
+            norm = update.optimizer_step(self.policy, self.optimizer, config, number, found, data.batch)
             self.whole = False
             if not metrics:
-                metrics = update.token_metrics(found, fed.batch) | {"grad_norm": norm} | update.mismatch(found.logp, fed.batch)
+                metrics = update.token_metrics(found, data.batch) | {"grad_norm": norm} | update.mismatch(found.logp, data.batch)
             else:
                 metrics["clip/low"], metrics["clip/high"] = float(found.clipped_low.mean()), float(found.clipped_high.mean())
         if self.reference is not None and before.reference is not None:
             apart = torch.from_numpy(found.logp).to(before.reference) - before.reference
             metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
-        metrics |= fed.metrics | still | {"learning_rate": config.learning_rate * update.rate(config, number)}
+        metrics |= data.metrics | still | {"learning_rate": config.learning_rate * update.rate(config, number)}
         self.step = number
         seconds = time.perf_counter() - begin - still.get("time/fixed_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
@@ -207,9 +209,7 @@ class Run:
                 raise Interrupted
         self.checkpoint()
         self.examine(f"{self.name}, {self.step} steps", heat[:1])
-        if type(self.method).after is not Method.after:
-            mine = self.policy
-            self.method.after(self.directory, policy.load(self.config.model, str(mine.device), mine.master, mine.compute))
+        self.method.on_train_end(self.directory, self.load_base)
 
     def finish(self, status: str) -> None:
         self.document["status"] = status
@@ -221,7 +221,7 @@ class Run:
 
 def run(
     method: str,
-    config: Config,
+    config: TrainConfig,
     out: Path,
     resume: bool = False,
     on_step: Callable[[int, dict[str, Any]], None] = lambda step, metrics: None,

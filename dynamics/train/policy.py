@@ -151,7 +151,7 @@ class Policy:
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _LogProbs.apply(states, weight, targets, temperature, self.autocast)
         return found
 
-    def look(self, batch: Batch, tokens: int, share: bool | None = None) -> torch.Tensor:
+    def logprobs_of(self, batch: Batch, tokens: int, share: bool | None = None) -> torch.Tensor:
         """(tokens,) log-probabilities of all completion tokens as the policy stands, without gradient; ``tokens`` computed at once."""
         return self.measure(batch, tokens, share)[0]
 
@@ -179,9 +179,9 @@ class Policy:
         before, computing = str(self.model.config._attn_implementation), self.autocast
         self.autocast = None
         try:
-            apart, own = self.look(batch, 1, False), self._after_padding(prompts)
+            apart, own = self.logprobs_of(batch, 1, False), self._after_padding(prompts)
             attention.use(self.model)
-            together, ours = self.look(batch, 1000, True), self._after_padding(prompts)
+            together, ours = self.logprobs_of(batch, 1000, True), self._after_padding(prompts)
             if (together - apart).abs().max() <= tolerance and (ours - own).abs().max() <= tolerance:
                 return True
         except (RuntimeError, TypeError, ValueError, AttributeError):  # a model that attends in another way

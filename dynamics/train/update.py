@@ -13,9 +13,9 @@ import torch
 from dynamics.errors import InputError
 from dynamics.train import objectives
 from dynamics.train.batch import Batch, layouts, places, starts
-from dynamics.train.config import Config, PolicyGradient
+from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.policy import Policy
-from dynamics.train.streams import stream
+from dynamics.train.rng import stream
 
 Floats = np.ndarray[Any, Any]
 
@@ -43,7 +43,7 @@ class Before:
     penalised: torch.Tensor | None = None
 
 
-def gradient(policy: Policy, batch: Batch, config: Config, before: Before) -> Tokens:
+def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) -> Tokens:
     """Add the gradient of the objective to the parameters of ``policy.model``.
 
     The weight of a token comes from the whole batch, so how it is cut changes no more than the order of sums. Samples that weigh nothing
@@ -53,7 +53,7 @@ def gradient(policy: Policy, batch: Batch, config: Config, before: Before) -> To
     count = int(begin[-1])
     weights = objectives.token_weights(config.loss, batch.lengths, config.max_new_tokens)
     found = Tokens(*(np.zeros(count) for _ in range(7)))
-    always = isinstance(config, PolicyGradient) and bool(config.kl or config.entropy_bonus or config.kl_cov)
+    always = isinstance(config, PolicyGradientConfig) and bool(config.kl or config.entropy_bonus or config.kl_cov)
     alive = [sample for sample in range(len(batch.completions)) if always or batch.advantages[sample] != 0]
     idle = [sample for sample in range(len(batch.completions)) if not (always or batch.advantages[sample] != 0)]
     for samples, learning in ((alive, True), (idle, False)):
@@ -76,10 +76,10 @@ def gradient(policy: Policy, batch: Batch, config: Config, before: Before) -> To
     return found
 
 
-def _loss(config: Config, before: Before, at: Floats, logp: Any, entropy: Any, advantage: Any) -> tuple[Any, Any, Any]:
+def _loss(config: TrainConfig, before: Before, at: Floats, logp: Any, entropy: Any, advantage: Any) -> tuple[Any, Any, Any]:
     """(tokens,) loss, and which tokens were clipped."""
     never = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)
-    if not isinstance(config, PolicyGradient):
+    if not isinstance(config, PolicyGradientConfig):
         return -advantage * logp, never, never
     old = logp.detach() if before.old is None else before.old[at]
     loss = objectives.policy_loss(logp, old, advantage, config.clip_low, config.clip_high)
@@ -95,12 +95,12 @@ def _loss(config: Config, before: Before, at: Floats, logp: Any, entropy: Any, a
     return loss, low, high
 
 
-def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Config, step: int) -> Before:
+def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: TrainConfig, step: int) -> Before:
     """What the objective needs from before the update. Old log-probabilities are the trainer's own, never the sampler's."""
-    if not isinstance(config, PolicyGradient):
+    if not isinstance(config, PolicyGradientConfig):
         return Before()
     covariance = config.clip_cov or config.kl_cov
-    old = policy.look(batch, config.micro_tokens) if config.updates > 1 or covariance else None
+    old = policy.logprobs_of(batch, config.micro_tokens) if config.updates > 1 or covariance else None
     dropped = penalised = None
     if covariance and old is not None:
         advantage = torch.from_numpy(np.repeat(batch.advantages, batch.lengths)).to(old)
@@ -109,10 +109,10 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Conf
             dropped = objectives.clip_cov_mask(product, config.clip_cov, generator=stream(config.seed, "clip_cov", step))
         if config.kl_cov:
             penalised = objectives.kl_cov_mask(product, config.kl_cov)
-    return Before(old, reference.look(batch, config.micro_tokens) if reference is not None else None, dropped, penalised)
+    return Before(old, reference.logprobs_of(batch, config.micro_tokens) if reference is not None else None, dropped, penalised)
 
 
-def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Config, step: int, found: Tokens, batch: Batch) -> float:
+def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, found: Tokens, batch: Batch) -> float:
     """Clip and move; gives the L2 norm of the gradient before clipping. Nothing moves if it or the loss is not finite."""
     policy.pull()
     norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.clip or math.inf))
@@ -132,7 +132,7 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Con
     return norm
 
 
-def rate(config: Config, step: int) -> float:
+def rate(config: TrainConfig, step: int) -> float:
     """Of the learning rate at a step, from 1."""
     rising = min(1.0, step / config.warmup) if config.warmup else 1.0
     done = (step - 1) / max(1, config.steps)
