@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dynamics.bootstrap import LEVEL, REPLICATES
 from dynamics.errors import InputError, shown
-from dynamics.passk.bootstrap import LEVEL, REPLICATES
 from dynamics.passk.comparison import UNSCORED, report
 
 if TYPE_CHECKING:
