@@ -53,7 +53,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
 
 def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discarded: set[str]) -> None:
     """Train the ``pending`` runs, the base run first; what is there of those in ``discarded`` is removed."""
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
     from dynamics.io.threads import cores
     from dynamics.train import tiny
 
@@ -63,7 +63,7 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
     for name, options in pending.items():
         print_progress(f"  {name}: {' '.join(options)}")
     if any("--model" not in options for options in pending.values()):
-        with Bar("making the embedded model") as bar:
+        with ProgressBar("making the embedded model") as bar:
             tiny.find(progress=bar)
     progress = _Progress(len(pending))
 

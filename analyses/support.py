@@ -26,8 +26,7 @@ from analyses import analysis
 from analyses.claims import Verdict, check_claim_on_rows
 from analyses.pass_at_k import BASE, WITHIN
 from analyses.runs import Run, default_settings, is_of_base
-from dynamics import InputError
-from dynamics.passk import bootstrap
+from dynamics import InputError, bootstrap
 from dynamics.presentation import methods, style
 
 TITLE = "Support: what only one of the two solved"
