@@ -38,10 +38,10 @@ QUANTITIES = (
     "solver/entropy",
     "proposer/nll_sampled",
     "solver/nll_sampled",
-    "fixed/proposer/entropy",
-    "fixed/solver/entropy",
-    "fixed/proposer/nll_sampled",
-    "fixed/solver/nll_sampled",
+    "probe/proposer/entropy",
+    "probe/solver/entropy",
+    "probe/proposer/nll_sampled",
+    "probe/solver/nll_sampled",
 )
 #: steps of the running mean that is drawn
 WINDOW = 9
@@ -77,7 +77,7 @@ def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
     """The whole model, a line a method: on what it trains on, or answering the fixed prompts."""
     for label in dict.fromkeys(table["label"]):
         mine = table[table["label"] == label]
-        prefix = "fixed/solver/" if fixed else ""
+        prefix = "probe/solver/" if fixed else ""
         part = mine[mine["quantity"] == f"{prefix}entropy"]
         if len(part):
             methods.seeds(part, "step", label, ax, 1 if fixed else WINDOW)
@@ -97,7 +97,7 @@ def _paper(part: pd.DataFrame, ax: Axes, color: str, window: int) -> None:
 
 def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
     """Proposer and solver of self-play, on the tasks they sample or on fixed prompts."""
-    prefix, window = ("fixed/", 1) if fixed else ("", WINDOW)
+    prefix, window = ("probe/", 1) if fixed else ("", WINDOW)
     game = table[table["label"] == "selfplay"]
     for role, color in methods.ROLES.items():
         part = game[game["quantity"] == f"{prefix}{role}/entropy"]
@@ -170,7 +170,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     last, first = (game.pivot_table(index="seed", columns="quantity", values=name) for name in ("last", "first"))
     found = []
     for role in ("proposer", "solver"):
-        for prefix, where in (("", "its own tasks"), ("fixed/", "fixed prompts")):
+        for prefix, where in (("", "its own tasks"), ("probe/", "fixed prompts")):
             name = f"{prefix}{role}/entropy"
             if name in last and name in first:
                 what = f"entropy of the {role} on {where}, last minus first fifth, nats"

@@ -63,7 +63,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         if {run.label, BASE} <= set(run.evals["name"]):
             rows.append({**shared, "quantity": "gain", "value": gap(run.evals, BASE, run.label, 1)})
         rows.append({**shared, "quantity": "entropy", "value": blocks(run.metrics, "solver/entropy")[1]})
-        rows.append({**shared, "quantity": "fixed", "value": blocks(run.metrics, "fixed/solver/entropy")[1]})
+        rows.append({**shared, "quantity": "fixed", "value": blocks(run.metrics, "probe/solver/entropy")[1]})
         rows.append({**shared, "quantity": "valid", "value": blocks(run.metrics, "proposer/valid")[1]})
         if (run.path / "curriculum.jsonl").exists():
             tasks = pd.DataFrame(lines(run.path / "curriculum.jsonl"))

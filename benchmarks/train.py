@@ -55,7 +55,11 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
     from dynamics.train.samplers.transformers import generate
     from dynamics.train.tasks.prompt_formats import encode_prompt
 
-    shared: dict[str, Any] = {"max_new_tokens": LENGTH, "learning_rate": 1e-6, "micro_tokens": LARGER[None, "micro_tokens"]}
+    shared: dict[str, Any] = {
+        "max_new_tokens": LENGTH,
+        "learning_rate": 1e-6,
+        "max_tokens_per_microbatch": LARGER[None, "max_tokens_per_microbatch"],
+    }
     config: Any = RLVRConfig(**shared) if method == "rlvr" else SFTConfig(**shared)
     found = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
     optimizer = torch.optim.AdamW(found.masters.values(), 1e-6, fused=True)

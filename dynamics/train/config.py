@@ -26,13 +26,13 @@ class TrainConfig:
     steps: int = option(100, "optimizer steps")
     seed: int = option(0, "of all that is random")
     learning_rate: float = option(3e-4, "of AdamW, after the warm-up")
-    schedule: str = option("constant", "of the learning rate after the warm-up", ("constant", "linear", "cosine"))
-    warmup: int = option(5, "steps over which the learning rate rises")
+    lr_scheduler: str = option("constant", "of the learning rate after the warm-up", ("constant", "linear", "cosine"))
+    warmup_steps: int = option(5, "steps over which the learning rate rises")
     weight_decay: float = option(0.0, "of AdamW")
-    beta1: float = option(0.9, "of AdamW")
-    beta2: float = option(0.99, "of AdamW")
-    clip: float = option(1.0, "largest L2 norm of the gradient")
-    loss: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean", "constant"))
+    adam_beta1: float = option(0.9, "of AdamW")
+    adam_beta2: float = option(0.99, "of AdamW")
+    max_grad_norm: float = option(1.0, "largest L2 norm of the gradient")
+    loss_aggregation: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean", "constant"))
     master_dtype: str = option("float32", "dtype of the weights that the optimizer moves", ("float32", "bfloat16"))
     compute_dtype: str = option(
         "auto",
@@ -41,10 +41,10 @@ class TrainConfig:
     )
     device: str = option("auto", "auto, cpu, cuda, ...")
     threads: int = option(0, "of torch; sums are ordered by them. 0: all cores")
-    micro_tokens: int = option(8192, "tokens computed at once, padding included; changes memory, not results")
+    max_tokens_per_microbatch: int = option(8192, "tokens computed at once, padding included; changes memory, not results")
     save_every: int = option(50, "steps between checkpoints, and between points from which to resume; the last step is always saved")
     record_every: int = option(0, "steps between measurements of update sparsity; 0: the method's default")
-    fixed_every: int = option(10, "steps between measurements of entropy on fixed prompts; 0: none")
+    probe_every: int = option(10, "steps between measurements of entropy on fixed prompts; 0: none")
     eval_problems: int = option(360, "held-out problems, asked before and after; 0: none")
     eval_samples: int = option(16, "samples of each")
     eval_temperatures: str = option("1,0.6,0.3,0", "at which the untouched base is asked; the trained model at the first; 0 is greedy")
@@ -55,8 +55,8 @@ class TrainConfig:
 class SFTConfig(TrainConfig):
     """Imitate given completions."""
 
-    problems: int = option(2048, "problems to train on, gone through in a new random order each time")
-    batch: int = option(64, "completions a step")
+    num_problems: int = option(2048, "problems to train on, gone through in a new random order each time")
+    batch_size: int = option(64, "completions a step")
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class PolicyGradientConfig(TrainConfig):
     top_p: float = option(1.0, "sample from the likeliest tokens only; refused where a ratio of probabilities is used")
     top_k: int = option(0, "likewise")
     advantage: str = option("grpo", "grpo, dr_grpo, rloo, reinforce++, reinforce++-sequence, reinforce")
-    updates: int = option(1, "optimizer steps on each batch; with more than one, the clipped ratio is used")
-    clip_low: float = option(0.2, "the ratio is clipped at 1 - this")
-    clip_high: float = option(0.2, "and at 1 + this")
-    kl: float = option(0.0, "coefficient of the k3 estimate of the KL divergence to the base")
-    entropy_bonus: float = option(0.0, "coefficient of the entropy that is added to the objective")
+    num_iterations: int = option(1, "optimizer steps on each batch; with more than one, the clipped ratio is used")
+    clip_ratio_low: float = option(0.2, "the ratio is clipped at 1 - this")
+    clip_ratio_high: float = option(0.2, "and at 1 + this")
+    kl_coef: float = option(0.0, "coefficient of the k3 estimate of the KL divergence to the base")
+    entropy_coef: float = option(0.0, "coefficient of the entropy that is added to the objective")
     clip_cov: float = option(0.0, "share of the tokens of high covariance whose gradient is dropped")
     kl_cov: float = option(0.0, "share of the tokens of highest covariance that get a KL penalty to the old policy")
 
@@ -80,9 +80,9 @@ class PolicyGradientConfig(TrainConfig):
 class RLVRConfig(PolicyGradientConfig):
     """Sample completions, let a verifier judge them, raise the likelihood of the better ones."""
 
-    problems: int = option(2048, "problems to train on, gone through in a new random order each time")
-    prompts: int = option(48, "prompts a step")
-    group: int = option(16, "samples of each prompt")
+    num_problems: int = option(2048, "problems to train on, gone through in a new random order each time")
+    prompts_per_step: int = option(48, "prompts a step")
+    group_size: int = option(16, "samples of each prompt")
 
 
 @dataclass(frozen=True)
@@ -91,26 +91,26 @@ class SelfPlayConfig(PolicyGradientConfig):
 
     steps: int = option(250, "optimizer steps")
     advantage: str = option("reinforce++-sequence", "normalised apart for each role and task type: reinforce++ or reinforce++-sequence")
-    prompts: int = option(24, "proposals a step, of each task type")
-    group: int = option(8, "samples by which the solve rate of a proposal is estimated")
+    prompts_per_step: int = option(24, "proposals a step, of each task type")
+    group_size: int = option(8, "samples by which the solve rate of a proposal is estimated")
     solver_samples: int = option(0, "of these, how many the solver trains on; 0: all")
-    propose_tokens: int = option(64, "longest proposal that is sampled")
-    kinds: str = option("deduction,abduction,induction", "task types that are played")
-    references: int = option(1, "tasks of the buffer that the proposer sees; 0: always the identity program")
-    reward: str = option("one_minus", "of the proposer, by the solve rate: see the table, or module:function of your own")
-    bonuses: str = option("", "added to it: complexity, edit_distance, halstead, answer_diversity, with commas between them")
+    max_proposal_tokens: int = option(64, "longest proposal that is sampled")
+    task_types: str = option("deduction,abduction,induction", "task types that are played")
+    num_references: int = option(1, "tasks of the buffer that the proposer sees; 0: always the identity program")
+    proposer_reward: str = option("one_minus", "of the proposer, by the solve rate: see the table, or module:function of your own")
+    proposer_bonuses: str = option("", "added to it: complexity, edit_distance, halstead, answer_diversity, with commas between them")
     bonus_scale: float = option(0.5, "what each of them is multiplied by")
-    combine: str = option("sum", "how they are joined with the reward", ("sum", "multiply", "sum_multiply", "multiply_sum"))
-    invalid: float = option(-1.0, "reward of a proposal that is not valid")
-    wrong: float = option(0.0, "reward of a wrong answer")
-    unformed: float = option(0.0, "reward of an answer that cannot be read")
+    bonus_combination: str = option("sum", "how they are joined with the reward", ("sum", "multiply", "sum_multiply", "multiply_sum"))
+    invalid_proposal_reward: float = option(-1.0, "reward of a proposal that is not valid")
+    wrong_answer_reward: float = option(0.0, "reward of a wrong answer")
+    format_error_reward: float = option(0.0, "reward of an answer that cannot be read")
     proposer: str = option("trained", "frozen: no gradient of its own; snapshot: the base proposes", ("trained", "frozen", "snapshot"))
-    buffer: int = option(4096, "tasks that are kept; the oldest go first")
-    seeding: int = option(64, "valid tasks that the base proposes from the identity program before training, in at most four rounds")
-    lag: int = option(0, "1: the solver trains on the proposals of the step before")
+    buffer_size: int = option(4096, "tasks that are kept; the oldest go first")
+    num_seed_tasks: int = option(64, "valid tasks that the base proposes from the identity program before training, in at most four rounds")
+    solver_delay: int = option(0, "1: the solver trains on the proposals of the step before")
     on_collapse: str = option("stop", "when no proposal is valid for long: stop, or go on with the buffer", ("stop", "solver"))
     collapse_steps: int = option(10, "how long that is")
-    curriculum: int = option(60, "proposals of each quarter of the run that the base is given at the end")
+    curriculum_samples: int = option(60, "proposals of each quarter of the run that the base is given at the end")
     allow_unconfined: int = option(0, "1: run programs that the model wrote without confinement where the machine has none")
 
 
@@ -121,31 +121,32 @@ LARGER: dict[tuple[str | None, str], Any] = {
     (None, "eval_problems"): 64,
     (None, "eval_samples"): 4,
     (None, "max_new_tokens"): 64,
-    (None, "micro_tokens"): 640,
+    (None, "max_tokens_per_microbatch"): 640,
     (None, "eval_temperatures"): "1,0",
-    ("sft", "batch"): 16,
-    ("rlvr", "prompts"): 8,
-    ("rlvr", "group"): 8,
-    ("selfplay", "prompts"): 4,
-    ("selfplay", "references"): 2,
-    ("selfplay", "propose_tokens"): 128,
+    ("sft", "batch_size"): 16,
+    ("rlvr", "prompts_per_step"): 8,
+    ("rlvr", "group_size"): 8,
+    ("selfplay", "prompts_per_step"): 4,
+    ("selfplay", "num_references"): 2,
+    ("selfplay", "max_proposal_tokens"): 128,
 }
 #: settings of Absolute Zero, by its paper and by its public code where that differs
 _AZR: dict[str, Any] = {
-    "prompts": 64,
-    "group": 8,
+    "prompts_per_step": 64,
+    "group_size": 8,
     "solver_samples": 1,
-    "references": 6,
+    "num_references": 6,
     "learning_rate": 1e-6,
-    "buffer": 16384,
-    "wrong": -0.5,
-    "unformed": -1.0,
-    "beta2": 0.999,
+    "buffer_size": 16384,
+    "wrong_answer_reward": -0.5,
+    "format_error_reward": -1.0,
+    "adam_beta2": 0.999,
     "weight_decay": 0.0,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "reward": "one_minus", "entropy_bonus": 0.001},
-    "azr-code": _AZR | {"advantage": "reinforce++", "reward": "azr_code", "entropy_bonus": 0.0, "clip_high": 0.28, "lag": 1},
+    "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "proposer_reward": "one_minus", "entropy_coef": 0.001},
+    "azr-code": _AZR
+    | {"advantage": "reinforce++", "proposer_reward": "azr_code", "entropy_coef": 0.0, "clip_ratio_high": 0.28, "solver_delay": 1},
 }
 
 
@@ -184,20 +185,20 @@ def check(config: TrainConfig) -> None:
     """Refuse numbers that make no sense."""
     least = {
         "steps": 1,
-        "problems": 1,
-        "batch": 1,
-        "prompts": 1,
-        "group": 1,
-        "updates": 1,
-        "buffer": 2,
+        "num_problems": 1,
+        "batch_size": 1,
+        "prompts_per_step": 1,
+        "group_size": 1,
+        "num_iterations": 1,
+        "buffer_size": 2,
         "collapse_steps": 1,
-        "propose_tokens": 1,
+        "max_proposal_tokens": 1,
         "max_new_tokens": 1,
-        "micro_tokens": 1,
+        "max_tokens_per_microbatch": 1,
     }
     for name, value in asdict(config).items():
         low = least.get(name, 1 if name == "save_every" else 0)
-        if name in ("invalid", "wrong", "unformed"):
+        if name in ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward"):
             continue
         if isinstance(value, (int, float)) and not low <= value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} {value}: must be a number of at least {low}")
@@ -219,10 +220,10 @@ def _check_gradient(config: PolicyGradientConfig) -> None:
     truncated = config.top_p < 1 or config.top_k > 0
     if not 0 < config.top_p <= 1:
         raise InputError(f"--top-p {config.top_p}: must be above 0 and at most 1")
-    if truncated and (config.updates > 1 or config.kl or config.kl_cov or config.clip_cov):
+    if truncated and (config.num_iterations > 1 or config.kl_coef or config.kl_cov or config.clip_cov):
         raise InputError(
             "--top-p and --top-k: what is sampled would not come from the policy whose ratio or KL divergence is taken; "
-            "sample from the whole distribution, or use --updates 1 without --kl, --kl-cov and --clip-cov"
+            "sample from the whole distribution, or use --num-iterations 1 without --kl-coef, --kl-cov and --clip-cov"
         )
 
 
@@ -232,15 +233,15 @@ def _check_selfplay(config: SelfPlayConfig) -> None:
 
     if not config.advantage.startswith("reinforce"):
         raise InputError(f"--advantage {config.advantage}: proposals have no group; use reinforce++, reinforce++-sequence or reinforce")
-    for option, value, known in (("kinds", config.kinds, TASK_TYPES), ("bonuses", config.bonuses, BONUSES)):
+    for option, value, known in (("task_types", config.task_types, TASK_TYPES), ("proposer_bonuses", config.proposer_bonuses, BONUSES)):
         for name in value.split(","):
-            if name not in known and (name or option == "kinds"):
+            if name not in known and (name or option == "task_types"):
                 raise InputError(f"--{option} {value}: {name!r} is unknown; there are {', '.join(known)}")
-    if config.kinds == "induction":
-        raise InputError("--kinds induction: needs deduction or abduction beside it, from which its programs come")
-    if config.solver_samples > config.group:
-        raise InputError(f"--solver-samples {config.solver_samples}: there are only {config.group}, by --group")
-    find(config.reward)
+    if config.task_types == "induction":
+        raise InputError("--task-types induction: needs deduction or abduction beside it, from which its programs come")
+    if config.solver_samples > config.group_size:
+        raise InputError(f"--solver-samples {config.solver_samples}: there are only {config.group_size}, by --group-size")
+    find(config.proposer_reward)
 
 
 #: the environment variable that says what ``--compute-dtype auto`` means

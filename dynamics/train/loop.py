@@ -53,12 +53,12 @@ class Run:
         self.policy = policy.load(config.model, device, config.master_dtype, compute)
         self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
         self.method = METHODS[method].make(config, self.policy, self.source)
-        self.probe_prompts = self.method.probe_prompts() if config.fixed_every else {}
+        self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
         self.reference = self._reference()
         self.optimizer = torch.optim.AdamW(
             self.policy.masters.values(),
             config.learning_rate,
-            (config.beta1, config.beta2),
+            (config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
             fused=True,
         )
@@ -71,7 +71,7 @@ class Run:
             "shares_prompts": self.policy.shares,
             "machines": machines if here in machines else [*machines, here],
             "record_every": self.recorder.every,
-            "fixed_prompts": {role: len(asked) for role, (asked, _) in self.probe_prompts.items()},
+            "probe_prompts": {role: len(asked) for role, (asked, _) in self.probe_prompts.items()},
         } | self.method.metadata()
         self.directory.write_run(document)
         self.document = document
@@ -122,7 +122,7 @@ class Run:
 
     def _reference(self) -> policy.Policy | None:
         """The base, where its log-probabilities are needed; made before any state is loaded."""
-        if not (isinstance(self.config, PolicyGradientConfig) and self.config.kl):
+        if not (isinstance(self.config, PolicyGradientConfig) and self.config.kl_coef):
             return None
         return policy.Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer, self.config.master_dtype, self.policy.compute)
 
@@ -155,12 +155,12 @@ class Run:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", data.rollouts)
         still: dict[str, float] = {}
         paused = time.perf_counter()
-        if self.probe_prompts and (number - 1) % config.fixed_every == 0:
-            still = probe_prompts.entropies(self.policy, self.probe_prompts, config.seed, config.micro_tokens)
-            still["time/fixed_seconds"] = time.perf_counter() - paused
+        if self.probe_prompts and (number - 1) % config.probe_every == 0:
+            still = probe_prompts.entropies(self.policy, self.probe_prompts, config.seed, config.max_tokens_per_microbatch)
+            still["time/probe_seconds"] = time.perf_counter() - paused
         before = update.prepare(self.policy, self.reference, data.batch, config, number)
         metrics: dict[str, Any] = {}
-        for _ in range(config.updates if isinstance(config, PolicyGradientConfig) else 1):
+        for _ in range(config.num_iterations if isinstance(config, PolicyGradientConfig) else 1):
             found = update.gradient(self.policy, data.batch, config, before)
             norm = update.optimizer_step(self.policy, self.optimizer, config, number, found, data.batch)
             self.whole = False
@@ -173,7 +173,7 @@ class Run:
             metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
         metrics |= data.metrics | still | {"learning_rate": config.learning_rate * update.rate(config, number)}
         self.step = number
-        seconds = time.perf_counter() - begin - still.get("time/fixed_seconds", 0.0)
+        seconds = time.perf_counter() - begin - still.get("time/probe_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
         self.recorder.step(number, self.policy.masters, metrics)
         self.whole = True

@@ -51,13 +51,13 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     """
     begin = starts(batch)
     count = int(begin[-1])
-    weights = objectives.token_weights(config.loss, batch.lengths, config.max_new_tokens)
+    weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens)
     found = Tokens(*(np.zeros(count) for _ in range(7)))
-    always = isinstance(config, PolicyGradientConfig) and bool(config.kl or config.entropy_bonus or config.kl_cov)
+    always = isinstance(config, PolicyGradientConfig) and bool(config.kl_coef or config.entropy_coef or config.kl_cov)
     alive = [sample for sample in range(len(batch.completions)) if always or batch.advantages[sample] != 0]
     idle = [sample for sample in range(len(batch.completions)) if not (always or batch.advantages[sample] != 0)]
     for samples, learning in ((alive, True), (idle, False)):
-        for layout in layouts(batch, samples, config.micro_tokens, policy.shares):
+        for layout in layouts(batch, samples, config.max_tokens_per_microbatch, policy.shares):
             at = places(layout, begin)
             with torch.set_grad_enabled(learning):
                 logp, entropy, surprisal = policy.logprobs(layout, batch.temperature)
@@ -82,16 +82,16 @@ def _loss(config: TrainConfig, before: Before, at: Floats, logp: Any, entropy: A
     if not isinstance(config, PolicyGradientConfig):
         return -advantage * logp, never, never
     old = logp.detach() if before.old is None else before.old[at]
-    loss = objectives.policy_loss(logp, old, advantage, config.clip_low, config.clip_high)
-    low, high = objectives.clipped(logp.detach(), old, advantage, config.clip_low, config.clip_high)
+    loss = objectives.policy_loss(logp, old, advantage, config.clip_ratio_low, config.clip_ratio_high)
+    low, high = objectives.clipped(logp.detach(), old, advantage, config.clip_ratio_low, config.clip_ratio_high)
     if before.dropped is not None:
         loss = torch.where(before.dropped[at], loss.detach(), loss)
     if before.penalised is not None:
         loss = loss + torch.where(before.penalised[at], (logp - old).abs(), torch.zeros_like(logp))
     if before.reference is not None:
-        loss = loss + config.kl * objectives.kl_k3(logp, before.reference[at])
-    if config.entropy_bonus:
-        loss = loss - config.entropy_bonus * entropy
+        loss = loss + config.kl_coef * objectives.kl_k3(logp, before.reference[at])
+    if config.entropy_coef:
+        loss = loss - config.entropy_coef * entropy
     return loss, low, high
 
 
@@ -100,7 +100,7 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
     if not isinstance(config, PolicyGradientConfig):
         return Before()
     covariance = config.clip_cov or config.kl_cov
-    old = policy.logprobs_of(batch, config.micro_tokens) if config.updates > 1 or covariance else None
+    old = policy.logprobs_of(batch, config.max_tokens_per_microbatch) if config.num_iterations > 1 or covariance else None
     dropped = penalised = None
     if covariance and old is not None:
         advantage = torch.from_numpy(np.repeat(batch.advantages, batch.lengths)).to(old)
@@ -109,13 +109,15 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
             dropped = objectives.clip_cov_mask(product, config.clip_cov, generator=stream(config.seed, "clip_cov", step))
         if config.kl_cov:
             penalised = objectives.kl_cov_mask(product, config.kl_cov)
-    return Before(old, reference.logprobs_of(batch, config.micro_tokens) if reference is not None else None, dropped, penalised)
+    return Before(
+        old, reference.logprobs_of(batch, config.max_tokens_per_microbatch) if reference is not None else None, dropped, penalised
+    )
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, found: Tokens, batch: Batch) -> float:
     """Clip and move; gives the L2 norm of the gradient before clipping. Nothing moves if it or the loss is not finite."""
     policy.pull()
-    norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.clip or math.inf))
+    norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.max_grad_norm or math.inf))
     if not math.isfinite(norm) or not np.isfinite(found.loss).all():
         bad = found.sample[~np.isfinite(found.loss)]
         names = sorted({batch.names[int(one)] for one in bad})[:3] or sorted(set(batch.names))[:3]
@@ -134,14 +136,14 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
 
 def rate(config: TrainConfig, step: int) -> float:
     """Of the learning rate at a step, from 1."""
-    rising = min(1.0, step / config.warmup) if config.warmup else 1.0
+    rising = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
     done = (step - 1) / max(1, config.steps)
     shapes: dict[str, Callable[[], float]] = {
         "constant": lambda: 1.0,
         "linear": lambda: 1 - done,
         "cosine": lambda: 0.5 * (1 + math.cos(math.pi * done)),
     }
-    return rising * shapes[config.schedule]()
+    return rising * shapes[config.lr_scheduler]()
 
 
 def token_metrics(found: Tokens, batch: Batch) -> dict[str, Any]:
