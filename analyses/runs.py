@@ -5,7 +5,6 @@ What a preset runs is written below in the options of ``python -m dynamics.train
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shlex
@@ -24,6 +23,7 @@ import pandas as pd
 
 from dynamics import InputError
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.schema import current_metrics
 
 #: settings by which runs of one method are told apart -> how a label says it
 TELLING = {
@@ -259,10 +259,9 @@ class Run:
 
         if self.method not in settings.METHODS:
             return {}
-        mine = self.document.get("config") or {}
-        usual = asdict(settings.METHODS[self.method]())
-        if mine.get("model", "tiny") != "tiny":
-            usual |= {name: value for (only, name), value in settings.LARGER.items() if only in (None, self.method)}
+        model = (self.document.get("config") or {}).get("model", "tiny")
+        preset = settings.size_preset(self.document.get("preset"), model)
+        usual = asdict(settings.METHODS[self.method](**settings.preset_values(self.method, preset)))
         return {name: usual[name] for name in TELLING if name in usual}
 
     @cached_property
@@ -278,7 +277,7 @@ class Run:
         found = lines(self.path / "metrics.jsonl")
         if not found:
             raise InputError(f"{self.path / 'metrics.jsonl'}: holds no step")
-        return pd.DataFrame(found)
+        return pd.DataFrame([current_metrics(line) for line in found])
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -444,7 +443,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
 
 def _finished(folder: Path, options: list[str]) -> bool:
     """Whether a run is there and whole. One with other settings is refused, rather than replaced."""
-    from dynamics.train import config
+    from dynamics.train import command_line, config
 
     if not (folder / "run.json").exists():
         return False
@@ -454,10 +453,7 @@ def _finished(folder: Path, options: list[str]) -> bool:
         raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force makes all runs anew")
     if there.get("status") != "finished":
         return False
-    parser = argparse.ArgumentParser()
-    config.add_options(parser, options[0])
-    parser.add_argument("--preset")
-    wanted = json.loads(json.dumps(asdict(config.resolve(options[0], parser.parse_args(options[1:])))))
+    wanted = json.loads(json.dumps(asdict(command_line.parse([options[0], "--out", str(folder), *options[1:]]).config)))
     mine = there.get("config") or {}
     other = [name for name in wanted if wanted[name] != mine.get(name)]
     if "model" in other and Path(wanted["model"]).parts[-3:] == Path(str(mine.get("model"))).parts[-3:]:

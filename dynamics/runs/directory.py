@@ -13,30 +13,40 @@ from typing import Any
 from dynamics.errors import InputError
 from dynamics.io.atomic import replacing
 from dynamics.io.json import finite
+from dynamics.runs.schema import current_document, current_metrics
 
 
 class RunDirectory:
-    """``run.json``, ``metrics.jsonl``, ``rollouts/``, ``evals/`` under one folder, which must exist."""
+    """``run.json``, ``metrics.jsonl``, ``rollouts/``, ``evals/`` under one folder, which must exist.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._metrics: int | None = None
 
     def write_run(self, document: dict[str, Any]) -> None:
+        """Write ``run.json``; numbers that are not finite become null."""
         with replacing(self.path / "run.json") as temporary:
             temporary.write_text(json.dumps(finite(document), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def read_run(self) -> dict[str, Any]:
+        """Read ``run.json``; one of an earlier schema as today's would say it."""
+        target = self.path / "run.json"
         try:
-            found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            document = json.loads(target.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.path / 'run.json'}: cannot be read ({error})") from None
-        if not isinstance(found, dict):
-            raise InputError(f"{self.path / 'run.json'}: is not an object")
-        return found
+            raise InputError(f"{target}: cannot be read ({error})") from None
+        if not isinstance(document, dict):
+            raise InputError(f"{target}: is not an object")
+        return current_document(document)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add a step. One write, so that a kill leaves at most one broken line, the last."""
+        """Add the line of a step. It is one write, so that a kill leaves at most one broken line, the last."""
         target = self.path / "metrics.jsonl"
         try:
             if self._metrics is None:
@@ -48,7 +58,7 @@ class RunDirectory:
             raise InputError(f"{target}: {error.strerror or error}") from None
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """A JSON-lines file, ``rollouts/step_12.jsonl`` say, whole or not at all."""
+        """Write a JSON-lines file, ``rollouts/step_12.jsonl`` say, whole or not at all."""
         target = self.path / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,12 +69,15 @@ class RunDirectory:
                 file.write(_line(row))
 
     def truncate(self, step: int) -> None:
-        """Remove what lies beyond ``step``: lines of metrics, rollouts, evaluations and checkpoints, and unfinished files."""
+        """Remove what lies beyond a step: lines of metrics, rollouts and checkpoints, and unfinished files.
+
+        Lines of metrics that stay are rewritten by the names of today's schema.
+        """
         target = self.path / "metrics.jsonl"
         if target.exists():
-            kept = [line for line in target.read_bytes().splitlines(keepends=True) if _step(line, step)]
+            rows = [json.loads(line) for line in target.read_bytes().splitlines(keepends=True) if _step(line, step)]
             with replacing(target) as temporary:
-                temporary.write_bytes(b"".join(kept))
+                temporary.write_bytes(b"".join(_line(current_metrics(row)) for row in rows))
         for file in (self.path / "rollouts").glob("step_*.jsonl"):
             if _number(file) > step:
                 file.unlink()
@@ -77,6 +90,7 @@ class RunDirectory:
             shutil.rmtree(leftover)
 
     def close(self) -> None:
+        """Close ``metrics.jsonl``."""
         if self._metrics is not None:
             os.close(self._metrics)
             self._metrics = None
@@ -95,5 +109,5 @@ def _step(line: bytes, last: int) -> bool:
 
 
 def _number(path: Path) -> int:
-    found = re.search(r"step_(\d+)", path.name)
-    return int(found[1]) if found else -1
+    match = re.search(r"step_(\d+)", path.name)
+    return int(match[1]) if match else -1

@@ -51,10 +51,10 @@ class SelfPlay(Method):
         self.config, self.policy, self.source = config, policy, source
         notation = reads_notation(policy.tokenizer)
         self.prompt_format: PromptFormat = Notation() if notation else PlainText()
-        self.runner = ProgramRunner(notation, bool(config.allow_unconfined))
+        self.runner = ProgramRunner(notation, config.allow_unconfined)
         self.triplets = Triplets(plain=not notation, runner=self.runner)
         self.reward = rewards.find(config.proposer_reward)
-        self.task_types = [name for name in TASK_TYPES if name in config.task_types.split(",")]
+        self.task_types = [name for name in TASK_TYPES if name in config.task_types]
         proposing = policy
         if config.proposer == "snapshot":
             proposing = Policy(copy.deepcopy(policy.model), policy.tokenizer, config.master_dtype, policy.compute)
@@ -179,7 +179,7 @@ class SelfPlay(Method):
             "halstead": lambda proposal, entry: rewards.halstead(entry.proposed.program),
             "answer_diversity": lambda proposal, entry: rewards.surprise(entry.outputs[0], earlier),
         }
-        wanted = [name for name in config.proposer_bonuses.split(",") if name]
+        wanted = config.proposer_bonuses
         bonuses = np.array([[config.bonus_scale * terms[name](*pair) for name in wanted] for pair in valid]).reshape(
             len(valid), len(wanted)
         )
