@@ -40,10 +40,10 @@ QUANTITIES = (
     "solver/entropy",
     "proposer/nll_sampled",
     "solver/nll_sampled",
-    "fixed/proposer/entropy",
-    "fixed/solver/entropy",
-    "fixed/proposer/nll_sampled",
-    "fixed/solver/nll_sampled",
+    "probe/proposer/entropy",
+    "probe/solver/entropy",
+    "probe/proposer/nll_sampled",
+    "probe/solver/nll_sampled",
 )
 #: steps of the running mean that is drawn
 WINDOW = 9
@@ -78,7 +78,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
     """Draw the whole model, a line a method: on what it trains on, or answering the fixed prompts."""
-    prefix, window = ("fixed/solver/", 1) if fixed else ("", WINDOW)
+    prefix, window = ("probe/solver/", 1) if fixed else ("", WINDOW)
     for label in dict.fromkeys(table["label"]):
         own = table[table["label"] == label]
         rows = own[own["quantity"] == f"{prefix}entropy"]
@@ -100,7 +100,7 @@ def _mean_surprisal(rows: pd.DataFrame, ax: Axes, color: str, window: int) -> No
 
 def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
     """Draw proposer and solver of self-play, on the tasks they sample or on fixed prompts."""
-    prefix, window = ("fixed/", 1) if fixed else ("", WINDOW)
+    prefix, window = ("probe/", 1) if fixed else ("", WINDOW)
     selfplay = table[table["label"] == "selfplay"]
     for role, color in methods.ROLES.items():
         rows = selfplay[selfplay["quantity"] == f"{prefix}{role}/entropy"]
@@ -169,7 +169,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     last, first = (selfplay.pivot_table(index="seed", columns="quantity", values=name) for name in ("last", "first"))
     checked = []
     for role in ("proposer", "solver"):
-        for prefix, prompts in (("", "its own tasks"), ("fixed/", "fixed prompts")):
+        for prefix, prompts in (("", "its own tasks"), ("probe/", "fixed prompts")):
             name = f"{prefix}{role}/entropy"
             if name in last and name in first:
                 measured = f"entropy of the {role} on {prompts}, last minus first fifth, nats"

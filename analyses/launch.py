@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -121,7 +120,7 @@ def is_finished(folder: Path, options: list[str]) -> bool:
     ------
     InputError : it is finished with other settings, or computes in another dtype than the environment asks for; it is not replaced.
     """
-    from dynamics.train import config
+    from dynamics.train import command_line, config
 
     if not (folder / "run.json").exists():
         return False
@@ -132,10 +131,7 @@ def is_finished(folder: Path, options: list[str]) -> bool:
         raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force makes all runs anew")
     if document.get("status") != "finished":
         return False
-    parser = argparse.ArgumentParser()
-    config.add_options(parser, options[0])
-    parser.add_argument("--preset")
-    wanted = json.loads(json.dumps(asdict(config.resolve(options[0], parser.parse_args(options[1:])))))
+    wanted = json.loads(json.dumps(asdict(command_line.parse([options[0], "--out", str(folder), *options[1:]]).config)))
     if different := _different_settings(wanted, recorded):
         raise InputError(f"{folder}: is finished, with other settings ({', '.join(different)}); --force makes all of them anew")
     return True

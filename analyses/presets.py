@@ -80,21 +80,21 @@ _PUBLISHED = (
 PRESETS = {
     "quick": Preset(
         1,
-        "--steps 4 --threads 1 --fixed-every 1",
+        "--steps 4 --threads 1 --probe-every 1",
         "--eval-problems 12 --eval-samples 4",
         ("frozen",),
         {"slow": _SLOW, "bf16": _BF16},
         ("sft", "rlvr"),
         method_options={
-            "sft": "--batch 8 --problems 64",
-            "rlvr": "--prompts 4 --group 4 --problems 64",
-            "selfplay": "--prompts 4 --group 4 --seeding 8 --curriculum 4",
+            "sft": "--batch-size 8 --num-problems 64",
+            "rlvr": "--prompts-per-step 4 --group-size 4 --num-problems 64",
+            "selfplay": "--prompts-per-step 4 --group-size 4 --num-seed-tasks 8 --curriculum-samples 4",
         },
         minutes=2,
     ),
     "default": Preset(
         2,
-        "--steps 20 --threads 1 --fixed-every 5",
+        "--steps 20 --threads 1 --probe-every 5",
         "--eval-problems 120 --eval-samples 32",
         ("frozen", "triangular"),
         {"slow": _SLOW, "bf16": _BF16},
@@ -117,16 +117,17 @@ PRESETS = {
     ),
     "smollm2": Preset(
         3,
-        "--steps 12 --warmup 2 --threads 1 --fixed-every 11",
+        "--steps 12 --warmup-steps 2 --threads 1 --probe-every 11",
         "--eval-problems 36 --eval-samples 8",
         (),
         {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
         method_options={
-            "sft": "--batch 8 --max-new-tokens 32",
-            "rlvr": "--prompts 4 --group 8 --max-new-tokens 32",
-            "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 8",
+            "sft": "--batch-size 8 --max-new-tokens 32",
+            "rlvr": "--prompts-per-step 4 --group-size 8 --max-new-tokens 32",
+            "selfplay": "--prompts-per-step 2 --group-size 4 --max-proposal-tokens 96 --max-new-tokens 32 --num-seed-tasks 4 "
+            "--curriculum-samples 8",
         },
-        base_run_options="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --fixed-every 0",
+        base_run_options="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --probe-every 0",
         minutes=85,
     ),
     "paper": Preset(
@@ -136,9 +137,9 @@ PRESETS = {
         ("frozen", "triangular"),
         {"bf16": _BF16, "1e-5": "--learning-rate 1e-5"},
         method_options={
-            "sft": "--batch 64",
-            "rlvr": "--prompts 64 --group 8",
-            "selfplay": "--preset azr-paper --propose-tokens 1024",
+            "sft": "--batch-size 64",
+            "rlvr": "--prompts-per-step 64 --group-size 8",
+            "selfplay": "--preset azr-paper --max-proposal-tokens 1024",
         },
         parallel_runs=1,
         other_commands=_PUBLISHED,
@@ -188,7 +189,7 @@ def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
                 yield f"{method}-{setting}", method, seed, f"--eval-problems 0 {options}"
     for seed in range(preset.seeds):
         for variant in preset.selfplay_variants:
-            option = "--proposer" if variant in ("frozen", "snapshot") else "--reward"
+            option = "--proposer" if variant in ("frozen", "snapshot") else "--proposer-reward"
             temperatures = preset.sampling_temperature
             yield f"selfplay-{variant}", "selfplay", seed, f"{preset.evaluation} --eval-temperatures {temperatures} {option} {variant}"
 

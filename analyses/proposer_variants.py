@@ -51,7 +51,7 @@ SAME = 0.05
 #: label -> settings, of the variants that this project has
 VARIANTS: dict[str, dict[str, Any]] = {
     make_label("selfplay", varied): varied
-    for reward in ({}, *({"reward": name} for name in REWARDS))
+    for reward in ({}, *({"proposer_reward": name} for name in REWARDS))
     for proposer in ({}, *({"proposer": name} for name in ("trained", "frozen", "snapshot")))
     for varied in [reward | proposer]
 }
@@ -89,7 +89,7 @@ def _quantities(run: Run) -> dict[str, float]:
     quantities = {}
     if {run.label, BASE} <= set(run.evals["name"]):
         quantities["gain"] = mean_difference(run.evals, BASE, run.label, 1)
-    for name, column in (("entropy", "solver/entropy"), ("fixed", "fixed/solver/entropy"), ("valid", "proposer/valid")):
+    for name, column in (("entropy", "solver/entropy"), ("fixed", "probe/solver/entropy"), ("valid", "proposer/valid")):
         quantities[name] = first_and_last_fifth(run.metrics, column)[1]
     if (run.path / "curriculum.jsonl").exists():
         tasks = pd.DataFrame(read_json_lines(run.path / "curriculum.jsonl"))
@@ -127,7 +127,7 @@ def figure(table: pd.DataFrame) -> Figure:
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
     """Check what the paper says of the p ~ 1/2 reward and of the frozen proposer, seed by seed."""
     checked = []
-    triangular, frozen, snapshot = {"reward": "triangular"}, {"proposer": "frozen"}, {"proposer": "snapshot"}
+    triangular, frozen, snapshot = {"proposer_reward": "triangular"}, {"proposer": "frozen"}, {"proposer": "snapshot"}
     for varied, quantity, expected, finding in (
         (triangular, "gain", -1, "the p ~ 1/2 reward ends lower in accuracy"),
         (triangular, "entropy", 0, "the p ~ 1/2 reward leaves entropy as it is"),

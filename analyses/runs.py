@@ -15,16 +15,17 @@ import pandas as pd
 from analyses.presets import BASE_RUN, METHODS
 from dynamics import InputError
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.schema import current_metrics
 
 #: settings in which runs of one method may differ -> how a label names the value
 VARIED_SETTINGS = {
     "learning_rate": "learning rate {:g}",
     "master_dtype": "{} masters",
-    "reward": "{} reward",
+    "proposer_reward": "{} reward",
     "proposer": "{} proposer",
 }
 #: those of them that belong to the optimizer, and those that belong to the self-play game
-OPTIMIZER_SETTINGS, GAME_SETTINGS = ("learning_rate", "master_dtype"), ("reward", "proposer")
+OPTIMIZER_SETTINGS, GAME_SETTINGS = ("learning_rate", "master_dtype"), ("proposer_reward", "proposer")
 
 
 def describe(varied: Mapping[str, Any]) -> str:
@@ -99,9 +100,8 @@ class Run:
 
         if self.method not in config.METHODS:
             return {}
-        defaults = asdict(config.METHODS[self.method]())
-        if self.config.get("model", "tiny") != "tiny":
-            defaults |= {name: value for (method, name), value in config.LARGER.items() if method in (None, self.method)}
+        preset = config.size_preset(self.document.get("preset"), self.config.get("model", "tiny"))
+        defaults = asdict(config.METHODS[self.method](**config.preset_values(self.method, preset)))
         return {name: defaults[name] for name in VARIED_SETTINGS if name in defaults}
 
     @cached_property
@@ -122,7 +122,7 @@ class Run:
         rows = read_json_lines(self.path / "metrics.jsonl")
         if not rows:
             raise InputError(f"{self.path / 'metrics.jsonl'}: holds no step")
-        return pd.DataFrame(rows)
+        return pd.DataFrame([current_metrics(row) for row in rows])
 
     @property
     def checkpoints(self) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -33,7 +32,7 @@ from analyses.claims import FAILS, HOLDS, OPEN, Verdict, check_claim, over_seeds
 from dynamics import InputError, entropy
 from dynamics.presentation import methods, style
 from dynamics.sparsity.definitions import RULES
-from dynamics.train import config
+from dynamics.train import command_line
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +133,7 @@ def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: 
     for line in presets.commands(preset, Path("runs")):
         words = shlex.split(line)
         if words[:3] == ["python", "-m", "dynamics.train"]:
-            parser = argparse.ArgumentParser()
-            parser.add_argument("--out", required=True)
-            config.add_options(parser, words[3])
-            parser.add_argument("--preset")
-            options = parser.parse_args(words[4:])
-            assert config.resolve(words[3], options).steps > 0
+            assert command_line.parse(words[3:]).config.steps > 0
         elif words[0] == "python":
             module = {"dynamics.sparsity": sparsity, "dynamics.spectra": spectra, "dynamics.passk": passk}[words[2]]
             assert module._parser().parse_args(words[3:]).json
@@ -280,7 +274,7 @@ def test_seeds_that_agree_exactly_have_an_interval_without_width() -> None:
 
 def run_folder(target: Path, **document: object) -> Path:
     target.mkdir(parents=True)
-    (target / "run.json").write_text(json.dumps({"method": "sft", "schema": "dynamics.run/1"} | document))
+    (target / "run.json").write_text(json.dumps({"method": "sft", "schema": "dynamics.run/2"} | document))
     return target
 
 
@@ -366,11 +360,10 @@ def test_the_usual_runs_of_every_preset_are_those_that_are_asked(tmp_path: Path)
                 continue
             target = tmp_path / name / run
             target.mkdir(parents=True)
-            parser = argparse.ArgumentParser()
-            config.add_options(parser, options[0])
-            parser.add_argument("--preset")
-            settings = asdict(config.resolve(options[0], parser.parse_args(options[1:])))
-            document = {"schema": "dynamics.run/1", "method": options[0], "config": settings, "seed": settings["seed"]}
+            command = command_line.parse([options[0], "--out", str(target), *options[1:]])
+            settings = asdict(command.config)
+            document = {"schema": "dynamics.run/2", "method": options[0], "preset": command.preset, "config": settings}
+            document["seed"] = settings["seed"]
             (target / "run.json").write_text(json.dumps(document))
             if settings["eval_problems"]:
                 (target / "evals").mkdir()

@@ -13,6 +13,7 @@ from dynamics.errors import InputError
 from dynamics.io.atomic import replacing
 from dynamics.io.json import decode, encode, to_json
 from dynamics.io.json_lines import write_json_lines
+from dynamics.runs.schema import current_document, current_metrics
 
 
 class RunDirectory:
@@ -28,7 +29,7 @@ class RunDirectory:
             temporary.write_text(to_json(document), encoding="utf-8")
 
     def read_run(self) -> dict[str, Any]:
-        """Read ``run.json``.
+        """Read ``run.json``; one of an earlier schema as today's would say it.
 
         Raises
         ------
@@ -40,7 +41,7 @@ class RunDirectory:
             raise InputError(f"{self.path / 'run.json'}: cannot be read ({error})") from None
         if not isinstance(document, dict):
             raise InputError(f"{self.path / 'run.json'}: is not an object")
-        return document
+        return current_document(document)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add the metrics of a step, in one write, so that a kill leaves at most one broken line, the last."""
@@ -64,12 +65,14 @@ class RunDirectory:
         write_json_lines(target, rows)
 
     def truncate(self, step: int) -> None:
-        """Remove what lies beyond ``step``: lines of metrics, rollouts, evaluations and checkpoints, and unfinished files."""
+        """Remove what lies beyond a step: lines of metrics, rollouts and checkpoints, and unfinished files.
+
+        Lines of metrics that stay are rewritten by the names of today's schema.
+        """
         target = self.path / "metrics.jsonl"
         if target.exists():
             lines = [line for line in target.read_bytes().splitlines(keepends=True) if _is_up_to(line, step)]
-            with replacing(target) as temporary:
-                temporary.write_bytes(b"".join(lines))
+            write_json_lines(target, (current_metrics(decode(line)) for line in lines))
         for file in (self.path / "rollouts").glob("step_*.jsonl"):
             if _number(file) > step:
                 file.unlink()
