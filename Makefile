@@ -29,6 +29,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/compute_dtype.py
 	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/import_time.py
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -48,22 +48,29 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
     import numpy as np
     import torch
 
-    from dynamics.train import objectives, policy, prompts, sampling, streams, update
+    from dynamics.train import objectives, policy, update
     from dynamics.train.batch import Batch
-    from dynamics.train.config import LARGER, RLVR, SFT
+    from dynamics.train.config import RLVRConfig, SFTConfig, preset_values
+    from dynamics.train.rng import stream
+    from dynamics.train.samplers.transformers import generate
+    from dynamics.train.tasks.prompt_formats import encode_prompt
 
-    shared: dict[str, Any] = {"max_new_tokens": LENGTH, "learning_rate": 1e-6, "micro_tokens": LARGER[None, "micro_tokens"]}
-    config: Any = RLVR(**shared) if method == "rlvr" else SFT(**shared)
+    shared: dict[str, Any] = {
+        "max_new_tokens": LENGTH,
+        "learning_rate": 1e-6,
+        "max_tokens_per_microbatch": preset_values(method, "pretrained")["max_tokens_per_microbatch"],
+    }
+    config: Any = RLVRConfig(**shared) if method == "rlvr" else SFTConfig(**shared)
     found = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
     optimizer = torch.optim.AdamW(found.masters.values(), 1e-6, fused=True)
-    asked = [np.array(prompts.encode(found.tokenizer, text)) for text in questions(PROMPTS if method == "rlvr" else 16)]
+    asked = [np.array(encode_prompt(found.tokenizer, text)) for text in questions(PROMPTS if method == "rlvr" else 16)]
     answers = [np.random.default_rng(n).integers(100, 9000, LENGTH) for n in range(16)]
     seconds, tokens = [], 0
     for step in range(1, steps + 2):
         begin = time.perf_counter()
         if method == "rlvr":
-            groups = sampling.generate(
-                found.model, asked, GROUP, max_new_tokens=LENGTH, eos=(), noise=lambda p, s, at=step: streams.stream(0, "b", at, p, s)
+            groups = generate(
+                found.model, asked, GROUP, max_new_tokens=LENGTH, eos=(), noise=lambda p, s, at=step: stream(0, "b", at, p, s)
             )
             flat = [one for group in groups for one in group]
             of = np.repeat(np.arange(PROMPTS), GROUP)
@@ -152,10 +159,10 @@ def race(method: str, model: str, steps: int, bf16: bool, rounds: int = 2) -> No
 
 
 def recorder() -> None:
-    from dynamics.train.config import RLVR, SFT
+    from dynamics.train.config import RLVRConfig, SFTConfig
     from dynamics.train.loop import run
 
-    for method, config in (("rlvr", RLVR(steps=20, eval_problems=0)), ("sft", SFT(steps=60, eval_problems=0))):
+    for method, config in (("rlvr", RLVRConfig(steps=20, eval_problems=0)), ("sft", SFTConfig(steps=60, eval_problems=0))):
         with tempfile.TemporaryDirectory() as folder:
             done = run(method, config, Path(folder) / "run")
             lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -16,22 +16,18 @@ from dynamics import _moved
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
+    from dynamics import bootstrap as bootstrap
     from dynamics import checkpoints as checkpoints
-    from dynamics import entropy as entropy
     from dynamics import models as models
-    from dynamics import overlap as overlap
-    from dynamics import passk as passk
     from dynamics import presentation as presentation
-    from dynamics import recorder as recorder
     from dynamics import rollouts as rollouts
     from dynamics import runs as runs
     from dynamics import samples as samples
-    from dynamics import sparsity as sparsity
-    from dynamics import spectra as spectra
     from dynamics import train as train
 
 __version__ = "0.1.0"
 _SUBMODULES = (
+    "bootstrap",
     "checkpoints",
     "entropy",
     "models",

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from dynamics.presentation import style
-from dynamics.sparsity import plot_rules
 from dynamics.sparsity.definitions import RULES, rule_texts
 
 #: one colour a rule, in every figure: Okabe and Ito (2008), told apart by readers with any of the common colour deficiencies
@@ -50,8 +49,8 @@ def rules(table: pd.DataFrame, ax: Axes) -> Axes:
             [x + offset for x, _ in bars],
             [height for _, height in bars],
             width=0.94 * width,
-            color=plot_rules.RULE_COLORS[rule],
-            label=fill(plot_rules.RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
+            color=RULE_COLORS[rule],
+            label=fill(RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
         )
         labels += [style.percent(height) for _, height in bars]
     style.label_bars(ax, labels)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dynamics.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from dynamics.train.policy import Policy
 
 Ids = np.ndarray[Any, Any]
 
@@ -41,7 +46,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Fed:
+class StepData:
     """A batch with what is to be recorded of how it came about."""
 
     batch: Batch
@@ -54,7 +59,7 @@ class Method:
 
     record_every = 1
 
-    def feed(self, step: int) -> Fed:
+    def next_batch(self, step: int) -> StepData:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -63,16 +68,16 @@ class Method:
     def load(self, kept: dict[str, Any]) -> None:
         """Go on from a state."""
 
-    def fixed(self) -> dict[str, tuple[list[Any], int]]:
+    def probe_prompts(self) -> dict[str, tuple[list[Any], int]]:
         """Prompts that stay the same: role -> token ids, and the longest completion."""
         return {}
 
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What ``run.json`` should say of it."""
         return {}
 
-    def after(self, directory: Any, base: Any) -> None:
-        """Measure what needs the whole run (``directory``) and the model it began with (``base``)."""
+    def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
+        """Measure what needs the whole run (``directory``) or the model that it began with, which ``load_base`` gives."""
 
     def close(self) -> None:
         """Let go of processes."""

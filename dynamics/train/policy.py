@@ -151,7 +151,7 @@ class Policy:
         found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _LogProbs.apply(states, weight, targets, temperature, self.autocast)
         return found
 
-    def look(self, batch: Batch, tokens: int, share: bool | None = None) -> torch.Tensor:
+    def logprobs_of(self, batch: Batch, tokens: int, share: bool | None = None) -> torch.Tensor:
         """(tokens,) log-probabilities of all completion tokens as the policy stands, without gradient; ``tokens`` computed at once."""
         return self.measure(batch, tokens, share)[0]
 
@@ -179,9 +179,9 @@ class Policy:
         before, computing = str(self.model.config._attn_implementation), self.autocast
         self.autocast = None
         try:
-            apart, own = self.look(batch, 1, False), self._after_padding(prompts)
+            apart, own = self.logprobs_of(batch, 1, False), self._after_padding(prompts)
             attention.use(self.model)
-            together, ours = self.look(batch, 1000, True), self._after_padding(prompts)
+            together, ours = self.logprobs_of(batch, 1000, True), self._after_padding(prompts)
             if (together - apart).abs().max() <= tolerance and (ours - own).abs().max() <= tolerance:
                 return True
         except (RuntimeError, TypeError, ValueError, AttributeError):  # a model that attends in another way
@@ -274,12 +274,12 @@ def _form(states: torch.Tensor, weight: torch.Tensor | None, dtype: torch.dtype 
 
 def load(name: str, device: str | None, master: str, compute: str) -> Policy:
     """The model of ``--model``: ``tiny``, ``smollm2``, a folder or a hub id, in freshly allocated memory."""
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
     from dynamics.models import load
     from dynamics.train import tiny
 
     if name == "tiny":
-        with Bar("making the embedded model") as bar:
+        with ProgressBar("making the embedded model") as bar:
             name = str(tiny.find(progress=bar))
     model, tokenizer = load(name, device, "float32")
     place = next(model.parameters()).device

@@ -99,7 +99,7 @@ def tiny_model():
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, initializer_range=0.3)), tiny.tokenizer()
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, initializer_range=0.3)), tiny.build_tokenizer()
 
 
 def independent(model, rows, compute: str) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""Methods in which a model makes its own problems."""

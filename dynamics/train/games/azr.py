@@ -1,0 +1,274 @@
+"""Self-play after the Absolute Zero Reasoner (arXiv 2505.03335): one model proposes and solves, programs are run to judge.
+
+A step: for every task type the proposer writes tasks, conditioned on references from the buffer; those that parse, run, are
+deterministic and new are valid; the solver tries each several times; how often it succeeds makes the proposer's reward, and its
+successes its own. Advantages are normalised apart for every task type and role (TRR++), and all goes into one update.
+
+Where this differs from the public code on purpose: failures of determinism are failures; outputs are never cut; a full buffer forgets its
+oldest tasks; the solver trains on this step's proposals, on the samples that measured their solve rate.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dynamics.errors import InputError
+from dynamics.runs.directory import RunDirectory
+from dynamics.train import objectives
+from dynamics.train.batch import Batch, Method, StepData
+from dynamics.train.config import SelfPlayConfig
+from dynamics.train.games import curriculum, metrics, rewards
+from dynamics.train.games.buffer import Entry, first_buffer, old_tasks, unpacked_buffer
+from dynamics.train.games.metrics import Judged
+from dynamics.train.games.proposals import Proposal, Proposer
+from dynamics.train.policy import Policy
+from dynamics.train.probe_prompts import COUNT, ProbePrompts, solver_probes
+from dynamics.train.rng import stream
+from dynamics.train.samplers.transformers import sample
+from dynamics.train.sandbox.expressions import as_function
+from dynamics.train.sandbox.runner import ProgramRunner
+from dynamics.train.tasks import programs
+from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Source, judge
+from dynamics.train.tasks.prompt_formats import Notation, PlainText, PromptFormat, decode, encode_prompt, encode_questions, reads_notation
+from dynamics.train.tasks.triplets import Triplets
+
+#: recent tasks of the buffer, against which a new one is compared for diversity
+_RECENT = 100
+#: reasons for which an answer counts as one that cannot be read
+_UNREADABLE = ("empty answer", "no answer between tags", "not a literal")
+
+
+class SelfPlay(Method):
+    """Makes the batch of a step by playing it; keeps the buffer."""
+
+    def __init__(self, config: SelfPlayConfig, policy: Policy, source: Source):
+        self.config, self.policy, self.source = config, policy, source
+        notation = reads_notation(policy.tokenizer)
+        self.prompt_format: PromptFormat = Notation() if notation else PlainText()
+        self.runner = ProgramRunner(notation, config.allow_unconfined)
+        self.triplets = Triplets(plain=not notation, runner=self.runner)
+        self.reward = rewards.find(config.proposer_reward)
+        self.task_types = [name for name in TASK_TYPES if name in config.task_types]
+        proposing = policy
+        if config.proposer == "snapshot":
+            proposing = Policy(copy.deepcopy(policy.model), policy.tokenizer, config.master_dtype, policy.compute)
+        self.proposer = Proposer(config, proposing, self.prompt_format, self.runner, self.task_types)
+        self.buffer = first_buffer(self.proposer.identity, config.buffer_size)
+        self.waiting: list[Entry] = []
+        self.steps_without_valid = 0
+        self.seconds_outside_model = 0.0
+
+    # what is kept between steps
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "buffer": [entry.packed() for entry in self.buffer],
+            "waiting": [entry.packed() for entry in self.waiting],
+            "steps_without_valid": self.steps_without_valid,
+        }
+
+    def load(self, kept: dict[str, Any]) -> None:
+        self.buffer = unpacked_buffer(kept["buffer"], self.config.buffer_size)
+        self.waiting = list(map(Entry.unpacked, kept["waiting"]))
+        # earlier states call it "barren"
+        self.steps_without_valid = kept["steps_without_valid"] if "steps_without_valid" in kept else kept["barren"]
+
+    def metadata(self) -> dict[str, Any]:
+        return {"executor": self.runner.executor}
+
+    def close(self) -> None:
+        self.runner.close()
+
+    # a step
+
+    def next_batch(self, step: int) -> StepData:
+        begin = time.perf_counter()
+        config = self.config
+        if step == 1:
+            self._seed_buffer()
+        proposals = self.proposer.propose(self.buffer, step, config.prompts_per_step, "proposal")
+        self._validate(proposals, step)
+        valid = [(proposal, proposal.entry) for proposal in proposals if proposal.entry is not None]
+        entries = [entry for _, entry in valid]
+        self.steps_without_valid = 0 if valid else self.steps_without_valid + 1
+        if self.steps_without_valid >= config.collapse_steps and config.on_collapse == "stop":
+            raise InputError(
+                f"step {step}: no valid proposal for {self.steps_without_valid} steps; the proposer has collapsed (most often: "
+                f"{_most_common_reason(proposals)}); --on-collapse solver goes on with the buffer, a smaller --learning-rate may prevent it"
+            )
+        questions = [self.question(entry, number) for number, entry in enumerate(entries)]
+        solved = self.solve(self.policy, questions, step, "solution") if questions else []
+        self.score_proposals(valid, solved)
+        for proposal in proposals:
+            if proposal.entry is None:
+                proposal.reward = config.invalid_proposal_reward
+        if config.solver_delay or not questions:
+            earlier = self.waiting if config.solver_delay else old_tasks(self.buffer, config.seed, step, config.prompts_per_step)
+            trained = [self.question(entry, number) for number, entry in enumerate(earlier)]
+            tried = self.solve(self.policy, trained, step, "lagged") if trained else []
+        else:
+            trained, tried = questions, solved
+        self.buffer.extend(entries)
+        self.waiting = entries if config.solver_delay else []
+        data = self.pack(step, proposals, trained, tried)
+        data.metrics.update(metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
+        data.metrics.update(metrics.solver_metrics(trained, tried, self.task_types))
+        data.metrics["time/feed"] = time.perf_counter() - begin
+        data.metrics["time/outside_model"] = self.seconds_outside_model
+        self.seconds_outside_model = 0.0
+        return data
+
+    def _seed_buffer(self) -> None:
+        """Fill the buffer from the identity program with what the base proposes, before anything is trained."""
+        for round_ in range(4):
+            if len(self.buffer) >= self.config.num_seed_tasks:
+                break
+            proposals = self.proposer.propose(self.buffer, round_, self.config.prompts_per_step, "seeding")
+            self._validate(proposals, 0)
+            self.buffer.extend(proposal.entry for proposal in proposals if proposal.entry is not None)
+
+    def _validate(self, proposals: list[Proposal], step: int) -> None:
+        begin = time.perf_counter()
+        self.proposer.validate(proposals, self.buffer, step)
+        self.seconds_outside_model += time.perf_counter() - begin
+
+    def question(self, entry: Entry, number: int) -> Question:
+        proposed = entry.proposed
+        problem = Problem(entry.kind, proposed.program, proposed.inputs, entry.outputs, f"proposal {entry.step}.{number} {entry.kind}")
+        return self.triplets.question(problem, "training", proposed.message)
+
+    def solve(self, policy: Policy, questions: list[Question], step: int, purpose: str) -> list[list[Judged]]:
+        """``group`` samples of each by a policy, judged."""
+        ids = encode_questions(policy.tokenizer, questions)
+        groups = sample(policy, ids, self.config.group_size, self.config, purpose, step)
+        begin = time.perf_counter()
+        tried = []
+        for question, group in zip(questions, groups, strict=True):
+            texts = [decode(policy.tokenizer, sampled.ids, policy.eos) for sampled in group]
+            tried.append([(sampled, text, judge(question, text)) for sampled, text in zip(group, texts, strict=True)])
+        self.seconds_outside_model += time.perf_counter() - begin
+        return tried
+
+    def score_proposals(self, valid: list[tuple[Proposal, Entry]], solved: list[list[Judged]]) -> None:
+        """The proposer's rewards, from the solve rates and the terms that were asked for."""
+        if not valid:
+            return
+        begin = time.perf_counter()
+        config = self.config
+        rates = np.array([np.mean([verdict.correct for _, _, verdict in group]) for group in solved])
+        recent = [entry.proposed.program for entry in list(self.buffer)[-_RECENT:]]
+        estimate = rewards.estimate(rates, config.group_size, [entry.proposed.program for _, entry in valid], recent)
+        reward = np.asarray(self.reward(estimate), float)
+        if reward.shape != rates.shape or not np.isfinite(reward).all():
+            raise InputError(
+                f"--proposer-reward {config.proposer_reward}: must give {len(rates)} finite numbers, one a proposal; "
+                f"got shape {reward.shape}"
+            )
+        earlier = Counter(f"{type(entry.outputs[0]).__name__} {entry.outputs[0]!r}" for entry in self.buffer)
+        terms: dict[str, Callable[[Proposal, Entry], float]] = {
+            "complexity": lambda proposal, entry: rewards.complexity(entry.proposed.program),
+            "edit_distance": lambda proposal, entry: rewards.edit_distance(
+                entry.proposed.program, [reference.program for reference in proposal.references]
+            ),
+            "halstead": lambda proposal, entry: rewards.halstead(entry.proposed.program),
+            "answer_diversity": lambda proposal, entry: rewards.surprise(entry.outputs[0], earlier),
+        }
+        wanted = config.proposer_bonuses
+        bonuses = np.array([[config.bonus_scale * terms[name](*pair) for name in wanted] for pair in valid]).reshape(
+            len(valid), len(wanted)
+        )
+        for (proposal, _), rate, value in zip(valid, rates, rewards.combine(reward, bonuses, config.bonus_combination), strict=True):
+            proposal.rate, proposal.reward = float(rate), float(value)
+        self.seconds_outside_model += time.perf_counter() - begin
+
+    def pack(self, step: int, proposals: list[Proposal], questions: list[Question], tried: list[list[Judged]]) -> StepData:
+        """Both roles as one batch, advantages normalised in each cell of role and task type."""
+        config = self.config
+        mine: list[Proposal] = [] if config.proposer == "snapshot" else proposals
+        ids = [proposal.ids for proposal in mine]
+        completions = [proposal.sampled for proposal in mine]
+        prompt_of = list(range(len(mine)))
+        roles, kinds = ["proposer"] * len(mine), [proposal.kind for proposal in mine]
+        names = [f"{kind} proposal" for kind in kinds]
+        received = [proposal.reward for proposal in mine]
+        rows = [metrics.proposal_row(proposal) for proposal in proposals]
+        solver_rows: list[dict[str, Any]] = []
+        for question, prompt_ids, group in zip(questions, encode_questions(self.policy.tokenizer, questions), tried, strict=True):
+            ids.append(prompt_ids)
+            for judged in group[: config.solver_samples or config.group_size]:
+                sampled, _, verdict = judged
+                reward = (
+                    verdict.score
+                    if verdict.correct
+                    else config.format_error_reward
+                    if verdict.reason in _UNREADABLE
+                    else config.wrong_answer_reward
+                )
+                completions.append(sampled)
+                prompt_of.append(len(ids) - 1)
+                roles.append("solver")
+                kinds.append(question.task)
+                names.append(question.id)
+                received.append(reward)
+                solver_rows.append(metrics.solver_row(question, prompt_ids, judged, reward))
+        if not completions:
+            raise InputError(f"step {step}: nothing to train on; no proposal was valid and the buffer is empty")
+        lengths = np.array([len(sampled.ids) for sampled in completions])
+        advantages = np.zeros(len(received))
+        cells = np.array([f"{role} {kind}" for role, kind in zip(roles, kinds, strict=True)])
+        for cell in dict.fromkeys(cells.tolist()):
+            inside = np.flatnonzero(cells == cell)
+            value = np.array(received)[inside]
+            advantages[inside] = objectives.advantages(config.advantage, value, np.array(prompt_of)[inside], lengths[inside])
+        if config.proposer == "frozen":
+            advantages[np.array(roles) == "proposer"] = 0.0
+        for row, advantage in zip([*(rows if mine else []), *solver_rows], advantages, strict=True):
+            row["advantage"] = float(advantage)
+        for row in (*rows, *solver_rows):
+            row["temperature"] = config.temperature
+        batch = Batch(
+            ids,
+            [sampled.ids for sampled in completions],
+            np.array(prompt_of),
+            advantages,
+            roles,
+            kinds,
+            names,
+            [sampled.logprobs for sampled in completions],
+            config.temperature,
+        )
+        return StepData(batch, {}, [*rows, *solver_rows])
+
+    # what is measured beside training
+
+    def probe_prompts(self) -> ProbePrompts:
+        """Validation problems of the run's task to solve, as other methods have them, and references of that split to propose after."""
+        rng = stream(self.config.seed, "fixed references")
+        prompts = []
+        for number in range(COUNT):
+            family, program = programs.draw_of(rng, "validation")
+            kind = self.task_types[number % len(self.task_types)]
+            reference = ProposedTask(program, ((family.inputs(rng, False),),))
+            given = as_function(program) if self.triplets.plain else program
+            prompts.append(self.prompt_format.ask(kind, [reference], given))
+        ids = [np.array(encode_prompt(self.policy.tokenizer, prompt), np.int64) for prompt in prompts]
+        solver = solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
+        return solver | {"proposer": (ids, self.config.max_proposal_tokens)}
+
+    def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
+        """Write ``curriculum.jsonl``."""
+        proposed = curriculum.draw(directory, self.config.seed, self.config.curriculum_samples)
+        questions = [self.question(entry, number) for number, (_, _, entry) in enumerate(proposed)]
+        if questions:
+            tried = self.solve(load_base(), questions, 0, "curriculum")
+            directory.write_rows("curriculum.jsonl", curriculum.rows(proposed, tried))
+
+
+def _most_common_reason(proposals: list[Proposal]) -> str:
+    return Counter(proposal.reason for proposal in proposals).most_common(1)[0][0]

@@ -1,0 +1,52 @@
+"""``curriculum.jsonl``: proposals from four phases of a run, solved by the untouched base, so that their difficulty compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynamics.runs.directory import RunDirectory
+from dynamics.train.games.buffer import Entry
+from dynamics.train.games.metrics import Judged
+from dynamics.train.games.rewards import complexity
+from dynamics.train.rng import stream
+
+#: phase, step and task of a proposal
+Proposed = tuple[int, int, Entry]
+
+
+def draw(directory: RunDirectory, seed: int, count: int) -> list[Proposed]:
+    """At most ``count`` valid proposals of each phase."""
+    files = sorted((directory.path / "rollouts").glob("step_*.jsonl"), key=lambda path: int(path.stem[5:]))
+    drawn: list[Proposed] = []
+    for phase, part in enumerate(np.array_split(np.array(files, object), min(4, len(files)))):
+        entries = [(int(file.stem[5:]), row) for file in part for row in _read(file) if row["role"] == "proposer" and row["valid"]]
+        rng = stream(seed, "curriculum", phase)
+        for place in rng.permutation(len(entries))[:count]:
+            step, row = entries[int(place)]
+            drawn.append((phase, step, Entry.unpacked(row["entry"])))
+    return drawn
+
+
+def rows(proposed: list[Proposed], tried: list[list[Judged]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "phase": phase,
+            "step": step,
+            "task": entry.kind,
+            "program": entry.proposed.program,
+            "solve_rate": float(np.mean([verdict.correct for _, _, verdict in group])),
+            "samples": len(group),
+            "length": float(np.mean([len(sampled.ids) for sampled, _, _ in group])),
+            "characters": len(entry.proposed.program),
+            "complexity": complexity(entry.proposed.program),
+        }
+        for (phase, step, entry), group in zip(proposed, tried, strict=True)
+    ]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]

@@ -1,0 +1,37 @@
+"""The methods of training: each with its settings, and what makes its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dynamics.train import config
+from dynamics.train.batch import Method
+from dynamics.train.config import TrainConfig
+from dynamics.train.games.azr import SelfPlay
+from dynamics.train.methods.rlvr import RLVR
+from dynamics.train.methods.sft import SFT
+from dynamics.train.policy import Policy
+from dynamics.train.tasks.problem import Source
+
+
+@dataclass(frozen=True)
+class TrainingMethod:
+    """A method by name.
+
+    Attributes
+    ----------
+    config : class of its settings.
+    make : called with settings of that class, the policy, and the source of problems.
+    """
+
+    config: type[TrainConfig]
+    make: Callable[[Any, Policy, Source], Method]
+
+
+METHODS = {
+    "sft": TrainingMethod(config.METHODS["sft"], SFT),
+    "rlvr": TrainingMethod(config.METHODS["rlvr"], RLVR),
+    "selfplay": TrainingMethod(config.METHODS["selfplay"], SelfPlay),
+}

@@ -1,0 +1,1 @@
+"""Samplers: what draws completions from a policy."""

@@ -1,0 +1,265 @@
+"""Runs Python that a model wrote, in confined processes.
+
+    with Sandbox() as box:
+        outcome = box.run("def f(x):\\n    return x + 1", [(3,), (4,)])
+        outcome.values                       # [4, 5]
+        box.agree("def f(x):\\n    return list({'a', 'b'})", [(1,)]).error     # "not deterministic"
+
+What is covered, on Linux: a program cannot read or write files (but read the standard library), see this process's environment or
+memory, open sockets, start processes or threads, send signals, outlive its time, use more than its memory, flood with output, or change
+anything that the next program sees; this holds for root too. Values cross as text that is parsed as Python literals here, and what is
+equal is decided here; a program can forge its own return value and nothing else. Landlock, a seccomp list of allowed calls, rlimits, an
+empty environment, a process group and a pipe of its own for each.
+
+What is not covered: faults of the kernel; side channels (timing, the load of the machine); that a file exists can be seen, not what is in
+it; a program that returns other values at another time of day passes as deterministic. Written for macOS (sandbox-exec) and aarch64, but
+tested on Linux on x86_64 only. Elsewhere it refuses, unless told ``allow_unconfined``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import struct
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError
+from dynamics.train.sandbox.expressions import Outcome, Refused, literal, same
+
+_SCRIPT = Path(__file__).with_name("confined.py")
+#: of hash seeds; programs whose values depend on the order of sets differ between them
+_SEEDS = (0, 4242)
+#: seconds beyond a program's limit after which the executor itself is taken to be dead
+_GRACE = 5.0
+
+
+class SandboxUnavailable(InputError):
+    """No confinement is to be had on this machine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program and the arguments of the calls to make."""
+
+    source: str
+    inputs: Sequence[tuple[Any, ...]]
+    entry: str = "f"
+    timeout: float = 2.0
+
+
+class _Executor:
+    """One confined process that forks; started again when it has died."""
+
+    def __init__(self, seed: int, memory: int, confined: bool):
+        self.seed, self.memory, self.confined = seed, memory, confined
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.confinement = ""
+
+    def start(self) -> None:
+        command = [sys.executable, "-s", "-S", "-P", "-B", str(_SCRIPT), "confined" if self.confined else "open"]
+        if self.confined and sys.platform == "darwin":
+            command = ["sandbox-exec", "-p", _profile(), *command]
+        elif self.confined and sys.platform != "linux":
+            raise SandboxUnavailable(_refusal(f"on {sys.platform} there is no confinement for programs that a model wrote"))
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={"PYTHONHASHSEED": str(self.seed)},
+                cwd="/",
+                start_new_session=True,
+                bufsize=0,
+            )
+            said = self._receive(30.0)
+        except (OSError, _Dead) as error:
+            self.stop()
+            raise SandboxUnavailable(_refusal(f"the sandbox did not start ({error})")) from None
+        if "unavailable" in said:
+            self.stop()
+            raise SandboxUnavailable(_refusal(f"programs that a model wrote cannot be confined here ({said['unavailable']})"))
+        self.confinement = str(said["confinement"])
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.process = None
+
+    def ask(self, job: Job) -> dict[str, Any]:
+        request = {
+            "source": job.source,
+            "inputs": repr(list(job.inputs)),
+            "entry": job.entry,
+            "timeout": job.timeout,
+            "memory": self.memory,
+        }
+        data = json.dumps(request).encode()
+        with self.lock:
+            for _ in range(2):
+                if self.process is None:
+                    self.start()
+                try:
+                    self._send(struct.pack("<I", len(data)) + data)
+                    return self._receive(job.timeout + _GRACE)
+                except (OSError, _Dead, ValueError):
+                    self.stop()
+        return {"error": "the executor died"}
+
+    def _send(self, data: bytes) -> None:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        view = memoryview(data)
+        while view:
+            view = view[self.process.stdin.write(view) or 0 :]
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        (size,) = struct.unpack("<I", self._exactly(4, time.monotonic() + seconds))
+        found = json.loads(self._exactly(size, time.monotonic() + seconds))
+        assert isinstance(found, dict)
+        return found
+
+    def _exactly(self, count: int, deadline: float) -> bytes:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        parts = b""
+        while len(parts) < count:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            part = self.process.stdout.read(count - len(parts)) if ready else b""
+            if not part:
+                raise _Dead("no answer")
+            parts += part
+        return parts
+
+
+class _Dead(Exception):
+    pass
+
+
+class Sandbox:
+    """Confined executors; a context manager.
+
+    Parameters
+    ----------
+    workers : executors for each hash seed, at work at the same time; the number of cores if None.
+    memory : bytes of address space of a program.
+    allow_unconfined : run programs without confinement where there is none; everything that a model writes can then do what you can.
+    """
+
+    def __init__(self, workers: int | None = None, memory: int = 512 << 20, allow_unconfined: bool = False):
+        if not workers:
+            from dynamics.io.threads import cores
+
+            workers = cores()
+        self.workers = workers
+        self._pools = [[_Executor(seed, memory, True) for _ in range(self.workers)] for seed in _SEEDS]
+        try:
+            self._pools[0][0].start()
+        except SandboxUnavailable:
+            if not allow_unconfined:
+                raise
+            for executor in self._every():
+                executor.confined = False
+            self._pools[0][0].start()
+        self.confinement = self._pools[0][0].confinement
+        self._threads = ThreadPoolExecutor(2 * self.workers)
+
+    def _every(self) -> list[_Executor]:
+        return [executor for pool in self._pools for executor in pool]
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        for executor in self._every():
+            executor.stop()
+
+    def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
+        """``entry`` of each tuple of arguments, all in one fresh confined process. Never raises for what a program does."""
+        return self._run(Job(source, inputs, entry, timeout), self._pools[0][0])
+
+    def agree(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
+        """As ``run``, in two processes with different hash seeds, which must give the same values."""
+        return self.agree_all([Job(source, inputs, entry, timeout)])[0]
+
+    def run_all(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Outcomes in the order of the jobs, each in a process of its own."""
+        return self._spread(jobs, self._pools[0])
+
+    def agree_all(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """As ``agree``, of many."""
+        first, second = (self._spread(jobs, pool) for pool in self._pools)
+        found = []
+        for a, b in zip(first, second, strict=True):
+            if a.values is None:
+                found.append(a)
+            elif b.values is None or not all(map(same, a.values, b.values)):
+                found.append(Outcome(None, "not deterministic"))
+            else:
+                found.append(a)
+        return found
+
+    def _spread(self, jobs: Sequence[Job], pool: list[_Executor]) -> list[Outcome]:
+        found: list[Outcome | None] = [None] * len(jobs)
+
+        def work(number: int) -> None:
+            for place in range(number, len(jobs), len(pool)):
+                found[place] = self._run(jobs[place], pool[number])
+
+        list(self._threads.map(work, range(min(len(pool), len(jobs)))))
+        return [one for one in found if one is not None]
+
+    @staticmethod
+    def _run(job: Job, executor: _Executor) -> Outcome:
+        answer = executor.ask(job)
+        if "error" in answer:
+            return Outcome(None, str(answer["error"])[:300])
+        try:
+            values = literal(str(answer["value"]), size=1 << 16)
+        except Refused as error:
+            return Outcome(None, str(error))
+        if not isinstance(values, list) or len(values) != len(job.inputs):
+            return Outcome(None, "forged")
+        if any(len(repr(value)) > MAX_VALUE for value in values):
+            return Outcome(None, "output too long")
+        return Outcome(values, None)
+
+
+#: characters of one value; longer ones are refused, not cut
+MAX_VALUE = 1000
+
+
+def _refusal(what: str) -> str:
+    return f"{what}; --allow-unconfined 1 runs them all the same, with all that you may do yourself"
+
+
+def _profile() -> str:
+    """For sandbox-exec: compute, fork, read Python's own files."""
+    readable = [sysconfig.get_paths()["stdlib"], sys.base_prefix, sys.prefix, "/usr/lib", "/System/Library", "/dev/null"]
+    paths = " ".join(f"(subpath {json.dumps(path)})" for path in readable)
+    return (
+        "(version 1)(deny default)(allow process-fork)(allow signal (target same-sandbox))(allow sysctl-read)"
+        f"(allow process-exec (literal {json.dumps(sys.executable)}))(allow file-read-metadata)(allow file-read* {paths})"
+        '(allow file-write-data (literal "/dev/null"))'
+    )

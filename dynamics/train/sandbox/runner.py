@@ -1,0 +1,44 @@
+"""Runs the programs of a task, and of answers to it, in the way that suits the language they are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from dynamics.train.sandbox.expressions import Expressions, Outcome, as_function
+from dynamics.train.sandbox.host import Job, Sandbox
+
+
+class Runner(Protocol):
+    """What runs programs: ``Expressions``, ``Sandbox``, or a ``ProgramRunner``."""
+
+    def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome: ...
+
+
+class ProgramRunner:
+    """Runs programs by walking expressions where that is the language (``notation``), else in the sandbox.
+
+    Attributes
+    ----------
+    executor : what runs the programs, for ``run.json``.
+    """
+
+    def __init__(self, notation: bool, allow_unconfined: bool):
+        self.expressions = Expressions()
+        self.sandbox = None if notation else Sandbox(allow_unconfined=allow_unconfined)
+        self.executor = "expressions, nothing executed" if self.sandbox is None else self.sandbox.confinement
+
+    def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
+        if self.sandbox is None:
+            return self.expressions.run(source, inputs, entry, timeout)
+        return self.sandbox.run(as_function(source), inputs, entry, timeout)
+
+    def agree_all(self, programs: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> list[Outcome]:
+        """Each (source, inputs), under two hash seeds where that can matter."""
+        if self.sandbox is None:
+            return [self.expressions.run(source, inputs) for source, inputs in programs]
+        return self.sandbox.agree_all([Job(as_function(source), inputs) for source, inputs in programs])
+
+    def close(self) -> None:
+        if self.sandbox is not None:
+            self.sandbox.close()

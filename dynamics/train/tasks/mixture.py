@@ -1,0 +1,57 @@
+"""The task that a run names: the triplets, any task of reasoning-gym, a file, or several of them in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from dynamics.errors import InputError, shown
+from dynamics.train.tasks.problem import TASK_TYPES, Question, Source
+from dynamics.train.tasks.proposals import Proposals
+from dynamics.train.tasks.reasoning_gym import ReasoningGym
+from dynamics.train.tasks.records import Records
+from dynamics.train.tasks.triplets import Triplets
+
+
+def names() -> list[str]:
+    """Names of all tasks that can be asked for."""
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        return ["code", *TASK_TYPES, "proposals"]
+    return ["code", *TASK_TYPES, "proposals", *sorted(DATASETS)]
+
+
+class Mixture:
+    """Questions of several sources in turn, each but once."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = sources
+        self.name = "+".join(part.name for part in sources)
+
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        each = -(-count // len(self.sources))
+        parts = [one.questions(split, each, seed) for one in self.sources]
+        turns = {one.id: one for turn in zip_longest(*parts) for one in turn if one is not None}
+        return list(turns.values())[:count]
+
+
+def source(name: str, plain: bool = True) -> Source:
+    """A task by name: ``code``, one of its kinds, a reasoning-gym task, a file, or several with + between them.
+
+    ``plain``: in words, not in notation.
+    """
+    if "+" in name and not Path(name).is_file():
+        return Mixture([source(part, plain) for part in name.split("+")])
+    if name == "code" or name in TASK_TYPES:
+        return Triplets(TASK_TYPES if name == "code" else [name], plain)
+    if name == "proposals":
+        return Proposals(plain)
+    if name.endswith((".jsonl", ".parquet")):
+        return Records(name)
+    known = names()
+    if name.partition(":")[0] in known:
+        return ReasoningGym(name)
+    more = "" if len(known) > 5 else "; for those of reasoning-gym: pip install 'training-dynamics[tasks]'"
+    raise InputError(f"task {shown(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")

@@ -1,0 +1,52 @@
+"""Tasks of the package reasoning-gym."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from dynamics.errors import InputError, shown
+from dynamics.train.tasks.problem import Question, Verdict
+from dynamics.train.tasks.prompt_formats import ANSWER_REQUEST, tagged_answer
+
+
+class ReasoningGym:
+    """A reasoning-gym task by name, generated and scored by that package. ``chain_sum:max_terms=2,max_digits=1`` sets its parameters.
+
+    The answer is what stands between <answer> and </answer>, or the whole completion where there are no such tags. The scorers give
+    parts of a point to some answers that are not right; those count in the reward, and not as correct.
+    """
+
+    _OFFSETS: ClassVar = {"training": 0, "validation": 1, "test": 2}
+
+    def __init__(self, name: str):
+        self.name, _, rest = name.partition(":")
+        self.gym = importlib.import_module("reasoning_gym")
+        try:
+            self.settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
+            self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise InputError(f"task {shown(name)!r}: its settings are not understood: {shown(error)}") from None
+
+    def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        data = self.gym.create_dataset(self.name, size=count, seed=3 * seed + self._OFFSETS.get(split, 0), **self.settings)
+        made = []
+        for number in range(count):
+            entry = data[number]
+            answer = f"<answer>{entry['answer']}</answer>" if entry.get("answer") is not None else None
+            check = self._check(data, entry)
+            made.append(
+                Question(f"{self.name} {split} {seed}.{number}", f"{entry['question']}\n{ANSWER_REQUEST}", answer, self.name, split, check)
+            )
+        return made
+
+    @staticmethod
+    def _check(data: Any, entry: dict[str, Any]) -> Callable[[str], Verdict]:
+        def check(text: str) -> Verdict:
+            answer = tagged_answer(text)
+            score = float(data.score_answer(text.strip() if answer is None else answer, entry))
+            return Verdict(score >= 1, "" if score >= 1 else "another answer", score)
+
+        return check

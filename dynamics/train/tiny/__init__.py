@@ -1,0 +1,7 @@
+"""The embedded default: a small base model, made on the spot and kept."""
+
+from dynamics.train.tiny.model import Recipe, cache, find, folder, make
+from dynamics.train.tiny.pretraining import example
+from dynamics.train.tiny.tokenizer import build_tokenizer
+
+__all__ = ["Recipe", "build_tokenizer", "cache", "example", "find", "folder", "make"]

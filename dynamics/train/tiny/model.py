@@ -1,0 +1,150 @@
+"""The embedded default: a small base model, made on the spot and kept.
+
+A Llama of 0.65 million parameters learns from random examples, for a fixed number of steps, to predict outputs, find inputs and programs,
+and to propose programs, of the small language of ``dynamics.train.tasks.programs``. Only programs of the split ``pretraining`` are used.
+The result is an ordinary Hugging Face folder with an ordinary tokenizer, in the user's cache under a hash of the recipe. It is trained in
+float32 whatever runs compute in later. On one machine it is the same to the last bit whenever it is made (sums are ordered by the number of
+threads, which is therefore part of the recipe); a CPU with other vector instructions orders sums otherwise and gives other weights.
+
+It is partly competent on purpose: it solves a part of the problems most of the time, and many of them once in a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError
+from dynamics.train.folders import exclusive, remove_partial, save_folder
+from dynamics.train.rng import stream
+from dynamics.train.tiny.pretraining import MIX, batch, example
+from dynamics.train.tiny.tokenizer import TOKENS, build_tokenizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights."""
+
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    intermediate: int = 384
+    initializer_range: float = 0.08
+    steps: int = 1800
+    batch: int = 32
+    """examples a step"""
+    learning_rate: float = 3e-3
+    """after 50 steps of warm-up falling linearly to a twentieth"""
+    prompt_weight: float = 0.1
+    """of the loss on the tokens of the question, beside 1 on those of the answer"""
+    clip: float = 1.0
+    seed: int = 0
+    threads: int = 2
+    version: int = 1
+
+
+def cache() -> Path:
+    root = os.environ.get("DYNAMICS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamics"
+    return Path(root)
+
+
+def folder(recipe: Recipe = Recipe()) -> Path:
+    """Where the model of a recipe is kept. The hash covers the settings and the first examples, which change when the code does."""
+    rng = stream(recipe.seed, "fingerprint")
+    text = json.dumps([asdict(recipe), TOKENS, MIX, [example(rng) for _ in range(200)]], sort_keys=True)
+    return cache() / f"tiny-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None = None) -> Path:
+    """The folder of the model, made first where there is none yet.
+
+    Of processes that ask at the same time one makes it, and the others say on stderr that they wait. The folder appears when it is whole:
+    a process that is killed leaves nothing behind, or, killed in the moment of writing, a hidden folder that the next one removes.
+    """
+    target = folder(recipe)
+    advice = "set DYNAMICS_CACHE to a folder that can be written"
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):  # nobody may be reading
+            print(f"another process is making the embedded model in {target.parent}; waiting for it", file=sys.stderr, flush=True)
+
+    def fill(place: Path) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+            model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
+    if not (target / "config.json").exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{target.parent}: cannot be made ({error.strerror}); {advice}") from None
+        if not os.access(target.parent, os.W_OK):  # rather than find out after minutes
+            raise InputError(f"{target.parent}: cannot be written; {advice}")
+        with exclusive(target.parent, wait) as alone:
+            if alone:
+                remove_partial(target)
+            if not (target / "config.json").exists():  # nobody made it in the meantime
+                model, tokenizer = make(recipe, progress)
+                save_folder(target, fill, advice, keep=True)
+    return target
+
+
+def make(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> tuple[Any, Any]:
+    """Train the model of a recipe: (model, tokenizer)."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            return _make(recipe, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make(recipe: Recipe, progress: Callable[[int, int], None] | None) -> tuple[Any, Any]:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=recipe.intermediate,
+        initializer_range=recipe.initializer_range,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        attn_implementation="eager",
+    )
+    model = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    for step in range(recipe.steps):
+        rate = min(1.0, (step + 1) / 50) * max(0.05, 1 - step / recipe.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * rate
+        ids, weights = batch(recipe.seed, step, recipe.batch, recipe.prompt_weight, tokenizer)
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        loss = (loss * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        if progress:
+            progress(step + 1, recipe.steps)
+    model.eval()
+    return model, tokenizer

@@ -1,0 +1,185 @@
+"""What the commands print and write, against what they printed and wrote before: in ``recorded/``, a few files a command.
+
+    DYNAMICS_RECORD_GOLDEN=1 python -m pytest tests/golden          # records anew; look at the diff before it is committed
+
+Only command lines are used, so that modules may move. Integers and words are compared exactly, and so is what is printed; floats to the
+tolerance of each case: what comes out of sums in float64 repeats to 1e-9 on any machine, what comes out of a forward pass in float32 does
+not. What tells the time is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import make_inputs
+import pytest
+
+from dynamics.__main__ import main
+
+RECORDED = Path(__file__).parent / "recorded"
+RECORD = os.environ.get("DYNAMICS_RECORD_GOLDEN") == "1"
+#: fields of documents that tell the time, and what marks such lines of a table
+TIMES, TIMED_LINES = ("seconds", "tokens_per_second"), ("tokens/s",)
+#: shares of replicates, of which one in which two curves are level can fall to either side by rounding: absolute tolerance
+REPLICATE_SHARES = {"probability_none": 1e-3, "probability_from_start": 1e-3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line, the option that writes its table, if any, and how far its floats may differ."""
+
+    line: str
+    table: str | None = "--csv"
+    relative: float = 1e-9
+    absolute: float = 0.0
+    needs: tuple[str, ...] = ()
+
+
+def spectra(line: str, relative: float = 1e-7) -> Case:
+    return Case(f"spectra {line}", relative=relative, absolute=1e-9, needs=("torch",))
+
+
+def entropy(line: str, table: str | None = None) -> Case:
+    return Case(f"entropy {line} --device cpu", table, 1e-4, 1e-6, ("torch", "transformers"))
+
+
+CASES = {
+    "sparsity_bf16": Case("sparsity bf16/base bf16/tuned"),
+    "sparsity_special": Case("sparsity special/base special/tuned --like mukherjee --rtol 1e-2 --atol 1e-4"),
+    "sparsity_mixed": Case("sparsity mixed/base mixed/tuned --like path-not-taken"),
+    "sparsity_series": Case("sparsity run/step_0 run/step_1 run/step_2 run/step_3"),
+    "sparsity_adapter": Case("sparsity lora/base lora/adapter"),
+    "overlap_pair": Case("overlap special/base special/tuned lora/base"),
+    "overlap_series": Case("overlap --series run/step_0 run/step_1 run/step_2 run/step_3"),
+    "overlap_bf16": Case("overlap bf16/base bf16/tuned bf16/other --rtol 1e-2 --atol 1e-4"),
+    "spectra_full": spectra("turned/base turned/tuned --subspace 4"),
+    # approx finds its basis, and bounds what is outside it, in float32
+    "spectra_approx": spectra("turned/base turned/tuned --subspace 3 --method approx --seed 1", 1e-3),
+    "spectra_none": spectra("turned/base turned/tuned --subspace 4 --method none --only layers --limit 3 --alpha 0.25"),
+    "spectra_adapter": spectra("lora/base lora/adapter --subspace 2 --only q_proj"),
+    "entropy_texts": entropy("model/base texts.jsonl --temperature 0.7"),
+    "entropy_window": entropy("model/base texts.jsonl --window 32 --batch-tokens 128"),
+    "entropy_against": entropy("model/base rollouts.jsonl --against model/tuned --top 2", "--out"),
+    "entropy_over": entropy("model/base texts.jsonl --over model/tuned model/later"),
+    "entropy_bounds": Case("entropy logprobs responses.jsonl --vocabulary 30", None),
+    "passk": Case("passk base=base_results.jsonl rl=rl_results.jsonl --maj --answer answer --against rl"),
+    "passk_fields": Case("passk both.jsonl --problem task --sample trial --model policy --correct points --threshold 0.5 --k 1,3,8"),
+    "passk_unscored": Case("passk rl_results.jsonl --unscored wrong --level 0.9 --replicates 500 --seed 3"),
+    # what a fit gives is as exact as the optimiser's last step
+    "passk_extrapolate": Case("passk base=base_results.jsonl rl=rl_results.jsonl --extrapolate 256 --replicates 500", relative=1e-5),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("tokenizers")
+    folder: Path = tmp_path_factory.mktemp("inputs")
+    make_inputs.write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_command_gives_is_what_it_gave(name, inputs, tmp_path, monkeypatch):
+    case = CASES[name]
+    for package in case.needs:
+        pytest.importorskip(package)
+    monkeypatch.chdir(inputs)
+    monkeypatch.setenv("COLUMNS", "100")
+    found = given(case, tmp_path)
+    if RECORD:
+        RECORDED.mkdir(exist_ok=True)
+        for suffix, content in found.items():
+            (RECORDED / f"{name}{suffix}").write_text(content, encoding="utf-8")
+        pytest.skip("recorded")
+    kept = {path.name.removeprefix(name): path.read_text(encoding="utf-8") for path in RECORDED.glob(f"{name}.*")}
+    assert set(found) == set(kept)
+    assert found[".txt"] == kept[".txt"]
+    for suffix, parse in ((".json", json.loads), (".csv", rows)):
+        if suffix in found:
+            wrong = list(differences(parse(kept[suffix]), parse(found[suffix]), case))
+            assert not wrong, "\n".join(wrong[:20])
+
+
+def test_what_is_recorded_is_of_a_case():
+    assert {path.name.partition(".")[0] for path in RECORDED.iterdir()} == set(CASES)
+
+
+def given(case: Case, folder: Path) -> dict[str, str]:
+    """What the command printed, its document and its table, without the time that they took."""
+    document, table = folder / "document.json", folder / ("table.parquet" if case.table == "--out" else "table.csv")
+    outputs = ["--json", str(document), *([case.table, str(table)] if case.table else [])]
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(printed):
+        assert main([*case.line.split(), *outputs]) == 0
+    printed.seek(0)
+    lines = [line for line in printed.read().splitlines() if not any(mark in line for mark in TIMED_LINES)]
+    found = {".txt": "\n".join(lines) + "\n", ".json": compact(json.loads(document.read_text(encoding="utf-8")))}
+    if case.table == "--csv":
+        found[".csv"] = table.read_text(encoding="utf-8")
+    elif case.table == "--out":
+        import pyarrow.parquet
+
+        records = pyarrow.parquet.read_table(table).to_pylist()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in records)
+        found[".csv"] = text.getvalue()
+    return found
+
+
+def compact(document: dict[str, Any]) -> str:
+    """JSON with a line for every field, and for every element of a list: short, and still to be read in a diff."""
+    fields = []
+    for key, value in document.items():
+        if key in TIMES:
+            continue
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
+        fields.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [{column: cell(value) for column, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
+
+
+def cell(text: str) -> int | float | str | list[Any]:
+    for parse in (int, float, json.loads):
+        with contextlib.suppress(ValueError):
+            return parse(text)
+    return text
+
+
+def differences(kept: Any, found: Any, case: Case, where: str = "") -> Iterator[str]:
+    """A line for everything that is not as it was; the order of fields counts."""
+    if type(kept) is not type(found):
+        yield f"{where}: was {kept!r}, is {found!r}"
+    elif isinstance(kept, dict):
+        if list(kept) != list(found):
+            yield f"{where}: fields were {list(kept)}, are {list(found)}"
+            return
+        for key, value in kept.items():
+            yield from differences(value, found[key], case, f"{where}.{key}")
+    elif isinstance(kept, list):
+        if len(kept) != len(found):
+            yield f"{where}: were {len(kept)}, are {len(found)}"
+            return
+        for place, value in enumerate(kept):
+            yield from differences(value, found[place], case, f"{where}[{place}]")
+    elif isinstance(kept, float):
+        absolute = REPLICATE_SHARES.get(where.rpartition(".")[2], case.absolute)
+        if not (math.isclose(kept, found, rel_tol=case.relative, abs_tol=absolute) or (math.isnan(kept) and math.isnan(found))):
+            yield f"{where}: was {kept!r}, is {found!r}"
+    elif kept != found:
+        yield f"{where}: was {kept!r}, is {found!r}"

@@ -1,0 +1,117 @@
+"""Intervals hold the truth as often as they say, and know when they cannot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import betaln
+
+from dynamics.bootstrap import difference_interval, mean_interval, percentile_interval, resampled_counts
+from dynamics.passk.estimators import curves
+
+N = 16
+
+
+def truth(a, b, k):
+    """E[1 - (1 - p)^k] for p from Beta(a, b)."""
+    return 1 - np.exp(betaln(a, b + k) - betaln(a, b))
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (2, 2), (0.2, 2), (0.05, 1)])
+@pytest.mark.parametrize("problems", [100, 300])
+def test_coverage(a, b, problems):
+    """95 % intervals of 1,000 simulated benchmarks, new problems and new samples each time, for k up to n / 2."""
+    rng = np.random.default_rng([1, problems, int(100 * a)])
+    ks, trials = [1, 4, 8], 1000
+    p = rng.beta(a, b, (trials, problems))
+    c = rng.binomial(N, p)
+    # every trial is columns of one call, and so uses the same resampled problems: what varies is the benchmark
+    values = np.stack([curves(np.full(problems, N), one, ks) for one in c], axis=2).reshape(problems, -1)
+    found = mean_interval(values, replicates=1000)
+    expected = np.repeat([truth(a, b, k) for k in ks], trials)
+    held = ((found.low <= expected) & (expected <= found.high)).reshape(len(ks), trials).mean(axis=1)
+    assert (held >= 0.93 - 0.007).all(), held  # 0.007: the standard error of 1,000 trials
+    assert (held <= 0.97 + 0.007).all(), held
+
+
+@pytest.mark.parametrize(("a", "b", "shift"), [(0.3, 0.3, 0.0), (2, 2, 0.5), (0.2, 2, 0.5)])
+def test_coverage_of_paired_differences(a, b, shift):
+    rng = np.random.default_rng([2, int(100 * a)])
+    problems, trials, ks = 150, 1000, [1, 8]
+
+    def tuned(p, z):
+        return 1 / (1 + np.exp(-(np.log(p + 1e-9) - np.log(1 - p + 1e-9) + shift + 0.7 * z)))
+
+    many = rng.beta(a, b, 400_000)
+    after = tuned(many, rng.normal(size=many.size))
+    expected = np.repeat([((1 - many) ** k - (1 - after) ** k).mean() for k in ks], trials)
+    p = rng.beta(a, b, (trials, problems))
+    q = tuned(p, rng.normal(size=p.shape))
+    first, second = (
+        np.stack([curves(np.full(problems, N), one, ks) for one in rng.binomial(N, chance)], axis=2).reshape(problems, -1)
+        for chance in (p, q)
+    )
+    found = difference_interval(first, second, replicates=1000)
+    held = ((found.low <= expected) & (expected <= found.high)).reshape(len(ks), trials).mean(axis=1)
+    assert (held >= 0.93 - 0.007).all(), held
+    assert (held <= 0.97 + 0.007).all(), held
+
+
+def test_nothing_solved_is_not_certainty():
+    """No success in 50 problems: the exact upper bound is 1 - 0.025^(1/50)."""
+    found = mean_interval(np.zeros((50, 1)))
+    assert found.low[0] == 0
+    assert found.high[0] >= 1 - 0.025 ** (1 / 50) - 1e-12
+    found = mean_interval(np.ones((50, 1)))
+    assert found.high[0] == 1
+    assert found.low[0] <= 0.025 ** (1 / 50) + 1e-12
+
+
+def test_an_interval_holds_its_estimate(rng):
+    values = rng.random((40, 30)) ** rng.integers(1, 9, 30)
+    found = mean_interval(values, replicates=500)
+    assert ((found.low <= values.mean(axis=0)) & (values.mean(axis=0) <= found.high)).all()
+
+
+def test_ragged_columns_use_the_problems_they_have(rng):
+    values = rng.random((200, 2))
+    values[100:, 1] = np.nan
+    found = mean_interval(values)
+    alone = mean_interval(values[:100, 1:])
+    assert found.high[1] - found.low[1] == pytest.approx(alone.high[0] - alone.low[0], rel=0.1)
+    empty = mean_interval(np.full((5, 1), np.nan))
+    assert np.isnan(empty.low[0])
+    assert np.isnan(empty.high[0])
+    one = mean_interval(np.array([[0.5]]))
+    assert np.isnan(one.low[0])
+
+
+def test_the_same_seed_gives_the_same_interval(rng):
+    values = rng.random((60, 3))
+    assert np.array_equal(mean_interval(values, seed=3).low, mean_interval(values, seed=3).low)
+    assert not np.array_equal(mean_interval(values, seed=3).low, mean_interval(values, seed=4).low)
+
+
+def test_pairing_narrows(rng):
+    p = rng.beta(0.3, 0.3, 300)
+    first, second = (curves(np.full(300, 64), rng.binomial(64, p), [1]) for _ in range(2))
+    paired = difference_interval(first, second)
+    shuffled = difference_interval(first, rng.permutation(second))
+    assert paired.high[0] - paired.low[0] < 0.3 * (shuffled.high[0] - shuffled.low[0])
+
+
+def test_as_many_items_are_drawn_as_there_are():
+    counts = np.array([3, 1, 0, 6])
+    drawn = resampled_counts(counts, 4000, np.random.default_rng(0))
+    assert (drawn.sum(axis=1) == 10).all()
+    assert np.allclose(drawn.mean(axis=0), counts, atol=0.1)
+    assert np.allclose(drawn.var(axis=0), counts * (1 - counts / 10), atol=0.2)
+
+
+def test_percentiles_are_over_replicates(rng):
+    replicates = rng.normal(size=(999, 2))
+    low, high = percentile_interval(replicates, 0.05)
+    assert np.array_equal(low, np.quantile(replicates, 0.05, axis=0))
+    assert np.array_equal(high, np.quantile(replicates, 0.95, axis=0))
+    holes = np.vstack([replicates, np.full((50, 2), np.nan)])
+    assert np.array_equal(percentile_interval(holes, 0.05)[0], low)

@@ -1,0 +1,226 @@
+"""The game: what is read, what is refused, what is trained, and that a run goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from dynamics.errors import InputError
+from dynamics.train import __main__ as command
+from dynamics.train import policy, tasks
+from dynamics.train.config import SelfPlayConfig
+from dynamics.train.games.azr import SelfPlay
+from dynamics.train.games.buffer import Entry
+from dynamics.train.games.proposals import Proposal
+from dynamics.train.sandbox.expressions import Refused
+from dynamics.train.tasks.prompt_formats import Notation
+from train.helpers import contents
+
+NOTATION = Notation()
+
+
+def config(base: Path, **more) -> SelfPlayConfig:
+    few = {
+        "steps": 3,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "eval_problems": 0,
+        "max_new_tokens": 8,
+        "max_proposal_tokens": 40,
+        "num_seed_tasks": 6,
+    }
+    return SelfPlayConfig(model=str(base), threads=1, **(few | more))
+
+
+@pytest.fixture
+def game(base: Path):
+    def make(**more) -> SelfPlay:
+        settings = config(base, **more)
+        return SelfPlay(settings, policy.load(str(base), None, "float32", "float32"), tasks.source("code", plain=False))
+
+    return make
+
+
+def proposal(kind: str, text: str) -> Proposal:
+    sampled = type("S", (), {"ids": np.array([1, 2]), "logprobs": np.zeros(2, np.float32), "ended": "eos"})()
+    made = Proposal(kind, "", np.array([1]), sampled, text, [])
+    try:
+        made.entry = Entry(kind, NOTATION.read(kind, text, "x+1"), (), 1)
+    except Refused as error:
+        made.reason = str(error)
+    return made
+
+
+def validate(played: SelfPlay, proposals: list[Proposal]) -> None:
+    played.proposer.validate(proposals, played.buffer, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        ("deduction", "x+1<in>3", ""),
+        ("deduction", "x+1<in>4", ""),
+        ("deduction", "x+1<in>3<in>4", "form"),
+        ("deduction", "x+1", "form"),
+        ("deduction", "x+<in>3", "SyntaxError"),
+        ("deduction", "x+1<in>'a'", "TypeError"),
+        ("deduction", "x+1<in>y", "input is no literal"),
+        ("deduction", "__import__('os')<in>3", "Call is not in the language"),
+        ("abduction", "x[9]<in>'abc'", "IndexError"),
+        ("abduction", "x*9<in>'abcdef'", "value too long"),
+        ("abduction", "x<in>'abc'", "duplicate"),
+        ("induction", "1<in>2<in>3<in>4<in>5", ""),
+        ("induction", "1<in>2<in>3<in>4<in>4", "fewer than 5 different inputs"),
+    ],
+)
+def test_what_is_valid(kind: str, text: str, reason: str, game) -> None:
+    made = proposal(kind, text)
+    validate(game(), [made])
+    assert made.reason == reason
+    assert (made.entry is not None) == (not reason)
+
+
+def test_a_duplicate_within_a_step(game) -> None:
+    made = [proposal("deduction", "x+1<in>3") for _ in range(2)]
+    validate(game(), made)
+    assert [one.reason for one in made] == ["", "duplicate"]
+
+
+def test_advantages_by_cell(game) -> None:
+    played = game(prompts_per_step=12)
+    data = played.next_batch(1)
+    batch = data.batch
+    cells = np.array([f"{role} {task}" for role, task in zip(batch.roles, batch.tasks, strict=True)])
+    rewards = np.array([row["reward"] for row in data.rollouts])
+    assert len(set(cells)) >= 4
+    for cell in set(cells):
+        inside = cells == cell
+        assert batch.advantages[inside].mean() == pytest.approx(0, abs=1e-9)
+        if rewards[inside].std() > 0:
+            assert batch.advantages[inside].std() == pytest.approx(1, abs=0.05)
+            order = np.argsort(rewards[inside])
+            assert (np.diff(batch.advantages[inside][order]) >= -1e-9).all()
+    assert [row["advantage"] for row in data.rollouts] == pytest.approx(batch.advantages.tolist())
+    assert [row["role"] for row in data.rollouts] == list(batch.roles)
+
+
+def test_frozen_and_snapshot_stay_labelled(game) -> None:
+    frozen = game(proposer="frozen").next_batch(1)
+    proposing = np.array(frozen.batch.roles) == "proposer"
+    assert proposing.any()
+    assert (frozen.batch.advantages[proposing] == 0).all()
+    snapshot = game(proposer="snapshot").next_batch(1)
+    assert set(snapshot.batch.roles) == {"solver"}
+    for data in (frozen, snapshot):
+        assert data.metrics["proposer/reward"] == pytest.approx(np.mean([r["reward"] for r in data.rollouts if r["role"] == "proposer"]))
+        assert data.metrics["solver/reward"] == pytest.approx(np.mean([r["reward"] for r in data.rollouts if r["role"] == "solver"]))
+
+
+def test_the_buffer_forgets_the_oldest_and_comes_back(game) -> None:
+    played = game(buffer_size=8)
+    for step in (1, 2, 3):
+        played.next_batch(step)
+    assert len(played.buffer) == 8
+    assert max(one.step for one in played.buffer) == 3
+    again = game(buffer_size=8)
+    again.load(json.loads(json.dumps(played.state())))
+    assert again.buffer == played.buffer
+    assert isinstance(again.buffer, deque)
+    assert again.next_batch(4).rollouts == played.next_batch(4).rollouts
+
+
+def test_lag_trains_on_the_step_before(game) -> None:
+    played = game(solver_delay=1, prompts_per_step=8)
+    first = played.next_batch(1)
+    assert set(first.batch.roles) == {"proposer"}
+    second = played.next_batch(2)
+    assert {row["problem"].split(".")[0] for row in second.rollouts if row["role"] == "solver"} == {"proposal 1"}
+
+
+def test_a_collapse_is_told(game) -> None:
+    stopped = game(max_proposal_tokens=1, collapse_steps=2)
+    stopped.next_batch(1)
+    with pytest.raises(InputError, match=r"collapsed.*not ended"):
+        stopped.next_batch(2)
+    going = game(max_proposal_tokens=1, collapse_steps=2, on_collapse="solver")
+    for step in (1, 2, 3):
+        data = going.next_batch(step)
+    assert "solver" in data.batch.roles
+    assert data.metrics["proposer/barren_steps"] == 3
+
+
+def options(base: Path, out: Path, *more: str) -> list[str]:
+    few = "--steps 4 --prompts-per-step 4 --group-size 4 --max-new-tokens 8 --max-proposal-tokens 40 --num-seed-tasks 6 --save-every 1"
+    return [
+        "selfplay",
+        "--model",
+        str(base),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        "--eval-problems",
+        "6",
+        "--eval-samples",
+        "2",
+        *few.split(),
+        *more,
+    ]
+
+
+def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: Path, monkeypatch) -> None:
+    dtype = ["--compute-dtype", compute]
+    assert command.cli(options(base, tmp_path / "whole", *dtype)) == 0
+    from dynamics.train import loop
+
+    real = loop.Run.one_step
+
+    def dies(self):
+        if self.step == 2:
+            raise SystemExit(9)
+        return real(self)
+
+    monkeypatch.setattr(loop.Run, "one_step", dies)
+    with pytest.raises(SystemExit):
+        command.main(options(base, tmp_path / "broken", *dtype))
+    monkeypatch.setattr(loop.Run, "one_step", real)
+    assert command.cli(options(base, tmp_path / "broken", "--resume", *dtype)) == 0
+    whole, broken = contents(tmp_path / "whole"), contents(tmp_path / "broken")
+    assert whole == broken
+    assert [json.loads(line)["phase"] for line in (tmp_path / "whole/curriculum.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--proposer-reward", "one_minsu"], "one_minus"),
+        (["--task-types", "deduktion"], "deduction"),
+        (["--advantage", "grpo"], "reinforce"),
+        (["--proposer-bonuses", "beauty"], "halstead"),
+        (["--solver-samples", "9"], "only 4"),
+        (["--task-types", "induction"], "abduction"),
+    ],
+)
+def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
+    assert command.cli(options(base, tmp_path / "run", *more)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_presets_are_what_options_change(capsys) -> None:
+    found = {}
+    for name in ("azr-paper", "azr-code"):
+        command.main(["selfplay", "--preset", name, "--group-size", "4", "--out", "x", "--dry-run"])
+        found[name] = json.loads(capsys.readouterr().out)
+    assert found["azr-paper"]["group_size"] == 4
+    assert found["azr-paper"]["entropy_coef"] == 0.001
+    apart = {key for key in found["azr-paper"] if found["azr-paper"][key] != found["azr-code"][key]}
+    assert apart == {"advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}

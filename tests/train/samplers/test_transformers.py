@@ -1,0 +1,161 @@
+"""Sampling in groups, against transformers' own generation and plain forward passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from dynamics import InputError
+from dynamics.train import tiny
+from dynamics.train.policy import Policy
+from dynamics.train.rng import stream
+from dynamics.train.samplers import transformers as sampling
+from dynamics.train.samplers.transformers import Rule, draw, generate
+from train.helpers import MODELS
+
+PROMPTS = [[20, 30, 40], [15], [21, 22, 23, 24, 25, 26], [33, 34], [50, 51, 52, 53]]
+
+
+def noise(prompt: int, sample: int) -> np.random.Generator:
+    return stream(0, "test", PROMPTS[prompt][0], sample)
+
+
+def some(model, prompts=PROMPTS, group=4, compute="float32", **options):
+    autocast = torch.bfloat16 if compute == "bfloat16" else None
+    settings = {"max_new_tokens": 12, "eos": [1], "noise": noise, "autocast": autocast} | options
+    return generate(model, prompts, group, **settings)
+
+
+def shared(name: str, compute: str):
+    """A model as a policy samples from it, by the attention of shared prompts."""
+    model = MODELS[name]().eval()
+    assert Policy(model, tiny.build_tokenizer(), "float32", compute).shares
+    return model
+
+
+def forward(model, prompt: list[int], ids, compute: str) -> tuple[torch.Tensor, float]:
+    """Logits of each token after the prompt, from one plain forward pass; and how far they are from float32's."""
+    with torch.no_grad():
+        wide = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16"):
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].float()
+    return logits, float((logits - wide).abs().max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_is_that_of_transformers(name: str) -> None:
+    model = MODELS[name]().eval()
+    for prompt, (found,) in zip(PROMPTS, some(model, group=1, temperature=0), strict=True):
+        ids = torch.tensor([prompt])
+        own = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=1, pad_token_id=0)
+        assert own[0, len(prompt) :].tolist() == found.ids.tolist()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_takes_the_likeliest_token(name: str, compute: str) -> None:
+    """In bfloat16 tokens can be as likely as rounding tells; then one of them."""
+    model = shared(name, compute)
+    for prompt, (found,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0), strict=True):
+        logits, off = forward(model, prompt, found.ids, compute)
+        taken = logits.gather(1, torch.tensor(found.ids)[:, None])[:, 0]
+        assert (logits.max(1).values - taken).max() <= 2 * off + 2e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logprobs_are_those_of_a_forward_pass(name: str, compute: str) -> None:
+    model = shared(name, compute)
+    for prompt, group in zip(PROMPTS, some(model, compute=compute, temperature=0.7), strict=True):
+        for one in group:
+            logits, off = forward(model, prompt, one.ids, compute)
+            expected = torch.log_softmax(logits / 0.7, -1).gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+            np.testing.assert_allclose(one.logprobs, expected, atol=2e-5 + 3 * off)
+
+
+def test_in_bfloat16_the_batch_changes_few_tokens() -> None:
+    """Of rows alone and together, sampled by the same numbers, at least 9 of 10 are the same; the others part where rounding decided."""
+    model = shared("llama", "bfloat16")
+    whole, alone = (tokens(some(model, group=20, compute="bfloat16", eos=range(40, 64), rows=rows)) for rows in (1024, 1))
+    rows = [(one, other) for group, lone in zip(whole, alone, strict=True) for one, other in zip(group, lone, strict=True)]
+    assert np.mean([one == other for one, other in rows]) >= 0.9
+    again = tokens(some(model, group=20, compute="bfloat16", eos=range(40, 64)))
+    assert again == whole  # the same batch on the same machine: the same
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_batch_changes_no_token(name: str, monkeypatch) -> None:
+    model = MODELS[name]().eval()
+    whole = some(model, eos=range(40, 64))  # ends come early and at many places
+    assert len({len(one.ids) for group in whole for one in group}) > 3
+    for rows in (1, 3, 8):
+        assert tokens(some(model, eos=range(40, 64), rows=rows)) == tokens(whole)
+    monkeypatch.setattr(sampling, "COMPACT", 2.0)  # rows never leave
+    assert tokens(some(model, eos=range(40, 64))) == tokens(whole)
+    monkeypatch.undo()
+    back = list(reversed(range(5)))
+    mirrored = generate(
+        model, [PROMPTS[p] for p in back], 4, max_new_tokens=12, eos=range(40, 64), noise=lambda prompt, sample: noise(back[prompt], sample)
+    )
+    assert tokens(mirrored) == tokens(whole)[::-1]
+
+
+def tokens(groups) -> list[list[list[int]]]:
+    return [[one.ids.tolist() for one in group] for group in groups]
+
+
+def test_ends() -> None:
+    model = MODELS["llama"]().eval()
+    words = tiny.build_tokenizer()
+    for group in some(model, group=20, eos=range(50, 64), stop=["1"], tokenizer=words):
+        for one in group:
+            inside = one.ids[:-1]
+            assert not (inside >= 50).any()
+            assert "1" not in words.decode(inside)
+            last = {"eos": one.ids[-1] >= 50, "stop": "1" in words.decode(one.ids), "length": len(one.ids) == 12}
+            assert last[one.ended]
+
+
+def test_frequencies() -> None:
+    logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).expand(40_000, 4)
+    uniform = torch.from_numpy(np.random.default_rng(0).random(40_000))
+    for heat in (1.0, 0.5):
+        chosen, logp = draw(logits, uniform, Rule(heat, 0, 1.0, frozenset(), (), None, 1))
+        expected = torch.softmax(logits[0] / heat, 0)
+        share = torch.bincount(chosen, minlength=4) / 40_000
+        assert (share - expected).abs().max() < 0.01
+        torch.testing.assert_close(logp.exp(), expected[chosen])
+
+
+@pytest.mark.parametrize(("k", "p", "kept"), [(2, 1.0, [0, 3]), (0, 0.5, [3]), (0, 0.65, [0, 3]), (3, 0.95, [0, 1, 3]), (1, 0.9, [3])])
+def test_truncation(k: int, p: float, kept: list[int]) -> None:
+    logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).expand(4000, 4)  # probabilities .237 .087 .032 .644
+    uniform = torch.from_numpy(np.random.default_rng(0).random(4000))
+    chosen, logp = draw(logits, uniform, Rule(1.0, k, p, frozenset(), (), None, 1))
+    assert sorted(set(chosen.tolist())) == kept
+    among = torch.softmax(logits[0][kept], 0)
+    torch.testing.assert_close(logp.exp(), among[[kept.index(one) for one in chosen.tolist()]])
+
+
+def test_a_token_without_probability_is_never_drawn() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(3, 3)
+    chosen, logp = draw(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), Rule(1.0, 0, 1.0, frozenset(), (), None, 1))
+    assert chosen.tolist() == [1, 1, 1]
+    assert logp.tolist() == [0, 0, 0]
+
+
+def test_bad_input() -> None:
+    model = MODELS["llama"]().eval()
+    with pytest.raises(InputError, match="prompt 1: is empty"):
+        some(model, prompts=[[1], []])
+    with pytest.raises(InputError, match="beyond the model's 256 positions"):
+        some(model, max_new_tokens=255)
+    with pytest.raises(InputError, match="at least 0"):
+        some(model, temperature=-1)
+    with pytest.raises(InputError, match="need the tokenizer"):
+        some(model, stop=["a"])
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.nan
+    with pytest.raises(InputError, match="logits are not finite"):
+        some(model)

@@ -1,0 +1,161 @@
+"""Masks of attention, in every dtype that a model may compute in, against attention written out in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from dynamics.train.attention import Pattern, attend
+from dynamics.train.batch import Batch, layouts
+from dynamics.train.policy import Policy
+from dynamics.train.rng import stream
+from dynamics.train.samplers.transformers import generate
+from dynamics.train.tiny import build_tokenizer
+from train.helpers import MODELS
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+HEADS, SHARED, SIZE = 4, 2, 8
+
+
+def states(rows: int, length: int, dtype: torch.dtype, scale: float = 1.0, seed: int = 0) -> list[torch.Tensor]:
+    """Query, key and value. A large ``scale`` makes scores of which most are far below zero, in their thousands."""
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.randn(rows, heads, length, SIZE, generator=generator) for heads in (HEADS, SHARED, SHARED)]
+    if scale != 1.0:
+        made[0], made[1] = scale * made[0].abs(), -scale * made[1].abs()
+    return [one.to(dtype).requires_grad_() for one in made]
+
+
+def changed(where: torch.Tensor, *given: torch.Tensor) -> list[torch.Tensor]:
+    """Keys or values with others at these places (rows, T)."""
+    return [torch.where(where[:, None, :, None], 1 - one.detach(), one.detach()) for one in given]
+
+
+def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """(rows, T, heads, size) in float64; NaN where a query sees nothing. ``seen``: (rows, T, T) bool."""
+    query, key, value = (one.detach().double() for one in (query, key, value))
+    key, value = (one.repeat_interleave(HEADS // SHARED, 1) for one in (key, value))
+    scores = query @ key.transpose(2, 3) / SIZE**0.5
+    return (torch.softmax(scores.masked_fill(~seen[:, None], -torch.inf), -1) @ value).transpose(1, 2)
+
+
+def tokens_of(side: str, length: int) -> torch.Tensor:
+    """(rows, length) bool, True on tokens: padding on one side, none, and a row that is nothing but padding."""
+    counts = {"left": (length, 3, 1, 0), "right": (length, 3, 1, 0), "none": (length,) * 4}[side]
+    inside = torch.arange(length)[None] < torch.tensor(counts)[:, None]
+    return inside.flip(1) if side == "left" else inside
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("side", ["left", "right", "none"])
+@pytest.mark.parametrize("mask", ["bool", "float32", "own dtype"])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None:
+    """Rows of padding are finite, and tokens are what they are without padding."""
+    length = 7
+    query, key, value = states(4, length, dtype, scale)
+    inside = tokens_of(side, length)
+    seen = torch.ones(length, length, dtype=torch.bool).tril()[None] & inside[:, None]
+    given = seen[:, None]
+    if mask != "bool":
+        kind = torch.float32 if mask == "float32" else dtype
+        given = torch.zeros(given.shape, dtype=kind).masked_fill(~given, torch.finfo(kind).min)
+    found, _ = attend(None, query, key, value, given)
+    assert found.dtype == dtype
+    assert torch.isfinite(found).all()
+    if scale == 1.0:
+        expected = written_out(query, key, value, seen)
+        torch.testing.assert_close(found[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
+    last = ~inside
+    last[:, -1] = True
+    other, _ = attend(None, query, *changed(last, key, value), given)
+    assert (found == other)[inside & ~last].all()  # of padding and of what comes later, nothing is seen
+    found[inside].sum().backward()
+    for one in (query, key, value):
+        assert torch.isfinite(one.grad).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lengths", [[(4, 5), (1, 3), (5, 4)], [(5, 3), (5, 3), (5, 3)], [(1, 1), (1, 1)]], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_completions_that_share_a_prompt(dtype: torch.dtype, lengths: list[tuple[int, int]], scale: float) -> None:
+    """Rows of a prompt and three completions see what they would see apart; prompts padded or all of one length."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(14, 60, prompt) for prompt, _ in lengths]
+    completions = [rng.integers(14, 60, longest - more) for _, longest in lengths for more in (0, 0, longest - 1)]
+    blank = [""] * len(completions)
+    owner = np.repeat(np.arange(len(prompts)), 3)
+    batch = Batch(prompts, completions, owner, np.ones(len(owner)), blank, blank, blank)
+    (layout,) = layouts(batch, range(len(owner)), 10_000)
+    segments = torch.from_numpy(layout.segments)
+    count, length = segments.shape
+    query, key, value = states(count, length, dtype, scale)
+    pattern = Pattern.of(layout, torch.device("cpu"))
+    found, _ = attend(None, query, key, value, None, pattern=pattern)
+    assert torch.isfinite(found).all()
+    same = (segments[:, :, None] == segments[:, None]) | (segments[:, None] == 0)
+    seen = torch.ones(length, length, dtype=torch.bool).tril()[None] & same & (segments >= 0)[:, None]
+    inside = segments >= 0
+    if scale == 1.0:
+        expected = written_out(query, key, value, seen)
+        torch.testing.assert_close(found[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
+    for number in (1, 2, 3):  # of another completion nothing is seen
+        theirs = segments == number
+        other, _ = attend(None, query, *changed(theirs | ~inside, key, value), None, pattern=pattern)
+        assert (found == other)[inside & ~theirs].all()
+        assert not (found == other)[theirs].all()
+    later = torch.zeros_like(inside)
+    later.scatter_(1, inside.sum(1, keepdim=True) - 1, True)  # the last token of each row
+    other, _ = attend(None, query, *changed(later, key, value), None, pattern=pattern)
+    assert (found == other)[inside & ~later].all()
+    found[inside].sum().backward()
+    for one in (query, key, value):
+        assert torch.isfinite(one.grad).all()
+
+
+def own_attention(kind: str, **more):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{kind}Config")(**sizes, vocab_size=64, attn_implementation="eager", initializer_range=0.3, **more)
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+
+
+#: models that this project's attention does not cover: a window, soft-capping, sinks
+OWN = {
+    "window": lambda: own_attention("Mistral", sliding_window=4),
+    "soft cap": lambda: own_attention("Gemma2", sliding_window=4, head_dim=8),
+    "sinks": lambda: own_attention("GptOss", sliding_window=4, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
+}
+
+
+PROMPTS = [[20, 30, 40], [15], [21, 22, 23, 24, 25, 26], [33, 34]]
+
+
+def after(model, prompts: list[list[int]], autocast: torch.dtype | None) -> torch.Tensor:
+    """(prompts, vocabulary) probabilities of the next token, the prompts padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(one)) + one for one in prompts])
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad(), torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        return torch.softmax(model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -1].float(), -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("ours", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize("name", [*MODELS, *OWN])
+def test_prompts_padded_to_the_longest(name: str, ours: bool, dtype: torch.dtype) -> None:
+    """Under autocast, by this project's attention and by the model's: padding moves no more than rounding does."""
+    model = (MODELS | OWN)[name]().eval()
+    apart = torch.cat([after(model, [one], None) for one in PROMPTS])
+    rounding = max(float((torch.cat([after(model, [one], dtype) for one in PROMPTS]) - apart).abs().max()), torch.finfo(dtype).eps)
+    assert rounding < 0.2
+    if ours:
+        assert Policy(model, build_tokenizer(), "float32", "bfloat16").shares == (name in MODELS)
+    assert (after(model, PROMPTS, dtype) - apart).abs().max() <= 3 * rounding
+    settings = {"max_new_tokens": 3, "eos": [1], "noise": lambda prompt, sample: stream(0, "test", prompt)}
+    for group in generate(model, PROMPTS, 2, autocast=dtype, **settings):
+        assert np.isfinite([one.logprobs for one in group if len(one.ids) == 3]).all()

@@ -1,0 +1,358 @@
+"""Runs of the loop: what they write, that being killed changes nothing, and what they say to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+from dynamics import InputError, samples, sparsity
+from dynamics.train import policy, state
+from dynamics.train.__main__ import cli
+from dynamics.train.config import RLVRConfig, SFTConfig
+from dynamics.train.evaluate import evaluate
+from dynamics.train.loop import run
+from dynamics.train.policy import Policy
+from dynamics.train.tasks.problem import Question
+from dynamics.train.tasks.triplets import Triplets
+from train.helpers import contents
+
+SMALL = ["--steps", "6", "--save-every", "2", "--eval-problems", "6", "--eval-samples", "2", "--threads", "1",
+         "--eval-temperatures", "1,0.5,0"]  # fmt: skip
+QUICK = {
+    "selfplay": [
+        "--prompts-per-step",
+        "4",
+        "--group-size",
+        "4",
+        "--max-proposal-tokens",
+        "40",
+        "--num-seed-tasks",
+        "6",
+        "--probe-every",
+        "2",
+    ],
+    "rlvr": ["--prompts-per-step", "12", "--group-size", "6", "--max-new-tokens", "8", "--num-problems", "40"],
+    "sft": ["--batch-size", "8", "--num-problems", "40"],
+}
+
+
+def arguments(method: str, base: Path, out: Path, *more: str) -> list[str]:
+    return [method, "--model", str(base), "--out", str(out), "--learning-rate", "1e-3", *SMALL, *QUICK[method], *more]
+
+
+@pytest.mark.parametrize("method", ["rlvr", "sft"])
+def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert cli(arguments(method, base, out)) == 0
+    said = capsys.readouterr().out
+    assert "minus base, T=1" in said
+    assert all(f"\n  {part} " in said for part in ("all", "seen", "unseen", "ood"))
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+    for row in metrics:
+        for name in ("loss", "entropy", "nll_sampled", "grad_norm", "tokens", "seconds", "solver/entropy"):
+            assert np.isfinite(row[name]), name
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step_000000", "step_000002", "step_000004", "step_000006"]
+    assert [p.name for p in (out / "state").iterdir()] == ["step_000006"]
+    document = json.loads((out / "run.json").read_text())
+    assert document["status"] == "finished"
+    assert document["config"]["learning_rate"] == 1e-3
+    whole = sparsity.compare(out / "checkpoints/step_000000", out / "checkpoints/step_000006").total
+    assert whole.sparsity["bf16"] < 0.9  # the weights do move
+    if method == "rlvr":
+        for rule, value in whole.sparsity.items():
+            assert metrics[-1][f"sparsity/{rule}"] == value
+        rows = [json.loads(line) for line in (out / "rollouts/step_3.jsonl").read_text().splitlines()]
+        assert len(rows) == 72
+        assert np.mean([one["reward"] for one in rows]) == pytest.approx(metrics[2]["reward"])
+        assert sum(len(one["completion_ids"]) for one in rows) == metrics[2]["tokens"]
+        assert_sampler_is_the_trainer(metrics[2], document["compute_dtype"])
+    read = samples.read([out]).table
+    assert set(read["model"]) == {"base, T=1", "base, T=0.5", "base, greedy", f"{method}, 6 steps, T=1"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints/step_000006")
+    assert model.dtype == torch.float32
+    transformers.AutoTokenizer.from_pretrained(out / "checkpoints/step_000006")
+    shutil.rmtree(out / "state")
+    assert cli(arguments(method, base, out, "--resume")) == 2  # rather than beginning again over what is there
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def assert_sampler_is_the_trainer(line: dict, compute: str) -> None:
+    """Both give a token the same probability but for rounding: in float32 to 1e-3 at most, in bfloat16 to 1e-3 in KL divergence."""
+    assert line["sampler/max_difference" if compute == "float32" else "sampler/kl"] < 1e-3
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -> None:
+    """Sampling, gradient, probes, evaluation and recorder, by autocast."""
+    out = tmp_path / "run"
+    more = {"sft": [], "rlvr": ["--prompts-per-step", "24", "--group-size", "12"], "selfplay": ["--curriculum-samples", "4"]}[method]
+    every = ["--steps", "1", "--probe-every", "1", "--record-every", "1", "--compute-dtype", "bfloat16"]
+    assert cli(arguments(method, base, out, *every, *more)) == 0
+    assert "computed in bfloat16" in capsys.readouterr().out
+    (line,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for name, value in line.items():
+        assert value is not None, name
+        assert np.isfinite(value), name
+    assert line["sparsity/bf16"] < 1
+    assert line["probe/solver/entropy"] > 0
+    document = json.loads((out / "run.json").read_text())
+    assert (document["compute_dtype"], document["shares_prompts"]) == ("bfloat16", True)
+    if method != "sft":
+        assert_sampler_is_the_trainer(line, "bfloat16")
+    assert set(samples.read([out]).table["model"]) == {"base, T=1", "base, T=0.5", "base, greedy", f"{method}, 1 steps, T=1"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(out / "checkpoints/step_000001")
+    assert model.dtype == torch.float32  # of the masters
+
+
+def test_evaluation(base: Path, compute: str) -> None:
+    """Asked again, the same; asked alone, or in float32, the same but for rounding, which turns few answers."""
+    loaded = policy.load(str(base), "cpu", "float32", compute)
+    wide = policy.load(str(base), "cpu", "float32", "float32")
+    questions = Triplets().questions("test", 24, 0)
+
+    def completions(model: Policy, asked: list[Question], temperature: float) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for row in evaluate(model, asked, "base", temperature, 1, 0, 8):
+            found.setdefault(row["problem"], []).append(row["completion"])
+        return found
+
+    for temperature in (0, 1):
+        whole = completions(loaded, questions, temperature)
+        assert completions(loaded, questions, temperature) == whole
+        others = [completions(wide, questions, temperature)]
+        if temperature == 0:  # random numbers are of a problem's place
+            others.append({name: text for one in questions for name, text in completions(loaded, [one], 0).items()})
+        for other in others:
+            same = np.mean([whole[name] == other[name] for name in whole])
+            assert same == 1 if compute == "float32" else same >= 0.75
+
+
+@pytest.mark.parametrize(("method", "lines"), [("rlvr", [0, 3]), ("sft", [1]), ("selfplay", [0, 3])])
+def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int], base: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dynamics.train"]
+    out, straight = tmp_path / "killed", tmp_path / "straight"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    assert subprocess.run([*command, *arguments(method, base, straight)], **quiet).returncode == 0
+    for number in lines:
+        more = ["--resume"] if out.exists() else []
+        child = subprocess.Popen([*command, *arguments(method, base, out, *more)], **quiet)
+        file = out / "metrics.jsonl"
+        while child.poll() is None and not (out.exists() if number == 0 else file.exists() and file.read_bytes().count(b"\n") >= number):
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    more = ["--resume"] if (out / "run.json").exists() else []
+    assert subprocess.run([*command, *arguments(method, base, out, *more)], **quiet).returncode == 0
+    killed, whole = contents(out), contents(straight)
+    assert whole["checkpoints/step_000000/model.safetensors"] != whole["checkpoints/step_000006/model.safetensors"]
+    assert killed.keys() == whole.keys()
+    for name in whole:
+        assert killed[name] == whole[name], name
+
+
+def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: Path) -> None:
+    """Every method asks the same, so all begin with the same value; measuring it changes nothing of the run."""
+    first = {}
+    for method in QUICK:
+        out = tmp_path / method
+        more = ["--entropy-coef", "0.01"] if method != "sft" else []  # a term that would give even idle tokens a gradient
+        short = ["--steps", "2", "--eval-problems", "0", "--max-new-tokens", "8", *more]
+        assert cli(arguments(method, base, out, *short, "--probe-every", "1")) == 0
+        assert cli(arguments(method, base, tmp_path / f"{method}-without", *short, "--probe-every", "0")) == 0
+        rows, without = (
+            [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+            for name in (method, f"{method}-without")
+        )
+        first[method] = rows[0]["probe/solver/entropy"]
+        assert rows[1]["probe/solver/entropy"] != first[method]
+        for one, other in zip(rows, without, strict=True):
+            assert not any(key.startswith(("probe/", "time/probe")) for key in other)
+            assert one["time/probe_seconds"] > 0
+            assert {key: one[key] for key in ("loss", "grad_norm", "entropy")} == {
+                key: other[key] for key in ("loss", "grad_norm", "entropy")
+            }
+    assert len(set(first.values())) == 1
+
+
+def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    config = SFTConfig(model=str(base), steps=2, eval_problems=0, num_problems=8, batch_size=4, probe_every=0)
+    out = tmp_path / "run"
+    refused = []
+
+    def second(step: int, metrics: dict) -> None:
+        with pytest.raises(InputError, match="another process is at work on this run") as found:
+            run("sft", config, out, resume=True)
+        refused.append(found)
+
+    run("sft", config, out, on_step=second)
+    assert len(refused) == 2
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    held = os.open(out, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again
+    os.close(held)
+
+
+def test_resuming_at_every_step(compute: str, base: Path, tmp_path: Path) -> None:
+    few = {"num_problems": 20, "prompts_per_step": 12, "group_size": 6, "max_new_tokens": 6, "threads": 1, "eval_problems": 0}
+    config = RLVRConfig(model=str(base), steps=4, save_every=1, compute_dtype=compute, **few)
+    run("rlvr", config, tmp_path / "straight")
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int, metrics: dict) -> None:
+        raise Stop
+
+    assert len({row["sparsity/bf16"] for row in contents(tmp_path / "straight")["metrics.jsonl"]}) == 4  # every step moves the weights
+    for number in range(4):
+        with pytest.raises(Stop):
+            run("rlvr", config, tmp_path / "cut", resume=number > 0, on_step=stop)
+    run("rlvr", config, tmp_path / "cut", resume=True)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "straight")
+
+
+def test_a_resumed_run_computes_in_the_dtype_that_it_began_with(base: Path, tmp_path: Path, monkeypatch) -> None:
+    """On a machine for which ``auto`` means another dtype too."""
+    config = SFTConfig(model=str(base), steps=3, save_every=1, eval_problems=0, num_problems=20, batch_size=4, threads=1)
+
+    def dtype(name: str) -> str:
+        return json.loads((tmp_path / name / "run.json").read_text())["compute_dtype"]
+
+    for forced in ("bfloat16", "float32"):
+        monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", forced)
+        run("sft", config, tmp_path / forced)
+        assert dtype(forced) == forced
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "bfloat16")
+    with pytest.raises(KeyboardInterrupt):
+        run("sft", config, tmp_path / "cut", on_step=lambda step, metrics: os.kill(os.getpid(), signal.SIGINT) if step == 1 else None)
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "float32")
+    run("sft", config, tmp_path / "cut", resume=True)
+    assert dtype("cut") == "bfloat16"
+    assert contents(tmp_path / "cut") == contents(tmp_path / "bfloat16")
+    assert contents(tmp_path / "cut") != contents(tmp_path / "float32")
+
+
+def test_an_interrupt_saves(base: Path, tmp_path: Path, capsys) -> None:
+    config = SFTConfig(model=str(base), steps=5, save_every=100, eval_problems=0, num_problems=20, batch_size=4, threads=1)
+
+    def interrupt(step: int, metrics: dict) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("sft", config, tmp_path / "cut", on_step=interrupt)
+    assert json.loads((tmp_path / "cut/run.json").read_text())["status"] == "interrupted"
+    assert state.latest(tmp_path / "cut/state").name in ("step_000002", "step_000003")
+    run("sft", config, tmp_path / "cut", resume=True)
+    run("sft", config, tmp_path / "straight")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "straight")
+
+
+def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert cli(arguments("sft", base, out)) == 0
+    assert cli(arguments("sft", base, out, "--seed", "7", "--resume")) == 2
+    assert "was begun with seed = 0, not 7" in capsys.readouterr().err
+    assert cli(arguments("sft", base, out)) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert cli(arguments("rlvr", base, out, "--resume")) == 2
+    assert "method = 'sft', not 'rlvr'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--task", "nothing"], "unknown; there are code, deduction"),
+        (["--advantage", "grop"], "invalid choice 'grop' for argument '--advantage'. Expected one of ('grpo', 'dr_grpo', 'rloo', "),
+        (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
+        (["--steps", "0"], "--steps 0: must be a number of at least 1"),
+        (["--learning-rate", "nan"], "must be a number"),
+        (["--temperature", "0"], "samples of a group would all be the same"),
+        (["--top-p", "0.9", "--num-iterations", "2"], "--top-p and --top-k"),
+        (["--eval-temperatures", "a"], "Error parsing --eval-temperatures: Could not find valid parse for arguments: ['a']"),
+        (["--eval-temperatures", "1", "-1"], "--eval-temperatures 1 -1: must be one or more numbers of at least 0"),
+        (["--loss-aggregation", "mean"], "invalid choice"),
+        (["--compute-dtype", "float16"], "invalid choice"),
+    ],
+)
+def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
+    given = arguments("rlvr", base, tmp_path / "run", *more)
+    assert cli(given) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len([line for line in error.splitlines() if line.startswith("dynamics.train: error")]) == 1
+
+
+def test_a_dtype_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "bf16")
+    assert cli(["sft", "--out", str(tmp_path / "run")]) == 2
+    assert "DYNAMICS_COMPUTE_DTYPE=bf16: must be auto, float32 or bfloat16" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run(tmp_path: Path, capsys) -> None:
+    assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", "smollm2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["method"], found["learning_rate"], found["group_size"]) == ("rlvr", 1e-5, 8)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "run"
+    assert cli([*arguments("sft", base, out), "--learning-rate", "1e30", "--warmup-steps", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "not finite, in a batch with" in error or "logits are not finite" in error
+    assert json.loads((out / "run.json").read_text())["status"] == "failed"
+    assert (out / "checkpoints/step_000000/model.safetensors").exists()
+    assert state.latest(out / "state") is not None
+
+
+def test_a_verifier_that_fails_ends_the_run(base: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("dynamics.train.tasks.triplets.verify", lambda *_: 1 / 0)
+    assert cli(arguments("rlvr", base, tmp_path / "run")) == 2
+    assert "failed on" in (said := capsys.readouterr().err)
+    assert "ZeroDivisionError" in said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [("", "prompt of .*: is empty"), ("<D>" + "x+1" * 200, r"601 tokens and 2 new ones are beyond .* 512 positions")],
+)
+def test_a_prompt_of_no_tokens_or_too_many(prompt: str, said: str, base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    rows = [{"prompt": "<D>x+1<in>2<out>", "completion": "3"}, {"prompt": prompt, "completion": "3"}] * 40
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = SFTConfig(model=str(base), task=str(file), steps=1, eval_problems=0, batch_size=4, probe_every=0)
+    with pytest.raises(InputError, match=said):
+        run("sft", config, tmp_path / "run")
+
+
+def test_bfloat16_masters_move_less(compute: str, base: Path, tmp_path: Path) -> None:
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        config = SFTConfig(
+            model=str(base), steps=3, eval_problems=0, num_problems=20, batch_size=4, learning_rate=1e-5, master_dtype=dtype, threads=1
+        )
+        config = replace(config, compute_dtype=compute)
+        run("sft", config, tmp_path / dtype)
+        folder = tmp_path / dtype / "checkpoints"
+        found[dtype] = sparsity.compare(folder / "step_000000", folder / "step_000003")
+        assert set(found[dtype].tuned.dtypes) == {dtype}
+    assert found["bfloat16"].total.sparsity["exact"] > found["float32"].total.sparsity["exact"] + 0.3

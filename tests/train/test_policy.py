@@ -1,0 +1,174 @@
+"""Log-probabilities of completions, however they are laid out, against the plain forward pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from dynamics import InputError
+from dynamics.train import tiny
+from dynamics.train.batch import Batch, layouts
+from dynamics.train.policy import Policy, compute_dtype
+from train.helpers import MODELS, llama
+
+
+@pytest.fixture
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(14, 60, n) for n in (5, 1, 9)]
+    completions = [rng.integers(14, 60, n) for n in (3, 1, 7, 4, 2, 6)]
+    blank = [""] * 6
+    return Batch(prompts, completions, np.array([0, 0, 1, 1, 1, 2]), rng.normal(size=6), blank, blank, blank)
+
+
+def reference(model, batch: Batch, temperature: float, compute: str = "float32"):
+    """Plain: a forward pass a completion, log_softmax."""
+    logp, entropy = [], []
+    for sample, made in enumerate(batch.completions):
+        prompt = batch.prompts[batch.prompt_of[sample]]
+        ids = torch.tensor(np.concatenate([prompt, made]))[None]
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16"):
+            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+        picked = torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(made)[:, None])[:, 0]
+        logp.append(picked)
+        entropy.append(torch.distributions.Categorical(logits=logits).entropy())
+    return torch.cat(logp), torch.cat(entropy)
+
+
+def rounding(model, batch: Batch, temperature: float, compute: str) -> float:
+    """How far numbers of ours may be from float32's: 2e-5, and in bfloat16 three times as far as the model's own are."""
+    if compute == "float32":
+        return 2e-5
+    wide, narrow = (reference(model, batch, temperature, dtype) for dtype in ("float32", "bfloat16"))
+    return 3 * max(float((one - other).detach().abs().max()) for one, other in zip(wide, narrow, strict=True))
+
+
+def ours(policy: Policy, batch: Batch, tokens: int, share: bool, temperature: float):
+    found = {}
+    for layout in layouts(batch, range(6), tokens, share):
+        logp, entropy, _ = policy.logprobs(layout, temperature)
+        for sample in set(layout.sample.tolist()):
+            mine = torch.from_numpy(layout.sample == sample)
+            found[sample] = (logp[mine], entropy[mine])
+    return tuple(torch.cat([found[sample][which] for sample in range(6)]) for which in (0, 1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_layout_changes_nothing(name: str, temperature: float, compute: str, batch: Batch) -> None:
+    model = MODELS[name]().eval()
+    expected, entropy = reference(model, batch, temperature)
+    tolerance = rounding(model, batch, temperature, compute)
+    assert tolerance < 0.5
+    policy = Policy(model, tiny.build_tokenizer(), "float32", compute)
+    assert policy.shares
+    for tokens, share in ((1, False), (40, False), (40, True), (10_000, True)):
+        logp, found = ours(policy, batch, tokens, share, temperature)
+        torch.testing.assert_close(logp, expected, atol=tolerance, rtol=1e-5)
+        torch.testing.assert_close(found, entropy, atol=tolerance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("share", [False, True])
+def test_gradients_are_those_of_autograd(temperature: float, share: bool, compute: str, batch: Batch, monkeypatch) -> None:
+    """In bfloat16 they are no further from float32's, by the L2 norm, than twice as far as autograd's own in bfloat16."""
+    monkeypatch.setattr("dynamics.train.policy.PIECE", 1)  # many pieces
+    model = llama().eval()
+    weights = torch.randn(2, 23, generator=torch.Generator().manual_seed(1))
+
+    def gradients(logp: torch.Tensor, entropy: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        (weights[0] * logp + weights[1] * entropy).sum().backward()
+        return {key: value.grad.clone() for key, value in model.named_parameters()}
+
+    expected = gradients(*reference(model, batch, temperature))
+    own = gradients(*reference(model, batch, temperature, compute))
+    found = gradients(*ours(Policy(model, tiny.build_tokenizer(), "float32", compute), batch, 60, share, temperature))
+    for key, value in expected.items():
+        if compute == "float32":
+            torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-4, msg=key)
+        else:
+            assert (found[key] - value).norm() <= 2 * (own[key] - value).norm() < 0.2 * value.norm(), key
+
+
+def test_a_model_that_attends_otherwise_gets_rows_of_its_own(compute: str, batch: Batch, monkeypatch) -> None:
+    def future(length: int, device: torch.device) -> torch.Tensor:
+        return torch.ones(length, length, dtype=torch.bool, device=device)
+
+    monkeypatch.setattr("dynamics.train.attention._causal", future)
+    model = llama().eval()
+    policy = Policy(model, tiny.build_tokenizer(), "float32", compute)
+    assert not policy.shares
+    assert model.config._attn_implementation == "eager"
+    logp, _ = ours(policy, batch, 40, policy.shares, 1.0)
+    torch.testing.assert_close(logp, reference(model, batch, 1.0)[0], atol=rounding(model, batch, 1.0, compute), rtol=1e-5)
+
+
+def test_a_window_gets_rows_of_its_own() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, num_key_value_heads=2, sliding_window=4)).eval()
+    assert not Policy(model, tiny.build_tokenizer()).shares
+
+
+def test_dropout_is_off() -> None:
+    model = llama(attention_dropout=0.5).train()
+    policy = Policy(model, tiny.build_tokenizer())
+    assert not any(module.training for module in policy.model.modules())
+
+
+def test_every_completion_token_is_in_exactly_one_layout(batch: Batch) -> None:
+    for tokens, share in ((1, True), (16, True), (30, False), (1000, True)):
+        seen = np.zeros(6, int)
+        for layout in layouts(batch, range(6), tokens, share):
+            for sample in range(6):
+                mine = layout.sample == sample
+                seen[sample] += mine.sum()
+                if mine.any():
+                    assert layout.targets[mine].tolist() == batch.completions[sample].tolist()
+                    at = layout.positions[layout.row[mine], layout.source[mine]]
+                    start = len(batch.prompts[batch.prompt_of[sample]]) - 1
+                    assert at.tolist() == list(range(start, start + mine.sum()))
+        assert seen.tolist() == batch.lengths.tolist()
+
+
+def test_rows_computed_together_are_of_similar_shape() -> None:
+    """Attention pads completions to the longest of the micro-batch: long ones do not make short ones dear."""
+    rng = np.random.default_rng(1)
+    lengths = [*(int(n) for n in rng.integers(1, 64, 40)), *([3] * 8 + [40] * 8) * 4, *[5] * 20]
+    prompt_of = np.array([*range(40), *np.repeat(np.arange(40, 48), 8), *np.repeat(48, 20)])
+    blank = [""] * len(lengths)
+    prompts = [rng.integers(14, 60, n) for n in (*[10] * 44, *[50] * 4, 10)]
+    batch = Batch(prompts, [rng.integers(14, 60, n) for n in lengths], prompt_of, np.ones(len(lengths)), blank, blank, blank)
+    found = layouts(batch, range(len(lengths)), 1024)
+    assert sorted(np.concatenate([np.unique(one.sample) for one in found]).tolist()) == list(range(len(lengths)))
+    slots = 0
+    for one in found:
+        count, width = one.ids.shape
+        if one.segments is not None:
+            most = int(one.segments.max())
+            prompt = int((one.segments == 0).sum(1).max())
+            width = prompt + most * max(int((one.segments == number).sum(1).max()) for number in range(1, most + 1))
+        assert count * width <= 1024
+        slots += count * width
+    assert slots < 2 * (sum(lengths) + sum(map(len, prompts)))
+
+
+def test_what_auto_computes_in(monkeypatch) -> None:
+    monkeypatch.delenv("DYNAMICS_COMPUTE_DTYPE", raising=False)
+    cpu = torch.device("cpu")
+    for native, hidden, expected in ((True, 128, "float32"), (True, 576, "bfloat16"), (False, 576, "float32")):
+        monkeypatch.setattr("dynamics.train.policy.native_bfloat16", lambda device, native=native: native)
+        assert compute_dtype("auto", cpu, hidden) == expected
+        for forced in ("float32", "bfloat16"):
+            monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", forced)
+            assert compute_dtype("auto", cpu, hidden) == forced
+            assert compute_dtype("float32", cpu, hidden) == "float32"  # what is asked for goes before
+        monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "auto")
+        assert compute_dtype("auto", cpu, hidden) == expected
+        monkeypatch.delenv("DYNAMICS_COMPUTE_DTYPE")
+    monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "bf16")
+    with pytest.raises(InputError, match="DYNAMICS_COMPUTE_DTYPE=bf16: must be auto, float32 or bfloat16"):
+        compute_dtype("auto", cpu, 128)
