@@ -96,7 +96,7 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
                 weight = torch.from_numpy(weights[layout.sample]).to(logp)
                 loss, low, high = _loss(config, before, index, logp, entropy, advantage)
                 if learns:
-                    (loss * weight).sum().backward()
+                    torch.autograd.backward((loss * weight).sum())
             for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
                 getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
             tokens.sample[index] = layout.sample
