@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from dynamics.errors import InputError
 from dynamics.train import objectives
@@ -96,7 +96,7 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
                 weight = torch.from_numpy(weights[layout.sample]).to(logp)
                 loss, low, high = _loss(config, before, index, logp, entropy, advantage)
                 if learns:
-                    (loss * weight).sum().backward()
+                    torch.autograd.backward((loss * weight).sum())
             for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
                 getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
             tokens.sample[index] = layout.sample
@@ -234,7 +234,7 @@ def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
     return metrics
 
 
-def _means_by(tokens: Tokens, labels: np.ndarray[Any, Any]) -> dict[str, float]:
+def _means_by(tokens: Tokens, labels: Shaped[np.ndarray, " tokens"]) -> dict[str, float]:
     """Average entropy and surprisal over the tokens of each label, (tokens,) text."""
     means = {}
     for label in sorted(set(labels.tolist())):

@@ -251,7 +251,7 @@ MAX_VALUE = 1000
 
 
 def _refusal(what: str) -> str:
-    return f"{what}; --allow-unconfined 1 runs them all the same, with all that you may do yourself"
+    return f"{what}; --allow-unconfined runs them all the same, with all that you may do yourself"
 
 
 def _profile() -> str:
