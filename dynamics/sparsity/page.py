@@ -146,7 +146,7 @@ def _cell(cell: Mapping[Any, Any] | None, scales: dict[str, tuple[float, float]]
     drawn = []
     for rule, (low, high) in scales.items():
         value = cell[f"sparsity_{rule}"]
-        drawn.append((style.percent(value).removesuffix("%"), *_colour((value - low) / (high - low))))
+        drawn.append((percent(value).removesuffix(" %"), *_colour((value - low) / (high - low))))
     words = [
         f"{cell['numel']:,} weights",
         *(f"{rule}: {cell[f'changed_{rule}']:,} changed, {percent(cell[f'sparsity_{rule}'])} sparse" for rule in RULES),
