@@ -55,6 +55,7 @@ from matplotlib.figure import Figure
 
 from dynamics import InputError
 from dynamics.presentation import style
+from dynamics.presentation.text import percent
 from dynamics.sparsity.definitions import RULES
 from dynamics.sparsity.plot_rules import rules
 from dynamics.sparsity.plot_ulp import merge_tail, ulp_histogram
@@ -319,10 +320,11 @@ def draw(by_rule: pd.DataFrame, by_step: pd.DataFrame, run: dict[str, Any]) -> F
 
 def finding(by_rule: pd.DataFrame) -> str:
     """Make the figure's title: the numbers that the question is about, taken from the table."""
-    unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(style.percent)
+    unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(percent)
     return (
-        f"Same data, learning rate and steps. Weights unchanged, compared exactly: {unchanged['bf16']} trained in bf16,\n"
-        f"{unchanged['fp32']} with fp32 masters, {unchanged['fp32_saved_as_bf16']} when the same fp32 masters are saved as bf16"
+        "Same data, learning rate and steps. Weights unchanged, compared exactly:\n"
+        f"{unchanged['bf16']} trained in bf16, {unchanged['fp32']} with fp32 masters, "
+        f"{unchanged['fp32_saved_as_bf16']} with the same masters saved as bf16"
     )
 
 
@@ -337,7 +339,7 @@ def spread(by_rule: pd.DataFrame) -> str:
 
 def moved(by_step: pd.DataFrame) -> str:
     """Say what of each run a bf16 file can show."""
-    visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(style.percent)
+    visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(percent)
     return f"Moved by a bf16 step or more: {visible['bf16']} of the bf16 weights, {visible['fp32']} of the fp32 masters"
 
 
@@ -345,7 +347,7 @@ def footnote(by_rule: pd.DataFrame, run: dict[str, Any]) -> str:
     """Say what a reader needs to judge the numbers: setting, size of the update, dtypes."""
     settings, source = run["config"]["settings"], run["config"]["source"]
     update = by_rule.groupby("folder")["relative_update"].first()
-    zeros = style.percent(run["base_zeros"] / run["parameters"])
+    zeros = percent(run["base_zeros"] / run["parameters"])
     return (
         f"{source['model']}, {run['parameters'] / 1e6:.0f}M weights; AdamW, lr {settings['learning_rate']:g} constant, "
         f"{settings['steps']} steps, {run['tokens']['trained']:,} tokens of {source['text']}, seed {settings['seed']}.\n"

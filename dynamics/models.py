@@ -162,7 +162,8 @@ class CausalModel:
             states.append((getattr(output, "last_hidden_state", None), dtype))
 
         body = getattr(self.model, "base_model", None)
-        handle = None if body is None else body.register_forward_hook(torch.compiler.disable(keep))
+        uncompiled: Any = torch.compiler.disable
+        handle = None if body is None else body.register_forward_hook(uncompiled(keep))
         try:
             logits = self.logits(ids, mask)
         finally:

@@ -236,9 +236,9 @@ def test_titles_are_taken_from_the_tables():
         [(f, r, v) for f, *vs in rows for r, v in zip(("exact", "atol"), vs, strict=True)], columns=["folder", "rule", "sparsity"]
     )
     title = precision.finding(by_rule)
-    assert title.index("12.5%") < title.index("25.0%") < title.index("75.0%")
+    assert title.index("12.50 %") < title.index("25.00 %") < title.index("75.00 %")
     title = precision.spread(by_rule)
     assert title.index("25.0 points") < title.index("5.0 for") < title.index("1.0 for")
     by_step = pd.DataFrame([("bf16", "0", 0.99), ("bf16", "1", 0.01), ("fp32", "0", 0.9)], columns=["folder", "steps", "fraction"])
     title = precision.moved(by_step)
-    assert title.index("1.0%") < title.index("10.0%")
+    assert title.index("1.00 %") < title.index("10.00 %")

@@ -201,7 +201,7 @@ def tensor_moments(
         parts.append(torch.stack([largest, e.sum(-1), (x * e).sum(-1), (x * x * e).sum(-1)]))
     values = torch.cat(parts, 1).cpu().numpy()
     values[1:, np.isnan(values[0])] = np.nan
-    return SoftmaxMoments(*values, 1 / temperatures)
+    return SoftmaxMoments(values[0], values[1], values[2], values[3], 1 / temperatures)
 
 
 def _tensor_above(
@@ -224,7 +224,7 @@ def _with_gradient(
     """Hang the closed-form gradients on the values: dH/dz = -p (log p + H) / T, dlogZ/dz = p / T, ds/dz = (p - onehot) / T."""
     import torch
 
-    class Gradient(torch.autograd.Function):  # type: ignore[misc]
+    class Gradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, z: torch.Tensor, entropy: Any, logsumexp: Any, surprisal: Any) -> Any:
             ctx.save_for_backward(z, entropy, logsumexp)
@@ -249,8 +249,9 @@ def _with_gradient(
             return out, None, None, None
 
     entropy, varentropy, logsumexp, surprisal, rank = columns
-    filler = torch.zeros_like(entropy) if surprisal is None else surprisal
-    entropy, logsumexp, filler = Gradient.apply(flat, entropy, logsumexp, filler)
+    filler = torch.zeros(len(flat), dtype=torch.float64, device=flat.device) if surprisal is None else surprisal
+    apply: Any = Gradient.apply
+    entropy, logsumexp, filler = apply(flat, entropy, logsumexp, filler)
     return [entropy, varentropy, logsumexp, None if surprisal is None else filler, rank]
 
 

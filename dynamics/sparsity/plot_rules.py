@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from dynamics.presentation import style
+from dynamics.presentation.text import percent
 from dynamics.sparsity.definitions import RULES, rule_texts
 
 #: one colour a rule, in every figure: Okabe and Ito (2008), told apart by readers with any of the common colour deficiencies
@@ -52,7 +53,7 @@ def rules(table: pd.DataFrame, ax: Axes) -> Axes:
             color=RULE_COLORS[rule],
             label=fill(RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
         )
-        labels += [style.percent(height) for _, height in bars]
+        labels += [percent(height) for _, height in bars]
     style.label_bars(ax, labels)
     ax.set_xticks(range(len(comparisons)), comparisons)
     ax.set_xlim(-0.5, len(comparisons) - 0.5)
