@@ -25,7 +25,7 @@ import torch
 from dynamics.errors import InputError
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
-from dynamics.train import evaluate, policy, probe_prompts, state, tasks, update
+from dynamics.train import evaluate, objectives, policy, probe_prompts, state, tasks, update
 from dynamics.train.config import PolicyGradientConfig, TrainConfig, temperatures
 from dynamics.train.folders import LOCK, exclusive
 from dynamics.train.registry import METHODS
@@ -169,8 +169,7 @@ class Run:
             else:
                 metrics["clip/low"], metrics["clip/high"] = float(found.clipped_low.mean()), float(found.clipped_high.mean())
         if self.reference is not None and before.reference is not None:
-            apart = torch.from_numpy(found.logp).to(before.reference) - before.reference
-            metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
+            metrics["kl"] = float(objectives.kl_k3(torch.from_numpy(found.logp).to(before.reference), before.reference).mean())
         metrics |= data.metrics | still | {"learning_rate": config.learning_rate * update.rate(config, number)}
         self.step = number
         seconds = time.perf_counter() - begin - still.get("time/fixed_seconds", 0.0)

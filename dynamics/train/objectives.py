@@ -6,7 +6,7 @@ micro-batch adds its own part of it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from dynamics.errors import InputError
 
 Floats = np.ndarray[Any, Any]
+Values = TypeVar("Values", np.ndarray[Any, Any], torch.Tensor)
 
 
 def _group_mean(rewards: Floats, groups: Floats) -> tuple[Floats, Floats, Floats]:
@@ -159,10 +160,23 @@ def kl_k2(logp: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return (logp - reference) ** 2 / 2
 
 
-def kl_k3(logp: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """q / p - 1 - log(q / p): unbiased where p covers q, and never negative (Schulman, 2020). Its gradient is not that of the KL."""
-    apart = reference - logp
-    return torch.expm1(apart) - apart
+def kl_k3(logp: Values, reference_logp: Values) -> Values:
+    """q / p - 1 - log(q / p) of tokens drawn from p: unbiased for KL(p || q) where p covers q, and never negative (Schulman, 2020).
+
+    Its gradient is not that of the KL divergence.
+
+    Parameters
+    ----------
+    logp, reference_logp : (tokens,) log p and log q of each token, in nats; numpy arrays or torch tensors.
+
+    Returns
+    -------
+    (tokens,) nats, of the kind that was given.
+    """
+    log_ratio = reference_logp - logp
+    if isinstance(log_ratio, torch.Tensor):
+        return torch.expm1(log_ratio) - log_ratio
+    return np.expm1(log_ratio) - log_ratio
 
 
 def covariance(logp: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:

@@ -173,5 +173,8 @@ def mismatch(logp: Floats, batch: Batch) -> dict[str, float]:
     """How far the sampler's log-probabilities are from the trainer's for the same tokens: rounding, unless something is wrong."""
     if batch.behaviour is None:
         return {}
-    apart = logp - np.concatenate(list(batch.behaviour)).astype(float)
-    return {"sampler/kl": float((np.exp(apart) - 1 - apart).mean()), "sampler/max_difference": float(np.abs(apart).max())}
+    behaviour = np.concatenate(list(batch.behaviour)).astype(float)
+    return {
+        "sampler/kl": float(objectives.kl_k3(behaviour, logp).mean()),
+        "sampler/max_difference": float(np.abs(logp - behaviour).max()),
+    }
