@@ -1,1 +1,1 @@
-"""Reading and writing files: atomic writes, JSON, compression, threads."""
+"""Reading and writing files: files and folders written whole or not at all, locks, JSON, compression; threads."""

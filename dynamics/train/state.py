@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dynamics.errors import InputError
-from dynamics.train.folders import save_folder
+from dynamics.io.folders import save_folder
 from dynamics.train.policy import Policy
 
 #: what to do when a disk is full
