@@ -297,10 +297,10 @@ def _tensor_above(rows: torch.Tensor, chosen: np.ndarray[Any, Any], threads: int
 
 
 def _with_gradient(flat: torch.Tensor, heat: torch.Tensor, aims: Any, found: list[Any]) -> list[Any]:
-    """Hang the closed-form gradients on the values: dH/dz = -p (log p + H) / T, dlogZ/dz = p / T, ds/dz = (p - onehot) / T."""
+    """Hang the closed-form gradients on the values."""
     import torch
 
-    class Gradient(torch.autograd.Function):  # type: ignore[misc]
+    class Gradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, z: torch.Tensor, entropy: Any, logsumexp: Any, surprisal: Any) -> Any:
             ctx.save_for_backward(z, entropy, logsumexp)
@@ -312,22 +312,94 @@ def _with_gradient(flat: torch.Tensor, heat: torch.Tensor, aims: Any, found: lis
             out = torch.empty_like(z)
             for start in range(0, len(z), ROWS):
                 part = slice(start, start + ROWS)
-                scaled = z[part].double() / heat[part, None]
-                log_p = scaled - logsumexp[part, None]
-                p = log_p.exp()
-                log_p = torch.where(p > 0, log_p, 0.0)
-                slope = -p * (log_p + entropy[part, None]) * by_entropy[part, None] + p * (by_logsumexp + by_surprisal)[part, None]
-                if aims is not None:
-                    targets = torch.from_numpy(aims[part]).to(z.device)
-                    aimed = torch.where(targets >= 0, -by_surprisal[part], 0.0)
-                    slope.scatter_add_(1, targets.clamp(min=0)[:, None], aimed[:, None])
-                out[part] = (slope / heat[part, None]).to(z.dtype)
+                slope = logits_gradient(
+                    z[part].double(),
+                    by_logp=-by_surprisal[part],
+                    by_logsumexp=by_logsumexp[part],
+                    targets=None if aims is None else torch.from_numpy(aims[part]).to(z.device),
+                    logsumexp=logsumexp[part],
+                    temperature=heat[part],
+                    by_entropy=by_entropy[part],
+                    entropy=entropy[part],
+                    entropy_logsumexp=logsumexp[part],
+                    entropy_temperature=heat[part],
+                    in_place=z.dtype != torch.float64,
+                )
+                out[part] = slope.to(z.dtype)
             return out, None, None, None
 
     entropy, varentropy, logsumexp, surprisal, rank = found
     filler = torch.zeros_like(entropy) if surprisal is None else surprisal
-    entropy, logsumexp, filler = Gradient.apply(flat, entropy, logsumexp, filler)
+    entropy, logsumexp, filler = Gradient.apply(flat, entropy, logsumexp, filler)  # type: ignore[no-untyped-call]
     return [entropy, varentropy, logsumexp, None if surprisal is None else filler, rank]
+
+
+def logits_gradient(
+    logits: torch.Tensor,
+    *,
+    by_logp: torch.Tensor | None = None,
+    by_logsumexp: torch.Tensor | None = None,
+    targets: torch.Tensor | None = None,
+    logsumexp: torch.Tensor | None = None,
+    temperature: float | torch.Tensor = 1.0,
+    by_entropy: torch.Tensor | None = None,
+    entropy: torch.Tensor | None = None,
+    entropy_logsumexp: torch.Tensor | None = None,
+    entropy_temperature: float | torch.Tensor = 1.0,
+    in_place: bool = False,
+) -> torch.Tensor:
+    """Gradient of sum(by_logp * logp + by_logsumexp * logsumexp + by_entropy * entropy) with respect to the logits, in closed form.
+
+    d logp / dz = (onehot - p) / T, d logsumexp / dz = p / T and d entropy / dz = -p (log p + entropy) / T.
+
+    Parameters
+    ----------
+    logits : (tokens, vocabulary). -inf masks a token, whose gradient is 0.
+    by_logp, by_logsumexp, by_entropy : (tokens,) gradients with respect to the values; None for values that nothing depends on.
+    targets : (tokens,) the token of each ``logp``, negative for none.
+    logsumexp : (tokens,) of the logits at ``temperature``.
+    temperature : of ``logp`` and ``logsumexp``; a number, or (tokens,).
+    entropy, entropy_logsumexp : (tokens,) at ``entropy_temperature``.
+    entropy_temperature : of ``entropy``, which may be another one.
+    in_place : overwrite ``logits``, which are the largest array of all.
+
+    Returns
+    -------
+    (tokens, vocabulary), in the dtype of the logits.
+    """
+    import torch
+
+    of_entropy = None
+    if by_entropy is not None:
+        assert entropy is not None
+        assert entropy_logsumexp is not None
+        at_one = _is_one(entropy_temperature)
+        scaled = logits if at_one else logits / _column(entropy_temperature)
+        log_p = (scaled - entropy_logsumexp[:, None]).clamp_(min=torch.finfo(logits.dtype).min)  # 0 x -inf would be NaN
+        weight = by_entropy[:, None] if at_one else by_entropy[:, None] / _column(entropy_temperature)
+        of_entropy = weight * torch.exp(log_p) * (log_p + entropy[:, None])
+    slope = logits if in_place else logits.clone()
+    if by_logp is None and by_logsumexp is None:
+        slope.zero_()
+    else:
+        assert logsumexp is not None
+        if not _is_one(temperature):
+            slope.div_(_column(temperature))
+        slope.sub_(logsumexp[:, None]).exp_()
+        of_logp = (torch.zeros_like(logsumexp) if by_logp is None else by_logp)[:, None] / _column(temperature)
+        slope.mul_(-of_logp if by_logsumexp is None else by_logsumexp[:, None] / _column(temperature) - of_logp)
+        if targets is not None:
+            slope.scatter_add_(1, targets.clamp(min=0)[:, None], torch.where(targets[:, None] >= 0, of_logp, 0.0))
+    return slope if of_entropy is None else slope.sub_(of_entropy)
+
+
+def _is_one(temperature: float | torch.Tensor) -> bool:
+    return isinstance(temperature, (int, float)) and temperature == 1
+
+
+def _column(value: float | torch.Tensor) -> float | torch.Tensor:
+    """A number, or (tokens, 1) of one a token."""
+    return value if isinstance(value, (int, float)) else value[:, None]
 
 
 def from_hidden(

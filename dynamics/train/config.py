@@ -227,7 +227,7 @@ def _check_gradient(config: PolicyGradientConfig) -> None:
 
 
 def _check_selfplay(config: SelfPlayConfig) -> None:
-    from dynamics.train.games.rewards import BONUSES, find
+    from dynamics.train.proposer_rewards import BONUSES, find
     from dynamics.train.tasks import TASK_TYPES
 
     if not config.advantage.startswith("reinforce"):

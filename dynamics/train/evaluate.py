@@ -34,7 +34,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         eos=policy.eos,
-        noise=lambda prompt, number: stream(seed, "evaluation", prompt, number),
+        rng_for=lambda prompt, number: stream(seed, "evaluation", prompt, number),
         autocast=policy.autocast,
     )
     for question, ids, group in zip(questions, asked, groups, strict=True):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from dynamics.errors import InputError
 from dynamics.train.batch import Batch
@@ -18,11 +18,11 @@ from dynamics.train.tasks.prompt_formats import encode_questions
 #: prompts of a role, and samples of each
 COUNT, SAMPLES = 24, 2
 #: role -> token ids of its prompts, and the longest completion that is sampled
-ProbePrompts = dict[str, tuple[list[Any], int]]
+ProbePrompts = dict[str, tuple[list[Int[np.ndarray, " _"]], int]]
 
 
 def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> ProbePrompts:
-    """Validation problems for the solver; none where the source is too small to have any."""
+    """Choose validation problems for the solver; none where the source is too small to have any."""
     try:
         questions = source.questions("validation", COUNT, seed)
     except InputError:
@@ -43,12 +43,13 @@ def entropies(policy: Policy, asked: ProbePrompts, seed: int, tokens: int) -> di
             SAMPLES,
             max_new_tokens=limit,
             eos=policy.eos,
-            noise=partial(stream, seed, f"fixed {role}", 0),
+            rng_for=partial(stream, seed, f"fixed {role}", 0),
             autocast=policy.autocast,
         )
-        rows = [(place, one.ids) for place, group in enumerate(groups) for one in group]
-        blank = [""] * len(rows)
-        batch = Batch(ids, [one for _, one in rows], np.array([place for place, _ in rows]), np.zeros(len(rows)), blank, blank, blank)
+        completions = [completion.ids for group in groups for completion in group]
+        prompt_of = np.repeat(np.arange(len(ids)), SAMPLES)
+        blank = [""] * len(completions)
+        batch = Batch(ids, completions, prompt_of, np.zeros(len(completions)), blank, blank, blank)
         _, entropy, surprisal = policy.measure(batch, tokens)
         found[f"fixed/{role}/entropy"] = float(entropy.double().mean())
         found[f"fixed/{role}/nll_sampled"] = float(surprisal.double().mean())

@@ -52,7 +52,7 @@ def load(place: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple
     with torch.no_grad():
         for name, value in policy.masters.items():
             value.copy_(found["weights"][name])
-    policy.push()
+    policy.update_model()
     optimizer.load_state_dict(found["optimizer"])
     for one in optimizer.state.values():
         for name, value in one.items():

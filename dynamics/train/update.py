@@ -12,7 +12,7 @@ import torch
 
 from dynamics.errors import InputError
 from dynamics.train import objectives
-from dynamics.train.batch import Batch, layouts, places, starts
+from dynamics.train.batch import Batch, completion_offsets, pack_rows, token_indices
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
@@ -49,28 +49,28 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     The weight of a token comes from the whole batch, so how it is cut changes no more than the order of sums. Samples that weigh nothing
     - all of a group equally good, and no term but the advantage - are computed without gradient, for their entropy alone.
     """
-    begin = starts(batch)
-    count = int(begin[-1])
+    offsets = completion_offsets(batch)
+    count = int(offsets[-1])
     weights = objectives.token_weights(config.loss, batch.lengths, config.max_new_tokens)
     found = Tokens(*(np.zeros(count) for _ in range(7)))
     always = isinstance(config, PolicyGradientConfig) and bool(config.kl or config.entropy_bonus or config.kl_cov)
     alive = [sample for sample in range(len(batch.completions)) if always or batch.advantages[sample] != 0]
     idle = [sample for sample in range(len(batch.completions)) if not (always or batch.advantages[sample] != 0)]
     for samples, learning in ((alive, True), (idle, False)):
-        for layout in layouts(batch, samples, config.micro_tokens, policy.shares):
-            at = places(layout, begin)
+        for rows in pack_rows(batch, samples, config.micro_tokens, policy.shares):
+            at = token_indices(rows, offsets)
             with torch.set_grad_enabled(learning):
-                logp, entropy, surprisal = policy.logprobs(layout, batch.temperature)
+                logp, entropy, surprisal = policy.logprobs(rows, batch.temperature)
                 token = {
-                    "advantage": torch.from_numpy(batch.advantages[layout.sample]).to(logp),
-                    "weight": torch.from_numpy(weights[layout.sample]).to(logp),
+                    "advantage": torch.from_numpy(batch.advantages[rows.sample]).to(logp),
+                    "weight": torch.from_numpy(weights[rows.sample]).to(logp),
                 }
                 loss, low, high = _loss(config, before, at, logp, entropy, token["advantage"])
                 if learning:
                     (loss * token["weight"]).sum().backward()
             for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
                 getattr(found, name)[at] = value.detach().double().cpu().numpy()
-            found.sample[at] = layout.sample
+            found.sample[at] = rows.sample
             found.clipped_low[at], found.clipped_high[at] = low.cpu().numpy(), high.cpu().numpy()
     found.loss *= weights[found.sample.astype(int)]
     return found
@@ -114,7 +114,7 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, found: Tokens, batch: Batch) -> float:
     """Clip and move; gives the L2 norm of the gradient before clipping. Nothing moves if it or the loss is not finite."""
-    policy.pull()
+    policy.move_gradients()
     norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.clip or math.inf))
     if not math.isfinite(norm) or not np.isfinite(found.loss).all():
         bad = found.sample[~np.isfinite(found.loss)]
@@ -128,7 +128,7 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
         group["lr"] = config.learning_rate * rate(config, step)
     optimizer.step()
     optimizer.zero_grad()
-    policy.push()
+    policy.update_model()
     return norm
 
 
