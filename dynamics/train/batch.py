@@ -124,8 +124,8 @@ def _shape(batch: Batch, row: Sequence[int]) -> tuple[int, int, int]:
     return len(batch.prompts[batch.prompt_of[row[0]]]), len(row), _longest(batch, row)
 
 
-def _maximum(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
-    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
+def _maximum(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
 
 
 def _area(shape: tuple[int, int, int]) -> int:

@@ -7,7 +7,7 @@ micro-batch adds its own part of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ PerSample = Float[np.ndarray, " samples"]
 Groups = Int[np.ndarray, " samples"]
 #: (tokens,) of each, in the order of samples
 PerToken = Float[Tensor, " tokens"]
-Values = TypeVar("Values", np.ndarray[Any, Any], Tensor)
+Values = TypeVar("Values", Float[np.ndarray, " tokens"], PerToken)
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """Makes the advantage of each sample from rewards, groups (samples of one prompt share theirs) and tokens, (samples,) each."""
 

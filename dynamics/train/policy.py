@@ -314,14 +314,14 @@ def load(name: str, device: str | None, master: str, compute: str) -> Policy:
         with Bar("making the embedded model") as bar:
             name = str(tiny.find(progress=bar))
     model, tokenizer = load(name, device, "float32")
-    placed = next(model.parameters()).device
+    model_device = next(model.parameters()).device
     if tokenizer is None:
         raise InputError(f"{name}: has no tokenizer; save one beside the model")
-    if placed.type == "cpu":  # the fused attention's backward is the slower one there
+    if model_device.type == "cpu":  # the fused attention's backward is the slower one there
         with contextlib.suppress(ValueError, AttributeError):
             model.set_attn_implementation("eager")
     for value in (*model.parameters(), *model.buffers()):  # mapped memory is aligned otherwise, which can change the last bit
         value.data = value.data.clone()
-    compute = compute_dtype(compute, placed, getattr(model.config.get_text_config(), "hidden_size", 0))
+    compute = compute_dtype(compute, model_device, getattr(model.config.get_text_config(), "hidden_size", 0))
     with contextlib.redirect_stderr(io.StringIO()):
         return Policy(model, tokenizer, master, compute)

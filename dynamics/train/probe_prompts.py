@@ -30,13 +30,13 @@ def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> Prob
     return {"solver": (encode_questions(policy.tokenizer, questions), limit)}
 
 
-def entropies(policy: Policy, asked: ProbePrompts, seed: int, tokens: int) -> dict[str, float]:
+def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> dict[str, float]:
     """``fixed/ROLE/entropy`` and ``fixed/ROLE/nll_sampled``: nats a token of what the policy samples at temperature 1.
 
     The random numbers are the same at every call, so that what differs between two calls is the policy. ``tokens`` are computed at once.
     """
     found: dict[str, float] = {}
-    for role, (ids, limit) in asked.items():
+    for role, (ids, limit) in probes.items():
         groups = generate(
             policy.model,
             ids,

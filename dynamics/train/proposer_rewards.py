@@ -164,10 +164,10 @@ def find(name: str) -> Callable[[SolveRates], PerProposal]:
     if not function:
         raise InputError(f"--reward {shown(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
     try:
-        found = getattr(importlib.import_module(module), function)
+        reward: Callable[[SolveRates], PerProposal] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--reward {shown(name)}: {shown(error, 120)}") from None
-    return found
+    return reward
 
 
 def expected(name: str, p: ArrayLike, samples: int) -> Float[np.ndarray, " ..."]:

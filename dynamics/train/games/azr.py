@@ -259,8 +259,8 @@ class SelfPlay(Method):
             family, program = programs.draw_of(rng, "validation")
             kind = self.task_types[number % len(self.task_types)]
             reference = ProposedTask(program, ((family.inputs(rng, False),),))
-            given = as_function(program) if self.triplets.plain else program
-            prompts.append(self.prompt_format.proposal_prompt(kind, [reference], given))
+            source = as_function(program) if self.triplets.plain else program
+            prompts.append(self.prompt_format.proposal_prompt(kind, [reference], source))
         ids = [np.array(encode_prompt(self.policy.tokenizer, prompt), np.int64) for prompt in prompts]
         solver = solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
         return solver | {"proposer": (ids, self.config.propose_tokens)}

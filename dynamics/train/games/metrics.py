@@ -30,29 +30,29 @@ def proposer_metrics(proposals: list[Proposal], buffer: Buffer, task_types: Sequ
     steps_without_valid : how many steps in a row, this one the last, had no valid proposal.
     """
     distinct = len({proposal.text for proposal in proposals}) / len(proposals)
-    found: dict[str, Any] = {"proposer/distinct": distinct, "buffer/size": len(buffer), "proposer/barren_steps": steps_without_valid}
+    metrics: dict[str, Any] = {"proposer/distinct": distinct, "buffer/size": len(buffer), "proposer/barren_steps": steps_without_valid}
     for kind, count in Counter(entry.kind for entry in buffer).items():
-        found[f"buffer/{kind}"] = count
+        metrics[f"buffer/{kind}"] = count
     for task_type in (None, *task_types):
         of_type = [proposal for proposal in proposals if task_type in (None, proposal.kind)]
         valid = [proposal for proposal in of_type if proposal.entry is not None]
         tail = f"/{task_type}" if task_type else ""
-        found[f"proposer/reward{tail}"] = float(np.mean([proposal.reward for proposal in of_type]))
-        found[f"proposer/valid{tail}"] = len(valid) / len(of_type)
-        found[f"proposer/length{tail}"] = float(np.mean([len(proposal.sampled.ids) for proposal in of_type]))
+        metrics[f"proposer/reward{tail}"] = float(np.mean([proposal.reward for proposal in of_type]))
+        metrics[f"proposer/valid{tail}"] = len(valid) / len(of_type)
+        metrics[f"proposer/length{tail}"] = float(np.mean([len(proposal.sampled.ids) for proposal in of_type]))
         if valid:
-            found[f"solve_rate{tail}"] = float(np.mean([proposal.rate for proposal in valid]))
+            metrics[f"solve_rate{tail}"] = float(np.mean([proposal.rate for proposal in valid]))
     valid = [proposal for proposal in proposals if proposal.entry is not None]
     if valid:
-        found["solve_rate/none"] = float(np.mean([proposal.rate == 0 for proposal in valid]))
-        found["solve_rate/all"] = float(np.mean([proposal.rate == 1 for proposal in valid]))
+        metrics["solve_rate/none"] = float(np.mean([proposal.rate == 0 for proposal in valid]))
+        metrics["solve_rate/all"] = float(np.mean([proposal.rate == 1 for proposal in valid]))
         sources = [proposal.entry.proposed.program for proposal in valid if proposal.entry]
-        found["program/characters"] = float(np.mean([len(source) for source in sources]))
-        found["program/complexity"] = float(np.mean([complexity(source) for source in sources]))
-        found["program/distinct"] = len(set(sources)) / len(sources)
+        metrics["program/characters"] = float(np.mean([len(source) for source in sources]))
+        metrics["program/complexity"] = float(np.mean([complexity(source) for source in sources]))
+        metrics["program/distinct"] = len(set(sources)) / len(sources)
     for reason, count in Counter(proposal.reason for proposal in proposals if proposal.entry is None).items():
-        found[f"proposer/failed/{reason[:40]}"] = count / len(proposals)
-    return found
+        metrics[f"proposer/failed/{reason[:40]}"] = count / len(proposals)
+    return metrics
 
 
 def solver_metrics(questions: list[Question], solutions: list[list[JudgedCompletion]], task_types: Sequence[str]) -> dict[str, Any]:
@@ -61,13 +61,13 @@ def solver_metrics(questions: list[Question], solutions: list[list[JudgedComplet
         return {}
     right = np.array([[verdict.correct for _, _, verdict in group] for group in solutions], float)
     kinds = np.array([question.task for question in questions])
-    found = {
+    metrics = {
         "reward": float(right.mean()),
         "solver/reward": float(right.mean()),
         "group/zero_std": float((right.std(1) == 0).mean()),
         "solver/length": float(np.mean([len(sampled.ids) for group in solutions for sampled, _, _ in group])),
     }
-    return found | {f"solver/reward/{kind}": float(right[kinds == kind].mean()) for kind in task_types if (kinds == kind).any()}
+    return metrics | {f"solver/reward/{kind}": float(right[kinds == kind].mean()) for kind in task_types if (kinds == kind).any()}
 
 
 def proposal_row(proposal: Proposal) -> dict[str, Any]:

@@ -45,17 +45,17 @@ def draw(ax: Axes, name: str) -> Axes:
 
 def figure() -> Figure:
     """Draw the whole catalogue in one picture."""
-    made = style.new_figure(style.TWO_COLUMN, 6.4)
-    axes = made.subplots(3, 4, sharex=True)
+    drawn = style.new_figure(style.TWO_COLUMN, 6.4)
+    axes = drawn.subplots(3, 4, sharex=True)
     for ax, name in zip(axes.flat, REWARDS, strict=False):
         draw(ax, name)
     for ax in axes.flat[len(REWARDS) :]:
         ax.axis("off")
     axes.flat[len(REWARDS) - axes.shape[1]].tick_params(labelbottom=True)
     axes.flat[len(REWARDS)].legend(*axes.flat[0].get_legend_handles_labels(), title="samples of each task", loc="center")
-    made.supxlabel("true solve rate p", fontsize=9)
-    made.supylabel("expected proposer reward", fontsize=9)
-    return made
+    drawn.supxlabel("true solve rate p", fontsize=9)
+    drawn.supylabel("expected proposer reward", fontsize=9)
+    return drawn
 
 
 def write(path: Path) -> list[Path]:

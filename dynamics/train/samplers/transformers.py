@@ -119,8 +119,8 @@ def generate(
             for first in range(0, group, rows):
                 samples = range(first, min(first + rows, group))
                 groups = _sample_chunk(model, prompt_ids, chosen, samples, params, rng_for)
-                for index, made in zip(chosen, groups, strict=True):
-                    completions[index] += made
+                for index, sampled in zip(chosen, groups, strict=True):
+                    completions[index] += sampled
     return completions
 
 
@@ -201,7 +201,8 @@ class _KeyValueCache:
             def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
                 if not self.is_initialized:
                     self.lazy_initialization(key_states, value_states)
-                    self.memory = [one.new_empty((*one.shape[:2], capacity, one.shape[-1])) for one in (key_states, value_states)]
+                    shapes = [(*states.shape[:2], capacity, states.shape[-1]) for states in (key_states, value_states)]
+                    self.memory = [key_states.new_empty(shapes[0]), value_states.new_empty(shapes[1])]
                     self.filled = 0
                 end = self.filled + key_states.shape[-2]
                 for memory, new in zip(self.memory, (key_states, value_states), strict=True):
@@ -345,12 +346,12 @@ def _contains_stop(
     params: SamplingParams,
 ) -> Bool[np.ndarray, " rows"]:
     """(rows,) which of the active rows that are not over contain a stop text."""
-    found = np.zeros(len(active), bool)
+    contains = np.zeros(len(active), bool)
     if params.stop:
         for row in np.flatnonzero(~over).tolist():
             text = params.tokenizer.decode(tokens[active[row]], skip_special_tokens=False)
-            found[row] = any(stop in text for stop in params.stop)
-    return found
+            contains[row] = any(stop in text for stop in params.stop)
+    return contains
 
 
 def draw(

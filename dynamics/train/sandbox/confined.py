@@ -142,7 +142,7 @@ def seccomp_filter(extra: dict[str, tuple[int | None, int | None]]) -> Any:
     for command in _FCNTL_ALLOWED:
         code += [(equal, 0, 1, command), (result, 0, 0, allow)]
     code.append((result, 0, 0, deny))
-    text = b"".join(struct.pack("HBBI", *one) for one in code)
+    text = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
     memory = ctypes.create_string_buffer(text, len(text))
     return _FilterProgram(len(code), ctypes.addressof(memory)), memory
 

@@ -128,7 +128,7 @@ def _parsed(source: str, entry: str) -> tuple[tuple[str, ...], ast.expr]:
         case [ast.FunctionDef(name=name, args=arguments, body=[ast.Return(value)], decorator_list=[])] if name == entry and value:
             if arguments.defaults or arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
                 raise Refused("only plain arguments")
-            return tuple(one.arg for one in arguments.args), value
+            return tuple(argument.arg for argument in arguments.args), value
     raise Refused("not one expression")
 
 
@@ -176,7 +176,7 @@ class _Evaluation:
                     raise Refused("NameError")
                 return self.names[name]
             case ast.List(elements):
-                return [self.value(one) for one in elements]
+                return [self.value(element) for element in elements]
             case ast.UnaryOp(ast.USub(), operand):
                 return -self.value(operand)
             case ast.BinOp(left, operation, right) if type(operation) in _BINARY:
@@ -218,7 +218,10 @@ class _Evaluation:
     def _method(name: str, owner: Any, arguments: list[Any]) -> Any:
         if not isinstance(owner, str):
             raise TypeError
-        if name == "replace" and len(owner) * max((len(one) for one in arguments if isinstance(one, str)), default=0) > 10**5:
+        if (
+            name == "replace"
+            and len(owner) * max((len(argument) for argument in arguments if isinstance(argument, str)), default=0) > 10**5
+        ):
             raise Refused("memory")
         return _METHODS[name](owner, *arguments)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dynamics.train.sandbox.expressions import Expressions, Outcome, as_function
 from dynamics.train.sandbox.host import Job, Sandbox
 
 
+@runtime_checkable
 class Runner(Protocol):
     """What runs programs: ``Expressions``, ``Sandbox``, or a ``ProgramRunner``."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dynamics.errors import InputError, shown
 
@@ -78,6 +78,7 @@ class Question:
     verify: Callable[[str], Verdict]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Questions of one split, the first ``count`` of a stream that depends on the seed alone."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -26,6 +26,7 @@ ANSWER_REQUEST = "Give only the final answer, between <answer> and </answer>."
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
+@runtime_checkable
 class PromptFormat(Protocol):
     """How a proposer is asked for a task, and how it writes one.
 
@@ -61,8 +62,8 @@ class Notation:
         """Ask for a task of a type after references; for induction, for inputs of ``program``."""
         if kind == "induction":
             return f"<PI>{program}<sep>"
-        shown = "".join(f"<ref>{one.program}<in>{programs.compact(one.inputs[0][0])}" for one in references)
-        return f"<{'PD' if kind == 'deduction' else 'PA'}>{shown}<sep>"
+        examples = "".join(f"<ref>{reference.program}<in>{programs.compact(reference.inputs[0][0])}" for reference in references)
+        return f"<{'PD' if kind == 'deduction' else 'PA'}>{examples}<sep>"
 
     def parse_proposal(self, kind: str, text: str, program: str | None) -> ProposedTask:
         """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
@@ -75,7 +76,7 @@ class Notation:
 
     def format_proposal(self, kind: str, proposed: ProposedTask) -> str:
         """Write a task as a proposer would."""
-        inputs = "<in>".join(programs.compact(one[0]) for one in proposed.inputs)
+        inputs = "<in>".join(programs.compact(arguments[0]) for arguments in proposed.inputs)
         return inputs if kind == "induction" else f"{proposed.program}<in>{inputs}"
 
     def accepts_value(self, value: Any) -> bool:
@@ -95,7 +96,7 @@ class PlainText:
                 f"<program>\n{program}\n</program>\n\nWrite {PAIRS} different inputs for f, each one Python literal between <input> "
                 "and </input>, from which one can tell what f does, and say what it does between <message> and </message>."
             )
-        examples = "\n\n".join(f"Example:\n{self.format_proposal(kind, one)}" for one in references)
+        examples = "\n\n".join(f"Example:\n{self.format_proposal(kind, reference)}" for reference in references)
         hard = "its output for the input" if kind == "deduction" else "an input that gives its output"
         return (
             f"{examples}\n\nWrite a new Python function f with one argument x, between <program> and </program>, and an input for it, one "
@@ -104,21 +105,21 @@ class PlainText:
 
     def parse_proposal(self, kind: str, text: str, program: str | None) -> ProposedTask:
         """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
-        inputs = [(_value(one),) for one in re.findall(r"<input>(.*?)</input>", text, re.DOTALL)]
+        inputs = [(_value(value_text),) for value_text in re.findall(r"<input>(.*?)</input>", text, re.DOTALL)]
         message = " ".join(re.findall(r"<message>(.*?)</message>", text, re.DOTALL))[:300].strip()
         if kind == "induction":
             return ProposedTask(str(program), _distinct(inputs), message)
-        found = re.findall(r"<program>(.*?)</program>", text, re.DOTALL)
-        if len(found) != 1 or len(inputs) != 1:
+        sources = re.findall(r"<program>(.*?)</program>", text, re.DOTALL)
+        if len(sources) != 1 or len(inputs) != 1:
             raise Refused("form")
-        source = found[0].strip()
+        source = sources[0].strip()
         if len(re.findall(r"^def ", source, re.MULTILINE)) != 1 or not re.search(r"^def f\(", source, re.MULTILINE):
             raise Refused("not one function f")
         return ProposedTask(source, (inputs[0],))
 
     def format_proposal(self, kind: str, proposed: ProposedTask) -> str:
         """Write a task as a proposer would."""
-        inputs = "\n".join(f"<input>{one[0]!r}</input>" for one in proposed.inputs)
+        inputs = "\n".join(f"<input>{arguments[0]!r}</input>" for arguments in proposed.inputs)
         if kind == "induction":
             return f"{inputs}\n<message>{proposed.message}</message>"
         return f"<program>\n{as_function(proposed.program)}\n</program>\n{inputs}"
@@ -138,9 +139,10 @@ def _value(text: str) -> Any:
 
 
 def _distinct(inputs: list[tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
-    if len({repr(one) for one in inputs}) < PAIRS:
+    distinct = {repr(arguments): arguments for arguments in inputs}
+    if len(distinct) < PAIRS:
         raise Refused(f"fewer than {PAIRS} different inputs")
-    return tuple({repr(one): one for one in inputs}.values())[:PAIRS]
+    return tuple(distinct.values())[:PAIRS]
 
 
 def is_short_in_notation(value: Any) -> bool:
@@ -150,13 +152,13 @@ def is_short_in_notation(value: Any) -> bool:
 
 def problem_in_notation(problem: Problem) -> tuple[str, str]:
     """Write prompt and a correct answer in the notation of the embedded model."""
-    given, output = (programs.compact(one) for one in (problem.inputs[0][0], problem.outputs[0]))
+    value, output = map(programs.compact, (problem.inputs[0][0], problem.outputs[0]))
     if problem.kind == "deduction":
-        return f"<D>{problem.program}<in>{given}<out>", output
+        return f"<D>{problem.program}<in>{value}<out>", output
     if problem.kind == "abduction":
-        return f"<A>{problem.program}<out>{output}<in>", given
+        return f"<A>{problem.program}<out>{output}<in>", value
     pairs = zip(problem.inputs[:SHOWN_PAIRS], problem.outputs[:SHOWN_PAIRS], strict=True)
-    pairs_given = "".join(f"<in>{programs.compact(one[0])}<out>{programs.compact(out)}" for one, out in pairs)
+    pairs_given = "".join(f"<in>{programs.compact(arguments[0])}<out>{programs.compact(out)}" for arguments, out in pairs)
     return f"<I>{pairs_given}<f>", problem.program
 
 
@@ -166,21 +168,21 @@ def problem_in_plain_text(problem: Problem, message: str = "") -> tuple[str, str
     ``message`` says of a program that is to be guessed what it does.
     """
     program = f"{as_function(problem.program)}\n\n"
-    given, output = repr(problem.inputs[0][0]), repr(problem.outputs[0])
+    value, output = repr(problem.inputs[0][0]), repr(problem.outputs[0])
     if problem.kind == "deduction":
-        return f"{program}What does f({given}) return? {ANSWER_REQUEST}", output
+        return f"{program}What does f({value}) return? {ANSWER_REQUEST}", output
     if problem.kind == "abduction":
-        return f"{program}f(x) returned {output}. Give an x for which it does. {ANSWER_REQUEST}", given
+        return f"{program}f(x) returned {output}. Give an x for which it does. {ANSWER_REQUEST}", value
     pairs = zip(problem.inputs[:SHOWN_PAIRS], problem.outputs[:SHOWN_PAIRS], strict=True)
-    lines = "\n".join(f"f({one[0]!r}) == {out!r}" for one, out in pairs)
+    lines = "\n".join(f"f({arguments[0]!r}) == {out!r}" for arguments, out in pairs)
     hint = f"\n{message}" if message else ""
     return f"{lines}{hint}\n\nWrite f as one Python expression over x. {ANSWER_REQUEST}", problem.program
 
 
 def extract_answer(text: str) -> str | None:
     """Find what stands between the last <answer> and </answer>; None where there are no such tags."""
-    found = _ANSWER.findall(text)
-    return found[-1].strip() if found else None
+    answers = _ANSWER.findall(text)
+    return answers[-1].strip() if answers else None
 
 
 def reads_notation(tokenizer: Any) -> bool:

@@ -24,27 +24,27 @@ class Proposals:
         """Ask for tasks of every type in turn; programs of the split ``training`` whatever ``split`` is."""
         prompt_format: PromptFormat = PlainText() if self.plain else Notation()
         rng = stream(seed, f"proposals {split}")
-        made: list[Question] = []
-        while len(made) < count:
-            kind = TASK_TYPES[len(made) % 3]
+        questions: list[Question] = []
+        while len(questions) < count:
+            kind = TASK_TYPES[len(questions) % 3]
             problem, other = draw_triplet(rng, kind, "training"), draw_triplet(rng, "deduction", "training")
             if problem is None or other is None:
                 continue
             program = self._program(problem)
             proposed = ProposedTask(program, problem.inputs)
-            given = program if kind == "induction" else None
-            prompt = prompt_format.proposal_prompt(kind, [ProposedTask(self._program(other), other.inputs)], given)
+            shown_program = program if kind == "induction" else None
+            prompt = prompt_format.proposal_prompt(kind, [ProposedTask(self._program(other), other.inputs)], shown_program)
 
-            def check(text: str, kind: str = kind, given: str | None = given) -> Verdict:
+            def check(text: str, kind: str = kind, program: str | None = shown_program) -> Verdict:
                 try:
-                    prompt_format.parse_proposal(kind, text, given)
+                    prompt_format.parse_proposal(kind, text, program)
                 except Refused as error:
                     return Verdict.binary(False, str(error))
                 return Verdict.binary(True)
 
             answer = prompt_format.format_proposal(kind, proposed)
-            made.append(Question(f"{split} proposal {len(made)}", prompt, answer, kind, split, check))
-        return made
+            questions.append(Question(f"{split} proposal {len(questions)}", prompt, answer, kind, split, check))
+        return questions
 
     def _program(self, problem: Problem) -> str:
         return as_function(problem.program) if self.plain else problem.program

@@ -33,15 +33,15 @@ class ReasoningGym:
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """Generate the questions of a split, which has a seed of its own."""
         data = self.gym.create_dataset(self.name, size=count, seed=3 * seed + self._OFFSETS.get(split, 0), **self.settings)
-        made = []
+        questions = []
         for number in range(count):
             entry = data[number]
             answer = f"<answer>{entry['answer']}</answer>" if entry.get("answer") is not None else None
             check = self._check(data, entry)
-            made.append(
+            questions.append(
                 Question(f"{self.name} {split} {seed}.{number}", f"{entry['question']}\n{ANSWER_REQUEST}", answer, self.name, split, check)
             )
-        return made
+        return questions
 
     @staticmethod
     def _check(data: Any, entry: dict[str, Any]) -> Callable[[str], Verdict]:

@@ -108,7 +108,7 @@ def draw_triplet(rng: np.random.Generator, kind: str, part: str) -> Problem | No
     outcome = Expressions().run(program, inputs)
     if outcome.values is None or not all(is_short_in_notation(value) for value in outcome.values):
         return None
-    if kind == "induction" and len({repr(one) for one in inputs}) < PAIRS:
+    if kind == "induction" and len({repr(arguments) for arguments in inputs}) < PAIRS:
         return None
-    text = f"{part} {kind} {program} {' '.join(programs.compact(one[0]) for one in inputs)}"
+    text = f"{part} {kind} {program} {' '.join(programs.compact(arguments[0]) for arguments in inputs)}"
     return Problem(kind, program, tuple(inputs), tuple(outcome.values), text)
