@@ -172,8 +172,8 @@ class _Probe:
             self.reason = self.reason or "entropy is not measured: the way from hidden states to logits is not understood"
             return
         self.handles = [  # of a compiled model they run outside of what is compiled
-            model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),
-            model.base_model.register_forward_hook(torch.compiler.disable(self._answered)),
+            model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),  # type: ignore[no-untyped-call]
+            model.base_model.register_forward_hook(torch.compiler.disable(self._answered)),  # type: ignore[no-untyped-call]
         ]
 
     def _asked(self, module: Any, positional: Any, named: Any) -> None:

@@ -194,7 +194,8 @@ def _measure(
     progress: Progress | None,
 ) -> Comparison:
     from dynamics.checkpoints import parameter_names
-    from dynamics.sparsity.accumulate import Thresholds, accumulate_pairs, total
+    from dynamics.sparsity.accumulate import accumulate_pairs, total
+    from dynamics.sparsity.definitions import Thresholds
 
     bf16_atol = mukherjee_threshold(atol) if like == "mukherjee" else None
     stats_of_pairs = accumulate_pairs(matched.pairs, Thresholds(rtol, atol, bf16_atol), threads, progress)

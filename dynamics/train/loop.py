@@ -25,13 +25,13 @@ from typing import Any
 import torch
 
 from dynamics.errors import InputError
+from dynamics.io.folders import LOCK, exclusive
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import evaluate, policy, probe_prompts, state, tasks, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
-from dynamics.train.folders import LOCK, exclusive
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 

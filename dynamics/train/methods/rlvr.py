@@ -9,8 +9,9 @@ from jaxtyping import Float
 
 from dynamics.errors import InputError
 from dynamics.train import data_order, objectives
-from dynamics.train.batch import Batch, Method, StepData
+from dynamics.train.batch import Batch
 from dynamics.train.config import RLVRConfig
+from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import sample

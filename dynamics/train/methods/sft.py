@@ -6,8 +6,9 @@ import numpy as np
 
 from dynamics.errors import InputError
 from dynamics.train import data_order
-from dynamics.train.batch import Batch, Method, StepData
+from dynamics.train.batch import Batch
 from dynamics.train.config import SFTConfig
+from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import check_lengths

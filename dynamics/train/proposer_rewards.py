@@ -1,6 +1,6 @@
 """Proposer rewards: what a proposed task is worth, by how often the solver solved it.
 
-Every function takes an ``Estimate`` of n valid proposals and gives (n,) rewards. Solve rates are estimated from few samples, and the
+Every function takes the ``SolveRates`` of n valid proposals and gives (n,) rewards. Solve rates are estimated from few samples, and the
 estimate bends the curve that the proposer climbs: with ``one_minus`` and 8 samples the expected reward is (1-p) - (1-p)^8, highest at a
 true solve rate of 0.26, not at 0. ``expected`` gives it for any of them.
 """
@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from dynamics.errors import InputError, shown
 
-Floats = np.ndarray[Any, Any]
+PerProposal = Float[np.ndarray, " proposals"]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SolveRates:
     """What is known of n valid proposals.
 
     Attributes
@@ -33,22 +35,30 @@ class Estimate:
     rate : (n,) share of samples that solved it.
     samples : how many samples that was.
     repetition : (n,) share of this step's proposals that are nearly the same, itself not counted.
-    diversity : (n,) share of the proposals of late that are unlike it, 0 to 1.
+    diversity : (n,) share of the recent proposals that are unlike it, 0 to 1.
     """
 
-    rate: Floats
+    rate: PerProposal
     samples: int
-    repetition: Floats
-    diversity: Floats
+    repetition: PerProposal
+    diversity: PerProposal
 
 
-def estimate(rate: Floats, samples: int, sources: Sequence[str], recent: Sequence[str]) -> Estimate:
-    """The estimate of proposals with these solve rates and programs; ``recent``: programs of late, in the order they came."""
+def solve_rates(rate: PerProposal, samples: int, sources: Sequence[str], recent: Sequence[str]) -> SolveRates:
+    """Compare proposals with one another and with recent ones.
+
+    Parameters
+    ----------
+    rate : (n,) share of samples that solved each.
+    samples : how many samples that was.
+    sources : (n,) their programs.
+    recent : programs of earlier proposals, in the order they came.
+    """
     words = [_words(source) for source in sources]
     near = np.array([[_jaccard(a, b) > 0.8 for b in words] for a in words], float)
     others = [_words(source) for source in recent]
     diversity = np.array([np.mean([_jaccard(a, b) <= 0.8 for b in others]) if others else 1.0 for a in words])
-    return Estimate(rate, samples, (near.sum(1) - 1) / len(sources), diversity)
+    return SolveRates(rate, samples, (near.sum(1) - 1) / len(sources), diversity)
 
 
 def _words(source: str) -> frozenset[str]:
@@ -61,55 +71,73 @@ def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 @dataclass(frozen=True)
 class Reward:
-    """A catalogue entry: the function, its formula in p, and where it is from."""
+    """An entry of the catalogue.
 
-    function: Callable[[Estimate], Floats]
+    Attributes
+    ----------
+    function : makes (n,) rewards.
+    formula : the same in p, the solve rate.
+    source : where it is from.
+    """
+
+    function: Callable[[SolveRates], PerProposal]
     formula: str
     source: str
 
 
-def one_minus(e: Estimate) -> Floats:
-    return np.where(e.rate > 0, 1 - e.rate, 0.0)
+def one_minus(rates: SolveRates) -> PerProposal:
+    """Give 1 - p; nothing where no sample solved the task."""
+    return np.where(rates.rate > 0, 1 - rates.rate, 0.0)
 
 
-def azr_code(e: Estimate) -> Floats:
-    return np.where((e.rate > 0) & (e.rate < 1), 1 - e.rate, -0.5)
+def azr_code(rates: SolveRates) -> PerProposal:
+    """Give 1 - p; -0.5 where no sample or every sample solved the task."""
+    return np.where((rates.rate > 0) & (rates.rate < 1), 1 - rates.rate, -0.5)
 
 
-def inverse(e: Estimate) -> Floats:
-    return 1 - e.rate
+def inverse(rates: SolveRates) -> PerProposal:
+    """Give 1 - p, also where no sample solved the task."""
+    return 1 - rates.rate
 
 
-def triangular(e: Estimate) -> Floats:
-    return 1 - 2 * np.abs(e.rate - 0.5)
+def triangular(rates: SolveRates) -> PerProposal:
+    """Give most at half solved, falling linearly to both sides."""
+    return 1 - 2 * np.abs(rates.rate - 0.5)
 
 
-def r_zero(e: Estimate) -> Floats:
-    return np.minimum(e.rate, 1 - e.rate) - e.repetition
+def r_zero(rates: SolveRates) -> PerProposal:
+    """Give the smaller of p and 1 - p, less the share of near duplicates."""
+    return np.minimum(rates.rate, 1 - rates.rate) - rates.repetition
 
 
-def variance(e: Estimate) -> Floats:
-    return 4 * e.rate * (1 - e.rate)
+def variance(rates: SolveRates) -> PerProposal:
+    """Give the variance of the verdict, scaled to 1 at half solved."""
+    return 4 * rates.rate * (1 - rates.rate)
 
 
-def goldilocks(e: Estimate) -> Floats:
-    return ((e.rate > 0) & (e.rate < 1)).astype(float)
+def goldilocks(rates: SolveRates) -> PerProposal:
+    """Give 1 where some samples solved the task and some did not."""
+    return ((rates.rate > 0) & (rates.rate < 1)).astype(float)
 
 
-def spice(e: Estimate) -> Floats:
-    return np.exp(-((e.rate * (1 - e.rate) - 0.25) ** 2) / (2 * 0.01))
+def spice(rates: SolveRates) -> PerProposal:
+    """Give a Gaussian of the variance of the verdict, 1 at half solved."""
+    return np.exp(-((rates.rate * (1 - rates.rate) - 0.25) ** 2) / (2 * 0.01))
 
 
-def pasodoble(e: Estimate) -> Floats:
-    return np.where((e.rate > 0.2) & (e.diversity > 0.3), 1.1 - e.rate + 0.2 * e.diversity, 0.0)
+def pasodoble(rates: SolveRates) -> PerProposal:
+    """Reward difficulty and diversity of tasks that are neither too hard nor too much alike."""
+    return np.where((rates.rate > 0.2) & (rates.diversity > 0.3), 1.1 - rates.rate + 0.2 * rates.diversity, 0.0)
 
 
-def lsp(e: Estimate) -> Floats:
-    return e.rate.mean() - e.rate if len(e.rate) else e.rate
+def lsp(rates: SolveRates) -> PerProposal:
+    """Give the mean solve rate of the batch less that of the task."""
+    return rates.rate.mean() - rates.rate if len(rates.rate) else rates.rate
 
 
-def swe_rl(e: Estimate) -> Floats:
-    return np.where((e.rate > 0) & (e.rate < 1), 1 - 1.8 * e.rate, -0.8)
+def swe_rl(rates: SolveRates) -> PerProposal:
+    """Give 1 - 1.8 p; -0.8 where no sample or every sample solved the task."""
+    return np.where((rates.rate > 0) & (rates.rate < 1), 1 - 1.8 * rates.rate, -0.8)
 
 
 _AZR = "Absolute Zero (arXiv 2505.03335)"
@@ -128,29 +156,39 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def find(name: str) -> Callable[[Estimate], Floats]:
-    """A reward of the catalogue, or ``module:function`` of one's own."""
+def find(name: str) -> Callable[[SolveRates], PerProposal]:
+    """Find a reward of the catalogue by its name, or import ``module:function`` of one's own."""
     if name in REWARDS:
         return REWARDS[name].function
     module, _, function = name.partition(":")
     if not function:
         raise InputError(f"--proposer-reward {shown(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
     try:
-        found = getattr(importlib.import_module(module), function)
+        reward: Callable[[SolveRates], PerProposal] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise InputError(f"--proposer-reward {shown(name)}: {shown(error, 120)}") from None
-    return found
+    return reward
 
 
-def expected(name: str, p: Any, samples: int) -> Floats:
-    """Mean of a reward over estimates from ``samples`` draws, at true solve rates ``p`` (any shape); no repetition, full diversity.
+def expected(name: str, p: ArrayLike, samples: int) -> Float[np.ndarray, " ..."]:
+    """Average a reward over the solve rates that samples show of tasks with a given true one; no repetition, full diversity.
 
     For ``lsp`` the mean solve rate of the batch is taken to be 0.5.
+
+    Parameters
+    ----------
+    name : of the reward, see ``find``.
+    p : true solve rates, of any shape.
+    samples : how many samples each solve rate is estimated from.
+
+    Returns
+    -------
+    The expected reward, of the shape of ``p``.
     """
     p = np.asarray(p, float)
     counts = np.arange(samples + 1)
     rate = counts / samples
-    values = 0.5 - rate if name == "lsp" else find(name)(Estimate(rate, samples, np.zeros(len(rate)), np.ones(len(rate))))
+    values = 0.5 - rate if name == "lsp" else find(name)(SolveRates(rate, samples, np.zeros(len(rate)), np.ones(len(rate))))
     ways = np.array([math.comb(samples, int(count)) for count in counts], float)
     chance = ways * p[..., None] ** counts * (1 - p[..., None]) ** (samples - counts)
     return np.asarray((chance * values).sum(-1))
@@ -160,27 +198,30 @@ def expected(name: str, p: Any, samples: int) -> Floats:
 
 
 def complexity(program: str) -> float:
-    """Cognitive complexity / 15: branches, loops and boolean operators, each one more for every level that it is nested in."""
+    """Divide the cognitive complexity by 15: branches, loops and boolean operators, each one more for every level that it is nested in."""
     branching = (ast.If, ast.For, ast.While, ast.IfExp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.ExceptHandler)
 
     def count(node: ast.AST, depth: int) -> int:
-        mine = 1 + depth if isinstance(node, branching) else 1 if isinstance(node, ast.BoolOp) else 0
+        own = 1 + depth if isinstance(node, branching) else 1 if isinstance(node, ast.BoolOp) else 0
         deeper = depth + isinstance(node, (*branching, ast.Lambda))
-        return mine + sum(count(one, deeper) for one in ast.iter_child_nodes(node))
+        return own + sum(count(child, deeper) for child in ast.iter_child_nodes(node))
 
     return min(1.0, count(_tree(program), 0) / 15)
 
 
 def edit_distance(program: str, references: Sequence[str]) -> float:
-    """1 - similarity of the syntax trees, the mean over the references."""
+    """Subtract the similarity of the syntax trees from 1, the mean over the references."""
     if not references:
         return 0.0
-    mine = ast.dump(_tree(program))
-    return float(np.mean([1 - difflib.SequenceMatcher(None, mine, ast.dump(_tree(other))).ratio() for other in references]))
+    tree = ast.dump(_tree(program))
+    return float(np.mean([1 - difflib.SequenceMatcher(None, tree, ast.dump(_tree(other))).ratio() for other in references]))
 
 
 def halstead(program: str) -> float:
-    """0.5 min(effort / 10^4, 1) + 0.3 min(cyclomatic / 10, 1) + 0.2 min(volume / 500, 1)."""
+    """Combine Halstead's effort and volume with the cyclomatic complexity.
+
+    0.5 min(effort / 10^4, 1) + 0.3 min(cyclomatic / 10, 1) + 0.2 min(volume / 500, 1).
+    """
     operators: Counter[str] = Counter()
     operands: Counter[str] = Counter()
     cyclomatic = 1
@@ -199,23 +240,30 @@ def halstead(program: str) -> float:
 
 
 def surprise(answer: Any, earlier: Counter[str]) -> float:
-    """1 - share of the earlier answers that are the same, the mean of that over values and over types."""
+    """Subtract the share of the earlier answers that are the same from 1, the mean over equal values and equal types.
+
+    ``earlier`` counts answers as "type repr", e.g. "int 3".
+    """
     total = sum(earlier.values())
     if not total:
         return 1.0
-    kind = type(answer).__name__
-    of_type = sum(count for text, count in earlier.items() if text.partition(" ")[0] == kind)
-    return 1 - 0.5 * (earlier[f"{kind} {answer!r}"] + of_type) / total
+    type_name = type(answer).__name__
+    of_type = sum(count for text, count in earlier.items() if text.partition(" ")[0] == type_name)
+    return 1 - 0.5 * (earlier[f"{type_name} {answer!r}"] + of_type) / total
 
 
 BONUSES = ("complexity", "edit_distance", "halstead", "answer_diversity")
 COMBINE = ("sum", "multiply", "sum_multiply", "multiply_sum")
 
 
-def combine(reward: Floats, bonuses: Floats, how: str) -> Floats:
-    """Rewards (n,) with bonuses (n, terms), where the reward is above 0.
+def combine(reward: PerProposal, bonuses: Float[np.ndarray, "proposals terms"], how: str) -> PerProposal:
+    """Join rewards with bonuses, where the reward is above 0.
 
-    ``sum`` r + sum; ``multiply`` r * product; ``sum_multiply`` r + product; ``multiply_sum`` r * sum.
+    Parameters
+    ----------
+    reward : (n,).
+    bonuses : (n, terms).
+    how : ``sum`` r + sum; ``multiply`` r * product; ``sum_multiply`` r + product; ``multiply_sum`` r * sum.
     """
     if not bonuses.shape[1]:
         return reward
