@@ -106,7 +106,7 @@ def _temperatures(temperature: Any, shape: tuple[int, ...]) -> Float[np.ndarray,
         raise InputError(f"temperature has shape {values.shape}, tokens have {shape}: give one number, or one a token") from None
 
 
-def _targets(targets: Int[np.ndarray, ...], shape: tuple[int, ...], vocabulary: int) -> Int[np.ndarray, " rows"]:
+def _targets(targets: Int[np.ndarray, " ..."], shape: tuple[int, ...], vocabulary: int) -> Int[np.ndarray, " rows"]:
     if targets.shape != shape:
         raise InputError(f"targets have shape {targets.shape}, tokens have {shape}: there must be one a token")
     if targets.size and int(targets.max()) >= vocabulary:

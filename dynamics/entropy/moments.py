@@ -125,7 +125,7 @@ def count_above(
     return above
 
 
-def widened(rows: Shaped[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+def widened(rows: Shaped[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
     """Give the same values in a dtype that the kernels take."""
     if rows.dtype in (np.float32, np.float64):
         return np.ascontiguousarray(rows)

@@ -311,7 +311,7 @@ def _measured(
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Number names that come more than once."""
+    """Add a number to names that come more than once."""
     counts: dict[str, int] = {}
     unique = []
     for name in names:

@@ -28,7 +28,7 @@ FILES = 8
 def show(report: Report, console: Console | None = None) -> None:
     """Print a report to standard output (or to ``console``)."""
 
-    def sections(width: int, fancy: bool) -> list[Section]:
+    def sections(width: int, _fancy: bool) -> list[Section]:
         return [
             _files(report),
             _models(report),
@@ -42,7 +42,7 @@ def show(report: Report, console: Console | None = None) -> None:
 
 
 def value(number: float, sign: bool = False) -> str:
-    """A chance to three decimals; - where there is none. Never 1.000 or 0.000 for what is not."""
+    """Write a probability to three decimals; - where there is none. Never 1.000 or 0.000 for what is not."""
     if math.isnan(number):
         return "-"
     if 0.9995 <= number < 1:
@@ -53,6 +53,7 @@ def value(number: float, sign: bool = False) -> str:
 
 
 def interval(low: float, high: float, sign: bool = False) -> str:
+    """Write an interval to three decimals; nothing where there is none."""
     return "" if math.isnan(low) or math.isnan(high) else f"[{low:{'+' * sign}.3f}, {high:{'+' * sign}.3f}]"
 
 
@@ -81,15 +82,15 @@ def _models(report: Report) -> Section:
 
 
 def _measures(report: Report, width: int) -> list[Section]:
-    """A table a measure, k down and models across; as many models beside each other as fit."""
+    """Make a table a measure, k down and models across; as many models beside each other as fit."""
     sections: list[Section] = []
     for name, title in SHOWN.items():
         curves = [curve for curve in report.curves if name in curve.points]
         labels = {curve.name: shown(curve.name, 40) for curve in curves}
         while curves:
-            fit = max(1, (width - 14) // (26 + max(0, max(len(labels[curve.name]) for curve in curves) - 7)))
-            sections.append(_measure(name, title, curves[:fit], labels, report.level))
-            curves = curves[fit:]
+            fitting = max(1, (width - 14) // (26 + max(0, max(len(labels[curve.name]) for curve in curves) - 7)))
+            sections.append(_measure(name, title, curves[:fitting], labels, report.level))
+            curves = curves[fitting:]
     return sections
 
 
@@ -98,10 +99,10 @@ def _measure(name: str, title: str, curves: list[Curve], labels: dict[str, str],
     ragged = any(curve.samples["min"] < curve.samples["max"] for curve in curves)
     heads = [head for curve in curves for head in (f">{labels[curve.name]}", f"|{level:.0%}", *([">problems"] if ragged else []))]
     table = tables.table(f">{title}, k", *heads)
-    for place, k in enumerate(curves[0].points["k"]):
+    for index, k in enumerate(curves[0].points["k"]):
         cells = []
         for curve in curves:
-            row = curve.points.iloc[place]
+            row = curve.points.iloc[index]
             flag = " ~" if name == "pass_at_k" and 2 * row["over_half"] > row["problems"] else ""
             cells += [value(row[name]), interval(row[f"{prefix}low"], row[f"{prefix}high"]) + flag]
             if ragged:
