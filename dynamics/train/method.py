@@ -29,7 +29,10 @@ class StepData:
 
 
 class Method:
-    """Where batches come from. What it needs beside the step to go on is its ``state``."""
+    """Where batches come from. What it needs beside the step to go on is its ``state``.
+
+    All but ``next_batch`` is a no-op unless a method has something to do there.
+    """
 
     record_every = 1
 

@@ -83,11 +83,11 @@ class Expressions:
     """Runs programs of the small language, with the interface of a sandbox."""
 
     def __enter__(self) -> Expressions:
-        """Do nothing: there is no process."""
+        """Give itself: a no-op, as there is no process to start."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Do nothing."""
+        """End the block: a no-op, as there is no process to stop."""
 
     def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
         """Call ``entry`` with each tuple of arguments.
