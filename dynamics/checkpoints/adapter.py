@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.folder import read_json
@@ -47,17 +48,18 @@ CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class LowRank:
     """An update of one weight, ``left @ right``: (rows, r) and (r, columns), float64, the scaling within ``left``."""
 
-    left: np.ndarray
-    right: np.ndarray
+    left: Float[np.ndarray, "rows r"]
+    right: Float[np.ndarray, "r columns"]
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Shape of the update."""
         return self.left.shape[0], self.right.shape[1]
 
-    def singular_values(self) -> np.ndarray:
-        """The r largest singular values, from the r x r core of two QR factorisations."""
+    def singular_values(self) -> Float[np.ndarray, " smaller_side"]:
+        """Compute the r largest singular values, ``(r,)``, from the r x r core of two QR factorisations."""
         core = _triangle(self.left) @ _triangle(self.right.T).T
-        values: np.ndarray = np.linalg.svd(core, compute_uv=False)
+        values: Float[np.ndarray, " r"] = np.linalg.svd(core, compute_uv=False)
         return values
 
     def norm(self) -> float:
@@ -80,7 +82,7 @@ class Adapter:
     replaced: Mapping[str, Tensor]
 
     def apply(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
-        """The base with the adapter on it, lazily, and a record for each update: name, rank, numerical_rank, scaling, update_norm.
+        """Apply the adapter to its base, lazily; also give a record an update: name, rank, numerical_rank, scaling, update_norm.
 
         Weights the adapter does not touch are the base's own, so that they cost no comparison.
         """
@@ -117,12 +119,12 @@ class Adapter:
         raise InputError(f"{shown(self.path)}: targets {shown(target)}, which {shown(base.path)} does not have; is this its base model?")
 
 
-def _triangle(matrix: np.ndarray) -> np.ndarray:
+def _triangle(matrix: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "k n"]:
     return np.linalg.qr(matrix, mode="reduced")[1]
 
 
 def _find(target: str, stored: Mapping[str, str]) -> str | None:
-    """The stored name of an adapter's target: as it is, or with or without the prefix that separates a model from its inner part."""
+    """Find the stored name of an adapter's target: as it is, or with or without the prefix that separates a model from its inner part."""
     if target in stored:
         return stored[target]
     for stem in parameter_names.STEMS:
@@ -133,10 +135,10 @@ def _find(target: str, stored: Mapping[str, str]) -> str | None:
 
 
 def merged(name: str, base: Tensor, update: LowRank) -> Tensor:
-    """``base + update`` in float64, a stretch of rows at a time."""
+    """Make the tensor ``base + update``, formed in float64 for some rows at a time."""
     columns = update.shape[1]
 
-    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+    def read(start: int, stop: int, out: Shaped[np.ndarray, " room"]) -> Float[np.ndarray, " n"]:
         first, last = start // columns, -(-stop // columns)
         dense = (update.left[first:last] @ update.right).reshape(-1)
         out = out[: stop - start]
@@ -147,7 +149,7 @@ def merged(name: str, base: Tensor, update: LowRank) -> Tensor:
 
 
 def read_adapter(folder: Path) -> Checkpoint:
-    """A PEFT LoRA folder as a checkpoint that has no tensors, only an ``Adapter`` to apply to a base."""
+    """Read a PEFT LoRA folder as a checkpoint that has no tensors, only an ``Adapter`` to apply to a base."""
     where = shown(folder)
     config = read_json(folder / "adapter_config.json")
     _check(where, config)
@@ -204,7 +206,7 @@ def _check(where: str, config: Mapping[str, Any]) -> None:
 
 
 def _full_weight(name: str) -> str:
-    """The base's name of a weight that the adapter stores whole."""
+    """Give the base's name of a weight that the adapter stores whole."""
     return re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", name)
 
 
@@ -240,12 +242,16 @@ def _scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> f
 
 
 def _patterned(module: str, patterns: Any, default: Any) -> Any:
-    """The setting of a module: that of the first pattern that matches the end of its name, as PEFT resolves it."""
+    """Look up the setting of a module: that of the first pattern that matches the end of its name, as PEFT resolves it."""
     for pattern, value in (patterns or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error:
-            if module.endswith(pattern):
-                return value
+        if _matches(pattern, module):
+            return value
     return default
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether the end of a module's name matches; a pattern that is no regular expression is compared as text."""
+    try:
+        return bool(re.match(rf"(.*\.)?({pattern})$", module))
+    except re.error:
+        return module.endswith(pattern)

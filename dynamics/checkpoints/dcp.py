@@ -36,7 +36,7 @@ Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def read_dcp(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder with a ``.metadata`` file."""
+    """Read the checkpoint in a folder with a ``.metadata`` file."""
     file = File(folder / ".metadata")
     where = shown(file.path)
     metadata = unpickle(io.BytesIO(file.read(0, file.size)), where, CLASSES)

@@ -21,6 +21,7 @@ class File:
     """
 
     def __init__(self, path: str | Path):
+        """Open the file; refuse what is no regular file, and Git LFS pointers."""
         self.path = Path(path)
         try:
             self._fd = _open(self.path)
@@ -50,6 +51,7 @@ class File:
             done += count
 
     def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset`` on."""
         buffer = np.empty(size, np.uint8)
         self.read_into(offset, buffer)
         return buffer.tobytes()
@@ -64,6 +66,7 @@ class File:
         return len(data)
 
     def __del__(self) -> None:
+        """Close the file."""
         fd, self._fd = getattr(self, "_fd", -1), -1
         if fd >= 0:
             os.close(fd)

@@ -24,7 +24,7 @@ NOT_WEIGHTS = re.compile(
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder``, whatever of the known layouts it has."""
+    """Read the checkpoint in ``folder``, whichever of the known layouts it has."""
     where = shown(folder)
     try:
         files = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() or entry.is_symlink()}
@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
 
 def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
-    """The weight files, in the order of preference of transformers: one safetensors, its index, shards without one, then .bin."""
+    """Choose the weight files, in the order of preference of transformers: one safetensors, its index, shards without one, then .bin."""
     for single, index, suffix in (
         ("model.safetensors", INDEXES[0], ".safetensors"),
         ("pytorch_model.bin", INDEXES[1], ".bin"),
@@ -103,7 +103,7 @@ def _from_index(folder: Path, index: str, files: dict[str, Path]) -> list[Path]:
 
 
 def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
-    """The files, once it is sure that no shard of ``x-00001-of-00003`` is missing."""
+    """Give the files, once it is sure that no shard of ``x-00001-of-00003`` is missing."""
     for name in files:
         numbered = NUMBERED.match(name)
         if numbered:
@@ -119,11 +119,7 @@ def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
 
 def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoint:
     """One checkpoint out of several files. A name may stand in one of them only; the index decides where it is stale."""
-    weight_map: dict[str, str] = {}
-    if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
-        for index in INDEXES:
-            if index in files and index.split(".")[-3] == chosen[0].suffix[1:]:
-                weight_map = read_json(files[index])["weight_map"]
+    weight_map = _weight_map(files, chosen)
     tensors: dict[str, Tensor] = {}
     ignored: list[tuple[str, str]] = []
     for path in chosen:
@@ -144,14 +140,21 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
             raise InputError(
                 f"{shown(folder)}: the index places {shown(name)} in {shown(shard)}, which does not hold it; the index is stale"
             )
-    for name, path in files.items():
-        if path not in chosen and name.endswith((*WEIGHTS, ".gguf")):
-            reason = (
-                "not weights of the model" if NOT_WEIGHTS.match(name) else f"file not read: the weights were taken from {chosen[0].name}"
-            )
-            ignored.append((name, reason))
+    unread = f"file not read: the weights were taken from {chosen[0].name}"
+    others = [name for name, path in files.items() if path not in chosen and name.endswith((*WEIGHTS, ".gguf"))]
+    ignored += [(name, "not weights of the model" if NOT_WEIGHTS.match(name) else unread) for name in others]
     config = read_json(files["config.json"]) if "config.json" in files else None
     return Checkpoint(str(folder), "huggingface", tensors, config, tuple(ignored))
+
+
+def _weight_map(files: dict[str, Path], chosen: list[Path]) -> dict[str, str]:
+    """Name -> file, of the index that belongs to the chosen files; empty without one, and for a single file, which needs none."""
+    weight_map: dict[str, str] = {}
+    if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
+        for index in INDEXES:
+            if index in files and index.split(".")[-3] == chosen[0].suffix[1:]:
+                weight_map = read_json(files[index])["weight_map"]
+    return weight_map
 
 
 def _read_part(path: Path) -> Checkpoint:
@@ -163,6 +166,7 @@ def _read_part(path: Path) -> Checkpoint:
 
 
 def read_json(path: Path, limit: int = 200_000_000) -> dict[str, Any]:
+    """Read a JSON object of at most ``limit`` bytes."""
     try:
         if path.stat().st_size > limit:
             raise InputError(f"{shown(path)}: over {limit} bytes; not a model's JSON file")

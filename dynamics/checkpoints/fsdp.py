@@ -34,7 +34,7 @@ class LocalShard:
 
 
 def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
-    """The checkpoint that the shards of all ranks make up."""
+    """Read the checkpoint that the shards of all ranks make up."""
     where = shown(folder)
     ranks = _by_rank(where, paths)
     saved = [load_state(File(path)) for path in ranks]
@@ -103,7 +103,7 @@ def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
             raise InputError(f"{where}: is a DTensor without a shape or a local tensor; the file is damaged")
         if isinstance(local, str):
             return local
-        return LocalShard(shape, local, _splits(where, len(shape), spec, saved))
+        return LocalShard(shape, local, _splits(where, len(shape), spec))
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -117,7 +117,7 @@ def _same(a: LocalShard, b: LocalShard, limit: int = 4096) -> bool:
     return (a.shape, a.local.dtype) == (b.shape, b.local.dtype) and first.tobytes() == second.tobytes()
 
 
-def _splits(where: str, axes: int, spec: dict[str, Any], saved: Saved) -> tuple[tuple[Split, ...], ...]:
+def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, ...], ...]:
     """Per axis of the tensor the splits that the placements ask for, in the order of the mesh."""
     sizes = _mesh_sizes(spec["mesh"].state)
     coordinates = spec["mesh"].state.get("_coordinate_on_dim")

@@ -60,18 +60,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
+    """One tensor of the header.
+
+    Attributes
+    ----------
+    name, shape : as stored; the slowest axis first.
+    kind : GGUF's name of its type.
+    offset : its first byte in the file.
+    block, width : elements in a block, bytes of a block.
+    """
+
     name: str
     shape: tuple[int, ...]
     kind: str
     offset: int
     block: int
-    """elements in a block"""
     width: int
-    """bytes of a block"""
 
 
 def read_gguf(path: Path) -> Checkpoint:
-    """The checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
+    """Read the checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
     where = shown(path)
     try:
         import gguf
@@ -122,12 +130,7 @@ def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Ent
     count, fields_count = _unpack(stream, "QQ")
     if 24 * count + 13 * fields_count > file.size:
         raise InputError(f"{where}: claims {count} tensors and {fields_count} fields in {file.size} bytes; fetch it again")
-    fields: dict[str, Any] = {}
-    for _ in range(fields_count):
-        key = _string(stream, file.size)
-        if key in fields:
-            raise InputError(f"{where}: holds the field {shown(key)} twice; the file is damaged")
-        fields[key] = _value(stream, _unpack(stream, "I")[0], file.size, where)
+    fields = _fields(stream, fields_count, file.size, where)
     entry_of: dict[str, Entry] = {}
     for _ in range(count):
         name = _string(stream, file.size)
@@ -145,6 +148,16 @@ def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Ent
             raise InputError(f"{where}: {shown(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")
         entries.append(Entry(entry.name, entry.shape, entry.kind, start + entry.offset, entry.block, entry.width))
     return fields, entries
+
+
+def _fields(stream: Stream, count: int, limit: int, where: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for _ in range(count):
+        key = _string(stream, limit)
+        if key in fields:
+            raise InputError(f"{where}: holds the field {shown(key)} twice; the file is damaged")
+        fields[key] = _value(stream, _unpack(stream, "I")[0], limit, where)
+    return fields
 
 
 def _entry(stream: Stream, name: str, where: str, gguf: Any) -> Entry:
@@ -204,7 +217,7 @@ def _skip(stream: Stream, size: int, limit: int) -> None:
 
 
 def _tensor(file: File, entry: Entry, gguf: Any) -> Tensor | None:
-    """A lazy tensor; None where gguf has no dequantization for its type."""
+    """Make a lazy tensor; None where gguf has no dequantization for its type."""
     if entry.kind in PLAIN:
         return from_file(entry.name, entry.shape, PLAIN[entry.kind], file, entry.offset)
     kind = gguf.GGMLQuantizationType[entry.kind]
@@ -243,7 +256,7 @@ def _names(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
 
 
 def _rename(name: str, table: Mapping[str, str]) -> tuple[str, str]:
-    """The Hugging Face name, and which module of its block it is; the name as it is where the table lacks it."""
+    """Translate to the Hugging Face name, and say which module of its block it is; the name as it is where the table lacks it."""
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if not match or not table:
         return name, ""

@@ -14,11 +14,12 @@ PATIENCE = 20.0  # seconds for the first answer; asked once, so that a machine w
 
 
 def is_hub_id(text: str) -> bool:
+    """Whether a text has the form ``org/name`` or ``org/name@revision``."""
     return bool(HUB_ID.match(text))
 
 
 def download(hub_id: str) -> Path:
-    """The local folder of a Hub model: from the cache if it is there, fetched otherwise; safetensors where the model has them."""
+    """Find the local folder of a Hub model: in the cache, else downloaded; safetensors where the model has them."""
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError

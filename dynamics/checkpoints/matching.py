@@ -94,7 +94,7 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
 
 
 def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
-    """The tensors of a checkpoint by canonical name, without buffers and packed weights."""
+    """Collect the tensors of a checkpoint by canonical name, without buffers and packed weights."""
     result.skipped += [Skip(name, which, reason) for name, reason in checkpoint.ignored]
     short = parameter_names.canonical(checkpoint.tensors)
     side = _Side(which, checkpoint, {})
@@ -260,7 +260,7 @@ def _experts(side: _Side, other: _Side, result: Match) -> None:
 
 
 def _tied_head(side: _Side, other: _Side, result: Match) -> None:
-    """A head that only ``side`` stores: a copy of its embedding, or untied from one that ``other`` still shares."""
+    """Match a head that only ``side`` stores: a copy of its embedding, or untied from one that ``other`` still shares."""
     head = next(
         (
             name

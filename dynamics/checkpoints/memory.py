@@ -25,7 +25,7 @@ def read_mapping(mapping: Mapping[str, Any], label: str = "memory") -> Checkpoin
 
 
 def _tensor(name: str, value: Any) -> Tensor | str:
-    """The tensor, or the reason why there is none."""
+    """Make the tensor, or give the reason why there is none."""
     if isinstance(value, Tensor):
         return value.named(name)
     kind = type(value).__module__.split(".")[0]
@@ -62,7 +62,7 @@ def _torch_tensor(name: str, value: Any) -> Tensor | str:
         flat = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
     storage = STORAGE[dtype]
 
-    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+    def read(start: int, stop: int, _out: np.ndarray) -> np.ndarray:
         chunk: np.ndarray = flat[start:stop].cpu().numpy()
         return chunk.view(storage)
 

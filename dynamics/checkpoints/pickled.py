@@ -44,19 +44,24 @@ class FileRange(io.RawIOBase):
         self.file, self.start, self.size, self.position = file, start, size, 0
 
     def readable(self) -> bool:
+        """Say that it can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Say that it can seek."""
         return True
 
     def tell(self) -> int:
+        """Give the position within the range, in bytes."""
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position within the range."""
         self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
         return self.position
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position on, as far as the range goes."""
         count = min(len(buffer), max(0, self.size - self.position))
         self.file.read_into(self.start + self.position, np.frombuffer(buffer, np.uint8, count))
         self.position += count
@@ -88,50 +93,61 @@ def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
 
 def _load_zip(file: File, start: int, size: int) -> Saved:
     where = shown(file.path)
-    stream = io.BufferedReader(FileRange(file, start, size))
-    try:
-        archive = zipfile.ZipFile(stream)
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
-        raise InputError(f"{where}: is cut short or damaged ({shown(error, 60)}); fetch it again") from None
-    records = {record.filename: record for record in archive.infolist()}
-    if len(records) < len(archive.infolist()):
-        raise InputError(f"{where}: has two records of one name; it was not written by torch.save")
-    root = archive.infolist()[0].filename.split("/")[0] if records else ""
-    if f"{root}/data.pkl" not in records:
+    archive = _Archive(file, start, size)
+    if "data.pkl" not in archive:
         raise InputError(f"{where}: is a zip file without data.pkl, so not a file of torch.save")
-    if f"{root}/constants.pkl" in records:
+    if "constants.pkl" in archive:
         raise InputError(f"{where}: is a TorchScript program; save the model's state_dict() instead")
 
-    def body(name: str) -> tuple[int, int]:
-        record = records.get(f"{root}/{name}")
-        if record is None:
-            raise InputError(f"{where}: lacks its record {shown(name)}")
-        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-            raise InputError(f"{where}: its record {shown(name)} is compressed; write the file again with torch.save")
-        first, end = start + record.header_offset, start + size
-        if not start <= first <= end - 30:
-            raise InputError(f"{where}: its record {shown(name)} claims to lie outside the file")
-        header = file.read(first, 30)
-        first += 30 + sum(struct.unpack("<HH", header[26:]))
-        if header[:4] != b"PK\x03\x04" or record.file_size != record.compress_size or first + record.file_size > end:
-            raise InputError(f"{where}: its record {shown(name)} reaches beyond the file; fetch it again")
-        return first, record.file_size
-
     def offset_of(storage: Storage) -> int:
-        first, room = body(f"data/{storage.key}")
+        first, room = archive.body(f"data/{storage.key}")
         if storage.size * WIDTHS[storage.dtype] > room:
             raise InputError(f"{where}: storage {shown(storage.key)} claims {storage.size} {storage.dtype} in {room} bytes")
         return first
 
-    if f"{root}/byteorder" in records and file.read(*body("byteorder")) != b"little":
+    if "byteorder" in archive and file.read(*archive.body("byteorder")) != b"little":
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
-    return Saved(file, unpickle(io.BytesIO(file.read(*body("data.pkl"))), where), offset_of)
+    return Saved(file, unpickle(io.BytesIO(file.read(*archive.body("data.pkl"))), where), offset_of)
+
+
+class _Archive:
+    """The records of a zip file that lies in bytes ``start:start + size`` of another file; all under one folder, as torch writes them."""
+
+    def __init__(self, file: File, start: int, size: int):
+        self.file, self.start, self.end, self.where = file, start, start + size, shown(file.path)
+        try:
+            infos = zipfile.ZipFile(io.BufferedReader(FileRange(file, start, size))).infolist()
+        except InputError:
+            raise
+        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
+            raise InputError(f"{self.where}: is cut short or damaged ({shown(error, 60)}); fetch it again") from None
+        self.records = {record.filename: record for record in infos}
+        if len(self.records) < len(infos):
+            raise InputError(f"{self.where}: has two records of one name; it was not written by torch.save")
+        self.root = infos[0].filename.split("/")[0] if infos else ""
+
+    def __contains__(self, name: str) -> bool:
+        return f"{self.root}/{name}" in self.records
+
+    def body(self, name: str) -> tuple[int, int]:
+        """Find the first byte and the length of a record, which must be stored as it is."""
+        record = self.records.get(f"{self.root}/{name}")
+        if record is None:
+            raise InputError(f"{self.where}: lacks its record {shown(name)}")
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+            raise InputError(f"{self.where}: its record {shown(name)} is compressed; write the file again with torch.save")
+        first = self.start + record.header_offset
+        if not self.start <= first <= self.end - 30:
+            raise InputError(f"{self.where}: its record {shown(name)} claims to lie outside the file")
+        header = self.file.read(first, 30)
+        first += 30 + sum(struct.unpack("<HH", header[26:]))
+        if header[:4] != b"PK\x03\x04" or record.file_size != record.compress_size or first + record.file_size > self.end:
+            raise InputError(f"{self.where}: its record {shown(name)} reaches beyond the file; fetch it again")
+        return first, record.file_size
 
 
 def _load_legacy(file: File, start: int, size: int) -> Saved:
-    """torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then each storage behind its length."""
+    """Read the format of torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then the storages."""
     where = shown(file.path)
     stream = io.BufferedReader(FileRange(file, start, size))
     if unpickle(stream, where) != LEGACY_MAGIC:
@@ -171,10 +187,12 @@ class Strided:
     strides: tuple[int, ...]
 
     def narrow(self, axis: int, start: int, length: int) -> Strided:
+        """Select ``length`` indices of an axis from ``start`` on."""
         shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
         return replace(self, shape=shape, origin=self.origin + start * self.strides[axis] * STORAGE[self.dtype].itemsize)
 
     def tensor(self, name: str) -> Tensor:
+        """Make the lazy tensor of these elements, in row-major order."""
         shape, strides = _merge_axes(self.shape, self.strides)
         if math.prod(shape) <= 1 or strides == (1,):
             return from_file(name, self.shape, self.dtype, self.file, self.origin)
@@ -192,7 +210,7 @@ class Strided:
 
 
 def _merge_axes(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The same elements in the same order with the fewest axes; a contiguous tensor has one, of stride 1."""
+    """Describe the same elements in the same order with the fewest axes; a contiguous tensor has one, of stride 1."""
     merged: list[tuple[int, int]] = []
     for size, stride in zip(shape, strides, strict=True):
         if size == 1:
@@ -272,7 +290,7 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
 
 
 def read_pickled(path: Path) -> Checkpoint:
-    """The checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or one filed under ``model``, ``state_dict``, ..."""
+    """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or one filed under ``model``, ``state_dict``, ..."""
     where = shown(path)
     saved = load_state(File(path))
     if not isinstance(saved.root, dict):

@@ -42,7 +42,7 @@ OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ":
 
 
 def read_safetensors(path: str | Path) -> Checkpoint:
-    """The tensors of one ``.safetensors`` file, none of them read yet."""
+    """Open the tensors of one ``.safetensors`` file; none of their values is read yet."""
     file = File(path)
     entries, start = read_header(file)
     tensors: dict[str, Tensor] = {}

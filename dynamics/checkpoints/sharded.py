@@ -15,7 +15,7 @@ Shard = tuple[tuple[int, ...], tuple[int, ...], Tensor]
 
 
 def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[Shard]) -> Tensor:
-    """A lazy tensor over shards that cover it exactly; anything else is an ``InputError``.
+    """Make a lazy tensor over shards that cover it exactly; anything else is an ``InputError``.
 
     A shard keeps the row-major order of the whole, so the elements of a shard that fall into a flat range of the
     whole are themselves a flat range of the shard: each read asks every shard it touches for one such range, no more.

@@ -17,12 +17,12 @@ from dynamics.sparsity.definitions import RULES, Thresholds, changed, rule_texts
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float64, Int64
 
     from dynamics.checkpoints.tensor import Tensor
     from dynamics.io.threads import Progress
 
 SCHEMA = "dynamics.overlap/1"
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,26 @@ class Row:
 
 @dataclass
 class Counts:
-    """What is added up over chunks: for every pair of updates and rule the weights in either mask and in both, and sums of products."""
+    """What is added up over chunks of weights.
 
-    intersections: Array
-    sums: Array
-    consensus: Array
-    first_changed: Array
-    came_back: Array
+    Attributes
+    ----------
+    intersections : for every pair of updates and rule, weights in the first mask, in the second, in both.
+    sums : for every pair of updates, see ``kernels.count_pairs``.
+    consensus : by rule, weights that 0, 1, ... of the updates changed.
+    first_changed : by rule, weights that the first, second, ... update was the first to change; last those that none did.
+    came_back : by rule, weights that some update changed, and the last one did not.
+    """
+
+    intersections: Int64[np.ndarray, "pairs rules 3"]
+    sums: Float64[np.ndarray, "pairs 7"]
+    consensus: Int64[np.ndarray, "rules updates_and_none"]
+    first_changed: Int64[np.ndarray, "rules updates_and_never"]
+    came_back: Int64[np.ndarray, " rules"]
 
     @staticmethod
     def empty(updates: int) -> Counts:
+        """Make counts of no weights for so many updates."""
         pairs = updates * (updates - 1) // 2
         four = len(RULES)
         return Counts(
@@ -104,6 +114,7 @@ class Counts:
         )
 
     def __iadd__(self, other: Counts) -> Counts:
+        """Add the counts of other weights."""
         for name in ("intersections", "sums", "consensus", "first_changed", "came_back"):
             getattr(self, name).__iadd__(getattr(other, name))
         return self
@@ -133,7 +144,7 @@ class Comparison:
     atol: float = 1e-5
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of schema ``dynamics.overlap/1``."""
+        """Build the document of schema ``dynamics.overlap/1``."""
         from dataclasses import asdict
 
         return {
@@ -153,7 +164,7 @@ class Comparison:
 
 
 def overlap(numel: int, first: int, second: int, both: int, by_tensor: float | None = None) -> Overlap:
-    """From counts. ``by_tensor``: weights expected in both if the masks were independent within every tensor.
+    """Derive an overlap from counts. ``by_tensor``: weights expected in both if the masks were independent within every tensor.
 
     >>> overlap(100, 20, 10, 5).o1, overlap(100, 20, 10, 5).o1_chance
     (0.25, 0.1)
@@ -179,7 +190,14 @@ def compare(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Overlap of the updates of two or more checkpoints of one base, in one pass over all files.
+    """Compare the masks of the updates of two or more checkpoints of one base, in one pass over all files.
+
+    Parameters
+    ----------
+    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may hold LoRA adapter folders.
+    rtol, atol : thresholds of the two tolerant rules.
+    threads : chunks in work at once; None for one a core.
+    progress : called with (weights done, weights in all).
 
     Examples
     --------
@@ -253,7 +271,7 @@ def compare(
 
 
 def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
-    """A row for every pair of updates over some tensors."""
+    """Make a row for every pair of updates over some tensors."""
     updates = len(parts[0][0]) - 1
     rows = []
     numel = sum(tensors[0].numel for tensors, _ in parts)
@@ -282,7 +300,7 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
 
 
 def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
-    """Counts of every set of tensors (base first), a chunk at a time."""
+    """Count every set of tensors (base first), a chunk at a time."""
     from dynamics.io.threads import in_order
     from dynamics.sparsity.accumulate import CHUNK
 
@@ -335,7 +353,7 @@ def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: floa
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
-    """A row for every part, pair and rule."""
+    """Make a table with a row for every part, pair and rule."""
     import pandas as pd
 
     records = []

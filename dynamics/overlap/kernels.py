@@ -62,7 +62,7 @@ def _products(base, tuned_a, tuned_b, sums):
 
 @compiled
 def _products_of_finite(base, tuned_a, tuned_b, sums):
-    """The same where some values are not finite; those pairs are left out."""
+    """Add the same where some values are not finite; those pairs are left out."""
     for i in range(base.size):
         b = np.float64(base[i])
         d, e = np.float64(tuned_a[i]) - b, np.float64(tuned_b[i]) - b

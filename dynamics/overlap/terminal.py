@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def show(comparison: Comparison, series: bool = False, console: Console | None = None) -> None:
     """Print it to standard output, or to ``console``."""
 
-    def sections(width: int, fancy: bool) -> list[Section]:
+    def sections(_width: int, _fancy: bool) -> list[Section]:
         return [
             _header(comparison),
             _total(comparison),

@@ -55,12 +55,15 @@ class Recorder:
         self._sinks = open_sinks(Path(out), tensorboard, wandb)
 
     def __enter__(self) -> Recorder:
+        """Give the recorder itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the files."""
         self.close()
 
     def close(self) -> None:
+        """Close the run directory and what the numbers also go to."""
         self.directory.close()
         for sink in self._sinks:
             sink(None, {})
@@ -80,7 +83,7 @@ class Recorder:
         return line
 
     def measure(self, step: int, named_parameters: Parameters) -> dict[str, Any]:
-        """What moved in the weights, if it is measured at this step."""
+        """Measure what moved in the weights, if this step is one that is measured."""
         begin = time.perf_counter()
         metrics: dict[str, Any] = {}
         measured, before_next = step % self.every == 0, (step + 1) % self.every == 0
@@ -99,7 +102,7 @@ class Recorder:
 
 
 def snapshot(named_parameters: Parameters) -> dict[str, Stored]:
-    """A copy of the weights as they are stored: flat arrays with the name of their dtype. Of a sharded tensor the local part."""
+    """Copy the weights as they are stored: flat arrays with the name of their dtype. Of a sharded tensor the local part."""
     items = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters
     return {name: _stored(value) for name, value in items}
 

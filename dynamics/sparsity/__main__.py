@@ -13,6 +13,7 @@ from dynamics.sparsity.definitions import PAPERS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Compare the checkpoints and write what is asked for."""
     from dynamics.cli.outputs import check_outputs
     from dynamics.cli.progress import ProgressBar
 
@@ -83,6 +84,7 @@ def _positive(text: str) -> int:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.sparsity", main, argv)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float64, Int64, Shaped, UInt16
 
 from dynamics.checkpoints.matching import Pair
 from dynamics.checkpoints.tensor import Tensor
@@ -26,15 +27,25 @@ BINS = len(kernels.STEP_EDGES)
 
 @dataclass
 class DiffStats:
-    """Counts and sums over some weights. Statistics of disjoint sets of weights add."""
+    """Counts and sums over some weights. Statistics of disjoint sets of weights add.
 
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(6, np.int64))
-    bins: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(4))
-    peak: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    Attributes
+    ----------
+    counts : by ``kernels.NUMEL``, ``EXACT``, ``BF16``, ``RTOL``, ``ATOL``, ``NONFINITE``.
+    bins : weights by distance in bf16 steps, see ``kernels.STEP_EDGES``.
+    sums : by ``kernels.BASE``, ``TUNED``, ``UPDATE``, ``CROSS``: of a^2, b^2, (b - a)^2, a (b - a).
+    peak : the largest |b - a|.
+    beyond_bf16 : weights that differ by more than ``Thresholds.bf16_atol`` once rounded to bf16.
+    """
+
+    counts: Int64[np.ndarray, 6] = field(default_factory=lambda: np.zeros(6, np.int64))
+    bins: Int64[np.ndarray, " bins"] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    sums: Float64[np.ndarray, 4] = field(default_factory=lambda: np.zeros(4))
+    peak: Float64[np.ndarray, 1] = field(default_factory=lambda: np.zeros(1))
     beyond_bf16: int = 0
 
     def __iadd__(self, other: DiffStats) -> DiffStats:
+        """Add the statistics of other weights."""
         self.counts += other.counts
         self.bins += other.bins
         self.sums += other.sums
@@ -44,6 +55,7 @@ class DiffStats:
 
 
 def total(stats_of_pairs: Iterable[DiffStats]) -> DiffStats:
+    """Add up statistics."""
     total_stats = DiffStats()
     for stats in stats_of_pairs:
         total_stats += stats
@@ -105,11 +117,17 @@ class _Worker(threading.local):
         b = a if same else self._stored(pair.tuned, start, stop, 1)
         return accumulate_arrays(a, pair.base.dtype, b, pair.tuned.dtype, self.thresholds)
 
-    def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> np.ndarray:
+    def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> Shaped[np.ndarray, " n"]:
         return tensor.read(start, stop, self.buffers[which].view(tensor.storage)[: stop - start])
 
 
-def accumulate_arrays(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> DiffStats:
+def accumulate_arrays(
+    a: Shaped[np.ndarray, " n"],
+    dtype_a: str,
+    b: Shaped[np.ndarray, " n"],
+    dtype_b: str,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+) -> DiffStats:
     """Accumulate the statistics of two flat arrays of stored values, ``(n,)`` each; see ``definitions.comparable`` for the arguments.
 
     Values are compared in the narrowest of bfloat16, float32 and float64 that holds both sides exactly; 64-bit integers are compared
@@ -130,7 +148,7 @@ def accumulate_arrays(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, 
     return stats
 
 
-def _bf16_bits(values: np.ndarray) -> np.ndarray:
+def _bf16_bits(values: Shaped[np.ndarray, " n"]) -> UInt16[np.ndarray, " n"]:
     if values.dtype == np.uint16:
         return values
     bits = np.empty(values.size, np.uint16)

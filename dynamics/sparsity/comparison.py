@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
 from dynamics.errors import InputError
-from dynamics.sparsity.definitions import PAPERS, RULES, mukherjee_threshold, rule_texts
+from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold, rule_texts
 from dynamics.sparsity.notes import explain
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Row:
     dtype_tuned: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Give the fields that are known, as plain values."""
         entries = {key: value for key, value in vars(self).items() if value is not None}
         if self.shape is not None:
             entries["shape"] = list(self.shape)
@@ -103,7 +104,7 @@ class Comparison:
         return cells
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
+        """Build the document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "base": _side(self.base),
@@ -195,7 +196,6 @@ def _measure(
 ) -> Comparison:
     from dynamics.checkpoints import parameter_names
     from dynamics.sparsity.accumulate import accumulate_pairs, total
-    from dynamics.sparsity.definitions import Thresholds
 
     bf16_atol = mukherjee_threshold(atol) if like == "mukherjee" else None
     stats_of_pairs = accumulate_pairs(matched.pairs, Thresholds(rtol, atol, bf16_atol), threads, progress)
@@ -291,9 +291,8 @@ def series(
         raise InputError(f"a series needs two checkpoints or more, got {len(sources)}")
     opened = [open_checkpoint(source) for source in sources]
     jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
-    applied: list[Checkpoint] = [opened[0]]
-    for checkpoint in opened[1:]:
-        applied.append(checkpoint if checkpoint.adapter is None else checkpoint.adapter.apply(opened[0])[0])
+    first, *later = opened
+    applied = [first, *(other if other.adapter is None else other.adapter.apply(first)[0] for other in later)]
     comparisons: dict[tuple[int, int], Comparison] = {}
     for _, start, end in jobs:
         if (start, end) not in comparisons:
@@ -308,7 +307,7 @@ def series(
 
 
 def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
-    """A series as a document: the last checkpoint against the first in full, and the total of every step."""
+    """Build the document of a series: the last checkpoint against the first in full, and the total of every step."""
     document = last_against_first(steps).to_dict()
     document["series"] = [
         {"from": step.start, "to": step.end, "against": step.against, "total": step.comparison.total.to_dict()} for step in steps
@@ -317,6 +316,7 @@ def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def last_against_first(steps: Sequence[Step]) -> Comparison:
+    """Select from a series the comparison of its last checkpoint with its first."""
     return [step.comparison for step in steps if step.against == "first"][-1]
 
 
@@ -325,7 +325,7 @@ def _side(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _flat(level: str, row: Row) -> dict[str, Any]:
-    """A row as one flat record; ``level`` says what it sums over."""
+    """Flatten a row to one record; ``level`` says what it sums over."""
     from dynamics.checkpoints import parameter_names
 
     record: dict[str, Any] = {"level": level, "name": row.name}
@@ -344,12 +344,10 @@ def _flat(level: str, row: Row) -> dict[str, Any]:
 
 
 def table(comparison: Comparison, steps: Sequence[Step] = ()) -> pd.DataFrame:
-    """Every row of a comparison as one tidy table, ``level`` one of total, layer, module, tensor and, in a series, step."""
+    """Put every row of a comparison into one tidy table, ``level`` one of total, layer, module, tensor and, in a series, step."""
     import pandas as pd
 
-    records = [_flat("total", comparison.total)]
-    for level, rows in (("layer", comparison.layers), ("module", comparison.modules), ("tensor", comparison.rows)):
-        records += [_flat(level, row) for row in rows]
-    for step in steps:
-        records.append(_flat("step", step.comparison.total) | {"name": f"{step.start} -> {step.end}", "against": step.against})
+    parts = (("total", [comparison.total]), ("layer", comparison.layers), ("module", comparison.modules), ("tensor", comparison.rows))
+    records = [_flat(level, row) for level, rows in parts for row in rows]
+    records += [_flat("step", step.comparison.total) | {"name": f"{step.start} -> {step.end}", "against": step.against} for step in steps]
     return pd.DataFrame(records)

@@ -37,6 +37,7 @@ _REORDER = {"reassoc", "contract", "nsz"}
 
 
 def compiled(function: Any) -> Any:
+    """Compile a function on first use; it releases the GIL, and its sums may be reordered."""
     return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
 
 
@@ -88,7 +89,7 @@ def _steps_apart(a, b, steps):
 
 @compiled
 def _at_least(steps, threshold):
-    """How many distances reach a threshold. The 16-bit counter holds because a block has 4096 elements; it keeps the loop 16 wide."""
+    """Count the distances that reach a threshold. The 16-bit counter holds because a block has 4096 elements; it keeps the loop 16 wide."""
     count = np.uint16(0)
     for i in range(steps.size):
         count = np.uint16(count + np.uint16(steps[i] >= threshold))
@@ -131,13 +132,14 @@ def _round_float32(values, bits):
 
 
 def _round(values, bits, single):
-    """float32 or float64 values -> bf16 bits; ``single`` is scratch of the same length."""
+    """Round float32 or float64 values to bf16 bits; ``single`` is scratch of the same length. Its body is given by type, below."""
+    raise NotImplementedError
 
 
-@overload(_round, jit_options={"fastmath": _REORDER})
-def _round_by_type(values, bits, single):
+@overload(_round, jit_options={"fastmath": _REORDER}, strict=False)
+def _round_by_type(values, _bits, _single):
     if values.dtype == numba.float32:
-        return lambda values, bits, single: _round_float32(values, bits)
+        return lambda values, bits, _single: _round_float32(values, bits)
 
     def rounded_once(values, bits, single):
         # Rounding to float32 first would round twice; put right where that lands on a tie that the value is not on.
@@ -183,7 +185,7 @@ def _any_nonfinite(words, exponent):
 
 @compiled
 def _sums(a, b):
-    """Sums of a^2, b^2, d^2 and a d, for d = b - a."""
+    """Sum a^2, b^2, d^2 and a d, for d = b - a."""
     base = 0.0
     tuned = 0.0
     update = 0.0
@@ -201,7 +203,7 @@ def _sums(a, b):
 
 @compiled
 def _largest_and_beyond(a, b, atol):
-    """The largest |b - a|, and how many exceed ``atol``. The maximum is of the bits, as integers: one of floats does not vectorise."""
+    """Find the largest |b - a|, and how many exceed ``atol``. The maximum is of the bits, as integers: one of floats does not vectorise."""
     largest = np.int64(0)
     beyond = 0
     for i in range(a.size):

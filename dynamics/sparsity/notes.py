@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def explain(comparison: Comparison) -> list[str]:
-    """What the dtypes of the two sides do to the numbers, in words."""
+    """Say in words what the dtypes of the two sides do to the numbers."""
     total, notes = comparison.total, []
     weights_of = {(row.dtype_base, row.dtype_tuned): 0 for row in comparison.rows}
     for row in comparison.rows:

@@ -41,22 +41,25 @@ MARKS = {"exact": ("o", 8.5, 3.6), "bf16": ("s", 6.0, 2.4), "rtol": ("^", 4.5, 1
 def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     """Draw the update sparsity of each layer and kind of module as a coloured cell, with a colour bar.
 
-    Args:
-        grid: a row a cell, columns ``layer``, ``module`` and ``sparsity_<rule>`` (fraction of weights unchanged), as
-            ``Comparison.grid`` gives. Layers are drawn in order, one stack below another, and what belongs to no layer last.
-        rule: one of ``RULES``.
-        ax: drawn into, and given back.
+    Parameters
+    ----------
+    grid : a row a cell, columns ``layer``, ``module`` and ``sparsity_<rule>`` (fraction of weights unchanged), as
+        ``Comparison.grid`` gives. Layers are drawn in order, one stack below another, and what belongs to no layer last.
+    rule : one of ``RULES``.
+    ax : drawn into, and given back.
 
-    Notes:
-        The colours run from the lowest to the highest cell, not from 0 to 1: read the colour bar before comparing two
-        figures. They never span less than ``LEAST_SPAN``. Grey is no weights, not no change. A cell of 64 weights is as
-        large as one of a million.
+    Notes
+    -----
+    The colours run from the lowest to the highest cell, not from 0 to 1: read the colour bar before comparing two
+    figures. They never span less than ``LEAST_SPAN``. Grey is no weights, not no change. A cell of 64 weights is as
+    large as one of a million.
 
-    Example:
-        >>> figure = style.new_figure(3, 2)
-        >>> cells = pd.DataFrame({"layer": ["layers.0", "layers.1"], "module": ["q", "q"], "sparsity_bf16": [0.2, 0.9]})
-        >>> heat_map(cells, "bf16", figure.subplots()).get_xticklabels()[0].get_text()
-        'q'
+    Examples
+    --------
+    >>> figure = style.new_figure(3, 2)
+    >>> cells = pd.DataFrame({"layer": ["layers.0", "layers.1"], "module": ["q", "q"], "sparsity_bf16": [0.2, 0.9]})
+    >>> heat_map(cells, "bf16", figure.subplots()).get_xticklabels()[0].get_text()
+    'q'
     """
     rows = heat_rows(grid["layer"])
     columns = [module for module in MODULE_ORDER if module in set(grid["module"])]
@@ -99,7 +102,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest finite value, moved apart within [0, 1] to ``LEAST_SPAN`` if they are closer than that."""
+    """Find the lowest and the highest finite value, moved apart within [0, 1] to ``LEAST_SPAN`` if they are closer than that."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 1.0
@@ -111,7 +114,7 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def heat_rows(layers: pd.Series[str]) -> list[str | None]:
-    """The rows of a heat map from top to bottom; None is a gap between stacks."""
+    """List the rows of a heat map from top to bottom; None is a gap between stacks."""
     groups = text.stacks(layer for layer in layers if layer != OUTSIDE) + [[OUTSIDE]] * (OUTSIDE in set(layers))
     rows: list[str | None] = []
     for group in groups:
@@ -120,7 +123,7 @@ def heat_rows(layers: pd.Series[str]) -> list[str | None]:
 
 
 def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
-    """What all layer names begin with, and the label of each row that gets one.
+    """Find what all layer names begin with, and the label of each row that gets one.
 
     With one stack a label is the layer's number; with several, the first of each stack has its name too.
     """
@@ -147,7 +150,7 @@ def _tick_labels(ticks: np.ndarray) -> list[str]:
 
 
 def series_table(steps: Sequence[Step]) -> pd.DataFrame:
-    """A series as a table: a row a step, columns ``against`` (``first`` or ``previous``), ``start``, ``end``, ``sparsity_<rule>``."""
+    """Make a table of a series: a row a step, columns ``against`` (``first`` or ``previous``), ``start``, ``end``, ``sparsity_<rule>``."""
     return pd.DataFrame(
         [
             {"against": step.against, "start": step.start, "end": step.end}
@@ -160,15 +163,17 @@ def series_table(steps: Sequence[Step]) -> pd.DataFrame:
 def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw sparsity against checkpoint: a colour a rule, solid against the first checkpoint, dashed against the one before.
 
-    Args:
-        table: a row a step, columns ``against`` (``first`` or ``previous``), ``end`` (the later checkpoint) and
-            ``sparsity_exact`` ... ``sparsity_atol``, as ``series_table`` gives.
-        ax: drawn into, and given back.
+    Parameters
+    ----------
+    table : a row a step, columns ``against`` (``first`` or ``previous``), ``end`` (the later checkpoint) and
+        ``sparsity_exact`` ... ``sparsity_atol``, as ``series_table`` gives.
+    ax : drawn into, and given back.
 
-    Notes:
-        Checkpoints whose names differ only in a rising number stand at that number, all others one beside the next. The axis
-        does not start at 0. Dashed lines do not add up to the solid one: a weight that moves twice counts once against the
-        first, and one that moves back not at all.
+    Notes
+    -----
+    Checkpoints whose names differ only in a rising number stand at that number, all others one beside the next. The axis
+    does not start at 0. Dashed lines do not add up to the solid one: a weight that moves twice counts once against the
+    first, and one that moves back not at all.
     """
     ends = list(dict.fromkeys(table["end"]))
     numbers = text.checkpoint_numbers(ends)
@@ -212,7 +217,7 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
-    """The figure of a comparison: layer x module under the rule bf16; of a series: sparsity along the checkpoints, all rules."""
+    """Draw the figure of a comparison: layer x module under the rule bf16; of a series: sparsity along the checkpoints, all rules."""
     total = comparison.total
     with style.use_style():
         if steps:
@@ -239,7 +244,7 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
 
 
 def _titled(size: tuple[float, float], title: str, lines: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure with a head of its own height above axes of ``size`` inches, labels included."""
+    """Make a figure with a head of its own height above axes of ``size`` inches, labels included."""
     width, height = size
     wrapped = [part for line in lines for part in textwrap.wrap(line, int(13.5 * width), subsequent_indent="    ")]
     head = 0.45 + 0.165 * len(wrapped)

@@ -21,22 +21,25 @@ RULE_LABELS = {rule: f"{rule}: {text}" for rule, text in rule_texts(1e-3, 1e-5).
 def rules(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the update sparsity of each comparison under each rule as grouped bars, with the value on every bar.
 
-    Args:
-        table: a row a (comparison, rule), columns ``comparison`` (text, may hold line breaks), ``rule`` (one of
-            ``RULES``) and ``sparsity`` (fraction of weights unchanged, in [0, 1]). Comparisons are drawn from left to
-            right in the order in which they first appear.
-        ax: drawn into, and given back.
+    Parameters
+    ----------
+    table : a row a (comparison, rule), columns ``comparison`` (text, may hold line breaks), ``rule`` (one of
+        ``RULES``) and ``sparsity`` (fraction of weights unchanged, in [0, 1]). Comparisons are drawn from left to
+        right in the order in which they first appear.
+    ax : drawn into, and given back.
 
-    Notes:
-        The axis always runs from 0 to 1: a truncated one would make a difference between two dense updates look like a
-        difference in kind. Labels keep as many digits as it takes not to print ``100%`` for "almost all".
+    Notes
+    -----
+    The axis always runs from 0 to 1: a truncated one would make a difference between two dense updates look like a
+    difference in kind. Labels keep as many digits as it takes not to print ``100%`` for "almost all".
 
-    Example:
-        >>> from dynamics.presentation import style
-        >>> figure = style.new_figure(6, 3)
-        >>> table = pd.DataFrame({"comparison": ["a", "a"], "rule": ["exact", "bf16"], "sparsity": [0.1, 0.9]})
-        >>> len(rules(table, figure.subplots()).patches)
-        2
+    Examples
+    --------
+    >>> from dynamics.presentation import style
+    >>> figure = style.new_figure(6, 3)
+    >>> table = pd.DataFrame({"comparison": ["a", "a"], "rule": ["exact", "bf16"], "sparsity": [0.1, 0.9]})
+    >>> len(rules(table, figure.subplots()).patches)
+    2
     """
     comparisons = list(dict.fromkeys(table["comparison"]))
     present = [rule for rule in RULES if rule in set(table["rule"])]

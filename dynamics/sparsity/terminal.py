@@ -100,7 +100,7 @@ def _histogram(total: Row, width: int, fancy: bool) -> Section:
 
 
 def _bar(share: float, room: int, fancy: bool) -> str:
-    """A bar of up to ``room`` characters; a share too small for one still shows a tick."""
+    """Draw a bar of up to ``room`` characters; a share too small for one still shows a tick."""
     length = 0 if math.isnan(share) else round(share * room)
     return ("█" if fancy else "#") * length or ("▏" if fancy else "|") * (share > 0)
 
@@ -113,7 +113,7 @@ def _modules(comparison: Comparison) -> Section:
 
 
 def _bare(fraction: float) -> str:
-    """A percentage for a column that says % in its head."""
+    """Format a percentage for a column that says % in its head."""
     return percent(fraction).removesuffix(" %")
 
 
@@ -141,7 +141,7 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
 
 
 def _sparkline(stacks: Sequence[Sequence[Row]], rule: str, room: int) -> str:
-    """A block a layer, or one for a few neighbours pooled where room is short; the lowest to the highest of the line, stacks apart."""
+    """Draw a block a layer, or one for a few neighbours pooled where room is short; the lowest to the highest of the line, stacks apart."""
     size = math.ceil(sum(map(len, stacks)) / room)
     pools = [[stack[start : start + size] for start in range(0, len(stack), size)] for stack in stacks]
     values = [[1 - sum(row.changed[rule] for row in pool) / sum(row.numel for row in pool) for pool in stack] for stack in pools]
@@ -188,7 +188,7 @@ def _notes(notes: Sequence[str]) -> Section:
 
 
 def _skipped(comparison: Comparison) -> Section:
-    """What was left out, by reason: all of it counted, the first three of each named."""
+    """List what was left out, by reason: all of it counted, the first three of each named."""
     if not comparison.skipped:
         return []
     table = tables.table(">left out", "|of", "<because")

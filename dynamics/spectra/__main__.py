@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the matrices and write what is asked for."""
     from dynamics.cli.outputs import check_output, check_outputs, write
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.spectra", main, argv)

@@ -8,24 +8,30 @@ move by no more than the directions can be off (Wedin), which bounds nothing whe
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, Array, angle_summary, angles, energy_in_subspace, largest, norm, padded, ranks
+from dynamics.checkpoints.adapter import LowRank
+from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, angle_summary, angles, energy_in_subspace, largest, norm, padded, ranks
 from dynamics.spectra.randomized_svd import Sketch, extremes, likely_tail, sketch
-
-if TYPE_CHECKING:
-    from dynamics.checkpoints.adapter import LowRank
 
 #: of the rank family, what grows as energy spreads out
 SPREADING = ("stable_rank", "effective_rank_energy", "rank_90", "rank_95", "rank_99")
 
 
 def approximate(
-    before: Array, after: Array, update: Array, changed: Array, k: int, count: int, seed: int, factors: LowRank | None
+    before: Float[np.ndarray, "m n"],
+    after: Float[np.ndarray, "m n"],
+    update: Float[np.ndarray, "m n"],
+    changed: Bool[np.ndarray, "m n"],
+    k: int,
+    count: int,
+    seed: int,
+    factors: LowRank | None,
 ) -> dict[str, Any]:
-    """Fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
+    """Estimate the fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
     size = min(before.shape)
     # from one random start and in as many steps: what one has not found yet the other has not either, and what differs is the update's
     first, second = (sketch(matrix, k + MORE, seed=seed) for matrix in (before, after))
@@ -68,8 +74,8 @@ def approximate(
     }
 
 
-def product(a: Array, b: Array) -> Array:
-    """By torch, as everything here (see ``dynamics.spectra.norm``)."""
+def product(a: Float[np.ndarray, "m k"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "m n"]:
+    """Multiply two matrices by torch, as everything here (see ``linalg.norm``)."""
     import torch
 
     return np.asarray(torch.from_numpy(np.ascontiguousarray(a)) @ torch.from_numpy(np.ascontiguousarray(b)))
@@ -92,7 +98,7 @@ def _update_ranks(of_update: Sketch, shape: tuple[int, ...], bounds: dict[str, t
     return estimate
 
 
-def _principal(of_base: Sketch, changed: Array, k: int, count: int, sine: float) -> tuple[float, tuple[float, float]]:
+def _principal(of_base: Sketch, changed: Bool[np.ndarray, "m n"], k: int, count: int, sine: float) -> tuple[float, tuple[float, float]]:
     """Share of the changed weights among the largest of the rank-k part; those near the edge may be on either side of it."""
     if not changed.any():
         return math.nan, (math.nan, math.nan)

@@ -6,18 +6,21 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 
 from dynamics.checkpoints import Skip, Source, open_checkpoint
+from dynamics.checkpoints.adapter import LowRank
+from dynamics.checkpoints.matching import Pair, match
 from dynamics.checkpoints.tensor import decode
 from dynamics.errors import InputError, shown
 from dynamics.sparsity.definitions import changed, changed_under
 from dynamics.spectra.linalg import (
     COUNTERPART,
     TOP,
-    Array,
     angle_summary,
     angles,
     energy_in_subspace,
@@ -28,10 +31,6 @@ from dynamics.spectra.linalg import (
     ranks,
     svd,
 )
-
-if TYPE_CHECKING:
-    from dynamics.checkpoints.adapter import LowRank
-    from dynamics.checkpoints.matching import Pair
 
 SCHEMA = "dynamics.spectra/1"
 METHODS = ("full", "approx", "none")
@@ -103,18 +102,18 @@ class Spectrum:
 
 
 def measure(
-    base: Array,
-    tuned: Array,
+    base: ArrayLike,
+    tuned: ArrayLike,
     *,
     name: str = "",
     k: int = 32,
     alpha: float = 0.5,
-    changed: Array | None = None,
+    changed: Bool[np.ndarray, "m n"] | None = None,
     method: str = "full",
     seed: int = 0,
     factors: LowRank | None = None,
 ) -> Spectrum:
-    """What the update from ``base`` to ``tuned``, (m, n) each, did.
+    """Measure what the update from ``base`` to ``tuned``, (m, n) each, did.
 
     Parameters
     ----------
@@ -165,7 +164,15 @@ def measure(
 SEQUENCE_FIELDS = ("sigma_base", "sigma_tuned", "sigma_update", "angles_left", "angles_right", "bounds")
 
 
-def _full(before: Array, after: Array, update: Array, changed: Array, k: int, count: int, factors: LowRank | None) -> dict[str, Any]:
+def _full(
+    before: Float[np.ndarray, "m n"],
+    after: Float[np.ndarray, "m n"],
+    update: Float[np.ndarray, "m n"],
+    changed: Bool[np.ndarray, "m n"],
+    k: int,
+    count: int,
+    factors: LowRank | None,
+) -> dict[str, Any]:
     u0, s0, v0 = svd(before)
     u1, s1, v1 = svd(after)
     sigma = svd(update)[1] if factors is None else padded(factors.singular_values(), min(before.shape))
@@ -200,33 +207,24 @@ def compare(
     method: str = "full",
     seed: int = 0,
     done: Sequence[Spectrum] = (),
-    each: Callable[[Spectrum, int, int], None] = lambda spectrum, number, count: None,
+    each: Callable[[Spectrum, int, int], None] | None = None,
 ) -> tuple[list[Spectrum], list[Skip]]:
-    """Spectra of all matrices of two checkpoints, and what was left out and why.
+    """Measure all matrices of two checkpoints; also say what was left out and why.
 
     ``only``: a regular expression that names must match; ``limit``: how many matrices at most, from the first; ``done``: spectra that
     are there already; ``each``: called after every matrix with the number that are done and the number in all.
     """
-    from dynamics.checkpoints.matching import match
-
-    try:
-        pattern = re.compile(only) if only else None
-    except re.error as error:
-        raise InputError(f"--only {shown(only or '')}: is not a regular expression ({error})") from None
+    pattern = _pattern(only)
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     factors: dict[str, LowRank] = {}
     if (adapter := after.adapter) is not None:
         after, records = adapter.apply(before)
         factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
     matched = match(before, after)
-    skipped = list(matched.skipped)
-    selected = []
-    for pair in matched.pairs:
-        if len(pair.base.shape) != 2 or min(pair.base.shape) < 2:
-            skipped.append(Skip(pair.name, "both", "not a matrix"))
-        elif pattern is None or pattern.search(pair.name):
-            selected.append(pair)
-    selected = selected[:limit]
+    matrices = [pair for pair in matched.pairs if len(pair.base.shape) == 2 and min(pair.base.shape) >= 2]
+    names = {pair.name for pair in matrices}
+    skipped = matched.skipped + [Skip(pair.name, "both", "not a matrix") for pair in matched.pairs if pair.name not in names]
+    selected = [pair for pair in matrices if pattern.search(pair.name)][:limit]
     if not selected:
         raise InputError(f"no matrix to measure{f' whose name matches {shown(only)}' if only else ''}")
     done_by_name = {spectrum.name: spectrum for spectrum in done}
@@ -251,5 +249,13 @@ def compare(
     spectra: list[Spectrum] = []
     for pair in selected:
         spectra.append(spectrum_of(pair))
-        each(spectra[-1], len(spectra), len(selected))
+        if each is not None:
+            each(spectra[-1], len(spectra), len(selected))
     return spectra, skipped
+
+
+def _pattern(only: str | None) -> re.Pattern[str]:
+    try:
+        return re.compile(only or "")
+    except re.error as error:
+        raise InputError(f"--only {shown(only or '')}: is not a regular expression ({error})") from None

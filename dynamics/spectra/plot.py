@@ -30,7 +30,7 @@ COLUMNS = {
 
 
 def frame(spectra: list[Spectrum]) -> pd.DataFrame:
-    """A row a matrix, with its layer and kind of module."""
+    """Make a table with a row a matrix, with its layer and kind of module."""
     rows = pd.DataFrame([asdict(spectrum) for spectrum in spectra])
     rows["module"] = [parameter_names.kind(name) for name in rows["name"]]
     rows["layer"] = [
@@ -40,7 +40,7 @@ def frame(spectra: list[Spectrum]) -> pd.DataFrame:
 
 
 def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
-    """A quantity against the layer, a line for each kind of module. ``rows``: columns layer, module, and the quantity."""
+    """Draw a quantity against the layer, a line for each kind of module. ``rows``: columns layer, module, and the quantity."""
     label, chance = COLUMNS[column]
     in_layers = rows[rows["layer"] >= 0]
     for kind, part in in_layers.groupby("module", sort=False):
@@ -58,7 +58,7 @@ def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
 
 
 def values(spectra: list[Spectrum], ax: Axes) -> Axes:
-    """Singular values of the matrix that drifted most: before, after, and of its update."""
+    """Draw the singular values of the matrix that drifted most: before, after, and of its update."""
     drifted_most = max(spectra, key=lambda spectrum: spectrum.nss if spectrum.nss == spectrum.nss else -1.0)
     curves = (
         ("base", drifted_most.sigma_base, "-", 2.5),
@@ -76,7 +76,7 @@ def values(spectra: list[Spectrum], ax: Axes) -> Axes:
 
 
 def turned(spectra: list[Spectrum], side: str, ax: Axes) -> Axes:
-    """Principal angles against their index, a line a matrix, and their median. ``side``: left or right."""
+    """Draw principal angles against their index, a line a matrix, and their median. ``side``: left or right."""
     lines = [getattr(spectrum, f"angles_{side}") for spectrum in spectra]
     for line in lines:
         ax.plot(range(1, len(line) + 1), line, color=style.FAINT, lw=0.5, alpha=0.5)
@@ -91,7 +91,7 @@ def turned(spectra: list[Spectrum], side: str, ax: Axes) -> Axes:
 
 
 def figure(spectra: list[Spectrum]) -> Any:
-    """Six profiles over the layers, dotted lines being chance values; singular values before and after; angle against index."""
+    """Draw six profiles over the layers, dotted lines being chance values; singular values before and after; angle against index."""
     rows = frame(spectra)
     with style.use_style():
         drawing = style.new_figure(9.5, 7.6)

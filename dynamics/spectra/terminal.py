@@ -29,7 +29,7 @@ def show(base: str, tuned: str, spectra: list[Spectrum], skipped: list[Skip], me
     """Medians over the matrices of each kind of module."""
     rows = frame(spectra)
 
-    def sections(width: int, fancy: bool) -> list[Section]:
+    def sections(_width: int, _fancy: bool) -> list[Section]:
         head: Section = [Text(f"base   {shown(base, 300)}", "bold"), Text(f"tuned  {shown(tuned, 300)}", "bold")]
         head.append(Text(f"{len(spectra):,} matrices, {HOW[method]}, k = {spectra[0].k}; medians by kind of module"))
         heads = (">matrices", ">rank", ">stable", ">effective", ">rank 99 %", ">NSS", ">angle", ">inside", ">chance")
