@@ -48,7 +48,7 @@ def forward(model, prompt: list[int], ids, compute: str) -> tuple[torch.Tensor, 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_is_that_of_transformers(name: str) -> None:
     model = MODELS[name]().eval()
-    for prompt, (found,) in zip(PROMPTS, some(model, group=1, temperature=0), strict=True):
+    for prompt, (found,) in zip(PROMPTS, some(model, group=1, temperature=0.0), strict=True):
         ids = torch.tensor([prompt])
         own = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=1, pad_token_id=0)
         assert own[0, len(prompt) :].tolist() == found.ids.tolist()
@@ -58,7 +58,7 @@ def test_greedy_is_that_of_transformers(name: str) -> None:
 def test_greedy_takes_the_likeliest_token(name: str, compute: str) -> None:
     """In bfloat16 tokens can be as likely as rounding tells; then one of them."""
     model = shared(name, compute)
-    for prompt, (found,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0), strict=True):
+    for prompt, (found,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0.0), strict=True):
         logits, off = forward(model, prompt, found.ids, compute)
         taken = logits.gather(1, torch.tensor(found.ids)[:, None])[:, 0]
         assert (logits.max(1).values - taken).max() <= 2 * off + 2e-5
@@ -150,7 +150,7 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="beyond the model's 256 positions"):
         some(model, max_new_tokens=255)
     with pytest.raises(InputError, match="at least 0"):
-        some(model, temperature=-1)
+        some(model, temperature=-1.0)
     with pytest.raises(InputError, match="need the tokenizer"):
         some(model, stop=["a"])
     with torch.no_grad():
