@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 
 from dynamics.checkpoints.tensor import Tensor
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: where a piece starts in the whole, its shape, and the tensor of that shape
 Piece = tuple[tuple[int, ...], tuple[int, ...], Tensor]
@@ -21,11 +21,11 @@ def assemble(name: str, shape: tuple[int, ...], dtype: str, pieces: Sequence[Pie
     whole are themselves a flat range of the piece: each read asks every piece it touches for one such range, no more.
     """
     if math.prod(shape) >= 2**62:
-        raise InputError(f"{shown(name)}: claims the shape {shape}, which no file can hold")
+        raise InputError(f"{printable(name)}: claims the shape {shape}, which no file can hold")
     kept = [(tuple(offsets), tuple(sizes), piece) for offsets, sizes, piece in pieces if math.prod(sizes)]
     for offsets, sizes, piece in kept:
         if len(offsets) != len(shape) or piece.shape != sizes or piece.dtype != dtype:
-            raise InputError(f"{shown(name)}: {dtype} {shape} has a piece {piece.dtype} {piece.shape} declared as {sizes} at {offsets}")
+            raise InputError(f"{printable(name)}: {dtype} {shape} has a piece {piece.dtype} {piece.shape} declared as {sizes} at {offsets}")
     _check_cover(name, shape, kept)
     if len(kept) == 1:
         return Tensor(name, shape, dtype, kept[0][2].read, kept[0][2].source)
@@ -114,10 +114,10 @@ def _check_cover(name: str, shape: tuple[int, ...], pieces: list[tuple[tuple[int
     """Inside, disjoint, and as many elements as the whole: then there is no hole either."""
     for offsets, sizes, _ in pieces:
         if any(low < 0 or low + size > whole for low, size, whole in zip(offsets, sizes, shape, strict=True)):
-            raise InputError(f"{shown(name)}: a piece {sizes} at {offsets} lies outside the tensor {shape}")
+            raise InputError(f"{printable(name)}: a piece {sizes} at {offsets} lies outside the tensor {shape}")
     total = sum(math.prod(sizes) for _, sizes, _ in pieces)
     if total < math.prod(shape):
-        raise InputError(f"{shown(name)}: its pieces hold {total} of the {math.prod(shape)} elements of {shape}; a shard is missing")
+        raise InputError(f"{printable(name)}: its pieces hold {total} of the {math.prod(shape)} elements of {shape}; a shard is missing")
     if not shape or len(pieces) < 2:
         return
     low = np.array([offsets for offsets, _, _ in pieces], np.int64)
@@ -130,7 +130,7 @@ def _check_cover(name: str, shape: tuple[int, ...], pieces: list[tuple[tuple[int
         clash = ((low[others] < high[index]) & (high[others] > low[index])).all(axis=1)
         if clash.any():
             other = index + 1 + int(np.argmax(clash))
-            raise InputError(f"{shown(name)}: two pieces overlap, at {low[index].tolist()} and {low[other].tolist()}")
+            raise InputError(f"{printable(name)}: two pieces overlap, at {low[index].tolist()} and {low[other].tolist()}")
 
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dynamics.entropy.plot import figure
 from dynamics.entropy.summaries import by_token, summary
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import html, style
 from dynamics.presentation.text import number, percent
 
@@ -138,7 +138,7 @@ def _data(trace: Trace, decode: Callable[[int], str]) -> str:
 
     def word(token: int) -> str:
         if token not in known:
-            known[token] = shown(decode(token), 40)
+            known[token] = printable(decode(token), 40)
         return known[token]
 
     texts = [_text(str(name), rows, trace.texts[str(name)], word) for name, rows in trace.tokens.groupby("text", sort=False)]
@@ -162,7 +162,7 @@ def _text(name: str, rows: pd.DataFrame, text: str, word: Callable[[int], str]) 
         piece = text[done:end] if end > done else "" if end > start else token
         pieces.append(_plain(piece))
         done = max(done, end)
-    columns: dict[str, Any] = {"name": shown(name, 80), "pieces": pieces, "prompt": rows["prompt"].astype(int).tolist()}
+    columns: dict[str, Any] = {"name": printable(name, 80), "pieces": pieces, "prompt": rows["prompt"].astype(int).tolist()}
     for key, column in (("h", "entropy"), ("s", "surprisal"), ("b", "entropy_b"), ("kl", "kl_ab")):
         if column in rows:
             columns[key] = [float(f"{value:.4g}") if math.isfinite(value) else None for value in rows[column]]

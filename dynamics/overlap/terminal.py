@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
 from dynamics.presentation.text import percent
@@ -33,8 +33,8 @@ def _share(value: float) -> str:
 
 
 def _header(found: Comparison) -> Section:
-    lines: Section = [Text(f"base   {shown(found.base.path, 300)}", "bold")]
-    lines += [Text(f"{number + 1:<6} {shown(one.path, 300)}") for number, one in enumerate(found.tuned)]
+    lines: Section = [Text(f"base   {printable(found.base.path, 300)}", "bold")]
+    lines += [Text(f"{number + 1:<6} {printable(one.path, 300)}") for number, one in enumerate(found.tuned)]
     return [*lines, Text(f"{found.numel:,} weights compared" + (f"; {len(found.skipped):,} tensors left out" if found.skipped else ""))]
 
 
@@ -83,5 +83,5 @@ def _series(found: Comparison) -> Section:
 def _end(found: Comparison) -> Section:
     lines: Section = [Text(f"note  {note}") for note in found.notes]
     for where, reason, names in text.skipped_groups(found.skipped):
-        lines.append(Text(f"left out of {where}: {', '.join(map(shown, names[:3]))}{' ...' if len(names) > 3 else ''}: {reason}"))
+        lines.append(Text(f"left out of {where}: {', '.join(map(printable, names[:3]))}{' ...' if len(names) > 3 else ''}: {reason}"))
     return lines

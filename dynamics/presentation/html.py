@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def _part(name: str) -> str:
 
 
 def safe(name: object, limit: int = 200) -> str:
-    return escape(shown(name, limit))
+    return escape(printable(name, limit))
 
 
 def section(title: str, content: str) -> str:

@@ -16,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 
 from dynamics.checkpoints.parameter_names import MODULE_ORDER, OUTSIDE, kind
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import html, style, text
 from dynamics.presentation.text import percent
 from dynamics.sparsity import plot_rules
@@ -152,7 +152,7 @@ def _cell(cell: Mapping[Any, Any] | None, scales: dict[str, tuple[float, float]]
         *(f"{rule}: {cell[f'changed_{rule}']:,} changed, {percent(cell[f'sparsity_{rule}'])} sparse" for rule in RULES),
     ]
     label, back, ink = drawn[RULES.index(DEFAULT_RULE)]
-    title = escape(f"{shown(cell['layer'])} {cell['module']}\n" + "\n".join(words))
+    title = escape(f"{printable(cell['layer'])} {cell['module']}\n" + "\n".join(words))
     data = escape("|".join(" ".join(one) for one in drawn))
     return f'<td data-cells="{data}" title="{title}" style="background:{back};color:{ink}">{escape(label)}</td>'
 
@@ -230,7 +230,7 @@ def _tensor_data(rows: Sequence[Row]) -> str:
     records = []
     for row in rows:
         dtype = row.dtype_base if row.dtype_base == row.dtype_tuned else f"{row.dtype_base} → {row.dtype_tuned}"
-        words = [shown(row.name, 300), kind(row.name), "x".join(map(str, row.shape or ())) or "scalar", str(dtype)]
+        words = [printable(row.name, 300), kind(row.name), "x".join(map(str, row.shape or ())) or "scalar", str(dtype)]
         values = [row.numel, *row.sparsity.values(), *(getattr(row, key) for key in MEASURES), row.nonfinite]
         cells = [f"{row.numel:,}", *map(percent, row.sparsity.values()), *(_measure(row, key) for key in (*MEASURES, "nonfinite"))]
         sort = [value if math.isfinite(value) else None for value in values]

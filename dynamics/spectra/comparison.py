@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints import Skip, Source, open_checkpoint
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.spectra.linalg import COUNTERPART, TOP, Array, angle_summary, angles, hill, inside, largest, norm, padded, ranks, svd
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def compare(
     try:
         pattern = re.compile(only) if only else None
     except re.error as error:
-        raise InputError(f"--only {shown(only or '')}: is not a regular expression ({error})") from None
+        raise InputError(f"--only {printable(only or '')}: is not a regular expression ({error})") from None
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     factors: dict[str, LowRank] = {}
     if (adapter := after.adapter) is not None:
@@ -213,7 +213,7 @@ def compare(
             wanted.append(pair)
     wanted = wanted[:limit]
     if not wanted:
-        raise InputError(f"no matrix to measure{f' whose name matches {shown(only)}' if only else ''}")
+        raise InputError(f"no matrix to measure{f' whose name matches {printable(only)}' if only else ''}")
     there = {one.name: one for one in done}
 
     def one(pair: Pair) -> Spectrum:

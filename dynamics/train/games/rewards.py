@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 Floats = np.ndarray[Any, Any]
 
@@ -134,11 +134,11 @@ def find(name: str) -> Callable[[Estimate], Floats]:
         return REWARDS[name].function
     module, _, function = name.partition(":")
     if not function:
-        raise InputError(f"--reward {shown(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
+        raise InputError(f"--reward {printable(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--reward {shown(name)}: {shown(error, 120)}") from None
+        raise InputError(f"--reward {printable(name)}: {printable(error, 120)}") from None
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 TASK_TYPES = ("deduction", "abduction", "induction")
 #: equal parts of the test problems: programs of the embedded model's pre-training on other inputs, new ones, deeper ones on larger values
@@ -80,5 +80,5 @@ def judge(question: Question, text: str) -> Verdict:
     except InputError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {shown(error, 80)}"
-        raise InputError(f"the verifier of {shown(question.id, 80)} failed on {shown(text, 60)!r}: {said}") from error
+        said = f"{type(error).__name__}: {printable(error, 80)}"
+        raise InputError(f"the verifier of {printable(question.id, 80)} failed on {printable(text, 60)!r}: {said}") from error

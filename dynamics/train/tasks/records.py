@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import tagged_answer
 
@@ -48,14 +48,14 @@ def read_records(path: str) -> list[dict[str, Any]]:
     """Rows of a JSON-lines or Parquet file with ``prompt`` and ``completion`` or ``answer``, all text."""
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{shown(path)}: no such file")
+        raise InputError(f"{printable(path)}: no such file")
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         try:
             rows = pq.read_table(file).to_pylist()
         except (OSError, ValueError) as error:
-            raise InputError(f"{shown(path)}: cannot be read as Parquet: {shown(error)}") from None
+            raise InputError(f"{printable(path)}: cannot be read as Parquet: {printable(error)}") from None
     else:
         rows = []
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
@@ -63,13 +63,13 @@ def read_records(path: str) -> list[dict[str, Any]]:
                 try:
                     rows.append(json.loads(line))
                 except json.JSONDecodeError as error:
-                    raise InputError(f"{shown(path)}, line {number}: is not JSON: {error.msg}") from None
+                    raise InputError(f"{printable(path)}, line {number}: is not JSON: {error.msg}") from None
     if not rows:
-        raise InputError(f"{shown(path)}: has no rows")
+        raise InputError(f"{printable(path)}: has no rows")
     for number, row in enumerate(rows, start=1):
-        there = ", ".join(shown(key, 30) for key in row) if isinstance(row, dict) else type(row).__name__
+        there = ", ".join(printable(key, 30) for key in row) if isinstance(row, dict) else type(row).__name__
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise InputError(f"{shown(path)}, row {number}: has no text field prompt; it has {there}")
+            raise InputError(f"{printable(path)}, row {number}: has no text field prompt; it has {there}")
         if not isinstance(row.get("completion", row.get("answer")), (str, int, float)):
-            raise InputError(f"{shown(path)}, row {number}: has neither completion nor answer; it has {there}")
+            raise InputError(f"{printable(path)}, row {number}: has neither completion nor answer; it has {there}")
     return rows
