@@ -18,7 +18,7 @@ from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, lo
 from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: one split of an axis: how many stripes it is cut into first (1 for ``Shard``), parts, and which part is this rank's
 Split = tuple[int, int, int]
@@ -35,15 +35,15 @@ class LocalShard:
 
 def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
     """Read the checkpoint that the shards of all ranks make up."""
-    where = shown(folder)
+    where = printable(folder)
     ranks = _by_rank(where, paths)
     saved = [load_state(File(path)) for path in ranks]
     for path, part in zip(ranks, saved, strict=True):
         if not isinstance(part.root, dict):
-            raise InputError(f"{shown(path)}: holds no state dict of names and tensors")
+            raise InputError(f"{printable(path)}: holds no state dict of names and tensors")
         if part.root.keys() != saved[0].root.keys():
             name = next(iter(part.root.keys() ^ saved[0].root.keys()))
-            raise InputError(f"{where}: {shown(name)} is not in all ranks' files (compare rank 0 with {shown(path.name)})")
+            raise InputError(f"{where}: {printable(name)} is not in all ranks' files (compare rank 0 with {printable(path.name)})")
     tensors: dict[str, Tensor] = {}
     ignored: list[tuple[str, str]] = []
     for name in saved[0].root:
@@ -55,7 +55,7 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
         if reason is not None:
             ignored.append((str(name), reason))
         else:
-            tensors[name] = _join(f"{where}: {shown(name)}", placed).named(name)
+            tensors[name] = _join(f"{where}: {printable(name)}", placed).named(name)
     return Checkpoint(str(folder), "fsdp-shards", tensors, ignored=grouped(ignored))
 
 
@@ -65,7 +65,7 @@ def _by_rank(where: str, paths: list[Path]) -> list[Path]:
     for path in paths:
         match = RANK_SHARD.search(path.name)
         if match is None:
-            raise InputError(f"{shown(path)}: is not named like a rank shard, model_world_size_W_rank_R.pt")
+            raise InputError(f"{printable(path)}: is not named like a rank shard, model_world_size_W_rank_R.pt")
         worlds.add(int(match[1]))
         path_of[int(match[2])] = path
     if len(worlds) != 1:
@@ -82,7 +82,7 @@ def _by_rank(where: str, paths: list[Path]) -> list[Path]:
 
 def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
     """One rank's part of an entry; as text, why it is none."""
-    where = f"{shown(saved.file.path)}: {shown(name)}"
+    where = f"{printable(saved.file.path)}: {printable(name)}"
     if not isinstance(name, str):
         return "not a name"
     value = unwrap(value)
@@ -107,7 +107,7 @@ def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{where}: has a DTensor record this does not know ({type(error).__name__}: {shown(error)})") from None
+        raise InputError(f"{where}: has a DTensor record this does not know ({type(error).__name__}: {printable(error)})") from None
 
 
 def _same(a: LocalShard, b: LocalShard, limit: int = 4096) -> bool:
@@ -133,7 +133,7 @@ def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, .
             stripes = placement.state["split_factor"] if kind == "_StridedShard" else 1
             split = (stripes, parts, index)
             if not all(type(number) is int for number in split) or not (stripes > 0 and 0 <= index < parts):
-                raise InputError(f"{where}: part {shown(index)} of {shown(parts)} is no shard; the file is damaged")
+                raise InputError(f"{where}: part {printable(index)} of {printable(parts)} is no shard; the file is damaged")
             splits[placement.state["dim"]].append(split)
         elif kind != "Replicate":
             raise InputError(f"{where}: is {kind}, an unfinished sum over ranks; save a full or sharded state dict")

@@ -21,7 +21,7 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import FileRange, grouped
 from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: GGUF types that are no blocks, but plain numbers
 PLAIN = {
@@ -80,7 +80,7 @@ class Entry:
 
 def read_gguf(path: Path) -> Checkpoint:
     """Read the checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
-    where = shown(path)
+    where = printable(path)
     try:
         import gguf
     except ImportError:
@@ -89,9 +89,9 @@ def read_gguf(path: Path) -> Checkpoint:
     try:
         fields, entries = _header(file, where, gguf)
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise InputError(f"{where}: is cut short or damaged in its header ({shown(error)}); fetch it again") from None
+        raise InputError(f"{where}: is cut short or damaged in its header ({printable(error)}); fetch it again") from None
     if fields.get("split.count", 0) not in (0, 1):
-        raise InputError(f"{where}: is one of {shown(fields['split.count'])} parts; join them with llama-gguf-split --merge")
+        raise InputError(f"{where}: is one of {printable(fields['split.count'])} parts; join them with llama-gguf-split --merge")
 
     names, heads = _names(fields)
     tensors: dict[str, Tensor] = {}
@@ -108,10 +108,10 @@ def read_gguf(path: Path) -> Checkpoint:
         name, part = _rename(entry.name, names)
         if part in heads:
             if not entry.shape or entry.shape[0] % (2 * heads[part]):
-                raise InputError(f"{where}: {shown(entry.name)} {entry.shape} does not split into {heads[part]} heads")
+                raise InputError(f"{where}: {printable(entry.name)} {entry.shape} does not split into {heads[part]} heads")
             tensor = _unpermute(tensor, heads[part])
         if name in tensors:
-            raise InputError(f"{where}: holds two tensors named {shown(entry.name)}")
+            raise InputError(f"{where}: holds two tensors named {printable(entry.name)}")
         tensors[name] = tensor.named(name)
         kinds[entry.kind] += tensor.numel
     tied = not any(entry.name == "output.weight" for entry in entries)
@@ -135,17 +135,17 @@ def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Ent
     for _ in range(count):
         name = _string(stream, file.size)
         if name in entry_of:
-            raise InputError(f"{where}: holds two tensors named {shown(name)}")
+            raise InputError(f"{where}: holds two tensors named {printable(name)}")
         entry_of[name] = _entry(stream, name, where, gguf)
     align = fields.get("general.alignment", 32)
     if type(align) is not int or align < 1 or align & (align - 1):
-        raise InputError(f"{where}: its alignment {shown(align)} is not a power of two; the file is damaged")
+        raise InputError(f"{where}: its alignment {printable(align)} is not a power of two; the file is damaged")
     start = -(-stream.tell() // align) * align
     entries = []
     for entry in entry_of.values():
         end = start + entry.offset + math.prod(entry.shape) // entry.block * entry.width
         if end > file.size:
-            raise InputError(f"{where}: {shown(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")
+            raise InputError(f"{where}: {printable(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")
         entries.append(Entry(entry.name, entry.shape, entry.kind, start + entry.offset, entry.block, entry.width))
     return fields, entries
 
@@ -155,7 +155,7 @@ def _fields(stream: Stream, count: int, limit: int, where: str) -> dict[str, Any
     for _ in range(count):
         key = _string(stream, limit)
         if key in fields:
-            raise InputError(f"{where}: holds the field {shown(key)} twice; the file is damaged")
+            raise InputError(f"{where}: holds the field {printable(key)} twice; the file is damaged")
         fields[key] = _value(stream, _unpack(stream, "I")[0], limit, where)
     return fields
 
@@ -163,16 +163,16 @@ def _fields(stream: Stream, count: int, limit: int, where: str) -> dict[str, Any
 def _entry(stream: Stream, name: str, where: str, gguf: Any) -> Entry:
     (axes,) = _unpack(stream, "I")
     if axes > 8:
-        raise InputError(f"{where}: {shown(name)} claims {axes} axes; the file is damaged")
+        raise InputError(f"{where}: {printable(name)} claims {axes} axes; the file is damaged")
     *sizes, code, offset = _unpack(stream, f"{axes}QIQ")
     shape = tuple(reversed(sizes))  # GGUF names the fastest axis first
     try:
         kind = gguf.GGMLQuantizationType(code)
         block, width = gguf.GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError):
-        raise InputError(f"{where}: {shown(name)} is of type {code}, unknown to this version of gguf; upgrade gguf") from None
+        raise InputError(f"{where}: {printable(name)} is of type {code}, unknown to this version of gguf; upgrade gguf") from None
     if (shape[-1] if shape else 1) % block:
-        raise InputError(f"{where}: {shown(name)} {shape} is no whole number of {kind.name} blocks of {block}; the file is damaged")
+        raise InputError(f"{where}: {printable(name)} {shape} is no whole number of {kind.name} blocks of {block}; the file is damaged")
     return Entry(name, shape, kind.name, offset, block, width)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
@@ -25,7 +25,7 @@ def download(hub_id: str) -> Path:
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         raise InputError(
-            f"{shown(hub_id)}: no such path; to read it from the Hugging Face Hub: pip install 'training-dynamics[hub]'"
+            f"{printable(hub_id)}: no such path; to read it from the Hugging Face Hub: pip install 'training-dynamics[hub]'"
         ) from None
     name, _, revision = hub_id.partition("@")
     try:
@@ -43,7 +43,7 @@ def download(hub_id: str) -> Path:
 
 def _reason(hub_id: str, error: Exception) -> str:
     kind = type(error).__name__
-    where = f"{shown(hub_id)}: no such path, and "
+    where = f"{printable(hub_id)}: no such path, and "
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"):
         return where + f"the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
     return where + f"the Hugging Face Hub cannot be reached ({kind}); this machine is offline and the model is not in the cache"

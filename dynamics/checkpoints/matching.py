@@ -13,7 +13,7 @@ import numpy as np
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: a module whose rows are those of several others, one after the other (Phi-3, GLM-4, vLLM, SGLang)
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -104,7 +104,7 @@ def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
         stem = re.sub(r"\.weight$", "", stored)
         if LORA.search(stored):
             raise InputError(
-                f"{shown(checkpoint.path)}: holds LoRA factors beside the weights ({shown(stored)}); "
+                f"{printable(checkpoint.path)}: holds LoRA factors beside the weights ({printable(stored)}); "
                 "merge them first, or name the adapter's own folder"
             )
         if parameter_names.is_buffer(name, tensor.shape):
@@ -163,7 +163,7 @@ def _same_names(a: _Side, b: _Side, result: Match) -> None:
         elif x.numel == y.numel == 1:  # a scalar as () or (1,)
             result.pairs.append(Pair(name, x, y))
         else:
-            mismatches.append(f"{shown(name)}: base {x.shape} vs tuned {y.shape}")
+            mismatches.append(f"{printable(name)}: base {x.shape} vs tuned {y.shape}")
     if mismatches:
         rest = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
         raise InputError(f"{mismatches[0]}{rest}: shapes differ; these are not two states of one model")
@@ -319,11 +319,11 @@ def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
     quantised = sum("quantised" in skip.reason for skip in result.skipped)
     if quantised:
         return (
-            f"{shown(base.path)} and {shown(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate scales; "
-            "dequantise first"
+            f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate "
+            "scales; dequantise first"
         )
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
     return (
-        f"{shown(base.path)} and {shown(tuned.path)} have no tensor in common "
-        f"(base has {shown(of_base, 60)}, tuned has {shown(of_tuned, 60)}); these are not two states of one model"
+        f"{printable(base.path)} and {printable(tuned.path)} have no tensor in common "
+        f"(base has {printable(of_base, 60)}, tuned has {printable(of_tuned, 60)}); these are not two states of one model"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_array
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 
 def read_mapping(mapping: Mapping[str, Any], label: str = "memory") -> Checkpoint:
@@ -49,7 +49,7 @@ def _torch_tensor(name: str, value: Any) -> Tensor | str:
     if not isinstance(value, torch.Tensor):
         return f"a {type(value).__name__}, not a tensor"
     if hasattr(value, "full_tensor"):
-        raise InputError(f"{shown(name)}: is a DTensor; gather it first, e.g. get_model_state_dict with full_state_dict=True")
+        raise InputError(f"{printable(name)}: is a DTensor; gather it first, e.g. get_model_state_dict with full_state_dict=True")
     if value.is_meta or value.is_sparse or value.is_quantized or value.is_nested:
         return "a meta, sparse, quantised or nested tensor holds no plain values"
     dtype = str(value.dtype).removeprefix("torch.")

@@ -23,7 +23,7 @@ from dynamics.checkpoints.files import File
 from dynamics.checkpoints.sharded import split_into_boxes
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: names under which trainers file their optimizer next to the weights
 OPTIMIZER = frozenset([
@@ -79,7 +79,7 @@ class Saved:
 
 def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
     """Open what ``torch.save`` wrote to bytes ``start:start + size`` of a file; no values are read."""
-    where = shown(file.path)
+    where = printable(file.path)
     size = file.size - start if size is None else size
     if size == 0:
         raise InputError(f"{where}: is empty")
@@ -92,7 +92,7 @@ def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
 
 
 def _load_zip(file: File, start: int, size: int) -> Saved:
-    where = shown(file.path)
+    where = printable(file.path)
     archive = _Archive(file, start, size)
     if "data.pkl" not in archive:
         raise InputError(f"{where}: is a zip file without data.pkl, so not a file of torch.save")
@@ -102,7 +102,7 @@ def _load_zip(file: File, start: int, size: int) -> Saved:
     def offset_of(storage: Storage) -> int:
         first, room = archive.body(f"data/{storage.key}")
         if storage.size * WIDTHS[storage.dtype] > room:
-            raise InputError(f"{where}: storage {shown(storage.key)} claims {storage.size} {storage.dtype} in {room} bytes")
+            raise InputError(f"{where}: storage {printable(storage.key)} claims {storage.size} {storage.dtype} in {room} bytes")
         return first
 
     if "byteorder" in archive and file.read(*archive.body("byteorder")) != b"little":
@@ -114,13 +114,13 @@ class _Archive:
     """The records of a zip file that lies in bytes ``start:start + size`` of another file; all under one folder, as torch writes them."""
 
     def __init__(self, file: File, start: int, size: int):
-        self.file, self.start, self.end, self.where = file, start, start + size, shown(file.path)
+        self.file, self.start, self.end, self.where = file, start, start + size, printable(file.path)
         try:
             infos = zipfile.ZipFile(io.BufferedReader(FileRange(file, start, size))).infolist()
         except InputError:
             raise
         except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
-            raise InputError(f"{self.where}: is cut short or damaged ({shown(error, 60)}); fetch it again") from None
+            raise InputError(f"{self.where}: is cut short or damaged ({printable(error, 60)}); fetch it again") from None
         self.records = {record.filename: record for record in infos}
         if len(self.records) < len(infos):
             raise InputError(f"{self.where}: has two records of one name; it was not written by torch.save")
@@ -133,22 +133,22 @@ class _Archive:
         """Find the first byte and the length of a record, which must be stored as it is."""
         record = self.records.get(f"{self.root}/{name}")
         if record is None:
-            raise InputError(f"{self.where}: lacks its record {shown(name)}")
+            raise InputError(f"{self.where}: lacks its record {printable(name)}")
         if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-            raise InputError(f"{self.where}: its record {shown(name)} is compressed; write the file again with torch.save")
+            raise InputError(f"{self.where}: its record {printable(name)} is compressed; write the file again with torch.save")
         first = self.start + record.header_offset
         if not self.start <= first <= self.end - 30:
-            raise InputError(f"{self.where}: its record {shown(name)} claims to lie outside the file")
+            raise InputError(f"{self.where}: its record {printable(name)} claims to lie outside the file")
         header = self.file.read(first, 30)
         first += 30 + sum(struct.unpack("<HH", header[26:]))
         if header[:4] != b"PK\x03\x04" or record.file_size != record.compress_size or first + record.file_size > self.end:
-            raise InputError(f"{self.where}: its record {shown(name)} reaches beyond the file; fetch it again")
+            raise InputError(f"{self.where}: its record {printable(name)} reaches beyond the file; fetch it again")
         return first, record.file_size
 
 
 def _load_legacy(file: File, start: int, size: int) -> Saved:
     """Read the format of torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then the storages."""
-    where = shown(file.path)
+    where = printable(file.path)
     stream = io.BufferedReader(FileRange(file, start, size))
     if unpickle(stream, where) != LEGACY_MAGIC:
         raise InputError(f"{where}: is a pickle, but not one of torch.save")
@@ -161,16 +161,16 @@ def _load_legacy(file: File, start: int, size: int) -> Saved:
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None or first + 8 > end:
-            raise InputError(f"{where}: is cut short or damaged at storage {shown(key)}; fetch it again")
+            raise InputError(f"{where}: is cut short or damaged at storage {printable(key)}; fetch it again")
         (count,) = struct.unpack("<q", file.read(first, 8))
         offsets[key] = first + 8
         first += 8 + count * WIDTHS[storage.dtype]
         if count < storage.size or first > end:
-            raise InputError(f"{where}: storage {shown(key)} reaches beyond the file; fetch it again")
+            raise InputError(f"{where}: storage {printable(key)} reaches beyond the file; fetch it again")
 
     def offset_of(storage: Storage) -> int:
         if storage.key not in offsets:
-            raise InputError(f"{where}: lacks storage {shown(storage.key)}; fetch it again")
+            raise InputError(f"{where}: lacks storage {printable(storage.key)}; fetch it again")
         return offsets[storage.key]
 
     return Saved(file, root, offset_of)
@@ -253,7 +253,7 @@ def unwrap(value: Any) -> Any:
 
 def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
     """Where a tensor record's values lie; or, as text, why they cannot be read; None where it is no tensor."""
-    where = f"{shown(saved.file.path)}: {shown(name)}"
+    where = f"{printable(saved.file.path)}: {printable(name)}"
     try:
         value = unwrap(value)
         if not isinstance(value, Node):
@@ -261,7 +261,7 @@ def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
         if value.path in UNREADABLE:
             return f"{UNREADABLE[value.path]}, not read"
         if value.path == SUBCLASS:
-            return f"a tensor subclass ({shown(value.args[1].path)}), not read"
+            return f"a tensor subclass ({printable(value.args[1].path)}), not read"
         return _strided(value, where, saved) if value.path in PLAIN else None
     except InputError:
         raise
@@ -273,7 +273,7 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     storage, offset, shape, strides = node.args[:4]
     dtype = node.args[6] if node.path.endswith("_v3") else storage.dtype
     if dtype not in STORAGE:
-        return f"its dtype {shown(dtype)} is not one this reads"
+        return f"its dtype {printable(dtype)} is not one this reads"
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or not all(type(number) is int and number >= 0 for number in numbers):
         raise InputError(f"{where}: its tensor record is damaged (shape or strides); fetch the file again")
@@ -291,7 +291,7 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
 
 def read_pickled(path: Path) -> Checkpoint:
     """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or one filed under ``model``, ``state_dict``, ..."""
-    where = shown(path)
+    where = printable(path)
     saved = load_state(File(path))
     if not isinstance(saved.root, dict):
         contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
@@ -305,10 +305,10 @@ def read_pickled(path: Path) -> Checkpoint:
             ignored.append((name, "not a tensor"))
         elif isinstance(strided, str):
             if "DTensor" in strided:
-                raise InputError(f"{where}: {shown(name)} is one rank's part of a DTensor; all ranks' files are needed")
+                raise InputError(f"{where}: {printable(name)} is one rank's part of a DTensor; all ranks' files are needed")
             ignored.append((name, strided))
         elif name in tensors:
-            raise InputError(f"{where}: holds two entries named {shown(name)}")
+            raise InputError(f"{where}: holds two entries named {printable(name)}")
         else:
             tensors[name] = strided.tensor(name)
     _check_whole(tensors, where)
@@ -356,7 +356,7 @@ def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
     for name in tensors:
         if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
             raise InputError(
-                f"{where}: {shown(name)} is an FSDP flat parameter, without names and shapes; save a full or sharded state dict"
+                f"{where}: {printable(name)} is an FSDP flat parameter, without names and shapes; save a full or sharded state dict"
             )
     empty = sum(tensor.shape == (0,) for tensor in tensors.values())
     if empty and 2 * empty > len(tensors):

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 
 from dynamics.checkpoints.tensor import Tensor
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: where a shard starts in the whole, its shape, and the tensor of that shape
 Shard = tuple[tuple[int, ...], tuple[int, ...], Tensor]
@@ -21,11 +21,11 @@ def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[
     whole are themselves a flat range of the shard: each read asks every shard it touches for one such range, no more.
     """
     if math.prod(shape) >= 2**62:
-        raise InputError(f"{shown(name)}: claims the shape {shape}, which no file can hold")
+        raise InputError(f"{printable(name)}: claims the shape {shape}, which no file can hold")
     filled = [(tuple(offsets), tuple(sizes), shard) for offsets, sizes, shard in shards if math.prod(sizes)]
     for offsets, sizes, shard in filled:
         if len(offsets) != len(shape) or shard.shape != sizes or shard.dtype != dtype:
-            raise InputError(f"{shown(name)}: {dtype} {shape} has a shard {shard.dtype} {shard.shape} declared as {sizes} at {offsets}")
+            raise InputError(f"{printable(name)}: {dtype} {shape} has a shard {shard.dtype} {shard.shape} declared as {sizes} at {offsets}")
     _check_cover(name, shape, filled)
     if len(filled) == 1:
         return Tensor(name, shape, dtype, filled[0][2].read, filled[0][2].source)
@@ -114,10 +114,10 @@ def _check_cover(name: str, shape: tuple[int, ...], shards: list[tuple[tuple[int
     """Inside, disjoint, and as many elements as the whole: then there is no hole either."""
     for offsets, sizes, _ in shards:
         if any(low < 0 or low + size > whole for low, size, whole in zip(offsets, sizes, shape, strict=True)):
-            raise InputError(f"{shown(name)}: a shard {sizes} at {offsets} lies outside the tensor {shape}")
+            raise InputError(f"{printable(name)}: a shard {sizes} at {offsets} lies outside the tensor {shape}")
     total = sum(math.prod(sizes) for _, sizes, _ in shards)
     if total < math.prod(shape):
-        raise InputError(f"{shown(name)}: its shards hold {total} of the {math.prod(shape)} elements of {shape}; a shard is missing")
+        raise InputError(f"{printable(name)}: its shards hold {total} of the {math.prod(shape)} elements of {shape}; a shard is missing")
     if not shape or len(shards) < 2:
         return
     low = np.array([offsets for offsets, _, _ in shards], np.int64)
@@ -130,7 +130,7 @@ def _check_cover(name: str, shape: tuple[int, ...], shards: list[tuple[tuple[int
         overlaps = ((low[later] < high[index]) & (high[later] > low[index])).all(axis=1)
         if overlaps.any():
             other = index + 1 + int(np.argmax(overlaps))
-            raise InputError(f"{shown(name)}: two shards overlap, at {low[index].tolist()} and {low[other].tolist()}")
+            raise InputError(f"{printable(name)}: two shards overlap, at {low[index].tolist()} and {low[other].tolist()}")
 
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.checkpoints.tensor import STORAGE
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: bytes an element of each torch dtype that a record may name; dtypes outside ``STORAGE`` are reported, not read
 WIDTHS = {name: dtype.itemsize for name, dtype in STORAGE.items()} | {
@@ -131,7 +131,7 @@ class Unpickler(pickle._Unpickler):
         if "ShardedTensor" in name:
             raise InputError(f"{self.where}: holds a ShardedTensor, a rank's part of an FSDP1 model; save a full state dict")
         raise InputError(
-            f"{self.where}: its pickle wants {shown(path, 80)}, which is not on the list of harmless names; nothing was run; "
+            f"{self.where}: its pickle wants {printable(path, 80)}, which is not on the list of harmless names; nothing was run; "
             "save only the state_dict, or convert the file to safetensors where you trust it"
         )
 
@@ -157,5 +157,5 @@ def unpickle(stream: Any, where: str, allowed: frozenset[str] = INERT | DTENSOR,
     except InputError:
         raise
     except Exception as error:  # a damaged pickle can fail in any opcode, with any exception
-        description = f"{type(error).__name__}: {shown(error, 80)}"
+        description = f"{type(error).__name__}: {printable(error, 80)}"
         raise InputError(f"{where}: its pickle is damaged ({description}); fetch the file again") from None

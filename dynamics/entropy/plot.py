@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from dynamics.entropy.summaries import CERTAIN, by_token, change_by_percentile, summary
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style, text
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _visible(token: str) -> str:
     """Make a token's blanks visible, name bars (which would look like a fault of the figure), and replace glyphs that the font lacks."""
     if token and all(0x2580 <= ord(c) <= 0x259F for c in token):
         return f"{f'{len(token)} ' if len(token) > 1 else ''}U+{ord(token[0]):04X}"
-    word = shown(token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥"), 16)
+    word = printable(token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥"), 16)
     return "".join(c if ord(c) < 0x2600 else "□" for c in word)
 
 
@@ -134,7 +134,7 @@ def over_training(series: pd.DataFrame, ax: Axes) -> Axes:
         ax.set_xlabel("checkpoint")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     else:
-        ax.set_xticks(x, [shown(str(name).rstrip("/").rpartition("/")[2], 16) for name in series["model"]], parse_math=False)
+        ax.set_xticks(x, [printable(str(name).rstrip("/").rpartition("/")[2], 16) for name in series["model"]], parse_math=False)
     ax.set_ylim(bottom=0)
     ax.set_ylabel("mean entropy, nats")
     return ax
@@ -153,7 +153,7 @@ def figure(trace: Trace, model: str, against: str | None = None) -> Figure:
     numbers = summary(trace.tokens).iloc[0]
     with style.use_style():
         both = "entropy_b" in trace.tokens
-        lines = [f"model: {shown(model, 90)}" + (f"; second model (orange): {shown(against or '', 90)}" if both else "")]
+        lines = [f"model: {printable(model, 90)}" + (f"; second model (orange): {printable(against or '', 90)}" if both else "")]
         span = f" [{numbers['low']:.3g}, {numbers['high']:.3g}]" if numbers["low"] == numbers["low"] else ""
         lines.append(
             f"{numbers['tokens']:,} tokens of {numbers['texts']:,} texts, forward in {trace.dtype}. Mean entropy "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dynamics.entropy.summaries import PERCENTILES, by_token, change_by_percentile, summary
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
 from dynamics.presentation.text import percent
@@ -40,9 +40,9 @@ def show(trace: Trace, model: str, against: str | None = None, series: pd.DataFr
 
 
 def _head(trace: Trace, model: str, against: str | None) -> Section:
-    lines: Section = [Text(f"model    {shown(model, 200)}", "bold")]
+    lines: Section = [Text(f"model    {printable(model, 200)}", "bold")]
     if against:
-        lines.append(Text(f"against  {shown(against, 200)}", "bold"))
+        lines.append(Text(f"against  {printable(against, 200)}", "bold"))
     speed = len(trace.tokens) / trace.seconds if trace.seconds else 0
     lines.append(Text(f"{len(trace.tokens):,} tokens of {len(trace.texts):,} texts, forward in {trace.dtype}, {speed:,.0f} tokens/s; nats"))
     return lines
@@ -84,7 +84,7 @@ def _series(series: pd.DataFrame | None) -> Section:
     for row in series.to_dict("records"):
         span = f"[{row['low']:.4g}, {row['high']:.4g}]" if row["low"] == row["low"] else "-"
         numbers = [text.number(row["entropy"]), span, percent(row["certain"]), text.number(row["p80"]), text.number(row["surprisal"])]
-        tables.add(table, shown(row["model"], 100), *numbers)
+        tables.add(table, printable(row["model"], 100), *numbers)
     return [table]
 
 
@@ -94,7 +94,7 @@ def _named(trace: Trace) -> Section:
         return []
     table = tables.table("|", "<tokens that come 5 times or more, with the mean entropy where they stand")
     for title, rows in (("least sure", ranked.head(NAMED)), ("most sure", ranked.tail(NAMED)[::-1])):
-        words = [f"{shown(repr(row['token']), 24)} {row['entropy']:.3g}" for row in rows.to_dict("records")]
+        words = [f"{printable(repr(row['token']), 24)} {row['entropy']:.3g}" for row in rows.to_dict("records")]
         tables.add(table, title, "  ".join(words))
     return [table]
 
@@ -104,5 +104,5 @@ def _notes(notes: list[str]) -> Section:
         return []
     table = tables.table("|", "<")
     for note in notes:
-        tables.add(table, "note", shown(note, 600))
+        tables.add(table, "note", printable(note, 600))
     return [table]

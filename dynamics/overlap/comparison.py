@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.sparsity.definitions import RULES, Thresholds, changed, rule_texts
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def compare(
         raise InputError("overlap needs a base and at least two tuned checkpoints; for one, see dynamics.sparsity")
     before = open_checkpoint(base)
     if before.adapter is not None:
-        raise InputError(f"{shown(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
+        raise InputError(f"{printable(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
     after: list[Checkpoint] = []
     matches: list[dict[str, tuple[Tensor, Tensor]]] = []
     skipped: list[Skip] = []

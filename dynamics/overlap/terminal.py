@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
 from dynamics.presentation.text import percent
@@ -40,8 +40,8 @@ def _share(value: float) -> str:
 
 
 def _header(comparison: Comparison) -> Section:
-    lines: Section = [Text(f"base   {shown(comparison.base.path, 300)}", "bold")]
-    lines += [Text(f"{number + 1:<6} {shown(checkpoint.path, 300)}") for number, checkpoint in enumerate(comparison.tuned)]
+    lines: Section = [Text(f"base   {printable(comparison.base.path, 300)}", "bold")]
+    lines += [Text(f"{number + 1:<6} {printable(checkpoint.path, 300)}") for number, checkpoint in enumerate(comparison.tuned)]
     return [
         *lines,
         Text(f"{comparison.numel:,} weights compared" + (f"; {len(comparison.skipped):,} tensors left out" if comparison.skipped else "")),
@@ -95,5 +95,5 @@ def _series(comparison: Comparison) -> Section:
 def _end(comparison: Comparison) -> Section:
     lines: Section = [Text(f"note  {note}") for note in comparison.notes]
     for where, reason, names in text.skipped_groups(comparison.skipped):
-        lines.append(Text(f"left out of {where}: {', '.join(map(shown, names[:3]))}{' ...' if len(names) > 3 else ''}: {reason}"))
+        lines.append(Text(f"left out of {where}: {', '.join(map(printable, names[:3]))}{' ...' if len(names) > 3 else ''}: {reason}"))
     return lines

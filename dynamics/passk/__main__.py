@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dynamics.bootstrap import LEVEL, REPLICATES
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.passk.comparison import UNSCORED, report
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def _ks(text: str | None) -> list[int] | None:
     try:
         ks = sorted({int(part) for part in text.replace(",", " ").split()})
     except ValueError:
-        raise InputError(f"--k {shown(text)}: expected whole numbers with commas between them, e.g. 1,8,64") from None
+        raise InputError(f"--k {printable(text)}: expected whole numbers with commas between them, e.g. 1,8,64") from None
     if not ks or ks[0] < 1:
-        raise InputError(f"--k {shown(text)}: k must be at least 1")
+        raise InputError(f"--k {printable(text)}: k must be at least 1")
     return ks
 
 

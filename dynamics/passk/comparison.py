@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from dynamics.bootstrap import LEVEL, REPLICATES, difference_interval, mean_interval
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.passk import diagnostics
 from dynamics.passk.crossing import Crossing, crossing, crossing_ks
 from dynamics.passk.estimators import curves, maj_at_k, mg_pass_at_k, pass_at_k
@@ -284,7 +284,7 @@ def curve(
     every = counts(table, unscored)
     graded = every[every["n"] > 0].reset_index(drop=True)
     if graded.empty:
-        raise InputError(f"{shown(name)}: none of {int(every['attempted'].sum()):,} samples has a verdict")
+        raise InputError(f"{printable(name)}: none of {int(every['attempted'].sum()):,} samples has a verdict")
     n, c = graded["n"].to_numpy(np.int64), graded["c"].to_numpy(np.int64)
     wanted = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
     columns: dict[str, Float[np.ndarray, "problems ks"]] = {"pass_at_k": curves(n, c, wanted), "pass_hat_k": curves(n, c, wanted, "pass^k")}
@@ -397,13 +397,13 @@ def compare(
     clash = [problem for problem, content in a.contents.items() if b.contents.get(problem, content) != content]
     if clash:
         raise InputError(
-            f"problem {shown(clash[0], 60)} is not the same problem in {shown(a.name)} and {shown(b.name)} ({len(clash):,} like it): "
-            "they are from different versions of a task, or from different tasks"
+            f"problem {printable(clash[0], 60)} is not the same problem in {printable(a.name)} and {printable(b.name)} ({len(clash):,} "
+            "like it): they are from different versions of a task, or from different tasks"
         )
     both = a.counts.astype({"problem": object}).merge(b.counts.astype({"problem": object}), on="problem", suffixes=("_a", "_b"))
     if both.empty:
-        examples = " and ".join(repr(shown(curve.counts["problem"].iloc[0], 40)) for curve in (a, b))
-        raise InputError(f"{shown(a.name)} and {shown(b.name)} have no problem in common, by id; they have ids such as {examples}")
+        examples = " and ".join(repr(printable(curve.counts["problem"].iloc[0], 40)) for curve in (a, b))
+        raise InputError(f"{printable(a.name)} and {printable(b.name)} have no problem in common, by id; they have ids such as {examples}")
     wanted = np.asarray(a.points["k"] if ks is None else ks, np.int64)
     n, c = ([both[f"{column}_{side}"].to_numpy(np.int64) for side in "ab"] for column in "nc")
     first, second = (curves(n[side], c[side], wanted) for side in (0, 1))
@@ -452,7 +452,9 @@ def report(
     """
     models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
     if against is not None and against not in models:
-        raise InputError(f"--against {shown(against)}: there is no such model; there are {', '.join(shown(name) for name in models)}")
+        raise InputError(
+            f"--against {printable(against)}: there is no such model; there are {', '.join(printable(name) for name in models)}"
+        )
     names = [str(name) if name is not None else "samples" for name in models]
     parts = [table[table["model"] == name] if name is not None else table for name in models]
     if ks is None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -205,7 +205,7 @@ def _whole(name: str, values: Any, least: int) -> Int[np.ndarray, " ..."]:
     """Turn ``values`` into int64, or refuse the first that will not do."""
     array = np.asarray(values)
     if array.dtype == object or array.dtype.kind not in "biuf":
-        raise InputError(f"{name}={shown(values, 40)}: must be whole numbers")
+        raise InputError(f"{name}={printable(values, 40)}: must be whole numbers")
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             bad = ~(np.isfinite(array) & (array == np.floor(array)))

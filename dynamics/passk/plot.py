@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def curves(table: pd.DataFrame, ax: Axes, kind: str = "pass@k") -> Axes:
         part = table[(table["kind"] == kind) & (table["name"] == name)].dropna(subset=["value"]).sort_values("k")
         k, value = part["k"].to_numpy(float), part["value"].to_numpy(float)
         ax.fill_between(k, part["low"].to_numpy(float), part["high"].to_numpy(float), color=color, alpha=BAND, linewidth=0)
-        ax.plot(k, value, color=color, label=shown(name, 60), zorder=3)
+        ax.plot(k, value, color=color, label=printable(name, 60), zorder=3)
         solid = (2 * part["over_half"] <= part["problems"]).to_numpy()
         ax.plot(k[solid], value[solid], linestyle="none", marker=marker, markersize=4.5, color=color, zorder=4)
         hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": color, "markeredgewidth": 1.1}
@@ -92,7 +92,7 @@ def differences(table: pd.DataFrame, ax: Axes, marks: Mapping[str, tuple[str, st
         ax.fill_between(k, lines["low"].to_numpy(float), lines["high"].to_numpy(float), color=color, alpha=BAND, linewidth=0)
         ax.plot(k, lines["value"], color=color, marker=marker, markersize=3.5, zorder=3)
     against = part["against"].iloc[0] if len(part) else ""
-    ax.set_ylabel(f"difference from\n{textwrap.shorten(shown(against, 24), 24)}", parse_math=False)
+    ax.set_ylabel(f"difference from\n{textwrap.shorten(printable(against, 24), 24)}", parse_math=False)
     _log2(ax, part["k"])
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}" if abs(value) > 1e-12 else "0"))
@@ -117,7 +117,7 @@ def crossing(comparison: Comparison, ax: Axes, color: str, row: int = 0) -> None
 def crossing_text(comparison: Comparison, level: float) -> str:
     """Say what is known of the crossing."""
     met = comparison.crossing
-    a, b = shown(comparison.a, 40), shown(comparison.b, 40)
+    a, b = printable(comparison.a, 40), printable(comparison.b, 40)
     if met is None:
         return f"{b} and {a} are level at every k"
     ahead, behind = (a, b) if met.leader == 0 else (b, a)
@@ -155,7 +155,7 @@ def figure(report: Report) -> Figure:
         body, head = (5.6 if pair else 3.9), 0.5 + 0.165 * len(wrapped)
         whole = body + head
         drawing = style.new_figure(8.2, whole)
-        drawing.text(0.12 / 8.2, 1 - 0.12 / whole, "pass@k" if len(names) > 1 else f"pass@k of {shown(names[0], 60)}", fontsize=11,
+        drawing.text(0.12 / 8.2, 1 - 0.12 / whole, "pass@k" if len(names) > 1 else f"pass@k of {printable(names[0], 60)}", fontsize=11,
                      fontweight="bold", va="top", parse_math=False)  # fmt: skip
         for number, line in enumerate(wrapped):
             drawing.text(0.12 / 8.2, 1 - (0.37 + 0.165 * number) / whole, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
@@ -178,7 +178,7 @@ def figure(report: Report) -> Figure:
 
 def _legend(ax: Axes, report: Report) -> None:
     handles: list[Any] = list(ax.get_legend_handles_labels()[0])
-    labels = [shown(curve.name, 40) for curve in report.curves]
+    labels = [printable(curve.name, 40) for curve in report.curves]
     marks = colors([curve.name for curve in report.curves])
     for handle, curve in zip(handles, report.curves, strict=True):
         handle.set_marker(marks[curve.name][1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.passk.comparison import BESIDE
 from dynamics.passk.plot import crossing_text
 from dynamics.presentation import tables
@@ -60,8 +60,8 @@ def interval(low: float, high: float, sign: bool = False) -> str:
 def _files(report: Report) -> Section:
     table = tables.table("<", "|", "<")
     for file in report.files[:FILES]:
-        taken = ", ".join(f"{name} = {shown(field, 60)}" for name, field in file.fields.items())
-        tables.add(table, shown(file.path, 200), f"{file.samples:,} samples", f"{file.format}: {taken}")
+        taken = ", ".join(f"{name} = {printable(field, 60)}" for name, field in file.fields.items())
+        tables.add(table, printable(file.path, 200), f"{file.samples:,} samples", f"{file.format}: {taken}")
     parts: Section = [table] if report.files else []
     if len(report.files) > FILES:
         parts.append(Text(f"  and {len(report.files) - FILES:,} files more"))
@@ -77,7 +77,7 @@ def _models(report: Report) -> Section:
         counted = [f"{curve.statuses.get(name, 0):,}" if curve.statuses else "-" for name in ("timed out", "no answer", "unscored")]
         mean, low, high = curve.mean
         numbers = [f"{len(curve.counts):,}", n, f"{sizes['total']:,}", *counted, value(mean), interval(low, high)]
-        tables.add(table, shown(curve.name, 80), *numbers)
+        tables.add(table, printable(curve.name, 80), *numbers)
     return [table]
 
 
@@ -86,7 +86,7 @@ def _measures(report: Report, width: int) -> list[Section]:
     sections: list[Section] = []
     for name, title in SHOWN.items():
         curves = [curve for curve in report.curves if name in curve.points]
-        labels = {curve.name: shown(curve.name, 40) for curve in curves}
+        labels = {curve.name: printable(curve.name, 40) for curve in curves}
         while curves:
             fitting = max(1, (width - 14) // (26 + max(0, max(len(labels[curve.name]) for curve in curves) - 7)))
             sections.append(_measure(name, title, curves[:fitting], labels, report.level))
@@ -118,7 +118,7 @@ def _extrapolation(curve: Curve, level: float) -> Section:
     table = tables.table(">k", ">model's pass@k", f"|{level:.0%}")
     for k, expected, low, high in zip(far.ks, far.pass_at_k, far.low, far.high, strict=True):
         tables.add(table, f"{k:,}", value(float(expected)), interval(float(low), float(high)))
-    head = f"{shown(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
+    head = f"{printable(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
     parts: Section = [Text(head), table]
     if check is not None:
         words = f"its check by thinning: from {check.kept} samples a problem, pass@{check.k} = {value(check.predicted)} "
@@ -127,11 +127,11 @@ def _extrapolation(curve: Curve, level: float) -> Section:
 
 
 def _comparison(comparison: Comparison, level: float) -> Section:
-    head = f"{shown(comparison.b, 100)} - {shown(comparison.a, 100)}"
+    head = f"{printable(comparison.b, 100)} - {printable(comparison.a, 100)}"
     solved = comparison.solved
     facts = (
         f"{comparison.paired:,} problems paired by id; solved at least once: {solved['both']:,} by both, {solved['only_b']:,} only by "
-        f"{shown(comparison.b, 40)}, {solved['only_a']:,} only by {shown(comparison.a, 40)}, {solved['neither']:,} by neither"
+        f"{printable(comparison.b, 40)}, {solved['only_a']:,} only by {printable(comparison.a, 40)}, {solved['neither']:,} by neither"
     )
     if comparison.only_a or comparison.only_b:
         facts += f"; {comparison.only_a + comparison.only_b:,} problems are in one of them only and not compared"
@@ -158,14 +158,14 @@ def _notes(report: Report) -> Section:
     warned: dict[str, list[str]] = {}
     for curve in report.curves:
         for warning in curve.warnings:
-            warned.setdefault(warning, []).append(shown(curve.name, 60))
+            warned.setdefault(warning, []).append(printable(curve.name, 60))
     lines = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
-    lines += [*report.notes, *(f"{shown(file.path, 80)}: {note}" for file in report.files for note in file.notes)]
+    lines += [*report.notes, *(f"{printable(file.path, 80)}: {note}" for file in report.files for note in file.notes)]
     return [Text(mark) for mark in marks] + ([_remarks("note", lines)] if lines else [])
 
 
 def _remarks(kind: str, lines: list[str]) -> Table:
     table = tables.table("|", "<")
     for line in lines:
-        tables.add(table, kind, shown(line, 600))
+        tables.add(table, kind, printable(line, 600))
     return table

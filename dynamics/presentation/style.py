@@ -24,7 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.atomic import replacing
 
 #: for series that are not rules (runs, methods, checkpoints): the rest of the same palette
@@ -128,7 +128,7 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{shown(path)}: a figure's suffix names its format, {suffix or 'none'!r} is not one of {', '.join(SUFFIXES)}")
+        raise InputError(f"{printable(path)}: a figure's suffix names its format, {suffix or 'none'!r} is not one of {', '.join(SUFFIXES)}")
     return suffix
 
 

@@ -1,6 +1,6 @@
 """What every command's report on a screen shares: sections of text and plain tables, wide as the terminal, safe to pipe.
 
-All text from a stranger's file passes through ``shown`` and is printed as ``Text``: never as rich markup, never as control characters.
+All text from a stranger's file passes through ``printable`` and is printed as ``Text``: never as rich markup, never as control characters.
 """
 
 from __future__ import annotations

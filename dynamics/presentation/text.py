@@ -9,7 +9,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from dynamics.checkpoints.parameter_names import layer_order
-from dynamics.errors import shown
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from dynamics.checkpoints import Skip
@@ -33,8 +33,8 @@ def types(counts: Mapping[str, int]) -> str:
     """List the dtypes of a checkpoint, with shares where there are several: ``bfloat16 99.97 %, float32 0.03 %``."""
     whole = sum(counts.values())
     if len(counts) < 2 or not whole:
-        return ", ".join(map(shown, counts)) or "no weights of its own"
-    return ", ".join(f"{shown(name)} {percent(count / whole)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+        return ", ".join(map(printable, counts)) or "no weights of its own"
+    return ", ".join(f"{printable(name)} {percent(count / whole)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def stacks(layers: Iterable[str]) -> list[list[str]]:
@@ -51,7 +51,7 @@ def layer_labels(layers: Iterable[str]) -> tuple[str, dict[str, str]]:
     while depth < len(first) - 1 and all(len(parts) > depth + 1 and parts[depth] == first[depth] for parts in split.values()):
         depth += 1
     prefix = "".join(f"{segment}." for segment in first[:depth])
-    return shown(prefix), {name: shown(".".join(parts[depth:]), 60) for name, parts in split.items()}
+    return printable(prefix), {name: printable(".".join(parts[depth:]), 60) for name, parts in split.items()}
 
 
 def short_paths(paths: Iterable[str]) -> dict[str, str]:
@@ -60,8 +60,8 @@ def short_paths(paths: Iterable[str]) -> dict[str, str]:
     for depth in range(1, max(map(len, split.values()), default=0) + 1):
         short = {path: "/".join(parts[-depth:]) or path for path, parts in split.items()}
         if len(set(short.values())) == len(split):
-            return {path: shown(label, 60) for path, label in short.items()}
-    return {path: shown(path, 60) for path in split}
+            return {path: printable(label, 60) for path, label in short.items()}
+    return {path: printable(path, 60) for path in split}
 
 
 def skipped_groups(skipped: Sequence[Skip]) -> list[tuple[str, str, list[str]]]:

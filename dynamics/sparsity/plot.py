@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dynamics.checkpoints.parameter_names import MODULE_ORDER, OUTSIDE
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style, text
 from dynamics.presentation.text import percent
 from dynamics.sparsity import plot_rules
@@ -134,7 +134,7 @@ def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
     for stack in text.stacks(row_of):
         for position, layer in enumerate(stack):
             if position % stride == 0:
-                labels[row_of[layer]] = shown(short[layer], 32) if position == 0 else layer.rpartition(".")[2]
+                labels[row_of[layer]] = printable(short[layer], 32) if position == 0 else layer.rpartition(".")[2]
     if OUTSIDE in rows:
         labels[rows.index(OUTSIDE)] = "no layer"
     return prefix, labels
@@ -200,10 +200,10 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylabel("sparsity: share of weights unchanged")
     if numbers:
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 2.5, 5, 10]))
-        ax.set_xlabel(re.sub(r"\d+(?=\D*$)", "*", shown(text.short_paths(ends)[ends[0]], 40)), parse_math=False)
+        ax.set_xlabel(re.sub(r"\d+(?=\D*$)", "*", printable(text.short_paths(ends)[ends[0]], 40)), parse_math=False)
     else:
         stride = math.ceil(len(ends) / 12)
-        short = [shown(label, 28) for label in text.short_paths(ends).values()]
+        short = [printable(label, 28) for label in text.short_paths(ends).values()]
         turned = max(map(len, short)) * len(short[::stride]) > 60
         ax.set_xticks(
             range(0, len(ends), stride), short[::stride], parse_math=False, rotation=30 * turned, ha="right" if turned else "center"
@@ -228,7 +228,7 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
             size = (max(7.5, 2.6 + 0.62 * columns), 0.8 + max(1.3, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1)))
         size = (size[0], min(size[1], 14.0))
         sides = [
-            f"{side}: {shown(checkpoint.path.rstrip('/').rpartition('/')[2] or checkpoint.path, 60)} ({text.types(checkpoint.dtypes)})"
+            f"{side}: {printable(checkpoint.path.rstrip('/').rpartition('/')[2] or checkpoint.path, 60)} ({text.types(checkpoint.dtypes)})"
             for side, checkpoint in (("base", comparison.base), ("tuned", comparison.tuned))
         ]
         other_rules = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from dynamics.checkpoints.parameter_names import OUTSIDE
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
 from dynamics.presentation.text import percent
@@ -52,8 +52,8 @@ def _header(comparison: Comparison) -> Section:
     lines: Section = []
     for side in ("base", "tuned"):
         checkpoint = getattr(comparison, side)
-        stored = f"{shown(checkpoint.format)}, {text.types(checkpoint.dtypes)}"
-        lines.append(Text.assemble((f"{side:<6} {shown(checkpoint.path, 300)}", "bold"), (f"  {stored}", "dim")))
+        stored = f"{printable(checkpoint.format)}, {text.types(checkpoint.dtypes)}"
+        lines.append(Text.assemble((f"{side:<6} {printable(checkpoint.path, 300)}", "bold"), (f"  {stored}", "dim")))
     tensors, skipped = len(comparison.rows), len(comparison.skipped)
     weights = comparison.total.numel
     line = f"{weights:,} weight{'s' * (weights != 1)} in {tensors:,} tensor{'s' * (tensors != 1)} compared"
@@ -108,7 +108,7 @@ def _bar(share: float, room: int, fancy: bool) -> str:
 def _modules(comparison: Comparison) -> Section:
     table = tables.table("|sparsity of, %", ">weights", *(f">{rule}" for rule in RULES), ">rel. update")
     for row in comparison.modules:
-        tables.add(table, shown(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
+        tables.add(table, printable(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
     return [table]
 
 
@@ -128,7 +128,7 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
     head = ["|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer"]
     if blocks := fancy and room >= 10:
         spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
-        head.append(f"|{prefix + spans if len(prefix + spans) <= room else shown(spans, room)}")
+        head.append(f"|{prefix + spans if len(prefix + spans) <= room else printable(spans, room)}")
     table = tables.table(*head)
     for rule in RULES:
         values = {name: row.sparsity[rule] for name, row in rows.items()}
@@ -183,7 +183,7 @@ def _notes(notes: Sequence[str]) -> Section:
         return []
     table = tables.table("|", "<")
     for note in notes:
-        tables.add(table, "note", shown(note, NOTE))
+        tables.add(table, "note", printable(note, NOTE))
     return [table]
 
 
@@ -194,6 +194,6 @@ def _skipped(comparison: Comparison) -> Section:
     table = tables.table(">left out", "|of", "<because")
     for where, reason, names in text.skipped_groups(comparison.skipped):
         rest = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        listed = ", ".join(shown(name, 80) for name in names[:3])
-        tables.add(table, f"{len(names):,}", shown(where), f"{shown(reason, NOTE)}: {listed}{rest}")
+        listed = ", ".join(printable(name, 80) for name in names[:3])
+        tables.add(table, f"{len(names):,}", printable(where), f"{printable(reason, NOTE)}: {listed}{rest}")
     return [table]

@@ -16,7 +16,7 @@ from dynamics.checkpoints import Skip, Source, open_checkpoint
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.checkpoints.matching import Pair, match
 from dynamics.checkpoints.tensor import decode
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.sparsity.definitions import changed, changed_under
 from dynamics.spectra.linalg import (
     COUNTERPART,
@@ -226,7 +226,7 @@ def compare(
     skipped = matched.skipped + [Skip(pair.name, "both", "not a matrix") for pair in matched.pairs if pair.name not in names]
     selected = [pair for pair in matrices if pattern.search(pair.name)][:limit]
     if not selected:
-        raise InputError(f"no matrix to measure{f' whose name matches {shown(only)}' if only else ''}")
+        raise InputError(f"no matrix to measure{f' whose name matches {printable(only)}' if only else ''}")
     done_by_name = {spectrum.name: spectrum for spectrum in done}
 
     def spectrum_of(pair: Pair) -> Spectrum:
@@ -258,4 +258,4 @@ def _pattern(only: str | None) -> re.Pattern[str]:
     try:
         return re.compile(only or "")
     except re.error as error:
-        raise InputError(f"--only {shown(only or '')}: is not a regular expression ({error})") from None
+        raise InputError(f"--only {printable(only or '')}: is not a regular expression ({error})") from None

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.parameter_names import module_order
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def values(spectra: list[Spectrum], ax: Axes) -> Axes:
     ax.set_yscale("log" if all(any(value > 0 for value in sigma) for _, sigma, _, _ in curves) else "linear")
     ax.set_xlabel("index")
     ax.set_ylabel("singular value", fontsize=7)
-    ax.set_title(shown(drifted_most.name, 40), fontsize=7)
+    ax.set_title(printable(drifted_most.name, 40), fontsize=7)
     ax.legend(fontsize=6, frameon=False)
     return ax
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
 from dynamics.spectra.plot import frame
@@ -30,7 +30,7 @@ def show(base: str, tuned: str, spectra: list[Spectrum], skipped: list[Skip], me
     rows = frame(spectra)
 
     def sections(_width: int, _fancy: bool) -> list[Section]:
-        head: Section = [Text(f"base   {shown(base, 300)}", "bold"), Text(f"tuned  {shown(tuned, 300)}", "bold")]
+        head: Section = [Text(f"base   {printable(base, 300)}", "bold"), Text(f"tuned  {printable(tuned, 300)}", "bold")]
         head.append(Text(f"{len(spectra):,} matrices, {HOW[method]}, k = {spectra[0].k}; medians by kind of module"))
         heads = (">matrices", ">rank", ">stable", ">effective", ">rank 99 %", ">NSS", ">angle", ">inside", ">chance")
         update_table = tables.table("|module", *heads)

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 PerProposal = Float[np.ndarray, " proposals"]
 
@@ -162,11 +162,11 @@ def find(name: str) -> Callable[[SolveRates], PerProposal]:
         return REWARDS[name].function
     module, _, function = name.partition(":")
     if not function:
-        raise InputError(f"--proposer-reward {shown(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
+        raise InputError(f"--proposer-reward {printable(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
     try:
         reward: Callable[[SolveRates], PerProposal] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--proposer-reward {shown(name)}: {shown(error, 120)}") from None
+        raise InputError(f"--proposer-reward {printable(name)}: {printable(error, 120)}") from None
     return reward
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.train.tasks.problem import TASK_TYPES, Question, Source
 from dynamics.train.tasks.proposals import Proposals
 from dynamics.train.tasks.reasoning_gym import ReasoningGym
@@ -58,4 +58,4 @@ def source(name: str, plain: bool = True) -> Source:
     if name.partition(":")[0] in known:
         return ReasoningGym(name)
     more = "" if len(known) > 5 else "; for those of reasoning-gym: pip install 'training-dynamics[tasks]'"
-    raise InputError(f"task {shown(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")
+    raise InputError(f"task {printable(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")

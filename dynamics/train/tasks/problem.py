@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 TASK_TYPES = ("deduction", "abduction", "induction")
 #: the test sets, equal parts of the test problems: programs of the embedded model's pre-training on other inputs (seen), programs that were
@@ -111,5 +111,5 @@ def judge(question: Question, text: str) -> Verdict:
     except InputError:
         raise
     except Exception as error:
-        message = f"{type(error).__name__}: {shown(error, 80)}"
-        raise InputError(f"the verifier of {shown(question.id, 80)} failed on {shown(text, 60)!r}: {message}") from error
+        message = f"{type(error).__name__}: {printable(error, 80)}"
+        raise InputError(f"the verifier of {printable(question.id, 80)} failed on {printable(text, 60)!r}: {message}") from error

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import ANSWER_REQUEST, extract_answer
 
@@ -28,7 +28,7 @@ class ReasoningGym:
             self.settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
             self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)
         except (ValueError, TypeError, AssertionError) as error:
-            raise InputError(f"task {shown(name)!r}: its settings are not understood: {shown(error)}") from None
+            raise InputError(f"task {printable(name)!r}: its settings are not understood: {printable(error)}") from None
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """Generate the questions of a split, which has a seed of its own."""

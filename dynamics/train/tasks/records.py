@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import extract_answer
 
@@ -49,16 +49,16 @@ def read_records(path: str) -> list[dict[str, Any]]:
     """Read rows with ``prompt`` and ``completion`` or ``answer``, all text, from a JSON-lines or Parquet file."""
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{shown(path)}: no such file")
+        raise InputError(f"{printable(path)}: no such file")
     rows = _read_parquet(file) if file.suffix == ".parquet" else _read_json_lines(file)
     if not rows:
-        raise InputError(f"{shown(path)}: has no rows")
+        raise InputError(f"{printable(path)}: has no rows")
     for number, row in enumerate(rows, start=1):
-        fields = ", ".join(shown(key, 30) for key in row) if isinstance(row, dict) else type(row).__name__
+        fields = ", ".join(printable(key, 30) for key in row) if isinstance(row, dict) else type(row).__name__
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise InputError(f"{shown(path)}, row {number}: has no text field prompt; it has {fields}")
+            raise InputError(f"{printable(path)}, row {number}: has no text field prompt; it has {fields}")
         if not isinstance(row.get("completion", row.get("answer")), (str, int, float)):
-            raise InputError(f"{shown(path)}, row {number}: has neither completion nor answer; it has {fields}")
+            raise InputError(f"{printable(path)}, row {number}: has neither completion nor answer; it has {fields}")
     return rows
 
 
@@ -68,7 +68,7 @@ def _read_parquet(file: Path) -> list[Any]:
     try:
         rows: list[Any] = pq.read_table(file).to_pylist()
     except (OSError, ValueError) as error:
-        raise InputError(f"{shown(file)}: cannot be read as Parquet: {shown(error)}") from None
+        raise InputError(f"{printable(file)}: cannot be read as Parquet: {printable(error)}") from None
     return rows
 
 
@@ -79,5 +79,5 @@ def _read_json_lines(file: Path) -> list[Any]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise InputError(f"{shown(file)}, line {number}: is not JSON: {error.msg}") from None
+                raise InputError(f"{printable(file)}, line {number}: is not JSON: {error.msg}") from None
     return rows
