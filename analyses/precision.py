@@ -194,19 +194,19 @@ def measure(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     by_rule, by_step = [], []
     for folder, name in COMPARISONS.items():
         row = sparsity.compare(directory / "base", tuned_checkpoint(directory, folder)).total
-        for rule in RULES:
-            by_rule.append(
-                {
-                    "comparison": name,
-                    "folder": folder,
-                    "rule": rule,
-                    "changed": row.changed[rule],
-                    "numel": row.numel,
-                    "sparsity": row.sparsity[rule],
-                    "relative_update": row.relative_update,
-                    "max_abs_update": row.max_abs_update,
-                }
-            )
+        by_rule += [
+            {
+                "comparison": name,
+                "folder": folder,
+                "rule": rule,
+                "changed": row.changed[rule],
+                "numel": row.numel,
+                "sparsity": row.sparsity[rule],
+                "relative_update": row.relative_update,
+                "max_abs_update": row.max_abs_update,
+            }
+            for rule in RULES
+        ]
         if folder in RUNS:
             by_step += [
                 {"series": RUNS[folder], "folder": folder, "steps": steps, "weights": count, "fraction": count / row.numel}
