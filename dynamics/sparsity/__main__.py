@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.sparsity.comparison import Comparison, Step, compare, last_against_first, series, series_dict, table
+from dynamics.sparsity.comparison import compare, last_against_first, series, series_dict, table
 from dynamics.sparsity.definitions import PAPERS
+from dynamics.sparsity.results import Comparison, Step
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -25,7 +25,7 @@ from dynamics.sparsity.plot import heat_rows, limits, series_lines, series_table
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from dynamics.sparsity.comparison import Comparison, Row, Step
+    from dynamics.sparsity.results import Comparison, Row, Step
 
 DEFAULT_RULE = "bf16"
 #: measure of a row -> header of its column

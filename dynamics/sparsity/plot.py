@@ -24,7 +24,7 @@ from dynamics.sparsity import plot_rules
 from dynamics.sparsity.definitions import RULES, rule_texts
 
 if TYPE_CHECKING:
-    from dynamics.sparsity.comparison import Comparison, Step
+    from dynamics.sparsity.results import Comparison, Step
 
 #: cells with their value written in, at most
 ANNOTATED = 150
