@@ -94,14 +94,14 @@ def read_json(path: Path, limit: int = 200_000_000) -> dict[str, Any]:
     """Read a JSON object of at most ``limit`` bytes."""
     try:
         if path.stat().st_size > limit:
-            raise InputError(f"{shown(path)}: over {limit} bytes; not a model's JSON file")
+            raise InputError(f"{printable(path)}: over {limit} bytes; not a model's JSON file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{shown(path)}: is not valid JSON; fetch or save it again") from None
+        raise InputError(f"{printable(path)}: is not valid JSON; fetch or save it again") from None
     except OSError as error:
-        raise InputError(f"{shown(path)}: {error.strerror or error}") from error
+        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{shown(path)}: is not a JSON object")
+        raise InputError(f"{printable(path)}: is not a JSON object")
     return value
