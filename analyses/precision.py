@@ -39,6 +39,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,7 @@ def draw(by_rule: pd.DataFrame, by_step: pd.DataFrame, run: Mapping[str, Any]) -
 
 def finding(by_rule: pd.DataFrame) -> str:
     """Make the figure's title: the numbers that the question is about, taken from the table."""
-    unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(percent)
+    unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(partial(percent, short=True))
     return (
         f"Same data, learning rate and steps. Weights unchanged, compared exactly: {unchanged['bf16']} trained in bf16,\n"
         f"{unchanged['fp32']} with fp32 masters, {unchanged['fp32_saved_as_bf16']} when the same fp32 masters are saved as bf16"
@@ -264,7 +265,7 @@ def spread(by_rule: pd.DataFrame) -> str:
 
 def moved(by_step: pd.DataFrame) -> str:
     """Say what of each run a bf16 file can show."""
-    visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(percent)
+    visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(partial(percent, short=True))
     return f"Moved by a bf16 step or more: {visible['bf16']} of the bf16 weights, {visible['fp32']} of the fp32 masters"
 
 
@@ -272,7 +273,7 @@ def footnote(by_rule: pd.DataFrame, run: Mapping[str, Any]) -> str:
     """Say what a reader needs to judge the numbers: setting, size of the update, dtypes."""
     config = run["config"]
     update = by_rule.groupby("folder")["relative_update"].first()
-    zeros = percent(run["base_zeros"] / run["parameters"])
+    zeros = percent(run["base_zeros"] / run["parameters"], short=True)
     return (
         f"{run['model']}, {run['parameters'] / 1e6:.0f}M weights; AdamW, lr {config['learning_rate']:g} constant, "
         f"{config['steps']} steps, {run['tokens']:,} tokens of {run['text']}, seed {config['seed']}.\n"
