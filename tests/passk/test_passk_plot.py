@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from helpers import tidy
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
-from test_passk import tidy
 
 from dynamics.passk import report, terminal
 from dynamics.passk.page import page
