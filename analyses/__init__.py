@@ -1,37 +1,56 @@
-"""One script a question: each reads run directories and writes ``figures/``. ``python -m analyses`` rebuilds them all."""
+"""The figures of this repository: one module per question. ``python -m analyses`` rebuilds them all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def _precision(runs: Path, figures: Path, force: bool, preset: str) -> list[Path]:
+@dataclass(frozen=True)
+class Request:
+    """What ``python -m analyses`` was asked for.
+
+    Attributes
+    ----------
+    runs : folder of all run directories.
+    figures : folder of all figures.
+    force : repeat training runs that are finished already.
+    preset : preset of the comparison.
+    """
+
+    runs: Path
+    figures: Path
+    force: bool = False
+    preset: str = "default"
+
+
+def _precision(request: Request) -> list[Path]:
     from analyses import precision  # imports torch, so only when it is asked for
 
-    return precision.main(runs, figures, force)
+    return precision.main(request.runs, request.figures, request.force)
 
 
-def _uncertainty(runs: Path, figures: Path, force: bool, preset: str) -> list[Path]:
+def _uncertainty(request: Request) -> list[Path]:
     from analyses import uncertainty
 
-    return uncertainty.main(runs, figures)
+    return uncertainty.main(request.runs, request.figures)
 
 
-def _rewards(runs: Path, figures: Path, force: bool, preset: str) -> list[Path]:
+def _rewards(request: Request) -> list[Path]:
     from dynamics.train.games import plot_rewards
 
-    return plot_rewards.write(figures / "proposer_rewards.png")
+    return plot_rewards.write(request.figures / "proposer_rewards.png")
 
 
-def _comparison(runs: Path, figures: Path, force: bool, preset: str) -> list[Path]:
+def _comparison(request: Request) -> list[Path]:
     from analyses import comparison
 
-    return comparison.main(runs, figures, force, preset)
+    return comparison.main(request.runs, request.figures, request.force, request.preset)
 
 
-#: name -> (where runs live, where figures go, redo runs that are there already, preset of the comparison) -> the files written
-ANALYSES: dict[str, Callable[[Path, Path, bool, str], list[Path]]] = {
+#: name -> a function that gives the paths of the files it wrote
+ANALYSES: dict[str, Callable[[Request], list[Path]]] = {
     "precision": _precision,
     "uncertainty": _uncertainty,
     "rewards": _rewards,

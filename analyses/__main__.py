@@ -6,14 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from analyses import ANALYSES
-from analyses.runs import PRESETS, commands, place
+from analyses import ANALYSES, Request
+from analyses.presets import PRESETS, commands, runs_folder
 from dynamics import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Rebuild the figures that are named on the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m analyses",
         description="Rebuild the figures, each with the table it draws beside it (.csv). Runs that are there are used again.",
@@ -32,11 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
     if options.dry_run:
-        print("\n".join(commands(options.preset, place(options.preset, options.runs))))
+        print("\n".join(commands(options.preset, runs_folder(options.preset, options.runs))))
         return 0
+    request = Request(options.runs, options.figures, options.force, options.preset)
     try:
         for name in options.names or ANALYSES:
-            for path in ANALYSES[name](options.runs, options.figures, options.force, options.preset):
+            for path in ANALYSES[name](request):
                 print(path)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""All comparisons at once: trains what a preset lists, draws every figure, and writes ``verdicts.csv`` and ``report.html``.
+"""All comparisons at once: train what a preset lists, draw every figure, and write ``verdicts.csv`` and ``report.html``.
 
 python -m analyses comparison                     # ten minutes on two cores the first time, two after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
@@ -14,7 +14,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -26,19 +25,22 @@ from analyses import (
     forgetting,
     learnt_and_lost,
     pass_at_k,
+    presets,
     proposer_variants,
-    question,
-    runs,
     support,
     update_shape,
     update_sparsity,
 )
+from analyses.analysis import Analysis, name_of, write
+from analyses.claims import FAILS, HOLDS, OPEN, Verdict
+from analyses.launch import print_progress, train
+from analyses.runs import Run
 from dynamics import InputError
-from dynamics.cli.outputs import write
+from dynamics.cli import outputs
 from dynamics.io.atomic import replacing
 from dynamics.presentation import html
 
-QUESTIONS: tuple[ModuleType, ...] = (
+QUESTIONS: tuple[Analysis, ...] = (
     pass_at_k,
     support,
     update_sparsity,
@@ -61,62 +63,67 @@ QUOTED = (
 
 
 def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
-    """Figures of the preset ``full`` are those that belong to the repository; those of another go into a folder of its name."""
-    found = runs.train(preset, runs.place(preset, folder), force)
-    return build(found, figures if preset == "full" else figures / preset, preset)
+    """Train the runs of a preset and make its figures.
+
+    Figures of the preset ``full`` are those that belong to the repository; those of another go into a folder of its name.
+    """
+    runs = train(preset, presets.runs_folder(preset, folder), force)
+    return build(runs, figures if preset == "full" else figures / preset, preset)
 
 
-def build(found: Sequence[runs.Run], figures: Path, preset: str = "") -> list[Path]:
-    """Every figure and table from run directories, the verdicts, and the page of them all."""
+def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
+    """Make every figure and table from runs, the verdicts, and the page of them all; give the paths of the files."""
     paths: list[Path] = []
-    sections: list[str] = []
+    sections: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     figures.mkdir(parents=True, exist_ok=True)
-    for module in QUESTIONS:
-        name = module.__name__.rpartition(".")[2]
-        runs.say(f"measuring: {name}")
+    for analysis in QUESTIONS:
+        name = name_of(analysis)
+        print_progress(f"measuring: {name}")
         try:
-            table, made = question.write(module, found, figures)
+            table, written = write(analysis, runs, figures)
         except InputError as error:
             for suffix in (".png", ".svg", ".csv"):
                 (figures / f"{name}{suffix}").unlink(missing_ok=True)  # of other runs
-            sections.append(html.section(module.TITLE, f"<p>Not drawn: {html.safe(error, 400)}</p>"))
+            sections.append({"title": analysis.TITLE, "missing": html.one_line(error, 400)})
             continue
-        paths += made
-        rows += [asdict(one) | {"verdict": one.verdict, "figure": name} for one in module.verdicts(table)]
-        chart = html.picture((figures / f"{name}.svg").read_bytes(), module.TITLE)
-        text = f"<p>The paper: {html.safe(module.CLAIM, 600)}.</p>{chart}<p class=faint>{html.safe(module.caption(table), 1200)}</p>"
-        sections.append(html.section(module.TITLE, text))
-    verdicts = pd.DataFrame(rows, columns=[*(one.name for one in fields(question.Verdict)), "verdict", "figure"])
-    write(str(figures / "machine.json"), json.dumps(_machine(found, preset), indent=1) + "\n")
+        paths += written
+        rows += [asdict(verdict) | {"verdict": verdict.verdict, "figure": name} for verdict in analysis.verdicts(table)]
+        section = {
+            "title": analysis.TITLE,
+            "claim": html.one_line(analysis.CLAIM, 600),
+            "caption": html.one_line(analysis.caption(table), 1200),
+        }
+        sections.append(section | {"figure": html.svg_uri((figures / f"{name}.svg").read_bytes())})
+    verdicts = pd.DataFrame(rows, columns=[*(field.name for field in fields(Verdict)), "verdict", "figure"])
+    outputs.write(str(figures / "machine.json"), json.dumps(_machine(runs, preset), indent=1) + "\n")
     with replacing(figures / "verdicts.csv") as temporary:
         verdicts.to_csv(temporary, index=False, float_format="%.4g")
-    head = "<h1>What self-play, RLVR and SFT did to the model</h1>" + _about(found, preset)
-    page = [head, html.section("Verdicts", _verdicts(verdicts)), *sections, html.section("Runs", _runs(found))]
-    write(str(figures / "report.html"), html.document("Comparison of the methods", page))
+    outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections))
     return [*paths, figures / "verdicts.csv", figures / "machine.json", figures / "report.html"]
 
 
-def _machine(found: Sequence[runs.Run], preset: str) -> dict[str, Any]:
-    """What the figures were made with: versions, and the shape of the machine."""
+def _machine(runs: Sequence[Run], preset: str) -> dict[str, Any]:
+    """Describe what the figures were made with: versions, and the shape of the machine."""
     from dynamics.io.threads import cores
 
-    packages: dict[str, Any] = next((run.document["packages"] for run in found if run.document.get("packages")), {})
-    return {"preset": preset or None, "runs": len(found), "cores": cores(), "machine": platform.machine(), "packages": packages}
+    packages: dict[str, Any] = next((run.document["packages"] for run in runs if run.document.get("packages")), {})
+    return {"preset": preset or None, "runs": len(runs), "cores": cores(), "machine": platform.machine(), "packages": packages}
 
 
 def _effect(row: Mapping[Any, Any]) -> str:
-    """An effect with its interval, if it has one."""
-    ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
-    return f"{row['effect']:+.3g}{ends}"
+    """Format an effect with its interval, if it has one."""
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
+    return f"{row['effect']:+.3g}{interval}"
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The verdicts as a table for a README."""
-    lines = ["| finding | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|"]
-    for row in table.to_dict("records"):
-        lines.append(f"| {row['finding']} | {row['measured']} | {_effect(row)} | {row['by_seed']} | {row['verdict']} |")
-    return "\n".join(lines)
+    """Format the verdicts as a table for a README."""
+    lines = [
+        f"| {row['finding']} | {row['measured']} | {_effect(row)} | {row['by_seed']} | {row['verdict']} |"
+        for row in table.to_dict("records")
+    ]
+    return "\n".join(["| finding | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|", *lines])
 
 
 def fill(readme: Path, table: pd.DataFrame, preset: str = "full") -> None:
@@ -126,54 +133,68 @@ def fill(readme: Path, table: pd.DataFrame, preset: str = "full") -> None:
     _, mark, after = rest.partition(END)
     if not mark:
         raise InputError(f"{readme}: has no {begin} ... {END}")
-    write(str(readme), f"{before}{begin}\n{markdown(table)}\n{END}{after}")
+    outputs.write(str(readme), f"{before}{begin}\n{markdown(table)}\n{END}{after}")
 
 
-def _about(found: Sequence[runs.Run], preset: str) -> str:
-    models = ", ".join(sorted({str(run.settings.get("model", run.document.get("model"))) for run in found}))
-    steps = sorted({len(run.metrics) for run in found})
-    small = "" if preset in ("", "full", "paper") else " This is a demonstration: few steps and seeds."
-    first = runs.PRESETS[preset].first if preset else ""
-    begun = f" What they begin with was made by <code>{html.safe(f'python -m dynamics.train sft {first}', 400)}</code>." if first else ""
-    made = _machine(found, preset)
-    versions = ", ".join(f"{name} {version}" for name, version in made["packages"].items() if version)
-    return (
-        f"<p>{len(found)} runs of the model <code>{html.safe(models)}</code>, {steps[0]} to {steps[-1]} steps, "
-        f"preset {html.safe(preset or 'none')}; "
-        f"{made['cores']} cores of {html.safe(made['machine'])}, {html.safe(versions, 400)}.{begun}{small} "
-        "Findings are those of arXiv 2510.27072 on 3B and 7B models; those that begin with 'and', that of settings and those of RLVR's "
-        "gain are controls; what a small model shows need not hold for them. An effect is the "
-        "mean over seeds of the value of each. A verdict is its 95 % interval: wholly on the side that the finding says, wholly on the "
-        "other, or cannot be told.</p>"
-    )
+def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]]) -> str:
+    """Render the page of all figures.
+
+    Parameters
+    ----------
+    runs
+        The runs that were compared.
+    preset
+        What trained them; empty if no preset did.
+    verdicts
+        A row a finding, as in ``verdicts.csv``.
+    sections
+        For every question its title, and either claim, caption and figure (a data URI), or what was missing to draw it.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    models = sorted({str(run.settings.get("model", run.document.get("model"))) for run in runs})
+    steps = [len(run.metrics) for run in runs]
+    first = presets.PRESETS[preset].base_run_options if preset else ""
+    machine = _machine(runs, preset)
+    context = {
+        "run_count": len(runs),
+        "models": html.one_line(", ".join(models)),
+        "least_steps": min(steps),
+        "most_steps": max(steps),
+        "preset": html.one_line(preset or "none"),
+        "cores": machine["cores"],
+        "machine": html.one_line(machine["machine"]),
+        "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
+        "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
+        "demonstration": preset not in ("", "full", "paper"),
+        "counts": {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in _COLORS},
+        "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
+        "quoted": QUOTED,
+        "sections": sections,
+        "runs": [_run(run) for run in runs],
+    }
+    return html.render("comparison.html", context, Path(__file__).parent / "templates")
 
 
 #: the colour beside a verdict
-_COLORS = {question.HOLDS: "#009E73", question.FAILS: "#D55E00", question.OPEN: "#999999"}
+_COLORS = {HOLDS: "#009E73", FAILS: "#D55E00", OPEN: "#999999"}
 
 
-def _verdicts(table: pd.DataFrame) -> str:
-    """Three columns, so that a phone has room for them."""
-    counts = ", ".join(f"{int((table['verdict'] == one).sum())} {one}" for one in _COLORS)
-    lines = []
-    for row in table.to_dict("records"):
-        seeds = f"by seed {row['by_seed']}; {row['interval']}"
-        lines.append(
-            [
-                f'<div class=mark style="--rule: {_COLORS[row["verdict"]]}">{html.safe(row["verdict"])}</div>',
-                f"{html.safe(row['finding'])}<small>{html.safe(row['measured'], 400)}</small>",
-                f"{_effect(row)}<small>{html.safe(seeds, 300)}</small>",
-            ]
-        )
-    made = html.table(["<verdict", "<finding, what was measured", "<effect, 95 %"], lines)
-    return f"<p>{counts}.</p><div class=fit>{made}</div><p class=faint>{html.safe(QUOTED, 1000)}</p>"
+def _verdict(row: Mapping[Any, Any]) -> dict[str, str]:
+    return {
+        "color": _COLORS[row["verdict"]],
+        "verdict": html.one_line(row["verdict"]),
+        "finding": html.one_line(row["finding"]),
+        "measured": html.one_line(row["measured"], 400),
+        "effect": _effect(row),
+        "seeds": html.one_line(f"by seed {row['by_seed']}; {row['interval']}", 300),
+    }
 
 
-def _runs(found: Sequence[runs.Run]) -> str:
-    heads = ["<run", "<what", "seed", "steps", "<masters", "<computed in", "<settings"]
-    lines = []
-    for run in found:
-        settings = "\n".join(f"{name} = {value!r}" for name, value in run.settings.items())
-        what = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
-        lines.append([*(html.safe(cell) for cell in what), html.folded("all", settings)])
-    return html.table(heads, lines)
+def _run(run: Run) -> list[str | dict[str, str]]:
+    """Format the cells of a run; the last is its settings, with a line each."""
+    cells = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
+    settings = [f"{html.one_line(name)} = {value!r}" for name, value in run.settings.items()]
+    return [*(html.one_line(cell) for cell in cells), {"settings": "\n".join(settings)}]

@@ -1,4 +1,6 @@
-"""Does self-play make itself a curriculum?
+"""Measure the difficulty of self-play's proposals over training.
+
+Question: does self-play make itself a curriculum?
 
 The paper: of questions sampled across training the solve rate falls, and responses grow longer.
 
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,9 +25,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from analyses import question
-from analyses.question import Verdict, judge
-from analyses.runs import Run, lines, matched
+from analyses import analysis
+from analyses.claims import Verdict, check_claim
+from analyses.proposer_variants import variant_name
+from analyses.runs import Run, default_optimizer, make_label, read_json_lines
 from dynamics import InputError
 from dynamics.presentation import methods, style
 
@@ -45,86 +49,107 @@ STEPS = {"valid": "proposer/valid", "distinct": "program/distinct"}
 FEW = 20
 #: variants that are drawn in a colour of their own; those of the reward are grey
 SHOWN = {
-    "selfplay": (methods.COLORS["selfplay"], "-"),
-    "selfplay, frozen proposer": ("#D55E00", "--"),
-    "selfplay, snapshot proposer": ("#56B4E9", "-."),
+    make_label("selfplay", {}): (methods.COLORS["selfplay"], "-"),
+    make_label("selfplay", {"proposer": "frozen"}): ("#D55E00", "--"),
+    make_label("selfplay", {"proposer": "snapshot"}): ("#56B4E9", "-."),
 }
+#: colour of the other rewards
+GREY = "#a8a8a8"
 
 
 def caption(table: pd.DataFrame) -> str:
+    """Describe the figure."""
     means = table[table["part"] == "mean"]
     count = int(means.loc[means["quantity"] == "solve_rate", "count"].max())
-    rewards = [str(label).partition(", ")[2] for label in means["label"].unique() if label not in SHOWN]
+    others = [variant_name(label) for label in means["label"].unique() if label not in SHOWN]
     return (
         f"Tasks proposed in each quarter of training, up to {count} a point, {int(means['seeds'].max())} seeds together, solved by the "
         "untouched base at temperature 1; bands: 95 % of the mean over tasks (normal), of validity and difference over steps. "
         "Duplicates count as invalid. Operations: operators, calls, subscripts and comprehensions of the program. "
         "Difficulty: tokens of the base's answers against how often it solves the task."
-        + (f" Grey: {', '.join(rewards)}." if rewards else "")
+        + (f" Grey: {', '.join(others)}." if others else "")
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns part, label, quantity, at, seed, value, low, high, count, seeds.
+    """Make a table of columns part, label, quantity, at, seed, value, low, high, count, seeds.
 
     Part ``mean``: all seeds together, ``at`` a quarter, for by_difficulty the middle of a bin of solve rates. Part ``change``: of one seed,
     last quarter minus first; for by_difficulty the slope of length on 1 - solve rate.
     """
-    parts, changes = [], []
-    for run in matched(runs):
-        if run.method != "selfplay" or not (run.path / "curriculum.jsonl").exists():
-            continue
-        tasks = pd.DataFrame(lines(run.path / "curriculum.jsonl"))
-        tasks["operations"] = tasks["program"].map(operations)
-        steps = run.metrics
-        quarter = np.arange(len(steps)) * 4 // len(steps)
-        mine = [pd.DataFrame({"quantity": name, "at": tasks["phase"] + 1, "one": tasks[name]}) for name in TASKS]
-        mine += [pd.DataFrame({"quantity": name, "at": quarter + 1, "one": steps[of]}) for name, of in STEPS.items() if of in steps]
-        for part in mine:
-            first, last = (part.loc[part["at"] == quarter, "one"].dropna() for quarter in (1, 4))
-            if not len(first) or not len(last):
-                continue
-            change = {"value": float(last.mean() - first.mean()), "error": _error(first, last)}
-            changes.append({"label": run.label, "seed": run.seed, "quantity": part["quantity"].iloc[0]} | change)
-        hard = 1 - tasks["solve_rate"]
-        if hard.nunique() > 2:
-            slope = stats.linregress(hard, tasks["length"])
-            found = {"value": float(slope.slope), "error": float(slope.stderr) if len(tasks) >= 4 * FEW else np.nan}
-            changes.append({"label": run.label, "seed": run.seed, "quantity": "by_difficulty"} | found)
-        middle = np.ceil(4 * tasks["solve_rate"]) / 4 - np.where(tasks["solve_rate"] > 0, 0.125, 0.0)
-        mine.append(pd.DataFrame({"quantity": "by_difficulty", "at": middle, "one": tasks["length"]}))
-        parts.append(pd.concat(mine).assign(label=run.label, seed=run.seed))
-    if not parts:
+    quantities: list[pd.DataFrame] = []
+    changes: list[dict[str, Any]] = []
+    for run in default_optimizer(runs):
+        if run.method == "selfplay" and (run.path / "curriculum.jsonl").exists():
+            tasks = pd.DataFrame(read_json_lines(run.path / "curriculum.jsonl"))
+            own = _quantities(tasks, run.metrics)
+            quantities.append(own.assign(label=run.label, seed=run.seed))
+            changes += [{"label": run.label, "seed": run.seed} | change for change in [*_changes(own), *_slope(tasks)]]
+    if not quantities:
         raise InputError("no self-play run with curriculum.jsonl among the runs")
-    every = pd.concat(parts)
-    groups = every.groupby(["label", "quantity", "at"], sort=False)["one"]
-    means = groups.agg(value="mean", error="sem", count="count").reset_index().assign(part="mean", seeds=every["seed"].nunique())
+    pooled = pd.concat(quantities)
+    groups = pooled.groupby(["label", "quantity", "at"], sort=False)["observation"]
+    means = groups.agg(value="mean", error="sem", count="count").reset_index().assign(part="mean", seeds=pooled["seed"].nunique())
     table = pd.concat([means, pd.DataFrame(changes).assign(part="change")], ignore_index=True)
     return table.assign(low=table["value"] - 1.96 * table["error"], high=table["value"] + 1.96 * table["error"])
 
 
+def _quantities(tasks: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Give the observations of one run as columns quantity, at, observation."""
+    tasks = tasks.assign(operations=tasks["program"].map(operations))
+    quarter = np.arange(len(metrics)) * 4 // len(metrics)
+    parts = [pd.DataFrame({"quantity": name, "at": tasks["phase"] + 1, "observation": tasks[name]}) for name in TASKS]
+    parts += [
+        pd.DataFrame({"quantity": name, "at": quarter + 1, "observation": metrics[column]})
+        for name, column in STEPS.items()
+        if column in metrics
+    ]
+    middle = np.ceil(4 * tasks["solve_rate"]) / 4 - np.where(tasks["solve_rate"] > 0, 0.125, 0.0)
+    parts.append(pd.DataFrame({"quantity": "by_difficulty", "at": middle, "observation": tasks["length"]}))
+    return pd.concat(parts)
+
+
+def _changes(quantities: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Compute the last quarter minus the first, of every quantity that was recorded in both."""
+    for name in (*TASKS, *STEPS):
+        own = quantities[quantities["quantity"] == name]
+        first, last = (own.loc[own["at"] == quarter, "observation"].dropna() for quarter in (1, 4))
+        if len(first) and len(last):
+            yield {"quantity": name, "value": float(last.mean() - first.mean()), "error": _error(first, last)}
+
+
+def _slope(tasks: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Compute the slope of length on difficulty, if there are three difficulties at least."""
+    difficulty = 1 - tasks["solve_rate"]
+    if difficulty.nunique() > 2:
+        line = stats.linregress(difficulty, tasks["length"])
+        error = float(line.stderr) if len(tasks) >= 4 * FEW else np.nan
+        yield {"quantity": "by_difficulty", "value": float(line.slope), "error": error}
+
+
 def _error(first: pd.Series[float], last: pd.Series[float]) -> float:
-    """Standard error of a difference of means; NaN where the normal interval made of it would be no interval."""
+    """Compute the standard error of a difference of means; NaN where there is too little for a normal interval."""
     if min(len(first), len(last)) < FEW:
         return float("nan")
     return float(np.hypot(stats.sem(first), stats.sem(last))) or float("nan")
 
 
 def operations(program: str) -> int:
-    """Operators, calls, subscripts and comprehensions of a program: a measure of how much it does that any Python text has."""
+    """Count operators, calls, subscripts and comprehensions of a program: a measure of how much it does that any Python text has."""
     counted = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.Subscript, ast.comprehension)
     return sum(isinstance(node, counted) for node in ast.walk(ast.parse(program)))
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
+    """Draw one quantity over training, or over difficulty."""
     means = table[(table["part"] == "mean") & (table["quantity"] == quantity)]
     for label in sorted(means["label"].unique(), key=lambda label: label in SHOWN):  # grey ones below
-        part = means[means["label"] == label]
+        rows = means[means["label"] == label]
         if label in SHOWN:
-            color, dash = SHOWN[label]
-            methods.line(part, "at", label, ax, color=color, linestyle=dash)
+            color, dashes = SHOWN[label]
+            methods.line(rows, "at", label, ax, color=color, linestyle=dashes)
         else:
-            methods.line(part, "at", "_", ax, band=False, color="#a8a8a8", linewidth=0.9, markersize=2)
+            methods.line(rows, "at", "_", ax, band=False, color=GREY, linewidth=0.9, markersize=2)
     ax.set_title(PANELS[quantity])
     if quantity == "by_difficulty":
         ax.set(xlabel="solve rate of the task", xlim=(-0.05, 1.05))
@@ -135,32 +160,34 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(style.TWO_COLUMN, 4.4)
-    axes = made.subplots(2, 3)
+    """Draw the figure."""
+    drawing = style.new_figure(style.TWO_COLUMN, 4.4)
+    axes = drawing.subplots(2, 3)
     for ax, name in zip(axes.flat, PANELS, strict=True):
         draw(table, ax, name)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if set(table["label"]) - set(SHOWN):
-        handles, labels = [*handles, Line2D([], [], color="#a8a8a8", linewidth=0.9)], [*labels, "other rewards"]
-    made.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
-    return made
+        handles, labels = [*handles, Line2D([], [], color=GREY, linewidth=0.9)], [*labels, "other rewards"]
+    drawing.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
+    return drawing
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    found = []
+    """Check whether proposals grow harder and answers longer."""
+    checked = []
     changes = table[(table["part"] == "change") & (table["label"] == "selfplay")]
-    for name, side, text, what in (
+    for name, expected, finding, measured in (
         ("solve_rate", -1, "proposals grow harder", "solve rate by the base, last minus first quarter"),
         ("length", 1, "answers grow longer", "tokens of the base's answers, last minus first quarter"),
         ("by_difficulty", 1, "answers are longer the harder the task", "tokens of the base's answers, slope on 1 - solve rate"),
     ):
-        part = changes[changes["quantity"] == name]
-        if len(part):
-            middle, half = part["value"].mean(), 1.96 * float(np.sqrt((part["error"] ** 2).sum(skipna=False))) / len(part)
-            within = (middle - half, middle + half, "normal over tasks") if np.isfinite(half) else None
-            found.append(judge(text, what, part["value"], side, within))
-    return found
+        rows = changes[changes["quantity"] == name]
+        if len(rows):
+            mean, half = rows["value"].mean(), 1.96 * float(np.sqrt((rows["error"] ** 2).sum(skipna=False))) / len(rows)
+            within_seeds = (mean - half, mean + half, "normal over tasks") if np.isfinite(half) else None
+            checked.append(check_claim(finding, measured, rows["value"], expected, within_seeds))
+    return checked
 
 
 if __name__ == "__main__":
-    sys.exit(question.main(sys.modules["__main__"]))
+    sys.exit(analysis.run_script())

@@ -1,4 +1,6 @@
-"""How does entropy move while a model trains, and whose?
+"""Follow the entropy of the model and of its roles over training.
+
+Question: how does entropy move while a model trains, and whose?
 
 The paper: entropy of both roles collapses, and the proposer's stays above the solver's throughout. It writes entropy as the mean of the
 sampled tokens' -log p; here both that and the entropy over the whole vocabulary are drawn.
@@ -22,10 +24,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analyses import question
-from analyses.question import Verdict, blocks, judge, seeds_of
-from analyses.runs import Run, plain
-from dynamics import InputError
+from analyses import analysis
+from analyses.claims import Verdict, check_claim, seed_count
+from analyses.runs import Run, default_settings, first_and_last_fifth
+from dynamics import InputError, entropy
 from dynamics.presentation import methods, style
 
 TITLE = "Entropy over training"
@@ -38,10 +40,10 @@ QUANTITIES = (
     "solver/entropy",
     "proposer/nll_sampled",
     "solver/nll_sampled",
-    "fixed/proposer/entropy",
-    "fixed/solver/entropy",
-    "fixed/proposer/nll_sampled",
-    "fixed/solver/nll_sampled",
+    "probe/proposer/entropy",
+    "probe/solver/entropy",
+    "probe/proposer/nll_sampled",
+    "probe/solver/nll_sampled",
 )
 #: steps of the running mean that is drawn
 WINDOW = 9
@@ -50,8 +52,9 @@ FITTED = 10
 
 
 def caption(table: pd.DataFrame) -> str:
+    """Describe the figure."""
     return (
-        f"Nats a token at temperature 1, {seeds_of(table)} seeds (thin) and their mean (thick); over steps a running mean of {WINDOW}. "
+        f"Nats a token at temperature 1, {seed_count(table)} seeds (thin) and their mean (thick); over steps a running mean of {WINDOW}. "
         "Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's form. On its own data SFT is "
         "over the given answers. Fixed prompts are held-out ones of the run's task, the same all along, sampled with the same random "
         "numbers for all methods of a seed: so few samples that their -log p lies off the entropy, by the same for all. Reward by "
@@ -60,82 +63,76 @@ def caption(table: pd.DataFrame) -> str:
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns label, seed, step, quantity, value, first, last (means over the first and the last fifth of the run)."""
-    rows = []
-    for run in plain(runs):
+    """Make a table of columns label, seed, step, quantity, value, first, last (means over the first and the last fifth of the run)."""
+    parts = []
+    for run in default_settings(runs):
         for name in QUANTITIES:
             if name in run.metrics:
-                first, last = blocks(run.metrics, name)
-                part = run.metrics[["step", name]].dropna().rename(columns={name: "value"})
-                rows.append(part.assign(label=run.label, seed=run.seed, quantity=name, first=first, last=last))
-    if not rows:
+                first, last = first_and_last_fifth(run.metrics, name)
+                values = run.metrics[["step", name]].dropna().rename(columns={name: "value"})
+                parts.append(values.assign(label=run.label, seed=run.seed, quantity=name, first=first, last=last))
+    if not parts:
         raise InputError("none of the runs recorded entropy in its metrics.jsonl")
-    return pd.concat(rows)[["label", "seed", "quantity", "step", "value", "first", "last"]]
+    return pd.concat(parts)[["label", "seed", "quantity", "step", "value", "first", "last"]]
 
 
 def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
-    """The whole model, a line a method: on what it trains on, or answering the fixed prompts."""
+    """Draw the whole model, a line a method: on what it trains on, or answering the fixed prompts."""
+    prefix, window = ("probe/solver/", 1) if fixed else ("", WINDOW)
     for label in dict.fromkeys(table["label"]):
-        mine = table[table["label"] == label]
-        prefix = "fixed/solver/" if fixed else ""
-        part = mine[mine["quantity"] == f"{prefix}entropy"]
-        if len(part):
-            methods.seeds(part, "step", label, ax, 1 if fixed else WINDOW)
+        own = table[table["label"] == label]
+        rows = own[own["quantity"] == f"{prefix}entropy"]
+        if len(rows):
+            methods.seeds(rows, "step", label, ax, window)
         if fixed or methods.method(str(label)) != "sft":
-            _paper(mine[mine["quantity"] == f"{prefix}nll_sampled"], ax, methods.color(label), 1 if fixed else WINDOW)
+            _mean_surprisal(own[own["quantity"] == f"{prefix}nll_sampled"], ax, methods.color(label), window)
     ax.set(xlabel="step", title="fixed problems" if fixed else "own data")
     ax.set_ylim(bottom=0)
     return ax
 
 
-def _paper(part: pd.DataFrame, ax: Axes, color: str, window: int) -> None:
-    """The paper's form, a dotted line: the mean of the seeds."""
-    if len(part):
-        mean = part.groupby("step")["value"].mean().rolling(window, center=True, min_periods=1).mean()
+def _mean_surprisal(rows: pd.DataFrame, ax: Axes, color: str, window: int) -> None:
+    """Draw the paper's form of entropy as a dotted line: the mean of the seeds."""
+    if len(rows):
+        mean = rows.groupby("step")["value"].mean().rolling(window, center=True, min_periods=1).mean()
         ax.plot(mean.index, mean, color=color, linestyle=":", linewidth=1.3)
 
 
 def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
-    """Proposer and solver of self-play, on the tasks they sample or on fixed prompts."""
-    prefix, window = ("fixed/", 1) if fixed else ("", WINDOW)
-    game = table[table["label"] == "selfplay"]
+    """Draw proposer and solver of self-play, on the tasks they sample or on fixed prompts."""
+    prefix, window = ("probe/", 1) if fixed else ("", WINDOW)
+    selfplay = table[table["label"] == "selfplay"]
     for role, color in methods.ROLES.items():
-        part = game[game["quantity"] == f"{prefix}{role}/entropy"]
-        if len(part):
-            methods.seeds(part, "step", role, ax, window, color=color)
-        _paper(game[game["quantity"] == f"{prefix}{role}/nll_sampled"], ax, color, window)
+        rows = selfplay[selfplay["quantity"] == f"{prefix}{role}/entropy"]
+        if len(rows):
+            methods.seeds(rows, "step", role, ax, window, color=color)
+        _mean_surprisal(selfplay[selfplay["quantity"] == f"{prefix}{role}/nll_sampled"], ax, color, window)
     ax.set(xlabel="step", title=f"self-play, {'fixed prompts' if fixed else 'own tasks'}")
     ax.set_ylim(bottom=0)
     return ax
 
 
-def fit(entropy: Any, reward: Any) -> tuple[float, float, float]:
-    """Least squares of reward = b - a exp(entropy): a, b and the share of the variance it explains."""
-    design = np.column_stack([-np.exp(entropy), np.ones(len(entropy))])
-    (a, b), *_ = np.linalg.lstsq(design, np.asarray(reward, float), rcond=None)
-    left = float(((design @ [a, b] - reward) ** 2).sum())
-    whole = float(((reward - np.mean(reward)) ** 2).sum())
-    return float(a), float(b), 1 - left / whole if whole else float("nan")
+def explained_variance(fitted: entropy.Fit, reward: np.ndarray[Any, Any]) -> float:
+    """Compute the share of the variance of the rewards that a fit to them explains, R²; NaN where they do not vary."""
+    total = float(((reward - np.mean(reward)) ** 2).sum())
+    return 1 - fitted.residual**2 * (len(reward) - 2) / total if total else float("nan")
 
 
 def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Reward over entropy with the exponential fit, for the methods that have a reward."""
+    """Draw reward over entropy with the exponential fit, for the methods that have a reward."""
     for label in dict.fromkeys(table["label"]):
-        mine = table[table["label"] == label].pivot_table(index=["seed", "step"], columns="quantity", values="value").reset_index()
-        if not {"reward", "entropy"} <= set(mine) or len(mine) < 3:
+        wide = table[table["label"] == label].pivot_table(index=["seed", "step"], columns="quantity", values="value").reset_index()
+        if not {"reward", "entropy"} <= set(wide) or len(wide) < 3:
             continue
-        tens = mine.groupby(["seed", (mine["step"] - 1) // 10])[["entropy", "reward"]].mean().dropna()
-        x, y = tens["entropy"].to_numpy(), tens["reward"].to_numpy()
+        means = wide.groupby(["seed", (wide["step"] - 1) // 10])[["entropy", "reward"]].mean().dropna()
+        x, y = means["entropy"].to_numpy(), means["reward"].to_numpy()
         ax.plot(x, y, linestyle="none", markersize=3, **methods.look(label))
-        if len(x) >= FITTED:
-            a, b, share = fit(x, y)
+        if len(x) >= FITTED and np.ptp(x) > 0:
+            fitted = entropy.fit(x, y)
             line = np.linspace(x.min(), x.max(), 50)
-            ax.plot(
-                line,
-                b - a * np.exp(line),
-                color=methods.color(label),
-                label=f"{b:.2f} {'-' if a > 0 else '+'} {abs(a):.2f} exp H, R² {share:.2f}",
-            )
+            sign, r_squared = "-" if fitted.a > 0 else "+", explained_variance(fitted, y)
+            name = f"{fitted.b:.2f} {sign} {abs(fitted.a):.2f} exp H, R² {r_squared:.2f}"
+            ax.plot(line, fitted.b - fitted.a * np.exp(line), color=methods.color(label), label=name)
     ax.set(xlabel="entropy, nats a token", ylabel="reward", title="reward by entropy")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=6.5, handlelength=1.2)
@@ -143,45 +140,47 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(style.TWO_COLUMN, 4.6)
-    axes: Any = made.subplot_mosaic([["own", "fixed", "reward"], ["roles", "roles fixed", "legend"]])
+    """Draw the figure."""
+    drawing = style.new_figure(style.TWO_COLUMN, 4.6)
+    axes: Any = drawing.subplot_mosaic([["own", "fixed", "reward"], ["roles", "roles fixed", "legend"]])
     draw(table, axes["own"])
     draw(table, axes["fixed"], fixed=True)
     roles(table, axes["roles"])
     roles(table, axes["roles fixed"], fixed=True)
-    for one, other in (("own", "fixed"), ("roles", "roles fixed")):
-        axes[other].sharey(axes[one])
-        top = max(axes[name].dataLim.y1 for name in (one, other))
-        for name in (one, other):
+    for left, right in (("own", "fixed"), ("roles", "roles fixed")):
+        axes[right].sharey(axes[left])
+        top = max(axes[name].dataLim.y1 for name in (left, right))
+        for name in (left, right):
             axes[name].set_visible(axes[name].has_data())
         if np.isfinite(top):
-            axes[one].set_ylim(0, 1.05 * top)
-        axes[one].set_ylabel("entropy, nats a token")
+            axes[left].set_ylim(0, 1.05 * top)
+        axes[left].set_ylabel("entropy, nats a token")
     against_reward(table, axes["reward"])
     axes["legend"].axis("off")
-    found = {label: handle for ax in (axes["own"], axes["roles"]) for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    found["-log p of samples"] = Line2D([], [], color=methods.OTHER, linestyle=":")
-    axes["legend"].legend(found.values(), found.keys(), loc="center left")
-    return made
+    entries = {label: handle for ax in (axes["own"], axes["roles"]) for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    entries["-log p of samples"] = Line2D([], [], color=methods.OTHER, linestyle=":")
+    axes["legend"].legend(entries.values(), entries.keys(), loc="center left")
+    return drawing
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    game = table[table["label"] == "selfplay"].drop_duplicates(["seed", "quantity"])
-    last, first = (game.pivot_table(index="seed", columns="quantity", values=name) for name in ("last", "first"))
-    found = []
+    """Check whether both roles of self-play lose entropy, and whether the proposer keeps more."""
+    selfplay = table[table["label"] == "selfplay"].drop_duplicates(["seed", "quantity"])
+    last, first = (selfplay.pivot_table(index="seed", columns="quantity", values=name) for name in ("last", "first"))
+    checked = []
     for role in ("proposer", "solver"):
-        for prefix, where in (("", "its own tasks"), ("fixed/", "fixed prompts")):
+        for prefix, prompts in (("", "its own tasks"), ("probe/", "fixed prompts")):
             name = f"{prefix}{role}/entropy"
             if name in last and name in first:
-                what = f"entropy of the {role} on {where}, last minus first fifth, nats"
-                found.append(judge(f"the {role}'s entropy falls", what, last[name] - first[name], -1))
+                measured = f"entropy of the {role} on {prompts}, last minus first fifth, nats"
+                checked.append(check_claim(f"the {role}'s entropy falls", measured, last[name] - first[name], -1))
     if {"proposer/entropy", "solver/entropy"} <= set(last):
-        begin, end = (part["proposer/entropy"] - part["solver/entropy"] for part in (first, last))
-        what = "entropy, proposer minus solver, nats"
-        found.append(judge("the proposer keeps more entropy than the solver", f"{what}, last fifth", end, 1))
-        found.append(judge("and that is training's doing", f"{what}, last minus first fifth", end - begin, 1))
-    return found
+        before, after = (part["proposer/entropy"] - part["solver/entropy"] for part in (first, last))
+        measured = "entropy, proposer minus solver, nats"
+        checked.append(check_claim("the proposer keeps more entropy than the solver", f"{measured}, last fifth", after, 1))
+        checked.append(check_claim("and that is training's doing", f"{measured}, last minus first fifth", after - before, 1))
+    return checked
 
 
 if __name__ == "__main__":
-    sys.exit(question.main(sys.modules["__main__"]))
+    sys.exit(analysis.run_script())

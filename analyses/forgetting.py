@@ -1,4 +1,6 @@
-"""How far did the model move from its base on text that does not move, and what does it now do worse?
+"""Measure how far training moved the model from its base on fixed text.
+
+Question: how far did the model move on text that does not move, and what does it now do worse?
 
 Sampled text changes as a model trains, so a distance over samples mixes the two. Here the text is fixed: for the embedded model examples of
 its pre-training, drawn anew - solving tasks, which all methods train, and proposing them, which SFT and RLVR never do; for other models a
@@ -20,99 +22,109 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analyses import question
-from analyses.question import Verdict, seeds_of
-from analyses.runs import Run, plain, with_weights
+from analyses import analysis
+from analyses.claims import Verdict, seed_count, with_intervals
+from analyses.runs import Run, default_settings, with_weights
+from dynamics import InputError, entropy
 from dynamics.presentation import methods, style
+from dynamics.rollouts.texts import Document
 
 TITLE = "Distance from the base, and forgetting"
 CLAIM = "not in the paper"
 PANELS = {"kl": "KL(base | tuned)", "loss": "change of loss"}
 #: examples of the embedded model's pre-training, of each kind
 EXAMPLES = 60
+#: text for models that read ordinary text
+PROSE = Path(__file__).parent / "data" / "prose.txt"
 
 
 def caption(table: pd.DataFrame) -> str:
+    """Describe the figure."""
     return (
         f"On fixed text, {', '.join(f'{name} ({count:,} tokens)' for name, count in table.groupby('text')['tokens'].max().items())}; "
-        f"{seeds_of(table)} seeds, a dot each, ticks their mean, bars Student's 95 % over seeds. float32, temperature 1, full vocabulary."
+        f"{seed_count(table)} seeds, a dot each, ticks their mean, bars Student's 95 % over seeds. float32, temperature 1, full vocabulary."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns label, seed, text, quantity, value, low, high, tokens."""
-    rows: list[dict[str, Any]] = []
-    for run in with_weights(plain(runs)):
-        for text, found in distances(run.checkpoints[0], run.checkpoints[-1]).items():
-            for name in PANELS:
-                rows.append(
-                    {"label": run.label, "seed": run.seed, "text": text, "quantity": name, "value": found[name], "tokens": found["tokens"]}
-                )
-    return question.with_intervals(pd.DataFrame(rows), ["label", "text", "quantity"])
+    """Make a table of columns label, seed, text, quantity, value, low, high, tokens."""
+    rows = [
+        {"label": run.label, "seed": run.seed, "text": text, "quantity": name, "value": means[name], "tokens": means["tokens"]}
+        for run in with_weights(default_settings(runs))
+        for text, means in distances(run.checkpoints[0], run.checkpoints[-1]).items()
+        for name in PANELS
+    ]
+    return with_intervals(pd.DataFrame(rows), ["label", "text", "quantity"])
 
 
 def distances(base: Path, tuned: Path) -> dict[str, dict[str, float]]:
-    """Kind of text -> kl (base | tuned), loss (tuned minus base), tokens; means over tokens in nats."""
-    import torch
+    """Measure the distance of two checkpoints.
 
-    from dynamics import entropy
+    Returns
+    -------
+    Kind of text -> kl (base | tuned) and loss (tuned minus base), means over tokens in nats; tokens, their number.
+    """
+    (base_model, tokenizer), (tuned_model, _) = (entropy.load(str(checkpoint), None, "float32") for checkpoint in (base, tuned))
+    means: dict[str, dict[str, float]] = {}
+    for kind, texts in fixed_texts(tokenizer).items():
+        documents = [Document(str(number), ids=tuple(ids)) for number, ids in enumerate(texts)]
+        # a text at a time: with others it would be padded, and how it is rounded would depend on them
+        traced = entropy.trace(base_model, tokenizer, documents, against=tuned_model, rank=False, batch_tokens=1)
+        if "kl_ab" not in traced.tokens:
+            raise InputError(f"{tuned}: {'; '.join(traced.notes)}")
+        predicted = traced.tokens[traced.tokens["position"] > 0]
+        loss = predicted["surprisal_b"] - predicted["surprisal"]
+        means[kind] = {"kl": float(predicted["kl_ab"].mean()), "loss": float(loss.mean()), "tokens": len(predicted)}
+    return means
 
-    (first, words), (second, _) = (entropy.load(str(place), None, "float32") for place in (base, tuned))
-    found: dict[str, dict[str, float]] = {}
-    with torch.no_grad():
-        for kind, texts in fixed_texts(words).items():
-            kl = loss = tokens = 0.0
-            for ids in texts:
-                asked = torch.tensor([ids], device=next(first.parameters()).device)
-                one, other = (torch.log_softmax(model(input_ids=asked).logits[0, :-1].double(), -1) for model in (first, second))
-                kl += float((one.exp() * (one - other)).sum())
-                loss += float((one - other).gather(1, asked[0, 1:, None]).sum())
-                tokens += len(ids) - 1
-            found[kind] = {"kl": max(0.0, kl / tokens), "loss": loss / tokens, "tokens": int(tokens)}
-    return found
 
-
-def fixed_texts(words: Any) -> dict[str, list[list[int]]]:
-    """Kind -> token ids of texts."""
+def fixed_texts(tokenizer: Any) -> dict[str, list[list[int]]]:
+    """Give the token ids of the texts, by kind of text."""
     from dynamics.train import tiny
     from dynamics.train.rng import stream
     from dynamics.train.tasks.prompt_formats import reads_notation
 
-    if not reads_notation(words):
-        prose = (Path(__file__).parent / "prose.txt").read_text(encoding="utf-8")
-        return {"prose": [words(part, add_special_tokens=False)["input_ids"] for part in prose.split("\n\n") if part.strip()]}
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    if not reads_notation(tokenizer):
+        paragraphs = PROSE.read_text(encoding="utf-8").split("\n\n")
+        return {"prose": [encode(paragraph) for paragraph in paragraphs if paragraph.strip()]}
     rng = stream(0, "fixed texts")
-    found: dict[str, list[list[int]]] = {"solving": [], "proposing": []}
-    while any(len(texts) < EXAMPLES for texts in found.values()):
-        asked, told = tiny.example(rng)
-        kind = "proposing" if asked.startswith("<P") else "solving"
-        if len(found[kind]) < EXAMPLES:
-            found[kind].append(words(asked + told, add_special_tokens=False)["input_ids"] + [words.eos_token_id])
-    return found
+    examples: dict[str, list[list[int]]] = {"solving": [], "proposing": []}
+    while any(len(texts) < EXAMPLES for texts in examples.values()):
+        prompt, completion = tiny.example(rng)
+        kind = "proposing" if prompt.startswith("<P") else "solving"
+        if len(examples[kind]) < EXAMPLES:
+            examples[kind].append([*encode(prompt + completion), tokenizer.eos_token_id])
+    return examples
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None = None) -> Axes:
-    part = table[(table["quantity"] == quantity) & (table["text"] == (text or table["text"].iloc[0]))]
-    methods.dots(part, list(dict.fromkeys(table["label"])), ax)
+    """Draw one quantity on one kind of text, the first if none is named."""
+    rows = table[(table["quantity"] == quantity) & (table["text"] == (text or table["text"].iloc[0]))]
+    methods.dots(rows, list(dict.fromkeys(table["label"])), ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.set_xlabel(f"{PANELS[quantity]},\nnats a token")
-    ax.set_title(part["text"].iloc[0] if len(part) else "")
+    ax.set_title(rows["text"].iloc[0] if len(rows) else "")
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
+    """Draw the figure."""
     texts = list(dict.fromkeys(table["text"]))
-    made = style.new_figure(style.TWO_COLUMN, 1.0 + 0.3 * table["label"].nunique())
-    axes = made.subplots(1, 2 * len(texts), sharey=True)
+    drawing = style.new_figure(style.TWO_COLUMN, 1.0 + 0.3 * table["label"].nunique())
+    axes = drawing.subplots(1, 2 * len(texts), sharey=True)
     for ax, (quantity, text) in zip(np.atleast_1d(axes), [(name, text) for name in PANELS for text in texts], strict=True):
         draw(table, ax, quantity, text)
-    return made
+    return drawing
 
 
-def verdicts(table: pd.DataFrame) -> list[Verdict]:
+def verdicts(_table: pd.DataFrame) -> list[Verdict]:
+    """Check nothing: the paper claims nothing about this."""
     return []
 
 
 if __name__ == "__main__":
-    sys.exit(question.main(sys.modules["__main__"]))
+    sys.exit(analysis.run_script())

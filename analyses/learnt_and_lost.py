@@ -1,4 +1,6 @@
-"""What was learnt, and what was lost, by type of task?
+"""Compare pass@k before and after training, by type of task.
+
+Question: what was learnt, and what was lost?
 
 The paper holds gains to be a sharpening of what the base can do. Drawn, by type of task: held-out pass@1 before and after; paired change of
 it, and of pass@k at the largest k, against the base at T=1. A gain at k = 1 with a loss at large k is sharpening; a loss in both is
@@ -19,10 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analyses import question
-from analyses.pass_at_k import BASE, WITHIN, apart, gap, graded
-from analyses.question import Verdict, judge_rows
-from analyses.runs import Run, plain
+from analyses import analysis
+from analyses.claims import Verdict, check_claim_on_rows
+from analyses.pass_at_k import BASE, WITHIN, graded, mean_difference, paired_difference
+from analyses.runs import Run, default_settings
 from dynamics import InputError
 from dynamics.presentation import methods, style
 
@@ -31,62 +33,74 @@ CLAIM = "gains are sharpening: more at k = 1, less at large k"
 
 
 def caption(table: pd.DataFrame) -> str:
-    whole = table[table["seed"].isna()]
+    """Describe the figure."""
+    together = table[table["seed"].isna()]
     return (
         f"Left: pass@1 of the base (hollow) and of the tuned model, both at temperature 1. Others: paired difference on the same "
-        f"{int(whole['problems'].max())} held-out problems of all splits, {int(whole['seeds'].max())} seeds together; "
+        f"{int(together['problems'].max())} held-out problems of all splits, {int(together['seeds'].max())} seeds together; "
         "bars: 95 % bootstrap over problems."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns label, task, k, seed (NaN: all together), before, after, value (paired difference), low, high, problems, seeds."""
-    every = graded(plain(runs))
+    """Make a table of columns label, task, k, seed, before, after, value, low, high, problems, seeds.
+
+    ``value`` is the paired difference; ``seed`` is NaN for all seeds together.
+    """
+    samples = graded(default_settings(runs))
     rows: list[dict[str, Any]] = []
-    for label in [str(name) for name in every["name"].unique() if not str(name).startswith("base")]:
-        seeds = sorted(every.loc[every["name"] == label, "seed"].unique())
-        mine = every[every["seed"].isin(seeds)]
-        for task in ("all", *sorted(mine["task"].unique())):
-            part = mine if task == "all" else mine[mine["task"] == task]
-            found = apart(part, BASE, label)
-            if found is None:
-                continue
-            points = found.points.sort_values("k")
-            means = part.groupby("name")["correct"].mean()
-            for one in points[points["k"].isin({1, points["k"].max()})].to_dict("records"):
-                shared = {"label": label, "task": task, "k": int(one["k"]), "seeds": len(seeds)}
-                before = {"before": means[BASE], "after": means[label]} if one["k"] == 1 else {}
-                ends = {"low": one["low"], "high": one["high"], "problems": int(one["problems"])}
-                rows.append(shared | {"seed": None, "value": one["difference"]} | ends | before)
-                if task == "all":
-                    each = [(seed, its) for seed, its in part.groupby("seed") if {BASE, label} <= set(its["name"])]
-                    rows += [shared | {"seed": seed, "value": gap(its, BASE, label, int(one["k"]))} for seed, its in each]
+    for label in samples.loc[~samples["of_base"].astype(bool), "name"].unique():
+        seeds = sorted(samples.loc[samples["name"] == label, "seed"].unique())
+        own = samples[samples["seed"].isin(seeds)]
+        for task in ("all", *sorted(own["task"].unique())):
+            rows += _task_rows(own if task == "all" else own[own["task"] == task], str(label), task, len(seeds))
     if not rows:
         raise InputError("none of the runs has evals/ of the base and of the trained model")
     return pd.DataFrame(rows)
 
 
+def _task_rows(samples: pd.DataFrame, label: str, task: str, seeds: int) -> list[dict[str, Any]]:
+    """Make the rows of a label and a type of task, at the smallest and at the largest k; of all tasks also those of each seed."""
+    compared = paired_difference(samples, BASE, label)
+    if compared is None:
+        return []
+    points = compared.points.sort_values("k")
+    means = samples.groupby("name")["correct"].mean()
+    rows: list[dict[str, Any]] = []
+    for point in points[points["k"].isin({1, points["k"].max()})].to_dict("records"):
+        k = int(point["k"])
+        shared = {"label": label, "task": task, "k": k, "seeds": seeds}
+        before = {"before": means[BASE], "after": means[label]} if k == 1 else {}
+        ends = {"low": point["low"], "high": point["high"], "problems": int(point["problems"])}
+        rows.append(shared | {"seed": None, "value": point["difference"]} | ends | before)
+        if task == "all":
+            by_seed = [(seed, own) for seed, own in samples.groupby("seed") if {BASE, label} <= set(own["name"])]
+            rows += [shared | {"seed": seed, "value": mean_difference(own, BASE, label, k)} for seed, own in by_seed]
+    return rows
+
+
 def before_after(table: pd.DataFrame, ax: Axes) -> Axes:
-    """pass@1 of the base and of each tuned model, by type of task."""
-    for label, y, part in _by_label(table, 1):
-        color = methods.color(label)
-        ax.hlines(y, part["before"], part["after"], color=color, linewidth=1.2)
-        ax.plot(part["before"], y, linestyle="none", markersize=5, **methods.look(label) | {"markerfacecolor": "white"})
-        ax.plot(part["after"], y, linestyle="none", markersize=5, **methods.look(label))
-    _rows(table, ax)
+    """Draw pass@1 of the base and of each tuned model, by type of task."""
+    for label, heights, rows in _by_label(table, 1):
+        marker = methods.look(label)
+        ax.hlines(heights, rows["before"], rows["after"], color=marker["color"], linewidth=1.2)
+        ax.plot(rows["before"], heights, linestyle="none", markersize=5, **marker | {"markerfacecolor": "white"})
+        ax.plot(rows["after"], heights, linestyle="none", markersize=5, **marker)
+    _task_axis(table, ax)
     ax.set(title="before, after", xlabel="pass@1")
     return ax
 
 
 def _by_label(table: pd.DataFrame, k: int) -> Iterator[tuple[str, Any, pd.DataFrame]]:
-    """Label, heights of its rows, and its part of the table in the order of tasks."""
+    """Give each label, the heights of its rows, and its part of the table in the order of tasks."""
     labels, tasks = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["task"]))
     for number, label in enumerate(labels):
-        part = table[(table["label"] == label) & (table["k"] == k) & table["seed"].isna()].set_index("task").reindex(tasks)
-        yield label, np.arange(len(tasks)) + 0.22 * (number - (len(labels) - 1) / 2), part
+        rows = table[(table["label"] == label) & (table["k"] == k) & table["seed"].isna()].set_index("task").reindex(tasks)
+        yield label, np.arange(len(tasks)) + 0.22 * (number - (len(labels) - 1) / 2), rows
 
 
-def _rows(table: pd.DataFrame, ax: Axes) -> None:
+def _task_axis(table: pd.DataFrame, ax: Axes) -> None:
+    """Name the tasks along the y axis."""
     tasks = list(dict.fromkeys(table["task"]))
     ax.set_yticks(range(len(tasks)), tasks)
     ax.set_ylim(len(tasks) - 0.5, -0.5)
@@ -95,36 +109,39 @@ def _rows(table: pd.DataFrame, ax: Axes) -> None:
 
 
 def draw(table: pd.DataFrame, ax: Axes, k: int = 1) -> Axes:
-    for label, y, part in _by_label(table, k):
-        ends = [part["value"] - part["low"], part["high"] - part["value"]]
-        ax.errorbar(part["value"], y, xerr=ends, linestyle="none", markersize=5, elinewidth=1.6, label=label, **methods.look(label))
-    _rows(table, ax)
+    """Draw the paired difference of pass@k, by type of task."""
+    for label, heights, rows in _by_label(table, k):
+        errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        ax.errorbar(rows["value"], heights, xerr=errors, linestyle="none", markersize=5, elinewidth=1.6, label=label, **methods.look(label))
+    _task_axis(table, ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.set(title=f"pass@{k}", xlabel="minus base, T=1")
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
+    """Draw the figure."""
     ks = sorted(table["k"].unique())
-    made = style.new_figure(style.TWO_COLUMN, 2.9)
-    axes = made.subplots(1, 1 + len(ks), sharey=True)
+    drawing = style.new_figure(style.TWO_COLUMN, 2.9)
+    axes = drawing.subplots(1, 1 + len(ks), sharey=True)
     before_after(table, axes[0])
     for ax, k in zip(axes[1:], ks, strict=True):
         draw(table, ax, int(k))
     handles, labels = axes[1].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    return made
+    drawing.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return drawing
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """Of gains alone: what is lost at the largest k is what ``analyses.support`` judges."""
-    found = []
-    for label in ("rlvr", "selfplay"):
-        mine = table[(table["label"] == label) & (table["task"] == "all") & (table["k"] == 1)]
-        if len(mine):
-            found.append(judge_rows(f"{label} gains at k = 1", f"pass@1, {label} minus base, all splits", mine, 1, WITHIN))
-    return found
+    """Check gains alone: what is lost at the largest k is checked by ``analyses.support``."""
+    checked = []
+    for method in ("rlvr", "selfplay"):
+        rows = table[(table["label"] == method) & (table["task"] == "all") & (table["k"] == 1)]
+        if len(rows):
+            measured = f"pass@1, {method} minus base, all splits"
+            checked.append(check_claim_on_rows(f"{method} gains at k = 1", measured, rows, 1, WITHIN))
+    return checked
 
 
 if __name__ == "__main__":
-    sys.exit(question.main(sys.modules["__main__"]))
+    sys.exit(analysis.run_script())

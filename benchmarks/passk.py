@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from dynamics import samples
-from dynamics.passk.bootstrap import mean_interval
+from dynamics.bootstrap import mean_interval
 from dynamics.passk.estimators import curves
 
 READ = """import resource, sys

@@ -50,12 +50,16 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
 
     from dynamics.train import objectives, policy, update
     from dynamics.train.batch import Batch
-    from dynamics.train.config import LARGER, RLVRConfig, SFTConfig
+    from dynamics.train.config import RLVRConfig, SFTConfig, preset_values
     from dynamics.train.rng import stream
     from dynamics.train.samplers.transformers import generate
     from dynamics.train.tasks.prompt_formats import encode_prompt
 
-    shared: dict[str, Any] = {"max_new_tokens": LENGTH, "learning_rate": 1e-6, "micro_tokens": LARGER[None, "micro_tokens"]}
+    shared: dict[str, Any] = {
+        "max_new_tokens": LENGTH,
+        "learning_rate": 1e-6,
+        "max_tokens_per_microbatch": preset_values(method, "pretrained")["max_tokens_per_microbatch"],
+    }
     config: Any = RLVRConfig(**shared) if method == "rlvr" else SFTConfig(**shared)
     found = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
     optimizer = torch.optim.AdamW(found.masters.values(), 1e-6, fused=True)

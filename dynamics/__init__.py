@@ -16,6 +16,7 @@ from dynamics import _moved
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
+    from dynamics import bootstrap as bootstrap
     from dynamics import checkpoints as checkpoints
     from dynamics import models as models
     from dynamics import presentation as presentation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _SUBMODULES = (
+    "bootstrap",
     "checkpoints",
     "entropy",
     "models",

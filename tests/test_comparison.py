@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import browser, dumped
 
-from analyses import comparison, confound, curriculum, entropy_dynamics, forgetting, pass_at_k, question, runs, support, update_sparsity
-from analyses.question import FAILS, HOLDS, OPEN, Verdict, judge, over_seeds
-from dynamics import InputError
+from analyses import (
+    analysis,
+    comparison,
+    confound,
+    curriculum,
+    entropy_dynamics,
+    forgetting,
+    launch,
+    pass_at_k,
+    presets,
+    proposer_variants,
+    runs,
+    support,
+    update_sparsity,
+)
+from analyses.claims import FAILS, HOLDS, OPEN, Verdict, check_claim, over_seeds
+from dynamics import InputError, entropy
 from dynamics.presentation import methods, style
 from dynamics.sparsity.definitions import RULES
-from dynamics.train import config
+from dynamics.train import command_line
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +51,21 @@ def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_preset_trains_what_the_figures_are_built_from(embedded_model: None, tmp_path: Path) -> None:
-    found = runs.train("quick", tmp_path / "runs")
-    assert {run.path.name for run in found} == set(runs.plan("quick"))
+    found = launch.train("quick", tmp_path / "runs")
+    assert {run.path.name for run in found} == set(presets.plan("quick"))
     assert not list((tmp_path / "runs").glob("*/state"))  # finished runs keep what is measured, not what it takes to go on
     assert all(path.stat().st_size for path in comparison.build(found, tmp_path / "figures"))
 
 
 def test_finished_runs_are_not_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {run.path.name for run in runs.train("quick", folder)} == set(runs.plan("quick"))
+    assert {run.path.name for run in launch.train("quick", folder)} == set(presets.plan("quick"))
     assert capsys.readouterr().err == ""
 
 
 def test_everything_is_built_from_run_directories(built: Path) -> None:
     paths = list(built.iterdir())
     names = {path.stem for path in paths if path.suffix == ".csv"}
-    assert names == {module.__name__.rpartition(".")[2] for module in comparison.QUESTIONS} | {"verdicts"}
+    assert names == {analysis.name_of(module) for module in comparison.QUESTIONS} | {"verdicts"}
     verdicts = pd.read_csv(built / "verdicts.csv")
     assert set(verdicts["verdict"]) <= {HOLDS, FAILS, OPEN}
     single = verdicts[verdicts["interval"] == "none: one seed"]
@@ -65,9 +77,9 @@ def test_everything_is_built_from_run_directories(built: Path) -> None:
 
 
 def test_a_script_runs_by_itself(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert question.main(entropy_dynamics, [str(folder), "--out", str(tmp_path)]) == 0
+    assert analysis.main(entropy_dynamics, [str(folder), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "entropy_dynamics.svg").exists()
-    assert question.main(entropy_dynamics, [str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert analysis.main(entropy_dynamics, [str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "is no run directory" in capsys.readouterr().err
 
 
@@ -76,7 +88,7 @@ def test_sparsity_and_labels_agree_with_the_run(folder: Path) -> None:
     variants = ["bfloat16 masters", "learning rate 3e-05"]
     expected = [*(f"{method}{more}" for method in ("sft", "rlvr") for more in ("", *(f", {one}" for one in variants)))]
     assert [run.label for run in found.values()] == [*expected, "selfplay", "selfplay, frozen proposer"]
-    assert [run.path.name for run in runs.plain(list(found.values()))] == ["sft-0", "rlvr-0", "selfplay-0"]
+    assert [run.path.name for run in runs.default_settings(list(found.values()))] == ["sft-0", "rlvr-0", "selfplay-0"]
     table = confound.measure(list(found.values()))
     table = table[table["rule"] == "bf16"]
     stored = table.pivot_table(index="label", columns="stored", values="value")
@@ -97,7 +109,7 @@ def test_what_only_one_solved_and_how_unlikely_the_base_found_it(folder: Path) -
     assert ((shares["low"] <= shares["value"]) & (shares["value"] <= shares["high"])).all()
     answers = table[table["part"] == "answer"]
     assert (answers["value"] < 0).all()
-    rows = [row for file in (folder / "rlvr-0" / "evals").glob("rlvr*") for row in runs.lines(file)]
+    rows = [row for file in (folder / "rlvr-0" / "evals").glob("rlvr*") for row in runs.read_json_lines(file)]
     assert len(answers) == len({row["problem"] for row in rows if row["correct"]})
 
 
@@ -120,22 +132,17 @@ def test_the_readme_has_the_verdicts_of_the_figures(preset: str, folder: str, tm
     assert copy.read_text() == (root / "README.md").read_text()
 
 
-@pytest.mark.parametrize("preset", runs.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shlex
 
     from dynamics import passk, sparsity, spectra
 
     monkeypatch.chdir(tmp_path)
-    for line in runs.commands(preset, Path("runs")):
+    for line in presets.commands(preset, Path("runs")):
         words = shlex.split(line)
         if words[:3] == ["python", "-m", "dynamics.train"]:
-            parser = argparse.ArgumentParser()
-            parser.add_argument("--out", required=True)
-            config.add_options(parser, words[3])
-            parser.add_argument("--preset")
-            options = parser.parse_args(words[4:])
-            assert config.resolve(words[3], options).steps > 0
+            assert command_line.parse(words[3:]).config.steps > 0
         elif words[0] == "python":
             module = {"dynamics.sparsity": sparsity, "dynamics.spectra": spectra, "dynamics.passk": passk}[words[2]]
             assert module._parser().parse_args(words[3:]).json
@@ -155,14 +162,14 @@ def test_a_verdict_is_its_interval() -> None:
 
 def test_seeds_that_agree_by_chance_do_not_make_a_verdict_sharp() -> None:
     within = (-0.1, 0.3, "bootstrap over problems")
-    found = judge("", "", [0.1, 0.1, 0.1], 1, within)
+    found = check_claim("", "", [0.1, 0.1, 0.1], 1, within)
     assert (found.low, found.high, found.verdict) == (-0.1, 0.3, OPEN)
-    assert judge("", "", [0.1, 0.1, 0.1], 1).verdict == HOLDS
-    apart = judge("", "", [0.0, 0.2], 1, (0.05, 0.15, "bootstrap over problems"))
+    assert check_claim("", "", [0.1, 0.1, 0.1], 1).verdict == HOLDS
+    apart = check_claim("", "", [0.0, 0.2], 1, (0.05, 0.15, "bootstrap over problems"))
     assert (apart.low, apart.high) == over_seeds([0.0, 0.2])[1:]  # here the seeds are the wider
-    alone = judge("", "", [0.1], 1, (0.05, 0.15, "bootstrap over problems"))
+    alone = check_claim("", "", [0.1], 1, (0.05, 0.15, "bootstrap over problems"))
     assert (alone.low, alone.high, alone.seeds, alone.interval) == (0.05, 0.15, 1, "bootstrap over problems, one seed")
-    assert judge("", "", [0.1], 1).verdict == OPEN
+    assert check_claim("", "", [0.1], 1).verdict == OPEN
 
 
 def test_the_papers_order_is_judged_under_both_readings() -> None:
@@ -172,7 +179,7 @@ def test_the_papers_order_is_judged_under_both_readings() -> None:
             for method, value in (("sft", sft), ("rlvr", rlvr), ("selfplay", game))
             for seed in range(3)
         ]
-        return [one.verdict for one in update_sparsity.order_of(pd.DataFrame(rows).sample(frac=1, random_state=0), "")]
+        return [one.verdict for one in update_sparsity.check_order(pd.DataFrame(rows).sample(frac=1, random_state=0), "")]
 
     assert told(0.4, 0.9, 0.6) == [HOLDS, HOLDS, FAILS]
     assert told(0.9, 0.4, 0.6) == [HOLDS, FAILS, HOLDS]
@@ -207,10 +214,10 @@ def test_the_gap_is_the_comparisons_difference() -> None:
         for _ in range(8)
     ]
     table = pd.DataFrame(rows)
-    whole = pass_at_k.apart(table, "base, T=1", "rlvr", [1, 8])
+    whole = pass_at_k.paired_difference(table, "base, T=1", "rlvr", [1, 8])
     assert whole is not None
     for k, value in zip(whole.points["k"], whole.points["difference"], strict=True):
-        assert pass_at_k.gap(table, "base, T=1", "rlvr", int(k)) == pytest.approx(value)
+        assert pass_at_k.mean_difference(table, "base, T=1", "rlvr", int(k)) == pytest.approx(value)
 
 
 def test_the_lowest_learning_rate_that_all_methods_share() -> None:
@@ -221,12 +228,12 @@ def test_the_lowest_learning_rate_that_all_methods_share() -> None:
     slow = [run(method, learning_rate=3e-5) for method in ("sft", "rlvr")]
     slower = [run(method, learning_rate=3e-6) for method in ("sft", "rlvr")]
     narrow = [run(method, learning_rate=3e-7, master_dtype="bfloat16") for method in ("sft", "rlvr")]
-    assert runs.slowest([*usual, *slow, *slower, *narrow]) == slower
-    assert runs.slowest([*usual, *slow, slower[0]]) == slow  # the other was run by one method only
-    assert runs.slowest(usual) == []
+    assert runs.lowest_lr([*usual, *slow, *slower, *narrow]) == slower
+    assert runs.lowest_lr([*usual, *slow, slower[0]]) == slow  # the other was run by one method only
+    assert runs.lowest_lr(usual) == []
     faster = [run(method, learning_rate=3e-2) for method in ("sft", "rlvr")]
     said = [run(method, learning_rate=3e-4) for method in ("sft", "rlvr")]
-    assert runs.slowest([*said, *faster]) == []
+    assert runs.lowest_lr([*said, *faster]) == []
 
 
 def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> None:
@@ -245,9 +252,38 @@ def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> Non
     assert sorted(one.label for one in runs.find([*shared, default]))[0] == "sft"
 
 
+def test_runs_are_selected_by_their_settings_and_named_from_them() -> None:
+    def made(**config: object) -> runs.Run:
+        return runs.Run(Path("run"), {"method": "selfplay", "config": config, "seed": 0})
+
+    usual = made(learning_rate=3e-4, reward="one_minus")
+    slow = made(learning_rate=3e-5)
+    frozen = made(proposer="frozen")
+    both = made(learning_rate=3e-5, reward="my, learning rate masters:reward")  # words that labels of other settings have
+    assert [run.varied for run in (usual, frozen)] == [{}, {"proposer": "frozen"}]
+    assert both.label == "selfplay, learning rate 3e-05, my, learning rate masters:reward reward"
+    named = made(reward="my, learning rate masters:reward")
+    assert runs.default_settings([usual, slow, frozen, both, named]) == [usual]
+    assert runs.default_optimizer([usual, slow, frozen, both, named]) == [usual, frozen, named]
+    assert runs.default_game([usual, slow, frozen, both, named]) == [usual, slow]
+    assert [proposer_variants.variant_name(run.label) for run in (usual, frozen)] == ["one_minus, trained", "frozen proposer"]
+
+
+def test_samples_are_of_the_base_by_model_and_temperature() -> None:
+    for temperature, model in ((1.0, "base, T=1"), (0.6, "base, T=0.6"), (0, "base, greedy")):
+        assert runs.is_of_base({"model": model, "temperature": temperature})
+    assert runs.is_of_base({"model": "base, T=1"})
+    assert not runs.is_of_base({"model": "sft, 4 steps, T=1", "temperature": 1.0})
+    assert not runs.is_of_base({"model": "baseline, 4 steps, T=1", "temperature": 1.0})
+
+
+def test_seeds_that_agree_exactly_have_an_interval_without_width() -> None:
+    assert over_seeds([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
 def run_folder(target: Path, **document: object) -> Path:
     target.mkdir(parents=True)
-    (target / "run.json").write_text(json.dumps({"method": "sft", "schema": "dynamics.run/1"} | document))
+    (target / "run.json").write_text(json.dumps({"method": "sft", "schema": "dynamics.run/2"} | document))
     return target
 
 
@@ -261,8 +297,8 @@ def test_nothing_counts_twice(tmp_path: Path) -> None:
 
 
 def test_what_the_runs_of_a_folder_begin_with_is_no_part_of_the_comparison(tmp_path: Path) -> None:
-    base = run_folder(tmp_path / "my runs" / runs.BASE, seed=0, config={})
-    plan = runs.plan("smollm2", tmp_path / "my runs")["rlvr-1"]
+    base = run_folder(tmp_path / "my runs" / presets.BASE_RUN, seed=0, config={})
+    plan = presets.plan("smollm2", tmp_path / "my runs")["rlvr-1"]
     model = plan[plan.index("--model") + 1]
     assert Path(model).parent.parent == base  # a space in a name tears nothing
     tuned = run_folder(tmp_path / "my runs" / "rlvr-1", method="rlvr", seed=1, config={"model": model})
@@ -275,12 +311,12 @@ def test_what_the_runs_of_a_folder_begin_with_is_no_part_of_the_comparison(tmp_p
 def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert [row["step"] for row in runs.lines(file)] == [1, 2]
+    assert [row["step"] for row in runs.read_json_lines(file)] == [1, 2]
     file.write_text('{"step": 1}\n{"step": 2}')  # whole, by a writer that ends no last line
-    assert [row["step"] for row in runs.lines(file)] == [1, 2]
+    assert [row["step"] for row in runs.read_json_lines(file)] == [1, 2]
     file.write_text('{"step": 1}\n{"st\n')
     with pytest.raises(InputError, match="is not JSON lines"):
-        runs.lines(file)
+        runs.read_json_lines(file)
 
 
 def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
@@ -326,25 +362,24 @@ def test_a_comparison_without_one_method(folder: Path, missing: str) -> None:
 
 
 def test_the_usual_runs_of_every_preset_are_those_that_are_asked(tmp_path: Path) -> None:
-    for name, preset in runs.PRESETS.items():
+    for name, preset in presets.PRESETS.items():
         made = []
-        for run, options in runs.plan(name).items():
-            if run == runs.BASE:
+        for run, options in presets.plan(name).items():
+            if run == presets.BASE_RUN:
                 continue
             target = tmp_path / name / run
             target.mkdir(parents=True)
-            parser = argparse.ArgumentParser()
-            config.add_options(parser, options[0])
-            parser.add_argument("--preset")
-            settings = asdict(config.resolve(options[0], parser.parse_args(options[1:])))
-            document = {"schema": "dynamics.run/1", "method": options[0], "config": settings, "seed": settings["seed"]}
+            command = command_line.parse([options[0], "--out", str(target), *options[1:]])
+            settings = asdict(command.config)
+            document = {"schema": "dynamics.run/2", "method": options[0], "preset": command.preset, "config": settings}
+            document["seed"] = settings["seed"]
             (target / "run.json").write_text(json.dumps(document))
             if settings["eval_problems"]:
                 (target / "evals").mkdir()
                 (target / "evals" / "all.jsonl").write_text("")
             made.append(target)
-        usual = {run.path.name for run in runs.plain(runs.find(made))}
-        assert usual == {f"{method}-{seed}" for method in runs.METHODS for seed in range(preset.seeds)}
+        usual = {run.path.name for run in runs.default_settings(runs.find(made))}
+        assert usual == {f"{method}-{seed}" for method in presets.METHODS for seed in range(preset.seeds)}
 
 
 def test_operations_are_counted_in_any_python() -> None:
@@ -354,11 +389,11 @@ def test_operations_are_counted_in_any_python() -> None:
 def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
     """By structure: a line a method in its colour, the controls in grey, labels of axes, limits that hold the data."""
 
-    def beside(module: ModuleType) -> pd.DataFrame:
-        return pd.read_csv(built / f"{module.__name__.rpartition('.')[2]}.csv")
+    def table_of(module: analysis.Analysis) -> pd.DataFrame:
+        return pd.read_csv(built / f"{analysis.name_of(module)}.csv")
 
     with style.use_style():
-        table = beside(pass_at_k)
+        table = table_of(pass_at_k)
         ax = pass_at_k.draw(table, style.new_figure(3, 3).subplots(), "seen")
         colors = {line.get_label(): line.get_color() for line in ax.lines}
         assert {name: colors[name] for name in ("sft", "rlvr", "selfplay", "base, T=1")} == {
@@ -373,11 +408,11 @@ def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
         assert line.get_ydata() == pytest.approx(curve.sort_values("k")["value"])
         assert len(ax.collections) == 4  # a band a method and for the base; none for controls
 
-        ax = update_sparsity.draw(beside(update_sparsity), style.new_figure(3, 3).subplots(), "bf16")
+        ax = update_sparsity.draw(table_of(update_sparsity), style.new_figure(3, 3).subplots(), "bf16")
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["sft, 3e-4", "rlvr, 3e-4", "selfplay, 3e-4"]
         assert ax.get_xlim() == (-0.03, 1.03)
         for module in comparison.QUESTIONS:
-            drawn = module.figure(beside(module))
+            drawn = module.figure(table_of(module))
             assert drawn.get_figwidth() <= style.TWO_COLUMN
             for ax in drawn.axes:
                 assert ax.get_title(loc="left") or ax.get_title() or ax.get_xlabel() or ax.get_ylabel() or not ax.axison, module
@@ -406,28 +441,32 @@ def test_the_interval_over_seeds_is_students() -> None:
 
 
 def test_the_exponential_fit_finds_its_own_curve() -> None:
-    entropy = np.linspace(0.1, 1.0, 20)
-    a, b, share = entropy_dynamics.fit(entropy, 0.9 - 0.3 * np.exp(entropy))
-    assert (a, b, share) == pytest.approx((0.3, 0.9, 1.0))
+    x = np.linspace(0.1, 1.0, 20)
+    reward = 0.9 - 0.3 * np.exp(x)
+    fitted = entropy.fit(x, reward)
+    assert (fitted.a, fitted.b, entropy_dynamics.explained_variance(fitted, reward)) == pytest.approx((0.3, 0.9, 1.0))
+    noisy = reward + np.random.default_rng(0).normal(0, 0.1, len(x))
+    left, total = noisy - np.polyval(np.polyfit(np.exp(x), noisy, 1), np.exp(x)), noisy - noisy.mean()
+    assert entropy_dynamics.explained_variance(entropy.fit(x, noisy), noisy) == pytest.approx(1 - left @ left / (total @ total))
 
 
 def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for preset in runs.PRESETS:
-        plan = runs.plan(preset)
+    for preset in presets.PRESETS:
+        plan = presets.plan(preset)
         assert len({" ".join(options) for options in plan.values()}) == len(plan)
         for name, options in plan.items():
-            assert not runs._finished(tmp_path / name, options)  # also parses the options
-    options = runs.plan("quick")["sft-0"]
-    assert runs._finished(folder / "sft-0", options)
+            assert not launch.is_finished(tmp_path / name, options)  # also parses the options
+    options = presets.plan("quick")["sft-0"]
+    assert launch.is_finished(folder / "sft-0", options)
     with pytest.raises(InputError, match=r"sft-0: is finished, with other settings \(seed\); --force makes all of them anew"):
-        runs._finished(folder / "sft-0", [*options, "--seed", "1"])
+        launch.is_finished(folder / "sft-0", [*options, "--seed", "1"])
     mine = json.loads((folder / "sft-0" / "run.json").read_text())["compute_dtype"]
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", mine)
-    assert runs._finished(folder / "sft-0", options)
+    assert launch.is_finished(folder / "sft-0", options)
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "float32" if mine == "bfloat16" else "bfloat16")
     with pytest.raises(InputError, match=f"sft-0: computes in {mine}, and DYNAMICS_COMPUTE_DTYPE says"):
-        runs._finished(folder / "sft-0", options)
+        launch.is_finished(folder / "sft-0", options)
     record = json.loads((folder / "sft-0" / "run.json").read_text())
     assert record["status"] == "finished"
     with pytest.raises(InputError, match="unknown"):
-        runs.plan("huge")
+        presets.plan("huge")

@@ -80,7 +80,7 @@ def test_python_of_the_readme(number: int, tmp_path: Path, monkeypatch: pytest.M
         for n in range(4)
     ]
     (tmp_path / "runs" / "sft-0" / "evals").mkdir(parents=True)
-    (tmp_path / "runs" / "sft-0" / "run.json").write_text(json.dumps({"schema": "dynamics.run/1", "method": "sft", "seed": 0}))
+    (tmp_path / "runs" / "sft-0" / "run.json").write_text(json.dumps({"schema": "dynamics.run/2", "method": "sft", "seed": 0}))
     (tmp_path / "runs" / "sft-0" / "evals" / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     exec(compile(BLOCKS[number].replace("logs/rl.eval", "tuned_results.jsonl"), f"README, block {number}", "exec"), names)
 
@@ -90,5 +90,9 @@ def test_commands_of_the_readme_are_understood(line: str) -> None:
     words = shlex.split(line)
     if words[2] == "analyses":
         return  # by the tests of the comparison
-    module = importlib.import_module(words[2] + (".__main__" if words[2] == "dynamics.train" else ""))
-    module._parser().parse_args(words[3:])
+    if words[2] == "dynamics.train":
+        from dynamics.train import command_line
+
+        command_line.parse(words[3:])
+        return
+    importlib.import_module(words[2])._parser().parse_args(words[3:])

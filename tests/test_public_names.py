@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dynamics._moved import MOVED
+from dynamics._moved import MOVED, MOVED_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:dynamics.*has moved:FutureWarning")
 
@@ -110,6 +110,17 @@ def test_an_old_name_is_the_moved_module_and_warns(old):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("FutureWarning: dynamics.")
     assert importlib.import_module(old) is importlib.import_module(MOVED[old])
+
+
+@pytest.mark.parametrize("old", MOVED_NAMES)
+def test_an_old_name_of_a_function_is_the_moved_function_and_warns(old):
+    module, _, name = old.rpartition(".")
+    new_module, _, new_name = MOVED_NAMES[old].rpartition(".")
+    with pytest.warns(FutureWarning, match=f"{old} has moved to {MOVED_NAMES[old]}"):
+        moved = getattr(importlib.import_module(module), name)
+    assert moved is getattr(importlib.import_module(new_module), new_name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        importlib.import_module(module).nothing  # noqa: B018 - looked up for its error
 
 
 def test_importing_dynamics_loads_nothing_heavy():

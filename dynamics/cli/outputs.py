@@ -10,20 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.io.atomic import replacing
+from dynamics.io.atomic import check_target, replacing
+
+#: suffixes of figures
+FIGURES = (".png", ".svg", ".pdf")
 
 
 def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
-    """Refuse an output that cannot be written, before the work is done rather than after."""
+    """Refuse an output that cannot be written, before the work is done rather than after.
+
+    Parameters
+    ----------
+    path : of the output; None for none, ``-`` for standard output.
+    suffixes : that the path may have, in lower case; any if empty.
+
+    Raises
+    ------
+    InputError : another suffix, a path that is no regular file, or a folder that is not there or not writable.
+    """
     if path is None or path == "-":
         return
     target = Path(path)
     if suffixes and target.suffix.lower() not in suffixes:
         raise InputError(f"{path}: unknown kind of output; expected {', '.join(suffixes)}")
-    if target.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
-    if target.exists() and not target.is_file():
-        raise InputError(f"{path}: is not a regular file; name another, or - for standard output")
+    check_target(target)
     folder = target.parent
     if not folder.is_dir():
         raise InputError(f"{path}: the folder {folder} does not exist; create it first")
@@ -32,7 +42,7 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
 
 
 def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> None:
-    """The outputs that every command has."""
+    """Add the options for the outputs that every command has; ``numbers`` and ``drawing`` are what --csv and --figure hold."""
     parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON; - for standard output")
     parser.add_argument("--csv", metavar="FILE", help=f"write {numbers} as one table; - for standard output")
     parser.add_argument("--html", metavar="FILE", help="write a self-contained page: figures and tables")
@@ -40,14 +50,10 @@ def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> 
 
 
 def check_outputs(options: Any) -> None:
-    """Refuse outputs that cannot be written, or two that want the same place."""
-    for path, suffixes in (
-        (options.json, ()),
-        (options.csv, ()),
-        (options.html, ()),
-        (options.figure, (".png", ".svg", ".pdf")),
-    ):
-        check_output(path, suffixes)
+    """Refuse outputs that cannot be written, or two that both want standard output."""
+    for path in (options.json, options.csv, options.html):
+        check_output(path)
+    check_output(options.figure, FIGURES)
     if sum(path == "-" for path in (options.json, options.csv)) > 1:
         raise InputError("--json - and --csv - both want standard output; name a file for one of them")
 

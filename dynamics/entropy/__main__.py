@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,26 @@ from dynamics.rollouts.logprobs import read_logprobs
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
-    import argparse
-
     import pandas as pd
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
 
 
-def _bounded(options: Any) -> None:
-    """The command for log-probabilities: bounds of the mean entropy, never called entropy."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    from dynamics.cli.outputs import FIGURES, check_output
+
+    options = _parser().parse_args(argv)
+    for path, suffixes in ((options.out, (".parquet",)), (options.json, ()), (options.html, ()), (options.figure, FIGURES)):
+        check_output(path, suffixes)
+    if options.temperature <= 0:
+        raise InputError(f"--temperature {options.temperature}: must be above 0")
+    if options.model == "logprobs":
+        _report_bounds(options)
+    else:
+        _report_trace(options)
+
+
+def _report_bounds(options: argparse.Namespace) -> None:
+    """Report on log-probabilities: bounds of the mean entropy, never called entropy."""
     from dynamics.cli.outputs import write
     from dynamics.io.json import to_json
 
@@ -34,93 +45,92 @@ def _bounded(options: Any) -> None:
         raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens there are")
     rows = [row for path in options.texts for row in read_logprobs(path)]
     width = max(map(len, rows))
-    values = np.full((len(rows), width), np.nan)
-    for place, row in enumerate(rows):
-        values[place, : len(row)] = row
-    found = bounds(values, options.vocabulary)
-    means = {"low": float(found.low.mean()), "high": float(found.high.mean()), "mass": float(found.mass.mean())}
+    logprobs = np.full((len(rows), width), np.nan)
+    for index, row in enumerate(rows):
+        logprobs[index, : len(row)] = row
+    limits = bounds(logprobs, options.vocabulary)
+    low, high, mass = float(limits.low.mean()), float(limits.high.mean()), float(limits.mass.mean())
     if options.json != "-":
-        print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * means['mass']:.2f} % of the mass on average")
-        print(f"mean entropy lies between {means['low']:.4g} and {means['high']:.4g} nats: bounds from the likeliest tokens, no estimate")
+        print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * mass:.2f} % of the mass on average")
+        print(f"mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the likeliest tokens, no estimate")
     if options.json:
         document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": len(rows), "k": width, "vocabulary": options.vocabulary}
-        write(options.json, to_json(document | {"mean_entropy": {"low": means["low"], "high": means["high"]}, "mass": means["mass"]}))
+        write(options.json, to_json(document | {"mean_entropy": {"low": low, "high": high}, "mass": mass}))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    from dynamics.cli.outputs import check_output, write
-    from dynamics.cli.progress import Bar
+def _report_trace(options: argparse.Namespace) -> None:
+    """Run the models over the texts, and write what was asked for."""
+    from dynamics.cli.outputs import write
     from dynamics.io.json import to_json
     from dynamics.rollouts import texts
 
-    options = _parser().parse_args(argv)
-    outputs = ((options.out, (".parquet",)), (options.json, ()), (options.html, ()), (options.figure, (".png", ".svg", ".pdf")))
-    for path, suffixes in outputs:
-        check_output(path, suffixes)
-    if options.temperature <= 0:
-        raise InputError(f"--temperature {options.temperature}: must be above 0")
-    if options.model == "logprobs":
-        _bounded(options)
-        return
     documents, notes = texts.read(options.texts)
     model, tokenizer = load(options.model, options.device, options.dtype)
-    other = load(options.against, options.device, options.dtype)[0] if options.against else None
-    finished: list[pd.DataFrame] = []
+    against = load(options.against, options.device, options.dtype)[0] if options.against else None
     settings = {
         "temperature": options.temperature,
         "top": 5 * bool(options.html) if options.top is None else options.top,
         "window": options.window,
         "vocabulary": options.vocabulary,
+        "batch_tokens": options.batch_tokens,
     }
-    settings["batch_tokens"] = options.batch_tokens
+    result = _trace(options, model, tokenizer, documents, against, settings)
+    result.notes.extend(notes)
+    series = _series(options, result, documents, settings) if options.checkpoints else None
+    if options.out:
+        _save([result.tokens], options.out)
+    if options.json != "-":
+        from dynamics.entropy.terminal import show
+
+        show(result, options.model, options.against, series)
+    if options.json:
+        document = to_dict(result, options.model, options.against)
+        if series is not None:
+            document["series"] = series.to_dict("records")
+        write(options.json, to_json(document))
+    if options.figure:
+        from dynamics.entropy.plot import figure, series_figure
+        from dynamics.presentation.style import save
+
+        save(figure(result, options.model, options.against) if series is None else series_figure(series), options.figure)
+    if options.html:
+        from dynamics.entropy.page import page
+
+        write(options.html, page(result, options.model, options.against, lambda token: tokenizer.decode([token])))
+
+
+def _trace(
+    options: argparse.Namespace, model: Any, tokenizer: Any, documents: Sequence[Document], against: Any, settings: dict[str, Any]
+) -> Trace:
+    """Trace the documents; write what was finished to a file beside --out if the work is broken off."""
+    from dynamics.cli.progress import ProgressBar
+
+    finished: list[pd.DataFrame] = []
     try:
-        with Bar("tracing", "tokens") as bar:
-            found = trace(model, tokenizer, documents, against=other, progress=bar, keep=finished.append, **settings)
+        with ProgressBar("tracing", "tokens") as bar:
+            return trace(model, tokenizer, documents, against=against, progress=bar, keep=finished.append, **settings)
     except (InputError, KeyboardInterrupt):
         if options.out and finished:
             partial = options.out.removesuffix(".parquet") + ".partial.parquet"
             _save(finished, partial)
             print(f"dynamics.entropy: what was finished is in {partial}", file=sys.stderr)
         raise
-    found.notes.extend(notes)
-    steps = _series(options, found, documents, settings) if options.over else None
-    if options.out:
-        _save([found.tokens], options.out)
-    if options.json != "-":
-        from dynamics.entropy.terminal import show
-
-        show(found, options.model, options.against, steps)
-    if options.json:
-        document = to_dict(found, options.model, options.against)
-        if steps is not None:
-            document["series"] = steps.to_dict("records")
-        write(options.json, to_json(document))
-
-    if options.figure:
-        from dynamics.entropy.plot import figure, series_figure
-        from dynamics.presentation.style import save
-
-        save(figure(found, options.model, options.against) if steps is None else series_figure(steps), options.figure)
-    if options.html:
-        from dynamics.entropy.page import page
-
-        write(options.html, page(found, options.model, options.against, lambda token: tokenizer.decode([token])))
 
 
-def _series(options: Any, first: Trace, documents: Sequence[Document], settings: dict[str, Any]) -> pd.DataFrame:
-    """The summary of every checkpoint over the same texts, a row each; one model in memory at a time."""
+def _series(options: argparse.Namespace, first: Trace, documents: Sequence[Document], settings: dict[str, Any]) -> pd.DataFrame:
+    """Sum up every checkpoint over the same texts, a row each; one model in memory at a time."""
     import pandas as pd
 
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
 
     records = [{"model": options.model, **summary(first.tokens).iloc[0].to_dict()}]
-    for name in options.over:
+    for name in options.checkpoints:
         model, tokenizer = load(name, options.device, options.dtype)
-        with Bar(f"tracing {shown(name, 40)}", "tokens") as bar:
-            found = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
-        if list(found.tokens["token_id"]) != list(first.tokens["token_id"]):
+        with ProgressBar(f"tracing {shown(name, 40)}", "tokens") as bar:
+            result = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
+        if list(result.tokens["token_id"]) != list(first.tokens["token_id"]):
             raise InputError(f"{shown(name)}: its tokenizer makes other tokens of these texts than that of {shown(options.model)}")
-        records.append({"model": name, **summary(found.tokens).iloc[0].to_dict()})
+        records.append({"model": name, **summary(result.tokens).iloc[0].to_dict()})
     return pd.DataFrame(records).drop(columns="part")
 
 
@@ -148,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--html", metavar="FILE", help="write a self-contained page: the text coloured by entropy, figure, tables")
     parser.add_argument("--figure", metavar="FILE", help="draw spread, course and tokens to .png, .svg or .pdf")
     parser.add_argument("--against", metavar="MODEL_2", help="a second model over the same tokens: change of entropy, divergence both ways")
-    parser.add_argument("--over", metavar="CKPT", nargs="+", help="later checkpoints over the same texts: entropy over training")
+    parser.add_argument("--checkpoints", metavar="MODEL", nargs="+", help="later checkpoints over the same texts: entropy over training")
+    parser.add_argument("--over", dest="checkpoints", nargs="+", help=argparse.SUPPRESS)  # the former name
     parser.add_argument("--temperature", type=float, default=1.0, help="also the entropy at this temperature, beside that at 1")
     parser.add_argument("--top", type=int, help="also so many of the likeliest tokens (default: 5 for --html, else none)")
     parser.add_argument("--window", type=int, help="longest sequence in one pass (default: the model's); longer texts overlap by half")
@@ -160,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command, and give its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.entropy", main, argv)

@@ -23,8 +23,8 @@ _REORDER = {"reassoc", "contract", "nsz"}
 FLOOR = -700.0
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
-#: places in a row of sums
-MAX, S, T, U, PLACE = range(5)
+#: columns of a row of sums
+MAX, SUM_EXP, SUM_X_EXP, SUM_X2_EXP, ARGMAX = range(5)
 
 
 def _compiled(function: Any) -> Any:
@@ -33,7 +33,7 @@ def _compiled(function: Any) -> Any:
 
 @_compiled
 def _exp(x):
-    """exp(x) for FLOOR <= x <= 0 to 1e-13, relative."""
+    """Compute exp(x) for FLOOR <= x <= 0 to 1e-13, relative."""
     whole = np.floor(x * _LOG2E + 0.5)
     r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
     p = 1.0 + r * (
@@ -50,7 +50,7 @@ def _exp(x):
 
 @_compiled
 def _sums(row, largest, inverse):
-    """s, t and u of a stretch that does not hold the largest itself."""
+    """Compute s, t and u of a stretch that does not hold the largest itself."""
     s = 0.0
     t = 0.0
     u = 0.0
@@ -68,8 +68,8 @@ def _sums(row, largest, inverse):
 
 
 @_compiled
-def _peak(row):
-    """The largest entry, NaN if any entry is NaN or +inf, and its place."""
+def _largest(row):
+    """Find the largest entry, NaN if any entry is NaN or +inf, and its index."""
     largest = -np.inf
     odd = 0
     for i in range(row.size):
@@ -78,33 +78,33 @@ def _peak(row):
         largest = max(largest, z)
     if odd:
         return np.nan, 0
-    place = 0
-    while row[place] != largest:
-        place += 1
-    return np.float64(largest), place
+    index = 0
+    while row[index] != largest:
+        index += 1
+    return np.float64(largest), index
 
 
 @_compiled
 def summarise(logits, inverse, out):
-    """(rows, vocabulary) float32 or float64 -> (rows, 5): the largest, s, t, u, and the place of the largest."""
+    """Sum up (rows, vocabulary) float32 or float64 into (rows, 5): the largest, s, t, u, and the index of the largest."""
     for i in range(logits.shape[0]):
         row = logits[i]
-        largest, place = _peak(row)
+        largest, index = _largest(row)
         out[i, MAX] = largest
-        out[i, PLACE] = place
+        out[i, ARGMAX] = index
         if np.isnan(largest) or largest == -np.inf:
-            out[i, S : U + 1] = np.nan if np.isnan(largest) else 0.0
+            out[i, SUM_EXP : SUM_X2_EXP + 1] = np.nan if np.isnan(largest) else 0.0
             continue
-        s, t, u = _sums(row[:place], largest, inverse[i])
-        more = _sums(row[place + 1 :], largest, inverse[i])
-        out[i, S] = s + more[0]
-        out[i, T] = t + more[1]
-        out[i, U] = u + more[2]
+        s, t, u = _sums(row[:index], largest, inverse[i])
+        more = _sums(row[index + 1 :], largest, inverse[i])
+        out[i, SUM_EXP] = s + more[0]
+        out[i, SUM_X_EXP] = t + more[1]
+        out[i, SUM_X2_EXP] = u + more[2]
 
 
 @_compiled
 def count_above(logits, values, out):
-    """How many entries of each row exceed ``values``: added to ``out``."""
+    """Add to ``out`` how many entries of each row exceed ``values``."""
     for i in range(logits.shape[0]):
         row = logits[i]
         value = values[i]
@@ -116,22 +116,22 @@ def count_above(logits, values, out):
 
 @_compiled
 def _excess(d, e):
-    """exp(d) - 1 - d, for which ``e`` is exp(d); by its series where that would cancel."""
+    """Compute exp(d) - 1 - d, for which ``e`` is exp(d); by its series where that would cancel."""
     if abs(d) < 0.03:
         return d * d * (1 / 2 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d / 720))))
     return e - 1.0 - d
 
 
 @_compiled
-def diverge(a, b, whole_a, whole_b, forth, back):
+def diverge(a, b, logsumexp_a, logsumexp_b, forth, back):
     """Add to ``forth`` the part of KL(a || b), to ``back`` that of KL(b || a), that these stretches of logits have; (rows,) each."""
     for i in range(a.shape[0]):
         row_a = a[i]
         row_b = b[i]
-        log_a = whole_a[i]
-        log_b = whole_b[i]
-        one = 0.0
-        other = 0.0
+        log_a = logsumexp_a[i]
+        log_b = logsumexp_b[i]
+        kl_ab = 0.0
+        kl_ba = 0.0
         for j in range(row_a.size):
             la = np.float64(row_a[j]) - log_a
             lb = np.float64(row_b[j]) - log_b
@@ -140,11 +140,11 @@ def diverge(a, b, whole_a, whole_b, forth, back):
             if p == 0.0 and q == 0.0:
                 continue
             d = lb - la
-            one += q - p - p * d if p > 0.0 and abs(d) > 600 else p * _excess(d, math.exp(min(d, 600.0))) if p > 0.0 else q
-            other += p - q + q * d if q > 0.0 and abs(d) > 600 else q * _excess(-d, math.exp(min(-d, 600.0))) if q > 0.0 else p
+            kl_ab += q - p - p * d if p > 0.0 and abs(d) > 600 else p * _excess(d, math.exp(min(d, 600.0))) if p > 0.0 else q
+            kl_ba += p - q + q * d if q > 0.0 and abs(d) > 600 else q * _excess(-d, math.exp(min(-d, 600.0))) if q > 0.0 else p
             if p > 0.0 and q == 0.0 and row_b[j] == -np.inf:
-                one = np.inf
+                kl_ab = np.inf
             if q > 0.0 and p == 0.0 and row_a[j] == -np.inf:
-                other = np.inf
-        forth[i] += one
-        back[i] += other
+                kl_ba = np.inf
+        forth[i] += kl_ab
+        back[i] += kl_ba

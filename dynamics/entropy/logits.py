@@ -12,29 +12,32 @@ What float64 sums cannot mend is the model's own arithmetic: a forward pass in b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 
+from dynamics._moved import moved_names
+from dynamics.entropy.moments import ROWS, SoftmaxMoments, count_above, merge_moments, on_threads, softmax_moments, widened
 from dynamics.errors import InputError
-from dynamics.io.threads import cores
 from dynamics.models import Head
 
 if TYPE_CHECKING:
     import torch
 
-    Array = Any  # numpy array or torch tensor, as was given
+__getattr__ = moved_names(__name__)
 
-#: rows of logits in work at once
-ROWS = 32
+#: a numpy array, or a torch tensor where a tensor was given: torch is optional, so it cannot be named when the module is imported
+Array = Any
+#: entropy, varentropy, logsumexp, surprisal and rank, (rows,) each; the last two None without targets
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class TokenStats:
-    """A value a token, float64, of the shape of the logits without the vocabulary; the kind of array that was given.
+    """A value a token, float64, of the shape of the logits without the vocabulary; torch tensors for tensors, else numpy arrays.
 
     Attributes
     ----------
@@ -52,70 +55,14 @@ class TokenStats:
     rank: Array | None = None
 
 
-@dataclass
-class Sums:
-    """Partial sums of rows over a part of the vocabulary, which merge exactly; see ``dynamics.entropy.kernels``. All (rows,) float64.
-
-    ``peak`` is the largest logit, ``s``, ``t``, ``u`` the sums relative to it at temperature ``1 / inverse`` without the peak itself.
-    """
-
-    peak: np.ndarray[Any, Any]
-    s: np.ndarray[Any, Any]
-    t: np.ndarray[Any, Any]
-    u: np.ndarray[Any, Any]
-    inverse: np.ndarray[Any, Any]
-
-    def merge(self, other: Sums) -> Sums:
-        """The sums over both parts. Associative, so that threads and tensor-parallel ranks may merge in any order."""
-        swap = other.peak > self.peak
-        near = [np.where(swap, b, a) for a, b in self._pairs(other)]
-        far = [np.where(swap, a, b) for a, b in self._pairs(other)]
-        with np.errstate(invalid="ignore"):
-            gap = (near[0] - far[0]) * self.inverse
-        gap = np.where(np.isneginf(far[0]), np.inf, gap)  # a part without any token adds nothing
-        shrink = np.exp(-gap)
-        step = np.where(np.isinf(gap), 0.0, gap)
-        whole = 1 + far[1]
-        s = near[1] + shrink * whole
-        t = near[2] + shrink * (far[2] - step * whole)
-        u = near[3] + shrink * (far[3] - 2 * step * far[2] + step * step * whole)
-        broken = np.isnan(self.peak) | np.isnan(other.peak)
-        peak, s, t, u = (np.where(broken, np.nan, one) for one in (near[0], s, t, u))
-        return Sums(peak, s, t, u, self.inverse)
-
-    def _pairs(self, other: Sums) -> list[tuple[Any, Any]]:
-        return [(getattr(self, name), getattr(other, name)) for name in ("peak", "s", "t", "u")]
-
-    @property
-    def entropy(self) -> np.ndarray[Any, Any]:
-        return self._known(np.log1p(self.s) - self.t / (1 + self.s))
-
-    @property
-    def varentropy(self) -> np.ndarray[Any, Any]:
-        mean = self.t / (1 + self.s)
-        return self._known(np.maximum(self.u / (1 + self.s) - mean * mean, 0.0))
-
-    @property
-    def logsumexp(self) -> np.ndarray[Any, Any]:
-        return self._known(self.peak * self.inverse + np.log1p(self.s))
-
-    def surprisal(self, target_logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """-log p of the tokens with these logits; infinite for a token that is masked."""
-        with np.errstate(invalid="ignore"):
-            return self._known(np.log1p(self.s) - (target_logits - self.peak) * self.inverse)
-
-    def _known(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.where(np.isfinite(self.peak), values, np.nan)
-
-
 def from_logits(logits: Array, temperature: Any = 1.0, targets: Array | None = None, threads: int | None = None) -> TokenStats:
-    """Entropy, varentropy and logsumexp of every distribution; with ``targets`` also surprisal and rank.
+    """Measure entropy, varentropy and logsumexp of every distribution; with ``targets`` also surprisal and rank.
 
     Parameters
     ----------
     logits : (..., vocabulary) torch tensor or numpy array of float16, bfloat16, float32 or float64. -inf masks a token.
     temperature : above 0; a number, or an array of the leading shape.
-    targets : (...) whole numbers, a token each; negative for none, where surprisal is NaN and rank 0.
+    targets : (...) token ids; negative for none, where surprisal is NaN and rank 0.
     threads : on CPUs; one a core if None.
 
     Returns
@@ -138,18 +85,18 @@ def from_logits(logits: Array, temperature: Any = 1.0, targets: Array | None = N
     if array.ndim < 1 or array.shape[-1] == 0:
         raise InputError(f"logits of shape {array.shape}: the last axis must be a vocabulary")
     shape = array.shape[:-1]
-    heat = _temperatures(temperature, shape)
-    aims = None if targets is None else _targets(np.asarray(targets), shape, array.shape[-1])
-    found = _rows(array.reshape(-1, array.shape[-1]), heat, aims, threads)
-    return TokenStats(*(None if one is None else one.reshape(shape) for one in found))
+    temperatures = _temperatures(temperature, shape)
+    ids = None if targets is None else _targets(np.asarray(targets), shape, array.shape[-1])
+    columns = _measure_rows(array.reshape(-1, array.shape[-1]), temperatures, ids, threads)
+    return TokenStats(*(None if column is None else column.reshape(shape) for column in columns))
 
 
 def _is_torch(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "requires_grad")
 
 
-def _temperatures(temperature: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """(rows,) float64."""
+def _temperatures(temperature: Any, shape: tuple[int, ...]) -> Float[np.ndarray, " rows"]:
+    """Give one temperature a row, or refuse one that is not above 0."""
     values = np.asarray(temperature.detach().cpu().double().numpy() if _is_torch(temperature) else temperature, float)
     if not (values > 0).all() or not np.isfinite(values).all():
         raise InputError("temperature: must be above 0; at 0 the distribution is one token and its entropy 0")
@@ -159,7 +106,7 @@ def _temperatures(temperature: Any, shape: tuple[int, ...]) -> np.ndarray[Any, A
         raise InputError(f"temperature has shape {values.shape}, tokens have {shape}: give one number, or one a token") from None
 
 
-def _targets(targets: np.ndarray[Any, Any], shape: tuple[int, ...], vocabulary: int) -> np.ndarray[Any, Any]:
+def _targets(targets: Int[np.ndarray, ...], shape: tuple[int, ...], vocabulary: int) -> Int[np.ndarray, " rows"]:
     if targets.shape != shape:
         raise InputError(f"targets have shape {targets.shape}, tokens have {shape}: there must be one a token")
     if targets.size and int(targets.max()) >= vocabulary:
@@ -169,62 +116,33 @@ def _targets(targets: np.ndarray[Any, Any], shape: tuple[int, ...], vocabulary: 
     return targets.ravel().astype(np.int64)
 
 
-def _wide(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The same values in a dtype that the kernels take."""
-    if rows.dtype in (np.float32, np.float64):
-        return np.ascontiguousarray(rows)
-    if rows.dtype.kind not in "fV" and rows.dtype.name not in ("bfloat16",):
-        raise InputError(f"logits of dtype {rows.dtype}: expected floating point")
-    return np.ascontiguousarray(rows.astype(np.float32))
-
-
-def summed(rows: np.ndarray[Any, Any], heat: np.ndarray[Any, Any], threads: int | None = None) -> Sums:
-    """The sums of (rows, vocabulary) logits at temperatures ``heat`` (rows,): what merges with those of other parts of the vocabulary."""
-    from dynamics.entropy import kernels
-
-    out = np.empty((len(rows), 5))
-    inverse = 1 / heat
-    _spread(len(rows), lambda part: kernels.summarise(_wide(rows[part]), inverse[part], out[part]), threads)
-    return Sums(out[:, kernels.MAX], out[:, kernels.S], out[:, kernels.T], out[:, kernels.U], inverse)
-
-
-def _spread(count: int, work: Callable[[slice], None], threads: int | None) -> None:
-    parts = [slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
-    workers = min(len(parts), threads or cores())
-    if workers < 2:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, parts))
-
-
-def _rows(
-    rows: np.ndarray[Any, Any], heat: np.ndarray[Any, Any], targets: np.ndarray[Any, Any] | None, threads: int | None
-) -> tuple[Any, ...]:
-    sums = summed(rows, heat, threads)
+def _measure_rows(
+    rows: Shaped[np.ndarray, "rows vocabulary"],
+    temperatures: Float[np.ndarray, " rows"],
+    targets: Int[np.ndarray, " rows"] | None,
+    threads: int | None,
+) -> Columns:
+    moments = softmax_moments(rows, temperatures, threads)
     if targets is None:
-        return sums.entropy, sums.varentropy, sums.logsumexp, None, None
-    there = targets >= 0
-    chosen = np.where(there, _wide(np.take_along_axis(rows, np.maximum(targets, 0)[:, None], 1))[:, 0].astype(float), np.nan)
-    return _aimed(sums, targets, chosen, _above(rows, chosen, threads))
+        return moments.entropy, moments.varentropy, moments.logsumexp, None, None
+    logits = widened(np.take_along_axis(rows, np.maximum(targets, 0)[:, None], 1))[:, 0].astype(float)
+    target_logits = np.where(targets >= 0, logits, np.nan)
+    return _with_targets(moments, targets, target_logits, count_above(rows, target_logits, threads))
 
 
-def _aimed(sums: Sums, targets: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any], above: np.ndarray[Any, Any] | None) -> tuple[Any, ...]:
-    """The five values of rows whose targets have the logits ``chosen`` and ``above`` logits above them."""
-    rank = None if above is None else np.where((targets >= 0) & np.isfinite(sums.peak), above + 1, 0)
-    return sums.entropy, sums.varentropy, sums.logsumexp, np.where(targets >= 0, sums.surprisal(chosen), np.nan), rank
+def _with_targets(
+    moments: SoftmaxMoments,
+    targets: Int[np.ndarray, " rows"],
+    target_logits: Float[np.ndarray, " rows"],
+    above: Int[np.ndarray, " rows"] | None,
+) -> Columns:
+    """Give the five columns of rows with ``above`` logits above that of the target; no rank if None."""
+    rank = None if above is None else np.where((targets >= 0) & np.isfinite(moments.max), above + 1, 0)
+    surprisal = np.where(targets >= 0, moments.surprisal(target_logits), np.nan)
+    return moments.entropy, moments.varentropy, moments.logsumexp, surprisal, rank
 
 
-def _above(rows: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any], threads: int | None) -> np.ndarray[Any, Any]:
-    from dynamics.entropy import kernels
-
-    above = np.zeros(len(rows), np.int64)
-    _spread(len(rows), lambda part: kernels.count_above(_wide(rows[part]), chosen[part], above[part]), threads)
-    return above
-
-
-def _from_torch(logits: torch.Tensor, temperature: Any, targets: Any, threads: int | None) -> TokenStats:
+def _from_torch(logits: torch.Tensor, temperature: Any, targets: Array | None, threads: int | None) -> TokenStats:
     import torch
 
     if logits.ndim < 1 or logits.shape[-1] == 0:
@@ -232,71 +150,77 @@ def _from_torch(logits: torch.Tensor, temperature: Any, targets: Any, threads: i
     if not logits.dtype.is_floating_point:
         raise InputError(f"logits of dtype {logits.dtype}: expected floating point")
     shape = tuple(logits.shape[:-1])
-    heat = _temperatures(temperature, shape)
-    aims = None if targets is None else _targets(torch.as_tensor(targets).cpu().numpy(), shape, logits.shape[-1])
+    temperatures = _temperatures(temperature, shape)
+    ids = None if targets is None else _targets(torch.as_tensor(targets).cpu().numpy(), shape, logits.shape[-1])
     flat = logits.reshape(-1, logits.shape[-1])
-    parts = []
+    parts: list[Columns] = []
     for start in range(0, len(flat), 16 * ROWS):
         piece = slice(start, start + 16 * ROWS)
         rows = flat[piece].detach()
-        sums = _tensor_sums(rows, heat[piece], threads)
-        if aims is None:
-            parts.append((sums.entropy, sums.varentropy, sums.logsumexp, None, None))
+        moments = tensor_moments(rows, temperatures[piece], threads)
+        if ids is None:
+            parts.append((moments.entropy, moments.varentropy, moments.logsumexp, None, None))
             continue
-        there = aims[piece] >= 0
-        places = torch.from_numpy(np.maximum(aims[piece], 0)).to(rows.device)
-        chosen = np.where(there, rows.gather(1, places[:, None])[:, 0].double().cpu().numpy(), np.nan)
-        parts.append(_aimed(sums, aims[piece], chosen, _tensor_above(rows, chosen, threads)))
-    found = _joined(parts, aims is not None, logits.device)
+        index = torch.from_numpy(np.maximum(ids[piece], 0)).to(rows.device)
+        target_logits = np.where(ids[piece] >= 0, rows.gather(1, index[:, None])[:, 0].double().cpu().numpy(), np.nan)
+        parts.append(_with_targets(moments, ids[piece], target_logits, _tensor_above(rows, target_logits, threads)))
+    columns = _joined(parts, ids is not None, logits.device)
     if logits.requires_grad and torch.is_grad_enabled():
-        found = _with_gradient(flat, torch.from_numpy(heat).to(flat.device), aims, found)
-    return TokenStats(*(None if one is None else one.reshape(shape) for one in found))
+        columns = _with_gradient(flat, torch.from_numpy(temperatures).to(flat.device), ids, columns)
+    return TokenStats(*(None if column is None else column.reshape(shape) for column in columns))
 
 
-def _joined(parts: Sequence[tuple[Any, ...]], aimed: bool, device: torch.device) -> list[Any]:
-    """The five columns of all pieces as tensors."""
+def _joined(parts: Sequence[Columns], with_targets: bool, device: torch.device) -> list[torch.Tensor | None]:
+    """Join the columns of all pieces as tensors."""
     import torch
 
-    nothing: tuple[Any, ...] = (np.zeros(0),) * 3 + ((np.zeros(0), np.zeros(0, np.int64)) if aimed else (None, None))
-    columns = zip(*(parts or [nothing]), strict=True)
+    empty = np.zeros(0)
+    no_rows: Columns = (empty, empty, empty, empty, np.zeros(0, np.int64)) if with_targets else (empty, empty, empty, None, None)
+    columns: Any = zip(*(parts or [no_rows]), strict=True)
     return [None if column[0] is None else torch.from_numpy(np.concatenate(column)).to(device) for column in columns]
 
 
-def _tensor_sums(rows: torch.Tensor, heat: np.ndarray[Any, Any], threads: int | None = None) -> Sums:
-    """``summed`` of a tensor: by the kernels on a CPU; elsewhere in torch, in float64 on the device, so that only sums travel."""
+def tensor_moments(
+    rows: Float[torch.Tensor, "rows vocabulary"], temperatures: Float[np.ndarray, " rows"], threads: int | None = None
+) -> SoftmaxMoments:
+    """Sum up a tensor: by the kernels on a CPU; elsewhere in torch, in float64 on the device, so that only sums travel."""
     import torch
 
     if rows.device.type == "cpu":
-        return summed((rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy(), heat, threads)
+        return softmax_moments((rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy(), temperatures, threads)
     parts = []
     for start in range(0, len(rows), ROWS):
         wide = rows[start : start + ROWS].double()
-        peak, place = wide.max(dim=-1)
-        peak = torch.where(torch.isnan(wide).any(-1) | torch.isposinf(peak), math.nan, peak)
-        inverse = torch.from_numpy(1 / heat[start : start + ROWS]).to(rows.device)
-        x = (wide - peak[:, None]) * inverse[:, None]
-        e = torch.exp(x).scatter(1, place[:, None], 0.0)
+        largest, index = wide.max(dim=-1)
+        largest = torch.where(torch.isnan(wide).any(-1) | torch.isposinf(largest), math.nan, largest)
+        inverse = torch.from_numpy(1 / temperatures[start : start + ROWS]).to(rows.device)
+        x = (wide - largest[:, None]) * inverse[:, None]
+        e = torch.exp(x).scatter(1, index[:, None], 0.0)
         x = torch.where(e > 0, x, 0.0)
-        e = torch.where(torch.isneginf(peak)[:, None], 0.0, e)
-        parts.append(torch.stack([peak, e.sum(-1), (x * e).sum(-1), (x * x * e).sum(-1)]))
+        e = torch.where(torch.isneginf(largest)[:, None], 0.0, e)
+        parts.append(torch.stack([largest, e.sum(-1), (x * e).sum(-1), (x * x * e).sum(-1)]))
     values = torch.cat(parts, 1).cpu().numpy()
     values[1:, np.isnan(values[0])] = np.nan
-    peak, s, t, u = values
-    return Sums(peak, s, t, u, 1 / heat)
+    return SoftmaxMoments(*values, 1 / temperatures)
 
 
-def _tensor_above(rows: torch.Tensor, chosen: np.ndarray[Any, Any], threads: int | None = None) -> np.ndarray[Any, Any]:
+def _tensor_above(
+    rows: Float[torch.Tensor, "rows vocabulary"], values: Float[np.ndarray, " rows"], threads: int | None = None
+) -> Int[np.ndarray, " rows"]:
+    """Count the logits of each row that exceed its value."""
     import torch
 
     if rows.device.type == "cpu":
-        return _above((rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy(), chosen, threads)
-    limit = torch.from_numpy(chosen).to(rows.device)[:, None]
+        return count_above((rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy(), values, threads)
+    limit = torch.from_numpy(values).to(rows.device)[:, None]
     parts = [(rows[start : start + ROWS].double() > limit[start : start + ROWS]).sum(-1) for start in range(0, len(rows), ROWS)]
-    above: np.ndarray[Any, Any] = torch.cat(parts).cpu().numpy()
+    above: Int[np.ndarray, " rows"] = torch.cat(parts).cpu().numpy()
     return above
 
 
-def _with_gradient(flat: torch.Tensor, heat: torch.Tensor, aims: Any, found: list[Any]) -> list[Any]:
+def _with_gradient(
+    flat: torch.Tensor, temperatures: torch.Tensor, targets: Int[np.ndarray, " rows"] | None, columns: list[torch.Tensor | None]
+) -> list[torch.Tensor | None]:
     """Hang the closed-form gradients on the values: dH/dz = -p (log p + H) / T, dlogZ/dz = p / T, ds/dz = (p - onehot) / T."""
     import torch
 
@@ -312,41 +236,42 @@ def _with_gradient(flat: torch.Tensor, heat: torch.Tensor, aims: Any, found: lis
             out = torch.empty_like(z)
             for start in range(0, len(z), ROWS):
                 part = slice(start, start + ROWS)
-                scaled = z[part].double() / heat[part, None]
+                scaled = z[part].double() / temperatures[part, None]
                 log_p = scaled - logsumexp[part, None]
                 p = log_p.exp()
                 log_p = torch.where(p > 0, log_p, 0.0)
                 slope = -p * (log_p + entropy[part, None]) * by_entropy[part, None] + p * (by_logsumexp + by_surprisal)[part, None]
-                if aims is not None:
-                    targets = torch.from_numpy(aims[part]).to(z.device)
-                    aimed = torch.where(targets >= 0, -by_surprisal[part], 0.0)
-                    slope.scatter_add_(1, targets.clamp(min=0)[:, None], aimed[:, None])
-                out[part] = (slope / heat[part, None]).to(z.dtype)
+                if targets is not None:
+                    ids = torch.from_numpy(targets[part]).to(z.device)
+                    at_target = torch.where(ids >= 0, -by_surprisal[part], 0.0)
+                    slope.scatter_add_(1, ids.clamp(min=0)[:, None], at_target[:, None])
+                out[part] = (slope / temperatures[part, None]).to(z.dtype)
             return out, None, None, None
 
-    entropy, varentropy, logsumexp, surprisal, rank = found
+    entropy, varentropy, logsumexp, surprisal, rank = columns
     filler = torch.zeros_like(entropy) if surprisal is None else surprisal
     entropy, logsumexp, filler = Gradient.apply(flat, entropy, logsumexp, filler)
     return [entropy, varentropy, logsumexp, None if surprisal is None else filler, rank]
 
 
 def from_hidden(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    hidden: Float[torch.Tensor, "... width"],
+    weight: Float[torch.Tensor, "rows width"],
+    bias: Float[torch.Tensor, " rows"] | None = None,
     *,
     temperature: Any = 1.0,
-    targets: Any = None,
+    targets: Array | None = None,
     softcap: float | None = None,
     scale: float = 1.0,
     vocabulary: int | None = None,
     rank: bool = True,
 ) -> TokenStats:
-    """The same as ``from_logits`` of ``scale * (hidden @ weight.T + bias)``, formed in pieces of at most 16 MB and forgotten.
+    """Measure the same as ``from_logits`` of ``scale * (hidden @ weight.T + bias)``, formed in pieces of at most 16 MB and forgotten.
 
     Parameters
     ----------
-    hidden : (..., width) torch tensor, the last hidden states. weight : (rows, width), the output head; the embedding where it is tied.
+    hidden : (..., width) torch tensor, the last hidden states.
+    weight : (rows, width), the output head; the embedding where it is tied.
     bias : (rows,) or None.
     temperature, targets : as for ``from_logits``.
     softcap : cap tanh(logits / cap) after the scale, as Gemma 2 has it.
@@ -370,57 +295,55 @@ def from_hidden(
     if not 0 < size <= weight.shape[0]:
         raise InputError(f"vocabulary={size}: the head has {weight.shape[0]:,} rows")
     shape = tuple(hidden.shape[:-1])
-    heat = _temperatures(temperature, shape)
-    aims = None if targets is None else _targets(torch.as_tensor(targets).cpu().numpy(), shape, size)
+    temperatures = _temperatures(temperature, shape)
+    ids = None if targets is None else _targets(torch.as_tensor(targets).cpu().numpy(), shape, size)
     flat = hidden.detach().reshape(-1, hidden.shape[-1])
     head = Head(weight.detach(), None if bias is None else bias.detach(), softcap, scale, size)
     parts = []
     with torch.no_grad():
-        room = head.room(flat)
+        buffer = head.buffer(flat)
         for start in range(0, len(flat), head.tokens):
             piece = slice(start, min(start + head.tokens, len(flat)))
-            parts.append(_piece(flat[piece].float(), head, heat[piece], None if aims is None else aims[piece], rank, room))
-    made = _joined(parts, aims is not None, hidden.device)
-    return TokenStats(*(None if one is None else one.reshape(shape) for one in made))
+            parts.append(_measure_piece(flat[piece].float(), head, temperatures[piece], None if ids is None else ids[piece], rank, buffer))
+    columns = _joined(parts, ids is not None, hidden.device)
+    return TokenStats(*(None if column is None else column.reshape(shape) for column in columns))
 
 
-def _piece(
-    hidden: torch.Tensor, head: Head, heat: np.ndarray[Any, Any], aims: np.ndarray[Any, Any] | None, rank: bool, room: torch.Tensor
-) -> tuple[Any, ...]:
+def _measure_piece(
+    hidden: Float[torch.Tensor, "tokens width"],
+    head: Head,
+    temperatures: Float[np.ndarray, " tokens"],
+    targets: Int[np.ndarray, " tokens"] | None,
+    rank: bool,
+    buffer: torch.Tensor,
+) -> Columns:
     import torch
 
-    chosen = np.full(len(hidden), np.nan)
+    target_logits = np.full(len(hidden), np.nan)
     parts = []
     for start, stop in head.stretches():
-        logits = head(hidden, start, stop, room)
-        parts.append(_tensor_sums(logits, heat))
-        if aims is not None:
-            inside = np.flatnonzero((aims >= start) & (aims < stop))
-            places = torch.from_numpy(np.stack([inside, aims[inside] - start])).to(logits.device)
-            chosen[inside] = logits[places[0], places[1]].double().cpu().numpy()
-    sums = merged(parts)
-    if aims is None:
-        return sums.entropy, sums.varentropy, sums.logsumexp, None, None
+        logits = head(hidden, start, stop, buffer)
+        parts.append(tensor_moments(logits, temperatures))
+        if targets is not None:
+            inside = np.flatnonzero((targets >= start) & (targets < stop))
+            row, column = torch.from_numpy(np.stack([inside, targets[inside] - start])).to(logits.device)
+            target_logits[inside] = logits[row, column].double().cpu().numpy()
+    moments = merge_moments(parts)
+    if targets is None:
+        return moments.entropy, moments.varentropy, moments.logsumexp, None, None
     above = None
     if rank:
         above = np.zeros(len(hidden), np.int64)
         for start, stop in head.stretches():
-            above += _tensor_above(head(hidden, start, stop, room), chosen)
-    return _aimed(sums, aims, chosen, above)
-
-
-def merged(parts: Sequence[Sums]) -> Sums:
-    """The sums of a vocabulary that is split over ``parts``, for example over tensor-parallel ranks."""
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.merge(part)
-    return whole
+            above += _tensor_above(head(hidden, start, stop, buffer), target_logits)
+    return _with_targets(moments, targets, target_logits, above)
 
 
 def divergence(
-    first: tuple[torch.Tensor, Head, np.ndarray[Any, Any]], second: tuple[torch.Tensor, Head, np.ndarray[Any, Any]]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """KL(first || second) and KL(second || first) of each token, exact, over the vocabulary both have.
+    first: tuple[Float[torch.Tensor, "tokens width_a"], Head, Float[np.ndarray, " tokens"]],
+    second: tuple[Float[torch.Tensor, "tokens width_b"], Head, Float[np.ndarray, " tokens"]],
+) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
+    """Compute KL(first || second) and KL(second || first) of each token, exact, over the vocabulary both have.
 
     Parameters
     ----------
@@ -433,7 +356,7 @@ def divergence(
     """
     from dynamics.entropy import kernels
 
-    (hidden, head, whole), (other, other_head, other_whole) = first, second
+    (hidden, head, logsumexp), (other, other_head, other_logsumexp) = first, second
     size = min(head.size, other_head.size)
     rows = min(head.rows, other_head.rows)
     forth, back = np.zeros(len(hidden)), np.zeros(len(hidden))
@@ -444,9 +367,9 @@ def divergence(
             stop = min(start + rows, size)
             a, b = head(ours, start, stop).detach().cpu().numpy(), other_head(theirs, start, stop).detach().cpu().numpy()
 
-            def work(part: slice, a: Any = a, b: Any = b, begin: int = begin) -> None:
-                there = slice(begin + part.start, begin + part.stop)
-                kernels.diverge(a[part], b[part], whole[there], other_whole[there], forth[there], back[there])
+            def add(part: slice, a: np.ndarray = a, b: np.ndarray = b, begin: int = begin) -> None:
+                rows = slice(begin + part.start, begin + part.stop)
+                kernels.diverge(a[part], b[part], logsumexp[rows], other_logsumexp[rows], forth[rows], back[rows])
 
-            _spread(len(a), work, None)
+            on_threads(len(a), add, None)
     return forth, back

@@ -1,13 +1,12 @@
-"""A trace as one self-contained page: the text coloured by entropy, with what the model expected under the pointer.
+"""Present a trace as one self-contained page: the text coloured by entropy, with what the model expected under the pointer.
 
 Only the part of the text near the window is in the document at any time, so a hundred thousand tokens scroll as ten do.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from html import escape
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,23 +18,17 @@ from dynamics.presentation import html, style
 from dynamics.presentation.text import number, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Mapping
 
     import pandas as pd
 
     from dynamics.entropy.traces import Trace
 
-STYLE = """<style>
-#reader { font: 14px/1.75 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line);
-  border-radius: 6px; padding: .75rem 1rem }
-#reader div { display: block } #reader span { border-radius: 2px } #reader span.prompt { opacity: .6 }
-#reader span:hover { outline: 1px solid var(--ink) }
-#tip { position: fixed; z-index: 1; pointer-events: none; white-space: pre; font: 13px/1.4 ui-monospace, monospace;
-  background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: .4rem .6rem; max-width: 30rem; overflow: hidden }
-#key { background: linear-gradient(to right, rgba(213,94,0,0), rgba(213,94,0,.85)) }
-#key.both { background: linear-gradient(to right, rgba(0,114,178,.85), rgba(0,0,0,0), rgba(213,94,0,.85)) }
-select { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line); border-radius: 5px; max-width: 24rem }
-</style>"""
+HEADERS = ("part", "tokens", "mean", "95 % over texts", "below 0.01", "median", "80th percentile", "varentropy", "surprisal")
+#: of the columns that there are with a second model
+CHANGE_HEADERS = ("second model", "change", "95 %", "KL(1||2)", "KL(2||1)", "top-20 % shared")
+#: key for the script -> column of a trace
+COLUMNS = {"h": "entropy", "s": "surprisal", "b": "entropy_b", "kl": "kl_ab"}
 
 GLOSSARY = {
     "entropy": "Of the distribution that the token was drawn from, over the whole vocabulary, in nats, at temperature 1. The first token "
@@ -50,120 +43,119 @@ GLOSSARY = {
 
 
 def page(trace: Trace, model: str, against: str | None = None, decode: Callable[[int], str] = str) -> str:
-    """A trace as the text of one HTML file. ``decode`` turns a token id of the top tokens into text."""
+    """Render a trace.
+
+    Parameters
+    ----------
+    trace
+        Of one model, or of two.
+    model, against
+        What the first and the second model are called.
+    decode
+        Turns a token id of the top tokens into text.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    parts = summary(trace.tokens)
     with style.use_style():
-        chart = html.image(figure(trace, model, against), "spread, course and tokens of entropy")
-    sections = [
-        STYLE,
-        _head(trace, model, against),
-        html.section("The text, coloured by entropy", _reader(trace)),
-        html.section("In numbers", _numbers(trace) + chart),
-        html.section("Tokens", _tokens(trace)),
-        html.section("What the numbers are", html.glossary(GLOSSARY)),
-        html.script("entropy.js", _data(trace, decode), "traces"),
+        chart = html.figure_uri(figure(trace, model, against))
+    context = {
+        "model": html.one_line(model),
+        "against": html.one_line(against) if against else "",
+        "dtype": html.one_line(trace.dtype),
+        "cards": _cards(parts.iloc[0].to_dict()),
+        "notes": [html.one_line(note, 600) for note in trace.notes],
+        "compared": "entropy_b" in trace.tokens,
+        "headers": [*HEADERS, *(CHANGE_HEADERS if "change" in parts else ())],
+        "parts": [_part(row) for row in parts.to_dict("records")],
+        "chart": chart,
+        "tokens": _tokens(trace),
+        "traces": _traces(trace, decode),
+        "meanings": GLOSSARY,
+    }
+    return html.render("entropy.html", context)
+
+
+def _cards(row: Mapping[Hashable, Any]) -> list[tuple[str, str, str]]:
+    """Format (name, value, remark) of the numbers for all tokens."""
+    interval = "one text: no interval" if math.isnan(row["low"]) else _interval(row["low"], row["high"])
+    cards = [
+        ("mean entropy, nats", number(row["entropy"]), interval),
+        ("tokens below 0.01 nats", percent(row["certain"]), f"{row['tokens']:,} tokens of {row['texts']:,} texts"),
     ]
-    return html.document("Entropy", sections)
-
-
-def _head(trace: Trace, model: str, against: str | None) -> str:
-    row = summary(trace.tokens).iloc[0]
-    known = row["low"] == row["low"]
-    cards = [("mean entropy, nats", number(row["entropy"]), f"[{row['low']:.3g}, {row['high']:.3g}]" if known else "one text: no interval")]
-    cards.append(("tokens below 0.01 nats", percent(row["certain"]), f"{row['tokens']:,} tokens of {row['texts']:,} texts"))
     if "change" in row:
         cards.append(("change in the second model", f"{row['change']:+.3g}", f"KL(1||2) {number(row.get('kl_ab', math.nan))}"))
-    made = "".join(
-        f'<div class=card style="--rule:#0072b2">{escape(name)}<b>{escape(value)}</b><span class=faint>{escape(more)}</span></div>'
-        for name, value, more in cards
-    )
-    second = f"<p>second model <code>{html.safe(against)}</code></p>" if against else ""
-    notes = "".join(f"<p>{html.safe(note, 600)}</p>" for note in trace.notes)
-    return (
-        f"<h1>Where the model is unsure</h1><p>model <code>{html.safe(model)}</code> <span class=faint>forward in {html.safe(trace.dtype)}"
-        f"</span></p>{second}<div class=cards>{made}</div>{notes}"
-    )
+    return cards
 
 
-def _reader(trace: Trace) -> str:
-    both = "entropy_b" in trace.tokens
-    names = {"h": "first model", "b": "second model", "d": "difference"} if both else {"h": "entropy"}
-    buttons = "".join(
-        f"<button type=button data-measure={key} aria-pressed={str(key == 'h').lower()}>{name}</button> " for key, name in names.items()
-    )
-    return (
-        "<noscript><p>The coloured text needs scripts.</p></noscript>"
-        f"<div id=controls hidden><p><label>text <select id=text></select></label> {buttons if both else ''}</p>"
-        "<div class=scale>0 <i id=key></i> <span id=cap></span> <span class=faint>point at a token to see what was expected there; "
-        "prompts are paler</span></div></div><div id=reader></div><div id=tip hidden></div>"
-    )
+def _part(row: Mapping[Hashable, Any]) -> list[str]:
+    """Format the cells of a part of the tokens, under ``HEADERS`` and, with a second model, ``CHANGE_HEADERS``."""
+    cells = [
+        row["part"],
+        f"{row['tokens']:,}",
+        number(row["entropy"]),
+        _interval(row["low"], row["high"]),
+        percent(row["certain"]),
+        *(number(row[name]) for name in ("p50", "p80", "varentropy", "surprisal")),
+    ]
+    if "change" in row:
+        cells += [
+            number(row["entropy_b"]),
+            f"{row['change']:+.3g}",
+            _interval(row["change_low"], row["change_high"]),
+            *(number(row.get(name, math.nan)) for name in ("kl_ab", "kl_ba")),
+            percent(row["forking_overlap"]),
+        ]
+    return cells
 
 
-def _numbers(trace: Trace) -> str:
-    heads = ["<part", "tokens", "mean", "95 % over texts", "below 0.01", "median", "80th percentile", "varentropy", "surprisal"]
-    numbers = summary(trace.tokens)
-    if "change" in numbers:
-        heads += ["second model", "change", "95 %", "KL(1||2)", "KL(2||1)", "top-20 % shared"]
-    lines = []
-    for row in numbers.to_dict("records"):
-        cells = [row["part"], f"{row['tokens']:,}", number(row["entropy"]), _span(row["low"], row["high"]), percent(row["certain"])]
-        cells += [number(row[key]) for key in ("p50", "p80", "varentropy", "surprisal")]
-        if "change" in row:
-            cells += [number(row["entropy_b"]), f"{row['change']:+.3g}", _span(row["change_low"], row["change_high"])]
-            cells += [number(row.get(key, math.nan)) for key in ("kl_ab", "kl_ba")] + [percent(row["forking_overlap"])]
-        lines.append([escape(cell) for cell in cells])
-    return html.table(heads, lines)
+def _interval(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"[{low:.3g}, {high:.3g}]"
 
 
-def _span(low: float, high: float) -> str:
-    return f"[{low:.3g}, {high:.3g}]" if low == low else "-"
-
-
-def _tokens(trace: Trace) -> str:
+def _tokens(trace: Trace) -> list[list[str]]:
+    """Format the tokens with the highest mean entropy beside those with the lowest; none if fewer than two come often enough."""
     ranked = by_token(trace.tokens)
-    if len(ranked) < 2:
-        return "<p>No token comes five times.</p>"
-    some = min(20, len(ranked) // 2)
-    pairs = zip(ranked.head(some).to_dict("records"), ranked.tail(some)[::-1].to_dict("records"), strict=True)
-    lines = ([cell for row in pair for cell in _token(row)] for pair in pairs)
-    return html.table(["<least sure", "times", "mean entropy", "<most sure", "times", "mean entropy"], lines)
+    count = min(20, len(ranked) // 2)
+    highest, lowest = ranked.head(count).to_dict("records"), ranked.tail(count)[::-1].to_dict("records")
+    return [[*_token(left), *_token(right)] for left, right in zip(highest, lowest, strict=True)]
 
 
-def _token(row: dict[Any, Any]) -> list[str]:
-    return [html.safe(repr(row["token"]), 40), f"{row['tokens']:,}", number(row["entropy"])]
+def _token(row: Mapping[Hashable, Any]) -> list[str]:
+    return [html.one_line(repr(row["token"]), 40), f"{row['tokens']:,}", number(row["entropy"])]
 
 
-def _data(trace: Trace, decode: Callable[[int], str]) -> str:
-    """The columns of every text for the script, as JSON."""
-    known: dict[int, str] = {}
+def _traces(trace: Trace, decode: Callable[[int], str]) -> dict[str, Any]:
+    """Collect what the script reads: the columns of every text, and the entropies that get the full colour."""
 
+    @cache
     def word(token: int) -> str:
-        if token not in known:
-            known[token] = shown(decode(token), 40)
-        return known[token]
+        return shown(decode(token), 40)
 
-    texts = [_text(str(name), rows, trace.texts[str(name)], word) for name, rows in trace.tokens.groupby("text", sort=False)]
     tokens = trace.tokens
     cap = {"h": _cap(tokens["entropy"])}
     if "entropy_b" in tokens:
         cap |= {"b": cap["h"], "d": _cap((tokens["entropy_b"] - tokens["entropy"]).abs())}
-    return json.dumps({"cap": cap, "texts": texts}, allow_nan=False, separators=(",", ":"))
+    texts = [_text(str(name), rows, trace.texts[str(name)], word) for name, rows in tokens.groupby("text", sort=False)]
+    return {"cap": cap, "texts": texts}
 
 
 def _cap(values: pd.Series[float]) -> float:
-    """What gets the full colour: the 95th percentile."""
-    some = values.dropna()
-    return max(float(np.percentile(some, 95)) if len(some) else 1.0, 1e-6)
+    """Compute what gets the full colour: the 95th percentile."""
+    known = values.dropna()
+    return max(float(np.percentile(known, 95)) if len(known) else 1.0, 1e-6)
 
 
 def _text(name: str, rows: pd.DataFrame, text: str, word: Callable[[int], str]) -> dict[str, Any]:
-    pieces, done = [], 0
-    for start, end, token in zip(rows["offset"], rows["end"], rows["token"], strict=True):
-        # what lies between tokens goes to the later one; bytes of one character after its first show nothing of their own
-        piece = text[done:end] if end > done else "" if end > start else token
-        pieces.append(_plain(piece))
-        done = max(done, end)
-    columns: dict[str, Any] = {"name": shown(name, 80), "pieces": pieces, "prompt": rows["prompt"].astype(int).tolist()}
-    for key, column in (("h", "entropy"), ("s", "surprisal"), ("b", "entropy_b"), ("kl", "kl_ab")):
+    """Collect the columns of one text: a piece of it a token, and the numbers of ``COLUMNS``, rank and top tokens as far as known."""
+    columns: dict[str, Any] = {
+        "name": shown(name, 80),
+        "pieces": _pieces(rows, text),
+        "prompt": rows["prompt"].astype(int).tolist(),
+    }
+    for key, column in COLUMNS.items():
         if column in rows:
             columns[key] = [float(f"{value:.4g}") if math.isfinite(value) else None for value in rows[column]]
     if "rank" in rows:
@@ -176,6 +168,17 @@ def _text(name: str, rows: pd.DataFrame, text: str, word: Callable[[int], str]) 
     return columns
 
 
-def _plain(piece: str) -> str:
-    """Text as it is, but for control characters other than line ends and tabs."""
+def _pieces(rows: pd.DataFrame, text: str) -> list[str]:
+    """Cut a text into a piece a token; together they are the text."""
+    pieces, done = [], 0
+    for start, end, token in zip(rows["offset"], rows["end"], rows["token"], strict=True):
+        # what lies between tokens goes to the later one; bytes of one character after its first show nothing of their own
+        piece = text[done:end] if end > done else "" if end > start else token
+        pieces.append(_printable(piece))
+        done = max(done, end)
+    return pieces
+
+
+def _printable(piece: str) -> str:
+    """Replace control characters other than line ends and tabs."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in piece)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.bootstrap import percentile_interval, resampled_counts
 from dynamics.entropy.traces import Trace
 from dynamics.errors import InputError
 
@@ -22,6 +23,8 @@ PERCENTILES = (1, 5, 25, 50, 75, 80, 95, 99)
 #: below this a token is called certain; half of a reasoning model's are (arXiv 2506.01939)
 CERTAIN = 0.01
 REPLICATES = 2000
+#: outside each end of the intervals, which are of 95 %
+TAIL = 0.025
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,15 @@ def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -
 
 
 def _text_interval(texts: Any, values: Floats, replicates: int, seed: int) -> tuple[float, float]:
-    """Percentiles of the mean over tokens when texts are drawn anew."""
+    """Estimate a 95 % interval of the mean over tokens by drawing texts anew."""
     import pandas as pd
 
     codes, names = pd.factorize(texts)
     if len(names) < 2:
         return math.nan, math.nan
     sums, counts = np.bincount(codes, values), np.bincount(codes)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
-    means = (drawn @ sums) / (drawn @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
+    drawn = resampled_counts(np.ones(len(names), np.int64), replicates, np.random.default_rng(seed))
+    low, high = percentile_interval((drawn @ sums) / (drawn @ counts), TAIL)
     return float(low), float(high)
 
 

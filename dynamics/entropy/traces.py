@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.entropy.logits import divergence, from_hidden, from_logits
+from dynamics.entropy.logits import TokenStats, divergence, from_hidden, from_logits
 from dynamics.errors import InputError, shown
-from dynamics.models import Model, Notes, wrap
+from dynamics.models import CausalModel, Notes, wrap
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+
+    from dynamics.io.threads import Progress
 
 #: tokens in one forward pass
 BATCH_TOKENS = 4096
@@ -29,8 +32,18 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Sequence_:
-    """The tokens of a document, and where they are in its text. A token that reaches into the response belongs to it."""
+class TokenizedDocument:
+    """The tokens of a document.
+
+    Attributes
+    ----------
+    document : that they are of.
+    ids : of the tokens.
+    text : of the document, as the tokens write it.
+    starts, ends : of each token in the text, in characters.
+    prompt : whether each token is of the prompt; one that reaches into the response is not.
+    agrees : whether the text would be tokenised to these ids.
+    """
 
     document: Document
     ids: list[int]
@@ -41,67 +54,67 @@ class Sequence_:
     agrees: bool = True
 
 
-def tokenise(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
-    """The tokens of a document. Ids that it has are used as they are; if its text would be tokenised otherwise, that is said."""
+def tokenise(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
+    """Tokenise a document. Ids that it has are used as they are; if its text would be tokenised otherwise, a note says so."""
     if document.ids is not None:
-        return _given(document, tokenizer, notes)
+        return _from_ids(document, tokenizer, notes)
     if document.messages is not None:
-        return _chat(document, tokenizer, notes)
+        return _from_messages(document, tokenizer, notes)
     text = document.prompt + document.response
     ids, starts, ends = _encode(tokenizer, text, special=True)
     border = len(document.prompt)
     prompt = [border > 0 and end <= border for end in ends]
-    return Sequence_(document, ids, text, starts, ends, prompt)
+    return TokenizedDocument(document, ids, text, starts, ends, prompt)
 
 
 def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], list[int], list[int]]:
     if getattr(tokenizer, "is_fast", False):
-        found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        offsets = found["offset_mapping"]
-        return list(found["input_ids"]), [start for start, _ in offsets], [end for _, end in offsets]
+        encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+        offsets = encoding["offset_mapping"]
+        return list(encoding["input_ids"]), [start for start, _ in offsets], [end for _, end in offsets]
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     starts, ends, _ = _offsets(ids, tokenizer)
     return ids, starts, ends
 
 
 def _offsets(ids: Sequence[int], tokenizer: Any) -> tuple[list[int], list[int], str]:
-    """Where each token stands in the decoded text, found by decoding a growing tail; bytes of one character share its place."""
-    starts, ends, text, tail, shown_ = [], [], "", 0, 0
-    for place in range(len(ids)):
-        before = tokenizer.decode(ids[tail:shown_], clean_up_tokenization_spaces=False)
-        now = tokenizer.decode(ids[tail : place + 1], clean_up_tokenization_spaces=False)
+    """Find where each token stands in the decoded text by decoding a growing tail; bytes of one character share its offset."""
+    starts, ends, text, tail, decoded = [], [], "", 0, 0
+    for index in range(len(ids)):
+        before = tokenizer.decode(ids[tail:decoded], clean_up_tokenization_spaces=False)
+        now = tokenizer.decode(ids[tail : index + 1], clean_up_tokenization_spaces=False)
         starts.append(len(text))
-        if now.endswith("\ufffd") and place + 1 < len(ids):  # an unfinished character: wait for its other bytes
+        if now.endswith("\ufffd") and index + 1 < len(ids):  # an unfinished character: wait for its other bytes
             ends.append(len(text) + 1)
             continue
         text += now[len(before) :]
         ends.append(len(text))
-        tail, shown_ = shown_, place + 1
+        tail, decoded = decoded, index + 1
     return starts, ends, text
 
 
-def _given(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
+def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
     ids = list(document.ids or ())
     size = len(tokenizer)
     if ids and max(ids) >= size:
         raise InputError(f"{shown(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    prompt = [place < document.prompt_tokens for place in range(len(ids))]
+    prompt = [index < document.prompt_tokens for index in range(len(ids))]
     again, starts, ends = _encode(tokenizer, text, special=False)
     if again == ids:
-        return Sequence_(document, ids, text, starts, ends, prompt)
+        return TokenizedDocument(document, ids, text, starts, ends, prompt)
     notes.add("token ids of some documents are not those that their text would be tokenised to; the ids are used as given")
     starts, ends, text = _offsets(ids, tokenizer)
-    return Sequence_(document, ids, text, starts, ends, prompt, False)
+    return TokenizedDocument(document, ids, text, starts, ends, prompt, False)
 
 
-def _chat(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
-    """By the chat template, which puts its own special tokens; without one, the messages as plain text."""
+def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
+    """Tokenise a chat by its template, which puts its own special tokens; without one, the messages as plain text."""
     messages = list(document.messages or ())
-    said = messages and messages[-1].get("role") == "assistant"
+    answered = messages and messages[-1].get("role") == "assistant"
     if getattr(tokenizer, "chat_template", None):
-        whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not said)
-        before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True) if said else whole
+        whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answered)
+        before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True) if answered else whole
         border = len(before) if whole.startswith(before) else 0
         if not border:
             notes.add("the chat template does not begin with the prompt: prompt and response are not told apart")
@@ -109,37 +122,63 @@ def _chat(document: Document, tokenizer: Any, notes: Notes) -> Sequence_:
     else:
         notes.add("the tokenizer has no chat template: messages are joined as plain text")
         whole = "\n".join(str(message.get("content", "")) for message in messages)
-        border = len(whole) - len(str(messages[-1].get("content", ""))) if said else len(whole)
+        border = len(whole) - len(str(messages[-1].get("content", ""))) if answered else len(whole)
         ids, starts, ends = _encode(tokenizer, whole, special=True)
-    return Sequence_(document, ids, whole, starts, ends, [border > 0 and end <= border for end in ends])
+    return TokenizedDocument(document, ids, whole, starts, ends, [border > 0 and end <= border for end in ends])
 
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens ``start`` to ``stop`` of a sequence, of which those from ``fresh`` on are not in the window before."""
+    """Tokens ``start`` to ``stop`` of a sequence, of which those from ``fresh`` on are not in the window before.
+
+    Attributes
+    ----------
+    sequence : index of the sequence.
+    start, stop, fresh : indices of tokens.
+    """
 
     sequence: int
     start: int
     stop: int
     fresh: int
 
+    def __len__(self) -> int:
+        """Count the tokens."""
+        return self.stop - self.start
+
 
 def windows(lengths: Sequence[int], size: int) -> list[Window]:
-    """Every token once, with at least half a window of context where the sequence is longer than one."""
-    found = []
+    """Split sequences into windows: every token once, with at least half a window of context where a sequence is longer than one.
+
+    Parameters
+    ----------
+    lengths : of the sequences, in tokens.
+    size : of a window.
+    """
+    result = []
     for sequence, length in enumerate(lengths):
         start, done = 0, 0
         while done < length:
             stop = min(length, start + size)
-            found.append(Window(sequence, start, stop, done))
+            result.append(Window(sequence, start, stop, done))
             done = stop
             start = stop - size // 2
-    return found
+    return result
 
 
 @dataclass(frozen=True)
 class Trace:
-    """``tokens``: a row a token, see ``trace``. ``dtype``: of the forward pass. ``notes``: what was unusual. ``seconds`` it took."""
+    """Tokens with what a model says of each.
+
+    Attributes
+    ----------
+    tokens : a row a token, see ``trace``.
+    texts : name of a document -> its text.
+    dtype : of the forward pass.
+    notes : what was unusual.
+    seconds : that it took.
+    about : name of a document -> what its record says besides: step, role, task, reward.
+    """
 
     tokens: pd.DataFrame
     texts: dict[str, str]
@@ -161,22 +200,24 @@ def trace(
     window: int | None = None,
     vocabulary: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     keep: Callable[[pd.DataFrame], None] | None = None,
 ) -> Trace:
     """Run ``model`` over ``texts`` and measure every next-token distribution.
 
     Parameters
     ----------
-    model, tokenizer : a transformers causal language model and its tokenizer. ``against``: another over the same vocabulary.
+    model, tokenizer : a transformers causal language model and its tokenizer.
     texts : strings or ``dynamics.rollouts.texts.Document``.
+    against : another model over the same vocabulary.
     temperature : if not 1, also the entropy at it, in ``entropy_at_temperature``; everything else is at 1.
     top : how many of the likeliest tokens to give, as lists of ids and chances.
     rank : whether ranks are wanted; they cost a second product with the head.
     window : longest sequence in one pass, the model's own if None; longer texts go in windows that overlap by half.
     vocabulary : rows of the head that are tokens; all if None.
     batch_tokens : in one forward pass, padding included; halved when memory runs out.
-    progress : called with (tokens done, tokens in all). keep : called with the rows of every batch, for what must survive a crash.
+    progress : called with (tokens done, tokens in all).
+    keep : called with the rows of every batch, for what must survive a crash.
 
     Returns
     -------
@@ -188,7 +229,6 @@ def trace(
     InputError : no causal model, a tokenizer of another vocabulary, a text without tokens.
     """
     import pandas as pd
-    import torch
 
     if tokenizer is None:
         raise InputError("no tokenizer: a trace needs the one that belongs to the model")
@@ -198,7 +238,7 @@ def trace(
     ours = wrap(model, tokenizer, window, vocabulary)
     theirs = None if against is None else wrap(against, tokenizer, window, vocabulary)
     notes = ours.notes
-    documents = [Document(str(place), response=one) if isinstance(one, str) else one for place, one in enumerate(texts)]
+    documents = [Document(str(index), response=text) if isinstance(text, str) else text for index, text in enumerate(texts)]
     names = _unique([document.name for document in documents])
     sequences = [tokenise(document, tokenizer, notes) for document in documents]
     empty = [name for name, sequence in zip(names, sequences, strict=True) if not sequence.ids]
@@ -208,61 +248,83 @@ def trace(
     long = sum(len(sequence.ids) > size for sequence in sequences)
     if long:
         notes.add(f"{long:,} texts are longer than the window of {size:,} tokens: they went in windows that overlap by half")
-    jobs = sorted(windows([len(sequence.ids) for sequence in sequences], size), key=lambda one: one.stop - one.start)
+    jobs = sorted(windows([len(sequence.ids) for sequence in sequences], size), key=len)
     total, done = sum(job.stop - job.fresh for job in jobs), 0
     parts: list[pd.DataFrame] = []
-    settings = {"temperature": temperature, "top": top, "rank": rank}
+    settings = _Settings(temperature, top, rank)
+    for job, columns in _measured(ours, theirs, sequences, jobs, batch_tokens, settings):
+        table = _described(columns, sequences[job.sequence], names[job.sequence], job, tokenizer)
+        parts.append(table)
+        if keep:
+            keep(table)
+        done += len(table)
+        if progress:
+            progress(done, total)
+    tokens = pd.concat(parts, ignore_index=True)
+    document_index = tokens["text"].map({name: index for index, name in enumerate(names)})
+    tokens = tokens.iloc[np.lexsort([tokens["position"], document_index])].reset_index(drop=True)
+    if theirs is not None:
+        notes.lines += [f"second model: {line}" for line in theirs.notes.lines if line not in notes.lines]
+    dtype = ours.dtype if theirs is None or theirs.dtype == ours.dtype else f"{ours.dtype}, second model {theirs.dtype}"
+    whole_texts = {name: sequence.text for name, sequence in zip(names, sequences, strict=True)}
+    about = {name: sequence.document.about for name, sequence in zip(names, sequences, strict=True)}
+    return Trace(tokens, whole_texts, dtype, notes.lines, time.perf_counter() - began, about)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What to measure: entropy at a temperature, so many of the likeliest tokens, ranks."""
+
+    temperature: float
+    top: int
+    rank: bool
+
+
+def _measured(
+    ours: CausalModel,
+    theirs: CausalModel | None,
+    sequences: Sequence[TokenizedDocument],
+    jobs: list[Window],
+    batch_tokens: int,
+    settings: _Settings,
+) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
+    """Run the models over every window, a batch at a time, in smaller batches where memory runs out."""
+    import torch
+
     while jobs:
         batch = _next_batch(jobs, batch_tokens)
         try:
             with torch.no_grad():
-                frames = _measure(ours, theirs, sequences, batch, settings)
+                columns = _measure(ours, theirs, sequences, batch, settings)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            width = max(job.stop - job.start for job in batch)
             if len(batch) == 1:
-                raise InputError(f"out of memory for a window of {width:,} tokens: try a smaller --window") from None
-            batch_tokens = max(1, sum(job.stop - job.start for job in batch) // 2)
-            notes.add("memory ran out: batches were halved")
+                raise InputError(f"out of memory for a window of {len(batch[0]):,} tokens: try a smaller --window") from None
+            batch_tokens = max(1, sum(map(len, batch)) // 2)
+            ours.notes.add("memory ran out: batches were halved")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
         del jobs[: len(batch)]
-        for job, frame in zip(batch, frames, strict=True):
-            table = _described(frame, sequences[job.sequence], names[job.sequence], job, tokenizer)
-            parts.append(table)
-            if keep:
-                keep(table)
-            done += len(table)
-        if progress:
-            progress(done, total)
-    order = {name: place for place, name in enumerate(names)}
-    tokens = pd.concat(parts, ignore_index=True)
-    place = tokens["text"].map(order)
-    tokens = tokens.iloc[np.lexsort([tokens["position"], place])].reset_index(drop=True)
-    if theirs is not None:
-        notes.lines += [f"second model: {line}" for line in theirs.notes.lines if line not in notes.lines]
-    dtype = ours.dtype if theirs is None or theirs.dtype == ours.dtype else f"{ours.dtype}, second model {theirs.dtype}"
-    texts_ = {name: sequence.text for name, sequence in zip(names, sequences, strict=True)}
-    about = {name: sequence.document.about for name, sequence in zip(names, sequences, strict=True)}
-    return Trace(tokens, texts_, dtype, notes.lines, time.perf_counter() - began, about)
+        yield from zip(batch, columns, strict=True)
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    made = []
+    """Number names that come more than once."""
+    counts: dict[str, int] = {}
+    unique = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return made
+        counts[name] = counts.get(name, 0) + 1
+        unique.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+    return unique
 
 
 def _next_batch(jobs: Sequence[Window], budget: int) -> list[Window]:
-    """As many of the shortest windows as fit into the budget when all are padded to the longest of them; at least one."""
+    """Take as many of the shortest windows as fit into the budget when all are padded to the longest of them; at least one."""
     batch: list[Window] = []
     for job in jobs:
-        if batch and (len(batch) + 1) * (job.stop - job.start) > budget:
+        if batch and (len(batch) + 1) * len(job) > budget:
             break
         batch.append(job)
     return batch
@@ -276,70 +338,78 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _measure(
-    ours: Model, theirs: Model | None, sequences: Sequence[Sequence_], batch: Sequence[Window], settings: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """The columns of the fresh tokens of every window of a batch."""
+    ours: CausalModel,
+    theirs: CausalModel | None,
+    sequences: Sequence[TokenizedDocument],
+    batch: Sequence[Window],
+    settings: _Settings,
+) -> list[dict[str, np.ndarray]]:
+    """Measure the columns of the fresh tokens of every window of a batch."""
     import torch
 
-    width = max(job.stop - job.start for job in batch)
+    width = max(map(len, batch))
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    spans = []  # rows of the flattened (batch, width) that predict a fresh token, and the token
+    spans = []  # row of the batch, first fresh token that is predicted, end of the window
     for row, job in enumerate(batch):
         tokens = sequences[job.sequence].ids[job.start : job.stop]
         ids[row, : len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = 1
-        first = max(job.fresh - job.start, 1)
-        spans.append((row, first, len(tokens)))
+        spans.append((row, max(job.fresh - job.start, 1), len(tokens)))
     rows = torch.cat([torch.arange(row * width + first - 1, row * width + count - 1) for row, first, count in spans])
     targets = torch.cat([ids[row, first:count] for row, first, count in spans])
-    found, hidden = _one(ours, ids, mask, rows, targets, settings)
+    columns, hidden = _run(ours, ids, mask, rows, targets, settings)
     if theirs is not None:
-        other, other_hidden = _one(theirs, ids, mask, rows, targets, {**settings, "top": 0, "temperature": 1.0})
-        found |= {f"{name}_b": other[name] for name in ("entropy", "surprisal", "rank", "logsumexp") if name in other}
-        if ours.head is None or theirs.head is None:
+        other, other_hidden = _run(theirs, ids, mask, rows, targets, replace(settings, top=0, temperature=1.0))
+        columns |= {f"{name}_b": other[name] for name in ("entropy", "surprisal", "rank", "logsumexp") if name in other}
+        if ours.head is None or theirs.head is None or hidden is None or other_hidden is None:
             ours.notes.add("no divergence: the way from hidden states to logits of one model is not understood")
         else:
-            forth, back = divergence((hidden, ours.head, found["logsumexp"]), (other_hidden, theirs.head, other["logsumexp"]))
-            found["kl_ab"], found["kl_ba"] = forth, back
+            divergences = divergence((hidden, ours.head, columns["logsumexp"]), (other_hidden, theirs.head, other["logsumexp"]))
+            columns["kl_ab"], columns["kl_ba"] = divergences
     split = np.cumsum([count - first for _, first, count in spans])[:-1]
-    parts = {name: np.split(values, split) for name, values in found.items()}
-    return [{name: values[place] for name, values in parts.items()} for place in range(len(batch))]
+    parts = {name: np.split(values, split) for name, values in columns.items()}
+    return [{name: values[index] for name, values in parts.items()} for index in range(len(batch))]
 
 
-def _one(model: Model, ids: Any, mask: Any, rows: Any, targets: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _run(
+    model: CausalModel, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, settings: _Settings
+) -> tuple[dict[str, np.ndarray], torch.Tensor | None]:
+    """Run one model: the columns of the rows of the flattened batch that predict ``targets``, and their hidden states."""
     ids, mask, rows = ids.to(model.device), mask.to(model.device), rows.to(model.device)
-    hot = settings["temperature"] != 1.0
+    tempered: TokenStats | None = None
+    hidden: torch.Tensor | None = None
     if model.head is None:
         logits = model.logits(ids, mask).flatten(0, 1)[rows]
         stats = from_logits(logits, targets=targets)
-        warm = from_logits(logits, settings["temperature"]).entropy if hot else None
-        best = logits.float().topk(settings["top"]) if settings["top"] else None
-        hidden = None
+        if settings.temperature != 1.0:
+            tempered = from_logits(logits, settings.temperature)
+        best = tuple(logits.float().topk(settings.top)) if settings.top else None
     else:
         hidden = model.hidden(ids, mask).flatten(0, 1)[rows]
         head = model.head
         options: Any = {"softcap": head.softcap, "scale": head.scale, "vocabulary": head.size}
-        stats = from_hidden(hidden, head.weight, head.bias, targets=targets, rank=settings["rank"], **options)
-        warm = from_hidden(hidden, head.weight, head.bias, temperature=settings["temperature"], **options).entropy if hot else None
-        best = head.top(hidden.float(), settings["top"]) if settings["top"] else None
+        stats = from_hidden(hidden, head.weight, head.bias, targets=targets, rank=settings.rank, **options)
+        if settings.temperature != 1.0:
+            tempered = from_hidden(hidden, head.weight, head.bias, temperature=settings.temperature, **options)
+        best = head.top(hidden.float(), settings.top) if settings.top else None
     names = ("entropy", "varentropy", "surprisal", "rank", "logsumexp")
-    found = {name: getattr(stats, name).cpu().numpy() for name in names if getattr(stats, name) is not None}
-    if warm is not None:
-        found["entropy_at_temperature"] = warm.cpu().numpy()
+    columns = {name: getattr(stats, name).cpu().numpy() for name in names if getattr(stats, name) is not None}
+    if tempered is not None:
+        columns["entropy_at_temperature"] = tempered.entropy.cpu().numpy()
     if best is not None:
-        chance = np.exp(best[0].double().cpu().numpy() - found["logsumexp"][:, None])
-        found["top_ids"], found["top_p"] = best[1].cpu().numpy(), chance
-    return found, hidden
+        columns["top_ids"] = best[1].cpu().numpy()
+        columns["top_p"] = np.exp(best[0].double().cpu().numpy() - columns["logsumexp"][:, None])
+    return columns, hidden
 
 
-def _described(found: dict[str, Any], sequence: Sequence_, name: str, job: Window, tokenizer: Any) -> pd.DataFrame:
-    """The rows of a window's fresh tokens; the first token of a sequence was predicted by nothing."""
+def _described(columns: dict[str, np.ndarray], sequence: TokenizedDocument, name: str, job: Window, tokenizer: Any) -> pd.DataFrame:
+    """Make the rows of a window's fresh tokens; the first token of a sequence was predicted by nothing."""
     import pandas as pd
 
     span = slice(job.fresh, job.stop)
     ids = sequence.ids[span]
-    nothing = job.fresh == 0
+    unpredicted = job.fresh == 0
     table: dict[str, Any] = {
         "text": name,
         "position": np.arange(job.fresh, job.stop),
@@ -352,15 +422,15 @@ def _described(found: dict[str, Any], sequence: Sequence_, name: str, job: Windo
         "end": sequence.ends[span],
         "prompt": sequence.prompt[span],
     }
-    for column, values in found.items():
+    for column, values in columns.items():
         if column.startswith("logsumexp"):
             continue
         if column.startswith("rank"):
-            ranks = np.concatenate([[0], values]) if nothing else np.asarray(values)
+            ranks = np.concatenate([[0], values]) if unpredicted else np.asarray(values)
             table[column] = pd.arrays.IntegerArray(ranks.astype(np.int64), ranks == 0)
         elif column.startswith("top_"):
             lists = [row.tolist() for row in values]
-            table[column] = pd.Series([None, *lists] if nothing else lists, dtype=object)
+            table[column] = pd.Series([None, *lists] if unpredicted else lists, dtype=object)
         else:
-            table[column] = np.concatenate([[math.nan], values]) if nothing else values
+            table[column] = np.concatenate([[math.nan], values]) if unpredicted else values
     return pd.DataFrame(table)

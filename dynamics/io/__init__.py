@@ -1,1 +1,1 @@
-"""Reading and writing files: atomic writes, JSON, compression, threads."""
+"""Reading and writing files: atomic writes, JSON, JSON lines, compression, threads."""

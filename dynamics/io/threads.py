@@ -1,4 +1,4 @@
-"""Work on several threads, in a fixed order."""
+"""Work on several threads, with results in a fixed order."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+#: called with how much is done and how much there is in all
 Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Found = TypeVar("Found")
+def in_order(pool: ThreadPoolExecutor, worker: Callable[[Any], Result], spans: Iterable[Any], ahead: int) -> Iterator[tuple[int, Result]]:
+    """Run ``worker`` on every span, and give the first entry of each span with its result, in the order of the spans.
 
-
-def in_order(pool: ThreadPoolExecutor, worker: Callable[[Any], Found], spans: Iterable[Any], ahead: int) -> Iterator[tuple[int, Found]]:
-    """The first of a span and its result, in the order of the spans, at most ``ahead`` in work; on an error the rest is dropped."""
-    waiting: list[tuple[int, Future[Found]]] = []
+    At most ``ahead`` spans are in work at a time. On an error those that have not begun are dropped.
+    """
+    waiting: list[tuple[int, Future[Result]]] = []
     try:
         for span in spans:
             waiting.append((span[0], pool.submit(worker, span)))

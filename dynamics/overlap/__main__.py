@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_outputs, write
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
 
     options = _parser().parse_args(argv)
     check_outputs(options)
-    with Bar("comparing") as bar:
+    with ProgressBar("comparing") as bar:
         found = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
     if "-" not in (options.json, options.csv):
         from dynamics.overlap.terminal import show

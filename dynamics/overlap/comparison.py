@@ -13,7 +13,7 @@ import numpy as np
 
 from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
 from dynamics.errors import InputError, shown
-from dynamics.sparsity.definitions import RULES, rule_texts
+from dynamics.sparsity.definitions import RULES, Thresholds, changed, rule_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,21 +305,20 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
 def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: float) -> Counts:
     from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
     from dynamics.overlap import kernels
-    from dynamics.sparsity.kernels import round_to_bfloat16
 
     wide = np.float32 if all(one.dtype in FITS_FLOAT32 for one in tensors) else np.float64
-    values, rounded = np.empty((len(tensors), stop - start), wide), np.empty((len(tensors), stop - start), np.uint16)
+    values = np.empty((len(tensors), stop - start), wide)
     counts = Counts.empty(len(tensors) - 1)
-    masks = np.empty((len(tensors) - 1, stop - start), np.uint8)
-    for one, row, bits in zip(tensors, values, rounded, strict=True):
-        stored = one.stored(start, stop)
-        if one.dtype == "bfloat16" and wide is np.float32:
-            kernels.widen(stored, row)
-            bits[:] = stored
+    stored = [tensor.stored(start, stop) for tensor in tensors]
+    for tensor, array, row in zip(tensors, stored, values, strict=True):
+        if tensor.dtype == "bfloat16" and wide is np.float32:
+            kernels.widen(array, row)
         else:
-            row[:] = decode(stored, one.dtype)
-            round_to_bfloat16(row, bits)
-    kernels.masks(values, rounded, rtol, atol, masks)
+            row[:] = decode(array, tensor.dtype)
+    thresholds, base = Thresholds(rtol, atol), tensors[0].dtype
+    masks = np.stack(
+        [changed(stored[0], base, array, tensor.dtype, thresholds) for tensor, array in zip(tensors[1:], stored[1:], strict=True)]
+    )
     kernels.pairs(values, masks, counts.meet, counts.sums)
     if len(masks) == 2:  # all that there is to know of two is in ``meet``
         a, b, both = counts.meet[0].T

@@ -17,42 +17,6 @@ def widen(bits, values):
 
 
 @_compiled
-def _mask(a, b, x, y, rtol, atol, found):
-    """Bits 1 exact, 2 bf16, 4 rtol, 8 atol of finite values."""
-    for i in range(found.size):
-        one, other = np.float64(a[i]), np.float64(b[i])
-        d = abs(other - one)
-        bits = np.uint8(one != other)
-        bits |= np.uint8(d > rtol * max(abs(one), abs(other))) << np.uint8(2)
-        bits |= np.uint8(d > atol) << np.uint8(3)
-        found[i] = bits
-    for i in range(found.size):
-        differ = np.uint8(x[i] != y[i]) & np.uint8(((x[i] | y[i]) & np.uint16(0x7FFF)) != np.uint16(0))
-        found[i] |= np.uint8(differ << np.uint8(1))
-
-
-@_compiled
-def _mask_nonfinite(a, b, found):
-    """Put right what ``_mask`` made of NaN and infinity: a NaN equals a NaN; else changed under every rule if the values differ."""
-    for i in range(found.size):
-        if not (abs(a[i]) < np.inf and abs(b[i]) < np.inf):
-            found[i] = 0 if a[i] == b[i] or (a[i] != a[i] and b[i] != b[i]) else 15
-
-
-@_compiled
-def masks(values, rounded, rtol, atol, found):
-    """Fill ``found`` (updates, n). ``values`` and ``rounded``, the same as bf16 bits, are (1 + updates, n), the base first."""
-    updates, n = found.shape
-    for start in range(0, n, BLOCK):
-        stop = min(start + BLOCK, n)
-        for u in range(updates):
-            a, b, out = values[0, start:stop], values[u + 1, start:stop], found[u, start:stop]
-            _mask(a, b, rounded[0, start:stop], rounded[u + 1, start:stop], rtol, atol, out)
-            if not _all_finite(a) or not _all_finite(b):
-                _mask_nonfinite(a, b, out)
-
-
-@_compiled
 def _all_finite(values):
     bad = np.uint16(0)
     for i in range(values.size):

@@ -1,19 +1,19 @@
-"""Overlap of updates as one self-contained HTML page."""
+"""Present the overlap of updates as one self-contained HTML page."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from dynamics.overlap.comparison import Comparison, table
 from dynamics.overlap.plot import figure
 from dynamics.presentation import html, style, text
 from dynamics.presentation.text import percent
 from dynamics.sparsity.definitions import RULES
 
 if TYPE_CHECKING:
-    from dynamics.overlap.comparison import Comparison
+    import pandas as pd
 
 SHARES = {
     "o1": "o1",
@@ -34,65 +34,86 @@ GLOSSARY = {
 }
 
 
-def page(found: Comparison, series: bool = False) -> str:
-    """The text of one HTML file."""
-    from dynamics.overlap.comparison import table
+@dataclass(frozen=True)
+class Table:
+    """A table whose columns depend on how many checkpoints there are.
 
-    rows = table(found)
-    sides = "".join(f"<p>{number} <code>{html.safe(one.path)}</code></p>" for number, one in enumerate(found.tuned, start=1))
+    Attributes
+    ----------
+    headers
+        The title of every column.
+    rows
+        The cells of every row, as they are printed.
+    """
+
+    headers: list[str]
+    rows: list[list[str]]
+
+
+def page(comparison: Comparison, series: bool = False) -> str:
+    """Render a comparison of updates.
+
+    Parameters
+    ----------
+    comparison
+        Of several tuned checkpoints with their base.
+    series
+        Whether the checkpoints are those of one run, in order.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    rows = table(comparison)
+    bf16 = rows[rows["rule"] == "bf16"]
     with style.use_style():
-        drawing = html.image(figure(found), "Jaccard index of the changed weights beside its chance value")
-    sections = [
-        f"<h1>Did they move the same weights</h1><p>base <code>{html.safe(found.base.path)}</code></p>{sides}"
-        f"<p>{found.numel:,} weights compared</p>",
-        html.section("Jaccard index, rule bf16", drawing),
-        html.section("All weights", _rows(rows[rows["level"] == "total"], "<rule", "rule")),
-        html.section(
-            "By kind of module, rule bf16", _rows(rows[(rows["level"] == "module") & (rows["rule"] == "bf16")], "<module", "name")
-        ),
-        html.section("By layer, rule bf16", _rows(rows[(rows["level"] == "layer") & (rows["rule"] == "bf16")], "<layer", "name")),
-        _consensus(found),
-        _series(found) if series else "",
-        "".join(f"<p>{html.safe(note, 2000)}</p>" for note in found.notes),
-        html.section("Left out", _skipped(found)) if found.skipped else "",
-        html.section("What the numbers are", html.glossary(GLOSSARY)),
-    ]
-    return html.document("Overlap of updates", sections)
+        jaccard = html.figure_uri(figure(comparison))
+    context = {
+        "base": html.one_line(comparison.base.path),
+        "tuned": [html.one_line(checkpoint.path) for checkpoint in comparison.tuned],
+        "weight_count": f"{comparison.numel:,}",
+        "jaccard": jaccard,
+        "shares": list(SHARES.values()),
+        "total": _pairs(rows[rows["level"] == "total"], "rule"),
+        "modules": _pairs(bf16[bf16["level"] == "module"], "name"),
+        "layers": _pairs(bf16[bf16["level"] == "layer"], "name"),
+        "consensus": _consensus(comparison) if len(comparison.tuned) > 2 else None,
+        "first_changed": _first_changed(comparison) if series else None,
+        "notes": [html.one_line(note, 2000) for note in comparison.notes],
+        "skipped": [
+            [html.one_line(where), html.one_line(reason), html.one_line(", ".join(names[:5]), 400)]
+            for where, reason, names in text.skipped_groups(comparison.skipped)
+        ],
+        "meanings": GLOSSARY,
+    }
+    return html.render("overlap.html", context)
 
 
-def _rows(part: pd.DataFrame, head: str, column: str) -> str:
-    lines = [
+def _pairs(part: pd.DataFrame, column: str) -> list[list[str]]:
+    """Format a row a pair of updates; ``column`` names what it is over."""
+    return [
         [
-            html.safe(row[column]),
+            html.one_line(row[column]),
             f"{row['a'] + 1}, {row['b'] + 1}",
             percent(row["first"] / row["numel"]),
             percent(row["second"] / row["numel"]),
+            *("-" if math.isnan(row[name]) else f"{row[name]:.3f}" for name in SHARES),
         ]
-        + ["-" if math.isnan(row[name]) else f"{row[name]:.3f}" for name in SHARES]
         for row in part.to_dict("records")
     ]
-    return html.table([head, "<pair", "1st changed", "2nd changed", *SHARES.values()], lines)
 
 
-def _consensus(found: Comparison) -> str:
-    count = len(found.tuned)
-    if count < 3:
-        return ""
-    lines = [[rule, *(percent(one / found.numel) for one in found.consensus[rule])] for rule in RULES]
-    return html.section("Moved by how many", html.table(["<rule", *(f"{number} of {count}" for number in range(count + 1))], lines))
+def _consensus(comparison: Comparison) -> Table:
+    """Format, for every rule, the share of weights that 0, 1, ... of the updates moved."""
+    count = len(comparison.tuned)
+    rows = [[rule, *(percent(weights / comparison.numel) for weights in comparison.consensus[rule])] for rule in RULES]
+    return Table(["rule", *(f"{number} of {count}" for number in range(count + 1))], rows)
 
 
-def _series(found: Comparison) -> str:
-    lines = [
-        [rule, *(percent(one / found.numel) for one in found.first[rule]), percent(found.came_back[rule] / found.numel)] for rule in RULES
-    ]
-    heads = ["<rule", *(str(number + 1) for number in range(len(found.tuned))), "never", "came back"]
-    return html.section("First changed at checkpoint", html.table(heads, lines))
-
-
-def _skipped(found: Comparison) -> str:
-    lines = [
-        [html.safe(where), html.safe(reason), html.safe(", ".join(names[:5]), 400)]
-        for where, reason, names in text.skipped_groups(found.skipped)
-    ]
-    return html.table(["<of", "<why", "<tensors"], lines)
+def _first_changed(comparison: Comparison) -> Table:
+    """Format, for every rule, the share of weights that first changed at each checkpoint."""
+    rows = []
+    for rule in RULES:
+        counts = [*comparison.first[rule], comparison.came_back[rule]]
+        rows.append([rule, *(percent(weights / comparison.numel) for weights in counts)])
+    return Table(["rule", *(str(number + 1) for number in range(len(comparison.tuned))), "never", "came back"], rows)

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dynamics.bootstrap import LEVEL, REPLICATES
 from dynamics.errors import InputError, shown
-from dynamics.passk.bootstrap import LEVEL, REPLICATES
 from dynamics.passk.comparison import UNSCORED, report
 
 if TYPE_CHECKING:
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     from dynamics import samples
     from dynamics.cli.outputs import check_outputs, write
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
 
     options = _parser().parse_args(argv)
     check_outputs(options)
     ks = _ks(options.k)
-    with Bar("reading") as bar:
+    with ProgressBar("reading") as bar:
         fields = {name: getattr(options, name) for name in ("problem", "correct", "sample", "model", "answer")}
         read = samples.read(options.samples, **fields, threshold=options.threshold, progress=bar)
-    with Bar("estimating") as bar:
+    with ProgressBar("estimating") as bar:
         found = report(
             read.table,
             ks,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.bootstrap import percentile_interval, resampled_counts
 from dynamics.errors import InputError
 from dynamics.passk.estimators import curves
 
@@ -141,13 +142,13 @@ def extrapolate(
     model = fit(pairs[:, 0], pairs[:, 1], times)
     start = np.array([np.log(model.a / model.b), np.log(model.a + model.b)])
     rng = np.random.default_rng([seed, len(n)])
-    drawn = rng.multinomial(times.sum(), times / times.sum(), size=replicates)
+    drawn = resampled_counts(times, replicates, rng)
     curve = np.empty((replicates, len(ks)))
     for row, count in enumerate(drawn):
         some = count > 0
         refitted = _fit(pairs[some, 0].astype(float), pairs[some, 1].astype(float), count[some].astype(float), start)
         curve[row] = _average(refitted, pairs[some], count[some], ks)
-    low, high = np.quantile(curve, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = percentile_interval(curve, (1 - level) / 2)
     value = _average(model, pairs, times, ks)
     return Extrapolation(ks, value, np.minimum(low, value), np.maximum(high, value), model)
 

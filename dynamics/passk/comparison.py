@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.bootstrap import LEVEL, REPLICATES, difference_interval, mean_interval
 from dynamics.errors import InputError, shown
 from dynamics.passk import diagnostics
-from dynamics.passk.bootstrap import LEVEL, REPLICATES, Crossing, crossing, crossing_ks, difference_interval, mean_interval
+from dynamics.passk.crossing import Crossing, crossing, crossing_ks
 from dynamics.passk.estimators import curves, maj_at_k, mg_pass_at_k, pass_at_k
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def curve(
     unscored : ``exclude`` or ``wrong``: what samples without a verdict count as.
     maj : also maj@k, from the column ``answer``.
     extrapolate : also what a beta-binomial model expects for powers of two above n, up to this k.
-    level, replicates, seed : of the bootstrap, see ``dynamics.passk.bootstrap``.
+    level, replicates, seed : of the bootstrap, see ``dynamics.bootstrap``.
 
     Raises
     ------

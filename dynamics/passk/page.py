@@ -1,9 +1,9 @@
-"""The pass@k report as one self-contained HTML page."""
+"""Present a pass@k report as one self-contained HTML page."""
 
 from __future__ import annotations
 
-from html import escape
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dynamics.passk.comparison import BESIDE
 from dynamics.passk.plot import COLORS, crossing_text, figure
@@ -11,7 +11,10 @@ from dynamics.passk.terminal import interval, value
 from dynamics.presentation import html, style
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
     from dynamics.passk.comparison import Comparison, Curve, Report
+    from dynamics.samples import File
 
 GLOSSARY = {
     "pass@k": "The chance that at least one of k samples of a problem is correct, 1 - C(n - c, k) / C(n, k) for c correct of n samples, "
@@ -32,72 +35,110 @@ GLOSSARY = {
 }
 
 
+@dataclass(frozen=True)
+class Model:
+    """What the page says of one model, as it is printed.
+
+    Attributes
+    ----------
+    title
+        Of the section with its table.
+    name, color
+        As in the figure.
+    mean, interval
+        pass@1 and its interval.
+    size
+        How many problems and samples there are.
+    headers
+        Of the columns for estimates other than pass@k.
+    rows
+        The cells of a row a k.
+    flagged
+        Whether the interval of any k has a mark that a footnote explains.
+    """
+
+    title: str
+    name: str
+    color: str
+    mean: str
+    interval: str
+    size: str
+    headers: list[str]
+    rows: list[list[str]]
+    flagged: bool
+
+
 def page(report: Report) -> str:
-    """A report as the text of one HTML file."""
+    """Render a report as the text of one HTML file."""
     with style.use_style():
-        chart = html.image(figure(report), "pass@k over k, with intervals; differences below")
-    sections = [
-        _head(report),
-        chart,
-        *(html.section(f"{one.b} against {one.a}", _comparison(one, report.level)) for one in report.comparisons),
-        *(html.section(curve.name, _curve(curve, report.level)) for curve in report.curves),
-        html.section("What was read", _files(report)),
-        html.section("What the numbers are", html.glossary(GLOSSARY)),
-    ]
-    return html.document("pass@k", sections)
+        curves = html.figure_uri(figure(report))
+    context = {
+        "models": [_model(curve, COLORS[index % len(COLORS)], report.level) for index, curve in enumerate(report.curves)],
+        "level": f"{report.level:.0%}",
+        "notes": [html.one_line(note, 600) for note in report.notes],
+        "warnings": [(html.one_line(curve.name, 60), html.one_line(text, 600)) for curve in report.curves for text in curve.warnings],
+        "curves": curves,
+        "comparisons": [_comparison(comparison, report.level) for comparison in report.comparisons],
+        "files": [_file(file) for file in report.files],
+        "meanings": GLOSSARY,
+    }
+    return html.render("passk.html", context)
 
 
-def _head(report: Report) -> str:
-    cards = "".join(
-        f'<div class=card style="--rule:{COLORS[place % len(COLORS)]}">{html.safe(curve.name, 60)}'
-        f"<b>{value(curve.mean[0])}</b><span>pass@1 {interval(*curve.mean[1:])}</span>"
-        f"<span class=faint>{len(curve.counts):,} problems, {curve.samples['total']:,} samples</span></div>"
-        for place, curve in enumerate(report.curves)
-    )
-    notes = "".join(f"<p>{html.safe(note, 600)}</p>" for note in report.notes)
-    warned = [(curve.name, line) for curve in report.curves for line in curve.warnings]
-    beware = "".join(f"<p><b>{html.safe(name, 60)}</b>: {html.safe(line, 600)}</p>" for name, line in warned)
-    return f"<h1>How much can it solve</h1><div class=cards>{cards}</div>{notes}{beware}"
-
-
-def _curve(curve: Curve, level: float) -> str:
+def _model(curve: Curve, color: str, level: float) -> Model:
     beside = [name for name in BESIDE if name in curve.points]
-    heads = [part for name in beside for part in (BESIDE[name], f"{level:.0%}")]
-    lines = []
-    for row in curve.points.to_dict("records"):
-        flag = " *" if 2 * row["over_half"] > row["problems"] else ""
-        cells = [f"{row['k']:,}", value(row["pass_at_k"]), interval(row["low"], row["high"]) + flag]
+    rows = []
+    for point in curve.points.to_dict("records"):
+        flag = " *" if _mostly_beyond_half(point) else ""
+        cells = [f"{point['k']:,}", value(point["pass_at_k"]), interval(point["low"], point["high"]) + flag]
         for name in beside:
-            cells += [value(row[name]), interval(row[f"{name}_low"], row[f"{name}_high"])]
-        lines.append([escape(cell) for cell in [*cells, f"{row['problems']:,}"]])
-    made = html.table(["k", "pass@k", f"{level:.0%}", *heads, "problems"], lines)
-    return made + "<p class=faint>* k &gt; n / 2 for most problems</p>" * any(" *" in line[2] for line in lines)
-
-
-def _comparison(comparison: Comparison, level: float) -> str:
-    solved = comparison.solved
-    facts = (
-        f"{comparison.paired:,} problems paired by id; {comparison.only_a + comparison.only_b:,} in only one. Solved at least once: "
-        f"{solved['both']:,} by both, {solved['only_b']:,} only by {html.safe(comparison.b, 60)}, {solved['only_a']:,} only by "
-        f"{html.safe(comparison.a, 60)}, {solved['neither']:,} by neither."
+            cells += [value(point[name]), interval(point[f"{name}_low"], point[f"{name}_high"])]
+        rows.append([*cells, f"{point['problems']:,}"])
+    return Model(
+        html.one_line(curve.name),
+        html.one_line(curve.name, 60),
+        color,
+        value(curve.mean[0]),
+        interval(*curve.mean[1:]),
+        f"{len(curve.counts):,} problems, {curve.samples['total']:,} samples",
+        [header for name in beside for header in (BESIDE[name], f"{level:.0%}")],
+        rows,
+        any(_mostly_beyond_half(point) for point in curve.points.to_dict("records")),
     )
-    lines = (
-        [f"{row['k']:,}", escape(value(row["difference"], sign=True)), interval(row["low"], row["high"], sign=True), f"{row['problems']:,}"]
-        for row in comparison.points.to_dict("records")
-    )
-    table = html.table(["k", "difference", f"{level:.0%}", "problems"], lines)
-    return f"<p>{escape(crossing_text(comparison, level))}</p><p>{facts}</p>{table}"
 
 
-def _files(report: Report) -> str:
-    lines = (
-        [
-            html.safe(file.path),
-            html.safe(file.format),
-            html.safe(", ".join(f"{name} = {field}" for name, field in file.fields.items())),
-            f"{file.samples:,}",
-            html.safe("; ".join(file.notes), 600),
-        ]
-        for file in report.files
-    )
-    return html.wrapped(html.table(["<file", "<taken for", "<fields", "samples", "<remarks"], lines))
+def _mostly_beyond_half(point: Mapping[Hashable, Any]) -> bool:
+    """Tell whether most problems of a point have fewer than 2 k samples."""
+    return bool(2 * point["over_half"] > point["problems"])
+
+
+def _comparison(comparison: Comparison, level: float) -> dict[str, Any]:
+    """Format a comparison: the names, counts of problems, a sentence on the crossing, and a row a k."""
+    return {
+        "title": f"{html.one_line(comparison.b)} against {html.one_line(comparison.a)}",
+        "a": html.one_line(comparison.a, 60),
+        "b": html.one_line(comparison.b, 60),
+        "crossing": crossing_text(comparison, level),
+        "paired": f"{comparison.paired:,}",
+        "unpaired": f"{comparison.only_a + comparison.only_b:,}",
+        "solved": {who: f"{count:,}" for who, count in comparison.solved.items()},
+        "rows": [
+            [
+                f"{point['k']:,}",
+                value(point["difference"], sign=True),
+                interval(point["low"], point["high"], sign=True),
+                f"{point['problems']:,}",
+            ]
+            for point in comparison.points.to_dict("records")
+        ],
+    }
+
+
+def _file(file: File) -> list[str]:
+    return [
+        html.one_line(file.path),
+        html.one_line(file.format),
+        html.one_line(", ".join(f"{name} = {field}" for name, field in file.fields.items())),
+        f"{file.samples:,}",
+        html.one_line("; ".join(file.notes), 600),
+    ]

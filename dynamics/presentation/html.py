@@ -1,13 +1,20 @@
-"""What every self-contained page shares: one shell, nothing fetched, and strangers' text stays text."""
+"""Render self-contained HTML pages from Jinja2 templates.
+
+A page module builds plain data, strings and lists of rows, and a template of ``presentation/templates`` puts them into HTML. Jinja2
+escapes every value that a template prints, so a name from a checkpoint, a log or a model stays text. No value is exempt: figures are
+data URIs in an attribute, and what scripts read goes through the filter ``tojson``.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
-from html import escape
-from importlib.resources import files
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
 from dynamics.errors import shown
 
@@ -15,60 +22,52 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def document(title: str, sections: Iterable[str]) -> str:
-    """The text of one HTML file."""
-    before, _, after = _part("page.html").partition("<!--BODY-->")
-    return before.replace("<!--TITLE-->", escape(title)) + "\n".join(filter(None, sections)) + after
+def render(template: str, context: Mapping[str, object], folder: Path | None = None) -> str:
+    """Fill a template.
+
+    Parameters
+    ----------
+    template
+        File name of the template.
+    context
+        The values that the template prints, by name. A name that the template uses and the context lacks is an error.
+    folder
+        Where the template is, if it is not among those of this package. It may extend and import these all the same.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    return _environment(folder).get_template(template).render(context)
 
 
-def script(name: str, data: str, identifier: str) -> str:
-    """A script of ours, after the data it reads: JSON text, made safe inside a script element."""
-    data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    return f'<script type="application/json" id="{identifier}">{data}</script>\n<script>\n{_part(name)}</script>'
+@cache
+def _environment(folder: Path | None) -> Environment:
+    package = PackageLoader("dynamics.presentation")
+    environment = Environment(
+        loader=package if folder is None else ChoiceLoader([FileSystemLoader(folder), package]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
 
 
-def _part(name: str) -> str:
-    return files("dynamics.presentation").joinpath(f"templates/{name}").read_text(encoding="utf-8")
+def one_line(value: object, limit: int = 200) -> str:
+    """Make a stranger's text one printable line, of a length that a page has room for."""
+    return shown(value, limit)
 
 
-def safe(name: object, limit: int = 200) -> str:
-    return escape(shown(name, limit))
-
-
-def section(title: str, content: str) -> str:
-    return f"<h2>{escape(title)}</h2>\n{content}"
-
-
-def table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already; a head that starts with ``<`` sets its column left."""
-    heads = list(heads)
-    left = [head.startswith("<") for head in heads]
-    top = "".join(f"<th{' class=text' * is_left}>{escape(head.removeprefix('<'))}</th>" for head, is_left in zip(heads, left, strict=True))
-    rows = ("".join(f"<td{' class=text' * side}>{cell}</td>" for side, cell in zip(left, line, strict=True)) for line in lines)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def wrapped(made: str) -> str:
-    """The same table with its left-set cells wrapping."""
-    return made.replace("<td class=text>", '<td class="text wrap">')
-
-
-def image(drawing: Figure, alt: str) -> str:
-    """A figure as part of the page; call it inside ``style.use_style``."""
+def figure_uri(figure: Figure) -> str:
+    """Draw a figure as the source of an image element; call it inside ``style.use_style``."""
     buffer = io.BytesIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return picture(buffer.getvalue(), alt)
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return svg_uri(buffer.getvalue())
 
 
-def picture(svg: bytes, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">'
-
-
-def folded(title: str, text: str) -> str:
-    """Text that opens under its title."""
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
-
-
-def glossary(meanings: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in meanings.items()) + "</dl>"
+def svg_uri(svg: bytes) -> str:
+    """Encode an SVG file as the source of an image element, which runs none of its scripts."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

@@ -11,6 +11,7 @@ import numpy as np
 from dynamics.errors import InputError
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.schema import SCHEMA
 
 if TYPE_CHECKING:
     pass
@@ -133,7 +134,7 @@ def _about(args: Any, model: Any, method: str | None, every: int) -> dict[str, A
             continue
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for _, value in _moved(model)})
     return {
-        "schema": "dynamics.run/1",
+        "schema": SCHEMA,
         "method": method or kinds.get(type(args).__name__, type(args).__name__),
         "config": json.loads(json.dumps(config, default=str)),
         "seed": args.seed,

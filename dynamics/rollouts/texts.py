@@ -6,7 +6,6 @@ they are; text is only tokenised where there are none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from dynamics.errors import InputError, shown
 
+SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 PROMPT = ("prompt", "input", "question", "instruction", "query")
 RESPONSE = ("completion", "response", "output", "answer", "generation", "solution", "chosen")
 TEXT = ("text", "content", "document")
@@ -23,9 +23,15 @@ ABOUT = ("step", "role", "task", "reward", "score", "temperature", "problem")
 
 @dataclass(frozen=True)
 class Document:
-    """One sequence: texts ``prompt`` and ``response``, or chat ``messages``, or ``ids`` of which ``prompt_tokens`` are the prompt.
+    """One sequence: texts ``prompt`` and ``response``, or chat ``messages``, or token ``ids``.
 
-    ``about`` holds what else the record says: step, role, task, reward, temperature.
+    Attributes
+    ----------
+    name : of the document.
+    prompt, response : texts; a text without a prompt is a response.
+    messages : of a chat, each with a role and a content.
+    ids : of the tokens, of which the first ``prompt_tokens`` are the prompt.
+    about : what else the record says: step, role, task, reward, temperature.
     """
 
     name: str
@@ -38,7 +44,7 @@ class Document:
 
 
 def read(sources: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
-    """Documents of files and folders (a run directory: its ``rollouts/``), and remarks.
+    """Read the documents of files and folders (of a run directory: its ``rollouts/``), and give them with remarks.
 
     Raises
     ------
@@ -48,16 +54,14 @@ def read(sources: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
     notes: list[str] = []
     for path in _files(sources):
         name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-        found = list(
-            _parquet(path) if name.endswith(".parquet") else _json_lines(path) if name.endswith((".jsonl", ".ndjson")) else _plain(path)
-        )
-        empty = [document for document in found if not (document.prompt or document.response or document.messages or document.ids)]
-        if empty:
-            notes.append(f"{shown(path)}: {len(empty):,} empty texts are left out")
-            found = [document for document in found if document not in empty]
-        if not found:
+        read_file = _parquet if name.endswith(".parquet") else _json_lines if name.endswith((".jsonl", ".ndjson")) else _plain
+        candidates = list(read_file(path))
+        texts = [document for document in candidates if document.prompt or document.response or document.messages or document.ids]
+        if len(texts) < len(candidates):
+            notes.append(f"{shown(path)}: {len(candidates) - len(texts):,} empty texts are left out")
+        if not texts:
             raise InputError(f"{shown(path)}: holds no text")
-        documents += found
+        documents += texts
     return documents, notes
 
 
@@ -68,10 +72,11 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
             yield path
         elif path.is_dir():
             inside = path / "rollouts" if (path / "rollouts").is_dir() else path
-            kept = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
-            files = sorted(file for file in inside.rglob("*") if file.is_file() and file.suffix in kept and file.name != "metrics.jsonl")
+            files = sorted(
+                file for file in inside.rglob("*") if file.is_file() and file.suffix in SUFFIXES and file.name != "metrics.jsonl"
+            )
             if not files:
-                raise InputError(f"{shown(inside)}: a folder without texts in it; expected {', '.join(kept)}")
+                raise InputError(f"{shown(inside)}: a folder without texts in it; expected {', '.join(SUFFIXES)}")
             yield from files
         else:
             raise InputError(f"{shown(path)}: no such file or folder")
@@ -92,15 +97,10 @@ def _plain(path: Path) -> Iterator[Document]:
 
 
 def _json_lines(path: Path) -> Iterator[Document]:
-    from dynamics.io.compression import lines, opened
+    from dynamics.io.json_lines import read_json_lines
 
-    with opened(path) as stream:
-        for number, line in lines(stream, path):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{shown(path)}, line {number}: is not JSON: {shown(str(error), 80)}") from None
-            yield document(record, f"{path.stem}:{number}", f"{shown(path)}, line {number}")
+    for number, record in read_json_lines(path):
+        yield document(record, f"{path.stem}:{number}", f"{shown(path)}, line {number}")
 
 
 def _parquet(path: Path) -> Iterator[Document]:
@@ -118,7 +118,18 @@ def _parquet(path: Path) -> Iterator[Document]:
 
 
 def document(record: Any, name: str, where: str) -> Document:
-    """The document of one record: tokens if it has them, then messages, then prompt and response, then one text."""
+    """Make a document of one record: of its tokens if it has them, else of messages, else of prompt and response, else of one text.
+
+    Parameters
+    ----------
+    record : an object, or a text.
+    name : of the document, unless the record has an id.
+    where : the record's place in its file, for errors.
+
+    Raises
+    ------
+    InputError : a record without text and tokens.
+    """
     if isinstance(record, str):
         return Document(name, response=record)
     if not isinstance(record, dict):
@@ -126,6 +137,10 @@ def document(record: Any, name: str, where: str) -> Document:
     about = {key: record[key] for key in ABOUT if isinstance(record.get(key), (str, int, float, bool))}
     if isinstance(record.get("id"), (str, int)):
         name = str(record["id"])
+    return _of_tokens(record, name, about, where) or _of_messages(record, name, about) or _of_text(record, name, about, where)
+
+
+def _of_tokens(record: dict[str, Any], name: str, about: dict[str, Any], where: str) -> Document | None:
     if record.get("completion_ids") is not None:
         prompt, completion = _ids(record.get("prompt_ids") or [], where), _ids(record["completion_ids"], where)
         return Document(name, ids=prompt + completion, prompt_tokens=len(prompt), about=about)
@@ -133,21 +148,30 @@ def document(record: Any, name: str, where: str) -> Document:
         ids, mask = _ids(record["token_ids"], where), record.get("loss_mask")
         start = list(mask).index(True) if mask and True in mask else 0
         return Document(name, ids=ids, prompt_tokens=start, about=about)
+    return None
+
+
+def _of_messages(record: dict[str, Any], name: str, about: dict[str, Any]) -> Document | None:
     if isinstance(messages := record.get("messages"), list):
         return Document(name, messages=tuple(messages), about=about)
     prompt, response = _first(record, PROMPT), _first(record, RESPONSE)
-    if isinstance(prompt, list) or isinstance(response, list):
-        said = [*(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])]
-        said += response if isinstance(response, list) else [{"role": "assistant", "content": response}] if response else []
-        return Document(name, messages=tuple(said), about=about)
+    if not isinstance(prompt, list) and not isinstance(response, list):
+        return None
+    chat = [*(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])]
+    chat += response if isinstance(response, list) else [{"role": "assistant", "content": response}] if response else []
+    return Document(name, messages=tuple(chat), about=about)
+
+
+def _of_text(record: dict[str, Any], name: str, about: dict[str, Any], where: str) -> Document:
+    prompt, response = _first(record, PROMPT), _first(record, RESPONSE)
     if response is not None:
         return Document(name, prompt=str(prompt or ""), response=str(response), about=about)
     text = _first(record, TEXT)
     if text is None:
         text = prompt
     if text is None:
-        there = ", ".join(shown(key, 40) for key in list(record)[:10])
-        raise InputError(f"{where}: has no text: expected text, messages, prompt and completion, or their ids; it has {there or 'nothing'}")
+        keys = ", ".join(shown(key, 40) for key in list(record)[:10]) or "nothing"
+        raise InputError(f"{where}: has no text: expected text, messages, prompt and completion, or their ids; it has {keys}")
     return Document(name, response=str(text), about=about)
 
 

@@ -1,8 +1,7 @@
-"""A run directory: the files by which training and analysis meet. Every file is whole at any moment, or cut back to whole lines."""
+"""A run directory: the files that training writes and analysis reads. Every file is whole at any moment, or cut back to whole lines."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,9 @@ from typing import Any
 
 from dynamics.errors import InputError
 from dynamics.io.atomic import replacing
-from dynamics.io.json import finite
+from dynamics.io.json import decode, encode, to_json
+from dynamics.io.json_lines import write_json_lines
+from dynamics.runs.schema import current_document, current_metrics
 
 
 class RunDirectory:
@@ -23,48 +24,55 @@ class RunDirectory:
         self._metrics: int | None = None
 
     def write_run(self, document: dict[str, Any]) -> None:
+        """Write ``run.json``."""
         with replacing(self.path / "run.json") as temporary:
-            temporary.write_text(json.dumps(finite(document), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(to_json(document), encoding="utf-8")
 
     def read_run(self) -> dict[str, Any]:
+        """Read ``run.json``; one of an earlier schema as today's would say it.
+
+        Raises
+        ------
+        InputError : it cannot be read, or is not an object.
+        """
         try:
-            found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            document = decode((self.path / "run.json").read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.path / 'run.json'}: cannot be read ({error})") from None
-        if not isinstance(found, dict):
+        if not isinstance(document, dict):
             raise InputError(f"{self.path / 'run.json'}: is not an object")
-        return found
+        return current_document(document)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add a step. One write, so that a kill leaves at most one broken line, the last."""
+        """Add the metrics of a step, in one write, so that a kill leaves at most one broken line, the last."""
         target = self.path / "metrics.jsonl"
         try:
             if self._metrics is None:
                 self._metrics = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            data = _line(line)
+            data = encode(line) + b"\n"
             if os.write(self._metrics, data) != len(data):
                 raise OSError(28, "no space left on the device")
         except OSError as error:
             raise InputError(f"{target}: {error.strerror or error}") from None
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """A JSON-lines file, ``rollouts/step_12.jsonl`` say, whole or not at all."""
+        """Write a JSON-lines file, ``rollouts/step_12.jsonl`` say, whole or not at all."""
         target = self.path / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{target.parent}: {error.strerror or error}") from None
-        with replacing(target) as temporary, open(temporary, "wb") as file:
-            for row in rows:
-                file.write(_line(row))
+        write_json_lines(target, rows)
 
     def truncate(self, step: int) -> None:
-        """Remove what lies beyond ``step``: lines of metrics, rollouts, evaluations and checkpoints, and unfinished files."""
+        """Remove what lies beyond a step: lines of metrics, rollouts and checkpoints, and unfinished files.
+
+        Lines of metrics that stay are rewritten by the names of today's schema.
+        """
         target = self.path / "metrics.jsonl"
         if target.exists():
-            kept = [line for line in target.read_bytes().splitlines(keepends=True) if _step(line, step)]
-            with replacing(target) as temporary:
-                temporary.write_bytes(b"".join(kept))
+            lines = [line for line in target.read_bytes().splitlines(keepends=True) if _is_up_to(line, step)]
+            write_json_lines(target, (current_metrics(decode(line)) for line in lines))
         for file in (self.path / "rollouts").glob("step_*.jsonl"):
             if _number(file) > step:
                 file.unlink()
@@ -77,23 +85,20 @@ class RunDirectory:
             shutil.rmtree(leftover)
 
     def close(self) -> None:
+        """Close ``metrics.jsonl``."""
         if self._metrics is not None:
             os.close(self._metrics)
             self._metrics = None
 
 
-def _line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(finite(row), allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-
-
-def _step(line: bytes, last: int) -> bool:
-    """Whether a line is whole, and of a step up to the last."""
+def _is_up_to(line: bytes, last_step: int) -> bool:
+    """Tell whether a line is whole, and of a step up to the last."""
     try:
-        return line.endswith(b"\n") and int(json.loads(line)["step"]) <= last
+        return line.endswith(b"\n") and int(decode(line)["step"]) <= last_step
     except (ValueError, KeyError, TypeError):
         return False
 
 
 def _number(path: Path) -> int:
-    found = re.search(r"step_(\d+)", path.name)
-    return int(found[1]) if found else -1
+    match = re.search(r"step_(\d+)", path.name)
+    return int(match[1]) if match else -1

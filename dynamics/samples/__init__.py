@@ -6,7 +6,7 @@
 
 Reads human-eval, EvalPlus, bigcode-evaluation-harness, lm-evaluation-harness, Inspect, lighteval, verl, TRL, verifiers / prime-rl, this
 project's ``evals/``, and tables of one's own (CSV, JSON lines, Parquet); ``.gz`` and ``.zst`` as they are. Files are streamed, and text is
-looked at but not kept. Decisions, each of them counted and said where it was needed:
+looked at but not kept. Decisions, each of them counted and reported where it was needed:
 
 - a timeout, or an answer that could not be extracted, is a wrong answer;
 - a sample without a verdict (null, NaN, an error of the harness) is attempted but not scored: it is in the table with ``correct`` NA;
@@ -17,16 +17,18 @@ looked at but not kept. Decisions, each of them counted and said where it was ne
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import STATUSES, Batches, Columns, Found
+from dynamics.samples.row import STATUSES, Batches, Columns, SourceNotes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from dynamics.io.threads import Progress
 
 __all__ = ["STATUSES", "File", "Samples", "read"]
 
@@ -37,7 +39,16 @@ _ENDINGS = re.compile(r"(\.jsonl)?(_results|_eval_results|\.eval_results|\.resul
 
 @dataclass(frozen=True)
 class File:
-    """One file that was read: the format it was taken for, which field for what, samples in it, and remarks."""
+    """One file that was read.
+
+    Attributes
+    ----------
+    path : of the file.
+    format : that it was taken for.
+    fields : which field was taken for what.
+    samples : how many there are in it.
+    notes : remarks of the reader, and what was unusual.
+    """
 
     path: str
     format: str
@@ -46,13 +57,21 @@ class File:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
+        """Give the entry of the file in a JSON report."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """``table``: a row a sample, with columns model, problem, sample, correct (boolean, NA without a verdict), status, score and, where
-    files have them, answer, content, fingerprint, temperature. ``notes``: decisions that concern the table as a whole."""
+    """Graded samples.
+
+    Attributes
+    ----------
+    table : a row a sample, with columns model, problem, sample, correct (boolean, NA without a verdict), status, score and, where files
+        have them, answer, content, fingerprint, temperature.
+    files : that were read.
+    notes : decisions that concern the table as a whole.
+    """
 
     table: pd.DataFrame
     files: list[File]
@@ -68,7 +87,7 @@ def read(
     model: str | None = None,
     answer: str | None = None,
     threshold: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Samples:
     """Read files or folders of graded samples into one table.
 
@@ -92,35 +111,37 @@ def read(
     jobs = [job for source in sources for job in _expand(str(source))]
     runs = {path for source in sources for path in _of_a_run(str(source))}
     sizes = [path.stat().st_size for _, path, _ in jobs]
-    gather, files, aside = Gather(), [], []
+    gather, files, ignored = Gather(), [], []
     defaults = _default_names([path for _, path, _ in jobs])
-    for place, (name, path, asked) in enumerate(jobs):
-        found = Found()
+    for index, (name, path, required) in enumerate(jobs):
+        source_notes = SourceNotes()
         try:
-            kind, batches = _open(path, columns, found)
+            kind, batches = _open(path, columns, source_notes)
         except InputError as error:
-            if asked:
+            if required:
                 raise
-            aside.append(f"left aside in its folder: {error}")
+            ignored.append(f"left aside in its folder: {error}")
             continue
         alone = path in runs and len(sources) == 1 and "=" not in str(sources[0])
-        count = gather.add(place, name or defaults[path], batches, None if path in runs and not alone else name is not None and not alone)
+        count = gather.add(index, name or defaults[path], batches, None if path in runs and not alone else name is not None and not alone)
         if not count:
             raise InputError(f"{shown(path)}: has no samples")
-        if found.torn:
-            found.notes.append(f"line {found.torn[0]} is cut off: that sample was being written when the run ended, and is not read")
-        notes = [*found.notes, *(f"{number:,} {text}" for text, number in found.counts.items())]
-        files.append(File(str(path), kind, found.fields, count, notes))
+        if source_notes.unfinished:
+            source_notes.remarks.append(
+                f"line {source_notes.unfinished[0]} is cut off: that sample was being written when the run ended, and is not read"
+            )
+        notes = [*source_notes.remarks, *(f"{number:,} {text}" for text, number in source_notes.counts.items())]
+        files.append(File(str(path), kind, source_notes.fields, count, notes))
         if progress:
-            progress(sum(sizes[: place + 1]), sum(sizes))
+            progress(sum(sizes[: index + 1]), sum(sizes))
     if not files:
-        raise InputError(f"no file holds samples; {aside[0]}")
+        raise InputError(f"no file holds samples; {ignored[0]}")
     table, notes = gather.table(threshold)
-    return Samples(table, files, [*aside, *notes])
+    return Samples(table, files, [*ignored, *notes])
 
 
-def _open(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
-    """Which reader a file is for: by its first bytes, then by its name."""
+def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Choose the reader of a file by its first bytes, then by its name."""
     from dynamics.io.compression import PARQUET, ZIP, opened, unpacked_name
     from dynamics.samples import documents, inspect_log, jsonl, tables
 
@@ -129,24 +150,24 @@ def _open(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     if not start.strip():
         raise InputError(f"{shown(path)}: is empty")
     if start.startswith(ZIP):
-        return inspect_log.read_zip(path, columns, found)
+        return inspect_log.read_zip(path, columns, notes)
     if start.startswith(PARQUET):
-        return tables.read_parquet(path, columns, found)
+        return tables.read_parquet(path, columns, notes)
     name = unpacked_name(path).lower()
     if name.endswith((".parquet", ".eval")):
         raise InputError(f"{shown(path)}: is not what its name says; it is damaged or was renamed")
     body = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if name.endswith(".json") or (body.startswith(b"[") and not name.endswith(".csv")):
-        return documents.read(path, columns, found) if not _is_lines(start) else jsonl.read(path, columns, found)
+        return documents.read(path, columns, notes) if not _is_lines(start) else jsonl.read(path, columns, notes)
     if body.startswith(b"{") or name.endswith((".jsonl", ".ndjson")):
-        return jsonl.read(path, columns, found)
+        return jsonl.read(path, columns, notes)
     if b"\0" in start:
         raise InputError(f"{shown(path)}: is no text, and no format that is read here: expected {', '.join(SUFFIXES)}")
-    return tables.read_csv(path, columns, found)
+    return tables.read_csv(path, columns, notes)
 
 
 def _is_lines(start: bytes) -> bool:
-    """Whether a file called .json holds JSON lines: its first line is an object by itself, and another follows."""
+    """Tell whether a file called .json holds JSON lines: its first line is an object by itself, and another follows."""
     import json
 
     first, _, rest = start.partition(b"\n")
@@ -159,7 +180,7 @@ def _is_lines(start: bytes) -> bool:
 
 
 def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
-    """A source as (name or None, file, whether that file was asked for): folders become their files, ``name=path`` is taken apart."""
+    """List the files of a source as (name or None, file, whether the caller named that file); ``name=path`` is taken apart."""
     name, path = None, Path(source)
     if not path.exists() and "=" in source:
         name, _, rest = source.partition("=")
@@ -184,7 +205,7 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
 
 
 def _of_a_run(source: str) -> list[Path]:
-    """The files of a run directory, which hold several models, or one under several temperatures: their own names tell them apart."""
+    """List the files of a run directory, which hold several models, or one under several temperatures: their own names tell them apart."""
     path = Path(source) if Path(source).exists() else Path(source.partition("=")[2])
     if not (path / "run.json").is_file() or not (path / "evals").is_dir():
         return []
@@ -193,7 +214,7 @@ def _of_a_run(source: str) -> list[Path]:
 
 
 def _holds_samples(file: Path) -> bool:
-    """Whether a file found in a folder is one of samples, by its name: harnesses put settings and summaries beside them."""
+    """Tell by its name whether a file of a folder holds samples: harnesses put settings and summaries beside them."""
     if file.name.startswith("."):
         return False
     for start in ("samples_", "details_"):
@@ -203,7 +224,7 @@ def _holds_samples(file: Path) -> bool:
 
 
 def _default_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The shortest names that tell the files apart: the stem, with folders before it where stems are equal.
+    """Give the shortest names that tell the files apart: the stem, with folders before it where stems are equal.
 
     lm-evaluation-harness and lighteval name files by task and folders by model, so there the folder is the name.
     """

@@ -12,17 +12,18 @@ _MEAN = re.compile(r"(?i)^(avg|mean|acc|average)@")
 
 
 def pass_k(name: str) -> int | None:
-    """The k of a metric called pass@4 or pass@k:k=4&n=16."""
-    found = _PASS_AT.match(name)
-    return int(found.group(1)) if found else None
+    """Find the k of a metric called pass@4 or pass@k:k=4&n=16; None for another metric."""
+    match = _PASS_AT.match(name)
+    return int(match.group(1)) if match else None
 
 
 def is_aggregate(name: str) -> bool:
+    """Tell whether a metric sums up several samples: pass@k, or a mean of them."""
     return pass_k(name) is not None or bool(_MEAN.match(name))
 
 
 def correct_counts(name: str, value: float, n: int) -> list[int]:
-    """Every c of n that gives ``value``, to rounding: one, or several where pass@k has reached 1. Empty if none does."""
+    """Find every c of n that gives ``value``, to rounding: one, or several where pass@k has reached 1. Empty if none does."""
     c = np.arange(n + 1)
     k = pass_k(name)
     if k is None:

@@ -8,36 +8,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dynamics.errors import InputError, shown
-from dynamics.io.compression import document
+from dynamics.io.json import read_document
 from dynamics.samples import inspect_log, rows
-from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Found, Row, batches, fingerprint, label, score
+from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, score
 
 
-def read(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
-    """The name of the format, and its rows."""
-    import msgspec
-
-    outer = document(path, dict[str, msgspec.Raw] | list[msgspec.Raw])
+def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Find out the format of a document; give its name, and the samples."""
+    outer = read_document(path, dict[str, msgspec.Raw] | list[msgspec.Raw])
     if isinstance(outer, list):
-        return _list(path, outer, columns, found)
+        return _list(path, outer, columns, notes)
     if "eval" in outer and "samples" in outer:
-        return inspect_log.read_json(path, outer, columns, found)
+        return inspect_log.read_json(path, outer, columns, notes)
     if "eval" in outer:
-        return _evalplus(path, outer["eval"], columns, found)
+        return _evalplus(path, outer["eval"], columns, notes)
     if {"results", "tests", "language"} <= set(outer):
-        return _multiple(path, outer, found)
+        return _multiple(path, outer, notes)
     if outer and all(bytes(value).startswith(b"[") for value in outer.values()):
-        return _bigcode(path, outer, found)
-    there = ", ".join(shown(key, 40) for key in list(outer)[:8]) or "nothing in it"
+        return _bigcode(path, outer, notes)
+    keys = ", ".join(shown(key, 40) for key in list(outer)[:8]) or "nothing in it"
     raise InputError(
-        f"{shown(path)}: a JSON document of an unknown kind, with {there}; expected EvalPlus, bigcode or Inspect results, or a list"
+        f"{shown(path)}: a JSON document of an unknown kind, with {keys}; expected EvalPlus, bigcode or Inspect results, or a list"
     )
 
 
 def _decode(path: Path, raw: Any, kind: Any) -> Any:
-    import msgspec
-
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
@@ -46,7 +44,7 @@ def _decode(path: Path, raw: Any, kind: Any) -> Any:
         return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # NaN, as Python's json writes it
 
 
-def _list(path: Path, raws: list[Any], columns: Columns, found: Found) -> tuple[str, Batches]:
+def _list(path: Path, raws: list[Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     if not raws:
         raise InputError(f"{shown(path)}: is an empty list")
     first = [_decode(path, raw, Any) for raw in raws[:20]]
@@ -54,7 +52,7 @@ def _list(path: Path, raws: list[Any], columns: Columns, found: Found) -> tuple[
         raise InputError(f"{shown(path)}: is a list of something other than records")
     keys = list(dict.fromkeys(key for record in first for key in record))
     layout = rows.layout(keys, columns, shown(path))
-    rows.describe(layout, found)
+    rows.describe(layout, notes)
     reader = rows.Reader(layout, shown(path), "record")
 
     def make() -> Iterator[Row]:
@@ -68,41 +66,40 @@ def _list(path: Path, raws: list[Any], columns: Columns, found: Found) -> tuple[
     return layout.name, batches(make())
 
 
-def _evalplus(path: Path, raw: Any, columns: Columns, found: Found) -> tuple[str, Batches]:
-    """A sample passes ``plus`` only if it passes the base tests too, as EvalPlus counts."""
-    import msgspec
-
+def _evalplus(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Read EvalPlus results; a sample passes ``plus`` only if it passes the base tests too, as EvalPlus counts."""
     sample = msgspec.defstruct(
         "Sample",
         [(name, Any, None) for name in ("base_status", "plus_status", "base", "plus")] + [("solution", msgspec.Raw, msgspec.Raw(b""))],
     )
     problems = _decode(path, raw, dict[str, list[sample]])  # type: ignore[valid-type]
-    some = [one for samples in problems.values() for one in samples]
-    has_plus = any(_state(one, "plus") is not None for one in some)
+    has_plus = any(_state(result, "plus") is not None for results in problems.values() for result in results)
     wanted = columns.correct or ("plus" if has_plus else "base")
     if wanted not in ("base", "plus") or (wanted == "plus" and not has_plus):
         raise InputError(f"{shown(path)}: has no verdict {shown(wanted)!r}; it has base{' and plus' if has_plus else ''}")
-    found.fields = {"problem": "task id", "correct": f"{wanted} tests"}
+    notes.fields = {"problem": "task id", "correct": f"{wanted} tests"}
     if has_plus:
         other = "base" if wanted == "plus" else "plus"
-        found.notes.append(f"verdict is that of the {wanted} tests; --correct {other} takes the other")
+        notes.remarks.append(f"verdict is that of the {wanted} tests; --correct {other} takes the other")
 
     def make() -> Iterator[Row]:
-        for problem, samples in problems.items():
-            for place, one in enumerate(samples):
-                states = [_state(one, part) for part in (("base",) if wanted == "base" else ("base", "plus"))]
+        for problem, results in problems.items():
+            for index, result in enumerate(results):
+                states = [_state(result, part) for part in (("base",) if wanted == "base" else ("base", "plus"))]
                 missing = any(state is None for state in states)
-                late = any(state == "timeout" for state in states)
-                verdict = math.nan if missing and "fail" not in states and not late else float(all(state == "pass" for state in states))
-                status = UNSCORED if verdict != verdict else TIMED_OUT if late else SCORED
-                text = bytes(one.solution)
-                yield Row(problem, verdict, status, place, None, fingerprint(text) if text else None)
+                timed_out = any(state == "timeout" for state in states)
+                verdict = (
+                    math.nan if missing and "fail" not in states and not timed_out else float(all(state == "pass" for state in states))
+                )
+                status = UNSCORED if verdict != verdict else TIMED_OUT if timed_out else SCORED
+                text = bytes(result.solution)
+                yield Row(problem, verdict, status, index, None, fingerprint(text) if text else None)
 
     return "EvalPlus results", batches(make())
 
 
 def _state(sample: Any, part: str) -> str | None:
-    """``pass``, ``fail``, ``timeout`` or None; older files write [status, details] under ``base`` and ``plus``."""
+    """Give ``pass``, ``fail``, ``timeout`` or None; older files write [status, details] under ``base`` and ``plus``."""
     state = getattr(sample, f"{part}_status")
     if state is None:
         state = getattr(sample, part)
@@ -110,9 +107,9 @@ def _state(sample: Any, part: str) -> str | None:
     return {"success": "pass", "failed": "fail"}.get(state, state) if isinstance(state, str) else None
 
 
-def _bigcode(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Batches]:
-    """``{task: [[completion id, {"passed":, "result":}], ...]}``, as the harness's code metric logs it."""
-    found.fields = {"problem": "key", "correct": "passed"}
+def _bigcode(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[str, Batches]:
+    """Read ``{task: [[completion id, {"passed":, "result":}], ...]}``, as the harness's code metric logs it."""
+    notes.fields = {"problem": "key", "correct": "passed"}
     tasks = {task: _decode(path, raw, list[Any]) for task, raw in outer.items()}
 
     def make() -> Iterator[Row]:
@@ -124,22 +121,22 @@ def _bigcode(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Batc
                         f"{where}: expected [completion id, {{passed, result}}] a sample; are these generations without results?"
                     )
                 verdict = score(entry[1]["passed"], where)
-                late = "timed out" in str(entry[1].get("result", "")).lower()
-                yield Row(task, verdict, TIMED_OUT if late else SCORED, label(entry[0]))
+                timed_out = "timed out" in str(entry[1].get("result", "")).lower()
+                yield Row(task, verdict, TIMED_OUT if timed_out else SCORED, label(entry[0]))
 
     return "bigcode-evaluation-harness logs", batches(make())
 
 
-def _multiple(path: Path, outer: dict[str, Any], found: Found) -> tuple[str, Batches]:
-    """MultiPL-E inside the bigcode harness: ``NAME.results.json``, a file a problem."""
-    found.fields = {"problem": "name", "correct": "status OK and exit code 0"}
+def _multiple(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[str, Batches]:
+    """Read MultiPL-E results of the bigcode harness: ``NAME.results.json``, a file a problem."""
+    notes.fields = {"problem": "name", "correct": "status OK and exit code 0"}
     name = _decode(path, outer["name"], str) if "name" in outer else path.name.removesuffix(".results.json")
     results = _decode(path, outer["results"], list[dict[str, Any]])
 
     def make() -> Iterator[Row]:
-        for place, one in enumerate(results):
-            status = str(one.get("status", ""))
-            good = status == "OK" and one.get("exit_code") == 0
-            yield Row(name, float(good), TIMED_OUT if status.lower() == "timeout" else SCORED, place)
+        for index, result in enumerate(results):
+            status = str(result.get("status", ""))
+            passed = status == "OK" and result.get("exit_code") == 0
+            yield Row(name, float(passed), TIMED_OUT if status.lower() == "timeout" else SCORED, index)
 
     return "MultiPL-E results", batches(make())

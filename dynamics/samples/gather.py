@@ -23,10 +23,10 @@ class Codes:
     """Values as small integers, in the order of their first appearance."""
 
     def __init__(self) -> None:
-        self.places: dict[Any, int] = {}
+        self.code_of: dict[Any, int] = {}
 
     def of(self, values: list[Any] | None, count: int) -> np.ndarray[Any, Any]:
-        """(count,) int64; ``_NONE`` for None."""
+        """Give the codes of ``values``, (count,) int64; ``_NONE`` for None, and for all if there are no values."""
         import pandas as pd
 
         if values is None:
@@ -34,7 +34,7 @@ class Codes:
         array = np.empty(count, object)
         array[:] = values
         codes, distinct = pd.factorize(array)
-        mapped = np.array([*(self.places.setdefault(value, len(self.places)) for value in distinct), _NONE], np.int64)
+        mapped = np.array([*(self.code_of.setdefault(value, len(self.code_of)) for value in distinct), _NONE], np.int64)
         return mapped[codes]
 
 
@@ -46,11 +46,19 @@ class Gather:
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
     def add(self, source: int, model: str, batches: Batches, fixed: bool | None) -> int:
-        """All of one file; gives how many samples there were. ``fixed``: the name is the caller's, whatever the file says; None: both."""
+        """Add all samples of one file, and count them.
+
+        Parameters
+        ----------
+        source : number of the file.
+        model : name of the model.
+        batches : of the file.
+        fixed : whether the name is ``model`` whatever the file says; if None, ``model`` and the file's name stand beside each other.
+        """
         count = 0
         for batch in batches:
             size = len(batch)
-            made = {
+            columns = {
                 "model": [model] * size if batch.model is None else [_name(model, own, fixed) for own in batch.model],
                 "problem": batch.problem,
                 "sample": batch.sample,
@@ -58,7 +66,7 @@ class Gather:
                 "content": batch.content,
                 "status": batch.status or [SCORED] * size,
             }
-            for name, values in made.items():
+            for name, values in columns.items():
                 self._put(name, self.codes[name].of(values, size))
             self._put("fingerprint", _filled(batch.fingerprint, size, _NONE, np.int64))
             self._put("temperature", _filled(batch.temperature, size, np.nan, float))
@@ -71,12 +79,12 @@ class Gather:
         self.columns.setdefault(name, []).append(values)
 
     def table(self, threshold: float | None) -> tuple[pd.DataFrame, list[str]]:
-        """The tidy table, and what was decided on the way, a line each."""
+        """Make the tidy table, and a note on every decision that was needed."""
         import pandas as pd
 
         data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         names = self.codes
-        order = list(names["status"].places)
+        order = list(names["status"].code_of)
         data["status"] = np.array([STATUSES.index(status) for status in order], np.int64)[data["status"]]
         frame = pd.DataFrame(data)
         notes: list[str] = []
@@ -91,7 +99,7 @@ class Gather:
         correct = _decide(frame["score"].to_numpy(), threshold)
         table = pd.DataFrame(index=range(len(frame)))
         for name in ("model", "problem"):
-            table[name] = _categorical(frame[name].to_numpy(), names[name].places)
+            table[name] = _categorical(frame[name].to_numpy(), names[name].code_of)
         numbered = frame.groupby(["model", "problem"], sort=False).cumcount()
         table["sample"] = numbered.to_numpy()
         table["correct"] = pd.arrays.BooleanArray(correct, np.isnan(frame["score"].to_numpy()))
@@ -100,12 +108,12 @@ class Gather:
         for name in ("answer", "content"):
             codes = frame[name].to_numpy()
             if (codes != _NONE).any():
-                table[name] = _categorical(np.where(codes == _NONE, -1, codes), names[name].places)
-        prints = frame["fingerprint"].to_numpy()
-        if (prints != _NONE).any():
-            table["fingerprint"] = pd.arrays.IntegerArray(prints.copy(), prints == _NONE)
-        if not np.isnan(heat := frame["temperature"].to_numpy()).all():
-            table["temperature"] = heat
+                table[name] = _categorical(np.where(codes == _NONE, -1, codes), names[name].code_of)
+        fingerprints = frame["fingerprint"].to_numpy()
+        if (fingerprints != _NONE).any():
+            table["fingerprint"] = pd.arrays.IntegerArray(fingerprints.copy(), fingerprints == _NONE)
+        if not np.isnan(temperatures := frame["temperature"].to_numpy()).all():
+            table["temperature"] = temperatures
         return table, notes
 
 
@@ -119,11 +127,11 @@ def _categorical(codes: Any, values: Iterable[Any]) -> Any:
 def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.ndarray[Any, Any]:
     if values is None:
         return np.full(size, missing, kind)
-    return np.array([missing if one is None else one for one in values] if None in values else values, kind)
+    return np.array([missing if value is None else value for value in values] if None in values else values, kind)
 
 
 def _name(model: str, own: str | None, fixed: bool | None) -> str:
-    """A step says which policy of a run it is, so it stays beside the name that the caller gave; any other name of the file does not."""
+    """Name the model. A step says which policy of a run it is, so it stays beside the caller's name; other names of the file do not."""
     if own is None:
         return model
     if own.startswith("step ") or fixed is None:
@@ -139,11 +147,11 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         return frame, notes
     identity = ["model", "problem", "sample", "source"]
     same = [*identity, "score", "fingerprint", "answer", "status"]
-    twice = numbered & frame.duplicated(same)
-    if twice.any():
-        notes.append(f"{int(twice.sum()):,} rows were dropped: problem, sample number, text and score of another row (a resumed run)")
-        frame = frame[~twice]
-        numbered = numbered[~twice]
+    copies = numbered & frame.duplicated(same)
+    if copies.any():
+        notes.append(f"{int(copies.sum()):,} rows were dropped: problem, sample number, text and score of another row (a resumed run)")
+        frame = frame[~copies]
+        numbered = numbered[~copies]
     clash = numbered & frame.duplicated(identity)
     if clash.any():
         notes.append(f"{int(clash.sum()):,} rows have problem and sample number of another row but not its text or score: kept as samples")

@@ -9,34 +9,49 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import NO_ANSWER, SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Found, Row, Rows, batches, label, number, score
+from dynamics.samples.row import (
+    NO_ANSWER,
+    SCORED,
+    TIMED_OUT,
+    UNSCORED,
+    Batches,
+    Columns,
+    Row,
+    Rows,
+    SourceNotes,
+    batches,
+    label,
+    number,
+    score,
+)
 
 NAME = "Inspect log"
 #: a member may unpack to this much and no more: a zip from a stranger can claim anything
 LARGEST = 2 << 30
 
 
-def read_zip(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
-
+def read_zip(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Read an ``.eval`` log: the name of the format, and the samples."""
     archive = _archive(path)
     names = sorted(name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json"))
     if "header.json" not in archive.namelist() and "_journal/start.json" not in archive.namelist():
         raise InputError(f"{shown(path)}: a zip, but not an Inspect log: it has neither header.json nor _journal/start.json")
     header = _member(archive, "header.json" if "header.json" in archive.namelist() else "_journal/start.json", dict[str, Any], path)
     if "header.json" not in archive.namelist():
-        found.notes.append("the evaluation was not finished: only the samples that were are read")
+        notes.remarks.append("the evaluation was not finished: only the samples that were are read")
     kind: Any = _kind()
     every: Any = list[kind]
     summaries = _member(archive, "summaries.json", every, path) if "summaries.json" in archive.namelist() else []
     # summaries hold the verdicts of all samples in one small member; samples hold whole transcripts
     samples = summaries if len(summaries) == len(names) else (_member(archive, name, kind, path) for name in names)
-    return NAME, batches(_rows(path, header, samples, columns, found))
+    return NAME, batches(_rows(path, header, samples, columns, notes))
 
 
-def read_json(path: Path, outer: dict[str, Any], columns: Columns, found: Found) -> tuple[str, Batches]:
-    import msgspec
-
+def read_json(path: Path, outer: dict[str, Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Read a ``.json`` log, of which the fields of the document are given: the name of the format, and the samples."""
     try:
         header: dict[str, Any] = {name: msgspec.json.decode(outer[name], type=dict[str, Any]) for name in ("eval", "plan") if name in outer}
         kind: Any = _kind()
@@ -44,12 +59,10 @@ def read_json(path: Path, outer: dict[str, Any], columns: Columns, found: Found)
         samples = msgspec.json.decode(outer["samples"], type=every)
     except msgspec.DecodeError as error:
         raise InputError(f"{shown(path)}: is not laid out as an Inspect log: {error}") from None
-    return NAME, batches(_rows(path, header, samples, columns, found))
+    return NAME, batches(_rows(path, header, samples, columns, notes))
 
 
 def _kind() -> Any:
-    import msgspec
-
     return msgspec.defstruct("Sample", [("epoch", Any, 1), *((name, Any, None) for name in ("id", "scores", "error", "limit"))])
 
 
@@ -72,8 +85,6 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 
 def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
-    import msgspec
-
     try:
         if archive.getinfo(name).file_size > LARGEST:
             raise InputError(f"{shown(path)}: its member {shown(name)} claims to unpack to more than {LARGEST >> 30} GiB; it is not read")
@@ -88,43 +99,43 @@ def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
         raise InputError(f"{shown(path)}: its member {shown(name)} cannot be read ({shown(str(error), 80)}); copy the file again") from None
 
 
-def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: Columns, found: Found) -> Rows:
+def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: Columns, notes: SourceNotes) -> Rows:
     evaluation, plan = header.get("eval") or {}, header.get("plan") or {}
     task = str(evaluation.get("task") or "")
     model = evaluation.get("model")
     settings = (evaluation.get("model_generate_config") or {}) | (plan.get("config") or {})
-    heat = number(settings.get("temperature"))
-    found.fields = {"problem": "task and id", "sample": "epoch", "model": "eval.model"}
+    temperature = number(settings.get("temperature"))
+    notes.fields = {"problem": "task and id", "sample": "epoch", "model": "eval.model"}
     chosen: list[str | None] = [columns.correct]
 
     def make() -> Iterator[Row]:
-        for one in samples:
-            scores = one.scores if isinstance(one.scores, dict) else {}
+        for sample in samples:
+            scores = sample.scores if isinstance(sample.scores, dict) else {}
             if scores and chosen[0] is None:
                 chosen[0] = next(iter(scores))
                 if len(scores) > 1:
                     others = ", ".join(map(shown, scores))
-                    found.notes.append(f"verdict is that of scorer {shown(chosen[0])}; --correct takes another: {others}")
+                    notes.remarks.append(f"verdict is that of scorer {shown(chosen[0])}; --correct takes another: {others}")
             if chosen[0] is not None:
-                found.fields["correct"] = f"scorer {chosen[0]}"
+                notes.fields["correct"] = f"scorer {chosen[0]}"
             value, answer = _value(scores, chosen[0], path)
-            where = f"{shown(path)}, sample {shown(one.id, 40)} epoch {one.epoch}"
+            where = f"{shown(path)}, sample {shown(sample.id, 40)} epoch {sample.epoch}"
             verdict = score(value, where)
-            silent = isinstance(value, str) and value.upper() == "N"
-            late = isinstance(one.limit, (str, dict)) and "time" in str(one.limit).lower()
+            no_answer = isinstance(value, str) and value.upper() == "N"
+            timed_out = isinstance(sample.limit, (str, dict)) and "time" in str(sample.limit).lower()
             if math.isnan(verdict):
                 status = UNSCORED
-                found.counts["samples without a score" + (": the sample ended in an error" if one.error else "")] += 1
+                notes.counts["samples without a score" + (": the sample ended in an error" if sample.error else "")] += 1
             else:
-                status = NO_ANSWER if silent else TIMED_OUT if late and verdict == 0 else SCORED
-            problem = f"{task}/{label(one.id)}" if task else label(one.id)
-            yield Row(problem, verdict, status, label(one.epoch), answer, None, str(model) if model else None, heat)
+                status = NO_ANSWER if no_answer else TIMED_OUT if timed_out and verdict == 0 else SCORED
+            problem = f"{task}/{label(sample.id)}" if task else label(sample.id)
+            yield Row(problem, verdict, status, label(sample.epoch), answer, None, str(model) if model else None, temperature)
 
     return make()
 
 
 def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any, str | None]:
-    """The value under scorer ``chosen``, or under ``scorer.key`` where a scorer gives several, and the answer it took."""
+    """Find the value under scorer ``chosen``, or under ``scorer.key`` where a scorer gives several, and the answer it took."""
     if not scores or chosen is None:
         return None, None
     name, key = chosen, None

@@ -17,7 +17,7 @@ from typing import Any
 from dynamics.errors import InputError, shown
 from dynamics.io.compression import unpacked_name
 from dynamics.samples.aggregates import correct_counts, is_aggregate
-from dynamics.samples.row import NO_ANSWER, SCORED, UNSCORED, Columns, Found, Row, fingerprint, label, score
+from dynamics.samples.row import NO_ANSWER, SCORED, UNSCORED, Columns, Row, SourceNotes, fingerprint, label, score
 
 NAME = "lm-evaluation-harness samples"
 FIELDS = ("doc_id", "doc_hash", "resps", "filtered_resps", "filter")
@@ -26,16 +26,17 @@ INVALID = "[invalid]"
 
 
 def matches(record: dict[str, Any]) -> bool:
+    """Tell whether a file with this first record is one of the harness."""
     return {"doc_id", "resps", "filtered_resps"} <= set(record)
 
 
 def task(path: Path) -> str:
-    """``gsm8k`` of ``samples_gsm8k_2025-01-01T00-00-00.000000.jsonl``."""
-    found = re.match(r"samples_(.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?\.jsonl$", unpacked_name(path))
-    return found.group(1) if found else unpacked_name(path)
+    """Find the task in a file's name: ``gsm8k`` of ``samples_gsm8k_2025-01-01T00-00-00.000000.jsonl``."""
+    match = re.match(r"samples_(.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?\.jsonl$", unpacked_name(path))
+    return match.group(1) if match else unpacked_name(path)
 
 
-def plan(path: Path, first: list[dict[str, Any]], columns: Columns, found: Found) -> Plan:
+def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: SourceNotes) -> Plan:
     """Choose metric and filter: those named by ``--correct METRIC[,FILTER]``, or the first that says how many were correct."""
     metrics = [name for record in first for name in record.get("metrics", [])]
     metrics = list(dict.fromkeys(metrics)) or [key for key in first[0] if key not in (*FIELDS, "doc", "target", "arguments")]
@@ -47,25 +48,36 @@ def plan(path: Path, first: list[dict[str, Any]], columns: Columns, found: Found
     chosen = chosen or filters[0]
     if chosen not in filters:
         raise InputError(f"{shown(path)}: has no filter {shown(chosen)!r}; it has {', '.join(map(shown, filters))}")
-    found.fields = {"problem": "task and doc_id", "correct": f"{metric}, filter {chosen}"}
+    notes.fields = {"problem": "task and doc_id", "correct": f"{metric}, filter {chosen}"}
     others = [name for name in metrics if name != metric]
     if len(filters) > 1 or others:
         also = [*others, *(f"{metric},{name}" for name in filters if name != chosen)]
-        found.notes.append(f"verdict is {metric} under filter {chosen}; --correct takes another: {', '.join(map(shown, also))}")
+        notes.remarks.append(f"verdict is {metric} under filter {chosen}; --correct takes another: {', '.join(map(shown, also))}")
     extra = [metric, *(name for name in others if is_aggregate(name))] if is_aggregate(metric) else [metric]
-    return Plan(shown(path), task(path), metric, chosen, extra, found)
+    return Plan(shown(path), task(path), metric, chosen, extra, notes)
 
 
 @dataclass
 class Plan:
+    """How the records of a file are read.
+
+    Attributes
+    ----------
+    path, task : of the file.
+    metric, filter : those that give the verdict.
+    extra : fields to decode besides ``FIELDS``.
+    notes : where unusual things are counted.
+    """
+
     path: str
     task: str
     metric: str
     filter: str
     extra: list[str]
-    found: Found
+    notes: SourceNotes
 
-    def rows(self, number: int, get: Callable[[str], Any], _: bytes | None) -> Iterator[Row]:
+    def rows(self, number: int, get: Callable[[str], Any]) -> Iterator[Row]:
+        """Give the samples of one record, whose fields ``get`` looks up."""
         if str(get("filter")) != self.filter:
             return
         value, problem, content = get(self.metric), f"{self.task}/{label(get('doc_id'))}", get("doc_hash")
@@ -79,16 +91,16 @@ class Plan:
             scores = self._counted(number, get, n)
         else:
             scores = [score(value, f"{self.path}, line {number}, metric {self.metric!r}")] + [math.nan] * (n - 1)
-            self.found.counts["responses without a verdict: the task's filter kept one of the repeats of each problem"] += n - 1
-        for place, verdict in enumerate(scores):
-            answer = answers[place] if len(answers) == len(scores) else None
-            silent = answer == INVALID
-            text = responses[place].encode() if place < len(responses) else None
-            status = UNSCORED if math.isnan(verdict) else NO_ANSWER if silent else SCORED
-            yield Row(problem, verdict, status, place, None if silent else answer, fingerprint(text) if text else None, content=content)
+            self.notes.counts["responses without a verdict: the task's filter kept one of the repeats of each problem"] += n - 1
+        for repeat, verdict in enumerate(scores):
+            answer = answers[repeat] if len(answers) == len(scores) else None
+            invalid = answer == INVALID
+            text = responses[repeat].encode() if repeat < len(responses) else None
+            status = UNSCORED if math.isnan(verdict) else NO_ANSWER if invalid else SCORED
+            yield Row(problem, verdict, status, repeat, None if invalid else answer, fingerprint(text) if text else None, content=content)
 
     def _counted(self, number: int, get: Callable[[str], Any], n: int) -> list[float]:
-        """Verdicts in no order: only how many of n were correct is known."""
+        """Give n verdicts in no order, where only how many of them were correct is known."""
         fits: set[int] | None = None
         for name in self.extra:
             value = get(name)
@@ -98,12 +110,12 @@ class Plan:
         if not fits:
             raise InputError(f"{self.path}, line {number}: {self.metric}={get(self.metric)} fits no number of correct samples out of {n}")
         if len(fits) > 1:
-            self.found.counts[f"problems whose {self.metric} fits several numbers of correct samples: the smallest is taken"] += 1
-        return [float(place < min(fits)) for place in range(n)]
+            self.notes.counts[f"problems whose {self.metric} fits several numbers of correct samples: the smallest is taken"] += 1
+        return [float(repeat < min(fits)) for repeat in range(n)]
 
 
 def _repeats(responses: Any) -> list[str]:
-    """The generated texts of a problem; for multiple choice there is one response, made of several requests."""
+    """List the generated texts of a problem; for multiple choice there is one response, made of several requests."""
     if not isinstance(responses, list) or not responses:
         return []
     first = responses[0]

@@ -18,7 +18,19 @@ STATUSES = (SCORED, TIMED_OUT, NO_ANSWER, UNSCORED)
 
 
 class Row(NamedTuple):
-    """One sample. ``score`` is NaN without a verdict; ``sample`` None where the file does not number its samples."""
+    """One sample.
+
+    Attributes
+    ----------
+    problem : id of the problem.
+    score : NaN without a verdict.
+    status : one of ``STATUSES``.
+    sample : number or id of the sample within its problem; None where the file does not number its samples.
+    answer : the extracted answer.
+    fingerprint : of the completion, see ``fingerprint``.
+    model, temperature : that the sample was drawn from.
+    content : a hash of the problem, where the file has one.
+    """
 
     problem: str
     score: float
@@ -32,18 +44,26 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Found:
-    """What a reader has to say besides its rows: the fields it took, notes, things counted (text -> how many), lines cut off."""
+class SourceNotes:
+    """What a reader has to say about a file besides its rows.
+
+    Attributes
+    ----------
+    fields : which field of the file was taken for what.
+    remarks : choices that the reader of the numbers should know of.
+    counts : unusual things, text -> how many.
+    unfinished : numbers of lines that break off.
+    """
 
     fields: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    torn: list[int] = field(default_factory=list)
+    unfinished: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Fields that the caller names; None to find them."""
+    """Fields that the caller names; None to find them by their usual names."""
 
     problem: str | None = None
     correct: str | None = None
@@ -61,7 +81,7 @@ BATCH = 4096
 
 @dataclass
 class Batch:
-    """The same as many rows, a list a column; None for a column that no row has."""
+    """Many rows as columns: the fields of ``Row``, a list each; None for a column that no row has."""
 
     problem: list[str]
     score: Any
@@ -74,6 +94,7 @@ class Batch:
     content: list[str | None] | None = None
 
     def __len__(self) -> int:
+        """Count the samples."""
         return len(self.problem)
 
 
@@ -81,7 +102,7 @@ Batches = Iterator[Batch]
 
 
 def batches(rows: Rows) -> Batches:
-    """Rows as batches."""
+    """Put rows together into batches."""
     while chunk := list(islice(rows, BATCH)):
         yield Batch(*map(list, zip(*chunk, strict=True)))
 
@@ -95,7 +116,7 @@ _WORDS = {
 
 
 def score(value: Any, where: Any) -> float:
-    """A verdict as a number: 1, 0, a reward, or NaN for none. ``where`` says what to name in the error."""
+    """Read a verdict as a number: 1, 0, a reward, or NaN for none. ``where`` is what to name in the error, or a function that says so."""
     if value is True:
         return 1.0
     if value is False:
@@ -116,17 +137,17 @@ def score(value: Any, where: Any) -> float:
 
 
 def fingerprint(text: bytes | memoryview) -> int:
-    """Tells completions apart without keeping them: from their length and last bytes, good for this process only."""
+    """Hash a completion by its length and last bytes, to tell completions apart without keeping them; good for this process only."""
     return hash((len(text), bytes(text[-TAIL:])))
 
 
 def name_of(content: bytes) -> str:
-    """A problem without an id is named by its content."""
+    """Name a problem without an id by its content."""
     return hashlib.blake2b(content, digest_size=6).hexdigest()
 
 
 def label(value: Any) -> str:
-    """An id as text; 3, 3.0 and "3" are one problem."""
+    """Write an id as text; 3, 3.0 and "3" are one problem."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -135,7 +156,7 @@ def label(value: Any) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A setting such as the temperature, or None."""
+    """Read a setting such as the temperature as a number, or None."""
     if isinstance(value, bool):
         return None
     try:

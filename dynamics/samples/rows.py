@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import SCORED, TIMED_OUT, Batch, Batches, Columns, Found, Row, batches, label, name_of, number, score
+from dynamics.samples.row import SCORED, TIMED_OUT, Batch, Batches, Columns, Row, SourceNotes, batches, label, name_of, number, score
 
 PROBLEM = ("problem", "problem_id", "task_id", "question_id", "example_id", "doc_id", "prompt_id", "instance_id", "unique_id", "id", "idx")
 CONTENT = ("prompt", "question", "input", "problem_text", "query", "messages")
@@ -43,7 +43,15 @@ NO_VERDICT = ("step", "advantage", "advantages", "index", "epoch", "seed", "temp
 
 @dataclass(frozen=True)
 class Layout:
-    """Which field is what. ``problem`` is a field with an id or, if ``by_content``, several whose content is the problem."""
+    """Which field is what; None for what the records do not have.
+
+    Attributes
+    ----------
+    name : of the format.
+    problem : a field with an id or, if ``by_content``, several whose content is the problem.
+    correct : the field with the verdict or, beside ``total`` (how many samples there are), with how many of them are correct.
+    sample, model, answer, text, status, temperature, step : fields with what ``Row`` calls so; ``text`` is the completion.
+    """
 
     name: str
     problem: tuple[str, ...]
@@ -59,100 +67,143 @@ class Layout:
     step: str | None
 
     def fields(self) -> list[str]:
+        """List the fields to decode, without the completion."""
         singles = (self.correct, self.total, self.sample, self.model, self.answer, self.status, self.temperature, self.step)
         return list(dict.fromkeys([*(root(name) for name in (*self.problem, *singles) if name)]))
 
 
 def root(name: str) -> str:
-    """The top-level field of a dotted path."""
+    """Give the top-level field of a dotted path."""
     return name.partition(".")[0]
 
 
-def layout(keys: Sequence[str], columns: Columns, where: str, numeric: Callable[[str], bool] = lambda _: False) -> Layout:
-    """Find out which field is what from their names, those that the caller named first."""
-    lower = {key.lower(): key for key in reversed(keys)}
+@dataclass(frozen=True)
+class _Fields:
+    """The fields that records have, and those that the caller named."""
 
-    def first(names: Iterable[str]) -> str | None:
-        return next((lower[name] for name in names if name in lower), None)
+    keys: Sequence[str]
+    lower: dict[str, str]
+    where: str
 
-    def named(option: str, value: str) -> str:
-        if value in keys or root(value) in keys:
+    def first(self, names: Iterable[str]) -> str | None:
+        """Find the first of ``names`` among the fields, whatever their case."""
+        return next((self.lower[name] for name in names if name in self.lower), None)
+
+    def named(self, option: str, value: str) -> str:
+        """Check that there is the field that the caller named by an option."""
+        if value in self.keys or root(value) in self.keys:
             return value
-        raise InputError(f"{where}: has no field {shown(value)!r} for --{option}; it has {_list(keys)}")
+        raise InputError(f"{self.where}: has no field {shown(value)!r} for --{option}; it has {_list(self.keys)}")
 
-    verl = {"input", "output", "gts", "score"} <= set(lower)
-    trl = {"prompt", "completion", "step", "advantage"} <= set(lower)
-    human_eval = {"task_id", "result", "passed"} <= set(lower)
-    total = None
-    if columns.correct:
-        correct: str | None = named("correct", columns.correct)
-    elif (total := first(TOTAL)) and (right := first(RIGHT)):
-        correct = right
-    else:
-        total = None
-        correct = first(CORRECT)
-        if trl:
-            rewards = [key for key in keys if key.lower() not in NO_VERDICT and numeric(key)]
-            if len(rewards) > 1 and correct not in rewards:
-                raise InputError(f"{where}: several columns could be the verdict: {_list(rewards)}; choose one with --correct")
-            correct = correct or (rewards[0] if rewards else None)
-    if correct is None:
-        raise InputError(f"{where}: no field says whether a sample is correct; it has {_list(keys)}; name one with --correct")
-    by_content = False
-    if columns.problem:
-        problem: tuple[str, ...] = (named("problem", columns.problem),)
-    elif verl:
-        problem, by_content = (lower["input"], lower["gts"]), True
-    elif (found := first(PROBLEM)) is not None and found != correct:
-        problem = (found,)
-    elif (found := first(CONTENT)) is not None:
-        problem, by_content = (found,), True
-    else:
-        raise InputError(f"{where}: no field says which problem a sample is of; it has {_list(keys)}; name one with --problem")
+    def chosen(self, option: str, value: str | None, names: Iterable[str]) -> str | None:
+        """Give the field that the caller named or, if there is none, the first of ``names``."""
+        return self.named(option, value) if value else self.first(names)
+
+
+def layout(keys: Sequence[str], columns: Columns, where: str, numeric: Callable[[str], bool] = lambda _: False) -> Layout:
+    """Find out which field is what from their names, those that the caller named first.
+
+    Parameters
+    ----------
+    keys : names of the fields. ``numeric`` says whether one holds numbers.
+    columns : what the caller named.
+    where : the file, for errors.
+    """
+    fields = _Fields(keys, {key.lower(): key for key in reversed(keys)}, where)
+    names = set(fields.lower)
+    verl = {"input", "output", "gts", "score"} <= names
+    trl = {"prompt", "completion", "step", "advantage"} <= names
+    human_eval = {"task_id", "result", "passed"} <= names
+    correct, total = _verdict(fields, columns, trl, numeric)
+    problem, by_content = _problem(fields, columns, verl, correct)
     return Layout(
         "human-eval results" if human_eval else "verl rollouts" if verl else "TRL completions" if trl else "records",
         problem,
         by_content,
         correct,
         total,
-        named("sample", columns.sample) if columns.sample else None if verl or trl else _other(first(SAMPLE), problem, correct),
-        named("model", columns.model) if columns.model else first(MODEL),
-        named("answer", columns.answer) if columns.answer else first(ANSWER),
-        first(TEXT),
-        lower.get("result") if human_eval else first(("status",)),
-        first(("temperature",)),
-        lower["step"] if verl or trl else None,
+        _sample(fields, columns, verl or trl, (*problem, correct)),
+        fields.chosen("model", columns.model, MODEL),
+        fields.chosen("answer", columns.answer, ANSWER),
+        fields.first(TEXT),
+        fields.lower.get("result") if human_eval else fields.first(("status",)),
+        fields.first(("temperature",)),
+        fields.lower["step"] if verl or trl else None,
     )
 
 
-def _other(name: str | None, problem: tuple[str, ...], correct: str) -> str | None:
-    return None if name is None or name in problem or name == correct else name
+def _verdict(fields: _Fields, columns: Columns, trl: bool, numeric: Callable[[str], bool]) -> tuple[str, str | None]:
+    """Find the field with the verdict, and the field with the number of samples if the verdict is a count."""
+    if columns.correct:
+        return fields.named("correct", columns.correct), None
+    total, right = fields.first(TOTAL), fields.first(RIGHT)
+    if total and right:
+        return right, total
+    correct = fields.first(CORRECT)
+    if trl:
+        rewards = [key for key in fields.keys if key.lower() not in NO_VERDICT and numeric(key)]
+        if len(rewards) > 1 and correct not in rewards:
+            raise InputError(f"{fields.where}: several columns could be the verdict: {_list(rewards)}; choose one with --correct")
+        correct = correct or (rewards[0] if rewards else None)
+    if correct is None:
+        raise InputError(f"{fields.where}: no field says whether a sample is correct; it has {_list(fields.keys)}; name one with --correct")
+    return correct, None
 
 
-def describe(chosen: Layout, found: Found) -> None:
+def _problem(fields: _Fields, columns: Columns, verl: bool, correct: str) -> tuple[tuple[str, ...], bool]:
+    """Find the field with the problem's id, or the fields whose content is the problem; whether it is the latter."""
+    if columns.problem:
+        return (fields.named("problem", columns.problem),), False
+    if verl:
+        return (fields.lower["input"], fields.lower["gts"]), True
+    identifier = fields.first(PROBLEM)
+    if identifier is not None and identifier != correct:
+        return (identifier,), False
+    content = fields.first(CONTENT)
+    if content is not None:
+        return (content,), True
+    raise InputError(f"{fields.where}: no field says which problem a sample is of; it has {_list(fields.keys)}; name one with --problem")
+
+
+def _sample(fields: _Fields, columns: Columns, unnumbered: bool, taken: Sequence[str]) -> str | None:
+    """Find the field with the number of the sample, unless the format has none or that field is taken for something else."""
+    if columns.sample:
+        return fields.named("sample", columns.sample)
+    number = None if unnumbered else fields.first(SAMPLE)
+    return None if number in taken else number
+
+
+def describe(chosen: Layout, notes: SourceNotes) -> None:
     """Say which field was taken for what."""
     problem = "content of " + " and ".join(chosen.problem) if chosen.by_content else chosen.problem[0]
-    found.fields = {"problem": problem, "correct": chosen.correct}
+    notes.fields = {"problem": problem, "correct": chosen.correct}
     for key in ("total", "sample", "model", "answer", "step"):
         if value := getattr(chosen, key):
-            found.fields["samples" if key == "total" else key] = value
+            notes.fields["samples" if key == "total" else key] = value
 
 
 class Reader:
-    """Samples out of records laid out as ``chosen``."""
+    """Make samples out of records laid out as ``chosen``; ``path`` and ``unit`` (line, row, record) are for errors."""
 
     def __init__(self, chosen: Layout, path: str, unit: str = "line"):
         self.chosen, self.path, self.unit = chosen, path, unit
         self.statuses: dict[Any, str] = {}
         self.contents: dict[tuple[Any, ...], str] = {}
 
-    def batch(self, numbers: Sequence[int], columns: dict[str, list[Any]], prints: Sequence[int | None] | None, size: int) -> Batches:
-        """The samples of ``size`` records, given column by column; ``numbers`` are theirs, for errors."""
+    def batch(self, numbers: Sequence[int], columns: dict[str, list[Any]], fingerprints: Sequence[int | None] | None) -> Batches:
+        """Make the samples of many records.
+
+        Parameters
+        ----------
+        numbers : of the records, for errors.
+        columns : a list a field, as long as ``numbers``.
+        fingerprints : of the completions, or None without completions.
+        """
         chosen = self.chosen
         verdicts = columns.get(chosen.correct)
         plain = verdicts is not None and not any(kind in (list, tuple, dict) for kind in set(map(type, verdicts)))
         if not plain or chosen.total is not None or any("." in name for name in chosen.problem):
-            yield from batches(self._slowly(numbers, columns, prints, size))
+            yield from batches(self._slowly(numbers, columns, fingerprints))
             return
         if set(map(type, verdicts or [])) <= {bool, int, float}:
             scores: Any = verdicts
@@ -164,28 +215,26 @@ class Reader:
                     value = known[verdict] = self._score(number_, verdict)
                 scores.append(value)
         yield Batch(
-            self._problems(numbers, columns, size),
+            self._problems(numbers, columns),
             scores,
             self._statuses(columns),
             [_id(value) for value in columns[chosen.sample]] if chosen.sample else None,
             [_answer(value) for value in columns[chosen.answer]] if chosen.answer and chosen.answer in columns else None,
-            None if prints is None else list(prints),
+            None if fingerprints is None else list(fingerprints),
             self._models(columns),
             [number(value) for value in columns[chosen.temperature]] if chosen.temperature else None,
         )
 
-    def _slowly(
-        self, numbers: Sequence[int], columns: dict[str, list[Any]], prints: Sequence[int | None] | None, size: int
-    ) -> Iterator[Row]:
-        for place in range(size):
+    def _slowly(self, numbers: Sequence[int], columns: dict[str, list[Any]], fingerprints: Sequence[int | None] | None) -> Iterator[Row]:
+        for index, number_ in enumerate(numbers):
 
-            def get(name: str, place: int = place) -> Any:
+            def get(name: str, index: int = index) -> Any:
                 column = columns.get(name)
-                return None if column is None else column[place]
+                return None if column is None else column[index]
 
-            yield from self.rows(numbers[place], get, prints[place] if prints else None)
+            yield from self.rows(number_, get, fingerprints[index] if fingerprints else None)
 
-    def _problems(self, numbers: Sequence[int], columns: dict[str, list[Any]], size: int) -> list[str]:
+    def _problems(self, numbers: Sequence[int], columns: dict[str, list[Any]]) -> list[str]:
         if self.chosen.by_content:
             parts = zip(*(columns[name] for name in self.chosen.problem), strict=True)
             return [self._content(values) for values in parts]
@@ -195,7 +244,7 @@ class Reader:
         return [self._problem(number_, {self.chosen.problem[0]: value}.get) for number_, value in zip(numbers, values, strict=False)]
 
     def _content(self, values: tuple[Any, ...]) -> str:
-        """The name of what a problem consists of, worked out once."""
+        """Name a problem by what it consists of, worked out once."""
         try:
             name = self.contents.get(values)
         except TypeError:  # lists of messages
@@ -207,17 +256,17 @@ class Reader:
     def _statuses(self, columns: dict[str, list[Any]]) -> list[str] | None:
         if self.chosen.status is None:
             return None
-        known, found = self.statuses, []
-        for said in columns[self.chosen.status]:
-            if not isinstance(said, str):
-                found.append(SCORED)
+        known, statuses = self.statuses, []
+        for message in columns[self.chosen.status]:
+            if not isinstance(message, str):
+                statuses.append(SCORED)
                 continue
-            if (status := known.get(said)) is None:
-                status = self._status(said)
+            if (status := known.get(message)) is None:
+                status = self._status(message)
                 if len(known) < 10_000:
-                    known[said] = status
-            found.append(status)
-        return found
+                    known[message] = status
+            statuses.append(status)
+        return statuses
 
     def _models(self, columns: dict[str, list[Any]]) -> list[str | None] | None:
         names = columns.get(self.chosen.model) if self.chosen.model else None
@@ -227,25 +276,32 @@ class Reader:
         size = len(names or steps or [])
         return [_model(name, step) for name, step in zip(names or [None] * size, steps or [None] * size, strict=True)]
 
-    def rows(self, number_: int, get: Callable[[str], Any], print_: int | None) -> Iterator[Row]:
-        """The samples of one record: one, or as many as its verdict has entries or its counts say."""
+    def rows(self, number_: int, get: Callable[[str], Any], fingerprint: int | None) -> Iterator[Row]:
+        """Make the samples of one record: one, or as many as its verdict has entries or its counts say.
+
+        Parameters
+        ----------
+        number_ : of the record, for errors.
+        get : looks up a field by its name.
+        fingerprint : of the completion, or None without one.
+        """
         chosen = self.chosen
         verdict = _at(get, chosen.correct)
         problem = self._problem(number_, get)
         sample = _id(get(chosen.sample)) if chosen.sample else None
         model = _model(get(chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
-        heat = number(get(chosen.temperature)) if chosen.temperature else None
+        temperature = number(get(chosen.temperature)) if chosen.temperature else None
         answer = _at(get, chosen.answer) if chosen.answer else None
         if chosen.total is not None:
             yield from self._counted(number_, problem, get(chosen.total), verdict, model)
             return
         if isinstance(verdict, (list, tuple)):
             answers = answer if isinstance(answer, (list, tuple)) and len(answer) == len(verdict) else [None] * len(verdict)
-            for entry, said in zip(verdict, answers, strict=True):
-                yield Row(problem, self._score(number_, entry), SCORED, None, _answer(said), None, model, heat)
+            for entry, own_answer in zip(verdict, answers, strict=True):
+                yield Row(problem, self._score(number_, entry), SCORED, None, _answer(own_answer), None, model, temperature)
             return
         status = get(chosen.status) if chosen.status else None
-        yield Row(problem, self._score(number_, verdict), self._status(status), sample, _answer(answer), print_, model, heat)
+        yield Row(problem, self._score(number_, verdict), self._status(status), sample, _answer(answer), fingerprint, model, temperature)
 
     def _problem(self, number_: int, get: Callable[[str], Any]) -> str:
         chosen = self.chosen
@@ -262,8 +318,8 @@ class Reader:
         return score(verdict, lambda: f"{self.path}, {self.unit} {number_}, field {self.chosen.correct!r}")
 
     @staticmethod
-    def _status(said: Any) -> str:
-        words = said.lower() if isinstance(said, str) else ""
+    def _status(message: Any) -> str:
+        words = message.lower() if isinstance(message, str) else ""
         return TIMED_OUT if "timed out" in words or "timeout" in words else SCORED
 
     def _counted(self, number_: int, problem: str, total: Any, right: Any, model: str | None) -> Iterator[Row]:
@@ -274,12 +330,12 @@ class Reader:
                 raise InputError(f"{where}: {name}={value:g} is no count; counts are whole numbers of at least 0")
         if c > n:
             raise InputError(f"{where}: {self.chosen.correct}={c:g} correct of {self.chosen.total}={n:g}: more than there are samples")
-        for place in range(int(n)):
-            yield Row(problem, float(place < c), SCORED, None, None, None, model)
+        for sample in range(int(n)):
+            yield Row(problem, float(sample < c), SCORED, None, None, None, model)
 
 
 def _at(get: Callable[[str], Any], path: str) -> Any:
-    """A field, or what a dotted path leads to."""
+    """Look up a field, or what a dotted path leads to."""
     value = get(path)
     if value is not None or "." not in path:
         return value

@@ -12,12 +12,13 @@ from dynamics.errors import InputError, shown
 from dynamics.io.compression import opened
 from dynamics.samples import rows
 from dynamics.samples.aggregates import correct_counts, is_aggregate
-from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Found, Row, batches, fingerprint, label, score
+from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, score
 
 BATCH = 4096
 
 
-def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
+def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Read a CSV table: the name of the format, and the samples."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -27,16 +28,16 @@ def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
             names = csv.open_csv(_arrow(stream), parse_options=parse).schema.names
         except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
             raise InputError(f"{shown(path)}: is no CSV table: {shown(str(error), 120)}") from None
-    doubled = [name for name in names if names.count(name) > 1]
-    if doubled:
-        raise InputError(f"{shown(path)}: has two columns called {shown(doubled[0])!r}; rename one")
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise InputError(f"{shown(path)}: has two columns called {shown(repeated[0])!r}; rename one")
     layout = rows.layout(names, columns, shown(path))
-    rows.describe(layout, found)
-    kept = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
+    rows.describe(layout, notes)
+    wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
 
     def parts() -> Iterator[Any]:
         # every value as text, for a type guessed from the first block would fail on a later one; empty is missing
-        convert = csv.ConvertOptions(column_types=dict.fromkeys(kept, pa.string()), include_columns=kept, strings_can_be_null=True)
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), include_columns=wanted, strings_can_be_null=True)
         with opened(path) as stream:
             try:
                 yield from csv.open_csv(_arrow(stream), parse_options=parse, convert_options=convert)
@@ -46,7 +47,8 @@ def read_csv(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
     return layout.name, _columns(parts(), layout, shown(path))
 
 
-def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Batches]:
+def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Read a Parquet table: the name of the format, and the samples."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -55,11 +57,11 @@ def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Batch
         schema = file.schema_arrow
         names = schema.names
 
-    def parts(kept: list[str]) -> Iterator[Any]:
-        yield from file.iter_batches(BATCH, columns=kept)
+    def parts(wanted: list[str]) -> Iterator[Any]:
+        yield from file.iter_batches(BATCH, columns=wanted)
 
     if {"doc", "model_response", "metric"} <= set(names):
-        name, batches = _lighteval(path, schema, parts, columns, found)
+        name, batches = _lighteval(path, schema, parts, columns, notes)
         return name, _guarded(batches, path)
     numeric = {
         field.name
@@ -67,14 +69,14 @@ def read_parquet(path: Path, columns: Columns, found: Found) -> tuple[str, Batch
         if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
     }
     layout = rows.layout(names, columns, shown(path), numeric.__contains__)
-    rows.describe(layout, found)
-    kept = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
-    return layout.name, _guarded(_columns(parts(kept), layout, shown(path)), path)
+    rows.describe(layout, notes)
+    wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
+    return layout.name, _guarded(_columns(parts(wanted), layout, shown(path)), path)
 
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """What a damaged Parquet file makes arrow raise, on opening, on reading and on decoding."""
+    """Turn what a damaged Parquet file makes arrow raise, on opening, on reading and on decoding, into one line."""
     import pyarrow as pa
 
     try:
@@ -96,8 +98,8 @@ def _columns(parts: Iterator[Any], layout: rows.Layout, path: str) -> Batches:
     for part in parts:
         values = {name: column.to_pylist() for name, column in zip(part.schema.names, part.columns, strict=True)}
         texts = values.get(layout.text) if layout.text else None
-        prints = None if texts is None else [None if text is None else fingerprint(_bytes(text)) for text in texts]
-        yield from reader.batch(range(start, start + part.num_rows), values, prints, part.num_rows)
+        fingerprints = None if texts is None else [None if text is None else fingerprint(_bytes(text)) for text in texts]
+        yield from reader.batch(range(start, start + part.num_rows), values, fingerprints)
         start += part.num_rows
 
 
@@ -111,8 +113,10 @@ def _bytes(text: Any) -> bytes:
     return (text if isinstance(text, str) else json.dumps(text, default=str)).encode("utf-8", "surrogatepass")
 
 
-def _lighteval(path: Path, schema: Any, parts: Callable[[list[str]], Iterator[Any]], columns: Columns, found: Found) -> tuple[str, Batches]:
-    """lighteval's details: a row a problem, with all its responses and the metrics of the problem.
+def _lighteval(
+    path: Path, schema: Any, parts: Callable[[list[str]], Iterator[Any]], columns: Columns, notes: SourceNotes
+) -> tuple[str, Batches]:
+    """Read lighteval's details: a row a problem, with all its responses and the metrics of the problem.
 
     The verdicts of several responses come out of an aggregate metric (pass@k, avg@n) if there is one; otherwise only one has a verdict.
     """
@@ -121,34 +125,38 @@ def _lighteval(path: Path, schema: Any, parts: Callable[[list[str]], Iterator[An
     metric = columns.correct or next(iter(aggregate or metrics), "")
     if metric not in metrics:
         raise InputError(f"{shown(path)}: has no metric {shown(metric)!r}; it has {', '.join(map(shown, metrics)) or 'none'}")
-    found.fields = {"problem": "doc.task_name and doc.id", "correct": f"metric {metric}"}
+    notes.fields = {"problem": "doc.task_name and doc.id", "correct": f"metric {metric}"}
     if len(metrics) > 1:
         others = ", ".join(shown(name) for name in metrics if name != metric)
-        found.notes.append(f"verdict is {metric}; --correct takes another: {others}")
-    kept = ["doc.id", "doc.task_name", "doc.query", "model_response.text", f"metric.{metric}"]
+        notes.remarks.append(f"verdict is {metric}; --correct takes another: {others}")
+    wanted = ["doc.id", "doc.task_name", "doc.query", "model_response.text", f"metric.{metric}"]
 
     def make() -> Iterator[Row]:
         number = 0
-        for part in parts(kept):
+        for part in parts(wanted):
             three = [part.column(name).to_pylist() for name in ("doc", "model_response", "metric")]
             for doc, response, scores in zip(*three, strict=True):
                 number += 1
-                where = f"{shown(path)}, row {number}, metric {metric!r}"
                 texts = (response or {}).get("text") or [""]
-                value = score((scores or {}).get(metric), where)
-                verdicts = [value] + [float("nan")] * (len(texts) - 1)
-                if is_aggregate(metric) and value == value:
-                    fits = correct_counts(metric, value, len(texts))
-                    if not fits:
-                        raise InputError(f"{where}: {value} fits no number of correct responses out of {len(texts)}")
-                    if len(fits) > 1:
-                        found.counts[f"problems whose {metric} fits several numbers of correct samples: the smallest is taken"] += 1
-                    verdicts = [float(place < fits[0]) for place in range(len(texts))]
-                elif len(texts) > 1:
-                    found.counts["responses without a verdict: the metric is of the problem, not of each response"] += len(texts) - 1
+                where = f"{shown(path)}, row {number}, metric {metric!r}"
+                verdicts = _verdicts(metric, score((scores or {}).get(metric), where), len(texts), where, notes)
                 problem = f"{doc.get('task_name') or ''}/{label(doc.get('id'))}"
-                for place, (verdict, text) in enumerate(zip(verdicts, texts, strict=True)):
+                for sample, (verdict, text) in enumerate(zip(verdicts, texts, strict=True)):
                     status = SCORED if verdict == verdict else UNSCORED
-                    yield Row(problem, verdict, status, place, None, fingerprint(_bytes(text)))
+                    yield Row(problem, verdict, status, sample, None, fingerprint(_bytes(text)))
 
     return "lighteval details", batches(make())
+
+
+def _verdicts(metric: str, value: float, responses: int, where: str, notes: SourceNotes) -> list[float]:
+    """Give a verdict for each response of a problem, of which only the value of a metric is known."""
+    if value == value and is_aggregate(metric):
+        fits = correct_counts(metric, value, responses)
+        if not fits:
+            raise InputError(f"{where}: {value} fits no number of correct responses out of {responses}")
+        if len(fits) > 1:
+            notes.counts[f"problems whose {metric} fits several numbers of correct samples: the smallest is taken"] += 1
+        return [float(response < fits[0]) for response in range(responses)]
+    if responses > 1:
+        notes.counts["responses without a verdict: the metric is of the problem, not of each response"] += responses - 1
+    return [value] + [float("nan")] * (responses - 1)

@@ -14,67 +14,74 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, shown
-from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Columns, Found, Row, label, name_of
+from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Columns, Row, SourceNotes, label, name_of
 
 NAME = "verifiers / prime-rl episodes"
 FIELDS = ("id", "env", "task", "run", "ok", "is_timeout", "traces")
 
 
 def matches(record: dict[str, Any]) -> bool:
+    """Tell whether a file with this first record holds episodes."""
     return isinstance(record.get("traces"), list) and isinstance(record.get("task"), dict)
 
 
-def plan(path: Path, first: list[dict[str, Any]], columns: Columns, found: Found) -> Plan:
+def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: SourceNotes) -> Plan:
+    """Choose the reward: the one that ``columns.correct`` names, or the weighted sum of all."""
     names = {name for record in first for trace in record["traces"] if isinstance(trace, dict) for name in trace.get("rewards") or {}}
     if columns.correct and columns.correct not in names:
-        there = ", ".join(map(shown, sorted(names))) or "none"
-        raise InputError(f"{shown(path)}: has no reward {shown(columns.correct)!r}; it has {there}")
-    found.fields = {"problem": "env and task", "correct": f"reward {columns.correct}" if columns.correct else "weighted sum of rewards"}
+        available = ", ".join(map(shown, sorted(names))) or "none"
+        raise InputError(f"{shown(path)}: has no reward {shown(columns.correct)!r}; it has {available}")
+    notes.fields = {"problem": "env and task", "correct": f"reward {columns.correct}" if columns.correct else "weighted sum of rewards"}
     if len(names) > 1 and not columns.correct:
-        found.notes.append(f"several rewards are summed: {', '.join(map(shown, sorted(names)))}; --correct takes one alone")
-    return Plan(columns.correct, found)
+        notes.remarks.append(f"several rewards are summed: {', '.join(map(shown, sorted(names)))}; --correct takes one alone")
+    return Plan(columns.correct, notes)
 
 
 @dataclass
 class Plan:
+    """How episodes are read: by which reward (None for the weighted sum), and where unusual things are counted."""
+
     reward: str | None
-    found: Found
+    notes: SourceNotes
     extra: tuple[str, ...] = ()
 
-    def rows(self, number: int, get: Callable[[str], Any], _: bytes | None) -> Iterator[Row]:
+    def rows(self, _number: int, get: Callable[[str], Any]) -> Iterator[Row]:
+        """Give the sample of one episode, whose fields ``get`` looks up."""
         traces = [trace for trace in get("traces") or [] if isinstance(trace, dict)]
-        ours = [trace for trace in traces if (trace.get("agent") or {}).get("trainable", True)] or traces
-        if len(ours) > 1:
-            self.found.counts["episodes with several trainable traces: the first is taken"] += 1
-        trace = ours[0] if ours else {}
+        trainable = [trace for trace in traces if (trace.get("agent") or {}).get("trainable", True)] or traces
+        if len(trainable) > 1:
+            self.notes.counts["episodes with several trainable traces: the first is taken"] += 1
+        trace = trainable[0] if trainable else {}
         value = self._reward(trace.get("rewards") or {})
-        late = bool(get("is_timeout") or trace.get("is_timeout"))
-        if late and math.isnan(value):
+        timed_out = bool(get("is_timeout") or trace.get("is_timeout"))
+        if timed_out and math.isnan(value):
             value = 0.0
-        status = TIMED_OUT if late else UNSCORED if math.isnan(value) else SCORED
+        status = TIMED_OUT if timed_out else UNSCORED if math.isnan(value) else SCORED
         yield Row(self._problem(get), value, status, _text(get("id")), None, None, _step(get("run")))
 
     def _reward(self, rewards: dict[str, Any]) -> float:
         chosen = [rewards.get(self.reward)] if self.reward else list(rewards.values())
         if not chosen or any(reward is None for reward in chosen):
             return math.nan
-        return math.fsum(one["score"] * one.get("weight", 1.0) if isinstance(one, dict) else one for one in chosen if one is not None)
+        return math.fsum(
+            reward["score"] * reward.get("weight", 1.0) if isinstance(reward, dict) else reward for reward in chosen if reward is not None
+        )
 
     @staticmethod
     def _problem(get: Callable[[str], Any]) -> str:
         env, task = get("env") or {}, get("task") or {}
         data = task.get("data") or {}
-        where = env.get("name") or env.get("id") or ""
-        what = task.get("key") or task.get("hash") or data.get("id")
-        if what is None:
-            what = data.get("idx")
-        if what is None:
-            what = name_of(json.dumps(data, sort_keys=True, default=str).encode())
-        return f"{where}/{label(what)}" if where else label(what)
+        environment = env.get("name") or env.get("id") or ""
+        key = task.get("key") or task.get("hash") or data.get("id")
+        if key is None:
+            key = data.get("idx")
+        if key is None:
+            key = name_of(json.dumps(data, sort_keys=True, default=str).encode())
+        return f"{environment}/{label(key)}" if environment else label(key)
 
 
 def _step(run: Any) -> str | None:
-    """The policy an episode was sampled from, where a training run says."""
+    """Find the step of the policy that an episode was sampled from, where a training run says."""
     work = (run or {}).get("work") or {}
     step = work.get("step")
     return None if step is None else f"step {label(step)}"

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_outputs
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
 
     options = _parser().parse_args(argv)
     check_outputs(options)
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.like, "threads": options.threads}
     checkpoints = [options.base, options.tuned, *options.more]
     steps: list[Step] = []
-    with Bar("comparing") as bar:
+    with ProgressBar("comparing") as bar:
         if options.more:
             steps = series(checkpoints, **settings, progress=bar)
             comparison = last_against_first(steps)

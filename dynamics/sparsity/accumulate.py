@@ -14,29 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynamics.checkpoints.matching import Pair
-from dynamics.checkpoints.tensor import FITS_FLOAT32, Tensor, decode
+from dynamics.checkpoints.tensor import Tensor
 from dynamics.io.threads import Progress, cores, in_order
 from dynamics.sparsity import kernels
+from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, Thresholds, bit_patterns, comparable, compares_as_integers
 
 #: bytes a chunk, a side: long enough that Python's share of the time is small, short enough for the shared cache
 CHUNK = 1 << 21
 BINS = len(kernels.STEP_EDGES)
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """When a weight counts as changed under the two tolerant rules, for d = tuned - base.
-
-    Attributes
-    ----------
-    rtol : |d| > rtol max(|base|, |tuned|).
-    atol : |d| > atol.
-    bf16_atol : if given, also count where both sides, rounded to bf16, differ by more than this.
-    """
-
-    rtol: float = 1e-3
-    atol: float = 1e-5
-    bf16_atol: float | None = None
 
 
 @dataclass
@@ -67,7 +52,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
 
 def tally_pairs(
     pairs: Sequence[Pair],
-    thresholds: Thresholds = Thresholds(),
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
     threads: int | None = None,
     progress: Progress | None = None,
     chunk: int = CHUNK,
@@ -124,7 +109,7 @@ class _Worker(threading.local):
         return tensor.read(start, stop, self.buffers[which].view(tensor.storage)[: stop - start])
 
 
-def tally_arrays(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thresholds: Thresholds = Thresholds()) -> Tally:
+def tally_arrays(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> Tally:
     """Tally two flat arrays of stored values, ``(n,)`` each, given their dtypes (bfloat16 as uint16; see ``checkpoints.tensor.STORAGE``).
 
     Values are compared in the narrowest of bfloat16, float32 and float64 that holds both sides exactly; 64-bit integers are compared
@@ -132,27 +117,17 @@ def tally_arrays(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thres
     """
     tally = Tally()
     out = (tally.counts, tally.bins, tally.sums, tally.peak)
-    if dtype_a == dtype_b == "bfloat16":
-        x, y = _plain(a, np.uint16), _plain(b, np.uint16)
+    x, y = comparable(a, dtype_a, b, dtype_b)
+    if x.dtype == np.uint16:
         kernels.tally_bfloat16(x, y, a is b, thresholds.rtol, thresholds.atol, *out)
-        bits = (x, y)
     else:
-        wide = np.float32 if dtype_a in FITS_FLOAT32 and dtype_b in FITS_FLOAT32 else np.float64
-        word, exponent = (np.uint32, 0x7F800000) if wide is np.float32 else (np.uint64, 0x7FF0000000000000)
-        x = _plain(decode(a, dtype_a), wide)
-        y = x if a is b else _plain(decode(b, dtype_b), wide)
-        kernels.tally_float(x, y, x.view(word), y.view(word), word(exponent), a is b, thresholds.rtol, thresholds.atol, *out)
-        if dtype_a == dtype_b and dtype_a in ("int64", "uint64"):
+        bits_x, exponent, magnitude = bit_patterns(x)
+        kernels.tally_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, a is b, thresholds.rtol, thresholds.atol, *out)
+        if compares_as_integers(dtype_a, dtype_b):
             tally.counts[kernels.EXACT] = np.count_nonzero(a != b)
-        bits = (x, y)
     if thresholds.bf16_atol is not None:
-        tally.beyond_bf16 = int(kernels.beyond_bfloat16(_bf16_bits(bits[0]), _bf16_bits(bits[1]), thresholds.bf16_atol))
+        tally.beyond_bf16 = int(kernels.beyond_bfloat16(_bf16_bits(x), _bf16_bits(y), thresholds.bf16_atol))
     return tally
-
-
-def _plain(array: np.ndarray, dtype: type) -> np.ndarray:
-    """The array as the one memory layout that the kernels are compiled for."""
-    return np.require(array, dtype, ["C", "A", "W"])
 
 
 def _bf16_bits(values: np.ndarray) -> np.ndarray:

@@ -1,15 +1,47 @@
-"""The four rules for "changed", which paper counts by which, and what the dtypes of the two sides do to each."""
+"""What "changed" means: the four rules, their thresholds, and which paper counts by which.
+
+Two values differ unless they are equal as numbers or NaNs of the same bits: -0 equals +0. Then, for d = tuned - base,
+
+    exact   the stored values differ
+    bf16    the values differ once both are rounded to bfloat16, to nearest, ties to even
+    rtol    |d| > rtol max(|base|, |tuned|)
+    atol    |d| > atol
+
+and under the last two a pair with NaN or infinity on either side changed if its values differ. Values are compared in the narrowest of
+bfloat16, float32 and float64 that holds both sides exactly, so a NaN has the bits that it has there. The element by element definition is
+``dynamics.sparsity.kernels.differ``; what counts (``dynamics.sparsity.accumulate``) and what marks (``changed``) both use it.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+import numpy as np
+
+from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
 
 RULES = ("exact", "bf16", "rtol", "atol")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a weight counts as changed under the two tolerant rules, for d = tuned - base.
+
+    Attributes
+    ----------
+    rtol : |d| > rtol max(|base|, |tuned|).
+    atol : |d| > atol.
+    bf16_atol : if given, also count where both sides, rounded to bf16, differ by more than this.
+    """
+
+    rtol: float = 1e-3
+    atol: float = 1e-5
+    bf16_atol: float | None = None
+
+
+DEFAULT_THRESHOLDS = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -49,9 +81,6 @@ def rule_texts(rtol: float, atol: float) -> dict[str, str]:
 
 def mukherjee_threshold(atol: float) -> float:
     """The difference above which a bf16 difference, rounded to bf16, exceeds ``atol`` rounded to bf16 (ties to even)."""
-    import numpy as np
-
-    from dynamics.checkpoints.tensor import decode
     from dynamics.sparsity.kernels import round_to_bfloat16
 
     bits = np.empty(1, np.uint16)
@@ -59,3 +88,75 @@ def mukherjee_threshold(atol: float) -> float:
     limit, above = decode(np.array([bits[0], bits[0] + 1], np.uint16), "bfloat16").astype(float)
     halfway = float(limit + above) / 2
     return halfway if bits[0] % 2 == 0 else math.nextafter(halfway, 0)
+
+
+def comparable(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str) -> tuple[np.ndarray, np.ndarray]:
+    """Convert two flat arrays of stored values to the narrowest format that holds both exactly.
+
+    Parameters
+    ----------
+    a, b : ``(n,)``, as stored (bfloat16 as uint16; see ``checkpoints.tensor.STORAGE``).
+    dtype_a, dtype_b : torch's names of the stored dtypes.
+
+    Returns
+    -------
+    ``(n,)`` each: uint16, the bits of bfloat16, if both sides store that; else float32 or float64. One array if ``a is b``.
+    """
+    if dtype_a == dtype_b == "bfloat16":
+        return _contiguous(a, np.uint16), _contiguous(b, np.uint16)
+    wide = np.float32 if dtype_a in FITS_FLOAT32 and dtype_b in FITS_FLOAT32 else np.float64
+    x = _contiguous(decode(a, dtype_a), wide)
+    return x, x if a is b else _contiguous(decode(b, dtype_b), wide)
+
+
+def _contiguous(array: np.ndarray, dtype: type) -> np.ndarray:
+    """The array in the memory layout that the kernels are compiled for."""
+    return np.require(array, dtype, ["C", "A", "W"])
+
+
+def bit_patterns(values: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+    """Give the bits of float32 or float64 values: the same memory as unsigned integers, the exponent field, all bits but the sign."""
+    if values.dtype == np.float32:
+        return values.view(np.uint32), np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
+    return values.view(np.uint64), np.uint64(0x7FF0000000000000), np.uint64(0x7FFFFFFFFFFFFFFF)
+
+
+def compares_as_integers(dtype_a: str, dtype_b: str) -> bool:
+    """Whether ``exact`` compares the stored integers, since float64 does not hold them all."""
+    return dtype_a == dtype_b and dtype_a in ("int64", "uint64")
+
+
+def changed(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> np.ndarray:
+    """Mark under which rules each weight changed.
+
+    Parameters
+    ----------
+    a, dtype_a, b, dtype_b : see ``comparable``.
+
+    Returns
+    -------
+    ``(n,)`` uint8: bit ``RULES.index(rule)`` is set where the weight changed under that rule.
+
+    Examples
+    --------
+    >>> base, tuned = np.array([1.0, 0.0, 2.0], np.float32), np.array([1.0, -0.0, 2.001], np.float32)
+    >>> changed(base, "float32", tuned, "float32").tolist()  # exact and atol
+    [0, 0, 9]
+    """
+    from dynamics.sparsity import kernels
+
+    x, y = comparable(a, dtype_a, b, dtype_b)
+    marks = np.empty(x.size, np.uint8)
+    if x.dtype == np.uint16:
+        kernels.mark_bfloat16(x, y, thresholds.rtol, thresholds.atol, marks)
+        return marks
+    bits_x, exponent, magnitude = bit_patterns(x)
+    kernels.mark_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, thresholds.rtol, thresholds.atol, marks)
+    if compares_as_integers(dtype_a, dtype_b):
+        marks = (marks & ~np.uint8(kernels.EXACT_MARK)) | (a != b) * np.uint8(kernels.EXACT_MARK)
+    return marks
+
+
+def changed_under(rule: str, marks: np.ndarray) -> np.ndarray:
+    """Select from the marks of ``changed`` those of one rule, as a mask of the same shape."""
+    return ((marks >> RULES.index(rule)) & 1).astype(bool)

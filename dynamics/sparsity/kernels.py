@@ -22,6 +22,12 @@ STEP_EDGES = (0, *(2**power for power in range(17)))
 #: below this, |d| > rtol max(|a|, |b|) holds for every two different bf16 values: their smallest relative gap is 2**-8
 SMALLEST_BF16_GAP = 2.0**-8
 
+#: all bits of a bf16 pattern but the sign, and those of its exponent
+BF16_MAGNITUDE, BF16_EXPONENT = np.uint16(0x7FFF), np.uint16(0x7F80)
+
+#: the bit of a mark that says: changed under this rule; in the order of ``definitions.RULES``
+EXACT_MARK, BF16_MARK, RTOL_MARK, ATOL_MARK = 1, 2, 4, 8
+
 # Places in the arrays of a tally. NUMEL..NONFINITE index `counts`; BASE..CROSS index `sums`.
 NUMEL, EXACT, BF16, RTOL, ATOL, NONFINITE = range(6)
 BASE, TUNED, UPDATE, CROSS = range(4)  # sums of a^2, b^2, (b-a)^2, a(b-a)
@@ -35,10 +41,32 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
+def differ(a, b, magnitude):
+    """Whether two bit patterns of one format stand for different values: -0 equals +0, a NaN equals a NaN of the same bits only.
+
+    ``magnitude`` has all bits set but the sign. This is the definition of "changed" that everything else here agrees with.
+    """
+    return (a != b) & (((a | b) & magnitude) != 0)
+
+
+@_compiled
+def _nonfinite(word, exponent):
+    """Whether a bit pattern has all bits of ``exponent`` set, as NaN and infinity have."""
+    return (word & exponent) == exponent
+
+
+@_compiled
+def _exceeds_relative(a, b, rtol):
+    """Whether two float64 values are further apart than ``rtol`` times the larger magnitude."""
+    return abs(b - a) > rtol * max(abs(a), abs(b))
+
+
+@_compiled
 def _steps_apart(a, b, steps):
     """Fill ``steps`` with the distance in bf16 steps between bit patterns; give the largest distance and the largest magnitude bits.
 
-    The key (magnitude, negated if the sign is set) is monotone in the value and maps +0 and -0 to 0.
+    The key (magnitude, negated if the sign is set) is monotone in the value and maps +0 and -0 to 0: the distance is 0 exactly where the
+    patterns do not ``differ``.
     """
     farthest = np.uint16(0)
     largest = np.uint16(0)
@@ -145,7 +173,7 @@ def _identical(a, b):
 
 @_compiled
 def _any_nonfinite(words, exponent):
-    """Whether any word has all bits of ``exponent`` set, as NaN and infinity have."""
+    """Whether any word is a NaN or an infinity; by a maximum, which vectorises."""
     word = words.dtype.type
     largest = word(0)
     for i in range(words.size):
@@ -190,16 +218,18 @@ def _beyond_relative(a, b, rtol):
     for i in range(a.size):
         x = np.float64(a[i])
         y = np.float64(b[i])
-        count += np.int64(abs(y - x) > rtol * max(abs(x), abs(y)))
+        count += np.int64(_exceeds_relative(x, y, rtol))
     return count
 
 
 @_compiled
-def _unequal(a, b):
-    count = 0
+def _count_different(a, b, magnitude):
+    """How many pairs of bit patterns differ. The counter is as wide as the patterns, which keeps the vector registers full."""
+    word = a.dtype.type
+    count = word(0)
     for i in range(a.size):
-        count += np.int64(a[i] != b[i])
-    return count
+        count = word(count + word(differ(a[i], b[i], magnitude)))
+    return np.int64(count)
 
 
 @_compiled
@@ -213,7 +243,7 @@ def _add_identical(a, bins, sums):
 
 @_compiled
 def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sums, peak):
-    """Add a block of finite values to a tally: the values, their distances in bf16 steps, and the largest of those."""
+    """Add a block of finite values: the values, their distances in bf16 steps, and the largest of those; all counts but the exact one."""
     unmoved = bins[0]
     _bin_steps(steps, farthest, bins)
     moved = a.size - (bins[0] - unmoved)
@@ -226,7 +256,6 @@ def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sum
     sums[CROSS] += cross
     peak[0] = max(peak[0], largest)
     counts[ATOL] += beyond
-    counts[EXACT] += moved if stored_bf16 else _unequal(a, b)
     if stored_bf16 and rtol < SMALLEST_BF16_GAP:
         counts[RTOL] += moved
     else:
@@ -234,22 +263,21 @@ def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sum
 
 
 @_compiled
-def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, counts):
-    """Copy the finite pairs of a block to its front; count the others, as changed under every rule unless their bits agree."""
-    kept = 0
+def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, magnitude, counts):
+    """Copy the finite pairs of a block to its front, give their number, and count the others under all rules but the exact one."""
+    finite = 0
     for i in range(a.size):
-        if (words_a[i] & exponent) == exponent or (words_b[i] & exponent) == exponent:
+        if _nonfinite(words_a[i], exponent) or _nonfinite(words_b[i], exponent):
             counts[NONFINITE] += 1
-            if words_a[i] != words_b[i]:
-                for rule in (EXACT, RTOL, ATOL):
-                    counts[rule] += 1
-                if bits_a[i] != bits_b[i]:
-                    counts[BF16] += 1
+            changed = np.int64(differ(words_a[i], words_b[i], magnitude))
+            counts[RTOL] += changed
+            counts[ATOL] += changed
+            counts[BF16] += np.int64(differ(bits_a[i], bits_b[i], BF16_MAGNITUDE))
         else:
-            a[kept], b[kept] = a[i], b[i]
-            bits_a[kept], bits_b[kept] = bits_a[i], bits_b[i]
-            kept += 1
-    return kept
+            a[finite], b[finite] = a[i], b[i]
+            bits_a[finite], bits_b[finite] = bits_a[i], bits_b[i]
+            finite += 1
+    return finite
 
 
 @_compiled
@@ -260,33 +288,34 @@ def tally_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
     wide_b = np.empty(BLOCK, np.float32)
     copy_a = np.empty(BLOCK, np.uint16)
     copy_b = np.empty(BLOCK, np.uint16)
-    exponent = np.uint16(0x7F80)
     counts[NUMEL] += a.size
+    changed_before = counts[BF16]
     for start in range(0, a.size, BLOCK):
         stop = min(a.size, start + BLOCK)
         n = stop - start
         x = a[start:stop]
         y = b[start:stop]
         _widen(x, wide_a[:n])
-        if (same or _identical(x, y)) and not _any_nonfinite(x, exponent):
+        if (same or _identical(x, y)) and not _any_nonfinite(x, BF16_EXPONENT):
             _add_identical(wide_a[:n], bins, sums)
             continue
         _widen(y, wide_b[:n])
         farthest, largest = _steps_apart(x, y, steps[:n])
-        if largest >= exponent:
+        if largest >= BF16_EXPONENT:
             copy_a[:n] = x
             copy_b[:n] = y
-            n = _drop_nonfinite(wide_a[:n], wide_b[:n], x, y, copy_a[:n], copy_b[:n], exponent, counts)
+            n = _drop_nonfinite(wide_a[:n], wide_b[:n], x, y, copy_a[:n], copy_b[:n], BF16_EXPONENT, BF16_MAGNITUDE, counts)
             farthest, _ = _steps_apart(copy_a[:n], copy_b[:n], steps[:n])
         _add_block(wide_a[:n], wide_b[:n], steps[:n], farthest, True, rtol, atol, counts, bins, sums, peak)
+    counts[EXACT] += counts[BF16] - changed_before  # of values stored in bf16 the two rules are one
 
 
 @_compiled
-def tally_float(a, b, words_a, words_b, exponent, same, rtol, atol, counts, bins, sums, peak):
+def tally_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, atol, counts, bins, sums, peak):
     """Add two stretches of float32 or of float64 values, ``(n,)``, to a tally.
 
-    ``words_a``, ``words_b`` are the same memory as unsigned integers, ``exponent`` the bits of their exponent field; ``same`` if the two
-    sides are known to be one.
+    ``words_a``, ``words_b`` are the same memory as unsigned integers, ``exponent`` the bits of their exponent field, ``magnitude`` all
+    bits but the sign; ``same`` if the two sides are known to be one.
     """
     steps = np.empty(BLOCK, np.uint16)
     bits_a = np.empty(BLOCK, np.uint16)
@@ -300,24 +329,88 @@ def tally_float(a, b, words_a, words_b, exponent, same, rtol, atol, counts, bins
         n = stop - start
         x = a[start:stop]
         y = b[start:stop]
-        if (same or _identical(words_a[start:stop], words_b[start:stop])) and not _any_nonfinite(words_a[start:stop], exponent):
+        u = words_a[start:stop]
+        v = words_b[start:stop]
+        if (same or _identical(u, v)) and not _any_nonfinite(u, exponent):
             _add_identical(x, bins, sums)
             continue
         _round(x, bits_a[:n], single[:n])
         _round(y, bits_b[:n], single[:n])
-        if _any_nonfinite(words_a[start:stop], exponent) or _any_nonfinite(words_b[start:stop], exponent):
+        if _any_nonfinite(u, exponent) or _any_nonfinite(v, exponent):
             copy_a[:n] = x
             copy_b[:n] = y
-            n = _drop_nonfinite(copy_a[:n], copy_b[:n], words_a[start:stop], words_b[start:stop], bits_a[:n], bits_b[:n], exponent, counts)
+            n = _drop_nonfinite(copy_a[:n], copy_b[:n], u, v, bits_a[:n], bits_b[:n], exponent, magnitude, counts)
             x = copy_a[:n]
             y = copy_b[:n]
         farthest, _ = _steps_apart(bits_a[:n], bits_b[:n], steps[:n])
         _add_block(x, y, steps[:n], farthest, False, rtol, atol, counts, bins, sums, peak)
+        counts[EXACT] += _count_different(u, v, magnitude)
+
+
+@_compiled
+def _mark(a, b, words_a, words_b, magnitude, bits_a, bits_b, rtol, atol, marks):
+    """Mark the rules under which the finite pairs of a block changed; ``words``, ``bits``: the values as stored, and rounded to bf16."""
+    for i in range(marks.size):
+        x = np.float64(a[i])
+        y = np.float64(b[i])
+        mark = np.uint8(differ(words_a[i], words_b[i], magnitude)) * np.uint8(EXACT_MARK)
+        mark |= np.uint8(_exceeds_relative(x, y, rtol)) * np.uint8(RTOL_MARK)
+        mark |= np.uint8(abs(y - x) > atol) * np.uint8(ATOL_MARK)
+        marks[i] = mark
+    for i in range(marks.size):
+        marks[i] |= np.uint8(differ(bits_a[i], bits_b[i], BF16_MAGNITUDE)) * np.uint8(BF16_MARK)
+
+
+@_compiled
+def _mark_nonfinite(words_a, words_b, exponent, marks):
+    """Correct the pairs with NaN or infinity on either side: under the two tolerant rules they changed if their values differ."""
+    tolerant = np.uint8(RTOL_MARK | ATOL_MARK)
+    for i in range(marks.size):
+        if _nonfinite(words_a[i], exponent) or _nonfinite(words_b[i], exponent):
+            if marks[i] & np.uint8(EXACT_MARK):
+                marks[i] |= tolerant
+            else:
+                marks[i] &= ~tolerant
+
+
+@_compiled
+def mark_bfloat16(a, b, rtol, atol, marks):
+    """Fill ``marks``, ``(n,)`` uint8, with the rules under which two stretches of bf16 bit patterns, ``(n,)`` uint16, changed."""
+    wide_a = np.empty(BLOCK, np.float32)
+    wide_b = np.empty(BLOCK, np.float32)
+    for start in range(0, a.size, BLOCK):
+        stop = min(a.size, start + BLOCK)
+        n = stop - start
+        x = a[start:stop]
+        y = b[start:stop]
+        _widen(x, wide_a[:n])
+        _widen(y, wide_b[:n])
+        _mark(wide_a[:n], wide_b[:n], x, y, BF16_MAGNITUDE, x, y, rtol, atol, marks[start:stop])
+        if _any_nonfinite(x, BF16_EXPONENT) or _any_nonfinite(y, BF16_EXPONENT):
+            _mark_nonfinite(x, y, BF16_EXPONENT, marks[start:stop])
+
+
+@_compiled
+def mark_float(a, b, words_a, words_b, exponent, magnitude, rtol, atol, marks):
+    """Fill ``marks``, ``(n,)`` uint8, with the rules under which two stretches of values changed; arguments as of ``tally_float``."""
+    bits_a = np.empty(BLOCK, np.uint16)
+    bits_b = np.empty(BLOCK, np.uint16)
+    single = np.empty(BLOCK, np.float32)
+    for start in range(0, a.size, BLOCK):
+        stop = min(a.size, start + BLOCK)
+        n = stop - start
+        u = words_a[start:stop]
+        v = words_b[start:stop]
+        _round(a[start:stop], bits_a[:n], single[:n])
+        _round(b[start:stop], bits_b[:n], single[:n])
+        _mark(a[start:stop], b[start:stop], u, v, magnitude, bits_a[:n], bits_b[:n], rtol, atol, marks[start:stop])
+        if _any_nonfinite(u, exponent) or _any_nonfinite(v, exponent):
+            _mark_nonfinite(u, v, exponent, marks[start:stop])
 
 
 @_compiled
 def beyond_bfloat16(a, b, atol):
-    """How many pairs of bf16 bit patterns differ by more than ``atol``; a pair with NaN or infinity if its bits differ."""
+    """How many pairs of bf16 bit patterns differ by more than ``atol``; a pair with NaN or infinity if its values differ."""
     x = np.empty(BLOCK, np.float32)
     y = np.empty(BLOCK, np.float32)
     count = 0
@@ -328,8 +421,10 @@ def beyond_bfloat16(a, b, atol):
         _widen(b[start:stop], y[:n])
         for i in range(n):
             d = abs(np.float64(y[i]) - np.float64(x[i]))
-            odd = not (d <= 1e300) and a[start + i] != b[start + i]
-            count += np.int64(d > atol and d <= 1e300) + np.int64(odd)
+            if d <= 1e300:
+                count += np.int64(d > atol)
+            else:
+                count += np.int64(differ(a[start + i], b[start + i], BF16_MAGNITUDE))
     return count
 
 

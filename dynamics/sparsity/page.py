@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: nothing is fetched, and whatever a checkpoint's names hold is text and stays text.
+"""Present a comparison as one self-contained HTML page.
 
 Numbers, heat map, histogram and tables are in the page as written; a script only adds what needs one: the switch between the four rules,
 and the sorted, filtered, paged table of tensors, of which there can be twenty thousand.
@@ -6,10 +6,9 @@ and the sorted, filtered, paged table of tensors, of which there can be twenty t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -24,11 +23,24 @@ from dynamics.sparsity.definitions import RULES, rule_texts
 from dynamics.sparsity.plot import heat_rows, limits, series_lines, series_table
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from dynamics.sparsity.comparison import Comparison, Row, Step
 
 DEFAULT_RULE = "bf16"
-MEASURES = ("base_norm", "update_norm", "relative_update", "cosine_distance", "max_abs_update")
-HEADS = (*RULES, "base norm", "update norm", "relative update", "1 - cosine", "max |d|", "non-finite")
+#: measure of a row -> header of its column
+MEASURES = {
+    "base_norm": "base norm",
+    "update_norm": "update norm",
+    "relative_update": "relative update",
+    "cosine_distance": "1 - cosine",
+    "max_abs_update": "max |d|",
+    "nonfinite": "non-finite",
+}
+#: the columns that describe a tensor before its numbers
+DESCRIPTION = ("tensor", "module", "shape", "dtype")
+#: how many names of tensors that were left out for one reason are listed
+LISTED = 20
 
 GLOSSARY = {
     "sparsity": "1 - changed / weights, under one of four rules: the fraction of weights that did not change. Many scripts print the "
@@ -46,209 +58,237 @@ GLOSSARY = {
 }
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the heat map.
+
+    Attributes
+    ----------
+    label, background, ink
+        What it shows under the default rule, and its colours.
+    rules
+        For the script: label, background and ink under every rule, parted by spaces, the rules by ``|``.
+    title
+        All of its numbers.
+    """
+
+    label: str
+    background: str
+    ink: str
+    rules: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The colours of the heat map under one rule.
+
+    Attributes
+    ----------
+    rule
+        Its name.
+    low, high
+        The sparsities of the first and the last colour.
+    colors
+        From low to high, evenly spaced.
+    visible
+        Whether this is the rule that the page shows first.
+    """
+
+    rule: str
+    low: str
+    high: str
+    colors: list[str]
+    visible: bool
+
+
 def page(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
-    """A comparison, and the steps of a series, as the text of one HTML file."""
-    sections = [
-        _head(comparison),
-        _series(steps),
-        html.section("Where: layer by module", _heat_map(comparison)),
-        html.section("How far: distance in bf16 steps", _histogram(comparison.total)),
-        html.section("By kind of module", _rows(comparison.modules, "module")),
-        html.section("By layer", _rows(comparison.layers, "layer")),
-        _adapters(comparison),
-        html.section("By tensor", _tensor_table()),
-        html.section("Left out", _skipped(comparison)),
-        html.section("What the numbers are", html.glossary(GLOSSARY)),
-    ]
-    return html.document("Update sparsity", [*sections, html.script("sparsity.js", _tensor_data(comparison.rows), "tensors")])
+    """Render a comparison.
 
+    Parameters
+    ----------
+    comparison
+        Of two checkpoints; of a series, the last against the first.
+    steps
+        All comparisons of a series.
 
-def _head(comparison: Comparison) -> str:
+    Returns
+    -------
+    The text of one HTML file.
+    """
     total = comparison.total
-    sides = "".join(
-        f"<p>{name} <code>{html.safe(side.path)}</code> "
-        f"<span class=faint>{html.safe(side.format)}, {escape(text.types(side.dtypes))}</span></p>"
-        for name, side in (("base", comparison.base), ("tuned", comparison.tuned))
-    )
-    cards = "".join(
-        f'<div class=card style="--rule:{plot_rules.RULE_COLORS[rule]}">{rule}<b>{percent(total.sparsity[rule])}</b>'
-        f"<span>{total.changed[rule]:,} changed</span><span class=faint>if {escape(definition)}</span></div>"
+    context = {
+        "sides": _sides(comparison),
+        "weight_count": f"{total.numel:,}",
+        "tensor_count": f"{len(comparison.rows):,}",
+        "paper": _paper(comparison.like) if comparison.like else None,
+        "rules": _rules(comparison),
+        "norms": ", ".join(f"{header} {_measure(total, name)}" for name, header in MEASURES.items()),
+        "notes": [html.one_line(note, 2000) for note in comparison.notes],
+        "series": _series(steps) if steps else None,
+        "heat_map": _heat_map(comparison),
+        "histogram": _histogram(total),
+        "measures": [*RULES, *MEASURES.values()],
+        "modules": [_part(row) for row in comparison.modules],
+        "layers": [_part(row) for row in comparison.layers],
+        "adapters": [_adapter(factors) for factors in comparison.adapters],
+        "tensor_headers": [*DESCRIPTION, "weights", *RULES, *MEASURES.values()],
+        "tensors": {"text": len(DESCRIPTION), "rows": [_tensor(row) for row in comparison.rows]},
+        "skipped": _skipped(comparison),
+        "meanings": GLOSSARY,
+    }
+    return html.render("sparsity.html", context)
+
+
+def _sides(comparison: Comparison) -> list[dict[str, str]]:
+    return [
+        {
+            "role": role,
+            "path": html.one_line(checkpoint.path),
+            "storage": f"{html.one_line(checkpoint.format)}, {text.types(checkpoint.dtypes)}",
+        }
+        for role, checkpoint in (("base", comparison.base), ("tuned", comparison.tuned))
+    ]
+
+
+def _paper(like: Mapping[str, Any]) -> dict[str, str]:
+    """Format the number that a paper's own rule gives."""
+    return {
+        "name": like["paper"],
+        "rule": like["rule"],
+        "sparsity": percent(like["sparsity"]),
+        "changed": f"{like['changed']:,}",
+    }
+
+
+def _rules(comparison: Comparison) -> list[dict[str, str]]:
+    total = comparison.total
+    return [
+        {
+            "name": rule,
+            "color": plot_rules.RULE_COLORS[rule],
+            "sparsity": percent(total.sparsity[rule]),
+            "changed": f"{total.changed[rule]:,}",
+            "definition": definition,
+        }
         for rule, definition in rule_texts(comparison.rtol, comparison.atol).items()
-    )
-    like = ""
-    if comparison.like:
-        paper = {key: comparison.like[key] for key in ("paper", "rule")}
-        like = (
-            f"<div class=like>{escape(paper['paper'])}<br><b>{percent(comparison.like['sparsity'])}</b> sparsity, "
-            f"{comparison.like['changed']:,} weights changed<br><span class=faint>{escape(paper['rule'])}</span></div>"
-        )
-    norms = ", ".join(f"{head} {_measure(total, key)}" for head, key in zip(HEADS[4:], (*MEASURES, "nonfinite"), strict=True))
-    notes = "".join(f"<p>{html.safe(note, 2000)}</p>" for note in comparison.notes)
-    return (
-        f"<h1>Which weights moved</h1>{sides}<p>{total.numel:,} weights in {len(comparison.rows):,} tensors compared; "
-        f"below, the fraction that did <em>not</em> change</p>{like}<div class=cards>{cards}</div><p class=faint>{escape(norms)}</p>{notes}"
-    )
+    ]
 
 
-def _measure(row: Row, key: str) -> str:
-    value = getattr(row, key)
+def _measure(row: Row, name: str) -> str:
+    value = getattr(row, name)
     return f"{value:,}" if isinstance(value, int) else text.number(value)
 
 
-def _rows(rows: Sequence[Row], what: str) -> str:
-    lines = (
-        [html.safe(row.name), f"{row.numel:,}", *(percent(row.sparsity[rule]) for rule in RULES)]
-        + [_measure(row, key) for key in (*MEASURES, "nonfinite")]
-        for row in rows
-    )
-    return html.table([f"<{what}", "weights", *HEADS], lines)
+def _measures(row: Row) -> list[str]:
+    """Format the sparsity of a row under every rule, and its measures."""
+    return [*(percent(row.sparsity[rule]) for rule in RULES), *(_measure(row, name) for name in MEASURES)]
 
 
-def _heat_map(comparison: Comparison) -> str:
+def _part(row: Row) -> list[str]:
+    return [html.one_line(row.name), f"{row.numel:,}", *_measures(row)]
+
+
+def _heat_map(comparison: Comparison) -> dict[str, Any]:
+    """Lay out the heat map: its scales, the header of its corner, its columns, and its rows, of which None is a gap."""
     grid = comparison.grid
-    cells = {(cell["layer"], cell["module"]): cell for cell in grid.to_dict("records")}
     scales = {rule: limits(grid[f"sparsity_{rule}"].to_numpy(float)) for rule in RULES}
-    columns = [module for module in MODULE_ORDER if module in set(grid["module"])]
-    rows = heat_rows(grid["layer"])
-    prefix, labels = text.layer_labels(row for row in rows if row is not None and row != OUTSIDE)
-    lines = []
-    for row in rows:
-        if row is None:
-            lines.append(f"<tr class=gap><td colspan={len(columns) + 1}></td></tr>")
-            continue
-        drawn = "".join(_cell(cells.get((row, column)), scales) for column in columns)
-        lines.append(f"<tr><th>{escape(labels.get(row, row))}</th>{drawn}</tr>")
-    top = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    buttons = "".join(
-        f"<button type=button data-rule={place} aria-pressed={str(rule == DEFAULT_RULE).lower()}>{rule}</button> "
-        for place, rule in enumerate(RULES)
-    )
-    keys = "".join(_key(place, rule, scales[rule]) for place, rule in enumerate(RULES))
-    named = f"layer ({escape(prefix)}*)" if prefix else "layer"
-    return (
-        f"<p id=switch hidden>rule {buttons}</p>{keys}<div class=scroll><table class=heat><thead><tr><th>{named}</th>{top}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div><p class=faint>Percent of weights unchanged; grey holds no weights. "
-        "Colours run from the lowest to the highest cell of a rule.</p>"
-    )
+    modules = [module for module in MODULE_ORDER if module in set(grid["module"])]
+    cells = {(cell["layer"], cell["module"]): _cell(cell, scales) for cell in grid.to_dict("records")}
+    layers = heat_rows(grid["layer"])
+    prefix, labels = text.layer_labels(layer for layer in layers if layer is not None and layer != OUTSIDE)
+    return {
+        "scales": [_scale(rule, *scales[rule]) for rule in RULES],
+        "corner": f"layer ({prefix}*)" if prefix else "layer",
+        "modules": modules,
+        "rows": [
+            None if layer is None else {"label": labels.get(layer, layer), "cells": [cells.get((layer, module)) for module in modules]}
+            for layer in layers
+        ],
+    }
 
 
-def _key(place: int, rule: str, scale: tuple[float, float]) -> str:
-    stops = ", ".join(_colour(fraction)[0] for fraction in np.linspace(0, 1, 9))
-    return (
-        f"<div class=scale data-scale={place}{'' if rule == DEFAULT_RULE else ' hidden'}>{rule} {percent(scale[0])}"
-        f'<i style="background:linear-gradient(to right, {stops})"></i>{percent(scale[1])}</div>'
-    )
+def _scale(rule: str, low: float, high: float) -> Scale:
+    colors = [_color(fraction)[0] for fraction in np.linspace(0, 1, 9)]
+    return Scale(rule, percent(low), percent(high), colors, rule == DEFAULT_RULE)
 
 
-def _cell(cell: Mapping[Any, Any] | None, scales: dict[str, tuple[float, float]]) -> str:
-    if cell is None:
-        return "<td class=empty></td>"
-    drawn = []
+def _cell(cell: Mapping[Hashable, Any], scales: Mapping[str, tuple[float, float]]) -> Cell:
+    looks = {}
     for rule, (low, high) in scales.items():
-        value = cell[f"sparsity_{rule}"]
-        drawn.append((style.percent(value).removesuffix("%"), *_colour((value - low) / (high - low))))
-    words = [
+        sparsity = cell[f"sparsity_{rule}"]
+        looks[rule] = (style.percent(sparsity).removesuffix("%"), *_color((sparsity - low) / (high - low)))
+    title = [
+        f"{shown(cell['layer'])} {cell['module']}",
         f"{cell['numel']:,} weights",
         *(f"{rule}: {cell[f'changed_{rule}']:,} changed, {percent(cell[f'sparsity_{rule}'])} sparse" for rule in RULES),
     ]
-    label, back, ink = drawn[RULES.index(DEFAULT_RULE)]
-    title = escape(f"{shown(cell['layer'])} {cell['module']}\n" + "\n".join(words))
-    data = escape("|".join(" ".join(one) for one in drawn))
-    return f'<td data-cells="{data}" title="{title}" style="background:{back};color:{ink}">{escape(label)}</td>'
+    return Cell(*looks[DEFAULT_RULE], rules="|".join(" ".join(looks[rule]) for rule in RULES), title="\n".join(title))
 
 
-def _colour(fraction: float) -> tuple[str, str]:
-    """(background, readable ink) of a place on the colour scale."""
+def _color(fraction: float) -> tuple[str, str]:
+    """Look up a background on the colour scale, and an ink that is readable on it."""
     red, green, blue, _ = mpl.colormaps[style.SEQUENTIAL](min(max(fraction, 0.0), 1.0))
     light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
     return mpl.colors.to_hex((red, green, blue)), "#111" if light else "#fff"
 
 
-def _histogram(total: Row) -> str:
-    """A bar a bin, up to the last that holds any weight; lengths go with the logarithm of the count, the numbers stand beside."""
+def _histogram(total: Row) -> list[dict[str, str]]:
+    """Format a row a bin, up to the last that holds any weight, with a bar as long as the logarithm of its count."""
     bins = list(total.ulp.items())[: text.last_bin(total.ulp)]
-    most = math.log10(max(10, *(count for _, count in bins)))
+    longest = math.log10(max(10, *(count for _, count in bins)))
     whole = sum(total.ulp.values())
-    lines = []
-    for label, count in bins:
-        length = 100 * math.log10(max(1, count)) / most
-        bar = f'<i style="width:{length:.1f}%"></i>' if count else ""
-        share = count / whole if whole else math.nan
-        lines.append(f"<tr><td>{label}</td><td>{count:,}</td><td>{percent(share)}</td><td style='width:60%'>{bar}</td></tr>")
-    return (
-        "<table class=bars style='width:100%'><thead><tr><th>steps</th><th>weights</th><th>share</th><th></th></tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table><p class=faint>Both sides rounded to bfloat16. Bars are logarithmic: each tenfold is "
-        "equally long. Pairs with NaN or infinity are not in it.</p>"
-    )
+    return [
+        {
+            "steps": steps,
+            "weights": f"{count:,}",
+            "share": percent(count / whole if whole else math.nan),
+            "width": f"{100 * math.log10(count) / longest:.1f}%" if count else "",
+        }
+        for steps, count in bins
+    ]
 
 
-def _series(steps: Sequence[Step]) -> str:
-    if not steps:
-        return ""
+def _series(steps: Sequence[Step]) -> dict[str, Any]:
+    """Draw sparsity over a series, and format a row a comparison."""
     with style.use_style():
         drawing = style.new_figure(9, 4.2)
         series_lines(series_table(steps), drawing.subplots())
-        chart = html.image(drawing, "sparsity against checkpoint, under each rule")
+        chart = html.figure_uri(drawing)
     labels = text.short_paths({path for step in steps for path in (step.start, step.end)})
-    lines = (
-        [step.against, escape(labels[step.start]), escape(labels[step.end])]
-        + [percent(step.comparison.total.sparsity[rule]) for rule in RULES]
-        + [_measure(step.comparison.total, key) for key in (*MEASURES, "nonfinite")]
-        for step in steps
-    )
-    table = html.table(["<against", "<from", "<to", *HEADS], lines)
-    return html.section("The series", chart + table + "<p class=faint>All else on this page is the last checkpoint against the first.</p>")
+    rows = [[step.against, labels[step.start], labels[step.end], *_measures(step.comparison.total)] for step in steps]
+    return {"chart": chart, "rows": rows}
 
 
-def _adapters(comparison: Comparison) -> str:
-    if not comparison.adapters:
-        return ""
-    lines = (
-        [html.safe(one["name"]), str(one["rank"]), str(one["numerical_rank"]), text.number(one["scaling"]), text.number(one["update_norm"])]
-        for one in comparison.adapters
-    )
-    return html.section("The adapter's factors", html.table(["<target", "rank", "numerical rank", "scaling", "update norm"], lines))
+def _adapter(factors: Mapping[str, Any]) -> list[str]:
+    return [
+        html.one_line(factors["name"]),
+        str(factors["rank"]),
+        str(factors["numerical_rank"]),
+        text.number(factors["scaling"]),
+        text.number(factors["update_norm"]),
+    ]
 
 
-TENSOR_HEADS = ("tensor", "module", "shape", "dtype", "weights", *HEADS)
+def _tensor(row: Row) -> dict[str, list[Any]]:
+    """List what the cells of a tensor show, and what the table sorts by: numbers, None where they are not finite."""
+    dtype = row.dtype_base if row.dtype_base == row.dtype_tuned else f"{row.dtype_base} → {row.dtype_tuned}"
+    words = [shown(row.name, 300), kind(row.name), "x".join(map(str, row.shape or ())) or "scalar", str(dtype)]
+    numbers = [row.numel, *(row.sparsity[rule] for rule in RULES), *(getattr(row, name) for name in MEASURES)]
+    return {
+        "shown": [*words, f"{row.numel:,}", *_measures(row)],
+        "sort": [*words, *(number if math.isfinite(number) else None for number in numbers)],
+    }
 
 
-def _tensor_table() -> str:
-    heads = "".join(
-        f"<th{' class=text' * (place < 4)}><button type=button>{escape(head)}</button></th>" for place, head in enumerate(TENSOR_HEADS)
-    )
-    return (
-        "<noscript><p>This table needs scripts; `--csv` writes the same rows.</p></noscript><p id=pages hidden>"
-        "<input id=filter type=search placeholder='part of a name' aria-label='part of a name'> "
-        "<button type=button data-step=-1>previous</button> <button type=button data-step=1>next</button> <span class=faint></span></p>"
-        f"<div class=scroll><table id=tensor-table><thead><tr>{heads}</tr></thead><tbody></tbody></table></div>"
-    )
-
-
-def _tensor_data(rows: Sequence[Row]) -> str:
-    """The rows of the tensor table as JSON that is safe inside a script element: what the cells say, and what they sort by."""
-    records = []
-    for row in rows:
-        dtype = row.dtype_base if row.dtype_base == row.dtype_tuned else f"{row.dtype_base} → {row.dtype_tuned}"
-        words = [shown(row.name, 300), kind(row.name), "x".join(map(str, row.shape or ())) or "scalar", str(dtype)]
-        values = [row.numel, *row.sparsity.values(), *(getattr(row, key) for key in MEASURES), row.nonfinite]
-        cells = [f"{row.numel:,}", *map(percent, row.sparsity.values()), *(_measure(row, key) for key in (*MEASURES, "nonfinite"))]
-        sort = [value if math.isfinite(value) else None for value in values]
-        records.append({"shown": words + cells, "sort": words + sort})
-    return json.dumps({"text": 4, "rows": records}, allow_nan=False, separators=(",", ":"))  # ASCII: no line separators of Unicode
-
-
-def _skipped(comparison: Comparison) -> str:
-    groups = text.skipped_groups(comparison.skipped)
-    if not groups:
-        return "<p>Nothing: every tensor of both sides was compared.</p>"
-    lines = (
+def _skipped(comparison: Comparison) -> list[list[str]]:
+    """Format a row a reason for which tensors were left out, with the first of their names."""
+    return [
         [
-            escape(where),
+            html.one_line(where),
             str(len(names)),
-            html.safe(reason, 500),
-            ", ".join(html.safe(name) for name in names[:20]) + (", …" if len(names) > 20 else ""),
+            html.one_line(reason, 500),
+            ", ".join(html.one_line(name) for name in names[:LISTED]) + (", …" if len(names) > LISTED else ""),
         ]
-        for where, reason, names in groups
-    )
-    return html.wrapped(html.table(["<in", "how many", "<why", "<what"], lines))
+        for where, reason, names in text.skipped_groups(comparison.skipped)
+    ]

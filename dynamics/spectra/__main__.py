@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from dynamics.cli.outputs import check_outputs, write
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.outputs import check_output, check_outputs, write
+    from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
 
     options = _parser().parse_args(argv)
     check_outputs(options)
+    check_output(options.resume)
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
     kept = Path(options.resume) if options.resume else None
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     key |= {"method": options.method, "seed": options.seed}
     done = _kept(kept, key) if kept else []
     there = {one.name for one in done}
-    with Bar("decomposing", "matrices") as bar:
+    with ProgressBar("decomposing", "matrices") as bar:
 
         def each(spectrum: Spectrum, number: int, count: int) -> None:
             bar(number, count)
@@ -93,14 +94,14 @@ def _ends(one: Spectrum) -> dict[str, float]:
 def _kept(path: Path, key: dict[str, Any]) -> list[Spectrum]:
     """Spectra that an earlier command with the same settings wrote; a last line that was cut is passed over."""
     from dynamics.io.atomic import replacing
+    from dynamics.io.json_lines import read_json_lines
 
     found: list[Spectrum] = []
     if not path.exists():
         return found
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    for number, line in enumerate(lines, start=1):
+    unfinished: list[int] = []
+    for number, row in read_json_lines(path, unfinished):
         try:
-            row = json.loads(line)
             of = row.pop("of")
             row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
             row["bounds"] = {name: tuple(ends) for name, ends in row["bounds"].items()}
@@ -109,8 +110,9 @@ def _kept(path: Path, key: dict[str, Any]) -> list[Spectrum]:
             raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
         if of != key:
             raise InputError(f"{path}: is of other checkpoints or settings; name another file for --resume")
+    lines = path.read_bytes().splitlines()
     with replacing(path) as temporary:  # without a last line that was cut
-        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.write_bytes(b"".join(line + b"\n" for line in lines[: len(lines) - len(unfinished)]))
     return found
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints import Skip, Source, open_checkpoint
+from dynamics.checkpoints.tensor import decode
 from dynamics.errors import InputError, shown
+from dynamics.sparsity.definitions import changed, changed_under
 from dynamics.spectra.linalg import COUNTERPART, TOP, Array, angle_summary, angles, hill, inside, largest, norm, padded, ranks, svd
 
 if TYPE_CHECKING:
@@ -192,7 +194,6 @@ def compare(
     are there already; ``each``: called after every matrix with the number that are done and the number in all.
     """
     from dynamics.checkpoints.matching import match
-    from dynamics.sparsity.kernels import round_to_bfloat16
 
     try:
         pattern = re.compile(only) if only else None
@@ -219,14 +220,11 @@ def compare(
     def one(pair: Pair) -> Spectrum:
         if pair.name in there:
             return there[pair.name]
-        values = [np.asarray(side.values(), np.float64).reshape(pair.base.shape) for side in (pair.base, pair.tuned)]
-        bits = np.empty((2, values[0].size), np.uint16)
-        for value, row in zip(values, bits, strict=True):
-            round_to_bfloat16(value.ravel(), row)
-        moved = (bits[0] != bits[1]) & (((bits[0] | bits[1]) & 0x7FFF) != 0)
         shape = pair.base.shape
+        sides = [(side.stored(), side.dtype) for side in (pair.base, pair.tuned)]
+        moved = changed_under("bf16", changed(*sides[0], *sides[1]))
         return measure(
-            *values,
+            *(np.asarray(decode(stored, dtype), np.float64).reshape(shape) for stored, dtype in sides),
             name=pair.name,
             k=k,
             alpha=alpha,

@@ -1,15 +1,18 @@
-"""The shape of an update as one self-contained HTML page."""
+"""Present the shape of an update as one self-contained HTML page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynamics.presentation import html, style
 from dynamics.spectra.plot import figure, frame
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dynamics.checkpoints import Skip
     from dynamics.spectra.comparison import Spectrum
 
@@ -44,37 +47,76 @@ GLOSSARY = {
 }
 
 
-def page(base: str, tuned: str, found: list[Spectrum], skipped: Sequence[Skip], settings: Mapping[str, Any]) -> str:
-    """The text of one HTML file."""
-    rows = frame(found)
-    bounds = {one.name: one.bounds for one in found}
-    heads = ["<matrix", "shape", *COLUMNS.values()]
-    lines = [
-        [html.safe(row["name"]), "x".join(map(str, row["shape"]))]
-        + [_cell(row[column], bounds[row["name"]].get(column)) for column in COLUMNS]
+@dataclass(frozen=True)
+class Cell:
+    """A quantity of a matrix.
+
+    Attributes
+    ----------
+    value
+        As it is printed.
+    bounds
+        The interval that it lies in, where the first directions alone were computed.
+    """
+
+    value: str
+    bounds: str = ""
+
+
+def page(base: str, tuned: str, spectra: list[Spectrum], skipped: Sequence[Skip], settings: Mapping[str, Any]) -> str:
+    """Render the spectra of two checkpoints.
+
+    Parameters
+    ----------
+    base, tuned
+        What the two checkpoints are called.
+    spectra
+        The spectrum of every matrix.
+    skipped
+        What was left out, and why.
+    settings
+        How it was measured, by name.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    rows = frame(spectra)
+    medians = rows.groupby("module", sort=False)[list(COLUMNS)].median()
+    with style.use_style():
+        profiles = html.figure_uri(figure(spectra))
+    context = {
+        "base": html.one_line(base),
+        "tuned": html.one_line(tuned),
+        "matrix_count": f"{len(spectra):,}",
+        "settings": html.one_line(", ".join(f"{name} {value}" for name, value in settings.items()), 400),
+        "profiles": profiles,
+        "columns": list(COLUMNS.values()),
+        "modules": [[html.one_line(kind), *map(_number, medians.loc[kind])] for kind in medians.index],
+        "matrices": _matrices(rows, spectra),
+        "skipped": [[html.one_line(skip.name), html.one_line(skip.reason)] for skip in skipped],
+        "meanings": GLOSSARY,
+    }
+    return html.render("spectra.html", context)
+
+
+def _matrices(rows: pd.DataFrame, spectra: list[Spectrum]) -> list[list[Cell]]:
+    """Format a row a matrix: its name, its shape and every quantity of ``COLUMNS``."""
+    bounds = {spectrum.name: spectrum.bounds for spectrum in spectra}
+    return [
+        [
+            Cell(html.one_line(row["name"])),
+            Cell("x".join(map(str, row["shape"]))),
+            *(Cell(_number(row[column]), _interval(bounds[row["name"]].get(column), row[column])) for column in COLUMNS),
+        ]
         for row in rows.to_dict("records")
     ]
-    middle = rows.groupby("module", sort=False)[list(COLUMNS)].median()
-    modules = [[html.safe(kind), *(_cell(value, None) for value in middle.loc[kind])] for kind in middle.index]
-    with style.use_style():
-        drawing = html.image(figure(found), "profiles over the layers, singular values and principal angles")
-    said = ", ".join(f"{name} {value}" for name, value in settings.items())
-    sections = [
-        f"<h1>The shape of an update</h1><p>base <code>{html.safe(base)}</code></p><p>tuned <code>{html.safe(tuned)}</code></p>"
-        f"<p>{len(found):,} matrices; {html.safe(said, 400)}</p>",
-        html.section("Profiles", drawing),
-        html.section("Medians by kind of module", html.table(["<module", *COLUMNS.values()], modules)),
-        html.section("By matrix", html.table(heads, lines)),
-        html.section("Left out", html.table(["<tensor", "<why"], [[html.safe(one.name), html.safe(one.reason)] for one in skipped]))
-        if skipped
-        else "",
-        html.section("What the numbers are", html.glossary(GLOSSARY)),
-    ]
-    return html.document("The shape of an update", sections)
 
 
-def _cell(value: Any, ends: Sequence[float] | None) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return "-"
-    text = f"{value:.4g}"
-    return text if ends is None else f"{text} <span class=faint>[{ends[0]:.3g}, {ends[1]:.3g}]</span>"
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _interval(ends: Sequence[float] | None, value: float) -> str:
+    """Format what a quantity lies between; nothing where the quantity is exact or not defined."""
+    return "" if ends is None or math.isnan(value) else f"[{ends[0]:.3g}, {ends[1]:.3g}]"

@@ -8,56 +8,39 @@ python -m dynamics.train rlvr --model smollm2 --task chain_sum --out runs/chain_
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dynamics.errors import InputError
 
-
-def _parser() -> argparse.ArgumentParser:
-    from dynamics.cli.command import Parser
-    from dynamics.train.config import METHODS, PRESETS, add_options
-
-    parser = Parser(
-        prog="python -m dynamics.train",
-        description="Post-train a model and write a run directory: metrics, rollouts, graded samples, checkpoints.",
-        epilog="example: python -m dynamics.train rlvr --steps 100 --out runs/rlvr && python -m dynamics.passk runs/rlvr",
-    )
-    commands = parser.add_subparsers(dest="method", metavar="METHOD", parser_class=Parser)
-    for name, kind in METHODS.items():
-        about = (kind.__doc__ or "").partition("\n")[0]
-        one = commands.add_parser(
-            name, help=about, description=about, epilog=f"example: python -m dynamics.train {name} --steps 100 --out runs/{name}"
-        )
-        one.add_argument("--out", metavar="DIR", required=True, help="the run directory to write")
-        one.add_argument("--resume", action="store_true", help="go on with the run in --out, which must have the same settings")
-        one.add_argument("--dry-run", action="store_true", help="print the settings as they would be used, and stop")
-        one.add_argument("--json", metavar="FILE", help="write the report on the held-out problems as JSON; - for standard output")
-        one.add_argument("--tensorboard", action="store_true", help="also write events for TensorBoard into DIR/tensorboard")
-        one.add_argument("--wandb", metavar="PROJECT", help="also log to this project of Weights & Biases")
-        if name == "selfplay":
-            one.add_argument("--preset", choices=list(PRESETS), help="settings of Absolute Zero; options given beside it go before")
-        add_options(one, name)
-    return parser
+if TYPE_CHECKING:
+    from dynamics.train.command_line import Command
+    from dynamics.train.loop import Run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; bad input raises ``InputError``."""
     from dynamics.cli.outputs import check_output
     from dynamics.io.json import to_json
-    from dynamics.train.config import METHODS, resolve
+    from dynamics.train.command_line import parse
+    from dynamics.train.config import size_preset
 
-    options = _parser().parse_args(argv)
-    if options.method is None:
-        raise InputError(f"name a method: {', '.join(METHODS)}; see --help")
-    config = resolve(options.method, options)
-    if options.dry_run:
-        sys.stdout.write(to_json({"method": options.method, "out": options.out, **asdict(config)}))
+    command = parse(argv)
+    preset = command.preset or size_preset(None, command.config.model)
+    if command.preset is None and _reads_notation(command.config.model):
+        print(
+            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model, whose defaults are those of --preset tiny; "
+            f"without --preset those of {preset} are taken",
+            file=sys.stderr,
+        )
+    if command.dry_run:
+        sys.stdout.write(to_json({"method": command.method, "out": str(command.out), "preset": preset, **asdict(command.config)}))
         return
-    check_output(options.json)
+    check_output(command.json)
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
@@ -66,41 +49,60 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.train.loop import run
     from dynamics.train.progress import TrainingProgress
 
-    with TrainingProgress(options.method, config.steps) as progress:
-        done = run(options.method, config, Path(options.out), options.resume, progress, options.tensorboard, options.wandb)
-    _report(options, done)
+    with TrainingProgress(command.method, command.config.steps) as progress:
+        finished = run(
+            command.method,
+            command.config,
+            command.out,
+            resume=command.resume,
+            on_step=progress,
+            tensorboard=command.tensorboard,
+            wandb=command.wandb,
+            preset=preset,
+        )
+    _report(command, finished)
 
 
-def _report(options: Any, done: Any) -> None:
-    """Pass@k of the trained model and of the controls, by ``dynamics.passk`` from the files of ``evals/``."""
+def _reads_notation(model: str) -> bool:
+    """Whether a model is a folder with the tokenizer of the embedded one; what cannot be read is not."""
+    from dynamics.train.tasks.prompt_formats import reads_notation
+
+    with contextlib.suppress(Exception):  # tokenizers raises nothing narrower; a broken file is named when the model is loaded
+        from tokenizers import Tokenizer
+
+        return reads_notation(Tokenizer.from_file(str(Path(model) / "tokenizer.json")))
+    return False
+
+
+def _report(command: Command, run: Run) -> None:
+    """Print pass@k of the trained model and of the controls, by ``dynamics.passk`` from the files of ``evals/``."""
     from dynamics import samples
     from dynamics.cli.outputs import write
     from dynamics.io.json import to_json
     from dynamics.passk.comparison import report
-    from dynamics.train.config import temperatures
     from dynamics.train.evaluate import label
     from dynamics.train.tasks import TEST_SETS
 
-    out = Path(options.out)
-    if options.json != "-":
-        spent = done.recorder.seconds
-        print(f"{out}: {done.step} steps, {done.policy.master} masters, computed in {done.policy.compute}; measuring took {spent:.1f} s")
-    if not done.config.eval_problems:
+    if command.json != "-":
+        policy, seconds = run.policy, run.recorder.seconds
+        print(f"{run.out}: {run.step} steps, {policy.master} masters, computed in {policy.compute}; measuring took {seconds:.1f} s")
+    if not run.config.eval_problems:
         return
-    table = samples.read([out]).table
-    base = label("base", temperatures(done.config)[0])
+    table = samples.read([run.out]).table
+    base = label("base", run.config.eval_temperatures[0])
     whole = report(table, against=base)
-    if options.json:
-        write(options.json, to_json(whole.to_dict()))
-    if options.json != "-":
+    if command.json:
+        write(command.json, to_json(whole.to_dict()))
+    if command.json != "-":
         from dynamics.train.terminal import show
 
-        parts = table["problem"].astype(str).str.partition(" ")[0]
-        found = [(name, table[parts == name]) for name in TEST_SETS if (parts == name).any()]
-        show([("all", whole), *((name, report(part, against=base)) for name, part in found)])
+        test_sets = table["problem"].astype(str).str.partition(" ")[0]
+        parts = [(name, table[test_sets == name]) for name in TEST_SETS if (test_sets == name).any()]
+        show([("all", whole), *((name, report(part, against=base)) for name, part in parts)])
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.train", main, argv)

@@ -1,246 +1,420 @@
-"""What a run can be told: one frozen dataclass a method, from which the command line is made and which is written into ``run.json``."""
+"""Settings of a run: one frozen dataclass a method, from which the command line is made and which is written into ``run.json``.
+
+What stands under ``Attributes`` is the help of the command line.
+"""
 
 from __future__ import annotations
 
-import argparse
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dynamics.errors import InputError
 
-
-def option(default: Any, about: str, choices: Sequence[str] = ()) -> Any:
-    return field(default=default, metadata={"about": about, "choices": choices})
+Dtype = Literal["float32", "bfloat16"]
+LossAggregation = Literal["token-mean", "sequence-mean", "constant"]
+Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence", "reinforce"]
+#: proposals have no group, so estimators that compare samples within one are left out
+SelfPlayAdvantage = Literal["reinforce++", "reinforce++-sequence", "reinforce"]
+TaskType = Literal["deduction", "abduction", "induction"]
+Bonus = Literal["complexity", "edit_distance", "halstead", "answer_diversity"]
+BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What all methods share."""
+    """What all methods share.
 
-    model: str = option("tiny", "tiny (made on the spot), smollm2, a Hugging Face folder or a hub id")
-    task: str = option(
-        "code", "code, one of its kinds, proposals, a reasoning-gym task, a .jsonl or .parquet file, or several with + between"
-    )
-    steps: int = option(100, "optimizer steps")
-    seed: int = option(0, "of all that is random")
-    learning_rate: float = option(3e-4, "of AdamW, after the warm-up")
-    schedule: str = option("constant", "of the learning rate after the warm-up", ("constant", "linear", "cosine"))
-    warmup: int = option(5, "steps over which the learning rate rises")
-    weight_decay: float = option(0.0, "of AdamW")
-    beta1: float = option(0.9, "of AdamW")
-    beta2: float = option(0.99, "of AdamW")
-    clip: float = option(1.0, "largest L2 norm of the gradient")
-    loss: str = option("token-mean", "how losses of tokens are averaged", ("token-mean", "sequence-mean", "constant"))
-    master_dtype: str = option("float32", "dtype of the weights that the optimizer moves", ("float32", "bfloat16"))
-    compute_dtype: str = option(
-        "auto",
-        "dtype of forward and backward passes; auto: bfloat16 from hidden size 512 on, on hardware with bfloat16 arithmetic; else float32",
-        ("auto", "float32", "bfloat16"),
-    )
-    device: str = option("auto", "auto, cpu, cuda, ...")
-    threads: int = option(0, "of torch; sums are ordered by them. 0: all cores")
-    micro_tokens: int = option(8192, "tokens computed at once, padding included; changes memory, not results")
-    save_every: int = option(50, "steps between checkpoints, and between points from which to resume; the last step is always saved")
-    record_every: int = option(0, "steps between measurements of update sparsity; 0: the method's default")
-    fixed_every: int = option(10, "steps between measurements of entropy on fixed prompts; 0: none")
-    eval_problems: int = option(360, "held-out problems, asked before and after; 0: none")
-    eval_samples: int = option(16, "samples of each")
-    eval_temperatures: str = option("1,0.6,0.3,0", "at which the untouched base is asked; the trained model at the first; 0 is greedy")
-    max_new_tokens: int = option(32, "longest completion that is sampled")
+    Attributes
+    ----------
+    model : str
+        model to train: tiny (a small one, made on the spot), smollm2, a Hugging Face folder, or a Hub id
+    task : str
+        task to train on: code, one of its types (deduction, abduction, induction), proposals, a reasoning-gym task, a .jsonl or .parquet
+        file, or several of these with + between them
+    steps : int
+        number of optimizer steps, or of batches where --num-iterations is more than 1
+    seed : int
+        random seed
+    learning_rate : float
+        learning rate of AdamW after the warm-up
+    lr_scheduler : str
+        course of the learning rate after the warm-up
+    warmup_steps : int
+        steps over which the learning rate rises linearly from 0
+    weight_decay : float
+        weight decay of AdamW
+    adam_beta1 : float
+        decay rate of AdamW's running mean of the gradient
+    adam_beta2 : float
+        decay rate of AdamW's running mean of the squared gradient
+    max_grad_norm : float
+        L2 norm to which a larger gradient is scaled down; 0 disables clipping
+    loss_aggregation : str
+        how the losses of tokens are averaged: over all tokens of the batch, over each completion first, or by a constant
+    master_dtype : str
+        dtype of the weights that the optimizer updates
+    compute_dtype : str
+        dtype of forward and backward passes; auto: bfloat16 for models of hidden size 512 or more on hardware with bfloat16 arithmetic,
+        float32 otherwise
+    device : str
+        device to train on: auto, cpu, cuda, cuda:1, ...
+    threads : int
+        CPU threads of torch, on which the order of sums depends; 0: one for every core
+    max_tokens_per_microbatch : int
+        tokens computed at once, padding included; changes memory use, not results
+    save_every : int
+        steps between checkpoints, and between states from which --resume can continue; the last step is always saved
+    record_every : int
+        steps between measurements of update sparsity; 0: every step for rlvr and selfplay, every 10 steps for sft
+    probe_every : int
+        steps between measurements of entropy on held-out prompts that stay the same; 0 disables
+    eval_problems : int
+        number of held-out problems for the evaluation before and after training; 0 disables it
+    eval_samples : int
+        samples of each held-out problem
+    eval_temperatures : tuple of float
+        sampling temperatures at which the base model is evaluated; the trained model is evaluated at the first; 0 is greedy decoding
+    max_new_tokens : int
+        maximum length of a completion in tokens
+    """
+
+    model: str = "tiny"
+    task: str = "code"
+    steps: int = 100
+    seed: int = 0
+    learning_rate: float = 3e-4
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 5
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.99
+    max_grad_norm: float = 1.0
+    loss_aggregation: LossAggregation = "token-mean"
+    master_dtype: Dtype = "float32"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    threads: int = 0
+    max_tokens_per_microbatch: int = 8192
+    save_every: int = 50
+    record_every: int = 0
+    probe_every: int = 10
+    eval_problems: int = 360
+    eval_samples: int = 16
+    eval_temperatures: tuple[float, ...] = (1.0, 0.6, 0.3, 0.0)
+    max_new_tokens: int = 32
 
 
 @dataclass(frozen=True)
 class SFTConfig(TrainConfig):
-    """Imitate given completions."""
+    """Supervised fine-tuning: imitate given completions.
 
-    problems: int = option(2048, "problems to train on, gone through in a new random order each time")
-    batch: int = option(64, "completions a step")
+    Attributes
+    ----------
+    num_problems : int
+        number of problems to train on; they are gone through in a new random order each time
+    batch_size : int
+        completions per step
+    """
+
+    num_problems: int = 2048
+    batch_size: int = 64
 
 
 @dataclass(frozen=True)
 class PolicyGradientConfig(TrainConfig):
-    """What methods share that train on their own samples."""
+    """What methods share that train on their own samples.
 
-    temperature: float = option(1.0, "of sampling; gradients are of the distribution at this temperature")
-    top_p: float = option(1.0, "sample from the likeliest tokens only; refused where a ratio of probabilities is used")
-    top_k: int = option(0, "likewise")
-    advantage: str = option("grpo", "grpo, dr_grpo, rloo, reinforce++, reinforce++-sequence, reinforce")
-    updates: int = option(1, "optimizer steps on each batch; with more than one, the clipped ratio is used")
-    clip_low: float = option(0.2, "the ratio is clipped at 1 - this")
-    clip_high: float = option(0.2, "and at 1 + this")
-    kl: float = option(0.0, "coefficient of the k3 estimate of the KL divergence to the base")
-    entropy_bonus: float = option(0.0, "coefficient of the entropy that is added to the objective")
-    clip_cov: float = option(0.0, "share of the tokens of high covariance whose gradient is dropped")
-    kl_cov: float = option(0.0, "share of the tokens of highest covariance that get a KL penalty to the old policy")
+    Attributes
+    ----------
+    temperature : float
+        sampling temperature; gradients are those of the distribution at this temperature
+    top_p : float
+        nucleus sampling: sample from the smallest set of tokens with this probability; 1 disables
+    top_k : int
+        top-k sampling: sample from this many of the likeliest tokens; 0 disables
+    advantage : str
+        estimator of advantages
+    num_iterations : int
+        optimizer steps on each batch; with more than one the clipped probability ratio is used
+    clip_ratio_low : float
+        lower clip range: probability ratios are clipped at 1 - this
+    clip_ratio_high : float
+        upper clip range: probability ratios are clipped at 1 + this
+    kl_coef : float
+        coefficient of the KL divergence to the base model (k3 estimate) in the loss
+    entropy_coef : float
+        coefficient of the entropy bonus in the loss
+    clip_cov : float
+        Clip-Cov: share of the tokens whose gradient is dropped, drawn from those of high covariance of log-probability and advantage
+    kl_cov : float
+        KL-Cov: share of the tokens, those of highest covariance of log-probability and advantage, with a KL penalty to the old policy
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    advantage: Advantage = "grpo"
+    num_iterations: int = 1
+    clip_ratio_low: float = 0.2
+    clip_ratio_high: float = 0.2
+    kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    clip_cov: float = 0.0
+    kl_cov: float = 0.0
 
 
 @dataclass(frozen=True)
 class RLVRConfig(PolicyGradientConfig):
-    """Sample completions, let a verifier judge them, raise the likelihood of the better ones."""
+    """Reinforcement learning from verifiable rewards: sample completions, let a verifier judge them, raise the likelihood of the better.
 
-    problems: int = option(2048, "problems to train on, gone through in a new random order each time")
-    prompts: int = option(48, "prompts a step")
-    group: int = option(16, "samples of each prompt")
+    Attributes
+    ----------
+    num_problems : int
+        number of problems to train on; they are gone through in a new random order each time
+    prompts_per_step : int
+        prompts per step
+    group_size : int
+        samples of each prompt
+    """
+
+    num_problems: int = 2048
+    prompts_per_step: int = 48
+    group_size: int = 16
 
 
 @dataclass(frozen=True)
 class SelfPlayConfig(PolicyGradientConfig):
-    """One model proposes tasks and solves them; running the programs judges both (after Absolute Zero)."""
+    """Self-play after Absolute Zero: one model proposes tasks and solves them; running the programs judges both.
 
-    steps: int = option(250, "optimizer steps")
-    advantage: str = option("reinforce++-sequence", "normalised apart for each role and task type: reinforce++ or reinforce++-sequence")
-    prompts: int = option(24, "proposals a step, of each task type")
-    group: int = option(8, "samples by which the solve rate of a proposal is estimated")
-    solver_samples: int = option(0, "of these, how many the solver trains on; 0: all")
-    propose_tokens: int = option(64, "longest proposal that is sampled")
-    kinds: str = option("deduction,abduction,induction", "task types that are played")
-    references: int = option(1, "tasks of the buffer that the proposer sees; 0: always the identity program")
-    reward: str = option("one_minus", "of the proposer, by the solve rate: see the table, or module:function of your own")
-    bonuses: str = option("", "added to it: complexity, edit_distance, halstead, answer_diversity, with commas between them")
-    bonus_scale: float = option(0.5, "what each of them is multiplied by")
-    combine: str = option("sum", "how they are joined with the reward", ("sum", "multiply", "sum_multiply", "multiply_sum"))
-    invalid: float = option(-1.0, "reward of a proposal that is not valid")
-    wrong: float = option(0.0, "reward of a wrong answer")
-    unformed: float = option(0.0, "reward of an answer that cannot be read")
-    proposer: str = option("trained", "frozen: no gradient of its own; snapshot: the base proposes", ("trained", "frozen", "snapshot"))
-    buffer: int = option(4096, "tasks that are kept; the oldest go first")
-    seeding: int = option(64, "valid tasks that the base proposes from the identity program before training, in at most four rounds")
-    lag: int = option(0, "1: the solver trains on the proposals of the step before")
-    on_collapse: str = option("stop", "when no proposal is valid for long: stop, or go on with the buffer", ("stop", "solver"))
-    collapse_steps: int = option(10, "how long that is")
-    curriculum: int = option(60, "proposals of each quarter of the run that the base is given at the end")
-    allow_unconfined: int = option(0, "1: run programs that the model wrote without confinement where the machine has none")
+    Attributes
+    ----------
+    advantage : str
+        estimator of advantages; they are normalised apart for each role and task type
+    prompts_per_step : int
+        proposals per step and task type
+    group_size : int
+        samples of each proposed task, by which its solve rate is estimated
+    solver_samples : int
+        how many of the samples of a task the solver trains on; 0: all
+    max_proposal_tokens : int
+        maximum length of a proposal in tokens
+    task_types : tuple of str
+        task types that are proposed and solved
+    num_references : int
+        tasks from the buffer that the proposer is shown; 0: always the identity program
+    proposer_reward : str
+        reward of the proposer as a function of the solve rate: a name from the table in the README, or module:function of your own
+    proposer_bonuses : tuple of str
+        terms that are joined with the proposer's reward; none by default
+    bonus_scale : float
+        factor by which each bonus is multiplied
+    bonus_combination : str
+        how bonuses are joined with the reward r: sum (r + sum), multiply (r * product), sum_multiply (r + product), multiply_sum (r * sum)
+    invalid_proposal_reward : float
+        reward of a proposal that is not valid
+    wrong_answer_reward : float
+        reward of a wrong answer
+    format_error_reward : float
+        reward of an answer that cannot be read
+    proposer : str
+        how the proposer learns: trained; frozen (proposals have no gradient, shared weights still move); snapshot (the base proposes)
+    buffer_size : int
+        maximum number of tasks in the buffer; the oldest are dropped first
+    num_seed_tasks : int
+        valid tasks that the base proposes from the identity program before training, in at most four rounds
+    solver_delay : int
+        steps between proposing a task and training the solver on it: 0 or 1
+    on_collapse : str
+        what to do when the proposer has collapsed: stop the run, or go on training the solver on the buffer
+    collapse_steps : int
+        steps without a valid proposal before --on-collapse applies
+    curriculum_samples : int
+        proposals from each quarter of the run whose solve rate by the base is measured after training
+    allow_unconfined : bool
+        run programs that the model wrote without a sandbox where the machine has none
+    """
+
+    steps: int = 250
+    advantage: SelfPlayAdvantage = "reinforce++-sequence"
+    prompts_per_step: int = 24
+    group_size: int = 8
+    solver_samples: int = 0
+    max_proposal_tokens: int = 64
+    task_types: tuple[TaskType, ...] = ("deduction", "abduction", "induction")
+    num_references: int = 1
+    proposer_reward: str = "one_minus"
+    proposer_bonuses: tuple[Bonus, ...] = ()
+    bonus_scale: float = 0.5
+    bonus_combination: BonusCombination = "sum"
+    invalid_proposal_reward: float = -1.0
+    wrong_answer_reward: float = 0.0
+    format_error_reward: float = 0.0
+    proposer: Literal["trained", "frozen", "snapshot"] = "trained"
+    buffer_size: int = 4096
+    num_seed_tasks: int = 64
+    solver_delay: Literal[0, 1] = 0
+    on_collapse: Literal["stop", "solver"] = "stop"
+    collapse_steps: int = 10
+    curriculum_samples: int = 60
+    allow_unconfined: bool = False
 
 
 METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig}
-#: other defaults where the model is not the embedded one: (method or None for all, field) -> value
-LARGER: dict[tuple[str | None, str], Any] = {
-    (None, "learning_rate"): 1e-5,
-    (None, "eval_problems"): 64,
-    (None, "eval_samples"): 4,
-    (None, "max_new_tokens"): 64,
-    (None, "micro_tokens"): 640,
-    (None, "eval_temperatures"): "1,0",
-    ("sft", "batch"): 16,
-    ("rlvr", "prompts"): 8,
-    ("rlvr", "group"): 8,
-    ("selfplay", "prompts"): 4,
-    ("selfplay", "references"): 2,
-    ("selfplay", "propose_tokens"): 128,
+
+#: defaults of the embedded model are those of the classes above; of pretrained models, for every method and for one:
+_PRETRAINED: dict[str, Any] = {
+    "learning_rate": 1e-5,
+    "eval_problems": 64,
+    "eval_samples": 4,
+    "max_new_tokens": 64,
+    "max_tokens_per_microbatch": 640,
+    "eval_temperatures": (1.0, 0.0),
+}
+_PRETRAINED_OF: dict[str, dict[str, Any]] = {
+    "sft": {"batch_size": 16},
+    "rlvr": {"prompts_per_step": 8, "group_size": 8},
+    "selfplay": {"prompts_per_step": 4, "num_references": 2, "max_proposal_tokens": 128},
 }
 #: settings of Absolute Zero, by its paper and by its public code where that differs
 _AZR: dict[str, Any] = {
-    "prompts": 64,
-    "group": 8,
+    "prompts_per_step": 64,
+    "group_size": 8,
     "solver_samples": 1,
-    "references": 6,
+    "num_references": 6,
     "learning_rate": 1e-6,
-    "buffer": 16384,
-    "wrong": -0.5,
-    "unformed": -1.0,
-    "beta2": 0.999,
+    "buffer_size": 16384,
+    "wrong_answer_reward": -0.5,
+    "format_error_reward": -1.0,
+    "adam_beta2": 0.999,
     "weight_decay": 0.0,
 }
-PRESETS: dict[str, dict[str, Any]] = {
-    "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "reward": "one_minus", "entropy_bonus": 0.001},
-    "azr-code": _AZR | {"advantage": "reinforce++", "reward": "azr_code", "entropy_bonus": 0.0, "clip_high": 0.28, "lag": 1},
+_AZR_PRESETS: dict[str, dict[str, Any]] = {
+    "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "proposer_reward": "one_minus", "entropy_coef": 0.001},
+    "azr-code": _AZR
+    | {"advantage": "reinforce++", "proposer_reward": "azr_code", "entropy_coef": 0.0, "clip_ratio_high": 0.28, "solver_delay": 1},
 }
+#: presets that say what size of model the defaults are for; the others are laid over one of these
+SIZES = ("tiny", "pretrained")
+PRESETS: dict[str, tuple[str, ...]] = {"sft": SIZES, "rlvr": SIZES, "selfplay": (*SIZES, *_AZR_PRESETS)}
 
 
-def add_options(parser: argparse.ArgumentParser, method: str) -> None:
-    kinds = get_type_hints(METHODS[method])
-    for one in fields(METHODS[method]):
-        about = f"{one.metadata['about']} (default {one.default})"
-        larger = LARGER.get((None, one.name), LARGER.get((method, one.name)))
-        if larger is not None:
-            about = about[:-1] + f"; {larger} for other models than tiny)"
-        parser.add_argument(
-            f"--{one.name.replace('_', '-')}",
-            type=kinds[one.name],
-            default=MISSING,
-            choices=one.metadata["choices"] or None,
-            help=about.replace("%", "%%"),
-            metavar=None if one.metadata["choices"] else one.name.split("_")[-1].upper(),
-        )
+def size_preset(preset: str | None, model: str) -> str:
+    """Name the preset, ``tiny`` or ``pretrained``, that the defaults of a run come from: the one given, else by the model's name."""
+    return preset if preset in SIZES else "tiny" if model == "tiny" else "pretrained"
 
 
-def resolve(method: str, options: argparse.Namespace) -> TrainConfig:
-    """The config of a command line, its defaults filled in."""
-    kind = METHODS[method]
-    given = {one.name: value for one in fields(kind) if (value := getattr(options, one.name)) is not MISSING}
-    given = PRESETS.get(getattr(options, "preset", None) or "", {}) | given
-    if given.get("model", "tiny") != "tiny":
-        for (only, name), value in LARGER.items():
-            if only in (None, method):
-                given.setdefault(name, value)
-    config = kind(**given)
-    check(config)
-    return config
+def preset_values(method: str, preset: str | None = None, model: str = "tiny") -> dict[str, Any]:
+    """Collect the settings in which a preset differs from the defaults of the method's config class.
+
+    Parameters
+    ----------
+    method
+        ``sft``, ``rlvr`` or ``selfplay``.
+    preset
+        One of ``PRESETS[method]``; if None, ``tiny`` for the model of that name and ``pretrained`` for all others.
+    model
+        What ``--model`` names.
+
+    Returns
+    -------
+    dict
+        Values by the names of fields.
+    """
+    if preset is not None and preset not in PRESETS[method]:
+        raise InputError(f"--preset {preset}: unknown for {method}; there are {', '.join(PRESETS[method])}")
+    values = _PRETRAINED | _PRETRAINED_OF[method] if size_preset(preset, model) == "pretrained" else {}
+    return values | _AZR_PRESETS.get(preset or "", {})
+
+
+#: least value of a number, by field; 0 where nothing is said
+_LEAST = {
+    "steps": 1,
+    "num_problems": 1,
+    "batch_size": 1,
+    "prompts_per_step": 1,
+    "group_size": 1,
+    "num_iterations": 1,
+    "buffer_size": 2,
+    "collapse_steps": 1,
+    "max_proposal_tokens": 1,
+    "max_new_tokens": 1,
+    "max_tokens_per_microbatch": 1,
+    "save_every": 1,
+}
+#: numbers that may be negative
+_SIGNED = ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward")
+
+
+def option_of(name: str) -> str:
+    """Spell the command line's option of a field."""
+    return f"--{name.replace('_', '-')}"
 
 
 def check(config: TrainConfig) -> None:
-    """Refuse numbers that make no sense."""
-    least = {
-        "steps": 1,
-        "problems": 1,
-        "batch": 1,
-        "prompts": 1,
-        "group": 1,
-        "updates": 1,
-        "buffer": 2,
-        "collapse_steps": 1,
-        "propose_tokens": 1,
-        "max_new_tokens": 1,
-        "micro_tokens": 1,
-    }
-    for name, value in asdict(config).items():
-        low = least.get(name, 1 if name == "save_every" else 0)
-        if name in ("invalid", "wrong", "unformed"):
-            continue
-        if isinstance(value, (int, float)) and not low <= value < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be a number of at least {low}")
+    """Refuse values that make no sense.
+
+    Raises
+    ------
+    InputError
+        In one line that names the option.
+    """
+    types = get_type_hints(type(config))
+    for field in fields(config):
+        value, option = getattr(config, field.name), option_of(field.name)
+        _check_choice(option, value, types[field.name])
+        if isinstance(value, (int, float)):
+            _check_number(option, value, None if field.name in _SIGNED else _LEAST.get(field.name, 0))
+    if not config.eval_temperatures or not all(0 <= temperature < math.inf for temperature in config.eval_temperatures):
+        given = " ".join(f"{temperature:g}" for temperature in config.eval_temperatures)
+        raise InputError(f"--eval-temperatures {given}: must be one or more numbers of at least 0")
     forced_compute_dtype()
-    temperatures(config)
     if isinstance(config, PolicyGradientConfig):
-        _check_gradient(config)
+        _check_policy_gradient(config)
     if isinstance(config, SelfPlayConfig):
         _check_selfplay(config)
 
 
-def _check_gradient(config: PolicyGradientConfig) -> None:
-    from dynamics.train.objectives import ADVANTAGES
+def _check_number(option: str, value: float, least: int | None) -> None:
+    if not math.isfinite(value):
+        raise InputError(f"{option} {value}: must be a number")
+    if least is not None and value < least:
+        raise InputError(f"{option} {value}: must be a number of at least {least}")
 
-    if config.advantage not in ADVANTAGES:
-        raise InputError(f"--advantage {config.advantage}: unknown; there are {', '.join(ADVANTAGES)}")
+
+def _check_choice(option: str, value: Any, annotation: Any) -> None:
+    """Refuse what is none of the choices of a field, or of its elements."""
+    if get_origin(annotation) is tuple:
+        for element in value:
+            _check_choice(option, element, get_args(annotation)[0])
+    elif get_origin(annotation) is Literal and value not in get_args(annotation):
+        raise InputError(f"{option} {value}: unknown; there are {', '.join(map(str, get_args(annotation)))}")
+
+
+def _check_policy_gradient(config: PolicyGradientConfig) -> None:
     if config.temperature <= 0:
         raise InputError("--temperature 0: samples of a group would all be the same; give a temperature above 0")
-    truncated = config.top_p < 1 or config.top_k > 0
     if not 0 < config.top_p <= 1:
         raise InputError(f"--top-p {config.top_p}: must be above 0 and at most 1")
-    if truncated and (config.updates > 1 or config.kl or config.kl_cov or config.clip_cov):
+    truncated = config.top_p < 1 or config.top_k > 0
+    if truncated and (config.num_iterations > 1 or config.kl_coef or config.kl_cov or config.clip_cov):
         raise InputError(
             "--top-p and --top-k: what is sampled would not come from the policy whose ratio or KL divergence is taken; "
-            "sample from the whole distribution, or use --updates 1 without --kl, --kl-cov and --clip-cov"
+            "sample from the whole distribution, or use --num-iterations 1 without --kl-coef, --kl-cov and --clip-cov"
         )
 
 
 def _check_selfplay(config: SelfPlayConfig) -> None:
-    from dynamics.train.games.rewards import BONUSES, find
-    from dynamics.train.tasks import TASK_TYPES
+    from dynamics.train.games import rewards
 
-    if not config.advantage.startswith("reinforce"):
-        raise InputError(f"--advantage {config.advantage}: proposals have no group; use reinforce++, reinforce++-sequence or reinforce")
-    for option, value, known in (("kinds", config.kinds, TASK_TYPES), ("bonuses", config.bonuses, BONUSES)):
-        for name in value.split(","):
-            if name not in known and (name or option == "kinds"):
-                raise InputError(f"--{option} {value}: {name!r} is unknown; there are {', '.join(known)}")
-    if config.kinds == "induction":
-        raise InputError("--kinds induction: needs deduction or abduction beside it, from which its programs come")
-    if config.solver_samples > config.group:
-        raise InputError(f"--solver-samples {config.solver_samples}: there are only {config.group}, by --group")
-    find(config.reward)
+    if not config.task_types:
+        raise InputError(f"--task-types: needs at least one of {', '.join(get_args(TaskType))}")
+    if set(config.task_types) == {"induction"}:
+        raise InputError("--task-types induction: needs deduction or abduction beside it, from which its programs come")
+    if config.solver_samples > config.group_size:
+        raise InputError(f"--solver-samples {config.solver_samples}: there are only {config.group_size}, by --group-size")
+    rewards.find(config.proposer_reward)
 
 
 #: the environment variable that says what ``--compute-dtype auto`` means
@@ -248,19 +422,8 @@ COMPUTE_DTYPE = "DYNAMICS_COMPUTE_DTYPE"
 
 
 def forced_compute_dtype() -> str | None:
-    """What ``--compute-dtype auto`` means by the environment; None where that is left to the machine and the model."""
-    found = os.environ.get(COMPUTE_DTYPE) or "auto"
-    if found not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"{COMPUTE_DTYPE}={found}: must be auto, float32 or bfloat16")
-    return None if found == "auto" else found
-
-
-def temperatures(config: TrainConfig) -> list[float]:
-    """Of the evaluation."""
-    try:
-        found = [float(part) for part in config.eval_temperatures.split(",")]
-    except ValueError:
-        raise InputError(f"--eval-temperatures {config.eval_temperatures}: must be numbers with commas between them") from None
-    if not found or min(found) < 0:
-        raise InputError(f"--eval-temperatures {config.eval_temperatures}: must be at least 0")
-    return found
+    """Read what ``--compute-dtype auto`` means from the environment; None where that is left to the machine and the model."""
+    forced = os.environ.get(COMPUTE_DTYPE) or "auto"
+    if forced not in ("auto", *get_args(Dtype)):
+        raise InputError(f"{COMPUTE_DTYPE}={forced}: must be auto, float32 or bfloat16")
+    return None if forced == "auto" else forced

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import json
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,16 @@ import torch
 from dynamics.errors import InputError
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.schema import SCHEMA
 from dynamics.train import evaluate, policy, probe_prompts, state, tasks, update
-from dynamics.train.config import PolicyGradientConfig, TrainConfig, temperatures
+from dynamics.train.batch import Batch
+from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.folders import LOCK, exclusive
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 
-SCHEMA = "dynamics.run/1"
+#: called after every step with its number and its line of ``metrics.jsonl``
+OnStep = Callable[[int, dict[str, Any]], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -39,69 +44,87 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Run:
-    """A run in work, one step after another."""
+    """A run in work, one step after another.
 
-    def __init__(self, method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None):
+    Parameters
+    ----------
+    method
+        ``sft``, ``rlvr`` or ``selfplay``.
+    config
+        Settings, of the method's config class.
+    out
+        The run directory; must exist, empty or with this very run.
+    resume
+        Continue the run that is in ``out``.
+    tensorboard, wandb
+        As of ``Recorder``.
+    preset
+        Where the defaults of the settings came from, for ``run.json``; None if nobody chose one.
+
+    Attributes
+    ----------
+    document : dict
+        What ``run.json`` holds.
+    step : int
+        Number of the last step that is done; 0 before the first.
+    stopping : bool
+        Set to end the run after the step in work.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        config: TrainConfig,
+        out: Path,
+        resume: bool,
+        tensorboard: bool = False,
+        wandb: str | None = None,
+        preset: str | None = None,
+    ):
         self.name, self.config, self.out = method, config, out
         self.directory = RunDirectory(out)
-        document = self._begin(resume)
-        torch.set_num_threads(document["threads"])
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth
+        self.document = self._continued(resume) if (out / "run.json").exists() else self._begun(preset)
+        _set_up_torch(self.document["threads"])
         device = None if config.device == "auto" else config.device
-        compute = document.get("compute_dtype", config.compute_dtype)  # a run that is resumed computes in the dtype that it began with
+        compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run computes in the dtype that it began with
         self.policy = policy.load(config.model, device, config.master_dtype, compute)
         self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
         self.method = METHODS[method].make(config, self.policy, self.source)
-        self.probe_prompts = self.method.probe_prompts() if config.fixed_every else {}
+        self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
         self.reference = self._reference()
         self.optimizer = torch.optim.AdamW(
             self.policy.masters.values(),
             config.learning_rate,
-            (config.beta1, config.beta2),
+            (config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
             fused=True,
         )
         every = config.record_every or self.method.record_every
         self.recorder = Recorder(out, every=every, base=self.policy.masters, tensorboard=tensorboard, wandb=wandb)
-        machines, here = document.get("machines", []), _machine(self.policy.device)
-        document |= {
-            "parameters": sum(value.numel() for value in self.policy.masters.values()),
-            "compute_dtype": self.policy.compute,
-            "shares_prompts": self.policy.shares,
-            "machines": machines if here in machines else [*machines, here],
-            "record_every": self.recorder.every,
-            "fixed_prompts": {role: len(asked) for role, (asked, _) in self.probe_prompts.items()},
-        } | self.method.metadata()
-        self.directory.write_run(document)
-        self.document = document
+        self._describe()
         self.step = 0
         self.stopping = False
-        if resume and (place := state.latest(out / "state")) is not None:
-            self.step, kept = state.load(place, self.policy, self.optimizer)
-            self.method.load(kept)
-        self.directory.truncate(self.step)
-        self.recorder.follow(self.step, self.policy.masters)
-        self.whole = True
+        self._restore(resume)
+        self._consistent = True  # weights, step and files are those of one and the same step
 
-    def _begin(self, resume: bool) -> dict[str, Any]:
-        """``run.json`` before the first step; on resuming, the one that is there, if it is of this run."""
-        config = asdict(self.config)
-        if (self.out / "run.json").exists():
-            there = self.directory.read_run()
-            if not resume:
-                raise InputError(f"{self.out}: holds a run already; go on with it by --resume, or name another folder")
-            mine: dict[str, Any] = {"method": self.name, **config}
-            theirs = {"method": there.get("method"), **there.get("config", {})}
-            for key in mine:
-                if mine[key] != theirs.get(key):
-                    raise InputError(
-                        f"{self.out}: was begun with {key} = {theirs.get(key)!r}, not {mine[key]!r}; "
-                        "resume with the same, or name another folder"
-                    )
-            if there.get("status") == "finished" and state.latest(self.out / "state") is None:
-                raise InputError(f"{self.out}: is finished and has no state/ to go on from; name another folder")
-            return there | {"status": "running"}
+    def _continued(self, resume: bool) -> dict[str, Any]:
+        """Read ``run.json`` of the run to resume, which must be this one."""
+        if not resume:
+            raise InputError(f"{self.out}: holds a run already; go on with it by --resume, or name another folder")
+        document = self.directory.read_run()
+        asked = {"method": self.name, **json.loads(json.dumps(asdict(self.config)))}
+        begun = {"method": document.get("method"), **document.get("config", {})}
+        for name, value in asked.items():
+            if value != begun.get(name):
+                raise InputError(
+                    f"{self.out}: was begun with {name} = {begun.get(name)!r}, not {value!r}; resume with the same, or name another folder"
+                )
+        if document.get("status") == "finished" and state.latest(self.out / "state") is None:
+            raise InputError(f"{self.out}: is finished and has no state/ to go on from; name another folder")
+        return document | {"status": "running"}
+
+    def _begun(self, preset: str | None) -> dict[str, Any]:
+        """Make ``run.json`` of a new run, as far as it is known before the model is loaded."""
         if any(file.name != LOCK for file in self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
         from dynamics.io.threads import cores
@@ -109,7 +132,8 @@ class Run:
         return {
             "schema": SCHEMA,
             "method": self.name,
-            "config": config,
+            "preset": preset,
+            "config": asdict(self.config),
             "seed": self.config.seed,
             "model": self.config.model,
             "master_dtype": self.config.master_dtype,
@@ -120,86 +144,129 @@ class Run:
             "status": "running",
         }
 
+    def _describe(self) -> None:
+        """Write into ``run.json`` what is known once everything is loaded."""
+        machines, machine = self.document.get("machines", []), _machine(self.policy.device)
+        self.document |= {
+            "parameters": sum(value.numel() for value in self.policy.masters.values()),
+            "compute_dtype": self.policy.compute,
+            "shares_prompts": self.policy.shares,
+            "machines": machines if machine in machines else [*machines, machine],
+            "record_every": self.recorder.every,
+            "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
+        } | self.method.metadata()
+        self.directory.write_run(self.document)
+
+    def _restore(self, resume: bool) -> None:
+        """Load the last state of a run that is resumed, and remove what lies beyond it."""
+        folder = state.latest(self.out / "state") if resume else None
+        if folder is not None:
+            self.step, method_state = state.load(folder, self.policy, self.optimizer)
+            self.method.load(method_state)
+        self.directory.truncate(self.step)
+        self.recorder.follow(self.step, self.policy.masters)
+
     def _reference(self) -> policy.Policy | None:
-        """The base, where its log-probabilities are needed; made before any state is loaded."""
-        if not (isinstance(self.config, PolicyGradientConfig) and self.config.kl):
+        """Copy the base, where its log-probabilities are needed; before any state is loaded."""
+        if not (isinstance(self.config, PolicyGradientConfig) and self.config.kl_coef):
             return None
         return policy.Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer, self.config.master_dtype, self.policy.compute)
 
     def load_base(self) -> policy.Policy:
-        """The model that the run began with, once more, to compute as the run does."""
-        mine = self.policy
-        return policy.load(self.config.model, str(mine.device), mine.master, mine.compute)
+        """Load the model that the run began with once more, to compute as the run does."""
+        return policy.load(self.config.model, str(self.policy.device), self.policy.master, self.policy.compute)
 
     def questions(self) -> list[tasks.Question]:
+        """List the held-out problems of the evaluation."""
         return self.source.questions("test", self.config.eval_problems, self.config.seed)
 
-    def examine(self, name: str, heat: list[float]) -> None:
-        """Grade samples of the held-out problems; what is there already is kept."""
-        if not self.config.eval_problems:
+    def evaluate(self, name: str, temperatures: Sequence[float]) -> None:
+        """Grade samples of the held-out problems at each temperature, but for those that were graded before.
+
+        Parameters
+        ----------
+        name
+            What the policy of the moment is called in ``evals/``.
+        temperatures
+            Sampling temperatures; 0 is greedy.
+        """
+        config = self.config
+        if not config.eval_problems:
             return
-        for temperature in heat:
+        for temperature in temperatures:
             path = f"evals/{evaluate.file_name(name, temperature)}.jsonl"
             if not (self.out / path).exists():
-                config = self.config
                 rows = evaluate.evaluate(
                     self.policy, self.questions(), name, temperature, config.eval_samples, config.seed, config.max_new_tokens
                 )
                 self.directory.write_rows(path, rows)
 
     def one_step(self) -> dict[str, Any]:
-        """The next step; gives its line of ``metrics.jsonl``."""
-        begin, number, config = time.perf_counter(), self.step + 1, self.config
+        """Take the next step, and record it.
+
+        Returns
+        -------
+        dict
+            Its metrics, as ``metrics.jsonl`` has them.
+        """
+        begin, number = time.perf_counter(), self.step + 1
         data = self.method.next_batch(number)
         if data.rollouts:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", data.rollouts)
-        still: dict[str, float] = {}
-        paused = time.perf_counter()
-        if self.probe_prompts and (number - 1) % config.fixed_every == 0:
-            still = probe_prompts.entropies(self.policy, self.probe_prompts, config.seed, config.micro_tokens)
-            still["time/fixed_seconds"] = time.perf_counter() - paused
-        before = update.prepare(self.policy, self.reference, data.batch, config, number)
-        metrics: dict[str, Any] = {}
-        for _ in range(config.updates if isinstance(config, PolicyGradientConfig) else 1):
-            found = update.gradient(self.policy, data.batch, config, before)
-            norm = update.optimizer_step(self.policy, self.optimizer, config, number, found, data.batch)
-            self.whole = False
-            if not metrics:
-                metrics = update.token_metrics(found, data.batch) | {"grad_norm": norm} | update.mismatch(found.logp, data.batch)
-            else:
-                metrics["clip/low"], metrics["clip/high"] = float(found.clipped_low.mean()), float(found.clipped_high.mean())
-        if self.reference is not None and before.reference is not None:
-            apart = torch.from_numpy(found.logp).to(before.reference) - before.reference
-            metrics["kl"] = float((torch.exp(-apart) - 1 + apart).mean())
-        metrics |= data.metrics | still | {"learning_rate": config.learning_rate * update.rate(config, number)}
+        probed = self._probe(number)
+        metrics = self._update(number, data.batch)
+        metrics |= data.metrics | probed | {"learning_rate": self.config.learning_rate * update.rate(self.config, number)}
         self.step = number
-        seconds = time.perf_counter() - begin - still.get("time/fixed_seconds", 0.0)
+        seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
         self.recorder.step(number, self.policy.masters, metrics)
-        self.whole = True
+        self._consistent = True
+        return metrics
+
+    def _probe(self, number: int) -> dict[str, float]:
+        """Measure entropy on the probe prompts, if it is due before this step."""
+        config = self.config
+        if not self.probe_prompts or (number - 1) % config.probe_every:
+            return {}
+        begin = time.perf_counter()
+        measured = probe_prompts.entropies(self.policy, self.probe_prompts, config.seed, config.max_tokens_per_microbatch)
+        return measured | {"time/probe_seconds": time.perf_counter() - begin}
+
+    def _update(self, number: int, batch: Batch) -> dict[str, Any]:
+        """Take the optimizer steps of a batch; gives metrics of the first one, and of the last where they say what clipping did."""
+        config = self.config
+        before = update.prepare(self.policy, self.reference, batch, config, number)
+        metrics: dict[str, Any] = {}
+        for iteration in range(config.num_iterations if isinstance(config, PolicyGradientConfig) else 1):
+            tokens = update.gradient(self.policy, batch, config, before)
+            norm = update.optimizer_step(self.policy, self.optimizer, config, number, tokens, batch)
+            self._consistent = False
+            if iteration == 0:
+                metrics = update.token_metrics(tokens, batch) | {"grad_norm": norm} | update.mismatch(tokens.logp, batch)
+            else:
+                metrics |= update.clip_metrics(tokens)
+        if before.reference is not None:
+            metrics["kl"] = update.kl_to_reference(tokens, before.reference)
         return metrics
 
     def save(self) -> None:
+        """Save the state from which ``--resume`` continues."""
         state.save(self.out / "state", self.step, self.policy, self.optimizer, self.method.state())
 
     def checkpoint(self) -> None:
+        """Save the weights as a Hugging Face folder, if they are not saved yet."""
         target = self.out / "checkpoints" / f"step_{self.step:06d}"
         if not (target / "config.json").exists():
             state.save_model(target, self.policy)
 
-    def go(self, on_step: Callable[[int, dict[str, Any]], None] = lambda step, metrics: None) -> None:
-        """All steps that are left."""
-        heat = temperatures(self.config)
+    def train(self, on_step: OnStep = lambda step, metrics: None) -> None:
+        """Take all steps that are left, and measure what is measured before and after them."""
+        temperatures = self.config.eval_temperatures
         if self.step == 0:
             self.checkpoint()
-            self.examine("base", heat)
+            self.evaluate("base", temperatures)
         while self.step < self.config.steps:
-            try:
-                metrics = self.one_step()
-            except InputError:
-                if self.whole:  # weights, step and files are those of the last good step; otherwise the last state saved is
-                    self.save()
-                raise
+            metrics = self._one_step_or_save()
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                 self.checkpoint()
                 self.save()
@@ -208,10 +275,20 @@ class Run:
                 self.save()
                 raise Interrupted
         self.checkpoint()
-        self.examine(f"{self.name}, {self.step} steps", heat[:1])
+        self.evaluate(f"{self.name}, {self.step} steps", temperatures[:1])
         self.method.on_train_end(self.directory, self.load_base)
 
+    def _one_step_or_save(self) -> dict[str, Any]:
+        """Take a step; if it fails before the weights moved, save the state after the step before."""
+        try:
+            return self.one_step()
+        except InputError:
+            if self._consistent:
+                self.save()
+            raise
+
     def finish(self, status: str) -> None:
+        """Write how the run ended into ``run.json``, and let go of files and processes."""
         self.document["status"] = status
         self.document["time"] = {"recorder_seconds": self.recorder.seconds}
         self.directory.write_run(self.document)
@@ -224,11 +301,25 @@ def run(
     config: TrainConfig,
     out: Path,
     resume: bool = False,
-    on_step: Callable[[int, dict[str, Any]], None] = lambda step, metrics: None,
+    on_step: OnStep = lambda step, metrics: None,
     tensorboard: bool = False,
     wandb: str | None = None,
+    preset: str | None = None,
 ) -> Run:
-    """A whole run, or what is left of it. Ctrl-C ends it after the step in work, saved; a second one at once."""
+    """Train a whole run, or what is left of it. Ctrl-C ends it after the step in work, saved; a second one at once.
+
+    Parameters
+    ----------
+    method, config, out, resume, tensorboard, wandb, preset
+        As of ``Run``; ``out`` is made if it is not there.
+    on_step
+        Called after every step with its number and its metrics.
+
+    Returns
+    -------
+    Run
+        The run, finished.
+    """
     if method not in METHODS:
         raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
 
@@ -236,40 +327,56 @@ def run(
         raise InputError(f"{out}: another process is at work on this run; wait for it, or name another folder")
 
     with exclusive(out, refuse):
-        found = Run(method, config, out, resume, tensorboard, wandb)
-
-        def stop(*_: object) -> None:
-            if found.stopping:
-                raise KeyboardInterrupt
-            found.stopping = True
-
-        try:
-            previous = signal.signal(signal.SIGINT, stop)
-        except ValueError:  # not the main thread
-            previous = None
+        training = Run(method, config, out, resume, tensorboard, wandb, preset)
         status = "failed"
-        try:
-            found.go(on_step)
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            if previous is not None:
-                signal.signal(signal.SIGINT, previous)
-            found.finish(status)
-        return found
+        with _interruptible(training):
+            try:
+                training.train(on_step)
+                status = "finished"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                training.finish(status)
+        return training
+
+
+@contextmanager
+def _interruptible(training: Run) -> Iterator[None]:
+    """Let the first Ctrl-C end a run after the step in work, and the second one at once."""
+
+    def stop(*_: object) -> None:
+        if training.stopping:
+            raise KeyboardInterrupt
+        training.stopping = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _set_up_torch(threads: int) -> None:
+    """Make sums come out in the same order every time."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth
 
 
 def _machine(device: torch.device) -> dict[str, str]:
-    """What the last bits of a run depend on, beside its settings: where it computes, and with which instructions."""
+    """Name what the last bits of a run depend on, beside its settings: where it computes, and with which instructions."""
     native = policy.native_bfloat16(torch.device("cpu"))
-    found = {
+    machine = {
         "device": device.type,
         "processor": policy.cpuinfo("model name") or platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability() + (", bfloat16" if native else ""),
     }
-    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
+    return machine | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
 
 
 def _version(package: str) -> str | None:

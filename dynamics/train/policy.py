@@ -274,12 +274,12 @@ def _form(states: torch.Tensor, weight: torch.Tensor | None, dtype: torch.dtype 
 
 def load(name: str, device: str | None, master: str, compute: str) -> Policy:
     """The model of ``--model``: ``tiny``, ``smollm2``, a folder or a hub id, in freshly allocated memory."""
-    from dynamics.cli.progress import Bar
+    from dynamics.cli.progress import ProgressBar
     from dynamics.models import load
     from dynamics.train import tiny
 
     if name == "tiny":
-        with Bar("making the embedded model") as bar:
+        with ProgressBar("making the embedded model") as bar:
             name = str(tiny.find(progress=bar))
     model, tokenizer = load(name, device, "float32")
     place = next(model.parameters()).device

@@ -31,7 +31,7 @@ def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> Prob
 
 
 def entropies(policy: Policy, asked: ProbePrompts, seed: int, tokens: int) -> dict[str, float]:
-    """``fixed/ROLE/entropy`` and ``fixed/ROLE/nll_sampled``: nats a token of what the policy samples at temperature 1.
+    """``probe/ROLE/entropy`` and ``probe/ROLE/nll_sampled``: nats a token of what the policy samples at temperature 1.
 
     The random numbers are the same at every call, so that what differs between two calls is the policy. ``tokens`` are computed at once.
     """
@@ -50,6 +50,6 @@ def entropies(policy: Policy, asked: ProbePrompts, seed: int, tokens: int) -> di
         blank = [""] * len(rows)
         batch = Batch(ids, [one for _, one in rows], np.array([place for place, _ in rows]), np.zeros(len(rows)), blank, blank, blank)
         _, entropy, surprisal = policy.measure(batch, tokens)
-        found[f"fixed/{role}/entropy"] = float(entropy.double().mean())
-        found[f"fixed/{role}/nll_sampled"] = float(surprisal.double().mean())
+        found[f"probe/{role}/entropy"] = float(entropy.double().mean())
+        found[f"probe/{role}/nll_sampled"] = float(surprisal.double().mean())
     return found

@@ -7,7 +7,15 @@ from typing import Any
 
 
 class TrainingProgress:
-    """Called after every step; silent when stderr is not a terminal."""
+    """A progress bar to be called after every step; silent when stderr is not a terminal.
+
+    Parameters
+    ----------
+    method
+        Name of the method, which the bar begins with.
+    steps
+        Number of steps of the run.
+    """
 
     def __init__(self, method: str, steps: int):
         self.method, self.steps = method, steps
@@ -26,7 +34,7 @@ class TrainingProgress:
             return
         if self._progress is None:
             self._start(step)
-        self._progress.update(self._task, completed=step, said=said(metrics))
+        self._progress.update(self._task, completed=step, summary=summary(metrics))
 
     def _start(self, step: int) -> None:
         from rich.console import Console
@@ -36,15 +44,15 @@ class TrainingProgress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[summary]}"),
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task(self.method, total=self.steps, completed=step, said="")
+        self._task = self._progress.add_task(self.method, total=self.steps, completed=step, summary="")
         self._progress.start()
 
 
-def said(metrics: dict[str, Any]) -> str:
-    """What is told of a step: reward if there is one, else loss; entropy in nats; tokens a second."""
-    first = ("reward", metrics["reward"]) if "reward" in metrics else ("loss", metrics["loss"])
-    return f"{first[0]} {first[1]:.3f}  entropy {metrics['entropy']:.3f}  {metrics['time/tokens_per_second']:,.0f} tokens/s"
+def summary(metrics: dict[str, Any]) -> str:
+    """Summarise a step: reward if it has one, else loss; entropy in nats; tokens per second."""
+    name = "reward" if "reward" in metrics else "loss"
+    return f"{name} {metrics[name]:.3f}  entropy {metrics['entropy']:.3f}  {metrics['time/tokens_per_second']:,.0f} tokens/s"

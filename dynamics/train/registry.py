@@ -18,7 +18,13 @@ from dynamics.train.tasks.problem import Source
 
 @dataclass(frozen=True)
 class TrainingMethod:
-    """``make`` is called with a config of the class ``config``, the policy, and the source of problems."""
+    """A method by name.
+
+    Attributes
+    ----------
+    config : class of its settings.
+    make : called with settings of that class, the policy, and the source of problems.
+    """
 
     config: type[TrainConfig]
     make: Callable[[Any, Policy, Source], Method]

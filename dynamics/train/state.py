@@ -20,13 +20,25 @@ from dynamics.train.policy import Policy
 ADVICE = "what was saved before is whole: go on with --resume"
 
 
-def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, method: dict[str, Any]) -> None:
-    """State after ``step``; the state before it is removed once this one is on disk."""
+def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, method_state: dict[str, Any]) -> None:
+    """Save the state after a step, and remove the states before it once this one is on disk.
 
-    def fill(place: Path) -> None:
+    Parameters
+    ----------
+    folder
+        The folder ``state`` of a run directory.
+    step
+        Number of the step.
+    policy, optimizer
+        Masters and moments are saved.
+    method_state
+        What the method needs to go on; is written as JSON.
+    """
+
+    def fill(path: Path) -> None:
         weights = {name: value.detach().cpu() for name, value in policy.masters.items()}
-        torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, place / "state.pt")
-        (place / "state.json").write_text(json.dumps({"step": step, "method": method}), encoding="utf-8")
+        torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, path / "state.pt")
+        (path / "state.json").write_text(json.dumps({"step": step, "method": method_state}), encoding="utf-8")
 
     save_folder(folder / f"step_{step:06d}", fill, ADVICE)
     for other in sorted(folder.glob("step_*")):
@@ -35,41 +47,49 @@ def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimiz
 
 
 def latest(folder: Path) -> Path | None:
-    """The state to go on from. One that is broken is passed over."""
-    for place in sorted(folder.glob("step_*"), reverse=True):
-        if (place / "state.pt").exists() and (place / "state.json").exists():
-            return place
+    """Find the state to go on from; one that is broken is passed over."""
+    for path in sorted(folder.glob("step_*"), reverse=True):
+        if (path / "state.pt").exists() and (path / "state.json").exists():
+            return path
     return None
 
 
-def load(place: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-    """Fill policy and optimizer; gives the step and what the method kept. Copies into memory that is there already."""
+def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+    """Fill policy and optimizer from a state. Values are copied into memory that is allocated already.
+
+    Returns
+    -------
+    int
+        Number of the step after which it was saved.
+    dict
+        State of the method.
+    """
     try:
-        found = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
-        kept = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        tensors = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        document = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except Exception as error:
-        raise InputError(f"{place}: cannot be read ({str(error).partition(chr(10))[0]}); remove it to begin again") from None
+        raise InputError(f"{path}: cannot be read ({str(error).partition(chr(10))[0]}); remove it to begin again") from None
     with torch.no_grad():
         for name, value in policy.masters.items():
-            value.copy_(found["weights"][name])
+            value.copy_(tensors["weights"][name])
     policy.push()
-    optimizer.load_state_dict(found["optimizer"])
-    for one in optimizer.state.values():
-        for name, value in one.items():
+    optimizer.load_state_dict(tensors["optimizer"])
+    for moments in optimizer.state.values():
+        for name, value in moments.items():
             if isinstance(value, torch.Tensor):
-                one[name] = value.clone()
-    return int(kept["step"]), kept["method"]
+                moments[name] = value.clone()
+    return int(document["step"]), document["method"]
 
 
 def save_model(target: Path, policy: Policy) -> None:
-    """The masters as an ordinary Hugging Face folder."""
+    """Save the masters as an ordinary Hugging Face folder."""
 
-    def fill(place: Path) -> None:
+    def fill(path: Path) -> None:
         model = policy.model
         if policy.separate:  # it computes with the values that the masters have, so this rounds nothing
             model = copy.deepcopy(model).to(torch.bfloat16)
         with redirect_stderr(StringIO()):
-            model.save_pretrained(place)
-        policy.tokenizer.save_pretrained(place)
+            model.save_pretrained(path)
+        policy.tokenizer.save_pretrained(path)
 
     save_folder(target, fill, ADVICE)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 
 from dynamics.errors import InputError
 from dynamics.train import objectives
@@ -17,30 +18,43 @@ from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 
-Floats = np.ndarray[Any, Any]
-
 
 @dataclass
 class Tokens:
-    """What was found of every completion token of a batch, (tokens,) in the order of samples: the numbers that metrics are made of."""
+    """Values of every completion token of a batch, from which metrics are made.
 
-    sample: Floats
-    logp: Floats
-    entropy: Floats
-    surprisal: Floats
-    loss: Floats
-    clipped_low: Floats
-    clipped_high: Floats
+    Attributes
+    ----------
+    sample : (tokens,) index of the sample; tokens are in the order of samples.
+    logp : (tokens,) log-probability at the batch's temperature, nats.
+    entropy, surprisal : (tokens,) at temperature 1, nats.
+    loss : (tokens,) loss times the token's weight in the objective.
+    clipped_low, clipped_high : (tokens,) 1 where the token has no gradient because its probability ratio fell too low, rose too high.
+    """
+
+    sample: Float[np.ndarray, " tokens"]
+    logp: Float[np.ndarray, " tokens"]
+    entropy: Float[np.ndarray, " tokens"]
+    surprisal: Float[np.ndarray, " tokens"]
+    loss: Float[np.ndarray, " tokens"]
+    clipped_low: Float[np.ndarray, " tokens"]
+    clipped_high: Float[np.ndarray, " tokens"]
 
 
 @dataclass(frozen=True)
 class Before:
-    """Log-probabilities taken before an update, (tokens,) in the order of samples; None where nothing needs them."""
+    """What is computed before an update; None where the objective does not need it.
 
-    old: torch.Tensor | None = None
-    reference: torch.Tensor | None = None
-    dropped: torch.Tensor | None = None
-    penalised: torch.Tensor | None = None
+    Attributes
+    ----------
+    old, reference : (tokens,) log-probabilities of the policy before the update and of the base, in the order of samples, nats.
+    dropped, penalised : (tokens,) bool: tokens whose gradient is dropped (Clip-Cov), tokens with a KL penalty to ``old`` (KL-Cov).
+    """
+
+    old: Float[torch.Tensor, " tokens"] | None = None
+    reference: Float[torch.Tensor, " tokens"] | None = None
+    dropped: Bool[torch.Tensor, " tokens"] | None = None
+    penalised: Bool[torch.Tensor, " tokens"] | None = None
 
 
 def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) -> Tokens:
@@ -48,59 +62,95 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
 
     The weight of a token comes from the whole batch, so how it is cut changes no more than the order of sums. Samples that weigh nothing
     - all of a group equally good, and no term but the advantage - are computed without gradient, for their entropy alone.
+
+    Parameters
+    ----------
+    policy
+        Its gradients are added to.
+    batch
+        Completions and their advantages.
+    config
+        The objective.
+    before
+        Of ``prepare`` for this batch.
+
+    Returns
+    -------
+    Tokens
+        Values of all completion tokens.
     """
-    begin = starts(batch)
-    count = int(begin[-1])
-    weights = objectives.token_weights(config.loss, batch.lengths, config.max_new_tokens)
-    found = Tokens(*(np.zeros(count) for _ in range(7)))
-    always = isinstance(config, PolicyGradientConfig) and bool(config.kl or config.entropy_bonus or config.kl_cov)
-    alive = [sample for sample in range(len(batch.completions)) if always or batch.advantages[sample] != 0]
-    idle = [sample for sample in range(len(batch.completions)) if not (always or batch.advantages[sample] != 0)]
-    for samples, learning in ((alive, True), (idle, False)):
-        for layout in layouts(batch, samples, config.micro_tokens, policy.shares):
-            at = places(layout, begin)
-            with torch.set_grad_enabled(learning):
+    offsets = starts(batch)
+    count = int(offsets[-1])
+    weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens)
+    tokens = Tokens(*(np.zeros(count) for _ in range(7)))
+    all_learn = isinstance(config, PolicyGradientConfig) and bool(config.kl_coef or config.entropy_coef or config.kl_cov)
+    samples = range(len(batch.completions))
+    learning = [sample for sample in samples if all_learn or batch.advantages[sample] != 0]
+    weightless = [sample for sample in samples if not (all_learn or batch.advantages[sample] != 0)]
+    for chosen, learns in ((learning, True), (weightless, False)):
+        for layout in layouts(batch, chosen, config.max_tokens_per_microbatch, policy.shares):
+            index = places(layout, offsets)
+            with torch.set_grad_enabled(learns):
                 logp, entropy, surprisal = policy.logprobs(layout, batch.temperature)
-                token = {
-                    "advantage": torch.from_numpy(batch.advantages[layout.sample]).to(logp),
-                    "weight": torch.from_numpy(weights[layout.sample]).to(logp),
-                }
-                loss, low, high = _loss(config, before, at, logp, entropy, token["advantage"])
-                if learning:
-                    (loss * token["weight"]).sum().backward()
+                advantage = torch.from_numpy(batch.advantages[layout.sample]).to(logp)
+                weight = torch.from_numpy(weights[layout.sample]).to(logp)
+                loss, low, high = _loss(config, before, index, logp, entropy, advantage)
+                if learns:
+                    (loss * weight).sum().backward()
             for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
-                getattr(found, name)[at] = value.detach().double().cpu().numpy()
-            found.sample[at] = layout.sample
-            found.clipped_low[at], found.clipped_high[at] = low.cpu().numpy(), high.cpu().numpy()
-    found.loss *= weights[found.sample.astype(int)]
-    return found
+                getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
+            tokens.sample[index] = layout.sample
+            tokens.clipped_low[index], tokens.clipped_high[index] = low.cpu().numpy(), high.cpu().numpy()
+    tokens.loss *= weights[tokens.sample.astype(int)]
+    return tokens
 
 
-def _loss(config: TrainConfig, before: Before, at: Floats, logp: Any, entropy: Any, advantage: Any) -> tuple[Any, Any, Any]:
-    """(tokens,) loss, and which tokens were clipped."""
-    never = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)
+def _loss(
+    config: TrainConfig,
+    before: Before,
+    index: Int[np.ndarray, " tokens"],
+    logp: Float[torch.Tensor, " tokens"],
+    entropy: Float[torch.Tensor, " tokens"],
+    advantage: Float[torch.Tensor, " tokens"],
+) -> tuple[Float[torch.Tensor, " tokens"], Bool[torch.Tensor, " tokens"], Bool[torch.Tensor, " tokens"]]:
+    """Loss of tokens, which stand at ``index`` among all of the batch, and which of them are clipped, too low and too high."""
     if not isinstance(config, PolicyGradientConfig):
+        never = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)
         return -advantage * logp, never, never
-    old = logp.detach() if before.old is None else before.old[at]
-    loss = objectives.policy_loss(logp, old, advantage, config.clip_low, config.clip_high)
-    low, high = objectives.clipped(logp.detach(), old, advantage, config.clip_low, config.clip_high)
+    old = logp.detach() if before.old is None else before.old[index]
+    loss = objectives.policy_loss(logp, old, advantage, config.clip_ratio_low, config.clip_ratio_high)
+    low, high = objectives.clipped(logp.detach(), old, advantage, config.clip_ratio_low, config.clip_ratio_high)
     if before.dropped is not None:
-        loss = torch.where(before.dropped[at], loss.detach(), loss)
+        loss = torch.where(before.dropped[index], loss.detach(), loss)
     if before.penalised is not None:
-        loss = loss + torch.where(before.penalised[at], (logp - old).abs(), torch.zeros_like(logp))
+        loss = loss + torch.where(before.penalised[index], (logp - old).abs(), torch.zeros_like(logp))
     if before.reference is not None:
-        loss = loss + config.kl * objectives.kl_k3(logp, before.reference[at])
-    if config.entropy_bonus:
-        loss = loss - config.entropy_bonus * entropy
+        loss = loss + config.kl_coef * objectives.kl_k3(logp, before.reference[index])
+    if config.entropy_coef:
+        loss = loss - config.entropy_coef * entropy
     return loss, low, high
 
 
 def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: TrainConfig, step: int) -> Before:
-    """What the objective needs from before the update. Old log-probabilities are the trainer's own, never the sampler's."""
+    """Compute what the objective needs from before the update. Old log-probabilities are the trainer's own, never the sampler's.
+
+    Parameters
+    ----------
+    policy
+        The policy before the update.
+    reference
+        The base, where there is a KL penalty to it.
+    batch
+        What the update is made on.
+    config
+        The objective.
+    step
+        Number of the step, for its random numbers.
+    """
     if not isinstance(config, PolicyGradientConfig):
         return Before()
     covariance = config.clip_cov or config.kl_cov
-    old = policy.logprobs_of(batch, config.micro_tokens) if config.updates > 1 or covariance else None
+    old = policy.logprobs_of(batch, config.max_tokens_per_microbatch) if config.num_iterations > 1 or covariance else None
     dropped = penalised = None
     if covariance and old is not None:
         advantage = torch.from_numpy(np.repeat(batch.advantages, batch.lengths)).to(old)
@@ -109,19 +159,39 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
             dropped = objectives.clip_cov_mask(product, config.clip_cov, generator=stream(config.seed, "clip_cov", step))
         if config.kl_cov:
             penalised = objectives.kl_cov_mask(product, config.kl_cov)
-    return Before(old, reference.logprobs_of(batch, config.micro_tokens) if reference is not None else None, dropped, penalised)
+    base = reference.logprobs_of(batch, config.max_tokens_per_microbatch) if reference is not None else None
+    return Before(old, base, dropped, penalised)
 
 
-def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, found: Tokens, batch: Batch) -> float:
-    """Clip and move; gives the L2 norm of the gradient before clipping. Nothing moves if it or the loss is not finite."""
+def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, tokens: Tokens, batch: Batch) -> float:
+    """Clip the gradient and take an optimizer step; nothing moves if the gradient or the loss is not finite.
+
+    Parameters
+    ----------
+    policy, optimizer
+        What moves.
+    config
+        Its learning rate and clipping.
+    step
+        Number of the step, from 1.
+    tokens
+        What ``gradient`` gave.
+    batch
+        The batch, which an error names.
+
+    Returns
+    -------
+    float
+        L2 norm of the gradient before clipping.
+    """
     policy.pull()
-    norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.clip or math.inf))
-    if not math.isfinite(norm) or not np.isfinite(found.loss).all():
-        bad = found.sample[~np.isfinite(found.loss)]
-        names = sorted({batch.names[int(one)] for one in bad})[:3] or sorted(set(batch.names))[:3]
+    norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.max_grad_norm or math.inf))
+    if not math.isfinite(norm) or not np.isfinite(tokens.loss).all():
+        samples = tokens.sample[~np.isfinite(tokens.loss)]
+        names = sorted({batch.names[int(sample)] for sample in samples})[:3] or sorted(set(batch.names))[:3]
         optimizer.zero_grad()
         raise InputError(
-            f"step {step}: the {'loss' if len(bad) else 'gradient'} is not finite, in a batch with {', '.join(names)}; "
+            f"step {step}: the {'loss' if len(samples) else 'gradient'} is not finite, in a batch with {', '.join(names)}; "
             "the weights are as after the step before, from which --resume goes on; a smaller --learning-rate may help"
         )
     for group in optimizer.param_groups:
@@ -133,45 +203,76 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
 
 
 def rate(config: TrainConfig, step: int) -> float:
-    """Of the learning rate at a step, from 1."""
-    rising = min(1.0, step / config.warmup) if config.warmup else 1.0
-    done = (step - 1) / max(1, config.steps)
-    shapes: dict[str, Callable[[], float]] = {
+    """Give the share of the learning rate that a step, counted from 1, is taken at."""
+    warmup = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+    progress = (step - 1) / max(1, config.steps)
+    schedulers: dict[str, Callable[[], float]] = {
         "constant": lambda: 1.0,
-        "linear": lambda: 1 - done,
-        "cosine": lambda: 0.5 * (1 + math.cos(math.pi * done)),
+        "linear": lambda: 1 - progress,
+        "cosine": lambda: 0.5 * (1 + math.cos(math.pi * progress)),
     }
-    return rising * shapes[config.schedule]()
+    return warmup * schedulers[config.lr_scheduler]()
 
 
-def token_metrics(found: Tokens, batch: Batch) -> dict[str, Any]:
-    """Means over tokens: entropy over the whole vocabulary and surprisal of what was sampled, at temperature 1, by role and task."""
-    sample = found.sample.astype(int)
+def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
+    """Average over tokens: entropy over the whole vocabulary and surprisal of what was sampled, at temperature 1, by role and task."""
+    sample = tokens.sample.astype(int)
     metrics: dict[str, Any] = {
-        "loss": float(found.loss.sum()),
-        "entropy": float(found.entropy.mean()),
-        "nll_sampled": float(found.surprisal.mean()),
+        "loss": float(tokens.loss.sum()),
+        "entropy": float(tokens.entropy.mean()),
+        "nll_sampled": float(tokens.surprisal.mean()),
         "tokens": len(sample),
     }
-    for label in ("roles", "tasks"):
-        owners = np.array(getattr(batch, label))[sample]
-        for owner in sorted(set(owners.tolist())) if label == "roles" or len(set(owners.tolist())) > 1 else []:
-            mine = owners == owner
-            metrics[f"{owner}/entropy"] = float(found.entropy[mine].mean())
-            metrics[f"{owner}/nll_sampled"] = float(found.surprisal[mine].mean())
+    metrics |= _means_by(tokens, np.array(batch.roles)[sample])
+    if len(set(tasks := np.array(batch.tasks)[sample].tolist())) > 1:
+        metrics |= _means_by(tokens, np.array(tasks))
     if len(set(batch.roles)) > 1:
         cells = np.array([f"{role}/{task}" for role, task in zip(batch.roles, batch.tasks, strict=True)])[sample]
-        for cell in sorted(set(cells.tolist())):
-            metrics[f"{cell}/entropy"] = float(found.entropy[cells == cell].mean())
-            metrics[f"{cell}/nll_sampled"] = float(found.surprisal[cells == cell].mean())
+        metrics |= _means_by(tokens, cells)
     if batch.behaviour is not None:
-        metrics["clip/low"], metrics["clip/high"] = float(found.clipped_low.mean()), float(found.clipped_high.mean())
+        metrics |= clip_metrics(tokens)
     return metrics
 
 
-def mismatch(logp: Floats, batch: Batch) -> dict[str, float]:
-    """How far the sampler's log-probabilities are from the trainer's for the same tokens: rounding, unless something is wrong."""
+def _means_by(tokens: Tokens, labels: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Average entropy and surprisal over the tokens of each label, (tokens,) text."""
+    means = {}
+    for label in sorted(set(labels.tolist())):
+        chosen = labels == label
+        means[f"{label}/entropy"] = float(tokens.entropy[chosen].mean())
+        means[f"{label}/nll_sampled"] = float(tokens.surprisal[chosen].mean())
+    return means
+
+
+def clip_metrics(tokens: Tokens) -> dict[str, float]:
+    """Count which shares of the tokens were clipped, too low and too high."""
+    return {"clip/low": float(tokens.clipped_low.mean()), "clip/high": float(tokens.clipped_high.mean())}
+
+
+def kl_to_reference(logp: Float[np.ndarray, " tokens"], reference: Float[torch.Tensor, " tokens"]) -> float:
+    """Estimate the KL divergence to the base by k3, the mean over tokens, nats.
+
+    Parameters
+    ----------
+    logp : (tokens,) log-probabilities of the policy, float64.
+    reference : (tokens,) log-probabilities of the base.
+    """
+    difference = torch.from_numpy(logp).to(reference) - reference
+    return float((torch.exp(-difference) - 1 + difference).mean())
+
+
+def mismatch(logp: Float[np.ndarray, " tokens"], batch: Batch) -> dict[str, float]:
+    """Compare the sampler's log-probabilities with the trainer's of the same tokens: rounding, unless something is wrong.
+
+    Parameters
+    ----------
+    logp : (tokens,) the trainer's, in the order of samples, nats.
+    batch : what was sampled, with the sampler's.
+    """
     if batch.behaviour is None:
         return {}
-    apart = logp - np.concatenate(list(batch.behaviour)).astype(float)
-    return {"sampler/kl": float((np.exp(apart) - 1 - apart).mean()), "sampler/max_difference": float(np.abs(apart).max())}
+    difference = logp - np.concatenate(list(batch.behaviour)).astype(float)
+    return {
+        "sampler/kl": float((np.exp(difference) - 1 - difference).mean()),
+        "sampler/max_difference": float(np.abs(difference).max()),
+    }

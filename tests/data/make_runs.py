@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from analyses import runs
+from analyses import launch
 from dynamics.train import tiny
 
 #: some of what it samples is right, so that RLVR moves it
@@ -32,7 +32,7 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["DYNAMICS_CACHE"] = cache
         write_model(SMALLER, tiny.folder())
-        runs.train("quick", target / "runs")
+        launch.train("quick", target / "runs")
 
 
 if __name__ == "__main__":

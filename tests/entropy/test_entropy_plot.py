@@ -69,10 +69,10 @@ def test_the_page_holds_the_text_and_is_safe():
     assert text.count("<script") == 2
     assert "http://" not in text.replace("http://www.w3.org", "")
     held = data(text)
-    for one, whole in zip(held["texts"], trace.texts.values(), strict=True):
-        assert "".join(one["pieces"]) == whole.replace("\u202e", "\ufffd")
-        assert len(one["pieces"]) == len(one["h"]) == len(one["b"]) == len(one["top"])
-        assert one["h"][0] is None
+    for columns, whole in zip(held["texts"], trace.texts.values(), strict=True):
+        assert "".join(columns["pieces"]) == whole.replace("\u202e", "\ufffd")
+        assert len(columns["pieces"]) == len(columns["h"]) == len(columns["b"]) == len(columns["top"])
+        assert columns["h"][0] is None
     assert page(trace, "m", "other") == page(trace, "m", "other")
 
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.entropy import kernels
-from dynamics.entropy.logits import BYTES, divergence, from_hidden, from_logits, merged, summed
+from dynamics.entropy.logits import divergence, from_hidden, from_logits
+from dynamics.entropy.moments import merge_moments, softmax_moments
 from dynamics.errors import InputError
-from dynamics.models import Head
+from dynamics.models import BYTES, Head
 
 FIELDS = ("entropy", "varentropy", "logsumexp", "surprisal", "rank")
 
@@ -117,10 +118,10 @@ def test_parts_of_the_vocabulary_merge(cuts, seed, temperature):
     z[0, :20] = -np.inf
     heat = np.full(4, temperature)
     edges = sorted({0, *cuts, 61})
-    parts = [summed(z[:, a:b], heat) for a, b in itertools.pairwise(edges)]
-    whole = summed(z, heat)
+    parts = [softmax_moments(z[:, a:b], heat) for a, b in itertools.pairwise(edges)]
+    whole = softmax_moments(z, heat)
     for order in (parts, parts[::-1]):
-        found = merged(order)
+        found = merge_moments(order)
         assert np.allclose(found.entropy, whole.entropy, rtol=1e-9, atol=0)
         assert np.allclose(found.varentropy, whole.varentropy, rtol=1e-8, atol=1e-300)
         assert np.allclose(found.logsumexp, whole.logsumexp, rtol=1e-13)
@@ -236,10 +237,10 @@ def test_the_torch_path_of_accelerators_agrees(monkeypatch):
     z = torch.from_numpy(np.stack([peaked(gap, 300) for gap in (0, 5, 20, 36)] + [np.full(300, -np.inf, np.float32)]))
     z[3, 7] = -np.inf
     z[0, 0] = np.nan
-    expected = module._tensor_sums(z, np.full(5, 0.8))
+    expected = module.tensor_moments(z, np.full(5, 0.8))
 
-    real = module.summed
-    monkeypatch.setattr(module, "summed", lambda *_: pytest.fail("the CPU path was taken"))
+    real = module.softmax_moments
+    monkeypatch.setattr(module, "softmax_moments", lambda *_: pytest.fail("the CPU path was taken"))
     fake = type("Device", (), {"type": "elsewhere"})()
     source = z.clone()
 
@@ -255,7 +256,7 @@ def test_the_torch_path_of_accelerators_agrees(monkeypatch):
             return source[part]
 
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
-    found = module._tensor_sums(Rows(), np.full(5, 0.8))
-    monkeypatch.setattr(module, "summed", real)
+    found = module.tensor_moments(Rows(), np.full(5, 0.8))
+    monkeypatch.setattr(module, "softmax_moments", real)
     for name in ("entropy", "varentropy", "logsumexp"):
         assert np.allclose(getattr(found, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name

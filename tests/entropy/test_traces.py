@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 
@@ -27,7 +28,7 @@ from transformers import (
 )
 
 from dynamics import entropy
-from dynamics.entropy import traces
+from dynamics.entropy import __main__ as command
 from dynamics.entropy.__main__ import cli
 from dynamics.entropy.traces import trace, windows
 from dynamics.errors import InputError
@@ -218,21 +219,32 @@ def test_chat(model, tokenizer):
     assert any("no chat template" in note for note in plain.notes)
 
 
-def test_memory_that_runs_out_halves_the_batch(model, tokenizer, monkeypatch):
-    real = traces._measure
+def fail_in_forward(model, fails, error):
+    """Make ``model`` raise ``error`` in its forward pass where ``fails(ids)``."""
 
-    def short(ours, theirs, sequences, batch, settings):
-        if len(batch) > 1:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return real(ours, theirs, sequences, batch, settings)
+    def check(_, __, inputs):
+        if fails(inputs["input_ids"]):
+            raise error
 
-    monkeypatch.setattr(traces, "_measure", short)
-    found = trace(model, tokenizer, TEXTS)
+    model.base_model.register_forward_pre_hook(check, with_kwargs=True)
+    return model
+
+
+def test_memory_that_runs_out_halves_the_batch(tokenizer):
+    short = fail_in_forward(llama(), lambda ids: len(ids) > 1, RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    found = trace(short, tokenizer, TEXTS)
     assert any("batches were halved" in note for note in found.notes)
-    assert len(found.tokens) == sum(len(tokenizer(text)["input_ids"]) for text in TEXTS)
-    monkeypatch.setattr(traces, "_measure", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
-    with pytest.raises(InputError, match="--window"):
-        trace(model, tokenizer, TEXTS)
+    expected = trace(llama(), tokenizer, TEXTS)
+    assert not any("halved" in note for note in expected.notes)
+    assert list(found.tokens["token_id"]) == list(expected.tokens["token_id"])
+    assert np.allclose(found.tokens["entropy"], expected.tokens["entropy"], atol=1e-5, equal_nan=True)
+    for error in (RuntimeError("CUDA out of memory"), torch.OutOfMemoryError("x"), MemoryError()):
+        none = fail_in_forward(llama(), lambda ids: ids.shape[1] > 20, error)
+        with pytest.raises(InputError, match="--window"):
+            trace(none, tokenizer, [" ".join(CORPUS[:3])])
+    broken = fail_in_forward(llama(), lambda ids: ids.shape[1] > 20, RuntimeError("a shape is wrong"))
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        trace(broken, tokenizer, [" ".join(CORPUS[:3])])
 
 
 def test_refusals(model, tokenizer):
@@ -313,26 +325,19 @@ def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
     assert {"text", "position", "token_id", "token", "offset", "prompt", "entropy", "varentropy", "surprisal", "rank", "kl_ab"} <= set(rows)
     assert document["summary"][0]["entropy"] == pytest.approx(rows["entropy"].mean())
     assert not [name for name in os.listdir(tmp_path) if "partial" in name]
-    assert cli(["m0", "t.txt", "--over", "m1", "m0", "--json", "s.json", "--figure", "s.png", "--html", "s.html"]) == 0
+    assert cli(["m0", "t.txt", "--checkpoints", "m1", "m0", "--json", "s.json", "--figure", "s.png", "--html", "s.html"]) == 0
     steps = json.loads((tmp_path / "s.json").read_text())["series"]
     assert [step["model"] for step in steps] == ["m0", "m1", "m0"]
     assert steps[0]["entropy"] == steps[2]["entropy"] != steps[1]["entropy"]
 
 
-def test_what_is_finished_is_kept(model, tokenizer, tmp_path, capsys, monkeypatch):
-    llama().save_pretrained(tmp_path / "m")
-    tokenizer.save_pretrained(tmp_path / "m")
+def test_what_is_finished_is_kept(tokenizer, tmp_path, capsys, monkeypatch):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     monkeypatch.chdir(tmp_path)
-    real, calls = traces._measure, []
-
-    def stop(*arguments):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(traces, "_measure", stop)
+    batches = itertools.count()
+    # the first forward pass is that which tells how the model is built
+    interrupted = fail_in_forward(llama(), lambda _: next(batches) > 2, KeyboardInterrupt())
+    monkeypatch.setattr(command, "load", lambda *_: (interrupted, tokenizer))
     assert cli(["m", "t.jsonl", "--out", "o.parquet", "--batch-tokens", "1"]) == 130
     assert "o.partial.parquet" in capsys.readouterr().err
     assert pd.read_parquet("o.partial.parquet")["text"].nunique() == 2

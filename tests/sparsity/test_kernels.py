@@ -12,7 +12,8 @@ from reference import bf16_bits, measure, steps_between
 
 from dynamics.checkpoints.tensor import decode, float8_values
 from dynamics.sparsity import kernels, row
-from dynamics.sparsity.accumulate import Thresholds, tally_arrays
+from dynamics.sparsity.accumulate import tally_arrays
+from dynamics.sparsity.definitions import Thresholds
 
 ALL = np.arange(65536, dtype=np.uint16)
 

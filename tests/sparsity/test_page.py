@@ -19,6 +19,7 @@ HOSTILE = [
     "model.layers.<b>1</b>.q_proj.weight",
     "model.layers.2.'\"&amp;.weight",
     "<!--BODY--><!--TENSORS-->",
+    "<!--{{ 7 * 7 }}-->{% endblock %}",
 ]
 
 

@@ -460,7 +460,7 @@ def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom dynamics.sparsity.__main__ import cli\n"
         "try: cli(['--help'])\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'pandas', 'matplotlib', 'numba', 'rich') if m in sys.modules])"
+        "print([m for m in ('torch', 'pandas', 'matplotlib', 'numba', 'rich', 'jinja2') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()[-1] == "[]"
 

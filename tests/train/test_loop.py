@@ -33,9 +33,20 @@ from train.helpers import contents
 SMALL = ["--steps", "6", "--save-every", "2", "--eval-problems", "6", "--eval-samples", "2", "--threads", "1",
          "--eval-temperatures", "1,0.5,0"]  # fmt: skip
 QUICK = {
-    "selfplay": ["--prompts", "4", "--group", "4", "--propose-tokens", "40", "--seeding", "6", "--fixed-every", "2"],
-    "rlvr": ["--prompts", "12", "--group", "6", "--max-new-tokens", "8", "--problems", "40"],
-    "sft": ["--batch", "8", "--problems", "40"],
+    "selfplay": [
+        "--prompts-per-step",
+        "4",
+        "--group-size",
+        "4",
+        "--max-proposal-tokens",
+        "40",
+        "--num-seed-tasks",
+        "6",
+        "--probe-every",
+        "2",
+    ],
+    "rlvr": ["--prompts-per-step", "12", "--group-size", "6", "--max-new-tokens", "8", "--num-problems", "40"],
+    "sft": ["--batch-size", "8", "--num-problems", "40"],
 }
 
 
@@ -89,8 +100,8 @@ def assert_sampler_is_the_trainer(line: dict, compute: str) -> None:
 def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -> None:
     """Sampling, gradient, probes, evaluation and recorder, by autocast."""
     out = tmp_path / "run"
-    more = {"sft": [], "rlvr": ["--prompts", "24", "--group", "12"], "selfplay": ["--curriculum", "4"]}[method]
-    every = ["--steps", "1", "--fixed-every", "1", "--record-every", "1", "--compute-dtype", "bfloat16"]
+    more = {"sft": [], "rlvr": ["--prompts-per-step", "24", "--group-size", "12"], "selfplay": ["--curriculum-samples", "4"]}[method]
+    every = ["--steps", "1", "--probe-every", "1", "--record-every", "1", "--compute-dtype", "bfloat16"]
     assert cli(arguments(method, base, out, *every, *more)) == 0
     assert "computed in bfloat16" in capsys.readouterr().out
     (line,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -98,7 +109,7 @@ def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -
         assert value is not None, name
         assert np.isfinite(value), name
     assert line["sparsity/bf16"] < 1
-    assert line["fixed/solver/entropy"] > 0
+    assert line["probe/solver/entropy"] > 0
     document = json.loads((out / "run.json").read_text())
     assert (document["compute_dtype"], document["shares_prompts"]) == ("bfloat16", True)
     if method != "sft":
@@ -160,19 +171,19 @@ def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: P
     first = {}
     for method in QUICK:
         out = tmp_path / method
-        more = ["--entropy-bonus", "0.01"] if method != "sft" else []  # a term that would give even idle tokens a gradient
+        more = ["--entropy-coef", "0.01"] if method != "sft" else []  # a term that would give even idle tokens a gradient
         short = ["--steps", "2", "--eval-problems", "0", "--max-new-tokens", "8", *more]
-        assert cli(arguments(method, base, out, *short, "--fixed-every", "1")) == 0
-        assert cli(arguments(method, base, tmp_path / f"{method}-without", *short, "--fixed-every", "0")) == 0
+        assert cli(arguments(method, base, out, *short, "--probe-every", "1")) == 0
+        assert cli(arguments(method, base, tmp_path / f"{method}-without", *short, "--probe-every", "0")) == 0
         rows, without = (
             [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
             for name in (method, f"{method}-without")
         )
-        first[method] = rows[0]["fixed/solver/entropy"]
-        assert rows[1]["fixed/solver/entropy"] != first[method]
+        first[method] = rows[0]["probe/solver/entropy"]
+        assert rows[1]["probe/solver/entropy"] != first[method]
         for one, other in zip(rows, without, strict=True):
-            assert not any(key.startswith(("fixed/", "time/fixed")) for key in other)
-            assert one["time/fixed_seconds"] > 0
+            assert not any(key.startswith(("probe/", "time/probe")) for key in other)
+            assert one["time/probe_seconds"] > 0
             assert {key: one[key] for key in ("loss", "grad_norm", "entropy")} == {
                 key: other[key] for key in ("loss", "grad_norm", "entropy")
             }
@@ -181,7 +192,7 @@ def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: P
 
 def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    config = SFTConfig(model=str(base), steps=2, eval_problems=0, problems=8, batch=4, fixed_every=0)
+    config = SFTConfig(model=str(base), steps=2, eval_problems=0, num_problems=8, batch_size=4, probe_every=0)
     out = tmp_path / "run"
     refused = []
 
@@ -199,7 +210,7 @@ def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -
 
 
 def test_resuming_at_every_step(compute: str, base: Path, tmp_path: Path) -> None:
-    few = {"problems": 20, "prompts": 12, "group": 6, "max_new_tokens": 6, "threads": 1, "eval_problems": 0}
+    few = {"num_problems": 20, "prompts_per_step": 12, "group_size": 6, "max_new_tokens": 6, "threads": 1, "eval_problems": 0}
     config = RLVRConfig(model=str(base), steps=4, save_every=1, compute_dtype=compute, **few)
     run("rlvr", config, tmp_path / "straight")
 
@@ -219,7 +230,7 @@ def test_resuming_at_every_step(compute: str, base: Path, tmp_path: Path) -> Non
 
 def test_a_resumed_run_computes_in_the_dtype_that_it_began_with(base: Path, tmp_path: Path, monkeypatch) -> None:
     """On a machine for which ``auto`` means another dtype too."""
-    config = SFTConfig(model=str(base), steps=3, save_every=1, eval_problems=0, problems=20, batch=4, threads=1)
+    config = SFTConfig(model=str(base), steps=3, save_every=1, eval_problems=0, num_problems=20, batch_size=4, threads=1)
 
     def dtype(name: str) -> str:
         return json.loads((tmp_path / name / "run.json").read_text())["compute_dtype"]
@@ -239,7 +250,7 @@ def test_a_resumed_run_computes_in_the_dtype_that_it_began_with(base: Path, tmp_
 
 
 def test_an_interrupt_saves(base: Path, tmp_path: Path, capsys) -> None:
-    config = SFTConfig(model=str(base), steps=5, save_every=100, eval_problems=0, problems=20, batch=4, threads=1)
+    config = SFTConfig(model=str(base), steps=5, save_every=100, eval_problems=0, num_problems=20, batch_size=4, threads=1)
 
     def interrupt(step: int, metrics: dict) -> None:
         if step == 2:
@@ -269,14 +280,15 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
     ("more", "said"),
     [
         (["--task", "nothing"], "unknown; there are code, deduction"),
-        (["--advantage", "grop"], "unknown; there are grpo, dr_grpo, rloo"),
+        (["--advantage", "grop"], "invalid choice 'grop' for argument '--advantage'. Expected one of ('grpo', 'dr_grpo', 'rloo', "),
         (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
         (["--steps", "0"], "--steps 0: must be a number of at least 1"),
         (["--learning-rate", "nan"], "must be a number"),
         (["--temperature", "0"], "samples of a group would all be the same"),
-        (["--top-p", "0.9", "--updates", "2"], "--top-p and --top-k"),
-        (["--eval-temperatures", "a"], "must be numbers"),
-        (["--loss", "mean"], "invalid choice"),
+        (["--top-p", "0.9", "--num-iterations", "2"], "--top-p and --top-k"),
+        (["--eval-temperatures", "a"], "Error parsing --eval-temperatures: Could not find valid parse for arguments: ['a']"),
+        (["--eval-temperatures", "1", "-1"], "--eval-temperatures 1 -1: must be one or more numbers of at least 0"),
+        (["--loss-aggregation", "mean"], "invalid choice"),
         (["--compute-dtype", "float16"], "invalid choice"),
     ],
 )
@@ -298,13 +310,13 @@ def test_a_dtype_that_is_none_is_refused_before_anything_is_made(tmp_path: Path,
 def test_dry_run(tmp_path: Path, capsys) -> None:
     assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", "smollm2"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["method"], found["learning_rate"], found["group"]) == ("rlvr", 1e-5, 8)
+    assert (found["method"], found["learning_rate"], found["group_size"]) == ("rlvr", 1e-5, 8)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
-    assert cli([*arguments("sft", base, out), "--learning-rate", "1e30", "--warmup", "0"]) == 2
+    assert cli([*arguments("sft", base, out), "--learning-rate", "1e30", "--warmup-steps", "0"]) == 2
     error = capsys.readouterr().err
     assert "not finite, in a batch with" in error or "logits are not finite" in error
     assert json.loads((out / "run.json").read_text())["status"] == "failed"
@@ -327,7 +339,7 @@ def test_a_prompt_of_no_tokens_or_too_many(prompt: str, said: str, base: Path, t
     file = tmp_path / "mine.jsonl"
     rows = [{"prompt": "<D>x+1<in>2<out>", "completion": "3"}, {"prompt": prompt, "completion": "3"}] * 40
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = SFTConfig(model=str(base), task=str(file), steps=1, eval_problems=0, batch=4, fixed_every=0)
+    config = SFTConfig(model=str(base), task=str(file), steps=1, eval_problems=0, batch_size=4, probe_every=0)
     with pytest.raises(InputError, match=said):
         run("sft", config, tmp_path / "run")
 
@@ -336,7 +348,7 @@ def test_bfloat16_masters_move_less(compute: str, base: Path, tmp_path: Path) ->
     found = {}
     for dtype in ("float32", "bfloat16"):
         config = SFTConfig(
-            model=str(base), steps=3, eval_problems=0, problems=20, batch=4, learning_rate=1e-5, master_dtype=dtype, threads=1
+            model=str(base), steps=3, eval_problems=0, num_problems=20, batch_size=4, learning_rate=1e-5, master_dtype=dtype, threads=1
         )
         config = replace(config, compute_dtype=compute)
         run("sft", config, tmp_path / dtype)

@@ -32,26 +32,26 @@ def gradients(config, policy: Policy, given: Batch) -> dict[str, torch.Tensor]:
     return {name: value.grad.clone() for name, value in policy.model.named_parameters()} | {"loss": torch.tensor(found.loss.sum())}
 
 
-@pytest.mark.parametrize("more", [{}, {"kl": 0.1}, {"entropy_bonus": 0.1}])
+@pytest.mark.parametrize("more", [{}, {"kl_coef": 0.1}, {"entropy_coef": 0.1}])
 def test_in_bfloat16_micro_batches_change_rounding_alone(more: dict) -> None:
     """Gradients are apart by at most twice what float32's are from them, by the L2 norm."""
     policy, wide = (Policy(llama().eval(), tiny.build_tokenizer(), "float32", compute) for compute in ("bfloat16", "float32"))
-    whole, exact = (gradients(RLVRConfig(micro_tokens=10_000, **more), one, batch()) for one in (policy, wide))
+    whole, exact = (gradients(RLVRConfig(max_tokens_per_microbatch=10_000, **more), one, batch()) for one in (policy, wide))
     for tokens, share in ((1, True), (20, True), (30, False), (10_000, False)):
         policy.shares = share
-        found = gradients(RLVRConfig(micro_tokens=tokens, **more), policy, batch())
+        found = gradients(RLVRConfig(max_tokens_per_microbatch=tokens, **more), policy, batch())
         for name, value in list(whole.items())[:-1]:  # without the loss
             assert (found[name] - value).norm() <= 2 * (exact[name] - value).norm() < 0.3 * value.norm(), name
 
 
 @pytest.mark.parametrize("loss", ["token-mean", "sequence-mean", "constant"])
-@pytest.mark.parametrize("more", [{}, {"kl": 0.1}, {"entropy_bonus": 0.1}, {"kl_cov": 0.2}, {"clip_cov": 0.2}, {"updates": 2}])
+@pytest.mark.parametrize("more", [{}, {"kl_coef": 0.1}, {"entropy_coef": 0.1}, {"kl_cov": 0.2}, {"clip_cov": 0.2}, {"num_iterations": 2}])
 def test_micro_batches_change_nothing(loss: str, more: dict) -> None:
     policy = Policy(llama().eval(), tiny.build_tokenizer())
-    whole = gradients(RLVRConfig(loss=loss, micro_tokens=10_000, **more), policy, batch())
+    whole = gradients(RLVRConfig(loss_aggregation=loss, max_tokens_per_microbatch=10_000, **more), policy, batch())
     for tokens, share in ((1, True), (20, True), (30, False), (10_000, False)):
         policy.shares = share
-        found = gradients(RLVRConfig(loss=loss, micro_tokens=tokens, **more), policy, batch())
+        found = gradients(RLVRConfig(loss_aggregation=loss, max_tokens_per_microbatch=tokens, **more), policy, batch())
         for name, value in whole.items():
             torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4, msg=name)
 

@@ -13,17 +13,17 @@ function paint(token, i) {
 function fill(block) {
   if (block.childElementCount) return;
   const start = +block.dataset.start, stop = +block.dataset.stop;
-  const made = document.createDocumentFragment();
+  const fragment = document.createDocumentFragment();
   for (let i = start; i < stop; i++) {
     const token = document.createElement("span");
     token.textContent = text.pieces[i] || "\u00b7";
     token.dataset.i = i;
     if (text.prompt[i]) token.className = "prompt";
     paint(token, i);
-    made.append(token);
+    fragment.append(token);
   }
   block.style.minHeight = "";
-  block.replaceChildren(made);
+  block.replaceChildren(fragment);
 }
 const watch = new IntersectionObserver(entries => entries.forEach(entry => {
   const block = entry.target;
@@ -66,7 +66,7 @@ function tell(event) {
   tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${box.bottom + tip.offsetHeight + 8 < innerHeight ? box.bottom + 4 : box.top - tip.offsetHeight - 4}px`;
 }
-data.texts.forEach((one, place) => choice.append(new Option(`${one.name} (${one.pieces.length.toLocaleString("en")} tokens)`, place)));
+data.texts.forEach(({ name, pieces }, index) => choice.append(new Option(`${name} (${pieces.length.toLocaleString("en")} tokens)`, index)));
 choice.addEventListener("change", () => { text = data.texts[+choice.value]; draw(); });
 document.querySelectorAll("[data-measure]").forEach(button => button.addEventListener("click", () => {
   measure = button.dataset.measure;

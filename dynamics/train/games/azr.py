@@ -51,15 +51,15 @@ class SelfPlay(Method):
         self.config, self.policy, self.source = config, policy, source
         notation = reads_notation(policy.tokenizer)
         self.prompt_format: PromptFormat = Notation() if notation else PlainText()
-        self.runner = ProgramRunner(notation, bool(config.allow_unconfined))
+        self.runner = ProgramRunner(notation, config.allow_unconfined)
         self.triplets = Triplets(plain=not notation, runner=self.runner)
-        self.reward = rewards.find(config.reward)
-        self.task_types = [name for name in TASK_TYPES if name in config.kinds.split(",")]
+        self.reward = rewards.find(config.proposer_reward)
+        self.task_types = [name for name in TASK_TYPES if name in config.task_types]
         proposing = policy
         if config.proposer == "snapshot":
             proposing = Policy(copy.deepcopy(policy.model), policy.tokenizer, config.master_dtype, policy.compute)
         self.proposer = Proposer(config, proposing, self.prompt_format, self.runner, self.task_types)
-        self.buffer = first_buffer(self.proposer.identity, config.buffer)
+        self.buffer = first_buffer(self.proposer.identity, config.buffer_size)
         self.waiting: list[Entry] = []
         self.steps_without_valid = 0
         self.seconds_outside_model = 0.0
@@ -74,7 +74,7 @@ class SelfPlay(Method):
         }
 
     def load(self, kept: dict[str, Any]) -> None:
-        self.buffer = unpacked_buffer(kept["buffer"], self.config.buffer)
+        self.buffer = unpacked_buffer(kept["buffer"], self.config.buffer_size)
         self.waiting = list(map(Entry.unpacked, kept["waiting"]))
         # earlier states call it "barren"
         self.steps_without_valid = kept["steps_without_valid"] if "steps_without_valid" in kept else kept["barren"]
@@ -92,7 +92,7 @@ class SelfPlay(Method):
         config = self.config
         if step == 1:
             self._seed_buffer()
-        proposals = self.proposer.propose(self.buffer, step, config.prompts, "proposal")
+        proposals = self.proposer.propose(self.buffer, step, config.prompts_per_step, "proposal")
         self._validate(proposals, step)
         valid = [(proposal, proposal.entry) for proposal in proposals if proposal.entry is not None]
         entries = [entry for _, entry in valid]
@@ -107,15 +107,15 @@ class SelfPlay(Method):
         self.score_proposals(valid, solved)
         for proposal in proposals:
             if proposal.entry is None:
-                proposal.reward = config.invalid
-        if config.lag or not questions:
-            earlier = self.waiting if config.lag else old_tasks(self.buffer, config.seed, step, config.prompts)
+                proposal.reward = config.invalid_proposal_reward
+        if config.solver_delay or not questions:
+            earlier = self.waiting if config.solver_delay else old_tasks(self.buffer, config.seed, step, config.prompts_per_step)
             trained = [self.question(entry, number) for number, entry in enumerate(earlier)]
             tried = self.solve(self.policy, trained, step, "lagged") if trained else []
         else:
             trained, tried = questions, solved
         self.buffer.extend(entries)
-        self.waiting = entries if config.lag else []
+        self.waiting = entries if config.solver_delay else []
         data = self.pack(step, proposals, trained, tried)
         data.metrics.update(metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
         data.metrics.update(metrics.solver_metrics(trained, tried, self.task_types))
@@ -127,9 +127,9 @@ class SelfPlay(Method):
     def _seed_buffer(self) -> None:
         """Fill the buffer from the identity program with what the base proposes, before anything is trained."""
         for round_ in range(4):
-            if len(self.buffer) >= self.config.seeding:
+            if len(self.buffer) >= self.config.num_seed_tasks:
                 break
-            proposals = self.proposer.propose(self.buffer, round_, self.config.prompts, "seeding")
+            proposals = self.proposer.propose(self.buffer, round_, self.config.prompts_per_step, "seeding")
             self._validate(proposals, 0)
             self.buffer.extend(proposal.entry for proposal in proposals if proposal.entry is not None)
 
@@ -146,7 +146,7 @@ class SelfPlay(Method):
     def solve(self, policy: Policy, questions: list[Question], step: int, purpose: str) -> list[list[Judged]]:
         """``group`` samples of each by a policy, judged."""
         ids = encode_questions(policy.tokenizer, questions)
-        groups = sample(policy, ids, self.config.group, self.config, purpose, step)
+        groups = sample(policy, ids, self.config.group_size, self.config, purpose, step)
         begin = time.perf_counter()
         tried = []
         for question, group in zip(questions, groups, strict=True):
@@ -163,10 +163,13 @@ class SelfPlay(Method):
         config = self.config
         rates = np.array([np.mean([verdict.correct for _, _, verdict in group]) for group in solved])
         recent = [entry.proposed.program for entry in list(self.buffer)[-_RECENT:]]
-        estimate = rewards.estimate(rates, config.group, [entry.proposed.program for _, entry in valid], recent)
+        estimate = rewards.estimate(rates, config.group_size, [entry.proposed.program for _, entry in valid], recent)
         reward = np.asarray(self.reward(estimate), float)
         if reward.shape != rates.shape or not np.isfinite(reward).all():
-            raise InputError(f"--reward {config.reward}: must give {len(rates)} finite numbers, one a proposal; got shape {reward.shape}")
+            raise InputError(
+                f"--proposer-reward {config.proposer_reward}: must give {len(rates)} finite numbers, one a proposal; "
+                f"got shape {reward.shape}"
+            )
         earlier = Counter(f"{type(entry.outputs[0]).__name__} {entry.outputs[0]!r}" for entry in self.buffer)
         terms: dict[str, Callable[[Proposal, Entry], float]] = {
             "complexity": lambda proposal, entry: rewards.complexity(entry.proposed.program),
@@ -176,11 +179,11 @@ class SelfPlay(Method):
             "halstead": lambda proposal, entry: rewards.halstead(entry.proposed.program),
             "answer_diversity": lambda proposal, entry: rewards.surprise(entry.outputs[0], earlier),
         }
-        wanted = [name for name in config.bonuses.split(",") if name]
+        wanted = config.proposer_bonuses
         bonuses = np.array([[config.bonus_scale * terms[name](*pair) for name in wanted] for pair in valid]).reshape(
             len(valid), len(wanted)
         )
-        for (proposal, _), rate, value in zip(valid, rates, rewards.combine(reward, bonuses, config.combine), strict=True):
+        for (proposal, _), rate, value in zip(valid, rates, rewards.combine(reward, bonuses, config.bonus_combination), strict=True):
             proposal.rate, proposal.reward = float(rate), float(value)
         self.seconds_outside_model += time.perf_counter() - begin
 
@@ -198,9 +201,15 @@ class SelfPlay(Method):
         solver_rows: list[dict[str, Any]] = []
         for question, prompt_ids, group in zip(questions, encode_questions(self.policy.tokenizer, questions), tried, strict=True):
             ids.append(prompt_ids)
-            for judged in group[: config.solver_samples or config.group]:
+            for judged in group[: config.solver_samples or config.group_size]:
                 sampled, _, verdict = judged
-                reward = verdict.score if verdict.correct else config.unformed if verdict.reason in _UNREADABLE else config.wrong
+                reward = (
+                    verdict.score
+                    if verdict.correct
+                    else config.format_error_reward
+                    if verdict.reason in _UNREADABLE
+                    else config.wrong_answer_reward
+                )
                 completions.append(sampled)
                 prompt_of.append(len(ids) - 1)
                 roles.append("solver")
@@ -250,11 +259,11 @@ class SelfPlay(Method):
             prompts.append(self.prompt_format.ask(kind, [reference], given))
         ids = [np.array(encode_prompt(self.policy.tokenizer, prompt), np.int64) for prompt in prompts]
         solver = solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
-        return solver | {"proposer": (ids, self.config.propose_tokens)}
+        return solver | {"proposer": (ids, self.config.max_proposal_tokens)}
 
     def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
         """Write ``curriculum.jsonl``."""
-        proposed = curriculum.draw(directory, self.config.seed, self.config.curriculum)
+        proposed = curriculum.draw(directory, self.config.seed, self.config.curriculum_samples)
         questions = [self.question(entry, number) for number, (_, _, entry) in enumerate(proposed)]
         if questions:
             tried = self.solve(load_base(), questions, 0, "curriculum")

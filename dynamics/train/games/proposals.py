@@ -61,14 +61,14 @@ class Proposer:
                     asked.append((kind, self.prompt_format.ask(kind, [], program), [], program))
                     continue
                 pool = [entry.proposed for entry in buffer if entry.kind == kind] or [self.identity]
-                if config.references:
-                    references = [pool[int(place)] for place in rng.choice(len(pool), min(config.references, len(pool)), replace=False)]
+                if config.num_references:
+                    references = [pool[int(place)] for place in rng.choice(len(pool), min(config.num_references, len(pool)), replace=False)]
                 else:  # no references: always the same one, as the form needs an example
                     references = [self.identity]
                 asked.append((kind, self.prompt_format.ask(kind, references, None), references, None))
         tokenizer = self.policy.tokenizer
         ids = [np.array(encode_prompt(tokenizer, prompt), np.int64) for _, prompt, _, _ in asked]
-        groups = sample(self.policy, ids, 1, config, purpose, step, config.propose_tokens)
+        groups = sample(self.policy, ids, 1, config, purpose, step, config.max_proposal_tokens)
         proposals = []
         for (kind, prompt, references, program), prompt_ids, group in zip(asked, ids, groups, strict=True):
             text = decode(tokenizer, group[0].ids, self.policy.eos)

@@ -134,11 +134,11 @@ def find(name: str) -> Callable[[Estimate], Floats]:
         return REWARDS[name].function
     module, _, function = name.partition(":")
     if not function:
-        raise InputError(f"--reward {shown(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
+        raise InputError(f"--proposer-reward {shown(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--reward {shown(name)}: {shown(error, 120)}") from None
+        raise InputError(f"--proposer-reward {shown(name)}: {shown(error, 120)}") from None
     return found
 
 

@@ -25,7 +25,7 @@ class RLVR(Method):
 
     def __init__(self, config: RLVRConfig, policy: Policy, source: Source):
         self.config, self.policy = config, policy
-        self.questions = source.questions("training", config.problems, config.seed)
+        self.questions = source.questions("training", config.num_problems, config.seed)
         if not self.questions:
             raise InputError(f"{source.name}: has no problems to train on")
         self.prompts = encode_questions(policy.tokenizer, self.questions)
@@ -36,15 +36,15 @@ class RLVR(Method):
 
     def next_batch(self, step: int) -> StepData:
         config = self.config
-        places = data_order.chosen(config.seed, step, config.prompts, len(self.questions))
+        places = data_order.chosen(config.seed, step, config.prompts_per_step, len(self.questions))
         begin = time.perf_counter()
-        groups = sample(self.policy, [self.prompts[place] for place in places], config.group, config, "rollout", step)
+        groups = sample(self.policy, [self.prompts[place] for place in places], config.group_size, config, "rollout", step)
         seconds = time.perf_counter() - begin
         rows = [(place, one) for place, group in zip(places, groups, strict=True) for one in group]
         texts = [decode(self.policy.tokenizer, one.ids, self.policy.eos) for _, one in rows]
         verdicts = [judge(self.questions[place], text) for (place, _), text in zip(rows, texts, strict=True)]
         rewards = np.array([verdict.score for verdict in verdicts])
-        prompt_of = np.repeat(np.arange(len(places)), config.group)
+        prompt_of = np.repeat(np.arange(len(places)), config.group_size)
         lengths = np.array([len(one.ids) for _, one in rows])
         advantages = objectives.advantages(config.advantage, rewards, prompt_of, lengths)
         asked = [self.questions[place] for place, _ in rows]
@@ -76,7 +76,7 @@ class RLVR(Method):
             }
             for (place, one), question, text, verdict, advantage in zip(rows, asked, texts, verdicts, advantages, strict=True)
         ]
-        metrics = reward_metrics(rewards.reshape(-1, config.group), [one.task for one in asked]) | {
+        metrics = reward_metrics(rewards.reshape(-1, config.group_size), [one.task for one in asked]) | {
             "length/mean": float(lengths.mean()),
             "length/truncated": float(np.mean([one.ended == "length" for _, one in rows])),
             "time/sampling": seconds,

@@ -22,7 +22,7 @@ class SFT(Method):
 
     def __init__(self, config: SFTConfig, policy: Policy, source: Source):
         self.config, self.policy, self.source = config, policy, source
-        self.questions = source.questions("training", config.problems, config.seed)
+        self.questions = source.questions("training", config.num_problems, config.seed)
         for question in self.questions:
             if question.answer is None:
                 raise InputError(f"{question.id}: has no answer to imitate; sft needs one for every problem")
@@ -35,7 +35,7 @@ class SFT(Method):
         return solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
     def next_batch(self, step: int) -> StepData:
-        places = data_order.chosen(self.config.seed, step, self.config.batch, len(self.questions))
+        places = data_order.chosen(self.config.seed, step, self.config.batch_size, len(self.questions))
         asked = [self.questions[place] for place in places]
         batch = Batch(
             [self.prompts[place] for place in places],

@@ -27,7 +27,15 @@ NOTATION = Notation()
 
 
 def config(base: Path, **more) -> SelfPlayConfig:
-    few = {"steps": 3, "prompts": 4, "group": 4, "eval_problems": 0, "max_new_tokens": 8, "propose_tokens": 40, "seeding": 6}
+    few = {
+        "steps": 3,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "eval_problems": 0,
+        "max_new_tokens": 8,
+        "max_proposal_tokens": 40,
+        "num_seed_tasks": 6,
+    }
     return SelfPlayConfig(model=str(base), threads=1, **(few | more))
 
 
@@ -86,7 +94,7 @@ def test_a_duplicate_within_a_step(game) -> None:
 
 
 def test_advantages_by_cell(game) -> None:
-    played = game(prompts=12)
+    played = game(prompts_per_step=12)
     data = played.next_batch(1)
     batch = data.batch
     cells = np.array([f"{role} {task}" for role, task in zip(batch.roles, batch.tasks, strict=True)])
@@ -116,12 +124,12 @@ def test_frozen_and_snapshot_stay_labelled(game) -> None:
 
 
 def test_the_buffer_forgets_the_oldest_and_comes_back(game) -> None:
-    played = game(buffer=8)
+    played = game(buffer_size=8)
     for step in (1, 2, 3):
         played.next_batch(step)
     assert len(played.buffer) == 8
     assert max(one.step for one in played.buffer) == 3
-    again = game(buffer=8)
+    again = game(buffer_size=8)
     again.load(json.loads(json.dumps(played.state())))
     assert again.buffer == played.buffer
     assert isinstance(again.buffer, deque)
@@ -129,7 +137,7 @@ def test_the_buffer_forgets_the_oldest_and_comes_back(game) -> None:
 
 
 def test_lag_trains_on_the_step_before(game) -> None:
-    played = game(lag=1, prompts=8)
+    played = game(solver_delay=1, prompts_per_step=8)
     first = played.next_batch(1)
     assert set(first.batch.roles) == {"proposer"}
     second = played.next_batch(2)
@@ -137,11 +145,11 @@ def test_lag_trains_on_the_step_before(game) -> None:
 
 
 def test_a_collapse_is_told(game) -> None:
-    stopped = game(propose_tokens=1, collapse_steps=2)
+    stopped = game(max_proposal_tokens=1, collapse_steps=2)
     stopped.next_batch(1)
     with pytest.raises(InputError, match=r"collapsed.*not ended"):
         stopped.next_batch(2)
-    going = game(propose_tokens=1, collapse_steps=2, on_collapse="solver")
+    going = game(max_proposal_tokens=1, collapse_steps=2, on_collapse="solver")
     for step in (1, 2, 3):
         data = going.next_batch(step)
     assert "solver" in data.batch.roles
@@ -149,7 +157,7 @@ def test_a_collapse_is_told(game) -> None:
 
 
 def options(base: Path, out: Path, *more: str) -> list[str]:
-    few = "--steps 4 --prompts 4 --group 4 --max-new-tokens 8 --propose-tokens 40 --seeding 6 --save-every 1"
+    few = "--steps 4 --prompts-per-step 4 --group-size 4 --max-new-tokens 8 --max-proposal-tokens 40 --num-seed-tasks 6 --save-every 1"
     return [
         "selfplay",
         "--model",
@@ -192,12 +200,12 @@ def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--reward", "one_minsu"], "one_minus"),
-        (["--kinds", "deduktion"], "deduction"),
+        (["--proposer-reward", "one_minsu"], "one_minus"),
+        (["--task-types", "deduktion"], "deduction"),
         (["--advantage", "grpo"], "reinforce"),
-        (["--bonuses", "beauty"], "halstead"),
+        (["--proposer-bonuses", "beauty"], "halstead"),
         (["--solver-samples", "9"], "only 4"),
-        (["--kinds", "induction"], "abduction"),
+        (["--task-types", "induction"], "abduction"),
     ],
 )
 def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
@@ -210,9 +218,9 @@ def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path:
 def test_presets_are_what_options_change(capsys) -> None:
     found = {}
     for name in ("azr-paper", "azr-code"):
-        command.main(["selfplay", "--preset", name, "--group", "4", "--out", "x", "--dry-run"])
+        command.main(["selfplay", "--preset", name, "--group-size", "4", "--out", "x", "--dry-run"])
         found[name] = json.loads(capsys.readouterr().out)
-    assert found["azr-paper"]["group"] == 4
-    assert found["azr-paper"]["entropy_bonus"] == 0.001
+    assert found["azr-paper"]["group_size"] == 4
+    assert found["azr-paper"]["entropy_coef"] == 0.001
     apart = {key for key in found["azr-paper"] if found["azr-paper"][key] != found["azr-code"][key]}
-    assert apart == {"advantage", "reward", "entropy_bonus", "clip_high", "lag"}
+    assert apart == {"advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}

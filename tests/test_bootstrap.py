@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import betaln
 
-from dynamics.passk import bootstrap
-from dynamics.passk.bootstrap import crossing, crossing_ks, difference_interval, mean_interval
+from dynamics.bootstrap import difference_interval, mean_interval, percentile_interval, resampled_counts
 from dynamics.passk.estimators import curves
 
 N = 16
@@ -20,16 +19,13 @@ def truth(a, b, k):
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (2, 2), (0.2, 2), (0.05, 1)])
 @pytest.mark.parametrize("problems", [100, 300])
-def test_coverage(a, b, problems, monkeypatch):
+def test_coverage(a, b, problems):
     """95 % intervals of 1,000 simulated benchmarks, new problems and new samples each time, for k up to n / 2."""
     rng = np.random.default_rng([1, problems, int(100 * a)])
     ks, trials = [1, 4, 8], 1000
     p = rng.beta(a, b, (trials, problems))
     c = rng.binomial(N, p)
-    # every trial uses the same resampling weights: what varies is the benchmark
-    weights = [bootstrap._draw(problems, 1000, np.random.default_rng(0))]
-    monkeypatch.setattr(bootstrap, "_batches", lambda *_: [(1000, None)])
-    monkeypatch.setattr(bootstrap, "_draw", lambda *_: weights[0])
+    # every trial is columns of one call, and so uses the same resampled problems: what varies is the benchmark
     values = np.stack([curves(np.full(problems, N), one, ks) for one in c], axis=2).reshape(problems, -1)
     found = mean_interval(values, replicates=1000)
     expected = np.repeat([truth(a, b, k) for k in ks], trials)
@@ -39,7 +35,7 @@ def test_coverage(a, b, problems, monkeypatch):
 
 
 @pytest.mark.parametrize(("a", "b", "shift"), [(0.3, 0.3, 0.0), (2, 2, 0.5), (0.2, 2, 0.5)])
-def test_coverage_of_paired_differences(a, b, shift, monkeypatch):
+def test_coverage_of_paired_differences(a, b, shift):
     rng = np.random.default_rng([2, int(100 * a)])
     problems, trials, ks = 150, 1000, [1, 8]
 
@@ -51,14 +47,11 @@ def test_coverage_of_paired_differences(a, b, shift, monkeypatch):
     expected = np.repeat([((1 - many) ** k - (1 - after) ** k).mean() for k in ks], trials)
     p = rng.beta(a, b, (trials, problems))
     q = tuned(p, rng.normal(size=p.shape))
-    weights = bootstrap._draw(problems, 1000, np.random.default_rng(0))
-    monkeypatch.setattr(bootstrap, "_batches", lambda *_: [(1000, None)])
-    monkeypatch.setattr(bootstrap, "_draw", lambda *_: weights)
     first, second = (
         np.stack([curves(np.full(problems, N), one, ks) for one in rng.binomial(N, chance)], axis=2).reshape(problems, -1)
         for chance in (p, q)
     )
-    found = difference_interval(first, second)
+    found = difference_interval(first, second, replicates=1000)
     held = ((found.low <= expected) & (expected <= found.high)).reshape(len(ks), trials).mean(axis=1)
     assert (held >= 0.93 - 0.007).all(), held
     assert (held <= 0.97 + 0.007).all(), held
@@ -107,49 +100,18 @@ def test_pairing_narrows(rng):
     assert paired.high[0] - paired.low[0] < 0.3 * (shuffled.high[0] - shuffled.low[0])
 
 
-def beta_curves(a, b, problems=400, n=256, seed=0):
-    """Problems at the quantiles of a Beta distribution, samples as expected: curves without noise."""
-    from scipy.stats import beta
-
-    p = beta.ppf((np.arange(problems) + 0.5) / problems, a, b)
-    return np.round(p * n).astype(int)
-
-
-def test_a_crossing_is_found_where_it_is():
-    n = 256
-    wide, sharp = beta_curves(0.5, 1.5), beta_curves(0.12, 0.2)  # the second is better at first, the first at large k
-    ks = crossing_ks(n)
-    first, second = curves(np.full(400, n), wide, ks), curves(np.full(400, n), sharp, ks)
-    found = crossing(ks, first, second)
-    gap = (second - first).mean(axis=0)
-    expected = int(ks[np.flatnonzero(gap < 0)[0]])
-    assert found is not None
-    assert (found.leader, found.k) == (1, expected)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= expected <= found.high
-    assert found.none == 0
-    mirrored = crossing(ks, second, first)
-    assert mirrored is not None
-    assert (mirrored.leader, mirrored.k) == (0, expected)
-    assert (mirrored.low, mirrored.high) == (found.low, found.high)
+def test_as_many_items_are_drawn_as_there_are():
+    counts = np.array([3, 1, 0, 6])
+    drawn = resampled_counts(counts, 4000, np.random.default_rng(0))
+    assert (drawn.sum(axis=1) == 10).all()
+    assert np.allclose(drawn.mean(axis=0), counts, atol=0.1)
+    assert np.allclose(drawn.var(axis=0), counts * (1 - counts / 10), atol=0.2)
 
 
-def test_no_crossing():
-    ks = crossing_ks(64)
-    first = curves(np.full(300, 64), beta_curves(1, 2, 300, 64), ks)
-    found = crossing(ks, first, curves(np.full(300, 64), beta_curves(2, 1, 300, 64), ks))
-    assert found is not None
-    assert found.k is None
-    assert found.high is None
-    assert found.none > 0.9
-    assert crossing(ks, first, first) is None
-
-
-def test_where_crossings_are_looked_for():
-    assert list(crossing_ks(5)) == [1, 2, 3, 4, 5]
-    far = crossing_ks(10_000)
-    assert far[0] == 1
-    assert far[-1] == 10_000
-    assert (far[1:] / far[:-1])[130:].max() < 1.03
-    assert len(far) < 400
+def test_percentiles_are_over_replicates(rng):
+    replicates = rng.normal(size=(999, 2))
+    low, high = percentile_interval(replicates, 0.05)
+    assert np.array_equal(low, np.quantile(replicates, 0.05, axis=0))
+    assert np.array_equal(high, np.quantile(replicates, 0.95, axis=0))
+    holes = np.vstack([replicates, np.full((50, 2), np.nan)])
+    assert np.array_equal(percentile_interval(holes, 0.05)[0], low)

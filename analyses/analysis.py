@@ -1,0 +1,95 @@
+"""The interface that all modules of the comparison have, and what they share: writing table and figure, and a command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analyses.claims import Verdict
+from analyses.runs import Run, find
+from dynamics import InputError
+from dynamics.io.atomic import replacing
+from dynamics.presentation import style
+
+
+class Analysis(Protocol):
+    """A module that answers one question from runs.
+
+    Attributes
+    ----------
+    TITLE : title of the section in the report.
+    CLAIM : what the paper says.
+    """
+
+    __name__: str
+    __doc__: str | None
+    TITLE: str
+    CLAIM: str
+
+    def caption(self, table: pd.DataFrame, /) -> str:
+        """Describe what the figure shows, with the numbers of problems and seeds."""
+
+    def measure(self, runs: Sequence[Run], /) -> pd.DataFrame:
+        """Make the table; all that is drawn or tested is in it."""
+
+    def figure(self, table: pd.DataFrame, /) -> Figure:
+        """Draw the table, and nothing else."""
+
+    def verdicts(self, table: pd.DataFrame, /) -> list[Verdict]:
+        """Check the paper's claims on the table."""
+
+
+def name_of(analysis: Analysis) -> str:
+    """Name of an analysis and of its files; also if it was started by ``python -m``."""
+    if analysis.__name__ == "__main__":
+        return Path(str(sys.modules["__main__"].__file__)).stem
+    return analysis.__name__.rpartition(".")[2]
+
+
+def write(analysis: Analysis, runs: Sequence[Run], folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """Measure runs, and write the table as CSV and the figure as PNG and SVG.
+
+    Returns
+    -------
+    The table, and the paths of the files.
+    """
+    name = name_of(analysis)
+    table = analysis.measure(runs)
+    with style.use_style():
+        figure = analysis.figure(table)
+        paths = [style.save(figure, folder / f"{name}{suffix}") for suffix in (".png", ".svg")]
+    with replacing(folder / f"{name}.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    return table, [*paths, folder / f"{name}.csv"]
+
+
+def main(analysis: Analysis, argv: Sequence[str] | None = None) -> int:
+    """Do what the command line ``RUNS... --out FOLDER`` asks for; return the exit status."""
+    parser = argparse.ArgumentParser(description=analysis.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders of them")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="where figure and table go (default: figures/)")
+    options = parser.parse_args(argv)
+    try:
+        table, paths = write(analysis, find(options.runs), options.out)
+        for claim in analysis.verdicts(table):
+            interval = f" [{claim.low:+.3g}, {claim.high:+.3g}]" if np.isfinite(claim.low) else ""
+            measured = f"{claim.measured} {claim.effect:+.3g}{interval}, {claim.interval}; by seed {claim.by_seed}"
+            print(f"{claim.finding}: {claim.verdict} ({measured})")
+        for path in paths:
+            print(path)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_script() -> int:
+    """Run the module that Python was started with, as ``python -m analyses.NAME RUNS... --out FOLDER`` does."""
+    return main(cast(Analysis, sys.modules["__main__"]))

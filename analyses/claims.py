@@ -1,0 +1,124 @@
+"""Claims of the paper against what was measured: effects over seeds, their intervals, and the verdicts that these give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told at this scale"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim of the paper against what was measured.
+
+    Attributes
+    ----------
+    finding : the claim.
+    measured : the quantity that was measured for it.
+    effect : mean over seeds.
+    low, high : ends of the 95 % interval of the effect; NaN if there is none.
+    seeds : number of seeds.
+    by_seed : the effect of each seed.
+    interval : the kind of interval.
+    expected : the sign that the claim gives the effect; 0 if it says that there is none, or none beyond ``margin``.
+    margin : largest effect that counts as none.
+    """
+
+    finding: str
+    measured: str
+    effect: float
+    low: float
+    high: float
+    seeds: int
+    by_seed: str
+    interval: str
+    expected: int
+    margin: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """By the interval: wholly on the expected side, wholly on the other, or neither (also if there is no interval)."""
+        if not np.isfinite([self.low, self.high]).all():
+            return OPEN
+        if not self.expected:
+            inside = -self.margin <= self.low and self.high <= self.margin
+            return HOLDS if inside else FAILS if self.low > self.margin or self.high < -self.margin else OPEN
+        lower, upper = sorted([self.low * self.expected, self.high * self.expected])
+        return HOLDS if lower > 0 else FAILS if upper < 0 else OPEN
+
+
+def check_claim(
+    finding: str,
+    measured: str,
+    values: Sequence[float] | np.ndarray[Any, Any],
+    expected: int,
+    within_seeds: tuple[float, float, str] | None = None,
+    margin: float = 0.0,
+) -> Verdict:
+    """Check a claim about an effect by Student's interval over seeds.
+
+    Parameters
+    ----------
+    finding, measured : the claim, and the quantity that was measured for it.
+    values : the effect of each seed; those that are not finite are left out.
+    expected : sign that the claim gives the effect; 0 for none.
+    within_seeds : ends and kind of the interval that the problems or tasks of all seeds together give. A few seeds can agree by chance, so
+        the interval is the hull of both. With one seed it is this one alone: the verdict is then on that run, not on the method.
+    margin : largest effect that counts as none.
+    """
+    effects = np.asarray(values, float)
+    effects = effects[np.isfinite(effects)]
+    effect, low, high = over_seeds(effects)
+    kind = "Student over seeds" if len(effects) > 1 else "none: one seed" if len(effects) else "none: not measured"
+    if within_seeds is not None and len(effects):
+        low, high = float(np.fmin(low, within_seeds[0])), float(np.fmax(high, within_seeds[1]))
+        kind = f"hull of {kind} and {within_seeds[2]}" if len(effects) > 1 else f"{within_seeds[2]}, one seed"
+    by_seed = " ".join(f"{value:+.3g}" for value in effects)
+    return Verdict(finding, measured, effect, low, high, len(effects), by_seed, kind, expected, margin)
+
+
+def check_claim_on_rows(finding: str, measured: str, rows: pd.DataFrame, expected: int, interval: str) -> Verdict:
+    """Check a claim on rows of a table.
+
+    Parameters
+    ----------
+    finding, measured, expected : as of ``check_claim``.
+    rows : seed, value, low, high. The row whose seed is NaN is of all seeds together, with its interval; the others are of one seed.
+    interval : the kind of that interval.
+    """
+    together = rows[rows["seed"].isna()].iloc[0]
+    by_seed = rows["value"][rows["seed"].notna()].to_numpy()
+    return check_claim(finding, measured, by_seed, expected, (together["low"], together["high"], interval))
+
+
+def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.95) -> tuple[float, float, float]:
+    """Compute the mean and Student's interval of it: mean, low, high.
+
+    The ends are NaN for a single value. With two values the interval is wide, as it should be.
+    """
+    effects = np.asarray(values, float)
+    mean = float(effects.mean()) if len(effects) else float("nan")
+    if len(effects) < 2:
+        return mean, float("nan"), float("nan")
+    error = float(stats.sem(effects))
+    low, high = stats.t.interval(level, len(effects) - 1)  # scaled here: with an error of 0 scipy gives NaN
+    return mean, mean + error * float(low), mean + error * float(high)
+
+
+def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Add columns low and high: Student's interval over the seeds of every group of rows, which are one per seed."""
+    transform = table.groupby(list(by), sort=False)["value"].transform
+    return table.assign(
+        low=transform(lambda values: over_seeds(values.to_numpy())[1]), high=transform(lambda values: over_seeds(values.to_numpy())[2])
+    )
+
+
+def seed_count(table: pd.DataFrame) -> int:
+    """Count the seeds of a table."""
+    return int(table["seed"].nunique()) if "seed" in table else 0

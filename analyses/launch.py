@@ -1,0 +1,150 @@
+"""Training the runs of a preset: several at a time, finished ones used again, interrupted ones resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from analyses.presets import BASE_RUN, PRESETS, plan
+from analyses.runs import Run, find
+from dynamics import InputError
+from dynamics.runs.directory import RunDirectory
+
+
+def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
+    """Train the runs of a preset, side by side on the cores.
+
+    Parameters
+    ----------
+    preset : name of a preset.
+    folder : folder of its runs. Finished ones are used again, interrupted ones are resumed.
+    force : train all of them from the start.
+
+    Returns
+    -------
+    The runs that are compared.
+
+    Raises
+    ------
+    InputError : a run failed, or one is finished with other settings.
+    """
+    runs = plan(preset, folder)
+    unfinished = {name for name, options in runs.items() if force or not is_finished(folder / name, options)}
+    if force:
+        discarded = set(runs)
+    elif BASE_RUN in unfinished:  # runs that started from another base are of no use
+        discarded = set(runs) - {BASE_RUN}
+    else:
+        discarded = set()
+    pending = {name: options for name, options in runs.items() if name in unfinished | discarded}
+    if pending:
+        _train_all(preset, folder, pending, discarded)
+    return find([folder / name for name in runs if name != BASE_RUN])
+
+
+def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discarded: set[str]) -> None:
+    """Train the ``pending`` runs, the base run first; what is there of those in ``discarded`` is removed."""
+    from dynamics.cli.progress import ProgressBar
+    from dynamics.io.threads import cores
+    from dynamics.train import tiny
+
+    workers = PRESETS[preset].parallel_runs or cores()
+    minutes = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
+    print_progress(f"{preset}: {len(plan(preset, folder))} runs, {len(pending)} to do, {workers} at a time{minutes}")
+    for name, options in pending.items():
+        print_progress(f"  {name}: {' '.join(options)}")
+    if any("--model" not in options for options in pending.values()):
+        with ProgressBar("making the embedded model") as bar:
+            tiny.find(progress=bar)
+    progress = _Progress(len(pending))
+
+    def train_one(name: str) -> None:
+        _train_one(folder / name, pending[name], name in discarded)
+        progress.finished(name)
+
+    if BASE_RUN in pending:
+        train_one(BASE_RUN)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for _ in pool.map(train_one, [name for name in pending if name != BASE_RUN]):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class _Progress:
+    """Counts finished runs, and estimates from them how long the others take."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self.done = 0
+        self.start = time.perf_counter()
+
+    def finished(self, name: str) -> None:
+        self.done += 1
+        elapsed = time.perf_counter() - self.start
+        remaining = elapsed / self.done * (self.total - self.done)
+        print_progress(f"  {self.done}/{self.total} {name}; {elapsed / 60:.1f} min, about {remaining / 60:.1f} min to go")
+
+
+def _train_one(target: Path, options: list[str], discard: bool) -> None:
+    """Train one run in a process of its own, or resume it."""
+    if discard and target.exists():
+        shutil.rmtree(target)
+    resume = ["--resume"] if (target / "run.json").exists() else []
+    command = [sys.executable, "-m", "dynamics.train", options[0], "--out", str(target), *options[1:], *resume]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise InputError(f"{target.name}: {(process.stderr.strip().splitlines() or ['failed'])[-1]}")
+    shutil.rmtree(target / "state", ignore_errors=True)  # three times the size of the model, and needed only to resume
+
+
+def is_finished(folder: Path, options: list[str]) -> bool:
+    """Whether a run is there and finished.
+
+    Parameters
+    ----------
+    folder : run directory.
+    options : method and options of ``python -m dynamics.train`` that it should have been made with.
+
+    Raises
+    ------
+    InputError : it is finished with other settings, or computes in another dtype than the environment asks for; it is not replaced.
+    """
+    from dynamics.train import command_line, config
+
+    if not (folder / "run.json").exists():
+        return False
+    document = RunDirectory(folder).read_run()
+    recorded: dict[str, Any] = document.get("config") or {}
+    forced, computed = config.forced_compute_dtype(), document.get("compute_dtype")
+    if forced not in (None, computed) and recorded.get("compute_dtype") == "auto":
+        raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force makes all runs anew")
+    if document.get("status") != "finished":
+        return False
+    wanted = json.loads(json.dumps(asdict(command_line.parse([options[0], "--out", str(folder), *options[1:]]).config)))
+    if different := _different_settings(wanted, recorded):
+        raise InputError(f"{folder}: is finished, with other settings ({', '.join(different)}); --force makes all of them anew")
+    return True
+
+
+def _different_settings(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
+    """Names of settings with other values than wanted. The same checkpoint of the same run in a folder that was moved is the same model."""
+    different = [name for name in wanted if wanted[name] != recorded.get(name)]
+    if "model" in different and Path(wanted["model"]).parts[-3:] == Path(str(recorded.get("model"))).parts[-3:]:
+        different.remove("model")
+    return different
+
+
+def print_progress(line: str) -> None:
+    """Print a line on stderr."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,208 @@
+"""Presets of the comparison: which runs each makes, as options of ``python -m dynamics.train``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dynamics import InputError
+
+METHODS = ("sft", "rlvr", "selfplay")
+#: name of the run whose result all others of its folder start from; it is no part of the comparison
+BASE_RUN = "base"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The runs of a comparison.
+
+    Attributes
+    ----------
+    seeds : number of seeds.
+    options : options of every run.
+    evaluation : further options of runs that are evaluated on held-out problems.
+    selfplay_variants : proposers and rewards of self-play.
+    grid : name of a setting -> options; the ``grid_methods`` are trained once more with each.
+    grid_methods : methods that are trained with the settings of the grid.
+    grid_all_seeds : settings of the grid that are trained with every seed, the others with one.
+    method_options : further options of one method.
+    base_temperatures : temperatures at which the untouched base is sampled; the trained model is sampled at the first.
+    base_run_options : options of an SFT run whose result is the base of all others; empty for none.
+    minutes : approximate time of all runs on two cores; 0 if they are not for such a machine.
+    parallel_runs : runs at the same time; 0 for one per core.
+    other_commands : command lines that read no run.
+    """
+
+    seeds: int
+    options: str
+    evaluation: str
+    selfplay_variants: tuple[str, ...]
+    grid: dict[str, str]
+    grid_methods: tuple[str, ...] = METHODS
+    grid_all_seeds: tuple[str, ...] = ()
+    method_options: dict[str, str] = field(default_factory=dict)
+    base_temperatures: str = "1,0.6,0.3,0"
+    base_run_options: str = ""
+    minutes: int = 0
+    parallel_runs: int = 0
+    other_commands: tuple[str, ...] = ()
+
+    @property
+    def sampling_temperature(self) -> str:
+        """Temperature at which trained models are sampled."""
+        return self.base_temperatures.partition(",")[0]
+
+
+_SLOW, _BF16 = "--learning-rate 3e-5", "--master-dtype bfloat16"
+#: base and published result of Absolute Zero, on the Hub
+_PAIRS = {"3b": ("Qwen/Qwen2.5-Coder-3B", "andrewzh/Absolute_Zero_Reasoner-Coder-3b")}
+_PAIRS["7b"] = ("Qwen/Qwen2.5-Coder-7B", "andrewzh/Absolute_Zero_Reasoner-Coder-7b")
+#: 64 samples a problem at temperature 1, graded, in formats that ``dynamics.passk`` reads
+_CODE = "evalplus.evaluate --model {model} --dataset {data} --backend vllm --n_samples 64 --temperature 1.0 --root evals/{name}"
+_MATHS = "inspect eval inspect_evals/{data} --model vllm/{model} --epochs 64 --temperature 1.0 --log-dir evals/{name}"
+_PUBLISHED = (
+    *(f"python -m dynamics.sparsity {base} {tuned} --json azr-{size}-sparsity.json" for size, (base, tuned) in _PAIRS.items()),
+    *(
+        f"python -m dynamics.spectra {base} {tuned} --method approx --json azr-{size}-spectra.json"
+        for size, (base, tuned) in _PAIRS.items()
+    ),
+    *(
+        harness.format(model=model, data=data, name=f"{role}-{size}")
+        for size, pair in _PAIRS.items()
+        for role, model in zip(("base", "azr"), pair, strict=True)
+        for harness, sets in ((_CODE, ("humaneval", "mbpp")), (_MATHS, ("aime2024", "aime2025", "math")))
+        for data in sets
+    ),
+    *(f"python -m dynamics.passk base=evals/base-{size} azr=evals/azr-{size} --json azr-{size}-passk.json" for size in _PAIRS),
+)
+PRESETS = {
+    "quick": Preset(
+        1,
+        "--steps 4 --threads 1 --probe-every 1",
+        "--eval-problems 12 --eval-samples 4",
+        ("frozen",),
+        {"slow": _SLOW, "bf16": _BF16},
+        ("sft", "rlvr"),
+        method_options={
+            "sft": "--batch-size 8 --num-problems 64",
+            "rlvr": "--prompts-per-step 4 --group-size 4 --num-problems 64",
+            "selfplay": "--prompts-per-step 4 --group-size 4 --num-seed-tasks 8 --curriculum-samples 4",
+        },
+        minutes=2,
+    ),
+    "default": Preset(
+        2,
+        "--steps 20 --threads 1 --probe-every 5",
+        "--eval-problems 120 --eval-samples 32",
+        ("frozen", "triangular"),
+        {"slow": _SLOW, "bf16": _BF16},
+        minutes=10,
+    ),
+    "full": Preset(
+        3,
+        "--steps 120 --threads 1",
+        "--eval-problems 240 --eval-samples 64",
+        ("frozen", "snapshot", "triangular", "variance", "r_zero", "spice"),
+        {
+            "slow": _SLOW,
+            "slower": "--learning-rate 3e-6",
+            "bf16": _BF16,
+            "bf16-slow": f"{_BF16} {_SLOW}",
+            "bf16-slower": f"{_BF16} --learning-rate 3e-6",
+        },
+        grid_all_seeds=("slower",),
+        minutes=92,
+    ),
+    "smollm2": Preset(
+        3,
+        "--steps 12 --warmup-steps 2 --threads 1 --probe-every 11",
+        "--eval-problems 36 --eval-samples 8",
+        (),
+        {"1e-6": "--learning-rate 1e-6", "bf16": _BF16, "bf16-1e-6": f"{_BF16} --learning-rate 1e-6"},
+        method_options={
+            "sft": "--batch-size 8 --max-new-tokens 32",
+            "rlvr": "--prompts-per-step 4 --group-size 8 --max-new-tokens 32",
+            "selfplay": "--prompts-per-step 2 --group-size 4 --max-proposal-tokens 96 --max-new-tokens 32 --num-seed-tasks 4 "
+            "--curriculum-samples 8",
+        },
+        base_run_options="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --probe-every 0",
+        minutes=85,
+    ),
+    "paper": Preset(
+        1,
+        "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6 --max-new-tokens 1024",
+        "--eval-problems 360 --eval-samples 64",
+        ("frozen", "triangular"),
+        {"bf16": _BF16, "1e-5": "--learning-rate 1e-5"},
+        method_options={
+            "sft": "--batch-size 64",
+            "rlvr": "--prompts-per-step 64 --group-size 8",
+            "selfplay": "--preset azr-paper --max-proposal-tokens 1024",
+        },
+        parallel_runs=1,
+        other_commands=_PUBLISHED,
+    ),
+}
+
+
+def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
+    """List the runs of a preset in the order in which they are made.
+
+    The run called ``base``, if there is one, comes first and alone: the others start from its result, and it is no part of the comparison.
+
+    Parameters
+    ----------
+    preset : name of a preset.
+    folder : folder of the runs; the base run is looked for there.
+
+    Returns
+    -------
+    Name of the run -> method and options for ``python -m dynamics.train``.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset {preset!r}: unknown; there are {', '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    base_run: dict[str, list[str]] = {}
+    start_from: list[str] = []
+    if chosen.base_run_options:
+        base_run[BASE_RUN] = ["sft", *chosen.base_run_options.split()]
+        steps = int(base_run[BASE_RUN][base_run[BASE_RUN].index("--steps") + 1])
+        start_from = ["--model", str(folder / BASE_RUN / "checkpoints" / f"step_{steps:06d}")]
+    runs: dict[str, list[str]] = {}
+    for name, method, seed, options in _compared(chosen):
+        shared = f"{chosen.options} {chosen.method_options.get(method, '')}"
+        runs[f"{name}-{seed}"] = [method, "--seed", str(seed), *start_from, *shared.split(), *options.split()]
+    return base_run | runs
+
+
+def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
+    """Name, method, seed and further options of every run that is compared: the methods, the grid, the variants of self-play."""
+    for seed in range(preset.seeds):
+        for method in reversed(METHODS):  # the longest first
+            temperatures = preset.base_temperatures if method == "sft" else preset.sampling_temperature
+            yield method, method, seed, f"{preset.evaluation} --eval-temperatures {temperatures}"
+    for setting, options in preset.grid.items():
+        for seed in range(preset.seeds if setting in preset.grid_all_seeds else 1):
+            for method in reversed(preset.grid_methods):
+                yield f"{method}-{setting}", method, seed, f"--eval-problems 0 {options}"
+    for seed in range(preset.seeds):
+        for variant in preset.selfplay_variants:
+            option = "--proposer" if variant in ("frozen", "snapshot") else "--proposer-reward"
+            temperatures = preset.sampling_temperature
+            yield f"selfplay-{variant}", "selfplay", seed, f"{preset.evaluation} --eval-temperatures {temperatures} {option} {variant}"
+
+
+def runs_folder(preset: str, folder: Path) -> Path:
+    """Name the folder of a preset's runs, in the folder of all runs."""
+    return folder / ("comparison" if preset == "default" else f"comparison-{preset}")
+
+
+def commands(preset: str, folder: Path) -> list[str]:
+    """List all that a preset runs, one command line each: the training runs, then ``PRESETS[preset].other_commands``."""
+    training = [
+        shlex.join(["python", "-m", "dynamics.train", options[0], "--out", str(folder / name), *options[1:]])
+        for name, options in plan(preset, folder).items()
+    ]
+    return [*training, *PRESETS[preset].other_commands]

@@ -1,0 +1,141 @@
+"""Moments of softmax rows: sums over a vocabulary from which entropy, varentropy and surprisal follow, and which merge over its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from dynamics.errors import InputError
+from dynamics.io.threads import cores
+
+#: rows of logits in work at once
+ROWS = 32
+
+
+@dataclass
+class SoftmaxMoments:
+    """Moments of softmax rows over a part of the vocabulary, which merge exactly; see ``dynamics.entropy.kernels``. All (rows,) float64.
+
+    With x = (logit - max) / temperature, and sums over all entries but one that is the largest:
+
+    Attributes
+    ----------
+    max : the largest logit.
+    sum_exp : of exp(x).
+    sum_x_exp : of x exp(x).
+    sum_x2_exp : of x^2 exp(x).
+    inverse_temperature : 1 / temperature.
+    """
+
+    max: Float[np.ndarray, " rows"]
+    sum_exp: Float[np.ndarray, " rows"]
+    sum_x_exp: Float[np.ndarray, " rows"]
+    sum_x2_exp: Float[np.ndarray, " rows"]
+    inverse_temperature: Float[np.ndarray, " rows"]
+
+    def merge(self, other: SoftmaxMoments) -> SoftmaxMoments:
+        """Merge the moments of two parts. Associative, so that threads and tensor-parallel ranks may merge in any order."""
+        swap = other.max > self.max
+        pairs = [(getattr(self, name), getattr(other, name)) for name in ("max", "sum_exp", "sum_x_exp", "sum_x2_exp")]
+        near = [np.where(swap, theirs, ours) for ours, theirs in pairs]
+        far = [np.where(swap, ours, theirs) for ours, theirs in pairs]
+        with np.errstate(invalid="ignore"):
+            gap = (near[0] - far[0]) * self.inverse_temperature
+        gap = np.where(np.isneginf(far[0]), np.inf, gap)  # a part without any token adds nothing
+        shrink = np.exp(-gap)
+        step = np.where(np.isinf(gap), 0.0, gap)
+        whole = 1 + far[1]
+        sum_exp = near[1] + shrink * whole
+        sum_x_exp = near[2] + shrink * (far[2] - step * whole)
+        sum_x2_exp = near[3] + shrink * (far[3] - 2 * step * far[2] + step * step * whole)
+        broken = np.isnan(self.max) | np.isnan(other.max)
+        merged = (np.where(broken, np.nan, values) for values in (near[0], sum_exp, sum_x_exp, sum_x2_exp))
+        return SoftmaxMoments(*merged, self.inverse_temperature)
+
+    @property
+    def entropy(self) -> Float[np.ndarray, " rows"]:
+        """Entropy of the distribution, in nats."""
+        return self._known(np.log1p(self.sum_exp) - self.sum_x_exp / (1 + self.sum_exp))
+
+    @property
+    def varentropy(self) -> Float[np.ndarray, " rows"]:
+        """Variance of -log p under the distribution, in nats^2."""
+        mean = self.sum_x_exp / (1 + self.sum_exp)
+        return self._known(np.maximum(self.sum_x2_exp / (1 + self.sum_exp) - mean * mean, 0.0))
+
+    @property
+    def logsumexp(self) -> Float[np.ndarray, " rows"]:
+        """Log of the sum of exp(logits / temperature)."""
+        return self._known(self.max * self.inverse_temperature + np.log1p(self.sum_exp))
+
+    def surprisal(self, target_logits: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+        """Compute -log p of the tokens with these logits; infinite for a token that is masked."""
+        with np.errstate(invalid="ignore"):
+            return self._known(np.log1p(self.sum_exp) - (target_logits - self.max) * self.inverse_temperature)
+
+    def _known(self, values: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+        return np.where(np.isfinite(self.max), values, np.nan)
+
+
+def softmax_moments(
+    rows: Shaped[np.ndarray, "rows vocabulary"], temperatures: Float[np.ndarray, " rows"], threads: int | None = None
+) -> SoftmaxMoments:
+    """Sum up logits into moments that merge with those of other parts of the vocabulary.
+
+    Parameters
+    ----------
+    rows : logits of float16, bfloat16, float32 or float64.
+    temperatures : above 0, one a row.
+    threads : one a core if None.
+    """
+    from dynamics.entropy import kernels  # compiles, so it is imported when first needed
+
+    out = np.empty((len(rows), 5))
+    inverse = 1 / temperatures
+    on_threads(len(rows), lambda part: kernels.summarise(widened(rows[part]), inverse[part], out[part]), threads)
+    sums = (out[:, column] for column in (kernels.MAX, kernels.SUM_EXP, kernels.SUM_X_EXP, kernels.SUM_X2_EXP))
+    return SoftmaxMoments(*sums, inverse)
+
+
+def merge_moments(parts: Sequence[SoftmaxMoments]) -> SoftmaxMoments:
+    """Merge the moments of a vocabulary that is split over ``parts``, for example over tensor-parallel ranks."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.merge(part)
+    return whole
+
+
+def count_above(
+    rows: Shaped[np.ndarray, "rows vocabulary"], values: Float[np.ndarray, " rows"], threads: int | None
+) -> Int[np.ndarray, " rows"]:
+    """Count the logits of each row that exceed its value."""
+    from dynamics.entropy import kernels
+
+    above = np.zeros(len(rows), np.int64)
+    on_threads(len(rows), lambda part: kernels.count_above(widened(rows[part]), values[part], above[part]), threads)
+    return above
+
+
+def widened(rows: Shaped[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+    """Give the same values in a dtype that the kernels take."""
+    if rows.dtype in (np.float32, np.float64):
+        return np.ascontiguousarray(rows)
+    if rows.dtype.kind not in "fV" and rows.dtype.name not in ("bfloat16",):
+        raise InputError(f"logits of dtype {rows.dtype}: expected floating point")
+    return np.ascontiguousarray(rows.astype(np.float32))
+
+
+def on_threads(count: int, work: Callable[[slice], None], threads: int | None = None) -> None:
+    """Do ``work`` on slices of ``count`` rows, ``ROWS`` at a time, on ``threads`` threads; one a core if None."""
+    parts = [slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
+    workers = min(len(parts), threads or cores())
+    if workers < 2:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, parts))

@@ -1,0 +1,88 @@
+"""The schema of run directories, and how those of the first schema, ``dynamics.run/1``, are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA = "dynamics.run/2"
+_FIRST = "dynamics.run/1"
+
+#: name of a setting in the first schema -> its name now; settings that are not listed kept theirs
+RENAMED_SETTINGS = {
+    "schedule": "lr_scheduler",
+    "warmup": "warmup_steps",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "clip": "max_grad_norm",
+    "loss": "loss_aggregation",
+    "micro_tokens": "max_tokens_per_microbatch",
+    "fixed_every": "probe_every",
+    "problems": "num_problems",
+    "batch": "batch_size",
+    "updates": "num_iterations",
+    "clip_low": "clip_ratio_low",
+    "clip_high": "clip_ratio_high",
+    "kl": "kl_coef",
+    "entropy_bonus": "entropy_coef",
+    "prompts": "prompts_per_step",
+    "group": "group_size",
+    "propose_tokens": "max_proposal_tokens",
+    "kinds": "task_types",
+    "references": "num_references",
+    "reward": "proposer_reward",
+    "bonuses": "proposer_bonuses",
+    "combine": "bonus_combination",
+    "invalid": "invalid_proposal_reward",
+    "wrong": "wrong_answer_reward",
+    "unformed": "format_error_reward",
+    "buffer": "buffer_size",
+    "seeding": "num_seed_tasks",
+    "lag": "solver_delay",
+    "curriculum": "curriculum_samples",
+}
+#: beginning of a key of ``metrics.jsonl`` in the first schema -> what it is now
+_RENAMED_METRICS = {"fixed/": "probe/", "time/fixed_seconds": "time/probe_seconds"}
+
+
+def current_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate a document of ``run.json`` to the schema of today.
+
+    Parameters
+    ----------
+    document
+        What the file holds. Only documents of ``dynamics.run/1`` are changed; of these the settings are translated if
+        ``python -m dynamics.train`` wrote them, and not if they are another trainer's.
+
+    Returns
+    -------
+    dict
+        A new document.
+    """
+    if document.get("schema") != _FIRST:
+        return dict(document)
+    current = {("probe_prompts" if key == "fixed_prompts" else key): value for key, value in document.items()}
+    current["schema"] = SCHEMA
+    settings = document.get("config")
+    if isinstance(settings, dict) and "eval_problems" in settings:
+        current["config"] = {RENAMED_SETTINGS.get(name, name): _current_value(name, value) for name, value in settings.items()}
+    return current
+
+
+def _current_value(name: str, value: Any) -> Any:
+    """Translate the value of a setting of the first schema, where lists were text with commas and switches were 0 and 1."""
+    if name == "eval_temperatures":
+        return [float(part) for part in value.split(",")]
+    if name in ("kinds", "bonuses"):
+        return [part for part in value.split(",") if part]
+    return bool(value) if name == "allow_unconfined" else value
+
+
+def current_metrics(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the keys of a line of ``metrics.jsonl`` that the first schema called otherwise."""
+    return {_current_key(key): value for key, value in line.items()}
+
+
+def _current_key(key: str) -> str:
+    old = next((old for old in _RENAMED_METRICS if key.startswith(old)), "")
+    return _RENAMED_METRICS[old] + key.removeprefix(old) if old else key

@@ -1,0 +1,244 @@
+"""The command line of ``python -m dynamics.train``: subcommands and options, made by tyro from the dataclasses of the settings."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Union, get_origin, get_type_hints
+
+import tyro
+
+from dynamics.errors import InputError
+from dynamics.runs.schema import RENAMED_SETTINGS
+from dynamics.train.config import (
+    METHODS,
+    PRESETS,
+    RLVRConfig,
+    SelfPlayConfig,
+    SFTConfig,
+    TrainConfig,
+    check,
+    option_of,
+    preset_values,
+)
+
+_PROGRAM = "python -m dynamics.train"
+
+
+def _preset_help(method: str) -> str:
+    values = preset_values(method, "pretrained")
+    shown = {name: " ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value for name, value in values.items()}
+    text = (
+        "defaults of the other options: tiny (those shown here), or pretrained ("
+        f"{' '.join(f'{option_of(name)} {value}' for name, value in shown.items())}). If not given: tiny for the model of that name, "
+        "pretrained for all other models"
+    )
+    if method == "selfplay":
+        text += ". azr-paper and azr-code lay the settings of Absolute Zero over these, by its paper and by its public code; see --dry-run"
+    return text
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the command is told beside the settings of the run.
+
+    Attributes
+    ----------
+    out : Path
+        run directory to write
+    resume : bool
+        continue the run in --out, which must have the same settings
+    dry_run : bool
+        print the settings as they would be used, and stop
+    json : str
+        write the report on the held-out problems to this file as JSON; - for standard output
+    tensorboard : bool
+        also write events for TensorBoard, into the folder tensorboard of the run directory
+    wandb : str
+        also log to this project of Weights & Biases
+    """
+
+    method: ClassVar[str]
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    resume: bool = False
+    dry_run: bool = False
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    tensorboard: bool = False
+    wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
+    preset: str | None = None
+    config: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class SFTCommand(Command):
+    """Options of ``sft``."""
+
+    method = "sft"
+    preset: Annotated[Literal["tiny", "pretrained"] | None, tyro.conf.arg(help=_preset_help("sft"))] = None
+    config: SFTConfig = field(default_factory=SFTConfig)
+
+
+@dataclass(frozen=True)
+class RLVRCommand(Command):
+    """Options of ``rlvr``."""
+
+    method = "rlvr"
+    preset: Annotated[Literal["tiny", "pretrained"] | None, tyro.conf.arg(help=_preset_help("rlvr"))] = None
+    config: RLVRConfig = field(default_factory=RLVRConfig)
+
+
+@dataclass(frozen=True)
+class SelfPlayCommand(Command):
+    """Options of ``selfplay``."""
+
+    method = "selfplay"
+    preset: Annotated[Literal["tiny", "pretrained", "azr-paper", "azr-code"] | None, tyro.conf.arg(help=_preset_help("selfplay"))] = None
+    config: SelfPlayConfig = field(default_factory=SelfPlayConfig)
+
+
+_COMMANDS: tuple[type[Command], ...] = (SFTCommand, RLVRCommand, SelfPlayCommand)
+
+
+def parse(argv: Sequence[str] | None = None) -> Command:
+    """Read a command line; ``--help`` prints and exits.
+
+    Parameters
+    ----------
+    argv
+        The words after ``python -m dynamics.train``; those of this process if None.
+
+    Returns
+    -------
+    Command
+        With all defaults filled in, and its settings checked.
+
+    Raises
+    ------
+    InputError
+        In one line.
+    """
+    words = _current_words(list(sys.argv[1:] if argv is None else argv))
+    _check_options(words)
+    command = _parsed(words, None, "tiny")  # for the names of preset and model, on which the defaults depend
+    if preset_values(command.method, command.preset, command.config.model):
+        command = _parsed(words, command.preset, command.config.model)
+    check(command.config)
+    return command
+
+
+def _parsed(words: list[str], preset: str | None, model: str) -> Command:
+    """Parse by tyro, whose boxes of errors become one line, with the defaults of a preset."""
+    subcommands = []
+    for kind in _COMMANDS:
+        values = preset_values(kind.method, preset if preset in PRESETS[kind.method] else None, model)
+        subcommands.append(
+            Annotated[
+                kind,
+                tyro.conf.subcommand(
+                    kind.method,
+                    default=kind(out=tyro.MISSING, config=METHODS[kind.method](**values)),
+                    description=f"{(METHODS[kind.method].__doc__ or '').partition(chr(10))[0]}\n\n"
+                    f"example: {_PROGRAM} {kind.method} --steps 100 --out runs/{kind.method}",
+                ),
+            ]
+        )
+    stderr = io.StringIO()
+    try:
+        with redirect_stderr(stderr):
+            command, rest = tyro.cli(
+                Union[tuple(subcommands)],  # type: ignore[arg-type]  # noqa: UP007
+                prog=_PROGRAM,
+                description="Post-train a model and write a run directory: metrics, rollouts, graded samples, checkpoints.\n\n"
+                f"example: {_PROGRAM} rlvr --steps 100 --out runs/rlvr && python -m dynamics.passk runs/rlvr",
+                args=words,
+                return_unknown_args=True,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.HelptextFromCommentsOff),
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise InputError(f"{_one_line(stderr.getvalue())}; see --help") from None
+    sys.stderr.write(stderr.getvalue())
+    if rest:
+        raise InputError(f"{' '.join(rest)}: not understood; see --help")
+    return command
+
+
+def _one_line(box: str) -> str:
+    """Take the message out of a box that tyro draws: what stands beneath its title, up to the next rule."""
+    message = []
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]:
+        text = line.strip(" │")
+        is_rule = not text.strip("─-╰╯")
+        if is_rule and message:
+            break
+        if not is_rule:
+            message.append(text)
+    return " ".join(message).rstrip(".")
+
+
+def _options() -> dict[str, bool]:
+    """List all options, of the command and of the settings, and whether they take a list."""
+    types = {name: kind for config in METHODS.values() for name, kind in get_type_hints(config).items()}
+    own = [one.name for one in fields(Command) if one.name != "config"]
+    return {option_of(name): False for name in own} | {option_of(name): get_origin(kind) is tuple for name, kind in types.items()}
+
+
+def _check_options(words: list[str]) -> None:
+    """Refuse an option that the method does not have, and name the nearest one that it has."""
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        raise InputError(f"name a method first: {', '.join(METHODS)}; see --help")
+    config = METHODS.get(words[0])
+    if config is None and not words[0].startswith("-"):
+        raise InputError(f"{words[0]}: unknown method; there are {', '.join(METHODS)}")
+    own = {one.name for one in fields(Command)} - {"config"} | {"help"}
+    known = [option_of(name) for name in own | {one.name for one in fields(config or TrainConfig)}]
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if word.startswith("--") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise InputError(f"{name}: unknown option" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+
+
+def _current_words(words: list[str]) -> list[str]:
+    """Replace options by their names of today, with a warning, and take lists with commas apart."""
+    renamed = {option_of(old): option_of(new) for old, new in RENAMED_SETTINGS.items()}
+    lists = {option for option, is_list in _options().items() if is_list}
+    current: list[str] = []
+    option = ""
+    for word in words:
+        if not word.startswith("--"):
+            if option == "--allow-unconfined" and word in ("0", "1"):
+                _switch(current, word)
+            else:
+                current += [part for part in word.split(",") if part] if option in lists else [word]
+            continue
+        old, equals, value = word.partition("=")
+        option = renamed.get(old, old)
+        if option != old:
+            _warn(f"{old} is now {option}; the old name will go with the next release")
+        if equals and option in lists:
+            current += [option, *(part for part in value.split(",") if part)]
+        elif equals and option == "--allow-unconfined":
+            current.append(option)
+            _switch(current, value)
+        else:
+            current.append(option + equals + value)
+    return current
+
+
+def _switch(words: list[str], value: str) -> None:
+    """Read a 0 or 1 after a switch, which took one in earlier versions."""
+    _warn("--allow-unconfined takes no value now; 0 and 1 will be refused with the next release")
+    if value == "0":
+        words.pop()
+
+
+def _warn(text: str) -> None:
+    print(f"dynamics.train: {text}", file=sys.stderr)

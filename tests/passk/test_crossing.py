@@ -1,0 +1,56 @@
+"""A crossing is found where two curves cross, and not where they do not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dynamics.passk.crossing import crossing, crossing_ks
+from dynamics.passk.estimators import curves
+
+
+def beta_curves(a, b, problems=400, n=256, seed=0):
+    """Problems at the quantiles of a Beta distribution, samples as expected: curves without noise."""
+    from scipy.stats import beta
+
+    p = beta.ppf((np.arange(problems) + 0.5) / problems, a, b)
+    return np.round(p * n).astype(int)
+
+
+def test_a_crossing_is_found_where_it_is():
+    n = 256
+    wide, sharp = beta_curves(0.5, 1.5), beta_curves(0.12, 0.2)  # the second is better at first, the first at large k
+    ks = crossing_ks(n)
+    first, second = curves(np.full(400, n), wide, ks), curves(np.full(400, n), sharp, ks)
+    found = crossing(ks, first, second)
+    gap = (second - first).mean(axis=0)
+    expected = int(ks[np.flatnonzero(gap < 0)[0]])
+    assert found is not None
+    assert (found.leader, found.k) == (1, expected)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= expected <= found.high
+    assert found.none == 0
+    mirrored = crossing(ks, second, first)
+    assert mirrored is not None
+    assert (mirrored.leader, mirrored.k) == (0, expected)
+    assert (mirrored.low, mirrored.high) == (found.low, found.high)
+
+
+def test_no_crossing():
+    ks = crossing_ks(64)
+    first = curves(np.full(300, 64), beta_curves(1, 2, 300, 64), ks)
+    found = crossing(ks, first, curves(np.full(300, 64), beta_curves(2, 1, 300, 64), ks))
+    assert found is not None
+    assert found.k is None
+    assert found.high is None
+    assert found.none > 0.9
+    assert crossing(ks, first, first) is None
+
+
+def test_where_crossings_are_looked_for():
+    assert list(crossing_ks(5)) == [1, 2, 3, 4, 5]
+    far = crossing_ks(10_000)
+    assert far[0] == 1
+    assert far[-1] == 10_000
+    assert (far[1:] / far[:-1])[130:].max() < 1.03
+    assert len(far) < 400
