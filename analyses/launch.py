@@ -67,7 +67,7 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
     progress = _Progress(len(pending))
 
     def train_one(name: str) -> None:
-        _train_one(folder / name, pending[name], name in discarded)
+        train_run(folder / name, pending[name], name in discarded)
         progress.finished(name)
 
     if BASE_RUN in pending:
@@ -96,7 +96,7 @@ class _Progress:
         print_progress(f"  {self.done}/{self.total} {name}; {elapsed / 60:.1f} min, about {remaining / 60:.1f} min to go")
 
 
-def _train_one(target: Path, options: list[str], discard: bool) -> None:
+def train_run(target: Path, options: list[str], discard: bool) -> None:
     """Train one run in a process of its own, or resume it."""
     if discard and target.exists():
         shutil.rmtree(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ import pandas as pd
 
 from analyses.presets import BASE_RUN, METHODS
 from dynamics import InputError
+from dynamics.io import json_lines
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import current_metrics
 
@@ -182,24 +182,9 @@ def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, flo
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a file, without a last one that a killed run left unfinished."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: is not there; was the run finished?") from None
-    if lines and not lines[-1].endswith(b"\n") and not _is_json(lines[-1]):
-        del lines[-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON lines ({error})") from None
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+    if not path.exists():
+        raise InputError(f"{path}: is not there; was the run finished?")
+    return [row for _, row in json_lines.read_json_lines(path, unfinished=[])]
 
 
 def find(paths: Sequence[Path]) -> list[Run]:

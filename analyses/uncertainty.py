@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analyses import precision
 from dynamics import entropy
 from dynamics.entropy.plot import figure
 from dynamics.errors import InputError
@@ -23,7 +24,7 @@ LENGTH, TEXTS = 1200, 8
 
 def main(runs: Path, figures: Path) -> list[Path]:
     """Trace both models over the README and draw."""
-    folders = [runs / "precision" / name for name in ("base", "fp32")]
+    folders = [precision.tuned_checkpoint(runs / "precision", name) for name in ("base", "fp32")]
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: is not there; python -m analyses precision makes it")

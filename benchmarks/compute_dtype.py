@@ -3,8 +3,8 @@
     python benchmarks/compute_dtype.py [--device cuda] [--threads 2]
 
 Llamas of four layers with random weights and float32 masters; bfloat16 is by autocast. `--compute-dtype auto` takes bfloat16 from the width
-on at which the ratios are above 1 (`dynamics.train.policy.WIDE`), and only where there is arithmetic for it: elsewhere it is emulated, and
-the ratios tell how slowly.
+on at which the ratios are above 1 (`dynamics.train.policy.BFLOAT16_HIDDEN_SIZE`), and only where there is
+arithmetic for it: elsewhere it is emulated, and the ratios tell how slowly.
 
 sft         a step on 16 completions
 rlvr        a step of 4 prompts x 8 samples, sampling included

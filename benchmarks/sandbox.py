@@ -26,17 +26,17 @@ def fresh(number: int) -> None:
 
 def main() -> None:
     jobs = [Job(program(number), [(7,)]) for number in range(MANY)]
-    with Sandbox() as box, ThreadPoolExecutor(cores()) as pool:
-        box.agree_all(jobs[:20])
+    with Sandbox() as sandbox, ThreadPoolExecutor(cores()) as pool:
+        sandbox.run_all_deterministic(jobs[:20])
         for _ in range(3):
             begin = time.perf_counter()
-            assert all(one.values for one in box.run_all(jobs))
+            assert all(one.values for one in sandbox.run_all(jobs))
             confined = MANY / (time.perf_counter() - begin)
             begin = time.perf_counter()
             list(pool.map(fresh, range(FEW)))
             interpreters = FEW / (time.perf_counter() - begin)
             ratio = confined / interpreters
-            print(f"{confined:,.0f} programs/s confined ({box.confinement}), {ratio:.1f} x a fresh interpreter each")
+            print(f"{confined:,.0f} programs/s confined ({sandbox.confinement}), {ratio:.1f} x a fresh interpreter each")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
         begin = time.perf_counter()
         if method == "rlvr":
             groups = generate(
-                found.model, asked, GROUP, max_new_tokens=LENGTH, eos=(), noise=lambda p, s, at=step: stream(0, "b", at, p, s)
+                found.model, asked, GROUP, max_new_tokens=LENGTH, eos=(), rng_for=lambda p, s, at=step: stream(0, "b", at, p, s)
             )
             flat = [one for group in groups for one in group]
             of = np.repeat(np.arange(PROMPTS), GROUP)

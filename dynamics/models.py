@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,8 @@ class CausalModel:
             states.append((getattr(output, "last_hidden_state", None), dtype))
 
         body = getattr(self.model, "base_model", None)
-        handle = None if body is None else body.register_forward_hook(torch.compiler.disable(keep))
+        uncompiled: Any = torch.compiler.disable
+        handle = None if body is None else body.register_forward_hook(uncompiled(keep))
         try:
             logits = self.logits(ids, mask)
         finally:
@@ -261,17 +262,17 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
-        raise InputError(f"{shown(name)}: has no tokenizer that can be read ({_reason(error)})") from None
+        raise InputError(f"{printable(name)}: has no tokenizer that can be read ({_reason(error)})") from None
     try:
         chosen = kinds[dtype] if dtype else "auto" if name != "smollm2" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options, **model_options)
     except Exception as error:
-        raise InputError(f"{shown(name)}: is not a causal language model that can be read ({_reason(error)})") from None
+        raise InputError(f"{printable(name)}: is not a causal language model that can be read ({_reason(error)})") from None
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 
 def _reason(error: Exception) -> str:
-    return shown(str(error).strip().partition("\n")[0] or type(error).__name__, 160)
+    return printable(str(error).strip().partition("\n")[0] or type(error).__name__, 160)
 
 
 def _smollm2() -> tuple[str, str]:

@@ -8,7 +8,7 @@ from dynamics import overlap
 from dynamics.entropy.logits import divergence, from_logits
 from dynamics.passk.estimators import curves, g_pass_at_k, maj_at_k, mg_pass_at_k, pass_at_k
 from dynamics.sparsity import kernels
-from dynamics.sparsity.accumulate import tally_arrays
+from dynamics.sparsity.accumulate import accumulate_arrays
 
 
 def main() -> None:
@@ -16,8 +16,8 @@ def main() -> None:
     bits = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     stored = {"bfloat16": bits, "float16": values.astype(np.float16), "float32": values.astype(np.float32), "float64": values}
     for dtype, one in stored.items():
-        tally_arrays(one, dtype, one[::-1].copy(), dtype)
-        tally_arrays(one, dtype, bits, "bfloat16")
+        accumulate_arrays(one, dtype, one[::-1].copy(), dtype)
+        accumulate_arrays(one, dtype, bits, "bfloat16")
     kernels.round_to_bfloat16(values.astype(np.float32), bits.copy())
     base = {"w": stored["float32"]}
     overlap.compare(base, [{"w": base["w"] * 2}, {"w": base["w"] * 3}])

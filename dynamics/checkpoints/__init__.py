@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor, from_array
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 __all__ = ["Checkpoint", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
 
@@ -46,14 +46,14 @@ def open_checkpoint(source: Source) -> Checkpoint:
     try:
         exists = path.exists()
     except OSError as error:
-        raise InputError(f"{shown(source)}: {error.strerror or error}") from None
+        raise InputError(f"{printable(source)}: {error.strerror or error}") from None
     except ValueError:
-        raise InputError(f"{shown(source)}: is not a path") from None
+        raise InputError(f"{printable(source)}: is not a path") from None
     if not exists:
         return _from_hub(str(source))
     checkpoint = _read(path)
     if not checkpoint.tensors and checkpoint.adapter is None:
-        raise InputError(f"{shown(path)}: holds no tensors")
+        raise InputError(f"{printable(path)}: holds no tensors")
     return checkpoint
 
 
@@ -61,7 +61,7 @@ def _from_hub(text: str) -> Checkpoint:
     from dynamics.checkpoints.hub import download, is_hub_id
 
     if not is_hub_id(text):
-        raise InputError(f"{shown(text)}: no such file or folder")
+        raise InputError(f"{printable(text)}: no such file or folder")
     from dataclasses import replace
 
     return replace(_read(download(text)), path=text)
@@ -85,8 +85,8 @@ def _read(path: Path) -> Checkpoint:
         from dynamics.checkpoints.pickled import read_pickled
 
         if RANK_SHARD.search(path.name):
-            raise InputError(f"{shown(path)}: is one rank's shard; name the folder that holds all of them")
+            raise InputError(f"{printable(path)}: is one rank's shard; name the folder that holds all of them")
         return read_pickled(path)
     if path.suffix == ".json":
-        raise InputError(f"{shown(path)}: is a JSON file; name the folder it lies in")
-    raise InputError(f"{shown(path)}: unknown kind of file; expected .safetensors, .bin, .pt, .pth, .gguf or a folder")
+        raise InputError(f"{printable(path)}: is a JSON file; name the folder it lies in")
+    raise InputError(f"{printable(path)}: unknown kind of file; expected .safetensors, .bin, .pt, .pth, .gguf or a folder")

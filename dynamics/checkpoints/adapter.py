@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.folder import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?$")
 PREFIX = re.compile(r"^(base_model\.model\.)+")
@@ -47,17 +48,18 @@ CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class LowRank:
     """An update of one weight, ``left @ right``: (rows, r) and (r, columns), float64, the scaling within ``left``."""
 
-    left: np.ndarray
-    right: np.ndarray
+    left: Float[np.ndarray, "rows r"]
+    right: Float[np.ndarray, "r columns"]
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Shape of the update."""
         return self.left.shape[0], self.right.shape[1]
 
-    def singular_values(self) -> np.ndarray:
-        """The r largest singular values, from the r x r core of two QR factorisations."""
+    def singular_values(self) -> Float[np.ndarray, " smaller_side"]:
+        """Compute the r largest singular values, ``(r,)``, from the r x r core of two QR factorisations."""
         core = _triangle(self.left) @ _triangle(self.right.T).T
-        values: np.ndarray = np.linalg.svd(core, compute_uv=False)
+        values: Float[np.ndarray, " r"] = np.linalg.svd(core, compute_uv=False)
         return values
 
     def norm(self) -> float:
@@ -80,7 +82,7 @@ class Adapter:
     replaced: Mapping[str, Tensor]
 
     def apply(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
-        """The base with the adapter on it, lazily, and a record for each update: name, rank, numerical_rank, scaling, update_norm.
+        """Apply the adapter to its base, lazily; also give a record an update: name, rank, numerical_rank, scaling, update_norm.
 
         Weights the adapter does not touch are the base's own, so that they cost no comparison.
         """
@@ -93,7 +95,9 @@ class Adapter:
         for target, update in self.updates.items():
             name, tensor = self._target(target, base, stored, tensors)
             if update.shape != tensor.shape:
-                raise InputError(f"{shown(self.path)}: update of {shown(target)} is {update.shape}, the base weight is {tensor.shape}")
+                raise InputError(
+                    f"{printable(self.path)}: update of {printable(target)} is {update.shape}, the base weight is {tensor.shape}"
+                )
             tensors[name] = merged(name, tensor, update)
             records.append(
                 {
@@ -114,15 +118,17 @@ class Adapter:
             embedding = next((tensor for tensor in base.tensors.values() if parameter_names.kind(tensor.name) == "embedding"), None)
             if embedding is not None:
                 return target, embedding
-        raise InputError(f"{shown(self.path)}: targets {shown(target)}, which {shown(base.path)} does not have; is this its base model?")
+        raise InputError(
+            f"{printable(self.path)}: targets {printable(target)}, which {printable(base.path)} does not have; is this its base model?"
+        )
 
 
-def _triangle(matrix: np.ndarray) -> np.ndarray:
+def _triangle(matrix: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "k n"]:
     return np.linalg.qr(matrix, mode="reduced")[1]
 
 
 def _find(target: str, stored: Mapping[str, str]) -> str | None:
-    """The stored name of an adapter's target: as it is, or with or without the prefix that separates a model from its inner part."""
+    """Find the stored name of an adapter's target: as it is, or with or without the prefix that separates a model from its inner part."""
     if target in stored:
         return stored[target]
     for stem in parameter_names.STEMS:
@@ -133,10 +139,10 @@ def _find(target: str, stored: Mapping[str, str]) -> str | None:
 
 
 def merged(name: str, base: Tensor, update: LowRank) -> Tensor:
-    """``base + update`` in float64, a stretch of rows at a time."""
+    """Make the tensor ``base + update``, formed in float64 for some rows at a time."""
     columns = update.shape[1]
 
-    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+    def read(start: int, stop: int, out: Shaped[np.ndarray, " room"]) -> Float[np.ndarray, " n"]:
         first, last = start // columns, -(-stop // columns)
         dense = (update.left[first:last] @ update.right).reshape(-1)
         out = out[: stop - start]
@@ -147,8 +153,8 @@ def merged(name: str, base: Tensor, update: LowRank) -> Tensor:
 
 
 def read_adapter(folder: Path) -> Checkpoint:
-    """A PEFT LoRA folder as a checkpoint that has no tensors, only an ``Adapter`` to apply to a base."""
-    where = shown(folder)
+    """Read a PEFT LoRA folder as a checkpoint that has no tensors, only an ``Adapter`` to apply to a base."""
+    where = printable(folder)
     config = read_json(folder / "adapter_config.json")
     _check(where, config)
     weights = _weights(folder)
@@ -163,7 +169,7 @@ def read_adapter(folder: Path) -> Checkpoint:
             if factor.group(2):
                 embeddings.add(factor.group(1))
         elif ".lora_" in name or "token_adapter" in name:
-            raise InputError(f"{where}: {shown(stored)} is no plain LoRA factor; merge the adapter and compare the result")
+            raise InputError(f"{where}: {printable(stored)} is no plain LoRA factor; merge the adapter and compare the result")
         else:
             replaced[_full_weight(name)] = tensor
     if not factors and not replaced:
@@ -171,7 +177,7 @@ def read_adapter(folder: Path) -> Checkpoint:
     updates, scalings = {}, {}
     for module, pair in factors.items():
         if pair.keys() != {"A", "B"}:
-            raise InputError(f"{where}: {shown(module)} has lora_{next(iter(pair))} but not its partner")
+            raise InputError(f"{where}: {printable(module)} has lora_{next(iter(pair))} but not its partner")
         update, scaling = _update(where, module, pair, config, module in embeddings)
         updates[f"{module}.weight"], scalings[f"{module}.weight"] = update, scaling
     return Checkpoint(str(folder), "peft-lora", {}, config, weights.ignored, Adapter(str(folder), updates, scalings, replaced))
@@ -184,13 +190,13 @@ def _weights(folder: Path) -> Checkpoint:
         from dynamics.checkpoints.pickled import read_pickled
 
         return read_pickled(folder / "adapter_model.bin")
-    raise InputError(f"{shown(folder)}: has adapter_config.json but neither adapter_model.safetensors nor adapter_model.bin")
+    raise InputError(f"{printable(folder)}: has adapter_config.json but neither adapter_model.safetensors nor adapter_model.bin")
 
 
 def _check(where: str, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise InputError(
-            f"{where}: is a {shown(config.get('peft_type'), 40)} adapter; only LoRA is read factored, merge it and compare the result"
+            f"{where}: is a {printable(config.get('peft_type'), 40)} adapter; only LoRA is read factored, merge it and compare the result"
         )
     for setting, text in UNSUPPORTED.items():
         if config.get(setting):
@@ -198,22 +204,22 @@ def _check(where: str, config: Mapping[str, Any]) -> None:
     initialised = str(config.get("init_lora_weights")).lower()
     if initialised.startswith(CHANGES_BASE):
         raise InputError(
-            f"{where}: was initialised with {shown(initialised, 20)}, which moves part of the base into the adapter; convert it "
+            f"{where}: was initialised with {printable(initialised, 20)}, which moves part of the base into the adapter; convert it "
             "(path_initial_model_for_weight_conversion) or merge it first"
         )
 
 
 def _full_weight(name: str) -> str:
-    """The base's name of a weight that the adapter stores whole."""
+    """Give the base's name of a weight that the adapter stores whole."""
     return re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", name)
 
 
 def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping[str, Any], embedding: bool) -> tuple[LowRank, float]:
     a, b = pair["A"], pair["B"]
     if len(a.shape) != 2 or len(b.shape) != 2:
-        raise InputError(f"{where}: {shown(module)} is a LoRA on a convolution; merge it and compare the result")
+        raise InputError(f"{where}: {printable(module)} is a LoRA on a convolution; merge it and compare the result")
     if a.shape[0] != b.shape[1]:
-        raise InputError(f"{where}: {shown(module)}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
+        raise InputError(f"{where}: {printable(module)}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
     scaling = _scaling(where, module, a.shape[0], config)
     down, up = a.values().astype(float).reshape(a.shape), b.values().astype(float).reshape(b.shape)
     if embedding or config.get("fan_in_fan_out"):  # the weight is stored (in, out): the update is (B A)^T
@@ -228,7 +234,7 @@ def _scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> f
         _patterned(module, config.get("alpha_pattern"), config.get("lora_alpha")),
     )
     if expected != rank:
-        raise InputError(f"{where}: {shown(module)} has rank {rank}, adapter_config.json says {shown(expected)}")
+        raise InputError(f"{where}: {printable(module)} has rank {rank}, adapter_config.json says {printable(expected)}")
     if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise InputError(f"{where}: adapter_config.json has no lora_alpha")
     if alpha == 0:
@@ -240,12 +246,16 @@ def _scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> f
 
 
 def _patterned(module: str, patterns: Any, default: Any) -> Any:
-    """The setting of a module: that of the first pattern that matches the end of its name, as PEFT resolves it."""
+    """Look up the setting of a module: that of the first pattern that matches the end of its name, as PEFT resolves it."""
     for pattern, value in (patterns or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error:
-            if module.endswith(pattern):
-                return value
+        if _matches(pattern, module):
+            return value
     return default
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether the end of a module's name matches; a pattern that is no regular expression is compared as text."""
+    try:
+        return bool(re.match(rf"(.*\.)?({pattern})$", module))
+    except re.error:
+        return module.endswith(pattern)

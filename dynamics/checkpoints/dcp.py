@@ -13,10 +13,10 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state
-from dynamics.checkpoints.sharded import Piece, assemble
+from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: what ``.metadata`` consists of, under the module paths of all versions of torch
 CLASSES = frozenset(
@@ -36,36 +36,36 @@ Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def read_dcp(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder with a ``.metadata`` file."""
+    """Read the checkpoint in a folder with a ``.metadata`` file."""
     file = File(folder / ".metadata")
-    where = shown(file.path)
+    where = printable(file.path)
     metadata = unpickle(io.BytesIO(file.read(0, file.size)), where, CLASSES)
     ignored: list[tuple[str, str]] = []
     try:
-        wanted = _weights(metadata.state["state_dict_metadata"], ignored)
-        places = {(index.state["fqn"], index.state.get("offset")): info for index, info in metadata.state["storage_data"].items()}
-        items = {name: [_place(where, name, box, dtype, places) for box in boxes] for name, (_, dtype, boxes) in wanted.items()}
+        entries = _weights(metadata.state["state_dict_metadata"], ignored)
+        infos = {(index.state["fqn"], index.state.get("offset")): info for index, info in metadata.state["storage_data"].items()}
+        items = {name: [_locate(where, name, box, dtype, infos) for box in boxes] for name, (_, dtype, boxes) in entries.items()}
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{where}: is not the metadata of a checkpoint ({type(error).__name__}: {shown(error)})") from None
+        raise InputError(f"{where}: is not the metadata of a checkpoint ({type(error).__name__}: {printable(error)})") from None
     files = {name: _open(folder, name) for name in dict.fromkeys(name for item in items.values() for name, _, _ in item)}
 
     tensors: dict[str, Tensor] = {}
-    for name, (shape, dtype, boxes) in wanted.items():
-        about = f"{shown(folder)}: {shown(name)}"
-        pieces: dict[Box, Piece] = {}
+    for name, (shape, dtype, boxes) in entries.items():
+        label = f"{printable(folder)}: {printable(name)}"
+        shards: dict[Box, Shard] = {}
         for box, (path, offset, length) in zip(boxes, items[name], strict=True):
-            pieces[box] = (*box, _item(about, name, box[1], dtype, files[path], offset, length))
-        tensors[name] = assemble(about, shape, dtype, list(pieces.values())).named(name)
+            shards[box] = (*box, _item(label, name, box[1], dtype, files[path], offset, length))
+        tensors[name] = join_shards(label, shape, dtype, list(shards.values())).named(name)
     if not tensors and any(is_optimizer(name) for name, _ in ignored):
-        raise InputError(f"{shown(folder)}: holds optimizer state, not weights")
+        raise InputError(f"{printable(folder)}: holds optimizer state, not weights")
     return Checkpoint(str(folder), "dcp", tensors, ignored=grouped(ignored))
 
 
 def _weights(entries: dict[str, Node], ignored: list[tuple[str, str]]) -> dict[str, tuple[tuple[int, ...], str, list[Box]]]:
     """Name -> (shape, dtype, rectangles) of each tensor that is not optimizer state."""
-    wanted = {}
+    weights = {}
     for name, entry in entries.items():
         if is_optimizer(name):
             ignored.append((name, "optimizer state, not weights"))
@@ -75,11 +75,11 @@ def _weights(entries: dict[str, Node], ignored: list[tuple[str, str]]) -> dict[s
             properties = entry.state["properties"].state
             dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
             if dtype not in STORAGE:
-                ignored.append((name, f"its dtype {shown(dtype)} is not one this reads"))
+                ignored.append((name, f"its dtype {printable(dtype)} is not one this reads"))
                 continue
             boxes = [(_numbers(chunk.state["offsets"]), _numbers(chunk.state["sizes"])) for chunk in entry.state["chunks"]]
-            wanted[name] = (_numbers(entry.state["size"]), dtype, boxes)
-    return wanted
+            weights[name] = (_numbers(entry.state["size"]), dtype, boxes)
+    return weights
 
 
 def _numbers(values: Any) -> tuple[int, ...]:
@@ -88,49 +88,49 @@ def _numbers(values: Any) -> tuple[int, ...]:
     return values
 
 
-def _place(where: str, name: str, box: Box, dtype: str, places: dict[tuple[str, Any], Node]) -> tuple[str, int, int]:
+def _locate(where: str, name: str, box: Box, dtype: str, infos: dict[tuple[str, Any], Node]) -> tuple[str, int, int]:
     """File, first byte and length of the item that holds a rectangle."""
-    info = places.get((name, box[0]))
+    info = infos.get((name, box[0]))
     if info is None:
-        raise InputError(f"{where}: does not say where the part of {shown(name)} at {box[0]} lies; the save was not finished")
+        raise InputError(f"{where}: does not say where the part of {printable(name)} at {box[0]} lies; the save was not finished")
     if info.state.get("transform_descriptors"):
         how = ", ".join(map(str, info.state["transform_descriptors"]))
-        raise InputError(f"{where}: {shown(name)} is stored transformed ({shown(how)}); save again without stream transforms")
+        raise InputError(f"{where}: {printable(name)} is stored transformed ({printable(how)}); save again without stream transforms")
     path, offset, length = str(info.state["relative_path"]), *_numbers((info.state["offset"], info.state["length"]))
     if math.prod(box[1]) * STORAGE[dtype].itemsize > length:
-        raise InputError(f"{where}: claims {math.prod(box[1])} {dtype} of {shown(name)} in {length} bytes")
+        raise InputError(f"{where}: claims {math.prod(box[1])} {dtype} of {printable(name)} in {length} bytes")
     return path, offset, length
 
 
 def _open(folder: Path, name: str) -> File:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise InputError(f"{shown(folder)}: .metadata refers to {shown(name)}, which is outside the folder")
+        raise InputError(f"{printable(folder)}: .metadata refers to {printable(name)}, which is outside the folder")
     if not os.path.exists(folder / name):  # unlike Path.exists, false and no exception for a name that no file can have
-        raise InputError(f"{shown(folder)}: {shown(name)} is missing, which .metadata refers to; fetch it")
+        raise InputError(f"{printable(folder)}: {printable(name)} is missing, which .metadata refers to; fetch it")
     return File(folder / name)
 
 
 def _item(where: str, name: str, shape: tuple[int, ...], dtype: str, file: File, offset: int, length: int) -> Tensor:
     """One rectangle. Its item is an archive of its own, opened at the first read: there can be a hundred thousand of them."""
     if offset + length > file.size:
-        raise InputError(f"{where}: needs byte {offset + length} of {shown(file.path.name)}, which has {file.size}; fetch it again")
+        raise InputError(f"{where}: needs byte {offset + length} of {printable(file.path.name)}, which has {file.size}; fetch it again")
 
     def opened() -> Tensor:
         if file.read(offset, min(length, 4)) == b"PK\x03\x04":
             saved = load_state(file, offset, length)
-            found = as_strided(saved.root, name, saved)
-            actual = (found.dtype, found.shape) if isinstance(found, Strided) else found
-            if not isinstance(found, Strided) or actual != (dtype, shape):
-                raise InputError(f"{where}: .metadata says {dtype} {shape}, {shown(file.path.name)} holds {actual}")
-            return found.tensor(name)
+            strided = as_strided(saved.root, name, saved)
+            actual = (strided.dtype, strided.shape) if isinstance(strided, Strided) else strided
+            if not isinstance(strided, Strided) or actual != (dtype, shape):
+                raise InputError(f"{where}: .metadata says {dtype} {shape}, {printable(file.path.name)} holds {actual}")
+            return strided.tensor(name)
         return from_file(name, shape, dtype, file, _in_safetensors(where, name, shape, dtype, file, offset))
 
-    kept: list[Tensor] = []
+    opened_tensors: list[Tensor] = []
 
     def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
-        if not kept:  # two threads may both open it, which does no harm
-            kept.append(opened())
-        return kept[0].read(start, stop, out)
+        if not opened_tensors:  # two threads may both open it, which does no harm
+            opened_tensors.append(opened())
+        return opened_tensors[0].read(start, stop, out)
 
     return Tensor(name, shape, dtype, read, (file.identity, offset, name, shape))
 
@@ -146,4 +146,4 @@ def _in_safetensors(where: str, name: str, shape: tuple[int, ...], dtype: str, f
             return int(offset + 8 + size + begin)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise InputError(f"{where}: is not at byte {offset} of {shown(file.path.name)} as .metadata says; the file is damaged")
+    raise InputError(f"{where}: is not at byte {offset} of {printable(file.path.name)} as .metadata says; the file is damaged")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 LFS_POINTER = b"version https://git-lfs"
 
@@ -21,17 +21,18 @@ class File:
     """
 
     def __init__(self, path: str | Path):
+        """Open the file; refuse what is no regular file, and Git LFS pointers."""
         self.path = Path(path)
         try:
             self._fd = _open(self.path)
         except OSError as error:
-            raise InputError(f"{shown(path)}: {error.strerror or error}") from error
+            raise InputError(f"{printable(path)}: {error.strerror or error}") from error
         status = os.fstat(self._fd)
         self.size = status.st_size
         self.identity = (status.st_dev, status.st_ino)
         self._lock = threading.Lock()
         if self.size < 1024 and self.read(0, min(self.size, len(LFS_POINTER))) == LFS_POINTER:
-            raise InputError(f"{shown(path)}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
+            raise InputError(f"{printable(path)}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
 
     def read_into(self, offset: int, buffer: np.ndarray) -> None:
         """Fill a contiguous array with the bytes from ``offset`` on."""
@@ -41,15 +42,16 @@ class File:
             try:
                 count = self._read_some(view[done:], offset + done)
             except OSError as error:
-                raise InputError(f"{shown(self.path)}: {error.strerror or error} while reading at byte {offset + done}") from error
+                raise InputError(f"{printable(self.path)}: {error.strerror or error} while reading at byte {offset + done}") from error
             if count == 0:
                 raise InputError(
-                    f"{shown(self.path)}: shrank while it was read: needed byte {offset + len(view)}, "
+                    f"{printable(self.path)}: shrank while it was read: needed byte {offset + len(view)}, "
                     f"the file now has {os.fstat(self._fd).st_size}"
                 )
             done += count
 
     def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset`` on."""
         buffer = np.empty(size, np.uint8)
         self.read_into(offset, buffer)
         return buffer.tobytes()
@@ -64,6 +66,7 @@ class File:
         return len(data)
 
     def __del__(self) -> None:
+        """Close the file."""
         fd, self._fd = getattr(self, "_fd", -1), -1
         if fd >= 0:
             os.close(fd)
@@ -72,7 +75,7 @@ class File:
 def _open(path: Path) -> int:
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     if path.exists() and not path.is_file():
-        raise InputError(f"{shown(path)}: is not a regular file")
+        raise InputError(f"{printable(path)}: is not a regular file")
     try:
         return os.open(path, flags)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -24,8 +24,8 @@ NOT_WEIGHTS = re.compile(
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder``, whatever of the known layouts it has."""
-    where = shown(folder)
+    """Read the checkpoint in ``folder``, whichever of the known layouts it has."""
+    where = printable(folder)
     try:
         files = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() or entry.is_symlink()}
         children = {entry.name for entry in folder.iterdir() if entry.is_dir()}
@@ -57,14 +57,14 @@ def read_folder(folder: Path) -> Checkpoint:
             return read_folder(folder / "actor")
         if any(name.startswith("mp_rank_") for name in files):
             raise InputError(f"{where}: is a DeepSpeed checkpoint; run its zero_to_fp32.py, or name a *_model_states.pt file")
-        found = f"holds only {', '.join(map(shown, list(files)[:4]))}" if files else "is empty"
-        inside = f" (sub-folders: {', '.join(map(shown, sorted(children)[:4]))})" if children else ""
-        raise InputError(f"{where}: no weights in it: {found}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
+        contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"
+        inside = f" (sub-folders: {', '.join(map(printable, sorted(children)[:4]))})" if children else ""
+        raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
     return _merge(folder, files, chosen)
 
 
 def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
-    """The weight files, in the order of preference of transformers: one safetensors, its index, shards without one, then .bin."""
+    """Choose the weight files, in the order of preference of transformers: one safetensors, its index, shards without one, then .bin."""
     for single, index, suffix in (
         ("model.safetensors", INDEXES[0], ".safetensors"),
         ("pytorch_model.bin", INDEXES[1], ".bin"),
@@ -83,47 +83,43 @@ def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
     rest = {name: path for name, path in files.items() if name.endswith(WEIGHTS) and not NOT_WEIGHTS.match(name)}
     if len(rest) > 1 and all(re.match(r"consolidated\.\d+\.pth$", name) for name in rest):
         raise InputError(
-            f"{shown(folder)}: {len(rest)} tensor-parallel consolidated.*.pth files, whose split the files do not state; "
+            f"{printable(folder)}: {len(rest)} tensor-parallel consolidated.*.pth files, whose split the files do not state; "
             "convert to Hugging Face format first"
         )
     return _complete(folder, rest) if rest else []
 
 
 def _from_index(folder: Path, index: str, files: dict[str, Path]) -> list[Path]:
-    where = shown(folder / index)
+    where = printable(folder / index)
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(f"{where}: has no weight_map of names to shards; the index is corrupt")
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard:
-            raise InputError(f"{where}: names the shard {shown(shard)}, which is outside the folder")
+            raise InputError(f"{where}: names the shard {printable(shard)}, which is outside the folder")
         if shard not in files:
-            raise InputError(f"{where}: names the shard {shown(shard)}, which is not there; fetch it, or remove a stale index")
+            raise InputError(f"{where}: names the shard {printable(shard)}, which is not there; fetch it, or remove a stale index")
     return [files[shard] for shard in sorted(set(weight_map.values()))]
 
 
 def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
-    """The files, once it is sure that no shard of ``x-00001-of-00003`` is missing."""
+    """Give the files, once it is sure that no shard of ``x-00001-of-00003`` is missing."""
     for name in files:
         numbered = NUMBERED.match(name)
         if numbered:
             stem, _, count, suffix = numbered.groups()
             if int(count) > 100_000:
-                raise InputError(f"{shown(folder)}: {shown(name)} claims {count} shards")
+                raise InputError(f"{printable(folder)}: {printable(name)} claims {count} shards")
             for number in range(1, int(count) + 1):
                 shard = f"{stem}-{number:0{len(count)}d}-of-{count}{suffix}"
                 if shard not in files:
-                    raise InputError(f"{shown(folder)}: the shard {shown(shard)} is missing; fetch it")
+                    raise InputError(f"{printable(folder)}: the shard {printable(shard)} is missing; fetch it")
     return list(files.values())
 
 
 def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoint:
     """One checkpoint out of several files. A name may stand in one of them only; the index decides where it is stale."""
-    weight_map: dict[str, str] = {}
-    if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
-        for index in INDEXES:
-            if index in files and index.split(".")[-3] == chosen[0].suffix[1:]:
-                weight_map = read_json(files[index])["weight_map"]
+    weight_map = _weight_map(files, chosen)
     tensors: dict[str, Tensor] = {}
     ignored: list[tuple[str, str]] = []
     for path in chosen:
@@ -131,27 +127,37 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
         ignored += part.ignored
         for name, tensor in part.tensors.items():
             if weight_map and weight_map.get(name) != path.name:
-                told = f"the index places it in {shown(weight_map[name])}" if name in weight_map else "the index does not name it"
-                ignored.append((name, f"in {shown(path.name)}, but {told}"))
+                explanation = (
+                    f"the index places it in {printable(weight_map[name])}" if name in weight_map else "the index does not name it"
+                )
+                ignored.append((name, f"in {printable(path.name)}, but {explanation}"))
             elif name in tensors:
                 raise InputError(
-                    f"{shown(folder)}: {shown(name)} stands in two files, the second is {shown(path.name)}; remove the stale one"
+                    f"{printable(folder)}: {printable(name)} stands in two files, the second is {printable(path.name)}; "
+                    "remove the stale one"
                 )
             else:
                 tensors[name] = tensor
     for name, shard in weight_map.items():
         if name not in tensors and not any(name == other for other, _ in ignored):
             raise InputError(
-                f"{shown(folder)}: the index places {shown(name)} in {shown(shard)}, which does not hold it; the index is stale"
+                f"{printable(folder)}: the index places {printable(name)} in {printable(shard)}, which does not hold it; the index is stale"
             )
-    for name, path in files.items():
-        if path not in chosen and name.endswith((*WEIGHTS, ".gguf")):
-            about = (
-                "not weights of the model" if NOT_WEIGHTS.match(name) else f"file not read: the weights were taken from {chosen[0].name}"
-            )
-            ignored.append((name, about))
+    unread = f"file not read: the weights were taken from {chosen[0].name}"
+    others = [name for name, path in files.items() if path not in chosen and name.endswith((*WEIGHTS, ".gguf"))]
+    ignored += [(name, "not weights of the model" if NOT_WEIGHTS.match(name) else unread) for name in others]
     config = read_json(files["config.json"]) if "config.json" in files else None
     return Checkpoint(str(folder), "huggingface", tensors, config, tuple(ignored))
+
+
+def _weight_map(files: dict[str, Path], chosen: list[Path]) -> dict[str, str]:
+    """Name -> file, of the index that belongs to the chosen files; empty without one, and for a single file, which needs none."""
+    weight_map: dict[str, str] = {}
+    if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
+        for index in INDEXES:
+            if index in files and index.split(".")[-3] == chosen[0].suffix[1:]:
+                weight_map = read_json(files[index])["weight_map"]
+    return weight_map
 
 
 def _read_part(path: Path) -> Checkpoint:
@@ -163,16 +169,17 @@ def _read_part(path: Path) -> Checkpoint:
 
 
 def read_json(path: Path, limit: int = 200_000_000) -> dict[str, Any]:
+    """Read a JSON object of at most ``limit`` bytes."""
     try:
         if path.stat().st_size > limit:
-            raise InputError(f"{shown(path)}: over {limit} bytes; not a model's JSON file")
+            raise InputError(f"{printable(path)}: over {limit} bytes; not a model's JSON file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{shown(path)}: is not valid JSON; fetch or save it again") from None
+        raise InputError(f"{printable(path)}: is not valid JSON; fetch or save it again") from None
     except OSError as error:
-        raise InputError(f"{shown(path)}: {error.strerror or error}") from error
+        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{shown(path)}: is not a JSON object")
+        raise InputError(f"{printable(path)}: is not a JSON object")
     return value

@@ -15,17 +15,17 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.folder import RANK_SHARD
 from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, unwrap
-from dynamics.checkpoints.sharded import Piece, assemble
+from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: one split of an axis: how many stripes it is cut into first (1 for ``Shard``), parts, and which part is this rank's
 Split = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Part:
+class LocalShard:
     """What one rank holds of one tensor: the shape of the whole, the rank's values, and per axis how it was split."""
 
     shape: tuple[int, ...]
@@ -34,64 +34,64 @@ class Part:
 
 
 def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
-    """The checkpoint that the shards of all ranks make up."""
-    where = shown(folder)
+    """Read the checkpoint that the shards of all ranks make up."""
+    where = printable(folder)
     ranks = _by_rank(where, paths)
     saved = [load_state(File(path)) for path in ranks]
     for path, part in zip(ranks, saved, strict=True):
         if not isinstance(part.root, dict):
-            raise InputError(f"{shown(path)}: holds no state dict of names and tensors")
+            raise InputError(f"{printable(path)}: holds no state dict of names and tensors")
         if part.root.keys() != saved[0].root.keys():
             name = next(iter(part.root.keys() ^ saved[0].root.keys()))
-            raise InputError(f"{where}: {shown(name)} is not in all ranks' files (compare rank 0 with {shown(path.name)})")
+            raise InputError(f"{where}: {printable(name)} is not in all ranks' files (compare rank 0 with {printable(path.name)})")
     tensors: dict[str, Tensor] = {}
     ignored: list[tuple[str, str]] = []
     for name in saved[0].root:
         parts = [_part(name, part.root[name], part) for part in saved]
         reason = next((part for part in parts if isinstance(part, str)), None)
-        placed = [part for part in parts if isinstance(part, Part)]
+        placed = [part for part in parts if isinstance(part, LocalShard)]
         if reason is None and not any(map(any, (part.splits for part in placed))) and not _same(placed[0], placed[-1]):
             reason = "differs between ranks and does not say how it is split: state of a rank, or a shard without its place"
         if reason is not None:
             ignored.append((str(name), reason))
         else:
-            tensors[name] = _join(f"{where}: {shown(name)}", placed).named(name)
+            tensors[name] = _join(f"{where}: {printable(name)}", placed).named(name)
     return Checkpoint(str(folder), "fsdp-shards", tensors, ignored=grouped(ignored))
 
 
 def _by_rank(where: str, paths: list[Path]) -> list[Path]:
-    found: dict[int, Path] = {}
+    path_of: dict[int, Path] = {}
     worlds = set()
     for path in paths:
         match = RANK_SHARD.search(path.name)
         if match is None:
-            raise InputError(f"{shown(path)}: is not named like a rank shard, model_world_size_W_rank_R.pt")
+            raise InputError(f"{printable(path)}: is not named like a rank shard, model_world_size_W_rank_R.pt")
         worlds.add(int(match[1]))
-        found[int(match[2])] = path
+        path_of[int(match[2])] = path
     if len(worlds) != 1:
         raise InputError(f"{where}: holds shards of world sizes {sorted(worlds)}; keep those of one run")
     world = worlds.pop()
-    missing = [rank for rank in range(min(world, len(found) + 1)) if rank not in found]
+    missing = [rank for rank in range(min(world, len(path_of) + 1)) if rank not in path_of]
     if missing:
         name = f"model_world_size_{world}_rank_{missing[0]}.pt"
-        raise InputError(f"{where}: {name} is missing, {len(found)} of {world} ranks are there; all are needed")
-    if len(found) > world:
-        raise InputError(f"{where}: holds rank {max(found)} of a world of {world}; remove what is of another run")
-    return [found[rank] for rank in range(world)]
+        raise InputError(f"{where}: {name} is missing, {len(path_of)} of {world} ranks are there; all are needed")
+    if len(path_of) > world:
+        raise InputError(f"{where}: holds rank {max(path_of)} of a world of {world}; remove what is of another run")
+    return [path_of[rank] for rank in range(world)]
 
 
-def _part(name: Any, value: Any, saved: Saved) -> Part | str:
+def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
     """One rank's part of an entry; as text, why it is none."""
-    where = f"{shown(saved.file.path)}: {shown(name)}"
+    where = f"{printable(saved.file.path)}: {printable(name)}"
     if not isinstance(name, str):
         return "not a name"
     value = unwrap(value)
     sharded = isinstance(value, Node) and value.path == SUBCLASS and value.args[1].path.endswith(".DTensor")
     if not sharded:
-        found = as_strided(value, name, saved)
-        if isinstance(found, Strided):
-            return Part(found.shape, found, ((),) * len(found.shape))
-        return found or "not a tensor"
+        strided = as_strided(value, name, saved)
+        if isinstance(strided, Strided):
+            return LocalShard(strided.shape, strided, ((),) * len(strided.shape))
+        return strided or "not a tensor"
     try:
         function, _, args, state = value.args
         if isinstance(state, tuple):  # (__dict__, slots)
@@ -103,37 +103,37 @@ def _part(name: Any, value: Any, saved: Saved) -> Part | str:
             raise InputError(f"{where}: is a DTensor without a shape or a local tensor; the file is damaged")
         if isinstance(local, str):
             return local
-        return Part(shape, local, _splits(where, len(shape), spec, saved))
+        return LocalShard(shape, local, _splits(where, len(shape), spec))
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{where}: has a DTensor record this does not know ({type(error).__name__}: {shown(error)})") from None
+        raise InputError(f"{where}: has a DTensor record this does not know ({type(error).__name__}: {printable(error)})") from None
 
 
-def _same(a: Part, b: Part, limit: int = 4096) -> bool:
+def _same(a: LocalShard, b: LocalShard, limit: int = 4096) -> bool:
     """Whether two ranks hold copies of one tensor, judged by its first elements."""
     count = min(math.prod(a.shape), math.prod(b.shape), limit)
     first, second = (part.local.tensor("").stored(0, count) for part in (a, b))
     return (a.shape, a.local.dtype) == (b.shape, b.local.dtype) and first.tobytes() == second.tobytes()
 
 
-def _splits(where: str, axes: int, spec: dict[str, Any], saved: Saved) -> tuple[tuple[Split, ...], ...]:
+def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, ...], ...]:
     """Per axis of the tensor the splits that the placements ask for, in the order of the mesh."""
     sizes = _mesh_sizes(spec["mesh"].state)
-    place = spec["mesh"].state.get("_coordinate_on_dim")
-    if place is None:
+    coordinates = spec["mesh"].state.get("_coordinate_on_dim")
+    if coordinates is None:
         raise InputError(f"{where}: its device mesh does not say where this rank stands; save it again with a newer torch")
     # torch >= 2.10 can say an order other than the mesh's; it writes one for plain shards only
     if any(list(entry.args[1]) != sorted(entry.args[1]) for entry in spec.get("shard_order") or ()):
         raise InputError(f"{where}: is sharded against the order of its mesh, which is not supported; save a full state dict")
     splits: list[list[Split]] = [[] for _ in range(axes)]
-    for placement, parts, index in zip(spec["placements"], sizes, place, strict=True):
+    for placement, parts, index in zip(spec["placements"], sizes, coordinates, strict=True):
         kind = placement.path.rsplit(".", 1)[-1]
         if kind in ("Shard", "_StridedShard"):
             stripes = placement.state["split_factor"] if kind == "_StridedShard" else 1
             split = (stripes, parts, index)
             if not all(type(number) is int for number in split) or not (stripes > 0 and 0 <= index < parts):
-                raise InputError(f"{where}: part {shown(index)} of {shown(parts)} is no shard; the file is damaged")
+                raise InputError(f"{where}: part {printable(index)} of {printable(parts)} is no shard; the file is damaged")
             splits[placement.state["dim"]].append(split)
         elif kind != "Replicate":
             raise InputError(f"{where}: is {kind}, an unfinished sum over ranks; save a full or sharded state dict")
@@ -155,10 +155,10 @@ def _product(size: int | tuple[Any, ...]) -> int:
     return size if isinstance(size, int) else math.prod(map(_product, size))
 
 
-def _join(where: str, parts: list[Part]) -> Tensor:
+def _join(where: str, parts: list[LocalShard]) -> Tensor:
     """All ranks' parts as one tensor. Replicas are taken from the first rank that has them."""
     shape, dtype = parts[0].shape, parts[0].local.dtype
-    pieces: dict[tuple[tuple[int, ...], tuple[int, ...]], Piece] = {}
+    shards: dict[tuple[tuple[int, ...], tuple[int, ...]], Shard] = {}
     for rank, part in enumerate(parts):
         if part.shape != shape or part.local.dtype != dtype:
             raise InputError(f"{where}: is {dtype} {shape} on rank 0 and {part.local.dtype} {part.shape} on rank {rank}")
@@ -168,12 +168,12 @@ def _join(where: str, parts: list[Part]) -> Tensor:
             raise InputError(f"{where}: rank {rank} holds {part.local.shape} of {shape}, its placement says {expected}")
         for box in product(*runs):
             offsets, sizes = tuple(run[0] for run in box), tuple(run[2] for run in box)
-            if math.prod(sizes) and (offsets, sizes) not in pieces:
+            if math.prod(sizes) and (offsets, sizes) not in shards:
                 local = part.local
                 for axis, (_, start, length) in enumerate(box):
                     local = local.narrow(axis, start, length)
-                pieces[offsets, sizes] = (offsets, sizes, local.tensor(where))
-    return assemble(where, shape, dtype, list(pieces.values()))
+                shards[offsets, sizes] = (offsets, sizes, local.tensor(where))
+    return join_shards(where, shape, dtype, list(shards.values()))
 
 
 @lru_cache(maxsize=4096)
@@ -191,8 +191,8 @@ def _runs(size: int, splits: tuple[Split, ...]) -> tuple[tuple[int, int, int], .
     for stripes, parts, index in splits:
         stripe = _step(len(indices), stripes)
         cut = [indices[start : start + stripe] for start in range(0, len(indices), stripe)]
-        steps = [_step(len(each), parts) for each in cut]
-        indices = np.concatenate([indices[:0], *(each[index * s : (index + 1) * s] for each, s in zip(cut, steps, strict=True))])
+        steps = [_step(len(chunk), parts) for chunk in cut]
+        indices = np.concatenate([indices[:0], *(chunk[index * step : (index + 1) * step] for chunk, step in zip(cut, steps, strict=True))])
     return tuple(_consecutive(indices))
 
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Window, grouped
+from dynamics.checkpoints.pickled import FileRange, grouped
 from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: GGUF types that are no blocks, but plain numbers
 PLAIN = {
@@ -55,24 +55,32 @@ ROTARY = re.compile(r"(.*\.)?(rope_freqs|rope_factors_long|rope_factors_short|at
 
 
 if TYPE_CHECKING:
-    Stream = io.BufferedReader[Window]
+    Stream = io.BufferedReader[FileRange]
 
 
 @dataclass(frozen=True)
 class Entry:
+    """One tensor of the header.
+
+    Attributes
+    ----------
+    name, shape : as stored; the slowest axis first.
+    kind : GGUF's name of its type.
+    offset : its first byte in the file.
+    block, width : elements in a block, bytes of a block.
+    """
+
     name: str
     shape: tuple[int, ...]
     kind: str
     offset: int
     block: int
-    """elements in a block"""
     width: int
-    """bytes of a block"""
 
 
 def read_gguf(path: Path) -> Checkpoint:
-    """The checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
-    where = shown(path)
+    """Read the checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
+    where = printable(path)
     try:
         import gguf
     except ImportError:
@@ -81,9 +89,9 @@ def read_gguf(path: Path) -> Checkpoint:
     try:
         fields, entries = _header(file, where, gguf)
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise InputError(f"{where}: is cut short or damaged in its header ({shown(error)}); fetch it again") from None
+        raise InputError(f"{where}: is cut short or damaged in its header ({printable(error)}); fetch it again") from None
     if fields.get("split.count", 0) not in (0, 1):
-        raise InputError(f"{where}: is one of {shown(fields['split.count'])} parts; join them with llama-gguf-split --merge")
+        raise InputError(f"{where}: is one of {printable(fields['split.count'])} parts; join them with llama-gguf-split --merge")
 
     names, heads = _names(fields)
     tensors: dict[str, Tensor] = {}
@@ -100,10 +108,10 @@ def read_gguf(path: Path) -> Checkpoint:
         name, part = _rename(entry.name, names)
         if part in heads:
             if not entry.shape or entry.shape[0] % (2 * heads[part]):
-                raise InputError(f"{where}: {shown(entry.name)} {entry.shape} does not split into {heads[part]} heads")
+                raise InputError(f"{where}: {printable(entry.name)} {entry.shape} does not split into {heads[part]} heads")
             tensor = _unpermute(tensor, heads[part])
         if name in tensors:
-            raise InputError(f"{where}: holds two tensors named {shown(entry.name)}")
+            raise InputError(f"{where}: holds two tensors named {printable(entry.name)}")
         tensors[name] = tensor.named(name)
         kinds[entry.kind] += tensor.numel
     tied = not any(entry.name == "output.weight" for entry in entries)
@@ -112,7 +120,7 @@ def read_gguf(path: Path) -> Checkpoint:
 
 def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Entry]]:
     """Metadata (scalars, strings, short arrays of numbers) and tensor entries, checked against the size of the file."""
-    stream = io.BufferedReader(Window(file, 0, file.size), 1 << 16)
+    stream = io.BufferedReader(FileRange(file, 0, file.size), 1 << 16)
     if stream.read(4) != b"GGUF":
         raise InputError(f"{where}: is not a GGUF file (it does not start with GGUF)")
     (version,) = _unpack(stream, "I")
@@ -122,44 +130,49 @@ def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Ent
     count, fields_count = _unpack(stream, "QQ")
     if 24 * count + 13 * fields_count > file.size:
         raise InputError(f"{where}: claims {count} tensors and {fields_count} fields in {file.size} bytes; fetch it again")
-    fields: dict[str, Any] = {}
-    for _ in range(fields_count):
-        key = _string(stream, file.size)
-        if key in fields:
-            raise InputError(f"{where}: holds the field {shown(key)} twice; the file is damaged")
-        fields[key] = _value(stream, _unpack(stream, "I")[0], file.size, where)
-    found: dict[str, Entry] = {}
+    fields = _fields(stream, fields_count, file.size, where)
+    entry_of: dict[str, Entry] = {}
     for _ in range(count):
         name = _string(stream, file.size)
-        if name in found:
-            raise InputError(f"{where}: holds two tensors named {shown(name)}")
-        found[name] = _entry(stream, name, where, gguf)
+        if name in entry_of:
+            raise InputError(f"{where}: holds two tensors named {printable(name)}")
+        entry_of[name] = _entry(stream, name, where, gguf)
     align = fields.get("general.alignment", 32)
     if type(align) is not int or align < 1 or align & (align - 1):
-        raise InputError(f"{where}: its alignment {shown(align)} is not a power of two; the file is damaged")
+        raise InputError(f"{where}: its alignment {printable(align)} is not a power of two; the file is damaged")
     start = -(-stream.tell() // align) * align
     entries = []
-    for entry in found.values():
+    for entry in entry_of.values():
         end = start + entry.offset + math.prod(entry.shape) // entry.block * entry.width
         if end > file.size:
-            raise InputError(f"{where}: {shown(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")
+            raise InputError(f"{where}: {printable(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")
         entries.append(Entry(entry.name, entry.shape, entry.kind, start + entry.offset, entry.block, entry.width))
     return fields, entries
+
+
+def _fields(stream: Stream, count: int, limit: int, where: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for _ in range(count):
+        key = _string(stream, limit)
+        if key in fields:
+            raise InputError(f"{where}: holds the field {printable(key)} twice; the file is damaged")
+        fields[key] = _value(stream, _unpack(stream, "I")[0], limit, where)
+    return fields
 
 
 def _entry(stream: Stream, name: str, where: str, gguf: Any) -> Entry:
     (axes,) = _unpack(stream, "I")
     if axes > 8:
-        raise InputError(f"{where}: {shown(name)} claims {axes} axes; the file is damaged")
+        raise InputError(f"{where}: {printable(name)} claims {axes} axes; the file is damaged")
     *sizes, code, offset = _unpack(stream, f"{axes}QIQ")
     shape = tuple(reversed(sizes))  # GGUF names the fastest axis first
     try:
         kind = gguf.GGMLQuantizationType(code)
         block, width = gguf.GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError):
-        raise InputError(f"{where}: {shown(name)} is of type {code}, unknown to this version of gguf; upgrade gguf") from None
+        raise InputError(f"{where}: {printable(name)} is of type {code}, unknown to this version of gguf; upgrade gguf") from None
     if (shape[-1] if shape else 1) % block:
-        raise InputError(f"{where}: {shown(name)} {shape} is no whole number of {kind.name} blocks of {block}; the file is damaged")
+        raise InputError(f"{where}: {printable(name)} {shape} is no whole number of {kind.name} blocks of {block}; the file is damaged")
     return Entry(name, shape, kind.name, offset, block, width)
 
 
@@ -204,7 +217,7 @@ def _skip(stream: Stream, size: int, limit: int) -> None:
 
 
 def _tensor(file: File, entry: Entry, gguf: Any) -> Tensor | None:
-    """A lazy tensor; None where gguf has no dequantization for its type."""
+    """Make a lazy tensor; None where gguf has no dequantization for its type."""
     if entry.kind in PLAIN:
         return from_file(entry.name, entry.shape, PLAIN[entry.kind], file, entry.offset)
     kind = gguf.GGMLQuantizationType[entry.kind]
@@ -243,7 +256,7 @@ def _names(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
 
 
 def _rename(name: str, table: Mapping[str, str]) -> tuple[str, str]:
-    """The Hugging Face name, and which module of its block it is; the name as it is where the table lacks it."""
+    """Translate to the Hugging Face name, and say which module of its block it is; the name as it is where the table lacks it."""
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if not match or not table:
         return name, ""

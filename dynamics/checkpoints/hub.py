@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
@@ -14,22 +14,23 @@ PATIENCE = 20.0  # seconds for the first answer; asked once, so that a machine w
 
 
 def is_hub_id(text: str) -> bool:
+    """Whether a text has the form ``org/name`` or ``org/name@revision``."""
     return bool(HUB_ID.match(text))
 
 
 def download(hub_id: str) -> Path:
-    """The local folder of a Hub model: from the cache if it is there, fetched otherwise; safetensors where the model has them."""
+    """Find the local folder of a Hub model: in the cache, else downloaded; safetensors where the model has them."""
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         raise InputError(
-            f"{shown(hub_id)}: no such path; to read it from the Hugging Face Hub: pip install 'training-dynamics[hub]'"
+            f"{printable(hub_id)}: no such path; to read it from the Hugging Face Hub: pip install 'training-dynamics[hub]'"
         ) from None
     name, _, revision = hub_id.partition("@")
     try:
-        found = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
-        safe = any(file.rfilename.endswith(".safetensors") for file in found.siblings or ())
+        info = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
+        safe = any(file.rfilename.endswith(".safetensors") for file in info.siblings or ())
         patterns = WANTED if safe else WANTED + PICKLED
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except Exception as online:
@@ -42,7 +43,7 @@ def download(hub_id: str) -> Path:
 
 def _reason(hub_id: str, error: Exception) -> str:
     kind = type(error).__name__
-    where = f"{shown(hub_id)}: no such path, and "
+    where = f"{printable(hub_id)}: no such path, and "
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"):
         return where + f"the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
     return where + f"the Hugging Face Hub cannot be reached ({kind}); this machine is offline and the model is not in the cache"

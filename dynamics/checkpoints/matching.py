@@ -13,7 +13,7 @@ import numpy as np
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: a module whose rows are those of several others, one after the other (Phi-3, GLM-4, vLLM, SGLang)
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -75,27 +75,27 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
     ------
     InputError : no common tensors, or a shape that differs in anything but the number of vocabulary rows.
     """
-    found = Match()
-    a, b = _side("base", base, found), _side("tuned", tuned, found)
-    _align_stems(a, b, found)
-    _drop_aliases(a, b, found)
-    _same_names(a, b, found)
-    _renamed(a, b, found)
-    for one, other in ((a, b), (b, a)):
-        _fused(one, other, found)
-        _experts(one, other, found)
-        _tied_head(one, other, found)
+    result = Match()
+    a, b = _side("base", base, result), _side("tuned", tuned, result)
+    _align_stems(a, b, result)
+    _drop_aliases(a, b, result)
+    _same_names(a, b, result)
+    _renamed(a, b, result)
+    for side, other in ((a, b), (b, a)):
+        _fused(side, other, result)
+        _experts(side, other, result)
+        _tied_head(side, other, result)
     for side, other in ((a, b), (b, a)):
         for name in side.left:
-            found.skipped.append(Skip(name, side.which, _only_reason(name, side, other)))
-    if not found.pairs:
-        raise InputError(_nothing_common(base, tuned, found))
-    return found
+            result.skipped.append(Skip(name, side.which, _only_reason(name, side, other)))
+    if not result.pairs:
+        raise InputError(_nothing_common(base, tuned, result))
+    return result
 
 
-def _side(which: str, checkpoint: Checkpoint, found: Match) -> _Side:
-    """The tensors of a checkpoint by canonical name, without buffers and packed weights."""
-    found.skipped += [Skip(name, which, reason) for name, reason in checkpoint.ignored]
+def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
+    """Collect the tensors of a checkpoint by canonical name, without buffers and packed weights."""
+    result.skipped += [Skip(name, which, reason) for name, reason in checkpoint.ignored]
     short = parameter_names.canonical(checkpoint.tensors)
     side = _Side(which, checkpoint, {})
     scaled = {SCALE.sub("", name) for name in checkpoint.tensors if SCALE.search(name)}
@@ -104,19 +104,19 @@ def _side(which: str, checkpoint: Checkpoint, found: Match) -> _Side:
         stem = re.sub(r"\.weight$", "", stored)
         if LORA.search(stored):
             raise InputError(
-                f"{shown(checkpoint.path)}: holds LoRA factors beside the weights ({shown(stored)}); "
+                f"{printable(checkpoint.path)}: holds LoRA factors beside the weights ({printable(stored)}); "
                 "merge them first, or name the adapter's own folder"
             )
         if parameter_names.is_buffer(name, tensor.shape):
-            found.skipped.append(Skip(name, which, "a buffer, not a weight: no optimizer updates it"))
+            result.skipped.append(Skip(name, which, "a buffer, not a weight: no optimizer updates it"))
         elif PACKED.search(stored) or SCALE.search(stored) or (stem in scaled and tensor.storage.itemsize == 1):
-            found.skipped.append(Skip(name, which, "quantised with separate scales: its stored values are not weights; dequantise first"))
+            result.skipped.append(Skip(name, which, "quantised with separate scales: its stored values are not weights; dequantise first"))
         else:
             side.left[name] = tensor
     return side
 
 
-def _align_stems(a: _Side, b: _Side, found: Match) -> None:
+def _align_stems(a: _Side, b: _Side, result: Match) -> None:
     """Give one side the prefix that the other's names have, if that brings more names together."""
     best, change = len(a.left.keys() & b.left.keys()), None
     for side, other in ((a, b), (b, a)):
@@ -129,17 +129,17 @@ def _align_stems(a: _Side, b: _Side, found: Match) -> None:
         renamed = {stem + name if stem + name in other.left or name not in other.left else name: t for name, t in side.left.items()}
         if len(renamed) == len(side.left):
             side.left = renamed
-            found.notes.append(f"names of {side.which} were matched after adding {stem!r} before them")
+            result.notes.append(f"names of {side.which} were matched after adding {stem!r} before them")
 
 
-def _drop_aliases(a: _Side, b: _Side, found: Match) -> None:
+def _drop_aliases(a: _Side, b: _Side, result: Match) -> None:
     """Two names for one tensor on both sides (tied weights in a state dict) are one weight and count once."""
     theirs = dict(_aliases(b))
     for name, first in list(_aliases(a)):
         if theirs.get(name) == first:
             a.take(name)
             b.take(name)
-            found.skipped.append(Skip(name, "both", f"the same memory as {first}, which is compared"))
+            result.skipped.append(Skip(name, "both", f"the same memory as {first}, which is compared"))
 
 
 def _aliases(side: _Side) -> Iterator[tuple[str, str]]:
@@ -152,24 +152,24 @@ def _aliases(side: _Side) -> Iterator[tuple[str, str]]:
                 seen[tensor.source] = name
 
 
-def _same_names(a: _Side, b: _Side, found: Match) -> None:
+def _same_names(a: _Side, b: _Side, result: Match) -> None:
     mismatches: list[str] = []
     for name in [name for name in a.left if name in b.left]:
         x, y = a.take(name), b.take(name)
         if x.shape == y.shape:
-            found.pairs.append(Pair(name, x, y))
+            result.pairs.append(Pair(name, x, y))
         elif _vocabulary(name, x, y):
-            _common_rows(name, x, y, found)
+            _common_rows(name, x, y, result)
         elif x.numel == y.numel == 1:  # a scalar as () or (1,)
-            found.pairs.append(Pair(name, x, y))
+            result.pairs.append(Pair(name, x, y))
         else:
-            mismatches.append(f"{shown(name)}: base {x.shape} vs tuned {y.shape}")
+            mismatches.append(f"{printable(name)}: base {x.shape} vs tuned {y.shape}")
     if mismatches:
-        more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
-        raise InputError(f"{mismatches[0]}{more}: shapes differ; these are not two states of one model")
+        rest = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
+        raise InputError(f"{mismatches[0]}{rest}: shapes differ; these are not two states of one model")
 
 
-def _renamed(a: _Side, b: _Side, found: Match) -> None:
+def _renamed(a: _Side, b: _Side, result: Match) -> None:
     """Modules that transformers calls one thing on disk and another in memory: the block of Mixtral's router, the head of GPT-NeoX."""
     theirs = {_usual(name): name for name in b.left}
     if len(theirs) < len(b.left):
@@ -177,7 +177,7 @@ def _renamed(a: _Side, b: _Side, found: Match) -> None:
     for name in list(a.left):
         other = theirs.get(_usual(name))
         if other in b.left and a.left[name].shape == b.left[other].shape:
-            found.pairs.append(Pair(name, a.take(name), b.take(other)))
+            result.pairs.append(Pair(name, a.take(name), b.take(other)))
 
 
 def _usual(name: str) -> str:
@@ -190,13 +190,13 @@ def _vocabulary(name: str, x: Tensor, y: Tensor) -> bool:
     return same_width and min(x.shape[0], y.shape[0]) > 0 and parameter_names.kind(name) in ("embedding", "head")
 
 
-def _common_rows(name: str, x: Tensor, y: Tensor, found: Match) -> None:
+def _common_rows(name: str, x: Tensor, y: Tensor, result: Match) -> None:
     rows = min(x.shape[0], y.shape[0])
-    found.pairs.append(Pair(name, x.rows(0, rows), y.rows(0, rows)))
+    result.pairs.append(Pair(name, x.rows(0, rows), y.rows(0, rows)))
     if x.shape[0] != y.shape[0]:
         longer, where = (x, "base") if x.shape[0] > rows else (y, "tuned")
         extra = longer.numel - rows * (longer.numel // longer.shape[0])
-        found.skipped.append(
+        result.skipped.append(
             Skip(
                 f"{name}[{rows}:{longer.shape[0]}]",
                 where,
@@ -205,9 +205,9 @@ def _common_rows(name: str, x: Tensor, y: Tensor, found: Match) -> None:
         )
 
 
-def _fused(one: _Side, other: _Side, found: Match) -> None:
-    """Split a fused projection of ``one`` into the separate ones that ``other`` has."""
-    for name, fused in list(one.left.items()):
+def _fused(side: _Side, other: _Side, result: Match) -> None:
+    """Split a fused projection of ``side`` into the separate ones that ``other`` has."""
+    for name, fused in list(side.left.items()):
         module = next((segment for segment in name.split(".") if segment in FUSED), None)
         if module is None:
             continue
@@ -218,24 +218,24 @@ def _fused(one: _Side, other: _Side, found: Match) -> None:
         fits = all(t.shape[1:] == fused.shape[1:] for t in tensors) and sum(t.shape[0] for t in tensors) == fused.shape[0]
         if not fits:
             continue
-        one.take(name)
+        side.take(name)
         start = 0
         for part, tensor in zip(parts, tensors, strict=True):
             other.take(part)
-            piece = fused.rows(start, start + tensor.shape[0])
+            part_of_fused = fused.rows(start, start + tensor.shape[0])
             start += tensor.shape[0]
-            _pair(part, one, piece, tensor, found)
+            _pair(part, side, part_of_fused, tensor, result)
 
 
-def _experts(one: _Side, other: _Side, found: Match) -> None:
-    """Split stacked experts of ``one``, ``(experts, out, in)``, into the per-expert weights that ``other`` has."""
+def _experts(side: _Side, other: _Side, result: Match) -> None:
+    """Split stacked experts of ``side``, ``(experts, out, in)``, into the per-expert weights that ``other`` has."""
     single: dict[tuple[str, str], dict[int, str]] = {}
     for name in other.left:
         parsed = EXPERT.match(name)
         if parsed and parsed.group(3) in ROLES:
             single.setdefault((parsed.group(1), ROLES[parsed.group(3)]), {})[int(parsed.group(2))] = name
     certain: set[str] = set()  # modules of which one stack fits one way round only: the others lie the same way
-    stacks = [(name, stacked) for name, stacked in one.left.items() if len(stacked.shape) == 3]
+    stacks = [(name, stacked) for name, stacked in side.left.items() if len(stacked.shape) == 3]
     for name, stacked in sorted(stacks, key=lambda item: item[1].shape[1] == item[1].shape[2]):
         parsed = STACKED.match(name)
         if not parsed or parsed.group(2) not in ROLES:
@@ -251,44 +251,44 @@ def _experts(one: _Side, other: _Side, found: Match) -> None:
         if rows == width and stem not in certain:
             continue
         certain.add(stem)
-        one.take(name)
+        side.take(name)
         for index in range(count):
             expert = stacked.item(index)
             for position, part in enumerate(parts):
-                piece = expert.rows(position * shape[0], (position + 1) * shape[0])
-                _pair(part[index], one, piece, other.take(part[index]), found)
+                part_of_fused = expert.rows(position * shape[0], (position + 1) * shape[0])
+                _pair(part[index], side, part_of_fused, other.take(part[index]), result)
 
 
-def _tied_head(one: _Side, other: _Side, found: Match) -> None:
-    """A head that only ``one`` stores: a copy of its embedding, or untied from one that ``other`` still shares."""
+def _tied_head(side: _Side, other: _Side, result: Match) -> None:
+    """Match a head that only ``side`` stores: a copy of its embedding, or untied from one that ``other`` still shares."""
     head = next(
         (
             name
-            for name in one.left
+            for name in side.left
             if parameter_names.kind(name) == "head" and parameter_names.layer(name) is None and name.endswith("weight")
         ),
         None,
     )
     if head is None:
         return
-    embedding, theirs = _embedding(one.checkpoint), _embedding(other.checkpoint)
-    if embedding is not None and embedding.shape == one.left[head].shape and equal(one.left[head], embedding):
-        one.take(head)
-        found.skipped.append(Skip(head, one.which, "tied: holds the values of the input embedding, which is compared"))
+    embedding, theirs = _embedding(side.checkpoint), _embedding(other.checkpoint)
+    if embedding is not None and embedding.shape == side.left[head].shape and equal(side.left[head], embedding):
+        side.take(head)
+        result.skipped.append(Skip(head, side.which, "tied: holds the values of the input embedding, which is compared"))
     elif (
         theirs is not None
         and (other.checkpoint.config or {}).get("tie_word_embeddings") is True
-        and _vocabulary(head, one.left[head], theirs)
+        and _vocabulary(head, side.left[head], theirs)
     ):
-        tensor = one.take(head)
-        base, tuned = (tensor, theirs) if one.which == "base" else (theirs, tensor)
-        _common_rows(head, base, tuned, found)
-        found.notes.append(f"{head} of {one.which} was compared with the input embedding of {other.which}, whose config ties the two")
+        tensor = side.take(head)
+        base, tuned = (tensor, theirs) if side.which == "base" else (theirs, tensor)
+        _common_rows(head, base, tuned, result)
+        result.notes.append(f"{head} of {side.which} was compared with the input embedding of {other.which}, whose config ties the two")
 
 
 def _embedding(checkpoint: Checkpoint) -> Tensor | None:
-    wanted = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight")
-    return next((tensor for name, tensor in checkpoint.tensors.items() if name.endswith(wanted)), None)
+    suffixes = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight")
+    return next((tensor for name, tensor in checkpoint.tensors.items() if name.endswith(suffixes)), None)
 
 
 def equal(x: Tensor, y: Tensor, chunk: int = 1 << 20) -> bool:
@@ -301,9 +301,9 @@ def equal(x: Tensor, y: Tensor, chunk: int = 1 << 20) -> bool:
     return all(np.array_equal(x.stored(*span).view(np.uint8), y.stored(*span).view(np.uint8)) for span in spans)
 
 
-def _pair(name: str, one: _Side, of_one: Tensor, of_other: Tensor, found: Match) -> None:
-    base, tuned = (of_one, of_other) if one.which == "base" else (of_other, of_one)
-    found.pairs.append(Pair(name, base, tuned))
+def _pair(name: str, side: _Side, tensor: Tensor, other: Tensor, result: Match) -> None:
+    base, tuned = (tensor, other) if side.which == "base" else (other, tensor)
+    result.pairs.append(Pair(name, base, tuned))
 
 
 def _only_reason(name: str, side: _Side, other: _Side) -> str:
@@ -315,15 +315,15 @@ def _only_reason(name: str, side: _Side, other: _Side) -> str:
     return f"only in {side.which}"
 
 
-def _nothing_common(base: Checkpoint, tuned: Checkpoint, found: Match) -> str:
-    quantised = sum("quantised" in skip.reason for skip in found.skipped)
+def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
+    quantised = sum("quantised" in skip.reason for skip in result.skipped)
     if quantised:
         return (
-            f"{shown(base.path)} and {shown(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate scales; "
-            "dequantise first"
+            f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate "
+            "scales; dequantise first"
         )
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
     return (
-        f"{shown(base.path)} and {shown(tuned.path)} have no tensor in common "
-        f"(base has {shown(of_base, 60)}, tuned has {shown(of_tuned, 60)}); these are not two states of one model"
+        f"{printable(base.path)} and {printable(tuned.path)} have no tensor in common "
+        f"(base has {printable(of_base, 60)}, tuned has {printable(of_tuned, 60)}); these are not two states of one model"
     )

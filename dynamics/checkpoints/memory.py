@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_array
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 
 def read_mapping(mapping: Mapping[str, Any], label: str = "memory") -> Checkpoint:
@@ -25,7 +25,7 @@ def read_mapping(mapping: Mapping[str, Any], label: str = "memory") -> Checkpoin
 
 
 def _tensor(name: str, value: Any) -> Tensor | str:
-    """The tensor, or the reason why there is none."""
+    """Make the tensor, or give the reason why there is none."""
     if isinstance(value, Tensor):
         return value.named(name)
     kind = type(value).__module__.split(".")[0]
@@ -39,8 +39,8 @@ def _tensor(name: str, value: Any) -> Tensor | str:
         return f"dtype {dtype} has no comparison here"
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    place = _place(array.__array_interface__["data"][0], "cpu", array.nbytes, dtype)
-    return from_array(name, array, dtype, place)
+    source = _source(array.__array_interface__["data"][0], "cpu", array.nbytes, dtype)
+    return from_array(name, array, dtype, source)
 
 
 def _torch_tensor(name: str, value: Any) -> Tensor | str:
@@ -49,26 +49,26 @@ def _torch_tensor(name: str, value: Any) -> Tensor | str:
     if not isinstance(value, torch.Tensor):
         return f"a {type(value).__name__}, not a tensor"
     if hasattr(value, "full_tensor"):
-        raise InputError(f"{shown(name)}: is a DTensor; gather it first, e.g. get_model_state_dict with full_state_dict=True")
+        raise InputError(f"{printable(name)}: is a DTensor; gather it first, e.g. get_model_state_dict with full_state_dict=True")
     if value.is_meta or value.is_sparse or value.is_quantized or value.is_nested:
         return "a meta, sparse, quantised or nested tensor holds no plain values"
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in STORAGE:
         return f"dtype {dtype} has no comparison here"
     value = value.detach()
-    source = _place(value.data_ptr(), str(value.device), value.nbytes, dtype) if value.is_contiguous() else None
+    source = _source(value.data_ptr(), str(value.device), value.nbytes, dtype) if value.is_contiguous() else None
     flat = value.contiguous().view(-1)
     if dtype not in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"):
         flat = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
     storage = STORAGE[dtype]
 
-    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+    def read(start: int, stop: int, _out: np.ndarray) -> np.ndarray:
         chunk: np.ndarray = flat[start:stop].cpu().numpy()
         return chunk.view(storage)
 
     return Tensor(name, tuple(value.shape), dtype, read, source)
 
 
-def _place(address: int, device: str, nbytes: int, dtype: str) -> tuple[object, ...] | None:
+def _source(address: int, device: str, nbytes: int, dtype: str) -> tuple[object, ...] | None:
     """Where the bytes are; None for an empty tensor, whose address says nothing."""
     return ("memory", device, address, nbytes, dtype) if nbytes else None

@@ -61,7 +61,7 @@ BUFFER = re.compile(
 
 
 def canonical(names: Iterable[str]) -> dict[str, str]:
-    """name as stored -> name without wrappers, for all names of a checkpoint; as stored throughout if two would become one."""
+    """Map the names of a checkpoint, as stored, to names without wrappers; to themselves if two would become one."""
     stripped = {name: _strip(name) for name in names}
     if len(set(stripped.values())) < len(stripped):
         return {name: name for name in stripped}
@@ -80,9 +80,9 @@ def _strip(name: str) -> str:
 
 
 def layer(name: str) -> str | None:
-    """The layer a tensor belongs to, as the start of its name (``model.layers.3``); None outside the stack."""
-    found = LAYER.match(name)
-    return found.group(0) if found else None
+    """Find the layer a tensor belongs to, as the start of its name (``model.layers.3``); None outside the stack."""
+    matched = LAYER.match(name)
+    return matched.group(0) if matched else None
 
 
 def layer_order(name: str) -> tuple[str, int]:
@@ -93,7 +93,7 @@ def layer_order(name: str) -> tuple[str, int]:
 
 @lru_cache(maxsize=65536)
 def kind(name: str) -> str:
-    """The kind of module: q, k, v, o, gate, up, down, norm, embedding, head, router, ... or ``other``.
+    """Classify the module of a tensor: q, k, v, o, gate, up, down, norm, embedding, head, router, ... or ``other``.
 
     A bias counts with its module. Mixture-of-experts weights count with the dense kind of the same role.
     """
@@ -129,4 +129,5 @@ MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gat
 
 
 def module_order(kind: str) -> int:
+    """Sort key of kinds of modules, in the order of a model from input to output."""
     return MODULE_ORDER.index(kind)

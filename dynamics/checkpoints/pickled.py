@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.sharded import boxes
+from dynamics.checkpoints.sharded import split_into_boxes
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: names under which trainers file their optimizer next to the weights
 OPTIMIZER = frozenset([
@@ -37,44 +37,49 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 SLACK = 1 << 20
 
 
-class Window(io.RawIOBase):
+class FileRange(io.RawIOBase):
     """Bytes ``start:start + size`` of a ``File`` as a stream."""
 
     def __init__(self, file: File, start: int, size: int):
-        self.file, self.start, self.size, self.place = file, start, size, 0
+        self.file, self.start, self.size, self.position = file, start, size, 0
 
     def readable(self) -> bool:
+        """Say that it can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Say that it can seek."""
         return True
 
     def tell(self) -> int:
-        return self.place
+        """Give the position within the range, in bytes."""
+        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence])
-        return self.place
+        """Move to a position within the range."""
+        self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), max(0, self.size - self.place))
-        self.file.read_into(self.start + self.place, np.frombuffer(buffer, np.uint8, count))
-        self.place += count
+        """Fill a buffer from the position on, as far as the range goes."""
+        count = min(len(buffer), max(0, self.size - self.position))
+        self.file.read_into(self.start + self.position, np.frombuffer(buffer, np.uint8, count))
+        self.position += count
         return count
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What one ``torch.save`` wrote: ``root`` in plain containers and ``Node``s, and ``place(storage)``, its first byte."""
+    """What one ``torch.save`` wrote: ``root`` in plain containers and ``Node``s, and ``offset_of(storage)``, its first byte."""
 
     file: File
     root: Any
-    place: Callable[[Storage], int]
+    offset_of: Callable[[Storage], int]
 
 
 def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
     """Open what ``torch.save`` wrote to bytes ``start:start + size`` of a file; no values are read."""
-    where = shown(file.path)
+    where = printable(file.path)
     size = file.size - start if size is None else size
     if size == 0:
         raise InputError(f"{where}: is empty")
@@ -87,53 +92,64 @@ def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
 
 
 def _load_zip(file: File, start: int, size: int) -> Saved:
-    where = shown(file.path)
-    stream = io.BufferedReader(Window(file, start, size))
-    try:
-        archive = zipfile.ZipFile(stream)
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
-        raise InputError(f"{where}: is cut short or damaged ({shown(error, 60)}); fetch it again") from None
-    records = {record.filename: record for record in archive.infolist()}
-    if len(records) < len(archive.infolist()):
-        raise InputError(f"{where}: has two records of one name; it was not written by torch.save")
-    root = archive.infolist()[0].filename.split("/")[0] if records else ""
-    if f"{root}/data.pkl" not in records:
+    where = printable(file.path)
+    archive = _Archive(file, start, size)
+    if "data.pkl" not in archive:
         raise InputError(f"{where}: is a zip file without data.pkl, so not a file of torch.save")
-    if f"{root}/constants.pkl" in records:
+    if "constants.pkl" in archive:
         raise InputError(f"{where}: is a TorchScript program; save the model's state_dict() instead")
 
-    def body(name: str) -> tuple[int, int]:
-        record = records.get(f"{root}/{name}")
-        if record is None:
-            raise InputError(f"{where}: lacks its record {shown(name)}")
-        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-            raise InputError(f"{where}: its record {shown(name)} is compressed; write the file again with torch.save")
-        first, end = start + record.header_offset, start + size
-        if not start <= first <= end - 30:
-            raise InputError(f"{where}: its record {shown(name)} claims to lie outside the file")
-        header = file.read(first, 30)
-        first += 30 + sum(struct.unpack("<HH", header[26:]))
-        if header[:4] != b"PK\x03\x04" or record.file_size != record.compress_size or first + record.file_size > end:
-            raise InputError(f"{where}: its record {shown(name)} reaches beyond the file; fetch it again")
-        return first, record.file_size
-
-    def place(storage: Storage) -> int:
-        first, room = body(f"data/{storage.key}")
+    def offset_of(storage: Storage) -> int:
+        first, room = archive.body(f"data/{storage.key}")
         if storage.size * WIDTHS[storage.dtype] > room:
-            raise InputError(f"{where}: storage {shown(storage.key)} claims {storage.size} {storage.dtype} in {room} bytes")
+            raise InputError(f"{where}: storage {printable(storage.key)} claims {storage.size} {storage.dtype} in {room} bytes")
         return first
 
-    if f"{root}/byteorder" in records and file.read(*body("byteorder")) != b"little":
+    if "byteorder" in archive and file.read(*archive.body("byteorder")) != b"little":
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
-    return Saved(file, unpickle(io.BytesIO(file.read(*body("data.pkl"))), where), place)
+    return Saved(file, unpickle(io.BytesIO(file.read(*archive.body("data.pkl"))), where), offset_of)
+
+
+class _Archive:
+    """The records of a zip file that lies in bytes ``start:start + size`` of another file; all under one folder, as torch writes them."""
+
+    def __init__(self, file: File, start: int, size: int):
+        self.file, self.start, self.end, self.where = file, start, start + size, printable(file.path)
+        try:
+            infos = zipfile.ZipFile(io.BufferedReader(FileRange(file, start, size))).infolist()
+        except InputError:
+            raise
+        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
+            raise InputError(f"{self.where}: is cut short or damaged ({printable(error, 60)}); fetch it again") from None
+        self.records = {record.filename: record for record in infos}
+        if len(self.records) < len(infos):
+            raise InputError(f"{self.where}: has two records of one name; it was not written by torch.save")
+        self.root = infos[0].filename.split("/")[0] if infos else ""
+
+    def __contains__(self, name: str) -> bool:
+        return f"{self.root}/{name}" in self.records
+
+    def body(self, name: str) -> tuple[int, int]:
+        """Find the first byte and the length of a record, which must be stored as it is."""
+        record = self.records.get(f"{self.root}/{name}")
+        if record is None:
+            raise InputError(f"{self.where}: lacks its record {printable(name)}")
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+            raise InputError(f"{self.where}: its record {printable(name)} is compressed; write the file again with torch.save")
+        first = self.start + record.header_offset
+        if not self.start <= first <= self.end - 30:
+            raise InputError(f"{self.where}: its record {printable(name)} claims to lie outside the file")
+        header = self.file.read(first, 30)
+        first += 30 + sum(struct.unpack("<HH", header[26:]))
+        if header[:4] != b"PK\x03\x04" or record.file_size != record.compress_size or first + record.file_size > self.end:
+            raise InputError(f"{self.where}: its record {printable(name)} reaches beyond the file; fetch it again")
+        return first, record.file_size
 
 
 def _load_legacy(file: File, start: int, size: int) -> Saved:
-    """torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then each storage behind its length."""
-    where = shown(file.path)
-    stream = io.BufferedReader(Window(file, start, size))
+    """Read the format of torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then the storages."""
+    where = printable(file.path)
+    stream = io.BufferedReader(FileRange(file, start, size))
     if unpickle(stream, where) != LEGACY_MAGIC:
         raise InputError(f"{where}: is a pickle, but not one of torch.save")
     storages: dict[str, Storage] = {}
@@ -141,23 +157,23 @@ def _load_legacy(file: File, start: int, size: int) -> Saved:
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
     first, end = start + stream.tell(), start + size
-    places: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     for key in keys if isinstance(keys, list) else []:
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None or first + 8 > end:
-            raise InputError(f"{where}: is cut short or damaged at storage {shown(key)}; fetch it again")
+            raise InputError(f"{where}: is cut short or damaged at storage {printable(key)}; fetch it again")
         (count,) = struct.unpack("<q", file.read(first, 8))
-        places[key] = first + 8
+        offsets[key] = first + 8
         first += 8 + count * WIDTHS[storage.dtype]
         if count < storage.size or first > end:
-            raise InputError(f"{where}: storage {shown(key)} reaches beyond the file; fetch it again")
+            raise InputError(f"{where}: storage {printable(key)} reaches beyond the file; fetch it again")
 
-    def place(storage: Storage) -> int:
-        if storage.key not in places:
-            raise InputError(f"{where}: lacks storage {shown(storage.key)}; fetch it again")
-        return places[storage.key]
+    def offset_of(storage: Storage) -> int:
+        if storage.key not in offsets:
+            raise InputError(f"{where}: lacks storage {printable(storage.key)}; fetch it again")
+        return offsets[storage.key]
 
-    return Saved(file, root, place)
+    return Saved(file, root, offset_of)
 
 
 @dataclass(frozen=True)
@@ -171,17 +187,19 @@ class Strided:
     strides: tuple[int, ...]
 
     def narrow(self, axis: int, start: int, length: int) -> Strided:
+        """Select ``length`` indices of an axis from ``start`` on."""
         shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
         return replace(self, shape=shape, origin=self.origin + start * self.strides[axis] * STORAGE[self.dtype].itemsize)
 
     def tensor(self, name: str) -> Tensor:
+        """Make the lazy tensor of these elements, in row-major order."""
         shape, strides = _merge_axes(self.shape, self.strides)
         if math.prod(shape) <= 1 or strides == (1,):
             return from_file(name, self.shape, self.dtype, self.file, self.origin)
 
         def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
             out, done = out[: stop - start], 0
-            for first, sizes in boxes(shape, start, stop):
+            for first, sizes in split_into_boxes(shape, start, stop):
                 count = math.prod(sizes)
                 origin = self.origin + sum(i * s for i, s in zip(first, strides, strict=True)) * out.itemsize
                 _gather(self.file, origin, sizes, strides, out[done : done + count].reshape(sizes))
@@ -192,7 +210,7 @@ class Strided:
 
 
 def _merge_axes(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The same elements in the same order with the fewest axes; a contiguous tensor has one, of stride 1."""
+    """Describe the same elements in the same order with the fewest axes; a contiguous tensor has one, of stride 1."""
     merged: list[tuple[int, int]] = []
     for size, stride in zip(shape, strides, strict=True):
         if size == 1:
@@ -235,7 +253,7 @@ def unwrap(value: Any) -> Any:
 
 def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
     """Where a tensor record's values lie; or, as text, why they cannot be read; None where it is no tensor."""
-    where = f"{shown(saved.file.path)}: {shown(name)}"
+    where = f"{printable(saved.file.path)}: {printable(name)}"
     try:
         value = unwrap(value)
         if not isinstance(value, Node):
@@ -243,7 +261,7 @@ def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
         if value.path in UNREADABLE:
             return f"{UNREADABLE[value.path]}, not read"
         if value.path == SUBCLASS:
-            return f"a tensor subclass ({shown(value.args[1].path)}), not read"
+            return f"a tensor subclass ({printable(value.args[1].path)}), not read"
         return _strided(value, where, saved) if value.path in PLAIN else None
     except InputError:
         raise
@@ -255,7 +273,7 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     storage, offset, shape, strides = node.args[:4]
     dtype = node.args[6] if node.path.endswith("_v3") else storage.dtype
     if dtype not in STORAGE:
-        return f"its dtype {shown(dtype)} is not one this reads"
+        return f"its dtype {printable(dtype)} is not one this reads"
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or not all(type(number) is int and number >= 0 for number in numbers):
         raise InputError(f"{where}: its tensor record is damaged (shape or strides); fetch the file again")
@@ -268,31 +286,31 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     # a stride of 0 repeats values: no limit follows from the storage, and a nonsense shape would be read for ever
     if math.prod(shape) * width > max(saved.file.size, 1 << 30):
         raise InputError(f"{where}: claims {math.prod(shape)} elements, more than the file could hold")
-    return Strided(saved.file, saved.place(storage) + offset * width, dtype, tuple(shape), tuple(strides))
+    return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
 
 
 def read_pickled(path: Path) -> Checkpoint:
-    """The checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or one filed under ``model``, ``state_dict``, ..."""
-    where = shown(path)
+    """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or one filed under ``model``, ``state_dict``, ..."""
+    where = printable(path)
     saved = load_state(File(path))
     if not isinstance(saved.root, dict):
-        what = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
-        raise InputError(f"{where}: holds {what}, not a state dict of names and tensors")
+        contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
+        raise InputError(f"{where}: holds {contents}, not a state dict of names and tensors")
     ignored: list[tuple[str, str]] = []
     state = _find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
     for name, value in _flatten(state, ignored):
-        found = as_strided(value, name, saved)
-        if found is None:
+        strided = as_strided(value, name, saved)
+        if strided is None:
             ignored.append((name, "not a tensor"))
-        elif isinstance(found, str):
-            if "DTensor" in found:
-                raise InputError(f"{where}: {shown(name)} is one rank's part of a DTensor; all ranks' files are needed")
-            ignored.append((name, found))
+        elif isinstance(strided, str):
+            if "DTensor" in strided:
+                raise InputError(f"{where}: {printable(name)} is one rank's part of a DTensor; all ranks' files are needed")
+            ignored.append((name, strided))
         elif name in tensors:
-            raise InputError(f"{where}: holds two entries named {shown(name)}")
+            raise InputError(f"{where}: holds two entries named {printable(name)}")
         else:
-            tensors[name] = found.tensor(name)
+            tensors[name] = strided.tensor(name)
     _check_whole(tensors, where)
     return Checkpoint(str(path), "torch", tensors, ignored=grouped(ignored))
 
@@ -309,8 +327,8 @@ def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, 
         taken += f"{key}."
         for other, value in root.items():
             if other != key:
-                about = f"outside {taken[:-1]}, which holds the weights" if isinstance(value, dict | Node) else "not a tensor"
-                ignored.append((str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else about))
+                reason = f"outside {taken[:-1]}, which holds the weights" if isinstance(value, dict | Node) else "not a tensor"
+                ignored.append((str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else reason))
         root = root[key]
     return root
 
@@ -338,7 +356,7 @@ def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
     for name in tensors:
         if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
             raise InputError(
-                f"{where}: {shown(name)} is an FSDP flat parameter, without names and shapes; save a full or sharded state dict"
+                f"{where}: {printable(name)} is an FSDP flat parameter, without names and shapes; save a full or sharded state dict"
             )
     empty = sum(tensor.shape == (0,) for tensor in tensors.values())
     if empty and 2 * empty > len(tensors):
@@ -360,6 +378,6 @@ def grouped(ignored: list[tuple[str, str]], limit: int = 8) -> tuple[tuple[str, 
         names.setdefault(reason, []).append(name)
     rows: list[tuple[str, str]] = []
     for reason, group in names.items():
-        few = [(name, reason) for name in group]
-        rows += few if len(few) <= limit else [(f"{group[0]} and {len(group) - 1} more", reason)]
+        single_rows = [(name, reason) for name in group]
+        rows += single_rows if len(single_rows) <= limit else [(f"{group[0]} and {len(group) - 1} more", reason)]
     return tuple(rows)

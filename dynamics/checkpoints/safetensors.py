@@ -13,7 +13,7 @@ from typing import Any
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 MAX_HEADER = 100_000_000  # the format's own limit, bytes
 MAX_ELEMENTS = 2**62
@@ -42,7 +42,7 @@ OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ":
 
 
 def read_safetensors(path: str | Path) -> Checkpoint:
-    """The tensors of one ``.safetensors`` file, none of them read yet."""
+    """Open the tensors of one ``.safetensors`` file; none of their values is read yet."""
     file = File(path)
     entries, start = read_header(file)
     tensors: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ def read_safetensors(path: str | Path) -> Checkpoint:
 
 def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int]:
     """(name -> (dtype code, shape, first byte within the data), where in the file the data begins)."""
-    where = shown(file.path)
+    where = printable(file.path)
     if file.size < 8:
         raise InputError(f"{where}: {file.size} bytes is too short for a safetensors file; fetch or save it again")
     length = int.from_bytes(file.read(0, 8), "little")
@@ -73,7 +73,7 @@ def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
     for name, (_, _, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if begin != end:
             fault = "overlaps the tensor before it" if begin < end else f"leaves a hole of {begin - end} bytes before it"
-            raise InputError(f"{where}: tensor {shown(name)} at bytes {begin}:{stop} {fault}; the header is corrupt")
+            raise InputError(f"{where}: tensor {printable(name)} at bytes {begin}:{stop} {fault}; the header is corrupt")
         end = stop
     if end > available:
         raise InputError(f"{where}: truncated: the header promises {end} bytes of data, the file has {available}; fetch or save it again")
@@ -84,15 +84,15 @@ def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
 
 def _parse_json(raw: bytes, where: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
             raise ValueError("a name stands twice")
-        return found
+        return entries
 
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        fault = "is nested too deeply" if isinstance(error, RecursionError) else f"is not valid JSON ({shown(error, 80)})"
+        fault = "is nested too deeply" if isinstance(error, RecursionError) else f"is not valid JSON ({printable(error, 80)})"
         raise InputError(f"{where}: header {fault}; not a safetensors file, or a corrupt one") from None
     if not isinstance(header, dict):
         raise InputError(f"{where}: header is a JSON {type(header).__name__}, not an object; not a safetensors file")
@@ -103,7 +103,7 @@ def _entry(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int
     """(dtype code, shape, first byte, last byte + 1), or the reason why not."""
 
     def refuse(fault: str) -> InputError:
-        return InputError(f"{where}: tensor {shown(name)}: {fault}; the header is corrupt")
+        return InputError(f"{where}: tensor {printable(name)}: {fault}; the header is corrupt")
 
     try:
         name.encode("utf-8")
@@ -114,7 +114,7 @@ def _entry(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     bits = OPAQUE_BITS.get(code) if isinstance(code, str) else None
     if bits is None and (not isinstance(code, str) or code not in DTYPES):
-        raise refuse(f"unknown dtype {shown(code, 40)}")
+        raise refuse(f"unknown dtype {printable(code, 40)}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise refuse("shape and data_offsets must be lists of whole numbers")
     numel = math.prod(shape) if len(shape) <= 64 and all(size < MAX_ELEMENTS for size in shape) else MAX_ELEMENTS

@@ -1,4 +1,4 @@
-"""One tensor made of rectangular pieces that lie in different places: what the shards of a distributed checkpoint are."""
+"""One tensor made of rectangular shards that are stored apart, as in a distributed checkpoint."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 
 from dynamics.checkpoints.tensor import Tensor
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
-#: where a piece starts in the whole, its shape, and the tensor of that shape
-Piece = tuple[tuple[int, ...], tuple[int, ...], Tensor]
+#: where a shard starts in the whole, its shape, and the tensor of that shape
+Shard = tuple[tuple[int, ...], tuple[int, ...], Tensor]
 
 
-def assemble(name: str, shape: tuple[int, ...], dtype: str, pieces: Sequence[Piece]) -> Tensor:
-    """A lazy tensor over pieces that cover it exactly; anything else is an ``InputError``.
+def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[Shard]) -> Tensor:
+    """Make a lazy tensor over shards that cover it exactly; anything else is an ``InputError``.
 
-    A piece keeps the row-major order of the whole, so the elements of a piece that fall into a flat range of the
-    whole are themselves a flat range of the piece: each read asks every piece it touches for one such range, no more.
+    A shard keeps the row-major order of the whole, so the elements of a shard that fall into a flat range of the
+    whole are themselves a flat range of the shard: each read asks every shard it touches for one such range, no more.
     """
     if math.prod(shape) >= 2**62:
-        raise InputError(f"{shown(name)}: claims the shape {shape}, which no file can hold")
-    kept = [(tuple(offsets), tuple(sizes), piece) for offsets, sizes, piece in pieces if math.prod(sizes)]
-    for offsets, sizes, piece in kept:
-        if len(offsets) != len(shape) or piece.shape != sizes or piece.dtype != dtype:
-            raise InputError(f"{shown(name)}: {dtype} {shape} has a piece {piece.dtype} {piece.shape} declared as {sizes} at {offsets}")
-    _check_cover(name, shape, kept)
-    if len(kept) == 1:
-        return Tensor(name, shape, dtype, kept[0][2].read, kept[0][2].source)
+        raise InputError(f"{printable(name)}: claims the shape {shape}, which no file can hold")
+    filled = [(tuple(offsets), tuple(sizes), shard) for offsets, sizes, shard in shards if math.prod(sizes)]
+    for offsets, sizes, shard in filled:
+        if len(offsets) != len(shape) or shard.shape != sizes or shard.dtype != dtype:
+            raise InputError(f"{printable(name)}: {dtype} {shape} has a shard {shard.dtype} {shard.shape} declared as {sizes} at {offsets}")
+    _check_cover(name, shape, filled)
+    if len(filled) == 1:
+        return Tensor(name, shape, dtype, filled[0][2].read, filled[0][2].source)
 
-    kept.sort(key=lambda piece: piece[0])
+    filled.sort(key=lambda shard: shard[0])
     strides = _strides(shape)
-    first = np.array([_dot(offsets, strides) for offsets, _, _ in kept], np.int64)
-    last = np.array([_dot(offsets, strides) + _dot([n - 1 for n in sizes], strides) for offsets, sizes, _ in kept], np.int64)
+    first = np.array([_dot(offsets, strides) for offsets, _, _ in filled], np.int64)
+    last = np.array([_dot(offsets, strides) + _dot([n - 1 for n in sizes], strides) for offsets, sizes, _ in filled], np.int64)
 
     def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
         out = out[: stop - start]
         for index in np.flatnonzero((first < stop) & (last >= start)):
-            offsets, sizes, piece = kept[index]
+            offsets, sizes, shard = filled[index]
             begin, end = _elements_before(offsets, sizes, shape, start), _elements_before(offsets, sizes, shape, stop)
             if begin == end:
                 continue
-            if int(last[index] - first[index]) + 1 == piece.numel:  # contiguous in the whole too: read it into place
-                place = int(first[index]) + begin - start
-                target = out[place : place + end - begin]
-                values = piece.read(begin, end, target)
+            if int(last[index] - first[index]) + 1 == shard.numel:  # contiguous in the whole too: read it into place
+                offset = int(first[index]) + begin - start
+                target = out[offset : offset + end - begin]
+                values = shard.read(begin, end, target)
                 if values.ctypes.data != target.ctypes.data:
                     target[:] = values
             else:
-                values = piece.read(begin, end, np.empty(end - begin, out.dtype))
+                values = shard.read(begin, end, np.empty(end - begin, out.dtype))
                 _scatter(values, sizes, begin, end, out, int(first[index]) - start, strides)
         return out
 
-    sources = tuple((offsets, piece.source) for offsets, _, piece in kept)
+    sources = tuple((offsets, shard.source) for offsets, _, shard in filled)
     known = all(source is not None for _, source in sources)
-    source: Hashable | None = ("pieces", shape, sources) if known and kept else None
+    source: Hashable | None = ("shards", shape, sources) if known and filled else None
     return Tensor(name, shape, dtype, read, source)
 
 
-def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def split_into_boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Cut the flat range ``start:stop`` of a row-major array into the fewest boxes (origin, sizes), in flat order."""
     if start >= stop:
         return
@@ -80,25 +80,25 @@ def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[i
 
 
 def _in_row(shape: Sequence[int], row: int, start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    for origin, sizes in boxes(shape[1:], start, stop):
+    for origin, sizes in split_into_boxes(shape[1:], start, stop):
         yield (row, *origin), (1, *sizes)
 
 
 def _scatter(
-    values: np.ndarray, sizes: tuple[int, ...], begin: int, end: int, out: np.ndarray, shift: int, strides: tuple[int, ...]
+    values: np.ndarray, sizes: tuple[int, ...], begin: int, end: int, out: np.ndarray, origin_offset: int, strides: tuple[int, ...]
 ) -> None:
-    """Put elements ``begin:end`` of a piece where they belong in ``out``; ``shift`` is the place of the piece's element 0."""
+    """Put elements ``begin:end`` of a shard where they belong in ``out``; ``origin_offset``: of its first element, there."""
     done = 0
-    for origin, box in boxes(sizes, begin, end):
+    for origin, box in split_into_boxes(sizes, begin, end):
         count = math.prod(box)
-        place = shift + _dot(origin, strides)
+        offset = origin_offset + _dot(origin, strides)
         steps = [stride * out.itemsize for stride in strides]
-        np.lib.stride_tricks.as_strided(out[place:], box, steps)[...] = values[done : done + count].reshape(box)
+        np.lib.stride_tricks.as_strided(out[offset:], box, steps)[...] = values[done : done + count].reshape(box)
         done += count
 
 
 def _elements_before(offsets: tuple[int, ...], sizes: tuple[int, ...], shape: tuple[int, ...], flat: int) -> int:
-    """How many elements of a piece come before flat position ``flat`` of the whole."""
+    """How many elements of a shard come before flat position ``flat`` of the whole."""
     if flat >= math.prod(shape):
         return math.prod(sizes)
     count = 0
@@ -110,27 +110,27 @@ def _elements_before(offsets: tuple[int, ...], sizes: tuple[int, ...], shape: tu
     return count
 
 
-def _check_cover(name: str, shape: tuple[int, ...], pieces: list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]) -> None:
+def _check_cover(name: str, shape: tuple[int, ...], shards: list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]) -> None:
     """Inside, disjoint, and as many elements as the whole: then there is no hole either."""
-    for offsets, sizes, _ in pieces:
+    for offsets, sizes, _ in shards:
         if any(low < 0 or low + size > whole for low, size, whole in zip(offsets, sizes, shape, strict=True)):
-            raise InputError(f"{shown(name)}: a piece {sizes} at {offsets} lies outside the tensor {shape}")
-    total = sum(math.prod(sizes) for _, sizes, _ in pieces)
+            raise InputError(f"{printable(name)}: a shard {sizes} at {offsets} lies outside the tensor {shape}")
+    total = sum(math.prod(sizes) for _, sizes, _ in shards)
     if total < math.prod(shape):
-        raise InputError(f"{shown(name)}: its pieces hold {total} of the {math.prod(shape)} elements of {shape}; a shard is missing")
-    if not shape or len(pieces) < 2:
+        raise InputError(f"{printable(name)}: its shards hold {total} of the {math.prod(shape)} elements of {shape}; a shard is missing")
+    if not shape or len(shards) < 2:
         return
-    low = np.array([offsets for offsets, _, _ in pieces], np.int64)
-    high = low + np.array([sizes for _, sizes, _ in pieces], np.int64)
+    low = np.array([offsets for offsets, _, _ in shards], np.int64)
+    high = low + np.array([sizes for _, sizes, _ in shards], np.int64)
     order = np.argsort(low[:, 0], kind="stable")
     low, high = low[order], high[order]
-    ends = np.searchsorted(low[:, 0], high[:, 0])  # only pieces that start before this one ends on axis 0 can overlap it
+    ends = np.searchsorted(low[:, 0], high[:, 0])  # only shards that start before this one ends on axis 0 can overlap it
     for index, end in enumerate(ends):
-        others = slice(index + 1, end)
-        clash = ((low[others] < high[index]) & (high[others] > low[index])).all(axis=1)
-        if clash.any():
-            other = index + 1 + int(np.argmax(clash))
-            raise InputError(f"{shown(name)}: two pieces overlap, at {low[index].tolist()} and {low[other].tolist()}")
+        later = slice(index + 1, end)
+        overlaps = ((low[later] < high[index]) & (high[later] > low[index])).all(axis=1)
+        if overlaps.any():
+            other = index + 1 + int(np.argmax(overlaps))
+            raise InputError(f"{printable(name)}: two shards overlap, at {low[index].tolist()} and {low[other].tolist()}")
 
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamics.checkpoints.files import File
+
+if TYPE_CHECKING:  # jaxtyping costs more than all that reading a checkpoint needs
+    from jaxtyping import Float, Float32, Shaped
 
 #: dtype name -> numpy dtype of the stored bits. numpy has no bfloat16 or float8, so those are held as integers of their width.
 STORAGE: dict[str, np.dtype] = {
@@ -59,19 +62,20 @@ class Tensor:
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def storage(self) -> np.dtype:
-        """numpy dtype of what ``read`` gives; see ``STORAGE``."""
+        """Numpy dtype of what ``read`` gives; see ``STORAGE``."""
         return STORAGE[self.dtype]
 
-    def stored(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def stored(self, start: int = 0, stop: int | None = None) -> Shaped[np.ndarray, " n"]:
         """Elements ``start:stop`` of the flattened tensor as stored, ``(stop - start,)``; bfloat16 as uint16."""
         stop = self.numel if stop is None else stop
         return self.read(start, stop, np.empty(stop - start, self.storage))
 
-    def values(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def values(self, start: int = 0, stop: int | None = None) -> Float[np.ndarray, " n"]:
         """Elements ``start:stop`` of the flattened tensor as float32 where that is exact, else float64."""
         return decode(self.stored(start, stop), self.dtype)
 
@@ -86,6 +90,7 @@ class Tensor:
         return self._range(index * width, (index + 1) * width, self.shape[1:], name)
 
     def named(self, name: str) -> Tensor:
+        """Give the same tensor under another name."""
         return replace(self, name=name)
 
     def _range(self, first: int, last: int, shape: tuple[int, ...], name: str | None) -> Tensor:
@@ -102,7 +107,7 @@ class Tensor:
 
 
 def from_file(name: str, shape: tuple[int, ...], dtype: str, file: File, offset: int) -> Tensor:
-    """A tensor that lies contiguous in a file from byte ``offset`` on."""
+    """Make a tensor that lies contiguous in a file from byte ``offset`` on."""
     width = STORAGE[dtype].itemsize
 
     def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
@@ -113,11 +118,11 @@ def from_file(name: str, shape: tuple[int, ...], dtype: str, file: File, offset:
     return Tensor(name, shape, dtype, read, (file.identity, offset, dtype))
 
 
-def from_array(name: str, array: np.ndarray, dtype: str | None = None, source: Hashable | None = None) -> Tensor:
-    """A tensor over a numpy array; ``dtype`` where the array holds the bits of a type numpy lacks."""
+def from_array(name: str, array: Shaped[np.ndarray, "*shape"], dtype: str | None = None, source: Hashable | None = None) -> Tensor:
+    """Make a tensor over a numpy array; ``dtype`` where the array holds the bits of a type numpy lacks."""
     dtype = dtype or array.dtype.name
     flat = array.reshape(-1).view(STORAGE[dtype])
-    return Tensor(name, array.shape, dtype, lambda start, stop, out: flat[start:stop], source)
+    return Tensor(name, array.shape, dtype, lambda start, stop, _out: flat[start:stop], source)
 
 
 @dataclass(frozen=True)
@@ -152,15 +157,15 @@ class Checkpoint:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """dtype as stored -> number of elements."""
+        """Number of elements by dtype as stored."""
         counts: dict[str, int] = {}
         for tensor in self.tensors.values():
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel
         return counts
 
 
-def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """Stored bits -> values, exactly: float32 where every value of the dtype fits, else float64 (64-bit integers beyond 2**53 round)."""
+def decode(stored: Shaped[np.ndarray, "*shape"], dtype: str) -> Float[np.ndarray, "*shape"]:
+    """Convert stored bits to values: float32 where every value of the dtype fits, else float64 (64-bit integers beyond 2**53 round)."""
     if dtype == "float32":
         return stored
     if dtype == "bfloat16":
@@ -171,8 +176,8 @@ def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=None)
-def float8_values(dtype: str) -> np.ndarray:
-    """All 256 values of an OCP 8-bit float, as float32, indexed by their bits."""
+def float8_values(dtype: str) -> Float32[np.ndarray, 256]:
+    """Tabulate all 256 values of an OCP 8-bit float, as float32, indexed by their bits."""
     exponent_bits, mantissa_bits = {"float8_e4m3fn": (4, 3), "float8_e5m2": (5, 2)}[dtype]
     bits = np.arange(256)
     mantissa = bits & (2**mantissa_bits - 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.checkpoints.tensor import STORAGE
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: bytes an element of each torch dtype that a record may name; dtypes outside ``STORAGE`` are reported, not read
 WIDTHS = {name: dtype.itemsize for name, dtype in STORAGE.items()} | {
@@ -77,17 +77,21 @@ class Node:
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Node:
+    def __new__(cls, *args: Any, **_kwargs: Any) -> Node:
+        """Remember the arguments of a call."""
         node = object.__new__(cls)
         node.args, node.state = args, None
         return node
 
     def __setstate__(self, state: Any) -> None:
+        """Keep the state."""
         self.state = state
 
 
 @dataclass(frozen=True)
 class Storage:
+    """A storage that a pickle refers to: its key in the archive, the dtype and number of its elements."""
+
     key: str
     dtype: str
     size: int
@@ -103,6 +107,7 @@ class Unpickler(pickle._Unpickler):
         self.seen: dict[str, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Give the stand-in of a name, instead of importing it."""
         path = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if path not in self.seen:
             self.seen[path] = self._stand_in(path)
@@ -120,17 +125,18 @@ class Unpickler(pickle._Unpickler):
             return set
         # A pickle may set attributes on a class it named: these are made anew for each file, so that it cannot reach the next.
         if path in DICTS:
-            return type("Dict", (dict,), {"__init__": _fill, "__setstate__": lambda self, state: None})
+            return type("Dict", (dict,), {"__init__": _fill, "__setstate__": lambda _self, _state: None})
         if path in self.allowed:
             return type(name, (Node,), {"path": path, "__slots__": ()})
         if "ShardedTensor" in name:
             raise InputError(f"{self.where}: holds a ShardedTensor, a rank's part of an FSDP1 model; save a full state dict")
         raise InputError(
-            f"{self.where}: its pickle wants {shown(path, 80)}, which is not on the list of harmless names; nothing was run; "
+            f"{self.where}: its pickle wants {printable(path, 80)}, which is not on the list of harmless names; nothing was run; "
             "save only the state_dict, or convert the file to safetensors where you trust it"
         )
 
     def persistent_load(self, pid: Any) -> Storage:
+        """Give the storage that a persistent id names."""
         kind, dtype, key, _, size, *view = pid
         known = isinstance(kind, str) and isinstance(dtype, str) and kind == "storage" and dtype in WIDTHS
         if not known or not isinstance(key, str | int) or type(size) is not int or size < 0 or any(view):
@@ -145,11 +151,11 @@ def _fill(self: dict[Any, Any], *args: Any) -> None:
 
 
 def unpickle(stream: Any, where: str, allowed: frozenset[str] = INERT | DTENSOR, storages: dict[str, Storage] | None = None) -> Any:
-    """The next pickle of a stream, and in ``storages`` what it refers to. Any damage in it is an ``InputError``."""
+    """Read the next pickle of a stream, and into ``storages`` what it refers to. Any damage in it is an ``InputError``."""
     try:
         return Unpickler(stream, where, allowed, {} if storages is None else storages).load()
     except InputError:
         raise
     except Exception as error:  # a damaged pickle can fail in any opcode, with any exception
-        about = f"{type(error).__name__}: {shown(error, 80)}"
-        raise InputError(f"{where}: its pickle is damaged ({about}); fetch the file again") from None
+        description = f"{type(error).__name__}: {printable(error, 80)}"
+        raise InputError(f"{where}: its pickle is damaged ({description}); fetch the file again") from None

@@ -40,7 +40,8 @@ def _silence_stdout() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments that make no sense are bad input like any other: one line."""
+    """A parser for which arguments that make no sense are bad input like any other: one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
         raise InputError(f"{message}; see --help")

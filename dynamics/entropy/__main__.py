@@ -12,7 +12,7 @@ import numpy as np
 from dynamics.entropy.logprob_bounds import bounds
 from dynamics.entropy.summaries import SCHEMA, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.models import load
 from dynamics.rollouts.logprobs import read_logprobs
 from dynamics.rollouts.texts import Document
@@ -126,10 +126,10 @@ def _series(options: argparse.Namespace, first: Trace, documents: Sequence[Docum
     records = [{"model": options.model, **summary(first.tokens).iloc[0].to_dict()}]
     for name in options.checkpoints:
         model, tokenizer = load(name, options.device, options.dtype)
-        with ProgressBar(f"tracing {shown(name, 40)}", "tokens") as bar:
+        with ProgressBar(f"tracing {printable(name, 40)}", "tokens") as bar:
             result = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
         if list(result.tokens["token_id"]) != list(first.tokens["token_id"]):
-            raise InputError(f"{shown(name)}: its tokenizer makes other tokens of these texts than that of {shown(options.model)}")
+            raise InputError(f"{printable(name)}: its tokenizer makes other tokens of these texts than that of {printable(options.model)}")
         records.append({"model": name, **summary(result.tokens).iloc[0].to_dict()})
     return pd.DataFrame(records).drop(columns="part")
 

@@ -106,7 +106,7 @@ def _temperatures(temperature: Any, shape: tuple[int, ...]) -> Float[np.ndarray,
         raise InputError(f"temperature has shape {values.shape}, tokens have {shape}: give one number, or one a token") from None
 
 
-def _targets(targets: Int[np.ndarray, ...], shape: tuple[int, ...], vocabulary: int) -> Int[np.ndarray, " rows"]:
+def _targets(targets: Int[np.ndarray, " ..."], shape: tuple[int, ...], vocabulary: int) -> Int[np.ndarray, " rows"]:
     if targets.shape != shape:
         raise InputError(f"targets have shape {targets.shape}, tokens have {shape}: there must be one a token")
     if targets.size and int(targets.max()) >= vocabulary:
@@ -201,7 +201,7 @@ def tensor_moments(
         parts.append(torch.stack([largest, e.sum(-1), (x * e).sum(-1), (x * x * e).sum(-1)]))
     values = torch.cat(parts, 1).cpu().numpy()
     values[1:, np.isnan(values[0])] = np.nan
-    return SoftmaxMoments(*values, 1 / temperatures)
+    return SoftmaxMoments(values[0], values[1], values[2], values[3], 1 / temperatures)
 
 
 def _tensor_above(
@@ -221,10 +221,10 @@ def _tensor_above(
 def _with_gradient(
     flat: torch.Tensor, temperatures: torch.Tensor, targets: Int[np.ndarray, " rows"] | None, columns: list[torch.Tensor | None]
 ) -> list[torch.Tensor | None]:
-    """Hang the closed-form gradients on the values: dH/dz = -p (log p + H) / T, dlogZ/dz = p / T, ds/dz = (p - onehot) / T."""
+    """Hang the closed-form gradients on the values, see ``logits_gradient``."""
     import torch
 
-    class Gradient(torch.autograd.Function):  # type: ignore[misc]
+    class Gradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, z: torch.Tensor, entropy: Any, logsumexp: Any, surprisal: Any) -> Any:
             ctx.save_for_backward(z, entropy, logsumexp)
@@ -236,22 +236,95 @@ def _with_gradient(
             out = torch.empty_like(z)
             for start in range(0, len(z), ROWS):
                 part = slice(start, start + ROWS)
-                scaled = z[part].double() / temperatures[part, None]
-                log_p = scaled - logsumexp[part, None]
-                p = log_p.exp()
-                log_p = torch.where(p > 0, log_p, 0.0)
-                slope = -p * (log_p + entropy[part, None]) * by_entropy[part, None] + p * (by_logsumexp + by_surprisal)[part, None]
-                if targets is not None:
-                    ids = torch.from_numpy(targets[part]).to(z.device)
-                    at_target = torch.where(ids >= 0, -by_surprisal[part], 0.0)
-                    slope.scatter_add_(1, ids.clamp(min=0)[:, None], at_target[:, None])
-                out[part] = (slope / temperatures[part, None]).to(z.dtype)
+                slope = logits_gradient(
+                    z[part].double(),
+                    by_logp=-by_surprisal[part],
+                    by_logsumexp=by_logsumexp[part],
+                    targets=None if targets is None else torch.from_numpy(targets[part]).to(z.device),
+                    logsumexp=logsumexp[part],
+                    temperature=temperatures[part],
+                    by_entropy=by_entropy[part],
+                    entropy=entropy[part],
+                    entropy_logsumexp=logsumexp[part],
+                    entropy_temperature=temperatures[part],
+                    in_place=z.dtype != torch.float64,
+                )
+                out[part] = slope.to(z.dtype)
             return out, None, None, None
 
     entropy, varentropy, logsumexp, surprisal, rank = columns
-    filler = torch.zeros_like(entropy) if surprisal is None else surprisal
-    entropy, logsumexp, filler = Gradient.apply(flat, entropy, logsumexp, filler)
+    filler = torch.zeros(len(flat), dtype=torch.float64, device=flat.device) if surprisal is None else surprisal
+    apply: Any = Gradient.apply
+    entropy, logsumexp, filler = apply(flat, entropy, logsumexp, filler)
     return [entropy, varentropy, logsumexp, None if surprisal is None else filler, rank]
+
+
+def logits_gradient(
+    logits: torch.Tensor,
+    *,
+    by_logp: torch.Tensor | None = None,
+    by_logsumexp: torch.Tensor | None = None,
+    targets: torch.Tensor | None = None,
+    logsumexp: torch.Tensor | None = None,
+    temperature: float | torch.Tensor = 1.0,
+    by_entropy: torch.Tensor | None = None,
+    entropy: torch.Tensor | None = None,
+    entropy_logsumexp: torch.Tensor | None = None,
+    entropy_temperature: float | torch.Tensor = 1.0,
+    in_place: bool = False,
+) -> torch.Tensor:
+    """Gradient of sum(by_logp * logp + by_logsumexp * logsumexp + by_entropy * entropy) with respect to the logits, in closed form.
+
+    d logp / dz = (onehot - p) / T, d logsumexp / dz = p / T and d entropy / dz = -p (log p + entropy) / T.
+
+    Parameters
+    ----------
+    logits : (tokens, vocabulary). -inf masks a token, whose gradient is 0.
+    by_logp, by_logsumexp, by_entropy : (tokens,) gradients with respect to the values; None for values that nothing depends on.
+    targets : (tokens,) the token of each ``logp``, negative for none.
+    logsumexp : (tokens,) of the logits at ``temperature``.
+    temperature : of ``logp`` and ``logsumexp``; a number, or (tokens,).
+    entropy, entropy_logsumexp : (tokens,) at ``entropy_temperature``.
+    entropy_temperature : of ``entropy``, which may be another one.
+    in_place : overwrite ``logits``, which are the largest array of all.
+
+    Returns
+    -------
+    (tokens, vocabulary), in the dtype of the logits.
+    """
+    import torch
+
+    of_entropy = None
+    if by_entropy is not None:
+        assert entropy is not None
+        assert entropy_logsumexp is not None
+        at_one = _is_one(entropy_temperature)
+        scaled = logits if at_one else logits / _column(entropy_temperature)
+        log_p = (scaled - entropy_logsumexp[:, None]).clamp_(min=torch.finfo(logits.dtype).min)  # 0 x -inf would be NaN
+        weight = by_entropy[:, None] if at_one else by_entropy[:, None] / _column(entropy_temperature)
+        of_entropy = weight * torch.exp(log_p) * (log_p + entropy[:, None])
+    slope = logits if in_place else logits.clone()
+    if by_logp is None and by_logsumexp is None:
+        slope.zero_()
+    else:
+        assert logsumexp is not None
+        if not _is_one(temperature):
+            slope.div_(_column(temperature))
+        slope.sub_(logsumexp[:, None]).exp_()
+        of_logp = (torch.zeros_like(logsumexp) if by_logp is None else by_logp)[:, None] / _column(temperature)
+        slope.mul_(-of_logp if by_logsumexp is None else by_logsumexp[:, None] / _column(temperature) - of_logp)
+        if targets is not None:
+            slope.scatter_add_(1, targets.clamp(min=0)[:, None], torch.where(targets[:, None] >= 0, of_logp, 0.0))
+    return slope if of_entropy is None else slope.sub_(of_entropy)
+
+
+def _is_one(temperature: float | torch.Tensor) -> bool:
+    return isinstance(temperature, (int, float)) and temperature == 1
+
+
+def _column(value: float | torch.Tensor) -> float | torch.Tensor:
+    """A number, or (tokens, 1) of one a token."""
+    return value if isinstance(value, (int, float)) else value[:, None]
 
 
 def from_hidden(

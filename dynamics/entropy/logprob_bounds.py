@@ -6,26 +6,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Entropy lies between ``low`` and ``high`` (tokens,), in nats; ``mass`` is the chance of the tokens that were given."""
+    """Bounds of entropies.
 
-    low: Floats
-    high: Floats
-    mass: Floats
+    Attributes
+    ----------
+    low, high : the entropy lies between these, in nats.
+    mass : probability of the tokens that were given.
+    """
+
+    low: Float[np.ndarray, " tokens"]
+    high: Float[np.ndarray, " tokens"]
+    mass: Float[np.ndarray, " tokens"]
 
 
 def bounds(logprobs: ArrayLike, vocabulary: int) -> Bounds:
-    """What the k largest log-probabilities of a distribution, as an inference server gives them, say about its entropy.
+    """Bound the entropy of distributions of which only the k largest log-probabilities are known, as inference servers give them.
 
     Parameters
     ----------
@@ -52,10 +57,10 @@ def bounds(logprobs: ArrayLike, vocabulary: int) -> Bounds:
     if (mass > 1 + 1e-3).any() or (values > 1e-6).any():
         raise InputError(f"log-probabilities add up to {float(mass.max()):.3g}, more than 1: are they natural logs of one distribution?")
     rest = np.maximum(1 - mass, 0.0)
-    given = np.isfinite(values).sum(-1)
+    counts = np.isfinite(values).sum(-1)
     known = -np.where(p > 0, p * np.where(p > 0, values, 0.0), 0.0).sum(-1)
     least = np.where(np.isfinite(values), p, np.inf).min(-1)  # no token that was not given is likelier
-    others = vocabulary - given
+    others = vocabulary - counts
     with np.errstate(divide="ignore", invalid="ignore"):
         full = np.floor(np.where(least > 0, rest / least, 0.0))
         left = np.maximum(rest - full * least, 0.0)

@@ -53,8 +53,8 @@ class SoftmaxMoments:
         sum_x_exp = near[2] + shrink * (far[2] - step * whole)
         sum_x2_exp = near[3] + shrink * (far[3] - 2 * step * far[2] + step * step * whole)
         broken = np.isnan(self.max) | np.isnan(other.max)
-        merged = (np.where(broken, np.nan, values) for values in (near[0], sum_exp, sum_x_exp, sum_x2_exp))
-        return SoftmaxMoments(*merged, self.inverse_temperature)
+        merged = [np.where(broken, np.nan, values) for values in (near[0], sum_exp, sum_x_exp, sum_x2_exp)]
+        return SoftmaxMoments(merged[0], merged[1], merged[2], merged[3], self.inverse_temperature)
 
     @property
     def entropy(self) -> Float[np.ndarray, " rows"]:
@@ -97,8 +97,13 @@ def softmax_moments(
     out = np.empty((len(rows), 5))
     inverse = 1 / temperatures
     on_threads(len(rows), lambda part: kernels.summarise(widened(rows[part]), inverse[part], out[part]), threads)
-    sums = (out[:, column] for column in (kernels.MAX, kernels.SUM_EXP, kernels.SUM_X_EXP, kernels.SUM_X2_EXP))
-    return SoftmaxMoments(*sums, inverse)
+    return SoftmaxMoments(
+        max=out[:, kernels.MAX],
+        sum_exp=out[:, kernels.SUM_EXP],
+        sum_x_exp=out[:, kernels.SUM_X_EXP],
+        sum_x2_exp=out[:, kernels.SUM_X2_EXP],
+        inverse_temperature=inverse,
+    )
 
 
 def merge_moments(parts: Sequence[SoftmaxMoments]) -> SoftmaxMoments:
@@ -120,7 +125,7 @@ def count_above(
     return above
 
 
-def widened(rows: Shaped[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+def widened(rows: Shaped[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
     """Give the same values in a dtype that the kernels take."""
     if rows.dtype in (np.float32, np.float64):
         return np.ascontiguousarray(rows)

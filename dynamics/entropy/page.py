@@ -13,7 +13,7 @@ import numpy as np
 
 from dynamics.entropy.plot import figure
 from dynamics.entropy.summaries import by_token, summary
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import html, style
 from dynamics.presentation.text import number, percent
 
@@ -132,7 +132,7 @@ def _traces(trace: Trace, decode: Callable[[int], str]) -> dict[str, Any]:
 
     @cache
     def word(token: int) -> str:
-        return shown(decode(token), 40)
+        return printable(decode(token), 40)
 
     tokens = trace.tokens
     cap = {"h": _cap(tokens["entropy"])}
@@ -151,7 +151,7 @@ def _cap(values: pd.Series[float]) -> float:
 def _text(name: str, rows: pd.DataFrame, text: str, word: Callable[[int], str]) -> dict[str, Any]:
     """Collect the columns of one text: a piece of it a token, and the numbers of ``COLUMNS``, rank and top tokens as far as known."""
     columns: dict[str, Any] = {
-        "name": shown(name, 80),
+        "name": printable(name, 80),
         "pieces": _pieces(rows, text),
         "prompt": rows["prompt"].astype(int).tolist(),
     }

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from dynamics.entropy.summaries import CERTAIN, by_token, change_by_percentile, summary
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style, text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ BINS = 24
 
 
 def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
-    """How many tokens have which entropy, on a logarithmic axis, with percentiles; the second model's as a line."""
+    """Draw how many tokens have which entropy, on a logarithmic axis, with percentiles; the second model's as a line."""
     values = tokens["entropy"].dropna().to_numpy()
     top = max(float(values.max(initial=LEAST)) * 1.05, 10 * LEAST)
     edges = np.geomspace(LEAST, top, 60).tolist()
@@ -48,7 +48,7 @@ def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylim(0, height * 1.22)
     below = float((values < CERTAIN).mean()) if len(values) else 0.0
     ax.axvline(CERTAIN, color=style.FAINT, linewidth=0.9, linestyle=(0, (1, 1.5)))
-    ax.text(CERTAIN / 1.25, height * 1.2, f"{style.percent(below)} below {CERTAIN}", ha="right", va="top", fontsize=8, color=style.FAINT)
+    ax.text(CERTAIN / 1.25, height * 1.2, f"{text.percent(below)} below {CERTAIN}", ha="right", va="top", fontsize=8, color=style.FAINT)
     if len(values):
         mark = float(np.percentile(values, 80))
         ax.axvline(max(mark, LEAST), color=style.FAINT, linewidth=0.9, linestyle=(0, (1, 1.5)))
@@ -59,15 +59,15 @@ def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def by_position(tokens: pd.DataFrame, ax: Axes) -> Axes:
-    """Median entropy along the text with the band from the 25th to the 75th percentile, in bins that hold equally many positions."""
+    """Draw the median entropy along the text with the band from the 25th to the 75th percentile, in bins of equally many positions."""
     known = tokens.dropna(subset=["entropy"])
     last = int(known["position"].max()) if len(known) else 1
     edges = np.unique(np.linspace(1, last + 1, min(BINS, last) + 1).astype(int))
     for name, color in (("entropy", FIRST), ("entropy_b", SECOND)):
         if name not in known:
             continue
-        places = np.searchsorted(edges, known["position"].to_numpy(), side="right") - 1
-        grouped = known.assign(bin=np.clip(places, 0, len(edges) - 2)).groupby("bin")
+        bins = np.searchsorted(edges, known["position"].to_numpy(), side="right") - 1
+        grouped = known.assign(bin=np.clip(bins, 0, len(edges) - 2)).groupby("bin")
         quartiles = grouped[name].quantile([0.25, 0.5, 0.75]).unstack()
         middle = grouped["position"].mean()
         ax.fill_between(middle, quartiles[0.25], quartiles[0.75], color=color, alpha=0.16, linewidth=0)
@@ -80,17 +80,17 @@ def by_position(tokens: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def tokens_ranked(tokens: pd.DataFrame, ax: Axes, named: int = NAMED, least: int = 5) -> Axes:
-    """The tokens at which the model is least and most sure, of those that come ``least`` times, by mean entropy where they stand."""
+    """Draw the tokens at which the model is least and most sure, of those that come ``least`` times, by mean entropy where they stand."""
     ranked = by_token(tokens, least)
-    some = min(named, len(ranked) // 2)
-    parts = [ranked.head(some), ranked.tail(some)]
+    count = min(named, len(ranked) // 2)
+    parts = [ranked.head(count), ranked.tail(count)]
     rows = [row for part in parts for row in part.to_dict("records")]
-    places = [*range(some), *range(some + 1, 2 * some + 1)]
-    for place, row in zip(places, rows, strict=True):
-        ax.barh(place, row["entropy"], color=FIRST if place < some else "#9cc3dd", height=0.72)
-        ax.text(row["entropy"], place, f" {row['entropy']:.2g}", va="center", fontsize=7, color=style.FAINT)
+    positions = [*range(count), *range(count + 1, 2 * count + 1)]
+    for position, row in zip(positions, rows, strict=True):
+        ax.barh(position, row["entropy"], color=FIRST if position < count else "#9cc3dd", height=0.72)
+        ax.text(row["entropy"], position, f" {row['entropy']:.2g}", va="center", fontsize=7, color=style.FAINT)
     labels = [f"{_visible(row['token'])}  {row['tokens']:,}x" for row in rows]
-    ax.set_yticks(places, labels, parse_math=False, fontsize=7.5)
+    ax.set_yticks(positions, labels, parse_math=False, fontsize=7.5)
     ax.invert_yaxis()
     if rows:
         ax.set_xlim(0, max(row["entropy"] for row in rows) * 1.18 + 1e-9)
@@ -101,15 +101,15 @@ def tokens_ranked(tokens: pd.DataFrame, ax: Axes, named: int = NAMED, least: int
 
 
 def _visible(token: str) -> str:
-    """A token with its blanks made visible, bars (which would look like a fault of the figure) named, and no glyphs that the font lacks."""
+    """Make a token's blanks visible, name bars (which would look like a fault of the figure), and replace glyphs that the font lacks."""
     if token and all(0x2580 <= ord(c) <= 0x259F for c in token):
         return f"{f'{len(token)} ' if len(token) > 1 else ''}U+{ord(token[0]):04X}"
-    word = shown(token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥"), 16)
+    word = printable(token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥"), 16)
     return "".join(c if ord(c) < 0x2600 else "□" for c in word)
 
 
 def change(tokens: pd.DataFrame, ax: Axes) -> Axes:
-    """The second model's change of entropy by percentile of the first's: which tokens did the training make surer."""
+    """Draw the second model's change of entropy by percentile of the first's: which tokens did the training make surer."""
     bins = change_by_percentile(tokens)
     ax.bar(bins["percentile"] - 2.5, bins["change"], width=4.2, color=style.FAINT)
     ax.axhline(0, color=style.FAINT, linewidth=0.9)
@@ -122,7 +122,7 @@ def change(tokens: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def over_training(series: pd.DataFrame, ax: Axes) -> Axes:
-    """Mean entropy of several checkpoints over the same texts, with its interval.
+    """Draw the mean entropy of several checkpoints over the same texts, with its interval.
 
     ``series``: columns model, entropy, low, high, a row a checkpoint in order; where names differ in one number, that is the axis.
     """
@@ -134,14 +134,14 @@ def over_training(series: pd.DataFrame, ax: Axes) -> Axes:
         ax.set_xlabel("checkpoint")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     else:
-        ax.set_xticks(x, [shown(str(name).rstrip("/").rpartition("/")[2], 16) for name in series["model"]], parse_math=False)
+        ax.set_xticks(x, [printable(str(name).rstrip("/").rpartition("/")[2], 16) for name in series["model"]], parse_math=False)
     ax.set_ylim(bottom=0)
     ax.set_ylabel("mean entropy, nats")
     return ax
 
 
 def series_figure(series: pd.DataFrame) -> Figure:
-    """The figure of several checkpoints over the same texts."""
+    """Draw the figure of several checkpoints over the same texts."""
     with style.use_style():
         drawing = style.new_figure(7.5, 3.8)
         over_training(series, drawing.subplots())
@@ -149,11 +149,11 @@ def series_figure(series: pd.DataFrame) -> Figure:
 
 
 def figure(trace: Trace, model: str, against: str | None = None) -> Figure:
-    """The figure of a trace: spread, course and tokens; of two models also the change by percentile."""
+    """Draw the figure of a trace: spread, course and tokens; of two models also the change by percentile."""
     numbers = summary(trace.tokens).iloc[0]
     with style.use_style():
         both = "entropy_b" in trace.tokens
-        lines = [f"model: {shown(model, 90)}" + (f"; second model (orange): {shown(against or '', 90)}" if both else "")]
+        lines = [f"model: {printable(model, 90)}" + (f"; second model (orange): {printable(against or '', 90)}" if both else "")]
         span = f" [{numbers['low']:.3g}, {numbers['high']:.3g}]" if numbers["low"] == numbers["low"] else ""
         lines.append(
             f"{numbers['tokens']:,} tokens of {numbers['texts']:,} texts, forward in {trace.dtype}. Mean entropy "
@@ -165,8 +165,8 @@ def figure(trace: Trace, model: str, against: str | None = None) -> Figure:
         drawing = style.new_figure(10, whole)
         drawing.text(0.012, 1 - 0.12 / whole, "Where the model is unsure", fontsize=11, fontweight="bold", va="top")
         for number, line in enumerate(wrapped):
-            place = 1 - (0.37 + 0.165 * number) / whole
-            drawing.text(0.012, place, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
+            height = 1 - (0.37 + 0.165 * number) / whole
+            drawing.text(0.012, height, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
         engine = drawing.get_layout_engine()
         if engine is not None:
             engine.set(rect=(0, 0, 1, body / whole), hspace=0.08, wspace=0.06)  # type: ignore[call-arg]

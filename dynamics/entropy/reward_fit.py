@@ -11,14 +11,21 @@ import numpy as np
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
 class Fit:
-    """R = -a exp(H) + b, arXiv 2505.22617: coefficients with their intervals, and the R at H = 0 that it foretells, b - a."""
+    """R = -a exp(H) + b, arXiv 2505.22617.
+
+    Attributes
+    ----------
+    a, b : coefficients.
+    a_interval, b_interval : their intervals, (low, high).
+    ceiling : the R at H = 0 that the fit foretells, b - a.
+    ceiling_interval : its interval.
+    residual : standard deviation of what the fit leaves.
+    """
 
     a: float
     b: float
@@ -30,22 +37,30 @@ class Fit:
 
 
 def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
-    """Least squares of reward on exp(entropy), over checkpoints or steps.
+    """Fit reward on exp(entropy) by least squares, over checkpoints or steps.
 
-    Intervals are those of ordinary least squares, which take residuals to be independent: successive steps of a run are not, so they are
-    too narrow there. With entropy that hardly moves ``a`` says nothing, whatever the interval.
+    Parameters
+    ----------
+    entropy : (points,) in nats.
+    reward : (points,).
+    level : of the intervals.
 
     Raises
     ------
     InputError : fewer than three points, or entropies that are all alike.
+
+    Notes
+    -----
+    Intervals are those of ordinary least squares, which take residuals to be independent: successive steps of a run are not, so they are
+    too narrow there. With entropy that hardly moves ``a`` says nothing, whatever the interval.
     """
     from scipy.stats import t
 
     x, y = np.exp(np.asarray(entropy, float)), np.asarray(reward, float)
     if x.shape != y.shape or x.ndim != 1:
         raise InputError(f"entropy has shape {x.shape}, reward {y.shape}: there must be one of each a point")
-    some = np.isfinite(x) & np.isfinite(y)
-    x, y = x[some], y[some]
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
     if len(x) < 3 or np.ptp(x) == 0:
         raise InputError(f"{len(x)} points with {len(np.unique(x))} different entropies: a line with an interval needs three that differ")
     design = np.stack([-x, np.ones_like(x), 1 - x], 1)[:, :2]

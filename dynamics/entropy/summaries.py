@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from dynamics.bootstrap import percentile_interval, resampled_counts
 from dynamics.entropy.traces import Trace
@@ -14,9 +15,7 @@ from dynamics.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+    from numpy.typing import ArrayLike
 
 SCHEMA = "dynamics.entropy/1"
 PERCENTILES = (1, 5, 25, 50, 75, 80, 95, 99)
@@ -29,15 +28,22 @@ TAIL = 0.025
 
 @dataclass(frozen=True)
 class Forking:
-    """The tokens of highest entropy: ``mask`` (tokens,), the smallest entropy among them, and how many outside have just that."""
+    """The tokens of highest entropy.
 
-    mask: NDArray[np.bool_]
+    Attributes
+    ----------
+    mask : which tokens they are.
+    threshold : the smallest entropy among them, in nats.
+    ties : how many tokens outside have just that.
+    """
+
+    mask: Bool[np.ndarray, " tokens"]
     threshold: float
     ties: int
 
 
 def forking(entropy: ArrayLike, share: float = 0.2) -> Forking:
-    """The ``share`` of tokens with the highest entropy, exactly ceil(share n) of them; NaN never.
+    """Find the ``share`` of tokens with the highest entropy, exactly ceil(share n) of them; NaN never.
 
     Of tokens that tie at the threshold the earlier are taken, and ``ties`` says how many were not: with ``>=`` a threshold of 0 would
     take all of them. arXiv 2506.01939 trains on the top 20 %.
@@ -57,11 +63,12 @@ def forking(entropy: ArrayLike, share: float = 0.2) -> Forking:
 
 
 def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -> pd.DataFrame:
-    """A row each for all tokens, those of the prompts and those of the responses: what the distribution of entropy is.
+    """Sum up the distribution of entropy: a row each for all tokens, those of the prompts and those of the responses.
 
     Parameters
     ----------
     tokens : of a trace.
+    replicates, seed : of the bootstrap.
 
     Returns
     -------
@@ -97,7 +104,7 @@ def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -
     return pd.DataFrame(records)
 
 
-def _text_interval(texts: Any, values: Floats, replicates: int, seed: int) -> tuple[float, float]:
+def _text_interval(texts: np.ndarray, values: Float[np.ndarray, " tokens"], replicates: int, seed: int) -> tuple[float, float]:
     """Estimate a 95 % interval of the mean over tokens by drawing texts anew."""
     import pandas as pd
 
@@ -111,22 +118,22 @@ def _text_interval(texts: Any, values: Floats, replicates: int, seed: int) -> tu
 
 
 def change_by_percentile(tokens: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
-    """How the second model's entropy differs, by the percentile of the first's: a row a bin of 5 %: low, high (nats), tokens, change."""
+    """Tell how the second model's entropy differs by percentile of the first's: a row a bin of 5 %: low, high (nats), tokens, change."""
     import pandas as pd
 
     known = tokens.dropna(subset=["entropy", "entropy_b"]).sort_values("entropy", kind="stable")
     records = []
-    for place, part in enumerate(np.array_split(np.arange(len(known)), bins)):
+    for number, part in enumerate(np.array_split(np.arange(len(known)), bins)):
         if part.size:
             rows = known.iloc[part]
             change = float((rows["entropy_b"] - rows["entropy"]).mean())
             ends = {"low": float(rows["entropy"].min()), "high": float(rows["entropy"].max())}
-            records.append({"percentile": 100 * (place + 1) / bins, **ends, "tokens": len(rows), "change": change})
+            records.append({"percentile": 100 * (number + 1) / bins, **ends, "tokens": len(rows), "change": change})
     return pd.DataFrame(records)
 
 
 def by_token(tokens: pd.DataFrame, least: int = 5) -> pd.DataFrame:
-    """Tokens that come at least ``least`` times: token_id, token, tokens, entropy (mean where it stands); the most uncertain first.
+    """List the tokens that come at least ``least`` times: token_id, token, tokens, entropy (mean); the most uncertain first.
 
     With a second model also change, the mean of its entropy minus the first's there.
     """
@@ -140,22 +147,22 @@ def by_token(tokens: pd.DataFrame, least: int = 5) -> pd.DataFrame:
     return grouped[grouped["tokens"] >= least].sort_values("entropy", ascending=False, ignore_index=True)
 
 
-def to_dict(found: Trace, model: str, against: str | None) -> dict[str, Any]:
-    """The document of schema ``dynamics.entropy/1``; NaN where a number is not defined."""
+def to_dict(trace: Trace, model: str, against: str | None) -> dict[str, Any]:
+    """Make the document of schema ``dynamics.entropy/1``; NaN where a number is not defined."""
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "model": model,
         "against": against,
         "units": "nats",
         "estimator": "entropy of the full next-token distribution; means over tokens, intervals bootstrapped over texts",
-        "forward_dtype": found.dtype,
-        "seconds": found.seconds,
-        "tokens_per_second": len(found.tokens) / found.seconds if found.seconds else math.nan,
-        "summary": summary(found.tokens).to_dict("records"),
+        "forward_dtype": trace.dtype,
+        "seconds": trace.seconds,
+        "tokens_per_second": len(trace.tokens) / trace.seconds if trace.seconds else math.nan,
+        "summary": summary(trace.tokens).to_dict("records"),
     }
-    if "entropy_b" in found.tokens:
-        document["change_by_percentile"] = change_by_percentile(found.tokens).to_dict("records")
-    ranked = by_token(found.tokens)
+    if "entropy_b" in trace.tokens:
+        document["change_by_percentile"] = change_by_percentile(trace.tokens).to_dict("records")
+    ranked = by_token(trace.tokens)
     document["most_uncertain_tokens"] = ranked.head(20).to_dict("records")
     document["most_certain_tokens"] = ranked.tail(20)[::-1].to_dict("records")
-    return document | {"notes": found.notes}
+    return document | {"notes": trace.notes}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.entropy.logits import TokenStats, divergence, from_hidden, from_logits
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.models import CausalModel, Notes, wrap
 from dynamics.rollouts.texts import Document
 
@@ -97,7 +97,7 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
     ids = list(document.ids or ())
     size = len(tokenizer)
     if ids and max(ids) >= size:
-        raise InputError(f"{shown(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
+        raise InputError(f"{printable(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     prompt = [index < document.prompt_tokens for index in range(len(ids))]
     again, starts, ends = _encode(tokenizer, text, special=False)
@@ -243,7 +243,7 @@ def trace(
     sequences = [tokenise(document, tokenizer, notes) for document in documents]
     empty = [name for name, sequence in zip(names, sequences, strict=True) if not sequence.ids]
     if empty:
-        raise InputError(f"{shown(empty[0])}: has no tokens ({len(empty)} such texts)")
+        raise InputError(f"{printable(empty[0])}: has no tokens ({len(empty)} such texts)")
     size = min(ours.window, theirs.window) if theirs else ours.window
     long = sum(len(sequence.ids) > size for sequence in sequences)
     if long:
@@ -311,7 +311,7 @@ def _measured(
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Number names that come more than once."""
+    """Add a number to names that come more than once."""
     counts: dict[str, int] = {}
     unique = []
     for name in names:

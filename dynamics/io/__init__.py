@@ -1,1 +1,1 @@
-"""Reading and writing files: atomic writes, JSON, JSON lines, compression, threads."""
+"""Reading and writing files: files and folders written whole or not at all, locks, JSON, JSON lines, compression; threads."""

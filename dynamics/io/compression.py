@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
 #: what reading a damaged file raises
@@ -44,12 +44,12 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with stream:
             yield stream
     except BROKEN as error:
-        raise InputError(f"{shown(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
+        raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
     except OSError as error:
-        raise InputError(f"{shown(path)}: {error.strerror or error}") from None
+        raise InputError(f"{printable(path)}: {error.strerror or error}") from None
     except Exception as error:
         if type(error).__name__ == "ZstdError":
-            raise InputError(f"{shown(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
+            raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
         raise
 
 

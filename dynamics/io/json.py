@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -60,11 +60,11 @@ def read_document(path: Path, kind: Any = Any) -> Any:
         text = stream.read()
     text = text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
-        raise InputError(f"{shown(path)}: is empty")
+        raise InputError(f"{printable(path)}: is empty")
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{shown(path)}: is not laid out as expected: {error}") from None
+        raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _read_leniently(text, path, kind)
 
@@ -74,14 +74,14 @@ def _read_leniently(text: bytes, path: Path, kind: Any) -> Any:
     try:
         return msgspec.convert(json.loads(text), kind, strict=False)
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
+        raise InputError(f"{printable(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{shown(path)}: is not a JSON document: {why_not_json(error)}") from None
+        raise InputError(f"{printable(path)}: is not a JSON document: {why_not_json(error)}") from None
 
 
 def why_not_json(error: Exception) -> str:
     """Say in a few words why a text is not JSON."""
-    return shown(str(error).partition("(char")[0].strip() or type(error).__name__, 80)
+    return printable(str(error).partition("(char")[0].strip() or type(error).__name__, 80)
 
 
 def _builtin(value: Any) -> Any:

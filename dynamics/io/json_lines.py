@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.atomic import replacing
 from dynamics.io.compression import opened
 from dynamics.io.json import BYTE_ORDER_MARK, decode, encode, why_not_json
@@ -40,7 +40,7 @@ def numbered_lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
             if line[:2] in UTF_16 or b"\0" in line[:64]:
-                raise InputError(f"{shown(path)}: is not UTF-8 text (UTF-16 perhaps, or no text at all); convert it first")
+                raise InputError(f"{printable(path)}: is not UTF-8 text (UTF-16 perhaps, or no text at all); convert it first")
         if not line.isspace():
             yield number, line
 
@@ -54,10 +54,10 @@ def parse_line(line: bytes, number: int, path: Path, unfinished: list[int] | Non
     try:
         return decode(line)
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown(path)}, line {number}: is not UTF-8 text at byte {error.start}; convert the file first") from None
+        raise InputError(f"{printable(path)}, line {number}: is not UTF-8 text at byte {error.start}; convert the file first") from None
     except (ValueError, RecursionError) as error:
         if unfinished is None or line.endswith(b"\n"):
-            raise InputError(f"{shown(path)}, line {number}: is not JSON: {why_not_json(error)}") from None
+            raise InputError(f"{printable(path)}, line {number}: is not JSON: {why_not_json(error)}") from None
         unfinished.append(number)
         return UNFINISHED
 

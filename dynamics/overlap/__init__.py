@@ -1,4 +1,4 @@
-"""Did several updates of one base move the same weights?
+"""Whether several updates of one base moved the same weights.
 
     python -m dynamics.overlap BASE TUNED_A TUNED_B [MORE]
     python -m dynamics.overlap --series BASE step_50 step_100 step_150

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Compare the updates and write what is asked for."""
     from dynamics.cli.outputs import check_outputs, write
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
@@ -20,24 +21,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     check_outputs(options)
     with ProgressBar("comparing") as bar:
-        found = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
+        comparison = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
     if "-" not in (options.json, options.csv):
         from dynamics.overlap.terminal import show
 
-        show(found, options.series)
+        show(comparison, options.series)
     if options.json:
-        write(options.json, to_json(found.to_dict()))
+        write(options.json, to_json(comparison.to_dict()))
     if options.csv:
-        write(options.csv, table(found).to_csv(index=False))
+        write(options.csv, table(comparison).to_csv(index=False))
     if options.html:
         from dynamics.overlap.page import page
 
-        write(options.html, page(found, options.series))
+        write(options.html, page(comparison, options.series))
     if options.figure:
         from dynamics.overlap.plot import figure
         from dynamics.presentation.style import save
 
-        save(figure(found), options.figure)
+        save(figure(comparison), options.figure)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.overlap", main, argv)

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.sparsity.definitions import RULES, Thresholds, changed, rule_texts
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float64, Int64
 
     from dynamics.checkpoints.tensor import Tensor
     from dynamics.io.threads import Progress
 
 SCHEMA = "dynamics.overlap/1"
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,26 @@ class Row:
 
 @dataclass
 class Counts:
-    """What is added up over chunks: for every pair of updates and rule the weights in either mask and in both, and sums of products."""
+    """What is added up over chunks of weights.
 
-    meet: Array
-    sums: Array
-    consensus: Array
-    first: Array
-    back: Array
+    Attributes
+    ----------
+    intersections : for every pair of updates and rule, weights in the first mask, in the second, in both.
+    sums : for every pair of updates, see ``kernels.count_pairs``.
+    consensus : by rule, weights that 0, 1, ... of the updates changed.
+    first_changed : by rule, weights that the first, second, ... update was the first to change; last those that none did.
+    came_back : by rule, weights that some update changed, and the last one did not.
+    """
+
+    intersections: Int64[np.ndarray, "pairs rules 3"]
+    sums: Float64[np.ndarray, "pairs 7"]
+    consensus: Int64[np.ndarray, "rules updates_and_none"]
+    first_changed: Int64[np.ndarray, "rules updates_and_never"]
+    came_back: Int64[np.ndarray, " rules"]
 
     @staticmethod
     def empty(updates: int) -> Counts:
+        """Make counts of no weights for so many updates."""
         pairs = updates * (updates - 1) // 2
         four = len(RULES)
         return Counts(
@@ -104,7 +114,8 @@ class Counts:
         )
 
     def __iadd__(self, other: Counts) -> Counts:
-        for name in ("meet", "sums", "consensus", "first", "back"):
+        """Add the counts of other weights."""
+        for name in ("intersections", "sums", "consensus", "first_changed", "came_back"):
             getattr(self, name).__iadd__(getattr(other, name))
         return self
 
@@ -133,13 +144,13 @@ class Comparison:
     atol: float = 1e-5
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of schema ``dynamics.overlap/1``."""
+        """Build the document of schema ``dynamics.overlap/1``."""
         from dataclasses import asdict
 
         return {
             "schema": SCHEMA,
             "base": self.base.path,
-            "tuned": [one.path for one in self.tuned],
+            "tuned": [checkpoint.path for checkpoint in self.tuned],
             "rules": rule_texts(self.rtol, self.atol),
             "notes": self.notes,
             "numel": self.numel,
@@ -148,26 +159,26 @@ class Comparison:
             "consensus": self.consensus,
             "first_changed": self.first,
             "came_back": self.came_back,
-            "skipped": [asdict(one) for one in self.skipped],
+            "skipped": [asdict(skip) for skip in self.skipped],
         }
 
 
 def overlap(numel: int, first: int, second: int, both: int, by_tensor: float | None = None) -> Overlap:
-    """From counts. ``by_tensor``: weights expected in both if the masks were independent within every tensor.
+    """Derive an overlap from counts. ``by_tensor``: weights expected in both if the masks were independent within every tensor.
 
     >>> overlap(100, 20, 10, 5).o1, overlap(100, 20, 10, 5).o1_chance
     (0.25, 0.1)
     """
     expected = first * second / numel if numel else math.nan
-    within = expected if by_tensor is None else by_tensor
+    expected_by_tensor = expected if by_tensor is None else by_tensor
 
     def share(part: float, whole: float) -> float:
         return part / whole if whole else math.nan
 
-    def three(count: float) -> tuple[float, float, float]:
+    def overlaps(count: float) -> tuple[float, float, float]:
         return share(count, first), share(count, second), share(count, first + second - count)
 
-    return Overlap(numel, first, second, both, *three(both), *three(expected), *three(within))
+    return Overlap(numel, first, second, both, *overlaps(both), *overlaps(expected), *overlaps(expected_by_tensor))
 
 
 def compare(
@@ -179,15 +190,22 @@ def compare(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Overlap of the updates of two or more checkpoints of one base, in one pass over all files.
+    """Compare the masks of the updates of two or more checkpoints of one base, in one pass over all files.
+
+    Parameters
+    ----------
+    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may hold LoRA adapter folders.
+    rtol, atol : thresholds of the two tolerant rules.
+    threads : chunks in work at once; None for one a core.
+    progress : called with (weights done, weights in all).
 
     Examples
     --------
     >>> import numpy as np
     >>> base = {"w": np.zeros(4, np.float32)}
     >>> a, b = ({"w": np.array(values, np.float32)} for values in ([1, 1, 0, 0], [0, -1, 1, 0]))
-    >>> found = compare(base, [a, b]).total[0]
-    >>> found.rules["exact"].o1, found.same_sign
+    >>> row = compare(base, [a, b]).total[0]
+    >>> row.rules["exact"].o1, row.same_sign
     (0.5, 0.0)
     """
     from dynamics.checkpoints import parameter_names
@@ -199,26 +217,28 @@ def compare(
         raise InputError("overlap needs a base and at least two tuned checkpoints; for one, see dynamics.sparsity")
     before = open_checkpoint(base)
     if before.adapter is not None:
-        raise InputError(f"{shown(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
+        raise InputError(f"{printable(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
     after: list[Checkpoint] = []
-    found: list[dict[str, tuple[Tensor, Tensor]]] = []
+    matches: list[dict[str, tuple[Tensor, Tensor]]] = []
     skipped: list[Skip] = []
     notes: list[str] = []
     for source in tuned:
-        one = open_checkpoint(source)
-        if one.adapter is not None:
-            one, _ = one.adapter.apply(before)
-        matched = match(before, one)
-        after.append(one)
-        found.append({pair.name: (pair.base, pair.tuned) for pair in matched.pairs})
+        checkpoint = open_checkpoint(source)
+        if checkpoint.adapter is not None:
+            checkpoint, _ = checkpoint.adapter.apply(before)
+        matched = match(before, checkpoint)
+        after.append(checkpoint)
+        matches.append({pair.name: (pair.base, pair.tuned) for pair in matched.pairs})
         skipped += [skip for skip in matched.skipped if skip not in skipped]
         notes += [note for note in matched.notes if note not in notes]
-    common = [name for name in found[0] if all(name in one and one[name][0].shape == found[0][name][0].shape for one in found)]
-    for name in sorted({name for one in found for name in one} - set(common)):
+    common = [
+        name for name, (base_tensor, _) in matches[0].items() if all(name in m and m[name][0].shape == base_tensor.shape for m in matches)
+    ]
+    for name in sorted({name for names in matches for name in names} - set(common)):
         skipped.append(Skip(name, "tuned", "not in all of the tuned checkpoints, or not with the same shape"))
     if not common:
         raise InputError("the tuned checkpoints have no tensor in common")
-    sets = [[found[0][name][0], *(one[name][1] for one in found)] for name in common]
+    sets = [[matches[0][name][0], *(pairs[name][1] for pairs in matches)] for name in common]
     counts = _count(sets, rtol, atol, threads or cores(), progress)
     tensors = dict(zip(common, zip(sets, counts, strict=True), strict=True))
 
@@ -226,12 +246,12 @@ def compare(
         groups: dict[str, list[str]] = {}
         for name in common:
             groups.setdefault(label(name), []).append(name)
-        return [row for name in sorted(groups, key=order) for row in _rows(name, [tensors[one] for one in groups[name]])]
+        return [row for name in sorted(groups, key=order) for row in _rows(name, [tensors[member] for member in groups[name]])]
 
-    whole = Counts.empty(len(after))
+    total = Counts.empty(len(after))
     for part in counts:
-        whole += part
-    numel = sum(one[0].numel for one in sets)
+        total += part
+    numel = sum(tensors_of[0].numel for tensors_of in sets)
     return Comparison(
         before,
         after,
@@ -239,9 +259,9 @@ def compare(
         rows(lambda name: parameter_names.layer(name) or OUTSIDE, parameter_names.layer_order),
         rows(parameter_names.kind, module_order),
         [row for name in common for row in _rows(name, [tensors[name]])],
-        {rule: whole.consensus[place].tolist() for place, rule in enumerate(RULES)},
-        {rule: whole.first[place].tolist() for place, rule in enumerate(RULES)},
-        {rule: int(whole.back[place]) for place, rule in enumerate(RULES)},
+        {rule: total.consensus[index].tolist() for index, rule in enumerate(RULES)},
+        {rule: total.first_changed[index].tolist() for index, rule in enumerate(RULES)},
+        {rule: int(total.came_back[index]) for index, rule in enumerate(RULES)},
         numel,
         skipped,
         notes,
@@ -251,60 +271,61 @@ def compare(
 
 
 def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
-    """A row for every pair of updates over some tensors."""
+    """Make a row for every pair of updates over some tensors."""
     updates = len(parts[0][0]) - 1
-    made = []
+    rows = []
     numel = sum(tensors[0].numel for tensors, _ in parts)
-    for place, (a, b) in enumerate(itertools.combinations(range(updates), 2)):
+    for index, (a, b) in enumerate(itertools.combinations(range(updates), 2)):
         rules = {}
-        for rule, text in enumerate(RULES):
-            each = [(t[0].numel, *map(int, c.meet[place, rule])) for t, c in parts]
-            within = sum(first * second / size for size, first, second, _ in each if size)
-            in_a, in_b, in_both = (sum(one[k] for one in each) for k in (1, 2, 3))
-            rules[text] = overlap(numel, in_a, in_b, in_both, within)
-        sums = np.sum([counts.sums[place] for _, counts in parts], 0)
-        product, one, other, agree, every, ones, others = sums
+        for rule, rule_name in enumerate(RULES):
+            tensor_counts = [(t[0].numel, *map(int, c.intersections[index, rule])) for t, c in parts]
+            expected = sum(first * second / size for size, first, second, _ in tensor_counts if size)
+            in_a, in_b, in_both = (sum(counted[k] for counted in tensor_counts) for k in (1, 2, 3))
+            rules[rule_name] = overlap(numel, in_a, in_b, in_both, expected)
+        sums = np.sum([counts.sums[index] for _, counts in parts], 0)
+        product, energy_a, energy_b, same_sign, product_all, energy_a_all, energy_b_all = sums
         both = rules["exact"].both
-        made.append(
+        rows.append(
             Row(
                 name,
                 a,
                 b,
                 rules,
-                float(agree / both) if both else math.nan,
-                float(product / math.sqrt(one * other)) if one and other else math.nan,
-                float(every / math.sqrt(ones * others)) if ones and others else math.nan,
+                float(same_sign / both) if both else math.nan,
+                float(product / math.sqrt(energy_a * energy_b)) if energy_a and energy_b else math.nan,
+                float(product_all / math.sqrt(energy_a_all * energy_b_all)) if energy_a_all and energy_b_all else math.nan,
             )
         )
-    return made
+    return rows
 
 
 def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
-    """Counts of every set of tensors (base first), a chunk at a time."""
+    """Count every set of tensors (base first), a chunk at a time."""
     from dynamics.io.threads import in_order
     from dynamics.sparsity.accumulate import CHUNK
 
-    found = [Counts.empty(len(tensors) - 1) for tensors in sets]
+    counts_of = [Counts.empty(len(tensors) - 1) for tensors in sets]
     spans = []
     for index, tensors in enumerate(sets):
-        length = CHUNK // max(one.storage.itemsize for one in tensors)
+        length = CHUNK // max(tensor.storage.itemsize for tensor in tensors)
         spans += [(index, tensors, start, min(start + length, tensors[0].numel)) for start in range(0, tensors[0].numel, length)]
-    weights, done = sum(tensors[0].numel for tensors in sets), 0
+    weights, weights_done = sum(tensors[0].numel for tensors in sets), 0
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
         results = in_order(pool, lambda span: _chunk(span[1], span[2], span[3], rtol, atol), spans, ahead=4 * threads)
-        for (_, _, start, stop), (index, one) in zip(spans, results, strict=True):
-            found[index] += one
-            done += stop - start
+        for (_, _, start, stop), (index, chunk_counts) in zip(spans, results, strict=True):
+            counts_of[index] += chunk_counts
+            weights_done += stop - start
             if progress:
-                progress(done, weights)
-    return found
+                progress(weights_done, weights)
+    return counts_of
 
 
 def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: float) -> Counts:
     from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
     from dynamics.overlap import kernels
+    from dynamics.sparsity.kernels import widen_bfloat16
 
     wide = np.float32 if all(one.dtype in FITS_FLOAT32 for one in tensors) else np.float64
     values = np.empty((len(tensors), stop - start), wide)
@@ -312,27 +333,27 @@ def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: floa
     stored = [tensor.stored(start, stop) for tensor in tensors]
     for tensor, array, row in zip(tensors, stored, values, strict=True):
         if tensor.dtype == "bfloat16" and wide is np.float32:
-            kernels.widen(array, row)
+            widen_bfloat16(array, row)
         else:
             row[:] = decode(array, tensor.dtype)
     thresholds, base = Thresholds(rtol, atol), tensors[0].dtype
     masks = np.stack(
         [changed(stored[0], base, array, tensor.dtype, thresholds) for tensor, array in zip(tensors[1:], stored[1:], strict=True)]
     )
-    kernels.pairs(values, masks, counts.meet, counts.sums)
-    if len(masks) == 2:  # all that there is to know of two is in ``meet``
-        a, b, both = counts.meet[0].T
+    kernels.count_pairs(values, masks, counts.intersections, counts.sums)
+    if len(masks) == 2:  # all that there is to know of two is in ``intersections``
+        a, b, both = counts.intersections[0].T
         neither = stop - start - a - b + both
         counts.consensus[:] = np.stack([neither, a + b - 2 * both, both], 1)
-        counts.first[:] = np.stack([a, b - both, neither], 1)
-        counts.back[:] = a - both
+        counts.first_changed[:] = np.stack([a, b - both, neither], 1)
+        counts.came_back[:] = a - both
     else:
-        kernels.along(masks, counts.consensus, counts.first, counts.back)
+        kernels.count_series(masks, counts.consensus, counts.first_changed, counts.came_back)
     return counts
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
-    """A row for every part, pair and rule."""
+    """Make a table with a row for every part, pair and rule."""
     import pandas as pd
 
     records = []
@@ -343,7 +364,7 @@ def table(comparison: Comparison) -> pd.DataFrame:
         ("tensor", comparison.rows),
     ):
         for row in rows:
-            for rule, one in row.rules.items():
-                more = {"same_sign": row.same_sign, "cosine": row.cosine, "cosine_all": row.cosine_all}
-                records.append({"level": level, "name": row.name, "a": row.a, "b": row.b, "rule": rule, **vars(one), **more})
+            for rule, overlaps in row.rules.items():
+                of_pair = {"same_sign": row.same_sign, "cosine": row.cosine, "cosine_all": row.cosine_all}
+                records.append({"level": level, "name": row.name, "a": row.a, "b": row.b, "rule": rule, **vars(overlaps), **of_pair})
     return pd.DataFrame(records)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def bars(modules: pd.DataFrame, ax: Axes) -> Axes:
     """Jaccard index by kind of module, with a mark at its chance value. ``modules``: columns name, jaccard, jaccard_chance_by_tensor."""
-    places = np.arange(len(modules))
-    ax.barh(places, modules["jaccard"], color="#4477aa", height=0.7, label="measured")
-    ax.plot(modules["jaccard_chance_by_tensor"], places, "|", color="black", ms=11, mew=2, label="independent masks, by tensor")
-    ax.set_yticks(places, modules["name"])
+    positions = np.arange(len(modules))
+    ax.barh(positions, modules["jaccard"], color="#4477aa", height=0.7, label="measured")
+    ax.plot(modules["jaccard_chance_by_tensor"], positions, "|", color="black", ms=11, mew=2, label="independent masks, by tensor")
+    ax.set_yticks(positions, modules["name"])
     ax.invert_yaxis()
     ax.set_xlim(0, max(0.05, 1.1 * float(modules[["jaccard", "jaccard_chance_by_tensor"]].to_numpy().max(initial=0))))
     ax.set_xlabel("Jaccard index of the changed weights")
@@ -31,14 +31,14 @@ def matrix(total: pd.DataFrame, names: list[str], ax: Axes) -> Axes:
     """Jaccard index of every pair of updates, over its chance value. ``total``: columns a, b, jaccard, jaccard_chance_by_tensor."""
     size = len(names)
     ratio = np.full((size, size), np.nan)
-    written: dict[tuple[int, int], str] = {}
+    labels: dict[tuple[int, int], str] = {}
     for a, b, jaccard, chance in total[["a", "b", "jaccard", "jaccard_chance_by_tensor"]].to_numpy().tolist():
         ratio[int(b), int(a)] = jaccard / chance if chance else np.nan
-        written[int(b), int(a)] = f"{jaccard:.2f}\n({chance:.2f})"
+        labels[int(b), int(a)] = f"{jaccard:.2f}\n({chance:.2f})"
     top = max(1.1, float(np.nanmax(ratio, initial=1.0)))
     image = ax.imshow(ratio, cmap="viridis", vmin=1.0, vmax=top)
-    for (y, x), said in written.items():
-        ax.text(x, y, said, ha="center", va="center", color="white" if ratio[y, x] < (1 + top) / 2 else "black", fontsize=7)
+    for (y, x), label in labels.items():
+        ax.text(x, y, label, ha="center", va="center", color="white" if ratio[y, x] < (1 + top) / 2 else "black", fontsize=7)
     ax.grid(False)
     ax.set_xticks(range(size - 1), names[:-1], rotation=30, ha="right")
     ax.set_yticks(range(1, size), names[1:])
@@ -50,23 +50,23 @@ def matrix(total: pd.DataFrame, names: list[str], ax: Axes) -> Axes:
     return ax
 
 
-def figure(found: Comparison, rule: str = "bf16") -> Any:
+def figure(comparison: Comparison, rule: str = "bf16") -> Any:
     """Bars for two updates, a matrix for more; chance values in it."""
     from dynamics.overlap.comparison import table
     from dynamics.presentation.text import short_paths
 
-    rows = table(found).query("rule == @rule")
-    short = short_paths([one.path for one in found.tuned])
-    names = [short[one.path] for one in found.tuned]
+    rows = table(comparison).query("rule == @rule")
+    short = short_paths([checkpoint.path for checkpoint in comparison.tuned])
+    names = [short[checkpoint.path] for checkpoint in comparison.tuned]
     with style.use_style():
         if len(names) == 2:
             modules = rows[rows["level"] == "module"]
-            made = style.new_figure(5.5, 1.2 + 0.28 * len(modules))
-            ax = bars(modules, made.subplots())
+            drawing = style.new_figure(5.5, 1.2 + 0.28 * len(modules))
+            ax = bars(modules, drawing.subplots())
             ax.set_title(f"{names[0]} and {names[1]}, rule {rule}", fontsize=9)
             ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
         else:
-            made = style.new_figure(2.6 + 0.8 * len(names), 2.0 + 0.7 * len(names))
-            ax = matrix(rows[rows["level"] == "total"], names, made.subplots())
+            drawing = style.new_figure(2.6 + 0.8 * len(names), 2.0 + 0.7 * len(names))
+            ax = matrix(rows[rows["level"] == "total"], names, drawing.subplots())
             ax.set_title(f"rule {rule}\nin brackets: independent masks", fontsize=8)
-    return made
+    return drawing

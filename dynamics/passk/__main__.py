@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dynamics.bootstrap import LEVEL, REPLICATES
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.passk.comparison import UNSCORED, report
 
 if TYPE_CHECKING:
     import argparse
 
-    Progress = Callable[[int, int], None]
-
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     from dynamics import samples
     from dynamics.cli.outputs import check_outputs, write
     from dynamics.cli.progress import ProgressBar
@@ -27,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     ks = _ks(options.k)
     with ProgressBar("reading") as bar:
         fields = {name: getattr(options, name) for name in ("problem", "correct", "sample", "model", "answer")}
-        read = samples.read(options.samples, **fields, threshold=options.threshold, progress=bar)
+        graded = samples.read(options.samples, **fields, threshold=options.threshold, progress=bar)
     with ProgressBar("estimating") as bar:
-        found = report(
-            read.table,
+        result = report(
+            graded.table,
             ks,
             against=options.against,
-            files=read.files,
-            notes=read.notes,
+            files=graded.files,
+            notes=graded.notes,
             unscored=options.unscored,
             maj=options.maj,
             extrapolate=options.extrapolate,
@@ -46,20 +45,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "-" not in (options.json, options.csv):
         from dynamics.passk.terminal import show
 
-        show(found)
+        show(result)
     if options.json:
-        write(options.json, to_json(found.to_dict()))
+        write(options.json, to_json(result.to_dict()))
     if options.csv:
-        write(options.csv, found.table().to_csv(index=False))
+        write(options.csv, result.table().to_csv(index=False))
     if options.html:
         from dynamics.passk.page import page
 
-        write(options.html, page(found))
+        write(options.html, page(result))
     if options.figure:
         from dynamics.passk.plot import figure
         from dynamics.presentation.style import save
 
-        save(figure(found), options.figure)
+        save(figure(result), options.figure)
 
 
 def _ks(text: str | None) -> list[int] | None:
@@ -68,9 +67,9 @@ def _ks(text: str | None) -> list[int] | None:
     try:
         ks = sorted({int(part) for part in text.replace(",", " ").split()})
     except ValueError:
-        raise InputError(f"--k {shown(text)}: expected whole numbers with commas between them, e.g. 1,8,64") from None
+        raise InputError(f"--k {printable(text)}: expected whole numbers with commas between them, e.g. 1,8,64") from None
     if not ks or ks[0] < 1:
-        raise InputError(f"--k {shown(text)}: k must be at least 1")
+        raise InputError(f"--k {printable(text)}: k must be at least 1")
     return ks
 
 
@@ -103,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command, and give its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.passk", main, argv)

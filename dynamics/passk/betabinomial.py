@@ -12,18 +12,17 @@ all. ``validate`` shows how the same model would have done on samples that are k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from dynamics.bootstrap import percentile_interval, resampled_counts
 from dynamics.errors import InputError
 from dynamics.passk.estimators import curves
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+    from numpy.typing import ArrayLike
 
 REPLICATES = 400
 #: log of the sharpest and the flattest a + b that are told apart: beyond, the spread is a point or two
@@ -39,23 +38,40 @@ class Fit:
 
     @property
     def mean(self) -> float:
+        """Mean of the distribution."""
         return self.a / (self.a + self.b)
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """``pass_at_k``, ``low``, ``high`` (K,): the model's value and its bootstrap interval over problems, refitted in each replicate."""
+    """What the model says of k beyond n.
 
-    ks: NDArray[np.int64]
-    pass_at_k: Floats
-    low: Floats
-    high: Floats
+    Attributes
+    ----------
+    ks : the k.
+    pass_at_k : the model's values.
+    low, high : ends of their bootstrap intervals over problems, refitted in each replicate.
+    fit : the model.
+    """
+
+    ks: Int[np.ndarray, " ks"]
+    pass_at_k: Float[np.ndarray, " ks"]
+    low: Float[np.ndarray, " ks"]
+    high: Float[np.ndarray, " ks"]
     fit: Fit
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What the model predicts for ``k`` from ``kept`` samples a problem, against the unbiased estimate from all of them."""
+    """What the model predicts for ``k`` from ``kept`` samples a problem, against the unbiased estimate from all of them.
+
+    Attributes
+    ----------
+    kept : samples a problem that the model saw.
+    k : that it predicts pass@k for.
+    predicted, low, high : the prediction and its interval.
+    measured : the estimate from all samples.
+    """
 
     kept: int
     k: int
@@ -66,15 +82,17 @@ class Validation:
 
     @property
     def inside(self) -> bool:
+        """Whether what was measured lies in the interval of what was predicted."""
         return self.low <= self.measured <= self.high
 
 
 def fit(n: ArrayLike, c: ArrayLike, weights: ArrayLike | None = None) -> Fit:
-    """The Beta distribution of solve chances that makes c of n correct likeliest.
+    """Fit the Beta distribution of solve chances that makes c of n correct likeliest.
 
     Parameters
     ----------
-    n, c : (problems,) samples graded and correct. weights : how often each problem counts.
+    n, c : (problems,) samples graded and correct.
+    weights : (problems,) how often each problem counts; once if None.
 
     Raises
     ------
@@ -82,20 +100,25 @@ def fit(n: ArrayLike, c: ArrayLike, weights: ArrayLike | None = None) -> Fit:
     """
     n, c = np.asarray(n, float), np.asarray(c, float)
     times = np.ones(len(n)) if weights is None else np.asarray(weights, float)
-    some = (n > 0) & (times > 0)
-    if not some.any():
+    counted = (n > 0) & (times > 0)
+    if not counted.any():
         raise InputError("no graded samples: there is nothing to fit")
-    return _fit(n[some], c[some], times[some], None)
+    return _fit(n[counted], c[counted], times[counted], None)
 
 
-def _fit(n: Floats, c: Floats, times: Floats, start: Floats | None) -> Fit:
+def _fit(
+    n: Float[np.ndarray, " problems"],
+    c: Float[np.ndarray, " problems"],
+    times: Float[np.ndarray, " problems"],
+    start: Float[np.ndarray, 2] | None,
+) -> Fit:
     from scipy.optimize import minimize
     from scipy.special import betaln, digamma
 
     total = times.sum()
 
-    def cost(at: Floats) -> tuple[float, Floats]:
-        """Mean negative log-likelihood and its gradient in (logit of the mean, log of a + b)."""
+    def cost(at: Float[np.ndarray, 2]) -> tuple[float, Float[np.ndarray, 2]]:
+        """Compute the mean negative log-likelihood and its gradient in (logit of the mean, log of a + b)."""
         mean, size = 1 / (1 + np.exp(-at[0])), np.exp(at[1])
         a, b = mean * size, (1 - mean) * size
         value = -(times * (betaln(a + c, b + n - c) - betaln(a, b))).sum() / total
@@ -107,13 +130,24 @@ def _fit(n: Floats, c: Floats, times: Floats, start: Floats | None) -> Fit:
     if start is None:
         mean = min(max((times * c).sum() / (times * n).sum(), 0.01), 0.99)
         start = np.array([np.log(mean / (1 - mean)), 0.0])
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=BOUNDS)
-    mean, size = 1 / (1 + np.exp(-found.x[0])), np.exp(found.x[1])
+    optimum = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=BOUNDS)
+    mean, size = 1 / (1 + np.exp(-optimum.x[0])), np.exp(optimum.x[1])
     return Fit(float(mean * size), float((1 - mean) * size))
 
 
-def predict(model: Fit, n: ArrayLike, c: ArrayLike, ks: ArrayLike) -> Floats:
-    """(problems, K) posterior mean of 1 - (1 - p)^k for each problem given its own c of n: 1 - B(a+c, b+n-c+k) / B(a+c, b+n-c)."""
+def predict(model: Fit, n: ArrayLike, c: ArrayLike, ks: ArrayLike) -> Float[np.ndarray, "problems ks"]:
+    """Predict pass@k of each problem given its own c of n, the posterior mean of 1 - (1 - p)^k.
+
+    Parameters
+    ----------
+    model : the spread of solve chances.
+    n, c : (problems,) samples graded and correct.
+    ks : (ks,) samples still to be drawn.
+
+    Returns
+    -------
+    1 - B(a + c, b + n - c + k) / B(a + c, b + n - c).
+    """
     from scipy.special import gammaln
 
     n, c = np.asarray(n, float)[:, None], np.asarray(c, float)[:, None]
@@ -125,11 +159,13 @@ def predict(model: Fit, n: ArrayLike, c: ArrayLike, ks: ArrayLike) -> Floats:
 def extrapolate(
     n: ArrayLike, c: ArrayLike, ks: ArrayLike, level: float = 0.95, replicates: int = REPLICATES, seed: int = 0
 ) -> Extrapolation:
-    """The model's pass@k, averaged over the problems, with a bootstrap interval that refits it.
+    """Give the model's pass@k, averaged over the problems, with a bootstrap interval that refits it.
 
     Parameters
     ----------
-    n, c : (problems,). ks : (K,), any k of at least 1.
+    n, c : (problems,) samples graded and correct.
+    ks : (ks,) any k of at least 1.
+    level, replicates, seed : of the bootstrap.
 
     Notes
     -----
@@ -145,15 +181,19 @@ def extrapolate(
     drawn = resampled_counts(times, replicates, rng)
     curve = np.empty((replicates, len(ks)))
     for row, count in enumerate(drawn):
-        some = count > 0
-        refitted = _fit(pairs[some, 0].astype(float), pairs[some, 1].astype(float), count[some].astype(float), start)
-        curve[row] = _average(refitted, pairs[some], count[some], ks)
+        drawn_pairs = count > 0
+        n_drawn, c_drawn = pairs[drawn_pairs].T.astype(float)
+        refitted = _fit(n_drawn, c_drawn, count[drawn_pairs].astype(float), start)
+        curve[row] = _average(refitted, pairs[drawn_pairs], count[drawn_pairs], ks)
     low, high = percentile_interval(curve, (1 - level) / 2)
     value = _average(model, pairs, times, ks)
     return Extrapolation(ks, value, np.minimum(low, value), np.maximum(high, value), model)
 
 
-def _average(model: Fit, pairs: NDArray[np.int64], times: Any, ks: NDArray[np.int64]) -> Floats:
+def _average(
+    model: Fit, pairs: Int[np.ndarray, "pairs 2"], times: Int[np.ndarray, " pairs"], ks: Int[np.ndarray, " ks"]
+) -> Float[np.ndarray, " ks"]:
+    """Average the predictions for pairs of n and c, each of which so many problems have."""
     return times @ predict(model, pairs[:, 0], pairs[:, 1], ks) / times.sum()
 
 
@@ -169,6 +209,6 @@ def validate(n: ArrayLike, c: ArrayLike, level: float = 0.95, replicates: int = 
         return None
     kept, k = least // 8, least // 2
     thinned = np.random.default_rng([seed, 1]).hypergeometric(c, n - c, kept)
-    found = extrapolate(np.full(len(n), kept), thinned, [k], level, replicates, seed)
+    far = extrapolate(np.full(len(n), kept), thinned, [k], level, replicates, seed)
     measured = float(curves(n, c, [k]).mean())
-    return Validation(kept, k, float(found.pass_at_k[0]), float(found.low[0]), float(found.high[0]), measured)
+    return Validation(kept, k, float(far.pass_at_k[0]), float(far.low[0]), float(far.high[0]), measured)

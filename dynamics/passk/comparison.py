@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 
 from dynamics.bootstrap import LEVEL, REPLICATES, difference_interval, mean_interval
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.passk import diagnostics
 from dynamics.passk.crossing import Crossing, crossing, crossing_ks
 from dynamics.passk.estimators import curves, maj_at_k, mg_pass_at_k, pass_at_k
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
+    from dynamics.io.threads import Progress
     from dynamics.passk.betabinomial import Extrapolation, Validation
     from dynamics.samples import File
 
-    Progress = Callable[[int, int], None]
 
 SCHEMA = "dynamics.passk/1"
 #: what is estimated beside pass@k: field -> what to call it
@@ -62,10 +62,12 @@ class Curve:
 
     @property
     def samples(self) -> dict[str, int]:
+        """Fewest and most samples of a problem, and all in all."""
         n = self.counts["n"]
         return {"min": int(n.min()), "max": int(n.max()), "total": int(n.sum())}
 
     def to_dict(self) -> dict[str, Any]:
+        """Make the entry of the curve in the document of a report."""
         points = []
         for record in self.points.to_dict("records"):
             point = {"k": int(record["k"]), "pass_at_k": record["pass_at_k"], "low": record["low"], "high": record["high"]}
@@ -87,14 +89,14 @@ class Curve:
         return document | {"warnings": self.warnings}
 
 
-def _extrapolated(found: Extrapolation, validation: Validation | None) -> dict[str, Any]:
+def _extrapolated(far: Extrapolation, validation: Validation | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "model": "beta-binomial",
-        "a": found.fit.a,
-        "b": found.fit.b,
+        "a": far.fit.a,
+        "b": far.fit.b,
         "points": [
             {"k": int(k), "pass_at_k": float(value), "low": float(low), "high": float(high)}
-            for k, value, low, high in zip(found.ks, found.pass_at_k, found.low, found.high, strict=True)
+            for k, value, low, high in zip(far.ks, far.pass_at_k, far.low, far.high, strict=True)
         ],
         "validation": None,
     }
@@ -109,7 +111,9 @@ class Comparison:
 
     Attributes
     ----------
-    a, b : names. paired : problems in both. only_a, only_b : problems in one.
+    a, b : names.
+    paired : problems in both.
+    only_a, only_b : problems in one of them.
     points : a row a k: k, difference (b - a), low, high, problems.
     crossing : where the curve that is behind at small k gets ahead; None if they are level everywhere.
     solved : problems with a correct sample: both, only_a, only_b, neither.
@@ -125,6 +129,7 @@ class Comparison:
     solved: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
+        """Make the entry of the comparison in the document of a report."""
         document: dict[str, Any] = {
             "a": self.a,
             "b": self.b,
@@ -162,7 +167,7 @@ class Report:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of schema ``dynamics.passk/1``; NaN where a number is not defined."""
+        """Make the document of schema ``dynamics.passk/1``; NaN where a number is not defined."""
         return {
             "schema": SCHEMA,
             "estimator": "pass@k = mean over problems of 1 - C(n - c, k) / C(n, k), over the problems with n >= k",
@@ -175,7 +180,7 @@ class Report:
         }
 
     def table(self) -> pd.DataFrame:
-        """Every number as one tidy table: ``kind`` is pass@k, pass^k, ..., extrapolation or difference."""
+        """Put every number into one tidy table: ``kind`` is pass@k, pass^k, ..., extrapolation or difference."""
         import pandas as pd
 
         parts = []
@@ -190,8 +195,10 @@ class Report:
             if (far := curve.extrapolation) is not None:
                 values = {"k": far.ks, "value": far.pass_at_k, "low": far.low, "high": far.high}
                 parts.append(pd.DataFrame(values).assign(problems=len(curve.counts), kind="extrapolation", name=curve.name))
-        for one in self.comparisons:
-            parts.append(one.points.rename(columns={"difference": "value"}).assign(kind="difference", name=one.b, against=one.a))
+        parts += [
+            comparison.points.rename(columns={"difference": "value"}).assign(kind="difference", name=comparison.b, against=comparison.a)
+            for comparison in self.comparisons
+        ]
         table = pd.concat(parts, ignore_index=True)
         return table[["kind", "name", *(["against"] if "against" in table else []), "k", "value", "low", "high", "problems", "over_half"]]
 
@@ -205,7 +212,7 @@ def _method(replicates: int) -> str:
 
 
 def counts(table: pd.DataFrame, unscored: str = "exclude") -> pd.DataFrame:
-    """A row a problem: problem, n, c, attempted; from a table of samples (``problem, correct``) or of counts (``problem, n, c``).
+    """Count samples a problem: problem, n, c, attempted; from a table of samples (``problem, correct``) or of counts (``problem, n, c``).
 
     ``unscored``: what a sample without a verdict (NA) counts as, nothing (``exclude``) or a wrong answer (``wrong``).
     """
@@ -248,7 +255,7 @@ def curve(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curve:
-    """pass@k of one model, with intervals.
+    """Estimate pass@k of one model, with intervals.
 
     Parameters
     ----------
@@ -277,10 +284,10 @@ def curve(
     every = counts(table, unscored)
     graded = every[every["n"] > 0].reset_index(drop=True)
     if graded.empty:
-        raise InputError(f"{shown(name)}: none of {int(every['attempted'].sum()):,} samples has a verdict")
+        raise InputError(f"{printable(name)}: none of {int(every['attempted'].sum()):,} samples has a verdict")
     n, c = graded["n"].to_numpy(np.int64), graded["c"].to_numpy(np.int64)
     wanted = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
-    columns: dict[str, NDArray[np.float64]] = {"pass_at_k": curves(n, c, wanted), "pass_hat_k": curves(n, c, wanted, "pass^k")}
+    columns: dict[str, Float[np.ndarray, "problems ks"]] = {"pass_at_k": curves(n, c, wanted), "pass_hat_k": curves(n, c, wanted, "pass^k")}
     columns["mg_pass_at_k"] = mg_pass_at_k(n[:, None], c[:, None], wanted[None, :])
     warnings = diagnostics.samples(table, every, graded)
     if maj:
@@ -290,22 +297,22 @@ def curve(
         means = {key: np.nansum(value, axis=0) / _or_nan((~np.isnan(value)).sum(axis=0)) for key, value in columns.items()}
     eligible = n[:, None] >= wanted
     points = pd.DataFrame({"k": wanted, "pass_at_k": means["pass_at_k"]})
-    for place, key in enumerate(columns):
-        span = slice(place * len(wanted), (place + 1) * len(wanted))
+    for number, key in enumerate(columns):
+        span = slice(number * len(wanted), (number + 1) * len(wanted))
         prefix = "" if key == "pass_at_k" else f"{key}_"
         points[key], points[f"{prefix}low"], points[f"{prefix}high"] = means[key], interval.low[span], interval.high[span]
-        if not place:
+        if not number:
             points["problems"] = eligible.sum(axis=0)
             points["over_half"] = (eligible & (2 * wanted > n[:, None]) & (wanted > 1)).sum(axis=0)
     warnings += diagnostics.points(points)
     statuses = {str(key): int(value) for key, value in table["status"].value_counts(sort=False).items()} if "status" in table else {}
     contents = _contents(table)
     mean = (float((c / n).mean()), float(interval.low[-1]), float(interval.high[-1]))
-    found = Curve(name, graded, points, mean, statuses, warnings, contents=contents)
-    return found if extrapolate is None else _extend(found, extrapolate, level, seed)
+    estimated = Curve(name, graded, points, mean, statuses, warnings, contents=contents)
+    return estimated if extrapolate is None else _extend(estimated, extrapolate, level, seed)
 
 
-def _or_nan(numbers: NDArray[Any]) -> NDArray[np.float64]:
+def _or_nan(numbers: Shaped[np.ndarray, " ks"]) -> Float[np.ndarray, " ks"]:
     return np.where(numbers > 0, numbers, np.nan)
 
 
@@ -313,16 +320,16 @@ def _powers(largest: int) -> list[int]:
     return [2**power for power in range(largest.bit_length())]
 
 
-def _extend(found: Curve, largest: int, level: float, seed: int) -> Curve:
+def _extend(curve: Curve, largest: int, level: float, seed: int) -> Curve:
     from dynamics.passk.betabinomial import extrapolate, validate
 
-    n, c = found.counts["n"].to_numpy(), found.counts["c"].to_numpy()
+    n, c = curve.counts["n"].to_numpy(), curve.counts["c"].to_numpy()
     ks = [k for k in _powers(largest) if k > n.max()]
     if not ks:
-        return replace(found, warnings=[*found.warnings, f"nothing to extrapolate: every k up to {largest} has an estimate"])
+        return replace(curve, warnings=[*curve.warnings, f"nothing to extrapolate: every k up to {largest} has an estimate"])
     if not c.any() or (c == n).all():
         alike = "no sample is correct" if not c.any() else "every sample is correct"
-        return replace(found, warnings=[*found.warnings, f"no extrapolation: {alike}, which fits any model of what is beyond"])
+        return replace(curve, warnings=[*curve.warnings, f"no extrapolation: {alike}, which fits any model of what is beyond"])
     validation = validate(n, c, level, seed=seed)
     notes = []
     if validation is None:
@@ -332,7 +339,7 @@ def _extend(found: Curve, largest: int, level: float, seed: int) -> Curve:
             f"the extrapolation fails its check: from {validation.kept} samples a problem it predicts pass@{validation.k} = "
             f"{validation.predicted:.3f} [{validation.low:.3f}, {validation.high:.3f}], measured is {validation.measured:.3f}"
         )
-    return replace(found, extrapolation=extrapolate(n, c, ks, level, seed=seed), validation=validation, warnings=[*found.warnings, *notes])
+    return replace(curve, extrapolation=extrapolate(n, c, ks, level, seed=seed), validation=validation, warnings=[*curve.warnings, *notes])
 
 
 def _contents(table: pd.DataFrame) -> dict[str, str]:
@@ -343,22 +350,22 @@ def _contents(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _majority(
-    table: pd.DataFrame, graded: pd.DataFrame, ks: NDArray[np.int64], warnings: list[str], progress: Progress | None
-) -> NDArray[np.float64]:
-    """(problems, K) maj@k of the samples with a verdict."""
+    table: pd.DataFrame, graded: pd.DataFrame, ks: Int[np.ndarray, " ks"], warnings: list[str], progress: Progress | None
+) -> Float[np.ndarray, "problems ks"]:
+    """Estimate maj@k of the samples with a verdict."""
     if "answer" not in table:
         raise InputError("maj@k needs the answer of each sample; these files have none: name the field with --answer")
-    some = table[table["correct"].notna()]
-    groups = {problem: (part["answer"], part["correct"]) for problem, part in some.groupby("problem", observed=True, sort=False)}
+    with_verdict = table[table["correct"].notna()]
+    groups = {problem: (part["answer"], part["correct"]) for problem, part in with_verdict.groupby("problem", observed=True, sort=False)}
     values = np.full((len(graded), len(ks)), np.nan)
-    for place, problem in enumerate(graded["problem"]):
+    for row, problem in enumerate(graded["problem"]):
         answers, correct = groups[problem]
-        said: list[Any] = answers.astype(object).where(answers.notna(), None).tolist()
+        votes: list[Any] = answers.astype(object).where(answers.notna(), None).tolist()
         right = correct.astype(bool).tolist()
-        values[place] = [maj_at_k(said, right, int(k)) for k in ks]
+        values[row] = [maj_at_k(votes, right, int(k)) for k in ks]
         if progress:
-            progress(place + 1, len(graded))
-    silent = int(some["answer"].isna().sum())
+            progress(row + 1, len(graded))
+    silent = int(with_verdict["answer"].isna().sum())
     if silent:
         warnings.append(f"maj@k: {silent:,} samples gave no answer and have no vote")
     return values
@@ -373,11 +380,13 @@ def compare(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Comparison:
-    """``b`` against ``a``: paired differences of pass@k and where the curves cross, on the problems that both have.
+    """Compare ``b`` with ``a``: paired differences of pass@k and where the curves cross, on the problems that both have.
 
     Parameters
     ----------
-    a, b : of ``curve``. ks : the k of ``a`` if None.
+    a, b : of ``curve``.
+    ks : rising; the k of ``a`` if None.
+    level, replicates, seed : of the bootstrap.
 
     Raises
     ------
@@ -388,13 +397,13 @@ def compare(
     clash = [problem for problem, content in a.contents.items() if b.contents.get(problem, content) != content]
     if clash:
         raise InputError(
-            f"problem {shown(clash[0], 60)} is not the same problem in {shown(a.name)} and {shown(b.name)} ({len(clash):,} like it): "
-            "they are from different versions of a task, or from different tasks"
+            f"problem {printable(clash[0], 60)} is not the same problem in {printable(a.name)} and {printable(b.name)} ({len(clash):,} "
+            "like it): they are from different versions of a task, or from different tasks"
         )
     both = a.counts.astype({"problem": object}).merge(b.counts.astype({"problem": object}), on="problem", suffixes=("_a", "_b"))
     if both.empty:
-        examples = " and ".join(repr(shown(one.counts["problem"].iloc[0], 40)) for one in (a, b))
-        raise InputError(f"{shown(a.name)} and {shown(b.name)} have no problem in common, by id; they have ids such as {examples}")
+        examples = " and ".join(repr(printable(curve.counts["problem"].iloc[0], 40)) for curve in (a, b))
+        raise InputError(f"{printable(a.name)} and {printable(b.name)} have no problem in common, by id; they have ids such as {examples}")
     wanted = np.asarray(a.points["k"] if ks is None else ks, np.int64)
     n, c = ([both[f"{column}_{side}"].to_numpy(np.int64) for side in "ab"] for column in "nc")
     first, second = (curves(n[side], c[side], wanted) for side in (0, 1))
@@ -403,7 +412,7 @@ def compare(
         difference = np.nansum(second - first, axis=0) / _or_nan(shared.sum(axis=0))
     interval = difference_interval(first, second, level, replicates, seed)
     dense = crossing_ks(int(np.minimum(*n).max()))
-    met = crossing(dense, curves(n[0], c[0], dense), curves(n[1], c[1], dense), level, replicates, seed)
+    crossed = crossing(dense, curves(n[0], c[0], dense), curves(n[1], c[1], dense), level, replicates, seed)
     points = pd.DataFrame(
         {"k": wanted, "difference": difference, "low": interval.low, "high": interval.high, "problems": shared.sum(axis=0)}
     )
@@ -414,7 +423,7 @@ def compare(
         "only_b": int((~right[0] & right[1]).sum()),
         "neither": int((~right[0] & ~right[1]).sum()),
     }
-    return Comparison(a.name, b.name, len(both), len(a.counts) - len(both), len(b.counts) - len(both), points, met, solved)
+    return Comparison(a.name, b.name, len(both), len(a.counts) - len(both), len(b.counts) - len(both), points, crossed, solved)
 
 
 def report(
@@ -432,32 +441,42 @@ def report(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """The curve of every model of a table, and every model against ``against`` (the first, if None). Parameters as for ``curve``."""
+    """Estimate the curve of every model of a table, and compare every model with ``against``.
+
+    Parameters
+    ----------
+    table, ks, unscored, maj, extrapolate, level, replicates, seed : as for ``curve``.
+    against : name of a model; the first if None.
+    files, notes : of ``dynamics.samples.read``, for the report.
+    progress : called with (done, in all).
+    """
     models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
     if against is not None and against not in models:
-        raise InputError(f"--against {shown(against)}: there is no such model; there are {', '.join(shown(name) for name in models)}")
+        raise InputError(
+            f"--against {printable(against)}: there is no such model; there are {', '.join(printable(name) for name in models)}"
+        )
     names = [str(name) if name is not None else "samples" for name in models]
     parts = [table[table["model"] == name] if name is not None else table for name in models]
     if ks is None:
         ks = _powers(max(int(counts(part, unscored)["n"].max()) for part in parts))
     settings: dict[str, Any] = {"level": level, "replicates": replicates, "seed": seed}
-    found = []
-    for place, (name, part) in enumerate(zip(names, parts, strict=True)):
+    estimates = []
+    for number, (name, part) in enumerate(zip(names, parts, strict=True)):
 
-        def tell(done: int, of: int, place: int = place) -> None:
+        def tell(done: int, total: int, number: int = number) -> None:
             if progress:
-                progress(place * of + done, len(parts) * of)
+                progress(number * total + done, len(parts) * total)
 
-        found.append(curve(part, name, ks, unscored=unscored, maj=maj, extrapolate=extrapolate, progress=tell, **settings))
+        estimates.append(curve(part, name, ks, unscored=unscored, maj=maj, extrapolate=extrapolate, progress=tell, **settings))
     remarks = list(notes)
-    base = next((one for one in found if one.name == (against or names[0])), found[0])
+    base = next((other for other in estimates if other.name == (against or names[0])), estimates[0])
     comparisons = []
-    for one in found:
-        if one is not base:
+    for other in estimates:
+        if other is not base:
             try:
-                comparisons.append(compare(base, one, ks, **settings))
+                comparisons.append(compare(base, other, ks, **settings))
             except InputError as error:
                 if against is not None:
                     raise
                 remarks.append(f"not compared: {error}")
-    return Report(found, comparisons, base.name if len(found) > 1 else None, list(files), remarks, level, replicates, seed)
+    return Report(estimates, comparisons, base.name if len(estimates) > 1 else None, list(files), remarks, level, replicates, seed)

@@ -13,7 +13,7 @@ FEW = 30
 
 
 def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
-    """What makes the samples less than n independent graded ones."""
+    """Warn of what makes the samples less than n independent graded ones."""
     warnings = []
     lost = int((every["attempted"] - every["n"]).sum())
     if lost:
@@ -33,7 +33,7 @@ def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> l
 
 
 def _dependence(table: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
-    """Signs that samples of a problem are copies of each other: greedy decoding, or one seed used twice."""
+    """Look for signs that samples of a problem are copies of each other: greedy decoding, or one seed used twice."""
     several = graded["n"] > 1
     if not several.any():
         return []
@@ -69,12 +69,13 @@ def _gcd(times: pd.Series[int]) -> int:
 
 
 def points(table: pd.DataFrame) -> list[str]:
+    """Warn of k that ask too much of the samples."""
     warnings = []
     beyond = table.loc[table["problems"] == 0, "k"]
     if len(beyond):
         warnings.append(f"no problem has as many samples as k = {_span(beyond)}: no estimate there")
-    there = table[table["problems"] > 0]
-    flagged = there.loc[2 * there["over_half"] > there["problems"], "k"]
+    estimated = table[table["problems"] > 0]
+    flagged = estimated.loc[2 * estimated["over_half"] > estimated["problems"], "k"]
     if len(flagged):
         warnings.append(
             f"k > n / 2 at k = {_span(flagged)}: near n the estimate is little more than whether any sample was correct, and its interval "

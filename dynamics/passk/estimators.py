@@ -21,17 +21,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+    from numpy.typing import ArrayLike
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
-    """The chance that at least one of k samples is correct: 1 - C(n - c, k) / C(n, k).
+    """Estimate the chance that at least one of k samples is correct: 1 - C(n - c, k) / C(n, k).
 
     Parameters
     ----------
@@ -60,7 +59,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 
 
 def pass_hat_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
-    """The chance that all k samples are correct, pass^k: C(c, k) / C(n, k). Parameters and errors as for ``pass_at_k``.
+    """Estimate the chance that all k samples are correct, pass^k: C(c, k) / C(n, k). Parameters and errors as for ``pass_at_k``.
 
     Results below 1e-292 lose digits, and below 5e-324 they are 0.
     """
@@ -70,7 +69,7 @@ def pass_hat_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 
 
 def g_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike, tau: float) -> Any:
-    """The chance that at least max(1, ceil(tau k)) of k samples are correct. Parameters and errors as for ``pass_at_k``.
+    """Estimate the chance that at least max(1, ceil(tau k)) of k samples are correct. Parameters and errors as for ``pass_at_k``.
 
     ``tau`` in [0, 1]; 0 is pass@k and 1 is pass^k. tau k is formed from the decimal number that was written, so that 0.1 of 30 is 3
     and not 4. Absolute error about 1e-14.
@@ -81,7 +80,7 @@ def g_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike, tau: float) -> Any:
         raise InputError(f"tau={tau}: must lie between 0 and 1")
     share = Fraction(str(tau))
 
-    def fill(n: Any, c: Any, k: Any, out: Floats) -> None:
+    def fill(n: Any, c: Any, k: Any, out: Float[np.ndarray, " rows"]) -> None:
         least = np.array([max(1, -((-share.numerator * int(draws)) // share.denominator)) for draws in k], np.int64)
         hypergeometric.at_least(n, c, k, least, out)
 
@@ -89,7 +88,7 @@ def g_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike, tau: float) -> Any:
 
 
 def mg_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
-    """Twice the area under G-Pass@k(tau) for tau from 1/2 to 1. Parameters and errors as for ``pass_at_k``.
+    """Compute twice the area under G-Pass@k(tau) for tau from 1/2 to 1. Parameters and errors as for ``pass_at_k``.
 
     The integral itself, (2 / k) E[max(correct - k / 2, 0)]. For even k this is the published sum; for odd k that sum drops half a step,
     so that a perfect model gets less than 1 (0 at k = 1, 0.8 at k = 5): here it gets 1.
@@ -100,7 +99,7 @@ def mg_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 
 
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
-    """The chance that the most frequent answer among k samples of one problem is correct; ties are split evenly between the tied.
+    """Estimate the chance that the most frequent answer among k samples of one problem is correct; ties are split evenly.
 
     Parameters
     ----------
@@ -152,7 +151,7 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
 
 
 def auc_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Any:
-    """Mean height of the pass@k curve over 1..k by the trapezoid rule, linear in k; pass@1 for k = 1. NaN where k > n.
+    """Compute the mean height of the pass@k curve over 1..k by the trapezoid rule, linear in k; pass@1 for k = 1. NaN where k > n.
 
     Linear in k, so the large k, where the estimate says least, weigh most.
     """
@@ -163,18 +162,18 @@ def auc_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Any:
     return float(area[0]) if n.ndim == 0 else area.reshape(n.shape)
 
 
-def curves(n: ArrayLike, c: ArrayLike, ks: ArrayLike, kind: str = "pass@k") -> Floats:
-    """pass@k, or pass^k, of every problem at every k of ``ks`` at once.
+def curves(n: ArrayLike, c: ArrayLike, ks: ArrayLike, kind: str = "pass@k") -> Float[np.ndarray, "problems ks"]:
+    """Estimate pass@k, or pass^k, of every problem at every k of ``ks`` at once.
 
     Parameters
     ----------
     n, c : (problems,) samples graded and samples correct.
-    ks : (K,) rising whole numbers of at least 1.
+    ks : (ks,) rising whole numbers of at least 1.
     kind : ``pass@k`` or ``pass^k``.
 
     Returns
     -------
-    (problems, K) float64; NaN where k > n. Problems with the same n and c are worked out once.
+    NaN where k > n. Problems with the same n and c are worked out once.
     """
     from dynamics.passk import hypergeometric
 
@@ -183,12 +182,12 @@ def curves(n: ArrayLike, c: ArrayLike, ks: ArrayLike, kind: str = "pass@k") -> F
     wanted = _whole("k", ks, least=1).ravel()
     if np.any(np.diff(wanted) <= 0):
         raise InputError("k: must rise, each larger than the one before")
-    pairs, place = np.unique(np.stack([n, c], 1), axis=0, return_inverse=True)
+    pairs, index = np.unique(np.stack([n, c], 1), axis=0, return_inverse=True)
     out = np.empty((len(pairs), len(wanted)))
     whole, right = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
     everything = kind == "pass^k"
     hypergeometric.none_of_curve(whole, whole - right if everything else right, wanted, not everything, out)
-    return out[place.ravel()]
+    return out[index.ravel()]
 
 
 def _each(fill: Callable[..., None], n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
@@ -202,11 +201,11 @@ def _each(fill: Callable[..., None], n: ArrayLike, c: ArrayLike, k: ArrayLike) -
     return float(out[0]) if shape == () else out.reshape(shape)
 
 
-def _whole(name: str, values: Any, least: int) -> NDArray[np.int64]:
-    """``values`` as int64, or an error that names the first that will not do."""
+def _whole(name: str, values: Any, least: int) -> Int[np.ndarray, " ..."]:
+    """Turn ``values`` into int64, or refuse the first that will not do."""
     array = np.asarray(values)
     if array.dtype == object or array.dtype.kind not in "biuf":
-        raise InputError(f"{name}={shown(values, 40)}: must be whole numbers")
+        raise InputError(f"{name}={printable(values, 40)}: must be whole numbers")
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             bad = ~(np.isfinite(array) & (array == np.floor(array)))
@@ -217,7 +216,8 @@ def _whole(name: str, values: Any, least: int) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _check(n: NDArray[np.int64], c: NDArray[np.int64]) -> None:
+def _check(n: Int[np.ndarray, " ..."], c: Int[np.ndarray, " ..."]) -> None:
+    """Refuse more correct samples than samples."""
     try:
         above = c > n
     except ValueError:
@@ -233,8 +233,8 @@ MOST_NODES = 64
 
 
 @lru_cache(maxsize=1)
-def _gauss_legendre(largest: int) -> tuple[Floats, Floats]:
-    """Nodes and weights on (0, 1) of the Gauss-Legendre rules of 1..largest points, a row each."""
+def _gauss_legendre(largest: int) -> tuple[Float[np.ndarray, "orders nodes"], Float[np.ndarray, "orders nodes"]]:
+    """Give nodes and weights on (0, 1) of the Gauss-Legendre rules of 1..largest points, a row each."""
     nodes, weights = np.zeros((largest + 1, largest)), np.zeros((largest + 1, largest))
     for order in range(1, largest + 1):
         x, w = np.polynomial.legendre.leggauss(order)

@@ -21,7 +21,7 @@ def _compiled(function: Any) -> Any:
 
 @_compiled
 def _product(a, b):
-    """a b as a float64 and what it rounds off (Dekker 1971)."""
+    """Multiply: a b as a float64 and what it rounds off (Dekker 1971)."""
     p = a * b
     t = 134217729.0 * a
     a_high = t - (t - a)
@@ -34,7 +34,7 @@ def _product(a, b):
 
 @_compiled
 def _times_ratio(high, low, a, b):
-    """The double-double (high, low) times a / b."""
+    """Multiply the double-double (high, low) by a / b."""
     first = a / b
     p, rest = _product(first, b)
     second = ((a - p) - rest) / b
@@ -46,7 +46,7 @@ def _times_ratio(high, low, a, b):
 
 @_compiled
 def _one_minus(high, low):
-    """1 - (high + low), rounded once."""
+    """Compute 1 - (high + low), rounded once."""
     p = 1.0 - high
     rest = (1.0 - p) - high
     return p + (rest - low)
@@ -76,7 +76,7 @@ def none_of(n, c, k, complement, out):
 
 @_compiled
 def none_of_curve(n, c, ks, complement, out):
-    """The same for every k of ``ks`` (rising) at once, one running product a row: ``out`` is (rows, ks)."""
+    """Do the same for every k of ``ks`` (rising) at once, one running product a row: ``out`` is (rows, ks)."""
     for i in range(n.size):
         whole = float(n[i])
         left = float(n[i] - c[i])
@@ -183,7 +183,7 @@ def _binomials(m, p, out):
 
 @_compiled
 def _multiply(a, b, size, longest, out):
-    """The first ``size`` coefficients of the product of two polynomials, of which ``b`` has no power above ``longest``."""
+    """Compute the first ``size`` coefficients of the product of two polynomials, of which ``b`` has no power above ``longest``."""
     out[:size] = 0.0
     for s in range(min(longest + 1, size)):
         if b[s] != 0.0:
@@ -193,7 +193,7 @@ def _multiply(a, b, size, longest, out):
 
 @_compiled
 def plurality(votes, answers, credit, mute, k, nodes, weights):
-    """The expected credit of the most frequent answer among k of the samples drawn without replacement; ties share.
+    """Compute the expected credit of the most frequent answer among k of the samples drawn without replacement; ties share.
 
     Answers with equally many votes form a group: ``votes`` (groups,) falling, ``answers`` how many there are in each, ``credit`` what
     choosing one of them earns, summed over the group. ``mute`` samples gave no answer. ``nodes``, ``weights`` (orders, order): row r a

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ BAND = 0.16
 
 
 def colors(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a mark for every name, the same wherever the names are the same."""
-    return {name: (COLORS[place % len(COLORS)], MARKERS[(place + place // len(COLORS)) % len(MARKERS)]) for place, name in enumerate(names)}
+    """Choose a colour and a mark for every name, the same wherever the names are the same."""
+    return {name: (COLORS[i % len(COLORS)], MARKERS[(i + i // len(COLORS)) % len(MARKERS)]) for i, name in enumerate(names)}
 
 
 def curves(table: pd.DataFrame, ax: Axes, kind: str = "pass@k") -> Axes:
-    """One line with its band a model.
+    """Draw a line with its band for each model.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ def curves(table: pd.DataFrame, ax: Axes, kind: str = "pass@k") -> Axes:
     Extrapolation is dashed, under a lighter band, and begins beyond n.
     """
     names = list(dict.fromkeys(table.loc[table["kind"] == kind, "name"]))
-    looks = colors(names)
+    marks = colors(names)
     for name in names:
-        color, marker = looks[name]
+        color, marker = marks[name]
         part = table[(table["kind"] == kind) & (table["name"] == name)].dropna(subset=["value"]).sort_values("k")
         k, value = part["k"].to_numpy(float), part["value"].to_numpy(float)
         ax.fill_between(k, part["low"].to_numpy(float), part["high"].to_numpy(float), color=color, alpha=BAND, linewidth=0)
-        ax.plot(k, value, color=color, label=shown(name, 60), zorder=3)
+        ax.plot(k, value, color=color, label=printable(name, 60), zorder=3)
         solid = (2 * part["over_half"] <= part["problems"]).to_numpy()
         ax.plot(k[solid], value[solid], linestyle="none", marker=marker, markersize=4.5, color=color, zorder=4)
         hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": color, "markeredgewidth": 1.1}
@@ -80,44 +80,44 @@ def _extrapolation(part: pd.DataFrame, color: str, ax: Axes) -> None:
     ax.plot(k, part["value"], color=color, linestyle=(0, (3, 2)), linewidth=1.2, zorder=2)
 
 
-def differences(table: pd.DataFrame, ax: Axes, looks: Mapping[str, tuple[str, str]] | None = None) -> Axes:
-    """Paired differences from the model ``against``, with bands, and the line at which there is none."""
+def differences(table: pd.DataFrame, ax: Axes, marks: Mapping[str, tuple[str, str]] | None = None) -> Axes:
+    """Draw paired differences from the model ``against``, with bands, and the line at which there is none."""
     part = table[(table["kind"] == "difference")].dropna(subset=["value"])
-    looks = looks or colors(list(dict.fromkeys(table["name"])))
+    marks = marks or colors(list(dict.fromkeys(table["name"])))
     ax.axhline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     for name, lines in part.groupby("name", sort=False):
-        color, marker = looks[str(name)]
+        color, marker = marks[str(name)]
         lines = lines.sort_values("k")
         k = lines["k"].to_numpy(float)
         ax.fill_between(k, lines["low"].to_numpy(float), lines["high"].to_numpy(float), color=color, alpha=BAND, linewidth=0)
         ax.plot(k, lines["value"], color=color, marker=marker, markersize=3.5, zorder=3)
     against = part["against"].iloc[0] if len(part) else ""
-    ax.set_ylabel(f"difference from\n{textwrap.shorten(shown(against, 24), 24)}", parse_math=False)
+    ax.set_ylabel(f"difference from\n{textwrap.shorten(printable(against, 24), 24)}", parse_math=False)
     _log2(ax, part["k"])
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}" if abs(value) > 1e-12 else "0"))
     return ax
 
 
-def crossing(comparison: Comparison, ax: Axes, color: str, place: int = 0) -> None:
-    """The k at which the curve that was behind gets ahead, and its interval as a bar on the line of no difference.
+def crossing(comparison: Comparison, ax: Axes, color: str, row: int = 0) -> None:
+    """Mark the k at which the curve that was behind gets ahead, and its interval by a bar on the line of no difference.
 
-    ``place`` counts the bars that are there already: each is set a little lower.
+    ``row`` counts the bars that were drawn before: each is set a little lower.
     """
     met = comparison.crossing
     if met is None or met.k is None:
         return
     low, high = met.low or met.k, met.high or met.largest
     ax.axvline(met.k, color=color, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
-    shifted = ax.transData + ScaledTranslation(0, -4.5 * place / 72, ax.figure.dpi_scale_trans)
+    shifted = ax.transData + ScaledTranslation(0, -4.5 * row / 72, ax.figure.dpi_scale_trans)
     ax.plot([low, high], [0, 0], color=color, linewidth=4, alpha=0.75, transform=shifted, solid_capstyle="butt", zorder=5)
     ax.plot([met.k], [0], marker="|", markersize=7, markeredgewidth=1.5, color="white", transform=shifted, zorder=6)
 
 
 def crossing_text(comparison: Comparison, level: float) -> str:
-    """What is known of the crossing, in words."""
+    """Say what is known of the crossing."""
     met = comparison.crossing
-    a, b = shown(comparison.a, 40), shown(comparison.b, 40)
+    a, b = printable(comparison.a, 40), printable(comparison.b, 40)
     if met is None:
         return f"{b} and {a} are level at every k"
     ahead, behind = (a, b) if met.leader == 0 else (b, a)
@@ -130,7 +130,7 @@ def crossing_text(comparison: Comparison, level: float) -> str:
 
 
 def _log2(ax: Axes, ks: pd.Series[Any]) -> None:
-    """A logarithmic axis with every power of two, or every few where they would not fit, as a plain number."""
+    """Set a logarithmic axis with every power of two, or every few where they would not fit, as a plain number."""
     ax.set_xscale("log", base=2)
     least, most = (float(ks.min()), float(ks.max())) if len(ks) else (1.0, 2.0)
     first, last = math.floor(math.log2(least)), math.ceil(math.log2(max(most, least + 1e-9)))
@@ -144,10 +144,10 @@ def _log2(ax: Axes, ks: pd.Series[Any]) -> None:
 
 
 def figure(report: Report) -> Figure:
-    """The figure of a report: curves above, paired differences below where there are several models."""
+    """Draw the figure of a report: curves above, paired differences below where there are several models."""
     table = report.table()
     names = [curve.name for curve in report.curves]
-    looks = colors(names)
+    marks = colors(names)
     with style.use_style():
         lines = [_facts(report), *(crossing_text(comparison, report.level) for comparison in report.comparisons[:4])]
         pair = bool(report.comparisons)
@@ -155,7 +155,7 @@ def figure(report: Report) -> Figure:
         body, head = (5.6 if pair else 3.9), 0.5 + 0.165 * len(wrapped)
         whole = body + head
         drawing = style.new_figure(8.2, whole)
-        drawing.text(0.12 / 8.2, 1 - 0.12 / whole, "pass@k" if len(names) > 1 else f"pass@k of {shown(names[0], 60)}", fontsize=11,
+        drawing.text(0.12 / 8.2, 1 - 0.12 / whole, "pass@k" if len(names) > 1 else f"pass@k of {printable(names[0], 60)}", fontsize=11,
                      fontweight="bold", va="top", parse_math=False)  # fmt: skip
         for number, line in enumerate(wrapped):
             drawing.text(0.12 / 8.2, 1 - (0.37 + 0.165 * number) / whole, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
@@ -166,22 +166,22 @@ def figure(report: Report) -> Figure:
         curves(table, axes[0])
         _legend(axes[0], report)
         if pair:
-            differences(table, axes[1], looks)
+            differences(table, axes[1], marks)
             axes[0].set_xlabel("")
             _log2(axes[1], table.loc[table["value"].notna(), "k"])
-            for place, comparison in enumerate(report.comparisons):
-                crossing(comparison, axes[1], looks[comparison.b][0], place)
+            for row, comparison in enumerate(report.comparisons):
+                crossing(comparison, axes[1], marks[comparison.b][0], row)
                 if comparison.crossing is not None and comparison.crossing.k is not None:
-                    axes[0].axvline(comparison.crossing.k, color=looks[comparison.b][0], linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
+                    axes[0].axvline(comparison.crossing.k, color=marks[comparison.b][0], linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
         return drawing
 
 
 def _legend(ax: Axes, report: Report) -> None:
     handles: list[Any] = list(ax.get_legend_handles_labels()[0])
-    labels = [shown(curve.name, 40) for curve in report.curves]
-    looks = colors([curve.name for curve in report.curves])
+    labels = [printable(curve.name, 40) for curve in report.curves]
+    marks = colors([curve.name for curve in report.curves])
     for handle, curve in zip(handles, report.curves, strict=True):
-        handle.set_marker(looks[curve.name][1])
+        handle.set_marker(marks[curve.name][1])
         handle.set_markersize(4.5)
     faint: dict[str, Any] = {"color": style.FAINT, "linewidth": 1.2}
     handles.append(Patch(color=style.FAINT, alpha=BAND, linewidth=0))
@@ -192,7 +192,7 @@ def _legend(ax: Axes, report: Report) -> None:
     if any(curve.extrapolation is not None for curve in report.curves):
         handles.append(Line2D([], [], linestyle=(0, (3, 2)), **faint))
         labels.append("beta-binomial model,\nnot an estimate")
-    if any(one.crossing is not None and one.crossing.k is not None for one in report.comparisons):
+    if any(comparison.crossing is not None and comparison.crossing.k is not None for comparison in report.comparisons):
         handles.append(Line2D([], [], linestyle=(0, (1, 1.5)), **faint))
         labels.append("crossing k*; the bar\nbelow is its interval")
     legend = ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, alignment="left")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.passk.comparison import BESIDE
 from dynamics.passk.plot import crossing_text
 from dynamics.presentation import tables
@@ -28,7 +28,7 @@ FILES = 8
 def show(report: Report, console: Console | None = None) -> None:
     """Print a report to standard output (or to ``console``)."""
 
-    def sections(width: int, fancy: bool) -> list[Section]:
+    def sections(width: int, _fancy: bool) -> list[Section]:
         return [
             _files(report),
             _models(report),
@@ -42,7 +42,7 @@ def show(report: Report, console: Console | None = None) -> None:
 
 
 def value(number: float, sign: bool = False) -> str:
-    """A chance to three decimals; - where there is none. Never 1.000 or 0.000 for what is not."""
+    """Write a probability to three decimals; - where there is none. Never 1.000 or 0.000 for what is not."""
     if math.isnan(number):
         return "-"
     if 0.9995 <= number < 1:
@@ -53,14 +53,15 @@ def value(number: float, sign: bool = False) -> str:
 
 
 def interval(low: float, high: float, sign: bool = False) -> str:
+    """Write an interval to three decimals; nothing where there is none."""
     return "" if math.isnan(low) or math.isnan(high) else f"[{low:{'+' * sign}.3f}, {high:{'+' * sign}.3f}]"
 
 
 def _files(report: Report) -> Section:
     table = tables.table("<", "|", "<")
     for file in report.files[:FILES]:
-        taken = ", ".join(f"{name} = {shown(field, 60)}" for name, field in file.fields.items())
-        tables.add(table, shown(file.path, 200), f"{file.samples:,} samples", f"{file.format}: {taken}")
+        taken = ", ".join(f"{name} = {printable(field, 60)}" for name, field in file.fields.items())
+        tables.add(table, printable(file.path, 200), f"{file.samples:,} samples", f"{file.format}: {taken}")
     parts: Section = [table] if report.files else []
     if len(report.files) > FILES:
         parts.append(Text(f"  and {len(report.files) - FILES:,} files more"))
@@ -76,20 +77,20 @@ def _models(report: Report) -> Section:
         counted = [f"{curve.statuses.get(name, 0):,}" if curve.statuses else "-" for name in ("timed out", "no answer", "unscored")]
         mean, low, high = curve.mean
         numbers = [f"{len(curve.counts):,}", n, f"{sizes['total']:,}", *counted, value(mean), interval(low, high)]
-        tables.add(table, shown(curve.name, 80), *numbers)
+        tables.add(table, printable(curve.name, 80), *numbers)
     return [table]
 
 
 def _measures(report: Report, width: int) -> list[Section]:
-    """A table a measure, k down and models across; as many models beside each other as fit."""
+    """Make a table a measure, k down and models across; as many models beside each other as fit."""
     sections: list[Section] = []
     for name, title in SHOWN.items():
         curves = [curve for curve in report.curves if name in curve.points]
-        labels = {curve.name: shown(curve.name, 40) for curve in curves}
+        labels = {curve.name: printable(curve.name, 40) for curve in curves}
         while curves:
-            fit = max(1, (width - 14) // (26 + max(0, max(len(labels[curve.name]) for curve in curves) - 7)))
-            sections.append(_measure(name, title, curves[:fit], labels, report.level))
-            curves = curves[fit:]
+            fitting = max(1, (width - 14) // (26 + max(0, max(len(labels[curve.name]) for curve in curves) - 7)))
+            sections.append(_measure(name, title, curves[:fitting], labels, report.level))
+            curves = curves[fitting:]
     return sections
 
 
@@ -98,10 +99,10 @@ def _measure(name: str, title: str, curves: list[Curve], labels: dict[str, str],
     ragged = any(curve.samples["min"] < curve.samples["max"] for curve in curves)
     heads = [head for curve in curves for head in (f">{labels[curve.name]}", f"|{level:.0%}", *([">problems"] if ragged else []))]
     table = tables.table(f">{title}, k", *heads)
-    for place, k in enumerate(curves[0].points["k"]):
+    for index, k in enumerate(curves[0].points["k"]):
         cells = []
         for curve in curves:
-            row = curve.points.iloc[place]
+            row = curve.points.iloc[index]
             flag = " ~" if name == "pass_at_k" and 2 * row["over_half"] > row["problems"] else ""
             cells += [value(row[name]), interval(row[f"{prefix}low"], row[f"{prefix}high"]) + flag]
             if ragged:
@@ -117,7 +118,7 @@ def _extrapolation(curve: Curve, level: float) -> Section:
     table = tables.table(">k", ">model's pass@k", f"|{level:.0%}")
     for k, expected, low, high in zip(far.ks, far.pass_at_k, far.low, far.high, strict=True):
         tables.add(table, f"{k:,}", value(float(expected)), interval(float(low), float(high)))
-    head = f"{shown(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
+    head = f"{printable(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
     parts: Section = [Text(head), table]
     if check is not None:
         words = f"its check by thinning: from {check.kept} samples a problem, pass@{check.k} = {value(check.predicted)} "
@@ -126,11 +127,11 @@ def _extrapolation(curve: Curve, level: float) -> Section:
 
 
 def _comparison(comparison: Comparison, level: float) -> Section:
-    head = f"{shown(comparison.b, 100)} - {shown(comparison.a, 100)}"
+    head = f"{printable(comparison.b, 100)} - {printable(comparison.a, 100)}"
     solved = comparison.solved
     facts = (
         f"{comparison.paired:,} problems paired by id; solved at least once: {solved['both']:,} by both, {solved['only_b']:,} only by "
-        f"{shown(comparison.b, 40)}, {solved['only_a']:,} only by {shown(comparison.a, 40)}, {solved['neither']:,} by neither"
+        f"{printable(comparison.b, 40)}, {solved['only_a']:,} only by {printable(comparison.a, 40)}, {solved['neither']:,} by neither"
     )
     if comparison.only_a or comparison.only_b:
         facts += f"; {comparison.only_a + comparison.only_b:,} problems are in one of them only and not compared"
@@ -157,14 +158,14 @@ def _notes(report: Report) -> Section:
     warned: dict[str, list[str]] = {}
     for curve in report.curves:
         for warning in curve.warnings:
-            warned.setdefault(warning, []).append(shown(curve.name, 60))
+            warned.setdefault(warning, []).append(printable(curve.name, 60))
     lines = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
-    lines += [*report.notes, *(f"{shown(file.path, 80)}: {note}" for file in report.files for note in file.notes)]
+    lines += [*report.notes, *(f"{printable(file.path, 80)}: {note}" for file in report.files for note in file.notes)]
     return [Text(mark) for mark in marks] + ([_remarks("note", lines)] if lines else [])
 
 
 def _remarks(kind: str, lines: list[str]) -> Table:
     table = tables.table("|", "<")
     for line in lines:
-        tables.add(table, kind, shown(line, 600))
+        tables.add(table, kind, printable(line, 600))
     return table

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ def _environment(folder: Path | None) -> Environment:
 
 def one_line(value: object, limit: int = 200) -> str:
     """Make a stranger's text one printable line, of a length that a page has room for."""
-    return shown(value, limit)
+    return printable(value, limit)
 
 
 def figure_uri(figure: Figure) -> str:

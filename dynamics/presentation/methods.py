@@ -19,21 +19,22 @@ OTHER = "#6b6b6b"
 
 
 def method(label: str) -> str:
-    """``sft`` of ``sft, learning rate 3e-05``."""
+    """Find the method in a label: ``sft`` of ``sft, learning rate 3e-05``."""
     return label.partition(",")[0]
 
 
 def color(label: str) -> str:
+    """Give the colour of a label's method."""
     return COLORS.get(method(label), OTHER)
 
 
 def look(label: str) -> dict[str, Any]:
-    """Colour and mark, for ``Axes.plot``."""
+    """Give colour and mark of a label's method, for ``Axes.plot``."""
     return {"color": color(label), "marker": MARKERS.get(method(label), "o")}
 
 
 def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **more: Any) -> Axes:
-    """A line with its band: columns ``x``, value, low, high, in any order of rows. Bands that are NaN are not drawn."""
+    """Draw a line with its band: columns ``x``, value, low, high, in any order of rows. Bands that are NaN are not drawn."""
     part = part.sort_values(x)
     at, low, high = (part[name].to_numpy(float) for name in (x, "low", "high"))
     drawn = look(label) | {"markersize": 4, "label": label} | more
@@ -44,28 +45,45 @@ def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **
 
 
 def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **more: Any) -> Axes:
-    """Every seed as a thin line, their mean as a thick one. ``part``: columns seed, ``x``, value; ``window``: of a centred running mean."""
+    """Draw every seed as a thin line, their mean as a thick one.
+
+    Parameters
+    ----------
+    part : columns seed, ``x`` and value.
+    x : name of the column along the axis.
+    label : of the method.
+    ax : to draw on.
+    window : of a centred running mean, in rows.
+    more : for ``Axes.plot``.
+    """
     drawn = dict[str, Any](color=color(label), label=label) | more
     wide = part.pivot_table(index=x, columns="seed", values="value").sort_index()
     smooth = wide.rolling(window, center=True, min_periods=1).mean()
     if len(wide.columns) > 1:
-        for one in wide.columns:
-            ax.plot(smooth.index, smooth[one], color=drawn["color"], linewidth=0.7, alpha=0.5, linestyle=drawn.get("linestyle", "-"))
+        for seed in wide.columns:
+            ax.plot(smooth.index, smooth[seed], color=drawn["color"], linewidth=0.7, alpha=0.5, linestyle=drawn.get("linestyle", "-"))
     ax.plot(smooth.index, smooth.mean(axis=1), **drawn)
     return ax
 
 
 def dots(table: pd.DataFrame, labels: Sequence[str], ax: Axes) -> Axes:
-    """A row a label: every seed a dot, the mean a tick, the interval a bar. ``table``: columns label, value, low, high, one row a seed."""
-    for place, label in enumerate(labels):
+    """Draw a row a label: every seed a dot, the mean a tick, the interval a bar.
+
+    Parameters
+    ----------
+    table : columns label, value, low, high, one row a seed.
+    labels : from above.
+    ax : to draw on.
+    """
+    for row, label in enumerate(labels):
         part = table[table["label"] == label]
         values = part["value"].to_numpy(float)
         if not len(values):
             continue
         if len(part) and np.isfinite(part[["low", "high"]].to_numpy(float)).all():
-            ax.plot([part["low"].iloc[0], part["high"].iloc[0]], [place, place], color=color(label), linewidth=4, alpha=0.3)
-        ax.plot(values, np.full(len(values), place), linestyle="none", markersize=4, **look(label))
-        ax.plot([values.mean()], [place], marker="|", markersize=12, markeredgewidth=1.5, color=color(label))
+            ax.plot([part["low"].iloc[0], part["high"].iloc[0]], [row, row], color=color(label), linewidth=4, alpha=0.3)
+        ax.plot(values, np.full(len(values), row), linestyle="none", markersize=4, **look(label))
+        ax.plot([values.mean()], [row], marker="|", markersize=12, markeredgewidth=1.5, color=color(label))
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.grid(axis="x")

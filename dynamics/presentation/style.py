@@ -11,7 +11,6 @@ backend or the open figures of whoever imported us, and the same table gives the
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.atomic import replacing
 
 #: for series that are not rules (runs, methods, checkpoints): the rest of the same palette
@@ -96,7 +95,7 @@ def use_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` by ``height`` inches with room for its labels (constrained layout)."""
+    """Make an empty figure of ``width`` by ``height`` inches with room for its labels (constrained layout)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -121,31 +120,20 @@ def save(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of ``path`` in lower case, or ``InputError``: worth calling before the work of making the figure."""
+    """Give the suffix of ``path`` in lower case; worth calling before the work of making the figure.
+
+    Raises
+    ------
+    InputError : not a suffix of a figure.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{shown(path)}: a figure's suffix names its format, {suffix or 'none'!r} is not one of {', '.join(SUFFIXES)}")
+        raise InputError(f"{printable(path)}: a figure's suffix names its format, {suffix or 'none'!r} is not one of {', '.join(SUFFIXES)}")
     return suffix
 
 
-def percent(fraction: float) -> str:
-    """A fraction as the percentage written on a mark: two digits of its distance to 0% or 100%, whichever is nearer.
-
-    So 0.00053 reads ``0.053%`` and 0.99996 reads ``99.9960%``: "nearly all" never becomes "all", nor "hardly any" "none".
-    """
-    if math.isnan(fraction):
-        return "-"
-    rare = min(fraction, 1.0 - fraction)
-    if rare <= 0.0:
-        return f"{100 * fraction:.0f}%"
-    digits = max(1, 1 - math.floor(math.log10(100 * rare)))
-    if digits > 6:
-        return "<0.00001%" if fraction < 0.5 else ">99.99999%"
-    return f"{100 * fraction:.{digits}f}%"
-
-
 def exponent(number: float) -> str:
-    """``3e-4`` for 0.0003: powers of ten as axes and legends write them."""
+    """Write ``3e-4`` for 0.0003: powers of ten as axes and legends write them."""
     if not number:
         return "0"
     mantissa, _, power = f"{number:e}".partition("e")
@@ -163,5 +151,5 @@ def label_bars(ax: Axes, labels: list[str], **text: Any) -> list[Text]:
 
 
 def legend_beside(ax: Axes, title: str | None = None) -> None:
-    """A legend to the right of ``ax``, where it can cover no data."""
+    """Put a legend to the right of ``ax``, where it can cover no data."""
     ax.legend(title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, alignment="left")

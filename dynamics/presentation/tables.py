@@ -1,6 +1,6 @@
 """What every command's report on a screen shares: sections of text and plain tables, wide as the terminal, safe to pipe.
 
-All text from a stranger's file passes through ``shown`` and is printed as ``Text``: never as rich markup, never as control characters.
+All text from a stranger's file passes through ``printable`` and is printed as ``Text``: never as rich markup, never as control characters.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Section = list[Text | Table]
 
 
 def stdout() -> Console:
+    """Make a console on standard output, ``PLAIN_WIDTH`` columns wide where that is no terminal and COLUMNS says nothing else."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PLAIN_WIDTH)
 
@@ -52,12 +53,13 @@ def _print(console: Console, sections: Iterable[Section]) -> None:
 
 
 def table(*columns: str) -> Table:
-    """A table without lines. A column's first character says how it is set: ``<`` left and wrapped, ``|`` left, ``>`` right."""
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(column[1:] for column in columns), header_style="bold")
+    """Make a table without lines. A column's first character says how it is set: ``<`` left and wrapped, ``|`` left, ``>`` right."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(column[1:] for column in columns), header_style="bold")
     for column in columns:
-        made.add_column(Text(column[1:]), justify="right" if column[0] == ">" else "left", no_wrap=column[0] != "<", overflow="fold")
-    return made
+        grid.add_column(Text(column[1:]), justify="right" if column[0] == ">" else "left", no_wrap=column[0] != "<", overflow="fold")
+    return grid
 
 
-def add(made: Table, *cells: str) -> None:
-    made.add_row(*map(Text, cells))
+def add(table: Table, *cells: str) -> None:
+    """Add a row of cells, as text and never as markup."""
+    table.add_row(*map(Text, cells))

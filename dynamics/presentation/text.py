@@ -9,19 +9,19 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from dynamics.checkpoints.parameter_names import layer_order
-from dynamics.errors import shown
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from dynamics.checkpoints import Skip
 
 
 def number(value: float) -> str:
-    """A measured quantity to four digits; ``-`` where it is not defined."""
+    """Write a measured quantity to four digits; ``-`` where it is not defined."""
     return "-" if math.isnan(value) else f"{value:.4g}"
 
 
 def human(count: int) -> str:
-    """A count in five characters or so: ``7.62B``."""
+    """Write a count in five characters or so: ``7.62B``."""
     if count < 10_000:
         return f"{count:,}"
     unit, size = next((unit, size) for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)) if count >= 0.9995 * size)
@@ -30,42 +30,42 @@ def human(count: int) -> str:
 
 
 def types(counts: Mapping[str, int]) -> str:
-    """The dtypes of a checkpoint, with shares where there are several: ``bfloat16 99.97 %, float32 0.03 %``."""
+    """List the dtypes of a checkpoint, with shares where there are several: ``bfloat16 99.97 %, float32 0.03 %``."""
     whole = sum(counts.values())
     if len(counts) < 2 or not whole:
-        return ", ".join(map(shown, counts)) or "no weights of its own"
-    return ", ".join(f"{shown(name)} {percent(count / whole)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+        return ", ".join(map(printable, counts)) or "no weights of its own"
+    return ", ".join(f"{printable(name)} {percent(count / whole)}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def stacks(layers: Iterable[str]) -> list[list[str]]:
-    """Layer names in order, one list a stack: a vision tower's layers apart from the language model's."""
+    """Sort layer names into lists, one a stack: a vision tower's layers apart from the language model's."""
     ordered = sorted(set(layers), key=layer_order)
     return [list(group) for _, group in groupby(ordered, lambda name: layer_order(name)[0])]
 
 
 def layer_labels(layers: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """What all these names begin with, in whole segments, and each name without it: ``model.layers.`` and ``model.layers.3`` -> ``3``."""
+    """Split off what all names begin with, in whole segments: ``model.layers.``, and each name without it, ``model.layers.3`` -> ``3``."""
     split = {name: name.split(".") for name in layers}
     first = next(iter(split.values()), [])
     depth = 0
     while depth < len(first) - 1 and all(len(parts) > depth + 1 and parts[depth] == first[depth] for parts in split.values()):
         depth += 1
     prefix = "".join(f"{segment}." for segment in first[:depth])
-    return shown(prefix), {name: shown(".".join(parts[depth:]), 60) for name, parts in split.items()}
+    return printable(prefix), {name: printable(".".join(parts[depth:]), 60) for name, parts in split.items()}
 
 
 def short_paths(paths: Iterable[str]) -> dict[str, str]:
-    """path -> its last parts, as few as tell all of these paths apart."""
+    """Shorten paths to their last parts, as few as tell all of them apart."""
     split = {path: path.replace("\\", "/").rstrip("/").split("/") for path in paths}
     for depth in range(1, max(map(len, split.values()), default=0) + 1):
         short = {path: "/".join(parts[-depth:]) or path for path, parts in split.items()}
         if len(set(short.values())) == len(split):
-            return {path: shown(label, 60) for path, label in short.items()}
-    return {path: shown(path, 60) for path in split}
+            return {path: printable(label, 60) for path, label in short.items()}
+    return {path: printable(path, 60) for path in split}
 
 
 def skipped_groups(skipped: Sequence[Skip]) -> list[tuple[str, str, list[str]]]:
-    """(where, reason, names) of what was left out, in the order in which the reasons came up."""
+    """Group what was left out into (where, reason, names), in the order in which the reasons came up."""
     groups: dict[tuple[str, str], list[str]] = {}
     for skip in skipped:
         groups.setdefault((skip.where, skip.reason), []).append(skip.name)
@@ -73,14 +73,14 @@ def skipped_groups(skipped: Sequence[Skip]) -> list[tuple[str, str, list[str]]]:
 
 
 def last_bin(ulp: Mapping[str, int]) -> int:
-    """How many bins of a distance histogram there are up to the last that holds anything; at least one."""
-    return max((place for place, count in enumerate(ulp.values(), 1) if count), default=1)
+    """Count the bins of a distance histogram up to the last that holds anything; at least one."""
+    return max((number for number, count in enumerate(ulp.values(), 1) if count), default=1)
 
 
 def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
-    """The number in each name if the names are otherwise alike and the numbers rise: ``step_100``, ``step_200``; else None."""
-    found = [re.fullmatch(r"(.*?)(\d{1,15})(\D*)", path, re.DOTALL) for path in paths]
-    parts = [match.groups() for match in found if match]
+    """Find the number in each name if names are otherwise alike and the numbers rise: ``step_100``, ``step_200``; else None."""
+    matches = [re.fullmatch(r"(.*?)(\d{1,15})(\D*)", path, re.DOTALL) for path in paths]
+    parts = [match.groups() for match in matches if match]
     if len(parts) < len(paths) or len({(before, after) for before, _, after in parts}) > 1:
         return None
     numbers = [int(number) for _, number, _ in parts]
@@ -88,7 +88,7 @@ def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as a percentage that never rounds a rare change to none: 99.9999 %, or > 99.999999 %, but not 100 %."""
+    """Write a fraction as a percentage that never rounds a rare change to none: 99.9999 %, or > 99.999999 %, but not 100 %."""
     if math.isnan(fraction):
         return "-"
     for digits in (2, 4, 6):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.errors import InputError
-from dynamics.recorder.sinks import _sinks
+from dynamics.recorder.sinks import open_sinks
 from dynamics.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
-    from dynamics.sparsity.accumulate import Tally
+    from dynamics.sparsity.accumulate import DiffStats
 
 #: weights compared at once
 CHUNK = 1 << 19
@@ -52,15 +52,18 @@ class Recorder:
         self.directory = RunDirectory(out)
         self._base = None if base is None else snapshot(base)
         self._previous: dict[str, Stored] | None = self._base if every == 1 else None
-        self._sinks = _sinks(Path(out), tensorboard, wandb)
+        self._sinks = open_sinks(Path(out), tensorboard, wandb)
 
     def __enter__(self) -> Recorder:
+        """Give the recorder itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the files."""
         self.close()
 
     def close(self) -> None:
+        """Close the run directory and what the numbers also go to."""
         self.directory.close()
         for sink in self._sinks:
             sink(None, {})
@@ -80,26 +83,26 @@ class Recorder:
         return line
 
     def measure(self, step: int, named_parameters: Parameters) -> dict[str, Any]:
-        """What moved in the weights, if it is measured at this step."""
+        """Measure what moved in the weights, if this step is one that is measured."""
         begin = time.perf_counter()
-        found: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         measured, before_next = step % self.every == 0, (step + 1) % self.every == 0
         if self._base is None:
             self._base = snapshot(named_parameters)
             self._previous = self._base if before_next else None
         elif measured or before_next:
-            now = snapshot(named_parameters)
+            current = snapshot(named_parameters)
             if measured:
-                found |= _change(self._base, now, "sparsity", "update_norm")
+                metrics |= _change(self._base, current, "sparsity", "update_norm")
                 if self._previous is not None:
-                    found |= _change(self._previous, now, "sparsity_step", "step_norm")
-            self._previous = now if before_next else None
+                    metrics |= _change(self._previous, current, "sparsity_step", "step_norm")
+            self._previous = current if before_next else None
         self.seconds += time.perf_counter() - begin
-        return found | {"time/recorder_seconds": time.perf_counter() - begin}
+        return metrics | {"time/recorder_seconds": time.perf_counter() - begin}
 
 
 def snapshot(named_parameters: Parameters) -> dict[str, Stored]:
-    """A copy of the weights as they are stored: flat arrays with the name of their dtype. Of a sharded tensor the local part."""
+    """Copy the weights as they are stored: flat arrays with the name of their dtype. Of a sharded tensor the local part."""
     items = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters
     return {name: _stored(value) for name, value in items}
 
@@ -115,28 +118,28 @@ def _stored(value: Any) -> Stored:
     return (local.view(torch.uint16) if kind == "bfloat16" else local).numpy().copy(), kind
 
 
-def _change(base: dict[str, Stored], now: dict[str, Stored], rules: str, norm: str) -> dict[str, Any]:
+def _change(base: dict[str, Stored], current: dict[str, Stored], rules: str, norm: str) -> dict[str, Any]:
     """Sparsity by rule, and the L2 norm of the difference; against the base also relative to it."""
     from dynamics.sparsity.comparison import row
 
-    if missing := sorted(set(base) ^ set(now)):
+    if missing := sorted(set(base) ^ set(current)):
         raise InputError(f"{missing[0]}: is in only one of the two sets of weights; record the same parameters in every step")
-    total = row("total", _tally(base, now))
-    found: dict[str, Any] = {f"{rules}/{rule}": value for rule, value in total.sparsity.items()} | {norm: total.update_norm}
-    return found | ({"relative_update": total.relative_update} if rules == "sparsity" else {})
+    total = row("total", _diff_stats(base, current))
+    metrics: dict[str, Any] = {f"{rules}/{rule}": value for rule, value in total.sparsity.items()} | {norm: total.update_norm}
+    return metrics | ({"relative_update": total.relative_update} if rules == "sparsity" else {})
 
 
-def _tally(base: dict[str, Stored], now: dict[str, Stored]) -> Tally:
+def _diff_stats(base: dict[str, Stored], current: dict[str, Stored]) -> DiffStats:
     from dynamics.io import threads
     from dynamics.sparsity import accumulate
 
-    def one(part: tuple[str, int]) -> Tally:
+    def stats_of_part(part: tuple[str, int]) -> DiffStats:
         name, start = part
-        (a, kind), (b, other) = base[name], now[name]
+        (a, dtype_a), (b, dtype_b) = base[name], current[name]
         if a.shape != b.shape:
             raise InputError(f"{name}: had {a.size:,} weights and has {b.size:,}")
-        return accumulate.tally_arrays(a[start : start + CHUNK], kind, b[start : start + CHUNK], other)
+        return accumulate.accumulate_arrays(a[start : start + CHUNK], dtype_a, b[start : start + CHUNK], dtype_b)
 
     parts = [(name, start) for name, (values, _) in base.items() for start in range(0, values.size, CHUNK)]
     with ThreadPoolExecutor(threads.cores()) as pool:
-        return accumulate.total(pool.map(one, parts))
+        return accumulate.total(pool.map(stats_of_part, parts))

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     pass
 
 
-def _sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
+def open_sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
     """Functions of (step, line) that hand numbers on; a step of None closes them."""
-    made = []
+    sinks = []
     if tensorboard:
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -28,7 +28,7 @@ def _sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
             for name, value in _numbers(line):
                 writer.add_scalar(name, value, step)
 
-        made.append(to_tensorboard)
+        sinks.append(to_tensorboard)
     if wandb:
         try:
             import wandb as client
@@ -42,8 +42,8 @@ def _sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
             else:
                 run.log(dict(_numbers(line)), step=step)
 
-        made.append(to_wandb)
-    return made
+        sinks.append(to_wandb)
+    return sinks
 
 
 def _numbers(line: dict[str, Any]) -> list[tuple[str, float]]:

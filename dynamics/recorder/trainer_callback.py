@@ -35,10 +35,11 @@ _LOGGED = {
 
 
 def callback(out: str | Path, *, every: int = 10, method: str | None = None, tensorboard: bool = False, wandb: str | None = None) -> Any:
-    """A ``transformers.TrainerCallback`` by which a Trainer, TRL's ``SFTTrainer`` or ``GRPOTrainer`` writes a run directory.
+    """Make a ``TrainerCallback`` by which transformers' Trainer, TRL's ``SFTTrainer`` or ``GRPOTrainer`` writes a run directory.
 
     Parameters
     ----------
+    out, tensorboard, wandb : as of ``Recorder``.
     every : steps between measurements of the weights.
     method : what ``run.json`` calls it; by the trainer's arguments if None.
 
@@ -51,59 +52,70 @@ def callback(out: str | Path, *, every: int = 10, method: str | None = None, ten
     """
     import transformers
 
-    class Record(transformers.TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.recorder: Recorder | None = None
-            self.line: dict[str, Any] = {}
-            self.step = 0
-            self.probe: _Probe | None = None
-            self.document: dict[str, Any] = {}
-            self.weights: Any = None
-            self.begun = 0.0
+    class Record(_Hooks, transformers.TrainerCallback):  # type: ignore[misc]
+        """The hooks as a callback of transformers."""
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            model = given["model"]
-            self.recorder = Recorder(out, every=every, base=_moved(model), tensorboard=tensorboard, wandb=wandb)
-            self.document = _about(args, model, method, every)
-            self.recorder.directory.truncate(state.global_step)
+    return Record(out, every, method, {"tensorboard": tensorboard, "wandb": wandb})
+
+
+class _Hooks:
+    """What a trainer calls, without the base class, which needs transformers."""
+
+    def __init__(self, out: str | Path, every: int, method: str | None, sinks: dict[str, Any]):
+        self.out, self.every, self.method, self.sinks = out, every, method, sinks
+        self.recorder: Recorder | None = None
+        self.line: dict[str, Any] = {}
+        self.step = 0
+        self.probe: _Probe | None = None
+        self.document: dict[str, Any] = {}
+        self.begun = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, _control: Any, **given: Any) -> None:
+        """Start the run directory and the measurement of entropy."""
+        model = given["model"]
+        self.recorder = Recorder(self.out, every=self.every, base=_moved(model), **self.sinks)
+        self.document = _about(args, model, self.method, self.every)
+        self.recorder.directory.truncate(state.global_step)
+        self.recorder.directory.write_run(self.document)
+        self.probe = _Probe(model)
+        if self.probe.reason:
+            self.document["notes"] = [self.probe.reason]
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self.begun = time.perf_counter()
+
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **given: Any) -> None:
+        """Write the line of the step before, and collect that of this one."""
+        self.flush()
+        self.step = state.global_step
+        seconds = time.perf_counter() - self.begun
+        token_metrics = self.probe.take() if self.probe else {}
+        self.line = {"loss": None, **token_metrics, "grad_norm": None, "seconds": seconds}
+        if self.recorder is not None:
+            self.line |= self.recorder.measure(self.step, _moved(given["model"]))
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+        """Add what the trainer logs to the line of its step."""
+        if state.global_step == self.step and logs and "train_runtime" not in logs:
+            self.line |= {_LOGGED.get(name, f"trainer/{name}"): _plain(value) for name, value in logs.items()}
+
+    def on_train_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Write the last line and close the run directory."""
+        self.flush()
+        if self.recorder is not None:
+            self.document["status"] = "finished" if state.global_step >= state.max_steps else "interrupted"
+            self.document["time"] = {"recorder_seconds": self.recorder.seconds}
             self.recorder.directory.write_run(self.document)
-            self.probe = _Probe(model, given.get("processing_class"))
-            if self.probe.reason:
-                self.document["notes"] = [self.probe.reason]
+            self.recorder.close()
+        if self.probe is not None:
+            self.probe.remove()
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            self.begun = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            self.flush()
-            self.step = state.global_step
-            seconds = time.perf_counter() - self.begun
-            found = self.probe.take() if self.probe else {}
-            self.line = {"loss": None, **found, "grad_norm": None, "seconds": seconds}
-            if self.recorder is not None:
-                self.line |= self.recorder.measure(self.step, _moved(given["model"]))
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
-            if state.global_step == self.step and logs and "train_runtime" not in logs:
-                self.line |= {_LOGGED.get(name, f"trainer/{name}"): _plain(value) for name, value in logs.items()}
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            self.flush()
-            if self.recorder is not None:
-                self.document["status"] = "finished" if state.global_step >= state.max_steps else "interrupted"
-                self.document["time"] = {"recorder_seconds": self.recorder.seconds}
-                self.recorder.directory.write_run(self.document)
-                self.recorder.close()
-            if self.probe is not None:
-                self.probe.remove()
-
-        def flush(self) -> None:
-            """Write the line of the step before: the trainer logs it only after the step has ended."""
-            if self.recorder is not None and self.line:
-                self.recorder.step(self.step, None, self.line)
-            self.line = {}
-
-    return Record()
+    def flush(self) -> None:
+        """Write the line of the step before: the trainer logs it only after the step has ended."""
+        if self.recorder is not None and self.line:
+            self.recorder.step(self.step, None, self.line)
+        self.line = {}
 
 
 def _moved(model: Any) -> list[tuple[str, Any]]:
@@ -116,7 +128,6 @@ def _plain(value: Any) -> Any:
 
 def _about(args: Any, model: Any, method: str | None, every: int) -> dict[str, Any]:
     """``run.json`` of somebody else's trainer. Tokens and keys are left out."""
-    import importlib.metadata
     import json
 
     kinds = {"GRPOConfig": "rlvr", "SFTConfig": "sft", "RLOOConfig": "rlvr"}
@@ -126,12 +137,8 @@ def _about(args: Any, model: Any, method: str | None, every: int) -> dict[str, A
         for name, value in args.to_dict().items()
         if not (name.endswith(secret) and isinstance(value, str))
     }
-    packages = {}
-    for name in ("torch", "transformers", "trl", "training-dynamics"):
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = {name: _version(name) for name in ("torch", "transformers", "trl", "training-dynamics")}
+    packages = {name: version for name, version in versions.items() if version is not None}
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for _, value in _moved(model)})
     return {
         "schema": SCHEMA,
@@ -147,10 +154,19 @@ def _about(args: Any, model: Any, method: str | None, every: int) -> dict[str, A
     }
 
 
+def _version(package: str) -> str | None:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 class _Probe:
     """Entropy and surprisal of labelled tokens, from the hidden states of forward passes that have a gradient."""
 
-    def __init__(self, model: Any, tokenizer: Any):
+    def __init__(self, model: Any):
         import torch
 
         from dynamics.models import wrap
@@ -172,16 +188,16 @@ class _Probe:
             self.reason = self.reason or "entropy is not measured: the way from hidden states to logits is not understood"
             return
         self.handles = [  # of a compiled model they run outside of what is compiled
-            model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),
-            model.base_model.register_forward_hook(torch.compiler.disable(self._answered)),
+            model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),  # type: ignore[no-untyped-call]
+            model.base_model.register_forward_hook(torch.compiler.disable(self._answered)),  # type: ignore[no-untyped-call]
         ]
 
-    def _asked(self, module: Any, positional: Any, named: Any) -> None:
+    def _asked(self, module: Any, _positional: Any, named: Any) -> None:
         import torch
 
         self.labels = named.get("labels") if torch.is_grad_enabled() and module.training else None
 
-    def _answered(self, module: Any, positional: Any, output: Any) -> None:
+    def _answered(self, _module: Any, _positional: Any, output: Any) -> None:
         from dynamics.entropy.logits import from_hidden
 
         labels, self.labels = self.labels, None
@@ -192,7 +208,7 @@ class _Probe:
         hidden, targets = states[:, :-1][keep], labels[:, 1:][keep]
         if not len(targets):
             return
-        found = from_hidden(
+        distribution = from_hidden(
             hidden.float(),
             self.head.weight.detach(),
             bias=self.head.bias,
@@ -201,11 +217,11 @@ class _Probe:
             targets=targets,
         )
         self.tokens += len(targets)
-        self.sums[0] += float(found.entropy.sum())
-        self.sums[1] += float(np.asarray(found.surprisal.cpu() if found.surprisal is not None else 0.0).sum())
+        self.sums[0] += float(distribution.entropy.sum())
+        self.sums[1] += float(np.asarray(distribution.surprisal.cpu() if distribution.surprisal is not None else 0.0).sum())
 
     def take(self) -> dict[str, Any]:
-        """Means since the last call."""
+        """Give the means since the last call."""
         count, sums = self.tokens, self.sums
         self.tokens, self.sums = 0, [0.0, 0.0]
         if not count:
@@ -218,20 +234,20 @@ class _Probe:
 
 
 def recording(reward: Any, out: str | Path) -> Any:
-    """A TRL reward function that also writes what it judged to ``rollouts/step_N.jsonl``."""
+    """Wrap a TRL reward function so that it also writes what it judged to ``rollouts/step_N.jsonl``."""
     import functools
 
     directory = RunDirectory(out)
 
     @functools.wraps(reward)
-    def judged(*, prompts: Any, completions: Any, completion_ids: Any = None, trainer_state: Any = None, **more: Any) -> Any:
+    def judged(*, prompts: Any, completions: Any, completion_ids: Any = None, trainer_state: Any = None, **columns: Any) -> Any:
         given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, "trainer_state": trainer_state}
-        scores = reward(**given, **more)
+        scores = reward(**given, **columns)
         step = (trainer_state.global_step if trainer_state is not None else 0) + 1
         ids = completion_ids or [None] * len(prompts)
         rows = [
-            {"prompt": prompt, "completion": text, "completion_ids": one, "role": "solver", "reward": _plain(score)}
-            for prompt, text, one, score in zip(prompts, completions, ids, scores, strict=True)
+            {"prompt": prompt, "completion": text, "completion_ids": token_ids, "role": "solver", "reward": _plain(score)}
+            for prompt, text, token_ids, score in zip(prompts, completions, ids, scores, strict=True)
         ]
         directory.path.mkdir(parents=True, exist_ok=True)
         directory.write_rows(f"rollouts/step_{step}.jsonl", rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 
 def read_logprobs(path: str) -> list[list[float]]:
@@ -29,11 +29,11 @@ def read_logprobs(path: str) -> list[list[float]]:
     for number, record in read_json_lines(Path(path)):
         rows = _logprob_rows(record.get("body", record) if isinstance(record, dict) else {})
         if not rows:
-            where = f"{shown(path)}, line {number}"
+            where = f"{printable(path)}, line {number}"
             raise InputError(f"{where}: has no top log-probabilities; ask the server for them (top_logprobs, or logprobs=k)")
         logprobs += rows
     if not logprobs:
-        raise InputError(f"{shown(path)}: is empty")
+        raise InputError(f"{printable(path)}: is empty")
     return logprobs
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 PROMPT = ("prompt", "input", "question", "instruction", "query")
@@ -58,9 +58,9 @@ def read(sources: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
         candidates = list(read_file(path))
         texts = [document for document in candidates if document.prompt or document.response or document.messages or document.ids]
         if len(texts) < len(candidates):
-            notes.append(f"{shown(path)}: {len(candidates) - len(texts):,} empty texts are left out")
+            notes.append(f"{printable(path)}: {len(candidates) - len(texts):,} empty texts are left out")
         if not texts:
-            raise InputError(f"{shown(path)}: holds no text")
+            raise InputError(f"{printable(path)}: holds no text")
         documents += texts
     return documents, notes
 
@@ -76,10 +76,10 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
                 file for file in inside.rglob("*") if file.is_file() and file.suffix in SUFFIXES and file.name != "metrics.jsonl"
             )
             if not files:
-                raise InputError(f"{shown(inside)}: a folder without texts in it; expected {', '.join(SUFFIXES)}")
+                raise InputError(f"{printable(inside)}: a folder without texts in it; expected {', '.join(SUFFIXES)}")
             yield from files
         else:
-            raise InputError(f"{shown(path)}: no such file or folder")
+            raise InputError(f"{printable(path)}: no such file or folder")
 
 
 def _plain(path: Path) -> Iterator[Document]:
@@ -90,9 +90,9 @@ def _plain(path: Path) -> Iterator[Document]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
+        raise InputError(f"{printable(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
     if "\0" in text:
-        raise InputError(f"{shown(path)}: is no text; expected text, JSON lines or Parquet")
+        raise InputError(f"{printable(path)}: is no text; expected text, JSON lines or Parquet")
     yield Document(path.stem, response=text if text.strip() else "")
 
 
@@ -100,7 +100,7 @@ def _json_lines(path: Path) -> Iterator[Document]:
     from dynamics.io.json_lines import read_json_lines
 
     for number, record in read_json_lines(path):
-        yield document(record, f"{path.stem}:{number}", f"{shown(path)}, line {number}")
+        yield document(record, f"{path.stem}:{number}", f"{printable(path)}, line {number}")
 
 
 def _parquet(path: Path) -> Iterator[Document]:
@@ -112,9 +112,9 @@ def _parquet(path: Path) -> Iterator[Document]:
         for batch in parquet.ParquetFile(path).iter_batches(1024):
             for record in batch.to_pylist():
                 number += 1
-                yield document(record, f"{path.stem}:{number}", f"{shown(path)}, row {number}")
+                yield document(record, f"{path.stem}:{number}", f"{printable(path)}, row {number}")
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{shown(path)}: is damaged, or no Parquet file: {shown(str(error), 120)}") from None
+        raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None
 
 
 def document(record: Any, name: str, where: str) -> Document:
@@ -170,7 +170,7 @@ def _of_text(record: dict[str, Any], name: str, about: dict[str, Any], where: st
     if text is None:
         text = prompt
     if text is None:
-        keys = ", ".join(shown(key, 40) for key in list(record)[:10]) or "nothing"
+        keys = ", ".join(printable(key, 40) for key in list(record)[:10]) or "nothing"
         raise InputError(f"{where}: has no text: expected text, messages, prompt and completion, or their ids; it has {keys}")
     return Document(name, response=str(text), about=about)
 

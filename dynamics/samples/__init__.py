@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.samples.row import STATUSES, Batches, Columns, SourceNotes
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def read(
         alone = path in runs and len(sources) == 1 and "=" not in str(sources[0])
         count = gather.add(index, name or defaults[path], batches, None if path in runs and not alone else name is not None and not alone)
         if not count:
-            raise InputError(f"{shown(path)}: has no samples")
+            raise InputError(f"{printable(path)}: has no samples")
         if source_notes.unfinished:
             source_notes.remarks.append(
                 f"line {source_notes.unfinished[0]} is cut off: that sample was being written when the run ended, and is not read"
@@ -148,21 +148,21 @@ def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batche
     with opened(path) as stream:
         start = stream.read(4096)
     if not start.strip():
-        raise InputError(f"{shown(path)}: is empty")
+        raise InputError(f"{printable(path)}: is empty")
     if start.startswith(ZIP):
         return inspect_log.read_zip(path, columns, notes)
     if start.startswith(PARQUET):
         return tables.read_parquet(path, columns, notes)
     name = unpacked_name(path).lower()
     if name.endswith((".parquet", ".eval")):
-        raise InputError(f"{shown(path)}: is not what its name says; it is damaged or was renamed")
+        raise InputError(f"{printable(path)}: is not what its name says; it is damaged or was renamed")
     body = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if name.endswith(".json") or (body.startswith(b"[") and not name.endswith(".csv")):
         return documents.read(path, columns, notes) if not _is_lines(start) else jsonl.read(path, columns, notes)
     if body.startswith(b"{") or name.endswith((".jsonl", ".ndjson")):
         return jsonl.read(path, columns, notes)
     if b"\0" in start:
-        raise InputError(f"{shown(path)}: is no text, and no format that is read here: expected {', '.join(SUFFIXES)}")
+        raise InputError(f"{printable(path)}: is no text, and no format that is read here: expected {', '.join(SUFFIXES)}")
     return tables.read_csv(path, columns, notes)
 
 
@@ -186,13 +186,13 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
         name, _, rest = source.partition("=")
         path = Path(rest)
         if not name:
-            raise InputError(f"{shown(source)}: the name before = is empty")
+            raise InputError(f"{printable(source)}: the name before = is empty")
     if not path.exists():
-        raise InputError(f"{shown(path)}: no such file or folder")
+        raise InputError(f"{printable(path)}: no such file or folder")
     if path.is_file():
         return [(name, path, True)]
     if not path.is_dir():
-        raise InputError(f"{shown(path)}: is neither a file nor a folder")
+        raise InputError(f"{printable(path)}: is neither a file nor a folder")
     inside = path / "evals" if (path / "evals").is_dir() else path
     files = sorted(
         file
@@ -200,7 +200,7 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
         if file.is_file() and file.name.removesuffix(".gz").removesuffix(".zst").endswith(SUFFIXES) and _holds_samples(file)
     )
     if not files:
-        raise InputError(f"{shown(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
+        raise InputError(f"{printable(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
     return [(name or path.resolve().name, file, False) for file in files]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.json import read_document
 from dynamics.samples import inspect_log, rows
 from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, score
@@ -29,9 +29,9 @@ def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches
         return _multiple(path, outer, notes)
     if outer and all(bytes(value).startswith(b"[") for value in outer.values()):
         return _bigcode(path, outer, notes)
-    keys = ", ".join(shown(key, 40) for key in list(outer)[:8]) or "nothing in it"
+    keys = ", ".join(printable(key, 40) for key in list(outer)[:8]) or "nothing in it"
     raise InputError(
-        f"{shown(path)}: a JSON document of an unknown kind, with {keys}; expected EvalPlus, bigcode or Inspect results, or a list"
+        f"{printable(path)}: a JSON document of an unknown kind, with {keys}; expected EvalPlus, bigcode or Inspect results, or a list"
     )
 
 
@@ -39,27 +39,27 @@ def _decode(path: Path, raw: Any, kind: Any) -> Any:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{shown(path)}: is not laid out as expected: {error}") from None
+        raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # NaN, as Python's json writes it
 
 
 def _list(path: Path, raws: list[Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     if not raws:
-        raise InputError(f"{shown(path)}: is an empty list")
+        raise InputError(f"{printable(path)}: is an empty list")
     first = [_decode(path, raw, Any) for raw in raws[:20]]
     if not all(isinstance(record, dict) for record in first):
-        raise InputError(f"{shown(path)}: is a list of something other than records")
+        raise InputError(f"{printable(path)}: is a list of something other than records")
     keys = list(dict.fromkeys(key for record in first for key in record))
-    layout = rows.layout(keys, columns, shown(path))
+    layout = rows.layout(keys, columns, printable(path))
     rows.describe(layout, notes)
-    reader = rows.Reader(layout, shown(path), "record")
+    reader = rows.Reader(layout, printable(path), "record")
 
     def make() -> Iterator[Row]:
         for number, raw in enumerate(raws, start=1):
             record = _decode(path, raw, Any)
             if not isinstance(record, dict):
-                raise InputError(f"{shown(path)}, record {number}: is not an object")
+                raise InputError(f"{printable(path)}, record {number}: is not an object")
             text = record.get(layout.text) if layout.text else None
             yield from reader.rows(number, record.get, None if text is None else fingerprint(str(text).encode("utf-8", "surrogatepass")))
 
@@ -76,7 +76,7 @@ def _evalplus(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> tup
     has_plus = any(_state(result, "plus") is not None for results in problems.values() for result in results)
     wanted = columns.correct or ("plus" if has_plus else "base")
     if wanted not in ("base", "plus") or (wanted == "plus" and not has_plus):
-        raise InputError(f"{shown(path)}: has no verdict {shown(wanted)!r}; it has base{' and plus' if has_plus else ''}")
+        raise InputError(f"{printable(path)}: has no verdict {printable(wanted)!r}; it has base{' and plus' if has_plus else ''}")
     notes.fields = {"problem": "task id", "correct": f"{wanted} tests"}
     if has_plus:
         other = "base" if wanted == "plus" else "plus"
@@ -115,7 +115,7 @@ def _bigcode(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[str
     def make() -> Iterator[Row]:
         for task, samples in tasks.items():
             for entry in samples:
-                where = f"{shown(path)}, task {shown(task, 40)}"
+                where = f"{printable(path)}, task {printable(task, 40)}"
                 if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], dict) and "passed" in entry[1]):
                     raise InputError(
                         f"{where}: expected [completion id, {{passed, result}}] a sample; are these generations without results?"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.samples.row import SCORED, STATUSES, UNSCORED, Batches
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> np.ndarray
         if odd.any():
             examples = ", ".join(f"{value:.4g}" for value in np.unique(scores[odd])[:4])
             raise InputError(
-                f"{int(odd.sum()):,} of {int(known.sum()):,} scores are neither 0 nor 1 ({shown(examples)}): "
+                f"{int(odd.sum()):,} of {int(known.sum()):,} scores are neither 0 nor 1 ({printable(examples)}): "
                 "say from which score on a sample is correct, e.g. --threshold 0.5"
             )
         threshold = 1.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.samples.row import (
     NO_ANSWER,
     SCORED,
@@ -38,7 +38,7 @@ def read_zip(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
     archive = _archive(path)
     names = sorted(name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json"))
     if "header.json" not in archive.namelist() and "_journal/start.json" not in archive.namelist():
-        raise InputError(f"{shown(path)}: a zip, but not an Inspect log: it has neither header.json nor _journal/start.json")
+        raise InputError(f"{printable(path)}: a zip, but not an Inspect log: it has neither header.json nor _journal/start.json")
     header = _member(archive, "header.json" if "header.json" in archive.namelist() else "_journal/start.json", dict[str, Any], path)
     if "header.json" not in archive.namelist():
         notes.remarks.append("the evaluation was not finished: only the samples that were are read")
@@ -58,7 +58,7 @@ def read_json(path: Path, outer: dict[str, Any], columns: Columns, notes: Source
         every: Any = list[kind]
         samples = msgspec.json.decode(outer["samples"], type=every)
     except msgspec.DecodeError as error:
-        raise InputError(f"{shown(path)}: is not laid out as an Inspect log: {error}") from None
+        raise InputError(f"{printable(path)}: is not laid out as an Inspect log: {error}") from None
     return NAME, batches(_rows(path, header, samples, columns, notes))
 
 
@@ -80,23 +80,27 @@ def _archive(path: Path) -> zipfile.ZipFile:
     try:
         archive: zipfile.ZipFile = module.ZipFile(path)
     except (zipfile.BadZipFile, module.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"{shown(path)}: the zip is damaged or cut short ({error}); copy it again") from None
+        raise InputError(f"{printable(path)}: the zip is damaged or cut short ({error}); copy it again") from None
     return archive
 
 
 def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
     try:
         if archive.getinfo(name).file_size > LARGEST:
-            raise InputError(f"{shown(path)}: its member {shown(name)} claims to unpack to more than {LARGEST >> 30} GiB; it is not read")
+            raise InputError(
+                f"{printable(path)}: its member {printable(name)} claims to unpack to more than {LARGEST >> 30} GiB; it is not read"
+            )
         with archive.open(name) as member:
             text = member.read(LARGEST + 1)
         return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as error:
-        raise InputError(f"{shown(path)}: its member {shown(name)} is not as an Inspect log has it: {error}") from None
+        raise InputError(f"{printable(path)}: its member {printable(name)} is not as an Inspect log has it: {error}") from None
     except InputError:
         raise
     except Exception as error:  # a damaged member: zlib, lzma, zstd, CRC, or a method nobody knows
-        raise InputError(f"{shown(path)}: its member {shown(name)} cannot be read ({shown(str(error), 80)}); copy the file again") from None
+        raise InputError(
+            f"{printable(path)}: its member {printable(name)} cannot be read ({printable(str(error), 80)}); copy the file again"
+        ) from None
 
 
 def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: Columns, notes: SourceNotes) -> Rows:
@@ -114,12 +118,12 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
             if scores and chosen[0] is None:
                 chosen[0] = next(iter(scores))
                 if len(scores) > 1:
-                    others = ", ".join(map(shown, scores))
-                    notes.remarks.append(f"verdict is that of scorer {shown(chosen[0])}; --correct takes another: {others}")
+                    others = ", ".join(map(printable, scores))
+                    notes.remarks.append(f"verdict is that of scorer {printable(chosen[0])}; --correct takes another: {others}")
             if chosen[0] is not None:
                 notes.fields["correct"] = f"scorer {chosen[0]}"
             value, answer = _value(scores, chosen[0], path)
-            where = f"{shown(path)}, sample {shown(sample.id, 40)} epoch {sample.epoch}"
+            where = f"{printable(path)}, sample {printable(sample.id, 40)} epoch {sample.epoch}"
             verdict = score(value, where)
             no_answer = isinstance(value, str) and value.upper() == "N"
             timed_out = isinstance(sample.limit, (str, dict)) and "time" in str(sample.limit).lower()
@@ -142,13 +146,13 @@ def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any,
     if name not in scores and "." in name:
         name, _, key = name.partition(".")
     if name not in scores:
-        raise InputError(f"{shown(path)}: has no scorer {shown(chosen)!r}; it has {', '.join(map(shown, scores))}")
+        raise InputError(f"{printable(path)}: has no scorer {printable(chosen)!r}; it has {', '.join(map(printable, scores))}")
     entry = scores[name]
     value = entry.get("value") if isinstance(entry, dict) else entry
     answer = entry.get("answer") if isinstance(entry, dict) else None
     if isinstance(value, dict):
         if key is None:
-            keys = ", ".join(f"{shown(name, 40)}.{shown(part, 40)}" for part in value)
-            raise InputError(f"{shown(path)}: scorer {shown(name)} gives several values; choose one with --correct: {keys}")
+            keys = ", ".join(f"{printable(name, 40)}.{printable(part, 40)}" for part in value)
+            raise InputError(f"{printable(path)}: scorer {printable(name)} gives several values; choose one with --correct: {keys}")
         value = value.get(key)
     return value, answer if isinstance(answer, str) and answer else None

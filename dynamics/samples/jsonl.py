@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import msgspec
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 from dynamics.io.json_lines import UNFINISHED, numbered_lines, parse_line
 from dynamics.samples import lm_eval, rows, verifiers
@@ -38,7 +38,7 @@ def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches
             return harness.NAME, batches(_read_records(path, harness.FIELDS + tuple(plan.extra), plan.rows, notes))
     keys = list(dict.fromkeys(key for record in first for key in record))
     numeric = {key for record in first for key, value in record.items() if isinstance(value, (int, float)) or value is None}
-    layout = rows.layout(keys, columns, shown(path), numeric.__contains__)
+    layout = rows.layout(keys, columns, printable(path), numeric.__contains__)
     rows.describe(layout, notes)
     return layout.name, _read_columns(path, layout, first, notes)
 
@@ -52,7 +52,7 @@ def _first_records(path: Path) -> list[dict[str, Any]]:
                 break
             records.append(record)
     if not records:
-        raise InputError(f"{shown(path)}: is empty")
+        raise InputError(f"{printable(path)}: is empty")
     return records
 
 
@@ -62,7 +62,7 @@ def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | 
     if record is UNFINISHED:
         return None
     if not isinstance(record, dict):
-        raise InputError(f"{shown(path)}, line {number}: is not an object; expected one record a line")
+        raise InputError(f"{printable(path)}, line {number}: is not an object; expected one record a line")
     return record
 
 
@@ -82,7 +82,7 @@ def _read_records(
 def _read_columns(path: Path, layout: rows.Layout, first: Sequence[dict[str, Any]], notes: SourceNotes) -> Batches:
     """Read thousands of records at a time, column by column."""
     decoder = RecordDecoder(tuple(layout.fields()), layout.text, first, path, notes.unfinished)
-    reader = rows.Reader(layout, shown(path))
+    reader = rows.Reader(layout, printable(path))
     with opened(path) as stream:
         for numbers, records, fingerprints in decoder.batches(stream):
             columns = {name: list(map(attrgetter(member), records)) for name, member in decoder.members.items()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.compression import unpacked_name
 from dynamics.samples.aggregates import correct_counts, is_aggregate
 from dynamics.samples.row import NO_ANSWER, SCORED, UNSCORED, Columns, Row, SourceNotes, fingerprint, label, score
@@ -44,17 +44,17 @@ def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: Sourc
     wanted, _, chosen = (columns.correct or "").partition(",")
     metric = wanted or (metrics[0] if metrics else "")
     if metric not in metrics:
-        raise InputError(f"{shown(path)}: has no metric {shown(metric)!r}; it has {', '.join(map(shown, metrics)) or 'none'}")
+        raise InputError(f"{printable(path)}: has no metric {printable(metric)!r}; it has {', '.join(map(printable, metrics)) or 'none'}")
     chosen = chosen or filters[0]
     if chosen not in filters:
-        raise InputError(f"{shown(path)}: has no filter {shown(chosen)!r}; it has {', '.join(map(shown, filters))}")
+        raise InputError(f"{printable(path)}: has no filter {printable(chosen)!r}; it has {', '.join(map(printable, filters))}")
     notes.fields = {"problem": "task and doc_id", "correct": f"{metric}, filter {chosen}"}
     others = [name for name in metrics if name != metric]
     if len(filters) > 1 or others:
         also = [*others, *(f"{metric},{name}" for name in filters if name != chosen)]
-        notes.remarks.append(f"verdict is {metric} under filter {chosen}; --correct takes another: {', '.join(map(shown, also))}")
+        notes.remarks.append(f"verdict is {metric} under filter {chosen}; --correct takes another: {', '.join(map(printable, also))}")
     extra = [metric, *(name for name in others if is_aggregate(name))] if is_aggregate(metric) else [metric]
-    return Plan(shown(path), task(path), metric, chosen, extra, notes)
+    return Plan(printable(path), task(path), metric, chosen, extra, notes)
 
 
 @dataclass

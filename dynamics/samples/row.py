@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 
 #: what became of a sample. The first three have a verdict: a timeout and an answer that could not be extracted are wrong answers.
 SCORED, TIMED_OUT, NO_ANSWER, UNSCORED = "scored", "timed out", "no answer", "unscored"
@@ -133,7 +133,9 @@ def score(value: Any, where: Any) -> float:
             return float(word)
         except ValueError:
             pass
-    raise InputError(f"{where() if callable(where) else where}: {shown(repr(value), 60)} is no verdict: expected true, false or a number")
+    raise InputError(
+        f"{where() if callable(where) else where}: {printable(repr(value), 60)} is no verdict: expected true, false or a number"
+    )
 
 
 def fingerprint(text: bytes | memoryview) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 from dynamics.samples import rows
 from dynamics.samples.aggregates import correct_counts, is_aggregate
@@ -27,11 +27,11 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
         try:
             names = csv.open_csv(_arrow(stream), parse_options=parse).schema.names
         except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
-            raise InputError(f"{shown(path)}: is no CSV table: {shown(str(error), 120)}") from None
+            raise InputError(f"{printable(path)}: is no CSV table: {printable(str(error), 120)}") from None
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
-        raise InputError(f"{shown(path)}: has two columns called {shown(repeated[0])!r}; rename one")
-    layout = rows.layout(names, columns, shown(path))
+        raise InputError(f"{printable(path)}: has two columns called {printable(repeated[0])!r}; rename one")
+    layout = rows.layout(names, columns, printable(path))
     rows.describe(layout, notes)
     wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
 
@@ -42,9 +42,9 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
             try:
                 yield from csv.open_csv(_arrow(stream), parse_options=parse, convert_options=convert)
             except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-                raise InputError(f"{shown(path)}: is damaged, or no CSV table: {shown(str(error), 120)}") from None
+                raise InputError(f"{printable(path)}: is damaged, or no CSV table: {printable(str(error), 120)}") from None
 
-    return layout.name, _columns(parts(), layout, shown(path))
+    return layout.name, _columns(parts(), layout, printable(path))
 
 
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
@@ -68,10 +68,10 @@ def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str,
         for field in schema
         if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
     }
-    layout = rows.layout(names, columns, shown(path), numeric.__contains__)
+    layout = rows.layout(names, columns, printable(path), numeric.__contains__)
     rows.describe(layout, notes)
     wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
-    return layout.name, _guarded(_columns(parts(wanted), layout, shown(path)), path)
+    return layout.name, _guarded(_columns(parts(wanted), layout, printable(path)), path)
 
 
 @contextlib.contextmanager
@@ -84,7 +84,7 @@ def _damage(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
-        raise InputError(f"{shown(path)}: is damaged, or no Parquet file: {shown(str(error), 120)}") from None
+        raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None
 
 
 def _guarded(batches: Batches, path: Path) -> Batches:
@@ -124,10 +124,10 @@ def _lighteval(
     aggregate = [name for name in metrics if is_aggregate(name)]
     metric = columns.correct or next(iter(aggregate or metrics), "")
     if metric not in metrics:
-        raise InputError(f"{shown(path)}: has no metric {shown(metric)!r}; it has {', '.join(map(shown, metrics)) or 'none'}")
+        raise InputError(f"{printable(path)}: has no metric {printable(metric)!r}; it has {', '.join(map(printable, metrics)) or 'none'}")
     notes.fields = {"problem": "doc.task_name and doc.id", "correct": f"metric {metric}"}
     if len(metrics) > 1:
-        others = ", ".join(shown(name) for name in metrics if name != metric)
+        others = ", ".join(printable(name) for name in metrics if name != metric)
         notes.remarks.append(f"verdict is {metric}; --correct takes another: {others}")
     wanted = ["doc.id", "doc.task_name", "doc.query", "model_response.text", f"metric.{metric}"]
 
@@ -138,7 +138,7 @@ def _lighteval(
             for doc, response, scores in zip(*three, strict=True):
                 number += 1
                 texts = (response or {}).get("text") or [""]
-                where = f"{shown(path)}, row {number}, metric {metric!r}"
+                where = f"{printable(path)}, row {number}, metric {metric!r}"
                 verdicts = _verdicts(metric, score((scores or {}).get(metric), where), len(texts), where, notes)
                 problem = f"{doc.get('task_name') or ''}/{label(doc.get('id'))}"
                 for sample, (verdict, text) in enumerate(zip(verdicts, texts, strict=True)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Columns, Row, SourceNotes, label, name_of
 
 NAME = "verifiers / prime-rl episodes"
@@ -29,11 +29,11 @@ def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: Sourc
     """Choose the reward: the one that ``columns.correct`` names, or the weighted sum of all."""
     names = {name for record in first for trace in record["traces"] if isinstance(trace, dict) for name in trace.get("rewards") or {}}
     if columns.correct and columns.correct not in names:
-        available = ", ".join(map(shown, sorted(names))) or "none"
-        raise InputError(f"{shown(path)}: has no reward {shown(columns.correct)!r}; it has {available}")
+        available = ", ".join(map(printable, sorted(names))) or "none"
+        raise InputError(f"{printable(path)}: has no reward {printable(columns.correct)!r}; it has {available}")
     notes.fields = {"problem": "env and task", "correct": f"reward {columns.correct}" if columns.correct else "weighted sum of rewards"}
     if len(names) > 1 and not columns.correct:
-        notes.remarks.append(f"several rewards are summed: {', '.join(map(shown, sorted(names)))}; --correct takes one alone")
+        notes.remarks.append(f"several rewards are summed: {', '.join(map(printable, sorted(names)))}; --correct takes one alone")
     return Plan(columns.correct, notes)
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamics.errors import InputError
 from dynamics.sparsity.comparison import Comparison, Step, compare, last_against_first, series, series_dict, table
-from dynamics.sparsity.definitions import LIKE
-
-if TYPE_CHECKING:
-    import argparse
+from dynamics.sparsity.definitions import PAPERS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Compare the checkpoints and write what is asked for."""
     from dynamics.cli.outputs import check_outputs
     from dynamics.cli.progress import ProgressBar
 
     options = _parser().parse_args(argv)
     check_outputs(options)
-    settings = {"rtol": options.rtol, "atol": options.atol, "like": options.like, "threads": options.threads}
+    settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper, "threads": options.threads}
     checkpoints = [options.base, options.tuned, *options.more]
     steps: list[Step] = []
     with ProgressBar("comparing") as bar:
@@ -70,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "more", metavar="MORE", nargs="*", help="later checkpoints: a series, each against BASE and against the one before it"
     )
     add_outputs(parser, "every row", "layer x module (a series: sparsity against step)")
-    parser.add_argument("--like", choices=sorted(LIKE), help="print the number of this paper's rule first")
+    parser.add_argument("--paper", choices=sorted(PAPERS), help="print the number of this paper's rule first")
+    parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
     parser.add_argument("--rtol", type=float, default=1e-3, help="threshold of the rule rtol (default %(default)s)")
     parser.add_argument("--atol", type=float, default=1e-5, help="threshold of the rule atol (default %(default)s)")
     parser.add_argument("--threads", type=_positive, help="chunks in work at once (default: one a core)")
@@ -84,6 +84,7 @@ def _positive(text: str) -> int:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.sparsity", main, argv)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float64, Int64, Shaped, UInt16
 
 from dynamics.checkpoints.matching import Pair
 from dynamics.checkpoints.tensor import Tensor
@@ -25,16 +26,26 @@ BINS = len(kernels.STEP_EDGES)
 
 
 @dataclass
-class Tally:
-    """Counts and sums over some weights; tallies of disjoint sets of weights add."""
+class DiffStats:
+    """Counts and sums over some weights. Statistics of disjoint sets of weights add.
 
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(6, np.int64))
-    bins: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(4))
-    peak: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    Attributes
+    ----------
+    counts : by ``kernels.NUMEL``, ``EXACT``, ``BF16``, ``RTOL``, ``ATOL``, ``NONFINITE``.
+    bins : weights by distance in bf16 steps, see ``kernels.STEP_EDGES``.
+    sums : by ``kernels.BASE``, ``TUNED``, ``UPDATE``, ``CROSS``: of a^2, b^2, (b - a)^2, a (b - a).
+    peak : the largest |b - a|.
+    beyond_bf16 : weights that differ by more than ``Thresholds.bf16_atol`` once rounded to bf16.
+    """
+
+    counts: Int64[np.ndarray, 6] = field(default_factory=lambda: np.zeros(6, np.int64))
+    bins: Int64[np.ndarray, " bins"] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    sums: Float64[np.ndarray, 4] = field(default_factory=lambda: np.zeros(4))
+    peak: Float64[np.ndarray, 1] = field(default_factory=lambda: np.zeros(1))
     beyond_bf16: int = 0
 
-    def __iadd__(self, other: Tally) -> Tally:
+    def __iadd__(self, other: DiffStats) -> DiffStats:
+        """Add the statistics of other weights."""
         self.counts += other.counts
         self.bins += other.bins
         self.sums += other.sums
@@ -43,41 +54,42 @@ class Tally:
         return self
 
 
-def total(tallies: Iterable[Tally]) -> Tally:
-    result = Tally()
-    for tally in tallies:
-        result += tally
-    return result
+def total(stats_of_pairs: Iterable[DiffStats]) -> DiffStats:
+    """Add up statistics."""
+    total_stats = DiffStats()
+    for stats in stats_of_pairs:
+        total_stats += stats
+    return total_stats
 
 
-def tally_pairs(
+def accumulate_pairs(
     pairs: Sequence[Pair],
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
     threads: int | None = None,
     progress: Progress | None = None,
     chunk: int = CHUNK,
-) -> list[Tally]:
-    """One tally a pair, in the order given.
+) -> list[DiffStats]:
+    """Accumulate the statistics of every pair, in the order given.
 
     Parameters
     ----------
-    threads : how many chunks are in work at once; None for one a core.
+    threads : chunks in work at once; None for one a core.
     progress : called with (weights done, weights in all) from this thread.
     chunk : bytes read at once of the wider side. Does not move counts; sums only in the last digits.
     """
     threads = threads or cores()
-    results = [Tally() for _ in pairs]
+    results = [DiffStats() for _ in pairs]
     weights = sum(pair.base.numel for pair in pairs)
-    done = 0
+    weights_done = 0
     worker = _Worker(thresholds, chunk)
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
-        for index, tally in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
-            results[index] += tally
-            done += int(tally.counts[kernels.NUMEL])
+        for index, stats in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
+            results[index] += stats
+            weights_done += int(stats.counts[kernels.NUMEL])
             if progress:
-                progress(done, weights)
+                progress(weights_done, weights)
     return results
 
 
@@ -92,45 +104,51 @@ def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
 
 
 class _Worker(threading.local):
-    """Reads and tallies one span; keeps a pair of buffers for each thread that runs it."""
+    """Reads and accumulates one span; keeps a pair of buffers for each thread that runs it."""
 
     def __init__(self, thresholds: Thresholds, chunk: int):
         self.thresholds = thresholds
         self.buffers = np.empty((2, max(chunk, 8 * kernels.BLOCK)), np.uint8)
 
-    def __call__(self, span: Span) -> Tally:
+    def __call__(self, span: Span) -> DiffStats:
         _, pair, start, stop = span
         a = self._stored(pair.base, start, stop, 0)
         same = pair.base.source is not None and pair.base.source == pair.tuned.source
         b = a if same else self._stored(pair.tuned, start, stop, 1)
-        return tally_arrays(a, pair.base.dtype, b, pair.tuned.dtype, self.thresholds)
+        return accumulate_arrays(a, pair.base.dtype, b, pair.tuned.dtype, self.thresholds)
 
-    def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> np.ndarray:
+    def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> Shaped[np.ndarray, " n"]:
         return tensor.read(start, stop, self.buffers[which].view(tensor.storage)[: stop - start])
 
 
-def tally_arrays(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> Tally:
-    """Tally two flat arrays of stored values, ``(n,)`` each, given their dtypes (bfloat16 as uint16; see ``checkpoints.tensor.STORAGE``).
+def accumulate_arrays(
+    a: Shaped[np.ndarray, " n"],
+    dtype_a: str,
+    b: Shaped[np.ndarray, " n"],
+    dtype_b: str,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+) -> DiffStats:
+    """Accumulate the statistics of two flat arrays of stored values, ``(n,)`` each; see ``definitions.comparable`` for the arguments.
 
     Values are compared in the narrowest of bfloat16, float32 and float64 that holds both sides exactly; 64-bit integers are compared
     as such and enter the norms as float64.
     """
-    tally = Tally()
-    out = (tally.counts, tally.bins, tally.sums, tally.peak)
+    stats = DiffStats()
+    out = (stats.counts, stats.bins, stats.sums, stats.peak)
     x, y = comparable(a, dtype_a, b, dtype_b)
     if x.dtype == np.uint16:
-        kernels.tally_bfloat16(x, y, a is b, thresholds.rtol, thresholds.atol, *out)
+        kernels.accumulate_bfloat16(x, y, a is b, thresholds.rtol, thresholds.atol, *out)
     else:
         bits_x, exponent, magnitude = bit_patterns(x)
-        kernels.tally_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, a is b, thresholds.rtol, thresholds.atol, *out)
+        kernels.accumulate_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, a is b, thresholds.rtol, thresholds.atol, *out)
         if compares_as_integers(dtype_a, dtype_b):
-            tally.counts[kernels.EXACT] = np.count_nonzero(a != b)
+            stats.counts[kernels.EXACT] = np.count_nonzero(a != b)
     if thresholds.bf16_atol is not None:
-        tally.beyond_bf16 = int(kernels.beyond_bfloat16(_bf16_bits(x), _bf16_bits(y), thresholds.bf16_atol))
-    return tally
+        stats.beyond_bf16 = int(kernels.beyond_bfloat16(_bf16_bits(x), _bf16_bits(y), thresholds.bf16_atol))
+    return stats
 
 
-def _bf16_bits(values: np.ndarray) -> np.ndarray:
+def _bf16_bits(values: Shaped[np.ndarray, " n"]) -> UInt16[np.ndarray, " n"]:
     if values.dtype == np.uint16:
         return values
     bits = np.empty(values.size, np.uint16)

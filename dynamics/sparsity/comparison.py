@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
 from dynamics.errors import InputError
-from dynamics.sparsity.definitions import LIKE, RULES, mukherjee_threshold, rule_texts
+from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold, rule_texts
 from dynamics.sparsity.notes import explain
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dynamics.checkpoints.matching import Match, Pair
     from dynamics.io.threads import Progress
-    from dynamics.sparsity.accumulate import Tally
+    from dynamics.sparsity.accumulate import DiffStats
 
 SCHEMA = "dynamics.sparsity/1"
 #: bins of the distance histogram, in bf16 steps
@@ -63,6 +63,7 @@ class Row:
     dtype_tuned: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Give the fields that are known, as plain values."""
         entries = {key: value for key, value in vars(self).items() if value is not None}
         if self.shape is not None:
             entries["shape"] = list(self.shape)
@@ -103,7 +104,7 @@ class Comparison:
         return cells
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
+        """Build the document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "base": _side(self.base),
@@ -149,7 +150,7 @@ def compare(
     ----------
     base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may be a LoRA adapter folder.
     rtol, atol : thresholds of the two tolerant rules.
-    like : ``mukherjee`` or ``path-not-taken``: also give that paper's own number, in ``Comparison.like``.
+    like : a name in ``definitions.PAPERS``: also give that paper's own number, in ``Comparison.like``.
     threads : None for one a core.
     progress : called with (weights done, weights in all).
 
@@ -167,8 +168,8 @@ def compare(
     """
     from dynamics.checkpoints.matching import match
 
-    if like is not None and like not in LIKE:
-        raise InputError(f"like={like!r}: there are {', '.join(LIKE)}")
+    if like is not None and like not in PAPERS:
+        raise InputError(f"like={like!r}: there are {', '.join(PAPERS)}")
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise InputError(f"{name}={value}: must be a number of at least 0")
@@ -194,53 +195,53 @@ def _measure(
     progress: Progress | None,
 ) -> Comparison:
     from dynamics.checkpoints import parameter_names
-    from dynamics.sparsity.accumulate import Thresholds, tally_pairs, total
+    from dynamics.sparsity.accumulate import accumulate_pairs, total
 
     bf16_atol = mukherjee_threshold(atol) if like == "mukherjee" else None
-    tallies = tally_pairs(matched.pairs, Thresholds(rtol, atol, bf16_atol), threads, progress)
-    pairs = list(zip(matched.pairs, tallies, strict=True))
-    whole = total(tallies)
+    stats_of_pairs = accumulate_pairs(matched.pairs, Thresholds(rtol, atol, bf16_atol), threads, progress)
+    pairs = list(zip(matched.pairs, stats_of_pairs, strict=True))
+    total_stats = total(stats_of_pairs)
     comparison = Comparison(
         base,
         tuned,
-        row("total", whole),
+        row("total", total_stats),
         _groups(pairs, lambda pair: parameter_names.layer(pair.name) or OUTSIDE, parameter_names.layer_order),
         _groups(pairs, lambda pair: parameter_names.kind(pair.name), module_order),
-        [row(pair.name, tally, pair) for pair, tally in pairs],
+        [row(pair.name, stats, pair) for pair, stats in pairs],
         matched.skipped,
         list(matched.notes),
         rtol,
         atol,
-        _like(like, whole) if like else None,
+        _paper_number(like, total_stats) if like else None,
         adapters,
     )
     comparison.notes.extend(explain(comparison))
     return comparison
 
 
-def row(name: str, tally: Tally, pair: Pair | None = None) -> Row:
-    """The public numbers of a tally."""
+def row(name: str, stats: DiffStats, pair: Pair | None = None) -> Row:
+    """Derive the public numbers from the statistics of a set of weights."""
     from dynamics.sparsity import kernels
 
-    numel = int(tally.counts[kernels.NUMEL])
+    numel = int(stats.counts[kernels.NUMEL])
     indices = (kernels.EXACT, kernels.BF16, kernels.RTOL, kernels.ATOL)
-    changed = {rule: int(tally.counts[index]) for rule, index in zip(RULES, indices, strict=True)}
-    base, tuned = math.sqrt(tally.sums[kernels.BASE]), math.sqrt(tally.sums[kernels.TUNED])
-    update = math.sqrt(tally.sums[kernels.UPDATE])
-    distance = _cosine_distance(base, tuned, float(tally.sums[kernels.UPDATE]), float(tally.sums[kernels.CROSS]))
+    changed = {rule: int(stats.counts[index]) for rule, index in zip(RULES, indices, strict=True)}
+    base, tuned = math.sqrt(stats.sums[kernels.BASE]), math.sqrt(stats.sums[kernels.TUNED])
+    update = math.sqrt(stats.sums[kernels.UPDATE])
+    distance = _cosine_distance(base, tuned, float(stats.sums[kernels.UPDATE]), float(stats.sums[kernels.CROSS]))
     return Row(
         name,
         numel,
         changed,
         {rule: 1 - count / numel if numel else math.nan for rule, count in changed.items()},
-        dict(zip(STEPS, map(int, tally.bins), strict=True)),
+        dict(zip(STEPS, map(int, stats.bins), strict=True)),
         base,
         update,
         update / base if base else math.nan,
         1 - distance,
         distance,
-        float(tally.peak[0]),
-        int(tally.counts[kernels.NONFINITE]),
+        float(stats.peak[0]),
+        int(stats.counts[kernels.NONFINITE]),
         pair.base.shape if pair else None,
         pair.base.dtype if pair else None,
         pair.tuned.dtype if pair else None,
@@ -255,21 +256,21 @@ def _cosine_distance(base: float, tuned: float, update_squared: float, cross: fl
     return min(2.0, max(0.0, (update_squared - longer * longer) / (2 * base * tuned)))
 
 
-def _like(like: str, whole: Tally) -> dict[str, Any]:
+def _paper_number(like: str, stats: DiffStats) -> dict[str, Any]:
     from dynamics.sparsity import kernels
 
-    numel = int(whole.counts[kernels.NUMEL])
-    changed = whole.beyond_bf16 if like == "mukherjee" else int(whole.counts[kernels.BF16])
-    paper = LIKE[like]
+    numel = int(stats.counts[kernels.NUMEL])
+    changed = stats.beyond_bf16 if like == "mukherjee" else int(stats.counts[kernels.BF16])
+    paper = PAPERS[like]
     return {"paper": paper.title, "rule": paper.text, "changed": changed, "sparsity": 1 - changed / numel if numel else math.nan}
 
 
-def _groups(pairs: list[tuple[Pair, Tally]], of: Callable[[Pair], str], order: Callable[[str], Any]) -> list[Row]:
-    from dynamics.sparsity.accumulate import Tally
+def _groups(pairs: list[tuple[Pair, DiffStats]], of: Callable[[Pair], str], order: Callable[[str], Any]) -> list[Row]:
+    from dynamics.sparsity.accumulate import DiffStats
 
-    groups: dict[str, Tally] = {}
-    for pair, tally in pairs:
-        groups.setdefault(of(pair), Tally()).__iadd__(tally)
+    groups: dict[str, DiffStats] = {}
+    for pair, stats in pairs:
+        groups.setdefault(of(pair), DiffStats()).__iadd__(stats)
     return [row(name, groups[name]) for name in sorted(groups, key=order)]
 
 
@@ -290,24 +291,23 @@ def series(
         raise InputError(f"a series needs two checkpoints or more, got {len(sources)}")
     opened = [open_checkpoint(source) for source in sources]
     jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
-    whole: list[Checkpoint] = [opened[0]]
-    for checkpoint in opened[1:]:
-        whole.append(checkpoint if checkpoint.adapter is None else checkpoint.adapter.apply(opened[0])[0])
-    done: dict[tuple[int, int], Comparison] = {}
+    first, *later = opened
+    applied = [first, *(other if other.adapter is None else other.adapter.apply(first)[0] for other in later)]
+    comparisons: dict[tuple[int, int], Comparison] = {}
     for _, start, end in jobs:
-        if (start, end) not in done:
-            target = opened[end] if start == 0 else whole[end]
+        if (start, end) not in comparisons:
+            target = opened[end] if start == 0 else applied[end]
 
-            def report(count: int, of: int, number: int = len(done)) -> None:
+            def report(count: int, of: int, number: int = len(comparisons)) -> None:
                 if progress:
                     progress(number * of + count, of * (2 * len(opened) - 3))
 
-            done[start, end] = compare(whole[start], target, rtol=rtol, atol=atol, like=like, threads=threads, progress=report)
-    return [Step(against, opened[start].path, opened[end].path, done[start, end]) for against, start, end in jobs]
+            comparisons[start, end] = compare(applied[start], target, rtol=rtol, atol=atol, like=like, threads=threads, progress=report)
+    return [Step(against, opened[start].path, opened[end].path, comparisons[start, end]) for against, start, end in jobs]
 
 
 def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
-    """A series as a document: the last checkpoint against the first in full, and the total of every step."""
+    """Build the document of a series: the last checkpoint against the first in full, and the total of every step."""
     document = last_against_first(steps).to_dict()
     document["series"] = [
         {"from": step.start, "to": step.end, "against": step.against, "total": step.comparison.total.to_dict()} for step in steps
@@ -316,6 +316,7 @@ def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def last_against_first(steps: Sequence[Step]) -> Comparison:
+    """Select from a series the comparison of its last checkpoint with its first."""
     return [step.comparison for step in steps if step.against == "first"][-1]
 
 
@@ -324,7 +325,7 @@ def _side(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _flat(level: str, row: Row) -> dict[str, Any]:
-    """A row as one flat record; ``level`` says what it sums over."""
+    """Flatten a row to one record; ``level`` says what it sums over."""
     from dynamics.checkpoints import parameter_names
 
     record: dict[str, Any] = {"level": level, "name": row.name}
@@ -343,12 +344,10 @@ def _flat(level: str, row: Row) -> dict[str, Any]:
 
 
 def table(comparison: Comparison, steps: Sequence[Step] = ()) -> pd.DataFrame:
-    """Every row of a comparison as one tidy table, ``level`` one of total, layer, module, tensor and, in a series, step."""
+    """Put every row of a comparison into one tidy table, ``level`` one of total, layer, module, tensor and, in a series, step."""
     import pandas as pd
 
-    records = [_flat("total", comparison.total)]
-    for level, rows in (("layer", comparison.layers), ("module", comparison.modules), ("tensor", comparison.rows)):
-        records += [_flat(level, row) for row in rows]
-    for step in steps:
-        records.append(_flat("step", step.comparison.total) | {"name": f"{step.start} -> {step.end}", "against": step.against})
+    parts = (("total", [comparison.total]), ("layer", comparison.layers), ("module", comparison.modules), ("tensor", comparison.rows))
+    records = [_flat(level, row) for level, rows in parts for row in rows]
+    records += [_flat("step", step.comparison.total) | {"name": f"{step.start} -> {step.end}", "against": step.against} for step in steps]
     return pd.DataFrame(records)

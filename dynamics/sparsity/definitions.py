@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
+
+if TYPE_CHECKING:  # jaxtyping costs more than all that `import dynamics.sparsity` needs
+    from jaxtyping import Bool, Float, Shaped, UInt, UInt8
 
 RULES = ("exact", "bf16", "rtol", "atol")
 
@@ -53,7 +56,7 @@ class Paper:
     text: str
 
 
-LIKE = {
+PAPERS = {
     "mukherjee": Paper(
         "mukherjee",
         "Mukherjee et al., arXiv 2505.11711",
@@ -70,7 +73,7 @@ LIKE = {
 
 
 def rule_texts(rtol: float, atol: float) -> dict[str, str]:
-    """What each rule calls changed, with its threshold."""
+    """Say in words what each rule calls changed, with its threshold."""
     return {
         "exact": "stored values differ",
         "bf16": "values differ after rounding both to bfloat16",
@@ -80,7 +83,7 @@ def rule_texts(rtol: float, atol: float) -> dict[str, str]:
 
 
 def mukherjee_threshold(atol: float) -> float:
-    """The difference above which a bf16 difference, rounded to bf16, exceeds ``atol`` rounded to bf16 (ties to even)."""
+    """Compute the difference above which a bf16 difference, rounded to bf16, exceeds ``atol`` rounded to bf16 (ties to even)."""
     from dynamics.sparsity.kernels import round_to_bfloat16
 
     bits = np.empty(1, np.uint16)
@@ -90,7 +93,9 @@ def mukherjee_threshold(atol: float) -> float:
     return halfway if bits[0] % 2 == 0 else math.nextafter(halfway, 0)
 
 
-def comparable(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str) -> tuple[np.ndarray, np.ndarray]:
+def comparable(
+    a: Shaped[np.ndarray, " n"], dtype_a: str, b: Shaped[np.ndarray, " n"], dtype_b: str
+) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
     """Convert two flat arrays of stored values to the narrowest format that holds both exactly.
 
     Parameters
@@ -109,12 +114,12 @@ def comparable(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str) -> tupl
     return x, x if a is b else _contiguous(decode(b, dtype_b), wide)
 
 
-def _contiguous(array: np.ndarray, dtype: type) -> np.ndarray:
-    """The array in the memory layout that the kernels are compiled for."""
+def _contiguous(array: Shaped[np.ndarray, " n"], dtype: type) -> Shaped[np.ndarray, " n"]:
+    """Bring an array into the memory layout that the kernels are compiled for."""
     return np.require(array, dtype, ["C", "A", "W"])
 
 
-def bit_patterns(values: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+def bit_patterns(values: Float[np.ndarray, " n"]) -> tuple[UInt[np.ndarray, " n"], np.unsignedinteger[Any], np.unsignedinteger[Any]]:
     """Give the bits of float32 or float64 values: the same memory as unsigned integers, the exponent field, all bits but the sign."""
     if values.dtype == np.float32:
         return values.view(np.uint32), np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
@@ -126,7 +131,13 @@ def compares_as_integers(dtype_a: str, dtype_b: str) -> bool:
     return dtype_a == dtype_b and dtype_a in ("int64", "uint64")
 
 
-def changed(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> np.ndarray:
+def changed(
+    a: Shaped[np.ndarray, " n"],
+    dtype_a: str,
+    b: Shaped[np.ndarray, " n"],
+    dtype_b: str,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+) -> UInt8[np.ndarray, " n"]:
     """Mark under which rules each weight changed.
 
     Parameters
@@ -157,6 +168,6 @@ def changed(a: np.ndarray, dtype_a: str, b: np.ndarray, dtype_b: str, thresholds
     return marks
 
 
-def changed_under(rule: str, marks: np.ndarray) -> np.ndarray:
+def changed_under(rule: str, marks: UInt8[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
     """Select from the marks of ``changed`` those of one rule, as a mask of the same shape."""
     return ((marks >> RULES.index(rule)) & 1).astype(bool)

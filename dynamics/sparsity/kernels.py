@@ -28,7 +28,7 @@ BF16_MAGNITUDE, BF16_EXPONENT = np.uint16(0x7FFF), np.uint16(0x7F80)
 #: the bit of a mark that says: changed under this rule; in the order of ``definitions.RULES``
 EXACT_MARK, BF16_MARK, RTOL_MARK, ATOL_MARK = 1, 2, 4, 8
 
-# Places in the arrays of a tally. NUMEL..NONFINITE index `counts`; BASE..CROSS index `sums`.
+# Indices into the arrays of ``accumulate.DiffStats``. NUMEL..NONFINITE index `counts`; BASE..CROSS index `sums`.
 NUMEL, EXACT, BF16, RTOL, ATOL, NONFINITE = range(6)
 BASE, TUNED, UPDATE, CROSS = range(4)  # sums of a^2, b^2, (b-a)^2, a(b-a)
 
@@ -36,11 +36,12 @@ BASE, TUNED, UPDATE, CROSS = range(4)  # sums of a^2, b^2, (b-a)^2, a(b-a)
 _REORDER = {"reassoc", "contract", "nsz"}
 
 
-def _compiled(function: Any) -> Any:
+def compiled(function: Any) -> Any:
+    """Compile a function on first use; it releases the GIL, and its sums may be reordered."""
     return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
 
 
-@_compiled
+@compiled
 def differ(a, b, magnitude):
     """Whether two bit patterns of one format stand for different values: -0 equals +0, a NaN equals a NaN of the same bits only.
 
@@ -49,19 +50,19 @@ def differ(a, b, magnitude):
     return (a != b) & (((a | b) & magnitude) != 0)
 
 
-@_compiled
+@compiled
 def _nonfinite(word, exponent):
     """Whether a bit pattern has all bits of ``exponent`` set, as NaN and infinity have."""
     return (word & exponent) == exponent
 
 
-@_compiled
+@compiled
 def _exceeds_relative(a, b, rtol):
     """Whether two float64 values are further apart than ``rtol`` times the larger magnitude."""
     return abs(b - a) > rtol * max(abs(a), abs(b))
 
 
-@_compiled
+@compiled
 def _steps_apart(a, b, steps):
     """Fill ``steps`` with the distance in bf16 steps between bit patterns; give the largest distance and the largest magnitude bits.
 
@@ -86,16 +87,16 @@ def _steps_apart(a, b, steps):
     return farthest, largest
 
 
-@_compiled
+@compiled
 def _at_least(steps, threshold):
-    """How many distances reach a threshold. The 16-bit counter holds because a block has 4096 elements; it keeps the loop 16 wide."""
+    """Count the distances that reach a threshold. The 16-bit counter holds because a block has 4096 elements; it keeps the loop 16 wide."""
     count = np.uint16(0)
     for i in range(steps.size):
         count = np.uint16(count + np.uint16(steps[i] >= threshold))
     return np.int64(count)
 
 
-@_compiled
+@compiled
 def _bin_steps(steps, farthest, bins):
     """Add a block to the histogram, by counting from below until nothing is left above."""
     above = np.int64(steps.size)
@@ -110,15 +111,15 @@ def _bin_steps(steps, farthest, bins):
     bins[bin] += above
 
 
-@_compiled
-def _widen(bits, values):
+@compiled
+def widen_bfloat16(bits, values):
     """bf16 bits -> float32 values."""
     words = values.view(np.uint32)
     for i in range(bits.size):
         words[i] = np.uint32(bits[i]) << np.uint32(16)
 
 
-@_compiled
+@compiled
 def _round_float32(values, bits):
     """float32 -> bf16 bits, to nearest, ties to even; a NaN stays a NaN."""
     words = values.view(np.uint32)
@@ -131,13 +132,14 @@ def _round_float32(values, bits):
 
 
 def _round(values, bits, single):
-    """float32 or float64 values -> bf16 bits; ``single`` is scratch of the same length."""
+    """Round float32 or float64 values to bf16 bits; ``single`` is scratch of the same length. Its body is given by type, below."""
+    raise NotImplementedError
 
 
-@overload(_round, jit_options={"fastmath": _REORDER})
-def _round_by_type(values, bits, single):
+@overload(_round, jit_options={"fastmath": _REORDER}, strict=False)
+def _round_by_type(values, _bits, _single):
     if values.dtype == numba.float32:
-        return lambda values, bits, single: _round_float32(values, bits)
+        return lambda values, bits, _single: _round_float32(values, bits)
 
     def rounded_once(values, bits, single):
         # Rounding to float32 first would round twice; put right where that lands on a tie that the value is not on.
@@ -152,7 +154,7 @@ def _round_by_type(values, bits, single):
     return rounded_once
 
 
-@_compiled
+@compiled
 def _sum_squares(a):
     total = 0.0
     for i in range(a.size):
@@ -161,7 +163,7 @@ def _sum_squares(a):
     return total
 
 
-@_compiled
+@compiled
 def _identical(a, b):
     """Whether two stretches of words hold the same bits; no early exit, which is what lets it vectorise."""
     word = a.dtype.type
@@ -171,7 +173,7 @@ def _identical(a, b):
     return different == 0
 
 
-@_compiled
+@compiled
 def _any_nonfinite(words, exponent):
     """Whether any word is a NaN or an infinity; by a maximum, which vectorises."""
     word = words.dtype.type
@@ -181,9 +183,9 @@ def _any_nonfinite(words, exponent):
     return largest == exponent
 
 
-@_compiled
+@compiled
 def _sums(a, b):
-    """Sums of a^2, b^2, d^2 and a d, for d = b - a."""
+    """Sum a^2, b^2, d^2 and a d, for d = b - a."""
     base = 0.0
     tuned = 0.0
     update = 0.0
@@ -199,9 +201,9 @@ def _sums(a, b):
     return base, tuned, update, cross
 
 
-@_compiled
+@compiled
 def _largest_and_beyond(a, b, atol):
-    """The largest |b - a|, and how many exceed ``atol``. The maximum is of the bits, as integers: one of floats does not vectorise."""
+    """Find the largest |b - a|, and how many exceed ``atol``. The maximum is of the bits, as integers: one of floats does not vectorise."""
     largest = np.int64(0)
     beyond = 0
     for i in range(a.size):
@@ -211,7 +213,7 @@ def _largest_and_beyond(a, b, atol):
     return np.int64(largest).view(np.float64), beyond
 
 
-@_compiled
+@compiled
 def _beyond_relative(a, b, rtol):
     """How many |b - a| exceed ``rtol`` times the larger of |a| and |b|."""
     count = 0
@@ -222,7 +224,7 @@ def _beyond_relative(a, b, rtol):
     return count
 
 
-@_compiled
+@compiled
 def _count_different(a, b, magnitude):
     """How many pairs of bit patterns differ. The counter is as wide as the patterns, which keeps the vector registers full."""
     word = a.dtype.type
@@ -232,7 +234,7 @@ def _count_different(a, b, magnitude):
     return np.int64(count)
 
 
-@_compiled
+@compiled
 def _add_identical(a, bins, sums):
     """Add a block of finite values that is the same on both sides."""
     squares = _sum_squares(a)
@@ -241,7 +243,7 @@ def _add_identical(a, bins, sums):
     sums[TUNED] += squares
 
 
-@_compiled
+@compiled
 def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sums, peak):
     """Add a block of finite values: the values, their distances in bf16 steps, and the largest of those; all counts but the exact one."""
     unmoved = bins[0]
@@ -262,7 +264,7 @@ def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sum
         counts[RTOL] += _beyond_relative(a, b, rtol)
 
 
-@_compiled
+@compiled
 def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, magnitude, counts):
     """Copy the finite pairs of a block to its front, give their number, and count the others under all rules but the exact one."""
     finite = 0
@@ -280,9 +282,9 @@ def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, magnitude,
     return finite
 
 
-@_compiled
-def tally_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
-    """Add two stretches of bf16 bit patterns, ``(n,)`` uint16, to a tally; ``same`` if they are known to be one."""
+@compiled
+def accumulate_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
+    """Add two stretches of bf16 bit patterns, ``(n,)`` uint16, to the statistics; ``same`` if they are known to be one."""
     steps = np.empty(BLOCK, np.uint16)
     wide_a = np.empty(BLOCK, np.float32)
     wide_b = np.empty(BLOCK, np.float32)
@@ -295,11 +297,11 @@ def tally_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
         n = stop - start
         x = a[start:stop]
         y = b[start:stop]
-        _widen(x, wide_a[:n])
+        widen_bfloat16(x, wide_a[:n])
         if (same or _identical(x, y)) and not _any_nonfinite(x, BF16_EXPONENT):
             _add_identical(wide_a[:n], bins, sums)
             continue
-        _widen(y, wide_b[:n])
+        widen_bfloat16(y, wide_b[:n])
         farthest, largest = _steps_apart(x, y, steps[:n])
         if largest >= BF16_EXPONENT:
             copy_a[:n] = x
@@ -310,9 +312,9 @@ def tally_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
     counts[EXACT] += counts[BF16] - changed_before  # of values stored in bf16 the two rules are one
 
 
-@_compiled
-def tally_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, atol, counts, bins, sums, peak):
-    """Add two stretches of float32 or of float64 values, ``(n,)``, to a tally.
+@compiled
+def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, atol, counts, bins, sums, peak):
+    """Add two stretches of float32 or of float64 values, ``(n,)``, to the statistics.
 
     ``words_a``, ``words_b`` are the same memory as unsigned integers, ``exponent`` the bits of their exponent field, ``magnitude`` all
     bits but the sign; ``same`` if the two sides are known to be one.
@@ -347,7 +349,7 @@ def tally_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, atol, c
         counts[EXACT] += _count_different(u, v, magnitude)
 
 
-@_compiled
+@compiled
 def _mark(a, b, words_a, words_b, magnitude, bits_a, bits_b, rtol, atol, marks):
     """Mark the rules under which the finite pairs of a block changed; ``words``, ``bits``: the values as stored, and rounded to bf16."""
     for i in range(marks.size):
@@ -361,7 +363,7 @@ def _mark(a, b, words_a, words_b, magnitude, bits_a, bits_b, rtol, atol, marks):
         marks[i] |= np.uint8(differ(bits_a[i], bits_b[i], BF16_MAGNITUDE)) * np.uint8(BF16_MARK)
 
 
-@_compiled
+@compiled
 def _mark_nonfinite(words_a, words_b, exponent, marks):
     """Correct the pairs with NaN or infinity on either side: under the two tolerant rules they changed if their values differ."""
     tolerant = np.uint8(RTOL_MARK | ATOL_MARK)
@@ -373,7 +375,7 @@ def _mark_nonfinite(words_a, words_b, exponent, marks):
                 marks[i] &= ~tolerant
 
 
-@_compiled
+@compiled
 def mark_bfloat16(a, b, rtol, atol, marks):
     """Fill ``marks``, ``(n,)`` uint8, with the rules under which two stretches of bf16 bit patterns, ``(n,)`` uint16, changed."""
     wide_a = np.empty(BLOCK, np.float32)
@@ -383,16 +385,16 @@ def mark_bfloat16(a, b, rtol, atol, marks):
         n = stop - start
         x = a[start:stop]
         y = b[start:stop]
-        _widen(x, wide_a[:n])
-        _widen(y, wide_b[:n])
+        widen_bfloat16(x, wide_a[:n])
+        widen_bfloat16(y, wide_b[:n])
         _mark(wide_a[:n], wide_b[:n], x, y, BF16_MAGNITUDE, x, y, rtol, atol, marks[start:stop])
         if _any_nonfinite(x, BF16_EXPONENT) or _any_nonfinite(y, BF16_EXPONENT):
             _mark_nonfinite(x, y, BF16_EXPONENT, marks[start:stop])
 
 
-@_compiled
+@compiled
 def mark_float(a, b, words_a, words_b, exponent, magnitude, rtol, atol, marks):
-    """Fill ``marks``, ``(n,)`` uint8, with the rules under which two stretches of values changed; arguments as of ``tally_float``."""
+    """Fill ``marks``, ``(n,)`` uint8, with the rules under which two stretches of values changed; arguments as of ``accumulate_float``."""
     bits_a = np.empty(BLOCK, np.uint16)
     bits_b = np.empty(BLOCK, np.uint16)
     single = np.empty(BLOCK, np.float32)
@@ -408,7 +410,7 @@ def mark_float(a, b, words_a, words_b, exponent, magnitude, rtol, atol, marks):
             _mark_nonfinite(u, v, exponent, marks[start:stop])
 
 
-@_compiled
+@compiled
 def beyond_bfloat16(a, b, atol):
     """How many pairs of bf16 bit patterns differ by more than ``atol``; a pair with NaN or infinity if its values differ."""
     x = np.empty(BLOCK, np.float32)
@@ -417,8 +419,8 @@ def beyond_bfloat16(a, b, atol):
     for start in range(0, a.size, BLOCK):
         stop = min(a.size, start + BLOCK)
         n = stop - start
-        _widen(a[start:stop], x[:n])
-        _widen(b[start:stop], y[:n])
+        widen_bfloat16(a[start:stop], x[:n])
+        widen_bfloat16(b[start:stop], y[:n])
         for i in range(n):
             d = abs(np.float64(y[i]) - np.float64(x[i]))
             if d <= 1e300:
@@ -428,7 +430,7 @@ def beyond_bfloat16(a, b, atol):
     return count
 
 
-@_compiled
+@compiled
 def round_to_bfloat16(values, bits):
     """float32 or float64 values -> bf16 bit patterns, to nearest, ties to even."""
     single = np.empty(BLOCK, np.float32)

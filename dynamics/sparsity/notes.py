@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def explain(comparison: Comparison) -> list[str]:
-    """What the dtypes of the two sides do to the numbers, in words."""
+    """Say in words what the dtypes of the two sides do to the numbers."""
     total, notes = comparison.total, []
-    kinds = {(row.dtype_base, row.dtype_tuned): 0 for row in comparison.rows}
-    for one in comparison.rows:
-        kinds[one.dtype_base, one.dtype_tuned] += one.numel
-    (base, tuned), most = max(kinds.items(), key=lambda item: item[1])
+    weights_of = {(row.dtype_base, row.dtype_tuned): 0 for row in comparison.rows}
+    for row in comparison.rows:
+        weights_of[row.dtype_base, row.dtype_tuned] += row.numel
+    (base, tuned), most_weights = max(weights_of.items(), key=lambda item: item[1])
     hidden = total.changed["exact"] - total.changed["bf16"]
     share = hidden / total.numel if total.numel else 0.0
     if comparison.adapters:
@@ -43,8 +43,10 @@ def explain(comparison: Comparison) -> list[str]:
             "is rounding, or updates too small for bfloat16: two files cannot tell which. Read `bf16`, which treats both sides alike, and "
             "`exact` only if the wider side was never rounded"
         )
-    if most < total.numel:
-        mixed = ", ".join(f"{a} -> {b}: {count / total.numel:.2%}" for (a, b), count in sorted(kinds.items(), key=lambda item: -item[1]))
+    if most_weights < total.numel:
+        mixed = ", ".join(
+            f"{a} -> {b}: {count / total.numel:.2%}" for (a, b), count in sorted(weights_of.items(), key=lambda item: -item[1])
+        )
         notes.append(f"dtypes differ between tensors ({mixed}); each tensor is compared in its own, see the tensor rows")
     for side in ("base", "tuned"):
         types = (getattr(comparison, side).config or {}).get("gguf_types")

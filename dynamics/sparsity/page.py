@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 
 from dynamics.checkpoints.parameter_names import MODULE_ORDER, OUTSIDE, kind
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import html, style, text
 from dynamics.presentation.text import percent
 from dynamics.sparsity import plot_rules
@@ -217,9 +217,9 @@ def _cell(cell: Mapping[Hashable, Any], scales: Mapping[str, tuple[float, float]
     looks = {}
     for rule, (low, high) in scales.items():
         sparsity = cell[f"sparsity_{rule}"]
-        looks[rule] = (style.percent(sparsity).removesuffix("%"), *_color((sparsity - low) / (high - low)))
+        looks[rule] = (percent(sparsity).removesuffix(" %"), *_color((sparsity - low) / (high - low)))
     title = [
-        f"{shown(cell['layer'])} {cell['module']}",
+        f"{printable(cell['layer'])} {cell['module']}",
         f"{cell['numel']:,} weights",
         *(f"{rule}: {cell[f'changed_{rule}']:,} changed, {percent(cell[f'sparsity_{rule}'])} sparse" for rule in RULES),
     ]
@@ -273,7 +273,7 @@ def _adapter(factors: Mapping[str, Any]) -> list[str]:
 def _tensor(row: Row) -> dict[str, list[Any]]:
     """List what the cells of a tensor show, and what the table sorts by: numbers, None where they are not finite."""
     dtype = row.dtype_base if row.dtype_base == row.dtype_tuned else f"{row.dtype_base} → {row.dtype_tuned}"
-    words = [shown(row.name, 300), kind(row.name), "x".join(map(str, row.shape or ())) or "scalar", str(dtype)]
+    words = [printable(row.name, 300), kind(row.name), "x".join(map(str, row.shape or ())) or "scalar", str(dtype)]
     numbers = [row.numel, *(row.sparsity[rule] for rule in RULES), *(getattr(row, name) for name in MEASURES)]
     return {
         "shown": [*words, f"{row.numel:,}", *_measures(row)],

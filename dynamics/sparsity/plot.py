@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dynamics.checkpoints.parameter_names import MODULE_ORDER, OUTSIDE
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style, text
 from dynamics.presentation.text import percent
 from dynamics.sparsity import plot_rules
@@ -41,22 +41,25 @@ MARKS = {"exact": ("o", 8.5, 3.6), "bf16": ("s", 6.0, 2.4), "rtol": ("^", 4.5, 1
 def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     """Draw the update sparsity of each layer and kind of module as a coloured cell, with a colour bar.
 
-    Args:
-        grid: a row a cell, columns ``layer``, ``module`` and ``sparsity_<rule>`` (fraction of weights unchanged), as
-            ``Comparison.grid`` gives. Layers are drawn in order, one stack below another, and what belongs to no layer last.
-        rule: one of ``RULES``.
-        ax: drawn into, and given back.
+    Parameters
+    ----------
+    grid : a row a cell, columns ``layer``, ``module`` and ``sparsity_<rule>`` (fraction of weights unchanged), as
+        ``Comparison.grid`` gives. Layers are drawn in order, one stack below another, and what belongs to no layer last.
+    rule : one of ``RULES``.
+    ax : drawn into, and given back.
 
-    Notes:
-        The colours run from the lowest to the highest cell, not from 0 to 1: read the colour bar before comparing two
-        figures. They never span less than ``LEAST_SPAN``. Grey is no weights, not no change. A cell of 64 weights is as
-        large as one of a million.
+    Notes
+    -----
+    The colours run from the lowest to the highest cell, not from 0 to 1: read the colour bar before comparing two
+    figures. They never span less than ``LEAST_SPAN``. Grey is no weights, not no change. A cell of 64 weights is as
+    large as one of a million.
 
-    Example:
-        >>> figure = style.new_figure(3, 2)
-        >>> cells = pd.DataFrame({"layer": ["layers.0", "layers.1"], "module": ["q", "q"], "sparsity_bf16": [0.2, 0.9]})
-        >>> heat_map(cells, "bf16", figure.subplots()).get_xticklabels()[0].get_text()
-        'q'
+    Examples
+    --------
+    >>> figure = style.new_figure(3, 2)
+    >>> cells = pd.DataFrame({"layer": ["layers.0", "layers.1"], "module": ["q", "q"], "sparsity_bf16": [0.2, 0.9]})
+    >>> heat_map(cells, "bf16", figure.subplots()).get_xticklabels()[0].get_text()
+    'q'
     """
     rows = heat_rows(grid["layer"])
     columns = [module for module in MODULE_ORDER if module in set(grid["module"])]
@@ -71,7 +74,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         vmax=high,
         cmap=style.SEQUENTIAL,
         mask=~np.isfinite(values),
-        annot=np.array([[style.percent(value).removesuffix("%") for value in line] for line in values], object) if written else None,
+        annot=np.array([[percent(value).removesuffix(" %") for value in line] for line in values], object) if written else None,
         fmt="",
         annot_kws={"fontsize": 7.5},
         linewidths=0.5 if len(rows) <= LABELLED else 0.0,
@@ -82,11 +85,11 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     )
     ax.grid(False)
     ax.set_facecolor(EMPTY)
-    for place in (place for place, row in enumerate(rows) if row is None):
-        ax.axhspan(place, place + 1, color="white", linewidth=0, zorder=3)
+    for index in (index for index, row in enumerate(rows) if row is None):
+        ax.axhspan(index, index + 1, color="white", linewidth=0, zorder=3)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     prefix, labels = _labels(rows)
-    ax.set_yticks([place + 0.5 for place in labels], list(labels.values()), parse_math=False)
+    ax.set_yticks([index + 0.5 for index in labels], list(labels.values()), parse_math=False)
     fits = 0 < len(prefix) <= (16 if len(rows) <= 12 else 40)  # upright, beside as few rows as these
     ax.set_ylabel(f"layer ({prefix}*)" if fits else "layer", parse_math=False)
     ax.tick_params(axis="x", bottom=False)
@@ -99,7 +102,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest finite value, moved apart within [0, 1] to ``LEAST_SPAN`` if they are closer than that."""
+    """Find the lowest and the highest finite value, moved apart within [0, 1] to ``LEAST_SPAN`` if they are closer than that."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 1.0
@@ -111,7 +114,7 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def heat_rows(layers: pd.Series[str]) -> list[str | None]:
-    """The rows of a heat map from top to bottom; None is a gap between stacks."""
+    """List the rows of a heat map from top to bottom; None is a gap between stacks."""
     groups = text.stacks(layer for layer in layers if layer != OUTSIDE) + [[OUTSIDE]] * (OUTSIDE in set(layers))
     rows: list[str | None] = []
     for group in groups:
@@ -120,18 +123,18 @@ def heat_rows(layers: pd.Series[str]) -> list[str | None]:
 
 
 def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
-    """What all layer names begin with, and the label of each row that gets one.
+    """Find what all layer names begin with, and the label of each row that gets one.
 
     With one stack a label is the layer's number; with several, the first of each stack has its name too.
     """
-    places = {row: place for place, row in enumerate(rows) if row is not None and row != OUTSIDE}
-    prefix, short = text.layer_labels(places)
-    stride = next(step for step in (1, 2, 5, 10, 20, 50, *(10**power for power in range(2, 9))) if len(places) <= step * LABELLED)
+    row_of = {row: index for index, row in enumerate(rows) if row is not None and row != OUTSIDE}
+    prefix, short = text.layer_labels(row_of)
+    stride = next(step for step in (1, 2, 5, 10, 20, 50, *(10**power for power in range(2, 9))) if len(row_of) <= step * LABELLED)
     labels: dict[int, str] = {}
-    for stack in text.stacks(places):
+    for stack in text.stacks(row_of):
         for position, layer in enumerate(stack):
             if position % stride == 0:
-                labels[places[layer]] = shown(short[layer], 32) if position == 0 else layer.rpartition(".")[2]
+                labels[row_of[layer]] = printable(short[layer], 32) if position == 0 else layer.rpartition(".")[2]
     if OUTSIDE in rows:
         labels[rows.index(OUTSIDE)] = "no layer"
     return prefix, labels
@@ -143,11 +146,11 @@ def _tick_labels(ticks: np.ndarray) -> list[str]:
     digits = max(1, 1 - math.floor(math.log10(apart)))
     texts = [f"{100 * tick:.{digits}f}" for tick in ticks]
     ends = [float(label) in (0.0, 100.0) and tick not in (0.0, 1.0) for label, tick in zip(texts, ticks, strict=True)]
-    return [style.percent(float(tick)) if end else f"{label}%" for label, tick, end in zip(texts, ticks, ends, strict=True)]
+    return [percent(float(tick)) if end else f"{label} %" for label, tick, end in zip(texts, ticks, ends, strict=True)]
 
 
 def series_table(steps: Sequence[Step]) -> pd.DataFrame:
-    """A series as a table: a row a step, columns ``against`` (``first`` or ``previous``), ``start``, ``end``, ``sparsity_<rule>``."""
+    """Make a table of a series: a row a step, columns ``against`` (``first`` or ``previous``), ``start``, ``end``, ``sparsity_<rule>``."""
     return pd.DataFrame(
         [
             {"against": step.against, "start": step.start, "end": step.end}
@@ -160,25 +163,27 @@ def series_table(steps: Sequence[Step]) -> pd.DataFrame:
 def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw sparsity against checkpoint: a colour a rule, solid against the first checkpoint, dashed against the one before.
 
-    Args:
-        table: a row a step, columns ``against`` (``first`` or ``previous``), ``end`` (the later checkpoint) and
-            ``sparsity_exact`` ... ``sparsity_atol``, as ``series_table`` gives.
-        ax: drawn into, and given back.
+    Parameters
+    ----------
+    table : a row a step, columns ``against`` (``first`` or ``previous``), ``end`` (the later checkpoint) and
+        ``sparsity_exact`` ... ``sparsity_atol``, as ``series_table`` gives.
+    ax : drawn into, and given back.
 
-    Notes:
-        Checkpoints whose names differ only in a rising number stand at that number, all others one beside the next. The axis
-        does not start at 0. Dashed lines do not add up to the solid one: a weight that moves twice counts once against the
-        first, and one that moves back not at all.
+    Notes
+    -----
+    Checkpoints whose names differ only in a rising number stand at that number, all others one beside the next. The axis
+    does not start at 0. Dashed lines do not add up to the solid one: a weight that moves twice counts once against the
+    first, and one that moves back not at all.
     """
     ends = list(dict.fromkeys(table["end"]))
     numbers = text.checkpoint_numbers(ends)
-    places = dict(zip(ends, numbers or range(len(ends)), strict=True))
+    positions = dict(zip(ends, numbers or range(len(ends)), strict=True))
     dashes: Any
     for against, dashes in (("first", "-"), ("previous", (0, (3, 2)))):
         part = table[table["against"] == against]
         for rule, (marker, size, width) in MARKS.items():
             ax.plot(
-                [places[end] for end in part["end"]],
+                [positions[end] for end in part["end"]],
                 part[f"sparsity_{rule}"].to_numpy(float),
                 color=plot_rules.RULE_COLORS[rule],
                 linestyle=dashes,
@@ -195,10 +200,10 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylabel("sparsity: share of weights unchanged")
     if numbers:
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 2.5, 5, 10]))
-        ax.set_xlabel(re.sub(r"\d+(?=\D*$)", "*", shown(text.short_paths(ends)[ends[0]], 40)), parse_math=False)
+        ax.set_xlabel(re.sub(r"\d+(?=\D*$)", "*", printable(text.short_paths(ends)[ends[0]], 40)), parse_math=False)
     else:
         stride = math.ceil(len(ends) / 12)
-        short = [shown(label, 28) for label in text.short_paths(ends).values()]
+        short = [printable(label, 28) for label in text.short_paths(ends).values()]
         turned = max(map(len, short)) * len(short[::stride]) > 60
         ax.set_xticks(
             range(0, len(ends), stride), short[::stride], parse_math=False, rotation=30 * turned, ha="right" if turned else "center"
@@ -212,7 +217,7 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
-    """The figure of a comparison: layer x module under the rule bf16; of a series: sparsity along the checkpoints, all rules."""
+    """Draw the figure of a comparison: layer x module under the rule bf16; of a series: sparsity along the checkpoints, all rules."""
     total = comparison.total
     with style.use_style():
         if steps:
@@ -223,33 +228,33 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
             size = (max(7.5, 2.6 + 0.62 * columns), 0.8 + max(1.3, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1)))
         size = (size[0], min(size[1], 14.0))
         sides = [
-            f"{side}: {shown(one.path.rstrip('/').rpartition('/')[2] or one.path, 60)} ({text.types(one.dtypes)})"
-            for side, one in (("base", comparison.base), ("tuned", comparison.tuned))
+            f"{side}: {printable(checkpoint.path.rstrip('/').rpartition('/')[2] or checkpoint.path, 60)} ({text.types(checkpoint.dtypes)})"
+            for side, checkpoint in (("base", comparison.base), ("tuned", comparison.tuned))
         ]
-        others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
-        words = rule_texts(comparison.rtol, comparison.atol)
-        changed = f"Changed under bf16: {words['bf16']}. {total.numel:,} weights compared."
+        other_rules = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
+        definitions = rule_texts(comparison.rtol, comparison.atol)
+        changed = f"Changed under bf16: {definitions['bf16']}. {total.numel:,} weights compared."
         title = f"Update sparsity under bf16: {percent(total.sparsity['bf16'])}" + (" at the last checkpoint" if steps else "")
-        drawn, ax = _titled(size, title, [*sides, changed, f"Other rules: {others}."])
+        drawing, ax = _titled(size, title, [*sides, changed, f"Other rules: {other_rules}."])
         if steps:
             series_lines(series_table(steps), ax)
         else:
             heat_map(grid, "bf16", ax)
-        return drawn
+        return drawing
 
 
 def _titled(size: tuple[float, float], title: str, lines: Sequence[str]) -> tuple[Figure, Axes]:
-    """A figure with a head of its own height above axes of ``size`` inches, labels included."""
+    """Make a figure with a head of its own height above axes of ``size`` inches, labels included."""
     width, height = size
     wrapped = [part for line in lines for part in textwrap.wrap(line, int(13.5 * width), subsequent_indent="    ")]
     head = 0.45 + 0.165 * len(wrapped)
-    drawn = style.new_figure(width, height + head)
-    whole = height + head
-    drawn.text(0.12 / width, 1 - 0.12 / whole, title, fontsize=11, fontweight="bold", va="top")
+    drawing = style.new_figure(width, height + head)
+    full_height = height + head
+    drawing.text(0.12 / width, 1 - 0.12 / full_height, title, fontsize=11, fontweight="bold", va="top")
     for number, line in enumerate(wrapped):
-        place = 1 - (0.37 + 0.165 * number) / whole
-        drawn.text(0.12 / width, place, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
-    engine = drawn.get_layout_engine()
+        height_of_line = 1 - (0.37 + 0.165 * number) / full_height
+        drawing.text(0.12 / width, height_of_line, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
+    engine = drawing.get_layout_engine()
     if engine is not None:
-        engine.set(rect=(0, 0, 1, height / whole))  # type: ignore[call-arg]
-    return drawn, drawn.subplots()
+        engine.set(rect=(0, 0, 1, height / full_height))  # type: ignore[call-arg]
+    return drawing, drawing.subplots()

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from dynamics.presentation import style
+from dynamics.presentation.text import percent
 from dynamics.sparsity.definitions import RULES, rule_texts
 
 #: one colour a rule, in every figure: Okabe and Ito (2008), told apart by readers with any of the common colour deficiencies
@@ -20,22 +21,25 @@ RULE_LABELS = {rule: f"{rule}: {text}" for rule, text in rule_texts(1e-3, 1e-5).
 def rules(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the update sparsity of each comparison under each rule as grouped bars, with the value on every bar.
 
-    Args:
-        table: a row a (comparison, rule), columns ``comparison`` (text, may hold line breaks), ``rule`` (one of
-            ``RULES``) and ``sparsity`` (fraction of weights unchanged, in [0, 1]). Comparisons are drawn from left to
-            right in the order in which they first appear.
-        ax: drawn into, and given back.
+    Parameters
+    ----------
+    table : a row a (comparison, rule), columns ``comparison`` (text, may hold line breaks), ``rule`` (one of
+        ``RULES``) and ``sparsity`` (fraction of weights unchanged, in [0, 1]). Comparisons are drawn from left to
+        right in the order in which they first appear.
+    ax : drawn into, and given back.
 
-    Notes:
-        The axis always runs from 0 to 1: a truncated one would make a difference between two dense updates look like a
-        difference in kind. Labels keep as many digits as it takes not to print ``100%`` for "almost all".
+    Notes
+    -----
+    The axis always runs from 0 to 1: a truncated one would make a difference between two dense updates look like a
+    difference in kind. Labels keep as many digits as it takes not to print ``100%`` for "almost all".
 
-    Example:
-        >>> from dynamics.presentation import style
-        >>> figure = style.new_figure(6, 3)
-        >>> table = pd.DataFrame({"comparison": ["a", "a"], "rule": ["exact", "bf16"], "sparsity": [0.1, 0.9]})
-        >>> len(rules(table, figure.subplots()).patches)
-        2
+    Examples
+    --------
+    >>> from dynamics.presentation import style
+    >>> figure = style.new_figure(6, 3)
+    >>> table = pd.DataFrame({"comparison": ["a", "a"], "rule": ["exact", "bf16"], "sparsity": [0.1, 0.9]})
+    >>> len(rules(table, figure.subplots()).patches)
+    2
     """
     comparisons = list(dict.fromkeys(table["comparison"]))
     present = [rule for rule in RULES if rule in set(table["rule"])]
@@ -44,15 +48,15 @@ def rules(table: pd.DataFrame, ax: Axes) -> Axes:
     labels: list[str] = []
     for i, rule in enumerate(present):
         offset = (i - (len(present) - 1) / 2) * width
-        here = [(x, values[comparison, rule]) for x, comparison in enumerate(comparisons) if (comparison, rule) in values.index]
+        bars = [(x, values[comparison, rule]) for x, comparison in enumerate(comparisons) if (comparison, rule) in values.index]
         ax.bar(
-            [x + offset for x, _ in here],
-            [height for _, height in here],
+            [x + offset for x, _ in bars],
+            [height for _, height in bars],
             width=0.94 * width,
             color=RULE_COLORS[rule],
             label=fill(RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
         )
-        labels += [style.percent(height) for _, height in here]
+        labels += [percent(height) for _, height in bars]
     style.label_bars(ax, labels)
     ax.set_xticks(range(len(comparisons)), comparisons)
     ax.set_xlim(-0.5, len(comparisons) - 0.5)

@@ -8,27 +8,31 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dynamics.presentation import style
+from dynamics.presentation.text import percent
 
 
 def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw what fraction of the weights moved by 0, 1, 2, 3-4, ... bf16 steps: a dot a (series, bin), on a log axis.
 
-    Args:
-        table: a row a (series, bin), columns ``series`` (text), ``steps`` (the bin as text, ``"0"``, ``"1"``, ``"3-4"``, in
-            order) and ``fraction`` (of all weights, in [0, 1]).
-        ax: drawn into, and given back.
+    Parameters
+    ----------
+    table : a row a (series, bin), columns ``series`` (text), ``steps`` (the bin as text, ``"0"``, ``"1"``, ``"3-4"``, in
+        order) and ``fraction`` (of all weights, in [0, 1]).
+    ax : drawn into, and given back.
 
-    Notes:
-        Both sides are rounded to bf16 before steps are counted, so "0" holds the weights whose update a bf16 file cannot
-        show, not only those that did not move. A step is a fixed *relative* distance, 2^-8 to 2^-7 of the weight. Dots and no
-        bars, because a bar's length means nothing on a log axis; an empty bin has no dot and says ``0%`` at the foot.
+    Notes
+    -----
+    Both sides are rounded to bf16 before steps are counted, so "0" holds the weights whose update a bf16 file cannot
+    show, not only those that did not move. A step is a fixed *relative* distance, 2^-8 to 2^-7 of the weight. Dots and no
+    bars, because a bar's length means nothing on a log axis; an empty bin has no dot and says ``0%`` at the foot.
 
-    Example:
-        >>> from dynamics.presentation import style
-        >>> figure = style.new_figure(6, 3)
-        >>> table = pd.DataFrame({"series": ["a", "a"], "steps": ["0", "1"], "fraction": [0.9, 0.1]})
-        >>> len(ulp_histogram(table, figure.subplots()).collections) > 0
-        True
+    Examples
+    --------
+    >>> from dynamics.presentation import style
+    >>> figure = style.new_figure(6, 3)
+    >>> table = pd.DataFrame({"series": ["a", "a"], "steps": ["0", "1"], "fraction": [0.9, 0.1]})
+    >>> len(ulp_histogram(table, figure.subplots()).collections) > 0
+    True
     """
     bins = list(dict.fromkeys(table["steps"]))
     series = list(dict.fromkeys(table["series"]))
@@ -44,10 +48,10 @@ def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.vlines(x, floor, y, color=color, linewidth=1.0, alpha=0.5)
         ax.scatter(x, y, color=color, s=26, zorder=3, label=name)
         for left, height in filled:
-            _write(ax, style.percent(height), left, height)
+            _write(ax, percent(height), left, height)
         for steps, value in fractions.items():
             if value == 0:
-                _write(ax, style.percent(0), bins.index(steps) + offset, floor)
+                _write(ax, percent(0), bins.index(steps) + offset, floor)
     ax.set_yscale("log")
     ax.set_ylim(floor, 5.0)  # room for the label of a full bin
     ax.yaxis.set_major_locator(LogLocator(base=10, numticks=12))
@@ -62,14 +66,15 @@ def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def merge_tail(ulp: dict[str, int], last: int = 64) -> dict[str, int]:
-    """A histogram as ``dynamics.sparsity`` gives it, with all bins beyond ``last`` steps joined into one, ``over 64``.
+    """Join all bins of a histogram of ``dynamics.sparsity`` that lie beyond ``last`` steps into one, ``over 64``.
 
     The far bins say less than they seem to: bf16 has thousands of values between zero and any weight that one sees, so a weight
     that was exactly zero lands there at the smallest update.
 
-    Example:
-        >>> merge_tail({"0": 5, "1": 3, "2": 1, "3-4": 2, "5-8": 1}, last=2)
-        {'0': 5, '1': 3, '2': 1, 'over 2': 3}
+    Examples
+    --------
+    >>> merge_tail({"0": 5, "1": 3, "2": 1, "3-4": 2, "5-8": 1}, last=2)
+    {'0': 5, '1': 3, '2': 1, 'over 2': 3}
     """
     near = {steps: count for steps, count in ulp.items() if int(steps.split("-")[-1]) <= last}
     return near | {f"over {last}": sum(ulp.values()) - sum(near.values())}

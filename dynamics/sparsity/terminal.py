@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from dynamics.checkpoints.parameter_names import OUTSIDE
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
 from dynamics.presentation.text import percent
@@ -51,9 +51,9 @@ def show(comparison: Comparison, steps: Sequence[Step] = (), console: Console | 
 def _header(comparison: Comparison) -> Section:
     lines: Section = []
     for side in ("base", "tuned"):
-        one = getattr(comparison, side)
-        stored = f"{shown(one.format)}, {text.types(one.dtypes)}"
-        lines.append(Text.assemble((f"{side:<6} {shown(one.path, 300)}", "bold"), (f"  {stored}", "dim")))
+        checkpoint = getattr(comparison, side)
+        stored = f"{printable(checkpoint.format)}, {text.types(checkpoint.dtypes)}"
+        lines.append(Text.assemble((f"{side:<6} {printable(checkpoint.path, 300)}", "bold"), (f"  {stored}", "dim")))
     tensors, skipped = len(comparison.rows), len(comparison.skipped)
     weights = comparison.total.numel
     line = f"{weights:,} weight{'s' * (weights != 1)} in {tensors:,} tensor{'s' * (tensors != 1)} compared"
@@ -100,7 +100,7 @@ def _histogram(total: Row, width: int, fancy: bool) -> Section:
 
 
 def _bar(share: float, room: int, fancy: bool) -> str:
-    """A bar of up to ``room`` characters; a share too small for one still shows a tick."""
+    """Draw a bar of up to ``room`` characters; a share too small for one still shows a tick."""
     length = 0 if math.isnan(share) else round(share * room)
     return ("█" if fancy else "#") * length or ("▏" if fancy else "|") * (share > 0)
 
@@ -108,12 +108,12 @@ def _bar(share: float, room: int, fancy: bool) -> str:
 def _modules(comparison: Comparison) -> Section:
     table = tables.table("|sparsity of, %", ">weights", *(f">{rule}" for rule in RULES), ">rel. update")
     for row in comparison.modules:
-        tables.add(table, shown(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
+        tables.add(table, printable(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
     return [table]
 
 
 def _bare(fraction: float) -> str:
-    """A percentage for a column that says % in its head."""
+    """Format a percentage for a column that says % in its head."""
     return percent(fraction).removesuffix(" %")
 
 
@@ -128,7 +128,7 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
     head = ["|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer"]
     if blocks := fancy and room >= 10:
         spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
-        head.append(f"|{prefix + spans if len(prefix + spans) <= room else shown(spans, room)}")
+        head.append(f"|{prefix + spans if len(prefix + spans) <= room else printable(spans, room)}")
     table = tables.table(*head)
     for rule in RULES:
         values = {name: row.sparsity[rule] for name, row in rows.items()}
@@ -141,7 +141,7 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
 
 
 def _sparkline(stacks: Sequence[Sequence[Row]], rule: str, room: int) -> str:
-    """A block a layer, or one for a few neighbours pooled where room is short; the lowest to the highest of the line, stacks apart."""
+    """Draw a block a layer, or one for a few neighbours pooled where room is short; the lowest to the highest of the line, stacks apart."""
     size = math.ceil(sum(map(len, stacks)) / room)
     pools = [[stack[start : start + size] for start in range(0, len(stack), size)] for stack in stacks]
     values = [[1 - sum(row.changed[rule] for row in pool) / sum(row.numel for row in pool) for pool in stack] for stack in pools]
@@ -183,17 +183,17 @@ def _notes(notes: Sequence[str]) -> Section:
         return []
     table = tables.table("|", "<")
     for note in notes:
-        tables.add(table, "note", shown(note, NOTE))
+        tables.add(table, "note", printable(note, NOTE))
     return [table]
 
 
 def _skipped(comparison: Comparison) -> Section:
-    """What was left out, by reason: all of it counted, the first three of each named."""
+    """List what was left out, by reason: all of it counted, the first three of each named."""
     if not comparison.skipped:
         return []
     table = tables.table(">left out", "|of", "<because")
     for where, reason, names in text.skipped_groups(comparison.skipped):
-        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        some = ", ".join(shown(name, 80) for name in names[:3])
-        tables.add(table, f"{len(names):,}", shown(where), f"{shown(reason, NOTE)}: {some}{more}")
+        rest = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        listed = ", ".join(printable(name, 80) for name in names[:3])
+        tables.add(table, f"{len(names):,}", printable(where), f"{printable(reason, NOTE)}: {listed}{rest}")
     return [table]

@@ -1,7 +1,7 @@
-"""The shape of an update: its rank, and what it does to the singular values and subspaces of the matrices that it moves.
+r"""The shape of an update: its rank, and what it does to the singular values and subspaces of the matrices that it moves.
 
     python -m dynamics.spectra BASE TUNED
-    python -m dynamics.spectra BASE TUNED --only 'layers\\.(0|15)\\.' --subspace 32 --json spectra.json
+    python -m dynamics.spectra BASE TUNED --only 'layers\.(0|15)\.' --subspace 32 --json spectra.json
 
     python -m dynamics.spectra BASE TUNED --method approx
 

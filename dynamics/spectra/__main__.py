@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError
-from dynamics.spectra.comparison import _OPTIONAL, METHODS, SCHEMA, Spectrum, compare
+from dynamics.spectra.comparison import METHODS, SCHEMA, SEQUENCE_FIELDS, Spectrum, compare
 from dynamics.spectra.linalg import MORE, TAIL
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the matrices and write what is asked for."""
     from dynamics.cli.outputs import check_output, check_outputs, write
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
@@ -27,20 +28,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output(options.resume)
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
-    kept = Path(options.resume) if options.resume else None
+    resume_file = Path(options.resume) if options.resume else None
     key = {"base": options.base, "tuned": options.tuned, "k": options.subspace, "alpha": options.alpha}
     key |= {"method": options.method, "seed": options.seed}
-    done = _kept(kept, key) if kept else []
-    there = {one.name for one in done}
+    done = _read_resume_file(resume_file, key) if resume_file else []
+    done_names = {spectrum.name for spectrum in done}
     with ProgressBar("decomposing", "matrices") as bar:
 
-        def each(spectrum: Spectrum, number: int, count: int) -> None:
+        def append(spectrum: Spectrum, number: int, count: int) -> None:
             bar(number, count)
-            if kept and spectrum.name not in there:
-                with open(kept, "a", encoding="utf-8") as file:
+            if resume_file and spectrum.name not in done_names:
+                with open(resume_file, "a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(spectrum) | {"of": key}) + "\n")
 
-        found, skipped = compare(
+        spectra, skipped = compare(
             options.base,
             options.tuned,
             only=options.only,
@@ -50,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             method=options.method,
             seed=options.seed,
             done=done,
-            each=each,
+            each=append,
         )
     if "-" not in (options.json, options.csv):
         from dynamics.spectra.terminal import show
 
-        show(options.base, options.tuned, found, skipped, options.method)
+        show(options.base, options.tuned, spectra, skipped, options.method)
     settings = {"method": options.method, "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL}
     if options.method == "approx":
         from dynamics.spectra.randomized_svd import FAILURE
@@ -67,53 +68,55 @@ def main(argv: Sequence[str] | None = None) -> None:
             "base": options.base,
             "tuned": options.tuned,
             "settings": settings,
-            "matrices": [asdict(one) for one in found],
-            "skipped": [asdict(one) for one in skipped],
+            "matrices": [asdict(spectrum) for spectrum in spectra],
+            "skipped": [asdict(skip) for skip in skipped],
         }
         write(options.json, to_json(document))
     if options.csv:
         import pandas as pd
 
-        rows = [{key: value for key, value in asdict(one).items() if key not in _OPTIONAL} | _ends(one) for one in found]
+        rows = [
+            {key: value for key, value in asdict(spectrum).items() if key not in SEQUENCE_FIELDS} | _ends(spectrum) for spectrum in spectra
+        ]
         write(options.csv, pd.DataFrame(rows).to_csv(index=False))
     if options.html:
         from dynamics.spectra.page import page
 
-        write(options.html, page(options.base, options.tuned, found, skipped, settings))
+        write(options.html, page(options.base, options.tuned, spectra, skipped, settings))
     if options.figure:
         from dynamics.presentation.style import save
         from dynamics.spectra.plot import figure
 
-        save(figure(found), options.figure)
+        save(figure(spectra), options.figure)
 
 
-def _ends(one: Spectrum) -> dict[str, float]:
-    return {f"{name}_{end}": value for name, ends in one.bounds.items() for end, value in zip(("low", "high"), ends, strict=True)}
+def _ends(spectrum: Spectrum) -> dict[str, float]:
+    return {f"{name}_{end}": value for name, ends in spectrum.bounds.items() for end, value in zip(("low", "high"), ends, strict=True)}
 
 
-def _kept(path: Path, key: dict[str, Any]) -> list[Spectrum]:
+def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
     """Spectra that an earlier command with the same settings wrote; a last line that was cut is passed over."""
     from dynamics.io.atomic import replacing
     from dynamics.io.json_lines import read_json_lines
 
-    found: list[Spectrum] = []
+    spectra: list[Spectrum] = []
     if not path.exists():
-        return found
+        return spectra
     unfinished: list[int] = []
     for number, row in read_json_lines(path, unfinished):
         try:
-            of = row.pop("of")
+            row_key = row.pop("of")
             row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
             row["bounds"] = {name: tuple(ends) for name, ends in row["bounds"].items()}
-            found.append(Spectrum(**row))
+            spectra.append(Spectrum(**row))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
-        if of != key:
+        if row_key != key:
             raise InputError(f"{path}: is of other checkpoints or settings; name another file for --resume")
     lines = path.read_bytes().splitlines()
     with replacing(path) as temporary:  # without a last line that was cut
         temporary.write_bytes(b"".join(line + b"\n" for line in lines[: len(lines) - len(unfinished)]))
-    return found
+    return spectra
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.spectra", main, argv)

@@ -8,54 +8,60 @@ move by no more than the directions can be off (Wedin), which bounds nothing whe
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, Array, angle_summary, angles, inside, largest, norm, padded, ranks
+from dynamics.checkpoints.adapter import LowRank
+from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, angle_summary, angles, energy_in_subspace, largest, norm, padded, ranks
 from dynamics.spectra.randomized_svd import Sketch, extremes, likely_tail, sketch
-
-if TYPE_CHECKING:
-    from dynamics.checkpoints.adapter import LowRank
 
 #: of the rank family, what grows as energy spreads out
 SPREADING = ("stable_rank", "effective_rank_energy", "rank_90", "rank_95", "rank_99")
 
 
 def approximate(
-    before: Array, after: Array, update: Array, moved: Array, k: int, count: int, seed: int, factors: LowRank | None
+    before: Float[np.ndarray, "m n"],
+    after: Float[np.ndarray, "m n"],
+    update: Float[np.ndarray, "m n"],
+    changed: Bool[np.ndarray, "m n"],
+    k: int,
+    count: int,
+    seed: int,
+    factors: LowRank | None,
 ) -> dict[str, Any]:
-    """Fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
+    """Estimate the fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
     size = min(before.shape)
     # from one random start and in as many steps: what one has not found yet the other has not either, and what differs is the update's
     first, second = (sketch(matrix, k + MORE, seed=seed) for matrix in (before, after))
     bounds: dict[str, tuple[float, float]] = {}
     if factors is None:
-        third = sketch(update, k + MORE, seed=seed)
-        found = _update_ranks(third, before.shape, bounds)
-        sigma, captured = third.sigma, extremes(third)[1]
+        of_update = sketch(update, k + MORE, seed=seed)
+        update_ranks = _update_ranks(of_update, before.shape, bounds)
+        sigma, captured = of_update.sigma, extremes(of_update)[1]
     else:
         sigma = padded(factors.singular_values(), size)
-        found, captured = ranks(sigma, (before.shape[0], before.shape[1])), sigma**2
-    off = first.sine(k)
-    wobble = math.degrees(math.asin(off) + math.asin(second.sine(k)))
-    turned = angle_summary(angles(first.left[:, :k], second.left[:, :k]), angles(first.right[:, :k], second.right[:, :k]))
+        update_ranks, captured = ranks(sigma, (before.shape[0], before.shape[1])), sigma**2
+    sine = first.sine(k)
+    slack = math.degrees(math.asin(sine) + math.asin(second.sine(k)))
+    angle_fields = angle_summary(angles(first.left[:, :k], second.left[:, :k]), angles(first.right[:, :k], second.right[:, :k]))
     for name in ("angle_left_max", "angle_left_mean", "angle_right_max", "angle_right_mean"):
-        bounds[name] = (max(0.0, turned[name] - wobble), min(90.0, turned[name] + wobble))
-    shares = inside(first.left[:, :k], first.right[:, :k], update)
-    most = float(captured[:k].sum() / captured.sum()) if captured.sum() else math.nan
+        bounds[name] = (max(0.0, angle_fields[name] - slack), min(90.0, angle_fields[name] + slack))
+    shares = energy_in_subspace(first.left[:, :k], first.right[:, :k], update)
+    largest_share = float(captured[:k].sum() / captured.sum()) if captured.sum() else math.nan
     for name, value in shares.items():
-        slip = off * (2 if name == "inside" else 1)
+        slack_of_root = sine * (2 if name == "inside" else 1)
         root = math.sqrt(value) if value == value else math.nan
-        bounds[name] = (max(0.0, root - slip) ** 2, min(1.0, most * (1 + 1e-9), (root + slip) ** 2))
-    principal, bounds["principal"] = _principal(first, moved, k, count, off)
+        bounds[name] = (max(0.0, root - slack_of_root) ** 2, min(1.0, largest_share * (1 + 1e-9), (root + slack_of_root) ** 2))
+    principal, bounds["principal"] = _principal(first, changed, k, count, sine)
     counterparts = np.abs(product(second.left[:, :TOP].T, first.left)).max(1)
     bounds["intruders"] = (0, min(TOP, size))
     nss, bounds["nss"] = _drift(first, second, norm(update))
     gap, bounds["gap"] = _gap(first, k)
     return {
-        **found,
-        **turned,
+        **update_ranks,
+        **angle_fields,
         **shares,
         "principal": principal,
         "nss": nss,
@@ -68,62 +74,62 @@ def approximate(
     }
 
 
-def product(one: Array, other: Array) -> Array:
-    """By torch, as everything here (see ``dynamics.spectra.norm``)."""
+def product(a: Float[np.ndarray, "m k"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "m n"]:
+    """Multiply two matrices by torch, as everything here (see ``linalg.norm``)."""
     import torch
 
-    return np.asarray(torch.from_numpy(np.ascontiguousarray(one)) @ torch.from_numpy(np.ascontiguousarray(other)))
+    return np.asarray(torch.from_numpy(np.ascontiguousarray(a)) @ torch.from_numpy(np.ascontiguousarray(b)))
 
 
-def _update_ranks(found: Sketch, shape: tuple[int, ...], bounds: dict[str, tuple[float, float]]) -> dict[str, Any]:
+def _update_ranks(of_update: Sketch, shape: tuple[int, ...], bounds: dict[str, tuple[float, float]]) -> dict[str, Any]:
     """Estimates take the energy beyond the directions found to fall off smoothly (``likely_tail``)."""
     size = min(shape)
-    two = (shape[0], shape[1])
-    if not found.norm:
-        return ranks(np.zeros(size), two)
-    estimate = ranks(np.sort(np.concatenate([found.sigma, np.sqrt(likely_tail(found))]))[::-1], two)
-    flat, peaked = (ranks(np.sqrt(energies), two) for energies in extremes(found))
+    rows_columns = (shape[0], shape[1])
+    if not of_update.norm:
+        return ranks(np.zeros(size), rows_columns)
+    estimate = ranks(np.sort(np.concatenate([of_update.sigma, np.sqrt(likely_tail(of_update))]))[::-1], rows_columns)
+    flattest, most_peaked = (ranks(np.sqrt(energies), rows_columns) for energies in extremes(of_update))
     for name in SPREADING:
-        ends = sorted([flat[name], peaked[name]])
+        ends = sorted([flattest[name], most_peaked[name]])
         bounds[name] = (ends[0] * (1 - 1e-9), ends[1] * (1 + 1e-9)) if isinstance(ends[0], float) else (ends[0], ends[1])
         estimate[name] = min(max(estimate[name], bounds[name][0]), bounds[name][1])
     bounds["effective_rank"] = (bounds["effective_rank_energy"][0], float(size))  # entropy falls as the powers of sigma rise
-    bounds["rank"] = (int((found.sigma > max(shape) * np.finfo(np.float64).eps * found.above()[0]).sum()), size)
+    bounds["rank"] = (int((of_update.sigma > max(shape) * np.finfo(np.float64).eps * of_update.above()[0]).sum()), size)
     return estimate
 
 
-def _principal(found: Sketch, moved: Array, k: int, count: int, off: float) -> tuple[float, tuple[float, float]]:
+def _principal(of_base: Sketch, changed: Bool[np.ndarray, "m n"], k: int, count: int, sine: float) -> tuple[float, tuple[float, float]]:
     """Share of the changed weights among the largest of the rank-k part; those near the edge may be on either side of it."""
-    if not moved.any():
+    if not changed.any():
         return math.nan, (math.nan, math.nan)
-    values = np.abs(product(found.left[:, :k] * found.sigma[:k], found.right[:, :k].T))
+    values = np.abs(product(of_base.left[:, :k] * of_base.sigma[:k], of_base.right[:, :k].T))
     mask = largest(values, count)
-    share = float(mask[moved].mean())
-    if off >= 1:
+    share = float(mask[changed].mean())
+    if sine >= 1:
         return share, (0.0, 1.0)
-    near = np.abs(values - values[mask].min(initial=math.inf)) <= 2 * 2 * off * float(found.above()[0])
-    return share, (float((mask & ~near)[moved].mean()), float((mask | near)[moved].mean()))
+    near = np.abs(values - values[mask].min(initial=math.inf)) <= 2 * 2 * sine * float(of_base.above()[0])
+    return share, (float((mask & ~near)[changed].mean()), float((mask | near)[changed].mean()))
 
 
-def _drift(first: Sketch, second: Sketch, moved: float) -> tuple[float, tuple[float, float]]:
+def _drift(first: Sketch, second: Sketch, update_norm: float) -> tuple[float, tuple[float, float]]:
     if not first.norm:
         return math.nan, (math.nan, math.nan)
     apart = np.maximum(0, np.maximum(second.sigma - first.above(), first.sigma - second.above()))
     low = max(float(np.linalg.norm(apart)), abs(second.norm - first.norm)) / first.norm
-    high = moved / first.norm
-    moves = (second.sigma - first.sigma) ** 2
-    rest = likely_tail(first)  # as if those beyond moved like the weaker half of those found, in proportion
-    share = float(moves[len(moves) // 2 :].sum() / (first.sigma[len(moves) // 2 :] ** 2).sum())
-    beyond = share * float(rest.sum())
-    estimate = math.sqrt(float(moves.sum()) + beyond) / first.norm
+    high = update_norm / first.norm
+    squared_moves = (second.sigma - first.sigma) ** 2
+    tail = likely_tail(first)  # as if those beyond moved like the weaker half of those found, in proportion
+    share = float(squared_moves[len(squared_moves) // 2 :].sum() / (first.sigma[len(squared_moves) // 2 :] ** 2).sum())
+    tail_drift = share * float(tail.sum())
+    estimate = math.sqrt(float(squared_moves.sum()) + tail_drift) / first.norm
     return min(max(estimate, low), high), (low * (1 - 1e-9), high * (1 + 1e-9))
 
 
-def _gap(found: Sketch, k: int) -> tuple[float, tuple[float, float]]:
-    if not found.norm:
+def _gap(of_base: Sketch, k: int) -> tuple[float, tuple[float, float]]:
+    if not of_base.norm:
         return math.nan, (math.nan, math.nan)
-    last = k >= min(found.shape)
-    low, high = found.sigma, found.above()
+    last = k >= min(of_base.shape)
+    low, high = of_base.sigma, of_base.above()
     estimate = float(low[k - 1] - (0.0 if last else low[k])) / float(low[0])
     least = max(0.0, float(low[k - 1] - (0.0 if last else high[k]))) / float(high[0])
     return estimate, (least * (1 - 1e-9), float(high[k - 1] - (0.0 if last else low[k])) / float(low[0]) * (1 + 1e-9))

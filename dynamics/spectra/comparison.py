@@ -6,19 +6,31 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 
 from dynamics.checkpoints import Skip, Source, open_checkpoint
+from dynamics.checkpoints.adapter import LowRank
+from dynamics.checkpoints.matching import Pair, match
 from dynamics.checkpoints.tensor import decode
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.sparsity.definitions import changed, changed_under
-from dynamics.spectra.linalg import COUNTERPART, TOP, Array, angle_summary, angles, hill, inside, largest, norm, padded, ranks, svd
-
-if TYPE_CHECKING:
-    from dynamics.checkpoints.adapter import LowRank
-    from dynamics.checkpoints.matching import Pair
+from dynamics.spectra.linalg import (
+    COUNTERPART,
+    TOP,
+    angle_summary,
+    angles,
+    energy_in_subspace,
+    hill,
+    largest,
+    norm,
+    padded,
+    ranks,
+    svd,
+)
 
 SCHEMA = "dynamics.spectra/1"
 METHODS = ("full", "approx", "none")
@@ -90,18 +102,18 @@ class Spectrum:
 
 
 def measure(
-    base: Array,
-    tuned: Array,
+    base: ArrayLike,
+    tuned: ArrayLike,
     *,
     name: str = "",
     k: int = 32,
     alpha: float = 0.5,
-    changed: Array | None = None,
+    changed: Bool[np.ndarray, "m n"] | None = None,
     method: str = "full",
     seed: int = 0,
     factors: LowRank | None = None,
 ) -> Spectrum:
-    """What the update from ``base`` to ``tuned``, (m, n) each, did.
+    """Measure what the update from ``base`` to ``tuned``, (m, n) each, did.
 
     Parameters
     ----------
@@ -118,12 +130,12 @@ def measure(
         raise InputError(f"{name or 'matrices'}: need two matrices of one shape, got {before.shape} and {after.shape}")
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         raise InputError(f"{name or 'matrix'}: holds NaN or infinity, of which there are no singular values")
-    moved = before != after if changed is None else changed
+    changed_mask = before != after if changed is None else changed
     m, n = before.shape
     k = min(k, m, n)
     count = round(alpha * before.size)
     update = after - before
-    shared = {
+    common = {
         "name": name,
         "shape": (m, n),
         "k": k,
@@ -132,26 +144,35 @@ def measure(
         "inside_chance": k * k / (m * n),
         "inside_left_chance": k / m,
         "inside_right_chance": k / n,
-        "changed": int(moved.sum()),
-        "low": float(largest(-np.abs(before), count)[moved].mean()) if moved.any() else math.nan,
+        "changed": int(changed_mask.sum()),
+        "low": float(largest(-np.abs(before), count)[changed_mask].mean()) if changed_mask.any() else math.nan,
         "chance": count / before.size,
     }
     if method == "full":
-        found = _full(before, after, update, moved, k, count, factors)
+        measured = _full(before, after, update, changed_mask, k, count, factors)
     elif method == "approx":
         from dynamics.spectra.bounds import approximate
 
-        found = approximate(before, after, update, moved, k, count, seed, factors)
+        measured = approximate(before, after, update, changed_mask, k, count, seed, factors)
     else:
-        found = {"rank": 0, "rank_90": 0, "rank_95": 0, "rank_99": 0, "intruders": 0}
-    blank = {one.name: math.nan for one in fields(Spectrum) if one.name not in _OPTIONAL}
-    return Spectrum(**(blank | shared | found))
+        measured = {"rank": 0, "rank_90": 0, "rank_95": 0, "rank_99": 0, "intruders": 0}
+    undefined = {column.name: math.nan for column in fields(Spectrum) if column.name not in SEQUENCE_FIELDS}
+    return Spectrum(**(undefined | common | measured))
 
 
-_OPTIONAL = ("sigma_base", "sigma_tuned", "sigma_update", "angles_left", "angles_right", "bounds")
+#: fields of a ``Spectrum`` that are no single number: empty where not measured, and no columns of the table
+SEQUENCE_FIELDS = ("sigma_base", "sigma_tuned", "sigma_update", "angles_left", "angles_right", "bounds")
 
 
-def _full(before: Array, after: Array, update: Array, moved: Array, k: int, count: int, factors: LowRank | None) -> dict[str, Any]:
+def _full(
+    before: Float[np.ndarray, "m n"],
+    after: Float[np.ndarray, "m n"],
+    update: Float[np.ndarray, "m n"],
+    changed: Bool[np.ndarray, "m n"],
+    k: int,
+    count: int,
+    factors: LowRank | None,
+) -> dict[str, Any]:
     u0, s0, v0 = svd(before)
     u1, s1, v1 = svd(after)
     sigma = svd(update)[1] if factors is None else padded(factors.singular_values(), min(before.shape))
@@ -164,8 +185,8 @@ def _full(before: Array, after: Array, update: Array, moved: Array, k: int, coun
         "nss": float(np.linalg.norm(s1 - s0)) / scale if scale else math.nan,
         **angle_summary(left, right),
         "gap": float((s0[k - 1] - (s0[k] if k < len(s0) else 0.0)) / s0[0]) if s0[0] else math.nan,
-        **inside(u0[:, :k], v0[:k].T, update),
-        "principal": float(principal[moved].mean()) if moved.any() else math.nan,
+        **energy_in_subspace(u0[:, :k], v0[:k].T, update),
+        "principal": float(principal[changed].mean()) if changed.any() else math.nan,
         "intruders": int((counterparts < COUNTERPART).sum()),
         "hill_base": hill(s0),
         "hill_update": hill(sigma),
@@ -186,56 +207,55 @@ def compare(
     method: str = "full",
     seed: int = 0,
     done: Sequence[Spectrum] = (),
-    each: Callable[[Spectrum, int, int], None] = lambda spectrum, number, count: None,
+    each: Callable[[Spectrum, int, int], None] | None = None,
 ) -> tuple[list[Spectrum], list[Skip]]:
-    """Spectra of all matrices of two checkpoints, and what was left out and why.
+    """Measure all matrices of two checkpoints; also say what was left out and why.
 
     ``only``: a regular expression that names must match; ``limit``: how many matrices at most, from the first; ``done``: spectra that
     are there already; ``each``: called after every matrix with the number that are done and the number in all.
     """
-    from dynamics.checkpoints.matching import match
-
-    try:
-        pattern = re.compile(only) if only else None
-    except re.error as error:
-        raise InputError(f"--only {shown(only or '')}: is not a regular expression ({error})") from None
+    pattern = _pattern(only)
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     factors: dict[str, LowRank] = {}
     if (adapter := after.adapter) is not None:
         after, records = adapter.apply(before)
         factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
     matched = match(before, after)
-    skipped = list(matched.skipped)
-    wanted = []
-    for pair in matched.pairs:
-        if len(pair.base.shape) != 2 or min(pair.base.shape) < 2:
-            skipped.append(Skip(pair.name, "both", "not a matrix"))
-        elif pattern is None or pattern.search(pair.name):
-            wanted.append(pair)
-    wanted = wanted[:limit]
-    if not wanted:
-        raise InputError(f"no matrix to measure{f' whose name matches {shown(only)}' if only else ''}")
-    there = {one.name: one for one in done}
+    matrices = [pair for pair in matched.pairs if len(pair.base.shape) == 2 and min(pair.base.shape) >= 2]
+    names = {pair.name for pair in matrices}
+    skipped = matched.skipped + [Skip(pair.name, "both", "not a matrix") for pair in matched.pairs if pair.name not in names]
+    selected = [pair for pair in matrices if pattern.search(pair.name)][:limit]
+    if not selected:
+        raise InputError(f"no matrix to measure{f' whose name matches {printable(only)}' if only else ''}")
+    done_by_name = {spectrum.name: spectrum for spectrum in done}
 
-    def one(pair: Pair) -> Spectrum:
-        if pair.name in there:
-            return there[pair.name]
+    def spectrum_of(pair: Pair) -> Spectrum:
+        if pair.name in done_by_name:
+            return done_by_name[pair.name]
         shape = pair.base.shape
         sides = [(side.stored(), side.dtype) for side in (pair.base, pair.tuned)]
-        moved = changed_under("bf16", changed(*sides[0], *sides[1]))
+        mask = changed_under("bf16", changed(*sides[0], *sides[1]))
         return measure(
             *(np.asarray(decode(stored, dtype), np.float64).reshape(shape) for stored, dtype in sides),
             name=pair.name,
             k=k,
             alpha=alpha,
-            changed=moved.reshape(shape),
+            changed=mask.reshape(shape),
             method=method,
             seed=seed,
             factors=factors.get(pair.tuned.name),
         )
 
-    found: list[Spectrum] = []
-    for pair in wanted:
-        found.append(one(pair))
-        each(found[-1], len(found), len(wanted))
-    return found, skipped
+    spectra: list[Spectrum] = []
+    for pair in selected:
+        spectra.append(spectrum_of(pair))
+        if each is not None:
+            each(spectra[-1], len(spectra), len(selected))
+    return spectra, skipped
+
+
+def _pattern(only: str | None) -> re.Pattern[str]:
+    try:
+        return re.compile(only or "")
+    except re.error as error:
+        raise InputError(f"--only {printable(only or '')}: is not a regular expression ({error})") from None

@@ -6,9 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-
-Array = np.ndarray[Any, Any]
-
+from jaxtyping import Bool, Float, Real
 
 #: of intruders: how many directions are looked at, and below which |cosine| a direction has no counterpart
 TOP, COUNTERPART = 10, 0.5
@@ -22,8 +20,8 @@ TAIL = 0.1
 MORE = 16
 
 
-def ranks(sigma: Array, shape: tuple[int, int]) -> dict[str, Any]:
-    """The rank family of singular values in descending order.
+def ranks(sigma: Float[np.ndarray, " size"], shape: tuple[int, int]) -> dict[str, Any]:
+    """Compute the rank family of singular values in descending order.
 
     >>> ranks(np.array([2.0, 2.0, 0.0]), (3, 3))["rank"], float(ranks(np.array([2.0, 2.0, 0.0]), (3, 3))["stable_rank"])
     (2, 2.0)
@@ -44,13 +42,13 @@ def ranks(sigma: Array, shape: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _perplexity(p: Array) -> float:
+def _perplexity(p: Float[np.ndarray, " size"]) -> float:
     p = p[p > 0]
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
-def angles(first: Array, second: Array) -> Array:
-    """Principal angles, degrees, ascending, between the spans of two matrices with k orthonormal columns.
+def angles(first: Float[np.ndarray, "m k"], second: Float[np.ndarray, "m k"]) -> Float[np.ndarray, " k"]:
+    """Compute the principal angles, degrees, ascending, between the spans of two matrices with k orthonormal columns.
 
     The sine and cosine forms of Bjoerck and Golub (1973) together, so that small angles and right angles are both exact.
 
@@ -59,22 +57,22 @@ def angles(first: Array, second: Array) -> Array:
     """
     import torch
 
-    one, other = torch.from_numpy(np.ascontiguousarray(first)), torch.from_numpy(np.ascontiguousarray(second))
-    product = one.T @ other
+    a, b = torch.from_numpy(np.ascontiguousarray(first)), torch.from_numpy(np.ascontiguousarray(second))
+    product = a.T @ b
     cosines = torch.linalg.svdvals(product).clamp(0, 1)
-    sines = torch.linalg.svdvals(other - one @ product).flip(0).clamp(0, 1)
+    sines = torch.linalg.svdvals(b - a @ product).flip(0).clamp(0, 1)
     return np.asarray(torch.rad2deg(torch.arctan2(sines, cosines)))
 
 
-def norm(matrix: Array) -> float:
-    """Frobenius norm. By torch, as all that ``approx`` does: numpy's threads and torch's would wait for each other."""
+def norm(matrix: Float[np.ndarray, "m n"]) -> float:
+    """Compute the Frobenius norm. By torch, as all that ``approx`` does: numpy's threads and torch's would wait for each other."""
     import torch
 
     return float(torch.linalg.vector_norm(torch.from_numpy(matrix)))
 
 
-def hill(sigma: Array) -> float:
-    """Power-law exponent of the largest tenth of the squared singular values (descending), by Hill's estimator."""
+def hill(sigma: Float[np.ndarray, " size"]) -> float:
+    """Estimate the power-law exponent of the largest tenth of the squared singular values (descending), by Hill's estimator."""
     eigenvalues = sigma[sigma > 0] ** 2
     count = max(1, int(TAIL * len(sigma)))
     if len(eigenvalues) <= count:
@@ -83,8 +81,8 @@ def hill(sigma: Array) -> float:
     return 1 + count / float(logs) if logs > 0 else math.nan
 
 
-def svd(matrix: Array) -> tuple[Array, Array, Array]:
-    """U, sigma, V^T in float64, on a GPU where there is one."""
+def svd(matrix: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, " r"], Float[np.ndarray, "r n"]]:
+    """Decompose into U, sigma, V^T in float64, on a GPU where there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -94,11 +92,13 @@ def svd(matrix: Array) -> tuple[Array, Array, Array]:
     return u, s, v
 
 
-def padded(sigma: Array, size: int) -> Array:
+def padded(sigma: Float[np.ndarray, " known"], size: int) -> Float[np.ndarray, " size"]:
+    """Extend singular values by zeros, or cut them, to ``size``."""
     return np.concatenate([sigma, np.zeros(max(0, size - len(sigma)))])[:size]
 
 
-def angle_summary(left: Array, right: Array) -> dict[str, Any]:
+def angle_summary(left: Float[np.ndarray, " k"], right: Float[np.ndarray, " k"]) -> dict[str, Any]:
+    """Summarise ascending angles as fields of a ``Spectrum``."""
     return {
         "angle_left_max": float(left.max()),
         "angle_left_mean": float(left.mean()),
@@ -109,20 +109,22 @@ def angle_summary(left: Array, right: Array) -> dict[str, Any]:
     }
 
 
-def inside(left: Array, right: Array, update: Array) -> dict[str, float]:
-    """Shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
+def energy_in_subspace(
+    left: Float[np.ndarray, "m k"], right: Float[np.ndarray, "n k"], update: Float[np.ndarray, "m n"]
+) -> dict[str, float]:
+    """Compute the shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
     import torch
 
     total = norm(update) ** 2
-    moved = torch.from_numpy(update)
+    tensor = torch.from_numpy(update)
     rows, columns = (torch.from_numpy(np.ascontiguousarray(side.T)) for side in (left, right))
-    projected = rows @ moved
-    parts = {"inside": projected @ columns.T, "inside_left": projected, "inside_right": columns @ moved.T}
+    projected = rows @ tensor
+    parts = {"inside": projected @ columns.T, "inside_left": projected, "inside_right": columns @ tensor.T}
     return {name: float((part**2).sum()) / total if total else math.nan for name, part in parts.items()}
 
 
-def largest(values: Array, count: int) -> Array:
-    """Mask of the ``count`` largest; of ties those that come first."""
+def largest(values: Real[np.ndarray, "*shape"], count: int) -> Bool[np.ndarray, "*shape"]:
+    """Mark the ``count`` largest values; of ties those that come first."""
     mask = np.zeros(values.size, bool)
     if count:
         flat = values.ravel()

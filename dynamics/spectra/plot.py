@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.parameter_names import module_order
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import style
 
 if TYPE_CHECKING:
@@ -29,73 +29,77 @@ COLUMNS = {
 }
 
 
-def frame(found: list[Spectrum]) -> pd.DataFrame:
-    """A row a matrix, with its layer and kind of module."""
-    made = pd.DataFrame([asdict(one) for one in found])
-    made["module"] = [parameter_names.kind(name) for name in made["name"]]
-    made["layer"] = [
-        parameter_names.layer_order(parameter_names.layer(name) or "")[1] if parameter_names.layer(name) else -1 for name in made["name"]
+def frame(spectra: list[Spectrum]) -> pd.DataFrame:
+    """Make a table with a row a matrix, with its layer and kind of module."""
+    rows = pd.DataFrame([asdict(spectrum) for spectrum in spectra])
+    rows["module"] = [parameter_names.kind(name) for name in rows["name"]]
+    rows["layer"] = [
+        parameter_names.layer_order(parameter_names.layer(name) or "")[1] if parameter_names.layer(name) else -1 for name in rows["name"]
     ]
-    return made.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
+    return rows.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
 
 
 def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
-    """A quantity against the layer, a line for each kind of module. ``rows``: columns layer, module, and the quantity."""
+    """Draw a quantity against the layer, a line for each kind of module. ``rows``: columns layer, module, and the quantity."""
     label, chance = COLUMNS[column]
-    inside = rows[rows["layer"] >= 0]
-    for kind, part in inside.groupby("module", sort=False):
+    in_layers = rows[rows["layer"] >= 0]
+    for kind, part in in_layers.groupby("module", sort=False):
         ordered = part.sort_values("layer")
         ax.plot(ordered["layer"], ordered[column], marker="o", ms=2.5, lw=1, label=str(kind))
-    if chance is not None and len(inside):
-        for value in sorted(set(inside[chance].round(6)))[:4]:
+    if chance is not None and len(in_layers):
+        for value in sorted(set(in_layers[chance].round(6)))[:4]:
             ax.axhline(value, color="black", lw=0.8, ls=":")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("layer")
     ax.set_ylabel(label, fontsize=7)
-    if column == "nss" and (inside[column] > 0).all():
+    if column == "nss" and (in_layers[column] > 0).all():
         ax.set_yscale("log")
     return ax
 
 
-def values(found: list[Spectrum], ax: Axes) -> Axes:
-    """Singular values of the matrix that drifted most: before, after, and of its update."""
-    one = max(found, key=lambda spectrum: spectrum.nss if spectrum.nss == spectrum.nss else -1.0)
-    looks = (("base", one.sigma_base, "-", 2.5), ("tuned", one.sigma_tuned, "--", 1.2), ("update", one.sigma_update, ":", 1.5))
-    for label, sigma, dashes, width in looks:
+def values(spectra: list[Spectrum], ax: Axes) -> Axes:
+    """Draw the singular values of the matrix that drifted most: before, after, and of its update."""
+    drifted_most = max(spectra, key=lambda spectrum: spectrum.nss if spectrum.nss == spectrum.nss else -1.0)
+    curves = (
+        ("base", drifted_most.sigma_base, "-", 2.5),
+        ("tuned", drifted_most.sigma_tuned, "--", 1.2),
+        ("update", drifted_most.sigma_update, ":", 1.5),
+    )
+    for label, sigma, dashes, width in curves:
         ax.plot(range(1, len(sigma) + 1), sigma, dashes, lw=width, label=label)
-    ax.set_yscale("log" if all(any(value > 0 for value in sigma) for _, sigma, _, _ in looks) else "linear")
+    ax.set_yscale("log" if all(any(value > 0 for value in sigma) for _, sigma, _, _ in curves) else "linear")
     ax.set_xlabel("index")
     ax.set_ylabel("singular value", fontsize=7)
-    ax.set_title(shown(one.name, 40), fontsize=7)
+    ax.set_title(printable(drifted_most.name, 40), fontsize=7)
     ax.legend(fontsize=6, frameon=False)
     return ax
 
 
-def turned(found: list[Spectrum], side: str, ax: Axes) -> Axes:
-    """Principal angles against their index, a line a matrix, and their median. ``side``: left or right."""
-    lines = [getattr(one, f"angles_{side}") for one in found]
+def turned(spectra: list[Spectrum], side: str, ax: Axes) -> Axes:
+    """Draw principal angles against their index, a line a matrix, and their median. ``side``: left or right."""
+    lines = [getattr(spectrum, f"angles_{side}") for spectrum in spectra]
     for line in lines:
         ax.plot(range(1, len(line) + 1), line, color=style.FAINT, lw=0.5, alpha=0.5)
     most = max((len(line) for line in lines), default=0)
-    whole = [line for line in lines if len(line) == most]
+    complete = [line for line in lines if len(line) == most]
     if most:
-        ax.plot(range(1, most + 1), pd.DataFrame(whole).median(), color="black", lw=1.5, label="median")
+        ax.plot(range(1, most + 1), pd.DataFrame(complete).median(), color="black", lw=1.5, label="median")
         ax.legend(fontsize=6, frameon=False)
     ax.set_xlabel("index")
     ax.set_ylabel(f"{side} angle, degrees", fontsize=7)
     return ax
 
 
-def figure(found: list[Spectrum]) -> Any:
-    """Six profiles over the layers, dotted lines being chance values; singular values before and after; angle against index."""
-    rows = frame(found)
+def figure(spectra: list[Spectrum]) -> Any:
+    """Draw six profiles over the layers, dotted lines being chance values; singular values before and after; angle against index."""
+    rows = frame(spectra)
     with style.use_style():
-        made = style.new_figure(9.5, 7.6)
-        axes = made.subplots(3, 3)
+        drawing = style.new_figure(9.5, 7.6)
+        axes = drawing.subplots(3, 3)
         for ax, column in zip(axes.flat, COLUMNS, strict=False):
             profile(rows, column, ax)
-        values(found, axes[2, 0])
-        turned(found, "left", axes[2, 1])
-        turned(found, "right", axes[2, 2])
-        made.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=7)
-    return made
+        values(spectra, axes[2, 0])
+        turned(spectra, "left", axes[2, 1])
+        turned(spectra, "right", axes[2, 2])
+        drawing.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+    return drawing

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-Array = np.ndarray[Any, Any]
 #: random vectors that bound |R|_2, the factor by which they do, and how often R^T R is applied to them
 PROBES, FACTOR, TIMES = 16, 2.5, 3
 FAILURE = FACTOR**-PROBES
@@ -38,20 +37,20 @@ class Sketch:
     """
 
     shape: tuple[int, int]
-    left: Array
-    sigma: Array
-    right: Array
+    left: Float[np.ndarray, "m l"]
+    sigma: Float[np.ndarray, " l"]
+    right: Float[np.ndarray, "n l"]
     norm: float
     residual: float
     tail: float
-    slips: Array
+    slips: Float[np.ndarray, " l"]
 
-    def above(self) -> Array:
-        """(l,) upper bounds of the singular values."""
+    def above(self) -> Float[np.ndarray, " l"]:
+        """Give upper bounds of the singular values, (l,)."""
         return np.asarray(np.sqrt(self.sigma**2 + self.tail**2))
 
     def sine(self, k: int) -> float:
-        """Bound on the sine of the largest angle between the first k true directions, left or right, and these (Wedin); 1 if none holds.
+        """Bound the sine of the largest angle between the first k true directions, left or right, and these (Wedin); 1 if none holds.
 
         It needs a gap after the k-th singular value that is wider than what the sketch leaves open.
         """
@@ -61,15 +60,15 @@ class Sketch:
         return min(1.0, float(np.linalg.norm(self.slips[:k])) / gap) if gap > 0 else 1.0
 
 
-def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: str | None = None) -> Sketch:
-    """The first ``count`` directions of ``matrix`` (m, n); more ``powers`` find them more exactly where the singular values fall slowly.
+def sketch(matrix: Float[np.ndarray, "m n"], count: int, powers: int = 2, seed: int = 0, device: str | None = None) -> Sketch:
+    """Find the first ``count`` directions of ``matrix`` (m, n), the more exactly the more ``powers`` where singular values fall slowly.
 
     The basis is found in float32; the singular values, and everything that bounds are taken from but the slips, in float64.
     """
     import torch
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    a = torch.from_numpy(np.ascontiguousarray(matrix, np.float64)).to(place)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    a = torch.from_numpy(np.ascontiguousarray(matrix, np.float64)).to(target)
     m, n = a.shape
     count = min(count, m, n)
     norm = float(torch.linalg.vector_norm(a))
@@ -79,7 +78,7 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     scale = norm / math.sqrt(m * n)
     narrow = a.float().div_(scale)
     random = torch.Generator().manual_seed(seed)
-    rows = torch.randn(count, n, generator=random).to(place)
+    rows = torch.randn(count, n, generator=random).to(target)
     for _ in range(powers):  # kept as rows: products with few columns are slow
         rows = torch.linalg.qr(((rows @ narrow.T) @ narrow).T).Q.T
     qt = torch.linalg.qr((rows @ narrow.T).T.double()).Q.T
@@ -91,7 +90,7 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     residual = math.sqrt(max(0.0, norm**2 - float((s**2).sum())) + slack)
     tail = residual
     if count < min(m, n):
-        probe = torch.randn(PROBES, n, generator=random).to(place)
+        probe = torch.randn(PROBES, n, generator=random).to(target)
         for _ in range(TIMES):
             out = probe @ narrow.T - (probe @ short.T) @ basis
             probe = out @ narrow - (out @ basis.T) @ short
@@ -102,10 +101,10 @@ def sketch(matrix: Array, count: int, powers: int = 2, seed: int = 0, device: st
     return Sketch((m, n), (qt.T @ u).cpu().numpy(), s.cpu().numpy(), vt.T.cpu().numpy(), norm, residual, tail, slips.cpu().numpy())
 
 
-def likely_tail(found: Sketch) -> Array:
-    """(min(m, n) - l,) squared singular values beyond those found: a guess that falls from the last of them to 0 and has the right sum."""
-    count = min(found.shape) - len(found.sigma)
-    last, energy = float(found.sigma[-1]) ** 2, found.residual**2
+def likely_tail(sketched: Sketch) -> Float[np.ndarray, " rest"]:
+    """Guess the squared singular values beyond those found, (min(m, n) - l,): they fall to 0 and have the right sum."""
+    count = min(sketched.shape) - len(sketched.sigma)
+    last, energy = float(sketched.sigma[-1]) ** 2, sketched.residual**2
     if not count or not energy:
         return np.zeros(count)
     bend = max(0.0, count * last / energy - 1)
@@ -113,21 +112,21 @@ def likely_tail(found: Sketch) -> Array:
     return np.asarray(falling * (energy / falling.sum()))
 
 
-def extremes(found: Sketch) -> tuple[Array, Array]:
-    """The flattest and the most peaked squared singular values, (min(m, n),) each, that the sketch allows.
+def extremes(sketched: Sketch) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, " size"]]:
+    """Compute the flattest and the most peaked squared singular values, (min(m, n),) each, that the sketch allows.
 
     Each majorises, or is majorised by, every spectrum that it allows: what grows as energy spreads out - stable rank, the entropy
     of the energies, the number of directions that hold a share of it - is bounded by its values at the two.
     """
-    size, known = min(found.shape), len(found.sigma)
-    total = found.norm**2
+    size, known = min(sketched.shape), len(sketched.sigma)
+    total = sketched.norm**2
     low = np.zeros(size)
-    low[:known] = found.sigma**2
-    beyond = np.arange(1, size - known + 1)
-    high = np.concatenate([found.sigma**2 + found.tail**2, np.minimum(found.tail**2, found.residual**2 / beyond)])
+    low[:known] = sketched.sigma**2
+    ranks = np.arange(1, size - known + 1)
+    high = np.concatenate([sketched.sigma**2 + sketched.tail**2, np.minimum(sketched.tail**2, sketched.residual**2 / ranks)])
     room = np.maximum(high - low, 0)
-    left = max(0.0, total - float(low.sum()))
-    peaked = low + np.clip(left - (np.cumsum(room) - room), 0, room)
+    remaining = max(0.0, total - float(low.sum()))
+    peaked = low + np.clip(remaining - (np.cumsum(room) - room), 0, room)
     under, over = 0.0, float(high.max(initial=0.0))
     for _ in range(200):
         level = (under + over) / 2

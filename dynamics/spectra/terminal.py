@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dynamics.errors import shown
+from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
 from dynamics.spectra.plot import frame
@@ -25,27 +25,42 @@ HOW = {
 }
 
 
-def show(base: str, tuned: str, found: list[Spectrum], skipped: list[Skip], method: str = "full", console: Console | None = None) -> None:
+def show(base: str, tuned: str, spectra: list[Spectrum], skipped: list[Skip], method: str = "full", console: Console | None = None) -> None:
     """Medians over the matrices of each kind of module."""
-    rows = frame(found)
+    rows = frame(spectra)
 
-    def sections(width: int, fancy: bool) -> list[Section]:
-        head: Section = [Text(f"base   {shown(base, 300)}", "bold"), Text(f"tuned  {shown(tuned, 300)}", "bold")]
-        head.append(Text(f"{len(found):,} matrices, {HOW[method]}, k = {found[0].k}; medians by kind of module"))
+    def sections(_width: int, _fancy: bool) -> list[Section]:
+        head: Section = [Text(f"base   {printable(base, 300)}", "bold"), Text(f"tuned  {printable(tuned, 300)}", "bold")]
+        head.append(Text(f"{len(spectra):,} matrices, {HOW[method]}, k = {spectra[0].k}; medians by kind of module"))
         heads = (">matrices", ">rank", ">stable", ">effective", ">rank 99 %", ">NSS", ">angle", ">inside", ">chance")
-        made = tables.table("|module", *heads)
-        more = tables.table("|module", ">angle right", ">principal", ">low", ">chance", ">intruders", ">Hill, base", ">update")
+        update_table = tables.table("|module", *heads)
+        mask_table = tables.table("|module", ">angle right", ">principal", ">low", ">chance", ">intruders", ">Hill, base", ">update")
         for kind, part in rows.groupby("module", sort=False):
-            middle = part.median(numeric_only=True)
-            ranks = (f"{middle['rank']:.0f}", f"{middle['stable_rank']:.1f}", f"{middle['effective_rank']:.0f}", f"{middle['rank_99']:.0f}")
-            drift = (f"{middle['nss']:.1e}", f"{middle['angle_left_max']:.3g}", f"{middle['inside']:.4f}", f"{middle['inside_chance']:.4f}")
-            tables.add(made, str(kind), str(len(part)), *ranks, *drift)
-            masks = (f"{middle['principal']:.3f}", f"{middle['low']:.3f}", f"{middle['chance']:.3f}")
-            last = (str(int(part["intruders"].sum())), _known(middle["hill_base"]), _known(middle["hill_update"]))
-            tables.add(more, str(kind), f"{middle['angle_right_max']:.3g}", *masks, *last)
+            medians = part.median(numeric_only=True)
+            ranks = (
+                f"{medians['rank']:.0f}",
+                f"{medians['stable_rank']:.1f}",
+                f"{medians['effective_rank']:.0f}",
+                f"{medians['rank_99']:.0f}",
+            )
+            drift = (
+                f"{medians['nss']:.1e}",
+                f"{medians['angle_left_max']:.3g}",
+                f"{medians['inside']:.4f}",
+                f"{medians['inside_chance']:.4f}",
+            )
+            tables.add(update_table, str(kind), str(len(part)), *ranks, *drift)
+            masks = (f"{medians['principal']:.3f}", f"{medians['low']:.3f}", f"{medians['chance']:.3f}")
+            counts = (str(int(part["intruders"].sum())), _known(medians["hill_base"]), _known(medians["hill_update"]))
+            tables.add(mask_table, str(kind), f"{medians['angle_right_max']:.3g}", *masks, *counts)
         note = "angle: largest of the k principal angles, degrees; inside: energy of the update in the base's first k directions"
-        left: Section = [Text(f"{len(skipped):,} tensors left out: not matrices, or not on both sides")] if skipped else []
-        return [head, [made, Text(note, "dim")], [more, Text("principal, low: share of the changed weights in that mask", "dim")], left]
+        footer: Section = [Text(f"{len(skipped):,} tensors left out: not matrices, or not on both sides")] if skipped else []
+        return [
+            head,
+            [update_table, Text(note, "dim")],
+            [mask_table, Text("principal, low: share of the changed weights in that mask", "dim")],
+            footer,
+        ]
 
     tables.show(sections, console)
 

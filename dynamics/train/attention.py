@@ -13,60 +13,63 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
-from dynamics.train.batch import Layout
+from dynamics.train.batch import PackedRows
 
 NAME = "shared_prompts"
 #: what some models ask of their attention and this one does not do
-_UNKNOWN = ("softcap", "s_aux", "sliding_window")
+_UNSUPPORTED = ("softcap", "s_aux", "sliding_window")
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """Where the parts of the rows of a layout are; rows (B, T), at most S completions of at most L tokens after prompts of at most P.
+class SharedPromptPattern:
+    """Where prompts and completions are in rows (B, T), at most S completions of at most L tokens after prompts of at most P.
 
     Attributes
     ----------
-    prompt : P.
-    inside : (B, P) bool, True on the tokens of a row's prompt and False on the padding after it; None if all prompts are P long.
-    take : (B * S * L,) place of each completion token among the B * T; 0 where there is none.
-    back : (B * T,) place of each token among those of the prompts (B * P) and then of the completions (B * S * L).
+    prompt_length : P.
+    prompt_mask : (B, P) bool, True on the tokens of a row's prompt and False on the padding after it; None if all prompts are P long.
+    gather_index : (B * S * L,) index of each completion token among the B * T; 0 where there is none.
+    scatter_index : (B * T,) index of each token among those of the prompts (B * P) and then of the completions (B * S * L).
     shape : (S, L).
     """
 
-    prompt: int
-    inside: torch.Tensor | None
-    take: torch.Tensor
-    back: torch.Tensor
+    prompt_length: int
+    prompt_mask: Bool[Tensor, "rows prompt"] | None
+    gather_index: Int[Tensor, " completion_slots"]
+    scatter_index: Int[Tensor, " row_slots"]
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, layout: Layout, device: torch.device) -> Pattern:
-        segments = layout.segments
+    def of(cls, packed: PackedRows, device: torch.device) -> SharedPromptPattern:
+        """Find it for rows that have ``segments``."""
+        segments = packed.segments
         assert segments is not None
         rows, width = segments.shape
-        prompts = (segments == 0).sum(1)
-        longest, most = int(prompts.max()), int(segments.max())
-        lengths = np.stack([(segments == number).sum(1) for number in range(1, most + 1)], 1)
+        prompt_lengths = (segments == 0).sum(1)
+        longest, completions = int(prompt_lengths.max()), int(segments.max())
+        lengths = np.stack([(segments == number).sum(1) for number in range(1, completions + 1)], 1)
         size = int(lengths.max())
-        take = np.zeros((rows, most, size), np.int64)
-        back = np.zeros((rows, width), np.int64)
+        gather = np.zeros((rows, completions, size), np.int64)
+        scatter = np.zeros((rows, width), np.int64)
         for row in range(rows):
-            end = int(prompts[row])
-            back[row, :end] = row * longest + np.arange(end)
+            end = int(prompt_lengths[row])
+            scatter[row, :end] = row * longest + np.arange(end)
             for number, length in enumerate(lengths[row].tolist()):
-                take[row, number, :length] = row * width + end + np.arange(length)
-                back[row, end : end + length] = rows * longest + (row * most + number) * size + np.arange(length)
+                gather[row, number, :length] = row * width + end + np.arange(length)
+                scatter[row, end : end + length] = rows * longest + (row * completions + number) * size + np.arange(length)
                 end += length
-        inside = None
-        if (prompts < longest).any():
-            inside = torch.from_numpy(np.arange(longest)[None, :] < prompts[:, None]).to(device)
-        flat, again = torch.from_numpy(take.ravel()).to(device), torch.from_numpy(back.ravel()).to(device)
-        return cls(longest, inside, flat, again, (most, size))
+        mask = None
+        if (prompt_lengths < longest).any():
+            mask = torch.from_numpy(np.arange(longest)[None, :] < prompt_lengths[:, None]).to(device)
+        gather_index, scatter_index = (torch.from_numpy(index.ravel()).to(device) for index in (gather, scatter))
+        return cls(longest, mask, gather_index, scatter_index, (completions, size))
 
 
 def use(model: Any) -> None:
-    """Let the model attend by this."""
+    """Let a transformers model attend by ``attend``."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, attend)
@@ -74,47 +77,54 @@ def use(model: Any) -> None:
     model.set_attn_implementation(NAME)
 
 
-def _mask(*args: Any, **more: Any) -> torch.Tensor:
-    """transformers' boolean mask (batch, 1, queries, keys), True where a query sees a key."""
+def _mask(*args: Any, **more: Any) -> Tensor:
+    """Make the boolean mask of transformers (batch, 1, queries, keys), True where a query sees a key."""
     from transformers.masking_utils import sdpa_mask
 
-    mask: torch.Tensor = sdpa_mask(*args, **more | {"allow_is_causal_skip": False})
+    mask: Tensor = sdpa_mask(*args, **more | {"allow_is_causal_skip": False})
     return mask
 
 
 def attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    _module: Any,
+    query: Float[Tensor, "rows heads queries size"],
+    key: Float[Tensor, "rows key_heads keys size"],
+    value: Float[Tensor, "rows key_heads keys size"],
+    attention_mask: Bool[Tensor, " ..."] | Float[Tensor, " ..."] | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    pattern: Pattern | None = None,
+    pattern: SharedPromptPattern | None = None,
     **more: Any,
-) -> tuple[torch.Tensor, None]:
-    """(B, T, heads, size) from query (B, heads, T, size), key and value (B, shared heads, keys, size).
+) -> tuple[Float[Tensor, "rows queries heads size"], None]:
+    """Attend, as transformers asks its attention functions to.
 
-    ``attention_mask`` broadcasts to (B, 1, T, keys): True where a query sees a key, or numbers to add to the scores.
+    Parameters
+    ----------
+    _module : not used; transformers passes it.
+    query, key, value : several query heads may share one head of keys and values.
+    attention_mask : broadcasts to (rows, 1, queries, keys): True where a query sees a key, or numbers to add to the scores.
+    scaling : of the scores; 1 / sqrt(size) if None.
+    dropout, more : refused where they ask for what is not covered.
+    pattern : where prompts and completions are, of rows in which several completions share a prompt; then there is no mask.
     """
-    if dropout or any(more.get(name) is not None for name in _UNKNOWN):
+    if dropout or any(more.get(name) is not None for name in _UNSUPPORTED):
         raise ValueError("attention with dropout, soft-capping, sinks or a window is not covered")
     query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if pattern is not None:
-        return _shared(query, key, value, pattern), None
+        return _attend_shared(query, key, value, pattern), None
     batch, heads, length, size = query.shape
-    kinds = key.shape[1]
-    scores = query.reshape(batch, kinds, -1, size) @ key.transpose(2, 3)
-    by_head = scores.view(batch, kinds, heads // kinds, length, -1)
+    key_heads = key.shape[1]
+    scores = query.reshape(batch, key_heads, -1, size) @ key.transpose(2, 3)
+    by_head = scores.view(batch, key_heads, heads // key_heads, length, -1)
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         by_head = by_head.float() + attention_mask[:, :, None].float()  # its lowest number would be -inf in a narrower dtype
     elif attention_mask is not None:
         _hide(by_head, attention_mask[:, :, None])
-    found = _softmax(by_head, value.dtype).view(scores.shape) @ value
-    return found.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
+    output = _softmax(by_head, value.dtype).view(scores.shape) @ value
+    return output.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
 
 
-def _hide(scores: torch.Tensor, seen: torch.Tensor) -> None:
+def _hide(scores: Tensor, seen: Tensor) -> None:
     """Set scores that are not ``seen`` to the lowest number of their own dtype, in place.
 
     Nothing is added to a score and no other dtype's lowest number comes near it, so no score becomes -inf: a query that sees nothing, which
@@ -123,44 +133,46 @@ def _hide(scores: torch.Tensor, seen: torch.Tensor) -> None:
     scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
 
 
-def _softmax(scores: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
     """Softmax over keys, computed in float32 and given in ``dtype``."""
     return torch.softmax(scores, -1, dtype=torch.float32).to(dtype)
 
 
-def _causal(length: int, device: torch.device) -> torch.Tensor:
+def _causal(length: int, device: torch.device) -> Tensor:
     """(length, length) bool, True where a query sees a key: itself and what is before it."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril_()
 
 
-def _shared(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def _attend_shared(query: Tensor, key: Tensor, value: Tensor, pattern: SharedPromptPattern) -> Tensor:
+    """Attend where several completions share a prompt: prompt to prompt, completion to prompt, completion to itself."""
     batch, heads, _, size = query.shape
-    kinds = key.shape[1]
-    sharing = heads // kinds
-    end, (most, length) = pattern.prompt, pattern.shape
+    key_heads = key.shape[1]
+    group = heads // key_heads  # query heads that share one head of keys
+    prompt, (count, length) = pattern.prompt_length, pattern.shape
 
-    def completions(states: torch.Tensor) -> torch.Tensor:
-        """(B, most, length, heads, size)."""
+    def completions(states: Tensor) -> Tensor:
+        """(batch, count, length, heads, size)."""
         flat = states.transpose(1, 2).reshape(-1, states.shape[1] * size)
-        return flat.index_select(0, pattern.take).view(batch, most, length, -1, size)
+        return flat.index_select(0, pattern.gather_index).view(batch, count, length, -1, size)
 
-    of_prompt, prompt_values = key[:, :, :end], value[:, :, :end]
-    asked = query[:, :, :end].reshape(batch, kinds, -1, size)
-    scores = asked @ of_prompt.transpose(2, 3)
-    _hide(scores.view(batch, heads, end, end), _causal(end, scores.device))
-    prompts = (_softmax(scores, value.dtype) @ prompt_values).view(batch, heads, end, size).transpose(1, 2)
+    prompt_keys, prompt_values = key[:, :, :prompt], value[:, :, :prompt]
+    queries = query[:, :, :prompt].reshape(batch, key_heads, -1, size)
+    scores = queries @ prompt_keys.transpose(2, 3)
+    _hide(scores.view(batch, heads, prompt, prompt), _causal(prompt, scores.device))
+    of_prompts = (_softmax(scores, value.dtype) @ prompt_values).view(batch, heads, prompt, size).transpose(1, 2)
 
-    asked = completions(query).view(batch, most, length, kinds, sharing, size).permute(0, 3, 1, 4, 2, 5)
-    asked = asked.reshape(batch, kinds, most, sharing * length, size)
-    own, own_values = (completions(states).permute(0, 3, 1, 2, 4) for states in (key, value))
-    outer = (asked.reshape(batch, kinds, -1, size) @ of_prompt.transpose(2, 3)).view(batch, kinds, most, sharing * length, end)
-    if pattern.inside is not None:
-        _hide(outer, pattern.inside[:, None, None, None])
-    inner = asked @ own.transpose(3, 4)
-    _hide(inner.view(batch, kinds, most, sharing, length, length), _causal(length, inner.device))
-    weights = _softmax(torch.cat([outer, inner], -1), value.dtype)
-    far, near = weights[..., :end], weights[..., end:]
-    made = (far.reshape(batch, kinds, -1, end) @ prompt_values).view(asked.shape) + near @ own_values
-    made = made.view(batch, kinds, most, sharing, length, size).permute(0, 2, 4, 1, 3, 5)
-    both = torch.cat([prompts.reshape(-1, heads * size), made.reshape(-1, heads * size)])
-    return both.index_select(0, pattern.back).view(batch, -1, heads, size)
+    queries = completions(query).view(batch, count, length, key_heads, group, size).permute(0, 3, 1, 4, 2, 5)
+    queries = queries.reshape(batch, key_heads, count, group * length, size)
+    own_keys, own_values = (completions(states).permute(0, 3, 1, 2, 4) for states in (key, value))
+    to_prompt = queries.reshape(batch, key_heads, -1, size) @ prompt_keys.transpose(2, 3)
+    to_prompt = to_prompt.view(batch, key_heads, count, group * length, prompt)
+    if pattern.prompt_mask is not None:
+        _hide(to_prompt, pattern.prompt_mask[:, None, None, None])
+    to_itself = queries @ own_keys.transpose(3, 4)
+    _hide(to_itself.view(batch, key_heads, count, group, length, length), _causal(length, to_itself.device))
+    weights = _softmax(torch.cat([to_prompt, to_itself], -1), value.dtype)
+    prompt_weights, own_weights = weights[..., :prompt], weights[..., prompt:]
+    output = (prompt_weights.reshape(batch, key_heads, -1, prompt) @ prompt_values).view(queries.shape) + own_weights @ own_values
+    output = output.view(batch, key_heads, count, group, length, size).permute(0, 2, 4, 1, 3, 5)
+    flat = torch.cat([of_prompts.reshape(-1, heads * size), output.reshape(-1, heads * size)])
+    return flat.index_select(0, pattern.scatter_index).view(batch, -1, heads, size)

@@ -1,19 +1,12 @@
-"""What every method hands to the loop: completions of prompts, each with the weight that its log-likelihood gets."""
+"""Completions of prompts, each with the weight that its log-likelihood gets, and how they are packed into rows of forward passes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-
-from dynamics.runs.directory import RunDirectory
-
-if TYPE_CHECKING:
-    from dynamics.train.policy import Policy
-
-Ids = np.ndarray[Any, Any]
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -28,106 +21,76 @@ class Batch:
     advantages : (samples,) float64; 1 for text that is simply to be imitated.
     roles, tasks, names : (samples,) each; by these metrics are split and errors say which sample.
     behaviour : log-probability of every completion token under what sampled it, at ``temperature``; None for text that nobody sampled.
+    temperature : of sampling; the objective is of the distribution at this temperature.
     """
 
-    prompts: Sequence[Ids]
-    completions: Sequence[Ids]
-    prompt_of: Ids
-    advantages: Ids
+    prompts: Sequence[Int[np.ndarray, " _"]]
+    completions: Sequence[Int[np.ndarray, " _"]]
+    prompt_of: Int[np.ndarray, " samples"]
+    advantages: Float[np.ndarray, " samples"]
     roles: Sequence[str]
     tasks: Sequence[str]
     names: Sequence[str]
-    behaviour: Sequence[Ids] | None = None
+    behaviour: Sequence[Float[np.ndarray, " _"]] | None = None
     temperature: float = 1.0
 
     @property
-    def lengths(self) -> Ids:
-        return np.array([len(one) for one in self.completions], np.int64)
+    def lengths(self) -> Int[np.ndarray, " samples"]:
+        """Tokens of each completion."""
+        return np.array([len(completion) for completion in self.completions], np.int64)
 
 
 @dataclass(frozen=True)
-class StepData:
-    """A batch with what is to be recorded of how it came about."""
-
-    batch: Batch
-    metrics: dict[str, Any] = field(default_factory=dict)
-    rollouts: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Method:
-    """Where batches come from. What it needs beside the step to go on is its ``state``."""
-
-    record_every = 1
-
-    def next_batch(self, step: int) -> StepData:
-        raise NotImplementedError
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, kept: dict[str, Any]) -> None:
-        """Go on from a state."""
-
-    def probe_prompts(self) -> dict[str, tuple[list[Any], int]]:
-        """Prompts that stay the same: role -> token ids, and the longest completion."""
-        return {}
-
-    def metadata(self) -> dict[str, Any]:
-        """What ``run.json`` should say of it."""
-        return {}
-
-    def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
-        """Measure what needs the whole run (``directory``) or the model that it began with, which ``load_base`` gives."""
-
-    def close(self) -> None:
-        """Let go of processes."""
-
-
-@dataclass(frozen=True)
-class Layout:
+class PackedRows:
     """Rows of one forward pass. A row is a prompt followed by several of its completions, none of which sees another.
 
     Attributes
     ----------
     ids, positions : (rows, length). Every completion's positions begin where the prompt's end.
     segments : (rows, length) 0 prompt, 1.. completion, -1 padding; None if no row has more than one completion.
-    row, source : (tokens,) where the hidden state stands that predicts each completion token.
+    row, column : (tokens,) where the hidden state stands that predicts each completion token.
     targets, sample : (tokens,) the token, and the sample that it is of. In the order of samples, then of tokens.
     """
 
-    ids: Ids
-    positions: Ids
-    segments: Ids | None
-    row: Ids
-    source: Ids
-    targets: Ids
-    sample: Ids
+    ids: Int[np.ndarray, "rows length"]
+    positions: Int[np.ndarray, "rows length"]
+    segments: Int[np.ndarray, "rows length"] | None
+    row: Int[np.ndarray, " tokens"]
+    column: Int[np.ndarray, " tokens"]
+    targets: Int[np.ndarray, " tokens"]
+    sample: Int[np.ndarray, " tokens"]
 
 
-def layouts(batch: Batch, samples: Sequence[int], tokens: int, share: bool = True) -> list[Layout]:
-    """The given samples in micro-batches of at most about ``tokens`` tokens, padding included; rows of similar shape together.
+def pack_rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool = True) -> list[PackedRows]:
+    """Pack samples into micro-batches of rows of similar shape.
 
-    ``share``: completions of one prompt share its row. Attention pads the completions of all rows of a micro-batch to the longest, so
-    rows go together if the longest completions differ by less than a factor of two; rows of one completion need no such padding and
-    go apart.
+    Attention pads the completions of all rows of a micro-batch to the longest, so rows go together if the longest completions differ by
+    less than a factor of two; rows of one completion need no such padding and go apart.
+
+    Parameters
+    ----------
+    batch : where the samples are from.
+    samples : indices of the samples to pack.
+    tokens : the most that a micro-batch may have, padding included; a row that has more is one by itself.
+    share : completions of one prompt share its row.
     """
     rows = _rows(batch, samples, tokens, share)
     rows.sort(key=lambda row: (len(row) == 1, -_longest(batch, row), -_length(batch, row)))
-    made: list[list[list[int]]] = []
+    microbatches: list[list[list[int]]] = []
     shape = (0, 0, 0)  # of the micro-batch in work
     for row in rows:
-        mine = _shape(batch, row)
-        grown = _grown(shape, mine)
-        if made and _alike(batch, made[-1][0], row) and (len(made[-1]) + 1) * _area(grown) <= tokens:
-            made[-1].append(row)
+        row_shape = _shape(batch, row)
+        grown = _maximum(shape, row_shape)
+        if microbatches and _similar(batch, microbatches[-1][0], row) and (len(microbatches[-1]) + 1) * _area(grown) <= tokens:
+            microbatches[-1].append(row)
             shape = grown
         else:
-            made.append([row])
-            shape = mine
-    return [_layout(batch, micro) for micro in made]
+            microbatches.append([row])
+            shape = row_shape
+    return [_packed(batch, microbatch) for microbatch in microbatches]
 
 
-def _alike(batch: Batch, longer: Sequence[int], row: Sequence[int]) -> bool:
+def _similar(batch: Batch, longer: Sequence[int], row: Sequence[int]) -> bool:
     return (len(longer) == 1) == (len(row) == 1) and _longest(batch, longer) < 2 * _longest(batch, row)
 
 
@@ -150,7 +113,7 @@ def _length(batch: Batch, row: Sequence[int]) -> int:
 
 
 def _longest(batch: Batch, row: Sequence[int]) -> int:
-    """What a row is padded by: its longest completion; all of it where there is but one completion."""
+    """Length to which a row is padded: that of its longest completion; of all the row where there is but one completion."""
     return max(len(batch.completions[sample]) for sample in row) if len(row) > 1 else _length(batch, row)
 
 
@@ -161,8 +124,8 @@ def _shape(batch: Batch, row: Sequence[int]) -> tuple[int, int, int]:
     return len(batch.prompts[batch.prompt_of[row[0]]]), len(row), _longest(batch, row)
 
 
-def _grown(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
-    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
+def _maximum(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
 
 
 def _area(shape: tuple[int, int, int]) -> int:
@@ -170,43 +133,60 @@ def _area(shape: tuple[int, int, int]) -> int:
     return shape[0] + shape[1] * shape[2]
 
 
-def _layout(batch: Batch, rows: Sequence[Sequence[int]]) -> Layout:
+def _packed(batch: Batch, rows: Sequence[Sequence[int]]) -> PackedRows:
     width = max(_length(batch, row) for row in rows)
     ids, positions = np.zeros((2, len(rows), width), np.int64)
     segments = np.full((len(rows), width), -1, np.int64)
-    parts: list[tuple[int, Ids, Ids, int]] = []
-    for place, row in enumerate(rows):
+    parts: list[tuple[int, Int[np.ndarray, " _"], Int[np.ndarray, " _"]]] = []  # sample, row and column of each of its tokens
+    for index, row in enumerate(rows):
         prompt = batch.prompts[batch.prompt_of[row[0]]]
         end = len(prompt)
-        ids[place, :end], positions[place, :end], segments[place, :end] = prompt, np.arange(end), 0
+        ids[index, :end], positions[index, :end], segments[index, :end] = prompt, np.arange(end), 0
         for number, sample in enumerate(row, start=1):
-            made = batch.completions[sample]
-            inside = slice(end, end + len(made))
-            ids[place, inside], segments[place, inside] = made, number
-            positions[place, inside] = len(prompt) + np.arange(len(made))
-            source = np.concatenate([[len(prompt) - 1], np.arange(end, end + len(made) - 1)]) if len(made) else np.arange(0)
-            parts.append((sample, np.full(len(made), place), source, len(parts)))
-            end += len(made)
+            completion = batch.completions[sample]
+            stretch = slice(end, end + len(completion))
+            ids[index, stretch], segments[index, stretch] = completion, number
+            positions[index, stretch] = len(prompt) + np.arange(len(completion))
+            column = np.arange(0)
+            if len(completion):  # the first token is predicted at the end of the prompt, each other one at the token before it
+                column = np.concatenate([[len(prompt) - 1], np.arange(end, end + len(completion) - 1)])
+            parts.append((sample, np.full(len(completion), index), column))
+            end += len(completion)
     parts.sort(key=lambda part: part[0])
-    return Layout(
+    return PackedRows(
         ids,
         positions,
         segments if any(len(row) > 1 for row in rows) else None,
-        np.concatenate([row for _, row, _, _ in parts]),
-        np.concatenate([source for _, _, source, _ in parts]),
-        np.concatenate([batch.completions[sample] for sample, _, _, _ in parts]),
-        np.concatenate([np.full(len(row), sample) for sample, row, _, _ in parts]),
+        np.concatenate([row for _, row, _ in parts]),
+        np.concatenate([column for _, _, column in parts]),
+        np.concatenate([batch.completions[sample] for sample, _, _ in parts]),
+        np.concatenate([np.full(len(row), sample) for sample, row, _ in parts]),
     )
 
 
-def starts(batch: Batch) -> Ids:
-    """(samples + 1,) where each sample's tokens begin among all completion tokens."""
+def completion_offsets(batch: Batch) -> Int[np.ndarray, " offsets"]:
+    """Find where each sample's tokens begin among all completion tokens; (samples + 1,), at last their number."""
     return np.concatenate([[0], np.cumsum(batch.lengths)])
 
 
-def places(layout: Layout, begin: Ids) -> Ids:
-    """(tokens,) where the tokens of a layout stand among all completion tokens of the batch, given its ``starts``."""
-    new = np.concatenate([[True], layout.sample[1:] != layout.sample[:-1]]) if len(layout.sample) else np.zeros(0, bool)
-    first = np.flatnonzero(new)
-    inside = np.arange(len(layout.sample)) - np.repeat(first, np.diff(np.append(first, len(layout.sample))))
-    return np.asarray(begin[layout.sample] + inside)
+def token_indices(rows: PackedRows, offsets: Int[np.ndarray, " offsets"]) -> Int[np.ndarray, " tokens"]:
+    """Find where the tokens of ``rows`` stand among all completion tokens of the batch, given its ``completion_offsets``."""
+    starts = np.concatenate([[True], rows.sample[1:] != rows.sample[:-1]]) if len(rows.sample) else np.zeros(0, bool)
+    first = np.flatnonzero(starts)
+    inside = np.arange(len(rows.sample)) - np.repeat(first, np.diff(np.append(first, len(rows.sample))))
+    return np.asarray(offsets[rows.sample] + inside)
+
+
+def pad_left(
+    prompts: Sequence[Int[np.ndarray, " _"]],
+) -> tuple[Int[np.ndarray, "prompts width"], Int[np.ndarray, "prompts width"], Int[np.ndarray, "prompts width"]]:
+    """Pad prompts on the left to the longest.
+
+    Returns
+    -------
+    Token ids, 0 where there is padding; the attention mask, 1 on tokens; positions, from 0 at the first token. All int64.
+    """
+    width = max(map(len, prompts))
+    ids = np.stack([np.pad(np.asarray(prompt, np.int64), (width - len(prompt), 0)) for prompt in prompts])
+    mask = np.array([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], np.int64)
+    return ids, mask, np.maximum(mask.cumsum(1) - 1, 0)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Union, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_origin, get_type_hints
 
 import tyro
 
@@ -134,7 +134,7 @@ def parse(argv: Sequence[str] | None = None) -> Command:
 
 def _parsed(words: list[str], preset: str | None, model: str) -> Command:
     """Parse by tyro, whose boxes of errors become one line, with the defaults of a preset."""
-    subcommands = []
+    subcommands: list[Any] = []
     for kind in _COMMANDS:
         values = preset_values(kind.method, preset if preset in PRESETS[kind.method] else None, model)
         subcommands.append(
@@ -148,11 +148,12 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
                 ),
             ]
         )
+    union: Any = Union[tuple(subcommands)]  # noqa: UP007
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr):
             command, rest = tyro.cli(
-                Union[tuple(subcommands)],  # type: ignore[arg-type]  # noqa: UP007
+                union,
                 prog=_PROGRAM,
                 description="Post-train a model and write a run directory: metrics, rollouts, graded samples, checkpoints.\n\n"
                 f"example: {_PROGRAM} rlvr --steps 100 --out runs/rlvr && python -m dynamics.passk runs/rlvr",
@@ -172,7 +173,7 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
 
 def _one_line(box: str) -> str:
     """Take the message out of a box that tyro draws: what stands beneath its title, up to the next rule."""
-    message = []
+    message: list[str] = []
     for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]:
         text = line.strip(" │")
         is_rule = not text.strip("─-╰╯")

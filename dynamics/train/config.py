@@ -406,7 +406,7 @@ def _check_policy_gradient(config: PolicyGradientConfig) -> None:
 
 
 def _check_selfplay(config: SelfPlayConfig) -> None:
-    from dynamics.train.games import rewards
+    from dynamics.train import proposer_rewards as rewards
 
     if not config.task_types:
         raise InputError(f"--task-types: needs at least one of {', '.join(get_args(TaskType))}")

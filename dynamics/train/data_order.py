@@ -6,11 +6,11 @@ from dynamics.train.rng import stream
 
 
 def chosen(seed: int, step: int, count: int, of: int) -> list[int]:
-    """``count`` places out of ``of`` for a step (from 1): each once before any comes again, in a new random order each time."""
-    places: list[int] = []
+    """Choose ``count`` indices out of ``of`` for a step (from 1): each once before any comes again, in a new random order each epoch."""
+    indices: list[int] = []
     start = (step - 1) * count
-    while len(places) < count:
-        number, inside = divmod(start + len(places), of)
-        order = stream(seed, "order", number).permutation(of)
-        places += order[inside : inside + count - len(places)].tolist()
-    return places
+    while len(indices) < count:
+        epoch, offset = divmod(start + len(indices), of)
+        order = stream(seed, "order", epoch).permutation(of)
+        indices += order[offset : offset + count - len(indices)].tolist()
+    return indices

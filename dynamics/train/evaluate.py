@@ -57,7 +57,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         eos=policy.eos,
-        noise=lambda prompt, number: stream(seed, "evaluation", prompt, number),
+        rng_for=lambda prompt, number: stream(seed, "evaluation", prompt, number),
         autocast=policy.autocast,
     )
     for question, prompt, group in zip(questions, prompts, groups, strict=True):

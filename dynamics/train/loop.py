@@ -25,13 +25,13 @@ from typing import Any
 import torch
 
 from dynamics.errors import InputError
+from dynamics.io.folders import LOCK, exclusive
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import evaluate, policy, probe_prompts, state, tasks, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
-from dynamics.train.folders import LOCK, exclusive
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 
@@ -246,7 +246,7 @@ class Run:
             else:
                 metrics |= update.clip_metrics(tokens)
         if before.reference is not None:
-            metrics["kl"] = update.kl_to_reference(tokens, before.reference)
+            metrics["kl"] = update.kl_to_reference(tokens.logp, before.reference)
         return metrics
 
     def save(self) -> None:
@@ -259,7 +259,7 @@ class Run:
         if not (target / "config.json").exists():
             state.save_model(target, self.policy)
 
-    def train(self, on_step: OnStep = lambda step, metrics: None) -> None:
+    def train(self, on_step: OnStep | None = None) -> None:
         """Take all steps that are left, and measure what is measured before and after them."""
         temperatures = self.config.eval_temperatures
         if self.step == 0:
@@ -270,7 +270,8 @@ class Run:
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                 self.checkpoint()
                 self.save()
-            on_step(self.step, metrics)
+            if on_step is not None:
+                on_step(self.step, metrics)
             if self.stopping and self.step < self.config.steps:
                 self.save()
                 raise Interrupted
@@ -301,7 +302,7 @@ def run(
     config: TrainConfig,
     out: Path,
     resume: bool = False,
-    on_step: OnStep = lambda step, metrics: None,
+    on_step: OnStep | None = None,
     tensorboard: bool = False,
     wandb: str | None = None,
     preset: str | None = None,
@@ -365,7 +366,8 @@ def _set_up_torch(threads: int) -> None:
     """Make sums come out in the same order every time."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth
 
 
 def _machine(device: torch.device) -> dict[str, str]:

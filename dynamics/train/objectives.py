@@ -6,46 +6,62 @@ micro-batch adds its own part of it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from dynamics.errors import InputError
 
-Floats = np.ndarray[Any, Any]
+PerSample = Float[np.ndarray, " samples"]
+Groups = Int[np.ndarray, " samples"]
+#: (tokens,) of each, in the order of samples
+PerToken = Float[Tensor, " tokens"]
+Values = TypeVar("Values", Float[np.ndarray, " tokens"], PerToken)
 
 
-def _group_mean(rewards: Floats, groups: Floats) -> tuple[Floats, Floats, Floats]:
-    """(samples,) of each: index of the group, its mean, its size."""
-    _, place, size = np.unique(groups, return_inverse=True, return_counts=True)
-    return place, (np.bincount(place, rewards) / size)[place], size[place]
+@runtime_checkable
+class Estimator(Protocol):
+    """Makes the advantage of each sample from rewards, groups (samples of one prompt share theirs) and tokens, (samples,) each."""
+
+    def __call__(self, rewards: PerSample, groups: Groups, lengths: Groups, /) -> PerSample:
+        """Make (samples,) advantages."""
 
 
-def grpo(rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
-    """(r - mean of the group) / (its standard deviation + 1e-6), with n - 1 as TRL and DeepSeekMath's code have it (arXiv 2402.03300).
+def _group_mean(rewards: PerSample, groups: Groups) -> tuple[Groups, PerSample, Groups]:
+    """Find the index, the mean and the size of each sample's group."""
+    _, index, size = np.unique(groups, return_inverse=True, return_counts=True)
+    return index, (np.bincount(index, rewards) / size)[index], size[index]
+
+
+def grpo(rewards: PerSample, groups: Groups, _lengths: Groups) -> PerSample:
+    """Divide r - mean of the group by its standard deviation + 1e-6, with n - 1 as TRL and DeepSeekMath's code (arXiv 2402.03300).
 
     Dividing weighs groups by difficulty: of four samples, a single correct one gets 1.5, each of two 0.87. A group of equals gets 0.
     """
-    place, mean, size = _group_mean(rewards, groups)
-    centred = np.where(_all_equal(rewards, place), 0.0, rewards - mean)
-    spread = np.sqrt(np.bincount(place, centred**2)[place] / np.maximum(size - 1, 1))
-    return np.asarray(np.where(spread > 0, centred / (spread + 1e-6), 0.0))
+    index, mean, size = _group_mean(rewards, groups)
+    centred = np.where(_all_equal(rewards, index), 0.0, rewards - mean)
+    deviation = np.sqrt(np.bincount(index, centred**2)[index] / np.maximum(size - 1, 1))
+    return np.asarray(np.where(deviation > 0, centred / (deviation + 1e-6), 0.0))
 
 
-def dr_grpo(rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
-    """r - mean of the group (arXiv 2503.20783). Groups near half solved weigh most, those near the ends least."""
-    place, mean, _ = _group_mean(rewards, groups)
-    return np.asarray(np.where(_all_equal(rewards, place), 0.0, rewards - mean))
+def dr_grpo(rewards: PerSample, groups: Groups, _lengths: Groups) -> PerSample:
+    """Subtract the mean of the group (arXiv 2503.20783). Groups near half solved weigh most, those near the ends least."""
+    index, mean, _ = _group_mean(rewards, groups)
+    return np.asarray(np.where(_all_equal(rewards, index), 0.0, rewards - mean))
 
 
-def rloo(rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
-    """r - mean of the other samples of the group (arXiv 2402.14740): dr_grpo times n / (n - 1). A group of one gets 0."""
+def rloo(rewards: PerSample, groups: Groups, lengths: Groups) -> PerSample:
+    """Subtract the mean of the other samples of the group (arXiv 2402.14740): dr_grpo times n / (n - 1). A group of one gets 0."""
     size = _group_mean(rewards, groups)[2]
     return np.asarray(dr_grpo(rewards, groups, lengths) * size / np.maximum(size - 1, 1))
 
 
-def reinforce_pp(rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
+def reinforce_pp(rewards: PerSample, _groups: Groups, lengths: Groups) -> PerSample:
     """(r - m) / s over the batch, each sample counted once a token, as verl's masked whitening does (REINFORCE++, arXiv 2501.03262).
 
     The mean over tokens is then 0 and that over samples is not: if long answers are the wrong ones, most samples get less than they
@@ -54,33 +70,33 @@ def reinforce_pp(rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
     return _whitened(rewards, lengths.astype(float))
 
 
-def reinforce_pp_sequence(rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
+def reinforce_pp_sequence(rewards: PerSample, _groups: Groups, _lengths: Groups) -> PerSample:
     """(r - m) / s over the batch, each sample counted once."""
     return _whitened(rewards, np.ones(len(rewards)))
 
 
-def reinforce(rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
-    """The reward as it is: no baseline, so that with rewards of 0 and 1 nothing is ever pushed down."""
+def reinforce(rewards: PerSample, _groups: Groups, _lengths: Groups) -> PerSample:
+    """Take the reward as it is: no baseline, so that with rewards of 0 and 1 nothing is ever pushed down."""
     return np.asarray(rewards, float)
 
 
-def _whitened(rewards: Floats, weights: Floats) -> Floats:
-    """Population variance; 0 where all are equal."""
+def _whitened(rewards: PerSample, weights: PerSample) -> PerSample:
+    """Subtract the mean and divide by the standard deviation of the population; 0 where all are equal."""
     if np.all(rewards == rewards[0]) or not weights.sum():
         return np.zeros(len(rewards))
     mean = np.average(rewards, weights=weights)
     return np.asarray((rewards - mean) / (np.sqrt(np.average((rewards - mean) ** 2, weights=weights)) + 1e-8))
 
 
-def _all_equal(rewards: Floats, place: Floats) -> Floats:
-    """(samples,) whether all rewards of a sample's group are the same number; their computed mean may differ from it by rounding."""
-    low, high = np.full(place.max() + 1, np.inf), np.full(place.max() + 1, -np.inf)
-    np.minimum.at(low, place, rewards)
-    np.maximum.at(high, place, rewards)
-    return np.asarray((low == high)[place])
+def _all_equal(rewards: PerSample, index: Groups) -> Bool[np.ndarray, " samples"]:
+    """Whether all rewards of a sample's group are the same number; their computed mean may differ from it by rounding."""
+    low, high = np.full(index.max() + 1, np.inf), np.full(index.max() + 1, -np.inf)
+    np.minimum.at(low, index, rewards)
+    np.maximum.at(high, index, rewards)
+    return np.asarray((low == high)[index])
 
 
-ADVANTAGES = {
+ADVANTAGES: dict[str, Estimator] = {
     "grpo": grpo,
     "dr_grpo": dr_grpo,
     "rloo": rloo,
@@ -90,14 +106,19 @@ ADVANTAGES = {
 }
 
 
-def advantages(name: str, rewards: Floats, groups: Floats, lengths: Floats) -> Floats:
-    """Advantage of each sample, by the estimator's name.
+def advantages(name: str, rewards: ArrayLike, groups: ArrayLike, lengths: ArrayLike) -> PerSample:
+    """Estimate the advantage of each sample.
 
     Parameters
     ----------
+    name : of the estimator, a key of ``ADVANTAGES``.
     rewards : (samples,).
     groups : (samples,) whole numbers; samples of one prompt share theirs.
     lengths : (samples,) tokens.
+
+    Returns
+    -------
+    (samples,) float64.
     """
     if name not in ADVANTAGES:
         raise InputError(f"advantage {name!r}: unknown; there are {', '.join(ADVANTAGES)}")
@@ -109,12 +130,45 @@ def advantages(name: str, rewards: Floats, groups: Floats, lengths: Floats) -> F
     return ADVANTAGES[name](rewards, np.asarray(groups), np.asarray(lengths))
 
 
-def token_weights(name: str, lengths: Floats, limit: int) -> Floats:
-    """(samples,) what each token of a sample weighs in the objective.
+def task_relative_reinforce_plus_plus(
+    name: str, rewards: ArrayLike, groups: ArrayLike, lengths: ArrayLike, roles: Sequence[str], tasks: Sequence[str]
+) -> PerSample:
+    """Estimate advantages apart for each role and task (TRR++, task-relative REINFORCE++, of Absolute Zero, arXiv 2505.03335).
+
+    Parameters
+    ----------
+    name, rewards, groups, lengths : as of ``advantages``; the estimator is REINFORCE++ in the paper.
+    roles, tasks : (samples,) each, e.g. proposer and deduction; every pair has a baseline of its own.
+
+    Returns
+    -------
+    (samples,) float64.
+    """
+    rewards, groups, lengths = np.asarray(rewards, float), np.asarray(groups), np.asarray(lengths)
+    pairs = np.array([f"{role} {task}" for role, task in zip(roles, tasks, strict=True)])
+    values = np.zeros(len(rewards))
+    for pair in dict.fromkeys(pairs.tolist()):
+        index = np.flatnonzero(pairs == pair)
+        values[index] = advantages(name, rewards[index], groups[index], lengths[index])
+    return values
+
+
+def token_weights(name: str, lengths: ArrayLike, limit: int) -> PerSample:
+    """Weigh the tokens of each sample in the objective.
 
     ``token-mean``: 1 / tokens of the batch, so long samples weigh more (DAPO, arXiv 2503.14476). ``sequence-mean``: 1 / (samples x
     length), so a token of a long sample weighs less, which is GRPO's length bias. ``constant``: 1 / (samples x limit), without either
     (Dr. GRPO, arXiv 2503.20783).
+
+    Parameters
+    ----------
+    name : one of ``AGGREGATIONS``.
+    lengths : (samples,) tokens.
+    limit : tokens of the longest completion that may be sampled.
+
+    Returns
+    -------
+    (samples,) what each token of the sample weighs.
     """
     lengths = np.asarray(lengths, float)
     if name not in AGGREGATIONS:
@@ -132,48 +186,74 @@ def token_weights(name: str, lengths: Floats, limit: int) -> Floats:
 AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
 
 
-def policy_loss(logp: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, low: float = 0.2, high: float = 0.2) -> torch.Tensor:
-    """-min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(logp - old), all (tokens,) (PPO, arXiv 1707.06347).
+def policy_loss(logp: PerToken, old: PerToken, advantage: PerToken, low: float = 0.2, high: float = 0.2) -> PerToken:
+    """-min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(logp - old) (PPO, arXiv 1707.06347).
 
     At r = 1, as in the first update on a batch, its gradient is that of -A logp whatever the clipping.
+
+    Parameters
+    ----------
+    logp, old : (tokens,) log-probabilities by the policy and by that of before the update, in nats.
+    advantage : (tokens,) of the sample that the token is of.
+    low, high : the ratio is clipped at 1 - low and at 1 + high.
     """
     ratio = torch.exp(logp - old)
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
 
 def clipped(
-    logp: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, low: float = 0.2, high: float = 0.2
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens,) bool each: which tokens have no gradient because the ratio fell too low, or rose too high."""
+    logp: PerToken, old: PerToken, advantage: PerToken, low: float = 0.2, high: float = 0.2
+) -> tuple[Bool[Tensor, " tokens"], Bool[Tensor, " tokens"]]:
+    """Find the tokens that have no gradient by ``policy_loss``: those whose ratio fell too low, and those whose ratio rose too high."""
     ratio = torch.exp(logp - old)
     return (ratio < 1 - low) & (advantage < 0), (ratio > 1 + high) & (advantage > 0)
 
 
-def kl_k1(logp: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """log p - log q of tokens drawn from p: unbiased for KL(p || q), of high variance, negative for many tokens."""
-    return logp - reference
+def kl_k1(logp: PerToken, reference_logp: PerToken) -> PerToken:
+    """Log p - log q of tokens drawn from p: unbiased for KL(p || q), of high variance, negative for many tokens."""
+    return logp - reference_logp
 
 
-def kl_k2(logp: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def kl_k2(logp: PerToken, reference_logp: PerToken) -> PerToken:
     """Half the square of log p - log q: never negative, biased."""
-    return (logp - reference) ** 2 / 2
+    return (logp - reference_logp) ** 2 / 2
 
 
-def kl_k3(logp: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """q / p - 1 - log(q / p): unbiased where p covers q, and never negative (Schulman, 2020). Its gradient is not that of the KL."""
-    apart = reference - logp
-    return torch.expm1(apart) - apart
+def kl_k3(logp: Values, reference_logp: Values) -> Values:
+    """Estimate KL(p || q) by q / p - 1 - log(q / p), unbiased where p covers q and never negative (Schulman, 2020).
+
+    Its gradient is not that of the divergence.
+
+    Parameters
+    ----------
+    logp, reference_logp : (tokens,) log p and log q of each token, drawn from p, in nats; numpy arrays or torch tensors.
+
+    Returns
+    -------
+    (tokens,) nats, of the kind that was given.
+    """
+    log_ratio = reference_logp - logp
+    ratio_minus_1 = torch.expm1(log_ratio) if isinstance(log_ratio, Tensor) else np.expm1(log_ratio)
+    return ratio_minus_1 - log_ratio
 
 
-def covariance(logp: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
+def covariance(logp: PerToken, advantage: PerToken) -> PerToken:
     """(log p - its mean)(A - its mean) of each token over the batch; what moves entropy in a step (arXiv 2505.22617)."""
     return (logp - logp.mean()) * (advantage - advantage.mean())
 
 
 def clip_cov_mask(
-    cov: torch.Tensor, ratio: float, low: float = 1.0, high: float = 5.0, generator: np.random.Generator | None = None
-) -> torch.Tensor:
-    """(tokens,) bool: floor(ratio x tokens) at random among those with low <= covariance <= high, whose gradient is dropped (Clip-Cov)."""
+    cov: PerToken, ratio: float, low: float = 1.0, high: float = 5.0, generator: np.random.Generator | None = None
+) -> Bool[Tensor, " tokens"]:
+    """Choose the tokens whose gradient is dropped (Clip-Cov): floor(ratio x tokens) at random among those with low <= covariance <= high.
+
+    Parameters
+    ----------
+    cov : (tokens,) of ``covariance``.
+    ratio : share of the tokens.
+    low, high : bounds of the covariance.
+    generator : chooses; one of its own, always the same, if None.
+    """
     inside = torch.nonzero((cov >= low) & (cov <= high)).flatten().cpu().numpy()
     count = min(int(ratio * len(cov)), len(inside))
     mask = torch.zeros(len(cov), dtype=torch.bool)
@@ -182,8 +262,8 @@ def clip_cov_mask(
     return mask.to(cov.device)
 
 
-def kl_cov_mask(cov: torch.Tensor, ratio: float) -> torch.Tensor:
-    """(tokens,) bool: the floor(ratio x tokens), at least one, of the highest covariance, which get a KL penalty (KL-Cov)."""
+def kl_cov_mask(cov: PerToken, ratio: float) -> Bool[Tensor, " tokens"]:
+    """Choose the tokens that get a KL penalty (KL-Cov): the floor(ratio x tokens), at least one, of the highest covariance."""
     mask = torch.zeros(len(cov), dtype=torch.bool, device=cov.device)
     if ratio:
         mask[torch.topk(cov, max(1, int(ratio * len(cov)))).indices] = True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from dynamics.errors import InputError
 from dynamics.train.batch import Batch
@@ -18,11 +18,11 @@ from dynamics.train.tasks.prompt_formats import encode_questions
 #: prompts of a role, and samples of each
 COUNT, SAMPLES = 24, 2
 #: role -> token ids of its prompts, and the longest completion that is sampled
-ProbePrompts = dict[str, tuple[list[Any], int]]
+ProbePrompts = dict[str, tuple[list[Int[np.ndarray, " _"]], int]]
 
 
 def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> ProbePrompts:
-    """Validation problems for the solver; none where the source is too small to have any."""
+    """Choose validation problems for the solver; none where the source is too small to have any."""
     try:
         questions = source.questions("validation", COUNT, seed)
     except InputError:
@@ -30,25 +30,26 @@ def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> Prob
     return {"solver": (encode_questions(policy.tokenizer, questions), limit)}
 
 
-def entropies(policy: Policy, asked: ProbePrompts, seed: int, tokens: int) -> dict[str, float]:
+def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> dict[str, float]:
     """``probe/ROLE/entropy`` and ``probe/ROLE/nll_sampled``: nats a token of what the policy samples at temperature 1.
 
     The random numbers are the same at every call, so that what differs between two calls is the policy. ``tokens`` are computed at once.
     """
     found: dict[str, float] = {}
-    for role, (ids, limit) in asked.items():
+    for role, (ids, limit) in probes.items():
         groups = generate(
             policy.model,
             ids,
             SAMPLES,
             max_new_tokens=limit,
             eos=policy.eos,
-            noise=partial(stream, seed, f"fixed {role}", 0),
+            rng_for=partial(stream, seed, f"fixed {role}", 0),
             autocast=policy.autocast,
         )
-        rows = [(place, one.ids) for place, group in enumerate(groups) for one in group]
-        blank = [""] * len(rows)
-        batch = Batch(ids, [one for _, one in rows], np.array([place for place, _ in rows]), np.zeros(len(rows)), blank, blank, blank)
+        completions = [completion.ids for group in groups for completion in group]
+        prompt_of = np.repeat(np.arange(len(ids)), SAMPLES)
+        blank = [""] * len(completions)
+        batch = Batch(ids, completions, prompt_of, np.zeros(len(completions)), blank, blank, blank)
         _, entropy, surprisal = policy.measure(batch, tokens)
         found[f"probe/{role}/entropy"] = float(entropy.double().mean())
         found[f"probe/{role}/nll_sampled"] = float(surprisal.double().mean())

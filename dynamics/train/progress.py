@@ -23,13 +23,16 @@ class TrainingProgress:
         self._task: Any = None
 
     def __enter__(self) -> TrainingProgress:
+        """Give itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Take the bar off the screen."""
         if self._progress is not None:
             self._progress.stop()
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
+        """Show the metrics of a step."""
         if not sys.stderr.isatty():
             return
         if self._progress is None:

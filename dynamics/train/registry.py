@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.train import config
-from dynamics.train.batch import Method
 from dynamics.train.config import TrainConfig
 from dynamics.train.games.azr import SelfPlay
+from dynamics.train.method import Method
 from dynamics.train.methods.rlvr import RLVR
 from dynamics.train.methods.sft import SFT
 from dynamics.train.policy import Policy

@@ -12,5 +12,12 @@ import numpy as np
 
 
 def stream(seed: int, purpose: str, *where: int) -> np.random.Generator:
-    """The generator of one purpose at one place, e.g. ``stream(seed, "sample", step, prompt, number)``."""
+    """Make the generator of one purpose at one place, e.g. ``stream(seed, "sample", step, prompt, number)``.
+
+    Parameters
+    ----------
+    seed : of the run.
+    purpose : what the numbers are for. Another word gives other numbers: these words are as fixed as a file format.
+    where : whole numbers that tell the streams of a purpose apart.
+    """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *where])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dynamics.errors import InputError
-from dynamics.train.folders import save_folder
+from dynamics.io.folders import save_folder
 from dynamics.train.policy import Policy
 
 #: what to do when a disk is full
@@ -72,7 +72,7 @@ def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[
     with torch.no_grad():
         for name, value in policy.masters.items():
             value.copy_(tensors["weights"][name])
-    policy.push()
+    policy.update_model()
     optimizer.load_state_dict(tensors["optimizer"])
     for moments in optimizer.state.values():
         for name, value in moments.items():

@@ -1,4 +1,7 @@
-"""The end of a training run on a screen: held-out problems, the trained model beside the controls."""
+"""The end of a training run on a screen: held-out problems, the trained model beside the controls.
+
+The controls are the base at lower temperatures and greedy (temperature control): a gain that they have too is no new ability.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,29 @@ if TYPE_CHECKING:
 
 
 def show(reports: Sequence[tuple[str, Report]], console: Console | None = None) -> None:
-    """Print (name of a set of problems, report on it) to standard output (or to ``console``)."""
-    tables.show(lambda width, fancy: [*(_set(name, report) for name, report in reports), _notes(reports)], console)
+    """Print reports on the held-out problems.
+
+    Parameters
+    ----------
+    reports : (name of a set of problems, report on it).
+    console : to print to; standard output if None.
+    """
+    tables.show(lambda *_: [*(_set(name, report) for name, report in reports), _notes(reports)], console)
 
 
 def _set(name: str, report: Report) -> tables.Section:
-    """pass@1 of each model, its paired difference from the base, and pass@k at the largest k."""
+    """Tabulate pass@1 of each model, its paired difference from the base, and pass@k at the largest k."""
     largest = max(int(curve.points["k"].max()) for curve in report.curves)
     base = report.curves[0].name if not report.comparisons else report.comparisons[0].a
     table = tables.table("<" + name, ">pass@1", "|95%", f">minus {base}", "|95%", f">pass@{largest}", "|95%")
-    apart = {one.b: one.points.iloc[0] for one in report.comparisons}
+    differences = {comparison.b: comparison.points.iloc[0] for comparison in report.comparisons}
     for curve in sorted(report.curves, key=lambda curve: curve.name.startswith("base") is False):
         first, last = curve.points.iloc[0], curve.points[curve.points["k"] == largest]
         row = [curve.name, value(first["pass_at_k"]), interval(first["low"], first["high"])]
-        if curve.name in apart:
-            one = apart[curve.name]
-            certain = " *" if one["low"] > 0 or one["high"] < 0 else ""
-            row += [value(one["difference"], sign=True), interval(one["low"], one["high"], sign=True) + certain]
+        if curve.name in differences:
+            difference = differences[curve.name]
+            mark = " *" if difference["low"] > 0 or difference["high"] < 0 else ""
+            row += [value(difference["difference"], sign=True), interval(difference["low"], difference["high"], sign=True) + mark]
         else:
             row += ["", ""]
         end = last.iloc[0] if len(last) else None

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from dynamics.errors import InputError
 from dynamics.train import objectives
-from dynamics.train.batch import Batch, layouts, places, starts
+from dynamics.train.batch import Batch, completion_offsets, pack_rows, token_indices
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
@@ -79,7 +79,7 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     Tokens
         Values of all completion tokens.
     """
-    offsets = starts(batch)
+    offsets = completion_offsets(batch)
     count = int(offsets[-1])
     weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens)
     tokens = Tokens(*(np.zeros(count) for _ in range(7)))
@@ -88,18 +88,18 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     learning = [sample for sample in samples if all_learn or batch.advantages[sample] != 0]
     weightless = [sample for sample in samples if not (all_learn or batch.advantages[sample] != 0)]
     for chosen, learns in ((learning, True), (weightless, False)):
-        for layout in layouts(batch, chosen, config.max_tokens_per_microbatch, policy.shares):
-            index = places(layout, offsets)
+        for rows in pack_rows(batch, chosen, config.max_tokens_per_microbatch, policy.shares):
+            index = token_indices(rows, offsets)
             with torch.set_grad_enabled(learns):
-                logp, entropy, surprisal = policy.logprobs(layout, batch.temperature)
-                advantage = torch.from_numpy(batch.advantages[layout.sample]).to(logp)
-                weight = torch.from_numpy(weights[layout.sample]).to(logp)
+                logp, entropy, surprisal = policy.logprobs(rows, batch.temperature)
+                advantage = torch.from_numpy(batch.advantages[rows.sample]).to(logp)
+                weight = torch.from_numpy(weights[rows.sample]).to(logp)
                 loss, low, high = _loss(config, before, index, logp, entropy, advantage)
                 if learns:
-                    (loss * weight).sum().backward()
+                    torch.autograd.backward((loss * weight).sum())
             for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
                 getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
-            tokens.sample[index] = layout.sample
+            tokens.sample[index] = rows.sample
             tokens.clipped_low[index], tokens.clipped_high[index] = low.cpu().numpy(), high.cpu().numpy()
     tokens.loss *= weights[tokens.sample.astype(int)]
     return tokens
@@ -184,7 +184,7 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
     float
         L2 norm of the gradient before clipping.
     """
-    policy.pull()
+    policy.move_gradients()
     norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.max_grad_norm or math.inf))
     if not math.isfinite(norm) or not np.isfinite(tokens.loss).all():
         samples = tokens.sample[~np.isfinite(tokens.loss)]
@@ -198,7 +198,7 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
         group["lr"] = config.learning_rate * rate(config, step)
     optimizer.step()
     optimizer.zero_grad()
-    policy.push()
+    policy.update_model()
     return norm
 
 
@@ -234,7 +234,7 @@ def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
     return metrics
 
 
-def _means_by(tokens: Tokens, labels: np.ndarray[Any, Any]) -> dict[str, float]:
+def _means_by(tokens: Tokens, labels: Shaped[np.ndarray, " tokens"]) -> dict[str, float]:
     """Average entropy and surprisal over the tokens of each label, (tokens,) text."""
     means = {}
     for label in sorted(set(labels.tolist())):
@@ -257,8 +257,7 @@ def kl_to_reference(logp: Float[np.ndarray, " tokens"], reference: Float[torch.T
     logp : (tokens,) log-probabilities of the policy, float64.
     reference : (tokens,) log-probabilities of the base.
     """
-    difference = torch.from_numpy(logp).to(reference) - reference
-    return float((torch.exp(-difference) - 1 + difference).mean())
+    return float(objectives.kl_k3(torch.from_numpy(logp).to(reference), reference).mean())
 
 
 def mismatch(logp: Float[np.ndarray, " tokens"], batch: Batch) -> dict[str, float]:
@@ -271,8 +270,8 @@ def mismatch(logp: Float[np.ndarray, " tokens"], batch: Batch) -> dict[str, floa
     """
     if batch.behaviour is None:
         return {}
-    difference = logp - np.concatenate(list(batch.behaviour)).astype(float)
+    behaviour = np.concatenate(list(batch.behaviour)).astype(float)
     return {
-        "sampler/kl": float((np.exp(difference) - 1 - difference).mean()),
-        "sampler/max_difference": float(np.abs(difference).max()),
+        "sampler/kl": float(objectives.kl_k3(behaviour, logp).mean()),
+        "sampler/max_difference": float(np.abs(logp - behaviour).max()),
     }

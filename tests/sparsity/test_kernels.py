@@ -12,7 +12,7 @@ from reference import bf16_bits, measure, steps_between
 
 from dynamics.checkpoints.tensor import decode, float8_values
 from dynamics.sparsity import kernels, row
-from dynamics.sparsity.accumulate import tally_arrays
+from dynamics.sparsity.accumulate import accumulate_arrays
 from dynamics.sparsity.definitions import Thresholds
 
 ALL = np.arange(65536, dtype=np.uint16)
@@ -23,7 +23,7 @@ def test_every_bf16_pattern_against_every_shift(shift):
     other = (ALL + np.uint16(shift)).astype(np.uint16)
     with np.errstate(invalid="ignore"):
         expected = measure(wide(ALL), wide(other))
-    result = row("w", tally_arrays(ALL, "bfloat16", other, "bfloat16"))
+    result = row("w", accumulate_arrays(ALL, "bfloat16", other, "bfloat16"))
     # NaNs of different bits differ; the reference, which sees values, takes all NaN for one
     both_nan = np.isnan(wide(ALL)) & np.isnan(wide(other)) & (other != ALL)
     for rule in expected["changed"]:
@@ -35,7 +35,7 @@ def test_negative_zero_is_zero_and_nan_is_itself():
     a = np.array([0x0000, 0x8000, 0x7FC0, 0x7FC0, 0x7F80, 0x7F80, 0x3F80], np.uint16)
     b = np.array([0x8000, 0x0000, 0x7FC0, 0x7FC1, 0x7F80, 0xFF80, 0x3F80], np.uint16)
     for x, y, dtype in ((a, b, "bfloat16"), (wide(a), wide(b), "float32")):
-        result = row("w", tally_arrays(x, dtype, y, dtype))
+        result = row("w", accumulate_arrays(x, dtype, y, dtype))
         assert result.changed == {"exact": 2, "bf16": 2, "rtol": 2, "atol": 2}
         assert result.nonfinite == 4
         assert result.ulp["0"] == 3
@@ -46,7 +46,7 @@ def test_negative_zero_is_zero_and_nan_is_itself():
 def test_flipped_low_bits_are_counted_exactly(rng, low_bits):
     a = bf16(rng.normal(0, 0.02, 100_001))
     flips = rng.integers(0, 2**low_bits, a.size).astype(np.uint16)
-    result = row("w", tally_arrays(a, "bfloat16", a ^ flips, "bfloat16"))
+    result = row("w", accumulate_arrays(a, "bfloat16", a ^ flips, "bfloat16"))
     assert result.changed["exact"] == result.changed["bf16"] == result.changed["rtol"] == np.count_nonzero(flips)
     assert result.ulp == histogram(steps_between(a, a ^ flips))
 
@@ -84,7 +84,7 @@ def test_against_the_plain_reference(rng, size, dtype):
     else:
         x = a = values.astype(dtype)
         y = b = other.astype(dtype)
-    check_row(row("w", tally_arrays(a, dtype, b, dtype)), measure(x, y))
+    check_row(row("w", accumulate_arrays(a, dtype, b, dtype)), measure(x, y))
 
 
 @pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float16", "bfloat16"), ("float64", "bfloat16"), ("float32", "float64")])
@@ -92,7 +92,7 @@ def test_mixed_dtypes_compare_as_numbers(rng, dtypes):
     values = rng.normal(0, 0.02, 5000)
     stored = [bf16(values) if dtype == "bfloat16" else values.astype(dtype) for dtype in dtypes]
     plain = [wide(array) if dtype == "bfloat16" else array for array, dtype in zip(stored, dtypes, strict=True)]
-    check_row(row("w", tally_arrays(stored[0], dtypes[0], stored[1], dtypes[1])), measure(*plain))
+    check_row(row("w", accumulate_arrays(stored[0], dtypes[0], stored[1], dtypes[1])), measure(*plain))
 
 
 def test_nonfinite_values_anywhere_in_a_block(rng):
@@ -102,7 +102,7 @@ def test_nonfinite_values_anywhere_in_a_block(rng):
         for array in (a, b):
             places = rng.choice(a.size, 60, replace=False)
             array[places] = rng.choice([np.nan, np.inf, -np.inf], 60)
-        check_row(row("w", tally_arrays(a, dtype, b, dtype)), measure(a, b))
+        check_row(row("w", accumulate_arrays(a, dtype, b, dtype)), measure(a, b))
 
 
 def test_norms_and_cosine_hold_where_float32_sums_do_not():
@@ -110,7 +110,7 @@ def test_norms_and_cosine_hold_where_float32_sums_do_not():
     a = np.full(3_000_000, 1.0, np.float32)
     b = a.copy()
     b[::1000] += np.float32(2.0**-20)
-    result = row("w", tally_arrays(a, "float32", b, "float32"))
+    result = row("w", accumulate_arrays(a, "float32", b, "float32"))
     changed = len(b[::1000])
     squares_b = Fraction(a.size - changed) + changed * Fraction(1 + 2**-20) ** 2
     assert result.base_norm == pytest.approx(math.sqrt(a.size), rel=1e-12)
@@ -123,11 +123,11 @@ def test_norms_and_cosine_hold_where_float32_sums_do_not():
 
 def test_cosine_distance_at_the_ends(rng):
     a = rng.normal(0, 1, 1000)
-    far = row("w", tally_arrays(a, "float64", -a, "float64"))
+    far = row("w", accumulate_arrays(a, "float64", -a, "float64"))
     assert far.cosine == pytest.approx(-1)
-    near = row("w", tally_arrays(a, "float64", a * (1 + 1e-12), "float64"))
+    near = row("w", accumulate_arrays(a, "float64", a * (1 + 1e-12), "float64"))
     assert near.cosine_distance < 1e-20
-    none = row("w", tally_arrays(a * 0, "float64", a, "float64"))
+    none = row("w", accumulate_arrays(a * 0, "float64", a, "float64"))
     assert math.isnan(none.cosine)
     assert math.isnan(none.relative_update)
 
@@ -136,9 +136,9 @@ def test_thresholds_move_the_tolerant_rules_only(rng):
     a = rng.normal(0, 0.02, 5000).astype(np.float32)
     b = a + rng.normal(0, 1e-3, a.size).astype(np.float32)
     for rtol, atol in ((0, 0), (0.5, 1e-2), (1e-2, 1e-4)):
-        check_row(row("w", tally_arrays(a, "float32", b, "float32", Thresholds(rtol, atol))), measure(a, b, rtol, atol))
+        check_row(row("w", accumulate_arrays(a, "float32", b, "float32", Thresholds(rtol, atol))), measure(a, b, rtol, atol))
         x, y = bf16(a), bf16(b)
-        check_row(row("w", tally_arrays(x, "bfloat16", y, "bfloat16", Thresholds(rtol, atol))), measure(wide(x), wide(y), rtol, atol))
+        check_row(row("w", accumulate_arrays(x, "bfloat16", y, "bfloat16", Thresholds(rtol, atol))), measure(wide(x), wide(y), rtol, atol))
 
 
 def test_rtol_below_the_smallest_gap_equals_inequality_for_every_pair_of_neighbours():
@@ -154,13 +154,13 @@ def test_float8_values_are_torch_s(dtype):
     theirs = torch.arange(256, dtype=torch.uint8).view(getattr(torch, dtype)).float().numpy()
     assert np.array_equal(float8_values(dtype), theirs, equal_nan=True)
     bits = np.arange(256, dtype=np.uint8)
-    check_row(row("w", tally_arrays(bits, dtype, np.roll(bits, 1), dtype)), measure(theirs, np.roll(theirs, 1)))
+    check_row(row("w", accumulate_arrays(bits, dtype, np.roll(bits, 1), dtype)), measure(theirs, np.roll(theirs, 1)))
 
 
 def test_64_bit_integers_are_compared_as_integers():
     a = np.array([2**53, 2**53 + 1, 5], np.int64)
     b = np.array([2**53 + 1, 2**53 + 1, 5], np.int64)
-    assert row("w", tally_arrays(a, "int64", b, "int64")).changed["exact"] == 1
+    assert row("w", accumulate_arrays(a, "int64", b, "int64")).changed["exact"] == 1
 
 
 def test_decoding_keeps_every_value():

@@ -20,7 +20,7 @@ import dynamics
 from dynamics.errors import InputError
 from dynamics.sparsity import RULES, STEPS, compare, row, series, series_dict, table
 from dynamics.sparsity.__main__ import cli
-from dynamics.sparsity.accumulate import Tally, tally_pairs
+from dynamics.sparsity.accumulate import DiffStats, accumulate_pairs
 from dynamics.sparsity.definitions import mukherjee_threshold
 
 
@@ -103,7 +103,7 @@ def test_chunk_size_moves_no_count_and_no_norm_beyond_the_last_digits(rng):
     base = {"w": rng.normal(0, 0.02, (300, 211)).astype(np.float32)}
     tuned = {"w": base["w"] + rng.normal(0, 1e-5, base["w"].shape).astype(np.float32)}
     matched = match(*map(dynamics.checkpoints.open_checkpoint, (base, tuned)))
-    rows = [row("w", tally_pairs(matched.pairs, chunk=chunk)[0]) for chunk in (1, 1 << 15, 100_000, 1 << 21)]
+    rows = [row("w", accumulate_pairs(matched.pairs, chunk=chunk)[0]) for chunk in (1, 1 << 15, 100_000, 1 << 21)]
     for one in rows[1:]:
         assert (one.changed, one.ulp, one.max_abs_update) == (rows[0].changed, rows[0].ulp, rows[0].max_abs_update)
         for key in ("base_norm", "update_norm", "cosine", "relative_update"):
@@ -136,10 +136,10 @@ def test_a_hard_link_is_read_once_and_reports_the_same(pair, tmp_path):
 def test_tallies_add(pair):
     from dynamics.checkpoints.matching import match
 
-    tallies = tally_pairs(match(*map(dynamics.checkpoints.open_checkpoint, pair)).pairs)
-    merged = Tally()
-    for tally in tallies:
-        merged += tally
+    stats_of_pairs = accumulate_pairs(match(*map(dynamics.checkpoints.open_checkpoint, pair)).pairs)
+    merged = DiffStats()
+    for stats in stats_of_pairs:
+        merged += stats
     assert row("total", merged) == compare(*pair).total
 
 
@@ -259,11 +259,20 @@ def test_json_on_standard_output_is_the_document(files):
     assert json.loads(done.stdout) == json.loads(json.dumps(compare(*files[:2]).to_dict()))
 
 
+def test_the_older_name_of_an_option_still_works(files, capsys):
+    printed = []
+    for option in ("--paper", "--like"):
+        assert cli([*map(str, files[:2]), option, "mukherjee", "--json", "-"]) == 0
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+    assert printed[0]["like"]["paper"].startswith("Mukherjee")
+
+
 def test_every_output_at_once(files, tmp_path):
     outputs = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "html")}
     figure = tmp_path / "out.svg"
     options = [part for kind, path in outputs.items() for part in (f"--{kind}", path)]
-    done = run(*files, "--like", "mukherjee", *options, "--figure", figure)
+    done = run(*files, "--paper", "mukherjee", *options, "--figure", figure)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     document = json.loads(outputs["json"].read_text())
@@ -348,7 +357,7 @@ def bad_threads(folder):
 
 
 def bad_option(folder):
-    return "good.safetensors", "good.safetensors", "--like", "folklore"
+    return "good.safetensors", "good.safetensors", "--paper", "folklore"
 
 
 def bad_arguments(folder):
@@ -406,9 +415,9 @@ def test_a_full_disk_behind_standard_output_is_one_line(files):
 def test_a_file_that_shrinks_while_it_is_compared_is_one_line(tmp_path, rng):
     paths = [write_safetensors(tmp_path / f"{name}.safetensors", {"w": rng.normal(size=3_000_000)}) for name in "ab"]
     shrink = (
-        "import sys; import dynamics.sparsity.accumulate as t; old = t.tally_arrays\n"
-        "def tally_arrays(*a):\n    open(sys.argv[2], 'r+b').truncate(100_000); return old(*a)\n"
-        "t.tally_arrays = tally_arrays\n"
+        "import sys; import dynamics.sparsity.accumulate as t; old = t.accumulate_arrays\n"
+        "def accumulate_arrays(*a):\n    open(sys.argv[2], 'r+b').truncate(100_000); return old(*a)\n"
+        "t.accumulate_arrays = accumulate_arrays\n"
         "from dynamics.sparsity.__main__ import cli; sys.exit(cli(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", shrink, *map(str, paths), "--threads", "1"], capture_output=True, text=True)
@@ -420,10 +429,10 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path, rng):
     path = tmp_path / "big.safetensors"
     write_safetensors(path, {"w": rng.normal(size=3_000_000)})
     slow = (
-        "import signal, sys, time; import dynamics.sparsity.accumulate as t; old = t.tally_arrays\n"
+        "import signal, sys, time; import dynamics.sparsity.accumulate as t; old = t.accumulate_arrays\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it\n"
-        "def tally_arrays(*a):\n    time.sleep(0.5); return old(*a)\n"
-        "t.tally_arrays = tally_arrays\n"
+        "def accumulate_arrays(*a):\n    time.sleep(0.5); return old(*a)\n"
+        "t.accumulate_arrays = accumulate_arrays\n"
         "from dynamics.sparsity.__main__ import cli; print('ready', flush=True); sys.exit(cli(sys.argv[1:]))"
     )
     other = tmp_path / "other.safetensors"
@@ -481,5 +490,5 @@ def test_the_command_is_listed():
 
 def test_the_readme_names_every_option():
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
-    for option in ("--json", "--csv", "--html", "--figure", "--like", "--rtol", "--atol", "--threads"):
+    for option in ("--json", "--csv", "--html", "--figure", "--paper", "--rtol", "--atol", "--threads"):
         assert option in readme

@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from dynamics.train.attention import Pattern, attend
-from dynamics.train.batch import Batch, layouts
+from dynamics.train.attention import SharedPromptPattern, attend
+from dynamics.train.batch import Batch, pack_rows
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import generate
@@ -89,11 +89,11 @@ def test_completions_that_share_a_prompt(dtype: torch.dtype, lengths: list[tuple
     blank = [""] * len(completions)
     owner = np.repeat(np.arange(len(prompts)), 3)
     batch = Batch(prompts, completions, owner, np.ones(len(owner)), blank, blank, blank)
-    (layout,) = layouts(batch, range(len(owner)), 10_000)
-    segments = torch.from_numpy(layout.segments)
+    (packed,) = pack_rows(batch, range(len(owner)), 10_000)
+    segments = torch.from_numpy(packed.segments)
     count, length = segments.shape
     query, key, value = states(count, length, dtype, scale)
-    pattern = Pattern.of(layout, torch.device("cpu"))
+    pattern = SharedPromptPattern.of(packed, torch.device("cpu"))
     found, _ = attend(None, query, key, value, None, pattern=pattern)
     assert torch.isfinite(found).all()
     same = (segments[:, :, None] == segments[:, None]) | (segments[:, None] == 0)
@@ -156,6 +156,6 @@ def test_prompts_padded_to_the_longest(name: str, ours: bool, dtype: torch.dtype
     if ours:
         assert Policy(model, build_tokenizer(), "float32", "bfloat16").shares == (name in MODELS)
     assert (after(model, PROMPTS, dtype) - apart).abs().max() <= 3 * rounding
-    settings = {"max_new_tokens": 3, "eos": [1], "noise": lambda prompt, sample: stream(0, "test", prompt)}
+    settings = {"max_new_tokens": 3, "eos": [1], "rng_for": lambda prompt, sample: stream(0, "test", prompt)}
     for group in generate(model, PROMPTS, 2, autocast=dtype, **settings):
         assert np.isfinite([one.logprobs for one in group if len(one.ids) == 3]).all()

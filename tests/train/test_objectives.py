@@ -108,8 +108,8 @@ def test_covariance_masks() -> None:
     assert cov.tolist() == [2, 1, 0, 3]
     assert o.kl_cov_mask(cov, 0.5).tolist() == [True, False, False, True]
     assert o.kl_cov_mask(cov, 0.01).sum() == 1
-    assert o.kl_cov_mask(cov, 0).sum() == 0
-    picked = o.clip_cov_mask(cov, 0.5, 1, 2, np.random.default_rng(0))
+    assert o.kl_cov_mask(cov, 0.0).sum() == 0
+    picked = o.clip_cov_mask(cov, 0.5, 1.0, 2.0, np.random.default_rng(0))
     assert picked.tolist() == [True, True, False, False]
-    assert o.clip_cov_mask(cov, 0.25, 1, 5, np.random.default_rng(0)).sum() == 1
-    assert o.clip_cov_mask(cov, 0.9, 10, 20).sum() == 0
+    assert o.clip_cov_mask(cov, 0.25, 1.0, 5.0, np.random.default_rng(0)).sum() == 1
+    assert o.clip_cov_mask(cov, 0.9, 10.0, 20.0).sum() == 0

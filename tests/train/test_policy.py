@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from dynamics import InputError
-from dynamics.train import tiny
-from dynamics.train.batch import Batch, layouts
+from dynamics.train import attention, tiny
+from dynamics.train.batch import Batch, pack_rows
 from dynamics.train.policy import Policy, compute_dtype
 from train.helpers import MODELS, llama
 
@@ -48,10 +48,10 @@ def rounding(model, batch: Batch, temperature: float, compute: str) -> float:
 
 def ours(policy: Policy, batch: Batch, tokens: int, share: bool, temperature: float):
     found = {}
-    for layout in layouts(batch, range(6), tokens, share):
-        logp, entropy, _ = policy.logprobs(layout, temperature)
-        for sample in set(layout.sample.tolist()):
-            mine = torch.from_numpy(layout.sample == sample)
+    for rows in pack_rows(batch, range(6), tokens, share):
+        logp, entropy, _ = policy.logprobs(rows, temperature)
+        for sample in set(rows.sample.tolist()):
+            mine = torch.from_numpy(rows.sample == sample)
             found[sample] = (logp[mine], entropy[mine])
     return tuple(torch.cat([found[sample][which] for sample in range(6)]) for which in (0, 1))
 
@@ -75,7 +75,7 @@ def test_layout_changes_nothing(name: str, temperature: float, compute: str, bat
 @pytest.mark.parametrize("share", [False, True])
 def test_gradients_are_those_of_autograd(temperature: float, share: bool, compute: str, batch: Batch, monkeypatch) -> None:
     """In bfloat16 they are no further from float32's, by the L2 norm, than twice as far as autograd's own in bfloat16."""
-    monkeypatch.setattr("dynamics.train.policy.PIECE", 1)  # many pieces
+    monkeypatch.setattr("dynamics.train.policy.CHUNK_BYTES", 1)  # many chunks
     model = llama().eval()
     weights = torch.randn(2, 23, generator=torch.Generator().manual_seed(1))
 
@@ -95,10 +95,12 @@ def test_gradients_are_those_of_autograd(temperature: float, share: bool, comput
 
 
 def test_a_model_that_attends_otherwise_gets_rows_of_its_own(compute: str, batch: Batch, monkeypatch) -> None:
-    def future(length: int, device: torch.device) -> torch.Tensor:
-        return torch.ones(length, length, dtype=torch.bool, device=device)
+    attend = attention.attend
 
-    monkeypatch.setattr("dynamics.train.attention._causal", future)
+    def seeing_the_future(module, query, key, value, *more, **options):
+        return attend(module, query, key.roll(-1, 2), value.roll(-1, 2), *more, **options)
+
+    monkeypatch.setattr(attention, "attend", seeing_the_future)
     model = llama().eval()
     policy = Policy(model, tiny.build_tokenizer(), "float32", compute)
     assert not policy.shares
@@ -122,13 +124,13 @@ def test_dropout_is_off() -> None:
 def test_every_completion_token_is_in_exactly_one_layout(batch: Batch) -> None:
     for tokens, share in ((1, True), (16, True), (30, False), (1000, True)):
         seen = np.zeros(6, int)
-        for layout in layouts(batch, range(6), tokens, share):
+        for rows in pack_rows(batch, range(6), tokens, share):
             for sample in range(6):
-                mine = layout.sample == sample
+                mine = rows.sample == sample
                 seen[sample] += mine.sum()
                 if mine.any():
-                    assert layout.targets[mine].tolist() == batch.completions[sample].tolist()
-                    at = layout.positions[layout.row[mine], layout.source[mine]]
+                    assert rows.targets[mine].tolist() == batch.completions[sample].tolist()
+                    at = rows.positions[rows.row[mine], rows.column[mine]]
                     start = len(batch.prompts[batch.prompt_of[sample]]) - 1
                     assert at.tolist() == list(range(start, start + mine.sum()))
         assert seen.tolist() == batch.lengths.tolist()
@@ -142,7 +144,7 @@ def test_rows_computed_together_are_of_similar_shape() -> None:
     blank = [""] * len(lengths)
     prompts = [rng.integers(14, 60, n) for n in (*[10] * 44, *[50] * 4, 10)]
     batch = Batch(prompts, [rng.integers(14, 60, n) for n in lengths], prompt_of, np.ones(len(lengths)), blank, blank, blank)
-    found = layouts(batch, range(len(lengths)), 1024)
+    found = pack_rows(batch, range(len(lengths)), 1024)
     assert sorted(np.concatenate([np.unique(one.sample) for one in found]).tolist()) == list(range(len(lengths)))
     slots = 0
     for one in found:

@@ -2,7 +2,8 @@
 
 A step: for every task type the proposer writes tasks, conditioned on references from the buffer; those that parse, run, are
 deterministic and new are valid; the solver tries each several times; how often it succeeds makes the proposer's reward, and its
-successes its own. Advantages are normalised apart for every task type and role (TRR++), and all goes into one update.
+successes its own. Advantages are normalised apart for every role and task type (TRR++, ``objectives.task_relative_reinforce_plus_plus``),
+and all goes into one update.
 
 Where this differs from the public code on purpose: failures of determinism are failures; outputs are never cut; a full buffer forgets its
 oldest tasks; the solver trains on this step's proposals, on the samples that measured their solve rate.
@@ -21,12 +22,14 @@ import numpy as np
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import objectives
-from dynamics.train.batch import Batch, Method, StepData
+from dynamics.train import proposer_rewards as rewards
+from dynamics.train.batch import Batch
 from dynamics.train.config import SelfPlayConfig
-from dynamics.train.games import curriculum, metrics, rewards
-from dynamics.train.games.buffer import Entry, first_buffer, old_tasks, unpacked_buffer
-from dynamics.train.games.metrics import Judged
+from dynamics.train.games import curriculum, metrics
+from dynamics.train.games.buffer import BufferEntry, buffer_from_json, first_buffer, sample_earlier_tasks
+from dynamics.train.games.metrics import JudgedCompletion
 from dynamics.train.games.proposals import Proposal, Proposer
+from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import COUNT, ProbePrompts, solver_probes
 from dynamics.train.rng import stream
@@ -45,7 +48,16 @@ _UNREADABLE = ("empty answer", "no answer between tags", "not a literal")
 
 
 class SelfPlay(Method):
-    """Makes the batch of a step by playing it; keeps the buffer."""
+    """Makes the batch of a step by playing it; keeps the buffer.
+
+    Attributes
+    ----------
+    proposer : makes proposals and validates them.
+    buffer : the most recent valid tasks; at first the identity program alone.
+    delayed : tasks of this step that the solver trains on in the next, if it is told to.
+    steps_without_valid : how many steps in a row had no valid proposal.
+    seconds_outside_model : spent on running and judging programs in the step in work.
+    """
 
     def __init__(self, config: SelfPlayConfig, policy: Policy, source: Source):
         self.config, self.policy, self.source = config, policy, source
@@ -60,34 +72,39 @@ class SelfPlay(Method):
             proposing = Policy(copy.deepcopy(policy.model), policy.tokenizer, config.master_dtype, policy.compute)
         self.proposer = Proposer(config, proposing, self.prompt_format, self.runner, self.task_types)
         self.buffer = first_buffer(self.proposer.identity, config.buffer_size)
-        self.waiting: list[Entry] = []
+        self.delayed: list[BufferEntry] = []
         self.steps_without_valid = 0
         self.seconds_outside_model = 0.0
 
     # what is kept between steps
 
     def state(self) -> dict[str, Any]:
+        """Return the buffer, the tasks that the solver is yet to train on, and how long there was no valid proposal."""
         return {
-            "buffer": [entry.packed() for entry in self.buffer],
-            "waiting": [entry.packed() for entry in self.waiting],
+            "buffer": [entry.to_json() for entry in self.buffer],
+            "waiting": [entry.to_json() for entry in self.delayed],
             "steps_without_valid": self.steps_without_valid,
         }
 
     def load(self, kept: dict[str, Any]) -> None:
-        self.buffer = unpacked_buffer(kept["buffer"], self.config.buffer_size)
-        self.waiting = list(map(Entry.unpacked, kept["waiting"]))
+        """Go on from a state."""
+        self.buffer = buffer_from_json(kept["buffer"], self.config.buffer_size)
+        self.delayed = list(map(BufferEntry.from_json, kept["waiting"]))
         # earlier states call it "barren"
         self.steps_without_valid = kept["steps_without_valid"] if "steps_without_valid" in kept else kept["barren"]
 
     def metadata(self) -> dict[str, Any]:
+        """Name what runs the programs."""
         return {"executor": self.runner.executor}
 
     def close(self) -> None:
+        """End the processes that run programs."""
         self.runner.close()
 
     # a step
 
     def next_batch(self, step: int) -> StepData:
+        """Propose, validate, solve, and pack both roles into one batch."""
         begin = time.perf_counter()
         config = self.config
         if step == 1:
@@ -109,16 +126,16 @@ class SelfPlay(Method):
             if proposal.entry is None:
                 proposal.reward = config.invalid_proposal_reward
         if config.solver_delay or not questions:
-            earlier = self.waiting if config.solver_delay else old_tasks(self.buffer, config.seed, step, config.prompts_per_step)
+            earlier = self.delayed if config.solver_delay else sample_earlier_tasks(self.buffer, config.seed, step, config.prompts_per_step)
             trained = [self.question(entry, number) for number, entry in enumerate(earlier)]
-            tried = self.solve(self.policy, trained, step, "lagged") if trained else []
+            solutions = self.solve(self.policy, trained, step, "lagged") if trained else []
         else:
-            trained, tried = questions, solved
+            trained, solutions = questions, solved
         self.buffer.extend(entries)
-        self.waiting = entries if config.solver_delay else []
-        data = self.pack(step, proposals, trained, tried)
+        self.delayed = entries if config.solver_delay else []
+        data = self.pack(step, proposals, trained, solutions)
         data.metrics.update(metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
-        data.metrics.update(metrics.solver_metrics(trained, tried, self.task_types))
+        data.metrics.update(metrics.solver_metrics(trained, solutions, self.task_types))
         data.metrics["time/feed"] = time.perf_counter() - begin
         data.metrics["time/outside_model"] = self.seconds_outside_model
         self.seconds_outside_model = 0.0
@@ -138,46 +155,47 @@ class SelfPlay(Method):
         self.proposer.validate(proposals, self.buffer, step)
         self.seconds_outside_model += time.perf_counter() - begin
 
-    def question(self, entry: Entry, number: int) -> Question:
+    def question(self, entry: BufferEntry, number: int) -> Question:
+        """Ask for the answer of a task; ``number`` tells the tasks of a step apart."""
         proposed = entry.proposed
         problem = Problem(entry.kind, proposed.program, proposed.inputs, entry.outputs, f"proposal {entry.step}.{number} {entry.kind}")
         return self.triplets.question(problem, "training", proposed.message)
 
-    def solve(self, policy: Policy, questions: list[Question], step: int, purpose: str) -> list[list[Judged]]:
-        """``group`` samples of each by a policy, judged."""
+    def solve(self, policy: Policy, questions: list[Question], step: int, purpose: str) -> list[list[JudgedCompletion]]:
+        """Sample as many completions of each question as the run is told to by a policy, and judge them."""
         ids = encode_questions(policy.tokenizer, questions)
         groups = sample(policy, ids, self.config.group_size, self.config, purpose, step)
         begin = time.perf_counter()
-        tried = []
+        judged = []
         for question, group in zip(questions, groups, strict=True):
             texts = [decode(policy.tokenizer, sampled.ids, policy.eos) for sampled in group]
-            tried.append([(sampled, text, judge(question, text)) for sampled, text in zip(group, texts, strict=True)])
+            judged.append([(sampled, text, judge(question, text)) for sampled, text in zip(group, texts, strict=True)])
         self.seconds_outside_model += time.perf_counter() - begin
-        return tried
+        return judged
 
-    def score_proposals(self, valid: list[tuple[Proposal, Entry]], solved: list[list[Judged]]) -> None:
-        """The proposer's rewards, from the solve rates and the terms that were asked for."""
+    def score_proposals(self, valid: list[tuple[Proposal, BufferEntry]], solved: list[list[JudgedCompletion]]) -> None:
+        """Set the rewards of valid proposals, from the solve rates and the bonuses that were asked for."""
         if not valid:
             return
         begin = time.perf_counter()
         config = self.config
         rates = np.array([np.mean([verdict.correct for _, _, verdict in group]) for group in solved])
         recent = [entry.proposed.program for entry in list(self.buffer)[-_RECENT:]]
-        estimate = rewards.estimate(rates, config.group_size, [entry.proposed.program for _, entry in valid], recent)
-        reward = np.asarray(self.reward(estimate), float)
+        solve_rates = rewards.solve_rates(rates, config.group_size, [entry.proposed.program for _, entry in valid], recent)
+        reward = np.asarray(self.reward(solve_rates), float)
         if reward.shape != rates.shape or not np.isfinite(reward).all():
             raise InputError(
                 f"--proposer-reward {config.proposer_reward}: must give {len(rates)} finite numbers, one a proposal; "
                 f"got shape {reward.shape}"
             )
         earlier = Counter(f"{type(entry.outputs[0]).__name__} {entry.outputs[0]!r}" for entry in self.buffer)
-        terms: dict[str, Callable[[Proposal, Entry], float]] = {
-            "complexity": lambda proposal, entry: rewards.complexity(entry.proposed.program),
+        terms: dict[str, Callable[[Proposal, BufferEntry], float]] = {
+            "complexity": lambda _, entry: rewards.complexity(entry.proposed.program),
             "edit_distance": lambda proposal, entry: rewards.edit_distance(
                 entry.proposed.program, [reference.program for reference in proposal.references]
             ),
-            "halstead": lambda proposal, entry: rewards.halstead(entry.proposed.program),
-            "answer_diversity": lambda proposal, entry: rewards.surprise(entry.outputs[0], earlier),
+            "halstead": lambda _, entry: rewards.halstead(entry.proposed.program),
+            "answer_diversity": lambda _, entry: rewards.surprise(entry.outputs[0], earlier),
         }
         wanted = config.proposer_bonuses
         bonuses = np.array([[config.bonus_scale * terms[name](*pair) for name in wanted] for pair in valid]).reshape(
@@ -187,19 +205,19 @@ class SelfPlay(Method):
             proposal.rate, proposal.reward = float(rate), float(value)
         self.seconds_outside_model += time.perf_counter() - begin
 
-    def pack(self, step: int, proposals: list[Proposal], questions: list[Question], tried: list[list[Judged]]) -> StepData:
-        """Both roles as one batch, advantages normalised in each cell of role and task type."""
+    def pack(self, step: int, proposals: list[Proposal], questions: list[Question], solutions: list[list[JudgedCompletion]]) -> StepData:
+        """Pack both roles into one batch, advantages normalised apart for each role and task type."""
         config = self.config
-        mine: list[Proposal] = [] if config.proposer == "snapshot" else proposals
-        ids = [proposal.ids for proposal in mine]
-        completions = [proposal.sampled for proposal in mine]
-        prompt_of = list(range(len(mine)))
-        roles, kinds = ["proposer"] * len(mine), [proposal.kind for proposal in mine]
+        trained: list[Proposal] = [] if config.proposer == "snapshot" else proposals
+        ids = [proposal.prompt_ids for proposal in trained]
+        completions = [proposal.sampled for proposal in trained]
+        prompt_of = list(range(len(trained)))
+        roles, kinds = ["proposer"] * len(trained), [proposal.kind for proposal in trained]
         names = [f"{kind} proposal" for kind in kinds]
-        received = [proposal.reward for proposal in mine]
+        received = [proposal.reward for proposal in trained]
         rows = [metrics.proposal_row(proposal) for proposal in proposals]
         solver_rows: list[dict[str, Any]] = []
-        for question, prompt_ids, group in zip(questions, encode_questions(self.policy.tokenizer, questions), tried, strict=True):
+        for question, prompt_ids, group in zip(questions, encode_questions(self.policy.tokenizer, questions), solutions, strict=True):
             ids.append(prompt_ids)
             for judged in group[: config.solver_samples or config.group_size]:
                 sampled, _, verdict = judged
@@ -220,15 +238,10 @@ class SelfPlay(Method):
         if not completions:
             raise InputError(f"step {step}: nothing to train on; no proposal was valid and the buffer is empty")
         lengths = np.array([len(sampled.ids) for sampled in completions])
-        advantages = np.zeros(len(received))
-        cells = np.array([f"{role} {kind}" for role, kind in zip(roles, kinds, strict=True)])
-        for cell in dict.fromkeys(cells.tolist()):
-            inside = np.flatnonzero(cells == cell)
-            value = np.array(received)[inside]
-            advantages[inside] = objectives.advantages(config.advantage, value, np.array(prompt_of)[inside], lengths[inside])
+        advantages = objectives.task_relative_reinforce_plus_plus(config.advantage, received, prompt_of, lengths, roles, kinds)
         if config.proposer == "frozen":
             advantages[np.array(roles) == "proposer"] = 0.0
-        for row, advantage in zip([*(rows if mine else []), *solver_rows], advantages, strict=True):
+        for row, advantage in zip([*(rows if trained else []), *solver_rows], advantages, strict=True):
             row["advantage"] = float(advantage)
         for row in (*rows, *solver_rows):
             row["temperature"] = config.temperature
@@ -248,15 +261,15 @@ class SelfPlay(Method):
     # what is measured beside training
 
     def probe_prompts(self) -> ProbePrompts:
-        """Validation problems of the run's task to solve, as other methods have them, and references of that split to propose after."""
+        """Choose validation problems of the run's task to solve, as other methods do, and references of that split to propose after."""
         rng = stream(self.config.seed, "fixed references")
         prompts = []
         for number in range(COUNT):
             family, program = programs.draw_of(rng, "validation")
             kind = self.task_types[number % len(self.task_types)]
             reference = ProposedTask(program, ((family.inputs(rng, False),),))
-            given = as_function(program) if self.triplets.plain else program
-            prompts.append(self.prompt_format.ask(kind, [reference], given))
+            source = as_function(program) if self.triplets.plain else program
+            prompts.append(self.prompt_format.proposal_prompt(kind, [reference], source))
         ids = [np.array(encode_prompt(self.policy.tokenizer, prompt), np.int64) for prompt in prompts]
         solver = solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
         return solver | {"proposer": (ids, self.config.max_proposal_tokens)}
@@ -266,8 +279,8 @@ class SelfPlay(Method):
         proposed = curriculum.draw(directory, self.config.seed, self.config.curriculum_samples)
         questions = [self.question(entry, number) for number, (_, _, entry) in enumerate(proposed)]
         if questions:
-            tried = self.solve(load_base(), questions, 0, "curriculum")
-            directory.write_rows("curriculum.jsonl", curriculum.rows(proposed, tried))
+            solutions = self.solve(load_base(), questions, 0, "curriculum")
+            directory.write_rows("curriculum.jsonl", curriculum.rows(proposed, solutions))
 
 
 def _most_common_reason(proposals: list[Proposal]) -> str:

@@ -13,15 +13,24 @@ from dynamics.train.tasks.problem import ProposedTask
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A valid task in the buffer."""
+class BufferEntry:
+    """A valid task in the buffer.
+
+    Attributes
+    ----------
+    kind : deduction, abduction or induction.
+    proposed : the program, and the arguments of its calls.
+    outputs : of these calls.
+    step : in which it was proposed; 0 before training.
+    """
 
     kind: str
     proposed: ProposedTask
     outputs: tuple[Any, ...]
     step: int
 
-    def packed(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
+        """Write it for the state of a run and for rollouts."""
         return {
             "kind": self.kind,
             "program": self.proposed.program,
@@ -32,30 +41,33 @@ class Entry:
         }
 
     @staticmethod
-    def unpacked(row: dict[str, Any]) -> Entry:
+    def from_json(row: dict[str, Any]) -> BufferEntry:
+        """Read what ``to_json`` wrote."""
         inputs, outputs = (literal(row[name], 1 << 20) for name in ("inputs", "outputs"))
-        return Entry(row["kind"], ProposedTask(row["program"], inputs, row["message"]), outputs, row["step"])
+        return BufferEntry(row["kind"], ProposedTask(row["program"], inputs, row["message"]), outputs, row["step"])
 
     @property
     def key(self) -> str:
+        """What tasks that are duplicates have in common."""
         return f"{self.kind} {self.proposed.program} {sorted(map(repr, self.proposed.inputs))}"
 
 
 #: a full one forgets its oldest tasks
-Buffer = deque[Entry]
+Buffer = deque[BufferEntry]
 
 
 def first_buffer(identity: ProposedTask, size: int) -> Buffer:
-    """A buffer of at most ``size`` tasks that holds the identity program alone."""
-    return deque([Entry(kind, identity, ("abc",), 0) for kind in ("deduction", "abduction")], maxlen=size)
+    """Make a buffer of at most ``size`` tasks that holds the identity program alone."""
+    return deque([BufferEntry(kind, identity, ("abc",), 0) for kind in ("deduction", "abduction")], maxlen=size)
 
 
-def unpacked_buffer(rows: Iterable[dict[str, Any]], size: int) -> Buffer:
-    return deque(map(Entry.unpacked, rows), maxlen=size)
+def buffer_from_json(rows: Iterable[dict[str, Any]], size: int) -> Buffer:
+    """Make a buffer of at most ``size`` tasks from what ``BufferEntry.to_json`` wrote of each."""
+    return deque(map(BufferEntry.from_json, rows), maxlen=size)
 
 
-def old_tasks(buffer: Buffer, seed: int, step: int, count: int) -> list[Entry]:
-    """At most ``count`` tasks of the buffer for the solver, in a step without a valid proposal."""
+def sample_earlier_tasks(buffer: Buffer, seed: int, step: int, count: int) -> list[BufferEntry]:
+    """Sample at most ``count`` tasks of the buffer for the solver, in a step without a valid proposal."""
     pool = [entry for entry in buffer if entry.step or entry.kind == "induction"] or list(buffer)
-    places = stream(seed, "old tasks", step).choice(len(pool), min(len(pool), count), replace=False)
-    return [pool[int(place)] for place in places]
+    indices = stream(seed, "old tasks", step).choice(len(pool), min(len(pool), count), replace=False)
+    return [pool[int(index)] for index in indices]

@@ -9,29 +9,30 @@ from typing import Any
 import numpy as np
 
 from dynamics.runs.directory import RunDirectory
-from dynamics.train.games.buffer import Entry
-from dynamics.train.games.metrics import Judged
-from dynamics.train.games.rewards import complexity
+from dynamics.train.games.buffer import BufferEntry
+from dynamics.train.games.metrics import JudgedCompletion
+from dynamics.train.proposer_rewards import complexity
 from dynamics.train.rng import stream
 
 #: phase, step and task of a proposal
-Proposed = tuple[int, int, Entry]
+PhaseProposal = tuple[int, int, BufferEntry]
 
 
-def draw(directory: RunDirectory, seed: int, count: int) -> list[Proposed]:
-    """At most ``count`` valid proposals of each phase."""
+def draw(directory: RunDirectory, seed: int, count: int) -> list[PhaseProposal]:
+    """Draw at most ``count`` valid proposals of each phase from the rollouts of a run."""
     files = sorted((directory.path / "rollouts").glob("step_*.jsonl"), key=lambda path: int(path.stem[5:]))
-    drawn: list[Proposed] = []
+    drawn: list[PhaseProposal] = []
     for phase, part in enumerate(np.array_split(np.array(files, object), min(4, len(files)))):
         entries = [(int(file.stem[5:]), row) for file in part for row in _read(file) if row["role"] == "proposer" and row["valid"]]
         rng = stream(seed, "curriculum", phase)
-        for place in rng.permutation(len(entries))[:count]:
-            step, row = entries[int(place)]
-            drawn.append((phase, step, Entry.unpacked(row["entry"])))
+        for index in rng.permutation(len(entries))[:count]:
+            step, row = entries[int(index)]
+            drawn.append((phase, step, BufferEntry.from_json(row["entry"])))
     return drawn
 
 
-def rows(proposed: list[Proposed], tried: list[list[Judged]]) -> list[dict[str, Any]]:
+def rows(proposals: list[PhaseProposal], solutions: list[list[JudgedCompletion]]) -> list[dict[str, Any]]:
+    """Make the rows of ``curriculum.jsonl`` from proposals and the judged completions that try to solve each."""
     return [
         {
             "phase": phase,
@@ -44,7 +45,7 @@ def rows(proposed: list[Proposed], tried: list[list[Judged]]) -> list[dict[str, 
             "characters": len(entry.proposed.program),
             "complexity": complexity(entry.proposed.program),
         }
-        for (phase, step, entry), group in zip(proposed, tried, strict=True)
+        for (phase, step, entry), group in zip(proposals, solutions, strict=True)
     ]
 
 

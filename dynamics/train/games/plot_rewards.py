@@ -10,7 +10,7 @@ import numpy as np
 
 from dynamics.io.atomic import replacing
 from dynamics.presentation import style
-from dynamics.train.games.rewards import REWARDS, expected
+from dynamics.train.proposer_rewards import REWARDS, expected
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ SHADES = ("#9CC7E4", "#3F8FC5", "#0B3C6F")
 
 
 def curves() -> pd.DataFrame:
-    """Columns reward, samples, p, expected, for every reward of ``dynamics.train.games.rewards``."""
+    """Tabulate the columns reward, samples, p, expected of every reward of ``dynamics.train.proposer_rewards``."""
     import pandas as pd
 
     p = np.linspace(0, 1, 101)
@@ -32,7 +32,7 @@ def curves() -> pd.DataFrame:
 
 
 def draw(ax: Axes, name: str) -> Axes:
-    """Curves of one reward, a line for each number of samples, the limit of many in grey."""
+    """Draw the curves of one reward, a line for each number of samples, the limit of many in grey."""
     p = np.linspace(0, 1, 201)
     ax.plot(p, expected(name, p, 512), color=LIMIT, linewidth=2.8, label="many")
     for shade, count in zip(SHADES, SAMPLES, strict=True):
@@ -44,22 +44,22 @@ def draw(ax: Axes, name: str) -> Axes:
 
 
 def figure() -> Figure:
-    """The whole catalogue in one picture."""
-    made = style.new_figure(style.TWO_COLUMN, 6.4)
-    axes = made.subplots(3, 4, sharex=True)
+    """Draw the whole catalogue in one picture."""
+    drawn = style.new_figure(style.TWO_COLUMN, 6.4)
+    axes = drawn.subplots(3, 4, sharex=True)
     for ax, name in zip(axes.flat, REWARDS, strict=False):
         draw(ax, name)
     for ax in axes.flat[len(REWARDS) :]:
         ax.axis("off")
     axes.flat[len(REWARDS) - axes.shape[1]].tick_params(labelbottom=True)
     axes.flat[len(REWARDS)].legend(*axes.flat[0].get_legend_handles_labels(), title="samples of each task", loc="center")
-    made.supxlabel("true solve rate p", fontsize=9)
-    made.supylabel("expected proposer reward", fontsize=9)
-    return made
+    drawn.supxlabel("true solve rate p", fontsize=9)
+    drawn.supylabel("expected proposer reward", fontsize=9)
+    return drawn
 
 
 def write(path: Path) -> list[Path]:
-    """The figure, and the table of its curves beside it."""
+    """Write the figure, and the table of its curves beside it."""
     with style.use_style():
         style.save(figure(), path)
     with replacing(path.with_suffix(".csv")) as temporary:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from dynamics.train.config import SelfPlayConfig
-from dynamics.train.games.buffer import Buffer, Entry
+from dynamics.train.games.buffer import Buffer, BufferEntry
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import Sampled, sample
+from dynamics.train.samplers.transformers import SampledCompletion, sample
 from dynamics.train.sandbox.expressions import Refused
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.problem import ProposedTask
@@ -20,16 +21,28 @@ from dynamics.train.tasks.prompt_formats import PromptFormat, decode, encode_pro
 
 @dataclass
 class Proposal:
-    """One attempt at a task: what was asked and written, and what came of it."""
+    """One attempt at a task: what was asked and written, and what came of it.
+
+    Attributes
+    ----------
+    kind : the task type.
+    prompt, prompt_ids : what was asked, as text and tokens.
+    sampled, text : what was written, as tokens and text.
+    references : the tasks that the prompt shows.
+    reason : why it is not valid; empty if it is.
+    entry : the task, if it is valid.
+    rate : share of the solver's samples that solved it.
+    reward : of the proposer.
+    """
 
     kind: str
     prompt: str
-    ids: Any
-    sampled: Sampled
+    prompt_ids: Int[np.ndarray, " prompt"]
+    sampled: SampledCompletion
     text: str
     references: list[ProposedTask]
     reason: str = ""
-    entry: Entry | None = None
+    entry: BufferEntry | None = None
     rate: float = 0.0
     reward: float = 0.0
 
@@ -39,18 +52,23 @@ class Proposer:
 
     Attributes
     ----------
-    identity : the task that is shown where there is no other.
+    identity : the identity program, f(x) = x, which is shown where there is no other task.
     """
 
-    def __init__(self, config: SelfPlayConfig, policy: Policy, prompt_format: PromptFormat, runner: ProgramRunner, task_types: list[str]):
+    def __init__(
+        self, config: SelfPlayConfig, policy: Policy, prompt_format: PromptFormat, runner: ProgramRunner, task_types: Sequence[str]
+    ):
         self.config, self.policy, self.prompt_format, self.runner = config, policy, prompt_format, runner
         self.task_types = task_types
         self.identity = ProposedTask(prompt_format.identity, (("abc",),))
 
     def propose(self, buffer: Buffer, step: int, count: int, purpose: str) -> list[Proposal]:
-        """``count`` proposals of each task type, conditioned on references from the buffer."""
+        """Sample ``count`` proposals of each task type, conditioned on references from the buffer.
+
+        ``step`` and ``purpose`` say which random streams to draw from.
+        """
         config = self.config
-        asked: list[tuple[str, str, list[ProposedTask], str | None]] = []
+        requests: list[tuple[str, str, list[ProposedTask], str | None]] = []
         for kind in self.task_types:
             program: str | None = None
             rng = stream(config.seed, f"references {kind} {purpose}", step)
@@ -58,26 +76,26 @@ class Proposer:
                 if kind == "induction":
                     pool = [entry.proposed for entry in buffer if entry.kind != "induction"]
                     program = pool[int(rng.integers(len(pool)))].program
-                    asked.append((kind, self.prompt_format.ask(kind, [], program), [], program))
+                    requests.append((kind, self.prompt_format.proposal_prompt(kind, [], program), [], program))
                     continue
                 pool = [entry.proposed for entry in buffer if entry.kind == kind] or [self.identity]
                 if config.num_references:
                     references = [pool[int(place)] for place in rng.choice(len(pool), min(config.num_references, len(pool)), replace=False)]
                 else:  # no references: always the same one, as the form needs an example
                     references = [self.identity]
-                asked.append((kind, self.prompt_format.ask(kind, references, None), references, None))
+                requests.append((kind, self.prompt_format.proposal_prompt(kind, references, None), references, None))
         tokenizer = self.policy.tokenizer
-        ids = [np.array(encode_prompt(tokenizer, prompt), np.int64) for _, prompt, _, _ in asked]
+        ids = [np.array(encode_prompt(tokenizer, prompt), np.int64) for _, prompt, _, _ in requests]
         groups = sample(self.policy, ids, 1, config, purpose, step, config.max_proposal_tokens)
         proposals = []
-        for (kind, prompt, references, program), prompt_ids, group in zip(asked, ids, groups, strict=True):
+        for (kind, prompt, references, program), prompt_ids, group in zip(requests, ids, groups, strict=True):
             text = decode(tokenizer, group[0].ids, self.policy.eos)
             proposal = Proposal(kind, prompt, prompt_ids, group[0], text, references)
             if group[0].ended == "length":
                 proposal.reason = "not ended"
             else:
                 try:
-                    proposal.entry = Entry(kind, self.prompt_format.read(kind, text, program), (), step)
+                    proposal.entry = BufferEntry(kind, self.prompt_format.parse_proposal(kind, text, program), (), step)
                 except Refused as error:
                     proposal.reason = str(error)
             proposals.append(proposal)
@@ -87,16 +105,16 @@ class Proposer:
         """Run what could be read; those that fail, differ between runs, or are in the buffer already lose their entry and get a reason."""
         known = {entry.key for entry in buffer}
         readable = [(proposal, proposal.entry) for proposal in proposals if proposal.entry is not None]
-        outcomes = self.runner.agree_all([(entry.proposed.program, entry.proposed.inputs) for _, entry in readable])
+        outcomes = self.runner.run_deterministic([(entry.proposed.program, entry.proposed.inputs) for _, entry in readable])
         for (proposal, entry), outcome in zip(readable, outcomes, strict=True):
             proposal.entry = None
             arguments = [value for call in entry.proposed.inputs for value in call]
             if outcome.values is None:
                 proposal.reason = (outcome.error or "no value").partition(":")[0]
-            elif not all(self.prompt_format.fits(value) for value in (*outcome.values, *arguments)):
+            elif not all(self.prompt_format.accepts_value(value) for value in (*outcome.values, *arguments)):
                 proposal.reason = "value too long"
             elif entry.key in known:
                 proposal.reason = "duplicate"
             else:
                 known.add(entry.key)
-                proposal.entry = Entry(proposal.kind, entry.proposed, tuple(outcome.values), step)
+                proposal.entry = BufferEntry(proposal.kind, entry.proposed, tuple(outcome.values), step)

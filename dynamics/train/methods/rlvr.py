@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from dynamics.errors import InputError
 from dynamics.train import data_order, objectives
-from dynamics.train.batch import Batch, Method, StepData
+from dynamics.train.batch import Batch
 from dynamics.train.config import RLVRConfig
+from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import sample
@@ -19,74 +20,98 @@ from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
 class RLVR(Method):
-    """Makes batches of what the policy of the moment sampled; has no state."""
+    """Batches of what the policy of the moment samples, with advantages by the verifier; has no state.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    policy
+        The model that samples and is trained.
+    source
+        Where the problems come from.
+    """
 
     record_every = 1
 
     def __init__(self, config: RLVRConfig, policy: Policy, source: Source):
-        self.config, self.policy = config, policy
+        self.config, self.policy, self.source = config, policy, source
         self.questions = source.questions("training", config.num_problems, config.seed)
         if not self.questions:
             raise InputError(f"{source.name}: has no problems to train on")
         self.prompts = encode_questions(policy.tokenizer, self.questions)
-        self.source = source
 
     def probe_prompts(self) -> ProbePrompts:
+        """Take validation problems of the task."""
         return solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
     def next_batch(self, step: int) -> StepData:
+        """Sample a group of completions for each problem that is due in this step, and judge them."""
         config = self.config
-        places = data_order.chosen(config.seed, step, config.prompts_per_step, len(self.questions))
+        indices = data_order.chosen(config.seed, step, config.prompts_per_step, len(self.questions))
         begin = time.perf_counter()
-        groups = sample(self.policy, [self.prompts[place] for place in places], config.group_size, config, "rollout", step)
+        groups = sample(self.policy, [self.prompts[index] for index in indices], config.group_size, config, "rollout", step)
         seconds = time.perf_counter() - begin
-        rows = [(place, one) for place, group in zip(places, groups, strict=True) for one in group]
-        texts = [decode(self.policy.tokenizer, one.ids, self.policy.eos) for _, one in rows]
-        verdicts = [judge(self.questions[place], text) for (place, _), text in zip(rows, texts, strict=True)]
+        samples = [sampled for group in groups for sampled in group]
+        prompt_of = np.repeat(np.arange(len(indices)), config.group_size)
+        questions = [self.questions[indices[prompt]] for prompt in prompt_of]
+        texts = [decode(self.policy.tokenizer, sampled.ids, self.policy.eos) for sampled in samples]
+        verdicts = [judge(question, text) for question, text in zip(questions, texts, strict=True)]
         rewards = np.array([verdict.score for verdict in verdicts])
-        prompt_of = np.repeat(np.arange(len(places)), config.group_size)
-        lengths = np.array([len(one.ids) for _, one in rows])
+        lengths = np.array([len(sampled.ids) for sampled in samples])
         advantages = objectives.advantages(config.advantage, rewards, prompt_of, lengths)
-        asked = [self.questions[place] for place, _ in rows]
         batch = Batch(
-            [self.prompts[place] for place in places],
-            [one.ids for _, one in rows],
+            [self.prompts[index] for index in indices],
+            [sampled.ids for sampled in samples],
             prompt_of,
             advantages,
-            ["solver"] * len(rows),
-            [one.task for one in asked],
-            [one.id for one in asked],
-            [one.logprobs for _, one in rows],
+            ["solver"] * len(samples),
+            [question.task for question in questions],
+            [question.id for question in questions],
+            [sampled.logprobs for sampled in samples],
             config.temperature,
         )
         rollouts = [
             {
                 "prompt": question.prompt,
                 "completion": text,
-                "prompt_ids": self.prompts[place].tolist(),
-                "completion_ids": one.ids.tolist(),
+                "prompt_ids": self.prompts[indices[prompt]].tolist(),
+                "completion_ids": sampled.ids.tolist(),
                 "role": "solver",
                 "task": question.task,
                 "problem": question.id,
                 "reward": verdict.score,
                 "reason": verdict.reason,
                 "advantage": float(advantage),
-                "ended": one.ended,
+                "ended": sampled.ended,
                 "temperature": config.temperature,
             }
-            for (place, one), question, text, verdict, advantage in zip(rows, asked, texts, verdicts, advantages, strict=True)
+            for prompt, sampled, question, text, verdict, advantage in zip(
+                prompt_of, samples, questions, texts, verdicts, advantages, strict=True
+            )
         ]
-        metrics = reward_metrics(rewards.reshape(-1, config.group_size), [one.task for one in asked]) | {
+        metrics = reward_metrics(rewards.reshape(-1, config.group_size), [question.task for question in questions]) | {
             "length/mean": float(lengths.mean()),
-            "length/truncated": float(np.mean([one.ended == "length" for _, one in rows])),
+            "length/truncated": float(np.mean([sampled.ended == "length" for sampled in samples])),
             "time/sampling": seconds,
         }
         return StepData(batch, metrics, rollouts)
 
 
-def reward_metrics(rewards: np.ndarray[Any, Any], tasks: list[str]) -> dict[str, float]:
-    """Of rewards (groups, samples): their mean, by task too, and how groups are made up."""
-    found = {
+def reward_metrics(rewards: Float[np.ndarray, "groups samples"], tasks: list[str]) -> dict[str, float]:
+    """Average rewards, by task too, and say how groups are made up.
+
+    Parameters
+    ----------
+    rewards : (groups, samples) of each sample; 1 for a correct one.
+    tasks : (groups * samples) the task of each sample, group by group.
+
+    Returns
+    -------
+    dict
+        A number by the name that it has in ``metrics.jsonl``.
+    """
+    metrics = {
         "reward": float(rewards.mean()),
         "reward_std": float(rewards.std()),
         "group/std": float(rewards.std(1).mean()),
@@ -95,6 +120,6 @@ def reward_metrics(rewards: np.ndarray[Any, Any], tasks: list[str]) -> dict[str,
         "group/none_correct": float((rewards < 1).all(1).mean()),
     }
     flat = rewards.ravel()
-    if len(kinds := sorted(set(tasks))) > 1:
-        found |= {f"reward/{kind}": float(flat[[task == kind for task in tasks]].mean()) for kind in kinds}
-    return found
+    if len(names := sorted(set(tasks))) > 1:
+        metrics |= {f"reward/{name}": float(flat[[task == name for task in tasks]].mean()) for name in names}
+    return metrics

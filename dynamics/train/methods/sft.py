@@ -6,8 +6,9 @@ import numpy as np
 
 from dynamics.errors import InputError
 from dynamics.train import data_order
-from dynamics.train.batch import Batch, Method, StepData
+from dynamics.train.batch import Batch
 from dynamics.train.config import SFTConfig
+from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import check_lengths
@@ -16,7 +17,17 @@ from dynamics.train.tasks.prompt_formats import encode_completion, encode_questi
 
 
 class SFT(Method):
-    """Makes batches of given completions; has no state."""
+    """Batches of given completions; has no state.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    policy
+        The model, whose tokenizer is used.
+    source
+        Where the problems come from; every one needs an answer to imitate.
+    """
 
     record_every = 10
 
@@ -27,23 +38,25 @@ class SFT(Method):
             if question.answer is None:
                 raise InputError(f"{question.id}: has no answer to imitate; sft needs one for every problem")
         self.prompts = encode_questions(policy.tokenizer, self.questions)
-        self.answers = [np.array(encode_completion(policy.tokenizer, str(one.answer)), np.int64) for one in self.questions]
-        names = [f"prompt of {one.id}" for one in self.questions]
-        check_lengths(policy.model, self.prompts, [len(one) for one in self.answers], names)
+        self.answers = [np.array(encode_completion(policy.tokenizer, str(question.answer)), np.int64) for question in self.questions]
+        names = [f"prompt of {question.id}" for question in self.questions]
+        check_lengths(policy.model, self.prompts, [len(answer) for answer in self.answers], names)
 
     def probe_prompts(self) -> ProbePrompts:
+        """Take validation problems of the task."""
         return solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
     def next_batch(self, step: int) -> StepData:
-        places = data_order.chosen(self.config.seed, step, self.config.batch_size, len(self.questions))
-        asked = [self.questions[place] for place in places]
+        """Take the completions that are due in this step, each with weight 1."""
+        indices = data_order.chosen(self.config.seed, step, self.config.batch_size, len(self.questions))
+        questions = [self.questions[index] for index in indices]
         batch = Batch(
-            [self.prompts[place] for place in places],
-            [self.answers[place] for place in places],
-            np.arange(len(places)),
-            np.ones(len(places)),
-            ["solver"] * len(places),
-            [one.task for one in asked],
-            [one.id for one in asked],
+            [self.prompts[index] for index in indices],
+            [self.answers[index] for index in indices],
+            np.arange(len(indices)),
+            np.ones(len(indices)),
+            ["solver"] * len(indices),
+            [question.task for question in questions],
+            [question.id for question in questions],
         )
         return StepData(batch, {"length/mean": float(batch.lengths.mean())})

@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32, Int
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from dynamics.errors import InputError
+from dynamics.train.batch import pad_left
 from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
@@ -26,7 +30,7 @@ BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledCompletion:
     """One completion.
 
     Attributes
@@ -36,71 +40,110 @@ class Sampled:
     ended : ``eos``, ``stop`` or ``length``.
     """
 
-    ids: np.ndarray[Any, Any]
-    logprobs: np.ndarray[Any, Any]
+    ids: Int[np.ndarray, " tokens"]
+    logprobs: Float32[np.ndarray, " tokens"]
     ended: str
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How the next token is drawn, and what ends a completion."""
+class SamplingParams:
+    """How the next token is drawn, and what ends a completion.
 
-    temperature: float
-    top_k: int
-    top_p: float
-    eos: frozenset[int]
-    stop: tuple[str, ...]
-    tokenizer: Any
-    limit: int
+    Attributes
+    ----------
+    temperature : 0 takes the likeliest token.
+    top_k, top_p : draw from the likeliest tokens only; 0 and 1 for all.
+    eos : token ids that end a completion.
+    stop : texts that end a completion once it contains one.
+    tokenizer : decodes for ``stop``.
+    max_new_tokens : the longest completion.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    eos: frozenset[int] = frozenset()
+    stop: tuple[str, ...] = ()
+    tokenizer: Any = None
+    max_new_tokens: int = 1
 
 
 def generate(
     model: Any,
-    prompts: Sequence[Any],
+    prompts: Sequence[ArrayLike],
     group: int,
     *,
     max_new_tokens: int,
     temperature: float = 1.0,
     eos: Collection[int],
-    noise: Callable[[int, int], np.random.Generator],
+    rng_for: Callable[[int, int], np.random.Generator],
     top_k: int = 0,
     top_p: float = 1.0,
     stop: Sequence[str] = (),
     tokenizer: Any = None,
     rows: int = 1024,
     autocast: torch.dtype | None = None,
-) -> list[list[Sampled]]:
-    """``group`` samples of each prompt.
+) -> list[list[SampledCompletion]]:
+    """Sample ``group`` completions of each prompt.
 
     Parameters
     ----------
+    model : a causal language model of transformers.
     prompts : token ids, (tokens,) each.
+    group : completions of each prompt.
+    max_new_tokens : the longest completion.
     temperature : 0 takes the likeliest token, whose log-probability is then 0.
-    noise : (prompt, sample) -> the random stream of that row alone.
+    eos : token ids that end a completion.
+    rng_for : (prompt, sample) -> the random stream of that row alone.
+    top_k, top_p : draw from the likeliest tokens only; 0 and 1 for all.
     stop : texts that end a completion once it contains one; its tokens are kept as sampled.
+    tokenizer : decodes for ``stop``.
     rows : samples in work at once.
+    autocast : dtype to compute in by autocast; None for that of the weights.
+
+    Returns
+    -------
+    A list for each prompt, in the order of the prompts, of its completions in the order of the samples.
     """
-    _check(model, prompts, group, max_new_tokens, temperature, stop, tokenizer)
-    rule = Rule(temperature, top_k, top_p, frozenset(eos), tuple(stop), tokenizer, max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))  # of similar length together: little padding
+    prompt_ids = [np.asarray(prompt, np.int64) for prompt in prompts]
+    _check(model, prompt_ids, group, max_new_tokens, temperature, stop, tokenizer)
+    params = SamplingParams(temperature, top_k, top_p, frozenset(eos), tuple(stop), tokenizer, max_new_tokens)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))  # of similar length together: little padding
     size = max(1, rows // group)
-    found: list[list[Sampled]] = [[] for _ in prompts]
+    completions: list[list[SampledCompletion]] = [[] for _ in prompts]
     device = next(model.parameters()).device
     computing = torch.autocast(device.type, autocast) if autocast else contextlib.nullcontext()
     with torch.no_grad(), computing:
         for start in range(0, len(order), size):
-            places = order[start : start + size]
-            for part in range(0, group, rows):
-                numbers = range(part, min(part + rows, group))
-                for place, samples in zip(places, _chunk(model, prompts, places, numbers, rule, noise, device), strict=True):
-                    found[place] += samples
-    return found
+            chosen = order[start : start + size]
+            for first in range(0, group, rows):
+                samples = range(first, min(first + rows, group))
+                groups = _sample_chunk(model, prompt_ids, chosen, samples, params, rng_for)
+                for index, sampled in zip(chosen, groups, strict=True):
+                    completions[index] += sampled
+    return completions
 
 
 def sample(
-    policy: Policy, prompts: list[Any], group: int, config: PolicyGradientConfig, purpose: str, step: int, limit: int | None = None
-) -> list[list[Sampled]]:
-    """``group`` samples of each prompt by a policy, as a run is told to sample; at most ``limit`` tokens each, else ``max_new_tokens``."""
+    policy: Policy,
+    prompts: Sequence[ArrayLike],
+    group: int,
+    config: PolicyGradientConfig,
+    purpose: str,
+    step: int,
+    limit: int | None = None,
+) -> list[list[SampledCompletion]]:
+    """Sample ``group`` completions of each prompt by a policy, as a run is told to sample.
+
+    Parameters
+    ----------
+    policy : samples, in the dtype that it computes in.
+    prompts : token ids, (tokens,) each.
+    group : completions of each prompt.
+    config : settings of the run.
+    purpose, step : which random streams to draw from, see ``dynamics.train.rng``.
+    limit : the longest completion; the ``max_new_tokens`` of the run if None.
+    """
     return generate(
         policy.model,
         prompts,
@@ -110,12 +153,14 @@ def sample(
         top_k=config.top_k,
         top_p=config.top_p,
         eos=policy.eos,
-        noise=lambda prompt, number: stream(config.seed, purpose, step, prompt, number),
+        rng_for=lambda prompt, number: stream(config.seed, purpose, step, prompt, number),
         autocast=policy.autocast,
     )
 
 
-def _check(model: Any, prompts: Sequence[Any], group: int, limit: int, temperature: float, stop: Sequence[str], tokenizer: Any) -> None:
+def _check(
+    model: Any, prompts: Sequence[Int[np.ndarray, " _"]], group: int, limit: int, temperature: float, stop: Sequence[str], tokenizer: Any
+) -> None:
     if temperature < 0:
         raise InputError(f"temperature {temperature}: must be at least 0")
     if group < 1 or limit < 1:
@@ -125,8 +170,16 @@ def _check(model: Any, prompts: Sequence[Any], group: int, limit: int, temperatu
     check_lengths(model, prompts, [limit] * len(prompts), [f"prompt {number}" for number in range(len(prompts))])
 
 
-def check_lengths(model: Any, prompts: Sequence[Any], more: Sequence[int], names: Sequence[str]) -> None:
-    """Refuse prompts (token ids) without a token, and those that with so many ``more`` tokens have no room in the model's positions."""
+def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Sequence[int], names: Sequence[str]) -> None:
+    """Refuse prompts that have no token, or with their new tokens no room in the model's positions.
+
+    Parameters
+    ----------
+    model : a causal language model of transformers.
+    prompts : token ids, (tokens,) each.
+    more : how many new tokens each is to have.
+    names : what each is called in the error.
+    """
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     for prompt, new, name in zip(prompts, more, names, strict=True):
         if not len(prompt):
@@ -135,7 +188,7 @@ def check_lengths(model: Any, prompts: Sequence[Any], more: Sequence[int], names
             raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones are beyond the model's {window} positions")
 
 
-class _Rows:
+class _KeyValueCache:
     """Keys and values of rows in work, as a transformers cache whose layers write in place into memory allocated once."""
 
     def __init__(self, model: Any, capacity: int):
@@ -145,144 +198,204 @@ class _Rows:
         class Layer(DynamicLayer):  # type: ignore[misc]
             """``keys`` and ``values`` are the filled part of (rows, heads, capacity, size)."""
 
-            def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
                 if not self.is_initialized:
                     self.lazy_initialization(key_states, value_states)
-                    self.room = [one.new_empty((*one.shape[:2], capacity, one.shape[-1])) for one in (key_states, value_states)]
+                    shapes = [(*states.shape[:2], capacity, states.shape[-1]) for states in (key_states, value_states)]
+                    self.memory = [key_states.new_empty(shapes[0]), value_states.new_empty(shapes[1])]
                     self.filled = 0
                 end = self.filled + key_states.shape[-2]
-                for room, new in zip(self.room, (key_states, value_states), strict=True):
-                    room[:, :, self.filled : end] = new
+                for memory, new in zip(self.memory, (key_states, value_states), strict=True):
+                    memory[:, :, self.filled : end] = new
                 self.filled = end
-                self.keys, self.values = (room[:, :, :end] for room in self.room)
+                self.keys, self.values = (memory[:, :, :end] for memory in self.memory)
                 return self.keys, self.values
 
-            def choose(self, rows: torch.Tensor) -> None:
+            def select(self, rows: Tensor) -> None:
                 """Keep, repeat or drop rows."""
-                made = []
-                for room in self.room:
-                    fresh = room.new_empty((len(rows), *room.shape[1:]))
-                    fresh[:, :, : self.filled] = room[:, :, : self.filled].index_select(0, rows)
-                    made.append(fresh)
-                self.room = made
-                self.keys, self.values = (room[:, :, : self.filled] for room in self.room)
+                selected = []
+                for memory in self.memory:
+                    fresh = memory.new_empty((len(rows), *memory.shape[1:]))
+                    fresh[:, :, : self.filled] = memory[:, :, : self.filled].index_select(0, rows)
+                    selected.append(fresh)
+                self.memory = selected
+                self.keys, self.values = (memory[:, :, : self.filled] for memory in self.memory)
 
         self.cache = DynamicCache(config=model.config)
-        self.plain = all(type(layer) is DynamicLayer for layer in self.cache.layers)
-        if self.plain:
+        self.in_place = all(type(layer) is DynamicLayer for layer in self.cache.layers)
+        if self.in_place:
             self.cache.layers = [Layer() for _ in self.cache.layers]
 
-    def choose(self, rows: torch.Tensor) -> None:
-        if self.plain:
+    def select(self, rows: Tensor) -> None:
+        """Keep, repeat or drop rows."""
+        if self.in_place:
             for layer in self.cache.layers:
-                layer.choose(rows)
+                layer.select(rows)
         else:
             self.cache.batch_select_indices(rows)
 
 
-def _chunk(
-    model: Any, prompts: Sequence[Any], places: Sequence[int], numbers: range, rule: Rule, noise: Callable[..., Any], device: torch.device
-) -> list[list[Sampled]]:
-    """The samples with these numbers of these prompts."""
-    width = max(len(prompts[place]) for place in places)
-    ids = torch.zeros(len(places), width, dtype=torch.long)
-    mask = torch.zeros(len(places), width + rule.limit, dtype=torch.long)
-    for row, place in enumerate(places):
-        prompt = torch.as_tensor(np.asarray(prompts[place], np.int64))
-        ids[row, width - len(prompt) :], mask[row, width - len(prompt) : width] = prompt, 1
-    mask[:, width:] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    positions = (mask[:, :width].cumsum(1) - 1).clamp(min=0)
-    rows = _Rows(model, width + rule.limit)
-    padded = bool((mask[:, :width] == 0).any())
-    made = model(
-        input_ids=ids,
-        attention_mask=mask[:, :width] if padded else None,
-        position_ids=positions,
-        past_key_values=rows.cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    spread = torch.arange(len(places), device=device).repeat_interleave(len(numbers))
-    rows.choose(spread)
-    logits, mask, position = made.logits[:, -1].float()[spread], mask[spread], positions[spread, -1]
-    count = len(spread)
-    if not torch.isfinite(logits.max(1).values).all():
-        bad = int(torch.nonzero(~torch.isfinite(logits.max(1).values))[0]) // len(numbers)
-        raise InputError(f"prompt {places[bad]}: the model's logits are not finite")
-    uniform = np.empty((count, rule.limit))
-    for row in range(count):
-        uniform[row] = noise(places[row // len(numbers)], numbers[row % len(numbers)]).random(rule.limit)
-    numbers_left = torch.from_numpy(uniform).to(device)
-    tokens = np.zeros((count, rule.limit), np.int64)
-    logprobs = np.zeros((count, rule.limit), np.float32)
-    length = np.zeros(count, np.int64)
-    ended = ["length"] * count
-    active, over = np.arange(count), np.zeros(count, bool)
-    for step in range(rule.limit):
-        chosen, logp = draw(logits, numbers_left[:, step], rule)
-        picked = chosen.cpu().numpy()
-        mine = active[~over]
-        tokens[mine, step], logprobs[mine, step], length[mine] = picked[~over], logp.cpu().numpy()[~over], step + 1
-        last = ~over & np.isin(picked, list(rule.eos))
-        over |= last
-        for row in active[last].tolist():
-            ended[row] = "eos"
-        if rule.stop:
-            for place in np.flatnonzero(~over).tolist():
-                text = rule.tokenizer.decode(tokens[active[place], : step + 1], skip_special_tokens=False)
-                if any(one in text for one in rule.stop):
-                    over[place], ended[active[place]] = True, "stop"
-        if over.all() or step + 1 == rule.limit:
-            break
-        if over.mean() >= COMPACT:
-            keep = torch.from_numpy(np.flatnonzero(~over)).to(device)
-            active, over = active[~over], np.zeros(len(keep), bool)
-            rows.choose(keep)
-            chosen, mask, position, numbers_left = chosen[keep], mask[keep], position[keep], numbers_left[keep]
-        position = position + 1
-        made = model(
-            input_ids=chosen[:, None],
-            attention_mask=mask[:, : width + step + 1] if padded else None,
-            position_ids=position[:, None],
-            past_key_values=rows.cache,
+@dataclass
+class _Decoder:
+    """Rows that are still in work, one token after another.
+
+    Attributes
+    ----------
+    logits : (rows, vocabulary) float32, of the next token.
+    mask : (rows, width + tokens) 1 where there is a token or is to be one; None where no prompt is padded.
+    position : (rows,) of the last token.
+    width : of the padded prompts.
+    """
+
+    model: Any
+    cache: _KeyValueCache
+    logits: Float32[Tensor, "rows vocabulary"]
+    mask: Int[Tensor, "rows columns"] | None
+    position: Int[Tensor, " rows"]
+    width: int
+
+    @classmethod
+    def prefill(cls, model: Any, prompts: Sequence[Int[np.ndarray, " _"]], group: int, limit: int) -> _Decoder:
+        """Compute the prompts, and have ``group`` rows of each."""
+        device = next(model.parameters()).device
+        ids, mask, positions = (torch.from_numpy(array).to(device) for array in pad_left(prompts))
+        width = ids.shape[1]
+        cache = _KeyValueCache(model, width + limit)
+        padded = bool((mask == 0).any())
+        output = model(
+            input_ids=ids,
+            attention_mask=mask if padded else None,
+            position_ids=positions,
+            past_key_values=cache.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        logits = made.logits[:, -1].float()
-    every = [Sampled(tokens[row, : length[row]], logprobs[row, : length[row]], ended[row]) for row in range(count)]
-    return [every[start : start + len(numbers)] for start in range(0, count, len(numbers))]
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(group)
+        cache.select(rows)
+        extended = torch.cat([mask, mask.new_ones(len(prompts), limit)], 1)[rows] if padded else None
+        return cls(model, cache, output.logits[:, -1].float()[rows], extended, positions[rows, -1], width)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep some rows; the logits are those of the last step."""
+        self.cache.select(rows)
+        self.position = self.position[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+
+    def append(self, tokens: Int[Tensor, " rows"], count: int) -> None:
+        """Append a token to each row, which then has ``count`` new ones, and compute the logits of the next."""
+        self.position = self.position + 1
+        output = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=None if self.mask is None else self.mask[:, : self.width + count],
+            position_ids=self.position[:, None],
+            past_key_values=self.cache.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits = output.logits[:, -1].float()
 
 
-def draw(logits: torch.Tensor, uniform: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows,) token and its log-probability, from logits (rows, vocabulary) and a number in [0, 1) a row."""
-    if rule.temperature == 0:
+def _sample_chunk(
+    model: Any,
+    prompts: Sequence[Int[np.ndarray, " _"]],
+    chosen: Sequence[int],
+    samples: range,
+    params: SamplingParams,
+    rng_for: Callable[[int, int], np.random.Generator],
+) -> list[list[SampledCompletion]]:
+    """Sample the completions with the numbers ``samples`` of the ``chosen`` prompts."""
+    limit = params.max_new_tokens
+    decoder = _Decoder.prefill(model, [prompts[index] for index in chosen], len(samples), limit)
+    finite = torch.isfinite(decoder.logits.max(1).values)
+    if not finite.all():
+        raise InputError(f"prompt {chosen[int(torch.nonzero(~finite)[0]) // len(samples)]}: the model's logits are not finite")
+    count = len(chosen) * len(samples)
+    uniform = np.stack([rng_for(index, number).random(limit) for index in chosen for number in samples])
+    remaining = torch.from_numpy(uniform).to(decoder.logits.device)
+    tokens = np.zeros((count, limit), np.int64)
+    logprobs = np.zeros((count, limit), np.float32)
+    length = np.zeros(count, np.int64)
+    ended = ["length"] * count
+    active, over = np.arange(count), np.zeros(count, bool)  # the rows in work, and which of them have ended
+    for step in range(limit):
+        drawn, logp = draw(decoder.logits, remaining[:, step], params)
+        drawn_ids = drawn.cpu().numpy()
+        going = active[~over]
+        tokens[going, step], logprobs[going, step], length[going] = drawn_ids[~over], logp.cpu().numpy()[~over], step + 1
+        at_eos = np.isin(drawn_ids, list(params.eos))
+        for reason, ends in (("eos", at_eos), ("stop", _contains_stop(tokens[:, : step + 1], active, over | at_eos, params))):
+            for row in active[ends & ~over].tolist():
+                ended[row] = reason
+            over = over | ends
+        if over.all() or step + 1 == limit:
+            break
+        if over.mean() >= COMPACT:
+            keep = torch.from_numpy(np.flatnonzero(~over)).to(drawn.device)
+            active, over = active[~over], np.zeros(len(keep), bool)
+            decoder.select(keep)
+            drawn, remaining = drawn[keep], remaining[keep]
+        decoder.append(drawn, step + 1)
+    completions = [SampledCompletion(tokens[row, : length[row]], logprobs[row, : length[row]], ended[row]) for row in range(count)]
+    return [completions[start : start + len(samples)] for start in range(0, count, len(samples))]
+
+
+def _contains_stop(
+    tokens: Int[np.ndarray, "samples tokens"],
+    active: Int[np.ndarray, " rows"],
+    over: Bool[np.ndarray, " rows"],
+    params: SamplingParams,
+) -> Bool[np.ndarray, " rows"]:
+    """(rows,) which of the active rows that are not over contain a stop text."""
+    contains = np.zeros(len(active), bool)
+    if params.stop:
+        for row in np.flatnonzero(~over).tolist():
+            text = params.tokenizer.decode(tokens[active[row]], skip_special_tokens=False)
+            contains[row] = any(stop in text for stop in params.stop)
+    return contains
+
+
+def draw(
+    logits: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, " rows"], params: SamplingParams
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Draw a token of each row by inverting its cumulative distribution.
+
+    Parameters
+    ----------
+    logits : (rows, vocabulary).
+    uniform : (rows,) a number in [0, 1) each.
+    params : temperature and truncation.
+
+    Returns
+    -------
+    (rows,) the token, and its log-probability in nats under the distribution that it was drawn from.
+    """
+    if params.temperature == 0:
         return logits.argmax(1), logits.new_zeros(len(logits))
-    if rule.top_k or rule.top_p < 1:
-        logits = _truncated(logits, rule)
-    scaled = logits / rule.temperature if rule.temperature != 1 else logits
-    top = scaled.amax(1, keepdim=True)
-    weight = torch.exp(scaled - top)
+    if params.top_k or params.top_p < 1:
+        logits = _truncated(logits, params)
+    scaled = logits / params.temperature if params.temperature != 1 else logits
+    peak = scaled.amax(1, keepdim=True)
+    weight = torch.exp(scaled - peak)
     weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % BLOCK)).view(len(weight), -1, BLOCK)
-    reach = weight.sum(2, dtype=torch.float64).cumsum(1)
-    aim = uniform[:, None] * reach[:, -1:]
-    block = torch.searchsorted(reach, aim, right=True).clamp(max=reach.shape[1] - 1)
+    cumulative = weight.sum(2, dtype=torch.float64).cumsum(1)  # up to the end of each block
+    aim = uniform[:, None] * cumulative[:, -1:]
+    block = torch.searchsorted(cumulative, aim, right=True).clamp(max=cumulative.shape[1] - 1)
     inside = weight.gather(1, block[..., None].expand(-1, 1, BLOCK))[:, 0]
-    rest = aim - torch.where(block > 0, reach.gather(1, (block - 1).clamp(min=0)), 0.0)
-    place = torch.searchsorted(inside.double().cumsum(1), rest, right=True)
-    last = BLOCK - 1 - (inside > 0).flip(1).to(torch.uint8).argmax(1, keepdim=True)
-    chosen = block * BLOCK + torch.minimum(place, last)
-    logp = scaled.gather(1, chosen).double() - top - reach[:, -1:].log()
-    return chosen[:, 0], logp[:, 0].float()
+    rest = aim - torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    offset = torch.searchsorted(inside.double().cumsum(1), rest, right=True)
+    last = BLOCK - 1 - (inside > 0).flip(1).to(torch.uint8).argmax(1, keepdim=True)  # of the block that has a probability
+    token = block * BLOCK + torch.minimum(offset, last)
+    logp = scaled.gather(1, token).double() - peak - cumulative[:, -1:].log()
+    return token[:, 0], logp[:, 0].float()
 
 
-def _truncated(logits: torch.Tensor, rule: Rule) -> torch.Tensor:
+def _truncated(logits: Float[Tensor, "rows vocabulary"], params: SamplingParams) -> Float[Tensor, "rows vocabulary"]:
     """-inf for what is not among the likeliest ``top_k``, nor in the smallest set of probability ``top_p``; ties by token id."""
-    ordered, token = torch.sort(logits / rule.temperature, dim=1, descending=True, stable=True)
+    ordered, token = torch.sort(logits / params.temperature, dim=1, descending=True, stable=True)
     kept = torch.ones_like(ordered, dtype=torch.bool)
-    if rule.top_k:
-        kept[:, rule.top_k :] = False
-    if rule.top_p < 1:
+    if params.top_k:
+        kept[:, params.top_k :] = False
+    if params.top_p < 1:
         share = torch.softmax(ordered.masked_fill(~kept, -torch.inf), 1, dtype=torch.float64)
-        kept &= share.cumsum(1) - share < rule.top_p
+        kept &= share.cumsum(1) - share < params.top_p
     return logits.masked_fill(~torch.zeros_like(kept).scatter(1, token, kept), -torch.inf)

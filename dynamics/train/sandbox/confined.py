@@ -8,6 +8,7 @@ anywhere, the pipe for its own result; so all that a program can forge is what i
 from __future__ import annotations
 
 import ast
+import contextlib
 import ctypes
 import gc
 import json
@@ -108,7 +109,7 @@ _FCNTL_ALLOWED = (0, 1, 2, 3, 1030)
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_DUMPABLE = 38, 22, 4
 
 
-class _Program(ctypes.Structure):
+class _FilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
@@ -121,54 +122,57 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("access", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-def bpf(extra: dict[str, tuple[int | None, int | None]]) -> Any:
-    """A seccomp filter in memory: the calls of the list, and ``extra``, pass; all others fail with EPERM, foreign ones kill."""
+def seccomp_filter(extra: dict[str, tuple[int | None, int | None]]) -> Any:
+    """Make a seccomp filter in memory: the calls of the list, and ``extra``, pass; all others fail with EPERM, foreign ones kill."""
     which, arch = _MACHINES[platform.machine()]
     numbers = sorted(pair[which] for pair in (_CALLS | extra).values() if pair[which] is not None)  # type: ignore[type-var]
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
+    load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
     allow, deny, kill = 0x7FFF0000, 0x00050001, 0x80000000
     code: list[tuple[int, int, int, int | None]] = [
         (load, 0, 0, 4),
         (equal, 1, 0, arch),
-        (give, 0, 0, kill),
+        (result, 0, 0, kill),
         (load, 0, 0, 0),
         (at_least, 0, 1, 0x40000000),
-        (give, 0, 0, kill),
+        (result, 0, 0, kill),
     ]
     for number in numbers:
-        code += [(equal, 0, 1, number), (give, 0, 0, allow)]
-    code += [(equal, 1, 0, _FCNTL[which]), (give, 0, 0, deny), (load, 0, 0, 24)]
+        code += [(equal, 0, 1, number), (result, 0, 0, allow)]
+    code += [(equal, 1, 0, _FCNTL[which]), (result, 0, 0, deny), (load, 0, 0, 24)]
     for command in _FCNTL_ALLOWED:
-        code += [(equal, 0, 1, command), (give, 0, 0, allow)]
-    code.append((give, 0, 0, deny))
-    text = b"".join(struct.pack("HBBI", *one) for one in code)
+        code += [(equal, 0, 1, command), (result, 0, 0, allow)]
+    code.append((result, 0, 0, deny))
+    text = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
     memory = ctypes.create_string_buffer(text, len(text))
-    return _Program(len(code), ctypes.addressof(memory)), memory
+    return _FilterProgram(len(code), ctypes.addressof(memory)), memory
 
 
-def _checked(libc: Any, value: int, what: str) -> int:
+def _checked(value: int, what: str) -> int:
     if value < 0:
         raise OSError(ctypes.get_errno(), what)
     return value
 
 
 def landlock(libc: Any, readable: list[str]) -> int:
-    """No file may be touched but read beneath ``readable``; no TCP, no signals or sockets to the outside where the kernel can. Its ABI."""
+    """Let no file be touched but read beneath ``readable``; no TCP, no signals or sockets to the outside where the kernel can.
+
+    Gives the version of the kernel's Landlock ABI.
+    """
     version = int(libc.syscall(444, None, ctypes.c_size_t(0), 1))
     if version < 1:
         raise OSError("this kernel has no Landlock")
     filesystem = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     rules = _Ruleset(filesystem, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = _checked(libc, libc.syscall(444, ctypes.byref(rules), ctypes.c_size_t(size), 0), "landlock_create_ruleset")
+    ruleset = _checked(libc.syscall(444, ctypes.byref(rules), ctypes.c_size_t(size), 0), "landlock_create_ruleset")
     for path in readable:
         if not os.path.isdir(path):
             continue
         parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
         beneath = _Beneath(4 | 8, parent)
-        _checked(libc, libc.syscall(445, ruleset, 1, ctypes.byref(beneath), 0), "landlock_add_rule")
+        _checked(libc.syscall(445, ruleset, 1, ctypes.byref(beneath), 0), "landlock_add_rule")
         os.close(parent)
-    _checked(libc, libc.syscall(446, ruleset, 0), "landlock_restrict_self")
+    _checked(libc.syscall(446, ruleset, 0), "landlock_restrict_self")
     os.close(ruleset)
     return version
 
@@ -177,19 +181,20 @@ def confine(libc: Any) -> str:
     """Give up all rights but computing, forking and reading the standard library; says by what."""
     if platform.machine() not in _MACHINES:
         raise OSError(f"no table of system calls for {platform.machine()}")
-    _checked(libc, libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     version = landlock(libc, [os.path.dirname(os.__file__)])
-    restrict(libc, bpf(_FORKING))
+    install_filter(libc, seccomp_filter(_FORKING))
     return f"Landlock ABI {version}, seccomp"
 
 
-def restrict(libc: Any, made: Any) -> None:
-    _checked(libc, libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(made[0]), 0, 0), "seccomp")
+def install_filter(libc: Any, filter_: Any) -> None:
+    """Let this process make no system call but those that ``seccomp_filter`` lets pass."""
+    _checked(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_[0]), 0, 0), "seccomp")
 
 
-def child(request: dict[str, Any], result: int, null: int, libc: Any, made: Any) -> None:
-    """Run one program and write what it gave; never returns."""
-    said = b"Eended"
+def run_program(request: dict[str, Any], result: int, null: int, libc: Any, filter_: Any) -> None:
+    """Run one program in this process and write what it gave; never returns."""
+    report = b"Eended"
     try:
         os.setsid()
         os.dup2(null, 0), os.dup2(null, 1), os.dup2(null, 2)
@@ -200,46 +205,46 @@ def child(request: dict[str, Any], result: int, null: int, libc: Any, made: Any)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if made is not None:
-            restrict(libc, made)
+        if filter_ is not None:
+            install_filter(libc, filter_)
         inputs = ast.literal_eval(request["inputs"])
-        space: dict[str, Any] = {"__name__": "program"}
-        exec(compile(request["source"], "<program>", "exec"), space)
-        function = space[request["entry"]]
-        said = b"V" + repr([function(*given) for given in inputs]).encode("utf-8", "surrogatepass")
+        namespace: dict[str, Any] = {"__name__": "program"}
+        exec(compile(request["source"], "<program>", "exec"), namespace)
+        function = namespace[request["entry"]]
+        report = b"V" + repr([function(*arguments) for arguments in inputs]).encode("utf-8", "surrogatepass")
     except MemoryError:
-        said = b"Ememory"
+        report = b"Ememory"
     except RecursionError:
-        said = b"ERecursionError"
+        report = b"ERecursionError"
     except BaseException as error:
         try:
-            said = f"E{type(error).__name__}: {error}"[:300].encode("utf-8", "replace")
+            report = f"E{type(error).__name__}: {error}"[:300].encode("utf-8", "replace")
         except BaseException:
-            said = b"Ean exception that cannot be shown"
+            report = b"Ean exception that cannot be shown"
     try:
-        view = memoryview(said[: MAX_RESULT + 1])
+        view = memoryview(report[: MAX_RESULT + 1])
         while view:
             view = view[os.write(result, view) :]
     finally:
         os._exit(0)
 
 
-def serve_one(request: dict[str, Any], null: int, libc: Any, made: Any) -> dict[str, str]:
+def serve_one(request: dict[str, Any], null: int, libc: Any, filter_: Any) -> dict[str, str]:
     """Fork a child for a request, read its result with a cap and a deadline, and see that it is gone."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        child(request, writing, null, libc, made)
+        run_program(request, writing, null, libc, filter_)
     os.close(writing)
     deadline = time.monotonic() + request["timeout"]
-    parts, size, trouble = [], 0, ""
-    watch = select.poll()
-    watch.register(reading, select.POLLIN)
+    parts, size, error = [], 0, ""
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
     while True:
         left = deadline - time.monotonic()
-        if left <= 0 or not watch.poll(left * 1000):
-            trouble = "timeout"
+        if left <= 0 or not poll.poll(left * 1000):
+            error = "timeout"
             break
         part = os.read(reading, 1 << 16)
         if not part:
@@ -247,21 +252,19 @@ def serve_one(request: dict[str, Any], null: int, libc: Any, made: Any) -> dict[
         parts.append(part)
         size += len(part)
         if size > MAX_RESULT:
-            trouble = "output too long"
+            error = "output too long"
             break
     os.close(reading)
-    for end in (os.killpg, os.kill):
-        try:
-            end(pid, signal.SIGKILL)
-        except OSError:
-            continue
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    text = b"".join(parts).decode("utf-8", "surrogatepass") if not trouble else ""
-    if not trouble and not text:
+    text = b"".join(parts).decode("utf-8", "surrogatepass") if not error else ""
+    if not error and not text:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         silent = "ended without a result" if number in (0, signal.SIGKILL) else f"signal {number}"
-        trouble = "timeout" if number == signal.SIGXCPU else silent
-    return {"error": trouble} if trouble else {"value": text[1:]} if text[0] == "V" else {"error": text[1:]}
+        error = "timeout" if number == signal.SIGXCPU else silent
+    return {"error": error} if error else {"value": text[1:]} if text[0] == "V" else {"error": text[1:]}
 
 
 def _read(count: int) -> bytes:
@@ -274,20 +277,21 @@ def _read(count: int) -> bytes:
     return parts
 
 
-def _answer(what: dict[str, Any]) -> None:
-    data = json.dumps(what).encode()
+def _answer(message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
     view = memoryview(struct.pack("<I", len(data)) + data)
     while view:
         view = view[os.write(1, view) :]
 
 
 def main(confined: bool) -> None:
+    """Give up rights, say by what this process is confined, and serve requests until the other side closes."""
     for name in WARM.split():
         __import__(name)
     sys.setrecursionlimit(RECURSION)
     libc = ctypes.CDLL(None, use_errno=True)
     null = os.open(os.devnull, os.O_RDWR)
-    by, made = "nothing", None
+    confinement, filter_ = "nothing", None
     try:
         if sys.platform == "linux":
             try:  # if memory runs out, this process goes, not the one that trains
@@ -297,21 +301,21 @@ def main(confined: bool) -> None:
                 pass
             libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
             if confined:
-                made = bpf({})
-                by = confine(libc)
+                filter_ = seccomp_filter({})
+                confinement = confine(libc)
         elif confined:
-            by = "sandbox-exec"
+            confinement = "sandbox-exec"
     except (OSError, KeyError) as error:
         _answer({"unavailable": str(error)})
         return
     gc.collect()
     gc.freeze()
-    _answer({"confinement": by})
+    _answer({"confinement": confinement})
     while True:
         (size,) = struct.unpack("<I", _read(4))
         request = json.loads(_read(size))
         try:
-            answer = serve_one(request, null, libc, made)
+            answer = serve_one(request, null, libc, filter_)
         except OSError as error:
             answer = {"error": f"executor: {error}"}
         except ValueError:

@@ -25,19 +25,25 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """``values`` of all calls, type-exact, or None with a short reason in ``error``."""
+    """What running a program gave.
+
+    Attributes
+    ----------
+    values : of all calls, type-exact; None if there was an error.
+    error : a short reason.
+    """
 
     values: list[Any] | None
     error: str | None
 
 
 def as_function(program: str) -> str:
-    """A program as a Python function ``f``; an expression over x becomes its body."""
+    """Write a program as a Python function ``f``; an expression over x becomes its body."""
     return program if re.search(r"^def ", program, re.MULTILINE) else f"def f(x):\n    return {program}"
 
 
 def literal(text: str, size: int = MAX_TEXT) -> Any:
-    """The value of a Python literal of at most ``size`` characters. Raises ``Refused``, whatever the text; inf and nan are not literals."""
+    """Evaluate a Python literal of at most ``size`` characters. Raises ``Refused``, whatever the text; inf and nan are not literals."""
     text = text.strip()
     if len(text) > size:
         raise Refused("too long")
@@ -50,17 +56,20 @@ def literal(text: str, size: int = MAX_TEXT) -> Any:
 
 
 def canonical(value: Any) -> Any:
-    """A hashable form that is equal for two values if they are equal and of the same types all the way down; ValueError if not plain."""
-    kind = type(value)
-    if kind in (list, tuple):
-        return kind.__name__, tuple(map(canonical, value))
-    if kind is dict:
-        return "dict", frozenset((canonical(key), canonical(one)) for key, one in value.items())
-    if kind in (set, frozenset):
-        return kind.__name__, frozenset(map(canonical, value))
-    if kind not in (int, bool, str, bytes, float, complex, type(None)) or (kind in (float, complex) and not abs(value) < float("inf")):
+    """Make a hashable form that is equal for two values if they are equal and of the same types all the way down.
+
+    Raises ValueError for what is not a plain value.
+    """
+    type_ = type(value)
+    if type_ in (list, tuple):
+        return type_.__name__, tuple(map(canonical, value))
+    if type_ is dict:
+        return "dict", frozenset((canonical(key), canonical(item)) for key, item in value.items())
+    if type_ in (set, frozenset):
+        return type_.__name__, frozenset(map(canonical, value))
+    if type_ not in (int, bool, str, bytes, float, complex, type(None)) or (type_ in (float, complex) and not abs(value) < float("inf")):
         raise ValueError("not a plain value")
-    return kind.__name__, value
+    return type_.__name__, value
 
 
 def same(a: Any, b: Any) -> bool:
@@ -74,20 +83,30 @@ class Expressions:
     """Runs programs of the small language, with the interface of a sandbox."""
 
     def __enter__(self) -> Expressions:
+        """Give itself: a no-op, as there is no process to start."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        """End the block: a no-op, as there is no process to stop."""
 
     def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
-        """Values of ``entry`` for each tuple of arguments. ``source``: ``def f(x): return EXPRESSION``, or an expression over x."""
+        """Call ``entry`` with each tuple of arguments.
+
+        Parameters
+        ----------
+        source : ``def f(x): return EXPRESSION``, or an expression over x.
+        inputs : the arguments of each call.
+        entry : the name of the function.
+        timeout : not used.
+        """
+        del timeout  # what limits a run is its number of steps
         try:
             names, body = _parsed(source, entry)
             values = []
             for arguments in inputs:
                 if len(arguments) != len(names):
                     raise Refused(f"{entry} takes {len(names)} arguments, got {len(arguments)}")
-                values.append(_Walk(dict(zip(names, arguments, strict=True))).value(body))
+                values.append(_Evaluation(dict(zip(names, arguments, strict=True))).value(body))
         except Refused as error:
             return Outcome(None, str(error))
         except (TypeError, ValueError, ZeroDivisionError, IndexError, AttributeError, OverflowError, RecursionError) as error:
@@ -109,7 +128,7 @@ def _parsed(source: str, entry: str) -> tuple[tuple[str, ...], ast.expr]:
         case [ast.FunctionDef(name=name, args=arguments, body=[ast.Return(value)], decorator_list=[])] if name == entry and value:
             if arguments.defaults or arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs:
                 raise Refused("only plain arguments")
-            return tuple(one.arg for one in arguments.args), value
+            return tuple(argument.arg for argument in arguments.args), value
     raise Refused("not one expression")
 
 
@@ -124,7 +143,9 @@ _CALLS: dict[str, Callable[..., Any]] = {"sorted": sorted, "max": max, "min": mi
 _METHODS: dict[str, Callable[..., Any]] = {"upper": str.upper, "lower": str.lower, "replace": str.replace}
 
 
-class _Walk:
+class _Evaluation:
+    """One evaluation of an expression, its steps counted."""
+
     def __init__(self, names: dict[str, Any]):
         self.names = names
         self.steps = 0
@@ -133,18 +154,18 @@ class _Walk:
         self.steps += 1
         if self.steps > MAX_STEPS:
             raise Refused("timeout")
-        found = self._value(node)
-        if isinstance(found, int):
-            if abs(found) > MAX_INT:
+        value = self._value(node)
+        if isinstance(value, int):
+            if abs(value) > MAX_INT:
                 raise Refused("memory")
-            return found
-        if not isinstance(found, (str, list)):
-            raise Refused(f"{type(found).__name__} is not in the language")
-        if len(found) > MAX_LENGTH:
+            return value
+        if not isinstance(value, (str, list)):
+            raise Refused(f"{type(value).__name__} is not in the language")
+        if len(value) > MAX_LENGTH:
             raise Refused("memory")
-        if isinstance(found, list) and not all(isinstance(one, (int, str)) for one in found):
+        if isinstance(value, list) and not all(isinstance(item, (int, str)) for item in value):
             raise Refused("lists of lists are not in the language")  # comparing two of them can take for ever
-        return found
+        return value
 
     def _value(self, node: ast.expr) -> Any:
         match node:
@@ -155,40 +176,52 @@ class _Walk:
                     raise Refused("NameError")
                 return self.names[name]
             case ast.List(elements):
-                return [self.value(one) for one in elements]
+                return [self.value(element) for element in elements]
             case ast.UnaryOp(ast.USub(), operand):
                 return -self.value(operand)
             case ast.BinOp(left, operation, right) if type(operation) in _BINARY:
                 return self._binary(type(operation), self.value(left), self.value(right))
-            case ast.Call(ast.Name(id=name), arguments, []) if name in _CALLS:
-                return _CALLS[name](*[self.value(one) for one in arguments])
-            case ast.Call(ast.Attribute(owner, name), arguments, []) if name in _METHODS:
-                return self._method(name, self.value(owner), [self.value(one) for one in arguments])
-            case ast.Subscript(owner, ast.Slice(start, stop, step)):
-                bounds = [None if one is None else self.value(one) for one in (start, stop, step)]
-                return self.value(owner)[slice(*bounds)]
-            case ast.Subscript(owner, index):
-                return self.value(owner)[self.value(index)]
             case ast.ListComp(element, [ast.comprehension(ast.Name(id=name), source, [], 0)]):
                 return self._each(name, self.value(source), element)
+            case ast.Subscript(owner, index):
+                return self._item(owner, index)
+            case ast.Call(function, arguments, []):
+                return self._call(function, arguments)
         raise Refused(f"{type(node).__name__} is not in the language")
 
+    def _item(self, owner: ast.expr, index: ast.expr) -> Any:
+        if isinstance(index, ast.Slice):
+            bounds = [None if bound is None else self.value(bound) for bound in (index.lower, index.upper, index.step)]
+            return self.value(owner)[slice(*bounds)]
+        return self.value(owner)[self.value(index)]
+
+    def _call(self, function: ast.expr, arguments: list[ast.expr]) -> Any:
+        match function:
+            case ast.Name(id=name) if name in _CALLS:
+                return _CALLS[name](*[self.value(argument) for argument in arguments])
+            case ast.Attribute(owner, name) if name in _METHODS:
+                return self._method(name, self.value(owner), [self.value(argument) for argument in arguments])
+        raise Refused("Call is not in the language")
+
     @staticmethod
-    def _binary(kind: type, left: Any, right: Any) -> Any:
-        if kind is ast.Mod and isinstance(left, str):
+    def _binary(operation: type, left: Any, right: Any) -> Any:
+        if operation is ast.Mod and isinstance(left, str):
             raise Refused("formatting is not in the language")
-        if kind is ast.Mult:  # before it is made
-            length = next((len(one) for one in (left, right) if isinstance(one, (str, list))), 0)
-            times = next((one for one in (left, right) if isinstance(one, int)), 0)
+        if operation is ast.Mult:  # before it is made
+            length = next((len(side) for side in (left, right) if isinstance(side, (str, list))), 0)
+            times = next((side for side in (left, right) if isinstance(side, int)), 0)
             if length * times > MAX_LENGTH:
                 raise Refused("memory")
-        return _BINARY[kind](left, right)
+        return _BINARY[operation](left, right)
 
     @staticmethod
     def _method(name: str, owner: Any, arguments: list[Any]) -> Any:
         if not isinstance(owner, str):
             raise TypeError
-        if name == "replace" and len(owner) * max((len(one) for one in arguments if isinstance(one, str)), default=0) > 10**5:
+        if (
+            name == "replace"
+            and len(owner) * max((len(argument) for argument in arguments if isinstance(argument, str)), default=0) > 10**5
+        ):
             raise Refused("memory")
         return _METHODS[name](owner, *arguments)
 
@@ -196,9 +229,9 @@ class _Walk:
         if not isinstance(source, (list, str)):
             raise TypeError
         before = dict(self.names)
-        made = []
-        for one in source:
-            self.names[name] = one
-            made.append(self.value(element))
+        values = []
+        for item in source:
+            self.names[name] = item
+            values.append(self.value(element))
         self.names = before
-        return made
+        return values

@@ -1,9 +1,9 @@
-"""Runs Python that a model wrote, in confined processes.
+r"""Runs Python that a model wrote, in confined processes.
 
-    with Sandbox() as box:
-        outcome = box.run("def f(x):\\n    return x + 1", [(3,), (4,)])
+    with Sandbox() as sandbox:
+        outcome = sandbox.run("def f(x):\n    return x + 1", [(3,), (4,)])
         outcome.values                       # [4, 5]
-        box.agree("def f(x):\\n    return list({'a', 'b'})", [(1,)]).error     # "not deterministic"
+        sandbox.run_deterministic("def f(x):\n    return list({'a', 'b'})", [(1,)]).error     # "not deterministic"
 
 What is covered, on Linux: a program cannot read or write files (but read the standard library), see this process's environment or
 memory, open sockets, start processes or threads, send signals, outlive its time, use more than its memory, flood with output, or change
@@ -49,7 +49,15 @@ class SandboxUnavailable(InputError):
 
 @dataclass(frozen=True)
 class Job:
-    """A program and the arguments of the calls to make."""
+    """A program to run.
+
+    Attributes
+    ----------
+    source : full Python.
+    inputs : the arguments of each call.
+    entry : the name of the function to call.
+    timeout : seconds for all calls.
+    """
 
     source: str
     inputs: Sequence[tuple[Any, ...]]
@@ -83,14 +91,14 @@ class _Executor:
                 start_new_session=True,
                 bufsize=0,
             )
-            said = self._receive(30.0)
-        except (OSError, _Dead) as error:
+            greeting = self._receive(30.0)
+        except (OSError, _ExecutorDied) as error:
             self.stop()
             raise SandboxUnavailable(_refusal(f"the sandbox did not start ({error})")) from None
-        if "unavailable" in said:
+        if "unavailable" in greeting:
             self.stop()
-            raise SandboxUnavailable(_refusal(f"programs that a model wrote cannot be confined here ({said['unavailable']})"))
-        self.confinement = str(said["confinement"])
+            raise SandboxUnavailable(_refusal(f"programs that a model wrote cannot be confined here ({greeting['unavailable']})"))
+        self.confinement = str(greeting["confinement"])
 
     def stop(self) -> None:
         if self.process is None:
@@ -103,7 +111,7 @@ class _Executor:
                 pipe.close()
         self.process = None
 
-    def ask(self, job: Job) -> dict[str, Any]:
+    def execute(self, job: Job) -> dict[str, Any]:
         request = {
             "source": job.source,
             "inputs": repr(list(job.inputs)),
@@ -119,7 +127,7 @@ class _Executor:
                 try:
                     self._send(struct.pack("<I", len(data)) + data)
                     return self._receive(job.timeout + _GRACE)
-                except (OSError, _Dead, ValueError):
+                except (OSError, _ExecutorDied, ValueError):
                     self.stop()
         return {"error": "the executor died"}
 
@@ -132,9 +140,9 @@ class _Executor:
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         (size,) = struct.unpack("<I", self._exactly(4, time.monotonic() + seconds))
-        found = json.loads(self._exactly(size, time.monotonic() + seconds))
-        assert isinstance(found, dict)
-        return found
+        answer = json.loads(self._exactly(size, time.monotonic() + seconds))
+        assert isinstance(answer, dict)
+        return answer
 
     def _exactly(self, count: int, deadline: float) -> bytes:
         assert self.process is not None
@@ -144,12 +152,12 @@ class _Executor:
             ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
             part = self.process.stdout.read(count - len(parts)) if ready else b""
             if not part:
-                raise _Dead("no answer")
+                raise _ExecutorDied("no answer")
             parts += part
         return parts
 
 
-class _Dead(Exception):
+class _ExecutorDied(Exception):
     pass
 
 
@@ -161,6 +169,10 @@ class Sandbox:
     workers : executors for each hash seed, at work at the same time; the number of cores if None.
     memory : bytes of address space of a program.
     allow_unconfined : run programs without confinement where there is none; everything that a model writes can then do what you can.
+
+    Attributes
+    ----------
+    confinement : by what programs are confined, in words.
     """
 
     def __init__(self, workers: int | None = None, memory: int = 512 << 20, allow_unconfined: bool = False):
@@ -175,64 +187,63 @@ class Sandbox:
         except SandboxUnavailable:
             if not allow_unconfined:
                 raise
-            for executor in self._every():
+            for executor in self._executors():
                 executor.confined = False
             self._pools[0][0].start()
         self.confinement = self._pools[0][0].confinement
         self._threads = ThreadPoolExecutor(2 * self.workers)
 
-    def _every(self) -> list[_Executor]:
+    def _executors(self) -> list[_Executor]:
         return [executor for pool in self._pools for executor in pool]
 
     def __enter__(self) -> Sandbox:
+        """Give the sandbox, whose executors end with the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End the executors."""
         self.close()
 
     def close(self) -> None:
+        """End the executors."""
         self._threads.shutdown()
-        for executor in self._every():
+        for executor in self._executors():
             executor.stop()
 
     def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
-        """``entry`` of each tuple of arguments, all in one fresh confined process. Never raises for what a program does."""
+        """Call ``entry`` with each tuple of arguments, all in one fresh confined process. Never raises for what a program does."""
         return self._run(Job(source, inputs, entry, timeout), self._pools[0][0])
 
-    def agree(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
-        """As ``run``, in two processes with different hash seeds, which must give the same values."""
-        return self.agree_all([Job(source, inputs, entry, timeout)])[0]
+    def run_deterministic(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
+        """Do as ``run`` in two processes with different hash seeds, which must give the same values."""
+        return self.run_all_deterministic([Job(source, inputs, entry, timeout)])[0]
 
     def run_all(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Outcomes in the order of the jobs, each in a process of its own."""
+        """Run each job in a process of its own; outcomes are in the order of the jobs."""
         return self._spread(jobs, self._pools[0])
 
-    def agree_all(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """As ``agree``, of many."""
+    def run_all_deterministic(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Do as ``run_deterministic`` for each job."""
         first, second = (self._spread(jobs, pool) for pool in self._pools)
-        found = []
+        outcomes = []
         for a, b in zip(first, second, strict=True):
-            if a.values is None:
-                found.append(a)
-            elif b.values is None or not all(map(same, a.values, b.values)):
-                found.append(Outcome(None, "not deterministic"))
-            else:
-                found.append(a)
-        return found
+            differs = a.values is not None and (b.values is None or not all(map(same, a.values, b.values)))
+            outcomes.append(Outcome(None, "not deterministic") if differs else a)
+        return outcomes
 
     def _spread(self, jobs: Sequence[Job], pool: list[_Executor]) -> list[Outcome]:
-        found: list[Outcome | None] = [None] * len(jobs)
+        outcomes: list[Outcome | None] = [None] * len(jobs)
 
         def work(number: int) -> None:
-            for place in range(number, len(jobs), len(pool)):
-                found[place] = self._run(jobs[place], pool[number])
+            for index in range(number, len(jobs), len(pool)):
+                outcomes[index] = self._run(jobs[index], pool[number])
 
         list(self._threads.map(work, range(min(len(pool), len(jobs)))))
-        return [one for one in found if one is not None]
+        return [outcome for outcome in outcomes if outcome is not None]
 
     @staticmethod
     def _run(job: Job, executor: _Executor) -> Outcome:
-        answer = executor.ask(job)
+        answer = executor.execute(job)
         if "error" in answer:
             return Outcome(None, str(answer["error"])[:300])
         try:
@@ -251,7 +262,7 @@ MAX_VALUE = 1000
 
 
 def _refusal(what: str) -> str:
-    return f"{what}; --allow-unconfined 1 runs them all the same, with all that you may do yourself"
+    return f"{what}; --allow-unconfined runs them all the same, with all that you may do yourself"
 
 
 def _profile() -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dynamics.train.sandbox.expressions import Expressions, Outcome, as_function
 from dynamics.train.sandbox.host import Job, Sandbox
 
 
+@runtime_checkable
 class Runner(Protocol):
     """What runs programs: ``Expressions``, ``Sandbox``, or a ``ProgramRunner``."""
 
-    def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome: ...
+    def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
+        """Call ``entry`` with each tuple of arguments, for at most ``timeout`` seconds."""
 
 
 class ProgramRunner:
@@ -29,16 +31,18 @@ class ProgramRunner:
         self.executor = "expressions, nothing executed" if self.sandbox is None else self.sandbox.confinement
 
     def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
+        """Call ``entry`` with each tuple of arguments, for at most ``timeout`` seconds."""
         if self.sandbox is None:
             return self.expressions.run(source, inputs, entry, timeout)
         return self.sandbox.run(as_function(source), inputs, entry, timeout)
 
-    def agree_all(self, programs: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> list[Outcome]:
-        """Each (source, inputs), under two hash seeds where that can matter."""
+    def run_deterministic(self, programs: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> list[Outcome]:
+        """Run each (source, inputs), under two hash seeds where that can matter; values that differ are an error."""
         if self.sandbox is None:
             return [self.expressions.run(source, inputs) for source, inputs in programs]
-        return self.sandbox.agree_all([Job(as_function(source), inputs) for source, inputs in programs])
+        return self.sandbox.run_all_deterministic([Job(as_function(source), inputs) for source, inputs in programs])
 
     def close(self) -> None:
+        """End the processes of the sandbox."""
         if self.sandbox is not None:
             self.sandbox.close()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.train.tasks.problem import TASK_TYPES, Question, Source
 from dynamics.train.tasks.proposals import Proposals
 from dynamics.train.tasks.reasoning_gym import ReasoningGym
@@ -14,8 +14,8 @@ from dynamics.train.tasks.records import Records
 from dynamics.train.tasks.triplets import Triplets
 
 
-def names() -> list[str]:
-    """Names of all tasks that can be asked for."""
+def task_names() -> list[str]:
+    """List the names of all tasks that can be asked for."""
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError:
@@ -31,16 +31,20 @@ class Mixture:
         self.name = "+".join(part.name for part in sources)
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        """Take the questions of the sources in turn."""
         each = -(-count // len(self.sources))
-        parts = [one.questions(split, each, seed) for one in self.sources]
-        turns = {one.id: one for turn in zip_longest(*parts) for one in turn if one is not None}
-        return list(turns.values())[:count]
+        parts = [source.questions(split, each, seed) for source in self.sources]
+        by_id = {question.id: question for turn in zip_longest(*parts) for question in turn if question is not None}
+        return list(by_id.values())[:count]
 
 
 def source(name: str, plain: bool = True) -> Source:
-    """A task by name: ``code``, one of its kinds, a reasoning-gym task, a file, or several with + between them.
+    """Find a task by its name.
 
-    ``plain``: in words, not in notation.
+    Parameters
+    ----------
+    name : ``code``, one of its kinds, ``proposals``, a reasoning-gym task, a file, or several with + between them.
+    plain : in words, not in notation.
     """
     if "+" in name and not Path(name).is_file():
         return Mixture([source(part, plain) for part in name.split("+")])
@@ -50,8 +54,8 @@ def source(name: str, plain: bool = True) -> Source:
         return Proposals(plain)
     if name.endswith((".jsonl", ".parquet")):
         return Records(name)
-    known = names()
+    known = task_names()
     if name.partition(":")[0] in known:
         return ReasoningGym(name)
     more = "" if len(known) > 5 else "; for those of reasoning-gym: pip install 'training-dynamics[tasks]'"
-    raise InputError(f"task {shown(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")
+    raise InputError(f"task {printable(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")

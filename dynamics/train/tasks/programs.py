@@ -1,4 +1,4 @@
-"""Small Python programs of one variable, made from a seed: what the embedded default is trained and tested on.
+"""Small Python programs of one variable, made from a seed: what the embedded model is trained and tested on.
 
 A program is ``def f(x): return EXPRESSION`` over an int, a list of ints or a str; here it is its expression. Depth counts composed
 operations. Which programs belong to which split is decided by a hash of their text, so splits never share a program, whatever seed or
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-#: share of the programs in each split; a program's place is decided by its text alone
+#: share of the programs in each split; which one a program belongs to is decided by its text alone
 SPLITS = {"pretraining": 0.6, "training": 0.2, "validation": 0.1, "test": 0.1}
 
 Value = Any  # int, str, or list of int
@@ -22,30 +22,38 @@ Value = Any  # int, str, or list of int
 
 @dataclass(frozen=True)
 class Family:
-    """Programs that map one type to itself, what may end them, and inputs for them."""
+    """Programs over one type.
+
+    Attributes
+    ----------
+    operations : (random numbers, expression) -> an expression of the same type.
+    endings : formats of what may be done last, which may give another type.
+    inputs : (random numbers, whether larger ones than in training) -> a value for x.
+    """
 
     operations: tuple[Callable[[np.random.Generator, str], str], ...]
     endings: tuple[str, ...]
     inputs: Callable[[np.random.Generator, bool], Value]
 
 
-def _inside(x: str) -> str:
-    """An expression as the operand of an operator."""
-    return x if x == "x" or (x.endswith((")", "]")) and not x.startswith("(") and "+[" not in x and not _open(x)) else f"({x})"
+def _operand(x: str) -> str:
+    """Put an expression in brackets where an operator would take it apart."""
+    closed = x.endswith((")", "]")) and not x.startswith("(") and "+[" not in x and not _has_outer_operator(x)
+    return x if x == "x" or closed else f"({x})"
 
 
-def _open(x: str) -> bool:
+def _has_outer_operator(x: str) -> bool:
     """Whether an operator stands outside of all brackets."""
     depth = 0
-    for place, c in enumerate(x):
-        depth += (c in "([") - (c in ")]")
-        if depth == 0 and c in "+-*/%" and place:
+    for index, character in enumerate(x):
+        depth += (character in "([") - (character in ")]")
+        if depth == 0 and character in "+-*/%" and index:
             return True
     return False
 
 
 def _number(operator: str, low: int, high: int) -> Callable[[np.random.Generator, str], str]:
-    return lambda rng, x: f"{_inside(x)}{operator}{rng.integers(low, high + 1)}"
+    return lambda rng, x: f"{_operand(x)}{operator}{rng.integers(low, high + 1)}"
 
 
 def _call(name: str, low: int, high: int) -> Callable[[np.random.Generator, str], str]:
@@ -57,12 +65,12 @@ def _each(operator: str, low: int, high: int) -> Callable[[np.random.Generator, 
 
 
 def _after(text: str) -> Callable[[np.random.Generator, str], str]:
-    return lambda rng, x: f"{_inside(x)}{text}"
+    return lambda _, x: f"{_operand(x)}{text}"
 
 
 def _replace(rng: np.random.Generator, x: str) -> str:
     old, new = rng.choice(5, 2, replace=False)
-    return f"{_inside(x)}.replace('{'abcde'[old]}','{'abcde'[new]}')"
+    return f"{_operand(x)}.replace('{'abcde'[old]}','{'abcde'[new]}')"
 
 
 def _whole(rng: np.random.Generator, far: bool) -> int:
@@ -76,7 +84,7 @@ def _list(rng: np.random.Generator, far: bool) -> list[int]:
 
 def _letters(rng: np.random.Generator, far: bool) -> str:
     length = rng.integers(4, 7) if far else rng.integers(2, 4)
-    return "".join("abcde"[place] for place in rng.integers(0, 5, length))
+    return "".join("abcde"[index] for index in rng.integers(0, 5, length))
 
 
 FAMILIES = (
@@ -97,7 +105,7 @@ FAMILIES = (
     Family(
         (
             _after("[::-1]"),
-            lambda rng, x: f"sorted({x})",
+            lambda _, x: f"sorted({x})",
             _each("+", 1, 3),
             _each("*", 2, 3),
             _after("[1:]"),
@@ -123,17 +131,17 @@ FAMILIES = (
 
 
 def split_of(program: str) -> str:
-    """The split that a program belongs to."""
-    place = int.from_bytes(hashlib.sha256(program.encode()).digest()[:8], "big") / 2**64
+    """Find the split that a program belongs to."""
+    fraction = int.from_bytes(hashlib.sha256(program.encode()).digest()[:8], "big") / 2**64
     for name, share in SPLITS.items():
-        if place < share:
+        if fraction < share:
             return name
-        place -= share
+        fraction -= share
     return name
 
 
 def draw(rng: np.random.Generator, depth: int | None = None) -> tuple[Family, str]:
-    """A family and a program of it; without a depth, 70 % have depth 1 and 30 % depth 2."""
+    """Draw a family and a program of it; without a depth, 70 % have depth 1 and 30 % depth 2."""
     depth = depth or (1 if rng.random() < 0.7 else 2)
     family = FAMILIES[rng.integers(len(FAMILIES))]
     program = "x"
@@ -141,14 +149,14 @@ def draw(rng: np.random.Generator, depth: int | None = None) -> tuple[Family, st
         last = level == depth - 1
         if last and family.endings and rng.random() < 0.4:
             ending = family.endings[rng.integers(len(family.endings))]
-            program = ending.format(_inside(program) if ending.startswith("{}") else program)
+            program = ending.format(_operand(program) if ending.startswith("{}") else program)
         else:
             program = family.operations[rng.integers(len(family.operations))](rng, program)
     return family, program
 
 
 def draw_of(rng: np.random.Generator, split: str, depth: int | None = None) -> tuple[Family, str]:
-    """As ``draw``, of the programs of one split."""
+    """Draw until the program belongs to a split."""
     while True:
         family, program = draw(rng, depth)
         if split_of(program) == split:
@@ -156,5 +164,5 @@ def draw_of(rng: np.random.Generator, split: str, depth: int | None = None) -> t
 
 
 def compact(value: Value) -> str:
-    """A literal without spaces after commas."""
+    """Write a literal without spaces after commas."""
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else repr(value)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 from dynamics.train.sandbox.expressions import Refused, as_function, literal
 from dynamics.train.tasks import programs
@@ -25,30 +26,47 @@ ANSWER_REQUEST = "Give only the final answer, between <answer> and </answer>."
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
+@runtime_checkable
 class PromptFormat(Protocol):
+    """How a proposer is asked for a task, and how it writes one.
+
+    Attributes
+    ----------
+    identity : the identity program, f(x) = x.
+    """
+
     identity: str
 
-    def ask(self, kind: str, references: Sequence[ProposedTask], program: str | None) -> str: ...
+    def proposal_prompt(self, kind: str, references: Sequence[ProposedTask], program: str | None) -> str:
+        """Ask for a task of a type after references; for induction, for inputs of ``program``."""
 
-    def read(self, kind: str, text: str, program: str | None) -> ProposedTask: ...
+    def parse_proposal(self, kind: str, text: str, program: str | None) -> ProposedTask:
+        """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
 
-    def write(self, kind: str, proposed: ProposedTask) -> str: ...
+    def format_proposal(self, kind: str, proposed: ProposedTask) -> str:
+        """Write a task as a proposer would."""
 
-    def fits(self, value: Any) -> bool: ...
+    def accepts_value(self, value: Any) -> bool:
+        """Whether a value can be written, and is not too long."""
 
 
 class Notation:
-    """``<PD><ref>program<in>input<sep>`` -> ``program<in>input``; ``<PI>program<sep>`` -> inputs with <in> between them."""
+    """The notation of the embedded model.
+
+    ``<PD><ref>program<in>input<sep>`` asks for ``program<in>input``; ``<PI>program<sep>`` for inputs with <in> between them.
+    """
 
     identity = "x"
 
-    def ask(self, kind: str, references: Sequence[ProposedTask], program: str | None) -> str:
+    def proposal_prompt(self, kind: str, references: Sequence[ProposedTask], program: str | None) -> str:
+        """Ask for a task of a type after references; for induction, for inputs of ``program``."""
         if kind == "induction":
             return f"<PI>{program}<sep>"
-        shown = "".join(f"<ref>{one.program}<in>{programs.compact(one.inputs[0][0])}" for one in references)
-        return f"<{'PD' if kind == 'deduction' else 'PA'}>{shown}<sep>"
+        examples = "".join(f"<ref>{reference.program}<in>{programs.compact(reference.inputs[0][0])}" for reference in references)
+        return f"<{'PD' if kind == 'deduction' else 'PA'}>{examples}<sep>"
 
-    def read(self, kind: str, text: str, program: str | None) -> ProposedTask:
+    def parse_proposal(self, kind: str, text: str, program: str | None) -> ProposedTask:
+        """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
         parts = text.split("<in>")
         if kind == "induction":
             return ProposedTask(str(program), _distinct([(_value(part),) for part in parts]))
@@ -56,13 +74,14 @@ class Notation:
             raise Refused("form")
         return ProposedTask(parts[0], ((_value(parts[1]),),))
 
-    def write(self, kind: str, proposed: ProposedTask) -> str:
-        given = "<in>".join(programs.compact(one[0]) for one in proposed.inputs)
-        return given if kind == "induction" else f"{proposed.program}<in>{given}"
+    def format_proposal(self, kind: str, proposed: ProposedTask) -> str:
+        """Write a task as a proposer would."""
+        inputs = "<in>".join(programs.compact(arguments[0]) for arguments in proposed.inputs)
+        return inputs if kind == "induction" else f"{proposed.program}<in>{inputs}"
 
-    def fits(self, value: Any) -> bool:
+    def accepts_value(self, value: Any) -> bool:
         """Whether a value can be written, and is not too long."""
-        return isinstance(value, (int, str, list)) and not isinstance(value, bool) and fits_notation(value)
+        return isinstance(value, (int, str, list)) and not isinstance(value, bool) and is_short_in_notation(value)
 
 
 class PlainText:
@@ -70,39 +89,42 @@ class PlainText:
 
     identity = "def f(x):\n    return x"
 
-    def ask(self, kind: str, references: Sequence[ProposedTask], program: str | None) -> str:
+    def proposal_prompt(self, kind: str, references: Sequence[ProposedTask], program: str | None) -> str:
+        """Ask for a task of a type after references; for induction, for inputs of ``program``."""
         if kind == "induction":
             return (
                 f"<program>\n{program}\n</program>\n\nWrite {PAIRS} different inputs for f, each one Python literal between <input> "
                 "and </input>, from which one can tell what f does, and say what it does between <message> and </message>."
             )
-        examples = "\n\n".join(f"Example:\n{self.write(kind, one)}" for one in references)
+        examples = "\n\n".join(f"Example:\n{self.format_proposal(kind, reference)}" for reference in references)
         hard = "its output for the input" if kind == "deduction" else "an input that gives its output"
         return (
             f"{examples}\n\nWrite a new Python function f with one argument x, between <program> and </program>, and an input for it, one "
             f"Python literal between <input> and </input>. It should take some thought to find {hard}."
         ).strip()
 
-    def read(self, kind: str, text: str, program: str | None) -> ProposedTask:
-        inputs = [(_value(one),) for one in re.findall(r"<input>(.*?)</input>", text, re.DOTALL)]
+    def parse_proposal(self, kind: str, text: str, program: str | None) -> ProposedTask:
+        """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
+        inputs = [(_value(value_text),) for value_text in re.findall(r"<input>(.*?)</input>", text, re.DOTALL)]
         message = " ".join(re.findall(r"<message>(.*?)</message>", text, re.DOTALL))[:300].strip()
         if kind == "induction":
             return ProposedTask(str(program), _distinct(inputs), message)
-        found = re.findall(r"<program>(.*?)</program>", text, re.DOTALL)
-        if len(found) != 1 or len(inputs) != 1:
+        sources = re.findall(r"<program>(.*?)</program>", text, re.DOTALL)
+        if len(sources) != 1 or len(inputs) != 1:
             raise Refused("form")
-        source = found[0].strip()
+        source = sources[0].strip()
         if len(re.findall(r"^def ", source, re.MULTILINE)) != 1 or not re.search(r"^def f\(", source, re.MULTILINE):
             raise Refused("not one function f")
         return ProposedTask(source, (inputs[0],))
 
-    def write(self, kind: str, proposed: ProposedTask) -> str:
-        given = "\n".join(f"<input>{one[0]!r}</input>" for one in proposed.inputs)
+    def format_proposal(self, kind: str, proposed: ProposedTask) -> str:
+        """Write a task as a proposer would."""
+        inputs = "\n".join(f"<input>{arguments[0]!r}</input>" for arguments in proposed.inputs)
         if kind == "induction":
-            return f"{given}\n<message>{proposed.message}</message>"
-        return f"<program>\n{as_function(proposed.program)}\n</program>\n{given}"
+            return f"{inputs}\n<message>{proposed.message}</message>"
+        return f"<program>\n{as_function(proposed.program)}\n</program>\n{inputs}"
 
-    def fits(self, value: Any) -> bool:
+    def accepts_value(self, value: Any) -> bool:
         """Whether a value is not too long."""
         return len(repr(value)) <= MAX_INPUT
 
@@ -117,46 +139,50 @@ def _value(text: str) -> Any:
 
 
 def _distinct(inputs: list[tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
-    if len({repr(one) for one in inputs}) < PAIRS:
+    distinct = {repr(arguments): arguments for arguments in inputs}
+    if len(distinct) < PAIRS:
         raise Refused(f"fewer than {PAIRS} different inputs")
-    return tuple({repr(one): one for one in inputs}.values())[:PAIRS]
+    return tuple(distinct.values())[:PAIRS]
 
 
-def fits_notation(value: Any) -> bool:
+def is_short_in_notation(value: Any) -> bool:
     """Whether the notation has room for a value."""
     return len(programs.compact(value)) <= 24
 
 
-def in_notation(problem: Problem) -> tuple[str, str]:
-    """Prompt and a correct answer, in the notation of the embedded default."""
-    given, made = (programs.compact(one) for one in (problem.inputs[0][0], problem.outputs[0]))
+def problem_in_notation(problem: Problem) -> tuple[str, str]:
+    """Write prompt and a correct answer in the notation of the embedded model."""
+    value, output = map(programs.compact, (problem.inputs[0][0], problem.outputs[0]))
     if problem.kind == "deduction":
-        return f"<D>{problem.program}<in>{given}<out>", made
+        return f"<D>{problem.program}<in>{value}<out>", output
     if problem.kind == "abduction":
-        return f"<A>{problem.program}<out>{made}<in>", given
+        return f"<A>{problem.program}<out>{output}<in>", value
     pairs = zip(problem.inputs[:SHOWN_PAIRS], problem.outputs[:SHOWN_PAIRS], strict=True)
-    pairs_given = "".join(f"<in>{programs.compact(one[0])}<out>{programs.compact(out)}" for one, out in pairs)
+    pairs_given = "".join(f"<in>{programs.compact(arguments[0])}<out>{programs.compact(out)}" for arguments, out in pairs)
     return f"<I>{pairs_given}<f>", problem.program
 
 
-def in_plain_text(problem: Problem, message: str = "") -> tuple[str, str]:
-    """Prompt and a correct answer in plain words, for models that were not made for the notation."""
+def problem_in_plain_text(problem: Problem, message: str = "") -> tuple[str, str]:
+    """Write prompt and a correct answer in plain words, for models that were not made for the notation.
+
+    ``message`` says of a program that is to be guessed what it does.
+    """
     program = f"{as_function(problem.program)}\n\n"
-    given, made = repr(problem.inputs[0][0]), repr(problem.outputs[0])
+    value, output = repr(problem.inputs[0][0]), repr(problem.outputs[0])
     if problem.kind == "deduction":
-        return f"{program}What does f({given}) return? {ANSWER_REQUEST}", made
+        return f"{program}What does f({value}) return? {ANSWER_REQUEST}", output
     if problem.kind == "abduction":
-        return f"{program}f(x) returned {made}. Give an x for which it does. {ANSWER_REQUEST}", given
+        return f"{program}f(x) returned {output}. Give an x for which it does. {ANSWER_REQUEST}", value
     pairs = zip(problem.inputs[:SHOWN_PAIRS], problem.outputs[:SHOWN_PAIRS], strict=True)
-    lines = "\n".join(f"f({one[0]!r}) == {out!r}" for one, out in pairs)
-    said = f"\n{message}" if message else ""
-    return f"{lines}{said}\n\nWrite f as one Python expression over x. {ANSWER_REQUEST}", problem.program
+    lines = "\n".join(f"f({arguments[0]!r}) == {out!r}" for arguments, out in pairs)
+    hint = f"\n{message}" if message else ""
+    return f"{lines}{hint}\n\nWrite f as one Python expression over x. {ANSWER_REQUEST}", problem.program
 
 
-def tagged_answer(text: str) -> str | None:
-    """What stands between the last <answer> and </answer>."""
-    found = _ANSWER.findall(text)
-    return found[-1].strip() if found else None
+def extract_answer(text: str) -> str | None:
+    """Find what stands between the last <answer> and </answer>; None where there are no such tags."""
+    answers = _ANSWER.findall(text)
+    return answers[-1].strip() if answers else None
 
 
 def reads_notation(tokenizer: Any) -> bool:
@@ -165,7 +191,7 @@ def reads_notation(tokenizer: Any) -> bool:
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """A prompt as the model is to see it: through its chat template where it has one."""
+    """Encode a prompt as the model is to see it: through its chat template where it has one."""
     if getattr(tokenizer, "chat_template", None):
         prompt = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
         return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
@@ -173,18 +199,19 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def encode_completion(tokenizer: Any, answer: str) -> list[int]:
-    """The tokens of an answer, and the end of the sequence, which is to be learnt even where it is also the padding."""
+    """Encode an answer and the end of the sequence, which is to be learnt even where it is also the padding."""
     ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
     return [*ids, tokenizer.eos_token_id]
 
 
-def decode(tokenizer: Any, ids: Any, eos: list[int]) -> str:
-    """The text of sampled tokens, without the token that ended them."""
-    kept = [int(one) for one in ids]
+def decode(tokenizer: Any, ids: Int[np.ndarray, " tokens"], eos: list[int]) -> str:
+    """Decode sampled tokens, without the token that ended them."""
+    kept = [int(token) for token in ids]
     if kept and kept[-1] in eos:
         kept.pop()
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def encode_questions(tokenizer: Any, questions: list[Question]) -> list[Any]:
+def encode_questions(tokenizer: Any, questions: list[Question]) -> list[Int[np.ndarray, " _"]]:
+    """Encode the prompt of each question; (tokens,) int64 each."""
     return [np.array(encode_prompt(tokenizer, question.prompt), np.int64) for question in questions]

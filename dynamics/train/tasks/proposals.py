@@ -6,11 +6,14 @@ from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import Refused, as_function
 from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Verdict
 from dynamics.train.tasks.prompt_formats import Notation, PlainText, PromptFormat
-from dynamics.train.tasks.triplets import triplet
+from dynamics.train.tasks.triplets import draw_triplet
 
 
 class Proposals:
-    """Asking for tasks, with a task of the small language as the answer: a warm start on the form in which the proposer writes."""
+    """Questions that ask for a task, with a task of the small language as the answer.
+
+    ``plain``: in words, not in notation.
+    """
 
     name = "proposals"
 
@@ -18,28 +21,30 @@ class Proposals:
         self.plain = plain
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        """Ask for tasks of every type in turn; programs of the split ``training`` whatever ``split`` is."""
         prompt_format: PromptFormat = PlainText() if self.plain else Notation()
         rng = stream(seed, f"proposals {split}")
-        made: list[Question] = []
-        while len(made) < count:
-            kind = TASK_TYPES[len(made) % 3]
-            problem, other = triplet(rng, kind, "training"), triplet(rng, "deduction", "training")
+        questions: list[Question] = []
+        while len(questions) < count:
+            kind = TASK_TYPES[len(questions) % 3]
+            problem, other = draw_triplet(rng, kind, "training"), draw_triplet(rng, "deduction", "training")
             if problem is None or other is None:
                 continue
             program = self._program(problem)
             proposed = ProposedTask(program, problem.inputs)
-            given = program if kind == "induction" else None
-            prompt = prompt_format.ask(kind, [ProposedTask(self._program(other), other.inputs)], given)
+            shown_program = program if kind == "induction" else None
+            prompt = prompt_format.proposal_prompt(kind, [ProposedTask(self._program(other), other.inputs)], shown_program)
 
-            def check(text: str, kind: str = kind, given: str | None = given) -> Verdict:
+            def check(text: str, kind: str = kind, program: str | None = shown_program) -> Verdict:
                 try:
-                    prompt_format.read(kind, text, given)
+                    prompt_format.parse_proposal(kind, text, program)
                 except Refused as error:
                     return Verdict.binary(False, str(error))
                 return Verdict.binary(True)
 
-            made.append(Question(f"{split} proposal {len(made)}", prompt, prompt_format.write(kind, proposed), kind, split, check))
-        return made
+            answer = prompt_format.format_proposal(kind, proposed)
+            questions.append(Question(f"{split} proposal {len(questions)}", prompt, answer, kind, split, check))
+        return questions
 
     def _program(self, problem: Problem) -> str:
         return as_function(problem.program) if self.plain else problem.program

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.train.tasks.problem import Question, Verdict
-from dynamics.train.tasks.prompt_formats import ANSWER_REQUEST, tagged_answer
+from dynamics.train.tasks.prompt_formats import ANSWER_REQUEST, extract_answer
 
 
 class ReasoningGym:
@@ -28,24 +28,25 @@ class ReasoningGym:
             self.settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
             self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)
         except (ValueError, TypeError, AssertionError) as error:
-            raise InputError(f"task {shown(name)!r}: its settings are not understood: {shown(error)}") from None
+            raise InputError(f"task {printable(name)!r}: its settings are not understood: {printable(error)}") from None
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
+        """Generate the questions of a split, which has a seed of its own."""
         data = self.gym.create_dataset(self.name, size=count, seed=3 * seed + self._OFFSETS.get(split, 0), **self.settings)
-        made = []
+        questions = []
         for number in range(count):
             entry = data[number]
             answer = f"<answer>{entry['answer']}</answer>" if entry.get("answer") is not None else None
             check = self._check(data, entry)
-            made.append(
+            questions.append(
                 Question(f"{self.name} {split} {seed}.{number}", f"{entry['question']}\n{ANSWER_REQUEST}", answer, self.name, split, check)
             )
-        return made
+        return questions
 
     @staticmethod
     def _check(data: Any, entry: dict[str, Any]) -> Callable[[str], Verdict]:
         def check(text: str) -> Verdict:
-            answer = tagged_answer(text)
+            answer = extract_answer(text)
             score = float(data.score_answer(text.strip() if answer is None else answer, entry))
             return Verdict(score >= 1, "" if score >= 1 else "another answer", score)
 

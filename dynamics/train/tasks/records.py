@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError, shown
+from dynamics.errors import InputError, printable
 from dynamics.train.tasks.problem import Question, Verdict
-from dynamics.train.tasks.prompt_formats import tagged_answer
+from dynamics.train.tasks.prompt_formats import extract_answer
 
 
 class Records:
@@ -20,9 +20,10 @@ class Records:
         self.rows = read_records(path)
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """A tenth of the rows, every tenth, is the test set, another the validation set."""
-        place = {"test": 9, "validation": 8}.get(split)
-        rows = [(n, row) for n, row in enumerate(self.rows) if (n % 10 == place if place is not None else n % 10 < 8)]
+        """Ask the rows of a split: a tenth of them, every tenth, is the test set, another the validation set."""
+        del seed  # the rows are what they are
+        remainder = {"test": 9, "validation": 8}.get(split)
+        rows = [(n, row) for n, row in enumerate(self.rows) if (n % 10 == remainder if remainder is not None else n % 10 < 8)]
         if not rows:
             raise InputError(f"{self.path}: has {len(self.rows)} rows, too few for a {split} set; give ten or more")
         return [self._question(number, row, split) for number, row in rows[:count]]
@@ -41,35 +42,42 @@ def _mathematics(text: str, answer: Any) -> Verdict:
         from math_verify import verify as equal
     except ImportError:
         raise InputError("answers as mathematics need the package math-verify: pip install 'training-dynamics[tasks]'") from None
-    return Verdict.binary(bool(equal(parse(str(answer)), parse(tagged_answer(text) or text))), "another answer")
+    return Verdict.binary(bool(equal(parse(str(answer)), parse(extract_answer(text) or text))), "another answer")
 
 
 def read_records(path: str) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines or Parquet file with ``prompt`` and ``completion`` or ``answer``, all text."""
+    """Read rows with ``prompt`` and ``completion`` or ``answer``, all text, from a JSON-lines or Parquet file."""
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{shown(path)}: no such file")
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        try:
-            rows = pq.read_table(file).to_pylist()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{shown(path)}: cannot be read as Parquet: {shown(error)}") from None
-    else:
-        rows = []
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{shown(path)}, line {number}: is not JSON: {error.msg}") from None
+        raise InputError(f"{printable(path)}: no such file")
+    rows = _read_parquet(file) if file.suffix == ".parquet" else _read_json_lines(file)
     if not rows:
-        raise InputError(f"{shown(path)}: has no rows")
+        raise InputError(f"{printable(path)}: has no rows")
     for number, row in enumerate(rows, start=1):
-        there = ", ".join(shown(key, 30) for key in row) if isinstance(row, dict) else type(row).__name__
+        fields = ", ".join(printable(key, 30) for key in row) if isinstance(row, dict) else type(row).__name__
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise InputError(f"{shown(path)}, row {number}: has no text field prompt; it has {there}")
+            raise InputError(f"{printable(path)}, row {number}: has no text field prompt; it has {fields}")
         if not isinstance(row.get("completion", row.get("answer")), (str, int, float)):
-            raise InputError(f"{shown(path)}, row {number}: has neither completion nor answer; it has {there}")
+            raise InputError(f"{printable(path)}, row {number}: has neither completion nor answer; it has {fields}")
+    return rows
+
+
+def _read_parquet(file: Path) -> list[Any]:
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[Any] = pq.read_table(file).to_pylist()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{printable(file)}: cannot be read as Parquet: {printable(error)}") from None
+    return rows
+
+
+def _read_json_lines(file: Path) -> list[Any]:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{printable(file)}, line {number}: is not JSON: {error.msg}") from None
     return rows

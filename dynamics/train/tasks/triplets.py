@@ -8,18 +8,19 @@ splits are different programs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+import numpy as np
 
 from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import Expressions, Refused, literal, same
 from dynamics.train.sandbox.runner import Runner
 from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, TASK_TYPES, TEST_SETS, Problem, Question, Verdict
-from dynamics.train.tasks.prompt_formats import fits_notation, in_notation, in_plain_text, tagged_answer
+from dynamics.train.tasks.prompt_formats import extract_answer, is_short_in_notation, problem_in_notation, problem_in_plain_text
 
 
 def verify(problem: Problem, answer: str, runner: Runner) -> Verdict:
-    """Whether an answer is right. Values are compared by type too: True is not 1.
+    """Judge an answer. Values are compared by type too: True is not 1.
 
     Deduction runs nothing. Abduction runs the given program on the answer, a literal. Induction runs the answer on every pair, those
     that were shown and those that were not, so that a program which merely lists what it saw is wrong.
@@ -45,7 +46,15 @@ def verify(problem: Problem, answer: str, runner: Runner) -> Verdict:
 
 
 class Triplets:
-    """Triplets of the small language of ``dynamics.train.tasks.programs``, in the notation of the embedded default or in plain words."""
+    """Triplets of the small language of ``dynamics.train.tasks.programs``, in notation or in plain words.
+
+    Attributes
+    ----------
+    task_types : that are asked in turn.
+    plain : in words, for any model; else in the notation of the embedded model.
+    sets : the test sets that there are.
+    runner : runs the programs of answers.
+    """
 
     name = "code"
 
@@ -56,42 +65,50 @@ class Triplets:
         self.runner = runner or Expressions()
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """``split``: training, validation, pretraining, or test, which is equal parts of seen (not in plain words), unseen and ood."""
+        """Make ``count`` questions of a split, the first of one stream.
+
+        ``split`` is training, validation, pretraining, or test, which is equal parts of the test sets seen (not in plain words), unseen
+        and ood.
+        """
         only = "" if self.task_types == TASK_TYPES else f" {' '.join(self.task_types)}"
         rng = stream(seed, f"problems {split}{only}")
         sets = self.sets if split == "test" else (split,)
-        made: dict[str, Question] = {}
-        while len(made) < count:
-            part, kind = sets[len(made) % len(sets)], self.task_types[len(made) // len(sets) % len(self.task_types)]
-            problem = triplet(rng, kind, part)
-            if problem is not None and problem.id not in made:
-                made[problem.id] = self.question(problem, part)
-        return list(made.values())
+        by_id: dict[str, Question] = {}
+        while len(by_id) < count:
+            number = len(by_id)
+            part, kind = sets[number % len(sets)], self.task_types[number // len(sets) % len(self.task_types)]
+            problem = draw_triplet(rng, kind, part)
+            if problem is not None and problem.id not in by_id:
+                by_id[problem.id] = self.question(problem, part)
+        return list(by_id.values())
 
     def question(self, problem: Problem, split: str, message: str = "") -> Question:
-        """``message`` tells in words what a program does that is to be guessed; the notation has no room for it."""
+        """Ask for the answer of a problem.
+
+        ``message`` tells in words what a program does that is to be guessed; the notation has no room for it.
+        """
         if not self.plain:
-            prompt, answer = in_notation(problem)
+            prompt, answer = problem_in_notation(problem)
             return Question(problem.id, prompt, answer, problem.kind, split, lambda text: verify(problem, text, self.runner))
 
         def check(text: str) -> Verdict:
-            found = tagged_answer(text)
-            return Verdict.binary(False, "no answer between tags") if found is None else verify(problem, found, self.runner)
+            answer = extract_answer(text)
+            return Verdict.binary(False, "no answer between tags") if answer is None else verify(problem, answer, self.runner)
 
-        prompt, answer = in_plain_text(problem, message)
+        prompt, answer = problem_in_plain_text(problem, message)
         return Question(problem.id, prompt, f"<answer>{answer}</answer>", problem.kind, split, check)
 
 
-def triplet(rng: Any, kind: str, part: str) -> Problem | None:
-    """A problem from the programs of a split, ``seen``, ``unseen`` or ``ood``; None where the program drawn has no value on the input."""
+def draw_triplet(rng: np.random.Generator, kind: str, part: str) -> Problem | None:
+    """Draw a problem from the programs of a split or test set; None where the program drawn has no value on the input."""
     far = part == "ood"
     split = {"seen": "pretraining", "unseen": "test", "ood": "test"}.get(part, part)
     family, program = programs.draw_of(rng, split, 3 if far else None)
     inputs = [(family.inputs(rng, far),) for _ in range(PAIRS if kind == "induction" else 1)]
     outcome = Expressions().run(program, inputs)
-    if outcome.values is None or not all(fits_notation(value) for value in outcome.values):
+    if outcome.values is None or not all(is_short_in_notation(value) for value in outcome.values):
         return None
-    if kind == "induction" and len({repr(one) for one in inputs}) < PAIRS:
+    if kind == "induction" and len({repr(arguments) for arguments in inputs}) < PAIRS:
         return None
-    text = f"{part} {kind} {program} {' '.join(programs.compact(one[0]) for one in inputs)}"
+    text = f"{part} {kind} {program} {' '.join(programs.compact(arguments[0]) for arguments in inputs)}"
     return Problem(kind, program, tuple(inputs), tuple(outcome.values), text)

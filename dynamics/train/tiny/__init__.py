@@ -1,4 +1,4 @@
-"""The embedded default: a small base model, made on the spot and kept."""
+"""The embedded model: a small base model, made on the spot and kept."""
 
 from dynamics.train.tiny.model import Recipe, cache, find, folder, make
 from dynamics.train.tiny.pretraining import example

@@ -1,4 +1,4 @@
-"""The embedded default: a small base model, made on the spot and kept.
+"""The embedded model: a small base model, made on the spot and kept.
 
 A Llama of 0.65 million parameters learns from random examples, for a fixed number of steps, to predict outputs, find inputs and programs,
 and to propose programs, of the small language of ``dynamics.train.tasks.programs``. Only programs of the split ``pretraining`` are used.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.train.folders import exclusive, remove_partial, save_folder
+from dynamics.io.folders import exclusive, remove_partial, save_folder
 from dynamics.train.rng import stream
 from dynamics.train.tiny.pretraining import MIX, batch, example
 from dynamics.train.tiny.tokenizer import TOKENS, build_tokenizer
@@ -31,7 +31,21 @@ from dynamics.train.tiny.tokenizer import TOKENS, build_tokenizer
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights."""
+    """All that decides the weights.
+
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate : sizes of the Llama.
+    initializer_range : standard deviation of the first weights.
+    steps : of the optimizer.
+    batch : examples a step.
+    learning_rate : after 50 steps of warm-up falling linearly to a twentieth.
+    prompt_weight : of the loss on the tokens of the question, beside 1 on those of the answer.
+    clip : largest L2 norm of the gradient.
+    seed : of weights and examples.
+    threads : of torch.
+    version : of what else decides them.
+    """
 
     hidden: int = 128
     layers: int = 3
@@ -40,11 +54,8 @@ class Recipe:
     initializer_range: float = 0.08
     steps: int = 1800
     batch: int = 32
-    """examples a step"""
     learning_rate: float = 3e-3
-    """after 50 steps of warm-up falling linearly to a twentieth"""
     prompt_weight: float = 0.1
-    """of the loss on the tokens of the question, beside 1 on those of the answer"""
     clip: float = 1.0
     seed: int = 0
     threads: int = 2
@@ -52,22 +63,28 @@ class Recipe:
 
 
 def cache() -> Path:
+    """Find the folder for what is made once: ``DYNAMICS_CACHE``, else the user's cache."""
     root = os.environ.get("DYNAMICS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamics"
     return Path(root)
 
 
 def folder(recipe: Recipe = Recipe()) -> Path:
-    """Where the model of a recipe is kept. The hash covers the settings and the first examples, which change when the code does."""
+    """Find where the model of a recipe is kept. The hash covers the settings and the first examples, which change when the code does."""
     rng = stream(recipe.seed, "fingerprint")
     text = json.dumps([asdict(recipe), TOKENS, MIX, [example(rng) for _ in range(200)]], sort_keys=True)
     return cache() / f"tiny-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the model, made first where there is none yet.
+    """Find the folder of the model, which is made first where there is none yet.
 
     Of processes that ask at the same time one makes it, and the others say on stderr that they wait. The folder appears when it is whole:
     a process that is killed leaves nothing behind, or, killed in the moment of writing, a hidden folder that the next one removes.
+
+    Parameters
+    ----------
+    recipe : of the model.
+    progress : called with the step and the number of steps after each.
     """
     target = folder(recipe)
     advice = "set DYNAMICS_CACHE to a folder that can be written"
@@ -76,10 +93,10 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
         with contextlib.suppress(OSError):  # nobody may be reading
             print(f"another process is making the embedded model in {target.parent}; waiting for it", file=sys.stderr, flush=True)
 
-    def fill(place: Path) -> None:
+    def fill(path: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
-            model.save_pretrained(place)
-        tokenizer.save_pretrained(place)
+            model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
 
     if not (target / "config.json").exists():
         try:
@@ -88,8 +105,8 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
             raise InputError(f"{target.parent}: cannot be made ({error.strerror}); {advice}") from None
         if not os.access(target.parent, os.W_OK):  # rather than find out after minutes
             raise InputError(f"{target.parent}: cannot be written; {advice}")
-        with exclusive(target.parent, wait) as alone:
-            if alone:
+        with exclusive(target.parent, wait) as locked:
+            if locked:
                 remove_partial(target)
             if not (target / "config.json").exists():  # nobody made it in the meantime
                 model, tokenizer = make(recipe, progress)
@@ -98,7 +115,7 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
 
 
 def make(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> tuple[Any, Any]:
-    """Train the model of a recipe: (model, tokenizer)."""
+    """Train the model of a recipe; gives model and tokenizer."""
     import torch
 
     threads = torch.get_num_threads()
@@ -140,7 +157,7 @@ def _make(recipe: Recipe, progress: Callable[[int, int], None] | None) -> tuple[
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss = (loss * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad()

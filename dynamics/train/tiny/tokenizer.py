@@ -11,13 +11,13 @@ TOKENS = (*SPECIAL_TOKENS, *_WORDS, *"0123456789", *"abcdexyABCDE", *"+-*%()[],'
 
 
 def build_tokenizer() -> Any:
-    """Characters and a few words, 64 tokens or fewer; decoding what was encoded gives the text back."""
+    """Make a tokenizer of characters and a few words, 64 tokens or fewer; decoding what was encoded gives the text back."""
     import re
 
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    inner = Tokenizer(models.WordLevel({token: place for place, token in enumerate(TOKENS)}, unk_token="<unk>"))
+    inner = Tokenizer(models.WordLevel({token: number for number, token in enumerate(TOKENS)}, unk_token="<unk>"))
     pattern = "|".join(re.escape(word) for word in _WORDS) + "|."
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(pattern.replace("\\ ", " ")), "isolated")
     inner.decoder = decoders.Fuse()

@@ -17,8 +17,9 @@ from dynamics.train import __main__ as command
 from dynamics.train import policy, tasks
 from dynamics.train.config import SelfPlayConfig
 from dynamics.train.games.azr import SelfPlay
-from dynamics.train.games.buffer import Entry
+from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.proposals import Proposal
+from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.expressions import Refused
 from dynamics.train.tasks.prompt_formats import Notation
 from train.helpers import contents
@@ -49,10 +50,10 @@ def game(base: Path):
 
 
 def proposal(kind: str, text: str) -> Proposal:
-    sampled = type("S", (), {"ids": np.array([1, 2]), "logprobs": np.zeros(2, np.float32), "ended": "eos"})()
+    sampled = SampledCompletion(np.array([1, 2]), np.zeros(2, np.float32), "eos")
     made = Proposal(kind, "", np.array([1]), sampled, text, [])
     try:
-        made.entry = Entry(kind, NOTATION.read(kind, text, "x+1"), (), 1)
+        made.entry = BufferEntry(kind, NOTATION.parse_proposal(kind, text, "x+1"), (), 1)
     except Refused as error:
         made.reason = str(error)
     return made

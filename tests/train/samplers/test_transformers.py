@@ -13,19 +13,19 @@ from dynamics.train import tiny
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 from dynamics.train.samplers import transformers as sampling
-from dynamics.train.samplers.transformers import Rule, draw, generate
+from dynamics.train.samplers.transformers import SamplingParams, draw, generate
 from train.helpers import MODELS
 
 PROMPTS = [[20, 30, 40], [15], [21, 22, 23, 24, 25, 26], [33, 34], [50, 51, 52, 53]]
 
 
-def noise(prompt: int, sample: int) -> np.random.Generator:
+def rng_for(prompt: int, sample: int) -> np.random.Generator:
     return stream(0, "test", PROMPTS[prompt][0], sample)
 
 
 def some(model, prompts=PROMPTS, group=4, compute="float32", **options):
     autocast = torch.bfloat16 if compute == "bfloat16" else None
-    settings = {"max_new_tokens": 12, "eos": [1], "noise": noise, "autocast": autocast} | options
+    settings = {"max_new_tokens": 12, "eos": [1], "rng_for": rng_for, "autocast": autocast} | options
     return generate(model, prompts, group, **settings)
 
 
@@ -48,7 +48,7 @@ def forward(model, prompt: list[int], ids, compute: str) -> tuple[torch.Tensor, 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_is_that_of_transformers(name: str) -> None:
     model = MODELS[name]().eval()
-    for prompt, (found,) in zip(PROMPTS, some(model, group=1, temperature=0), strict=True):
+    for prompt, (found,) in zip(PROMPTS, some(model, group=1, temperature=0.0), strict=True):
         ids = torch.tensor([prompt])
         own = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=1, pad_token_id=0)
         assert own[0, len(prompt) :].tolist() == found.ids.tolist()
@@ -58,7 +58,7 @@ def test_greedy_is_that_of_transformers(name: str) -> None:
 def test_greedy_takes_the_likeliest_token(name: str, compute: str) -> None:
     """In bfloat16 tokens can be as likely as rounding tells; then one of them."""
     model = shared(name, compute)
-    for prompt, (found,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0), strict=True):
+    for prompt, (found,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0.0), strict=True):
         logits, off = forward(model, prompt, found.ids, compute)
         taken = logits.gather(1, torch.tensor(found.ids)[:, None])[:, 0]
         assert (logits.max(1).values - taken).max() <= 2 * off + 2e-5
@@ -95,9 +95,7 @@ def test_the_batch_changes_no_token(name: str, monkeypatch) -> None:
     assert tokens(some(model, eos=range(40, 64))) == tokens(whole)
     monkeypatch.undo()
     back = list(reversed(range(5)))
-    mirrored = generate(
-        model, [PROMPTS[p] for p in back], 4, max_new_tokens=12, eos=range(40, 64), noise=lambda prompt, sample: noise(back[prompt], sample)
-    )
+    mirrored = some(model, [PROMPTS[p] for p in back], eos=range(40, 64), rng_for=lambda prompt, sample: rng_for(back[prompt], sample))
     assert tokens(mirrored) == tokens(whole)[::-1]
 
 
@@ -120,9 +118,9 @@ def test_ends() -> None:
 def test_frequencies() -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).expand(40_000, 4)
     uniform = torch.from_numpy(np.random.default_rng(0).random(40_000))
-    for heat in (1.0, 0.5):
-        chosen, logp = draw(logits, uniform, Rule(heat, 0, 1.0, frozenset(), (), None, 1))
-        expected = torch.softmax(logits[0] / heat, 0)
+    for temperature in (1.0, 0.5):
+        chosen, logp = draw(logits, uniform, SamplingParams(temperature))
+        expected = torch.softmax(logits[0] / temperature, 0)
         share = torch.bincount(chosen, minlength=4) / 40_000
         assert (share - expected).abs().max() < 0.01
         torch.testing.assert_close(logp.exp(), expected[chosen])
@@ -132,7 +130,7 @@ def test_frequencies() -> None:
 def test_truncation(k: int, p: float, kept: list[int]) -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).expand(4000, 4)  # probabilities .237 .087 .032 .644
     uniform = torch.from_numpy(np.random.default_rng(0).random(4000))
-    chosen, logp = draw(logits, uniform, Rule(1.0, k, p, frozenset(), (), None, 1))
+    chosen, logp = draw(logits, uniform, SamplingParams(1.0, k, p))
     assert sorted(set(chosen.tolist())) == kept
     among = torch.softmax(logits[0][kept], 0)
     torch.testing.assert_close(logp.exp(), among[[kept.index(one) for one in chosen.tolist()]])
@@ -140,7 +138,7 @@ def test_truncation(k: int, p: float, kept: list[int]) -> None:
 
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(3, 3)
-    chosen, logp = draw(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), Rule(1.0, 0, 1.0, frozenset(), (), None, 1))
+    chosen, logp = draw(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), SamplingParams())
     assert chosen.tolist() == [1, 1, 1]
     assert logp.tolist() == [0, 0, 0]
 
@@ -152,7 +150,7 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="beyond the model's 256 positions"):
         some(model, max_new_tokens=255)
     with pytest.raises(InputError, match="at least 0"):
-        some(model, temperature=-1)
+        some(model, temperature=-1.0)
     with pytest.raises(InputError, match="need the tokenizer"):
         some(model, stop=["a"])
     with torch.no_grad():

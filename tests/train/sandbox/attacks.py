@@ -116,26 +116,26 @@ ATTACKS: list[tuple[str, str, object]] = [
 ]
 
 
-def judged(box: Sandbox, program: str, expected: object, argument: object) -> str:
+def judged(sandbox: Sandbox, program: str, expected: object, argument: object) -> str:
     """Empty if the attack was contained."""
-    outcome = box.run(program, [(argument,)], timeout=0.7)
+    outcome = sandbox.run(program, [(argument,)], timeout=0.7)
     if outcome.error == "timeout" and "timeout" not in str(expected):  # a busy machine
-        outcome = box.run(program, [(argument,)], timeout=10)
+        outcome = sandbox.run(program, [(argument,)], timeout=10)
     if isinstance(expected, str) and expected != "\ud800":
         fine = outcome.values is None and any(word in (outcome.error or "") for word in expected.split())
     elif program.endswith("return a") and expected == []:  # Ellipsis inside is no literal; an empty list would be no harm either
         fine = outcome.values is None
     else:
         fine = outcome.values == [expected]
-    after = box.run("def f(x):\n    return sorted([x, 1, len('ab')])", [(3,)], timeout=10)
+    after = sandbox.run("def f(x):\n    return sorted([x, 1, len('ab')])", [(3,)], timeout=10)
     if after != Outcome([[1, 2, 3]], None):
         return f"the next program gave {after}"
     return "" if fine else f"gave {outcome}"
 
 
 def main() -> None:
-    with Sandbox(1) as box:
-        bad = [f"{what}: {said}" for what, program, expected in ATTACKS if (said := judged(box, program, expected, "/etc/hostname"))]
+    with Sandbox(1) as sandbox:
+        bad = [f"{what}: {said}" for what, program, expected in ATTACKS if (said := judged(sandbox, program, expected, "/etc/hostname"))]
     print("\n".join(bad))
     print(f"{len(ATTACKS) - len(bad)} contained")
 

@@ -18,13 +18,13 @@ def test_what_is_written_is_read(prompt_format, kind: str) -> None:
     program = "x+1" if prompt_format is NOTATION else "def f(x):\n    return x+1"
     inputs = tuple((one,) for one in range(5)) if kind == "induction" else ((3,),)
     proposed = ProposedTask(program, inputs)
-    assert prompt_format.read(kind, prompt_format.write(kind, proposed), program) == proposed
+    assert prompt_format.parse_proposal(kind, prompt_format.format_proposal(kind, proposed), program) == proposed
 
 
 def test_plain_text_refuses() -> None:
     for text in ("", "<program>def f(x): return x</program>", "<program>def f(x): return x\ndef g(x): return x</program><input>1</input>"):
         with pytest.raises(Refused):
-            PLAIN_TEXT.read("deduction", text, None)
+            PLAIN_TEXT.parse_proposal("deduction", text, None)
 
 
 def test_the_warm_start_teaches_the_form() -> None:

@@ -16,8 +16,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynamics import InputError
-from dynamics.train import folders, tiny
-from dynamics.train.tiny import model as tiny_model
+from dynamics.train import tiny
 
 
 def test_the_embedded_model_is_the_same_every_time(tmp_path: Path, monkeypatch) -> None:
@@ -87,24 +86,24 @@ def test_a_folder_half_written_is_replaced(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_two_that_save_without_locks_leave_a_whole_folder(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(folders, "fcntl", None)
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(handle: int, how: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path))
     recipe = tiny.Recipe(steps=1, hidden=32, layers=1, intermediate=32, threads=1)
-    real, names = tiny_model.save_folder, ["config.json", "model.safetensors"]
+    others = []
 
-    def late(target: Path, fill, *more, **options) -> None:
-        """Another process makes the folder while this one writes its own."""
+    def late(step: int, steps: int) -> None:
+        """Another process makes the folder while this one trains its own model."""
+        others.append(tiny.find(recipe))
 
-        def both(place: Path) -> None:
-            fill(place)
-            real(target, fill, *more, **options)
-
-        real(target, both, *more, **options)
-
-    monkeypatch.setattr(tiny_model, "save_folder", late)
-    place = tiny.find(recipe)
-    assert [path.name for path in tmp_path.iterdir()] == [place.name]
-    assert all((place / name).stat().st_size for name in names)
+    place = tiny.find(recipe, late)
+    assert others == [place]
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [place.name]
+    assert all((place / name).stat().st_size for name in ("config.json", "model.safetensors"))
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch) -> None:

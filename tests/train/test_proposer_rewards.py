@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 from dynamics.errors import InputError
-from dynamics.train.games import rewards
-from dynamics.train.games.rewards import Estimate, combine, expected, find
+from dynamics.train import proposer_rewards as rewards
+from dynamics.train.proposer_rewards import SolveRates, combine, expected, find
 
 P = np.array([0.0, 0.25, 0.5, 1.0])
 
 
-def estimate(rate=P, repetition=0.0, diversity=1.0) -> Estimate:
-    return Estimate(rate, 8, np.full(len(rate), repetition), np.full(len(rate), diversity))
+def rates(rate=P, repetition=0.0, diversity=1.0) -> SolveRates:
+    return SolveRates(rate, 8, np.full(len(rate), repetition), np.full(len(rate), diversity))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def estimate(rate=P, repetition=0.0, diversity=1.0) -> Estimate:
     ],
 )
 def test_rewards(name: str, values: list[float]) -> None:
-    np.testing.assert_allclose(find(name)(estimate()), values, atol=1e-12)
+    np.testing.assert_allclose(find(name)(rates()), values, atol=1e-12)
 
 
 def test_every_entry_is_tested() -> None:
@@ -45,8 +45,8 @@ def test_every_entry_is_tested() -> None:
 
 
 def test_repetition_and_diversity() -> None:
-    np.testing.assert_allclose(find("r_zero")(estimate(repetition=0.2)), [-0.2, 0.05, 0.3, -0.2])
-    np.testing.assert_allclose(find("pasodoble")(estimate(diversity=0.3)), 0)
+    np.testing.assert_allclose(find("r_zero")(rates(repetition=0.2)), [-0.2, 0.05, 0.3, -0.2])
+    np.testing.assert_allclose(find("pasodoble")(rates(diversity=0.3)), 0)
 
 
 def test_the_estimate_bends_the_curve() -> None:
@@ -63,7 +63,7 @@ def test_the_estimate_bends_the_curve() -> None:
 def test_expected_is_the_mean_of_draws(name: str) -> None:
     rng = np.random.default_rng(0)
     rate = rng.binomial(8, 0.3, 200_000) / 8
-    drawn = find(name)(estimate(rate))
+    drawn = find(name)(rates(rate))
     assert expected(name, 0.3, 8) == pytest.approx(drawn.mean(), abs=5 * drawn.std() / len(drawn) ** 0.5 + 1e-9)
 
 
@@ -89,7 +89,7 @@ def test_terms_of_programs() -> None:
 def test_a_reward_of_ones_own(monkeypatch, tmp_path) -> None:
     (tmp_path / "myreward.py").write_text("def half(e):\n    return e.rate * 0 + 0.5\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    np.testing.assert_allclose(find("myreward:half")(estimate()), 0.5)
+    np.testing.assert_allclose(find("myreward:half")(rates()), 0.5)
     for name in ("one_minsu", "nomodule:f", "math:nofunction"):
         with pytest.raises(InputError, match="reward"):
             find(name)

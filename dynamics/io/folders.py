@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, and that one process works on at a time."""
+"""Folders that are written whole or not at all, as ``atomic`` does it for files, and that one process works on at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 try:
     import fcntl
@@ -21,10 +20,19 @@ from dynamics.errors import InputError
 LOCK = ".lock"
 
 
-def save_folder(target: Path, fill: Callable[[Path], Any], advice: str = "", keep: bool = False) -> None:
+def save_folder(target: Path, fill: Callable[[Path], None], advice: str = "", keep: bool = False) -> None:
     """Write a folder under a temporary name by ``fill(path)``, see that it is on disk, and rename it.
 
-    ``advice`` ends the error message. ``keep``: if another process has made ``target`` meanwhile, leave that one in place of replacing it.
+    Parameters
+    ----------
+    target : the folder; one that is there is replaced.
+    fill : writes the files into the folder whose path it is given.
+    advice : ends the error message.
+    keep : if another process has made ``target`` meanwhile, leave that one in place of replacing it.
+
+    Raises
+    ------
+    InputError : the folder cannot be written; what was there before is left.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -44,25 +52,31 @@ def save_folder(target: Path, fill: Callable[[Path], Any], advice: str = "", kee
     except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
         if isinstance(error, (InputError, AssertionError)):
             raise
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise InputError(f"{target}: cannot be written ({said})" + (f"; {advice}" if advice else "")) from None
+        message = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise InputError(f"{target}: cannot be written ({message})" + (f"; {advice}" if advice else "")) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_partial(target: Path) -> None:
     """Remove what processes left that were killed while they saved ``target``; none may be saving it now."""
-    for place in target.parent.glob(f".{target.name}.*.partial"):
-        shutil.rmtree(place, ignore_errors=True)
+    for partial in target.parent.glob(f".{target.name}.*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path, busy: Callable[[], None]) -> Iterator[bool]:
-    """Make a folder, and hold its lock until the block ends or the process does, however it ends. Gives whether there is a lock.
+    """Make a folder, and hold its lock until the block ends or the process does, however it ends.
 
-    ``busy`` is called if the lock is held already: it raises, or returns to wait for the process that holds it. Where neither the folder
-    nor a file in it can be locked, the block runs without a lock; and so it does where this very process holds it, which could only wait
-    for itself.
+    Parameters
+    ----------
+    folder : the folder to lock.
+    busy : called if the lock is held already; it raises, or returns to wait for the process that holds it.
+
+    Yields
+    ------
+    Whether there is a lock. Where neither the folder nor a file in it can be locked, the block runs without one; and so it does where this
+    very process holds it, which could only wait for itself.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +100,12 @@ _held: set[tuple[int, int]] = set()
 
 
 def _identity(handle: int) -> tuple[int, int]:
-    found = os.fstat(handle)
-    return found.st_dev, found.st_ino
+    status = os.fstat(handle)
+    return status.st_dev, status.st_ino
 
 
 def _lock(folder: Path, busy: Callable[[], None]) -> int | None:
-    """An open file that holds the lock; None where there is none to be had."""
+    """Open a file and lock it; None where no lock is to be had."""
     if fcntl is None:
         return None
     # the folder itself, so that nothing is left behind; NFS locks only what is open for writing, which a folder cannot be

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-
 from dynamics import InputError
-from dynamics.train import folders, state
+from dynamics.io import folders
 
 
 def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
@@ -21,8 +19,8 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
         (place / "a").write_text("ha")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(InputError, match=r"step_000001: cannot be written \(No space left on device\); .*--resume"):
-        folders.save_folder(target, full, state.ADVICE)
+    with pytest.raises(InputError, match=r"step_000001: cannot be written \(No space left on device\); go on with --resume"):
+        folders.save_folder(target, full, "go on with --resume")
     assert (target / "a").read_text() == "whole"
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
 
@@ -37,7 +35,7 @@ def test_a_folder_on_a_file_system_that_locks_only_files(tmp_path: Path, monkeyp
             raise OSError(9, "Bad file descriptor")
         real(handle, how)
 
-    monkeypatch.setattr(folders.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
 
     def refuse() -> None:
         raise InputError("busy")
@@ -46,6 +44,19 @@ def test_a_folder_on_a_file_system_that_locks_only_files(tmp_path: Path, monkeyp
         pass
     with folders.exclusive(tmp_path, refuse):
         pass
+
+
+def test_of_two_that_save_the_same_folder_the_first_one_is_kept(tmp_path: Path) -> None:
+    """Another process makes the folder while this one writes its own."""
+    target = tmp_path / "target"
+
+    def late(place: Path) -> None:
+        (place / "a").write_text("second")
+        folders.save_folder(target, lambda other: (other / "a").write_text("first"), keep=True)
+
+    folders.save_folder(target, late, keep=True)
+    assert (target / "a").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_what_is_interrupted_while_it_is_written_is_removed(tmp_path: Path) -> None:

@@ -1,0 +1,278 @@
+"""Proposer rewards: what a proposed task is worth, by how often the solver solved it.
+
+Every function takes the ``SolveRates`` of n valid proposals and gives (n,) rewards. Solve rates are estimated from few samples, and the
+estimate bends the curve that the proposer climbs: with ``one_minus`` and 8 samples the expected reward is (1-p) - (1-p)^8, highest at a
+true solve rate of 0.26, not at 0. ``expected`` gives it for any of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from dynamics.errors import InputError, printable
+
+PerProposal = Float[np.ndarray, " proposals"]
+
+
+@dataclass(frozen=True)
+class SolveRates:
+    """What is known of n valid proposals.
+
+    Attributes
+    ----------
+    rate : (n,) share of samples that solved it.
+    samples : how many samples that was.
+    repetition : (n,) share of this step's proposals that are nearly the same, itself not counted.
+    diversity : (n,) share of the recent proposals that are unlike it, 0 to 1.
+    """
+
+    rate: PerProposal
+    samples: int
+    repetition: PerProposal
+    diversity: PerProposal
+
+
+def solve_rates(rate: PerProposal, samples: int, sources: Sequence[str], recent: Sequence[str]) -> SolveRates:
+    """Compare proposals with one another and with recent ones.
+
+    Parameters
+    ----------
+    rate : (n,) share of samples that solved each.
+    samples : how many samples that was.
+    sources : (n,) their programs.
+    recent : programs of earlier proposals, in the order they came.
+    """
+    words = [_words(source) for source in sources]
+    near = np.array([[_jaccard(a, b) > 0.8 for b in words] for a in words], float)
+    others = [_words(source) for source in recent]
+    diversity = np.array([np.mean([_jaccard(a, b) <= 0.8 for b in others]) if others else 1.0 for a in words])
+    return SolveRates(rate, samples, (near.sum(1) - 1) / len(sources), diversity)
+
+
+def _words(source: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+|[^\w\s]", source))
+
+
+def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    return len(a & b) / max(1, len(a | b))
+
+
+@dataclass(frozen=True)
+class Reward:
+    """An entry of the catalogue.
+
+    Attributes
+    ----------
+    function : makes (n,) rewards.
+    formula : the same in p, the solve rate.
+    source : where it is from.
+    """
+
+    function: Callable[[SolveRates], PerProposal]
+    formula: str
+    source: str
+
+
+def one_minus(rates: SolveRates) -> PerProposal:
+    """Give 1 - p; nothing where no sample solved the task."""
+    return np.where(rates.rate > 0, 1 - rates.rate, 0.0)
+
+
+def azr_code(rates: SolveRates) -> PerProposal:
+    """Give 1 - p; -0.5 where no sample or every sample solved the task."""
+    return np.where((rates.rate > 0) & (rates.rate < 1), 1 - rates.rate, -0.5)
+
+
+def inverse(rates: SolveRates) -> PerProposal:
+    """Give 1 - p, also where no sample solved the task."""
+    return 1 - rates.rate
+
+
+def triangular(rates: SolveRates) -> PerProposal:
+    """Give most at half solved, falling linearly to both sides."""
+    return 1 - 2 * np.abs(rates.rate - 0.5)
+
+
+def r_zero(rates: SolveRates) -> PerProposal:
+    """Give the smaller of p and 1 - p, less the share of near duplicates."""
+    return np.minimum(rates.rate, 1 - rates.rate) - rates.repetition
+
+
+def variance(rates: SolveRates) -> PerProposal:
+    """Give the variance of the verdict, scaled to 1 at half solved."""
+    return 4 * rates.rate * (1 - rates.rate)
+
+
+def goldilocks(rates: SolveRates) -> PerProposal:
+    """Give 1 where some samples solved the task and some did not."""
+    return ((rates.rate > 0) & (rates.rate < 1)).astype(float)
+
+
+def spice(rates: SolveRates) -> PerProposal:
+    """Give a Gaussian of the variance of the verdict, 1 at half solved."""
+    return np.exp(-((rates.rate * (1 - rates.rate) - 0.25) ** 2) / (2 * 0.01))
+
+
+def pasodoble(rates: SolveRates) -> PerProposal:
+    """Reward difficulty and diversity of tasks that are neither too hard nor too much alike."""
+    return np.where((rates.rate > 0.2) & (rates.diversity > 0.3), 1.1 - rates.rate + 0.2 * rates.diversity, 0.0)
+
+
+def lsp(rates: SolveRates) -> PerProposal:
+    """Give the mean solve rate of the batch less that of the task."""
+    return rates.rate.mean() - rates.rate if len(rates.rate) else rates.rate
+
+
+def swe_rl(rates: SolveRates) -> PerProposal:
+    """Give 1 - 1.8 p; -0.8 where no sample or every sample solved the task."""
+    return np.where((rates.rate > 0) & (rates.rate < 1), 1 - 1.8 * rates.rate, -0.8)
+
+
+_AZR = "Absolute Zero (arXiv 2505.03335)"
+REWARDS: dict[str, Reward] = {
+    "one_minus": Reward(one_minus, "1 - p, 0 at p = 0", _AZR),
+    "azr_code": Reward(azr_code, "1 - p, -0.5 at p = 0 and p = 1", "the public code of Absolute Zero"),
+    "inverse": Reward(inverse, "1 - p, also at p = 0", "the public code of Absolute Zero"),
+    "triangular": Reward(triangular, "1 - 2|p - 0.5|", "Chae et al. (arXiv 2510.27072), R-Zero's paper"),
+    "r_zero": Reward(r_zero, "min(p, 1 - p) - repetition", "the public code of R-Zero (arXiv 2508.05004)"),
+    "variance": Reward(variance, "4p(1 - p)", "verifiers' proposer-solver; learnability"),
+    "goldilocks": Reward(goldilocks, "1 if 0 < p < 1", "SQLM (arXiv 2508.03682) for code"),
+    "spice": Reward(spice, "exp(-(p(1 - p) - 0.25)^2 / 0.02)", "SPICE (arXiv 2510.24684)"),
+    "pasodoble": Reward(pasodoble, "1.1 - p + 0.2 diversity if p > 0.2 and diversity > 0.3, else 0", "PasoDoble (arXiv 2511.11881)"),
+    "lsp": Reward(lsp, "mean of p over the batch - p", "LSP (arXiv 2509.07414)"),
+    "swe_rl": Reward(swe_rl, "1 - 1.8p, -0.8 at p = 0 and p = 1", "self-play SWE-RL, by notes"),
+}
+
+
+def find(name: str) -> Callable[[SolveRates], PerProposal]:
+    """Find a reward of the catalogue by its name, or import ``module:function`` of one's own."""
+    if name in REWARDS:
+        return REWARDS[name].function
+    module, _, function = name.partition(":")
+    if not function:
+        raise InputError(f"--proposer-reward {printable(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
+    try:
+        reward: Callable[[SolveRates], PerProposal] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--proposer-reward {printable(name)}: {printable(error, 120)}") from None
+    return reward
+
+
+def expected(name: str, p: ArrayLike, samples: int) -> Float[np.ndarray, " ..."]:
+    """Average a reward over the solve rates that samples show of tasks with a given true one; no repetition, full diversity.
+
+    For ``lsp`` the mean solve rate of the batch is taken to be 0.5.
+
+    Parameters
+    ----------
+    name : of the reward, see ``find``.
+    p : true solve rates, of any shape.
+    samples : how many samples each solve rate is estimated from.
+
+    Returns
+    -------
+    The expected reward, of the shape of ``p``.
+    """
+    p = np.asarray(p, float)
+    counts = np.arange(samples + 1)
+    rate = counts / samples
+    values = 0.5 - rate if name == "lsp" else find(name)(SolveRates(rate, samples, np.zeros(len(rate)), np.ones(len(rate))))
+    ways = np.array([math.comb(samples, int(count)) for count in counts], float)
+    chance = ways * p[..., None] ** counts * (1 - p[..., None]) ** (samples - counts)
+    return np.asarray((chance * values).sum(-1))
+
+
+# what else the public code of Absolute Zero can add to the reward; every term lies between 0 and 1
+
+
+def complexity(program: str) -> float:
+    """Divide the cognitive complexity by 15: branches, loops and boolean operators, each one more for every level that it is nested in."""
+    branching = (ast.If, ast.For, ast.While, ast.IfExp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.ExceptHandler)
+
+    def count(node: ast.AST, depth: int) -> int:
+        own = 1 + depth if isinstance(node, branching) else 1 if isinstance(node, ast.BoolOp) else 0
+        deeper = depth + isinstance(node, (*branching, ast.Lambda))
+        return own + sum(count(child, deeper) for child in ast.iter_child_nodes(node))
+
+    return min(1.0, count(_tree(program), 0) / 15)
+
+
+def edit_distance(program: str, references: Sequence[str]) -> float:
+    """Subtract the similarity of the syntax trees from 1, the mean over the references."""
+    if not references:
+        return 0.0
+    tree = ast.dump(_tree(program))
+    return float(np.mean([1 - difflib.SequenceMatcher(None, tree, ast.dump(_tree(other))).ratio() for other in references]))
+
+
+def halstead(program: str) -> float:
+    """Combine Halstead's effort and volume with the cyclomatic complexity.
+
+    0.5 min(effort / 10^4, 1) + 0.3 min(cyclomatic / 10, 1) + 0.2 min(volume / 500, 1).
+    """
+    operators: Counter[str] = Counter()
+    operands: Counter[str] = Counter()
+    cyclomatic = 1
+    for node in ast.walk(_tree(program)):
+        if isinstance(node, (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.Call, ast.Subscript, ast.Attribute, ast.comprehension)):
+            operators[type(node).__name__] += 1
+        elif isinstance(node, ast.Constant):
+            operands[repr(node.value)] += 1
+        elif isinstance(node, ast.Name):
+            operands[node.id] += 1
+        cyclomatic += isinstance(node, (ast.If, ast.For, ast.While, ast.IfExp, ast.comprehension, ast.BoolOp))
+    length, words = sum(operators.values()) + sum(operands.values()), len(operators) + len(operands)
+    volume = length * math.log2(words) if words > 1 else 0.0
+    effort = volume * len(operators) / 2 * (sum(operands.values()) / len(operands) if operands else 0.0)
+    return 0.5 * min(effort / 1e4, 1) + 0.3 * min(cyclomatic / 10, 1) + 0.2 * min(volume / 500, 1)
+
+
+def surprise(answer: Any, earlier: Counter[str]) -> float:
+    """Subtract the share of the earlier answers that are the same from 1, the mean over equal values and equal types.
+
+    ``earlier`` counts answers as "type repr", e.g. "int 3".
+    """
+    total = sum(earlier.values())
+    if not total:
+        return 1.0
+    type_name = type(answer).__name__
+    of_type = sum(count for text, count in earlier.items() if text.partition(" ")[0] == type_name)
+    return 1 - 0.5 * (earlier[f"{type_name} {answer!r}"] + of_type) / total
+
+
+BONUSES = ("complexity", "edit_distance", "halstead", "answer_diversity")
+COMBINE = ("sum", "multiply", "sum_multiply", "multiply_sum")
+
+
+def combine(reward: PerProposal, bonuses: Float[np.ndarray, "proposals terms"], how: str) -> PerProposal:
+    """Join rewards with bonuses, where the reward is above 0.
+
+    Parameters
+    ----------
+    reward : (n,).
+    bonuses : (n, terms).
+    how : ``sum`` r + sum; ``multiply`` r * product; ``sum_multiply`` r + product; ``multiply_sum`` r * sum.
+    """
+    if not bonuses.shape[1]:
+        return reward
+    term = bonuses.sum(1) if how in ("sum", "multiply_sum") else bonuses.prod(1)
+    return np.where(reward > 0, reward + term if how in ("sum", "sum_multiply") else reward * term, reward)
+
+
+def _tree(program: str) -> ast.AST:
+    try:
+        return ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module(body=[], type_ignores=[])
