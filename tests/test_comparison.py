@@ -1,4 +1,4 @@
-"""The scripts of the comparison: on two tiny runs made for it, and on hand-made numbers."""
+"""The scripts of the comparison: on recorded runs of a tiny model, and on hand-made numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_entropy_plots import browser, dumped
+from helpers import browser, dumped
 
 from analyses import (
     analysis,
@@ -36,13 +36,9 @@ from dynamics.train import command_line
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of the preset ``quick``, made as the command makes them."""
-    target = tmp_path_factory.mktemp("runs")
-    found = launch.train("quick", target)
-    assert {run.path.name for run in found} == set(presets.plan("quick"))
-    assert not list(target.glob("*/state"))  # finished runs keep what is measured, not what it takes to go on
-    return target
+def folder() -> Path:
+    """Runs of the preset ``quick``, recorded by ``data/make_runs.py``."""
+    return Path(__file__).parent / "data" / "runs"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +47,19 @@ def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("figures")
     assert all(path.stat().st_size for path in comparison.build(runs.find([folder]), target))
     return target
+
+
+@pytest.mark.slow
+def test_the_preset_trains_what_the_figures_are_built_from(embedded_model: None, tmp_path: Path) -> None:
+    found = launch.train("quick", tmp_path / "runs")
+    assert {run.path.name for run in found} == set(presets.plan("quick"))
+    assert not list((tmp_path / "runs").glob("*/state"))  # finished runs keep what is measured, not what it takes to go on
+    assert all(path.stat().st_size for path in comparison.build(found, tmp_path / "figures"))
+
+
+def test_finished_runs_are_not_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert {run.path.name for run in launch.train("quick", folder)} == set(presets.plan("quick"))
+    assert capsys.readouterr().err == ""
 
 
 def test_everything_is_built_from_run_directories(built: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import browser, dumped
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dynamics.entropy import terminal
@@ -75,25 +74,6 @@ def test_the_page_holds_the_text_and_is_safe():
         assert len(columns["pieces"]) == len(columns["h"]) == len(columns["b"]) == len(columns["top"])
         assert columns["h"][0] is None
     assert page(trace, "m", "other") == page(trace, "m", "other")
-
-
-def browser():
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-
-
-def dumped(page, folder, *flags):
-    """The page as the browser has it once its scripts have run."""
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--no-first-run",
-        *flags,
-    ]
-    command = [browser(), *flags, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
 
 
 @pytest.mark.skipif(browser() is None, reason="no browser")

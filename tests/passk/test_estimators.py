@@ -53,14 +53,26 @@ def test_pass_at_k_and_pass_hat_k_are_the_fractions_rounded(drawn):
         assert abs(Fraction(value) - exact) <= exact * Fraction(1, 10**15)
 
 
+def none_of(n, c, k):
+    """P(none of c marked ones among k drawn of n) = C(n - c, k) / C(n, k), exactly; by its symmetry in c and k over the smaller."""
+    few, many = min(c, k), max(c, k)
+    return Fraction(math.comb(n - many, few), math.comb(n, few))
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_the_short_fraction_is_the_long_one(n):
+    for c in range(n + 1):
+        for k in range(1, n + 1):
+            assert none_of(n, c, k) == chance(n, c, k, lambda s: s == 0)
+
+
 @pytest.mark.parametrize(
     ("n", "c", "k"),
     [(10**6, 1, 1), (10**6, 3, 1000), (10**6, 500_000, 3), (10**6, 999_990, 20_000), (10**6, 20, 300_000), (10**6, 999_999, 999_999),
      (999_983, 5_000, 31), (10**5, 50_000, 200)],
 )  # fmt: skip
 def test_a_million_samples(n, c, k):
-    missed = Fraction(math.comb(n - c, k), math.comb(n, k))
-    all_right = Fraction(math.comb(c, k), math.comb(n, k))
+    missed, all_right = none_of(n, c, k), none_of(n, n - c, k)
     assert abs(Fraction(pass_at_k(n, c, k)) - (1 - missed)) <= (1 - missed) / 10**12
     assert abs(Fraction(pass_hat_k(n, c, k)) - all_right) <= all_right / 10**12
 

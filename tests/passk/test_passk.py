@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import tidy
 
 from dynamics import passk
 from dynamics.errors import InputError
@@ -20,15 +21,6 @@ from dynamics.passk import compare, counts, curve, report
 from dynamics.passk.__main__ import cli
 
 DATA = Path(__file__).parent.parent / "data" / "samples"
-
-
-def tidy(p, n, seed=0, model=None, **extra):
-    """A table of ``n`` samples of problems solved with chances ``p``."""
-    rng = np.random.default_rng(seed)
-    frame = pd.DataFrame({"problem": np.repeat([f"p{i}" for i in range(len(p))], n), "correct": rng.random(len(p) * n) < np.repeat(p, n)})
-    if model:
-        frame.insert(0, "model", model)
-    return frame.assign(**extra)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from helpers import tidy
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
-from test_passk import tidy
 
 from dynamics.passk import report, terminal
 from dynamics.passk.page import page
@@ -74,9 +74,14 @@ def test_the_page_is_safe():
     assert text == page(made(("<script>alert(1)</script>", "rl"), extrapolate=64))
 
 
+@pytest.fixture(scope="module")
+def extrapolated():
+    return made(extrapolate=64)
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
-def test_numbers_on_the_screen_are_whole(width):
-    found = made(extrapolate=64)
+def test_numbers_on_the_screen_are_whole(width, extrapolated):
+    found = extrapolated
     buffer = io.StringIO()
     terminal.show(found, Console(file=buffer, width=width))
     text = buffer.getvalue()

@@ -7,37 +7,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from helpers import bf16, wide
+from helpers import bf16, check_row, histogram, wide
 from reference import bf16_bits, measure, steps_between
 
 from dynamics.checkpoints.tensor import decode, float8_values
-from dynamics.sparsity import STEPS, kernels, row
+from dynamics.sparsity import kernels, row
 from dynamics.sparsity.accumulate import accumulate_arrays
 from dynamics.sparsity.definitions import Thresholds
 
 ALL = np.arange(65536, dtype=np.uint16)
-
-
-def check(result, expected, ulp=True):
-    """A row against the plain reference."""
-    assert result.numel == expected["numel"]
-    assert result.changed == expected["changed"]
-    assert result.nonfinite == expected["nonfinite"]
-    for key in ("base_norm", "update_norm", "relative_update", "max_abs_update"):
-        assert getattr(result, key) == pytest.approx(expected[key], rel=1e-9, nan_ok=True), key
-    assert result.cosine == pytest.approx(expected["cosine"], abs=1e-9, nan_ok=True)
-    if ulp:
-        assert result.ulp == histogram(expected["steps"])
-
-
-def histogram(steps: np.ndarray) -> dict[str, int]:
-    """Bin by bin, from the labels themselves."""
-    counts = {}
-    for label in STEPS:
-        low, _, high = label.partition("-")
-        counts[label] = int(np.sum((steps >= int(low)) & (steps <= int(high or low))))
-    assert sum(counts.values()) == steps.size
-    return counts
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 3, 255, 32768, 40000])
@@ -50,7 +28,7 @@ def test_every_bf16_pattern_against_every_shift(shift):
     both_nan = np.isnan(wide(ALL)) & np.isnan(wide(other)) & (other != ALL)
     for rule in expected["changed"]:
         expected["changed"][rule] += int(both_nan.sum())
-    check(result, expected)
+    check_row(result, expected)
 
 
 def test_negative_zero_is_zero_and_nan_is_itself():
@@ -106,7 +84,7 @@ def test_against_the_plain_reference(rng, size, dtype):
     else:
         x = a = values.astype(dtype)
         y = b = other.astype(dtype)
-    check(row("w", accumulate_arrays(a, dtype, b, dtype)), measure(x, y))
+    check_row(row("w", accumulate_arrays(a, dtype, b, dtype)), measure(x, y))
 
 
 @pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float16", "bfloat16"), ("float64", "bfloat16"), ("float32", "float64")])
@@ -114,7 +92,7 @@ def test_mixed_dtypes_compare_as_numbers(rng, dtypes):
     values = rng.normal(0, 0.02, 5000)
     stored = [bf16(values) if dtype == "bfloat16" else values.astype(dtype) for dtype in dtypes]
     plain = [wide(array) if dtype == "bfloat16" else array for array, dtype in zip(stored, dtypes, strict=True)]
-    check(row("w", accumulate_arrays(stored[0], dtypes[0], stored[1], dtypes[1])), measure(*plain))
+    check_row(row("w", accumulate_arrays(stored[0], dtypes[0], stored[1], dtypes[1])), measure(*plain))
 
 
 def test_nonfinite_values_anywhere_in_a_block(rng):
@@ -124,7 +102,7 @@ def test_nonfinite_values_anywhere_in_a_block(rng):
         for array in (a, b):
             places = rng.choice(a.size, 60, replace=False)
             array[places] = rng.choice([np.nan, np.inf, -np.inf], 60)
-        check(row("w", accumulate_arrays(a, dtype, b, dtype)), measure(a, b))
+        check_row(row("w", accumulate_arrays(a, dtype, b, dtype)), measure(a, b))
 
 
 def test_norms_and_cosine_hold_where_float32_sums_do_not():
@@ -158,9 +136,9 @@ def test_thresholds_move_the_tolerant_rules_only(rng):
     a = rng.normal(0, 0.02, 5000).astype(np.float32)
     b = a + rng.normal(0, 1e-3, a.size).astype(np.float32)
     for rtol, atol in ((0, 0), (0.5, 1e-2), (1e-2, 1e-4)):
-        check(row("w", accumulate_arrays(a, "float32", b, "float32", Thresholds(rtol, atol))), measure(a, b, rtol, atol))
+        check_row(row("w", accumulate_arrays(a, "float32", b, "float32", Thresholds(rtol, atol))), measure(a, b, rtol, atol))
         x, y = bf16(a), bf16(b)
-        check(row("w", accumulate_arrays(x, "bfloat16", y, "bfloat16", Thresholds(rtol, atol))), measure(wide(x), wide(y), rtol, atol))
+        check_row(row("w", accumulate_arrays(x, "bfloat16", y, "bfloat16", Thresholds(rtol, atol))), measure(wide(x), wide(y), rtol, atol))
 
 
 def test_rtol_below_the_smallest_gap_equals_inequality_for_every_pair_of_neighbours():
@@ -176,7 +154,7 @@ def test_float8_values_are_torch_s(dtype):
     theirs = torch.arange(256, dtype=torch.uint8).view(getattr(torch, dtype)).float().numpy()
     assert np.array_equal(float8_values(dtype), theirs, equal_nan=True)
     bits = np.arange(256, dtype=np.uint8)
-    check(row("w", accumulate_arrays(bits, dtype, np.roll(bits, 1), dtype)), measure(theirs, np.roll(theirs, 1)))
+    check_row(row("w", accumulate_arrays(bits, dtype, np.roll(bits, 1), dtype)), measure(theirs, np.roll(theirs, 1)))
 
 
 def test_64_bit_integers_are_compared_as_integers():

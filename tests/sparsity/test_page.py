@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_sparsity import compare, series
 
+from dynamics.sparsity import compare, series
 from dynamics.sparsity.page import page
 
 HOSTILE = [

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from test_sparsity import compare, series
 
 from dynamics.presentation import style, text
+from dynamics.sparsity import compare, series
 from dynamics.sparsity.definitions import RULES
 from dynamics.sparsity.plot import figure, heat_map, limits, series_lines, series_table
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import bf16, wide, write_safetensors
+from helpers import bf16, check_row, wide, write_safetensors
 from reference import measure
-from test_kernels import check
 
 import dynamics
 from dynamics.errors import InputError
@@ -40,12 +39,12 @@ def whole(tensors):
 def test_every_row_is_the_plain_reference(pair):
     base, tuned = pair
     comparison = compare(base, tuned)
-    check(comparison.total, measure(whole(base), whole(tuned)))
+    check_row(comparison.total, measure(whole(base), whole(tuned)))
     for one in comparison.rows:
-        check(one, measure(base[one.name], tuned[one.name]))
+        check_row(one, measure(base[one.name], tuned[one.name]))
     for one in comparison.layers:
         names = [name for name in base if name.startswith(one.name + ".") or (one.name == "(no layer)" and "layers" not in name)]
-        check(one, measure(*(whole({name: side[name] for name in names}) for side in (base, tuned))))
+        check_row(one, measure(*(whole({name: side[name] for name in names}) for side in (base, tuned))))
 
 
 def test_parts_add_up_to_the_whole(pair):

@@ -7,9 +7,9 @@ import io
 import numpy as np
 import pytest
 from rich.console import Console
-from test_sparsity import compare, series
 
 from dynamics.presentation.text import percent
+from dynamics.sparsity import compare, series
 from dynamics.sparsity.terminal import show
 
 

@@ -142,23 +142,30 @@ def test_evaluation(base: Path, compute: str) -> None:
             assert same == 1 if compute == "float32" else same >= 0.75
 
 
-@pytest.mark.parametrize(("method", "lines"), [("rlvr", [0, 3]), ("sft", [1]), ("selfplay", [0, 3])])
+@pytest.mark.parametrize(
+    ("method", "lines"),
+    [
+        ("rlvr", [3]),
+        pytest.param("rlvr", [0, 3], marks=pytest.mark.slow),
+        pytest.param("sft", [1], marks=pytest.mark.slow),
+        pytest.param("selfplay", [0, 3], marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int], base: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dynamics.train"]
+    """Killed as soon as it has written so many lines of metrics; 0: its folder."""
     out, straight = tmp_path / "killed", tmp_path / "straight"
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
-    assert subprocess.run([*command, *arguments(method, base, straight)], **quiet).returncode == 0
+    assert cli(arguments(method, base, straight, "--device", "cpu")) == 0
     for number in lines:
         more = ["--resume"] if out.exists() else []
-        child = subprocess.Popen([*command, *arguments(method, base, out, *more)], **quiet)
+        command = [sys.executable, "-m", "dynamics.train", *arguments(method, base, out, "--device", "cpu", *more)]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         file = out / "metrics.jsonl"
         while child.poll() is None and not (out.exists() if number == 0 else file.exists() and file.read_bytes().count(b"\n") >= number):
             time.sleep(0.002)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        assert child.wait() == -signal.SIGKILL
     more = ["--resume"] if (out / "run.json").exists() else []
-    assert subprocess.run([*command, *arguments(method, base, out, *more)], **quiet).returncode == 0
+    assert cli(arguments(method, base, out, "--device", "cpu", *more)) == 0
     killed, whole = contents(out), contents(straight)
     assert whole["checkpoints/step_000000/model.safetensors"] != whole["checkpoints/step_000006/model.safetensors"]
     assert killed.keys() == whole.keys()

@@ -43,6 +43,7 @@ def maker(cache: Path, steps: int) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", MAKER.format(steps)], env=environment, **pipes)
 
 
+@pytest.mark.slow
 def test_one_process_makes_the_embedded_model_and_the_others_wait(tmp_path: Path) -> None:
     """And the one that is killed meanwhile leaves nothing behind."""
     fcntl = pytest.importorskip("fcntl")
