@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from dynamics.train.proposer_rewards import REWARDS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -33,6 +32,7 @@ from analyses.pass_at_k import BASE, mean_difference
 from analyses.runs import Run, default_optimizer, describe, first_and_last_fifth, make_label, read_json_lines
 from dynamics import InputError
 from dynamics.presentation import methods, style
+from dynamics.train.proposer_rewards import REWARDS
 
 TITLE = "Proposer rewards and the frozen proposer"
 CLAIM = "p ~ 1/2 reward: accuracy 2 % lower, entropy unchanged; frozen proposer: more entropy, worse performance"

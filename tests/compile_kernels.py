@@ -1,4 +1,4 @@
-"""Compile what numba compiles, for the dtypes that most tests use, into NUMBA_CACHE_DIR: once, rather than in each process of a test run."""
+"""Compile the kernels into NUMBA_CACHE_DIR, once, rather than in each process of a test run."""
 
 from __future__ import annotations
 
