@@ -249,8 +249,9 @@ def finding(by_rule: pd.DataFrame) -> str:
     """Make the figure's title: the numbers that the question is about, taken from the table."""
     unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(partial(percent, short=True))
     return (
-        f"Same data, learning rate and steps. Weights unchanged, compared exactly: {unchanged['bf16']} trained in bf16,\n"
-        f"{unchanged['fp32']} with fp32 masters, {unchanged['fp32_saved_as_bf16']} when the same fp32 masters are saved as bf16"
+        "Same data, learning rate and steps. Weights unchanged, compared exactly:\n"
+        f"{unchanged['bf16']} trained in bf16, {unchanged['fp32']} with fp32 masters, "
+        f"{unchanged['fp32_saved_as_bf16']} with the same masters saved as bf16"
     )
 
 
