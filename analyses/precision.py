@@ -39,6 +39,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,19 +195,19 @@ def measure(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     by_rule, by_step = [], []
     for folder, name in COMPARISONS.items():
         row = sparsity.compare(directory / "base", tuned_checkpoint(directory, folder)).total
-        for rule in RULES:
-            by_rule.append(
-                {
-                    "comparison": name,
-                    "folder": folder,
-                    "rule": rule,
-                    "changed": row.changed[rule],
-                    "numel": row.numel,
-                    "sparsity": row.sparsity[rule],
-                    "relative_update": row.relative_update,
-                    "max_abs_update": row.max_abs_update,
-                }
-            )
+        by_rule += [
+            {
+                "comparison": name,
+                "folder": folder,
+                "rule": rule,
+                "changed": row.changed[rule],
+                "numel": row.numel,
+                "sparsity": row.sparsity[rule],
+                "relative_update": row.relative_update,
+                "max_abs_update": row.max_abs_update,
+            }
+            for rule in RULES
+        ]
         if folder in RUNS:
             by_step += [
                 {"series": RUNS[folder], "folder": folder, "steps": steps, "weights": count, "fraction": count / row.numel}
@@ -246,10 +247,11 @@ def draw(by_rule: pd.DataFrame, by_step: pd.DataFrame, run: Mapping[str, Any]) -
 
 def finding(by_rule: pd.DataFrame) -> str:
     """Make the figure's title: the numbers that the question is about, taken from the table."""
-    unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(percent)
+    unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(partial(percent, short=True))
     return (
-        f"Same data, learning rate and steps. Weights unchanged, compared exactly: {unchanged['bf16']} trained in bf16,\n"
-        f"{unchanged['fp32']} with fp32 masters, {unchanged['fp32_saved_as_bf16']} when the same fp32 masters are saved as bf16"
+        "Same data, learning rate and steps. Weights unchanged, compared exactly:\n"
+        f"{unchanged['bf16']} trained in bf16, {unchanged['fp32']} with fp32 masters, "
+        f"{unchanged['fp32_saved_as_bf16']} with the same masters saved as bf16"
     )
 
 
@@ -264,7 +266,7 @@ def spread(by_rule: pd.DataFrame) -> str:
 
 def moved(by_step: pd.DataFrame) -> str:
     """Say what of each run a bf16 file can show."""
-    visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(percent)
+    visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(partial(percent, short=True))
     return f"Moved by a bf16 step or more: {visible['bf16']} of the bf16 weights, {visible['fp32']} of the fp32 masters"
 
 
@@ -272,7 +274,7 @@ def footnote(by_rule: pd.DataFrame, run: Mapping[str, Any]) -> str:
     """Say what a reader needs to judge the numbers: setting, size of the update, dtypes."""
     config = run["config"]
     update = by_rule.groupby("folder")["relative_update"].first()
-    zeros = percent(run["base_zeros"] / run["parameters"])
+    zeros = percent(run["base_zeros"] / run["parameters"], short=True)
     return (
         f"{run['model']}, {run['parameters'] / 1e6:.0f}M weights; AdamW, lr {config['learning_rate']:g} constant, "
         f"{config['steps']} steps, {run['tokens']:,} tokens of {run['text']}, seed {config['seed']}.\n"

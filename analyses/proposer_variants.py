@@ -32,7 +32,7 @@ from analyses.pass_at_k import BASE, mean_difference
 from analyses.runs import Run, default_optimizer, describe, first_and_last_fifth, make_label, read_json_lines
 from dynamics import InputError
 from dynamics.presentation import methods, style
-from dynamics.train.games.rewards import REWARDS
+from dynamics.train.proposer_rewards import REWARDS
 
 TITLE = "Proposer rewards and the frozen proposer"
 CLAIM = "p ~ 1/2 reward: accuracy 2 % lower, entropy unchanged; frozen proposer: more entropy, worse performance"

@@ -37,7 +37,7 @@ FLOOR_CHUNK = 1 << 18
 
 
 def write_pair(folder: Path, gib: float) -> dict[str, Path]:
-    """base, and beside it: sparse (10% of the weights moved), dense (all moved), copy (same bytes), link (same file)."""
+    """Write base, and beside it: sparse (10% of the weights moved), dense (all moved), copy (same bytes), link (same file)."""
     rng = np.random.default_rng(0)
     numel = int(gib * 2**30) // 2 // TENSORS // 1024 * 1024
     shape = [numel // 1024, 1024]
@@ -87,7 +87,7 @@ def reading(base: Path, tuned: Path, threads: int, chunk: int = 1 << 20) -> None
 
 
 def published(base: Path, tuned: Path) -> float:
-    """The arithmetic of check_sparsity.py over `safe_open` (the script itself loads through transformers, which costs more)."""
+    """Do the arithmetic of check_sparsity.py over `safe_open` (the script itself loads through transformers, which costs more)."""
     import torch
     from safetensors import safe_open
 

@@ -1,4 +1,4 @@
-"""What did this post-training run do to the model?
+"""Measure what a post-training run did to a model.
 
 Sub-modules are imported when first used (PEP 562), so ``import dynamics`` costs milliseconds::
 

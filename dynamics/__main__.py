@@ -17,6 +17,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; give its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
+    """List the commands."""
     lines = [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
     return "\n".join(
         [

@@ -76,7 +76,8 @@ def _warn(old: str, new: str) -> None:
 class _Finder(MetaPathFinder, Loader):
     """Import a moved module: the old name gives the very module of the new one."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
+        """Answer for old names only."""
         return spec_from_loader(fullname, self) if fullname in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> None:

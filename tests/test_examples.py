@@ -95,4 +95,4 @@ def test_commands_of_the_readme_are_understood(line: str) -> None:
 
         command_line.parse(words[3:])
         return
-    importlib.import_module(words[2])._parser().parse_args(words[3:])
+    importlib.import_module(f"{words[2]}.__main__").build_parser().parse_args(words[3:])

@@ -81,8 +81,8 @@ def _read(path: Path) -> Checkpoint:
 
         return read_gguf(path)
     if path.suffix in (".bin", ".pt", ".pth"):
-        from dynamics.checkpoints.folder import RANK_SHARD
         from dynamics.checkpoints.pickled import read_pickled
+        from dynamics.checkpoints.sharded import RANK_SHARD
 
         if RANK_SHARD.search(path.name):
             raise InputError(f"{printable(path)}: is one rank's shard; name the folder that holds all of them")

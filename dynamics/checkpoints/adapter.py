@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from dynamics.checkpoints import parameter_names
-from dynamics.checkpoints.folder import read_json
+from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.errors import InputError, printable

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,3 +88,20 @@ def _open(path: Path) -> int:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return os.open(path, flags)
+
+
+def read_json(path: Path, limit: int = 200_000_000) -> dict[str, Any]:
+    """Read a JSON object of at most ``limit`` bytes."""
+    try:
+        if path.stat().st_size > limit:
+            raise InputError(f"{printable(path)}: over {limit} bytes; not a model's JSON file")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{printable(path)}: is not valid JSON; fetch or save it again") from None
+    except OSError as error:
+        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{printable(path)}: is not a JSON object")
+    return value

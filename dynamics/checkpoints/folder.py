@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
+from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
+from dynamics.checkpoints.sharded import RANK_SHARD
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.errors import InputError, printable
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-RANK_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
 #: files of a training run that carry tensors but no weights of the model
@@ -166,20 +165,3 @@ def _read_part(path: Path) -> Checkpoint:
     from dynamics.checkpoints.pickled import read_pickled
 
     return read_pickled(path)
-
-
-def read_json(path: Path, limit: int = 200_000_000) -> dict[str, Any]:
-    """Read a JSON object of at most ``limit`` bytes."""
-    try:
-        if path.stat().st_size > limit:
-            raise InputError(f"{printable(path)}: over {limit} bytes; not a model's JSON file")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{printable(path)}: is not valid JSON; fetch or save it again") from None
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{printable(path)}: is not a JSON object")
-    return value

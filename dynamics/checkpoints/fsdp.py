@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.folder import RANK_SHARD
 from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, unwrap
-from dynamics.checkpoints.sharded import Shard, join_shards
+from dynamics.checkpoints.sharded import RANK_SHARD, Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
 from dynamics.errors import InputError, printable

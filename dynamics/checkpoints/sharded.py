@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
 from dynamics.checkpoints.tensor import Tensor
 from dynamics.errors import InputError, printable
+
+#: the file of one rank, as verl and FSDP2 name it: world size, rank
+RANK_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 
 #: where a shard starts in the whole, its shape, and the tensor of that shape
 Shard = tuple[tuple[int, ...], tuple[int, ...], Tensor]

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     from dynamics.cli.outputs import FIGURES, check_output
 
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     for path, suffixes in ((options.out, (".parquet",)), (options.json, ()), (options.html, ()), (options.figure, FIGURES)):
         check_output(path, suffixes)
     if options.temperature <= 0:
@@ -143,7 +143,8 @@ def _save(parts: Sequence[pd.DataFrame], path: str) -> None:
         pd.concat(list(parts), ignore_index=True).to_parquet(temporary, index=False)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     from dynamics.cli.command import Parser
 
     parser = Parser(

@@ -323,7 +323,7 @@ def _is_one(temperature: float | torch.Tensor) -> bool:
 
 
 def _column(value: float | torch.Tensor) -> float | torch.Tensor:
-    """A number, or (tokens, 1) of one a token."""
+    """Give a number as it is, and (tokens,) as (tokens, 1)."""
     return value if isinstance(value, (int, float)) else value[:, None]
 
 

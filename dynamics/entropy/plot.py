@@ -48,7 +48,15 @@ def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylim(0, height * 1.22)
     below = float((values < CERTAIN).mean()) if len(values) else 0.0
     ax.axvline(CERTAIN, color=style.FAINT, linewidth=0.9, linestyle=(0, (1, 1.5)))
-    ax.text(CERTAIN / 1.25, height * 1.2, f"{text.percent(below)} below {CERTAIN}", ha="right", va="top", fontsize=8, color=style.FAINT)
+    ax.text(
+        CERTAIN / 1.25,
+        height * 1.2,
+        f"{text.percent(below, short=True)} below {CERTAIN}",
+        ha="right",
+        va="top",
+        fontsize=8,
+        color=style.FAINT,
+    )
     if len(values):
         mark = float(np.percentile(values, 80))
         ax.axvline(max(mark, LEAST), color=style.FAINT, linewidth=0.9, linestyle=(0, (1, 1.5)))

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
 
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     check_outputs(options)
     with ProgressBar("comparing") as bar:
         comparison = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         save(figure(comparison), options.figure)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
 

@@ -327,7 +327,7 @@ def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: floa
     from dynamics.overlap import kernels
     from dynamics.sparsity.kernels import widen_bfloat16
 
-    wide = np.float32 if all(one.dtype in FITS_FLOAT32 for one in tensors) else np.float64
+    wide = np.float32 if all(tensor.dtype in FITS_FLOAT32 for tensor in tensors) else np.float64
     values = np.empty((len(tensors), stop - start), wide)
     counts = Counts.empty(len(tensors) - 1)
     stored = [tensor.stored(start, stop) for tensor in tensors]

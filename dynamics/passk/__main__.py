@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
 
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     check_outputs(options)
     ks = _ks(options.k)
     with ProgressBar("reading") as bar:
@@ -73,7 +73,8 @@ def _ks(text: str | None) -> list[int] | None:
     return ks
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
 

@@ -192,7 +192,7 @@ def _multiply(a, b, size, longest, out):
 
 
 @_compiled
-def plurality(votes, answers, credit, mute, k, nodes, weights):
+def plurality(votes, answers, credit, mute, k, nodes, weights):  # noqa: C901 - compiled as one
     """Compute the expected credit of the most frequent answer among k of the samples drawn without replacement; ties share.
 
     Answers with equally many votes form a group: ``votes`` (groups,) falling, ``answers`` how many there are in each, ``credit`` what

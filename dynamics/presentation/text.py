@@ -87,12 +87,24 @@ def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
     return numbers if all(a < b for a, b in pairwise(numbers)) else None
 
 
-def percent(fraction: float) -> str:
-    """Write a fraction as a percentage that never rounds a rare change to none: 99.9999 %, or > 99.999999 %, but not 100 %."""
+def percent(fraction: float, short: bool = False) -> str:
+    """Write a fraction as a percentage that never rounds a rare change to none: 99.9999 %, or > 99.999999 %, but not 100 %.
+
+    Parameters
+    ----------
+    fraction : between 0 and 1; NaN is written as ``-``.
+    short : for marks in a figure: two digits of the distance to 0 % or 100 %, whichever is nearer, as 0.053 %, 12.5 % or 99.9960 %; else
+        two decimals, or four, or six where it takes them, so that a column of a table lines up.
+    """
     if math.isnan(fraction):
         return "-"
-    for digits in (2, 4, 6):
+    if short:
+        rare = min(fraction, 1.0 - fraction)
+        choices = [max(1, 1 - math.floor(math.log10(100 * rare)))] if rare > 0.0 else [0]
+    else:
+        choices = [2, 4, 6]
+    for digits in choices:
         text = f"{100 * fraction:.{digits}f}"
-        if fraction in (0.0, 1.0) or float(text) not in (0.0, 100.0):
+        if digits <= 6 and (fraction in (0.0, 1.0) or float(text) not in (0.0, 100.0)):
             return f"{text} %"
     return "> 99.999999 %" if fraction > 0.5 else "< 0.000001 %"

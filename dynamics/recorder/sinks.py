@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamics.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
 
 def open_sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
-    """Functions of (step, line) that hand numbers on; a step of None closes them."""
+    """Make functions of (step, line) that hand numbers on; a step of None closes them."""
     sinks = []
     if tensorboard:
         try:

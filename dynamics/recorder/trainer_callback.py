@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +12,6 @@ from dynamics.errors import InputError
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
-
-if TYPE_CHECKING:
-    pass
-
 
 #: what TRL and transformers log -> what a line of ``metrics.jsonl`` calls it
 _LOGGED = {

@@ -25,8 +25,9 @@ weighted by the number of weights, never a mean over tensors.
 
 from __future__ import annotations
 
-from dynamics.sparsity.comparison import SCHEMA, STEPS, Comparison, Row, Step, compare, last_against_first, row, series, series_dict, table
+from dynamics.sparsity.comparison import compare, last_against_first, row, series, series_dict, table
 from dynamics.sparsity.definitions import RULES
+from dynamics.sparsity.results import SCHEMA, STEPS, Comparison, Row, Step
 
 __all__ = [
     "RULES",

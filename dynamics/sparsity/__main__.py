@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.sparsity.comparison import Comparison, Step, compare, last_against_first, series, series_dict, table
+from dynamics.sparsity.comparison import compare, last_against_first, series, series_dict, table
 from dynamics.sparsity.definitions import PAPERS
+from dynamics.sparsity.results import Comparison, Step
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_outputs
     from dynamics.cli.progress import ProgressBar
 
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     check_outputs(options)
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper, "threads": options.threads}
     checkpoints = [options.base, options.tuned, *options.more]
@@ -54,7 +55,8 @@ def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
         save(figure(comparison, steps), options.figure)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
 

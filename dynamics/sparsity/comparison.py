@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
+from dynamics.checkpoints import Checkpoint, Source, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
 from dynamics.errors import InputError
-from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold, rule_texts
+from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold
 from dynamics.sparsity.notes import explain
+from dynamics.sparsity.results import STEPS, Comparison, Row, Step, flat_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,119 +19,6 @@ if TYPE_CHECKING:
     from dynamics.checkpoints.matching import Match, Pair
     from dynamics.io.threads import Progress
     from dynamics.sparsity.accumulate import DiffStats
-
-SCHEMA = "dynamics.sparsity/1"
-#: bins of the distance histogram, in bf16 steps
-STEPS = ("0", "1", "2", *(f"{2**power + 1}-{2 ** (power + 1)}" for power in range(1, 16)))
-
-
-@dataclass(frozen=True)
-class Row:
-    """The change of one set of weights: a tensor, a layer, a kind of module, or all.
-
-    Attributes
-    ----------
-    numel : weights compared.
-    changed, sparsity : rule -> how many changed; 1 - changed / numel.
-    ulp : distance in bf16 steps -> weights, both sides rounded to bf16; ``nonfinite`` pairs are not in it.
-    base_norm, update_norm : L2 norm of base, and of tuned - base; float64 sums.
-    relative_update : update_norm / base_norm.
-    cosine, cosine_distance : between base and tuned; the distance is 1 - cosine, formed without cancellation.
-    max_abs_update : largest |tuned - base|.
-    nonfinite : pairs with NaN or infinity on either side.
-
-    Notes
-    -----
-    ``exact`` across dtypes measures storage: rounding an fp32 checkpoint to bf16 changes nearly every value. ``bf16`` hides updates of
-    less than about half a step, |w| / 256. ``atol`` calls a one-step change of a bf16 weight below 0.00195 no change at all.
-    """
-
-    name: str
-    numel: int
-    changed: dict[str, int]
-    sparsity: dict[str, float]
-    ulp: dict[str, int]
-    base_norm: float
-    update_norm: float
-    relative_update: float
-    cosine: float
-    cosine_distance: float
-    max_abs_update: float
-    nonfinite: int
-    shape: tuple[int, ...] | None = None
-    dtype_base: str | None = None
-    dtype_tuned: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields that are known, as plain values."""
-        entries = {key: value for key, value in vars(self).items() if value is not None}
-        if self.shape is not None:
-            entries["shape"] = list(self.shape)
-        return entries
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What changed between two checkpoints. ``rows``: a row a tensor; the rest are sums over them."""
-
-    base: Checkpoint
-    tuned: Checkpoint
-    total: Row
-    layers: list[Row]
-    modules: list[Row]
-    rows: list[Row]
-    skipped: list[Skip]
-    notes: list[str]
-    rtol: float
-    atol: float
-    like: dict[str, Any] | None = None
-    adapters: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def tensors(self) -> pd.DataFrame:
-        """One row a tensor: name, layer, module, shape, dtypes, numel, changed_*, sparsity_*, ulp_*, norms."""
-        import pandas as pd
-
-        return pd.DataFrame([_flat("tensor", row) for row in self.rows])
-
-    @property
-    def grid(self) -> pd.DataFrame:
-        """One row a cell of layer x module: numel, changed_* and sparsity_*, weighted by numel; what the heat map draws."""
-        counts = ["numel", *(f"changed_{rule}" for rule in RULES)]
-        cells = self.tensors.groupby(["layer", "module"], sort=False, as_index=False)[counts].sum()
-        for rule in RULES:
-            cells[f"sparsity_{rule}"] = 1 - cells[f"changed_{rule}"] / cells["numel"]
-        return cells
-
-    def to_dict(self) -> dict[str, Any]:
-        """Build the document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
-        document: dict[str, Any] = {
-            "schema": SCHEMA,
-            "base": _side(self.base),
-            "tuned": _side(self.tuned),
-            "rules": rule_texts(self.rtol, self.atol),
-            "notes": self.notes,
-        }
-        if self.like:
-            document["like"] = self.like
-        document["total"] = self.total.to_dict()
-        for part in ("layers", "modules"):
-            document[part] = [row.to_dict() for row in getattr(self, part)]
-        document["tensors"] = [row.to_dict() for row in self.rows]
-        if self.adapters:
-            document["adapters"] = self.adapters
-        document["skipped"] = [{"name": skip.name, "where": skip.where, "reason": skip.reason} for skip in self.skipped]
-        return document
-
-
-@dataclass(frozen=True)
-class Step:
-    """One comparison of a series. ``against``: ``first`` or ``previous``."""
-
-    against: str
-    start: str
-    end: str
-    comparison: Comparison
 
 
 def compare(
@@ -320,34 +207,13 @@ def last_against_first(steps: Sequence[Step]) -> Comparison:
     return [step.comparison for step in steps if step.against == "first"][-1]
 
 
-def _side(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
-
-
-def _flat(level: str, row: Row) -> dict[str, Any]:
-    """Flatten a row to one record; ``level`` says what it sums over."""
-    from dynamics.checkpoints import parameter_names
-
-    record: dict[str, Any] = {"level": level, "name": row.name}
-    if level == "tensor":
-        record["layer"] = parameter_names.layer(row.name) or OUTSIDE
-        record["module"] = parameter_names.kind(row.name)
-        record["shape"] = "x".join(map(str, row.shape or ()))
-        record["dtype_base"], record["dtype_tuned"] = row.dtype_base, row.dtype_tuned
-    record["numel"] = row.numel
-    record |= {f"changed_{rule}": count for rule, count in row.changed.items()}
-    record |= {f"sparsity_{rule}": value for rule, value in row.sparsity.items()}
-    for key in ("base_norm", "update_norm", "relative_update", "cosine", "cosine_distance", "max_abs_update", "nonfinite"):
-        record[key] = getattr(row, key)
-    record |= {f"ulp_{step}": count for step, count in row.ulp.items()}
-    return record
-
-
 def table(comparison: Comparison, steps: Sequence[Step] = ()) -> pd.DataFrame:
     """Put every row of a comparison into one tidy table, ``level`` one of total, layer, module, tensor and, in a series, step."""
     import pandas as pd
 
     parts = (("total", [comparison.total]), ("layer", comparison.layers), ("module", comparison.modules), ("tensor", comparison.rows))
-    records = [_flat(level, row) for level, rows in parts for row in rows]
-    records += [_flat("step", step.comparison.total) | {"name": f"{step.start} -> {step.end}", "against": step.against} for step in steps]
+    records = [flat_record(level, row) for level, rows in parts for row in rows]
+    for step in steps:
+        name = f"{step.start} -> {step.end}"
+        records.append(flat_record("step", step.comparison.total) | {"name": name, "against": step.against})
     return pd.DataFrame(records)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dynamics.presentation.text import percent
 
 if TYPE_CHECKING:
-    from dynamics.sparsity.comparison import Comparison
+    from dynamics.sparsity.results import Comparison
 
 
 def explain(comparison: Comparison) -> list[str]:

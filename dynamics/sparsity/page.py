@@ -25,7 +25,7 @@ from dynamics.sparsity.plot import heat_rows, limits, series_lines, series_table
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from dynamics.sparsity.comparison import Comparison, Row, Step
+    from dynamics.sparsity.results import Comparison, Row, Step
 
 DEFAULT_RULE = "bf16"
 #: measure of a row -> header of its column
@@ -217,7 +217,7 @@ def _cell(cell: Mapping[Hashable, Any], scales: Mapping[str, tuple[float, float]
     looks = {}
     for rule, (low, high) in scales.items():
         sparsity = cell[f"sparsity_{rule}"]
-        looks[rule] = (percent(sparsity).removesuffix(" %"), *_color((sparsity - low) / (high - low)))
+        looks[rule] = (percent(sparsity, short=True).removesuffix(" %"), *_color((sparsity - low) / (high - low)))
     title = [
         f"{printable(cell['layer'])} {cell['module']}",
         f"{cell['numel']:,} weights",

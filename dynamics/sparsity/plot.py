@@ -24,7 +24,7 @@ from dynamics.sparsity import plot_rules
 from dynamics.sparsity.definitions import RULES, rule_texts
 
 if TYPE_CHECKING:
-    from dynamics.sparsity.comparison import Comparison, Step
+    from dynamics.sparsity.results import Comparison, Step
 
 #: cells with their value written in, at most
 ANNOTATED = 150
@@ -74,7 +74,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         vmax=high,
         cmap=style.SEQUENTIAL,
         mask=~np.isfinite(values),
-        annot=np.array([[percent(value).removesuffix(" %") for value in line] for line in values], object) if written else None,
+        annot=np.array([[percent(value, short=True).removesuffix(" %") for value in line] for line in values], object) if written else None,
         fmt="",
         annot_kws={"fontsize": 7.5},
         linewidths=0.5 if len(rows) <= LABELLED else 0.0,
@@ -146,7 +146,7 @@ def _tick_labels(ticks: np.ndarray) -> list[str]:
     digits = max(1, 1 - math.floor(math.log10(apart)))
     texts = [f"{100 * tick:.{digits}f}" for tick in ticks]
     ends = [float(label) in (0.0, 100.0) and tick not in (0.0, 1.0) for label, tick in zip(texts, ticks, strict=True)]
-    return [percent(float(tick)) if end else f"{label} %" for label, tick, end in zip(texts, ticks, ends, strict=True)]
+    return [percent(float(tick), short=True) if end else f"{label} %" for label, tick, end in zip(texts, ticks, ends, strict=True)]
 
 
 def series_table(steps: Sequence[Step]) -> pd.DataFrame:

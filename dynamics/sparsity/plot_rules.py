@@ -56,7 +56,7 @@ def rules(table: pd.DataFrame, ax: Axes) -> Axes:
             color=RULE_COLORS[rule],
             label=fill(RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
         )
-        labels += [percent(height) for _, height in bars]
+        labels += [percent(height, short=True) for _, height in bars]
     style.label_bars(ax, labels)
     ax.set_xticks(range(len(comparisons)), comparisons)
     ax.set_xlim(-0.5, len(comparisons) - 0.5)

@@ -48,10 +48,10 @@ def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.vlines(x, floor, y, color=color, linewidth=1.0, alpha=0.5)
         ax.scatter(x, y, color=color, s=26, zorder=3, label=name)
         for left, height in filled:
-            _write(ax, percent(height), left, height)
+            _write(ax, percent(height, short=True), left, height)
         for steps, value in fractions.items():
             if value == 0:
-                _write(ax, percent(0), bins.index(steps) + offset, floor)
+                _write(ax, percent(0, short=True), bins.index(steps) + offset, floor)
     ax.set_yscale("log")
     ax.set_ylim(floor, 5.0)  # room for the label of a full bin
     ax.yaxis.set_major_locator(LogLocator(base=10, numticks=12))

@@ -19,7 +19,7 @@ from dynamics.sparsity.definitions import RULES, rule_texts
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dynamics.sparsity.comparison import Comparison, Row, Step
+    from dynamics.sparsity.results import Comparison, Row, Step
 
 #: bins of the histogram with a line of their own; the rest of a longer tail shares one more
 BARS = 6

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
 
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     check_outputs(options)
     check_output(options.resume)
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
@@ -119,7 +119,8 @@ def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
     return spectra
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
 

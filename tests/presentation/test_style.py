@@ -86,7 +86,7 @@ def test_bars_are_the_table():
     assert [label.get_text() for label in ax.get_xticklabels()] == list(SPARSITY)
     assert ax.get_ylim()[0] == 0
     for bar, label in zip((bar for container in ax.containers for bar in container), ax.texts, strict=True):
-        assert label.get_text() == percent(bar.get_height())
+        assert label.get_text() == percent(bar.get_height(), short=True)
         assert label.xy == pytest.approx((bar.get_x() + bar.get_width() / 2, bar.get_height()))
 
 
@@ -121,7 +121,7 @@ def test_dots_are_the_table():
     assert [label.get_text().replace("–", "-") for label in ax.get_xticklabels()] == names
     assert ax.get_yscale() == "log"
     counts = [count for bins in STEPS.values() for count in bins.values()]
-    assert sorted(text.get_text() for text in ax.texts) == sorted(percent(count / 100_000) for count in counts)
+    assert sorted(text.get_text() for text in ax.texts) == sorted(percent(count / 100_000, short=True) for count in counts)
 
 
 def test_identical_checkpoints_still_make_a_figure():
@@ -208,6 +208,32 @@ def test_percent_never_rounds_to_a_bound_and_is_right_to_its_last_digit():
             assert abs(float(number) - 100 * fraction) <= 0.5000001 * 10**-digits
             rare = min(fraction, 1 - fraction)
             assert digits == next(digits for digits in (2, 4, 6) if float(f"{100 * rare:.{digits}f}") > 0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.5, "50.0 %"),
+        (0.98213, "98.2 %"),
+        (0.00527, "0.53 %"),
+        (0.000527, "0.053 %"),
+        (0.99996, "99.9960 %"),
+        (1 - 1e-9, "> 99.999999 %"),
+        (1e-9, "< 0.000001 %"),
+    ],
+)
+def test_short_percent(fraction, text):
+    assert percent(fraction, short=True) == text
+
+
+def test_short_percent_never_rounds_to_a_bound_and_is_right_to_two_digits():
+    for rare in np.logspace(-6.9, np.log10(0.5), 500):
+        for fraction in (rare, 1 - rare):
+            number = float(percent(fraction, short=True).removesuffix(" %")) / 100
+            assert number == pytest.approx(fraction, abs=0.051 * rare)
+            assert 0 < number < 1
 
 
 def test_joining_the_tail_loses_no_weight():

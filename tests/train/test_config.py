@@ -41,7 +41,7 @@ def settings_of(*words: str) -> dict:
 def test_choices_are_those_that_the_code_has() -> None:
     pytest.importorskip("torch")
     from dynamics.train import objectives
-    from dynamics.train.games import rewards
+    from dynamics.train import proposer_rewards as rewards
     from dynamics.train.tasks import TASK_TYPES
 
     assert get_args(config.Advantage) == tuple(objectives.ADVANTAGES)

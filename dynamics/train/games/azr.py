@@ -66,7 +66,7 @@ class SelfPlay(Method):
         self.runner = ProgramRunner(notation, config.allow_unconfined)
         self.triplets = Triplets(plain=not notation, runner=self.runner)
         self.reward = rewards.find(config.proposer_reward)
-        self.task_types = [name for name in TASK_TYPES if name in config.task_types]
+        self.task_types: list[str] = [name for name in TASK_TYPES if name in config.task_types]
         proposing = policy
         if config.proposer == "snapshot":
             proposing = Policy(copy.deepcopy(policy.model), policy.tokenizer, config.master_dtype, policy.compute)

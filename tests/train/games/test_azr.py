@@ -224,4 +224,4 @@ def test_presets_are_what_options_change(capsys) -> None:
     assert found["azr-paper"]["group_size"] == 4
     assert found["azr-paper"]["entropy_coef"] == 0.001
     apart = {key for key in found["azr-paper"] if found["azr-paper"][key] != found["azr-code"][key]}
-    assert apart == {"advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}
+    assert apart == {"preset", "advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}

@@ -1,0 +1,147 @@
+"""The results of a comparison: rows of numbers, the comparison that they make up, and the steps of a series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dynamics.checkpoints import Checkpoint, Skip, parameter_names
+from dynamics.checkpoints.parameter_names import OUTSIDE
+from dynamics.sparsity.definitions import RULES, rule_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "dynamics.sparsity/1"
+#: bins of the distance histogram, in bf16 steps
+STEPS = ("0", "1", "2", *(f"{2**power + 1}-{2 ** (power + 1)}" for power in range(1, 16)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The change of one set of weights: a tensor, a layer, a kind of module, or all.
+
+    Attributes
+    ----------
+    numel : weights compared.
+    changed, sparsity : rule -> how many changed; 1 - changed / numel.
+    ulp : distance in bf16 steps -> weights, both sides rounded to bf16; ``nonfinite`` pairs are not in it.
+    base_norm, update_norm : L2 norm of base, and of tuned - base; float64 sums.
+    relative_update : update_norm / base_norm.
+    cosine, cosine_distance : between base and tuned; the distance is 1 - cosine, formed without cancellation.
+    max_abs_update : largest |tuned - base|.
+    nonfinite : pairs with NaN or infinity on either side.
+
+    Notes
+    -----
+    ``exact`` across dtypes measures storage: rounding an fp32 checkpoint to bf16 changes nearly every value. ``bf16`` hides updates of
+    less than about half a step, |w| / 256. ``atol`` calls a one-step change of a bf16 weight below 0.00195 no change at all.
+    """
+
+    name: str
+    numel: int
+    changed: dict[str, int]
+    sparsity: dict[str, float]
+    ulp: dict[str, int]
+    base_norm: float
+    update_norm: float
+    relative_update: float
+    cosine: float
+    cosine_distance: float
+    max_abs_update: float
+    nonfinite: int
+    shape: tuple[int, ...] | None = None
+    dtype_base: str | None = None
+    dtype_tuned: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields that are known, as plain values."""
+        entries = {key: value for key, value in vars(self).items() if value is not None}
+        if self.shape is not None:
+            entries["shape"] = list(self.shape)
+        return entries
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed between two checkpoints. ``rows``: a row a tensor; the rest are sums over them."""
+
+    base: Checkpoint
+    tuned: Checkpoint
+    total: Row
+    layers: list[Row]
+    modules: list[Row]
+    rows: list[Row]
+    skipped: list[Skip]
+    notes: list[str]
+    rtol: float
+    atol: float
+    like: dict[str, Any] | None = None
+    adapters: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def tensors(self) -> pd.DataFrame:
+        """One row a tensor: name, layer, module, shape, dtypes, numel, changed_*, sparsity_*, ulp_*, norms."""
+        import pandas as pd
+
+        return pd.DataFrame([flat_record("tensor", row) for row in self.rows])
+
+    @property
+    def grid(self) -> pd.DataFrame:
+        """One row a cell of layer x module: numel, changed_* and sparsity_*, weighted by numel; what the heat map draws."""
+        counts = ["numel", *(f"changed_{rule}" for rule in RULES)]
+        cells = self.tensors.groupby(["layer", "module"], sort=False, as_index=False)[counts].sum()
+        for rule in RULES:
+            cells[f"sparsity_{rule}"] = 1 - cells[f"changed_{rule}"] / cells["numel"]
+        return cells
+
+    def to_dict(self) -> dict[str, Any]:
+        """Build the document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "base": _side(self.base),
+            "tuned": _side(self.tuned),
+            "rules": rule_texts(self.rtol, self.atol),
+            "notes": self.notes,
+        }
+        if self.like:
+            document["like"] = self.like
+        document["total"] = self.total.to_dict()
+        for part in ("layers", "modules"):
+            document[part] = [row.to_dict() for row in getattr(self, part)]
+        document["tensors"] = [row.to_dict() for row in self.rows]
+        if self.adapters:
+            document["adapters"] = self.adapters
+        document["skipped"] = [{"name": skip.name, "where": skip.where, "reason": skip.reason} for skip in self.skipped]
+        return document
+
+
+@dataclass(frozen=True)
+class Step:
+    """One comparison of a series. ``against``: ``first`` or ``previous``."""
+
+    against: str
+    start: str
+    end: str
+    comparison: Comparison
+
+
+def _side(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
+
+
+def flat_record(level: str, row: Row) -> dict[str, Any]:
+    """Flatten a row to one record; ``level`` says what it sums over."""
+    record: dict[str, Any] = {"level": level, "name": row.name}
+    if level == "tensor":
+        record["layer"] = parameter_names.layer(row.name) or OUTSIDE
+        record["module"] = parameter_names.kind(row.name)
+        record["shape"] = "x".join(map(str, row.shape or ()))
+        record["dtype_base"], record["dtype_tuned"] = row.dtype_base, row.dtype_tuned
+    record["numel"] = row.numel
+    record |= {f"changed_{rule}": count for rule, count in row.changed.items()}
+    record |= {f"sparsity_{rule}": value for rule, value in row.sparsity.items()}
+    for key in ("base_norm", "update_norm", "relative_update", "cosine", "cosine_distance", "max_abs_update", "nonfinite"):
+        record[key] = getattr(row, key)
+    record |= {f"ulp_{step}": count for step, count in row.ulp.items()}
+    return record
