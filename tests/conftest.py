@@ -18,12 +18,43 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-#: modules whose annotations are checked at every call while tests run, shapes and dtypes of arrays included
-CHECKED: list[str] = []
+#: Modules whose annotations are checked at every call while tests run, shapes and dtypes of arrays included. Left out are modules with
+#: functions inside functions that are called often: those would be decorated anew each time, which takes longer than their work.
+#: DYNAMICS_CHECK_TYPES=0 turns this off.
+CHECKED = [
+    "dynamics.bootstrap",
+    "dynamics.checkpoints.adapter",
+    "dynamics.entropy.logits",
+    "dynamics.entropy.logprob_bounds",
+    "dynamics.entropy.moments",
+    "dynamics.entropy.summaries",
+    "dynamics.passk.comparison",
+    "dynamics.passk.crossing",
+    "dynamics.passk.estimators",
+    "dynamics.sparsity.accumulate",
+    "dynamics.sparsity.definitions",
+    "dynamics.spectra.bounds",
+    "dynamics.spectra.comparison",
+    "dynamics.spectra.linalg",
+    "dynamics.spectra.randomized_svd",
+    "dynamics.train.attention",
+    "dynamics.train.batch",
+    "dynamics.train.games.metrics",
+    "dynamics.train.games.proposals",
+    "dynamics.train.methods.rlvr",
+    "dynamics.train.objectives",
+    "dynamics.train.policy",
+    "dynamics.train.probe_prompts",
+    "dynamics.train.proposer_rewards",
+    "dynamics.train.samplers.transformers",
+    "dynamics.train.tasks.prompt_formats",
+    "dynamics.train.tiny.pretraining",
+    "dynamics.train.update",
+]
 if os.environ.get("DYNAMICS_CHECK_TYPES", "1") != "0":
     from jaxtyping import install_import_hook
 
-    install_import_hook(CHECKED, "beartype.beartype")
+    install_import_hook(CHECKED, "typechecking.checked")
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("untimed")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 
 from dynamics.errors import InputError
+from dynamics.io.folders import exclusive, save_folder
 from dynamics.sparsity import STEPS
 
 SAFETENSORS_CODES = {
@@ -119,3 +122,14 @@ def dumped(page, folder, *flags):
     ]
     command = [browser(), *flags, f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", "--dump-dom", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:
+    """A folder for the whole test run, filled by the first worker of pytest-xdist that asks for it; the others wait."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # that all workers share
+    with exclusive(root / f"{name}.lock", lambda: None):
+        if not (root / name).exists():
+            save_folder(root / name, fill)
+    return root / name

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import browser, dumped
+from helpers import browser, dumped, made_once
 
 from analyses import (
     analysis,
@@ -45,9 +45,11 @@ def folder() -> Path:
 @pytest.fixture(scope="module")
 def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Figures, tables, verdicts and report of these runs."""
-    target = tmp_path_factory.mktemp("figures")
-    assert all(path.stat().st_size for path in comparison.build(runs.find([folder]), target))
-    return target
+
+    def build(target: Path) -> None:
+        assert all(path.stat().st_size for path in comparison.build(runs.find([folder]), target))
+
+    return made_once(tmp_path_factory, "comparison", build)
 
 
 @pytest.mark.slow
