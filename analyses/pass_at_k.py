@@ -157,7 +157,7 @@ def _rows(shared: dict[str, Any], points: pd.DataFrame) -> Iterator[dict[str, An
         yield shared | {"k": int(point["k"])} | {key: point[key] for key in ("value", "low", "high", "problems")}
 
 
-def _controls(table: pd.DataFrame, split: str) -> list[str]:
+def _temperature_controls(table: pd.DataFrame, split: str) -> list[str]:
     """Name the controls of a split, the base at other temperatures: tuned models are held against them, and they against none."""
     against = table[(table["split"] == split) & (table["kind"] == "against")]
     return [str(name) for name in against["against"].unique() if name != BASE and name not in set(against["name"])]
@@ -167,7 +167,7 @@ def draw(table: pd.DataFrame, ax: Axes, split: str = "seen", kind: str = "pass@k
     """Draw one split; ``kind`` is pass@k or difference."""
     shown = table[(table["split"] == split) & (table["kind"] == kind)]
     names = list(shown["name"].unique())
-    controls = [name for name in names if name in _controls(table, split)]
+    controls = [name for name in names if name in _temperature_controls(table, split)]
     for position, name in enumerate(controls):
         line_style: dict[str, Any] = {
             "color": methods.OTHER,
@@ -214,7 +214,7 @@ def figure(table: pd.DataFrame) -> Figure:
     if np.isfinite(table.loc[table["kind"] == "crossing", "value"]).any():
         ring = Line2D([], [], linestyle="none", marker="o", markersize=8, markerfacecolor="none", markeredgecolor=methods.OTHER)
         handles, labels = [*handles, ring], [*labels, "k*, level again"]
-    of_base = {BASE, *_controls(table, splits[0])}
+    of_base = {BASE, *_temperature_controls(table, splits[0])}
     entries = sorted(zip(labels, handles, strict=True), key=lambda entry: (entry[0] != BASE, entry[0] not in of_base))
     legend = {"handles": [handle for _, handle in entries], "labels": [label for label, _ in entries]}
     drawing.legend(**legend, loc="outside lower center", ncols=min(4, len(splits) + 1))
@@ -248,7 +248,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
 def _best_control(table: pd.DataFrame, split: str) -> str | None:
     """Name the temperature at which the base does best in one try: chosen by its result, which favours the control."""
     rows = table[(table["split"] == split) & (table["kind"] == "pass@k") & (table["k"] == 1)]
-    rows = rows[rows["name"].isin(_controls(table, split))]
+    rows = rows[rows["name"].isin(_temperature_controls(table, split))]
     return str(rows.loc[rows["value"].idxmax(), "name"]) if len(rows) else None
 
 

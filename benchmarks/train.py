@@ -48,7 +48,7 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
     import numpy as np
     import torch
 
-    from dynamics.train import objectives, policy, update
+    from dynamics.train import objectives, policy, token_metrics, update
     from dynamics.train.batch import Batch
     from dynamics.train.config import RLVRConfig, SFTConfig, preset_values
     from dynamics.train.rng import stream
@@ -85,7 +85,7 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
         before = update.prepare(found, None, batch, config, step)
         tally = update.gradient(found, batch, config, before)
         update.optimizer_step(found, optimizer, config, step, tally, batch)
-        update.token_metrics(tally, batch)
+        token_metrics.token_metrics(tally, batch)
         seconds.append(time.perf_counter() - begin)
         tokens = int(batch.lengths.sum())
     report(seconds[1:], tokens)

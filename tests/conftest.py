@@ -39,7 +39,7 @@ CHECKED = [
     "dynamics.spectra.randomized_svd",
     "dynamics.train.attention",
     "dynamics.train.batch",
-    "dynamics.train.games.metrics",
+    "dynamics.train.games.selfplay_metrics",
     "dynamics.train.games.proposals",
     "dynamics.train.methods.rlvr",
     "dynamics.train.objectives",
@@ -49,6 +49,7 @@ CHECKED = [
     "dynamics.train.samplers.transformers",
     "dynamics.train.tasks.prompt_formats",
     "dynamics.train.tiny.pretraining",
+    "dynamics.train.token_metrics",
     "dynamics.train.update",
 ]
 if os.environ.get("DYNAMICS_CHECK_TYPES", "1") != "0":

@@ -81,7 +81,7 @@ class Adapter:
     scalings: Mapping[str, float]
     replaced: Mapping[str, Tensor]
 
-    def apply(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
+    def apply_to_base(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
         """Apply the adapter to its base, lazily; also give a record an update: name, rank, numerical_rank, scaling, update_norm.
 
         Weights the adapter does not touch are the base's own, so that they cost no comparison.
@@ -98,7 +98,7 @@ class Adapter:
                 raise InputError(
                     f"{printable(self.path)}: update of {printable(target)} is {update.shape}, the base weight is {tensor.shape}"
                 )
-            tensors[name] = merged(name, tensor, update)
+            tensors[name] = with_lora_update(name, tensor, update)
             records.append(
                 {
                     "name": name,
@@ -138,7 +138,7 @@ def _find(target: str, stored: Mapping[str, str]) -> str | None:
     return None
 
 
-def merged(name: str, base: Tensor, update: LowRank) -> Tensor:
+def with_lora_update(name: str, base: Tensor, update: LowRank) -> Tensor:
     """Make the tensor ``base + update``, formed in float64 for some rows at a time."""
     columns = update.shape[1]
 

@@ -225,7 +225,7 @@ def compare(
     for source in tuned:
         checkpoint = open_checkpoint(source)
         if checkpoint.adapter is not None:
-            checkpoint, _ = checkpoint.adapter.apply(before)
+            checkpoint, _ = checkpoint.adapter.apply_to_base(before)
         matched = match(before, checkpoint)
         after.append(checkpoint)
         matches.append({pair.name: (pair.base, pair.tuned) for pair in matched.pairs})
@@ -313,7 +313,7 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
-        results = in_order(pool, lambda span: _chunk(span[1], span[2], span[3], rtol, atol), spans, ahead=4 * threads)
+        results = in_order(pool, lambda span: _count_masks_of_chunk(span[1], span[2], span[3], rtol, atol), spans, ahead=4 * threads)
         for (_, _, start, stop), (index, chunk_counts) in zip(spans, results, strict=True):
             counts_of[index] += chunk_counts
             weights_done += stop - start
@@ -322,7 +322,7 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
     return counts_of
 
 
-def _chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: float) -> Counts:
+def _count_masks_of_chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: float) -> Counts:
     from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
     from dynamics.overlap import kernels
     from dynamics.sparsity.kernels import widen_bfloat16

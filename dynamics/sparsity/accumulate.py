@@ -22,7 +22,7 @@ from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, Thresholds, bit_pa
 
 #: bytes a chunk, a side: long enough that Python's share of the time is small, short enough for the shared cache
 CHUNK = 1 << 21
-BINS = len(kernels.STEP_EDGES)
+BINS = len(kernels.ULP_BIN_EDGES)
 
 
 @dataclass
@@ -32,14 +32,14 @@ class DiffStats:
     Attributes
     ----------
     counts : by ``kernels.NUMEL``, ``EXACT``, ``BF16``, ``RTOL``, ``ATOL``, ``NONFINITE``.
-    bins : weights by distance in bf16 steps, see ``kernels.STEP_EDGES``.
+    ulp_bins : weights by distance in bf16 steps, see ``kernels.ULP_BIN_EDGES``.
     sums : by ``kernels.BASE``, ``TUNED``, ``UPDATE``, ``CROSS``: of a^2, b^2, (b - a)^2, a (b - a).
     peak : the largest |b - a|.
     beyond_bf16 : weights that differ by more than ``Thresholds.bf16_atol`` once rounded to bf16.
     """
 
     counts: Int64[np.ndarray, 6] = field(default_factory=lambda: np.zeros(6, np.int64))
-    bins: Int64[np.ndarray, " bins"] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    ulp_bins: Int64[np.ndarray, " bins"] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     sums: Float64[np.ndarray, 4] = field(default_factory=lambda: np.zeros(4))
     peak: Float64[np.ndarray, 1] = field(default_factory=lambda: np.zeros(1))
     beyond_bf16: int = 0
@@ -47,7 +47,7 @@ class DiffStats:
     def __iadd__(self, other: DiffStats) -> DiffStats:
         """Add the statistics of other weights."""
         self.counts += other.counts
-        self.bins += other.bins
+        self.ulp_bins += other.ulp_bins
         self.sums += other.sums
         np.maximum(self.peak, other.peak, out=self.peak)
         self.beyond_bf16 += other.beyond_bf16
@@ -134,7 +134,7 @@ def accumulate_arrays(
     as such and enter the norms as float64.
     """
     stats = DiffStats()
-    out = (stats.counts, stats.bins, stats.sums, stats.peak)
+    out = (stats.counts, stats.ulp_bins, stats.sums, stats.peak)
     x, y = comparable(a, dtype_a, b, dtype_b)
     if x.dtype == np.uint16:
         kernels.accumulate_bfloat16(x, y, a is b, thresholds.rtol, thresholds.atol, *out)

@@ -65,7 +65,7 @@ def compare(
     if before.adapter is not None:
         raise InputError(f"{before.path}: is a LoRA adapter, which has no weights of its own; name the model it belongs to as BASE")
     if after.adapter is not None:
-        after, adapters = after.adapter.apply(before)
+        after, adapters = after.adapter.apply_to_base(before)
     matched = match(before, after)
     return _measure(before, after, matched, adapters, rtol, atol, like, threads, progress)
 
@@ -121,7 +121,7 @@ def row(name: str, stats: DiffStats, pair: Pair | None = None) -> Row:
         numel,
         changed,
         {rule: 1 - count / numel if numel else math.nan for rule, count in changed.items()},
-        dict(zip(STEPS, map(int, stats.bins), strict=True)),
+        dict(zip(STEPS, map(int, stats.ulp_bins), strict=True)),
         base,
         update,
         update / base if base else math.nan,
@@ -179,7 +179,7 @@ def series(
     opened = [open_checkpoint(source) for source in sources]
     jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
     first, *later = opened
-    applied = [first, *(other if other.adapter is None else other.adapter.apply(first)[0] for other in later)]
+    applied = [first, *(other if other.adapter is None else other.adapter.apply_to_base(first)[0] for other in later)]
     comparisons: dict[tuple[int, int], Comparison] = {}
     for _, start, end in jobs:
         if (start, end) not in comparisons:

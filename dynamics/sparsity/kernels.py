@@ -18,7 +18,7 @@ from numba.extending import overload
 BLOCK = 4096
 
 #: upper ends of the bins of the distance histogram, in bf16 steps: 0, 1, 2, 3-4, 5-8, ...
-STEP_EDGES = (0, *(2**power for power in range(17)))
+ULP_BIN_EDGES = (0, *(2**power for power in range(17)))
 #: below this, |d| > rtol max(|a|, |b|) holds for every two different bf16 values: their smallest relative gap is 2**-8
 SMALLEST_BF16_GAP = 2.0**-8
 
@@ -63,7 +63,7 @@ def _exceeds_relative(a, b, rtol):
 
 
 @compiled
-def _steps_apart(a, b, steps):
+def _ulp_distances(a, b, steps):
     """Fill ``steps`` with the distance in bf16 steps between bit patterns; give the largest distance and the largest magnitude bits.
 
     The key (magnitude, negated if the sign is set) is monotone in the value and maps +0 and -0 to 0: the distance is 0 exactly where the
@@ -97,7 +97,7 @@ def _at_least(steps, threshold):
 
 
 @compiled
-def _bin_steps(steps, farthest, bins):
+def _add_to_ulp_histogram(steps, farthest, bins):
     """Add a block to the histogram, by counting from below until nothing is left above."""
     above = np.int64(steps.size)
     bin = 0
@@ -247,7 +247,7 @@ def _add_identical(a, bins, sums):
 def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sums, peak):
     """Add a block of finite values: the values, their distances in bf16 steps, and the largest of those; all counts but the exact one."""
     unmoved = bins[0]
-    _bin_steps(steps, farthest, bins)
+    _add_to_ulp_histogram(steps, farthest, bins)
     moved = a.size - (bins[0] - unmoved)
     counts[BF16] += moved
     base, tuned, update, cross = _sums(a, b)
@@ -302,12 +302,12 @@ def accumulate_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
             _add_identical(wide_a[:n], bins, sums)
             continue
         widen_bfloat16(y, wide_b[:n])
-        farthest, largest = _steps_apart(x, y, steps[:n])
+        farthest, largest = _ulp_distances(x, y, steps[:n])
         if largest >= BF16_EXPONENT:
             copy_a[:n] = x
             copy_b[:n] = y
             n = _drop_nonfinite(wide_a[:n], wide_b[:n], x, y, copy_a[:n], copy_b[:n], BF16_EXPONENT, BF16_MAGNITUDE, counts)
-            farthest, _ = _steps_apart(copy_a[:n], copy_b[:n], steps[:n])
+            farthest, _ = _ulp_distances(copy_a[:n], copy_b[:n], steps[:n])
         _add_block(wide_a[:n], wide_b[:n], steps[:n], farthest, True, rtol, atol, counts, bins, sums, peak)
     counts[EXACT] += counts[BF16] - changed_before  # of values stored in bf16 the two rules are one
 
@@ -344,7 +344,7 @@ def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, at
             n = _drop_nonfinite(copy_a[:n], copy_b[:n], u, v, bits_a[:n], bits_b[:n], exponent, magnitude, counts)
             x = copy_a[:n]
             y = copy_b[:n]
-        farthest, _ = _steps_apart(bits_a[:n], bits_b[:n], steps[:n])
+        farthest, _ = _ulp_distances(bits_a[:n], bits_b[:n], steps[:n])
         _add_block(x, y, steps[:n], farthest, False, rtol, atol, counts, bins, sums, peak)
         counts[EXACT] += _count_different(u, v, magnitude)
 

@@ -218,7 +218,7 @@ def compare(
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     factors: dict[str, LowRank] = {}
     if (adapter := after.adapter) is not None:
-        after, records = adapter.apply(before)
+        after, records = adapter.apply_to_base(before)
         factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
     matched = match(before, after)
     matrices = [pair for pair in matched.pairs if len(pair.base.shape) == 2 and min(pair.base.shape) >= 2]

@@ -1,4 +1,7 @@
-"""Graded samples of held-out problems, for ``dynamics.passk``; the untouched base at several temperatures beside the trained model."""
+"""Graded samples of held-out problems, for ``dynamics.passk``; the untouched base at several temperatures beside the trained model.
+
+Which model is asked at which temperatures is decided by ``loop.Run.evaluate_at_temperatures`` and its callers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def file_name(name: str, temperature: float) -> str:
     return f"{name.replace(' ', '_')}_{'greedy' if temperature == 0 else f'T{temperature:g}'}"
 
 
-def evaluate(
+def graded_samples(
     policy: Policy, questions: list[Question], name: str, temperature: float, samples: int, seed: int, max_new_tokens: int
 ) -> Iterator[dict[str, Any]]:
     """Ask questions of a policy, and judge its answers.

@@ -29,7 +29,7 @@ from dynamics.io.folders import LOCK, exclusive
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
-from dynamics.train import evaluate, policy, probe_prompts, state, tasks, update
+from dynamics.train import evaluate, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.registry import METHODS
@@ -83,7 +83,7 @@ class Run:
     ):
         self.name, self.config, self.out = method, config, out
         self.directory = RunDirectory(out)
-        self.document = self._continued(resume) if (out / "run.json").exists() else self._begun(preset)
+        self.document = self._document_to_resume(resume) if (out / "run.json").exists() else self._begun(preset)
         _set_up_torch(self.document["threads"])
         device = None if config.device == "auto" else config.device
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run computes in the dtype that it began with
@@ -104,10 +104,10 @@ class Run:
         self._describe()
         self.step = 0
         self.stopping = False
-        self._restore(resume)
+        self._resume_from_state(resume)
         self._consistent = True  # weights, step and files are those of one and the same step
 
-    def _continued(self, resume: bool) -> dict[str, Any]:
+    def _document_to_resume(self, resume: bool) -> dict[str, Any]:
         """Read ``run.json`` of the run to resume, which must be this one."""
         if not resume:
             raise InputError(f"{self.out}: holds a run already; go on with it by --resume, or name another folder")
@@ -157,7 +157,7 @@ class Run:
         } | self.method.metadata()
         self.directory.write_run(self.document)
 
-    def _restore(self, resume: bool) -> None:
+    def _resume_from_state(self, resume: bool) -> None:
         """Load the last state of a run that is resumed, and remove what lies beyond it."""
         folder = state.latest(self.out / "state") if resume else None
         if folder is not None:
@@ -180,7 +180,7 @@ class Run:
         """List the held-out problems of the evaluation."""
         return self.source.questions("test", self.config.eval_problems, self.config.seed)
 
-    def evaluate(self, name: str, temperatures: Sequence[float]) -> None:
+    def evaluate_at_temperatures(self, name: str, temperatures: Sequence[float]) -> None:
         """Grade samples of the held-out problems at each temperature, but for those that were graded before.
 
         Parameters
@@ -196,7 +196,7 @@ class Run:
         for temperature in temperatures:
             path = f"evals/{evaluate.file_name(name, temperature)}.jsonl"
             if not (self.out / path).exists():
-                rows = evaluate.evaluate(
+                rows = evaluate.graded_samples(
                     self.policy, self.questions(), name, temperature, config.eval_samples, config.seed, config.max_new_tokens
                 )
                 self.directory.write_rows(path, rows)
@@ -242,11 +242,11 @@ class Run:
             norm = update.optimizer_step(self.policy, self.optimizer, config, number, tokens, batch)
             self._consistent = False
             if iteration == 0:
-                metrics = update.token_metrics(tokens, batch) | {"grad_norm": norm} | update.mismatch(tokens.logp, batch)
+                metrics = token_metrics.token_metrics(tokens, batch) | {"grad_norm": norm} | token_metrics.mismatch(tokens.logp, batch)
             else:
-                metrics |= update.clip_metrics(tokens)
+                metrics |= token_metrics.clip_metrics(tokens)
         if before.reference is not None:
-            metrics["kl"] = update.kl_to_reference(tokens.logp, before.reference)
+            metrics["kl"] = token_metrics.kl_to_reference(tokens.logp, before.reference)
         return metrics
 
     def save(self) -> None:
@@ -264,7 +264,7 @@ class Run:
         temperatures = self.config.eval_temperatures
         if self.step == 0:
             self.checkpoint()
-            self.evaluate("base", temperatures)
+            self.evaluate_at_temperatures("base", temperatures)
         while self.step < self.config.steps:
             metrics = self._one_step_or_save()
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
@@ -276,7 +276,7 @@ class Run:
                 self.save()
                 raise Interrupted
         self.checkpoint()
-        self.evaluate(f"{self.name}, {self.step} steps", temperatures[:1])
+        self.evaluate_at_temperatures(f"{self.name}, {self.step} steps", temperatures[:1])
         self.method.on_train_end(self.directory, self.load_base)
 
     def _one_step_or_save(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Completions of one prompt are computed in one row that holds the prompt once, by an attention under which no completion sees another; that
 this gives the model's own log-probabilities is checked on a few tokens when it is loaded, and where it does not, every completion has a row
-of its own. Logits are computed from hidden states in chunks, twice - once for the values, once for the gradient - and never held as
+of its own. Logits are computed from hidden states in chunks, twice - once for the values, once for the gradient
+(``entropy.logits.logits_gradient``) - and never held as
 tokens x vocabulary.
 """
 

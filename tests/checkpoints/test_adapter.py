@@ -197,6 +197,6 @@ def test_an_adapter_cannot_be_the_base(tmp_path):
 
 def test_weights_the_adapter_leaves_alone_cost_no_second_reading(tmp_path):
     base = BASE | {"model.norm.weight": np.ones(4, np.float32)}
-    tuned, _ = open_checkpoint(adapter_folder(tmp_path, {})).adapter.apply(open_checkpoint(base))
+    tuned, _ = open_checkpoint(adapter_folder(tmp_path, {})).adapter.apply_to_base(open_checkpoint(base))
     untouched = open_checkpoint(base).tensors["model.norm.weight"]
     assert tuned.tensors["model.norm.weight"].source == untouched.source

@@ -23,7 +23,7 @@ from dynamics import InputError, samples, sparsity
 from dynamics.train import policy, state
 from dynamics.train.__main__ import cli
 from dynamics.train.config import RLVRConfig, SFTConfig
-from dynamics.train.evaluate import evaluate
+from dynamics.train.evaluate import graded_samples
 from dynamics.train.loop import run
 from dynamics.train.policy import Policy
 from dynamics.train.tasks.problem import Question
@@ -127,7 +127,7 @@ def test_evaluation(base: Path, compute: str) -> None:
 
     def completions(model: Policy, asked: list[Question], temperature: float) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for row in evaluate(model, asked, "base", temperature, 1, 0, 8):
+        for row in graded_samples(model, asked, "base", temperature, 1, 0, 8):
             found.setdefault(row["problem"], []).append(row["completion"])
         return found
 

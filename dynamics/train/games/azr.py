@@ -25,10 +25,10 @@ from dynamics.train import objectives
 from dynamics.train import proposer_rewards as rewards
 from dynamics.train.batch import Batch
 from dynamics.train.config import SelfPlayConfig
-from dynamics.train.games import curriculum, metrics
+from dynamics.train.games import curriculum, selfplay_metrics
 from dynamics.train.games.buffer import BufferEntry, buffer_from_json, first_buffer, sample_earlier_tasks
-from dynamics.train.games.metrics import JudgedCompletion
 from dynamics.train.games.proposals import Proposal, Proposer
+from dynamics.train.games.selfplay_metrics import JudgedCompletion
 from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import COUNT, ProbePrompts, solver_probes
@@ -134,8 +134,8 @@ class SelfPlay(Method):
         self.buffer.extend(entries)
         self.delayed = entries if config.solver_delay else []
         data = self.pack(step, proposals, trained, solutions)
-        data.metrics.update(metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
-        data.metrics.update(metrics.solver_metrics(trained, solutions, self.task_types))
+        data.metrics.update(selfplay_metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
+        data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types))
         data.metrics["time/feed"] = time.perf_counter() - begin
         data.metrics["time/outside_model"] = self.seconds_outside_model
         self.seconds_outside_model = 0.0
@@ -215,7 +215,7 @@ class SelfPlay(Method):
         roles, kinds = ["proposer"] * len(trained), [proposal.kind for proposal in trained]
         names = [f"{kind} proposal" for kind in kinds]
         received = [proposal.reward for proposal in trained]
-        rows = [metrics.proposal_row(proposal) for proposal in proposals]
+        rows = [selfplay_metrics.proposal_row(proposal) for proposal in proposals]
         solver_rows: list[dict[str, Any]] = []
         for question, prompt_ids, group in zip(questions, encode_questions(self.policy.tokenizer, questions), solutions, strict=True):
             ids.append(prompt_ids)
@@ -234,7 +234,7 @@ class SelfPlay(Method):
                 kinds.append(question.task)
                 names.append(question.id)
                 received.append(reward)
-                solver_rows.append(metrics.solver_row(question, prompt_ids, judged, reward))
+                solver_rows.append(selfplay_metrics.solver_row(question, prompt_ids, judged, reward))
         if not completions:
             raise InputError(f"step {step}: nothing to train on; no proposal was valid and the buffer is empty")
         lengths = np.array([len(sampled.ids) for sampled in completions])

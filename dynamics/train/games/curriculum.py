@@ -10,7 +10,7 @@ import numpy as np
 
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.games.buffer import BufferEntry
-from dynamics.train.games.metrics import JudgedCompletion
+from dynamics.train.games.selfplay_metrics import JudgedCompletion
 from dynamics.train.proposer_rewards import complexity
 from dynamics.train.rng import stream
 

@@ -1,6 +1,7 @@
 """Tasks: where verifiable problems come from, and how they are written as prompts."""
 
 from dynamics.train.tasks.mixture import source
-from dynamics.train.tasks.problem import TASK_TYPES, TEST_SETS, Problem, ProposedTask, Question, Source, Verdict
+from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Source, Verdict
+from dynamics.train.tasks.test_sets import TEST_SETS
 
 __all__ = ["TASK_TYPES", "TEST_SETS", "Problem", "ProposedTask", "Question", "Source", "Verdict", "source"]

@@ -9,9 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 from dynamics.errors import InputError, printable
 
 TASK_TYPES = ("deduction", "abduction", "induction")
-#: the test sets, equal parts of the test problems: programs of the embedded model's pre-training on other inputs (seen), programs that were
-#: met nowhere before (unseen), and deeper ones on larger values (ood, out of distribution)
-TEST_SETS = ("seen", "unseen", "ood")
 #: of an induction problem: pairs in all, and how many of them the solver sees
 PAIRS, SHOWN_PAIRS = 5, 2
 

@@ -15,8 +15,9 @@ from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import Expressions, Refused, literal, same
 from dynamics.train.sandbox.runner import Runner
 from dynamics.train.tasks import programs
-from dynamics.train.tasks.problem import PAIRS, TASK_TYPES, TEST_SETS, Problem, Question, Verdict
+from dynamics.train.tasks.problem import PAIRS, TASK_TYPES, Problem, Question, Verdict
 from dynamics.train.tasks.prompt_formats import extract_answer, is_short_in_notation, problem_in_notation, problem_in_plain_text
+from dynamics.train.tasks.test_sets import PROGRAMS_OF_TEST_SET, TEST_SETS
 
 
 def verify(problem: Problem, answer: str, runner: Runner) -> Verdict:
@@ -102,7 +103,7 @@ class Triplets:
 def draw_triplet(rng: np.random.Generator, kind: str, part: str) -> Problem | None:
     """Draw a problem from the programs of a split or test set; None where the program drawn has no value on the input."""
     far = part == "ood"
-    split = {"seen": "pretraining", "unseen": "test", "ood": "test"}.get(part, part)
+    split = PROGRAMS_OF_TEST_SET.get(part, part)
     family, program = programs.draw_of(rng, split, 3 if far else None)
     inputs = [(family.inputs(rng, far),) for _ in range(PAIRS if kind == "induction" else 1)]
     outcome = Expressions().run(program, inputs)
