@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache
 COMPILED := $(NUMBA_CACHE_DIR)/.compiled
 
-.PHONY: test test-slow test-pythons coverage lint style types unit figures benchmark clean
+.PHONY: test test-slow coverage lint style types unit figures benchmark clean
 
 # mypy runs beside the tests: it keeps one core busy for a minute where its cache is empty.
 test: style
@@ -32,7 +32,7 @@ unit: $(COMPILED)
 	$(PYTEST)
 
 test-slow: $(COMPILED)
-	$(PYTEST) -m slow
+	DYNAMICS_CHECK_TYPES=all $(PYTEST) -m slow
 
 coverage: $(COMPILED)
 	$(PYTEST) --cov --cov-report term:skip-covered

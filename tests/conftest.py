@@ -20,42 +20,45 @@ from hypothesis import settings
 
 #: Modules whose annotations are checked at every call while tests run, shapes and dtypes of arrays included. Left out are modules with
 #: functions inside functions that are called often: those would be decorated anew each time, which takes longer than their work.
-#: DYNAMICS_CHECK_TYPES=0 turns this off.
+#: DYNAMICS_CHECK_TYPES=0 checks none.
 CHECKED = [
     "dynamics.bootstrap",
-    "dynamics.checkpoints.adapter",
-    "dynamics.entropy.logits",
     "dynamics.entropy.logprob_bounds",
-    "dynamics.entropy.moments",
-    "dynamics.entropy.summaries",
-    "dynamics.passk.comparison",
     "dynamics.passk.crossing",
     "dynamics.passk.estimators",
     "dynamics.sparsity.accumulate",
     "dynamics.sparsity.definitions",
-    "dynamics.spectra.bounds",
-    "dynamics.spectra.comparison",
     "dynamics.spectra.linalg",
     "dynamics.spectra.randomized_svd",
     "dynamics.train.attention",
+    "dynamics.train.objectives",
+    "dynamics.train.token_metrics",
+]
+#: the same with DYNAMICS_CHECK_TYPES=all, as `make test-slow` does: checking these takes as long as the tests themselves
+CHECKED_WHEN_SLOW = [
+    "dynamics.checkpoints.adapter",
+    "dynamics.entropy.logits",
+    "dynamics.entropy.moments",
+    "dynamics.entropy.summaries",
+    "dynamics.passk.comparison",
+    "dynamics.spectra.bounds",
+    "dynamics.spectra.comparison",
     "dynamics.train.batch",
     "dynamics.train.games.selfplay_metrics",
     "dynamics.train.games.proposals",
     "dynamics.train.methods.rlvr",
-    "dynamics.train.objectives",
     "dynamics.train.policy",
     "dynamics.train.probe_prompts",
     "dynamics.train.proposer_rewards",
     "dynamics.train.samplers.transformers",
     "dynamics.train.tasks.prompt_formats",
     "dynamics.train.tiny.pretraining",
-    "dynamics.train.token_metrics",
     "dynamics.train.update",
 ]
-if os.environ.get("DYNAMICS_CHECK_TYPES", "1") != "0":
+if (checked := os.environ.get("DYNAMICS_CHECK_TYPES", "1")) != "0":
     from jaxtyping import install_import_hook
 
-    install_import_hook(CHECKED, "typechecking.checked")
+    install_import_hook(CHECKED + (CHECKED_WHEN_SLOW if checked == "all" else []), "typechecking.checked")
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
 settings.load_profile("untimed")

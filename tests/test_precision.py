@@ -71,6 +71,7 @@ def spacing(values):
     return (values.double() - nearer.double()).abs()
 
 
+@pytest.mark.slow
 def test_both_runs_start_equal_and_differ_in_the_dtype_alone(runs):
     documents = {name: json.loads((runs / name / "run.json").read_text()) for name in precision.MASTER_DTYPES}
     configs = [document["config"] for document in documents.values()]
@@ -85,6 +86,7 @@ def test_both_runs_start_equal_and_differ_in_the_dtype_alone(runs):
     assert losses[0][1:] != losses[1][1:]
 
 
+@pytest.mark.slow
 def test_folders_hold_what_was_trained(runs):
     stored = {name: tuned(runs, name) for name in precision.COMPARISONS} | {"base": weights(runs / "base")}
     dtypes = {"base": torch.bfloat16, "bf16": torch.bfloat16, "fp32": torch.float32, "fp32_saved_as_bf16": torch.bfloat16}
@@ -96,6 +98,7 @@ def test_folders_hold_what_was_trained(runs):
     assert any(not torch.equal(stored["bf16"][key], stored["fp32_saved_as_bf16"][key]) for key in stored["base"])
 
 
+@pytest.mark.slow
 def test_a_bf16_weight_moves_only_if_the_step_reaches_half_its_spacing(runs):
     """AdamW's first step is the learning rate long whatever the gradient, so it is known beforehand which weights cannot move."""
     bf16, fp32 = (weights(runs / name / "checkpoints" / "step_000001") for name in precision.MASTER_DTYPES)
@@ -134,6 +137,7 @@ def test_passages_are_whole_paragraphs(source):
     assert all(one["completion"].startswith(" ") for one in found)
 
 
+@pytest.mark.slow
 def test_the_measurement_of_a_run(source, runs):
     by_rule, by_step = precision.measure(runs)
     base = weights(runs / "base")

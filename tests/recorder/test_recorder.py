@@ -157,7 +157,7 @@ def test_transformers_trainer(compute: str, tmp_path) -> None:
     assert found[0]["tokens"] == 40
 
 
-@pytest.mark.parametrize("compute", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+@pytest.mark.slow
 def test_a_compiled_model_in_a_trainer(compute: str, tmp_path) -> None:
     pytest.importorskip("accelerate")
     import transformers

@@ -84,6 +84,7 @@ def test_hostile_names_are_text(rng):
     assert blob(html)["rows"][0]["shown"][0] == HOSTILE[0]
 
 
+@pytest.mark.slow
 def test_twenty_thousand_tensors(rng):
     base = {f"model.layers.{i // 400}.mlp.experts.{i % 400}.up_proj.weight": np.ones((1, 2), np.float32) for i in range(20_000)}
     html = page(compare(base, base))
