@@ -38,8 +38,10 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +163,12 @@ def save_as_bfloat16(model: str, folder: Path) -> None:
     from dynamics import models
     from dynamics.io.folders import save_folder
 
-    loaded, tokenizer = models.load(model, "cpu", "bfloat16")
+    with redirect_stderr(StringIO()):  # progress bars that no setting turns off
+        loaded, tokenizer = models.load(model, "cpu", "bfloat16")
 
     def fill(path: Path) -> None:
-        loaded.save_pretrained(path)
+        with redirect_stderr(StringIO()):
+            loaded.save_pretrained(path)
         tokenizer.save_pretrained(path)
 
     save_folder(folder, fill)
