@@ -28,7 +28,7 @@ How this departs from a run on accelerators, and why:
 - The text is the language reference that comes inside Python's standard library (``pydoc_data.topics``): real prose on every
   machine without a download. It changes with Python's version, so ``source.json`` has its hash.
 
-    python -m analyses precision            # about five minutes on two cores the first time, seconds after that
+    python -m analyses precision            # about eight minutes on two cores the first time, seconds after that
     python -m analyses precision --force    # train again
 """
 
