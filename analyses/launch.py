@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +129,7 @@ def is_finished(folder: Path, options: list[str]) -> bool:
         raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force makes all runs anew")
     if document.get("status") != "finished":
         return False
-    wanted = json.loads(json.dumps(asdict(command_line.parse([options[0], "--out", str(folder), *options[1:]]).config)))
+    wanted = config.as_recorded(command_line.parse([options[0], "--out", str(folder), *options[1:]]).config)
     if different := _different_settings(wanted, recorded):
         raise InputError(f"{folder}: is finished, with other settings ({', '.join(different)}); --force makes all of them anew")
     return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dynamics.errors import InputError
@@ -427,3 +427,8 @@ def forced_compute_dtype() -> str | None:
     if forced not in ("auto", *get_args(Dtype)):
         raise InputError(f"{COMPUTE_DTYPE}={forced}: must be auto, float32 or bfloat16")
     return None if forced == "auto" else forced
+
+
+def as_recorded(config: TrainConfig) -> dict[str, Any]:
+    """Give the settings as ``run.json`` holds them, tuples as lists, to compare with those of a run directory."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}

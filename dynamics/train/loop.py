@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-import json
 import platform
 import signal
 import time
@@ -31,7 +30,7 @@ from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import evaluate, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
-from dynamics.train.config import PolicyGradientConfig, TrainConfig
+from dynamics.train.config import PolicyGradientConfig, TrainConfig, as_recorded
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 
@@ -112,7 +111,7 @@ class Run:
         if not resume:
             raise InputError(f"{self.out}: holds a run already; go on with it by --resume, or name another folder")
         document = self.directory.read_run()
-        asked = {"method": self.name, **json.loads(json.dumps(asdict(self.config)))}
+        asked = {"method": self.name, **as_recorded(self.config)}
         begun = {"method": document.get("method"), **document.get("config", {})}
         for name, value in asked.items():
             if value != begun.get(name):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dynamics.io.json_lines import read_json_lines
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.selfplay_metrics import JudgedCompletion
@@ -50,4 +50,4 @@ def rows(proposals: list[PhaseProposal], solutions: list[list[JudgedCompletion]]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [row for _, row in read_json_lines(path)]
