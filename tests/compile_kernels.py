@@ -1,6 +1,11 @@
-"""Compile what numba compiles, for the dtypes that most tests use, into NUMBA_CACHE_DIR: once, not in each process of a test run."""
+"""Compile what numba compiles, for the dtypes that most tests use, into NUMBA_CACHE_DIR: once, not in each process of a test run.
+
+python tests/compile_kernels.py sparsity|others
+"""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 
@@ -8,24 +13,24 @@ from dynamics import overlap
 from dynamics.entropy import kernels as entropy_kernels
 from dynamics.entropy.logits import from_logits
 from dynamics.passk.estimators import curves, g_pass_at_k, maj_at_k, mg_pass_at_k, pass_at_k
-from dynamics.sparsity import kernels
 from dynamics.sparsity.accumulate import accumulate_arrays
+from dynamics.sparsity.definitions import Thresholds, changed
 
 
-def main() -> None:
-    values = np.linspace(-1, 1, 64)
-    bits = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    stored = {"bfloat16": bits, "float16": values.astype(np.float16), "float32": values.astype(np.float32), "float64": values}
-    for dtype, array in stored.items():
-        accumulate_arrays(array, dtype, array[::-1].copy(), dtype)
-        accumulate_arrays(array, dtype, bits, "bfloat16")
-    kernels.round_to_bfloat16(values.astype(np.float32), bits.copy())
-    base = {"w": stored["float32"]}
-    overlap.compare(base, [{"w": base["w"] * 2}, {"w": base["w"] * 3}])
-    for logits in (values[None], values[None].astype(np.float32)):
-        from_logits(logits, targets=np.array([1]))
-    one = np.ones(1)
-    entropy_kernels.diverge(logits, logits, one, one, np.zeros(1), np.zeros(1))
+def sparsity() -> None:
+    for dtype, array in stored().items():
+        accumulate_arrays(array, dtype, array[::-1].copy(), dtype, Thresholds(bf16_atol=1e-5))
+        accumulate_arrays(array, dtype, stored()["bfloat16"], "bfloat16")
+        changed(array, dtype, array[::-1].copy(), dtype)
+
+
+def others() -> None:
+    for dtype in ("float32", "float64"):
+        values = stored()[dtype]
+        overlap.compare({"w": values}, [{"w": values * 2}, {"w": values * 3}])
+        from_logits(values[None], targets=np.array([1]))
+        one = np.ones(1)
+        entropy_kernels.diverge(values[None], values[None], one, one, np.zeros(1), np.zeros(1))
     pass_at_k(8, 4, 2)
     curves([8], [4], [1, 2])
     g_pass_at_k(8, 4, 2, 0.5)
@@ -33,5 +38,12 @@ def main() -> None:
     maj_at_k("ab", [True, False], 1)
 
 
+def stored() -> dict[str, np.ndarray]:
+    """The same values as each dtype stores them."""
+    values = np.linspace(-1, 1, 64)
+    bits = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return {"bfloat16": bits, "float16": values.astype(np.float16), "float32": values.astype(np.float32), "float64": values}
+
+
 if __name__ == "__main__":
-    main()
+    {"sparsity": sparsity, "others": others}[sys.argv[1]]()

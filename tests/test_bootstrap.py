@@ -21,7 +21,7 @@ def truth(a, b, k):
     ("a", "b", "problems"),
     [
         (0.2, 2, 300),
-        (0.05, 1, 100),
+        pytest.param(0.05, 1, 100, marks=pytest.mark.slow),
         *(pytest.param(a, b, 300, marks=pytest.mark.slow) for a, b in [(0.3, 0.3), (2, 2), (0.05, 1)]),
         *(pytest.param(a, b, 100, marks=pytest.mark.slow) for a, b in [(0.3, 0.3), (2, 2), (0.2, 2)]),
     ],

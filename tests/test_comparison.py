@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -137,18 +138,35 @@ def test_the_readme_has_the_verdicts_of_the_figures(preset: str, folder: str, tm
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shlex
-
+    """And the runs with the settings that are compared by default are those of the methods, a seed each."""
     monkeypatch.chdir(tmp_path)
+    made = []
     for line in presets.commands(preset, Path("runs")):
         words = shlex.split(line)
         if words[:3] == ["python", "-m", "dynamics.train"]:
-            assert command_line.parse(words[3:]).config.steps > 0
+            given = command_line.parse(words[3:])
+            assert given.config.steps > 0
+            if Path(given.out).name != presets.BASE_RUN:
+                made.append(imagined_run(words[3], given))
         elif words[0] == "python":
             assert importlib.import_module(f"{words[2]}.__main__").build_parser().parse_args(words[3:]).json
         else:
             assert words[0] in ("evalplus.evaluate", "inspect")
             assert "64" in words  # pass@k needs many samples, graded
+    usual = {run.path.name for run in runs.default_settings(runs.find(made))}
+    assert usual == {f"{method}-{seed}" for method in presets.METHODS for seed in range(presets.PRESETS[preset].seeds)}
+
+
+def imagined_run(method: str, given: command_line.Command) -> Path:
+    """The directory of a run that never was: its settings, and evaluations where it would have any."""
+    out, settings = Path(given.out), asdict(given.config)
+    out.mkdir(parents=True)
+    document = {"schema": "dynamics.run/2", "method": method, "preset": given.preset, "config": settings, "seed": settings["seed"]}
+    (out / "run.json").write_text(json.dumps(document))
+    if settings["eval_problems"]:
+        (out / "evals").mkdir()
+        (out / "evals" / "all.jsonl").write_text("")
+    return out
 
 
 def test_a_verdict_is_its_interval() -> None:
@@ -352,6 +370,7 @@ def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("missing", ["selfplay", "sft"])
+@pytest.mark.slow
 def test_a_comparison_without_one_method(folder: Path, missing: str) -> None:
     chosen = [run for run in runs.find([folder]) if run.method != missing]
     with style.use_style():
@@ -359,27 +378,6 @@ def test_a_comparison_without_one_method(folder: Path, missing: str) -> None:
             table = module.measure(chosen)
             assert module.figure(table).axes
             assert not [one for one in module.verdicts(table) if module is update_sparsity]  # its verdicts are on all three
-
-
-def test_the_usual_runs_of_every_preset_are_those_that_are_asked(tmp_path: Path) -> None:
-    for name, preset in presets.PRESETS.items():
-        made = []
-        for run, options in presets.plan(name).items():
-            if run == presets.BASE_RUN:
-                continue
-            target = tmp_path / name / run
-            target.mkdir(parents=True)
-            command = command_line.parse([options[0], "--out", str(target), *options[1:]])
-            settings = asdict(command.config)
-            document = {"schema": "dynamics.run/2", "method": options[0], "preset": command.preset, "config": settings}
-            document["seed"] = settings["seed"]
-            (target / "run.json").write_text(json.dumps(document))
-            if settings["eval_problems"]:
-                (target / "evals").mkdir()
-                (target / "evals" / "all.jsonl").write_text("")
-            made.append(target)
-        usual = {run.path.name for run in runs.default_settings(runs.find(made))}
-        assert usual == {f"{method}-{seed}" for method in presets.METHODS for seed in range(preset.seeds)}
 
 
 def test_operations_are_counted_in_any_python() -> None:

@@ -54,7 +54,7 @@ def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
     Intervals are those of ordinary least squares, which take residuals to be independent: successive steps of a run are not, so they are
     too narrow there. With entropy that hardly moves ``a`` says nothing, whatever the interval.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     x, y = np.exp(np.asarray(entropy, float)), np.asarray(reward, float)
     if x.shape != y.shape or x.ndim != 1:
@@ -68,7 +68,7 @@ def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
     a, b = inverse @ design.T @ y
     rest = y - design @ np.array([a, b])
     variance = float(rest @ rest) / (len(x) - 2)
-    half = float(t.ppf((1 + level) / 2, len(x) - 2))
+    half = float(stdtrit(len(x) - 2, (1 + level) / 2))
     spans = [half * math.sqrt(max(variance * float(w @ inverse @ w), 0.0)) for w in np.array([[1, 0], [0, 1], [-1, 1]])]
     centre = [float(a), float(b), float(b - a)]
     intervals = [(value - span, value + span) for value, span in zip(centre, spans, strict=True)]

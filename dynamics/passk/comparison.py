@@ -480,3 +480,18 @@ def report(
                     raise
                 remarks.append(f"not compared: {error}")
     return Report(estimates, comparisons, base.name if len(estimates) > 1 else None, list(files), remarks, level, replicates, seed)
+
+
+def crossing_text(comparison: Comparison, level: float) -> str:
+    """Say what is known of the crossing."""
+    met = comparison.crossing
+    a, b = printable(comparison.a, 40), printable(comparison.b, 40)
+    if met is None:
+        return f"{b} and {a} are level at every k"
+    ahead, behind = (a, b) if met.leader == 0 else (b, a)
+    chance = f"no crossing up to {met.largest:,} in {100 * met.none:.0f} % of replicates"
+    if met.k is None:
+        return f"{behind} stays behind {ahead} up to k = {met.largest:,} ({chance})"
+    low = f"{met.low:,}" if met.low is not None else f"beyond {met.largest:,}"
+    high = f"{met.high:,}" if met.high is not None else f"beyond {met.largest:,}"
+    return f"{behind} overtakes {ahead} at k* = {met.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"

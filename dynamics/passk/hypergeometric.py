@@ -20,6 +20,13 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
+def _copy(source, target):
+    """Fill ``target`` with the first elements of ``source``; an assignment of slices takes numba ten times as long to compile."""
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@_compiled
 def _product(a, b):
     """Multiply: a b as a float64 and what it rounds off (Dekker 1971)."""
     p = a * b
@@ -246,25 +253,25 @@ def plurality(votes, answers, credit, mute, k, nodes, weights):  # noqa: C901 - 
             if leading[j] < NEGLIGIBLE * whole[k]:
                 continue
             for node in range(order):
-                poly[:size] = rest[:size]
+                _copy(rest, poly[:size])
                 for group in range(groups):
                     others = answers[group] - (1 if group == leader else 0)
                     if others == 0:
                         continue
                     _binomials(votes[group], p, pmf)
                     power[:] = 0.0
-                    power[: min(j, k) + 1] = pmf[: min(j, k) + 1]
+                    _copy(pmf, power[: min(j, k) + 1])
                     power[j] *= nodes[order, node]
                     longest = j
                     while True:  # poly *= power ** others, by repeated squaring
                         if others % 2:
                             _multiply(poly, power, size, longest, fresh)
-                            poly[:size] = fresh[:size]
+                            _copy(fresh, poly[:size])
                         others //= 2
                         if others == 0:
                             break
                         _multiply(power, power, size, longest, fresh)
-                        power[:size] = fresh[:size]
+                        _copy(fresh, power[:size])
                         longest = min(2 * longest, room)
                 expected += weights[order, node] * credit[leader] * leading[j] * poly[room] / whole[k]
     return expected

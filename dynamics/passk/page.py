@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dynamics.passk.comparison import BESIDE
-from dynamics.passk.plot import COLORS, crossing_text, figure
+from dynamics.passk.comparison import BESIDE, crossing_text
+from dynamics.passk.plot import COLORS, figure
 from dynamics.passk.terminal import interval, value
 from dynamics.presentation import html, style
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from dynamics.errors import printable
+from dynamics.passk.comparison import crossing_text
 from dynamics.presentation import style
 
 if TYPE_CHECKING:
@@ -112,21 +113,6 @@ def crossing(comparison: Comparison, ax: Axes, color: str, row: int = 0) -> None
     shifted = ax.transData + ScaledTranslation(0, -4.5 * row / 72, ax.figure.dpi_scale_trans)
     ax.plot([low, high], [0, 0], color=color, linewidth=4, alpha=0.75, transform=shifted, solid_capstyle="butt", zorder=5)
     ax.plot([met.k], [0], marker="|", markersize=7, markeredgewidth=1.5, color="white", transform=shifted, zorder=6)
-
-
-def crossing_text(comparison: Comparison, level: float) -> str:
-    """Say what is known of the crossing."""
-    met = comparison.crossing
-    a, b = printable(comparison.a, 40), printable(comparison.b, 40)
-    if met is None:
-        return f"{b} and {a} are level at every k"
-    ahead, behind = (a, b) if met.leader == 0 else (b, a)
-    chance = f"no crossing up to {met.largest:,} in {100 * met.none:.0f} % of replicates"
-    if met.k is None:
-        return f"{behind} stays behind {ahead} up to k = {met.largest:,} ({chance})"
-    low = f"{met.low:,}" if met.low is not None else f"beyond {met.largest:,}"
-    high = f"{met.high:,}" if met.high is not None else f"beyond {met.largest:,}"
-    return f"{behind} overtakes {ahead} at k* = {met.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"
 
 
 def _log2(ax: Axes, ks: pd.Series[Any]) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dynamics.errors import printable
-from dynamics.passk.comparison import BESIDE
-from dynamics.passk.plot import crossing_text
+from dynamics.passk.comparison import BESIDE, crossing_text
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
 

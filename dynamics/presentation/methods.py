@@ -18,19 +18,14 @@ ROLES = {"proposer": "#CC79A7", "solver": "#00523B"}
 OTHER = "#6b6b6b"
 
 
-def method(label: str) -> str:
-    """Find the method in a label: ``sft`` of ``sft, learning rate 3e-05``."""
-    return label.partition(",")[0]
-
-
 def color(label: str) -> str:
-    """Give the colour of a label's method."""
-    return COLORS.get(method(label), OTHER)
+    """Give the colour of the method that a label begins with: of ``sft`` for ``sft, learning rate 3e-05``."""
+    return COLORS.get(label.partition(",")[0], OTHER)
 
 
 def look(label: str) -> dict[str, Any]:
-    """Give colour and mark of a label's method, for ``Axes.plot``."""
-    return {"color": color(label), "marker": MARKERS.get(method(label), "o")}
+    """Give colour and mark of the method that a label begins with, for ``Axes.plot``."""
+    return {"color": color(label), "marker": MARKERS.get(label.partition(",")[0], "o")}
 
 
 def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **more: Any) -> Axes:

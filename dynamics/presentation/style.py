@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -88,6 +87,8 @@ _RC: Any = {  # Any, as what types matplotlib gives its keys depends on its vers
 @contextmanager
 def use_style() -> Iterator[None]:
     """Draw and save inside this; the caller's matplotlib settings are back afterwards."""
+    import seaborn as sns
+
     with mpl.rc_context():
         mpl.rcdefaults()  # so a figure does not depend on anybody's matplotlibrc
         mpl.rcParams.update(sns.axes_style("ticks") | sns.plotting_context("paper") | _RC)

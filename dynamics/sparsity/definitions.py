@@ -43,6 +43,12 @@ class Thresholds:
     atol: float = 1e-5
     bf16_atol: float | None = None
 
+    def __post_init__(self) -> None:
+        """Make floats of whole numbers, for which kernels would be compiled once more."""
+        for name in ("rtol", "atol", "bf16_atol"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
+
 
 DEFAULT_THRESHOLDS = Thresholds()
 

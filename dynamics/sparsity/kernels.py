@@ -283,6 +283,13 @@ def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, magnitude,
 
 
 @compiled
+def _copy(source, target):
+    """Copy ``source`` to the start of ``target``; an assignment of slices takes numba ten times as long to compile."""
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@compiled
 def accumulate_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
     """Add two stretches of bf16 bit patterns, ``(n,)`` uint16, to the statistics; ``same`` if they are known to be one."""
     steps = np.empty(BLOCK, np.uint16)
@@ -304,8 +311,8 @@ def accumulate_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
         widen_bfloat16(y, wide_b[:n])
         farthest, largest = _ulp_distances(x, y, steps[:n])
         if largest >= BF16_EXPONENT:
-            copy_a[:n] = x
-            copy_b[:n] = y
+            _copy(x, copy_a)
+            _copy(y, copy_b)
             n = _drop_nonfinite(wide_a[:n], wide_b[:n], x, y, copy_a[:n], copy_b[:n], BF16_EXPONENT, BF16_MAGNITUDE, counts)
             farthest, _ = _ulp_distances(copy_a[:n], copy_b[:n], steps[:n])
         _add_block(wide_a[:n], wide_b[:n], steps[:n], farthest, True, rtol, atol, counts, bins, sums, peak)
@@ -339,8 +346,8 @@ def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, at
         _round(x, bits_a[:n], single[:n])
         _round(y, bits_b[:n], single[:n])
         if _any_nonfinite(u, exponent) or _any_nonfinite(v, exponent):
-            copy_a[:n] = x
-            copy_b[:n] = y
+            _copy(x, copy_a)
+            _copy(y, copy_b)
             n = _drop_nonfinite(copy_a[:n], copy_b[:n], u, v, bits_a[:n], bits_b[:n], exponent, magnitude, counts)
             x = copy_a[:n]
             y = copy_b[:n]

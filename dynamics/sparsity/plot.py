@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -67,6 +66,8 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     values = cells.reindex(index=[row or "" for row in rows], columns=columns).to_numpy(float)
     low, high = limits(values)
     written = np.isfinite(values).sum() <= ANNOTATED
+    import seaborn as sns
+
     sns.heatmap(
         values,
         ax=ax,

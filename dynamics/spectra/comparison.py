@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from dynamics.checkpoints import Skip, Source, open_checkpoint
+from dynamics.checkpoints import Skip, Source, open_checkpoint, parameter_names
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.checkpoints.matching import Pair, match
 from dynamics.checkpoints.tensor import decode
@@ -31,6 +31,9 @@ from dynamics.spectra.linalg import (
     ranks,
     svd,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "dynamics.spectra/1"
 METHODS = ("full", "approx", "none")
@@ -259,3 +262,15 @@ def _pattern(only: str | None) -> re.Pattern[str]:
         return re.compile(only or "")
     except re.error as error:
         raise InputError(f"--only {printable(only or '')}: is not a regular expression ({error})") from None
+
+
+def frame(spectra: list[Spectrum]) -> pd.DataFrame:
+    """Make a table with a row a matrix, with its layer and kind of module."""
+    import pandas as pd
+
+    rows = pd.DataFrame([asdict(spectrum) for spectrum in spectra])
+    rows["module"] = [parameter_names.kind(name) for name in rows["name"]]
+    rows["layer"] = [
+        parameter_names.layer_order(parameter_names.layer(name) or "")[1] if parameter_names.layer(name) else -1 for name in rows["name"]
+    ]
+    return rows.sort_values("module", key=lambda kinds: kinds.map(parameter_names.module_order), kind="stable")

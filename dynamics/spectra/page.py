@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynamics.presentation import html, style
-from dynamics.spectra.plot import figure, frame
+from dynamics.spectra.comparison import frame
+from dynamics.spectra.plot import figure
 
 if TYPE_CHECKING:
     import pandas as pd

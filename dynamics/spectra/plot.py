@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from dynamics.checkpoints import parameter_names
-from dynamics.checkpoints.parameter_names import module_order
 from dynamics.errors import printable
 from dynamics.presentation import style
+from dynamics.spectra.comparison import frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,16 +25,6 @@ COLUMNS = {
     "inside": ("update energy in the first k directions", "inside_chance"),
     "principal": ("changed weights in the principal mask", "chance"),
 }
-
-
-def frame(spectra: list[Spectrum]) -> pd.DataFrame:
-    """Make a table with a row a matrix, with its layer and kind of module."""
-    rows = pd.DataFrame([asdict(spectrum) for spectrum in spectra])
-    rows["module"] = [parameter_names.kind(name) for name in rows["name"]]
-    rows["layer"] = [
-        parameter_names.layer_order(parameter_names.layer(name) or "")[1] if parameter_names.layer(name) else -1 for name in rows["name"]
-    ]
-    return rows.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
 
 
 def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:

@@ -9,7 +9,7 @@ from rich.text import Text
 from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
-from dynamics.spectra.plot import frame
+from dynamics.spectra.comparison import frame
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -46,7 +46,7 @@ def _preset_help(method: str) -> str:
 
 @dataclass(frozen=True)
 class Command:
-    """What the command is told beside the settings of the run.
+    """The options of the command that are not settings of the run.
 
     Attributes
     ----------

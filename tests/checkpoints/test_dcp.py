@@ -4,10 +4,10 @@ import io
 import math
 import os
 import pickle
-import threading
 
 import numpy as np
 import pytest
+from checkpoints.ranks import run_ranks
 from helpers import assert_same, ends_well
 
 from dynamics.checkpoints.dcp import read_dcp
@@ -18,7 +18,6 @@ from dynamics.errors import InputError
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch.distributed.tensor")
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.device_mesh import init_device_mesh
@@ -36,33 +35,13 @@ def save(folder, state, **options):
 
 
 def save_from_ranks(folder, mesh_shape, make):
-    """Every rank saves its part; torch's threaded process group makes each rank a thread of this process."""
-    from torch.testing._internal.distributed import multi_threaded_pg as threaded
+    """Every rank saves its part."""
 
-    world, store, failures = math.prod(mesh_shape), dist.HashStore(), []
+    def save_part(rank):
+        del rank
+        dcp.save(make(init_device_mesh("cpu", mesh_shape)), storage_writer=FileSystemWriter(folder))
 
-    def run(rank):
-        try:
-            dist.init_process_group("threaded", rank=rank, world_size=world, store=store)
-            dcp.save(make(init_device_mesh("cpu", mesh_shape)), storage_writer=FileSystemWriter(folder))
-        except BaseException as error:
-            failures.append(error)
-            threaded.ProcessLocalGroup.exception_handle(error)
-
-    threaded._install_threaded_pg()
-    threaded.ProcessLocalGroup.reset()
-    torch._C._distributed_c10d._set_thread_isolation_mode(True)
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        torch._C._distributed_c10d._set_thread_isolation_mode(False)
-        threaded._uninstall_threaded_pg()
-    if failures:
-        raise failures[0]
+    run_ranks(math.prod(mesh_shape), save_part)
 
 
 def trained():

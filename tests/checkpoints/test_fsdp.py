@@ -1,9 +1,9 @@
 """Shards of all ranks, written by torch's own DTensor and FSDP2, make up the tensors they were cut from."""
 
 import math
-import threading
 
 import pytest
+from checkpoints.ranks import run_ranks
 from helpers import assert_same
 
 from dynamics.checkpoints.fsdp import read_fsdp_shards
@@ -13,7 +13,6 @@ from dynamics.errors import InputError
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch.distributed.tensor")
 
-import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
@@ -22,34 +21,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def write_shards(folder, mesh_shape, make):
-    """One file a rank, as the rank would write it; torch's threaded process group makes each rank a thread of this process."""
-    from torch.testing._internal.distributed import multi_threaded_pg as threaded
+    """One file a rank, as the rank would write it."""
+    world = math.prod(mesh_shape)
 
-    world, store, failures = math.prod(mesh_shape), dist.HashStore(), []
+    def write(rank):
+        mesh = init_device_mesh("cpu", mesh_shape, mesh_dim_names=("a", "b", "c")[: len(mesh_shape)])
+        torch.save(make(mesh, rank), folder / f"model_world_size_{world}_rank_{rank}.pt")
 
-    def run(rank):
-        try:
-            dist.init_process_group("threaded", rank=rank, world_size=world, store=store)
-            mesh = init_device_mesh("cpu", mesh_shape, mesh_dim_names=("a", "b", "c")[: len(mesh_shape)])
-            torch.save(make(mesh, rank), folder / f"model_world_size_{world}_rank_{rank}.pt")
-        except BaseException as error:
-            failures.append(error)
-            threaded.ProcessLocalGroup.exception_handle(error)
-
-    threaded._install_threaded_pg()
-    threaded.ProcessLocalGroup.reset()
-    torch._C._distributed_c10d._set_thread_isolation_mode(True)
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        torch._C._distributed_c10d._set_thread_isolation_mode(False)
-        threaded._uninstall_threaded_pg()
-    if failures:
-        raise failures[0]
+    run_ranks(world, write)
 
 
 def read(folder):

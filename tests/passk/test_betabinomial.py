@@ -57,6 +57,7 @@ def test_it_holds_what_more_samples_show():
         assert low <= (1 - (1 - p) ** k).mean() <= high
 
 
+@pytest.mark.slow
 def test_thinning_agrees_for_a_beta_and_not_for_a_wall():
     inside = [validate(*drawn(0.3, 0.6, 300, 64, seed)[1:], seed=seed, replicates=100) for seed in range(12)]
     assert sum(one.inside for one in inside if one) >= 9

@@ -84,7 +84,7 @@ def test_numbers_of_checkpoints(paths, numbers):
     assert text.checkpoint_numbers(paths) == numbers
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("suffix", ["png", pytest.param("svg", marks=pytest.mark.slow), pytest.param("pdf", marks=pytest.mark.slow)])
 def test_the_figure_says_its_total_and_is_the_same_each_time(pair, tmp_path, suffix):
     comparison = compare(*pair)
     paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
+from dynamics.io.json_lines import read_json_lines
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import extract_answer
 
@@ -50,7 +50,7 @@ def read_records(path: str) -> list[dict[str, Any]]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{printable(path)}: no such file")
-    rows = _read_parquet(file) if file.suffix == ".parquet" else _read_json_lines(file)
+    rows = _read_parquet(file) if file.suffix == ".parquet" else [row for _, row in read_json_lines(file)]
     if not rows:
         raise InputError(f"{printable(path)}: has no rows")
     for number, row in enumerate(rows, start=1):
@@ -69,15 +69,4 @@ def _read_parquet(file: Path) -> list[Any]:
         rows: list[Any] = pq.read_table(file).to_pylist()
     except (OSError, ValueError) as error:
         raise InputError(f"{printable(file)}: cannot be read as Parquet: {printable(error)}") from None
-    return rows
-
-
-def _read_json_lines(file: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{printable(file)}, line {number}: is not JSON: {error.msg}") from None
     return rows
