@@ -111,6 +111,7 @@ def by_marks(pairs, dtype, _):
 
 def by_spectra(pairs, dtype, _):
     """Only the rule bf16, and only of finite values: of others there are no singular values."""
+    pytest.importorskip("torch")
     base, tuned = ({str(i): stored([pair[side]], dtype, (2, 2)) for i, pair in enumerate(pairs)} for side in (0, 1))
     found, _ = spectra.compare(base, tuned, method="none")
     counts = {spectrum.name: spectrum.changed for spectrum in found}
