@@ -9,8 +9,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMB
     os.environ[name] = "1"
 for name in ("FORCE_COLOR", "COLUMNS"):  # what is printed is that of a plain terminal of 80 columns
     os.environ.pop(name, None)
-#: of the user, for tests that ask for the fixture ``embedded_model``; empty for the default. Workers inherit it from the process that starts
-#: them, which has changed DYNAMICS_CACHE already.
+#: Of the user, for tests that ask for the fixture ``embedded_model``; empty for the default. Workers inherit it from the process that
+#: starts them, which has changed DYNAMICS_CACHE already.
 USERS_CACHE = os.environ.setdefault("DYNAMICS_USERS_CACHE", os.environ.get("DYNAMICS_CACHE", ""))
 # No other test may need the embedded model, which takes minutes to make: here it can be neither found nor made.
 os.environ["DYNAMICS_CACHE"] = os.path.join(os.devnull, "see tests/conftest.py")
