@@ -14,7 +14,7 @@ COMPILED := $(NUMBA_CACHE_DIR)/.sparsity $(NUMBA_CACHE_DIR)/.others
 # Tests start many processes of Python, each of which would compile this project anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: test test-slow coverage lint figures benchmark clean
+.PHONY: test test-slow coverage lint figures figures-smollm2 figures-full benchmark clean
 
 test: $(READY)
 	$(MAKE) --no-print-directory --jobs 2 $(COMPILED)
@@ -32,8 +32,15 @@ lint: $(READY)
 coverage: $(COMPILED)
 	$(PYTEST) --cov --cov-report term:skip-covered
 
-figures: $(READY) $(MODEL)
+# About 10 minutes on two cores; the others take an hour and a half each.
+figures: $(READY)
 	$(BIN)/python -m analyses
+
+figures-smollm2: $(READY) $(MODEL)
+	$(BIN)/python -m analyses precision uncertainty comparison --preset smollm2
+
+figures-full: $(READY)
+	$(BIN)/python -m analyses comparison --preset full
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/sparsity.py --published
@@ -46,11 +53,13 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/import_time.py
 
 $(READY): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): takes a few minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 $(COMPILED): $(NUMBA_CACHE_DIR)/.%: $(READY) tests/compile_kernels.py dynamics/passk/hypergeometric.py $(wildcard dynamics/*/kernels.py)
+	@echo "compiling kernels ($*): takes half a minute, once"
 	$(BIN)/python tests/compile_kernels.py $*
 	touch $@
 

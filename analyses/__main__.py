@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from analyses import ANALYSES, Request
+from analyses import ANALYSES, QUICK, Request
+from analyses.launch import print_progress
 from analyses.presets import PRESETS, commands, runs_folder
 from dynamics import InputError
 
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Rebuild the figures, each with the table it draws beside it (.csv). Runs that are there are used again.",
         epilog="example: python -m analyses precision --force",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to rebuild (default: all): {', '.join(ANALYSES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to rebuild, of {', '.join(ANALYSES)} (default: {' '.join(QUICK)})")
     parser.add_argument("--force", action="store_true", help="redo the training runs too, even where finished ones are there")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run directories live (default: runs/)")
     parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="where figures go (default: figures/)")
@@ -36,16 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(commands(options.preset, runs_folder(options.preset, options.runs))))
         return 0
     request = Request(options.runs, options.figures, options.force, options.preset)
+    names = options.names or QUICK
+    print_progress(f"plan: {', then '.join(names)}")
+    written: list[Path] = []
     try:
-        for name in options.names or ANALYSES:
-            for path in ANALYSES[name](request):
-                print(path)
+        for number, name in enumerate(names, start=1):
+            print_progress(f"{number}/{len(names)} {name}")
+            paths = ANALYSES[name](request)
+            written += paths
+            print("\n".join(map(str, paths)), flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    if pages := [path for path in written if path.suffix == ".html"]:
+        print_progress(f"open {pages[-1].resolve()} in a browser")
     return 0
 
 

@@ -1,6 +1,6 @@
 """All comparisons at once: train what a preset lists, draw every figure, and write ``verdicts.csv`` and ``report.html``.
 
-python -m analyses comparison                     # ten minutes on two cores the first time, two after that
+python -m analyses comparison                     # eight minutes on two cores the first time, one after that
 python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
 python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
 python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour and a half
@@ -77,9 +77,9 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
     sections: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
     figures.mkdir(parents=True, exist_ok=True)
-    for analysis in QUESTIONS:
+    for number, analysis in enumerate(QUESTIONS, start=1):
         name = name_of(analysis)
-        print_progress(f"measuring: {name}")
+        print_progress(f"  measuring {number}/{len(QUESTIONS)}: {name}")
         try:
             table, written = write(analysis, runs, figures)
         except InputError as error:

@@ -95,10 +95,11 @@ PRESETS = {
     "default": Preset(
         2,
         "--steps 20 --threads 1 --probe-every 5",
-        "--eval-problems 120 --eval-samples 32",
-        ("frozen", "triangular"),
+        "--eval-problems 80 --eval-samples 16",
+        ("frozen",),
         {"slow": _SLOW, "bf16": _BF16},
-        minutes=10,
+        ("sft", "rlvr"),
+        minutes=5,
     ),
     "full": Preset(
         3,
