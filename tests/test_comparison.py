@@ -130,11 +130,11 @@ def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: 
     root = Path(__file__).parent.parent
     table = pd.read_csv(root / folder / "verdicts.csv")
     assert json.loads((root / folder / "machine.json").read_text())["preset"] == preset
-    assert comparison.FINDINGS == root / "docs" / "findings.md"
-    copy = tmp_path / "findings.md"
-    copy.write_text(comparison.FINDINGS.read_text())
+    page, copy = root / "docs" / "findings.md", tmp_path / "findings.md"
+    assert page == comparison.FINDINGS
+    copy.write_text(page.read_text())
     comparison.fill(copy, table, preset)
-    assert copy.read_text() == comparison.FINDINGS.read_text()
+    assert copy.read_text() == page.read_text()
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
