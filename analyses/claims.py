@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told at this scale"
+HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ QUESTIONS: tuple[Analysis, ...] = (
     learnt_and_lost,
     forgetting,
 )
-#: where the verdicts of a preset begin in a README, and where they end
+#: the page of the manual that shows the verdicts on the figures of the repository, and where its tables begin and end
+FINDINGS = Path(__file__).resolve().parent.parent / "docs" / "findings.md"
 MARKS, END = {"full": "<!--VERDICTS-->", "smollm2": "<!--VERDICTS OF SMOLLM2-->"}, "<!--END-->"
 #: figures of the paper that are known from notes only
 QUOTED = (
@@ -65,10 +66,16 @@ QUOTED = (
 def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
     """Train the runs of a preset and make its figures.
 
-    Figures of the preset ``full`` are those that belong to the repository; those of another go into a folder of its name.
+    Figures of the preset ``full`` are those that belong to the repository; those of another go into a folder of its name. Where the
+    figures of the repository are made anew, the tables of ``docs/findings.md`` are made from them.
     """
     runs = train(preset, presets.runs_folder(preset, folder), force)
-    return build(runs, figures if preset == "full" else figures / preset, preset)
+    target = figures if preset == "full" else figures / preset
+    paths = build(runs, target, preset)
+    if preset in MARKS and figures.resolve() == FINDINGS.parent.parent / "figures":
+        fill(FINDINGS, pd.read_csv(target / "verdicts.csv"), preset)
+        paths.append(FINDINGS)
+    return paths
 
 
 def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
@@ -118,7 +125,7 @@ def _effect(row: Mapping[Any, Any]) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Format the verdicts as a table for a README."""
+    """Format the verdicts as a Markdown table."""
     lines = [
         f"| {row['finding']} | {row['measured']} | {_effect(row)} | {row['by_seed']} | {row['verdict']} |"
         for row in table.to_dict("records")
@@ -126,14 +133,14 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(["| finding | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|", *lines])
 
 
-def fill(readme: Path, table: pd.DataFrame, preset: str = "full") -> None:
-    """Put the verdicts of a preset between their marks."""
+def fill(document: Path, table: pd.DataFrame, preset: str = "full") -> None:
+    """Put the verdicts of a preset between their marks in a Markdown document."""
     begin = MARKS[preset]
-    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
     _, mark, after = rest.partition(END)
     if not mark:
-        raise InputError(f"{readme}: has no {begin} ... {END}")
-    outputs.write(str(readme), f"{before}{begin}\n{markdown(table)}\n{END}{after}")
+        raise InputError(f"{document}: has no {begin} ... {END}")
+    outputs.write(str(document), f"{before}{begin}\n\n{markdown(table)}\n\n{END}{after}")
 
 
 def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]]) -> str:

@@ -126,14 +126,15 @@ def test_the_base_is_at_no_distance_from_itself(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("preset", "folder"), [("full", "figures"), ("smollm2", "figures/smollm2")])
-def test_the_readme_has_the_verdicts_of_the_figures(preset: str, folder: str, tmp_path: Path) -> None:
+def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: str, tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
     table = pd.read_csv(root / folder / "verdicts.csv")
     assert json.loads((root / folder / "machine.json").read_text())["preset"] == preset
-    copy = tmp_path / "README.md"
-    copy.write_text((root / "README.md").read_text())
+    page, copy = root / "docs" / "findings.md", tmp_path / "findings.md"
+    assert page == comparison.FINDINGS
+    copy.write_text(page.read_text())
     comparison.fill(copy, table, preset)
-    assert copy.read_text() == (root / "README.md").read_text()
+    assert copy.read_text() == page.read_text()
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)

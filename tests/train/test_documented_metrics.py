@@ -1,0 +1,37 @@
+"""Every metric that a run records is explained in the manual, on the page of its method or among the metrics of every run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+RUNS = sorted((ROOT / "tests" / "data" / "runs").iterdir())
+#: a word in capitals in the manual -> what stands in its place in ``metrics.jsonl``
+TYPES = "deduction|abduction|induction"
+PLACEHOLDERS = {"ROLE": "solver|proposer", "TASK": TYPES, "TYPE": TYPES, "RULE": "exact|bf16|rtol|atol", "REASON": ".+"}
+
+
+def documented(page: Path) -> list[re.Pattern[str]]:
+    """The names in the first cells of the tables of a page whose column is headed ``metric``, as patterns."""
+    names: list[str] = []
+    inside = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        inside = line.startswith("| metric |") or (inside and line.startswith("|"))
+        if inside:
+            names += re.findall(r"`([^`]+)`", line.split("|")[1])
+    word = re.compile("|".join(PLACEHOLDERS))
+    return [re.compile(word.sub(lambda found: f"({PLACEHOLDERS[found[0]]})", re.escape(name))) for name in names]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_every_recorded_metric_is_documented(run: Path) -> None:
+    method = json.loads((run / "run.json").read_text(encoding="utf-8"))["method"]
+    patterns = documented(ROOT / "docs" / "measures.md") + documented(ROOT / "docs" / "methods" / f"{method}.md")
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    names = sorted({name for line in lines for name in json.loads(line)})
+    assert len(names) > 20
+    assert [name for name in names if not any(pattern.fullmatch(name) for pattern in patterns)] == []
