@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynamics.errors import InputError, printable
+from dynamics.errors import InputError
+from dynamics.extras import optional_import
+from dynamics.io.paths import no_such_path
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
@@ -20,13 +22,9 @@ def is_hub_id(text: str) -> bool:
 
 def download(hub_id: str) -> Path:
     """Find the local folder of a Hub model: in the cache, else downloaded; safetensors where the model has them."""
-    try:
+    with optional_import(f"{no_such_path(hub_id)}; reading it from the Hugging Face Hub"):
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError:
-        raise InputError(
-            f"{printable(hub_id)}: no such path; to read it from the Hugging Face Hub: pip install 'training-dynamics[hub]'"
-        ) from None
     name, _, revision = hub_id.partition("@")
     try:
         info = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
@@ -43,7 +41,7 @@ def download(hub_id: str) -> Path:
 
 def _reason(hub_id: str, error: Exception) -> str:
     kind = type(error).__name__
-    where = f"{printable(hub_id)}: no such path, and "
+    where = f"{no_such_path(hub_id)}; "
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"):
-        return where + f"the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
-    return where + f"the Hugging Face Hub cannot be reached ({kind}); this machine is offline and the model is not in the cache"
+        return where + f"and the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
+    return where + f"and the Hugging Face Hub cannot be reached ({kind}): this machine is offline, and the model is not in the cache"
