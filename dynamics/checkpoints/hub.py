@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
-from dynamics.io.paths import no_such_path
+from dynamics.io.paths import suggest_path
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
@@ -22,9 +22,12 @@ def is_hub_id(text: str) -> bool:
 
 def download(hub_id: str) -> Path:
     """Find the local folder of a Hub model: in the cache, else downloaded; safetensors where the model has them."""
-    with optional_import(f"{no_such_path(hub_id)}; reading it from the Hugging Face Hub"):
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+    try:
+        with optional_import("reading it from the Hugging Face Hub"):
+            from huggingface_hub import HfApi, snapshot_download
+            from huggingface_hub.errors import LocalEntryNotFoundError
+    except InputError as error:
+        raise InputError(f"{printable(hub_id)}: no such file or folder; {error}{suggest_path(hub_id)}") from None
     name, _, revision = hub_id.partition("@")
     try:
         info = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
@@ -40,8 +43,9 @@ def download(hub_id: str) -> Path:
 
 
 def _reason(hub_id: str, error: Exception) -> str:
+    """Say why a Hub model cannot be had, and which existing path its id resembles."""
     kind = type(error).__name__
-    where = f"{no_such_path(hub_id)}; "
+    reason = f"and the Hugging Face Hub cannot be reached ({kind}): this machine is offline, and the model is not in the cache"
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"):
-        return where + f"and the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
-    return where + f"and the Hugging Face Hub cannot be reached ({kind}): this machine is offline, and the model is not in the cache"
+        reason = f"and the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
+    return f"{printable(hub_id)}: no such file or folder, {reason}{suggest_path(hub_id)}"

@@ -19,17 +19,21 @@ DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 
 TRACEBACK = "DYNAMICS_TRACEBACK"
 
 
+class IncompleteError(InputError):
+    """A result was made but is incomplete; the message says how. Commands print it and exit with status 3."""
+
+
 class Terminated(KeyboardInterrupt):
     """The process was asked to end by SIGTERM: whatever saves its work on Ctrl-C does so too."""
 
 
-def run(name: str, main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit status; an error is one line on stderr, never a traceback.
 
     Parameters
     ----------
     name : of the command, which its messages begin with.
-    main : the command; it gives None, or the exit status if its result is incomplete.
+    main : the command; it raises an error if there is no result, or an incomplete one.
     argv : the words of the command line; those of this process if None.
 
     Returns
@@ -38,9 +42,11 @@ def run(name: str, main: Callable[[Sequence[str] | None], int | None], argv: Seq
     """
     try:
         with _terminable():
-            status = main(argv)
+            main(argv)
             sys.stdout.flush()
-        return status or DONE
+        return DONE
+    except IncompleteError as error:
+        return _end(name, f"incomplete: {error}", INCOMPLETE)
     except InputError as error:
         return _end(name, f"error: {error}", BAD_INPUT)
     except Terminated:

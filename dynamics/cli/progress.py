@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -60,7 +61,7 @@ class ProgressBar:
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
-        self._listener: Any = None
+        self._listening = contextlib.ExitStack()
         self._start = time.monotonic()
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
@@ -87,11 +88,7 @@ class ProgressBar:
         self._finished.set()
         if self._thread is not None:
             self._thread.join()
-        if self._listener is not None:
-            from numba.core import event
-
-            event.unregister("numba:compile", self._listener)
-            self._listener = None
+        self._listening.close()
         if self._progress is not None:
             self._progress.stop()
 
@@ -99,7 +96,7 @@ class ProgressBar:
         """Say so when numba begins to compile, which takes seconds before the first result; numba's cache makes it happen once."""
         from numba.core import event
 
-        class Listener(event.Listener):  # type: ignore[misc]
+        class Listener(event.Listener):
             def on_start(self, _event: Any) -> None:
                 if not _announced:
                     _announced.append(True)
@@ -108,8 +105,7 @@ class ProgressBar:
             def on_end(self, _event: Any) -> None:
                 pass
 
-        self._listener = Listener()
-        event.register("numba:compile", self._listener)
+        self._listening.enter_context(event.install_listener("numba:compile", Listener()))
 
     def _update(self) -> None:
         if self._progress is not None and self._task is not None:
@@ -164,7 +160,7 @@ def duration(seconds: float) -> str:
     """Write a duration in the unit that fits it.
 
     >>> duration(8), duration(95), duration(7300)
-    ('8 s', '1 min 35 s', '2 h 2 min')
+    ('8 s', '1 min 35 s', '2 h 1 min')
     """
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)

@@ -117,18 +117,20 @@ def _trace(
     options: argparse.Namespace, model: Any, tokenizer: Any, documents: Sequence[Document], against: Any, settings: dict[str, Any]
 ) -> Trace:
     """Trace the documents; write what was finished to a file beside --out if the work is broken off."""
-    from dynamics.cli.command import tell
+    from dynamics.cli.command import IncompleteError
     from dynamics.cli.progress import ProgressBar
 
     finished: list[pd.DataFrame] = []
     try:
         with ProgressBar("tracing", "tokens", compiles=True) as bar:
             return trace(model, tokenizer, documents, against=against, progress=bar, keep=finished.append, **settings)
-    except (InputError, KeyboardInterrupt):
-        if options.out and finished:
-            partial = options.out.removesuffix(".parquet") + ".partial.parquet"
-            _save(finished, partial)
-            tell(f"dynamics.entropy: what was finished is in {partial}")
+    except (InputError, KeyboardInterrupt) as error:
+        if not (options.out and finished):
+            raise
+        partial = options.out.removesuffix(".parquet") + ".partial.parquet"
+        _save(finished, partial)
+        if isinstance(error, InputError):
+            raise IncompleteError(f"{error}; the texts finished before that are in {partial}") from None
         raise
 
 

@@ -19,7 +19,7 @@ _CHECKPOINT = re.compile(r"(checkpoint|step|global_step|iter|epoch)[-_]?\d+$")
 LISTED = 6
 #: entries of a folder that are compared with a mistyped name
 ENTRIES = 10_000
-Name = TypeVar("Name", bound="str | os.PathLike[str]")
+Name = TypeVar("Name", bound=str | os.PathLike[str])
 
 
 def natural_key(name: str | os.PathLike[str]) -> list[tuple[int, str]]:
@@ -28,7 +28,7 @@ def natural_key(name: str | os.PathLike[str]) -> list[tuple[int, str]]:
     >>> sorted(["checkpoint-1000", "checkpoint-50"], key=natural_key)
     ['checkpoint-50', 'checkpoint-1000']
     """
-    parts = _NUMBER.split(os.fspath(name))
+    parts = _NUMBER.split(str(name))
     return [(int(part), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
 
 
@@ -40,7 +40,7 @@ def natural_order(names: Sequence[Name]) -> list[Name]:
     >>> natural_order(["sft", "rl"])
     ['sft', 'rl']
     """
-    patterns = [_NUMBER.sub("0", os.fspath(name).rstrip("/")) for name in names]
+    patterns = [_NUMBER.sub("0", str(name).rstrip("/")) for name in names]
     ordered = {
         pattern: iter(sorted((name for name, other in zip(names, patterns, strict=True) if other == pattern), key=natural_key))
         for pattern in patterns

@@ -187,8 +187,9 @@ def series(
     if len(sources) < 2:
         raise InputError(f"a series needs two checkpoints or more, got {len(sources)}")
     base, *others = sources
-    if all(isinstance(source, (str, os.PathLike)) for source in others):
-        others = list(natural_order(others))
+    paths = [source for source in others if isinstance(source, (str, os.PathLike))]
+    if len(paths) == len(others):
+        others = [*natural_order(paths)]
     opened = [open_checkpoint(source) for source in (base, *others)]
     jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
     first, *later = opened

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _write(options, spectra, skipped)
 
 
-def _write(options: argparse.Namespace, spectra: Sequence[Spectrum], skipped: Sequence[Skip]) -> None:
+def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip]) -> None:
     """Write the files that are asked for."""
     from dynamics.cli.outputs import save_figure, write
     from dynamics.io.json import to_json

@@ -17,6 +17,7 @@ from dynamics.checkpoints.adapter import LowRank
 from dynamics.checkpoints.matching import Pair, match
 from dynamics.checkpoints.tensor import decode
 from dynamics.errors import InputError, did_you_mean, printable
+from dynamics.extras import optional_import
 from dynamics.sparsity.definitions import changed, changed_under
 from dynamics.spectra.linalg import (
     COUNTERPART,
@@ -217,6 +218,8 @@ def compare(
     ``only``: a regular expression that names must match; ``limit``: how many matrices at most, from the first; ``done``: spectra that
     are there already; ``each``: called after every matrix with the number that are done and the number in all.
     """
+    with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
+        import torch  # noqa: F401
     pattern = _pattern(only)
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     factors: dict[str, LowRank] = {}

@@ -18,7 +18,7 @@ from helpers import write_safetensors
 
 from dynamics.__main__ import COMMANDS
 from dynamics.__main__ import main as dispatch
-from dynamics.cli.command import TRACEBACK, Parser, reader_may_leave, run
+from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, reader_may_leave, run
 from dynamics.cli.outputs import check_output
 from dynamics.cli.progress import ProgressBar
 from dynamics.cli.series import sort_series
@@ -182,6 +182,7 @@ def raises(error):
     ("error", "status", "says"),
     [
         (InputError("a: is empty"), 2, "test: error: a: is empty"),
+        (IncompleteError("b is left out"), 3, "test: incomplete: b is left out"),
         (KeyboardInterrupt(), 130, "test: interrupted"),
         (OSError(28, "No space left on device"), 2, "test: error: [Errno 28] No space left on device"),
         (
@@ -207,10 +208,6 @@ def test_a_reader_that_leaves_is_no_error(capsys):
     done.append("the files are written all the same")
     assert done
     assert capsys.readouterr().err == ""
-
-
-def test_the_status_of_an_incomplete_result():
-    assert run("test", lambda _: 3, []) == 3
 
 
 def test_termination_cleans_up_and_has_its_status(capsys):

@@ -314,6 +314,7 @@ def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
         tokenizer.save_pretrained(tmp_path / f"m{seed}")
     (tmp_path / "t.txt").write_text(" ".join(CORPUS[:6]))
     monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
     assert cli(["m0", "t.txt", "--against", "m1", "--out", "o.parquet", "--json", "o.json", "--top", "2"]) == 0
     shown, said = capsys.readouterr()
     assert "forward in float32" in shown
