@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import ANALYSES, QUICK, Request
-from analyses.launch import print_progress
 from analyses.presets import PRESETS, commands, runs_folder
-from dynamics import InputError
+from dynamics.cli.command import Parser, run, tell
+from dynamics.cli.outputs import wrote
+from dynamics.errors import InputError, did_you_mean, printable
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Rebuild the figures that are named on the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
+    return run("analyses", _rebuild, arguments)
+
+
+def _rebuild(arguments: Sequence[str] | None) -> None:
+    parser = Parser(
         prog="python -m analyses",
         description="Rebuild the figures, each with the table it draws beside it (.csv). Runs that are there are used again.",
         epilog="example: python -m analyses precision --force",
@@ -32,29 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in ANALYSES]
     if unknown:
-        parser.error(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
+        known = f"there are {', '.join(ANALYSES)}"
+        raise InputError(f"{printable(unknown[0])}: no such analysis; {known}{did_you_mean(unknown[0], ANALYSES)}")
     if options.dry_run:
         print("\n".join(commands(options.preset, runs_folder(options.preset, options.runs))))
-        return 0
+        return
     request = Request(options.runs, options.figures, options.force, options.preset)
     names = options.names or QUICK
-    print_progress(f"plan: {', then '.join(names)}")
+    tell(f"plan: {', then '.join(names)}")
     written: list[Path] = []
-    try:
-        for number, name in enumerate(names, start=1):
-            print_progress(f"{number}/{len(names)} {name}")
-            paths = ANALYSES[name](request)
-            written += paths
-            print("\n".join(map(str, paths)), flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    for number, name in enumerate(names, start=1):
+        tell(f"{number}/{len(names)} {name}")
+        for path in ANALYSES[name](request):
+            wrote(path)
+            written.append(path)
     if pages := [path for path in written if path.suffix == ".html"]:
-        print_progress(f"open {pages[-1].resolve()} in a browser")
-    return 0
+        tell(f"open {pages[-1].resolve()} in a browser")
 
 
 if __name__ == "__main__":

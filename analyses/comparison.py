@@ -33,10 +33,11 @@ from analyses import (
 )
 from analyses.analysis import Analysis, name_of, write
 from analyses.claims import FAILS, HOLDS, OPEN, Verdict
-from analyses.launch import print_progress, train
+from analyses.launch import train
 from analyses.runs import Run
 from dynamics import InputError
 from dynamics.cli import outputs
+from dynamics.cli.command import tell
 from dynamics.io.atomic import replacing
 from dynamics.presentation import html
 
@@ -86,7 +87,7 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
     figures.mkdir(parents=True, exist_ok=True)
     for number, analysis in enumerate(QUESTIONS, start=1):
         name = name_of(analysis)
-        print_progress(f"  measuring {number}/{len(QUESTIONS)}: {name}")
+        tell(f"  measuring {number}/{len(QUESTIONS)}: {name}")
         try:
             table, written = write(analysis, runs, figures)
         except InputError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from analyses.presets import BASE_RUN, PRESETS, plan
 from analyses.runs import Run, find
 from dynamics import InputError
+from dynamics.cli.command import tell
 from dynamics.runs.directory import RunDirectory
 
 
@@ -56,9 +57,9 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
 
     workers = PRESETS[preset].parallel_runs or cores()
     minutes = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
-    print_progress(f"{preset}: {len(plan(preset, folder))} runs, {len(pending)} to do, {workers} at a time{minutes}")
+    tell(f"{preset}: {len(plan(preset, folder))} runs, {len(pending)} to do, {workers} at a time{minutes}")
     for name, options in pending.items():
-        print_progress(f"  {name}: {' '.join(options)}")
+        tell(f"  {name}: {' '.join(options)}")
     if any("--model" not in options for options in pending.values()):
         with ProgressBar("making the embedded model") as bar:
             tiny.find(progress=bar)
@@ -91,7 +92,7 @@ class _Progress:
         self.done += 1
         elapsed = time.perf_counter() - self.start
         remaining = elapsed / self.done * (self.total - self.done)
-        print_progress(f"  {self.done}/{self.total} {name}; {elapsed / 60:.1f} min, about {remaining / 60:.1f} min to go")
+        tell(f"  {self.done}/{self.total} {name}; {elapsed / 60:.1f} min, about {remaining / 60:.1f} min to go")
 
 
 def train_run(target: Path, options: list[str], discard: bool) -> None:
@@ -141,8 +142,3 @@ def _different_settings(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) 
     if "model" in different and Path(wanted["model"]).parts[-3:] == Path(str(recorded.get("model"))).parts[-3:]:
         different.remove("model")
     return different
-
-
-def print_progress(line: str) -> None:
-    """Print a line on stderr."""
-    print(line, file=sys.stderr, flush=True)

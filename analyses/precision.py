@@ -49,10 +49,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.launch import is_finished, print_progress, train_run
+from analyses.launch import is_finished, train_run
 from analyses.runs import read_json_lines
 from dynamics import InputError
 from dynamics.cli import outputs
+from dynamics.cli.command import tell
 from dynamics.io.json import to_json
 from dynamics.io.json_lines import write_json_lines
 from dynamics.presentation import style
@@ -147,12 +148,12 @@ def make_runs(directory: Path, source: Source, force: bool = False) -> None:
         write_json_lines(task, passages(source.text))
         outputs.write(str(recorded), description)
     if not (base / "config.json").exists():
-        print_progress("precision: writing the base in bfloat16")
+        tell("precision: writing the base in bfloat16")
         save_as_bfloat16(source.model, base)
     for name, dtype in MASTER_DTYPES.items():
         options = ["sft", "--model", str(base), "--task", str(task), "--master-dtype", dtype, *source.options.split()]
         if not is_finished(directory / name, options):
-            print_progress(f"precision: training {name}: {' '.join(options)}")
+            tell(f"precision: training {name}: {' '.join(options)}")
             train_run(directory / name, options, discard=False)
     if not (directory / "fp32_saved_as_bf16" / "config.json").exists():
         save_as_bfloat16(str(last_checkpoint(directory / "fp32")), directory / "fp32_saved_as_bf16")

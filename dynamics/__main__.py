@@ -6,13 +6,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+#: command -> the question that it answers, and how
 COMMANDS = {
-    "sparsity": "which weights moved: update sparsity of one checkpoint against another",
-    "spectra": "the shape of an update: rank, spectral drift, principal angles of every matrix",
-    "overlap": "did two updates move the same weights: overlap of their masks beside chance",
-    "entropy": "where it is unsure: per-token entropy of a model over text or rollouts",
-    "passk": "how much can it solve: pass@k of graded samples, with intervals, compared pairwise",
-    "train": "make a run to measure: SFT, RLVR or self-play of a small model made on the spot, or of any other",
+    "sparsity": ("Which weights moved?", "compare two checkpoints weight by weight, or a series of them"),
+    "overlap": ("Did several runs move the same weights?", "compare the updates of one base with each other and with chance"),
+    "spectra": ("In which directions did they move?", "rank, principal angles and spectral drift of every matrix's update"),
+    "entropy": ("Where is the model unsure?", "entropy of every token over texts or rollouts, of one model or two"),
+    "passk": ("How much can it solve?", "pass@k of graded samples with intervals, models compared pairwise"),
+    "train": ("How do I get a run to measure?", "train a small model, made on the spot, or any other by SFT, RLVR or self-play"),
 }
 
 
@@ -29,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = arguments[0]
     if command not in COMMANDS:
-        print(f"dynamics: error: no command {command!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        from dynamics.errors import did_you_mean, printable
+
+        known = f"there are {', '.join(COMMANDS)}"
+        print(f"dynamics: error: {printable(command)}: no such command{did_you_mean(command, COMMANDS) or f'; {known}'}", file=sys.stderr)
         return 2
     status: int = importlib.import_module(f"dynamics.{command}.__main__").cli(arguments[1:])
     return status
@@ -37,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """List the commands."""
-    lines = [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+    lines = [line for name, (question, way) in COMMANDS.items() for line in (f"  {name:<10} {question}", f"  {'':<10}   {way}")]
     return "\n".join(
         [
             "usage: dynamics COMMAND ...        (the same as python -m dynamics.COMMAND ...)",
@@ -46,7 +50,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "dynamics COMMAND --help says more, with an example.",
+            "example: dynamics sparsity BASE TUNED --html report.html",
+            "dynamics COMMAND --help lists the options of a command, with an example.",
         ]
     )
 

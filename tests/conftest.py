@@ -9,6 +9,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMB
     os.environ[name] = "1"
 for name in ("FORCE_COLOR", "COLUMNS"):  # what is printed is that of a plain terminal of 80 columns
     os.environ.pop(name, None)
+os.environ["DYNAMICS_PROGRESS"] = "0"  # how far slow work has come is said on stderr, at times that depend on the machine
 #: Of the user, for tests that ask for the fixture ``embedded_model``; empty for the default. Workers inherit it from the process that
 #: starts them, which has changed DYNAMICS_CACHE already.
 USERS_CACHE = os.environ.setdefault("DYNAMICS_USERS_CACHE", os.environ.get("DYNAMICS_CACHE", ""))

@@ -14,6 +14,7 @@ from typing import Any
 
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
+from dynamics.io.paths import no_such_path
 
 __all__ = ["Checkpoint", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
 
@@ -61,7 +62,7 @@ def _from_hub(text: str) -> Checkpoint:
     from dynamics.checkpoints.hub import download, is_hub_id
 
     if not is_hub_id(text):
-        raise InputError(f"{printable(text)}: no such file or folder")
+        raise InputError(no_such_path(text))
     from dataclasses import replace
 
     return replace(_read(download(text)), path=text)

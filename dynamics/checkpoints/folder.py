@@ -10,6 +10,7 @@ from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.sharded import RANK_SHARD
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.errors import InputError, printable
+from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -44,22 +45,28 @@ def read_folder(folder: Path) -> Checkpoint:
 
         return read_fsdp_shards(folder, shards)
     chosen = _choose(folder, files)
-    if not chosen:
-        ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
-        if len(ggufs) == 1:
-            from dynamics.checkpoints.gguf import read_gguf
+    return _merge(folder, files, chosen) if chosen else _read_other(folder, files, children)
 
-            return read_gguf(ggufs[0])
-        if len(ggufs) > 1:
-            raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
-        if "actor" in children:
-            return read_folder(folder / "actor")
-        if any(name.startswith("mp_rank_") for name in files):
-            raise InputError(f"{where}: is a DeepSpeed checkpoint; run its zero_to_fp32.py, or name a *_model_states.pt file")
-        contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"
-        inside = f" (sub-folders: {', '.join(map(printable, sorted(children)[:4]))})" if children else ""
-        raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
-    return _merge(folder, files, chosen)
+
+def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Checkpoint:
+    """Read a folder without weight files of its own: one GGUF file, or the actor of verl; refuse any other and say what it is."""
+    where = printable(folder)
+    ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
+    if len(ggufs) == 1:
+        from dynamics.checkpoints.gguf import read_gguf
+
+        return read_gguf(ggufs[0])
+    if len(ggufs) > 1:
+        raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
+    if "actor" in children:
+        return read_folder(folder / "actor")
+    if any(name.startswith("mp_rank_") for name in files):
+        raise InputError(f"{where}: is a DeepSpeed checkpoint; run its zero_to_fp32.py, or name a *_model_states.pt file")
+    if checkpoints := trainer_checkpoints(folder):
+        raise InputError(choose_checkpoint(folder, checkpoints))
+    contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"
+    inside = f" (sub-folders: {', '.join(map(printable, sorted(children)[:4]))})" if children else ""
+    raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
 
 
 def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:

@@ -22,6 +22,7 @@ from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import FileRange, grouped
 from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
 from dynamics.errors import InputError, printable
+from dynamics.extras import optional_import
 
 #: GGUF types that are no blocks, but plain numbers
 PLAIN = {
@@ -81,10 +82,8 @@ class Entry:
 def read_gguf(path: Path) -> Checkpoint:
     """Read the checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
     where = printable(path)
-    try:
+    with optional_import(f"{where}: reading GGUF"):
         import gguf
-    except ImportError:
-        raise InputError(f"reading {where} needs gguf: pip install 'training-dynamics[gguf]'") from None
     file = File(path)
     try:
         fields, entries = _header(file, where, gguf)

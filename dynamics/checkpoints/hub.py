@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from dynamics.errors import InputError, printable
+from dynamics.extras import optional_import
+from dynamics.io.paths import suggest_path
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
@@ -21,12 +23,11 @@ def is_hub_id(text: str) -> bool:
 def download(hub_id: str) -> Path:
     """Find the local folder of a Hub model: in the cache, else downloaded; safetensors where the model has them."""
     try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError:
-        raise InputError(
-            f"{printable(hub_id)}: no such path; to read it from the Hugging Face Hub: pip install 'training-dynamics[hub]'"
-        ) from None
+        with optional_import("reading it from the Hugging Face Hub"):
+            from huggingface_hub import HfApi, snapshot_download
+            from huggingface_hub.errors import LocalEntryNotFoundError
+    except InputError as error:
+        raise InputError(f"{printable(hub_id)}: no such file or folder; {error}{suggest_path(hub_id)}") from None
     name, _, revision = hub_id.partition("@")
     try:
         info = HfApi().model_info(name, revision=revision or None, timeout=PATIENCE)
@@ -42,8 +43,9 @@ def download(hub_id: str) -> Path:
 
 
 def _reason(hub_id: str, error: Exception) -> str:
+    """Say why a Hub model cannot be had, and which existing path its id resembles."""
     kind = type(error).__name__
-    where = f"{printable(hub_id)}: no such path, and "
+    reason = f"and the Hugging Face Hub cannot be reached ({kind}): this machine is offline, and the model is not in the cache"
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"):
-        return where + f"the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
-    return where + f"the Hugging Face Hub cannot be reached ({kind}); this machine is offline and the model is not in the cache"
+        reason = f"and the Hub refuses it ({kind}); check the id, or log in with `hf auth login`"
+    return f"{printable(hub_id)}: no such file or folder, {reason}{suggest_path(hub_id)}"

@@ -7,10 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dynamics.errors import InputError
+from dynamics.cli.command import tell
+from dynamics.errors import InputError, printable
 from dynamics.io.atomic import check_target, replacing
+from dynamics.io.paths import suggest_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: suffixes of figures
 FIGURES = (".png", ".svg", ".pdf")
@@ -36,17 +41,17 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
     check_target(target)
     folder = target.parent
     if not folder.is_dir():
-        raise InputError(f"{path}: the folder {folder} does not exist; create it first")
+        raise InputError(f"{path}: the folder {folder} does not exist; create it first{suggest_path(folder)}")
     if not os.access(folder, os.W_OK):
         raise InputError(f"{path}: the folder {folder} is not writable")
 
 
 def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> None:
     """Add the options for the outputs that every command has; ``numbers`` and ``drawing`` are what --csv and --figure hold."""
-    parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON; - for standard output")
-    parser.add_argument("--csv", metavar="FILE", help=f"write {numbers} as one table; - for standard output")
-    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: figures and tables")
-    parser.add_argument("--figure", metavar="FILE", help=f"draw {drawing} to .png, .svg or .pdf")
+    parser.add_argument("--json", metavar="FILE", help="write the whole report to FILE as JSON; - writes it to standard output")
+    parser.add_argument("--csv", metavar="FILE", help=f"write {numbers} to FILE as a CSV table; - writes it to standard output")
+    parser.add_argument("--html", metavar="FILE", help="write one self-contained page with figures and tables to FILE")
+    parser.add_argument("--figure", metavar="FILE", help=f"draw {drawing} to FILE, whose suffix is .png, .svg or .pdf")
 
 
 def check_outputs(options: Any) -> None:
@@ -59,9 +64,23 @@ def check_outputs(options: Any) -> None:
 
 
 def write(path: str, content: str | bytes) -> None:
-    """Write a file whole or not at all. ``-`` is standard output."""
+    """Write a file whole or not at all, and say so on stderr. ``-`` is standard output."""
     if path == "-":
         sys.stdout.write(content if isinstance(content, str) else content.decode())
         return
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    wrote(path)
+
+
+def save_figure(figure: Figure, path: str) -> None:
+    """Write a figure in the format that its suffix names, and say so on stderr."""
+    from dynamics.presentation.style import save
+
+    save(figure, path)
+    wrote(path)
+
+
+def wrote(path: str | os.PathLike[str]) -> None:
+    """Say on stderr that a file was written."""
+    tell(f"wrote {printable(path, 1000)}")

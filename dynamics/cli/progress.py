@@ -1,25 +1,36 @@
-"""Progress on stderr."""
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
+
+from dynamics.cli.command import tell
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
+#: environment variable that switches progress off if it is 0
+VARIABLE = "DYNAMICS_PROGRESS"
+
 
 class ProgressBar:
-    """A progress bar on stderr that shows itself only on a terminal and, as a rule, only for work of more than about two seconds.
+    """Progress of work that takes more than about two seconds: a bar on a terminal, and a line now and then where stderr is none.
+
+    Lines come after 2, 4, 8, 16 and 32 seconds, then once a minute. The environment variable ``DYNAMICS_PROGRESS=0`` switches both off.
 
     Parameters
     ----------
     description : what is being done.
     unit : what is counted, to show how many a second; empty to show no speed.
-    patience : seconds of work before the bar shows itself; ``PATIENCE`` if None.
+    patience : seconds of work before the bar or the first line is shown; ``PATIENCE`` if None.
     counts : whether to show ``3/12`` rather than a percentage.
     keep : whether the bar stays on the terminal when the work is done.
+    compiles : whether the work runs kernels of numba, which are compiled when they are first used: a line says so then.
 
     Examples
     --------
@@ -28,44 +39,103 @@ class ProgressBar:
     ...     bar(2, 2, "lm_head.weight")
     """
 
-    PATIENCE = 1.5
+    PATIENCE = 2.0
+    LONGEST_PAUSE = 60.0
 
-    def __init__(self, description: str, unit: str = "", *, patience: float | None = None, counts: bool = False, keep: bool = False):
-        self.description, self.unit, self.counts, self.keep = description, unit, counts, keep
+    def __init__(
+        self,
+        description: str,
+        unit: str = "",
+        *,
+        patience: float | None = None,
+        counts: bool = False,
+        keep: bool = False,
+        compiles: bool = False,
+    ):
+        self.description, self.unit, self.counts, self.keep, self.compiles = description, unit, counts, keep, compiles
+        self.patience = self.PATIENCE if patience is None else patience
         self._latest: tuple[int, int | None, str] = (0, None, "")
+        self._first: tuple[int, float] | None = None  # what was done at the first report, and when that was
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._lock = threading.Lock()
-        self._timer = threading.Timer(self.PATIENCE if patience is None else patience, self._show)
-        self._timer.daemon = True
+        self._finished = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._listening = contextlib.ExitStack()
+        self._start = time.monotonic()
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
         """Show that ``done`` of ``total`` are done, and ``text`` behind the bar."""
         with self._lock:
             self._latest = done, total, text
+            if self._first is None:
+                self._first = done, time.monotonic()
             self._update()
 
     def __enter__(self) -> ProgressBar:
-        """Start the clock, if stderr is a terminal."""
-        if sys.stderr.isatty():
-            self._timer.start()
+        """Start the clock."""
+        self._start = time.monotonic()
+        if os.environ.get(VARIABLE) == "0":
+            return self
+        if self.compiles:
+            self._announce_compiling()
+        self._thread = threading.Thread(target=self._show_bar if sys.stderr.isatty() else self._print_lines, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Take the bar off the terminal, or leave it there if it is to stay."""
-        self._timer.cancel()
-        if self._timer.is_alive():
-            self._timer.join()
+        self._finished.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._listening.close()
         if self._progress is not None:
             self._progress.stop()
+
+    def _announce_compiling(self) -> None:
+        """Say so when numba begins to compile, which takes seconds before the first result; numba's cache makes it happen once."""
+        from numba.core import event
+
+        class Listener(event.Listener):
+            def on_start(self, _event: Any) -> None:
+                if not _announced:
+                    _announced.append(True)
+                    tell("compiling kernels, once; later runs use them as they are")
+
+            def on_end(self, _event: Any) -> None:
+                pass
+
+        self._listening.enter_context(event.install_listener("numba:compile", Listener()))
 
     def _update(self) -> None:
         if self._progress is not None and self._task is not None:
             done, total, text = self._latest
             self._progress.update(self._task, completed=done, total=total, text=text)
 
-    def _show(self) -> None:
+    def _print_lines(self) -> None:
+        """Print a line now and then, until the work is done."""
+        pause = self.patience
+        while not self._finished.wait(pause):
+            with self._lock:
+                line = self._line(time.monotonic() - self._start)
+            tell(line)
+            pause = min(max(time.monotonic() - self._start, self.PATIENCE), self.LONGEST_PAUSE)
+
+    def _line(self, seconds: float) -> str:
+        """Say in a line how far the work is, how long it took so far and about how long the rest will take."""
+        done, total, text = self._latest
+        if not total or not done:
+            return f"{self.description}: {duration(seconds)}"
+        amount = f"{done:,}/{total:,}" if self.counts else f"{100 * done // total} %"
+        already, began = self._first or (0, self._start)
+        pace = (time.monotonic() - began) / (done - already) if done > already else None
+        left = f", about {duration(pace * (total - done))} left" if pace and done < total else ""
+        return f"{self.description}: {amount}{f', {text}' if text else ''}, {duration(seconds)}{left}"
+
+    def _show_bar(self) -> None:
         """Show the bar. The clock starts it and not the first result, since opening files and compiling can take the longest."""
+        if self._finished.wait(self.patience):
+            return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -80,6 +150,24 @@ class ProgressBar:
             self._progress = progress
             self._update()
         progress.start()
+
+
+#: filled when this process has said that it compiles
+_announced: list[bool] = []
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in the unit that fits it.
+
+    >>> duration(8), duration(95), duration(7300)
+    ('8 s', '1 min 35 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if not minutes:
+        return f"{whole} s"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
 def _speed(unit: str) -> ProgressColumn:

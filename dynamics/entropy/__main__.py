@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _report_bounds(options: argparse.Namespace) -> None:
     """Report on log-probabilities: bounds of the mean entropy, never called entropy."""
+    from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import write
     from dynamics.io.json import to_json
 
@@ -51,8 +52,9 @@ def _report_bounds(options: argparse.Namespace) -> None:
     limits = bounds(logprobs, options.vocabulary)
     low, high, mass = float(limits.low.mean()), float(limits.high.mean()), float(limits.mass.mean())
     if options.json != "-":
-        print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * mass:.2f} % of the mass on average")
-        print(f"mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the likeliest tokens, no estimate")
+        with reader_may_leave():
+            print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * mass:.2f} % of the mass on average")
+            print(f"mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the likeliest tokens, no estimate")
     if options.json:
         document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": len(rows), "k": width, "vocabulary": options.vocabulary}
         write(options.json, to_json(document | {"mean_entropy": {"low": low, "high": high}, "mass": mass}))
@@ -60,13 +62,17 @@ def _report_bounds(options: argparse.Namespace) -> None:
 
 def _report_trace(options: argparse.Namespace) -> None:
     """Run the models over the texts, and write what was asked for."""
-    from dynamics.cli.outputs import write
+    from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.outputs import save_figure, write
+    from dynamics.cli.series import sort_series
     from dynamics.io.json import to_json
     from dynamics.rollouts import texts
 
     documents, notes = texts.read(options.texts)
-    model, tokenizer = load(options.model, options.device, options.dtype)
-    against = load(options.against, options.device, options.dtype)[0] if options.against else None
+    if options.checkpoints:
+        options.checkpoints = sort_series("dynamics.entropy", options.checkpoints)
+    model, tokenizer = _load(options.model, options)
+    against = _load(options.against, options)[0] if options.against else None
     settings = {
         "temperature": options.temperature,
         "top": 5 * bool(options.html) if options.top is None else options.top,
@@ -82,7 +88,8 @@ def _report_trace(options: argparse.Namespace) -> None:
     if options.json != "-":
         from dynamics.entropy.terminal import show
 
-        show(result, options.model, options.against, series)
+        with reader_may_leave():
+            show(result, options.model, options.against, series)
     if options.json:
         document = to_dict(result, options.model, options.against)
         if series is not None:
@@ -90,30 +97,40 @@ def _report_trace(options: argparse.Namespace) -> None:
         write(options.json, to_json(document))
     if options.figure:
         from dynamics.entropy.plot import figure, series_figure
-        from dynamics.presentation.style import save
 
-        save(figure(result, options.model, options.against) if series is None else series_figure(series), options.figure)
+        save_figure(figure(result, options.model, options.against) if series is None else series_figure(series), options.figure)
     if options.html:
         from dynamics.entropy.page import page
 
         write(options.html, page(result, options.model, options.against, lambda token: tokenizer.decode([token])))
 
 
+def _load(name: str, options: argparse.Namespace) -> tuple[Any, Any]:
+    """Load a model and its tokenizer."""
+    from dynamics.cli.progress import ProgressBar
+
+    with ProgressBar(f"loading {printable(name, 60)}"):
+        return load(name, options.device, options.dtype)
+
+
 def _trace(
     options: argparse.Namespace, model: Any, tokenizer: Any, documents: Sequence[Document], against: Any, settings: dict[str, Any]
 ) -> Trace:
     """Trace the documents; write what was finished to a file beside --out if the work is broken off."""
+    from dynamics.cli.command import IncompleteError
     from dynamics.cli.progress import ProgressBar
 
     finished: list[pd.DataFrame] = []
     try:
-        with ProgressBar("tracing", "tokens") as bar:
+        with ProgressBar("tracing", "tokens", compiles=True) as bar:
             return trace(model, tokenizer, documents, against=against, progress=bar, keep=finished.append, **settings)
-    except (InputError, KeyboardInterrupt):
-        if options.out and finished:
-            partial = options.out.removesuffix(".parquet") + ".partial.parquet"
-            _save(finished, partial)
-            print(f"dynamics.entropy: what was finished is in {partial}", file=sys.stderr)
+    except (InputError, KeyboardInterrupt) as error:
+        if not (options.out and finished):
+            raise
+        partial = options.out.removesuffix(".parquet") + ".partial.parquet"
+        _save(finished, partial)
+        if isinstance(error, InputError):
+            raise IncompleteError(f"{error}; the texts finished before that are in {partial}") from None
         raise
 
 
@@ -125,7 +142,7 @@ def _series(options: argparse.Namespace, first: Trace, documents: Sequence[Docum
 
     records = [{"model": options.model, **summary(first.tokens).iloc[0].to_dict()}]
     for name in options.checkpoints:
-        model, tokenizer = load(name, options.device, options.dtype)
+        model, tokenizer = _load(name, options)
         with ProgressBar(f"tracing {printable(name, 40)}", "tokens") as bar:
             result = trace(model, tokenizer, documents, progress=bar, **{**settings, "top": 0})
         if list(result.tokens["token_id"]) != list(first.tokens["token_id"]):
@@ -137,10 +154,12 @@ def _series(options: argparse.Namespace, first: Trace, documents: Sequence[Docum
 def _save(parts: Sequence[pd.DataFrame], path: str) -> None:
     import pandas as pd
 
+    from dynamics.cli.outputs import wrote
     from dynamics.io.atomic import replacing
 
     with replacing(path) as temporary:
         pd.concat(list(parts), ignore_index=True).to_parquet(temporary, index=False)
+    wrote(path)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -149,25 +168,68 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.entropy",
-        description="Per-token entropy of a causal language model over text or rollouts; the change and the divergence to a second model.",
+        description="Where is a model unsure? Entropy of every token of texts or rollouts under one causal language model or two.",
         epilog="example: python -m dynamics.entropy Qwen2.5-7B rollouts/step_100.jsonl --against Qwen2.5-7B-RL --out traces.parquet",
     )
-    parser.add_argument("model", metavar="MODEL", help="a transformers causal model: a folder, a hub id, or smollm2; logprobs for bounds")
-    parser.add_argument("texts", metavar="TEXTS", nargs="+", help="files of texts or rollouts (text, JSON lines, Parquet), or folders")
-    parser.add_argument("--out", metavar="FILE", help="write a row a token to this .parquet file")
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
-    parser.add_argument("--html", metavar="FILE", help="write a self-contained page: the text coloured by entropy, figure, tables")
-    parser.add_argument("--figure", metavar="FILE", help="draw spread, course and tokens to .png, .svg or .pdf")
-    parser.add_argument("--against", metavar="MODEL_2", help="a second model over the same tokens: change of entropy, divergence both ways")
-    parser.add_argument("--checkpoints", metavar="MODEL", nargs="+", help="later checkpoints over the same texts: entropy over training")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="causal language model: a folder, a Hub id or smollm2; or logprobs, for bounds from the log-probabilities that TEXTS hold",
+    )
+    parser.add_argument(
+        "texts",
+        metavar="TEXTS",
+        nargs="+",
+        help="texts or rollouts: text, JSON lines or Parquet files, folders of them, or a run directory",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write one row per token to FILE, whose suffix is .parquet")
+    parser.add_argument("--json", metavar="FILE", help="write the report to FILE as JSON; - writes it to standard output")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write a page to FILE: the text coloured by entropy, a figure and tables; it needs no other file and no network",
+    )
+    parser.add_argument(
+        "--figure",
+        metavar="FILE",
+        help="draw the distribution of entropy, its course over the text and the tokens to FILE, whose suffix is .png, .svg or .pdf",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="MODEL_2",
+        help="second model for the same tokens: report the change of entropy and the KL divergence both ways",
+    )
+    parser.add_argument(
+        "--checkpoints",
+        metavar="MODEL",
+        nargs="+",
+        help="later checkpoints of the run, in any order: they are sorted by number, and the entropy of each is reported",
+    )
     parser.add_argument("--over", dest="checkpoints", nargs="+", help=argparse.SUPPRESS)  # the former name
-    parser.add_argument("--temperature", type=float, default=1.0, help="also the entropy at this temperature, beside that at 1")
-    parser.add_argument("--top", type=int, help="also so many of the likeliest tokens (default: 5 for --html, else none)")
-    parser.add_argument("--window", type=int, help="longest sequence in one pass (default: the model's); longer texts overlap by half")
-    parser.add_argument("--vocabulary", type=int, help="rows of the output head that are tokens (default: all)")
-    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in one pass (default %(default)s)")
-    parser.add_argument("--device", help="where the model runs (default: cuda if there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the forward pass (default: as stored)")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="also report the entropy at this sampling temperature (default %(default)s)"
+    )
+    parser.add_argument(
+        "--top", type=int, help="number of likeliest tokens to keep at every position (default: 5 with --html, otherwise none)"
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        help="longest sequence in one forward pass; longer texts are split into windows that overlap by half "
+        "(default: the model's maximum)",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=int,
+        help="number of tokens in the vocabulary: rows of the output head beyond it are padding (default: all rows)",
+    )
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="number of tokens in one forward pass (default %(default)s)")
+    parser.add_argument("--device", help="torch device that runs the model (default: cuda if there is one, otherwise cpu)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="dtype of the forward pass (default: the dtype in which the weights are stored)",
+    )
     return parser
 
 

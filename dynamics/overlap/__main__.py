@@ -14,18 +14,22 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare the updates and write what is asked for."""
-    from dynamics.cli.outputs import check_outputs, write
+    from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.outputs import check_outputs, save_figure, write
     from dynamics.cli.progress import ProgressBar
+    from dynamics.cli.series import sort_series
     from dynamics.io.json import to_json
 
     options = build_parser().parse_args(argv)
     check_outputs(options)
-    with ProgressBar("comparing") as bar:
-        comparison = compare(options.base, options.tuned, rtol=options.rtol, atol=options.atol, progress=bar)
+    tuned = sort_series("dynamics.overlap", options.tuned) if options.series else options.tuned
+    with ProgressBar("comparing", compiles=True) as bar:
+        comparison = compare(options.base, tuned, rtol=options.rtol, atol=options.atol, progress=bar)
     if "-" not in (options.json, options.csv):
         from dynamics.overlap.terminal import show
 
-        show(comparison, options.series)
+        with reader_may_leave():
+            show(comparison, options.series)
     if options.json:
         write(options.json, to_json(comparison.to_dict()))
     if options.csv:
@@ -36,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write(options.html, page(comparison, options.series))
     if options.figure:
         from dynamics.overlap.plot import figure
-        from dynamics.presentation.style import save
 
-        save(figure(comparison), options.figure)
+        save_figure(figure(comparison), options.figure)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,15 +51,28 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.overlap",
-        description="Did several updates of one base move the same weights: overlap of their masks beside its chance value.",
+        description="Did several runs from one base move the same weights? Compares the overlap of their updates with chance.",
         epilog="example: python -m dynamics.overlap Qwen2.5-7B run-seed-1 run-seed-2 --json overlap.json --figure overlap.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint before: a file, folder or Hub id")
-    parser.add_argument("tuned", metavar="TUNED", nargs="+", help="two or more checkpoints after; may be PEFT LoRA folders")
-    parser.add_argument("--series", action="store_true", help="they are later states of one run: when each weight first changed")
+    parser.add_argument("base", metavar="BASE", help="checkpoint that all the others were trained from: a file, a folder or a Hub id")
+    parser.add_argument(
+        "tuned", metavar="TUNED", nargs="+", help="two or more checkpoints after training: files, folders, PEFT LoRA folders or Hub ids"
+    )
+    parser.add_argument(
+        "--series",
+        action="store_true",
+        help="TUNED are checkpoints of one run: sort them by number, and count when each weight first changed",
+    )
     add_outputs(parser, "every row", "overlap against chance")
-    parser.add_argument("--rtol", type=float, default=1e-3, help="threshold of the rule rtol (default %(default)s)")
-    parser.add_argument("--atol", type=float, default=1e-5, help="threshold of the rule atol (default %(default)s)")
+    parser.add_argument(
+        "--rtol",
+        type=float,
+        default=1e-3,
+        help="threshold of rule rtol, as a share of the larger of the weight's two values (default %(default)s)",
+    )
+    parser.add_argument(
+        "--atol", type=float, default=1e-5, help="threshold of rule atol: the smallest difference that counts (default %(default)s)"
+    )
     return parser
 
 

@@ -194,7 +194,9 @@ def compare(
 
     Parameters
     ----------
-    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may hold LoRA adapter folders.
+    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may hold LoRA adapter folders. They
+        are compared in the order given, which decides ``first`` and ``came_back``: for later states of one run, put them into the
+        order of training first (``dynamics.io.paths.natural_order``), as the command does with ``--series``.
     rtol, atol : thresholds of the two tolerant rules.
     threads : chunks in work at once; None for one a core.
     progress : called with (weights done, weights in all).

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     from dynamics import samples
-    from dynamics.cli.outputs import check_outputs, write
+    from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.outputs import check_outputs, save_figure, write
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ProgressBar("reading") as bar:
         fields = {name: getattr(options, name) for name in ("problem", "correct", "sample", "model", "answer")}
         graded = samples.read(options.samples, **fields, threshold=options.threshold, progress=bar)
-    with ProgressBar("estimating") as bar:
+    with ProgressBar("estimating", compiles=True) as bar:
         result = report(
             graded.table,
             ks,
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "-" not in (options.json, options.csv):
         from dynamics.passk.terminal import show
 
-        show(result)
+        with reader_may_leave():
+            show(result)
     if options.json:
         write(options.json, to_json(result.to_dict()))
     if options.csv:
@@ -56,9 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write(options.html, page(result))
     if options.figure:
         from dynamics.passk.plot import figure
-        from dynamics.presentation.style import save
 
-        save(figure(result), options.figure)
+        save_figure(figure(result), options.figure)
 
 
 def _ks(text: str | None) -> list[int] | None:
@@ -80,25 +81,36 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.passk",
-        description="pass@k curves of graded samples: unbiased, with intervals over problems, compared pairwise.",
+        description="How much can a model solve? Unbiased pass@k of graded samples, with intervals over problems and pairwise comparisons.",
         epilog="example: python -m dynamics.passk base=base_results.jsonl rl=logs/rl.eval --figure pass.png --html pass.html",
     )
-    parser.add_argument("samples", metavar="SAMPLES", nargs="+", help="files or folders of graded samples; NAME=PATH names the model")
-    parser.add_argument("--k", metavar="LIST", help="the k to report, e.g. 1,8,64 (default: powers of two up to n)")
-    parser.add_argument("--against", metavar="NAME", help="the model all others are compared with (default: the first)")
-    add_outputs(parser, "every number of the report", "pass@k over log2 k, with bands and crossing")
-    parser.add_argument("--problem", metavar="FIELD", help="field with the id of the problem, where it is not found")
-    parser.add_argument("--correct", metavar="FIELD", help="field with the verdict; a harness's metric, scorer, reward or test suite")
-    parser.add_argument("--threshold", metavar="T", type=float, help="a sample is correct if its score is at least T")
-    parser.add_argument("--sample", metavar="FIELD", help="field with the number of the sample within its problem")
-    parser.add_argument("--model", metavar="FIELD", help="field with the model, where one file holds several")
-    parser.add_argument("--answer", metavar="FIELD", help="field with the extracted answer, for --maj")
-    parser.add_argument("--maj", action="store_true", help="also maj@k: the most frequent answer of k is correct, ties shared")
-    parser.add_argument("--unscored", choices=UNSCORED, default="exclude", help="samples without a verdict are left out, or wrong")
-    parser.add_argument("--extrapolate", metavar="K", type=int, help="also what a beta-binomial model expects beyond n, up to K")
-    parser.add_argument("--level", type=float, default=LEVEL, help="of the intervals (default %(default)s)")
-    parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
+    parser.add_argument(
+        "samples", metavar="SAMPLES", nargs="+", help="files or folders of graded samples, or run directories; NAME=PATH names the model"
+    )
+    parser.add_argument("--k", metavar="LIST", help="values of k to report, with commas between them (default: powers of two up to n)")
+    parser.add_argument("--against", metavar="NAME", help="model that all others are compared with (default: the first)")
+    add_outputs(parser, "every number of the report", "pass@k over k with confidence bands")
+    parser.add_argument("--problem", metavar="FIELD", help="field that holds the id of the problem (default: found by its usual names)")
+    parser.add_argument(
+        "--correct", metavar="FIELD", help="field that says whether a sample is correct; also the metric, scorer or test suite of a harness"
+    )
+    parser.add_argument("--threshold", metavar="T", type=float, help="count a sample as correct if its score is at least T")
+    parser.add_argument("--sample", metavar="FIELD", help="field that holds the number of the sample within its problem")
+    parser.add_argument("--model", metavar="FIELD", help="field that names the model, if one file holds samples of several")
+    parser.add_argument("--answer", metavar="FIELD", help="field that holds the extracted answer, which --maj needs")
+    parser.add_argument("--maj", action="store_true", help="also report maj@k: whether the most frequent of k answers is correct")
+    parser.add_argument(
+        "--unscored",
+        choices=UNSCORED,
+        default="exclude",
+        help="leave samples without a verdict out, or count them as wrong (default exclude)",
+    )
+    parser.add_argument(
+        "--extrapolate", metavar="K", type=int, help="also estimate pass@k beyond n samples, up to K, by a beta-binomial model"
+    )
+    parser.add_argument("--level", type=float, default=LEVEL, help="confidence level of the intervals (default %(default)s)")
+    parser.add_argument("--replicates", type=int, default=REPLICATES, help="number of bootstrap replicates (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap (default %(default)s)")
     return parser
 
 

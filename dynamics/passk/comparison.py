@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from dynamics.bootstrap import LEVEL, REPLICATES, difference_interval, mean_interval
-from dynamics.errors import InputError, printable
+from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.passk import diagnostics
 from dynamics.passk.crossing import Crossing, crossing, crossing_ks
 from dynamics.passk.estimators import curves, maj_at_k, mg_pass_at_k, pass_at_k
@@ -452,9 +452,8 @@ def report(
     """
     models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
     if against is not None and against not in models:
-        raise InputError(
-            f"--against {printable(against)}: there is no such model; there are {', '.join(printable(name) for name in models)}"
-        )
+        known = f"there are {', '.join(printable(name) for name in models)}"
+        raise InputError(f"--against {printable(against)}: there is no such model; {known}{did_you_mean(against, map(str, models))}")
     names = [str(name) if name is not None else "samples" for name in models]
     parts = [table[table["model"] == name] if name is not None else table for name in models]
     if ks is None:

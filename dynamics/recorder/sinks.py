@@ -6,17 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError
+from dynamics.extras import optional_import
 
 
 def open_sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
     """Make functions of (step, line) that hand numbers on; a step of None closes them."""
     sinks = []
     if tensorboard:
-        try:
+        with optional_import("writing events for TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError("TensorBoard is not installed: pip install tensorboard") from None
         writer = SummaryWriter(str(out / "tensorboard"))
 
         def to_tensorboard(step: int | None, line: dict[str, Any]) -> None:
@@ -27,10 +25,8 @@ def open_sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
 
         sinks.append(to_tensorboard)
     if wandb:
-        try:
+        with optional_import("logging to Weights & Biases"):
             import wandb as client
-        except ImportError:
-            raise InputError("Weights & Biases is not installed: pip install wandb") from None
         run = client.init(project=wandb, dir=str(out), name=out.name)
 
         def to_wandb(step: int | None, line: dict[str, Any]) -> None:

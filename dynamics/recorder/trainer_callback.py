@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.errors import InputError
+from dynamics.extras import optional_import
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
@@ -46,7 +47,8 @@ def callback(out: str | Path, *, every: int = 10, method: str | None = None, ten
     trainer's, before clipping. What the trainer logs otherwise is under ``trainer/``. With ``logging_steps`` above 1 its numbers stand in
     the lines of the steps at which it logs. Of sharded models the local part is measured.
     """
-    import transformers
+    with optional_import("recording a trainer of transformers"):
+        import transformers
 
     class Record(_Hooks, transformers.TrainerCallback):  # type: ignore[misc]
         """The hooks as a callback of transformers."""

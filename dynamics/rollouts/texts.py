@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
+from dynamics.io.paths import no_such_path
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 PROMPT = ("prompt", "input", "question", "instruction", "query")
@@ -79,7 +80,7 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
                 raise InputError(f"{printable(inside)}: a folder without texts in it; expected {', '.join(SUFFIXES)}")
             yield from files
         else:
-            raise InputError(f"{printable(path)}: no such file or folder")
+            raise InputError(no_such_path(path))
 
 
 def _plain(path: Path) -> Iterator[Document]:

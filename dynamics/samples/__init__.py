@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError, printable
+from dynamics.io.paths import no_such_path
 from dynamics.samples.row import STATUSES, Batches, Columns, SourceNotes
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
         if not name:
             raise InputError(f"{printable(source)}: the name before = is empty")
     if not path.exists():
-        raise InputError(f"{printable(path)}: no such file or folder")
+        raise InputError(no_such_path(path))
     if path.is_file():
         return [(name, path, True)]
     if not path.is_dir():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dynamics.errors import InputError, printable
+from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.samples.row import SCORED, TIMED_OUT, Batch, Batches, Columns, Row, SourceNotes, batches, label, name_of, number, score
 
 PROBLEM = ("problem", "problem_id", "task_id", "question_id", "example_id", "doc_id", "prompt_id", "instance_id", "unique_id", "id", "idx")
@@ -93,7 +93,8 @@ class _Fields:
         """Check that there is the field that the caller named by an option."""
         if value in self.keys or root(value) in self.keys:
             return value
-        raise InputError(f"{self.where}: has no field {printable(value)!r} for --{option}; it has {_list(self.keys)}")
+        suggestion = did_you_mean(value, self.keys)
+        raise InputError(f"{self.where}: has no field {printable(value)!r} for --{option}; it has {_list(self.keys)}{suggestion}")
 
     def chosen(self, option: str, value: str | None, names: Iterable[str]) -> str | None:
         """Give the field that the caller named or, if there is none, the first of ``names``."""

@@ -15,15 +15,17 @@ from dynamics.sparsity.results import Comparison, Step
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare the checkpoints and write what is asked for."""
+    from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_outputs
     from dynamics.cli.progress import ProgressBar
+    from dynamics.cli.series import sort_series
 
     options = build_parser().parse_args(argv)
     check_outputs(options)
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper, "threads": options.threads}
-    checkpoints = [options.base, options.tuned, *options.more]
+    checkpoints = [options.base, *sort_series("dynamics.sparsity", [options.tuned, *options.more])]
     steps: list[Step] = []
-    with ProgressBar("comparing") as bar:
+    with ProgressBar("comparing", compiles=True) as bar:
         if options.more:
             steps = series(checkpoints, **settings, progress=bar)
             comparison = last_against_first(steps)
@@ -32,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "-" not in (options.json, options.csv):
         from dynamics.sparsity.terminal import show
 
-        show(comparison, steps)
+        with reader_may_leave():
+            show(comparison, steps)
     _write(options, comparison, steps)
 
 
 def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
-    from dynamics.cli.outputs import write
+    from dynamics.cli.outputs import save_figure, write
     from dynamics.io.json import to_json
 
     if options.json:
@@ -49,10 +52,9 @@ def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
 
         write(options.html, page(comparison, steps))
     if options.figure:
-        from dynamics.presentation.style import save
         from dynamics.sparsity.plot import figure
 
-        save(figure(comparison, steps), options.figure)
+        save_figure(figure(comparison, steps), options.figure)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,20 +64,32 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.sparsity",
-        description="Which weights moved between two checkpoints: update sparsity under four rules, norms, distance in bfloat16 steps.",
+        description="Which weights moved between two checkpoints? Counts them by four rules, with norms and distances in bfloat16 steps.",
         epilog="example: python -m dynamics.sparsity Qwen2.5-7B Qwen2.5-7B-RL --json report.json --html report.html --figure heat.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint before: a file, folder or Hub id")
-    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after; may be a PEFT LoRA folder")
+    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder or a Hub id")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder or a Hub id")
     parser.add_argument(
-        "more", metavar="MORE", nargs="*", help="later checkpoints: a series, each against BASE and against the one before it"
+        "more",
+        metavar="MORE",
+        nargs="*",
+        help="more checkpoints of the run, in any order: they are sorted by number, and each is compared with BASE and with the one before",
     )
     add_outputs(parser, "every row", "layer x module (a series: sparsity against step)")
-    parser.add_argument("--paper", choices=sorted(PAPERS), help="print the number of this paper's rule first")
+    parser.add_argument(
+        "--paper", choices=sorted(PAPERS), help="also count the changed weights exactly as this paper does, and print that number first"
+    )
     parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
-    parser.add_argument("--rtol", type=float, default=1e-3, help="threshold of the rule rtol (default %(default)s)")
-    parser.add_argument("--atol", type=float, default=1e-5, help="threshold of the rule atol (default %(default)s)")
-    parser.add_argument("--threads", type=_positive, help="chunks in work at once (default: one a core)")
+    parser.add_argument(
+        "--rtol",
+        type=float,
+        default=1e-3,
+        help="threshold of rule rtol, as a share of the larger of the weight's two values (default %(default)s)",
+    )
+    parser.add_argument(
+        "--atol", type=float, default=1e-5, help="threshold of rule atol: the smallest difference that counts (default %(default)s)"
+    )
+    parser.add_argument("--threads", type=_positive, help="number of threads that compare weights (default: one per core)")
     return parser
 
 

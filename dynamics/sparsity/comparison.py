@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints import Checkpoint, Source, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
-from dynamics.errors import InputError
+from dynamics.errors import InputError, did_you_mean
+from dynamics.io.paths import natural_order
 from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold
 from dynamics.sparsity.notes import explain
 from dynamics.sparsity.results import STEPS, Comparison, Row, Step, flat_record
@@ -56,7 +58,7 @@ def compare(
     from dynamics.checkpoints.matching import match
 
     if like is not None and like not in PAPERS:
-        raise InputError(f"like={like!r}: there are {', '.join(PAPERS)}")
+        raise InputError(f"like={like!r}: there are {', '.join(PAPERS)}{did_you_mean(like, PAPERS)}")
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise InputError(f"{name}={value}: must be a number of at least 0")
@@ -172,11 +174,23 @@ def series(
 ) -> list[Step]:
     """Compare each checkpoint with the first, then each with the one before it.
 
-    The first step stands in both halves, computed once. Parameters as for ``compare``.
+    Parameters
+    ----------
+    sources : the base, then the later checkpoints. Paths of these that differ only in their numbers are put into natural order
+        (``checkpoint-50`` before ``checkpoint-1000``) whatever order they come in; mappings keep their places.
+    rtol, atol, like, threads, progress : as for ``compare``.
+
+    Returns
+    -------
+    The steps against the first checkpoint, then those against the one before. The first step stands in both halves, computed once.
     """
     if len(sources) < 2:
         raise InputError(f"a series needs two checkpoints or more, got {len(sources)}")
-    opened = [open_checkpoint(source) for source in sources]
+    base, *others = sources
+    paths = [source for source in others if isinstance(source, (str, os.PathLike))]
+    if len(paths) == len(others):
+        others = [*natural_order(paths)]
+    opened = [open_checkpoint(source) for source in (base, *others)]
     jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
     first, *later = opened
     applied = [first, *(other if other.adapter is None else other.adapter.apply_to_base(first)[0] for other in later)]

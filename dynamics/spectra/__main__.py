@@ -16,12 +16,14 @@ from dynamics.spectra.linalg import MORE, TAIL
 if TYPE_CHECKING:
     import argparse
 
+    from dynamics.checkpoints import Skip
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the matrices and write what is asked for."""
-    from dynamics.cli.outputs import check_output, check_outputs, write
+    from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.outputs import check_output, check_outputs, wrote
     from dynamics.cli.progress import ProgressBar
-    from dynamics.io.json import to_json
 
     options = build_parser().parse_args(argv)
     check_outputs(options)
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     key |= {"method": options.method, "seed": options.seed}
     done = _read_resume_file(resume_file, key) if resume_file else []
     done_names = {spectrum.name for spectrum in done}
-    with ProgressBar("decomposing", "matrices") as bar:
+    with ProgressBar("decomposing", "matrices", compiles=True) as bar:
 
         def append(spectrum: Spectrum, number: int, count: int) -> None:
             bar(number, count)
@@ -53,10 +55,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             done=done,
             each=append,
         )
+    if resume_file:
+        wrote(resume_file)
     if "-" not in (options.json, options.csv):
         from dynamics.spectra.terminal import show
 
-        show(options.base, options.tuned, spectra, skipped, options.method)
+        with reader_may_leave():
+            show(options.base, options.tuned, spectra, skipped, options.method)
+    _write(options, spectra, skipped)
+
+
+def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip]) -> None:
+    """Write the files that are asked for."""
+    from dynamics.cli.outputs import save_figure, write
+    from dynamics.io.json import to_json
+
     settings = {"method": options.method, "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL}
     if options.method == "approx":
         from dynamics.spectra.randomized_svd import FAILURE
@@ -84,10 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         write(options.html, page(options.base, options.tuned, spectra, skipped, settings))
     if options.figure:
-        from dynamics.presentation.style import save
         from dynamics.spectra.plot import figure
 
-        save(figure(spectra), options.figure)
+        save_figure(figure(spectra), options.figure)
 
 
 def _ends(spectrum: Spectrum) -> dict[str, float]:
@@ -126,24 +138,32 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.spectra",
-        description="The shape of an update: rank, spectral drift, principal angles, energy in the base's principal subspace.",
+        description="In which directions did the weights move? Rank, spectral drift and principal angles of the update of every matrix.",
         epilog="example: python -m dynamics.spectra Qwen2.5-0.5B my-run --only 'self_attn' --resume spectra.jsonl --figure spectra.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint before: a file, folder or Hub id")
-    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after; may be a PEFT LoRA folder")
-    parser.add_argument("--only", metavar="REGEX", help="matrices whose names match")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most so many matrices, from the first")
-    parser.add_argument("--subspace", type=int, default=32, metavar="K", help="directions that count as principal (default %(default)s)")
-    parser.add_argument("--alpha", type=float, default=0.5, help="share of weights in the principal and low masks (default %(default)s)")
+    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder or a Hub id")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder or a Hub id")
+    parser.add_argument("--only", metavar="REGEX", help="measure only matrices whose names match this regular expression")
+    parser.add_argument("--limit", type=int, metavar="N", help="measure only the first N matrices")
+    parser.add_argument(
+        "--subspace", type=int, default=32, metavar="K", help="number of singular directions that count as principal (default %(default)s)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="share of the weights in the masks of principal and of small weights (default %(default)s)"
+    )
     parser.add_argument(
         "--method",
         choices=METHODS,
         default="full",
-        help="approx: first directions only, with bounds; none: no decomposition (default full)",
+        help="full: exact SVD; approx: leading directions by random projections, with bounds; none: no decomposition (default full)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random projections of approx (default %(default)s)")
-    parser.add_argument("--resume", metavar="FILE", help="keep finished matrices in this file, and go on from it")
-    add_outputs(parser, "a row a matrix", "profiles over the layers, singular values, angles")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of --method approx (default %(default)s)")
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="write finished matrices to FILE, and read them from it when the command is run again after an interruption",
+    )
+    add_outputs(parser, "one row per matrix", "profiles over layers, singular values and angles")
     return parser
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dynamics.checkpoints.adapter import LowRank
+from dynamics.extras import optional_import
 from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, angle_summary, angles, energy_in_subspace, largest, norm, padded, ranks
 from dynamics.spectra.randomized_svd import Sketch, extremes, likely_tail, sketch
 
@@ -76,7 +77,8 @@ def approximate(
 
 def product(a: Float[np.ndarray, "m k"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "m n"]:
     """Multiply two matrices by torch, as everything here (see ``linalg.norm``)."""
-    import torch
+    with optional_import("measuring spectra"):
+        import torch
 
     return np.asarray(torch.from_numpy(np.ascontiguousarray(a)) @ torch.from_numpy(np.ascontiguousarray(b)))
 

@@ -16,7 +16,8 @@ from dynamics.checkpoints import Skip, Source, open_checkpoint, parameter_names
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.checkpoints.matching import Pair, match
 from dynamics.checkpoints.tensor import decode
-from dynamics.errors import InputError, printable
+from dynamics.errors import InputError, did_you_mean, printable
+from dynamics.extras import optional_import
 from dynamics.sparsity.definitions import changed, changed_under
 from dynamics.spectra.linalg import (
     COUNTERPART,
@@ -127,7 +128,7 @@ def measure(
     factors : the update as a product, whose singular values are then exact and cheap.
     """
     if method not in METHODS:
-        raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
+        raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     before, after = np.asarray(base, np.float64), np.asarray(tuned, np.float64)
     if before.ndim != 2 or before.shape != after.shape:
         raise InputError(f"{name or 'matrices'}: need two matrices of one shape, got {before.shape} and {after.shape}")
@@ -217,6 +218,8 @@ def compare(
     ``only``: a regular expression that names must match; ``limit``: how many matrices at most, from the first; ``done``: spectra that
     are there already; ``each``: called after every matrix with the number that are done and the number in all.
     """
+    with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
+        import torch  # noqa: F401
     pattern = _pattern(only)
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     factors: dict[str, LowRank] = {}

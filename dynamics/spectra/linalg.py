@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Real
 
+from dynamics.extras import optional_import
+
 #: of intruders: how many directions are looked at, and below which |cosine| a direction has no counterpart
 TOP, COUNTERPART = 10, 0.5
 
@@ -55,7 +57,8 @@ def angles(first: Float[np.ndarray, "m k"], second: Float[np.ndarray, "m k"]) ->
     >>> float(angles(np.eye(4)[:, :2], np.eye(4)[:, :2]).max())
     0.0
     """
-    import torch
+    with optional_import("measuring spectra"):
+        import torch
 
     a, b = torch.from_numpy(np.ascontiguousarray(first)), torch.from_numpy(np.ascontiguousarray(second))
     product = a.T @ b
@@ -66,7 +69,8 @@ def angles(first: Float[np.ndarray, "m k"], second: Float[np.ndarray, "m k"]) ->
 
 def norm(matrix: Float[np.ndarray, "m n"]) -> float:
     """Compute the Frobenius norm. By torch, as all that ``approx`` does: numpy's threads and torch's would wait for each other."""
-    import torch
+    with optional_import("measuring spectra"):
+        import torch
 
     return float(torch.linalg.vector_norm(torch.from_numpy(matrix)))
 
@@ -83,7 +87,8 @@ def hill(sigma: Float[np.ndarray, " size"]) -> float:
 
 def svd(matrix: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, " r"], Float[np.ndarray, "r n"]]:
     """Decompose into U, sigma, V^T in float64, on a GPU where there is one."""
-    import torch
+    with optional_import("measuring spectra"):
+        import torch
 
     if torch.cuda.is_available():
         u, s, v = torch.linalg.svd(torch.from_numpy(matrix).cuda(), full_matrices=False)
@@ -113,7 +118,8 @@ def energy_in_subspace(
     left: Float[np.ndarray, "m k"], right: Float[np.ndarray, "n k"], update: Float[np.ndarray, "m n"]
 ) -> dict[str, float]:
     """Compute the shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
-    import torch
+    with optional_import("measuring spectra"):
+        import torch
 
     total = norm(update) ** 2
     tensor = torch.from_numpy(update)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from dynamics.extras import optional_import
+
 #: random vectors that bound |R|_2, the factor by which they do, and how often R^T R is applied to them
 PROBES, FACTOR, TIMES = 16, 2.5, 3
 FAILURE = FACTOR**-PROBES
@@ -65,7 +67,8 @@ def sketch(matrix: Float[np.ndarray, "m n"], count: int, powers: int = 2, seed: 
 
     The basis is found in float32; the singular values, and everything that bounds are taken from but the slips, in float64.
     """
-    import torch
+    with optional_import("measuring spectra"):
+        import torch
 
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     a = torch.from_numpy(np.ascontiguousarray(matrix, np.float64)).to(target)

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynamics.errors import InputError
+from dynamics.extras import optional_import
 
 if TYPE_CHECKING:
     from dynamics.train.command_line import Command
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; bad input raises ``InputError``."""
-    from dynamics.cli.outputs import check_output
+    from dynamics.cli.command import tell
+    from dynamics.cli.outputs import check_output, wrote
     from dynamics.io.json import to_json
     from dynamics.train.command_line import parse
     from dynamics.train.config import size_preset
@@ -32,20 +33,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = parse(argv)
     preset = command.preset or size_preset(None, command.config.model)
     if command.preset is None and _reads_notation(command.config.model):
-        print(
+        tell(
             f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model, whose defaults are those of --preset tiny; "
-            f"without --preset those of {preset} are taken",
-            file=sys.stderr,
+            f"without --preset those of {preset} are taken"
         )
     if command.dry_run:
         sys.stdout.write(to_json({"method": command.method, "out": str(command.out), "preset": preset, **asdict(command.config)}))
         return
     check_output(command.json)
-    try:
+    with optional_import("training"):
         import torch  # noqa: F401
         import transformers  # noqa: F401
-    except ImportError:
-        raise InputError("training needs torch and transformers: pip install 'training-dynamics[models]'") from None
     from dynamics.train.loop import run
     from dynamics.train.progress import TrainingProgress
 
@@ -60,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             wandb=command.wandb,
             preset=preset,
         )
+    wrote(f"{command.out}/")
     _report(command, finished)
 
 
@@ -77,6 +76,7 @@ def _reads_notation(model: str) -> bool:
 def _report(command: Command, run: Run) -> None:
     """Print pass@k of the trained model and of the controls, by ``dynamics.passk`` from the files of ``evals/``."""
     from dynamics import samples
+    from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import write
     from dynamics.io.json import to_json
     from dynamics.passk.comparison import report
@@ -85,7 +85,8 @@ def _report(command: Command, run: Run) -> None:
 
     if command.json != "-":
         policy, seconds = run.policy, run.recorder.seconds
-        print(f"{run.out}: {run.step} steps, {policy.master} masters, computed in {policy.compute}; measuring took {seconds:.1f} s")
+        with reader_may_leave():
+            print(f"{run.out}: {run.step} steps, {policy.master} masters, computed in {policy.compute}; measuring took {seconds:.1f} s")
     if not run.config.eval_problems:
         return
     table = samples.read([run.out]).table
@@ -98,7 +99,8 @@ def _report(command: Command, run: Run) -> None:
 
         test_sets = table["problem"].astype(str).str.partition(" ")[0]
         parts = [(name, table[test_sets == name]) for name in TEST_SETS if (test_sets == name).any()]
-        show([("all", whole), *((name, report(part, against=base)) for name, part in parts)])
+        with reader_may_leave():
+            show([("all", whole), *((name, report(part, against=base)) for name, part in parts)])
 
 
 def cli(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 import sys
@@ -14,7 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_origin, get_typ
 
 import tyro
 
-from dynamics.errors import InputError
+from dynamics.cli.command import tell
+from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.runs.schema import RENAMED_SETTINGS
 from dynamics.train.config import (
     METHODS,
@@ -164,7 +164,8 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        raise InputError(f"{_one_line(stderr.getvalue())}; see --help") from None
+        message = _one_line(stderr.getvalue())
+        raise InputError(f"{message}{_suggestion(message)}; see --help") from None
     sys.stderr.write(stderr.getvalue())
     if rest:
         raise InputError(f"{' '.join(rest)}: not understood; see --help")
@@ -184,6 +185,12 @@ def _one_line(box: str) -> str:
     return " ".join(message).rstrip(".")
 
 
+def _suggestion(message: str) -> str:
+    """Find the choice that was meant, where the message of tyro is about a choice that does not exist."""
+    wrong = re.search(r"invalid choice '(.*?)' for argument .*Expected one of \((.*)\)", message)
+    return did_you_mean(wrong[1], re.findall(r"'(.*?)'", wrong[2])) if wrong else ""
+
+
 def _options() -> dict[str, bool]:
     """List all options, of the command and of the settings, and whether they take a list."""
     types = {name: kind for config in METHODS.values() for name, kind in get_type_hints(config).items()}
@@ -197,14 +204,13 @@ def _check_options(words: list[str]) -> None:
         raise InputError(f"name a method first: {', '.join(METHODS)}; see --help")
     config = METHODS.get(words[0])
     if config is None and not words[0].startswith("-"):
-        raise InputError(f"{words[0]}: unknown method; there are {', '.join(METHODS)}")
+        raise InputError(f"{printable(words[0])}: unknown method; there are {', '.join(METHODS)}{did_you_mean(words[0], METHODS)}")
     own = {one.name for one in fields(Command)} - {"config"} | {"help"}
     known = [option_of(name) for name in own | {one.name for one in fields(config or TrainConfig)}]
     for word in words:
         name = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f"{name}: unknown option" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+            raise InputError(f"{name}: unknown option{did_you_mean(name, known) or '; see --help'}")
 
 
 def _current_words(words: list[str]) -> list[str]:
@@ -242,4 +248,4 @@ def _switch(words: list[str], value: str) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"dynamics.train: {text}", file=sys.stderr)
+    tell(f"dynamics.train: {text}")

@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, did_you_mean
 
 Dtype = Literal["float32", "bfloat16"]
 LossAggregation = Literal["token-mean", "sequence-mean", "constant"]
@@ -323,7 +323,9 @@ def preset_values(method: str, preset: str | None = None, model: str = "tiny") -
         Values by the names of fields.
     """
     if preset is not None and preset not in PRESETS[method]:
-        raise InputError(f"--preset {preset}: unknown for {method}; there are {', '.join(PRESETS[method])}")
+        raise InputError(
+            f"--preset {preset}: unknown for {method}; there are {', '.join(PRESETS[method])}{did_you_mean(preset, PRESETS[method])}"
+        )
     values = _PRETRAINED | _PRETRAINED_OF[method] if size_preset(preset, model) == "pretrained" else {}
     return values | _AZR_PRESETS.get(preset or "", {})
 
@@ -389,7 +391,8 @@ def _check_choice(option: str, value: Any, annotation: Any) -> None:
         for element in value:
             _check_choice(option, element, get_args(annotation)[0])
     elif get_origin(annotation) is Literal and value not in get_args(annotation):
-        raise InputError(f"{option} {value}: unknown; there are {', '.join(map(str, get_args(annotation)))}")
+        choices = [str(choice) for choice in get_args(annotation)]
+        raise InputError(f"{option} {value}: unknown; there are {', '.join(choices)}{did_you_mean(str(value), choices)}")
 
 
 def _check_policy_gradient(config: PolicyGradientConfig) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from dynamics.cli.command import Terminated
 from dynamics.errors import InputError
 from dynamics.io.folders import LOCK, exclusive
 from dynamics.recorder.recorder import Recorder
@@ -36,10 +37,6 @@ from dynamics.train.tasks.prompt_formats import reads_notation
 
 #: called after every step with its number and its line of ``metrics.jsonl``
 OnStep = Callable[[int, dict[str, Any]], None]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after everything has been saved."""
 
 
 class Run:
@@ -66,8 +63,8 @@ class Run:
         What ``run.json`` holds.
     step : int
         Number of the last step that is done; 0 before the first.
-    stopping : bool
-        Set to end the run after the step in work.
+    stopping : type of KeyboardInterrupt or None
+        Set to end the run after the step in work: it is raised then, with everything saved.
     """
 
     def __init__(
@@ -102,7 +99,7 @@ class Run:
         self.recorder = Recorder(out, every=every, base=self.policy.masters, tensorboard=tensorboard, wandb=wandb)
         self._describe()
         self.step = 0
-        self.stopping = False
+        self.stopping: type[KeyboardInterrupt] | None = None
         self._resume_from_state(resume)
         self._consistent = True  # weights, step and files are those of one and the same step
 
@@ -271,9 +268,9 @@ class Run:
                 self.save()
             if on_step is not None:
                 on_step(self.step, metrics)
-            if self.stopping and self.step < self.config.steps:
+            if self.stopping is not None and self.step < self.config.steps:
                 self.save()
-                raise Interrupted
+                raise self.stopping
         self.checkpoint()
         self.evaluate_at_temperatures(f"{self.name}, {self.step} steps", temperatures[:1])
         self.method.on_train_end(self.directory, self.load_base)
@@ -306,7 +303,7 @@ def run(
     wandb: str | None = None,
     preset: str | None = None,
 ) -> Run:
-    """Train a whole run, or what is left of it. Ctrl-C ends it after the step in work, saved; a second one at once.
+    """Train a whole run, or what is left of it. Ctrl-C or SIGTERM ends it after the step in work, saved; a second one at once.
 
     Parameters
     ----------
@@ -343,22 +340,25 @@ def run(
 
 @contextmanager
 def _interruptible(training: Run) -> Iterator[None]:
-    """Let the first Ctrl-C end a run after the step in work, and the second one at once."""
+    """Let the first Ctrl-C or SIGTERM end a run after the step in work, and the second one at once."""
 
-    def stop(*_: object) -> None:
-        if training.stopping:
-            raise KeyboardInterrupt
-        training.stopping = True
+    def stop(number: int, _frame: object) -> None:
+        kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if training.stopping is not None:
+            raise kind
+        training.stopping = kind
 
+    signals = (signal.SIGINT, signal.SIGTERM)
     try:
-        previous = signal.signal(signal.SIGINT, stop)
+        previous = [signal.signal(number, stop) for number in signals]
     except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _set_up_torch(threads: int) -> None:

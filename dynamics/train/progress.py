@@ -1,58 +1,41 @@
-"""Seeing a run: one line on the terminal that moves, with reward, entropy, speed and the time that is left."""
+"""The progress of a run on stderr: reward, entropy, speed and the time that is left."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
+
+from dynamics.cli.progress import ProgressBar
 
 
 class TrainingProgress:
-    """A progress bar to be called after every step; silent when stderr is not a terminal.
+    """Progress to be called after every step: a bar on a terminal, a line now and then elsewhere.
 
     Parameters
     ----------
     method
-        Name of the method, which the bar begins with.
+        Name of the method, which the bar or the line begins with.
     steps
         Number of steps of the run.
     """
 
     def __init__(self, method: str, steps: int):
         self.method, self.steps = method, steps
-        self._progress: Any = None
-        self._task: Any = None
+        self._bar: ProgressBar | None = None
 
     def __enter__(self) -> TrainingProgress:
-        """Give itself."""
+        """Give itself: the bar appears with the first step, after what else is shown while the model is loaded."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Take the bar off the screen."""
-        if self._progress is not None:
-            self._progress.stop()
+    def __exit__(self, *error: object) -> None:
+        """Leave the bar on the terminal as it is."""
+        if self._bar is not None:
+            self._bar.__exit__(*error)
 
     def __call__(self, step: int, metrics: dict[str, Any]) -> None:
         """Show the metrics of a step."""
-        if not sys.stderr.isatty():
-            return
-        if self._progress is None:
-            self._start(step)
-        self._progress.update(self._task, completed=step, summary=summary(metrics))
-
-    def _start(self, step: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[summary]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task(self.method, total=self.steps, completed=step, summary="")
-        self._progress.start()
+        if self._bar is None:
+            self._bar = ProgressBar(self.method, counts=True, keep=True).__enter__()
+        self._bar(step, self.steps, summary(metrics))
 
 
 def summary(metrics: dict[str, Any]) -> str:

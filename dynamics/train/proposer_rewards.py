@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from dynamics.errors import InputError, printable
+from dynamics.errors import InputError, did_you_mean, printable
 
 PerProposal = Float[np.ndarray, " proposals"]
 
@@ -162,7 +162,8 @@ def find(name: str) -> Callable[[SolveRates], PerProposal]:
         return REWARDS[name].function
     module, _, function = name.partition(":")
     if not function:
-        raise InputError(f"--proposer-reward {printable(name)}: unknown; there are {', '.join(REWARDS)}, or module:function of your own")
+        known = f"there are {', '.join(REWARDS)}, or module:function of your own"
+        raise InputError(f"--proposer-reward {printable(name)}: unknown; {known}{did_you_mean(name, REWARDS)}")
     try:
         reward: Callable[[SolveRates], PerProposal] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -314,9 +314,11 @@ def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
         tokenizer.save_pretrained(tmp_path / f"m{seed}")
     (tmp_path / "t.txt").write_text(" ".join(CORPUS[:6]))
     monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
     assert cli(["m0", "t.txt", "--against", "m1", "--out", "o.parquet", "--json", "o.json", "--top", "2"]) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
     assert "forward in float32" in shown
+    assert said.splitlines() == ["wrote o.parquet", "wrote o.json"]
     assert "KL(1||2)" in shown
     document = json.loads((tmp_path / "o.json").read_text(), parse_constant=pytest.fail)
     assert document["schema"] == "dynamics.entropy/1"
@@ -327,8 +329,12 @@ def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
     assert not [name for name in os.listdir(tmp_path) if "partial" in name]
     assert cli(["m0", "t.txt", "--checkpoints", "m1", "m0", "--json", "s.json", "--figure", "s.png", "--html", "s.html"]) == 0
     steps = json.loads((tmp_path / "s.json").read_text())["series"]
-    assert [step["model"] for step in steps] == ["m0", "m1", "m0"]
-    assert steps[0]["entropy"] == steps[2]["entropy"] != steps[1]["entropy"]
+    assert [step["model"] for step in steps] == ["m0", "m0", "m1"]
+    assert steps[0]["entropy"] == steps[1]["entropy"] != steps[2]["entropy"]
+    assert capsys.readouterr().err.splitlines() == [
+        "dynamics.entropy: sorted the series by number: m0, m1",
+        *(f"wrote s.{suffix}" for suffix in ("json", "png", "html")),
+    ]
 
 
 def test_what_is_finished_is_kept(tokenizer, tmp_path, capsys, monkeypatch):

@@ -20,6 +20,7 @@ transformers = pytest.importorskip("transformers")
 
 
 from dynamics import InputError, samples, sparsity
+from dynamics.cli.command import Terminated
 from dynamics.train import policy, state
 from dynamics.train.__main__ import cli
 from dynamics.train.config import RLVRConfig, SFTConfig
@@ -253,14 +254,15 @@ def test_a_resumed_run_computes_in_the_dtype_that_it_began_with(base: Path, tmp_
     assert contents(tmp_path / "cut") != contents(tmp_path / "float32")
 
 
-def test_an_interrupt_saves(base: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_saves(number: int, error: type[BaseException], base: Path, tmp_path: Path) -> None:
     config = SFTConfig(model=str(base), steps=5, save_every=100, eval_problems=0, num_problems=20, batch_size=4, threads=1)
 
     def interrupt(step: int, metrics: dict) -> None:
         if step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         run("sft", config, tmp_path / "cut", on_step=interrupt)
     assert json.loads((tmp_path / "cut/run.json").read_text())["status"] == "interrupted"
     assert state.latest(tmp_path / "cut/state").name in ("step_000002", "step_000003")

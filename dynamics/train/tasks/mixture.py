@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from dynamics.errors import InputError, printable
+from dynamics.errors import InputError, did_you_mean, printable
+from dynamics.extras import PACKAGES, how_to_install
 from dynamics.train.tasks.problem import TASK_TYPES, Question, Source
 from dynamics.train.tasks.proposals import Proposals
 from dynamics.train.tasks.reasoning_gym import ReasoningGym
@@ -57,5 +58,6 @@ def source(name: str, plain: bool = True) -> Source:
     known = task_names()
     if name.partition(":")[0] in known:
         return ReasoningGym(name)
-    more = "" if len(known) > 5 else "; for those of reasoning-gym: pip install 'training-dynamics[tasks]'"
-    raise InputError(f"task {printable(name)!r}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}")
+    more = "" if len(known) > 5 else f"; for those of reasoning-gym: {how_to_install(*PACKAGES['reasoning_gym'])}"
+    task = f"task {printable(name)!r}"
+    raise InputError(f"{task}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}{did_you_mean(name, known)}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from dynamics.errors import InputError, printable
+from dynamics.extras import optional_import
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import ANSWER_REQUEST, extract_answer
 
@@ -23,7 +24,8 @@ class ReasoningGym:
 
     def __init__(self, name: str):
         self.name, _, rest = name.partition(":")
-        self.gym = importlib.import_module("reasoning_gym")
+        with optional_import(f"task {printable(name)}"):
+            self.gym = importlib.import_module("reasoning_gym")
         try:
             self.settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
             self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)

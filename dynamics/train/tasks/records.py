@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
+from dynamics.extras import optional_import
 from dynamics.io.json_lines import read_json_lines
+from dynamics.io.paths import no_such_path
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import extract_answer
 
@@ -37,11 +39,9 @@ class Records:
 def _mathematics(text: str, answer: Any) -> Verdict:
     if answer is None:
         raise InputError("a row without an answer cannot be verified: rlvr needs the fields prompt and answer")
-    try:
+    with optional_import("comparing answers as mathematics"):
         from math_verify import parse
         from math_verify import verify as equal
-    except ImportError:
-        raise InputError("answers as mathematics need the package math-verify: pip install 'training-dynamics[tasks]'") from None
     return Verdict.binary(bool(equal(parse(str(answer)), parse(extract_answer(text) or text))), "another answer")
 
 
@@ -49,7 +49,7 @@ def read_records(path: str) -> list[dict[str, Any]]:
     """Read rows with ``prompt`` and ``completion`` or ``answer``, all text, from a JSON-lines or Parquet file."""
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{printable(path)}: no such file")
+        raise InputError(no_such_path(path, "file"))
     rows = _read_parquet(file) if file.suffix == ".parquet" else [row for _, row in read_json_lines(file)]
     if not rows:
         raise InputError(f"{printable(path)}: has no rows")

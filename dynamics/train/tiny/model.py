@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError
+from dynamics.extras import optional_import
 from dynamics.io.folders import exclusive, remove_partial, save_folder
 from dynamics.train.rng import stream
 from dynamics.train.tiny.pretraining import MIX, batch, example
@@ -116,7 +117,9 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
 
 def make(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> tuple[Any, Any]:
     """Train the model of a recipe; gives model and tokenizer."""
-    import torch
+    with optional_import("making the embedded model"):
+        import torch
+        import transformers  # noqa: F401
 
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
