@@ -133,7 +133,7 @@ def test_wrapped_text_is_the_text(width: int) -> None:
 @pytest.mark.parametrize("width", [10, 12, 15])
 def test_numbers_are_not_cut_between_lines(number: str, width: int) -> None:
     lines = tables.wrap(Text(f"xyz {number} weights /path/to{number} and {number}"), width)
-    assert sum(number in line.plain for line in lines) == 3
+    assert sum(line.plain.count(number) for line in lines) == 3
 
 
 def test_a_drawing_gives_way_and_columns_go_below() -> None:
