@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.descriptions import plural
 from dynamics.entropy.plot import figure
 from dynamics.entropy.summaries import by_token, summary
 from dynamics.errors import printable
@@ -83,7 +84,7 @@ def _cards(row: Mapping[Hashable, Any]) -> list[tuple[str, str, str]]:
     interval = "one text: no interval" if math.isnan(row["low"]) else _interval(row["low"], row["high"])
     cards = [
         ("mean entropy, nats", number(row["entropy"]), interval),
-        ("tokens below 0.01 nats", percent(row["certain"]), f"{row['tokens']:,} tokens of {row['texts']:,} texts"),
+        ("tokens below 0.01 nats", percent(row["certain"]), f"{plural(row['tokens'], 'token')} of {plural(row['texts'], 'text')}"),
     ]
     if "change" in row:
         cards.append(("change in the second model", f"{row['change']:+.3g}", f"KL(1||2) {number(row.get('kl_ab', math.nan))}"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dynamics.descriptions import plural
 from dynamics.entropy.summaries import PERCENTILES, by_token, change_by_percentile, summary
 from dynamics.errors import printable
 from dynamics.presentation import tables, text
@@ -44,7 +45,8 @@ def _head(trace: Trace, model: str, against: str | None) -> Section:
     if against:
         lines.append(Text(f"against  {printable(against, 200)}", "bold"))
     speed = len(trace.tokens) / trace.seconds if trace.seconds else 0
-    lines.append(Text(f"{len(trace.tokens):,} tokens of {len(trace.texts):,} texts, forward in {trace.dtype}, {speed:,.0f} tokens/s; nats"))
+    sizes = f"{plural(len(trace.tokens), 'token')} of {plural(len(trace.texts), 'text')}"
+    lines.append(Text(f"{sizes}, forward in {trace.dtype}, {speed:,.0f} tokens/s; nats"))
     return lines
 
 

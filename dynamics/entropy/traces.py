@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.descriptions import plural, small_table
 from dynamics.entropy.logits import TokenStats, divergence, from_hidden, from_logits
 from dynamics.errors import InputError, printable
 from dynamics.models import CausalModel, Notes, wrap
@@ -166,7 +167,7 @@ def windows(lengths: Sequence[int], size: int) -> list[Window]:
     return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trace:
     """Tokens with what a model says of each.
 
@@ -186,6 +187,19 @@ class Trace:
     notes: list[str]
     seconds: float
     about: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say in a line how many tokens there are, and their mean entropy."""
+        means = f"mean entropy {self.tokens['entropy'].mean():.4g} nats" if "entropy" in self.tokens else "no entropy"
+        if "entropy_b" in self.tokens:
+            means += f", second model {self.tokens['entropy_b'].mean():.4g}"
+        return f"<Trace of {plural(len(self.tokens), 'token')} in {plural(len(self.texts), 'text')}: {means}>"
+
+    def _repr_html_(self) -> str:
+        """Show the means of the columns as a small table in a notebook."""
+        measured = ("entropy", "varentropy", "surprisal", "entropy_at_temperature", "entropy_b", "surprisal_b", "kl_ab", "kl_ba")
+        rows = [[name, f"{self.tokens[name].mean():.4g}"] for name in measured if name in self.tokens]
+        return small_table(repr(self).strip("<>"), ["column", "mean over tokens"], rows)
 
 
 def trace(

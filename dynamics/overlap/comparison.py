@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
+from dynamics.checkpoints.coverage import coverage, warning
+from dynamics.descriptions import plural, small_table
 from dynamics.errors import InputError, printable
 from dynamics.sparsity.definitions import RULES, Thresholds, changed, rule_texts
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from dynamics.io.threads import Progress
 
 SCHEMA = "dynamics.overlap/1"
+#: pairs that the short description of a comparison lists
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Counts:
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Overlaps of all pairs. ``total``: a row a pair; ``layers``, ``modules``, ``rows`` (tensors) the same for parts.
 
@@ -143,12 +147,51 @@ class Comparison:
     rtol: float = 1e-3
     atol: float = 1e-5
 
+    @property
+    def coverage(self) -> dict[str, float]:
+        """Share of the weights that were compared: of ``base``, and of each tuned checkpoint by its number, from ``1``."""
+        sides = {"base": ("base", self.base)} | {str(number): ("tuned", side) for number, side in enumerate(self.tuned, 1)}
+        return {name: coverage(checkpoint, side, self.numel, self.skipped) for name, (side, checkpoint) in sides.items()}
+
+    @property
+    def headline(self) -> str:
+        """What to know before any number: checkpoints that share little, or are identical to the base; else an empty text."""
+        unchanged = {str(row.a + 1) for row in self.total if self.numel and not row.rules["exact"].first}
+        unchanged |= {str(row.b + 1) for row in self.total if self.numel and not row.rules["exact"].second}
+        lines = [warning(self.coverage)]
+        if unchanged:
+            lines.append(f"identical to the base: {', '.join(sorted(unchanged, key=int))}")
+        return "; ".join(filter(None, lines))
+
+    def __repr__(self) -> str:
+        """Say in a line or a few what was compared, with the Jaccard index of every pair and its chance value."""
+        lines = [f"<overlap.Comparison of {len(self.tuned)} updates of {printable(self.base.path, 80)}, {plural(self.numel, 'weight')}"]
+        lines += [self.headline] * bool(self.headline)
+        for row in self.total[:SHOWN]:
+            overlaps = row.rules["bf16"]
+            lines.append(
+                f"{row.a + 1}, {row.b + 1}: Jaccard {overlaps.jaccard:.3f}, chance by tensor {overlaps.jaccard_chance_by_tensor:.3f} (bf16)"
+            )
+        if len(self.total) > SHOWN:
+            lines.append(f"and {plural(len(self.total) - SHOWN, 'pair')} more")
+        return "\n ".join(lines) + ">"
+
+    def _repr_html_(self) -> str:
+        """Show the pairs as a small table in a notebook."""
+        numbers = [(row, row.rules["bf16"]) for row in self.total]
+        rows = [
+            [f"{row.a + 1}, {row.b + 1}", *(f"{value:.3f}" for value in (o.o1, o.o2, o.jaccard, o.jaccard_chance_by_tensor, row.cosine))]
+            for row, o in numbers
+        ]
+        return small_table(repr(self).splitlines()[0].strip("<>"), ["pair (bf16)", "o1", "o2", "Jaccard", "by tensor", "cosine"], rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Build the document of schema ``dynamics.overlap/1``."""
         from dataclasses import asdict
 
         return {
             "schema": SCHEMA,
+            "coverage": self.coverage,
             "base": self.base.path,
             "tuned": [checkpoint.path for checkpoint in self.tuned],
             "rules": rule_texts(self.rtol, self.atol),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dynamics.descriptions import plural
 from dynamics.overlap.comparison import Comparison, table
 from dynamics.overlap.plot import figure
 from dynamics.presentation import html, style, text
@@ -71,7 +72,8 @@ def page(comparison: Comparison, series: bool = False) -> str:
     context = {
         "base": html.one_line(comparison.base.path),
         "tuned": [html.one_line(checkpoint.path) for checkpoint in comparison.tuned],
-        "weight_count": f"{comparison.numel:,}",
+        "headline": html.one_line(comparison.headline, 300),
+        "weight_count": plural(comparison.numel, "weight"),
         "jaccard": jaccard,
         "shares": list(SHARES.values()),
         "total": _pairs(rows[rows["level"] == "total"], "rule"),

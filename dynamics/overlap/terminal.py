@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
@@ -40,17 +41,16 @@ def _share(value: float) -> str:
 
 
 def _header(comparison: Comparison) -> Section:
-    lines: Section = [Text(f"base   {printable(comparison.base.path, 300)}", "bold")]
+    lines: Section = [Text(comparison.headline, "bold")] if comparison.headline else []
+    lines.append(Text(f"base   {printable(comparison.base.path, 300)}", "bold"))
     lines += [Text(f"{number + 1:<6} {printable(checkpoint.path, 300)}") for number, checkpoint in enumerate(comparison.tuned)]
-    return [
-        *lines,
-        Text(f"{comparison.numel:,} weights compared" + (f"; {len(comparison.skipped):,} tensors left out" if comparison.skipped else "")),
-    ]
+    skipped = f"; {plural(len(comparison.skipped), 'tensor')} left out, see the end" if comparison.skipped else ""
+    return [*lines, Text(f"{plural(comparison.numel, 'weight')} compared{skipped}")]
 
 
 def _total(comparison: Comparison) -> Section:
     heads = (">1st", ">2nd", ">o1", ">o2", ">Jaccard", ">chance", ">by tensor", ">same sign", ">cosine")
-    table = tables.table("|pair", "|rule", *heads)
+    table = tables.table("|pair", "|rule", *heads, keys=2)
     for row in comparison.total:
         for rule in RULES:
             overlaps = row.rules[rule]

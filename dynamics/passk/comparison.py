@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from dynamics.bootstrap import LEVEL, REPLICATES, difference_interval, mean_interval
+from dynamics.descriptions import plural, small_table
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.passk import diagnostics
 from dynamics.passk.crossing import Crossing, crossing, crossing_ks
@@ -28,9 +29,11 @@ SCHEMA = "dynamics.passk/1"
 #: what is estimated beside pass@k: field -> what to call it
 BESIDE = {"pass_hat_k": "pass^k", "mg_pass_at_k": "mG-Pass@k", "maj_at_k": "maj@k"}
 UNSCORED = ("exclude", "wrong")
+#: curves that the short description of a report lists
+SHOWN = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Curve:
     """pass@k of one model.
 
@@ -59,6 +62,21 @@ class Curve:
     extrapolation: Extrapolation | None = None
     validation: Validation | None = None
     contents: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say in a line what was sampled, and pass@1 and pass@k at the largest k."""
+        last = self.points.dropna(subset=["pass_at_k"]).tail(1).to_dict("records")
+        ends = "".join(f", pass@{point['k']} {point['pass_at_k']:.3f}" for point in last if point["k"] > 1)
+        sizes = f"{plural(len(self.counts), 'problem')}, {plural(self.samples['total'], 'sample')}"
+        return f"<Curve {printable(self.name, 60)}: {sizes}; avg@n {self.mean[0]:.3f} [{self.mean[1]:.3f}, {self.mean[2]:.3f}]{ends}>"
+
+    def _repr_html_(self) -> str:
+        """Show pass@k as a small table in a notebook."""
+        rows = [
+            [f"{point['k']:,}", f"{point['pass_at_k']:.3f}", f"[{point['low']:.3f}, {point['high']:.3f}]", f"{point['problems']:,}"]
+            for point in self.points.to_dict("records")
+        ]
+        return small_table(repr(self).strip("<>"), ["k", "pass@k", "interval", "problems"], rows)
 
     @property
     def samples(self) -> dict[str, int]:
@@ -105,7 +123,7 @@ def _extrapolated(far: Extrapolation, validation: Validation | None) -> dict[str
     return document
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """``b`` against ``a`` on the problems both have, paired by id.
 
@@ -127,6 +145,19 @@ class Comparison:
     points: pd.DataFrame
     crossing: Crossing | None
     solved: dict[str, int]
+
+    def __repr__(self) -> str:
+        """Say in two lines what is compared, and where the curves cross."""
+        pair = f"{printable(self.b, 60)} against {printable(self.a, 60)}"
+        return f"<passk.Comparison {pair}: {plural(self.paired, 'problem')} paired\n {crossing_text(self, LEVEL)}>"
+
+    def _repr_html_(self) -> str:
+        """Show the differences as a small table in a notebook."""
+        rows = [
+            [f"{point['k']:,}", f"{point['difference']:+.3f}", f"[{point['low']:+.3f}, {point['high']:+.3f}]", f"{point['problems']:,}"]
+            for point in self.points.to_dict("records")
+        ]
+        return small_table(repr(self).splitlines()[0].strip("<>"), ["k", "difference", "interval", "problems"], rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Make the entry of the comparison in the document of a report."""
@@ -153,7 +184,7 @@ class Comparison:
         return document
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """All curves, the comparisons with ``against``, what was read, and remarks on the samples as a whole."""
 
@@ -165,6 +196,25 @@ class Report:
     level: float
     replicates: int
     seed: int
+
+    def __repr__(self) -> str:
+        """Say a line a curve, for the first few."""
+        lines = [f"<passk.Report of {plural(len(self.curves), 'model')}", *map(repr, self.curves[:SHOWN])]
+        if len(self.curves) > SHOWN:
+            lines.append(f"and {plural(len(self.curves) - SHOWN, 'model')} more")
+        return "\n ".join(lines) + ">"
+
+    def _repr_html_(self) -> str:
+        """Show pass@1 and pass@k at the largest k, a row a model, as a small table in a notebook."""
+        rows = []
+        for curve in self.curves:
+            last = curve.points.dropna(subset=["pass_at_k"]).tail(1).to_dict("records")
+            mean, low, high = curve.mean
+            ends = [f"{point['k']:,}" for point in last] + [f"{point['pass_at_k']:.3f}" for point in last]
+            rows.append(
+                [printable(curve.name, 60), f"{len(curve.counts):,}", f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]", *(ends or ["-", "-"])]
+            )
+        return small_table(repr(self).splitlines()[0].strip("<>"), ["model", "problems", "avg@n", "interval", "largest k", "pass@k"], rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Make the document of schema ``dynamics.passk/1``; NaN where a number is not defined."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynamics.descriptions import plural
 from dynamics.passk.comparison import BESIDE, crossing_text
 from dynamics.passk.plot import COLORS, figure
 from dynamics.passk.terminal import interval, value
@@ -100,7 +101,7 @@ def _model(curve: Curve, color: str, level: float) -> Model:
         color,
         value(curve.mean[0]),
         interval(*curve.mean[1:]),
-        f"{len(curve.counts):,} problems, {curve.samples['total']:,} samples",
+        f"{plural(len(curve.counts), 'problem')}, {plural(curve.samples['total'], 'sample')}",
         [header for name in beside for header in (BESIDE[name], f"{level:.0%}")],
         rows,
         any(_mostly_beyond_half(point) for point in curve.points.to_dict("records")),
@@ -119,7 +120,7 @@ def _comparison(comparison: Comparison, level: float) -> dict[str, Any]:
         "a": html.one_line(comparison.a, 60),
         "b": html.one_line(comparison.b, 60),
         "crossing": crossing_text(comparison, level),
-        "paired": f"{comparison.paired:,}",
+        "paired": plural(comparison.paired, "problem"),
         "unpaired": f"{comparison.only_a + comparison.only_b:,}",
         "solved": {who: f"{count:,}" for who, count in comparison.solved.items()},
         "rows": [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.passk.comparison import BESIDE, crossing_text
 from dynamics.presentation import tables
@@ -14,7 +15,6 @@ from dynamics.presentation.tables import Section
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from dynamics.passk.comparison import Comparison, Curve, Report
 
@@ -60,10 +60,10 @@ def _files(report: Report) -> Section:
     table = tables.table("<", "|", "<")
     for file in report.files[:FILES]:
         taken = ", ".join(f"{name} = {printable(field, 60)}" for name, field in file.fields.items())
-        tables.add(table, printable(file.path, 200), f"{file.samples:,} samples", f"{file.format}: {taken}")
+        tables.add(table, printable(file.path, 200), plural(file.samples, "sample"), f"{file.format}: {taken}")
     parts: Section = [table] if report.files else []
     if len(report.files) > FILES:
-        parts.append(Text(f"  and {len(report.files) - FILES:,} files more"))
+        parts.append(Text(f"  and {plural(len(report.files) - FILES, 'more file')}"))
     return parts
 
 
@@ -107,7 +107,8 @@ def _measure(name: str, title: str, curves: list[Curve], labels: dict[str, str],
             if ragged:
                 cells.append(f"{int(row['problems']):,}")
         tables.add(table, f"{k:,}", *cells)
-    return [table]
+    flagged = any(cell.plain.endswith(" ~") for row in table.rows for cell in row)
+    return [table, Text("~  k > n / 2 for most problems", "dim")] if flagged else [table]
 
 
 def _extrapolation(curve: Curve, level: float) -> Section:
@@ -120,7 +121,7 @@ def _extrapolation(curve: Curve, level: float) -> Section:
     head = f"{printable(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
     parts: Section = [Text(head), table]
     if check is not None:
-        words = f"its check by thinning: from {check.kept} samples a problem, pass@{check.k} = {value(check.predicted)} "
+        words = f"its check by thinning: from {plural(check.kept, 'sample')} a problem, pass@{check.k} = {value(check.predicted)} "
         parts.append(Text(words + f"{interval(check.low, check.high)}; measured {value(check.measured)}"))
     return parts
 
@@ -129,11 +130,12 @@ def _comparison(comparison: Comparison, level: float) -> Section:
     head = f"{printable(comparison.b, 100)} - {printable(comparison.a, 100)}"
     solved = comparison.solved
     facts = (
-        f"{comparison.paired:,} problems paired by id; solved at least once: {solved['both']:,} by both, {solved['only_b']:,} only by "
+        f"{plural(comparison.paired, 'problem')} paired by id; solved at least once: "
+        f"{solved['both']:,} by both, {solved['only_b']:,} only by "
         f"{printable(comparison.b, 40)}, {solved['only_a']:,} only by {printable(comparison.a, 40)}, {solved['neither']:,} by neither"
     )
     if comparison.only_a or comparison.only_b:
-        facts += f"; {comparison.only_a + comparison.only_b:,} problems are in one of them only and not compared"
+        facts += f"; {plural(comparison.only_a + comparison.only_b, 'problem')} in one of them only, not compared"
     table = tables.table(">k", ">difference", f"|{level:.0%}", ">problems")
     for row in comparison.points.to_dict("records"):
         apart = " *" if row["low"] > 0 or row["high"] < 0 else ""
@@ -145,25 +147,22 @@ def _comparison(comparison: Comparison, level: float) -> Section:
             interval(row["low"], row["high"], sign=True) + apart,
             f"{row['problems']:,}",
         )
-    return [Text(head, "bold"), Text(facts), table, Text(crossing_text(comparison, level))]
+    marked = any(cell.plain.endswith(" *") for row in table.rows for cell in row)
+    legend = [Text("*  this interval, at this k alone, leaves out 0", "dim")] if marked else []
+    return [Text(head, "bold"), Text(facts), table, *legend, Text(crossing_text(comparison, level))]
 
 
 def _notes(report: Report) -> Section:
-    marks = []
-    if any((2 * curve.points["over_half"] > curve.points["problems"]).any() for curve in report.curves):
-        marks.append("~  k > n / 2 for most problems")
-    if report.comparisons:
-        marks.append("*  this interval, at this k alone, leaves out 0")
     warned: dict[str, list[str]] = {}
     for curve in report.curves:
         for warning in curve.warnings:
             warned.setdefault(warning, []).append(printable(curve.name, 60))
     lines = [f"{', '.join(names)}: {warning}" for warning, names in warned.items()]
     lines += [*report.notes, *(f"{printable(file.path, 80)}: {note}" for file in report.files for note in file.notes)]
-    return [Text(mark) for mark in marks] + ([_remarks("note", lines)] if lines else [])
+    return [_remarks("note", lines)] if lines else []
 
 
-def _remarks(kind: str, lines: list[str]) -> Table:
+def _remarks(kind: str, lines: list[str]) -> tables.Table:
     table = tables.table("|", "<")
     for line in lines:
         tables.add(table, kind, printable(line, 600))

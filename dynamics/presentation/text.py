@@ -29,6 +29,11 @@ def human(count: int) -> str:
     return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{unit}"
 
 
+def log_share(count: int, whole: int) -> float:
+    """Compute how long the bar of a count is, of a bar of all: each tenfold is equally long, and no count above 0 has none."""
+    return math.log1p(count) / math.log1p(whole) if whole else 0.0
+
+
 def types(counts: Mapping[str, int]) -> str:
     """List the dtypes of a checkpoint, with shares where there are several: ``bfloat16 99.97 %, float32 0.03 %``."""
     whole = sum(counts.values())

@@ -15,12 +15,13 @@ import matplotlib as mpl
 import numpy as np
 
 from dynamics.checkpoints.parameter_names import MODULE_ORDER, OUTSIDE, kind
+from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import html, style, text
 from dynamics.presentation.text import percent
 from dynamics.sparsity import plot_rules
 from dynamics.sparsity.definitions import RULES, rule_texts
-from dynamics.sparsity.plot import heat_rows, limits, series_lines, series_table
+from dynamics.sparsity.plot import color_scale, heat_rows, series_lines, series_table
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -88,7 +89,7 @@ class Scale:
     rule
         Its name.
     low, high
-        The sparsities of the first and the last colour.
+        The sparsities of the first and the last colour, with ≤ or ≥ where cells lie beyond.
     colors
         From low to high, evenly spaced.
     visible
@@ -119,8 +120,9 @@ def page(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
     total = comparison.total
     context = {
         "sides": _sides(comparison),
-        "weight_count": f"{total.numel:,}",
-        "tensor_count": f"{len(comparison.rows):,}",
+        "headline": html.one_line(comparison.headline, 300),
+        "weight_count": plural(total.numel, "weight"),
+        "tensor_count": plural(len(comparison.rows), "tensor"),
         "paper": _paper(comparison.like) if comparison.like else None,
         "rules": _rules(comparison),
         "norms": ", ".join(f"{header} {_measure(total, name)}" for name, header in MEASURES.items()),
@@ -129,8 +131,8 @@ def page(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
         "heat_map": _heat_map(comparison),
         "histogram": _histogram(total),
         "measures": [*RULES, *MEASURES.values()],
-        "modules": [_part(row) for row in comparison.modules],
-        "layers": [_part(row) for row in comparison.layers],
+        "modules": [_part(row, bool(comparison.adapters)) for row in comparison.modules],
+        "layers": [_part(row, bool(comparison.adapters)) for row in comparison.layers],
         "adapters": [_adapter(factors) for factors in comparison.adapters],
         "tensor_headers": [*DESCRIPTION, "weights", *RULES, *MEASURES.values()],
         "tensors": {"text": len(DESCRIPTION), "rows": [_tensor(row) for row in comparison.rows]},
@@ -185,14 +187,18 @@ def _measures(row: Row) -> list[str]:
     return [*(percent(row.sparsity[rule]) for rule in RULES), *(_measure(row, name) for name in MEASURES)]
 
 
-def _part(row: Row) -> list[str]:
-    return [html.one_line(row.name), f"{row.numel:,}", *_measures(row)]
+def _part(row: Row, adapter: bool) -> list[str]:
+    """Format a kind of module or a layer; of one that no factor of an adapter touches, the size and the sparsity alone."""
+    measured = _measures(row)
+    if adapter and not row.update_norm:
+        measured[len(RULES) :] = ["-"] * len(MEASURES)
+    return [html.one_line(row.name), f"{row.numel:,}", *measured]
 
 
 def _heat_map(comparison: Comparison) -> dict[str, Any]:
     """Lay out the heat map: its scales, the header of its corner, its columns, and its rows, of which None is a gap."""
     grid = comparison.grid
-    scales = {rule: limits(grid[f"sparsity_{rule}"].to_numpy(float)) for rule in RULES}
+    scales = {rule: color_scale(grid, rule) for rule in RULES}
     modules = [module for module in MODULE_ORDER if module in set(grid["module"])]
     cells = {(cell["layer"], cell["module"]): _cell(cell, scales) for cell in grid.to_dict("records")}
     layers = heat_rows(grid["layer"])
@@ -208,14 +214,15 @@ def _heat_map(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _scale(rule: str, low: float, high: float) -> Scale:
+def _scale(rule: str, low: float, high: float, clipped: str) -> Scale:
     colors = [_color(fraction)[0] for fraction in np.linspace(0, 1, 9)]
-    return Scale(rule, percent(low), percent(high), colors, rule == DEFAULT_RULE)
+    ends = ("≤ " * (clipped in ("min", "both")) + percent(low), "≥ " * (clipped in ("max", "both")) + percent(high))
+    return Scale(rule, *ends, colors, rule == DEFAULT_RULE)
 
 
-def _cell(cell: Mapping[Hashable, Any], scales: Mapping[str, tuple[float, float]]) -> Cell:
+def _cell(cell: Mapping[Hashable, Any], scales: Mapping[str, tuple[float, float, str]]) -> Cell:
     looks = {}
-    for rule, (low, high) in scales.items():
+    for rule, (low, high, _) in scales.items():
         sparsity = cell[f"sparsity_{rule}"]
         looks[rule] = (percent(sparsity, short=True).removesuffix(" %"), *_color((sparsity - low) / (high - low)))
     title = [
@@ -234,16 +241,15 @@ def _color(fraction: float) -> tuple[str, str]:
 
 
 def _histogram(total: Row) -> list[dict[str, str]]:
-    """Format a row a bin, up to the last that holds any weight, with a bar as long as the logarithm of its count."""
+    """Format a row a bin, up to the last that holds any weight, with a logarithmic bar (``text.log_share``, as in the terminal)."""
     bins = list(total.ulp.items())[: text.last_bin(total.ulp)]
-    longest = math.log10(max(10, *(count for _, count in bins)))
     whole = sum(total.ulp.values())
     return [
         {
             "steps": steps,
             "weights": f"{count:,}",
             "share": percent(count / whole if whole else math.nan),
-            "width": f"{100 * math.log10(count) / longest:.1f}%" if count else "",
+            "width": f"{100 * text.log_share(count, whole):.1f}%" if count else "",
         }
         for steps, count in bins
     ]

@@ -31,6 +31,8 @@ ANNOTATED = 150
 LABELLED = 40
 #: what a colour scale spans at least: a tenth of a percentage point, so that equal cells are not told apart by a handful of weights
 LEAST_SPAN = 0.001
+#: said of a colour scale that does not reach all cells
+NORMS_CLIPPED = "; norms lie beyond"
 #: under cells without weights: not a colour of the scale
 EMPTY = "#ececec"
 #: where rules agree their lines lie on each other: each is thinner, and its marks smaller, than the one beneath
@@ -50,8 +52,9 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     Notes
     -----
     The colours run from the lowest to the highest cell, not from 0 to 1: read the colour bar before comparing two
-    figures. They never span less than ``LEAST_SPAN``. Grey is no weights, not no change. A cell of 64 weights is as
-    large as one of a million.
+    figures. Norms are left out of that, as a few hundred weights would set the scale: where they lie beyond it they have
+    the colour of its end, and the colour bar has an arrow. The colours never span less than ``LEAST_SPAN``. Grey is no
+    weights, not no change. A cell of 64 weights is as large as one of a million.
 
     Examples
     --------
@@ -64,7 +67,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     columns = [module for module in MODULE_ORDER if module in set(grid["module"])]
     cells = grid.pivot(index="layer", columns="module", values=f"sparsity_{rule}")
     values = cells.reindex(index=[row or "" for row in rows], columns=columns).to_numpy(float)
-    low, high = limits(values)
+    low, high, clipped = color_scale(grid, rule)
     written = np.isfinite(values).sum() <= ANNOTATED
     import seaborn as sns
 
@@ -80,7 +83,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         annot_kws={"fontsize": 7.5},
         linewidths=0.5 if len(rows) <= LABELLED else 0.0,
         linecolor="white",
-        cbar_kws={"label": f"sparsity under {rule}", "pad": 0.02},
+        cbar_kws={"label": f"sparsity under {rule}{NORMS_CLIPPED if clipped != 'neither' else ''}", "pad": 0.02, "extend": clipped},
         xticklabels=False,
         yticklabels=False,
     )
@@ -100,6 +103,21 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         bar.set_ticks(list(ticks), labels=_tick_labels(ticks))
         bar.outline.set_visible(False)
     return ax
+
+
+def color_scale(grid: pd.DataFrame, rule: str) -> tuple[float, float, str]:
+    """Find the ends of the colour scale, norms left out, and beyond which of them norms lie: neither, min, max or both.
+
+    Parameters
+    ----------
+    grid : a row a cell, columns ``module`` and ``sparsity_<rule>``; norms count if there is nothing else.
+    rule : one of ``RULES``.
+    """
+    values, norm = grid[f"sparsity_{rule}"].to_numpy(float), (grid["module"] == "norm").to_numpy(bool)
+    counted = values[~norm] if np.isfinite(values[~norm]).any() else values
+    low, high = limits(counted)
+    beyond = bool((values < low).any()), bool((values > high).any())
+    return low, high, {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints import Checkpoint, Skip, parameter_names
+from dynamics.checkpoints.coverage import coverage, warning
 from dynamics.checkpoints.parameter_names import OUTSIDE
+from dynamics.descriptions import plural, small_table
+from dynamics.errors import printable
+from dynamics.presentation.text import percent
 from dynamics.sparsity.definitions import RULES, rule_texts
 
 if TYPE_CHECKING:
@@ -62,7 +66,7 @@ class Row:
         return entries
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What changed between two checkpoints. ``rows``: a row a tensor; the rest are sums over them."""
 
@@ -95,10 +99,38 @@ class Comparison:
             cells[f"sparsity_{rule}"] = 1 - cells[f"changed_{rule}"] / cells["numel"]
         return cells
 
+    @property
+    def coverage(self) -> dict[str, float]:
+        """Share of the weights of ``base`` and of ``tuned`` that were compared."""
+        sides = {"base": self.base, "tuned": self.tuned}
+        return {side: coverage(checkpoint, side, self.total.numel, self.skipped) for side, checkpoint in sides.items()}
+
+    @property
+    def headline(self) -> str:
+        """What to know before any number: that the sides share little, or that they are identical; else an empty text."""
+        lines = [warning(self.coverage)]
+        if self.total.numel and not self.total.changed["exact"]:
+            lines.append(f"identical: {plural(self.total.numel, 'weight')} compared, none differs")
+        return "; ".join(filter(None, lines))
+
+    def __repr__(self) -> str:
+        """Say in two lines what was compared, and how sparse the update is."""
+        sizes = f"{plural(self.total.numel, 'weight')} in {plural(len(self.rows), 'tensor')}"
+        shares = ", ".join(f"{rule} {percent(self.total.sparsity[rule])}" for rule in RULES)
+        paths = f"{printable(self.base.path, 80)} -> {printable(self.tuned.path, 80)}"
+        return f"<sparsity.Comparison {paths}: {self.headline or sizes}\n sparsity {shares}>"
+
+    def _repr_html_(self) -> str:
+        """Show the rules as a small table in a notebook."""
+        rules = rule_texts(self.rtol, self.atol)
+        rows = [[rule, text, f"{self.total.changed[rule]:,}", percent(self.total.sparsity[rule])] for rule, text in rules.items()]
+        return small_table(repr(self).splitlines()[0].strip("<>"), ["rule", "changed if", "changed", "sparsity"], rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Build the document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
+            "coverage": self.coverage,
             "base": _side(self.base),
             "tuned": _side(self.tuned),
             "rules": rule_texts(self.rtol, self.atol),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from dynamics.checkpoints.parameter_names import OUTSIDE
+from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
@@ -49,14 +50,13 @@ def show(comparison: Comparison, steps: Sequence[Step] = (), console: Console | 
 
 
 def _header(comparison: Comparison) -> Section:
-    lines: Section = []
+    lines: Section = [Text(comparison.headline, "bold")] if comparison.headline else []
     for side in ("base", "tuned"):
         checkpoint = getattr(comparison, side)
         stored = f"{printable(checkpoint.format)}, {text.types(checkpoint.dtypes)}"
         lines.append(Text.assemble((f"{side:<6} {printable(checkpoint.path, 300)}", "bold"), (f"  {stored}", "dim")))
-    tensors, skipped = len(comparison.rows), len(comparison.skipped)
-    weights = comparison.total.numel
-    line = f"{weights:,} weight{'s' * (weights != 1)} in {tensors:,} tensor{'s' * (tensors != 1)} compared"
+    skipped = len(comparison.skipped)
+    line = f"{plural(comparison.total.numel, 'weight')} in {plural(len(comparison.rows), 'tensor')} compared"
     return [*lines, Text(line + (f"; {skipped:,} left out, see the end" if skipped else ""))]
 
 
@@ -64,7 +64,7 @@ def _like(comparison: Comparison) -> Section:
     like = comparison.like
     if not like:
         return []
-    counted = f"{like['changed']:,} of {comparison.total.numel:,} weights changed"
+    counted = f"{like['changed']:,} of {plural(comparison.total.numel, 'weight')} changed"
     rule = tables.table("|", "<")
     tables.add(rule, "rule", like["rule"])
     return [Text.assemble((f"{like['paper']}: sparsity {percent(like['sparsity'])}", "bold"), f"  {counted}"), rule]
@@ -91,24 +91,26 @@ def _histogram(total: Row, width: int, fancy: bool) -> Section:
         start = counts[BARS][0].split("-")[0]
         counts = [*counts[:BARS], (f"{start} or more", sum(count for _, count in counts[BARS:]))]
     whole = sum(total.ulp.values())
-    table = tables.table(">bf16 steps", ">weights", ">share", "|")
+    table = tables.table(">bf16 steps", ">weights", ">share", "~(log scale)" if any(count for _, count in counts) else "~")
     room = max(10, min(50, width - 50))
     for name, count in counts:
         share = count / whole if whole else math.nan
-        table.add_row(Text(name), Text(f"{count:,}"), Text(percent(share)), Text(_bar(share, room, fancy), "cyan"))
+        bar = _bar(text.log_share(count, whole), room, fancy)
+        tables.add(table, name, f"{count:,}", percent(share), Text(bar, "cyan"))
     return [table]
 
 
 def _bar(share: float, room: int, fancy: bool) -> str:
     """Draw a bar of up to ``room`` characters; a share too small for one still shows a tick."""
-    length = 0 if math.isnan(share) else round(share * room)
+    length = round(share * room)
     return ("█" if fancy else "#") * length or ("▏" if fancy else "|") * (share > 0)
 
 
 def _modules(comparison: Comparison) -> Section:
     table = tables.table("|sparsity of, %", ">weights", *(f">{rule}" for rule in RULES), ">rel. update")
     for row in comparison.modules:
-        tables.add(table, printable(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), text.number(row.relative_update))
+        moved = "-" if comparison.adapters and not row.update_norm else text.number(row.relative_update)  # no factor touches it
+        tables.add(table, printable(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), moved)
     return [table]
 
 
@@ -128,7 +130,7 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
     head = ["|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer"]
     if blocks := fancy and room >= 10:
         spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
-        head.append(f"|{prefix + spans if len(prefix + spans) <= room else printable(spans, room)}")
+        head.append(f"~{prefix + spans if len(prefix + spans) <= room else printable(spans, room)}")
     table = tables.table(*head)
     for rule in RULES:
         values = {name: row.sparsity[rule] for name, row in rows.items()}
@@ -155,7 +157,7 @@ def _steps(steps: Sequence[Step]) -> Section:
     if not steps:
         return []
     short = text.short_paths(path for step in steps for path in (step.start, step.end))
-    table = tables.table("|against", "<from", "<to", *(f">{rule}" for rule in RULES), ">rel. update")
+    table = tables.table("|against", "<from", "<to", *(f">{rule}" for rule in RULES), ">rel. update", keys=3)
     for step in steps:
         total = step.comparison.total
         numbers = [*map(_bare, total.sparsity.values()), text.number(total.relative_update)]
@@ -169,7 +171,7 @@ def _adapters(adapters: Sequence[dict[str, Any]]) -> Section:
     norm = math.sqrt(math.fsum(float(record["update_norm"]) ** 2 for record in adapters))
     spans = [f"{key.replace('_', ' ')} {_span([record[key] for record in adapters])}" for key in ("rank", "numerical_rank", "scaling")]
     table = tables.table("|", "<")
-    tables.add(table, "adapter", f"updates {len(adapters):,} tensors: {', '.join(spans)}; L2 of all updates {text.number(norm)}")
+    tables.add(table, "adapter", f"updates {plural(len(adapters), 'tensor')}: {', '.join(spans)}; L2 of all updates {text.number(norm)}")
     return [table]
 
 

@@ -76,11 +76,14 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
 
         settings |= {"seed": options.seed, "directions": options.subspace + MORE, "bounds_fail_with_probability": FAILURE}
     if options.json:
+        from dynamics.spectra.notes import notes
+
         document = {
             "schema": SCHEMA,
             "base": options.base,
             "tuned": options.tuned,
             "settings": settings,
+            "notes": notes(spectra),
             "matrices": [asdict(spectrum) for spectrum in spectra],
             "skipped": [asdict(skip) for skip in skipped],
         }

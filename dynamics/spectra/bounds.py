@@ -46,9 +46,11 @@ def approximate(
         update_ranks, captured = ranks(sigma, (before.shape[0], before.shape[1])), sigma**2
     sine = first.sine(k)
     slack = math.degrees(math.asin(sine) + math.asin(second.sine(k)))
-    angle_fields = angle_summary(angles(first.left[:, :k], second.left[:, :k]), angles(first.right[:, :k], second.right[:, :k]))
+    left, right = angles(first.left[:, :k], second.left[:, :k]), angles(first.right[:, :k], second.right[:, :k])
+    angle_fields = angle_summary(left, right, before.shape, bool(update.any()))
     for name in ("angle_left_max", "angle_left_mean", "angle_right_max", "angle_right_mean"):
-        bounds[name] = (max(0.0, angle_fields[name] - slack), min(90.0, angle_fields[name] + slack))
+        if angle_fields[name] == angle_fields[name]:
+            bounds[name] = (max(0.0, angle_fields[name] - slack), min(90.0, angle_fields[name] + slack))
     shares = energy_in_subspace(first.left[:, :k], first.right[:, :k], update)
     largest_share = float(captured[:k].sum() / captured.sum()) if captured.sum() else math.nan
     for name, value in shares.items():

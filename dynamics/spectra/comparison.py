@@ -16,6 +16,7 @@ from dynamics.checkpoints import Skip, Source, open_checkpoint, parameter_names
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.checkpoints.matching import Pair, match
 from dynamics.checkpoints.tensor import decode
+from dynamics.descriptions import small_table
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.extras import optional_import
 from dynamics.sparsity.definitions import changed, changed_under
@@ -40,7 +41,7 @@ SCHEMA = "dynamics.spectra/1"
 METHODS = ("full", "approx", "none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spectrum:
     """What an update did to one matrix. Angles in degrees; NaN where the update is zero.
 
@@ -103,6 +104,22 @@ class Spectrum:
     angles_left: tuple[float, ...] = ()
     angles_right: tuple[float, ...] = ()
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say in a line which matrix it is, and what its update is like."""
+        shape = "x".join(map(str, self.shape))
+        if not self.update_norm:
+            return f"<Spectrum {printable(self.name)} {shape}: did not change>"
+        numbers = f"rank {self.rank}, stable rank {self.stable_rank:.3g}, NSS {self.nss:.3g}, angles {self.angle_left_max:.3g} left, "
+        return f"<Spectrum {printable(self.name)} {shape}: {numbers}{self.angle_right_max:.3g} right>"
+
+    def _repr_html_(self) -> str:
+        """Show the single numbers as a small table in a notebook."""
+        names = [entry.name for entry in fields(self) if entry.name not in (*SEQUENCE_FIELDS, "name", "shape")]
+        shape = "x".join(map(str, self.shape))
+        return small_table(
+            f"{printable(self.name)} {shape}", ["quantity", "value"], [[name, f"{getattr(self, name):.4g}"] for name in names]
+        )
 
 
 def measure(
@@ -187,7 +204,7 @@ def _full(
     return {
         **ranks(sigma, (len(before), len(before[0]))),
         "nss": float(np.linalg.norm(s1 - s0)) / scale if scale else math.nan,
-        **angle_summary(left, right),
+        **angle_summary(left, right, before.shape, bool(update.any())),
         "gap": float((s0[k - 1] - (s0[k] if k < len(s0) else 0.0)) / s0[0]) if s0[0] else math.nan,
         **energy_in_subspace(u0[:, :k], v0[:k].T, update),
         "principal": float(principal[changed].mean()) if changed.any() else math.nan,
@@ -265,6 +282,14 @@ def _pattern(only: str | None) -> re.Pattern[str]:
         return re.compile(only or "")
     except re.error as error:
         raise InputError(f"--only {printable(only or '')}: is not a regular expression ({error})") from None
+
+
+def changed_only(rows: pd.DataFrame) -> pd.DataFrame:
+    """Blank the quantities of matrices that did not change (NaN), in a table as ``frame`` makes: an update of zero has none."""
+    columns = [
+        field.name for field in fields(Spectrum) if field.name not in (*SEQUENCE_FIELDS, "name", "shape", "k", "base_norm", "hill_base")
+    ]
+    return rows.assign(**{column: rows[column].where(rows["update_norm"] > 0) for column in columns})
 
 
 def frame(spectra: list[Spectrum]) -> pd.DataFrame:

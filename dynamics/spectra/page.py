@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynamics.descriptions import plural
 from dynamics.presentation import html, style
-from dynamics.spectra.comparison import frame
+from dynamics.spectra.comparison import changed_only, frame
+from dynamics.spectra.notes import headline, notes
 from dynamics.spectra.plot import figure
 
 if TYPE_CHECKING:
@@ -82,14 +84,15 @@ def page(base: str, tuned: str, spectra: list[Spectrum], skipped: Sequence[Skip]
     -------
     The text of one HTML file.
     """
-    rows = frame(spectra)
+    rows = changed_only(frame(spectra))
     medians = rows.groupby("module", sort=False)[list(COLUMNS)].median()
     with style.use_style():
         profiles = html.figure_uri(figure(spectra))
     context = {
         "base": html.one_line(base),
         "tuned": html.one_line(tuned),
-        "matrix_count": f"{len(spectra):,}",
+        "matrix_count": plural(len(spectra), "matrix", "matrices"),
+        "notes": [html.one_line(line, 600) for line in (headline(spectra, skipped), *notes(spectra)) if line],
         "settings": html.one_line(", ".join(f"{name} {value}" for name, value in settings.items()), 400),
         "profiles": profiles,
         "columns": list(COLUMNS.values()),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
-from dynamics.spectra.comparison import frame
+from dynamics.spectra.comparison import changed_only, frame
+from dynamics.spectra.notes import headline, notes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from dynamics.checkpoints import Skip
@@ -23,47 +27,67 @@ HOW = {
     "approx": "first directions by random projection, bounds in --json, --csv and --html",
     "none": "nothing decomposed",
 }
+#: column -> how its median is written
+UPDATE = {
+    "rank": ".0f",
+    "stable_rank": ".1f",
+    "effective_rank": ".0f",
+    "rank_99": ".0f",
+    "nss": ".1e",
+    "angle_left_max": ".3g",
+    "inside": ".4f",
+    "inside_chance": ".4f",
+}
+MASKS = {"angle_right_max": ".3g", "principal": ".3f", "low": ".3f", "chance": ".3f"}
 
 
 def show(base: str, tuned: str, spectra: list[Spectrum], skipped: list[Skip], method: str = "full", console: Console | None = None) -> None:
-    """Medians over the matrices of each kind of module."""
-    rows = frame(spectra)
+    """Print medians over the matrices of each kind of module."""
 
     def sections(_width: int, _fancy: bool) -> list[Section]:
-        head: Section = [Text(f"base   {printable(base, 300)}", "bold"), Text(f"tuned  {printable(tuned, 300)}", "bold")]
-        head.append(Text(f"{len(spectra):,} matrices, {HOW[method]}, k = {spectra[0].k}; medians by kind of module"))
-        heads = (">matrices", ">rank", ">stable", ">effective", ">rank 99 %", ">NSS", ">angle", ">inside", ">chance")
-        update_table = tables.table("|module", *heads)
-        mask_table = tables.table("|module", ">angle right", ">principal", ">low", ">chance", ">intruders", ">Hill, base", ">update")
-        for kind, part in rows.groupby("module", sort=False):
-            medians = part.median(numeric_only=True)
-            ranks = (
-                f"{medians['rank']:.0f}",
-                f"{medians['stable_rank']:.1f}",
-                f"{medians['effective_rank']:.0f}",
-                f"{medians['rank_99']:.0f}",
-            )
-            drift = (
-                f"{medians['nss']:.1e}",
-                f"{medians['angle_left_max']:.3g}",
-                f"{medians['inside']:.4f}",
-                f"{medians['inside_chance']:.4f}",
-            )
-            tables.add(update_table, str(kind), str(len(part)), *ranks, *drift)
-            masks = (f"{medians['principal']:.3f}", f"{medians['low']:.3f}", f"{medians['chance']:.3f}")
-            counts = (str(int(part["intruders"].sum())), _known(medians["hill_base"]), _known(medians["hill_update"]))
-            tables.add(mask_table, str(kind), f"{medians['angle_right_max']:.3g}", *masks, *counts)
-        note = "angle: largest of the k principal angles, degrees; inside: energy of the update in the base's first k directions"
-        footer: Section = [Text(f"{len(skipped):,} tensors left out: not matrices, or not on both sides")] if skipped else []
-        return [
-            head,
-            [update_table, Text(note, "dim")],
-            [mask_table, Text("principal, low: share of the changed weights in that mask", "dim")],
-            footer,
-        ]
+        return [_head(base, tuned, spectra, skipped, method), *_tables(frame(spectra)), _end(spectra, skipped)]
 
     tables.show(sections, console)
 
 
-def _known(value: float) -> str:
-    return "-" if value != value else f"{value:.2f}"
+def _head(base: str, tuned: str, spectra: list[Spectrum], skipped: list[Skip], method: str) -> Section:
+    first = headline(spectra, skipped)
+    lines: Section = [Text(first, "bold")] if first else []
+    lines += [Text(f"base   {printable(base, 300)}", "bold"), Text(f"tuned  {printable(tuned, 300)}", "bold")]
+    count = plural(len(spectra), "matrix", "matrices")
+    k = max(spectrum.k for spectrum in spectra)
+    return [*lines, Text(f"{count}, {HOW[method]}, k = {k}; medians by kind of module")]
+
+
+def _tables(rows: pd.DataFrame) -> list[Section]:
+    heads = (">matrices", ">rank", ">stable", ">effective", ">rank 99 %", ">NSS", ">angle", ">inside", ">chance")
+    update_table = tables.table("|module", *heads)
+    mask_table = tables.table("|module", ">angle right", ">principal", ">low", ">chance", ">intruders", ">Hill, base", ">update")
+    for kind, part in rows.groupby("module", sort=False):
+        medians = changed_only(part).median(numeric_only=True)
+        hill = part["hill_base"].median()  # of the base, which unchanged matrices have, too
+        update = [_written(medians[column], digits) for column, digits in UPDATE.items()]
+        masks = [_written(medians[column], digits) for column, digits in MASKS.items()]
+        changed = bool(part["update_norm"].any())
+        intruders = str(int(part["intruders"].sum())) if changed else "-"
+        tables.add(update_table, str(kind), str(len(part)), *update)
+        tables.add(mask_table, str(kind), *masks, intruders, _written(hill, ".2f"), _written(medians["hill_update"], ".2f"))
+    note = "angle: largest of the k principal angles, degrees; inside: energy of the update in the base's first k directions"
+    return [
+        [update_table, Text(note, "dim")],
+        [mask_table, Text("principal, low: share of the changed weights in that mask", "dim")],
+    ]
+
+
+def _end(spectra: list[Spectrum], skipped: list[Skip]) -> Section:
+    table = tables.table("|", "<")
+    for note in notes(spectra):
+        tables.add(table, "note", note)
+    lines: Section = [table] if table.rows else []
+    if skipped:
+        lines.append(Text(f"{plural(len(skipped), 'tensor')} left out: not matrices, or not on both sides"))
+    return lines
+
+
+def _written(value: float, digits: str) -> str:
+    return "-" if math.isnan(value) else f"{value:{digits}}"

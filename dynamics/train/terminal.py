@@ -55,8 +55,10 @@ def _notes(reports: Sequence[tuple[str, Report]]) -> tables.Section:
     from rich.text import Text
 
     count = max(int(curve.points["problems"].max()) for _, report in reports for curve in report.curves)
+    first = [comparison.points.iloc[0] for _, report in reports for comparison in report.comparisons]
+    marked = any(point["low"] > 0 or point["high"] < 0 for point in first)
     return [
-        Text(f"*  leaves out 0; paired, over up to {count} problems"),
+        *[Text(f"*  leaves out 0; paired, over up to {count} problems")] * marked,
         Text("   the base at lower temperatures and greedy is the control: a gain that it has too is no new ability"),
         Text("   python -m dynamics.passk RUN has every k"),
     ]
