@@ -288,7 +288,7 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
         (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
         (["--steps", "0"], "--steps 0: must be a number of at least 1"),
         (["--learning-rate", "nan"], "must be a number"),
-        (["--temperature", "0"], "samples of a group would all be the same"),
+        (["--temperature", "0"], "all samples of a group would be the same"),
         (["--top-p", "0.9", "--num-iterations", "2"], "--top-p and --top-k"),
         (["--eval-temperatures", "a"], "Error parsing --eval-temperatures: Could not find valid parse for arguments: ['a']"),
         (["--eval-temperatures", "1", "-1"], "--eval-temperatures 1 -1: must be one or more numbers of at least 0"),
