@@ -102,7 +102,7 @@ def sketch(matrix: Float[np.ndarray, "m n"], count: int, powers: int = 2, seed: 
 
 
 def likely_tail(sketched: Sketch) -> Float[np.ndarray, " rest"]:
-    """Guess the squared singular values beyond those found, (min(m, n) - l,): they fall to 0 and have the right sum."""
+    """Extrapolate the remaining squared singular values, (min(m, n) - l,): a decay to 0 with the correct sum."""
     count = min(sketched.shape) - len(sketched.sigma)
     last, energy = float(sketched.sigma[-1]) ** 2, sketched.residual**2
     if not count or not energy:
@@ -113,10 +113,11 @@ def likely_tail(sketched: Sketch) -> Float[np.ndarray, " rest"]:
 
 
 def extremes(sketched: Sketch) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, " size"]]:
-    """Compute the flattest and the most peaked squared singular values, (min(m, n),) each, that the sketch allows.
+    """Compute the flattest and the most peaked squared singular values, (min(m, n),) each, that are consistent with the sketch.
 
-    Each majorises, or is majorised by, every spectrum that it allows: what grows as energy spreads out - stable rank, the entropy
-    of the energies, the number of directions that hold a share of it - is bounded by its values at the two.
+    The most peaked spectrum majorises every consistent spectrum, and every consistent spectrum majorises the flattest. Quantities that
+    grow as energy spreads out (stable rank, entropy of the energies, number of directions for a fraction of the energy) are bounded by
+    their values at the two.
     """
     size, known = min(sketched.shape), len(sketched.sigma)
     total = sketched.norm**2
