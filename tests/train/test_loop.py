@@ -200,7 +200,7 @@ def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -
     refused = []
 
     def second(step: int, metrics: dict) -> None:
-        with pytest.raises(InputError, match="another process is at work on this run") as found:
+        with pytest.raises(InputError, match="another process is working on this run") as found:
             run("sft", config, out, resume=True)
         refused.append(found)
 
@@ -273,9 +273,9 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
     out = tmp_path / "run"
     assert cli(arguments("sft", base, out)) == 0
     assert cli(arguments("sft", base, out, "--seed", "7", "--resume")) == 2
-    assert "was begun with seed = 0, not 7" in capsys.readouterr().err
+    assert "was started with seed = 0, not 7" in capsys.readouterr().err
     assert cli(arguments("sft", base, out)) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert cli(arguments("rlvr", base, out, "--resume")) == 2
     assert "method = 'sft', not 'rlvr'" in capsys.readouterr().err
 
