@@ -209,6 +209,6 @@ def validate(n: ArrayLike, c: ArrayLike, level: float = 0.95, replicates: int = 
         return None
     kept, k = least // 8, least // 2
     thinned = np.random.default_rng([seed, 1]).hypergeometric(c, n - c, kept)
-    far = extrapolate(np.full(len(n), kept), thinned, [k], level, replicates, seed)
+    prediction = extrapolate(np.full(len(n), kept), thinned, [k], level, replicates, seed)
     measured = float(curves(n, c, [k]).mean())
-    return Validation(kept, k, float(far.pass_at_k[0]), float(far.low[0]), float(far.high[0]), measured)
+    return Validation(kept, k, float(prediction.pass_at_k[0]), float(prediction.low[0]), float(prediction.high[0]), measured)

@@ -90,14 +90,14 @@ class Curve:
         return document | {"warnings": self.warnings}
 
 
-def _extrapolated(far: Extrapolation, validation: Validation | None) -> dict[str, Any]:
+def _extrapolated(extrapolation: Extrapolation, validation: Validation | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "model": "beta-binomial",
-        "a": far.fit.a,
-        "b": far.fit.b,
+        "a": extrapolation.fit.a,
+        "b": extrapolation.fit.b,
         "points": [
             {"k": int(k), "pass_at_k": float(value), "low": float(low), "high": float(high)}
-            for k, value, low, high in zip(far.ks, far.pass_at_k, far.low, far.high, strict=True)
+            for k, value, low, high in zip(extrapolation.ks, extrapolation.pass_at_k, extrapolation.low, extrapolation.high, strict=True)
         ],
         "validation": None,
     }
@@ -140,16 +140,16 @@ class Comparison:
             "crossing": None,
         }
         if self.crossing is not None:
-            met = self.crossing
+            crossed = self.crossing
             document["crossing"] = {
-                "leader": (self.a, self.b)[met.leader],
-                "k": met.k,
-                "low": met.low,
-                "high": met.high,
-                "probability_none": met.none,
-                "probability_from_start": met.at_once,
-                "again": met.again,
-                "largest_k": met.largest,
+                "leader": (self.a, self.b)[crossed.leader],
+                "k": crossed.k,
+                "low": crossed.low,
+                "high": crossed.high,
+                "probability_none": crossed.none,
+                "probability_from_start": crossed.at_once,
+                "again": crossed.again,
+                "largest_k": crossed.largest,
             }
         return document
 
@@ -193,8 +193,8 @@ class Report:
                         ["k", "value", "low", "high", "problems", "over_half"], axis=1
                     )
                     parts.append(part.assign(kind=kind, name=curve.name))
-            if (far := curve.extrapolation) is not None:
-                values = {"k": far.ks, "value": far.pass_at_k, "low": far.low, "high": far.high}
+            if (extrapolation := curve.extrapolation) is not None:
+                values = {"k": extrapolation.ks, "value": extrapolation.pass_at_k, "low": extrapolation.low, "high": extrapolation.high}
                 parts.append(pd.DataFrame(values).assign(problems=len(curve.counts), kind="extrapolation", name=curve.name))
         parts += [
             comparison.points.rename(columns={"difference": "value"}).assign(kind="difference", name=comparison.b, against=comparison.a)
@@ -489,14 +489,14 @@ def report(
 
 def crossing_text(comparison: Comparison, level: float) -> str:
     """Describe the crossing in a sentence."""
-    met = comparison.crossing
+    crossed = comparison.crossing
     a, b = printable(comparison.a, 40), printable(comparison.b, 40)
-    if met is None:
+    if crossed is None:
         return f"{b} and {a} are level at every k"
-    ahead, behind = (a, b) if met.leader == 0 else (b, a)
-    chance = f"no crossing up to {met.largest:,} in {100 * met.none:.0f} % of replicates"
-    if met.k is None:
-        return f"{behind} stays behind {ahead} up to k = {met.largest:,} ({chance})"
-    low = f"{met.low:,}" if met.low is not None else f"beyond {met.largest:,}"
-    high = f"{met.high:,}" if met.high is not None else f"beyond {met.largest:,}"
-    return f"{behind} overtakes {ahead} at k* = {met.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"
+    ahead, behind = (a, b) if crossed.leader == 0 else (b, a)
+    chance = f"no crossing up to {crossed.largest:,} in {100 * crossed.none:.0f} % of replicates"
+    if crossed.k is None:
+        return f"{behind} stays behind {ahead} up to k = {crossed.largest:,} ({chance})"
+    low = f"{crossed.low:,}" if crossed.low is not None else f"beyond {crossed.largest:,}"
+    high = f"{crossed.high:,}" if crossed.high is not None else f"beyond {crossed.largest:,}"
+    return f"{behind} overtakes {ahead} at k* = {crossed.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"

@@ -89,15 +89,15 @@ def none_of_curve(n, c, ks, complement, out):
         left = float(n[i] - c[i])
         high, low = 1.0, 0.0
         drawn = 0
-        for place in range(ks.size):
-            k = ks[place]
+        for column in range(ks.size):
+            k = ks[column]
             if k > n[i]:
-                out[i, place] = np.nan
+                out[i, column] = np.nan
                 continue
             while drawn < k and high > 0.0:
                 high, low = _times_ratio(high, low, left - drawn, whole - drawn) if left > drawn else (0.0, 0.0)
                 drawn += 1
-            out[i, place] = _one_minus(high, low) if complement else high + low
+            out[i, column] = _one_minus(high, low) if complement else high + low
 
 
 @_compiled
@@ -194,8 +194,8 @@ def _multiply(a, b, size, longest, out):
     out[:size] = 0.0
     for s in range(min(longest + 1, size)):
         if b[s] != 0.0:
-            for place in range(size - s):
-                out[place + s] += b[s] * a[place]
+            for index in range(size - s):
+                out[index + s] += b[s] * a[index]
 
 
 @_compiled

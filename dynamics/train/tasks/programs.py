@@ -73,17 +73,17 @@ def _replace(rng: np.random.Generator, x: str) -> str:
     return f"{_operand(x)}.replace('{'abcde'[old]}','{'abcde'[new]}')"
 
 
-def _whole(rng: np.random.Generator, far: bool) -> int:
-    return int(rng.integers(16, 100) if far else rng.integers(0, 16))
+def _whole(rng: np.random.Generator, large: bool) -> int:
+    return int(rng.integers(16, 100) if large else rng.integers(0, 16))
 
 
-def _list(rng: np.random.Generator, far: bool) -> list[int]:
-    length, high = (rng.integers(4, 6), 30) if far else (rng.integers(2, 4), 10)
+def _list(rng: np.random.Generator, large: bool) -> list[int]:
+    length, high = (rng.integers(4, 6), 30) if large else (rng.integers(2, 4), 10)
     return [int(value) for value in rng.integers(0, high, length)]
 
 
-def _letters(rng: np.random.Generator, far: bool) -> str:
-    length = rng.integers(4, 7) if far else rng.integers(2, 4)
+def _letters(rng: np.random.Generator, large: bool) -> str:
+    length = rng.integers(4, 7) if large else rng.integers(2, 4)
     return "".join("abcde"[index] for index in rng.integers(0, 5, length))
 
 

@@ -100,10 +100,10 @@ class Triplets:
 
 def draw_triplet(rng: np.random.Generator, kind: str, part: str) -> Problem | None:
     """Draw a problem from the programs of a split or test set; None if the drawn program is invalid for the drawn inputs."""
-    far = part == "ood"
+    out_of_distribution = part == "ood"
     split = PROGRAMS_OF_TEST_SET.get(part, part)
-    family, program = programs.draw_of(rng, split, 3 if far else None)
-    inputs = [(family.inputs(rng, far),) for _ in range(PAIRS if kind == "induction" else 1)]
+    family, program = programs.draw_of(rng, split, 3 if out_of_distribution else None)
+    inputs = [(family.inputs(rng, out_of_distribution),) for _ in range(PAIRS if kind == "induction" else 1)]
     outcome = Expressions().run(program, inputs)
     if outcome.values is None or not all(is_short_in_notation(value) for value in outcome.values):
         return None
