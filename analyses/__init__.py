@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Request:
-    """What ``python -m analyses`` was asked for.
+    """The options of ``python -m analyses``.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The interface that all modules of the comparison have, and what they share: writing table and figure, and a command line."""
+"""The interface of the analysis modules, and their shared functions: writing table and figure, and a command line."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class Analysis(Protocol):
         """Describe what the figure shows, with the numbers of problems and seeds."""
 
     def measure(self, runs: Sequence[Run], /) -> pd.DataFrame:
-        """Make the table; all that is drawn or tested is in it."""
+        """Make the table, which contains everything that is drawn or tested."""
 
     def figure(self, table: pd.DataFrame, /) -> Figure:
-        """Draw the table, and nothing else."""
+        """Draw the figure from the table alone."""
 
     def verdicts(self, table: pd.DataFrame, /) -> list[Verdict]:
         """Check the paper's claims on the table."""
 
 
 def name_of(analysis: Analysis) -> str:
-    """Name of an analysis and of its files; also if it was started by ``python -m``."""
+    """Name of an analysis and of its files, also when run with ``python -m``."""
     if analysis.__name__ == "__main__":
         return Path(str(sys.modules["__main__"].__file__)).stem
     return analysis.__name__.rpartition(".")[2]
@@ -71,7 +71,7 @@ def write(analysis: Analysis, runs: Sequence[Run], folder: Path) -> tuple[pd.Dat
 
 
 def main(analysis: Analysis, argv: Sequence[str] | None = None) -> int:
-    """Do what the command line ``RUNS... --out FOLDER`` asks for; return the exit status."""
+    """Run the command line ``RUNS... --out FOLDER``; return the exit status."""
     parser = argparse.ArgumentParser(description=analysis.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders of them")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="where figure and table go (default: figures/)")

@@ -1,4 +1,4 @@
-"""Claims of the paper against what was measured: effects over seeds, their intervals, and the verdicts that these give."""
+"""Tests of the paper's claims: effects over seeds, their intervals, and verdicts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim of the paper against what was measured.
+    """A claim of the paper and the measured effect.
 
     Attributes
     ----------
     finding : the claim.
-    measured : the quantity that was measured for it.
+    measured : the measured quantity.
     effect : mean over seeds.
     low, high : ends of the 95 % interval of the effect; NaN if there is none.
     seeds : number of seeds.
     by_seed : the effect of each seed.
     interval : the kind of interval.
-    expected : the sign that the claim gives the effect; 0 if it says that there is none, or none beyond ``margin``.
-    margin : largest effect that counts as none.
+    expected : sign of the effect according to the claim; 0 if the claim says there is no effect beyond ``margin``.
+    margin : largest effect that counts as no effect.
     """
 
     finding: str
@@ -43,7 +43,7 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        """By the interval: wholly on the expected side, wholly on the other, or neither (also if there is no interval)."""
+        """Verdict from the interval: entirely on the expected side, entirely on the other, or neither (also without an interval)."""
         if not np.isfinite([self.low, self.high]).all():
             return OPEN
         if not self.expected:
@@ -61,16 +61,16 @@ def check_claim(
     within_seeds: tuple[float, float, str] | None = None,
     margin: float = 0.0,
 ) -> Verdict:
-    """Check a claim about an effect by Student's interval over seeds.
+    """Check a claim about an effect with a t interval over seeds.
 
     Parameters
     ----------
-    finding, measured : the claim, and the quantity that was measured for it.
-    values : the effect of each seed; those that are not finite are left out.
-    expected : sign that the claim gives the effect; 0 for none.
-    within_seeds : ends and kind of the interval that the problems or tasks of all seeds together give. A few seeds can agree by chance, so
-        the interval is the hull of both. With one seed it is this one alone: the verdict is then on that run, not on the method.
-    margin : largest effect that counts as none.
+    finding, measured : the claim, and the measured quantity.
+    values : effect of each seed; values that are not finite are ignored.
+    expected : sign of the effect according to the claim; 0 for no effect.
+    within_seeds : ends and kind of an interval over the problems or tasks of all seeds. Few seeds can agree by chance, so the interval is
+        the hull of both. With a single seed only this interval is used, and the verdict is about that run rather than the method.
+    margin : largest effect that counts as no effect.
     """
     effects = np.asarray(values, float)
     effects = effects[np.isfinite(effects)]
@@ -88,9 +88,9 @@ def check_claim_on_rows(finding: str, measured: str, rows: pd.DataFrame, expecte
 
     Parameters
     ----------
-    finding, measured, expected : as of ``check_claim``.
-    rows : seed, value, low, high. The row whose seed is NaN is of all seeds together, with its interval; the others are of one seed.
-    interval : the kind of that interval.
+    finding, measured, expected : see ``check_claim``.
+    rows : seed, value, low, high. The row with seed NaN is for all seeds together, with its interval; the others are for one seed each.
+    interval : kind of that interval.
     """
     together = rows[rows["seed"].isna()].iloc[0]
     by_seed = rows["value"][rows["seed"].notna()].to_numpy()
@@ -98,10 +98,7 @@ def check_claim_on_rows(finding: str, measured: str, rows: pd.DataFrame, expecte
 
 
 def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.95) -> tuple[float, float, float]:
-    """Compute the mean and Student's interval of it: mean, low, high.
-
-    The ends are NaN for a single value. With two values the interval is wide, as it should be.
-    """
+    """Compute the mean and its t interval: mean, low, high. The ends are NaN for a single value."""
     effects = np.asarray(values, float)
     mean = float(effects.mean()) if len(effects) else float("nan")
     if len(effects) < 2:
@@ -112,7 +109,7 @@ def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.
 
 
 def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Add columns low and high: Student's interval over the seeds of every group of rows, which are one per seed."""
+    """Add columns low and high: the t interval over seeds of each group of rows, with one row per seed."""
     transform = table.groupby(list(by), sort=False)["value"].transform
     return table.assign(
         low=transform(lambda values: over_seeds(values.to_numpy())[1]), high=transform(lambda values: over_seeds(values.to_numpy())[2])

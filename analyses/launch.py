@@ -1,4 +1,4 @@
-"""Training the runs of a preset: several at a time, finished ones used again, interrupted ones resumed."""
+"""Train the runs of a preset in parallel; finished runs are reused, interrupted runs are resumed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dynamics.runs.directory import RunDirectory
 
 
 def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
-    """Train the runs of a preset, side by side on the cores.
+    """Train the runs of a preset in parallel.
 
     Parameters
     ----------
     preset : name of a preset.
-    folder : folder of its runs. Finished ones are used again, interrupted ones are resumed.
-    force : train all of them from the start.
+    folder : folder of the runs. Finished runs are reused, interrupted runs are resumed.
+    force : train all runs from the start.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
 
 
 def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discarded: set[str]) -> None:
-    """Train the ``pending`` runs, the base run first; what is there of those in ``discarded`` is removed."""
+    """Train the ``pending`` runs, the base run first, after removing the files of those in ``discarded``."""
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.threads import cores
     from dynamics.train import tiny
@@ -81,7 +81,7 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
 
 
 class _Progress:
-    """Counts finished runs, and estimates from them how long the others take."""
+    """Counts finished runs and estimates the remaining time from them."""
 
     def __init__(self, total: int):
         self.total = total
@@ -96,7 +96,7 @@ class _Progress:
 
 
 def train_run(target: Path, options: list[str], discard: bool) -> None:
-    """Train one run in a process of its own, or resume it."""
+    """Train or resume one run in a separate process."""
     if discard and target.exists():
         shutil.rmtree(target)
     resume = ["--resume"] if (target / "run.json").exists() else []
@@ -108,12 +108,12 @@ def train_run(target: Path, options: list[str], discard: bool) -> None:
 
 
 def is_finished(folder: Path, options: list[str]) -> bool:
-    """Whether a run is there and finished.
+    """Whether a run exists and is finished.
 
     Parameters
     ----------
     folder : run directory.
-    options : method and options of ``python -m dynamics.train`` that it should have been made with.
+    options : expected method and options of ``python -m dynamics.train``.
 
     Raises
     ------

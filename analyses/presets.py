@@ -1,4 +1,4 @@
-"""Presets of the comparison: which runs each makes, as options of ``python -m dynamics.train``."""
+"""Presets of the comparison: their runs, as options of ``python -m dynamics.train``."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Preset:
     grid_methods : methods that are trained with the settings of the grid.
     grid_all_seeds : settings of the grid that are trained with every seed, the others with one.
     method_options : further options of one method.
-    base_temperatures : temperatures at which the untouched base is sampled; the trained model is sampled at the first.
-    base_run_options : options of an SFT run whose result is the base of all others; empty for none.
-    minutes : approximate time of all runs on two cores; 0 if they are not for such a machine.
-    parallel_runs : runs at the same time; 0 for one per core.
-    other_commands : command lines that read no run.
+    base_temperatures : sampling temperatures of the base model; the trained model is sampled at the first.
+    base_run_options : options of an SFT run whose result is the base model of all other runs; empty for none.
+    minutes : approximate time of all runs on two cores; 0 if the preset needs other hardware.
+    parallel_runs : number of parallel runs; 0 for one per core.
+    other_commands : further command lines, which do not read runs.
     """
 
     seeds: int
@@ -149,9 +149,9 @@ PRESETS = {
 
 
 def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
-    """List the runs of a preset in the order in which they are made.
+    """List the runs of a preset in order of execution.
 
-    The run called ``base``, if there is one, comes first and alone: the others start from its result, and it is no part of the comparison.
+    A run named ``base`` runs first and alone: the others start from its result, and it is not part of the comparison.
 
     Parameters
     ----------

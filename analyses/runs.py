@@ -1,4 +1,4 @@
-"""Run directories as the analyses read them, and how runs are selected: by their settings."""
+"""Readers of run directories for the analyses, and the selection of runs by their settings."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ OPTIMIZER_SETTINGS, GAME_SETTINGS = ("learning_rate", "master_dtype"), ("propose
 
 
 def describe(varied: Mapping[str, Any]) -> str:
-    """Name settings and their values for people: ``learning rate 3e-05, bfloat16 masters``."""
+    """Return a display text of settings, such as ``learning rate 3e-05, bfloat16 masters``."""
     return ", ".join(text.format(varied[name]) for name, text in VARIED_SETTINGS.items() if name in varied)
 
 
 def make_label(method: str, varied: Mapping[str, Any]) -> str:
-    """Make the label of runs of a method that differ from its usual runs in the settings ``varied``."""
+    """Return the label of runs of a method that differ from its usual runs in the settings ``varied``."""
     return ", ".join(part for part in (method, describe(varied)) if part)
 
 
@@ -160,7 +160,7 @@ class Run:
 
 
 def is_of_base(sample: Mapping[str, Any]) -> bool:
-    """Whether a graded sample is one of the untouched base, not of the trained model."""
+    """Whether a graded sample is from the base model rather than the trained model."""
     from dynamics.train import evaluate
 
     return bool(sample["model"] == evaluate.label("base", _temperature(sample)))
@@ -172,7 +172,7 @@ def _temperature(sample: Mapping[str, Any]) -> float:
 
 
 def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Average a column over the first and over the last fifth of the steps at which it was recorded; NaN if there are fewer than two."""
+    """Average a column over the first and the last fifth of the steps at which it was recorded; NaN with fewer than two steps."""
     values = metrics[column].dropna() if column in metrics else pd.Series(dtype=float)
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -181,7 +181,7 @@ def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, flo
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a file, without a last one that a killed run left unfinished."""
+    """Read the rows of a file, ignoring an incomplete last row of a killed run."""
     if not path.exists():
         raise InputError(f"{path}: is not there; was the run finished?")
     return [row for _, row in json_lines.read_json_lines(path, unfinished=[])]

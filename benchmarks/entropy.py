@@ -53,9 +53,9 @@ def kernel(rounds: int) -> None:
     x = wide - wide.max(1, keepdims=True)
     rest = np.exp(x) * (x < 0)
     exact = np.log1p(rest.sum(1)) - (rest * x).sum(1) / (1 + rest.sum(1))
-    found = race(rounds, {"ours": lambda: from_logits(logits), "peer": lambda: published(logits)})
-    ratio = found["peer"] / found["ours"]
-    print(f"kernel     {found['ours']:.3f} s, published form {found['peer']:.3f} s: {ratio:.1f}x")
+    seconds = race(rounds, {"ours": lambda: from_logits(logits), "peer": lambda: published(logits)})
+    ratio = seconds["peer"] / seconds["ours"]
+    print(f"kernel     {seconds['ours']:.3f} s, published form {seconds['peer']:.3f} s: {ratio:.1f}x")
     for name, values in (("ours", ours), ("published", theirs)):
         off = np.abs(values[:8].numpy() / exact.astype(float) - 1).max()
         print(f"           largest relative error of {name}: {off:.1e}")
@@ -86,10 +86,10 @@ def tracing(folder: str, rounds: int) -> None:
         "with ranks": lambda: trace(model, tokenizer, texts, **size),
         "with ranks and top 5": lambda: trace(model, tokenizer, texts, top=5, **size),
     }
-    found = race(rounds, contestants)
-    print(f"trace      {sum(map(len, ids)):,} tokens, bare forward pass with logits {found['bare']:.2f} s")
+    seconds = race(rounds, contestants)
+    print(f"trace      {sum(map(len, ids)):,} tokens, bare forward pass with logits {seconds['bare']:.2f} s")
     for name in list(contestants)[1:]:
-        print(f"           {name}: {found[name] / found['bare']:.2f}x")
+        print(f"           {name}: {seconds[name] / seconds['bare']:.2f}x")
 
 
 def main() -> None:

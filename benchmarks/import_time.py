@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     rounds = [{name: seconds(program) for name, program in PROGRAMS.items()} for _ in range(options.rounds + 1)][1:]
-    bare, ours, peer = (1000 * statistics.median(one[name] for one in rounds) for name in PROGRAMS)
+    bare, ours, peer = (1000 * statistics.median(times[name] for times in rounds) for name in PROGRAMS)
     share = (ours - bare) / (peer - bare)
     print(f"import dynamics {ours - bare:5.1f} ms, numpy {peer - bare:5.1f} ms: {share:.2f} of it; an interpreter by itself {bare:.1f} ms")
 

@@ -63,17 +63,17 @@ def write_completions(path: Path, gib: float, shortest: int, longest: int) -> No
     source = "".join(file.read_text(errors="ignore") for file in sorted(Path(json.__file__).parent.parent.glob("*.py")))
     rng = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
-        place = 0
+        index = 0
         while file.tell() < gib * 2**30:
             start, size = rng.randrange(len(source) - longest), rng.randrange(shortest, longest)
             record = {
-                "task_id": f"t/{place % 500}",
+                "task_id": f"t/{index % 500}",
                 "completion": source[start : start + size],
                 "result": "passed",
-                "passed": place % 3 > 0,
+                "passed": index % 3 > 0,
             }
             file.write(json.dumps(record) + "\n")
-            place += 1
+            index += 1
 
 
 def race(rounds: int, peer: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float, float, float]:

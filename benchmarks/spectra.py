@@ -25,12 +25,12 @@ from dynamics.spectra.randomized_svd import sketch
 
 
 def seconds(work: Callable[[], Any], rounds: int = 1) -> float:
-    found = []
+    times = []
     for _ in range(rounds):
         begin = time.perf_counter()
         work()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 def matrix(size: int) -> None:
@@ -40,28 +40,28 @@ def matrix(size: int) -> None:
     update = 1e-3 * rng.standard_normal((size, 8)) @ rng.standard_normal((8, size)) + 1e-4 * rng.standard_normal((size, size))
     tuned, none = base + update, np.zeros(base.shape, bool)
     quick = seconds(lambda: approximate(base, tuned, update, none, 32, base.size // 2, 0, None), 3)
-    one = seconds(lambda: sketch(base, 48), 3)
+    sketched = seconds(lambda: sketch(base, 48), 3)
     for dtype in (torch.float64, torch.float32):
         full = seconds(lambda kind=dtype: torch.linalg.svdvals(torch.from_numpy(base).to(kind)))  # type: ignore[misc]
-        print(f"matrix {size}, {dtype}: svdvals {full:.1f} s; sketch {one:.2f} s: {full / one:.0f}x; ", end="")
+        print(f"matrix {size}, {dtype}: svdvals {full:.1f} s; sketch {sketched:.2f} s: {full / sketched:.0f}x; ", end="")
         print(f"base, tuned and update with all quantities {quick:.2f} s: {full / quick:.0f}x", flush=True)
 
 
 def model(base: str, tuned: str, limit: int | None) -> None:
     spectra.compare(base, tuned, limit=1, only="layers", method="approx")  # compiles
-    found: dict[str, list[spectra.Spectrum]] = {}
+    spectra_by_method: dict[str, list[spectra.Spectrum]] = {}
     took: dict[str, float] = {}
     for method in ("approx", "full"):
         begin = time.perf_counter()
-        found[method] = spectra.compare(base, tuned, limit=limit, only="layers", method=method)[0]
+        spectra_by_method[method] = spectra.compare(base, tuned, limit=limit, only="layers", method=method)[0]
         took[method] = time.perf_counter() - begin
     outside = [
-        (one.name, name)
-        for one, whole in zip(found["approx"], found["full"], strict=True)
-        for name, (low, high) in one.bounds.items()
+        (estimate.name, name)
+        for estimate, whole in zip(spectra_by_method["approx"], spectra_by_method["full"], strict=True)
+        for name, (low, high) in estimate.bounds.items()
         if not low - 1e-9 <= getattr(whole, name) <= high + 1e-9
     ]
-    count = len(found["full"])
+    count = len(spectra_by_method["full"])
     print(f"model, {count} matrices: approx {took['approx']:.1f} s, full {took['full']:.1f} s: {took['full'] / took['approx']:.1f}x")
     print(f"quantities outside their bounds: {len(outside)} {outside[:3]}", flush=True)
 
@@ -70,7 +70,7 @@ def overlaps(base: str, tuned: str, other: str) -> None:
     both, two = [], []
     for _ in range(5):
         both.append(seconds(lambda: overlap.compare(base, [tuned, other])))
-        two.append(seconds(lambda: [sparsity.compare(base, one) for one in (tuned, other)]))
+        two.append(seconds(lambda: [sparsity.compare(base, checkpoint) for checkpoint in (tuned, other)]))
     a, b = statistics.median(both), statistics.median(two)
     print(f"overlap of three files {a:.2f} s, two comparisons {b:.2f} s: {a / b:.2f}x", flush=True)
 

@@ -1,4 +1,4 @@
-"""The named tensors of any checkpoint, read lazily and with their dtype as stored.
+"""Open checkpoints of many formats as lazy tensors with their stored dtypes.
 
 >>> import numpy as np
 >>> open_checkpoint({"w": np.zeros((2, 3), np.float32)}).tensors["w"].shape
@@ -18,12 +18,12 @@ from dynamics.io.paths import no_such_path
 
 __all__ = ["Checkpoint", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
 
-#: what names a checkpoint: a path, a Hub id, a mapping of name -> tensor or array, or one that is open already
+#: a path, a Hub id, a mapping of name -> tensor or array, or an open checkpoint
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
-    """Open a checkpoint: headers are read and checked, values are not.
+    """Open a checkpoint: read and check its headers, but no values.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
     Raises
     ------
-    InputError : in one line, what is wrong, where, and what to do. Nothing in a checkpoint is ever executed.
+    InputError : the checkpoint cannot be read; the message says why. Code in a checkpoint is never executed.
     """
     if isinstance(source, Checkpoint):
         return source

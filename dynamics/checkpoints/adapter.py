@@ -1,7 +1,7 @@
-"""A PEFT LoRA adapter folder, kept factored: the update of a weight is ``scaling * B @ A``.
+"""PEFT LoRA adapters in factored form: the update of a weight is ``scaling * B @ A``.
 
-Norm and rank come from the factors, through QR and an r x r core, without the dense product. Counts need the weights themselves: those
-are formed in float64 for one chunk of rows at a time, so that memory stays that of a chunk.
+Norm and rank are computed from the factors by QR and an r x r core, without the dense product. Counts need the dense weights, which are
+computed in float64 for a chunk of rows at a time to limit memory.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a LoRA folder does to its base: low-rank updates, and weights it replaces (``modules_to_save``, biases)."""
+    """A LoRA adapter: low-rank updates, and weights that it replaces (``modules_to_save``, biases)."""
 
     path: str
     updates: Mapping[str, LowRank]
@@ -82,9 +82,9 @@ class Adapter:
     replaced: Mapping[str, Tensor]
 
     def apply_to_base(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
-        """Apply the adapter to its base, lazily; also give a record an update: name, rank, numerical_rank, scaling, update_norm.
+        """Apply the adapter to its base lazily; also return a record per update: name, rank, numerical_rank, scaling, update_norm.
 
-        Weights the adapter does not touch are the base's own, so that they cost no comparison.
+        Weights without an update are shared with the base and are not compared.
         """
         stored = {short: name for name, short in parameter_names.canonical(base.tensors).items()}
         tensors = dict(base.tensors)

@@ -1,4 +1,4 @@
-"""Files read by offset. Never mapped: a mapped file that shrinks kills the process (SIGBUS), and maps are slow on network file systems."""
+"""Files read by offset. They are not memory-mapped: truncating a mapped file kills the process (SIGBUS), and network maps are slow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class File:
     """
 
     def __init__(self, path: str | Path):
-        """Open the file; refuse what is no regular file, and Git LFS pointers."""
+        """Open the file; raise InputError for Git LFS pointers and anything but regular files."""
         self.path = Path(path)
         try:
             self._fd = _open(self.path)

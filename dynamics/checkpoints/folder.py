@@ -1,4 +1,4 @@
-"""A Hugging Face folder: which of its files are the weights, as ``from_pretrained`` would choose, and what is left aside and why."""
+"""Hugging Face folders: select the weight files as ``from_pretrained`` would, and list the ignored files with reasons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_WEIGHTS = re.compile(
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """Read the checkpoint in ``folder``, whichever of the known layouts it has."""
+    """Read the checkpoint in ``folder``, in any of the supported layouts."""
     where = printable(folder)
     try:
         files = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() or entry.is_symlink()}

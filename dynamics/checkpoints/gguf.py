@@ -1,4 +1,4 @@
-"""GGUF files, whose quantized tensors are read as the float32 values they stand for.
+"""GGUF files; quantized tensors are dequantized to float32.
 
 The header is parsed here and not by ``gguf.GGUFReader``, which maps the file, takes seconds for a large vocabulary and
 follows a damaged length for ever. The ``gguf`` package gives the block sizes and the dequantization.

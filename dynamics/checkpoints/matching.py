@@ -1,6 +1,6 @@
-"""Which tensor of one checkpoint is which of the other: by name, by rule where the meaning is certain, and never by guess.
+"""Match the tensors of two checkpoints by name, or by a rule if it is unambiguous, and never by guessing.
 
-Every tensor of either side ends in exactly one place: in a pair, or in the list of what was skipped and why.
+Each tensor of either checkpoint ends up either in a pair or in the list of skipped tensors, with the reason.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass
 class Match:
-    """What is compared, what is not, and what was assumed to bring names together."""
+    """The pairs to compare, the skipped tensors, and notes on assumptions of the matching."""
 
     pairs: list[Pair] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A mapping of name -> tensor or array as a checkpoint, so that an in-memory ``state_dict()`` compares with anything."""
+"""Mappings of name -> tensor or array as checkpoints, for example an in-memory ``state_dict()``."""
 
 from __future__ import annotations
 

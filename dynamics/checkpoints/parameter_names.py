@@ -1,4 +1,4 @@
-"""What a tensor's name says: the wrappers around it, the layer it belongs to, the kind of module it is part of."""
+"""Parse tensor names: wrappers, layer, and kind of module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, read lazily, without torch and without running anything in them.
+"""Read files of ``torch.save`` lazily, without torch and without executing the pickle.
 
 The pickle inside is read by ``unpickle``; the values stay in the file: a tensor record says in which storage, from which element on
 and with which strides they lie, the archive says where the storage is. ``torch.load`` under ``FakeTensorMode`` would give the same

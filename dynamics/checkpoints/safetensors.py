@@ -1,7 +1,7 @@
-"""The safetensors container: a length, a JSON header, and the bytes. Parsed here because the header is all that is needed to read lazily.
+"""The safetensors format: a length, a JSON header, and the data. Parsed here because lazy reading needs only the header.
 
-The checks are those of the format: every offset in range, no overlap, no hole, each range as long as its dtype and shape ask for. A
-header that promises more bytes than the file has is the mark of an interrupted download or save.
+The checks are those of the format: all offsets in range, no overlaps, no gaps, and lengths that agree with dtype and shape. A header that
+describes more data than the file contains indicates an interrupted download or save.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One tensor made of rectangular shards that are stored apart, as in a distributed checkpoint."""
+"""Tensors assembled from rectangular shards, as in distributed checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A named tensor that is not in memory yet: its name, shape and dtype as stored, and its values on demand."""
+"""Lazy tensors: name, shape and stored dtype, with values read on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 
-if TYPE_CHECKING:  # jaxtyping costs more than all that reading a checkpoint needs
+if TYPE_CHECKING:  # importing jaxtyping takes longer than everything else needed to read a checkpoint
     from jaxtyping import Float, Float32, Shaped
 
 #: dtype name -> numpy dtype of the stored bits. numpy has no bfloat16 or float8, so those are held as integers of their width.
@@ -90,7 +90,7 @@ class Tensor:
         return self._range(index * width, (index + 1) * width, self.shape[1:], name)
 
     def named(self, name: str) -> Tensor:
-        """Give the same tensor under another name."""
+        """Return the same tensor with another name."""
         return replace(self, name=name)
 
     def _range(self, first: int, last: int, shape: tuple[int, ...], name: str | None) -> Tensor:
@@ -127,7 +127,7 @@ def from_array(name: str, array: Shaped[np.ndarray, "*shape"], dtype: str | None
 
 @dataclass(frozen=True)
 class Skip:
-    """Something left out of a comparison, and why. ``where`` is ``base``, ``tuned`` or ``both``."""
+    """A tensor excluded from a comparison, with the reason. ``where`` is ``base``, ``tuned`` or ``both``."""
 
     name: str
     where: str
@@ -140,12 +140,12 @@ class Checkpoint:
 
     Attributes
     ----------
-    path : what the user gave.
+    path : as given by the user.
     format : ``safetensors``, ``huggingface``, ``torch``, ``dcp``, ``fsdp-shards``, ``gguf``, ``peft-lora`` or ``memory``.
     tensors : name -> tensor, in the order of the file.
     config : the model's ``config.json`` where there is one.
     ignored : (name, reason) of files and entries that are not weights of this model, or cannot be read as such.
-    adapter : for ``peft-lora``, what must be applied to a base; such a checkpoint has no tensors of its own.
+    adapter : for ``peft-lora``, the adapter to apply to a base; such a checkpoint has no tensors of its own.
     """
 
     path: str

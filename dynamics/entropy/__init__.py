@@ -1,4 +1,4 @@
-"""Where a model is unsure: per-token entropy of a causal language model over text or rollouts.
+"""Per-token entropy of a causal language model over texts or rollouts.
 
     python -m dynamics.entropy MODEL TEXTS --out traces.parquet
     python -m dynamics.entropy base run/rollouts/step_100.jsonl --against tuned --json -
@@ -6,12 +6,13 @@
 As a library::
 
     import dynamics
-    dynamics.entropy.from_logits(logits, temperature=0.7).entropy       # torch or numpy, exact where it is nearly 0
-    dynamics.entropy.from_hidden(hidden, lm_head.weight, targets=ids)   # without forming the logits
-    dynamics.entropy.trace(model, tokenizer, texts).tokens              # a DataFrame, a row a token
+    dynamics.entropy.from_logits(logits, temperature=0.7).entropy       # torch or numpy; accurate also near 0
+    dynamics.entropy.from_hidden(hidden, lm_head.weight, targets=ids)   # without materialising the logits
+    dynamics.entropy.trace(model, tokenizer, texts).tokens              # a DataFrame with a row per token
 
-Conventions. Nats, float64, temperature 1 unless said. The entropy of a row is that of the distribution its token was drawn from; the first
-token of a text has none. Means are over tokens; intervals are bootstrapped over texts, as tokens of a text are not independent.
+Conventions. Nats, float64, temperature 1 unless stated otherwise. The entropy of a token is that of the distribution from which it was
+drawn; the first token of a text has none. Means are over tokens; intervals are bootstrapped over texts, because the tokens of a text are
+not independent.
 """
 
 from __future__ import annotations

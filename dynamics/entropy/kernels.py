@@ -1,12 +1,12 @@
-"""Sums over a softmax, row by row, for logits of any size: the arithmetic of ``dynamics.entropy.logits`` on CPUs.
+"""CPU kernels of ``dynamics.entropy.logits``: sums over the softmax of each row of logits.
 
-A row of logits z is taken relative to its largest, x = (z - max) / T, and summed without that largest:
+With x = (z - max) / T for a row of logits z, the kernels compute
 
-    s = sum exp(x),   t = sum x exp(x),   u = sum x^2 exp(x),   over all entries but one that is the largest
+    s = sum exp(x),   t = sum x exp(x),   u = sum x^2 exp(x),   over all entries except one largest entry.
 
-so that H = log1p(s) - t / (1 + s) keeps its digits when one entry has nearly all the probability, as most tokens of a reasoning model have
-it: there the usual log Z - sum p z subtracts two numbers that agree in every digit. Everything is float64 from the first subtraction on;
-the exponential is a polynomial, so that the loop vectorises. Compiled on first use and cached by numba; releases the GIL.
+H = log1p(s) - t / (1 + s) is then accurate when one entry has nearly all the probability, as for most tokens of a reasoning model, where
+the usual log Z - sum p z subtracts two nearly equal numbers. All arithmetic after the first subtraction is float64. The exponential is a
+polynomial, so that the loop vectorises. Compiled on first use and cached by numba; the kernels release the GIL.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import numba
 import numpy as np
 
-# Sums may be reordered: that is what vectorises them.
+# Sums may be reordered, which lets them vectorise.
 _REORDER = {"reassoc", "contract", "nsz"}
-#: exp of less than this is 0 here; in float64 it would be 1e-304
+#: exp(x) counts as 0 for x below this; its float64 value there is 1e-304
 FLOOR = -700.0
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
@@ -33,7 +33,7 @@ def _compiled(function: Any) -> Any:
 
 @_compiled
 def _exp(x):
-    """Compute exp(x) for FLOOR <= x <= 0 to 1e-13, relative."""
+    """Compute exp(x) for FLOOR <= x <= 0 to a relative error of 1e-13."""
     whole = np.floor(x * _LOG2E + 0.5)
     r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
     p = 1.0 + r * (
@@ -50,7 +50,7 @@ def _exp(x):
 
 @_compiled
 def _sums(row, largest, inverse):
-    """Compute s, t and u of a stretch that does not hold the largest itself."""
+    """Compute s, t and u over a part of a row that excludes the largest entry."""
     s = 0.0
     t = 0.0
     u = 0.0
@@ -69,7 +69,7 @@ def _sums(row, largest, inverse):
 
 @_compiled
 def _largest(row):
-    """Find the largest entry, NaN if any entry is NaN or +inf, and its index."""
+    """Return the largest entry and its index; the entry is NaN if any entry is NaN or +inf."""
     largest = -np.inf
     odd = 0
     for i in range(row.size):
@@ -86,7 +86,7 @@ def _largest(row):
 
 @_compiled
 def summarise(logits, inverse, out):
-    """Sum up (rows, vocabulary) float32 or float64 into (rows, 5): the largest, s, t, u, and the index of the largest."""
+    """Fill ``out``, (rows, 5), with max, s, t, u and argmax of each row of (rows, vocabulary) float32 or float64 logits."""
     for i in range(logits.shape[0]):
         row = logits[i]
         largest, index = _largest(row)
@@ -104,7 +104,7 @@ def summarise(logits, inverse, out):
 
 @_compiled
 def count_above(logits, values, out):
-    """Add to ``out`` how many entries of each row exceed ``values``."""
+    """Add to ``out`` the number of entries of each row above the row's entry of ``values``."""
     for i in range(logits.shape[0]):
         row = logits[i]
         value = values[i]
@@ -116,7 +116,7 @@ def count_above(logits, values, out):
 
 @_compiled
 def _excess(d, e):
-    """Compute exp(d) - 1 - d, for which ``e`` is exp(d); by its series where that would cancel."""
+    """Compute exp(d) - 1 - d, given ``e`` = exp(d); by a series near 0, where the difference would cancel."""
     if abs(d) < 0.03:
         return d * d * (1 / 2 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d / 720))))
     return e - 1.0 - d
@@ -124,7 +124,7 @@ def _excess(d, e):
 
 @_compiled
 def diverge(a, b, logsumexp_a, logsumexp_b, forth, back):
-    """Add to ``forth`` the part of KL(a || b), to ``back`` that of KL(b || a), that these stretches of logits have; (rows,) each."""
+    """Add the contribution of a part of the vocabulary to KL(a || b), ``forth``, and to KL(b || a), ``back``; (rows,) each."""
     for i in range(a.shape[0]):
         row_a = a[i]
         row_b = b[i]

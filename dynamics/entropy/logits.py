@@ -1,12 +1,12 @@
-"""Entropy and its relatives of next-token distributions, exact where they are nearly certain, never holding tokens x vocabulary.
+"""Entropy, varentropy, surprisal and rank of next-token distributions, accurate for nearly deterministic distributions.
 
     stats = from_logits(logits, temperature=0.7, targets=ids)          # torch tensors or numpy arrays, any leading shape
-    stats = from_hidden(hidden, lm_head.weight, targets=ids)           # the same without ever forming the logits
+    stats = from_hidden(hidden, lm_head.weight, targets=ids)           # without materialising tokens x vocabulary logits
 
-Half of the tokens of a reasoning model have an entropy below 0.01 nats (arXiv 2506.01939). There log Z - sum p z, and -sum p log p in the
-dtype of the logits, are off by 1 to 100 %: see ``dynamics.entropy.kernels`` for the form that is not. Values are float64, in nats.
+Half of the tokens of a reasoning model have an entropy below 0.01 nats (arXiv 2506.01939). There, log Z - sum p z, and -sum p log p in the
+dtype of the logits, are off by 1 to 100 %; ``dynamics.entropy.kernels`` describes an accurate form. Values are float64, in nats.
 
-What float64 sums cannot mend is the model's own arithmetic: a forward pass in bfloat16 moves logits by about 2^-8 of their size.
+Float64 sums do not remove the rounding of the model itself: a forward pass in bfloat16 changes logits by about 2^-8 of their size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __getattr__ = moved_names(__name__)
 
-#: a numpy array, or a torch tensor where a tensor was given: torch is optional, so it cannot be named when the module is imported
+#: a numpy array, or a torch tensor if a tensor was given; torch is optional, so the type cannot be named at import time
 Array = Any
 #: entropy, varentropy, logsumexp, surprisal and rank, (rows,) each; the last two None without targets
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
@@ -37,15 +37,15 @@ Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarra
 
 @dataclass(frozen=True)
 class TokenStats:
-    """A value a token, float64, of the shape of the logits without the vocabulary; torch tensors for tensors, else numpy arrays.
+    """Statistics per token: float64, with the shape of the logits without the vocabulary axis; torch tensors for torch input.
 
     Attributes
     ----------
-    entropy : -sum p log p, in nats. A padded vocabulary row counts unless it is masked by -inf.
+    entropy : -sum p log p, in nats. Padding entries of the vocabulary count unless they are masked by -inf.
     varentropy : variance of -log p under p, in nats^2.
     logsumexp : log of the sum of exp(logits / T).
-    surprisal : -log p of the target, or None without targets.
-    rank : 1 for the likeliest token; how many are likelier than the target, and 1. Ties share the better rank. None without targets.
+    surprisal : -log p of the target, in nats; None without targets.
+    rank : 1 + number of tokens more likely than the target, so ties share the better rank; int64. None without targets.
     """
 
     entropy: Array
@@ -56,18 +56,18 @@ class TokenStats:
 
 
 def from_logits(logits: Array, temperature: Any = 1.0, targets: Array | None = None, threads: int | None = None) -> TokenStats:
-    """Measure entropy, varentropy and logsumexp of every distribution; with ``targets`` also surprisal and rank.
+    """Compute entropy, varentropy and logsumexp of each distribution; with ``targets`` also surprisal and rank.
 
     Parameters
     ----------
     logits : (..., vocabulary) torch tensor or numpy array of float16, bfloat16, float32 or float64. -inf masks a token.
     temperature : above 0; a number, or an array of the leading shape.
-    targets : (...) token ids; negative for none, where surprisal is NaN and rank 0.
-    threads : on CPUs; one a core if None.
+    targets : (...) token ids. For negative ids, surprisal is NaN and rank is 0.
+    threads : number of CPU threads; one per core if None.
 
     Returns
     -------
-    Float64, as torch tensors on the device of ``logits`` or as numpy arrays.
+    Torch tensors on the device of ``logits``, or numpy arrays.
 
     Raises
     ------
@@ -75,9 +75,10 @@ def from_logits(logits: Array, temperature: Any = 1.0, targets: Array | None = N
 
     Notes
     -----
-    Relative error of the entropy below 1e-9 for any of them above 1e-300, for vocabularies up to 256k and offsets up to 1e4 in float32;
-    of the logits as they are given, see the module. A row with NaN or +inf, or masked as a whole, gives NaN for that row only. The
-    gradient of entropy, logsumexp and surprisal flows to torch logits that require it; varentropy and rank have none.
+    The relative error of the entropy is below 1e-9 for entropies above 1e-300, for vocabularies up to 256k and offsets up to 1e4 in
+    float32. This is relative to the given logits; the rounding of the model comes on top. A row with NaN or +inf, or with all entries
+    masked, gives NaN for that row only. Entropy, logsumexp and surprisal are differentiable with respect to torch logits; varentropy and
+    rank are not.
     """
     if _is_torch(logits):
         return _from_torch(logits, temperature, targets, threads)
@@ -96,7 +97,7 @@ def _is_torch(value: Any) -> bool:
 
 
 def _temperatures(temperature: Any, shape: tuple[int, ...]) -> Float[np.ndarray, " rows"]:
-    """Give one temperature a row, or refuse one that is not above 0."""
+    """Broadcast the temperature to one value per row; raise InputError unless all are finite and above 0."""
     values = np.asarray(temperature.detach().cpu().double().numpy() if _is_torch(temperature) else temperature, float)
     if not (values > 0).all() or not np.isfinite(values).all():
         raise InputError("temperature: must be above 0; at 0 the distribution is one token and its entropy 0")
@@ -136,7 +137,7 @@ def _with_targets(
     target_logits: Float[np.ndarray, " rows"],
     above: Int[np.ndarray, " rows"] | None,
 ) -> Columns:
-    """Give the five columns of rows with ``above`` logits above that of the target; no rank if None."""
+    """Return the five columns; ``above`` is the number of logits above that of the target, or None for no rank."""
     rank = None if above is None else np.where((targets >= 0) & np.isfinite(moments.max), above + 1, 0)
     surprisal = np.where(targets >= 0, moments.surprisal(target_logits), np.nan)
     return moments.entropy, moments.varentropy, moments.logsumexp, surprisal, rank
@@ -171,7 +172,7 @@ def _from_torch(logits: torch.Tensor, temperature: Any, targets: Array | None, t
 
 
 def _joined(parts: Sequence[Columns], with_targets: bool, device: torch.device) -> list[torch.Tensor | None]:
-    """Join the columns of all pieces as tensors."""
+    """Concatenate the columns of all parts as tensors."""
     import torch
 
     empty = np.zeros(0)
@@ -183,7 +184,7 @@ def _joined(parts: Sequence[Columns], with_targets: bool, device: torch.device) 
 def tensor_moments(
     rows: Float[torch.Tensor, "rows vocabulary"], temperatures: Float[np.ndarray, " rows"], threads: int | None = None
 ) -> SoftmaxMoments:
-    """Sum up a tensor: by the kernels on a CPU; elsewhere in torch, in float64 on the device, so that only sums travel."""
+    """Compute the moments of a tensor: by the kernels on a CPU, elsewhere in torch, in float64 on the device; only sums are copied."""
     import torch
 
     if rows.device.type == "cpu":
@@ -221,7 +222,7 @@ def _tensor_above(
 def _with_gradient(
     flat: torch.Tensor, temperatures: torch.Tensor, targets: Int[np.ndarray, " rows"] | None, columns: list[torch.Tensor | None]
 ) -> list[torch.Tensor | None]:
-    """Hang the closed-form gradients on the values, see ``logits_gradient``."""
+    """Attach the closed-form gradients to the values, see ``logits_gradient``."""
     import torch
 
     class Gradient(torch.autograd.Function):
@@ -280,13 +281,13 @@ def logits_gradient(
     Parameters
     ----------
     logits : (tokens, vocabulary). -inf masks a token, whose gradient is 0.
-    by_logp, by_logsumexp, by_entropy : (tokens,) gradients with respect to the values; None for values that nothing depends on.
-    targets : (tokens,) the token of each ``logp``, negative for none.
+    by_logp, by_logsumexp, by_entropy : (tokens,) gradients with respect to these values; None if the loss does not depend on them.
+    targets : (tokens,) target token ids, negative for none.
     logsumexp : (tokens,) of the logits at ``temperature``.
     temperature : of ``logp`` and ``logsumexp``; a number, or (tokens,).
     entropy, entropy_logsumexp : (tokens,) at ``entropy_temperature``.
-    entropy_temperature : of ``entropy``, which may be another one.
-    in_place : overwrite ``logits``, which are the largest array of all.
+    entropy_temperature : of ``entropy``; may differ from ``temperature``.
+    in_place : overwrite ``logits`` to save memory.
 
     Returns
     -------
@@ -416,16 +417,16 @@ def divergence(
     first: tuple[Float[torch.Tensor, "tokens width_a"], Head, Float[np.ndarray, " tokens"]],
     second: tuple[Float[torch.Tensor, "tokens width_b"], Head, Float[np.ndarray, " tokens"]],
 ) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
-    """Compute KL(first || second) and KL(second || first) of each token, exact, over the vocabulary both have.
+    """Compute the exact KL(first || second) and KL(second || first) per token, over the shared vocabulary.
 
     Parameters
     ----------
-    first, second : (tokens, width) hidden states, the head that they go to, and (tokens,) the logsumexp over the same vocabulary.
+    first, second : (tokens, width) hidden states, their output head, and (tokens,) the logsumexp over the shared vocabulary.
 
     Returns
     -------
-    Two (tokens,) float64 arrays of nats, never negative: each is a sum of p (q/p - 1 - log(q/p)), of which every term is at least 0,
-    where the usual sum of p (log p - log q) cancels. Infinite where one gives a token no chance that the other gives one.
+    Two (tokens,) float64 arrays, in nats, never negative. Each is a sum of p (q/p - 1 - log(q/p)), whose terms are all at least 0, so
+    that it does not cancel as the usual sum of p (log p - log q) does. KL(p || q) is infinite if q is 0 for a token with p above 0.
     """
     from dynamics.entropy import kernels
 

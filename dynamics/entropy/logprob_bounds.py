@@ -1,4 +1,4 @@
-"""What the largest log-probabilities of a distribution say about its entropy."""
+"""Bounds on the entropy of a distribution from its largest log-probabilities."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of entropies.
+    """Bounds on entropies.
 
     Attributes
     ----------
-    low, high : the entropy lies between these, in nats.
-    mass : probability of the tokens that were given.
+    low, high : lower and upper bound of the entropy, in nats.
+    mass : total probability of the given tokens.
     """
 
     low: Float[np.ndarray, " tokens"]
@@ -30,19 +30,19 @@ class Bounds:
 
 
 def bounds(logprobs: ArrayLike, vocabulary: int) -> Bounds:
-    """Bound the entropy of distributions of which only the k largest log-probabilities are known, as inference servers give them.
+    """Bound the entropy of distributions given the k largest log-probabilities, as returned by inference servers.
 
     Parameters
     ----------
-    logprobs : (tokens, k) natural logs, NaN or -inf where fewer were given. They must be the k largest, as processed by nothing: raw
-        logits at temperature 1 for the entropy at 1.
-    vocabulary : how many tokens there are in all.
+    logprobs : (tokens, k) natural logarithms, NaN or -inf where fewer are known. They must be the k largest of the unmodified
+        distribution: without penalties or truncation, and at temperature 1 for the entropy at temperature 1.
+    vocabulary : size of the vocabulary.
 
     Returns
     -------
-    ``Bounds``, rigorous: the rest of the mass is packed into as few tokens as can be, none likelier than the k-th, for ``low``, and spread
-    evenly over all others for ``high``. They are bounds, not an estimate: the entropy of the k tokens alone, renormalised, is off by
-    nats where the tail is flat.
+    ``Bounds``. For ``low`` the remaining probability is concentrated on as few tokens as possible, none more likely than the k-th; for
+    ``high`` it is spread evenly over all other tokens. These bounds are rigorous, but they are not estimates. The entropy of the k tokens
+    alone, renormalised, is not an estimate either: it is off by nats if the tail is flat.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def bounds(logprobs: ArrayLike, vocabulary: int) -> Bounds:
     rest = np.maximum(1 - mass, 0.0)
     counts = np.isfinite(values).sum(-1)
     known = -np.where(p > 0, p * np.where(p > 0, values, 0.0), 0.0).sum(-1)
-    least = np.where(np.isfinite(values), p, np.inf).min(-1)  # no token that was not given is likelier
+    least = np.where(np.isfinite(values), p, np.inf).min(-1)  # no other token is more likely
     others = vocabulary - counts
     with np.errstate(divide="ignore", invalid="ignore"):
         full = np.floor(np.where(least > 0, rest / least, 0.0))

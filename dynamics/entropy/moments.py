@@ -1,4 +1,4 @@
-"""Moments of softmax rows: sums over a vocabulary from which entropy, varentropy and surprisal follow, and which merge over its parts."""
+"""Moments of softmax distributions: mergeable sums over the vocabulary, from which entropy, varentropy and surprisal follow."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from jaxtyping import Float, Int, Shaped
 from dynamics.errors import InputError
 from dynamics.io.threads import cores
 
-#: rows of logits in work at once
+#: rows of logits per chunk
 ROWS = 32
 
 
 @dataclass
 class SoftmaxMoments:
-    """Moments of softmax rows over a part of the vocabulary, which merge exactly; see ``dynamics.entropy.kernels``. All (rows,) float64.
+    """Moments of softmax rows over a part of the vocabulary, which can be merged; see ``dynamics.entropy.kernels``. (rows,) float64.
 
-    With x = (logit - max) / temperature, and sums over all entries but one that is the largest:
+    With x = (logit - max) / temperature, and sums over all entries except one largest entry:
 
     Attributes
     ----------
     max : the largest logit.
-    sum_exp : of exp(x).
-    sum_x_exp : of x exp(x).
-    sum_x2_exp : of x^2 exp(x).
+    sum_exp : sum of exp(x).
+    sum_x_exp : sum of x exp(x).
+    sum_x2_exp : sum of x^2 exp(x).
     inverse_temperature : 1 / temperature.
     """
 
@@ -38,7 +38,7 @@ class SoftmaxMoments:
     inverse_temperature: Float[np.ndarray, " rows"]
 
     def merge(self, other: SoftmaxMoments) -> SoftmaxMoments:
-        """Merge the moments of two parts. Associative, so that threads and tensor-parallel ranks may merge in any order."""
+        """Merge the moments of two parts. The operation is associative: threads and tensor-parallel ranks can merge in any order."""
         swap = other.max > self.max
         pairs = [(getattr(self, name), getattr(other, name)) for name in ("max", "sum_exp", "sum_x_exp", "sum_x2_exp")]
         near = [np.where(swap, theirs, ours) for ours, theirs in pairs]
@@ -84,13 +84,13 @@ class SoftmaxMoments:
 def softmax_moments(
     rows: Shaped[np.ndarray, "rows vocabulary"], temperatures: Float[np.ndarray, " rows"], threads: int | None = None
 ) -> SoftmaxMoments:
-    """Sum up logits into moments that merge with those of other parts of the vocabulary.
+    """Compute the moments of rows of logits.
 
     Parameters
     ----------
-    rows : logits of float16, bfloat16, float32 or float64.
-    temperatures : above 0, one a row.
-    threads : one a core if None.
+    rows : (rows, vocabulary) logits of float16, bfloat16, float32 or float64.
+    temperatures : (rows,), above 0.
+    threads : number of threads; one per core if None.
     """
     from dynamics.entropy import kernels  # compiles, so it is imported when first needed
 
@@ -117,7 +117,7 @@ def merge_moments(parts: Sequence[SoftmaxMoments]) -> SoftmaxMoments:
 def count_above(
     rows: Shaped[np.ndarray, "rows vocabulary"], values: Float[np.ndarray, " rows"], threads: int | None
 ) -> Int[np.ndarray, " rows"]:
-    """Count the logits of each row that exceed its value."""
+    """Count the logits of each row above the row's entry of ``values``."""
     from dynamics.entropy import kernels
 
     above = np.zeros(len(rows), np.int64)
@@ -126,7 +126,7 @@ def count_above(
 
 
 def widened(rows: Shaped[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
-    """Give the same values in a dtype that the kernels take."""
+    """Convert to a dtype that the kernels accept, without changing values."""
     if rows.dtype in (np.float32, np.float64):
         return np.ascontiguousarray(rows)
     if rows.dtype.kind not in "fV" and rows.dtype.name not in ("bfloat16",):
@@ -135,7 +135,7 @@ def widened(rows: Shaped[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
 
 
 def on_threads(count: int, work: Callable[[slice], None], threads: int | None = None) -> None:
-    """Do ``work`` on slices of ``count`` rows, ``ROWS`` at a time, on ``threads`` threads; one a core if None."""
+    """Apply ``work`` to slices of ``ROWS`` rows, ``count`` rows in total, on ``threads`` threads (one per core if None)."""
     parts = [slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
     workers = min(len(parts), threads or cores())
     if workers < 2:

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """R = -a exp(H) + b, arXiv 2505.22617.
+    """Fit of R = -a exp(H) + b, arXiv 2505.22617.
 
     Attributes
     ----------
     a, b : coefficients.
-    a_interval, b_interval : their intervals, (low, high).
-    ceiling : the R at H = 0 that the fit foretells, b - a.
-    ceiling_interval : its interval.
-    residual : standard deviation of what the fit leaves.
+    a_interval, b_interval : confidence intervals, (low, high).
+    ceiling : predicted R at H = 0, b - a.
+    ceiling_interval : confidence interval of the ceiling.
+    residual : standard deviation of the residuals.
     """
 
     a: float
@@ -43,16 +43,16 @@ def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
     ----------
     entropy : (points,) in nats.
     reward : (points,).
-    level : of the intervals.
+    level : confidence level of the intervals.
 
     Raises
     ------
-    InputError : fewer than three points, or entropies that are all alike.
+    InputError : fewer than three points, or entropies that are all equal.
 
     Notes
     -----
-    Intervals are those of ordinary least squares, which take residuals to be independent: successive steps of a run are not, so they are
-    too narrow there. With entropy that hardly moves ``a`` says nothing, whatever the interval.
+    The intervals are those of ordinary least squares, which assumes independent residuals. Successive steps of a run are correlated, so
+    their intervals are too narrow. If the entropy hardly changes, ``a`` is meaningless whatever its interval.
     """
     from scipy.special import stdtrit
 

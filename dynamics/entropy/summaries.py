@@ -1,4 +1,4 @@
-"""Summaries of traced tokens: means with intervals, forking tokens, the most uncertain tokens, change by percentile."""
+"""Summaries of traces: mean entropy with intervals, forking tokens, tokens of highest entropy, change by percentile."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 SCHEMA = "dynamics.entropy/1"
 PERCENTILES = (1, 5, 25, 50, 75, 80, 95, 99)
-#: below this a token is called certain; half of a reasoning model's are (arXiv 2506.01939)
+#: entropy in nats below which a token counts as certain, as half of the tokens of a reasoning model do (arXiv 2506.01939)
 CERTAIN = 0.01
 REPLICATES = 2000
-#: outside each end of the intervals, which are of 95 %
+#: probability outside each end of the 95 % intervals
 TAIL = 0.025
 
 
 @dataclass(frozen=True)
 class Forking:
-    """The tokens of highest entropy.
+    """Forking tokens: the tokens of highest entropy.
 
     Attributes
     ----------
-    mask : which tokens they are.
-    threshold : the smallest entropy among them, in nats.
-    ties : how many tokens outside have just that.
+    mask : True for forking tokens.
+    threshold : the smallest entropy of a forking token, in nats.
+    ties : number of other tokens with this entropy.
     """
 
     mask: Bool[np.ndarray, " tokens"]
@@ -43,10 +43,10 @@ class Forking:
 
 
 def forking(entropy: ArrayLike, share: float = 0.2) -> Forking:
-    """Find the ``share`` of tokens with the highest entropy, exactly ceil(share n) of them; NaN never.
+    """Select the fraction ``share`` of tokens with the highest entropy: exactly ceil(share n) of the n tokens with an entropy.
 
-    Of tokens that tie at the threshold the earlier are taken, and ``ties`` says how many were not: with ``>=`` a threshold of 0 would
-    take all of them. arXiv 2506.01939 trains on the top 20 %.
+    Among tokens that tie at the threshold, the earlier ones are selected, and ``ties`` counts the others; comparing with ``>=`` would
+    select all tokens if the threshold is 0. arXiv 2506.01939 trains on the top 20 %.
     """
     values = np.asarray(entropy, float)
     if not 0 < share <= 1:
@@ -63,7 +63,7 @@ def forking(entropy: ArrayLike, share: float = 0.2) -> Forking:
 
 
 def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -> pd.DataFrame:
-    """Sum up the distribution of entropy: a row each for all tokens, those of the prompts and those of the responses.
+    """Summarise the distribution of entropy over all tokens, prompt tokens and response tokens, a row each.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -
 
     Returns
     -------
-    part, texts, tokens (with an entropy), entropy (mean over tokens), low, high (95 %, bootstrapped over texts), certain (share below
-    0.01 nats), p1 ... p99, varentropy, surprisal; with a second model entropy_b, change, kl_ab, kl_ba.
+    Columns part, texts, tokens (with an entropy), entropy (mean over tokens), low, high (95 %, bootstrapped over texts), certain
+    (fraction below 0.01 nats), p1 ... p99, varentropy, surprisal; with a second model also entropy_b, change, kl_ab, kl_ba.
 
     Notes
     -----
-    The mean over tokens weighs long texts more. With one text there is no interval.
+    The mean over tokens gives long texts more weight. With a single text the interval is NaN.
     """
     import pandas as pd
 
@@ -105,7 +105,7 @@ def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -
 
 
 def _text_interval(texts: np.ndarray, values: Float[np.ndarray, " tokens"], replicates: int, seed: int) -> tuple[float, float]:
-    """Estimate a 95 % interval of the mean over tokens by drawing texts anew."""
+    """Estimate a 95 % interval of the mean over tokens by resampling texts."""
     import pandas as pd
 
     codes, names = pd.factorize(texts)
@@ -118,7 +118,7 @@ def _text_interval(texts: np.ndarray, values: Float[np.ndarray, " tokens"], repl
 
 
 def change_by_percentile(tokens: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
-    """Tell how the second model's entropy differs by percentile of the first's: a row a bin of 5 %: low, high (nats), tokens, change."""
+    """Compute the mean entropy change of the second model in bins of the first model's entropy: low, high (nats), tokens, change."""
     import pandas as pd
 
     known = tokens.dropna(subset=["entropy", "entropy_b"]).sort_values("entropy", kind="stable")
@@ -133,9 +133,9 @@ def change_by_percentile(tokens: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
 
 
 def by_token(tokens: pd.DataFrame, least: int = 5) -> pd.DataFrame:
-    """List the tokens that come at least ``least`` times: token_id, token, tokens, entropy (mean); the most uncertain first.
+    """Average entropy by token, for tokens that occur at least ``least`` times, highest first: token_id, token, tokens, entropy.
 
-    With a second model also change, the mean of its entropy minus the first's there.
+    With a second model also ``change``, the mean difference of its entropy from that of the first.
     """
     known = tokens[tokens["entropy"].notna()]
     if "entropy_b" in known:
@@ -148,7 +148,7 @@ def by_token(tokens: pd.DataFrame, least: int = 5) -> pd.DataFrame:
 
 
 def to_dict(trace: Trace, model: str, against: str | None) -> dict[str, Any]:
-    """Make the document of schema ``dynamics.entropy/1``; NaN where a number is not defined."""
+    """Build the JSON document of schema ``dynamics.entropy/1``; undefined numbers are NaN."""
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "model": model,

@@ -1,8 +1,8 @@
-"""A model over texts: one row a token, with the entropy of the distribution that it was drawn from and how surprising it was.
+"""Run a causal language model over texts and record entropy, surprisal and rank of each token.
 
-Row t belongs to token t, so its entropy is that of the distribution after tokens 0..t-1. The first token of a sequence has none (NaN),
-unless the tokenizer puts a beginning-of-sequence token before it. Hidden states come from the model's body, the logits are formed in
-pieces from its head (``dynamics.entropy.logits.from_hidden``) and forgotten.
+Row t belongs to token t; its entropy is that of the next-token distribution after tokens 0..t-1. The first token of a sequence has no
+entropy (NaN), unless the tokenizer prepends a beginning-of-sequence token. Logits are computed in chunks from the hidden states
+(``dynamics.entropy.logits.from_hidden``) and are never held for the whole batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dynamics.io.threads import Progress
 
-#: tokens in one forward pass
+#: maximum number of tokens in a forward pass
 BATCH_TOKENS = 4096
 TOP = 5
 
@@ -38,12 +38,12 @@ class TokenizedDocument:
 
     Attributes
     ----------
-    document : that they are of.
-    ids : of the tokens.
-    text : of the document, as the tokens write it.
-    starts, ends : of each token in the text, in characters.
-    prompt : whether each token is of the prompt; one that reaches into the response is not.
-    agrees : whether the text would be tokenised to these ids.
+    document : source of the tokens.
+    ids : token ids.
+    text : the decoded text.
+    starts, ends : character offsets of each token in the text.
+    prompt : whether each token belongs to the prompt; a token that extends into the response does not.
+    agrees : whether tokenising the text gives these ids.
     """
 
     document: Document
@@ -56,7 +56,7 @@ class TokenizedDocument:
 
 
 def tokenise(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
-    """Tokenise a document. Ids that it has are used as they are; if its text would be tokenised otherwise, a note says so."""
+    """Tokenise a document. If it has token ids, they are used as given, with a note if its text would be tokenised differently."""
     if document.ids is not None:
         return _from_ids(document, tokenizer, notes)
     if document.messages is not None:
@@ -79,13 +79,13 @@ def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], list[i
 
 
 def _offsets(ids: Sequence[int], tokenizer: Any) -> tuple[list[int], list[int], str]:
-    """Find where each token stands in the decoded text by decoding a growing tail; bytes of one character share its offset."""
+    """Compute the character offsets of each token by incremental decoding; tokens that are bytes of one character share its offset."""
     starts, ends, text, tail, decoded = [], [], "", 0, 0
     for index in range(len(ids)):
         before = tokenizer.decode(ids[tail:decoded], clean_up_tokenization_spaces=False)
         now = tokenizer.decode(ids[tail : index + 1], clean_up_tokenization_spaces=False)
         starts.append(len(text))
-        if now.endswith("\ufffd") and index + 1 < len(ids):  # an unfinished character: wait for its other bytes
+        if now.endswith("\ufffd") and index + 1 < len(ids):  # an incomplete character: wait for its remaining bytes
             ends.append(len(text) + 1)
             continue
         text += now[len(before) :]
@@ -110,7 +110,7 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
 
 
 def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
-    """Tokenise a chat by its template, which puts its own special tokens; without one, the messages as plain text."""
+    """Tokenise a chat with the chat template, which adds the special tokens; without a template, join the messages as plain text."""
     messages = list(document.messages or ())
     answered = messages and messages[-1].get("role") == "assistant"
     if getattr(tokenizer, "chat_template", None):
@@ -130,7 +130,7 @@ def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> Tokenize
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens ``start`` to ``stop`` of a sequence, of which those from ``fresh`` on are not in the window before.
+    """Tokens ``start`` to ``stop`` of a sequence; those before ``fresh`` are context from the previous window.
 
     Attributes
     ----------
@@ -144,17 +144,17 @@ class Window:
     fresh: int
 
     def __len__(self) -> int:
-        """Count the tokens."""
+        """Return the number of tokens."""
         return self.stop - self.start
 
 
 def windows(lengths: Sequence[int], size: int) -> list[Window]:
-    """Split sequences into windows: every token once, with at least half a window of context where a sequence is longer than one.
+    """Split sequences into windows that cover each token once, with half a window of context from the second window on.
 
     Parameters
     ----------
-    lengths : of the sequences, in tokens.
-    size : of a window.
+    lengths : lengths of the sequences in tokens.
+    size : maximum length of a window in tokens.
     """
     result = []
     for sequence, length in enumerate(lengths):
@@ -169,16 +169,16 @@ def windows(lengths: Sequence[int], size: int) -> list[Window]:
 
 @dataclass(frozen=True, repr=False)
 class Trace:
-    """Tokens with what a model says of each.
+    """Token statistics of a model over texts.
 
     Attributes
     ----------
-    tokens : a row a token, see ``trace``.
-    texts : name of a document -> its text.
+    tokens : a row per token, see ``trace``.
+    texts : text by document name.
     dtype : of the forward pass.
-    notes : what was unusual.
-    seconds : that it took.
-    about : name of a document -> what its record says besides: step, role, task, reward.
+    notes : remarks for the reader.
+    seconds : run time.
+    about : metadata by document name: step, role, task, reward.
     """
 
     tokens: pd.DataFrame
@@ -217,26 +217,27 @@ def trace(
     progress: Progress | None = None,
     keep: Callable[[pd.DataFrame], None] | None = None,
 ) -> Trace:
-    """Run ``model`` over ``texts`` and measure every next-token distribution.
+    """Run ``model`` over ``texts`` and compute the statistics of each next-token distribution.
 
     Parameters
     ----------
     model, tokenizer : a transformers causal language model and its tokenizer.
     texts : strings or ``dynamics.rollouts.texts.Document``.
-    against : another model over the same vocabulary.
-    temperature : if not 1, also the entropy at it, in ``entropy_at_temperature``; everything else is at 1.
-    top : how many of the likeliest tokens to give, as lists of ids and chances.
-    rank : whether ranks are wanted; they cost a second product with the head.
-    window : longest sequence in one pass, the model's own if None; longer texts go in windows that overlap by half.
-    vocabulary : rows of the head that are tokens; all if None.
-    batch_tokens : in one forward pass, padding included; halved when memory runs out.
-    progress : called with (tokens done, tokens in all).
-    keep : called with the rows of every batch, for what must survive a crash.
+    against : second model with the same vocabulary, to compare with.
+    temperature : if not 1, also compute the entropy at this temperature, in ``entropy_at_temperature``; all other columns are at 1.
+    top : number of most likely tokens to record, as lists of ids and probabilities.
+    rank : whether to compute ranks, which take a second product with the output head.
+    window : maximum sequence length of a forward pass, by default that of the model; longer texts are split into windows that overlap by
+        half.
+    vocabulary : number of rows of the output head that are tokens; all if None.
+    batch_tokens : maximum number of tokens in a forward pass, padding included; halved when memory runs out.
+    progress : called with (tokens done, total tokens).
+    keep : called with the rows of each window as soon as they are computed, for example to write them to a file.
 
     Returns
     -------
-    ``Trace``, its ``tokens`` a row a token: text, position, token_id, token, offset, end, prompt, entropy, varentropy, surprisal, rank,
-    and as asked entropy_at_temperature, top_ids, top_p; with ``against`` also entropy_b, surprisal_b, rank_b, kl_ab, kl_ba. Nats.
+    ``Trace``. Its ``tokens`` have a row per token: text, position, token_id, token, offset, end, prompt, entropy, varentropy, surprisal,
+    rank; if requested entropy_at_temperature, top_ids, top_p; with ``against`` also entropy_b, surprisal_b, rank_b, kl_ab, kl_ba. In nats.
 
     Raises
     ------
@@ -287,7 +288,7 @@ def trace(
 
 @dataclass(frozen=True)
 class _Settings:
-    """What to measure: entropy at a temperature, so many of the likeliest tokens, ranks."""
+    """What to compute: entropy at a temperature, the ``top`` most likely tokens, ranks."""
 
     temperature: float
     top: int
@@ -302,7 +303,7 @@ def _measured(
     batch_tokens: int,
     settings: _Settings,
 ) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
-    """Run the models over every window, a batch at a time, in smaller batches where memory runs out."""
+    """Run the models over all windows in batches; halve the batches when memory runs out."""
     import torch
 
     while jobs:
@@ -325,7 +326,7 @@ def _measured(
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Add a number to names that come more than once."""
+    """Make names unique by appending a number to repeated names."""
     counts: dict[str, int] = {}
     unique = []
     for name in names:
@@ -335,7 +336,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _next_batch(jobs: Sequence[Window], budget: int) -> list[Window]:
-    """Take as many of the shortest windows as fit into the budget when all are padded to the longest of them; at least one."""
+    """Take as many of the shortest windows as fit into the budget when padded to the longest of them, but at least one."""
     batch: list[Window] = []
     for job in jobs:
         if batch and (len(batch) + 1) * len(job) > budget:
@@ -358,7 +359,7 @@ def _measure(
     batch: Sequence[Window],
     settings: _Settings,
 ) -> list[dict[str, np.ndarray]]:
-    """Measure the columns of the fresh tokens of every window of a batch."""
+    """Compute the columns of the fresh tokens of each window of a batch."""
     import torch
 
     width = max(map(len, batch))
@@ -389,7 +390,7 @@ def _measure(
 def _run(
     model: CausalModel, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, settings: _Settings
 ) -> tuple[dict[str, np.ndarray], torch.Tensor | None]:
-    """Run one model: the columns of the rows of the flattened batch that predict ``targets``, and their hidden states."""
+    """Run one model; return the columns of the rows of the flattened batch that predict ``targets``, and their hidden states."""
     ids, mask, rows = ids.to(model.device), mask.to(model.device), rows.to(model.device)
     tempered: TokenStats | None = None
     hidden: torch.Tensor | None = None
@@ -418,7 +419,7 @@ def _run(
 
 
 def _described(columns: dict[str, np.ndarray], sequence: TokenizedDocument, name: str, job: Window, tokenizer: Any) -> pd.DataFrame:
-    """Make the rows of a window's fresh tokens; the first token of a sequence was predicted by nothing."""
+    """Return the rows of a window's fresh tokens; the first token of a sequence has no prediction."""
     import pandas as pd
 
     span = slice(job.fresh, job.stop)

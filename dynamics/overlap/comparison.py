@@ -1,4 +1,4 @@
-"""Compare the masks of several updates of one base."""
+"""Compare the masks of the weights that several updates of one base changed."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of two masks over some weights, by one rule.
+    """The overlap of two masks over a set of weights, under one rule.
 
     Attributes
     ----------
-    first, second, both : weights in the first mask, in the second, in both.
-    o1, o2, jaccard : both / first, both / second, both / either; NaN where that is 0 / 0.
-    o1_chance, o2_chance, jaccard_chance : of independent masks with these densities over all these weights.
-    o1_chance_by_tensor, ... : of independent masks with the densities that the two have in each tensor.
+    numel : number of weights.
+    first, second, both : number of weights in the first mask, in the second, and in both.
+    o1, o2, jaccard : both / first, both / second, intersection / union; NaN where that is 0 / 0.
+    o1_chance, o2_chance, jaccard_chance : expected values for independent masks with these densities.
+    o1_chance_by_tensor, ... : expected values for independent masks with the densities of the two masks in each tensor.
 
     Notes
     -----
-    o1 (1 - s1) = o2 (1 - s2), with s the sparsities: the two tell no more than one of them and the densities.
+    o1 (1 - s1) = o2 (1 - s2), with the sparsities s1 and s2: given the densities, o2 adds no information to o1.
     """
 
     numel: int
@@ -62,18 +63,19 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Row:
-    """A pair of updates over a tensor, a layer, a kind of module, or all.
+    """The overlap of a pair of updates in a tensor, a layer, a kind of module, or the whole model.
 
     Attributes
     ----------
-    a, b : places of the two among the tuned checkpoints.
-    rules : rule -> overlap.
-    same_sign : of the weights that both moved as stored, the share that moved the same way.
-    cosine : of the two updates over those weights; ``cosine_all`` over all weights.
+    name : of the tensor, layer or kind of module.
+    a, b : indices of the two updates among the tuned checkpoints.
+    rules : overlap by rule.
+    same_sign : among the weights that both updates changed (rule ``exact``), the fraction whose updates have the same sign.
+    cosine : cosine similarity of the two updates over those weights; ``cosine_all`` over all weights.
 
     Notes
     -----
-    Checkpoints stored in float32 have nearly every weight in the mask ``exact``; the sign and the cosine then are over nearly all weights.
+    In checkpoints stored in float32 nearly every weight is in the ``exact`` mask, so sign and cosine cover nearly all weights.
     """
 
     name: str
@@ -87,15 +89,15 @@ class Row:
 
 @dataclass
 class Counts:
-    """What is added up over chunks of weights.
+    """Counts and sums that add over chunks of weights.
 
     Attributes
     ----------
-    intersections : for every pair of updates and rule, weights in the first mask, in the second, in both.
-    sums : for every pair of updates, see ``kernels.count_pairs``.
-    consensus : by rule, weights that 0, 1, ... of the updates changed.
-    first_changed : by rule, weights that the first, second, ... update was the first to change; last those that none did.
-    came_back : by rule, weights that some update changed, and the last one did not.
+    intersections : number of weights in the first mask, in the second and in both, by pair of updates and rule.
+    sums : products of the updates by pair, see ``kernels.count_pairs``.
+    consensus : number of weights changed by 0, 1, ... of the updates, by rule.
+    first_changed : number of weights first changed by the first, second, ... update, by rule; last, those that no update changed.
+    came_back : number of weights changed by some update but not by the last, by rule.
     """
 
     intersections: Int64[np.ndarray, "pairs rules 3"]
@@ -106,7 +108,7 @@ class Counts:
 
     @staticmethod
     def empty(updates: int) -> Counts:
-        """Make counts of no weights for so many updates."""
+        """Return zero counts for a number of updates."""
         pairs = updates * (updates - 1) // 2
         four = len(RULES)
         return Counts(
@@ -126,10 +128,11 @@ class Counts:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Overlaps of all pairs. ``total``: a row a pair; ``layers``, ``modules``, ``rows`` (tensors) the same for parts.
+    """Overlaps of all pairs of updates. ``total`` has a row per pair; ``layers``, ``modules`` and ``rows`` (tensors) break it down.
 
-    ``consensus``: rule -> weights that 0, 1, ... of the updates moved. ``first``: rule -> weights that first differ from the base at the
-    1st, 2nd, ... checkpoint, never last; ``came_back``: rule -> weights that changed and have the base's value at the last checkpoint.
+    By rule, ``consensus`` is the number of weights changed by 0, 1, ... of the updates; ``first`` the number that first differ from the
+    base at the 1st, 2nd, ... checkpoint, or (last) at none; ``came_back`` the number that changed but have the base's value at the last
+    checkpoint.
     """
 
     base: Checkpoint
@@ -186,7 +189,7 @@ class Comparison:
         return small_table(repr(self).splitlines()[0].strip("<>"), ["pair (bf16)", "o1", "o2", "Jaccard", "by tensor", "cosine"], rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Build the document of schema ``dynamics.overlap/1``."""
+        """Build the JSON document of schema ``dynamics.overlap/1``."""
         from dataclasses import asdict
 
         return {
@@ -207,7 +210,7 @@ class Comparison:
 
 
 def overlap(numel: int, first: int, second: int, both: int, by_tensor: float | None = None) -> Overlap:
-    """Derive an overlap from counts. ``by_tensor``: weights expected in both if the masks were independent within every tensor.
+    """Compute an overlap from counts. ``by_tensor`` is the expected intersection of masks that are independent within each tensor.
 
     >>> overlap(100, 20, 10, 5).o1, overlap(100, 20, 10, 5).o1_chance
     (0.25, 0.1)
@@ -237,12 +240,12 @@ def compare(
 
     Parameters
     ----------
-    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may hold LoRA adapter folders. They
-        are compared in the order given, which decides ``first`` and ``came_back``: for later states of one run, put them into the
-        order of training first (``dynamics.io.paths.natural_order``), as the command does with ``--series``.
-    rtol, atol : thresholds of the two tolerant rules.
-    threads : chunks in work at once; None for one a core.
-    progress : called with (weights done, weights in all).
+    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may hold LoRA adapter folders. They are compared in the order
+        given, which decides ``first`` and ``came_back``: sort the checkpoints of one run by training step first
+        (``dynamics.io.paths.natural_order``), as the command does with ``--series``.
+    rtol, atol : thresholds of the rules of the same names.
+    threads : number of threads; one per core if None.
+    progress : called with (weights done, total weights).
 
     Examples
     --------
@@ -316,7 +319,7 @@ def compare(
 
 
 def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
-    """Make a row for every pair of updates over some tensors."""
+    """Return a row per pair of updates, over some tensors."""
     updates = len(parts[0][0]) - 1
     rows = []
     numel = sum(tensors[0].numel for tensors, _ in parts)
@@ -345,7 +348,7 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
 
 
 def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
-    """Count every set of tensors (base first), a chunk at a time."""
+    """Count each set of tensors (base first), chunk by chunk."""
     from dynamics.io.threads import in_order
     from dynamics.sparsity.accumulate import CHUNK
 
@@ -386,7 +389,7 @@ def _count_masks_of_chunk(tensors: list[Tensor], start: int, stop: int, rtol: fl
         [changed(stored[0], base, array, tensor.dtype, thresholds) for tensor, array in zip(tensors[1:], stored[1:], strict=True)]
     )
     kernels.count_pairs(values, masks, counts.intersections, counts.sums)
-    if len(masks) == 2:  # all that there is to know of two is in ``intersections``
+    if len(masks) == 2:  # for two updates, ``intersections`` determines the other counts
         a, b, both = counts.intersections[0].T
         neither = stop - start - a - b + both
         counts.consensus[:] = np.stack([neither, a + b - 2 * both, both], 1)
@@ -398,7 +401,7 @@ def _count_masks_of_chunk(tensors: list[Tensor], start: int, stop: int, rtol: fl
 
 
 def table(comparison: Comparison) -> pd.DataFrame:
-    """Make a table with a row for every part, pair and rule."""
+    """Return a table with a row per level, name, pair and rule."""
     import pandas as pd
 
     records = []

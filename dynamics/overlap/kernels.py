@@ -1,4 +1,4 @@
-"""The arithmetic of ``dynamics.overlap``, compiled on first use and cached. Blocks of 4096 weights at a time; loops without branches."""
+"""Kernels of ``dynamics.overlap``, compiled on first use and cached: loops without branches over blocks of 4096 weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from dynamics.sparsity.kernels import compiled
 
-#: a block; counters of 16 bits hold its size
+#: weights per block; 16-bit counters cannot overflow
 BLOCK = 4096
 
 
@@ -36,7 +36,7 @@ def _count_both(marks_a, marks_b, rule):
 
 @compiled
 def _products(base, tuned_a, tuned_b, sums):
-    """Of finite updates d and e: over the weights that both move, d e, d^2, e^2, how often the signs agree; over all, d e, d^2, e^2."""
+    """Add d e, d^2, e^2 and the count of equal signs over the weights that both updates d, e change; and d e, d^2, e^2 over all weights."""
     product, first, second, same_sign = 0.0, 0.0, 0.0, 0.0
     product_all, first_all, second_all = 0.0, 0.0, 0.0
     for i in range(base.size):
@@ -62,7 +62,7 @@ def _products(base, tuned_a, tuned_b, sums):
 
 @compiled
 def _products_of_finite(base, tuned_a, tuned_b, sums):
-    """Add the same where some values are not finite; those pairs are left out."""
+    """Like ``_products``, but skip the weights at which a value is not finite."""
     for i in range(base.size):
         b = np.float64(base[i])
         d, e = np.float64(tuned_a[i]) - b, np.float64(tuned_b[i]) - b
@@ -79,7 +79,7 @@ def _products_of_finite(base, tuned_a, tuned_b, sums):
 
 @compiled
 def count_pairs(values, marks, intersections, sums):
-    """Add to ``intersections`` (pairs, rules, 3) the weights in the first mask, the second, both; to ``sums`` products of the updates."""
+    """Add to ``intersections`` (pairs, rules, 3) the sizes of both masks and of their intersection, and to ``sums`` the ``_products``."""
     updates, n = marks.shape
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
@@ -113,7 +113,7 @@ def _add_bins(labels, bins):
 
 @compiled
 def count_series(marks, consensus, first_changed, came_back):
-    """Add by rule: how many updates moved a weight, at which it first did (never last), and whether it is back at the last."""
+    """Count weights by rule: by number of updates that changed them, by first such update (never: last), and those that came back."""
     updates, n = marks.shape
     counts, firsts = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
     for start in range(0, n, BLOCK):

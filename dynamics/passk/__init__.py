@@ -1,13 +1,13 @@
-"""How much can it solve: pass@k of graded samples, unbiased, with intervals, compared pairwise.
+"""Unbiased pass@k of graded samples, with confidence intervals and paired comparisons of models.
 
     python -m dynamics.passk base=base_results.jsonl rl=rl_results.jsonl --figure pass.png
     python -m dynamics.passk runs/*/evals/test.jsonl --against base --json -
 
-pass@k is the chance that at least one of k samples of a problem is correct, averaged over problems; n samples of each give an unbiased
-estimate for every k <= n (``dynamics.passk.estimators``). Beyond n there is no estimate, and none is given.
+pass@k is the probability that at least one of k samples of a problem is correct, averaged over problems. n samples per problem give an
+unbiased estimate for every k <= n (``dynamics.passk.estimators``); for k > n no estimate is reported.
 
-As a library, on the tidy table that ``dynamics.samples.read`` makes, or on any table with columns ``problem, correct`` (a row a sample) or
-``problem, n, c`` (a row a problem), and ``model`` where there are several::
+The library functions take the tidy table of ``dynamics.samples.read``, or any table with the columns ``problem, correct`` (a row per
+sample) or ``problem, n, c`` (a row per problem), and ``model`` if there are several::
 
     import dynamics
     dynamics.passk.pass_at_k(n=64, c=3, k=[1, 8, 64])
@@ -15,8 +15,9 @@ As a library, on the tidy table that ``dynamics.samples.read`` makes, or on any 
     curve.points                                  # a DataFrame: k, pass_at_k, low, high, problems, ...
     dynamics.passk.compare(curve, other).crossing
 
-Conventions. Every problem weighs the same, whatever its n. Intervals are bootstrapped over problems, each with all of its samples, and
-pointwise. Models are compared on the problems they share, paired by id. A sample without a verdict is left out and counted.
+Conventions. All problems have the same weight, whatever their n. Intervals are bootstrapped over problems, each with all of its samples,
+and are pointwise in k. Models are compared on the problems they share, paired by id. Samples without a verdict are excluded, and their
+number is reported.
 """
 
 from __future__ import annotations

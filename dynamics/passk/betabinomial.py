@@ -1,12 +1,12 @@
-"""Beyond n: what more samples would probably solve, from a beta-binomial model of the problems (empirical Bayes).
+"""Extrapolation of pass@k beyond n with a beta-binomial model (empirical Bayes).
 
-An estimate of pass@k needs k <= n. Further out there is only a model: each problem has a chance p of being solved by one sample, p is
-spread over problems as a Beta(a, b) distribution, and a, b are those under which the graded samples are likeliest. Then a problem with c
-of n correct is solved by k fresh samples with the posterior mean of 1 - (1 - p)^k, and problems without a correct sample are not
-written off. For large k the unsolved share falls like k^-a, so everything out there hangs on the few problems near p = 0.
+An unbiased estimate of pass@k needs k <= n. Beyond n, this module assumes that a sample solves problem i with probability p_i, and that
+the p_i follow a Beta(a, b) distribution, with a and b fitted by maximum likelihood. A problem with c of n correct samples is then solved
+by k fresh samples with the posterior mean of 1 - (1 - p)^k, which is above 0 also for c = 0. For large k the unsolved fraction falls like
+k^-a, so the extrapolation depends mostly on the few problems with p near 0.
 
-Never mix these numbers with estimates: they are wrong wherever the spread is no Beta, for example when some problems cannot be solved at
-all. ``validate`` shows how the same model would have done on samples that are known.
+Do not mix these predictions with estimates. They are wrong if the p_i do not follow a Beta distribution, for example if some problems
+cannot be solved at all. ``validate`` checks the model on the known samples.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 REPLICATES = 400
-#: log of the sharpest and the flattest a + b that are told apart: beyond, the spread is a point or two
+#: bounds of the fit, for the logit of the mean and the log of a + b; beyond them, the distribution is one or two points
 BOUNDS = ((-12.0, 12.0), (-12.0, 14.0))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Beta(a, b), and its mean a / (a + b)."""
+    """A Beta(a, b) distribution."""
 
     a: float
     b: float
@@ -44,14 +44,14 @@ class Fit:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """What the model says of k beyond n.
+    """Predicted pass@k for k beyond n.
 
     Attributes
     ----------
-    ks : the k.
-    pass_at_k : the model's values.
-    low, high : ends of their bootstrap intervals over problems, refitted in each replicate.
-    fit : the model.
+    ks : values of k.
+    pass_at_k : predictions.
+    low, high : bootstrap intervals over problems, with a new fit in each replicate.
+    fit : the fitted distribution.
     """
 
     ks: Int[np.ndarray, " ks"]
@@ -63,14 +63,14 @@ class Extrapolation:
 
 @dataclass(frozen=True)
 class Validation:
-    """What the model predicts for ``k`` from ``kept`` samples a problem, against the unbiased estimate from all of them.
+    """A prediction of pass@k from ``kept`` samples per problem, and the unbiased estimate from all samples.
 
     Attributes
     ----------
-    kept : samples a problem that the model saw.
-    k : that it predicts pass@k for.
+    kept : number of samples per problem that the prediction uses.
+    k : of the predicted pass@k.
     predicted, low, high : the prediction and its interval.
-    measured : the estimate from all samples.
+    measured : the unbiased estimate from all samples.
     """
 
     kept: int
@@ -82,21 +82,21 @@ class Validation:
 
     @property
     def inside(self) -> bool:
-        """Whether what was measured lies in the interval of what was predicted."""
+        """Whether the estimate lies in the interval of the prediction."""
         return self.low <= self.measured <= self.high
 
 
 def fit(n: ArrayLike, c: ArrayLike, weights: ArrayLike | None = None) -> Fit:
-    """Fit the Beta distribution of solve chances that makes c of n correct likeliest.
+    """Fit a Beta distribution of solve probabilities by maximum likelihood.
 
     Parameters
     ----------
-    n, c : (problems,) samples graded and correct.
-    weights : (problems,) how often each problem counts; once if None.
+    n, c : (problems,) number of graded and of correct samples.
+    weights : (problems,) weight of each problem; 1 if None.
 
     Raises
     ------
-    InputError : no samples at all.
+    InputError : there are no samples.
     """
     n, c = np.asarray(n, float), np.asarray(c, float)
     times = np.ones(len(n)) if weights is None else np.asarray(weights, float)
@@ -136,17 +136,17 @@ def _fit(
 
 
 def predict(model: Fit, n: ArrayLike, c: ArrayLike, ks: ArrayLike) -> Float[np.ndarray, "problems ks"]:
-    """Predict pass@k of each problem given its own c of n, the posterior mean of 1 - (1 - p)^k.
+    """Predict pass@k of each problem: the posterior mean of 1 - (1 - p)^k given c of n correct samples.
 
     Parameters
     ----------
-    model : the spread of solve chances.
-    n, c : (problems,) samples graded and correct.
-    ks : (ks,) samples still to be drawn.
+    model : distribution of solve probabilities.
+    n, c : (problems,) number of graded and of correct samples.
+    ks : (ks,) number of fresh samples.
 
     Returns
     -------
-    1 - B(a + c, b + n - c + k) / B(a + c, b + n - c).
+    (problems, ks): 1 - B(a + c, b + n - c + k) / B(a + c, b + n - c).
     """
     from scipy.special import gammaln
 
@@ -159,17 +159,17 @@ def predict(model: Fit, n: ArrayLike, c: ArrayLike, ks: ArrayLike) -> Float[np.n
 def extrapolate(
     n: ArrayLike, c: ArrayLike, ks: ArrayLike, level: float = 0.95, replicates: int = REPLICATES, seed: int = 0
 ) -> Extrapolation:
-    """Give the model's pass@k, averaged over the problems, with a bootstrap interval that refits it.
+    """Predict pass@k averaged over problems, with a bootstrap interval.
 
     Parameters
     ----------
-    n, c : (problems,) samples graded and correct.
+    n, c : (problems,) number of graded and of correct samples.
     ks : (ks,) any k of at least 1.
-    level, replicates, seed : of the bootstrap.
+    level, replicates, seed : of the bootstrap, which refits the model in each replicate.
 
     Notes
     -----
-    The interval is that of the model if the model holds. It says nothing about the model being wrong.
+    The interval assumes that the model is correct.
     """
     n, c, ks = np.asarray(n, np.int64), np.asarray(c, np.int64), np.asarray(ks, np.int64)
     pairs, times = np.unique(np.stack([n, c], 1)[n > 0], axis=0, return_counts=True)
@@ -193,15 +193,15 @@ def extrapolate(
 def _average(
     model: Fit, pairs: Int[np.ndarray, "pairs 2"], times: Int[np.ndarray, " pairs"], ks: Int[np.ndarray, " ks"]
 ) -> Float[np.ndarray, " ks"]:
-    """Average the predictions for pairs of n and c, each of which so many problems have."""
+    """Average the predictions over problems, given the distinct pairs (n, c) and how many problems have each."""
     return times @ predict(model, pairs[:, 0], pairs[:, 1], ks) / times.sum()
 
 
 def validate(n: ArrayLike, c: ArrayLike, level: float = 0.95, replicates: int = REPLICATES, seed: int = 0) -> Validation | None:
-    """Thin every problem to an eighth of its samples, extrapolate back to k = n / 2, and compare with what was measured there.
+    """Predict pass@k at k = n / 2 from an eighth of the samples, and compare with the unbiased estimate from all samples.
 
-    None if the fewest samples of a problem are under 16. Which samples are kept is drawn from ``seed``. The interval compared with is
-    that of the extrapolation from the thinned samples; the problems are the same on both sides.
+    With n the smallest number of samples of a problem, n // 8 samples of each problem are kept, drawn from ``seed``. The interval is that
+    of the prediction from these samples; the problems are the same on both sides. None if n is below 16.
     """
     n, c = np.asarray(n, np.int64), np.asarray(c, np.int64)
     least = int(n.min()) if len(n) else 0
@@ -209,6 +209,6 @@ def validate(n: ArrayLike, c: ArrayLike, level: float = 0.95, replicates: int = 
         return None
     kept, k = least // 8, least // 2
     thinned = np.random.default_rng([seed, 1]).hypergeometric(c, n - c, kept)
-    far = extrapolate(np.full(len(n), kept), thinned, [k], level, replicates, seed)
+    prediction = extrapolate(np.full(len(n), kept), thinned, [k], level, replicates, seed)
     measured = float(curves(n, c, [k]).mean())
-    return Validation(kept, k, float(far.pass_at_k[0]), float(far.low[0]), float(far.high[0]), measured)
+    return Validation(kept, k, float(prediction.pass_at_k[0]), float(prediction.low[0]), float(prediction.high[0]), measured)

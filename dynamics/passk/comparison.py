@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA = "dynamics.passk/1"
-#: what is estimated beside pass@k: field -> what to call it
+#: metrics estimated in addition to pass@k: display name by field
 BESIDE = {"pass_hat_k": "pass^k", "mg_pass_at_k": "mG-Pass@k", "maj_at_k": "maj@k"}
 UNSCORED = ("exclude", "wrong")
 #: curves that the short description of a report lists
@@ -35,22 +35,23 @@ SHOWN = 4
 
 @dataclass(frozen=True, repr=False)
 class Curve:
-    """pass@k of one model.
+    """The pass@k curve of one model.
 
     Attributes
     ----------
     name : of the model.
-    counts : a row a problem: problem, n (samples with a verdict), c (correct), attempted (n and those without a verdict).
-    points : a row a k: k, pass_at_k, low, high, problems (with n >= k), over_half (of these, with k > n / 2 and k > 1), and pass_hat_k,
-        mg_pass_at_k, maj_at_k where asked for, each with _low and _high. NaN where no problem has k samples.
-    mean : the mean score avg@n, with its interval: (value, low, high). Over all problems with a verdict.
-    statuses : how many samples were scored, timed out, without an answer, without a verdict.
-    warnings : what the reader of the numbers should know.
-    extrapolation, validation : see ``dynamics.passk.betabinomial``; None unless asked for.
+    counts : a row per problem: problem, n (samples with a verdict), c (correct samples), attempted (all samples).
+    points : a row per k: k, pass_at_k, low, high, problems (with n >= k), over_half (those with k > n / 2 and k > 1), pass_hat_k,
+        mg_pass_at_k and, if requested, maj_at_k, each with _low and _high. NaN if no problem has k samples.
+    mean : the mean score avg@n with its interval, (value, low, high), over all problems with a verdict.
+    statuses : number of samples by status: scored, timed out, no answer, no verdict.
+    warnings : remarks on the reliability of the estimates.
+    extrapolation, validation : see ``dynamics.passk.betabinomial``; None unless requested.
+    contents : text of each problem by id, to detect ids that denote different problems.
 
     Notes
     -----
-    Where n differs between problems, the problems behind a point change with k, and the curve can fall.
+    If n differs between problems, the set of problems changes with k, and the curve can decrease.
     """
 
     name: str
@@ -80,12 +81,12 @@ class Curve:
 
     @property
     def samples(self) -> dict[str, int]:
-        """Fewest and most samples of a problem, and all in all."""
+        """Minimum and maximum number of samples per problem, and the total."""
         n = self.counts["n"]
         return {"min": int(n.min()), "max": int(n.max()), "total": int(n.sum())}
 
     def to_dict(self) -> dict[str, Any]:
-        """Make the entry of the curve in the document of a report."""
+        """Build the JSON object of the curve in a report."""
         points = []
         for record in self.points.to_dict("records"):
             point = {"k": int(record["k"]), "pass_at_k": record["pass_at_k"], "low": record["low"], "high": record["high"]}
@@ -107,14 +108,14 @@ class Curve:
         return document | {"warnings": self.warnings}
 
 
-def _extrapolated(far: Extrapolation, validation: Validation | None) -> dict[str, Any]:
+def _extrapolated(extrapolation: Extrapolation, validation: Validation | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "model": "beta-binomial",
-        "a": far.fit.a,
-        "b": far.fit.b,
+        "a": extrapolation.fit.a,
+        "b": extrapolation.fit.b,
         "points": [
             {"k": int(k), "pass_at_k": float(value), "low": float(low), "high": float(high)}
-            for k, value, low, high in zip(far.ks, far.pass_at_k, far.low, far.high, strict=True)
+            for k, value, low, high in zip(extrapolation.ks, extrapolation.pass_at_k, extrapolation.low, extrapolation.high, strict=True)
         ],
         "validation": None,
     }
@@ -125,16 +126,16 @@ def _extrapolated(far: Extrapolation, validation: Validation | None) -> dict[str
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """``b`` against ``a`` on the problems both have, paired by id.
+    """The paired comparison of model ``b`` with model ``a`` on their shared problems.
 
     Attributes
     ----------
-    a, b : names.
-    paired : problems in both.
-    only_a, only_b : problems in one of them.
-    points : a row a k: k, difference (b - a), low, high, problems.
-    crossing : where the curve that is behind at small k gets ahead; None if they are level everywhere.
-    solved : problems with a correct sample: both, only_a, only_b, neither.
+    a, b : names of the models.
+    paired : number of shared problems.
+    only_a, only_b : number of problems of only one model.
+    points : a row per k: k, difference (b - a), low, high, problems.
+    crossing : the k at which the curve that is lower at small k overtakes the other; None if the curves are equal everywhere.
+    solved : number of problems with a correct sample, by both, only_a, only_b, neither.
     """
 
     a: str
@@ -160,7 +161,7 @@ class Comparison:
         return small_table(repr(self).splitlines()[0].strip("<>"), ["k", "difference", "interval", "problems"], rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Make the entry of the comparison in the document of a report."""
+        """Build the JSON object of the comparison in a report."""
         document: dict[str, Any] = {
             "a": self.a,
             "b": self.b,
@@ -170,23 +171,23 @@ class Comparison:
             "crossing": None,
         }
         if self.crossing is not None:
-            met = self.crossing
+            crossed = self.crossing
             document["crossing"] = {
-                "leader": (self.a, self.b)[met.leader],
-                "k": met.k,
-                "low": met.low,
-                "high": met.high,
-                "probability_none": met.none,
-                "probability_from_start": met.at_once,
-                "again": met.again,
-                "largest_k": met.largest,
+                "leader": (self.a, self.b)[crossed.leader],
+                "k": crossed.k,
+                "low": crossed.low,
+                "high": crossed.high,
+                "probability_none": crossed.none,
+                "probability_from_start": crossed.at_once,
+                "again": crossed.again,
+                "largest_k": crossed.largest,
             }
         return document
 
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """All curves, the comparisons with ``against``, what was read, and remarks on the samples as a whole."""
+    """The curves of all models, their comparisons with ``against``, the files read, and remarks on the samples."""
 
     curves: list[Curve]
     comparisons: list[Comparison]
@@ -217,7 +218,7 @@ class Report:
         return small_table(repr(self).splitlines()[0].strip("<>"), ["model", "problems", "avg@n", "interval", "largest k", "pass@k"], rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Make the document of schema ``dynamics.passk/1``; NaN where a number is not defined."""
+        """Build the JSON document of schema ``dynamics.passk/1``; undefined numbers are NaN."""
         return {
             "schema": SCHEMA,
             "estimator": "pass@k = mean over problems of 1 - C(n - c, k) / C(n, k), over the problems with n >= k",
@@ -230,7 +231,7 @@ class Report:
         }
 
     def table(self) -> pd.DataFrame:
-        """Put every number into one tidy table: ``kind`` is pass@k, pass^k, ..., extrapolation or difference."""
+        """Return all numbers as one tidy table; ``kind`` is pass@k, pass^k, ..., extrapolation or difference."""
         import pandas as pd
 
         parts = []
@@ -242,8 +243,8 @@ class Report:
                         ["k", "value", "low", "high", "problems", "over_half"], axis=1
                     )
                     parts.append(part.assign(kind=kind, name=curve.name))
-            if (far := curve.extrapolation) is not None:
-                values = {"k": far.ks, "value": far.pass_at_k, "low": far.low, "high": far.high}
+            if (extrapolation := curve.extrapolation) is not None:
+                values = {"k": extrapolation.ks, "value": extrapolation.pass_at_k, "low": extrapolation.low, "high": extrapolation.high}
                 parts.append(pd.DataFrame(values).assign(problems=len(curve.counts), kind="extrapolation", name=curve.name))
         parts += [
             comparison.points.rename(columns={"difference": "value"}).assign(kind="difference", name=comparison.b, against=comparison.a)
@@ -262,9 +263,12 @@ def _method(replicates: int) -> str:
 
 
 def counts(table: pd.DataFrame, unscored: str = "exclude") -> pd.DataFrame:
-    """Count samples a problem: problem, n, c, attempted; from a table of samples (``problem, correct``) or of counts (``problem, n, c``).
+    """Count the samples of each problem: columns problem, n, c, attempted.
 
-    ``unscored``: what a sample without a verdict (NA) counts as, nothing (``exclude``) or a wrong answer (``wrong``).
+    Parameters
+    ----------
+    table : of samples (``problem, correct``) or of counts (``problem, n, c``).
+    unscored : ``exclude`` samples without a verdict (NA), or count them as ``wrong``.
     """
     import pandas as pd
 
@@ -274,7 +278,7 @@ def counts(table: pd.DataFrame, unscored: str = "exclude") -> pd.DataFrame:
         raise InputError(f"the table has no column 'problem'; it has {', '.join(map(str, table.columns))}")
     if {"n", "c"} <= set(table.columns):
         grouped = table.groupby("problem", observed=True, sort=False)[["n", "c"]].sum().reset_index()
-        pass_at_k(grouped["n"].to_numpy(), grouped["c"].to_numpy(), 1)  # complains of c > n and of what is no count
+        pass_at_k(grouped["n"].to_numpy(), grouped["c"].to_numpy(), 1)  # raises InputError for c > n and for invalid counts
         return grouped.assign(attempted=grouped["n"])
     if "correct" not in table:
         raise InputError(f"the table has neither 'correct' nor 'n' and 'c'; it has {', '.join(map(str, table.columns))}")
@@ -305,21 +309,22 @@ def curve(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curve:
-    """Estimate pass@k of one model, with intervals.
+    """Estimate the pass@k curve of one model, with intervals.
 
     Parameters
     ----------
-    table : of samples or of counts, see ``counts``; columns status, answer, fingerprint, temperature, content are used if there.
-    name : of the model; the table's own if it has one.
-    ks : rising; every power of two up to the largest n if None.
-    unscored : ``exclude`` or ``wrong``: what samples without a verdict count as.
-    maj : also maj@k, from the column ``answer``.
-    extrapolate : also what a beta-binomial model expects for powers of two above n, up to this k.
+    table : of samples or of counts, see ``counts``. The columns status, answer, fingerprint, temperature and content are optional.
+    name : of the model; by default, that of the column ``model``.
+    ks : increasing; by default, the powers of two up to the largest n.
+    unscored : ``exclude`` samples without a verdict, or count them as ``wrong``.
+    maj : also estimate maj@k, from the column ``answer``.
+    extrapolate : also predict pass@k with a beta-binomial model, at powers of two above n up to this k.
     level, replicates, seed : of the bootstrap, see ``dynamics.bootstrap``.
+    progress : called with (problems done, total problems) while maj@k is computed.
 
     Raises
     ------
-    InputError : several models in the table, no verdict at all, counts that are none.
+    InputError : several models in the table, no sample with a verdict, or invalid counts.
     """
     import pandas as pd
 
@@ -430,17 +435,17 @@ def compare(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Comparison:
-    """Compare ``b`` with ``a``: paired differences of pass@k and where the curves cross, on the problems that both have.
+    """Compare ``b`` with ``a`` on their shared problems: paired differences of pass@k, and the crossing of the curves.
 
     Parameters
     ----------
-    a, b : of ``curve``.
-    ks : rising; the k of ``a`` if None.
+    a, b : curves from ``curve``.
+    ks : increasing; by default, those of ``a``.
     level, replicates, seed : of the bootstrap.
 
     Raises
     ------
-    InputError : no problem in common, or an id that stands for two different problems.
+    InputError : no problem in common, or an id that denotes two different problems.
     """
     import pandas as pd
 
@@ -491,14 +496,14 @@ def report(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Estimate the curve of every model of a table, and compare every model with ``against``.
+    """Estimate the curve of each model of a table, and compare each model with ``against``.
 
     Parameters
     ----------
-    table, ks, unscored, maj, extrapolate, level, replicates, seed : as for ``curve``.
-    against : name of a model; the first if None.
-    files, notes : of ``dynamics.samples.read``, for the report.
-    progress : called with (done, in all).
+    table, ks, unscored, maj, extrapolate, level, replicates, seed : see ``curve``.
+    against : name of the model to compare with; the first if None.
+    files, notes : from ``dynamics.samples.read``, for the report.
+    progress : called with (done, total).
     """
     models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
     if against is not None and against not in models:
@@ -532,15 +537,15 @@ def report(
 
 
 def crossing_text(comparison: Comparison, level: float) -> str:
-    """Say what is known of the crossing."""
-    met = comparison.crossing
+    """Describe the crossing in a sentence."""
+    crossed = comparison.crossing
     a, b = printable(comparison.a, 40), printable(comparison.b, 40)
-    if met is None:
+    if crossed is None:
         return f"{b} and {a} are level at every k"
-    ahead, behind = (a, b) if met.leader == 0 else (b, a)
-    chance = f"no crossing up to {met.largest:,} in {100 * met.none:.0f} % of replicates"
-    if met.k is None:
-        return f"{behind} stays behind {ahead} up to k = {met.largest:,} ({chance})"
-    low = f"{met.low:,}" if met.low is not None else f"beyond {met.largest:,}"
-    high = f"{met.high:,}" if met.high is not None else f"beyond {met.largest:,}"
-    return f"{behind} overtakes {ahead} at k* = {met.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"
+    ahead, behind = (a, b) if crossed.leader == 0 else (b, a)
+    chance = f"no crossing up to {crossed.largest:,} in {100 * crossed.none:.0f} % of replicates"
+    if crossed.k is None:
+        return f"{behind} stays behind {ahead} up to k = {crossed.largest:,} ({chance})"
+    low = f"{crossed.low:,}" if crossed.low is not None else f"beyond {crossed.largest:,}"
+    high = f"{crossed.high:,}" if crossed.high is not None else f"beyond {crossed.largest:,}"
+    return f"{behind} overtakes {ahead} at k* = {crossed.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from dynamics.bootstrap import LEVEL, REPLICATES, difference_replicates, percentile_interval
 
-#: every k up to this is looked at; beyond, steps of ``STEP``
+#: every k up to this is examined; beyond, k grows by factors of ``STEP``
 DENSE = 128
 STEP = 1.02
 #: a mean difference below this is rounding
@@ -19,18 +19,17 @@ LEVEL_CURVES = 1e-12
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where the curve that is behind at k = 1 gets ahead.
+    """The crossing of two curves: the k at which the curve that is lower at small k overtakes the other.
 
     Attributes
     ----------
-    leader : 0 if the first curve is ahead at small k, 1 if the second is.
-    k : the smallest k at which the other is ahead; None if there is none up to ``largest``.
-    low, high : percentile interval of k. ``high`` is None where it lies beyond ``largest``, ``low`` too if there is no crossing in
-        nearly all replicates.
-    none : share of replicates in which the other is never ahead up to ``largest``.
-    at_once : share in which it is ahead from k = 1 on, so that nothing crosses.
-    again : every further k at which the estimated curves change places.
-    largest : the largest k that was looked at.
+    leader : 0 if the first curve is higher at small k, 1 if the second is.
+    k : the smallest k at which the other curve is higher; None if there is none up to ``largest``.
+    low, high : percentile interval of k; None for an end beyond ``largest``.
+    none : fraction of replicates in which the other curve is never higher up to ``largest``.
+    at_once : fraction of replicates in which the other curve is higher already at the smallest k, so that the order is reversed.
+    again : every further k at which the order of the estimated curves changes.
+    largest : the largest k examined.
     """
 
     leader: int
@@ -64,19 +63,19 @@ def crossing(
 
     Parameters
     ----------
-    ks : rising.
-    first, second : pass@k, a row a problem, NaN where k > n.
+    ks : increasing.
+    first, second : (problems, ks) pass@k, NaN where k > n.
     level, replicates, seed : of the bootstrap.
 
     Returns
     -------
-    None if the two are level at every k. The order at small k is that of the estimates; in a replicate the crossing is the smallest k
-    at which the curve that should be behind is ahead.
+    The crossing, or None if the curves are equal at every k. The order at small k is that of the estimates. The crossing of a replicate
+    is the smallest k at which the order is reversed.
 
     Notes
     -----
-    Near a touch of two curves k is uncertain over a wide range: read ``low`` and ``high``, not ``k``. With ragged n the set of problems
-    changes with k, and the curves can cross for that reason alone.
+    If the curves nearly touch, k is uncertain over a wide range: use ``low`` and ``high`` rather than ``k``. If n differs between
+    problems, the set of problems changes with k, and the curves can cross for that reason alone.
     """
     differences = second - first
     counts = (~np.isnan(differences)).sum(axis=0)
@@ -105,7 +104,7 @@ def crossing(
 
 
 def _sign_changes(lead: Float[np.ndarray, " ks"]) -> list[int]:
-    """Find the indices at which the sign differs from that of the last non-zero value before."""
+    """Return the indices at which the sign differs from that of the previous non-zero value."""
     changes, last = [], 1.0
     for index, value in enumerate(lead):
         if value * last < 0:

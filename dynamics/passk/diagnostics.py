@@ -1,4 +1,4 @@
-"""What the reader of a pass@k curve should be told: samples fewer or less independent than they look, and k that ask too much."""
+"""Warnings on pass@k curves: missing verdicts, dependent samples, few problems, and k that are too large for n."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-#: fewer problems than this and an interval is hardly more than a warning
+#: with fewer problems than this, intervals are wide and rough
 FEW = 30
 
 
 def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
-    """Warn of what makes the samples less than n independent graded ones."""
+    """Warn about missing verdicts, unequal n, few problems and samples that are not independent."""
     warnings = []
     lost = int((every["attempted"] - every["n"]).sum())
     if lost:
@@ -33,15 +33,13 @@ def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> l
 
 
 def _dependence(table: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
-    """Look for signs that samples of a problem are copies of each other: greedy decoding, or one seed used twice."""
+    """Detect samples of a problem that are copies of each other, from greedy decoding or a repeated seed."""
     several = graded["n"] > 1
     if not several.any():
         return []
     if "temperature" in table and (table["temperature"] == 0).any():
         greedy = float((table["temperature"] == 0).mean())
-        return [
-            f"{100 * greedy:.0f} % of the samples were drawn at temperature 0: greedy decoding gives one sample, however often it is asked"
-        ]
+        return [f"{100 * greedy:.0f} % of the samples were drawn at temperature 0: greedy decoding gives the same sample every time"]
     if "fingerprint" in table and table["fingerprint"].notna().all():
         alike = table.groupby(["problem", "fingerprint"], observed=True).size().rename("times").reset_index()
         stats = alike.groupby("problem", observed=True)["times"].agg(["sum", "size", _gcd])
@@ -49,14 +47,17 @@ def _dependence(table: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
         same = int((stats["size"] == 1).sum())
         if same and same >= 0.9 * len(stats):
             return [
-                f"all samples of a problem are equal in {same:,} of {len(stats):,} problems, as greedy decoding gives: "
-                "these are not n independent samples, and pass@k says no more than pass@1"
+                f"all samples of a problem are equal in {same:,} of {len(stats):,} problems, as with greedy decoding: "
+                "they are not n independent samples, and pass@k equals pass@1"
             ]
         copied = int((stats["_gcd"] > 1).sum())
         if len(stats) >= 5 and copied == len(stats):
             times = math.gcd(*map(int, stats["_gcd"]))
             if times > 1:
-                return [f"every sample of every problem is there {times} times, as from {times} runs with one seed: n is too large by that"]
+                return [
+                    f"every sample of every problem occurs {times} times, as from {times} runs with the same seed: "
+                    "n is too large by this factor"
+                ]
         return []
     extreme = ((graded["c"] == 0) | (graded["c"] == graded["n"]))[several]
     if several.sum() >= 10 and graded["n"][several].min() >= 4 and extreme.all() and 0 < graded["c"].sum() < graded["n"].sum():
@@ -69,7 +70,7 @@ def _gcd(times: pd.Series[int]) -> int:
 
 
 def points(table: pd.DataFrame) -> list[str]:
-    """Warn of k that ask too much of the samples."""
+    """Warn about k that are too large for the number of samples."""
     warnings = []
     beyond = table.loc[table["problems"] == 0, "k"]
     if len(beyond):

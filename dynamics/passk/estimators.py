@@ -1,7 +1,7 @@
-"""What k samples of a problem can be expected to solve, from n graded samples of it: pass@k and its relatives.
+"""Unbiased estimators of pass@k and related metrics from n graded samples of a problem.
 
-Every function is exact for the n samples given: it averages over all C(n, k) ways of drawing k of them without replacement, which makes
-it unbiased for k fresh samples. None knows anything beyond n: where k > n the answer is NaN, also for zero correct samples, and never 1.
+Each function averages over all C(n, k) subsets of k of the n samples, which is unbiased for k fresh samples. There is no estimate for
+k > n: the result is NaN, also if no sample is correct.
 
     pass_at_k     at least one of k is correct                   arXiv 2107.03374
     pass_hat_k    all k are correct (pass^k)                     arXiv 2406.12045
@@ -10,7 +10,7 @@ it unbiased for k fresh samples. None knows anything beyond n: where k > n the a
     maj_at_k      the most frequent answer among k is correct    arXiv 2203.11171 (self-consistency)
     auc_at_k      mean height of the pass@k curve from 1 to k
 
-n, c and k are whole numbers: scalars, or arrays that broadcast against each other.
+n, c and k are integers: scalars, or arrays that broadcast against each other.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
-    """Estimate the chance that at least one of k samples is correct: 1 - C(n - c, k) / C(n, k).
+    """Estimate the probability that at least one of k samples is correct: 1 - C(n - c, k) / C(n, k).
 
     Parameters
     ----------
-    n, c, k : samples graded, samples correct, samples drawn; whole numbers with 0 <= c <= n, k >= 1, of shapes that broadcast.
+    n, c, k : number of graded samples, of correct samples, and of samples drawn; integers with 0 <= c <= n and k >= 1 that broadcast.
 
     Returns
     -------
-    A float, or a float64 array of the broadcast shape. NaN where k > n. Relative error below 1e-15 for n up to 1e6 and beyond.
+    A float, or a float64 array of the broadcast shape. NaN where k > n. The relative error is below 1e-15 for n up to 1e6 and beyond.
 
     Raises
     ------
-    InputError : c > n, a negative count, k < 1, or a number that is not whole.
+    InputError : c > n, a negative count, k < 1, or a number that is not an integer.
 
     Notes
     -----
-    Unbiased for each problem, but for k > n / 2 it is hardly more than "was any of them correct": one lucky sample decides it.
+    Unbiased for each problem, but for k > n / 2 the estimate depends mostly on whether any sample is correct: a single lucky sample
+    decides it.
 
     Examples
     --------
@@ -59,9 +60,9 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 
 
 def pass_hat_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
-    """Estimate the chance that all k samples are correct, pass^k: C(c, k) / C(n, k). Parameters and errors as for ``pass_at_k``.
+    """Estimate the probability that all k samples are correct, pass^k: C(c, k) / C(n, k). See ``pass_at_k`` for parameters and errors.
 
-    Results below 1e-292 lose digits, and below 5e-324 they are 0.
+    Results below 1e-292 lose precision, and results below 5e-324 are 0.
     """
     from dynamics.passk import hypergeometric
 
@@ -69,10 +70,10 @@ def pass_hat_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 
 
 def g_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike, tau: float) -> Any:
-    """Estimate the chance that at least max(1, ceil(tau k)) of k samples are correct. Parameters and errors as for ``pass_at_k``.
+    """Estimate the probability that at least max(1, ceil(tau k)) of k samples are correct. See ``pass_at_k`` for parameters and errors.
 
-    ``tau`` in [0, 1]; 0 is pass@k and 1 is pass^k. tau k is formed from the decimal number that was written, so that 0.1 of 30 is 3
-    and not 4. Absolute error about 1e-14.
+    ``tau`` is in [0, 1]: 0 gives pass@k, 1 gives pass^k. tau k is computed from the decimal representation of tau, so that 0.1 of 30 is 3
+    and not 4. The absolute error is about 1e-14.
     """
     from dynamics.passk import hypergeometric
 
@@ -88,10 +89,10 @@ def g_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike, tau: float) -> Any:
 
 
 def mg_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
-    """Compute twice the area under G-Pass@k(tau) for tau from 1/2 to 1. Parameters and errors as for ``pass_at_k``.
+    """Compute twice the area under G-Pass@k(tau) for tau from 1/2 to 1. See ``pass_at_k`` for parameters and errors.
 
-    The integral itself, (2 / k) E[max(correct - k / 2, 0)]. For even k this is the published sum; for odd k that sum drops half a step,
-    so that a perfect model gets less than 1 (0 at k = 1, 0.8 at k = 5): here it gets 1.
+    The integral is exact: (2 / k) E[max(correct - k / 2, 0)]. It equals the published sum for even k. For odd k the published sum omits
+    half a step and gives a perfect model less than 1 (0 at k = 1, 0.8 at k = 5); here a perfect model gets 1.
     """
     from dynamics.passk import hypergeometric
 
@@ -99,23 +100,24 @@ def mg_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
 
 
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
-    """Estimate the chance that the most frequent answer among k samples of one problem is correct; ties are split evenly.
+    """Estimate the probability that the most frequent answer among k samples of one problem is correct; ties are split evenly.
 
     Parameters
     ----------
-    answers : the answer extracted from each sample; None where there was none. Such a sample can be drawn but has no vote; if none of
-        the k has an answer, the problem is not solved.
-    correct : whether each sample is correct. An answer that is not always graded alike earns the share in which it is.
-    k : samples drawn.
+    answers : the answer extracted from each sample, or None. A sample without an answer can be drawn but has no vote; if none of the k
+        samples has an answer, the problem is not solved.
+    correct : whether each sample is correct. If samples with the same answer are graded differently, the answer counts as correct by the
+        fraction of its samples that are.
+    k : number of samples drawn.
 
     Returns
     -------
-    The expectation over all subsets, without random tie-breaking or Monte Carlo, to about 1e-12; NaN where k > n. Under a millisecond
-    at n = 64, up to seconds at n = 1024.
+    The exact expectation over all subsets, without random tie-breaking or Monte Carlo, to about 1e-12; NaN if k > n. Takes less than a
+    millisecond at n = 64, and up to seconds at n = 1024.
 
     Notes
     -----
-    Other tools give a tie to the answer that came first, which is biased towards whatever the sampler returns first.
+    Tools that break ties in favour of the first answer are biased towards the samples that the sampler returns first.
     """
     from dynamics.passk import hypergeometric
 
@@ -130,7 +132,7 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
             tally = votes.setdefault(answer, [0.0, 0.0])
             tally[0] += 1
             tally[1] += bool(verdict)
-    groups: dict[float, list[float]] = {}  # votes an answer got -> how many such answers, and the credit of all of them
+    groups: dict[float, list[float]] = {}  # number of votes -> number of answers with that many votes, and their total credit
     for count, right in votes.values():
         group = groups.setdefault(count, [0, 0.0])
         group[0] += 1
@@ -151,9 +153,9 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
 
 
 def auc_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Any:
-    """Compute the mean height of the pass@k curve over 1..k by the trapezoid rule, linear in k; pass@1 for k = 1. NaN where k > n.
+    """Compute the mean height of the pass@k curve over 1..k by the trapezoid rule in k; pass@1 for k = 1. NaN where k > n.
 
-    Linear in k, so the large k, where the estimate says least, weigh most.
+    The rule is linear in k, so large k, where the estimate is least reliable, have the most weight.
     """
     _whole("k", k, least=1)
     n, c = np.broadcast_arrays(np.asarray(n), np.asarray(c))
@@ -163,17 +165,17 @@ def auc_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Any:
 
 
 def curves(n: ArrayLike, c: ArrayLike, ks: ArrayLike, kind: str = "pass@k") -> Float[np.ndarray, "problems ks"]:
-    """Estimate pass@k, or pass^k, of every problem at every k of ``ks`` at once.
+    """Estimate pass@k or pass^k of each problem at each k.
 
     Parameters
     ----------
-    n, c : (problems,) samples graded and samples correct.
-    ks : (ks,) rising whole numbers of at least 1.
+    n, c : (problems,) number of graded and of correct samples.
+    ks : (ks,) increasing integers of at least 1.
     kind : ``pass@k`` or ``pass^k``.
 
     Returns
     -------
-    NaN where k > n. Problems with the same n and c are worked out once.
+    (problems, ks) float64, NaN where k > n. Problems with the same n and c are computed once.
     """
     from dynamics.passk import hypergeometric
 
@@ -191,7 +193,7 @@ def curves(n: ArrayLike, c: ArrayLike, ks: ArrayLike, kind: str = "pass@k") -> F
 
 
 def _each(fill: Callable[..., None], n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:
-    """Run a kernel over the broadcast of n, c and k; a float for scalars."""
+    """Apply a kernel to n, c and k, broadcast against each other; return a float for scalars."""
     arrays = np.broadcast_arrays(_whole("n", n, least=0), _whole("c", c, least=0), _whole("k", k, least=1))
     _check(arrays[0], arrays[1])
     shape = arrays[0].shape
@@ -202,7 +204,7 @@ def _each(fill: Callable[..., None], n: ArrayLike, c: ArrayLike, k: ArrayLike) -
 
 
 def _whole(name: str, values: Any, least: int) -> Int[np.ndarray, " ..."]:
-    """Turn ``values`` into int64, or refuse the first that will not do."""
+    """Convert ``values`` to int64; raise InputError naming the first invalid value."""
     array = np.asarray(values)
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise InputError(f"{name}={printable(values, 40)}: must be whole numbers")
@@ -217,7 +219,7 @@ def _whole(name: str, values: Any, least: int) -> Int[np.ndarray, " ..."]:
 
 
 def _check(n: Int[np.ndarray, " ..."], c: Int[np.ndarray, " ..."]) -> None:
-    """Refuse more correct samples than samples."""
+    """Raise InputError if there are more correct samples than samples."""
     try:
         above = c > n
     except ValueError:
@@ -228,13 +230,13 @@ def _check(n: Int[np.ndarray, " ..."], c: Int[np.ndarray, " ..."]) -> None:
         raise InputError(f"c={pair[1]} correct of n={pair[0]} samples: there cannot be more correct samples than samples")
 
 
-#: exact for up to 127 answers that tie; the share of a thousand that tie is still right to 2e-6 of itself
+#: exact for ties of up to 127 answers; for a tie of a thousand answers the relative error is 2e-6
 MOST_NODES = 64
 
 
 @lru_cache(maxsize=1)
 def _gauss_legendre(largest: int) -> tuple[Float[np.ndarray, "orders nodes"], Float[np.ndarray, "orders nodes"]]:
-    """Give nodes and weights on (0, 1) of the Gauss-Legendre rules of 1..largest points, a row each."""
+    """Return nodes and weights on (0, 1) of the Gauss-Legendre rules with 1..largest points, a row per rule."""
     nodes, weights = np.zeros((largest + 1, largest)), np.zeros((largest + 1, largest))
     for order in range(1, largest + 1):
         x, w = np.polynomial.legendre.leggauss(order)

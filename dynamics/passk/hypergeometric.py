@@ -1,7 +1,7 @@
-"""The arithmetic of drawing k of n graded samples without replacement: compiled by numba on first use, then cached.
+"""Hypergeometric probabilities: drawing k of n graded samples without replacement. Compiled by numba on first use, then cached.
 
-Products of many ratios are carried in double-double (a pair of float64, about 32 digits) because a plain product of a million factors
-loses four digits, and 1 - product loses all of them where it is small. No fast-math here: it would reorder exactly what must not be.
+Products of many ratios are computed in double-double arithmetic (a pair of float64, about 32 digits): a float64 product of a million
+factors loses four digits, and 1 - product loses all digits where it is small. Fast-math would break the double-double operations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-#: terms smaller than this against their sum cannot change it
+#: terms smaller than this relative to their sum do not change it
 NEGLIGIBLE = 1e-18
 
 
@@ -21,14 +21,14 @@ def _compiled(function: Any) -> Any:
 
 @_compiled
 def _copy(source, target):
-    """Fill ``target`` with the first elements of ``source``; an assignment of slices takes numba ten times as long to compile."""
+    """Fill ``target`` with the first elements of ``source``; numba takes ten times as long to compile a slice assignment."""
     for i in range(target.size):
         target[i] = source[i]
 
 
 @_compiled
 def _product(a, b):
-    """Multiply: a b as a float64 and what it rounds off (Dekker 1971)."""
+    """Return a b as a float64 and its rounding error (Dekker 1971)."""
     p = a * b
     t = 134217729.0 * a
     a_high = t - (t - a)
@@ -61,9 +61,9 @@ def _one_minus(high, low):
 
 @_compiled
 def none_of(n, c, k, complement, out):
-    """C(n - c, k) / C(n, k), or 1 minus it: whether k draws of n miss all c marked ones. NaN where k > n.
+    """Compute C(n - c, k) / C(n, k), the probability that k draws of n miss all c marked items, or its complement. NaN where k > n.
 
-    All arrays have one length. The ratio is symmetric in c and k, so the product runs over the smaller.
+    All arrays have the same length. The ratio is symmetric in c and k, so the product runs over the smaller of the two.
     """
     for i in range(n.size):
         if k[i] > n[i]:
@@ -83,26 +83,26 @@ def none_of(n, c, k, complement, out):
 
 @_compiled
 def none_of_curve(n, c, ks, complement, out):
-    """Do the same for every k of ``ks`` (rising) at once, one running product a row: ``out`` is (rows, ks)."""
+    """Compute ``none_of`` for all ``ks`` (increasing) with one running product per row; ``out`` is (rows, ks)."""
     for i in range(n.size):
         whole = float(n[i])
         left = float(n[i] - c[i])
         high, low = 1.0, 0.0
         drawn = 0
-        for place in range(ks.size):
-            k = ks[place]
+        for column in range(ks.size):
+            k = ks[column]
             if k > n[i]:
-                out[i, place] = np.nan
+                out[i, column] = np.nan
                 continue
             while drawn < k and high > 0.0:
                 high, low = _times_ratio(high, low, left - drawn, whole - drawn) if left > drawn else (0.0, 0.0)
                 drawn += 1
-            out[i, place] = _one_minus(high, low) if complement else high + low
+            out[i, column] = _one_minus(high, low) if complement else high + low
 
 
 @_compiled
 def _hits(n, c, k, out):
-    """P(exactly s of k draws are marked) for s = 0..k: outwards from the likeliest s, so every step is by a ratio of at most about 1."""
+    """Compute P(s of k draws are marked) for s = 0..k, outwards from the mode, so that each ratio is at most about 1."""
     out[:] = 0.0
     lowest = max(0, k - (n - c))
     highest = min(c, k)
@@ -121,7 +121,7 @@ def _hits(n, c, k, out):
 
 @_compiled
 def at_least(n, c, k, least, out):
-    """P(at least ``least`` of k draws are marked), the hypergeometric tail. NaN where k > n. The lighter side is summed."""
+    """Compute P(at least ``least`` of k draws are marked), summing the lighter tail. NaN where k > n."""
     widest = 0
     for i in range(n.size):
         widest = max(widest, k[i])
@@ -145,7 +145,7 @@ def at_least(n, c, k, least, out):
 
 @_compiled
 def beyond_half(n, c, k, out):
-    """E[max(s - k / 2, 0)] 2 / k for s marked among k draws: twice the area of P(s / k >= t) over t in (1/2, 1)."""
+    """Compute (2 / k) E[max(s - k / 2, 0)] for s marked among k draws: twice the area under P(s / k >= t) over t in (1/2, 1)."""
     widest = 0
     for i in range(n.size):
         widest = max(widest, k[i])
@@ -163,7 +163,7 @@ def beyond_half(n, c, k, out):
 
 @_compiled
 def _binomials(m, p, out):
-    """P(Binomial(m, p) = s) for s = 0..out.size - 1, outwards from the likeliest and normalised over all of 0..m."""
+    """Compute P(Binomial(m, p) = s) for s = 0..out.size - 1, outwards from the mode, normalised over 0..m."""
     out[:] = 0.0
     mode = min(m, int((m + 1) * p))
     odds = p / (1.0 - p)
@@ -190,17 +190,17 @@ def _binomials(m, p, out):
 
 @_compiled
 def _multiply(a, b, size, longest, out):
-    """Compute the first ``size`` coefficients of the product of two polynomials, of which ``b`` has no power above ``longest``."""
+    """Compute the first ``size`` coefficients of the product of two polynomials; ``b`` has degree at most ``longest``."""
     out[:size] = 0.0
     for s in range(min(longest + 1, size)):
         if b[s] != 0.0:
-            for place in range(size - s):
-                out[place + s] += b[s] * a[place]
+            for index in range(size - s):
+                out[index + s] += b[s] * a[index]
 
 
 @_compiled
 def plurality(votes, answers, credit, mute, k, nodes, weights):  # noqa: C901 - compiled as one
-    """Compute the expected credit of the most frequent answer among k of the samples drawn without replacement; ties share.
+    """Compute the expected credit of the most frequent answer among k samples drawn without replacement; ties share it.
 
     Answers with equally many votes form a group: ``votes`` (groups,) falling, ``answers`` how many there are in each, ``credit`` what
     choosing one of them earns, summed over the group. ``mute`` samples gave no answer. ``nodes``, ``weights`` (orders, order): row r a

@@ -1,4 +1,4 @@
-"""The recorder: a line of ``metrics.jsonl`` a step, with what moved in the weights."""
+"""The recorder: writes the metrics and the update sparsity of each step to ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class Recorder:
 
     Parameters
     ----------
-    out : the run directory; made if it is not there.
-    every : steps between measurements of the weights, which cost a pass over them and two copies in memory.
-    base : the weights before training, torch tensors or arrays by name; those of the first call if None.
+    out : run directory; created if it does not exist.
+    every : steps between measurements of the weights, which need a pass over the weights and two copies in memory.
+    base : weights before training, torch tensors or arrays by name; if None, those of the first call of ``step``.
     tensorboard : also write events for TensorBoard, into ``out/tensorboard``.
     wandb : also log to this Weights & Biases project.
 
     Notes
     -----
-    ``sparsity/RULE`` is the share of weights that are unchanged since the base, ``sparsity_step/RULE`` since the step before; rules as in
-    ``dynamics.sparsity``. Of masters in float32 nearly every weight changes in every step by the rule ``exact``, however small the step.
+    ``sparsity/RULE`` is the fraction of weights that are unchanged since the base, and ``sparsity_step/RULE`` since the previous step; see
+    ``dynamics.sparsity`` for the rules. With float32 master weights, nearly all weights change in each step under the rule ``exact``,
+    however small the update.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Recorder:
         self._sinks = open_sinks(Path(out), tensorboard, wandb)
 
     def __enter__(self) -> Recorder:
-        """Give the recorder itself."""
+        """Return the recorder."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,17 +64,17 @@ class Recorder:
         self.close()
 
     def close(self) -> None:
-        """Close the run directory and what the numbers also go to."""
+        """Close the run directory, TensorBoard and Weights & Biases."""
         self.directory.close()
         for sink in self._sinks:
             sink(None, {})
 
     def follow(self, step: int, named_parameters: Parameters) -> None:
-        """Go on after ``step`` of a run that is resumed, whose weights these are; ``base`` stays the base."""
+        """Continue after ``step`` of a resumed run with these weights; ``base`` is unchanged."""
         self._previous = snapshot(named_parameters) if (step + 1) % self.every == 0 else None
 
     def step(self, step: int, named_parameters: Parameters | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the line of a step, and give it. ``named_parameters``: the weights after the step; None to leave them out."""
+        """Record a step and return its metrics. ``named_parameters`` are the weights after the step; None skips the measurement."""
         line: dict[str, Any] = {"step": step, **metrics}
         if named_parameters is not None:
             line |= self.measure(step, named_parameters)
@@ -83,7 +84,7 @@ class Recorder:
         return line
 
     def measure(self, step: int, named_parameters: Parameters) -> dict[str, Any]:
-        """Measure what moved in the weights, if this step is one that is measured."""
+        """Measure update sparsity if it is due at this step."""
         begin = time.perf_counter()
         metrics: dict[str, Any] = {}
         measured, before_next = step % self.every == 0, (step + 1) % self.every == 0
@@ -102,7 +103,7 @@ class Recorder:
 
 
 def snapshot(named_parameters: Parameters) -> dict[str, Stored]:
-    """Copy the weights as they are stored: flat arrays with the name of their dtype. Of a sharded tensor the local part."""
+    """Copy the weights as flat arrays of stored values, with the names of their dtypes; for sharded tensors, the local shard."""
     items = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters
     return {name: _stored(value) for name, value in items}
 
@@ -119,7 +120,7 @@ def _stored(value: Any) -> Stored:
 
 
 def _change(base: dict[str, Stored], current: dict[str, Stored], rules: str, norm: str) -> dict[str, Any]:
-    """Sparsity by rule, and the L2 norm of the difference; against the base also relative to it."""
+    """Compute sparsity by rule and the L2 norm of the update; against the base, also the relative norm."""
     from dynamics.sparsity.comparison import row
 
     if missing := sorted(set(base) ^ set(current)):

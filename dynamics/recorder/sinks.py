@@ -1,4 +1,4 @@
-"""Where the numbers of a step also go: TensorBoard, Weights & Biases."""
+"""Further outputs for the metrics of a step: TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynamics.extras import optional_import
 
 
 def open_sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
-    """Make functions of (step, line) that hand numbers on; a step of None closes them."""
+    """Return functions of (step, metrics) that log metrics; a step of None closes them."""
     sinks = []
     if tensorboard:
         with optional_import("writing events for TensorBoard"):

@@ -1,4 +1,4 @@
-"""A run directory from inside the trainers of transformers and TRL."""
+"""A callback that writes run directories from the trainers of transformers and TRL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 
-#: what TRL and transformers log -> what a line of ``metrics.jsonl`` calls it
+#: metric of TRL or transformers -> its name in ``metrics.jsonl``
 _LOGGED = {
     "frac_reward_zero_std": "group/zero_std",
     "completions/mean_length": "length/mean",
@@ -32,32 +32,32 @@ _LOGGED = {
 
 
 def callback(out: str | Path, *, every: int = 10, method: str | None = None, tensorboard: bool = False, wandb: str | None = None) -> Any:
-    """Make a ``TrainerCallback`` by which transformers' Trainer, TRL's ``SFTTrainer`` or ``GRPOTrainer`` writes a run directory.
+    """Create a ``TrainerCallback`` that writes a run directory, for transformers' ``Trainer`` and TRL's ``SFTTrainer`` and ``GRPOTrainer``.
 
     Parameters
     ----------
-    out, tensorboard, wandb : as of ``Recorder``.
+    out, tensorboard, wandb : see ``Recorder``.
     every : steps between measurements of the weights.
-    method : what ``run.json`` calls it; by the trainer's arguments if None.
+    method : name of the method in ``run.json``; if None, derived from the trainer's arguments.
 
     Notes
     -----
-    ``entropy`` and ``nll_sampled`` are measured here, at temperature 1 and over the whole vocabulary, from the hidden states of the forward
-    passes that have a gradient, on the tokens that have a label: TRL's own entropy is at its sampling temperature. ``grad_norm`` is the
-    trainer's, before clipping. What the trainer logs otherwise is under ``trainer/``. With ``logging_steps`` above 1 its numbers stand in
-    the lines of the steps at which it logs. Of sharded models the local part is measured.
+    ``entropy`` and ``nll_sampled`` are computed by the callback, at temperature 1 and over the full vocabulary, from the hidden states of
+    forward passes with gradient, on tokens with a label; TRL's own entropy is at the sampling temperature. ``grad_norm`` is that of the
+    trainer, before clipping. Other metrics of the trainer are recorded under ``trainer/``. With ``logging_steps`` above 1, they appear only
+    at the steps at which the trainer logs. For sharded models, the local shard is measured.
     """
     with optional_import("recording a trainer of transformers"):
         import transformers
 
     class Record(_Hooks, transformers.TrainerCallback):  # type: ignore[misc]
-        """The hooks as a callback of transformers."""
+        """The hooks as a transformers callback."""
 
     return Record(out, every, method, {"tensorboard": tensorboard, "wandb": wandb})
 
 
 class _Hooks:
-    """What a trainer calls, without the base class, which needs transformers."""
+    """The hooks that a trainer calls, without the base class, which needs transformers."""
 
     def __init__(self, out: str | Path, every: int, method: str | None, sinks: dict[str, Any]):
         self.out, self.every, self.method, self.sinks = out, every, method, sinks
@@ -69,7 +69,7 @@ class _Hooks:
         self.begun = 0.0
 
     def on_train_begin(self, args: Any, state: Any, _control: Any, **given: Any) -> None:
-        """Start the run directory and the measurement of entropy."""
+        """Create the run directory and start measuring entropy."""
         model = given["model"]
         self.recorder = Recorder(self.out, every=self.every, base=_moved(model), **self.sinks)
         self.document = _about(args, model, self.method, self.every)
@@ -84,7 +84,7 @@ class _Hooks:
         self.begun = time.perf_counter()
 
     def on_step_end(self, _args: Any, state: Any, _control: Any, **given: Any) -> None:
-        """Write the line of the step before, and collect that of this one."""
+        """Write the previous step, and collect the metrics of this step."""
         self.flush()
         self.step = state.global_step
         seconds = time.perf_counter() - self.begun
@@ -94,12 +94,12 @@ class _Hooks:
             self.line |= self.recorder.measure(self.step, _moved(given["model"]))
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
-        """Add what the trainer logs to the line of its step."""
+        """Add the trainer's logs to the metrics of their step."""
         if state.global_step == self.step and logs and "train_runtime" not in logs:
             self.line |= {_LOGGED.get(name, f"trainer/{name}"): _plain(value) for name, value in logs.items()}
 
     def on_train_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Write the last line and close the run directory."""
+        """Write the last step and close the run directory."""
         self.flush()
         if self.recorder is not None:
             self.document["status"] = "finished" if state.global_step >= state.max_steps else "interrupted"
@@ -110,7 +110,7 @@ class _Hooks:
             self.probe.remove()
 
     def flush(self) -> None:
-        """Write the line of the step before: the trainer logs it only after the step has ended."""
+        """Write the previous step, whose metrics the trainer logs only after the step has ended."""
         if self.recorder is not None and self.line:
             self.recorder.step(self.step, None, self.line)
         self.line = {}
@@ -125,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 
 def _about(args: Any, model: Any, method: str | None, every: int) -> dict[str, Any]:
-    """``run.json`` of somebody else's trainer. Tokens and keys are left out."""
+    """Build ``run.json`` for an external trainer, without access tokens and keys."""
     import json
 
     kinds = {"GRPOConfig": "rlvr", "SFTConfig": "sft", "RLOOConfig": "rlvr"}
@@ -162,7 +162,7 @@ def _version(package: str) -> str | None:
 
 
 class _Probe:
-    """Entropy and surprisal of labelled tokens, from the hidden states of forward passes that have a gradient."""
+    """Entropy and surprisal of labelled tokens, from the hidden states of forward passes with gradient."""
 
     def __init__(self, model: Any):
         import torch
@@ -219,7 +219,7 @@ class _Probe:
         self.sums[1] += float(np.asarray(distribution.surprisal.cpu() if distribution.surprisal is not None else 0.0).sum())
 
     def take(self) -> dict[str, Any]:
-        """Give the means since the last call."""
+        """Return the means since the last call."""
         count, sums = self.tokens, self.sums
         self.tokens, self.sums = 0, [0.0, 0.0]
         if not count:
@@ -232,7 +232,7 @@ class _Probe:
 
 
 def recording(reward: Any, out: str | Path) -> Any:
-    """Wrap a TRL reward function so that it also writes what it judged to ``rollouts/step_N.jsonl``."""
+    """Wrap a TRL reward function so that it also writes the scored completions to ``rollouts/step_N.jsonl``."""
     import functools
 
     directory = RunDirectory(out)

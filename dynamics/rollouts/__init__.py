@@ -1,1 +1,1 @@
-"""Texts, prompts with completions, and token log-probabilities, of any trainer or server."""
+"""Readers of texts, rollouts and token log-probabilities of any trainer or inference server."""

@@ -1,4 +1,4 @@
-"""Token log-probabilities that inference servers wrote."""
+"""Reader of token log-probabilities from inference servers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dynamics.errors import InputError, printable
 
 
 def read_logprobs(path: str) -> list[list[float]]:
-    """Read the largest log-probabilities of every generated token from JSON lines of OpenAI-style responses, as vLLM and others give them.
+    """Read the top log-probabilities of each generated token from JSON lines of OpenAI-style responses, for example of vLLM.
 
-    Reads ``choices[].logprobs.content[].top_logprobs[].logprob`` (chat), ``choices[].logprobs.top_logprobs[]`` (completions) and either
-    without the choices around it. The sampled token is among the likeliest, or is left out: bounds need the k largest.
+    Reads ``choices[].logprobs.content[].top_logprobs[].logprob`` (chat), ``choices[].logprobs.top_logprobs[]`` (completions), and both
+    without the enclosing ``choices``. A sampled token outside the top k is ignored, because bounds need the k largest values.
 
     Returns
     -------
-    A list a token of natural logs; lists may differ in length.
+    A list of natural logarithms per token; lists can differ in length.
 
     Raises
     ------

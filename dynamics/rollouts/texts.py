@@ -1,7 +1,7 @@
-"""Texts and rollouts to run a model over: plain text, JSON lines, Parquet tables, whatever wrote them.
+"""Readers of texts and rollouts for entropy traces: plain text, JSON lines and Parquet tables, of any tool.
 
-A document is what was seen as one sequence: a prompt and a response, or one text. Token ids that a rollout recorded are kept and used as
-they are; text is only tokenised where there are none.
+A document is one sequence: a prompt and a response, or a text. Recorded token ids are used as given; text is tokenised only if there are
+none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 PROMPT = ("prompt", "input", "question", "instruction", "query")
 RESPONSE = ("completion", "response", "output", "answer", "generation", "solution", "chosen")
 TEXT = ("text", "content", "document")
-#: keys that many records of a file share, of what a rollout was
+#: metadata keys of a rollout
 ABOUT = ("step", "role", "task", "reward", "score", "temperature", "problem")
 
 
@@ -30,9 +30,9 @@ class Document:
     ----------
     name : of the document.
     prompt, response : texts; a text without a prompt is a response.
-    messages : of a chat, each with a role and a content.
-    ids : of the tokens, of which the first ``prompt_tokens`` are the prompt.
-    about : what else the record says: step, role, task, reward, temperature.
+    messages : chat messages, each with role and content.
+    ids : token ids, the first ``prompt_tokens`` of which are the prompt.
+    about : metadata of the record: step, role, task, reward, temperature.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Document:
 
 
 def read(sources: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
-    """Read the documents of files and folders (of a run directory: its ``rollouts/``), and give them with remarks.
+    """Read the documents of files and folders (for a run directory, its ``rollouts/``); return them with remarks.
 
     Raises
     ------
-    InputError : a file that cannot be read, or that has neither text nor tokens.
+    InputError : a file that cannot be read, or that contains neither text nor tokens.
     """
     documents: list[Document] = []
     notes: list[str] = []
@@ -119,7 +119,7 @@ def _parquet(path: Path) -> Iterator[Document]:
 
 
 def document(record: Any, name: str, where: str) -> Document:
-    """Make a document of one record: of its tokens if it has them, else of messages, else of prompt and response, else of one text.
+    """Convert a record to a document, from its token ids if present, else from messages, prompt and response, or a text.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A run directory: the files that training writes and analysis reads. Every file is whole at any moment, or cut back to whole lines."""
+"""Run directories: the files that training writes and analyses read. Writes are atomic, or append whole lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunDirectory:
             temporary.write_text(to_json(document), encoding="utf-8")
 
     def read_run(self) -> dict[str, Any]:
-        """Read ``run.json``; one of an earlier schema as today's would say it.
+        """Read ``run.json``, translated to the current schema if necessary.
 
         Raises
         ------
@@ -44,7 +44,7 @@ class RunDirectory:
         return current_document(document)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add the metrics of a step, in one write, so that a kill leaves at most one broken line, the last."""
+        """Append the metrics of a step in a single write, so that a killed run leaves at most the last line incomplete."""
         target = self.path / "metrics.jsonl"
         try:
             if self._metrics is None:
@@ -56,7 +56,7 @@ class RunDirectory:
             raise InputError(f"{target}: {error.strerror or error}") from None
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Write a JSON-lines file, ``rollouts/step_12.jsonl`` say, whole or not at all."""
+        """Write a JSON-lines file such as ``rollouts/step_12.jsonl`` atomically."""
         target = self.path / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +65,9 @@ class RunDirectory:
         write_json_lines(target, rows)
 
     def truncate(self, step: int) -> None:
-        """Remove what lies beyond a step: lines of metrics, rollouts and checkpoints, and unfinished files.
+        """Remove metrics, rollouts and checkpoints of later steps, and unfinished files.
 
-        Lines of metrics that stay are rewritten by the names of today's schema.
+        The remaining metrics are renamed to the current schema.
         """
         target = self.path / "metrics.jsonl"
         if target.exists():
@@ -92,7 +92,7 @@ class RunDirectory:
 
 
 def _is_up_to(line: bytes, last_step: int) -> bool:
-    """Tell whether a line is whole, and of a step up to the last."""
+    """Check whether a line is complete and its step is at most the last."""
     try:
         return line.endswith(b"\n") and int(decode(line)["step"]) <= last_step
     except (ValueError, KeyError, TypeError):

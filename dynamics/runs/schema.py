@@ -1,4 +1,4 @@
-"""The schema of run directories, and how those of the first schema, ``dynamics.run/1``, are read."""
+"""The schema of run directories, and the translation from the first schema, ``dynamics.run/1``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 SCHEMA = "dynamics.run/2"
 _FIRST = "dynamics.run/1"
 
-#: name of a setting in the first schema -> its name now; settings that are not listed kept theirs
+#: renamed settings: name in the first schema -> current name
 RENAMED_SETTINGS = {
     "schedule": "lr_scheduler",
     "warmup": "warmup_steps",
@@ -41,18 +41,18 @@ RENAMED_SETTINGS = {
     "lag": "solver_delay",
     "curriculum": "curriculum_samples",
 }
-#: beginning of a key of ``metrics.jsonl`` in the first schema -> what it is now
+#: renamed metrics: prefix of a key of ``metrics.jsonl`` in the first schema -> current prefix
 _RENAMED_METRICS = {"fixed/": "probe/", "time/fixed_seconds": "time/probe_seconds"}
 
 
 def current_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate a document of ``run.json`` to the schema of today.
+    """Translate a ``run.json`` document to the current schema.
 
     Parameters
     ----------
     document
-        What the file holds. Only documents of ``dynamics.run/1`` are changed; of these the settings are translated if
-        ``python -m dynamics.train`` wrote them, and not if they are another trainer's.
+        Contents of the file. Only documents of ``dynamics.run/1`` are changed; settings are translated only if
+        ``python -m dynamics.train`` wrote them.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def current_document(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _current_value(name: str, value: Any) -> Any:
-    """Translate the value of a setting of the first schema, where lists were text with commas and switches were 0 and 1."""
+    """Translate the value of a setting of the first schema, which had lists as comma-separated text and booleans as 0 and 1."""
     if name == "eval_temperatures":
         return [float(part) for part in value.split(",")]
     if name in ("kinds", "bonuses"):
@@ -79,7 +79,7 @@ def _current_value(name: str, value: Any) -> Any:
 
 
 def current_metrics(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the keys of a line of ``metrics.jsonl`` that the first schema called otherwise."""
+    """Rename the keys of a line of ``metrics.jsonl`` from the first to the current schema."""
     return {_current_key(key): value for key, value in line.items()}
 
 

@@ -1,17 +1,17 @@
-"""Graded samples out of other tools' files, as one tidy table: a row a sample, with its problem and whether it is correct.
+"""Read graded samples of many tools into one tidy table, with a row per sample.
 
     samples = dynamics.samples.read(["base=base_results.jsonl", "rl=logs/run.eval"])
     samples.table       # model, problem, sample, correct, status, score, ...
-    samples.files       # what was taken for what, and what was unusual
+    samples.files       # detected formats and fields, and remarks
 
 Reads human-eval, EvalPlus, bigcode-evaluation-harness, lm-evaluation-harness, Inspect, lighteval, verl, TRL, verifiers / prime-rl, this
-project's ``evals/``, and tables of one's own (CSV, JSON lines, Parquet); ``.gz`` and ``.zst`` as they are. Files are streamed, and text is
-looked at but not kept. Decisions, each of them counted and reported where it was needed:
+project's ``evals/``, and custom tables (CSV, JSON lines, Parquet), also compressed (``.gz``, ``.zst``). Files are streamed, and text is not
+kept in memory. The following decisions are counted and reported when they apply:
 
 - a timeout, or an answer that could not be extracted, is a wrong answer;
 - a sample without a verdict (null, NaN, an error of the harness) is attempted but not scored: it is in the table with ``correct`` NA;
-- equal completions are separate samples; a row is dropped only if problem, sample number, text and score are those of another in the file;
-- scores other than 0 and 1 need a threshold that the caller names.
+- equal completions are separate samples; a row is dropped only if problem, sample number, text and score equal those of another row;
+- scores other than 0 and 1 need a threshold from the caller.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _ENDINGS = re.compile(r"(\.jsonl)?(_results|_eval_results|\.eval_results|\.resul
 
 @dataclass(frozen=True)
 class File:
-    """One file that was read.
+    """A file that was read.
 
     Attributes
     ----------
     path : of the file.
-    format : that it was taken for.
-    fields : which field was taken for what.
-    samples : how many there are in it.
-    notes : remarks of the reader, and what was unusual.
+    format : detected format.
+    fields : name of the field used for each role.
+    samples : number of samples.
+    notes : remarks of the reader.
     """
 
     path: str
@@ -58,7 +58,7 @@ class File:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the entry of the file in a JSON report."""
+        """Build the JSON object of the file in a report."""
         return dict(vars(self))
 
 
@@ -68,10 +68,10 @@ class Samples:
 
     Attributes
     ----------
-    table : a row a sample, with columns model, problem, sample, correct (boolean, NA without a verdict), status, score and, where files
-        have them, answer, content, fingerprint, temperature.
-    files : that were read.
-    notes : decisions that concern the table as a whole.
+    table : a row per sample, with columns model, problem, sample, correct (boolean, NA without a verdict), status, score and, if
+        available, answer, content, fingerprint, temperature.
+    files : the files read.
+    notes : decisions that concern the whole table.
     """
 
     table: pd.DataFrame
@@ -94,15 +94,15 @@ def read(
 
     Parameters
     ----------
-    sources : paths, or ``name=path`` to name the model. A folder is a run directory (its ``evals/``), or all files in it.
-    problem, correct, sample, model, answer : names of fields, where they are not found by themselves; ``a.b`` for a nested one. For
-        harnesses ``correct`` names the metric, scorer, reward or test suite.
+    sources : paths, or ``name=path`` to name the model. A folder is a run directory (its ``evals/`` are read), or stands for all its files.
+    problem, correct, sample, model, answer : field names, if they are not detected; ``a.b`` is a nested field. For evaluation harnesses,
+        ``correct`` is the name of the metric, scorer, reward or test suite.
     threshold : a sample is correct if its score is at least this; needed only for scores other than 0 and 1.
-    progress : called with (bytes read, bytes in all), a file at a time.
+    progress : called with (bytes read, total bytes) of each file.
 
     Raises
     ------
-    InputError : a file that cannot be read or understood: what, where, what to do.
+    InputError : a file that cannot be read or whose format is unknown.
     """
     from dynamics.samples.gather import Gather
 

@@ -1,13 +1,13 @@
-"""Which weights moved between two checkpoints, and by how much: update sparsity under four rules, side by side.
+"""Update sparsity: which weights changed between two checkpoints, under four rules side by side, and by how much.
 
     python -m dynamics.sparsity BASE TUNED
     python -m dynamics.sparsity step_0 step_100 step_200 --json series.json --figure series.png
 
-Update sparsity is the fraction of weights that did not change, 1 - changed / numel. Whether a weight "changed" depends on the rule, and
-on the dtype in which it was trained and stored; papers differ in both. So every report gives:
+Update sparsity is the fraction of weights that did not change, 1 - changed / numel. Whether a weight "changed" depends on the rule and on
+the dtypes of training and storage, and papers differ in both. Every report therefore uses four rules, with d = tuned - base:
 
     exact   the stored values differ as numbers
-    bf16    they differ once both sides are rounded to bfloat16
+    bf16    the values differ after rounding both to bfloat16
     rtol    |d| > 1e-3 max(|base|, |tuned|)
     atol    |d| > 1e-5
 
@@ -16,11 +16,11 @@ As a library::
     import dynamics
     comparison = dynamics.sparsity.compare("base", "tuned")       # paths, Hub ids, or mappings such as model.state_dict()
     comparison.total.sparsity["bf16"]
-    comparison.tensors                                            # a DataFrame, a row a tensor
+    comparison.tensors                                            # a DataFrame with a row per tensor
 
-Conventions. -0.0 equals +0.0. A NaN equals a NaN of the same bits. A pair with NaN or infinity on either side counts as `nonfinite`; it
-is changed, under every rule, if its values differ, and is left out of the histogram, the norms and the cosine. Every fraction is
-weighted by the number of weights, never a mean over tensors.
+Conventions. -0.0 equals +0.0. A NaN equals a NaN of the same bits. A pair with NaN or infinity on either side counts as `nonfinite`: it
+changed, under every rule, if its values differ, and is excluded from the histogram, the norms and the cosine. Every fraction is weighted
+by the number of weights; none is a mean over tensors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From pairs of lazy tensors to counts and sums: one pass over the bytes, chunk by chunk, on threads.
+"""Accumulate counts and sums over pairs of tensors, in one multi-threaded pass over chunks.
 
-Memory is threads x chunk, whatever the size of the model. Chunks are cut within a tensor at fixed places and added up in their order, so
-no number depends on how many threads ran or on how the files are sharded.
+Memory use is threads x chunk size, independent of the size of the model. Chunk boundaries within a tensor are fixed and chunks are added
+in order, so results do not depend on the number of threads or on the sharding of the files.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from dynamics.io.threads import Progress, cores, in_order
 from dynamics.sparsity import kernels
 from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, Thresholds, bit_patterns, comparable, compares_as_integers
 
-#: bytes a chunk, a side: long enough that Python's share of the time is small, short enough for the shared cache
+#: bytes per chunk and side: large enough to make Python's overhead small, small enough for the shared cache
 CHUNK = 1 << 21
 BINS = len(kernels.ULP_BIN_EDGES)
 
 
 @dataclass
 class DiffStats:
-    """Counts and sums over some weights. Statistics of disjoint sets of weights add.
+    """Counts and sums over a set of weights. The statistics of disjoint sets can be added.
 
     Attributes
     ----------
-    counts : by ``kernels.NUMEL``, ``EXACT``, ``BF16``, ``RTOL``, ``ATOL``, ``NONFINITE``.
-    ulp_bins : weights by distance in bf16 steps, see ``kernels.ULP_BIN_EDGES``.
-    sums : by ``kernels.BASE``, ``TUNED``, ``UPDATE``, ``CROSS``: of a^2, b^2, (b - a)^2, a (b - a).
+    counts : number of weights, indexed by ``kernels.NUMEL``, ``EXACT``, ``BF16``, ``RTOL``, ``ATOL``, ``NONFINITE``.
+    ulp_bins : histogram of the distance in bf16 steps, see ``kernels.ULP_BIN_EDGES``.
+    sums : sums of a^2, b^2, (b - a)^2 and a (b - a), indexed by ``kernels.BASE``, ``TUNED``, ``UPDATE``, ``CROSS``.
     peak : the largest |b - a|.
-    beyond_bf16 : weights that differ by more than ``Thresholds.bf16_atol`` once rounded to bf16.
+    beyond_bf16 : number of weights that differ by more than ``Thresholds.bf16_atol`` after rounding to bf16.
     """
 
     counts: Int64[np.ndarray, 6] = field(default_factory=lambda: np.zeros(6, np.int64))
@@ -69,13 +69,15 @@ def accumulate_pairs(
     progress: Progress | None = None,
     chunk: int = CHUNK,
 ) -> list[DiffStats]:
-    """Accumulate the statistics of every pair, in the order given.
+    """Accumulate the statistics of each pair of tensors, in order.
 
     Parameters
     ----------
-    threads : chunks in work at once; None for one a core.
-    progress : called with (weights done, weights in all) from this thread.
-    chunk : bytes read at once of the wider side. Does not move counts; sums only in the last digits.
+    pairs : tensors to compare.
+    thresholds : of the rules ``rtol`` and ``atol``.
+    threads : number of threads; one per core if None.
+    progress : called with (weights done, total weights) from this thread.
+    chunk : bytes per chunk of the wider side. It does not affect counts, and sums only in their last digits.
     """
     threads = threads or cores()
     results = [DiffStats() for _ in pairs]
@@ -104,7 +106,7 @@ def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
 
 
 class _Worker(threading.local):
-    """Reads and accumulates one span; keeps a pair of buffers for each thread that runs it."""
+    """Reads and accumulates one span, with a pair of buffers per thread."""
 
     def __init__(self, thresholds: Thresholds, chunk: int):
         self.thresholds = thresholds
@@ -130,8 +132,8 @@ def accumulate_arrays(
 ) -> DiffStats:
     """Accumulate the statistics of two flat arrays of stored values, ``(n,)`` each; see ``definitions.comparable`` for the arguments.
 
-    Values are compared in the narrowest of bfloat16, float32 and float64 that holds both sides exactly; 64-bit integers are compared
-    as such and enter the norms as float64.
+    Values are compared in the narrowest of bfloat16, float32 and float64 that represents both sides exactly. 64-bit integers are compared
+    as integers, and are converted to float64 for the norms.
     """
     stats = DiffStats()
     out = (stats.counts, stats.ulp_bins, stats.sums, stats.peak)

@@ -1,4 +1,4 @@
-"""Compare two checkpoints weight by weight, or a series of them, and give the result as rows."""
+"""Compare two checkpoints, or a series of checkpoints, weight by weight."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def compare(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare two checkpoints weight by weight, in one pass over their bytes.
+    """Compare two checkpoints weight by weight, in one pass over their files.
 
     Parameters
     ----------
     base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may be a LoRA adapter folder.
-    rtol, atol : thresholds of the two tolerant rules.
-    like : a name in ``definitions.PAPERS``: also give that paper's own number, in ``Comparison.like``.
-    threads : None for one a core.
-    progress : called with (weights done, weights in all).
+    rtol, atol : thresholds of the rules of the same names.
+    like : a key of ``definitions.PAPERS``; also compute the sparsity as that paper does, in ``Comparison.like``.
+    threads : number of threads; one per core if None.
+    progress : called with (weights done, total weights).
 
     Raises
     ------
@@ -138,7 +138,7 @@ def row(name: str, stats: DiffStats, pair: Pair | None = None) -> Row:
 
 
 def _cosine_distance(base: float, tuned: float, update_squared: float, cross: float) -> float:
-    """1 - cos = (|d|^2 - (|b| - |a|)^2) / (2 |a| |b|), with |b| - |a| = (2 a.d + |d|^2) / (|a| + |b|): nothing cancels when b is near a."""
+    """1 - cos = (|d|^2 - (|b| - |a|)^2) / (2 |a| |b|), with |b| - |a| = (2 a.d + |d|^2) / (|a| + |b|): no cancellation when b is near a."""
     if not base or not tuned:
         return math.nan
     longer = (2 * cross + update_squared) / (base + tuned)
@@ -172,17 +172,17 @@ def series(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Step]:
-    """Compare each checkpoint with the first, then each with the one before it.
+    """Compare each checkpoint with the first, then each with its predecessor.
 
     Parameters
     ----------
-    sources : the base, then the later checkpoints. Paths of these that differ only in their numbers are put into natural order
-        (``checkpoint-50`` before ``checkpoint-1000``) whatever order they come in; mappings keep their places.
+    sources : the base, then the later checkpoints. Paths that differ only in their numbers are sorted in natural order
+        (``checkpoint-50`` before ``checkpoint-1000``); mappings keep their order.
     rtol, atol, like, threads, progress : as for ``compare``.
 
     Returns
     -------
-    The steps against the first checkpoint, then those against the one before. The first step stands in both halves, computed once.
+    The steps against the first checkpoint, then those against the predecessor. The first step appears in both parts and is computed once.
     """
     if len(sources) < 2:
         raise InputError(f"a series needs two checkpoints or more, got {len(sources)}")
@@ -208,7 +208,7 @@ def series(
 
 
 def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
-    """Build the document of a series: the last checkpoint against the first in full, and the total of every step."""
+    """Build the JSON document of a series: the full comparison of the last checkpoint with the first, and the total of each step."""
     document = last_against_first(steps).to_dict()
     document["series"] = [
         {"from": step.start, "to": step.end, "against": step.against, "total": step.comparison.total.to_dict()} for step in steps
@@ -217,12 +217,12 @@ def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def last_against_first(steps: Sequence[Step]) -> Comparison:
-    """Select from a series the comparison of its last checkpoint with its first."""
+    """Return the comparison of the last checkpoint of a series with the first."""
     return [step.comparison for step in steps if step.against == "first"][-1]
 
 
 def table(comparison: Comparison, steps: Sequence[Step] = ()) -> pd.DataFrame:
-    """Put every row of a comparison into one tidy table, ``level`` one of total, layer, module, tensor and, in a series, step."""
+    """Return all rows of a comparison as one tidy table; ``level`` is total, layer, module, tensor or, for a series, step."""
     import pandas as pd
 
     parts = (("total", [comparison.total]), ("layer", comparison.layers), ("module", comparison.modules), ("tensor", comparison.rows))

@@ -1,4 +1,4 @@
-"""What "changed" means: the four rules, their thresholds, and which paper counts by which.
+"""The four rules that decide whether a weight changed, their thresholds, and the rules used by papers.
 
 Two values differ unless they are equal as numbers or NaNs of the same bits: -0 equals +0. Then, for d = tuned - base,
 
@@ -7,9 +7,9 @@ Two values differ unless they are equal as numbers or NaNs of the same bits: -0 
     rtol    |d| > rtol max(|base|, |tuned|)
     atol    |d| > atol
 
-and under the last two a pair with NaN or infinity on either side changed if its values differ. Values are compared in the narrowest of
-bfloat16, float32 and float64 that holds both sides exactly, so a NaN has the bits that it has there. The element by element definition is
-``dynamics.sparsity.kernels.differ``; what counts (``dynamics.sparsity.accumulate``) and what marks (``changed``) both use it.
+Under ``rtol`` and ``atol``, a pair with NaN or infinity on either side changed if its values differ. Values are compared in the narrowest
+of bfloat16, float32 and float64 that represents both sides exactly; the bits of a NaN are its bits in that format. The elementwise
+definition is ``dynamics.sparsity.kernels.differ``. The counts (``dynamics.sparsity.accumulate``) and the masks (``changed``) both use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
 
-if TYPE_CHECKING:  # jaxtyping costs more than all that `import dynamics.sparsity` needs
+if TYPE_CHECKING:  # importing jaxtyping takes longer than everything else in `import dynamics.sparsity`
     from jaxtyping import Bool, Float, Shaped, UInt, UInt8
 
 RULES = ("exact", "bf16", "rtol", "atol")
@@ -30,13 +30,13 @@ RULES = ("exact", "bf16", "rtol", "atol")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When a weight counts as changed under the two tolerant rules, for d = tuned - base.
+    """Thresholds of the rules with a tolerance; d = tuned - base.
 
     Attributes
     ----------
-    rtol : |d| > rtol max(|base|, |tuned|).
-    atol : |d| > atol.
-    bf16_atol : if given, also count where both sides, rounded to bf16, differ by more than this.
+    rtol : a weight changed if |d| > rtol max(|base|, |tuned|).
+    atol : a weight changed if |d| > atol.
+    bf16_atol : if given, also count the weights whose bf16-rounded values differ by more than this.
     """
 
     rtol: float = 1e-3
@@ -44,7 +44,7 @@ class Thresholds:
     bf16_atol: float | None = None
 
     def __post_init__(self) -> None:
-        """Make floats of whole numbers, for which kernels would be compiled once more."""
+        """Convert integers to floats: numba would compile the kernels again for integers."""
         for name in ("rtol", "atol", "bf16_atol"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, float(value))
@@ -55,7 +55,7 @@ DEFAULT_THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True)
 class Paper:
-    """How a paper counts, and which number of a report that is."""
+    """The counting rule of a paper, and the matching rule of this package."""
 
     rule: str
     title: str
@@ -79,7 +79,7 @@ PAPERS = {
 
 
 def rule_texts(rtol: float, atol: float) -> dict[str, str]:
-    """Say in words what each rule calls changed, with its threshold."""
+    """Describe when a weight changed under each rule, with its threshold."""
     return {
         "exact": "stored values differ",
         "bf16": "values differ after rounding both to bfloat16",
@@ -89,7 +89,7 @@ def rule_texts(rtol: float, atol: float) -> dict[str, str]:
 
 
 def mukherjee_threshold(atol: float) -> float:
-    """Compute the difference above which a bf16 difference, rounded to bf16, exceeds ``atol`` rounded to bf16 (ties to even)."""
+    """Compute the largest difference that, rounded to bf16 (ties to even), does not exceed ``atol`` rounded to bf16."""
     from dynamics.sparsity.kernels import round_to_bfloat16
 
     bits = np.empty(1, np.uint16)
@@ -102,16 +102,17 @@ def mukherjee_threshold(atol: float) -> float:
 def comparable(
     a: Shaped[np.ndarray, " n"], dtype_a: str, b: Shaped[np.ndarray, " n"], dtype_b: str
 ) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
-    """Convert two flat arrays of stored values to the narrowest format that holds both exactly.
+    """Convert two flat arrays of stored values to the narrowest format that represents both exactly.
 
     Parameters
     ----------
     a, b : ``(n,)``, as stored (bfloat16 as uint16; see ``checkpoints.tensor.STORAGE``).
-    dtype_a, dtype_b : torch's names of the stored dtypes.
+    dtype_a, dtype_b : stored dtypes, by their names in torch.
 
     Returns
     -------
-    ``(n,)`` each: uint16, the bits of bfloat16, if both sides store that; else float32 or float64. One array if ``a is b``.
+    ``(n,)`` each: uint16 with the bits of bfloat16 if both sides are stored as bfloat16, else float32 or float64. The same array twice if
+    ``a is b``.
     """
     if dtype_a == dtype_b == "bfloat16":
         return _contiguous(a, np.uint16), _contiguous(b, np.uint16)
@@ -121,19 +122,19 @@ def comparable(
 
 
 def _contiguous(array: Shaped[np.ndarray, " n"], dtype: type) -> Shaped[np.ndarray, " n"]:
-    """Bring an array into the memory layout that the kernels are compiled for."""
+    """Return the array in the memory layout that the kernels are compiled for."""
     return np.require(array, dtype, ["C", "A", "W"])
 
 
 def bit_patterns(values: Float[np.ndarray, " n"]) -> tuple[UInt[np.ndarray, " n"], np.unsignedinteger[Any], np.unsignedinteger[Any]]:
-    """Give the bits of float32 or float64 values: the same memory as unsigned integers, the exponent field, all bits but the sign."""
+    """View float32 or float64 values as unsigned integers; also return the masks of the exponent bits and of all bits but the sign."""
     if values.dtype == np.float32:
         return values.view(np.uint32), np.uint32(0x7F800000), np.uint32(0x7FFFFFFF)
     return values.view(np.uint64), np.uint64(0x7FF0000000000000), np.uint64(0x7FFFFFFFFFFFFFFF)
 
 
 def compares_as_integers(dtype_a: str, dtype_b: str) -> bool:
-    """Whether ``exact`` compares the stored integers, since float64 does not hold them all."""
+    """Whether ``exact`` compares the stored integers, because float64 cannot represent all of them."""
     return dtype_a == dtype_b and dtype_a in ("int64", "uint64")
 
 
@@ -144,11 +145,12 @@ def changed(
     dtype_b: str,
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
 ) -> UInt8[np.ndarray, " n"]:
-    """Mark under which rules each weight changed.
+    """Mark the rules under which each weight changed.
 
     Parameters
     ----------
     a, dtype_a, b, dtype_b : see ``comparable``.
+    thresholds : of the rules ``rtol`` and ``atol``.
 
     Returns
     -------
@@ -175,5 +177,5 @@ def changed(
 
 
 def changed_under(rule: str, marks: UInt8[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-    """Select from the marks of ``changed`` those of one rule, as a mask of the same shape."""
+    """Return the boolean mask of one rule from the marks of ``changed``."""
     return ((marks >> RULES.index(rule)) & 1).astype(bool)

@@ -1,10 +1,10 @@
-"""The arithmetic of a comparison: every count and sum of one stretch of two tensors, in blocks that stay in the first-level cache.
+"""Compiled kernels of ``dynamics.sparsity``: all counts and sums over a range of two tensors, in blocks that fit the L1 cache.
 
-Each block is walked a few times by loops that vectorise, rather than once by a loop that does not: 16-bit integers for the distance in
-bf16 steps, float64 for the sums. Compiled on first use and cached by numba; releases the GIL.
+Several vectorised loops over each block are faster than a single loop that does not vectorise: 16-bit integers for the distance in bf16
+steps, float64 for the sums. Compiled on first use and cached by numba; the kernels release the GIL.
 
-Sums are float64 throughout: the difference of two stored values is formed in float64, where it is exact for bf16 and float32 neighbours,
-and squares of 24-bit values are exact there. Only the summation rounds, about 1e-15 relative.
+All sums are float64. Differences are taken in float64, where they are exact for bf16 and float32 neighbours, and squares of 24-bit values
+are exact as well. Only the summation rounds, with a relative error of about 1e-15.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ BLOCK = 4096
 
 #: upper ends of the bins of the distance histogram, in bf16 steps: 0, 1, 2, 3-4, 5-8, ...
 ULP_BIN_EDGES = (0, *(2**power for power in range(17)))
-#: below this, |d| > rtol max(|a|, |b|) holds for every two different bf16 values: their smallest relative gap is 2**-8
+#: for rtol below this, |d| > rtol max(|a|, |b|) holds for any two different bf16 values: their smallest relative gap is 2**-8
 SMALLEST_BF16_GAP = 2.0**-8
 
-#: all bits of a bf16 pattern but the sign, and those of its exponent
+#: masks of the bits of a bf16 pattern: all but the sign, and the exponent
 BF16_MAGNITUDE, BF16_EXPONENT = np.uint16(0x7FFF), np.uint16(0x7F80)
 
-#: the bit of a mark that says: changed under this rule; in the order of ``definitions.RULES``
+#: bits of a mark, set if the weight changed under the rule; in the order of ``definitions.RULES``
 EXACT_MARK, BF16_MARK, RTOL_MARK, ATOL_MARK = 1, 2, 4, 8
 
 # Indices into the arrays of ``accumulate.DiffStats``. NUMEL..NONFINITE index `counts`; BASE..CROSS index `sums`.
 NUMEL, EXACT, BF16, RTOL, ATOL, NONFINITE = range(6)
 BASE, TUNED, UPDATE, CROSS = range(4)  # sums of a^2, b^2, (b-a)^2, a(b-a)
 
-# Sums may be reordered: that is what vectorises them.
+# Sums may be reordered, which lets them vectorise.
 _REORDER = {"reassoc", "contract", "nsz"}
 
 
 def compiled(function: Any) -> Any:
-    """Compile a function on first use; it releases the GIL, and its sums may be reordered."""
+    """Compile a function on first use, without the GIL and with sums that may be reordered."""
     return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
 
 
 @compiled
 def differ(a, b, magnitude):
-    """Whether two bit patterns of one format stand for different values: -0 equals +0, a NaN equals a NaN of the same bits only.
+    """Whether two bit patterns of one format are different values: -0 equals +0, a NaN equals only a NaN of the same bits.
 
-    ``magnitude`` has all bits set but the sign. This is the definition of "changed" that everything else here agrees with.
+    ``magnitude`` is the mask of all bits but the sign. All other kernels follow this definition of "changed".
     """
     return (a != b) & (((a | b) & magnitude) != 0)
 
 
 @compiled
 def _nonfinite(word, exponent):
-    """Whether a bit pattern has all bits of ``exponent`` set, as NaN and infinity have."""
+    """Whether a bit pattern is NaN or infinity: all bits of ``exponent`` are set."""
     return (word & exponent) == exponent
 
 
@@ -64,10 +64,10 @@ def _exceeds_relative(a, b, rtol):
 
 @compiled
 def _ulp_distances(a, b, steps):
-    """Fill ``steps`` with the distance in bf16 steps between bit patterns; give the largest distance and the largest magnitude bits.
+    """Fill ``steps`` with the distances in bf16 steps between bit patterns; return the largest distance and the largest magnitude bits.
 
-    The key (magnitude, negated if the sign is set) is monotone in the value and maps +0 and -0 to 0: the distance is 0 exactly where the
-    patterns do not ``differ``.
+    The key (magnitude bits, negated if the sign is set) is monotone in the value and maps +0 and -0 to 0, so the distance is 0 exactly
+    where the patterns do not ``differ``.
     """
     farthest = np.uint16(0)
     largest = np.uint16(0)
@@ -89,7 +89,7 @@ def _ulp_distances(a, b, steps):
 
 @compiled
 def _at_least(steps, threshold):
-    """Count the distances that reach a threshold. The 16-bit counter holds because a block has 4096 elements; it keeps the loop 16 wide."""
+    """Count the distances of at least a threshold. A 16-bit counter cannot overflow in a block of 4096, and gives the widest vectors."""
     count = np.uint16(0)
     for i in range(steps.size):
         count = np.uint16(count + np.uint16(steps[i] >= threshold))
@@ -98,7 +98,7 @@ def _at_least(steps, threshold):
 
 @compiled
 def _add_to_ulp_histogram(steps, farthest, bins):
-    """Add a block to the histogram, by counting from below until nothing is left above."""
+    """Add a block to the histogram, from the lowest bin up until no distance is left."""
     above = np.int64(steps.size)
     bin = 0
     lowest = 1  # of the next bin: 1, 2, 3, 5, 9, ...
@@ -132,7 +132,7 @@ def _round_float32(values, bits):
 
 
 def _round(values, bits, single):
-    """Round float32 or float64 values to bf16 bits; ``single`` is scratch of the same length. Its body is given by type, below."""
+    """Round float32 or float64 values to bf16 bits; ``single`` is scratch memory of the same length. Overloaded by dtype below."""
     raise NotImplementedError
 
 
@@ -142,7 +142,7 @@ def _round_by_type(values, _bits, _single):
         return lambda values, bits, _single: _round_float32(values, bits)
 
     def rounded_once(values, bits, single):
-        # Rounding to float32 first would round twice; put right where that lands on a tie that the value is not on.
+        # Rounding to float32 first would round twice. Correct the values for which float32 is a tie and the float64 value is not.
         words = single.view(np.uint32)
         for i in range(values.size):
             single[i] = np.float32(values[i])
@@ -165,7 +165,7 @@ def _sum_squares(a):
 
 @compiled
 def _identical(a, b):
-    """Whether two stretches of words hold the same bits; no early exit, which is what lets it vectorise."""
+    """Whether two arrays of words have the same bits; without an early exit, so that the loop vectorises."""
     word = a.dtype.type
     different = word(0)
     for i in range(a.size):
@@ -175,7 +175,7 @@ def _identical(a, b):
 
 @compiled
 def _any_nonfinite(words, exponent):
-    """Whether any word is a NaN or an infinity; by a maximum, which vectorises."""
+    """Whether any word is NaN or infinity; by a maximum, which vectorises."""
     word = words.dtype.type
     largest = word(0)
     for i in range(words.size):
@@ -203,7 +203,7 @@ def _sums(a, b):
 
 @compiled
 def _largest_and_beyond(a, b, atol):
-    """Find the largest |b - a|, and how many exceed ``atol``. The maximum is of the bits, as integers: one of floats does not vectorise."""
+    """Find the largest |b - a|, count those above ``atol``. The maximum is taken over the bits: a float maximum does not vectorise."""
     largest = np.int64(0)
     beyond = 0
     for i in range(a.size):
@@ -215,7 +215,7 @@ def _largest_and_beyond(a, b, atol):
 
 @compiled
 def _beyond_relative(a, b, rtol):
-    """How many |b - a| exceed ``rtol`` times the larger of |a| and |b|."""
+    """Count the pairs with |b - a| > rtol max(|a|, |b|)."""
     count = 0
     for i in range(a.size):
         x = np.float64(a[i])
@@ -226,7 +226,7 @@ def _beyond_relative(a, b, rtol):
 
 @compiled
 def _count_different(a, b, magnitude):
-    """How many pairs of bit patterns differ. The counter is as wide as the patterns, which keeps the vector registers full."""
+    """Count the pairs of bit patterns that differ. The counter is as wide as the patterns, for the widest vectors."""
     word = a.dtype.type
     count = word(0)
     for i in range(a.size):
@@ -236,7 +236,7 @@ def _count_different(a, b, magnitude):
 
 @compiled
 def _add_identical(a, bins, sums):
-    """Add a block of finite values that is the same on both sides."""
+    """Add a block of finite values that are equal on both sides."""
     squares = _sum_squares(a)
     bins[0] += a.size
     sums[BASE] += squares
@@ -245,7 +245,7 @@ def _add_identical(a, bins, sums):
 
 @compiled
 def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sums, peak):
-    """Add a block of finite values: the values, their distances in bf16 steps, and the largest of those; all counts but the exact one."""
+    """Add a block of finite values to all statistics but ``counts[EXACT]``; ``steps`` are distances in bf16 steps, at most ``farthest``."""
     unmoved = bins[0]
     _add_to_ulp_histogram(steps, farthest, bins)
     moved = a.size - (bins[0] - unmoved)
@@ -266,7 +266,7 @@ def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sum
 
 @compiled
 def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, magnitude, counts):
-    """Copy the finite pairs of a block to its front, give their number, and count the others under all rules but the exact one."""
+    """Move the finite pairs of a block to its front and return their number; count the others under all rules but ``exact``."""
     finite = 0
     for i in range(a.size):
         if _nonfinite(words_a[i], exponent) or _nonfinite(words_b[i], exponent):
@@ -284,14 +284,14 @@ def _drop_nonfinite(a, b, words_a, words_b, bits_a, bits_b, exponent, magnitude,
 
 @compiled
 def _copy(source, target):
-    """Copy ``source`` to the start of ``target``; an assignment of slices takes numba ten times as long to compile."""
+    """Copy ``source`` to the start of ``target``; numba takes ten times as long to compile a slice assignment."""
     for i in range(source.size):
         target[i] = source[i]
 
 
 @compiled
 def accumulate_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
-    """Add two stretches of bf16 bit patterns, ``(n,)`` uint16, to the statistics; ``same`` if they are known to be one."""
+    """Add two arrays of bf16 bit patterns, ``(n,)`` uint16, to the statistics; ``same`` if they are known to be identical."""
     steps = np.empty(BLOCK, np.uint16)
     wide_a = np.empty(BLOCK, np.float32)
     wide_b = np.empty(BLOCK, np.float32)
@@ -316,15 +316,15 @@ def accumulate_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
             n = _drop_nonfinite(wide_a[:n], wide_b[:n], x, y, copy_a[:n], copy_b[:n], BF16_EXPONENT, BF16_MAGNITUDE, counts)
             farthest, _ = _ulp_distances(copy_a[:n], copy_b[:n], steps[:n])
         _add_block(wide_a[:n], wide_b[:n], steps[:n], farthest, True, rtol, atol, counts, bins, sums, peak)
-    counts[EXACT] += counts[BF16] - changed_before  # of values stored in bf16 the two rules are one
+    counts[EXACT] += counts[BF16] - changed_before  # the two rules agree on values stored in bf16
 
 
 @compiled
 def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, atol, counts, bins, sums, peak):
-    """Add two stretches of float32 or of float64 values, ``(n,)``, to the statistics.
+    """Add two arrays of float32 or of float64 values, ``(n,)``, to the statistics.
 
-    ``words_a``, ``words_b`` are the same memory as unsigned integers, ``exponent`` the bits of their exponent field, ``magnitude`` all
-    bits but the sign; ``same`` if the two sides are known to be one.
+    ``words_a`` and ``words_b`` are the same memory as unsigned integers, ``exponent`` the mask of the exponent bits, ``magnitude`` that of
+    all bits but the sign; ``same`` if the two sides are known to be identical.
     """
     steps = np.empty(BLOCK, np.uint16)
     bits_a = np.empty(BLOCK, np.uint16)
@@ -358,7 +358,7 @@ def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, at
 
 @compiled
 def _mark(a, b, words_a, words_b, magnitude, bits_a, bits_b, rtol, atol, marks):
-    """Mark the rules under which the finite pairs of a block changed; ``words``, ``bits``: the values as stored, and rounded to bf16."""
+    """Mark the rules under which the finite pairs of a block changed; ``words`` are the stored bits, ``bits`` those rounded to bf16."""
     for i in range(marks.size):
         x = np.float64(a[i])
         y = np.float64(b[i])
@@ -372,7 +372,7 @@ def _mark(a, b, words_a, words_b, magnitude, bits_a, bits_b, rtol, atol, marks):
 
 @compiled
 def _mark_nonfinite(words_a, words_b, exponent, marks):
-    """Correct the pairs with NaN or infinity on either side: under the two tolerant rules they changed if their values differ."""
+    """Correct the marks of pairs with NaN or infinity: under ``rtol`` and ``atol`` they changed if their values differ."""
     tolerant = np.uint8(RTOL_MARK | ATOL_MARK)
     for i in range(marks.size):
         if _nonfinite(words_a[i], exponent) or _nonfinite(words_b[i], exponent):
@@ -384,7 +384,7 @@ def _mark_nonfinite(words_a, words_b, exponent, marks):
 
 @compiled
 def mark_bfloat16(a, b, rtol, atol, marks):
-    """Fill ``marks``, ``(n,)`` uint8, with the rules under which two stretches of bf16 bit patterns, ``(n,)`` uint16, changed."""
+    """Fill ``marks``, ``(n,)`` uint8, with the rules under which each pair of bf16 bit patterns, ``(n,)`` uint16, changed."""
     wide_a = np.empty(BLOCK, np.float32)
     wide_b = np.empty(BLOCK, np.float32)
     for start in range(0, a.size, BLOCK):
@@ -401,7 +401,7 @@ def mark_bfloat16(a, b, rtol, atol, marks):
 
 @compiled
 def mark_float(a, b, words_a, words_b, exponent, magnitude, rtol, atol, marks):
-    """Fill ``marks``, ``(n,)`` uint8, with the rules under which two stretches of values changed; arguments as of ``accumulate_float``."""
+    """Fill ``marks``, ``(n,)`` uint8, with the rules under which each pair of values changed; arguments as in ``accumulate_float``."""
     bits_a = np.empty(BLOCK, np.uint16)
     bits_b = np.empty(BLOCK, np.uint16)
     single = np.empty(BLOCK, np.float32)
@@ -419,7 +419,7 @@ def mark_float(a, b, words_a, words_b, exponent, magnitude, rtol, atol, marks):
 
 @compiled
 def beyond_bfloat16(a, b, atol):
-    """How many pairs of bf16 bit patterns differ by more than ``atol``; a pair with NaN or infinity if its values differ."""
+    """Count the pairs of bf16 bit patterns that differ by more than ``atol``; a pair with NaN or infinity counts if its values differ."""
     x = np.empty(BLOCK, np.float32)
     y = np.empty(BLOCK, np.float32)
     count = 0
@@ -439,7 +439,7 @@ def beyond_bfloat16(a, b, atol):
 
 @compiled
 def round_to_bfloat16(values, bits):
-    """float32 or float64 values -> bf16 bit patterns, to nearest, ties to even."""
+    """Round float32 or float64 values to bf16 bit patterns, to nearest, ties to even."""
     single = np.empty(BLOCK, np.float32)
     for start in range(0, values.size, BLOCK):
         stop = min(values.size, start + BLOCK)

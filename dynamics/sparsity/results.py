@@ -1,4 +1,4 @@
-"""The results of a comparison: rows of numbers, the comparison that they make up, and the steps of a series."""
+"""Result types of ``dynamics.sparsity``: rows, comparisons, and the steps of a series."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ STEPS = ("0", "1", "2", *(f"{2**power + 1}-{2 ** (power + 1)}" for power in rang
 
 @dataclass(frozen=True)
 class Row:
-    """The change of one set of weights: a tensor, a layer, a kind of module, or all.
+    """The change of a set of weights: a tensor, a layer, a kind of module, or the whole model.
 
     Attributes
     ----------
-    numel : weights compared.
-    changed, sparsity : rule -> how many changed; 1 - changed / numel.
-    ulp : distance in bf16 steps -> weights, both sides rounded to bf16; ``nonfinite`` pairs are not in it.
-    base_norm, update_norm : L2 norm of base, and of tuned - base; float64 sums.
+    name : of the tensor, layer or kind of module.
+    numel : number of weights compared.
+    changed, sparsity : by rule, the number of changed weights, and 1 - changed / numel.
+    ulp : histogram of the distance in bf16 steps, both sides rounded to bf16; ``nonfinite`` pairs are excluded.
+    base_norm, update_norm : L2 norm of base, and of tuned - base; summed in float64.
     relative_update : update_norm / base_norm.
-    cosine, cosine_distance : between base and tuned; the distance is 1 - cosine, formed without cancellation.
+    cosine, cosine_distance : between base and tuned; the distance is 1 - cosine, computed without cancellation.
     max_abs_update : largest |tuned - base|.
-    nonfinite : pairs with NaN or infinity on either side.
+    nonfinite : number of pairs with NaN or infinity on either side.
+    shape, dtype_base, dtype_tuned : of a tensor; None for a set of tensors.
 
     Notes
     -----
-    ``exact`` across dtypes measures storage: rounding an fp32 checkpoint to bf16 changes nearly every value. ``bf16`` hides updates of
-    less than about half a step, |w| / 256. ``atol`` calls a one-step change of a bf16 weight below 0.00195 no change at all.
+    If the dtypes differ, ``exact`` measures rounding: storing an fp32 checkpoint in bf16 changes nearly every value. ``bf16`` misses
+    updates smaller than about half a bf16 step, |w| / 256. ``atol`` misses a one-step change of a bf16 weight below 0.00195.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Row:
     dtype_tuned: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields that are known, as plain values."""
+        """Return the fields that are not None, as plain values."""
         entries = {key: value for key, value in vars(self).items() if value is not None}
         if self.shape is not None:
             entries["shape"] = list(self.shape)
@@ -68,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What changed between two checkpoints. ``rows``: a row a tensor; the rest are sums over them."""
+    """The comparison of two checkpoints. ``rows`` has a row per tensor; ``total``, ``layers`` and ``modules`` are sums over them."""
 
     base: Checkpoint
     tuned: Checkpoint
@@ -85,14 +87,14 @@ class Comparison:
 
     @property
     def tensors(self) -> pd.DataFrame:
-        """One row a tensor: name, layer, module, shape, dtypes, numel, changed_*, sparsity_*, ulp_*, norms."""
+        """One row per tensor: name, layer, module, shape, dtypes, numel, changed_*, sparsity_*, ulp_*, norms."""
         import pandas as pd
 
         return pd.DataFrame([flat_record("tensor", row) for row in self.rows])
 
     @property
     def grid(self) -> pd.DataFrame:
-        """One row a cell of layer x module: numel, changed_* and sparsity_*, weighted by numel; what the heat map draws."""
+        """One row per layer and module, weighted by numel: numel, changed_* and sparsity_*. The data of the heat map."""
         counts = ["numel", *(f"changed_{rule}" for rule in RULES)]
         cells = self.tensors.groupby(["layer", "module"], sort=False, as_index=False)[counts].sum()
         for rule in RULES:
@@ -127,7 +129,7 @@ class Comparison:
         return small_table(repr(self).splitlines()[0].strip("<>"), ["rule", "changed if", "changed", "sparsity"], rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Build the document of schema ``dynamics.sparsity/1``; NaN where a number is not defined."""
+        """Build the JSON document of schema ``dynamics.sparsity/1``; undefined numbers are NaN."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "coverage": self.coverage,
@@ -163,7 +165,7 @@ def _side(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def flat_record(level: str, row: Row) -> dict[str, Any]:
-    """Flatten a row to one record; ``level`` says what it sums over."""
+    """Flatten a row to a record; ``level`` is total, layer, module, tensor or step."""
     record: dict[str, Any] = {"level": level, "name": row.name}
     if level == "tensor":
         record["layer"] = parameter_names.layer(row.name) or OUTSIDE

@@ -1,4 +1,4 @@
-"""What ``dynamics.spectra`` measures, from the first directions alone: an estimate of each quantity, and between what it must lie.
+"""Estimates and bounds of the quantities of ``dynamics.spectra``, computed from the first singular directions only.
 
 The singular values come with the bounds of ``randomized_svd``; the update's ranks from the flattest and the most peaked spectrum that
 these allow; the drift lies below |D| / |W| (Mirsky) and above what the intervals of the singular values leave; angles and shares of energy
@@ -78,7 +78,7 @@ def approximate(
 
 
 def product(a: Float[np.ndarray, "m k"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "m n"]:
-    """Multiply two matrices by torch, as everything here (see ``linalg.norm``)."""
+    """Multiply two matrices in torch, like the rest of this module (see ``linalg.norm``)."""
     with optional_import("measuring spectra"):
         import torch
 
@@ -103,7 +103,7 @@ def _update_ranks(of_update: Sketch, shape: tuple[int, ...], bounds: dict[str, t
 
 
 def _principal(of_base: Sketch, changed: Bool[np.ndarray, "m n"], k: int, count: int, sine: float) -> tuple[float, tuple[float, float]]:
-    """Share of the changed weights among the largest of the rank-k part; those near the edge may be on either side of it."""
+    """Bound the fraction of changed weights among the largest of the rank-k part; weights near the cut may be on either side of it."""
     if not changed.any():
         return math.nan, (math.nan, math.nan)
     values = np.abs(product(of_base.left[:, :k] * of_base.sigma[:k], of_base.right[:, :k].T))

@@ -1,4 +1,4 @@
-"""The spectrum of the update of one matrix, and of all matrices of two checkpoints."""
+"""Spectra of the update of one matrix, or of all matrices of two checkpoints."""
 
 from __future__ import annotations
 
@@ -43,28 +43,32 @@ METHODS = ("full", "approx", "none")
 
 @dataclass(frozen=True, repr=False)
 class Spectrum:
-    """What an update did to one matrix. Angles in degrees; NaN where the update is zero.
+    """The spectrum of the update of one matrix. Angles in degrees; NaN where the update is zero.
 
     Attributes
     ----------
-    rank : singular values of the update above max(m, n) eps sigma_1, eps of float64. Rounding to the storage dtype makes almost any
-        update of full rank: see ``stable_rank`` and ``effective_rank`` for how many directions matter.
+    name, shape : of the matrix.
+    k : number of principal directions.
+    base_norm, update_norm : Frobenius norm of W and of D.
+    rank : number of singular values of the update above max(m, n) eps sigma_1, with eps of float64. Rounding to the storage dtype gives
+        almost any update full rank; ``stable_rank`` and ``effective_rank`` measure how many directions matter.
     stable_rank : |D|_F^2 / |D|_2^2.
     effective_rank, effective_rank_energy : exp of the entropy of sigma / sum sigma; of sigma^2 / sum sigma^2.
-    rank_90, rank_95, rank_99 : directions that hold that share of |D|_F^2.
-    nss : |sigma(W + D) - sigma(W)|_2 / |sigma(W)|_2.
-    angle_left_max, angle_left_mean, angle_right_max, angle_right_mean : of the first ``k`` directions, in the sine form: a subspace with
-        itself is at 0. Where sigma_k and sigma_k+1 nearly agree (``gap``), the largest angles say little.
+    rank_90, rank_95, rank_99 : number of directions that hold 90, 95 and 99 % of |D|_F^2.
+    nss : normalised spectral shift, |sigma(W + D) - sigma(W)|_2 / |sigma(W)|_2.
+    angle_left_max, angle_left_mean, angle_right_max, angle_right_mean : principal angles between the first ``k`` directions of W and of
+        W + D, exactly 0 for equal subspaces. The largest angles mean little if sigma_k and sigma_k+1 are nearly equal (see ``gap``).
     gap : (sigma_k - sigma_k+1) / sigma_1 of the base.
     inside, inside_chance : |U_k^T D V_k|^2 / |D|^2 with the base's directions, and k^2 / (m n).
     inside_left, inside_left_chance : |U_k^T D|^2 / |D|^2, and k / m; ``inside_right`` with k / n.
-    principal, low, chance : share of the changed weights (rule bf16) that are in the mask of the largest |rank-k part of W|, of the
-        smallest |W|; chance is the share of weights in either mask.
-    intruders : of the first ten left directions of the tuned matrix, those with |cosine| below 0.5 to every one of the base.
+    changed : number of changed weights (rule ``bf16``).
+    principal, low, chance : fraction of the changed weights in the mask of the largest |rank-k part of W|, and in the mask of the smallest
+        |W|; chance is the fraction of all weights in each mask.
+    intruders : number of the first ten left directions of the tuned matrix with |cosine| below 0.5 to every direction of the base.
     hill_base, hill_update : 1 + n / sum log(lambda_i / lambda_n+1) over the largest tenth of lambda = sigma^2.
-    sigma_base, sigma_tuned, sigma_update : (k,) the largest singular values.
-    angles_left, angles_right : (k,) ascending.
-    bounds : quantity -> between what it lies, by ``approx``; empty otherwise, as then there is nothing to bound but rounding.
+    sigma_base, sigma_tuned, sigma_update : (k,) largest singular values.
+    angles_left, angles_right : (k,) principal angles, ascending.
+    bounds : (lower, upper) bounds by quantity for the method ``approx``; empty for the other methods.
     """
 
     name: str
@@ -134,15 +138,18 @@ def measure(
     seed: int = 0,
     factors: LowRank | None = None,
 ) -> Spectrum:
-    """Measure what the update from ``base`` to ``tuned``, (m, n) each, did.
+    """Measure the spectrum of the update from ``base`` to ``tuned``.
 
     Parameters
     ----------
-    k : directions that count as principal; fewer if the matrix is smaller.
-    alpha : share of the weights in the principal and in the low-magnitude mask.
-    changed : (m, n) bool, the weights that moved; those that differ if None.
-    method : ``full``; ``approx``, by random projections from ``seed``, with bounds; ``none``, for norms and the low-magnitude mask alone.
-    factors : the update as a product, whose singular values are then exact and cheap.
+    base, tuned : (m, n) each.
+    name : of the matrix, for the result and for errors.
+    k : number of principal directions; at most min(m, n).
+    alpha : fraction of the weights in the principal and in the low-magnitude mask.
+    changed : (m, n) bool, the weights that changed; if None, those that differ.
+    method : ``full``; ``approx``, by random projections, with bounds; ``none``, only norms and the low-magnitude mask.
+    seed : of the random projections.
+    factors : the update as a product of two matrices, whose singular values are exact and cheap.
     """
     if method not in METHODS:
         raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
@@ -181,7 +188,7 @@ def measure(
     return Spectrum(**(undefined | common | measured))
 
 
-#: fields of a ``Spectrum`` that are no single number: empty where not measured, and no columns of the table
+#: fields of a ``Spectrum`` that are not scalars: empty if not measured, and not columns of the table
 SEQUENCE_FIELDS = ("sigma_base", "sigma_tuned", "sigma_update", "angles_left", "angles_right", "bounds")
 
 
@@ -230,10 +237,20 @@ def compare(
     done: Sequence[Spectrum] = (),
     each: Callable[[Spectrum, int, int], None] | None = None,
 ) -> tuple[list[Spectrum], list[Skip]]:
-    """Measure all matrices of two checkpoints; also say what was left out and why.
+    """Measure the spectra of all matrices of two checkpoints.
 
-    ``only``: a regular expression that names must match; ``limit``: how many matrices at most, from the first; ``done``: spectra that
-    are there already; ``each``: called after every matrix with the number that are done and the number in all.
+    Parameters
+    ----------
+    base, tuned : see ``dynamics.checkpoints.open_checkpoint``; ``tuned`` may be a LoRA adapter folder.
+    only : regular expression; measure only matrices whose name matches.
+    limit : maximum number of matrices.
+    k, alpha, method, seed : see ``measure``.
+    done : spectra measured earlier, which are not computed again.
+    each : called after each matrix with its spectrum, the number of matrices done and the total.
+
+    Returns
+    -------
+    The spectra, and the tensors that were skipped, with reasons.
     """
     with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
         import torch  # noqa: F401
@@ -293,7 +310,7 @@ def changed_only(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def frame(spectra: list[Spectrum]) -> pd.DataFrame:
-    """Make a table with a row a matrix, with its layer and kind of module."""
+    """Return a table with a row per matrix, with its layer and kind of module."""
     import pandas as pd
 
     rows = pd.DataFrame([asdict(spectrum) for spectrum in spectra])

@@ -10,20 +10,20 @@ from jaxtyping import Bool, Float, Real
 
 from dynamics.extras import optional_import
 
-#: of intruders: how many directions are looked at, and below which |cosine| a direction has no counterpart
+#: intruders: number of directions examined, and |cosine| below which a direction has no counterpart
 TOP, COUNTERPART = 10, 0.5
 
 
-#: share of the singular values that the Hill exponent is taken of
+#: fraction of the singular values that the Hill estimator uses
 TAIL = 0.1
 
 
-#: directions that ``approx`` finds beyond the k asked for
+#: oversampling: number of directions that ``approx`` computes beyond k
 MORE = 16
 
 
 def ranks(sigma: Float[np.ndarray, " size"], shape: tuple[int, int]) -> dict[str, Any]:
-    """Compute the rank family of singular values in descending order.
+    """Compute the rank, stable rank, effective ranks and energy ranks from singular values in descending order.
 
     >>> ranks(np.array([2.0, 2.0, 0.0]), (3, 3))["rank"], float(ranks(np.array([2.0, 2.0, 0.0]), (3, 3))["stable_rank"])
     (2, 2.0)
@@ -50,9 +50,9 @@ def _perplexity(p: Float[np.ndarray, " size"]) -> float:
 
 
 def angles(first: Float[np.ndarray, "m k"], second: Float[np.ndarray, "m k"]) -> Float[np.ndarray, " k"]:
-    """Compute the principal angles, degrees, ascending, between the spans of two matrices with k orthonormal columns.
+    """Compute the principal angles between the spans of two matrices with k orthonormal columns, in degrees, ascending.
 
-    The sine and cosine forms of Bjoerck and Golub (1973) together, so that small angles and right angles are both exact.
+    Uses the sine and the cosine form of Bjoerck and Golub (1973), so that small angles and right angles are both accurate.
 
     >>> float(angles(np.eye(4)[:, :2], np.eye(4)[:, :2]).max())
     0.0
@@ -68,7 +68,7 @@ def angles(first: Float[np.ndarray, "m k"], second: Float[np.ndarray, "m k"]) ->
 
 
 def norm(matrix: Float[np.ndarray, "m n"]) -> float:
-    """Compute the Frobenius norm. By torch, as all that ``approx`` does: numpy's threads and torch's would wait for each other."""
+    """Compute the Frobenius norm, in torch like the rest of ``approx``: alternating with numpy makes the two thread pools contend."""
     with optional_import("measuring spectra"):
         import torch
 
@@ -76,7 +76,7 @@ def norm(matrix: Float[np.ndarray, "m n"]) -> float:
 
 
 def hill(sigma: Float[np.ndarray, " size"]) -> float:
-    """Estimate the power-law exponent of the largest tenth of the squared singular values (descending), by Hill's estimator."""
+    """Estimate the power-law exponent of the largest tenth of the squared singular values (descending) by Hill's estimator."""
     eigenvalues = sigma[sigma > 0] ** 2
     count = max(1, int(TAIL * len(sigma)))
     if len(eigenvalues) <= count:
@@ -86,7 +86,7 @@ def hill(sigma: Float[np.ndarray, " size"]) -> float:
 
 
 def svd(matrix: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, " r"], Float[np.ndarray, "r n"]]:
-    """Decompose into U, sigma, V^T in float64, on a GPU where there is one."""
+    """Compute U, sigma and V^T in float64, on a GPU if available."""
     with optional_import("measuring spectra"):
         import torch
 
@@ -98,20 +98,20 @@ def svd(matrix: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m r"], Flo
 
 
 def padded(sigma: Float[np.ndarray, " known"], size: int) -> Float[np.ndarray, " size"]:
-    """Extend singular values by zeros, or cut them, to ``size``."""
+    """Pad singular values with zeros, or truncate them, to ``size``."""
     return np.concatenate([sigma, np.zeros(max(0, size - len(sigma)))])[:size]
 
 
 def angle_summary(
     left: Float[np.ndarray, " k"], right: Float[np.ndarray, " k"], shape: tuple[int, ...], moved: bool = True
 ) -> dict[str, Any]:
-    """Summarise ascending angles as fields of a ``Spectrum``.
+    """Return the fields of a ``Spectrum`` for ascending angles.
 
     Parameters
     ----------
     left, right : degrees, between the first k directions before and after.
-    shape : of the matrix. k directions of a space of k dimensions are all of it, before and after: there is no angle.
-    moved : whether the update is not zero; if it is, there is no angle either.
+    shape : of the matrix. k directions span all of a k-dimensional space, before and after, so that no angle is defined.
+    moved : whether the update is not zero; without an update no angle is defined.
     """
     summary: dict[str, Any] = {}
     for side, degrees, dimensions in (("left", left, shape[0]), ("right", right, shape[1])):
@@ -125,7 +125,7 @@ def angle_summary(
 def energy_in_subspace(
     left: Float[np.ndarray, "m k"], right: Float[np.ndarray, "n k"], update: Float[np.ndarray, "m n"]
 ) -> dict[str, float]:
-    """Compute the shares of the update's energy within directions ``left`` (m, k) and ``right`` (n, k)."""
+    """Compute the fractions of the update's energy in the span of the directions ``left`` (m, k) and ``right`` (n, k)."""
     with optional_import("measuring spectra"):
         import torch
 

@@ -1,12 +1,12 @@
-"""The first singular directions of a matrix without decomposing all of it, and bounds on what that leaves open.
+"""Randomised SVD: the first singular directions of a matrix, with bounds on the error.
 
 Randomised range finding with power iterations (Halko, Martinsson and Tropp, arXiv 0909.4061). With Q the orthonormal basis found,
 B = Q^T A and R = A - Q B, the squared singular values of A obey
 
     sigma_i(B)^2  <=  sigma_i(A)^2  <=  sigma_i(B)^2 + |R|_2^2
 
-|R|_F is known from the norms; |R|_2 is bounded by random vectors, which fails with probability ``FAILURE`` a matrix. Nothing else is
-assumed of the matrix, so a bound may be wide: most of the energy of a weight matrix usually lies beyond any few directions.
+|R|_F follows from the norms; |R|_2 is bounded with random vectors, which fails with probability ``FAILURE`` per matrix. The bounds assume
+nothing else about the matrix and can be wide: a few directions usually hold little of the energy of a weight matrix.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from jaxtyping import Float
 
 from dynamics.extras import optional_import
 
-#: random vectors that bound |R|_2, the factor by which they do, and how often R^T R is applied to them
+#: bound on |R|_2: number of random vectors, factor, and number of applications of R^T R
 PROBES, FACTOR, TIMES = 16, 2.5, 3
 FAILURE = FACTOR**-PROBES
-#: allowed for float32, as a share of the norm
+#: allowance for float32 rounding, relative to the norm
 ROUNDING = 2e-6
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """Of a matrix (m, n), by l directions.
+    """Approximate SVD of a matrix (m, n) by l directions.
 
     Attributes
     ----------
-    left, sigma, right : (m, l), (l,), (n, l); ``sigma`` never above the true singular values.
-    norm : Frobenius norm of the matrix. residual : of what is outside the l directions.
-    tail : bound on the largest singular value of that.
+    left, sigma, right : (m, l), (l,), (n, l); ``sigma`` is never above the true singular values.
+    norm, residual : Frobenius norm of the matrix, and of the residual R.
+    tail : upper bound on the largest singular value of R.
     slips : (l,) |R v| for each right direction v.
     """
 
@@ -48,13 +48,13 @@ class Sketch:
     slips: Float[np.ndarray, " l"]
 
     def above(self) -> Float[np.ndarray, " l"]:
-        """Give upper bounds of the singular values, (l,)."""
+        """Return upper bounds of the singular values, (l,)."""
         return np.asarray(np.sqrt(self.sigma**2 + self.tail**2))
 
     def sine(self, k: int) -> float:
-        """Bound the sine of the largest angle between the first k true directions, left or right, and these (Wedin); 1 if none holds.
+        """Bound the sine of the largest angle between the first k directions, left or right, and the true ones (Wedin's theorem).
 
-        It needs a gap after the k-th singular value that is wider than what the sketch leaves open.
+        The bound is 1, and says nothing, unless the gap after the k-th singular value exceeds the uncertainty of the sketch.
         """
         if k > len(self.sigma) or (k == len(self.sigma) and k < min(self.shape)):
             return 1.0
@@ -105,7 +105,7 @@ def sketch(matrix: Float[np.ndarray, "m n"], count: int, powers: int = 2, seed: 
 
 
 def likely_tail(sketched: Sketch) -> Float[np.ndarray, " rest"]:
-    """Guess the squared singular values beyond those found, (min(m, n) - l,): they fall to 0 and have the right sum."""
+    """Extrapolate the remaining squared singular values, (min(m, n) - l,): a decay to 0 with the correct sum."""
     count = min(sketched.shape) - len(sketched.sigma)
     last, energy = float(sketched.sigma[-1]) ** 2, sketched.residual**2
     if not count or not energy:
@@ -116,10 +116,11 @@ def likely_tail(sketched: Sketch) -> Float[np.ndarray, " rest"]:
 
 
 def extremes(sketched: Sketch) -> tuple[Float[np.ndarray, " size"], Float[np.ndarray, " size"]]:
-    """Compute the flattest and the most peaked squared singular values, (min(m, n),) each, that the sketch allows.
+    """Compute the flattest and the most peaked squared singular values, (min(m, n),) each, that are consistent with the sketch.
 
-    Each majorises, or is majorised by, every spectrum that it allows: what grows as energy spreads out - stable rank, the entropy
-    of the energies, the number of directions that hold a share of it - is bounded by its values at the two.
+    The most peaked spectrum majorises every consistent spectrum, and every consistent spectrum majorises the flattest. Quantities that
+    grow as energy spreads out (stable rank, entropy of the energies, number of directions for a fraction of the energy) are bounded by
+    their values at the two.
     """
     size, known = min(sketched.shape), len(sketched.sigma)
     total = sketched.norm**2

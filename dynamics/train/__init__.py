@@ -1,1 +1,1 @@
-"""Training loops that write run directories: SFT, RLVR and self-play on one loop, and a small base model made on the spot."""
+"""SFT, RLVR and self-play on one training loop that writes run directories, and a small built-in base model."""

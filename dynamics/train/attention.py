@@ -1,9 +1,9 @@
-"""Attention for rows in which several completions follow one prompt, and for keys that several query heads share.
+"""Attention for rows in which several completions share a prompt, with grouped-query attention.
 
-A row of a prompt and its completions has no weight to compute between two completions, and none between a completion and what comes after
-it. ``attend`` computes only what is left - prompt with prompt, completion with prompt, completion with itself - and never repeats keys for
-the query heads that share them. It is registered with transformers under ``NAME``; that it gives the model's own log-probabilities is for
-the caller to check (``Policy`` does), as models differ in what they expect of their attention.
+Completions of a row do not attend to each other. ``attend`` computes only the remaining attention weights (prompt to prompt, completion to
+prompt, completion to itself) and does not repeat keys for the query heads that share them. It is registered with transformers as ``NAME``.
+Models differ in what they expect of their attention, so the caller must check that it reproduces the model's own log-probabilities
+(``Policy`` does).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 from dynamics.train.batch import PackedRows
 
 NAME = "shared_prompts"
-#: what some models ask of their attention and this one does not do
+#: attention arguments of some models that are not supported
 _UNSUPPORTED = ("softcap", "s_aux", "sliding_window")
 
 
 @dataclass(frozen=True)
 class SharedPromptPattern:
-    """Where prompts and completions are in rows (B, T), at most S completions of at most L tokens after prompts of at most P.
+    """Layout of prompts and completions in rows (B, T), with at most S completions of at most L tokens after prompts of at most P tokens.
 
     Attributes
     ----------
     prompt_length : P.
-    prompt_mask : (B, P) bool, True on the tokens of a row's prompt and False on the padding after it; None if all prompts are P long.
-    gather_index : (B * S * L,) index of each completion token among the B * T; 0 where there is none.
-    scatter_index : (B * T,) index of each token among those of the prompts (B * P) and then of the completions (B * S * L).
+    prompt_mask : (B, P) bool, True for prompt tokens, False for padding; None if all prompts have length P.
+    gather_index : (B * S * L,) index of each completion token in the flattened rows (B * T); 0 for padding.
+    scatter_index : (B * T,) index of each token in the concatenation of prompts (B * P) and completions (B * S * L).
     shape : (S, L).
     """
 
@@ -44,7 +44,7 @@ class SharedPromptPattern:
 
     @classmethod
     def of(cls, packed: PackedRows, device: torch.device) -> SharedPromptPattern:
-        """Find it for rows that have ``segments``."""
+        """Compute the layout of rows with ``segments``."""
         segments = packed.segments
         assert segments is not None
         rows, width = segments.shape
@@ -69,7 +69,7 @@ class SharedPromptPattern:
 
 
 def use(model: Any) -> None:
-    """Let a transformers model attend by ``attend``."""
+    """Set ``attend`` as the attention implementation of a transformers model."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, attend)
@@ -78,7 +78,7 @@ def use(model: Any) -> None:
 
 
 def _mask(*args: Any, **more: Any) -> Tensor:
-    """Make the boolean mask of transformers (batch, 1, queries, keys), True where a query sees a key."""
+    """Return transformers' boolean mask (batch, 1, queries, keys), True where a query attends to a key."""
     from transformers.masking_utils import sdpa_mask
 
     mask: Tensor = sdpa_mask(*args, **more | {"allow_is_causal_skip": False})
@@ -96,16 +96,16 @@ def attend(
     pattern: SharedPromptPattern | None = None,
     **more: Any,
 ) -> tuple[Float[Tensor, "rows queries heads size"], None]:
-    """Attend, as transformers asks its attention functions to.
+    """Compute attention, with the interface of transformers' attention functions.
 
     Parameters
     ----------
     _module : not used; transformers passes it.
-    query, key, value : several query heads may share one head of keys and values.
-    attention_mask : broadcasts to (rows, 1, queries, keys): True where a query sees a key, or numbers to add to the scores.
-    scaling : of the scores; 1 / sqrt(size) if None.
-    dropout, more : refused where they ask for what is not covered.
-    pattern : where prompts and completions are, of rows in which several completions share a prompt; then there is no mask.
+    query, key, value : several query heads may share a head of keys and values.
+    attention_mask : broadcasts to (rows, 1, queries, keys): True where a query attends to a key, or numbers to add to the scores.
+    scaling : factor of the scores; 1 / sqrt(size) if None.
+    dropout, more : options of transformers; unsupported ones raise ValueError.
+    pattern : layout of rows in which several completions share a prompt; the mask is then ignored.
     """
     if dropout or any(more.get(name) is not None for name in _UNSUPPORTED):
         raise ValueError("attention with dropout, soft-capping, sinks or a window is not covered")
@@ -125,10 +125,10 @@ def attend(
 
 
 def _hide(scores: Tensor, seen: Tensor) -> None:
-    """Set scores that are not ``seen`` to the lowest number of their own dtype, in place.
+    """Set masked scores (where ``seen`` is False) to the lowest finite number of their dtype, in place.
 
-    Nothing is added to a score and no other dtype's lowest number comes near it, so no score becomes -inf: a query that sees nothing, which
-    is padding, gets equal weights and not NaN, which its values would carry to the rows that matter as 0 x NaN.
+    No score becomes -inf, so a query that attends to nothing (padding) gets equal weights instead of NaN. NaN would spread to other rows
+    as 0 x NaN.
     """
     scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
 
@@ -139,7 +139,7 @@ def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _causal(length: int, device: torch.device) -> Tensor:
-    """(length, length) bool, True where a query sees a key: itself and what is before it."""
+    """Causal mask (length, length) bool, True where a query attends to a key."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril_()
 
 

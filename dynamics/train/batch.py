@@ -1,4 +1,4 @@
-"""Completions of prompts, each with the weight that its log-likelihood gets, and how they are packed into rows of forward passes."""
+"""Batches of completions with their advantages, and how completions are packed into rows of forward passes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True)
 class Batch:
-    """Completions with their prompts; completions of one prompt are computed together.
+    """Prompts and completions of a training step.
 
     Attributes
     ----------
     prompts : token ids, (tokens,) each.
-    completions : token ids, (tokens,) each, the end-of-sequence token with them; every token counts in the loss.
+    completions : token ids, (tokens,) each, including the end-of-sequence token; every token counts in the loss.
     prompt_of : (samples,) index of the prompt of each completion.
-    advantages : (samples,) float64; 1 for text that is simply to be imitated.
-    roles, tasks, names : (samples,) each; by these metrics are split and errors say which sample.
-    behaviour : log-probability of every completion token under what sampled it, at ``temperature``; None for text that nobody sampled.
-    temperature : of sampling; the objective is of the distribution at this temperature.
+    advantages : (samples,) float64; 1 for supervised data.
+    roles, tasks : (samples,) each; metrics are reported by role and task.
+    names : (samples,), to identify samples in error messages.
+    behaviour : log-probability of each completion token under the sampling policy, at ``temperature``; None for supervised data.
+    temperature : sampling temperature; log-probabilities in the objective are taken at the same temperature.
     """
 
     prompts: Sequence[Int[np.ndarray, " _"]]
@@ -36,20 +37,20 @@ class Batch:
 
     @property
     def lengths(self) -> Int[np.ndarray, " samples"]:
-        """Tokens of each completion."""
+        """Length of each completion in tokens."""
         return np.array([len(completion) for completion in self.completions], np.int64)
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of one forward pass. A row is a prompt followed by several of its completions, none of which sees another.
+    """Rows of one forward pass: each is a prompt followed by one or more of its completions, which do not attend to each other.
 
     Attributes
     ----------
-    ids, positions : (rows, length). Every completion's positions begin where the prompt's end.
-    segments : (rows, length) 0 prompt, 1.. completion, -1 padding; None if no row has more than one completion.
-    row, column : (tokens,) where the hidden state stands that predicts each completion token.
-    targets, sample : (tokens,) the token, and the sample that it is of. In the order of samples, then of tokens.
+    ids, positions : (rows, length). The positions of each completion continue those of the prompt.
+    segments : (rows, length) 0 for the prompt, 1, 2, ... for completions, -1 for padding; None if no row has more than one completion.
+    row, column : (tokens,) position of the hidden state that predicts each completion token.
+    targets, sample : (tokens,) completion tokens and the index of their sample, ordered by sample, then by token.
     """
 
     ids: Int[np.ndarray, "rows length"]
@@ -64,20 +65,20 @@ class PackedRows:
 def pack_rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool = True) -> list[PackedRows]:
     """Pack samples into micro-batches of rows of similar shape.
 
-    Attention pads the completions of all rows of a micro-batch to the longest, so rows go together if the longest completions differ by
-    less than a factor of two; rows of one completion need no such padding and go apart.
+    Attention pads the completions of all rows of a micro-batch to the longest, so rows are grouped if their longest completions differ by
+    less than a factor of two. Rows with a single completion need no such padding and are packed separately.
 
     Parameters
     ----------
-    batch : where the samples are from.
+    batch : contains the samples.
     samples : indices of the samples to pack.
-    tokens : the most that a micro-batch may have, padding included; a row that has more is one by itself.
-    share : completions of one prompt share its row.
+    tokens : maximum number of tokens of a micro-batch, padding included; a longer row is a micro-batch by itself.
+    share : whether completions of one prompt share a row.
     """
     rows = _rows(batch, samples, tokens, share)
     rows.sort(key=lambda row: (len(row) == 1, -_longest(batch, row), -_length(batch, row)))
     microbatches: list[list[list[int]]] = []
-    shape = (0, 0, 0)  # of the micro-batch in work
+    shape = (0, 0, 0)  # of the current micro-batch
     for row in rows:
         row_shape = _shape(batch, row)
         grown = _maximum(shape, row_shape)
@@ -108,17 +109,17 @@ def _rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool) -> lis
 
 
 def _length(batch: Batch, row: Sequence[int]) -> int:
-    """Tokens of a row: the prompt and its completions one after another."""
+    """Count the tokens of a row: the prompt and all its completions."""
     return len(batch.prompts[batch.prompt_of[row[0]]]) + sum(len(batch.completions[sample]) for sample in row)
 
 
 def _longest(batch: Batch, row: Sequence[int]) -> int:
-    """Length to which a row is padded: that of its longest completion; of all the row where there is but one completion."""
+    """Length of the longest completion of a row; of the whole row if it has a single completion."""
     return max(len(batch.completions[sample]) for sample in row) if len(row) > 1 else _length(batch, row)
 
 
 def _shape(batch: Batch, row: Sequence[int]) -> tuple[int, int, int]:
-    """Tokens of the prompt, completions, and tokens of the longest; with one completion all its tokens and nothing else."""
+    """Prompt length, number of completions and longest completion; (row length, 0, 0) for a row with a single completion."""
     if len(row) == 1:
         return _length(batch, row), 0, 0
     return len(batch.prompts[batch.prompt_of[row[0]]]), len(row), _longest(batch, row)
@@ -129,7 +130,7 @@ def _maximum(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int
 
 
 def _area(shape: tuple[int, int, int]) -> int:
-    """Tokens that a row of this shape takes up with its completions padded to the longest."""
+    """Count the tokens of a row of this shape when its completions are padded to the longest."""
     return shape[0] + shape[1] * shape[2]
 
 
@@ -165,12 +166,12 @@ def _packed(batch: Batch, rows: Sequence[Sequence[int]]) -> PackedRows:
 
 
 def completion_offsets(batch: Batch) -> Int[np.ndarray, " offsets"]:
-    """Find where each sample's tokens begin among all completion tokens; (samples + 1,), at last their number."""
+    """Compute the offset of each sample among all completion tokens; (samples + 1,), ending with the total."""
     return np.concatenate([[0], np.cumsum(batch.lengths)])
 
 
 def token_indices(rows: PackedRows, offsets: Int[np.ndarray, " offsets"]) -> Int[np.ndarray, " tokens"]:
-    """Find where the tokens of ``rows`` stand among all completion tokens of the batch, given its ``completion_offsets``."""
+    """Compute the indices of the tokens of ``rows`` among all completion tokens of the batch, given its ``completion_offsets``."""
     starts = np.concatenate([[True], rows.sample[1:] != rows.sample[:-1]]) if len(rows.sample) else np.zeros(0, bool)
     first = np.flatnonzero(starts)
     inside = np.arange(len(rows.sample)) - np.repeat(first, np.diff(np.append(first, len(rows.sample))))
@@ -184,7 +185,7 @@ def pad_left(
 
     Returns
     -------
-    Token ids, 0 where there is padding; the attention mask, 1 on tokens; positions, from 0 at the first token. All int64.
+    Token ids, 0 for padding; the attention mask, 1 for tokens; positions, starting with 0 at the first token. All int64.
     """
     width = max(map(len, prompts))
     ids = np.stack([np.pad(np.asarray(prompt, np.int64), (width - len(prompt), 0)) for prompt in prompts])

@@ -1,6 +1,6 @@
-"""Settings of a run: one frozen dataclass a method, from which the command line is made and which is written into ``run.json``.
+"""Settings of a run: one frozen dataclass per method. The command line is built from it, and ``run.json`` records it.
 
-What stands under ``Attributes`` is the help of the command line.
+The texts under ``Attributes`` are the ``--help`` texts of the command line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dynamics.errors import InputError, did_you_mean
 Dtype = Literal["float32", "bfloat16"]
 LossAggregation = Literal["token-mean", "sequence-mean", "constant"]
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence", "reinforce"]
-#: proposals have no group, so estimators that compare samples within one are left out
+#: proposals have no groups, so the estimators that compare samples within a group are left out
 SelfPlayAdvantage = Literal["reinforce++", "reinforce++-sequence", "reinforce"]
 TaskType = Literal["deduction", "abduction", "induction"]
 Bonus = Literal["complexity", "edit_distance", "halstead", "answer_diversity"]
@@ -24,35 +24,36 @@ BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What all methods share.
+    """Settings shared by all methods.
 
     Attributes
     ----------
     model : str
-        model to train: tiny (a small one, made on the spot), smollm2, a Hugging Face folder, or a Hub id
+        model to train: tiny (a small built-in model, trained on first use), smollm2, a Hugging Face folder, or a Hub id
     task : str
         task to train on: code, one of its types (deduction, abduction, induction), proposals, a reasoning-gym task, a .jsonl or .parquet
-        file, or several of these with + between them
+        file, or several of these joined by +
     steps : int
-        number of optimizer steps, or of batches where --num-iterations is more than 1
+        number of training steps, each on one batch; a step is one optimizer step unless --num-iterations is more than 1
     seed : int
         random seed
     learning_rate : float
-        learning rate of AdamW after the warm-up
+        peak learning rate of AdamW
     lr_scheduler : str
-        course of the learning rate after the warm-up
+        learning rate schedule
     warmup_steps : int
-        steps over which the learning rate rises linearly from 0
+        steps of linear learning rate warm-up; 0 disables warm-up
     weight_decay : float
         weight decay of AdamW
     adam_beta1 : float
-        decay rate of AdamW's running mean of the gradient
+        beta1 of AdamW: decay rate of the running mean of the gradient
     adam_beta2 : float
-        decay rate of AdamW's running mean of the squared gradient
+        beta2 of AdamW: decay rate of the running mean of the squared gradient
     max_grad_norm : float
-        L2 norm to which a larger gradient is scaled down; 0 disables clipping
+        maximum L2 norm of the gradient; larger gradients are scaled down to it; 0 disables clipping
     loss_aggregation : str
-        how the losses of tokens are averaged: over all tokens of the batch, over each completion first, or by a constant
+        how token losses are averaged: token-mean (over all tokens of the batch), sequence-mean (over the tokens of each completion, then
+        over completions), or constant (sum divided by completions times --max-new-tokens)
     master_dtype : str
         dtype of the weights that the optimizer updates
     compute_dtype : str
@@ -61,19 +62,19 @@ class TrainConfig:
     device : str
         device to train on: auto, cpu, cuda, cuda:1, ...
     threads : int
-        CPU threads of torch, on which the order of sums depends; 0: one for every core
+        number of CPU threads; 0: one per core; results are bit-identical only for the same number
     max_tokens_per_microbatch : int
-        tokens computed at once, padding included; changes memory use, not results
+        maximum number of tokens in a micro-batch, padding included; affects memory use, not results
     save_every : int
-        steps between checkpoints, and between states from which --resume can continue; the last step is always saved
+        steps between checkpoints from which --resume can continue; the last step is always saved
     record_every : int
         steps between measurements of update sparsity; 0: every step for rlvr and selfplay, every 10 steps for sft
     probe_every : int
-        steps between measurements of entropy on held-out prompts that stay the same; 0 disables
+        steps between entropy measurements on a fixed set of held-out prompts; 0 disables them
     eval_problems : int
         number of held-out problems for the evaluation before and after training; 0 disables it
     eval_samples : int
-        samples of each held-out problem
+        number of samples per held-out problem in the evaluation
     eval_temperatures : tuple of float
         sampling temperatures at which the base model is evaluated; the trained model is evaluated at the first; 0 is greedy decoding
     max_new_tokens : int
@@ -108,14 +109,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SFTConfig(TrainConfig):
-    """Supervised fine-tuning: imitate given completions.
+    """Supervised fine-tuning on given completions.
 
     Attributes
     ----------
     num_problems : int
-        number of problems to train on; they are gone through in a new random order each time
+        number of training problems; they are reshuffled every epoch
     batch_size : int
-        completions per step
+        number of completions per step
     """
 
     num_problems: int = 2048
@@ -124,32 +125,34 @@ class SFTConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class PolicyGradientConfig(TrainConfig):
-    """What methods share that train on their own samples.
+    """Settings shared by the policy-gradient methods.
 
     Attributes
     ----------
     temperature : float
-        sampling temperature; gradients are those of the distribution at this temperature
+        sampling temperature; log-probabilities in the loss are taken at the same temperature
     top_p : float
-        nucleus sampling: sample from the smallest set of tokens with this probability; 1 disables
+        nucleus sampling: sample from the smallest set of tokens with at least this total probability; 1 disables it
     top_k : int
-        top-k sampling: sample from this many of the likeliest tokens; 0 disables
+        top-k sampling: sample from the k most likely tokens; 0 disables it
     advantage : str
-        estimator of advantages
+        advantage estimator
     num_iterations : int
-        optimizer steps on each batch; with more than one the clipped probability ratio is used
+        number of optimizer steps per batch; above 1, the clipped probability ratio of PPO takes effect
     clip_ratio_low : float
-        lower clip range: probability ratios are clipped at 1 - this
+        lower clip range epsilon: probability ratios are clipped at 1 - epsilon
     clip_ratio_high : float
-        upper clip range: probability ratios are clipped at 1 + this
+        upper clip range epsilon: probability ratios are clipped at 1 + epsilon
     kl_coef : float
         coefficient of the KL divergence to the base model (k3 estimate) in the loss
     entropy_coef : float
         coefficient of the entropy bonus in the loss
     clip_cov : float
-        Clip-Cov: share of the tokens whose gradient is dropped, drawn from those of high covariance of log-probability and advantage
+        Clip-Cov: fraction of tokens whose gradient is dropped, drawn at random from the tokens with a high covariance of log-probability
+        and advantage; 0 disables it
     kl_cov : float
-        KL-Cov: share of the tokens, those of highest covariance of log-probability and advantage, with a KL penalty to the old policy
+        KL-Cov: fraction of tokens that get a KL penalty to the old policy, those with the highest covariance of log-probability and
+        advantage; 0 disables it
     """
 
     temperature: float = 1.0
@@ -167,16 +170,16 @@ class PolicyGradientConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class RLVRConfig(PolicyGradientConfig):
-    """Reinforcement learning from verifiable rewards: sample completions, let a verifier judge them, raise the likelihood of the better.
+    """Reinforcement learning with verifiable rewards: sample completions, score them with a verifier, update by policy gradient.
 
     Attributes
     ----------
     num_problems : int
-        number of problems to train on; they are gone through in a new random order each time
+        number of training problems; they are reshuffled every epoch
     prompts_per_step : int
-        prompts per step
+        number of prompts per step
     group_size : int
-        samples of each prompt
+        number of samples per prompt
     """
 
     num_problems: int = 2048
@@ -186,54 +189,58 @@ class RLVRConfig(PolicyGradientConfig):
 
 @dataclass(frozen=True)
 class SelfPlayConfig(PolicyGradientConfig):
-    """Self-play after Absolute Zero: one model proposes tasks and solves them; running the programs judges both.
+    """Self-play as in Absolute Zero: one model proposes tasks and solves them; both roles are scored by running the programs.
 
     Attributes
     ----------
     advantage : str
-        estimator of advantages; they are normalised apart for each role and task type
+        advantage estimator; advantages are normalised separately for each role and task type
     prompts_per_step : int
-        proposals per step and task type
+        number of proposals per step and task type
     group_size : int
-        samples of each proposed task, by which its solve rate is estimated
+        number of solver samples per proposed task, from which its solve rate is estimated
     solver_samples : int
-        how many of the samples of a task the solver trains on; 0: all
+        number of solver samples per task to train on; 0: all of --group-size
     max_proposal_tokens : int
         maximum length of a proposal in tokens
     task_types : tuple of str
-        task types that are proposed and solved
+        task types to propose and solve
     num_references : int
-        tasks from the buffer that the proposer is shown; 0: always the identity program
+        number of tasks from the buffer shown to the proposer; 0: always show the identity program
     proposer_reward : str
-        reward of the proposer as a function of the solve rate: a name from the table in the README, or module:function of your own
+        proposer reward as a function of the solve rate: one_minus, azr_code, inverse, triangular, r_zero, variance, goldilocks, spice,
+        pasodoble, lsp, swe_rl, or module:function of your own
     proposer_bonuses : tuple of str
-        terms that are joined with the proposer's reward; none by default
+        bonus terms for the proposer reward; none by default
     bonus_scale : float
-        factor by which each bonus is multiplied
+        scale factor of each bonus term
     bonus_combination : str
-        how bonuses are joined with the reward r: sum (r + sum), multiply (r * product), sum_multiply (r + product), multiply_sum (r * sum)
+        how bonuses b are combined with a positive reward r: sum (r + sum of b), multiply (r * product of b), sum_multiply
+        (r + product of b), multiply_sum (r * sum of b)
     invalid_proposal_reward : float
-        reward of a proposal that is not valid
+        proposer reward of an invalid proposal
     wrong_answer_reward : float
-        reward of a wrong answer
+        solver reward of a wrong answer
     format_error_reward : float
-        reward of an answer that cannot be read
+        solver reward of an answer that cannot be parsed
     proposer : str
-        how the proposer learns: trained; frozen (proposals have no gradient, shared weights still move); snapshot (the base proposes)
+        training of the proposer: trained, frozen (proposals get no gradient, but the shared weights still change), or snapshot (the base
+        model proposes)
     buffer_size : int
         maximum number of tasks in the buffer; the oldest are dropped first
     num_seed_tasks : int
-        valid tasks that the base proposes from the identity program before training, in at most four rounds
+        target size of the buffer before training; the base model fills it with valid proposals in at most four rounds, starting from the
+        identity program
     solver_delay : int
         steps between proposing a task and training the solver on it: 0 or 1
     on_collapse : str
-        what to do when the proposer has collapsed: stop the run, or go on training the solver on the buffer
+        what to do when the proposer has collapsed (see --collapse-steps): stop the run, or continue to train the solver on the buffer
     collapse_steps : int
         steps without a valid proposal before --on-collapse applies
     curriculum_samples : int
-        proposals from each quarter of the run whose solve rate by the base is measured after training
+        number of proposals per quarter of the run whose difficulty is measured after training, by the solve rate of the base model
     allow_unconfined : bool
-        run programs that the model wrote without a sandbox where the machine has none
+        run programs written by the model without a sandbox if none is available on this machine
     """
 
     steps: int = 250
@@ -263,7 +270,7 @@ class SelfPlayConfig(PolicyGradientConfig):
 
 METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig}
 
-#: defaults of the embedded model are those of the classes above; of pretrained models, for every method and for one:
+#: the classes above hold the defaults for the embedded model; these differ for pretrained models, for all methods and by method
 _PRETRAINED: dict[str, Any] = {
     "learning_rate": 1e-5,
     "eval_problems": 64,
@@ -277,7 +284,7 @@ _PRETRAINED_OF: dict[str, dict[str, Any]] = {
     "rlvr": {"prompts_per_step": 8, "group_size": 8},
     "selfplay": {"prompts_per_step": 4, "num_references": 2, "max_proposal_tokens": 128},
 }
-#: settings of Absolute Zero, by its paper and by its public code where that differs
+#: settings of Absolute Zero shared by its paper and its public code; the presets below add the settings in which the two differ
 _AZR: dict[str, Any] = {
     "prompts_per_step": 64,
     "group_size": 8,
@@ -295,32 +302,32 @@ _AZR_PRESETS: dict[str, dict[str, Any]] = {
     "azr-code": _AZR
     | {"advantage": "reinforce++", "proposer_reward": "azr_code", "entropy_coef": 0.0, "clip_ratio_high": 0.28, "solver_delay": 1},
 }
-#: presets that say what size of model the defaults are for; the others are laid over one of these
+#: presets for a size of model; each other preset overrides some settings of one of these
 SIZES = ("tiny", "pretrained")
 PRESETS: dict[str, tuple[str, ...]] = {"sft": SIZES, "rlvr": SIZES, "selfplay": (*SIZES, *_AZR_PRESETS)}
 
 
 def size_preset(preset: str | None, model: str) -> str:
-    """Name the preset, ``tiny`` or ``pretrained``, that the defaults of a run come from: the one given, else by the model's name."""
+    """Return ``tiny`` or ``pretrained``: the given preset if it is one of these, otherwise the preset for the model."""
     return preset if preset in SIZES else "tiny" if model == "tiny" else "pretrained"
 
 
 def preset_values(method: str, preset: str | None = None, model: str = "tiny") -> dict[str, Any]:
-    """Collect the settings in which a preset differs from the defaults of the method's config class.
+    """Return the settings in which a preset differs from the defaults of the method's config class.
 
     Parameters
     ----------
     method
         ``sft``, ``rlvr`` or ``selfplay``.
     preset
-        One of ``PRESETS[method]``; if None, ``tiny`` for the model of that name and ``pretrained`` for all others.
+        One of ``PRESETS[method]``; if None, ``tiny`` for the model ``tiny`` and ``pretrained`` for all other models.
     model
-        What ``--model`` names.
+        Value of ``--model``.
 
     Returns
     -------
     dict
-        Values by the names of fields.
+        Values by field name.
     """
     if preset is not None and preset not in PRESETS[method]:
         raise InputError(
@@ -330,8 +337,8 @@ def preset_values(method: str, preset: str | None = None, model: str = "tiny") -
     return values | _AZR_PRESETS.get(preset or "", {})
 
 
-#: least value of a number, by field; 0 where nothing is said
-_LEAST = {
+#: minimum of a numeric field; 0 for fields that are not listed
+_MINIMUM = {
     "steps": 1,
     "num_problems": 1,
     "batch_size": 1,
@@ -345,29 +352,29 @@ _LEAST = {
     "max_tokens_per_microbatch": 1,
     "save_every": 1,
 }
-#: numbers that may be negative
+#: numeric fields that may be negative
 _SIGNED = ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward")
 
 
 def option_of(name: str) -> str:
-    """Spell the command line's option of a field."""
+    """Return the command-line option of a field."""
     return f"--{name.replace('_', '-')}"
 
 
 def check(config: TrainConfig) -> None:
-    """Refuse values that make no sense.
+    """Check the values of all settings.
 
     Raises
     ------
     InputError
-        In one line that names the option.
+        If a value is invalid; the message names the option.
     """
     types = get_type_hints(type(config))
     for field in fields(config):
         value, option = getattr(config, field.name), option_of(field.name)
         _check_choice(option, value, types[field.name])
         if isinstance(value, (int, float)):
-            _check_number(option, value, None if field.name in _SIGNED else _LEAST.get(field.name, 0))
+            _check_number(option, value, None if field.name in _SIGNED else _MINIMUM.get(field.name, 0))
     if not config.eval_temperatures or not all(0 <= temperature < math.inf for temperature in config.eval_temperatures):
         given = " ".join(f"{temperature:g}" for temperature in config.eval_temperatures)
         raise InputError(f"--eval-temperatures {given}: must be one or more numbers of at least 0")
@@ -378,15 +385,15 @@ def check(config: TrainConfig) -> None:
         _check_selfplay(config)
 
 
-def _check_number(option: str, value: float, least: int | None) -> None:
+def _check_number(option: str, value: float, minimum: int | None) -> None:
     if not math.isfinite(value):
         raise InputError(f"{option} {value}: must be a number")
-    if least is not None and value < least:
-        raise InputError(f"{option} {value}: must be a number of at least {least}")
+    if minimum is not None and value < minimum:
+        raise InputError(f"{option} {value}: must be a number of at least {minimum}")
 
 
 def _check_choice(option: str, value: Any, annotation: Any) -> None:
-    """Refuse what is none of the choices of a field, or of its elements."""
+    """Raise InputError unless the value, or each of its elements, is one of the choices of the field."""
     if get_origin(annotation) is tuple:
         for element in value:
             _check_choice(option, element, get_args(annotation)[0])
@@ -397,13 +404,13 @@ def _check_choice(option: str, value: Any, annotation: Any) -> None:
 
 def _check_policy_gradient(config: PolicyGradientConfig) -> None:
     if config.temperature <= 0:
-        raise InputError("--temperature 0: samples of a group would all be the same; give a temperature above 0")
+        raise InputError("--temperature 0: all samples of a group would be the same; use a temperature above 0")
     if not 0 < config.top_p <= 1:
         raise InputError(f"--top-p {config.top_p}: must be above 0 and at most 1")
     truncated = config.top_p < 1 or config.top_k > 0
     if truncated and (config.num_iterations > 1 or config.kl_coef or config.kl_cov or config.clip_cov):
         raise InputError(
-            "--top-p and --top-k: what is sampled would not come from the policy whose ratio or KL divergence is taken; "
+            "--top-p and --top-k: samples from a truncated distribution bias the probability ratio and the KL divergence; "
             "sample from the whole distribution, or use --num-iterations 1 without --kl-coef, --kl-cov and --clip-cov"
         )
 
@@ -414,18 +421,18 @@ def _check_selfplay(config: SelfPlayConfig) -> None:
     if not config.task_types:
         raise InputError(f"--task-types: needs at least one of {', '.join(get_args(TaskType))}")
     if set(config.task_types) == {"induction"}:
-        raise InputError("--task-types induction: needs deduction or abduction beside it, from which its programs come")
+        raise InputError("--task-types induction: needs deduction or abduction as well, which supply its programs")
     if config.solver_samples > config.group_size:
-        raise InputError(f"--solver-samples {config.solver_samples}: there are only {config.group_size}, by --group-size")
+        raise InputError(f"--solver-samples {config.solver_samples}: must be at most --group-size, which is {config.group_size}")
     rewards.find(config.proposer_reward)
 
 
-#: the environment variable that says what ``--compute-dtype auto`` means
+#: environment variable that sets the dtype of ``--compute-dtype auto``
 COMPUTE_DTYPE = "DYNAMICS_COMPUTE_DTYPE"
 
 
 def forced_compute_dtype() -> str | None:
-    """Read what ``--compute-dtype auto`` means from the environment; None where that is left to the machine and the model."""
+    """Return the dtype that the environment sets for ``--compute-dtype auto``, or None if the model and the machine decide."""
     forced = os.environ.get(COMPUTE_DTYPE) or "auto"
     if forced not in ("auto", *get_args(Dtype)):
         raise InputError(f"{COMPUTE_DTYPE}={forced}: must be auto, float32 or bfloat16")
@@ -433,5 +440,5 @@ def forced_compute_dtype() -> str | None:
 
 
 def as_recorded(config: TrainConfig) -> dict[str, Any]:
-    """Give the settings as ``run.json`` holds them, tuples as lists, to compare with those of a run directory."""
+    """Return the settings as ``run.json`` stores them, with tuples as lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}

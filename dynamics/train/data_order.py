@@ -1,4 +1,4 @@
-"""Which problems a step is given: a pure function of the seed and the step."""
+"""The order of training problems, a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dynamics.train.rng import stream
 
 
 def chosen(seed: int, step: int, count: int, of: int) -> list[int]:
-    """Choose ``count`` indices out of ``of`` for a step (from 1): each once before any comes again, in a new random order each epoch."""
+    """Return the ``count`` indices, of ``of``, for a step (counted from 1): each index once per epoch, reshuffled every epoch."""
     indices: list[int] = []
     start = (step - 1) * count
     while len(indices) < count:

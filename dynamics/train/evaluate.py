@@ -1,6 +1,6 @@
-"""Graded samples of held-out problems, for ``dynamics.passk``; the untouched base at several temperatures beside the trained model.
+"""Graded samples of held-out problems, for ``dynamics.passk``.
 
-Which model is asked at which temperatures is decided by ``loop.Run.evaluate_at_temperatures`` and its callers.
+``loop.Run.evaluate_at_temperatures`` and its callers choose the models and temperatures.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
 def label(name: str, temperature: float) -> str:
-    """Name a model at a temperature as files and figures do."""
+    """Return the display name of a model at a temperature, as in files and figures."""
     return f"{name}, greedy" if temperature == 0 else f"{name}, T={temperature:g}"
 
 
 def file_name(name: str, temperature: float) -> str:
-    """Name the file of a model at a temperature, without its ending."""
+    """Return the file name of a model at a temperature, without extension."""
     return f"{name.replace(' ', '_')}_{'greedy' if temperature == 0 else f'T{temperature:g}'}"
 
 
 def graded_samples(
     policy: Policy, questions: list[Question], name: str, temperature: float, samples: int, seed: int, max_new_tokens: int
 ) -> Iterator[dict[str, Any]]:
-    """Ask questions of a policy, and judge its answers.
+    """Sample answers to questions and grade them.
 
     Parameters
     ----------
     policy
         The model.
     questions
-        What it is asked.
+        Questions to answer.
     name
-        What the model is called in the rows.
+        Name of the model in the rows.
     temperature
-        Of sampling; 0 is greedy decoding.
+        Sampling temperature; 0 is greedy decoding.
     samples
-        Number of samples of each question; greedy decoding gives one, whatever is asked for.
+        Number of samples per question; always 1 for greedy decoding.
     seed
         Random seed.
     max_new_tokens
@@ -50,7 +50,7 @@ def graded_samples(
     Yields
     ------
     dict
-        A row for each sample.
+        One row per sample.
     """
     prompts = encode_questions(policy.tokenizer, questions)
     groups = generate(

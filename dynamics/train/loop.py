@@ -1,11 +1,11 @@
-"""The one loop: a batch from the method, a step on it, a line in the run directory, now and then a checkpoint.
+"""The training loop shared by all methods.
 
     next batch -> prepare -> gradient -> optimizer step -> record -> save
 
-A step is a pure function of the weights, the optimizer's state, what the method keeps, and the step's number. A run that is killed at any
-moment goes on from its last saved state, after what lies beyond it in the run directory has been removed, and ends with the same bits: on
-the same machine, in the same dtype of compute and with the same number of threads, all of which ``run.json`` names. Elsewhere sums are
-ordered otherwise: the same run differs by rounding, and by whatever grows out of it once a sampled token differs.
+A step is a pure function of the weights, the optimizer state, the state of the method, and the step number. A run that is killed at any
+time resumes from its last saved state, after everything later has been removed from the run directory, and ends with bit-identical
+results on the same machine with the same compute dtype and number of threads, which ``run.json`` records. On other machines the order of
+sums differs: the run differs by rounding, and diverges once a sampled token differs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OnStep = Callable[[int, dict[str, Any]], None]
 
 
 class Run:
-    """A run in work, one step after another.
+    """A training run.
 
     Parameters
     ----------
@@ -49,22 +49,22 @@ class Run:
     config
         Settings, of the method's config class.
     out
-        The run directory; must exist, empty or with this very run.
+        Run directory; must exist and be empty, or contain this run if ``resume``.
     resume
-        Continue the run that is in ``out``.
+        Continue the run in ``out``.
     tensorboard, wandb
-        As of ``Recorder``.
+        See ``Recorder``.
     preset
-        Where the defaults of the settings came from, for ``run.json``; None if nobody chose one.
+        Preset that supplied the defaults of the settings, recorded in ``run.json``; None if unknown.
 
     Attributes
     ----------
     document : dict
-        What ``run.json`` holds.
+        Contents of ``run.json``.
     step : int
-        Number of the last step that is done; 0 before the first.
+        Number of the last completed step; 0 before the first.
     stopping : type of KeyboardInterrupt or None
-        Set to end the run after the step in work: it is raised then, with everything saved.
+        Set to stop the run after the current step: the exception is raised once everything is saved.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Run:
         self.document = self._document_to_resume(resume) if (out / "run.json").exists() else self._begun(preset)
         _set_up_torch(self.document["threads"])
         device = None if config.device == "auto" else config.device
-        compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run computes in the dtype that it began with
+        compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
         self.policy = policy.load(config.model, device, config.master_dtype, compute)
         self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
         self.method = METHODS[method].make(config, self.policy, self.source)
@@ -101,28 +101,29 @@ class Run:
         self.step = 0
         self.stopping: type[KeyboardInterrupt] | None = None
         self._resume_from_state(resume)
-        self._consistent = True  # weights, step and files are those of one and the same step
+        self._consistent = True  # weights, step number and files belong to the same step
 
     def _document_to_resume(self, resume: bool) -> dict[str, Any]:
-        """Read ``run.json`` of the run to resume, which must be this one."""
+        """Load and validate the existing ``run.json``: its settings must equal those of this run."""
         if not resume:
-            raise InputError(f"{self.out}: holds a run already; go on with it by --resume, or name another folder")
+            raise InputError(f"{self.out}: already contains a run; continue it with --resume, or choose another folder")
         document = self.directory.read_run()
         asked = {"method": self.name, **as_recorded(self.config)}
         begun = {"method": document.get("method"), **document.get("config", {})}
         for name, value in asked.items():
             if value != begun.get(name):
                 raise InputError(
-                    f"{self.out}: was begun with {name} = {begun.get(name)!r}, not {value!r}; resume with the same, or name another folder"
+                    f"{self.out}: was started with {name} = {begun.get(name)!r}, not {value!r}; resume with the same settings, "
+                    "or choose another folder"
                 )
         if document.get("status") == "finished" and state.latest(self.out / "state") is None:
-            raise InputError(f"{self.out}: is finished and has no state/ to go on from; name another folder")
+            raise InputError(f"{self.out}: is finished and has no state/ to resume from; choose another folder")
         return document | {"status": "running"}
 
     def _begun(self, preset: str | None) -> dict[str, Any]:
-        """Make ``run.json`` of a new run, as far as it is known before the model is loaded."""
+        """Build the part of ``run.json`` that is known before the model is loaded."""
         if any(file.name != LOCK for file in self.out.iterdir()):
-            raise InputError(f"{self.out}: is not empty and holds no run; name another folder")
+            raise InputError(f"{self.out}: is not empty and contains no run; choose another folder")
         from dynamics.io.threads import cores
 
         return {
@@ -141,7 +142,7 @@ class Run:
         }
 
     def _describe(self) -> None:
-        """Write into ``run.json`` what is known once everything is loaded."""
+        """Add to ``run.json`` what is known after loading."""
         machines, machine = self.document.get("machines", []), _machine(self.policy.device)
         self.document |= {
             "parameters": sum(value.numel() for value in self.policy.masters.values()),
@@ -154,7 +155,7 @@ class Run:
         self.directory.write_run(self.document)
 
     def _resume_from_state(self, resume: bool) -> None:
-        """Load the last state of a run that is resumed, and remove what lies beyond it."""
+        """Load the last saved state of a resumed run, and remove later records from the run directory."""
         folder = state.latest(self.out / "state") if resume else None
         if folder is not None:
             self.step, method_state = state.load(folder, self.policy, self.optimizer)
@@ -163,13 +164,13 @@ class Run:
         self.recorder.follow(self.step, self.policy.masters)
 
     def _reference(self) -> policy.Policy | None:
-        """Copy the base, where its log-probabilities are needed; before any state is loaded."""
+        """Copy the base model if the KL penalty needs its log-probabilities; call it before loading a state."""
         if not (isinstance(self.config, PolicyGradientConfig) and self.config.kl_coef):
             return None
         return policy.Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer, self.config.master_dtype, self.policy.compute)
 
     def load_base(self) -> policy.Policy:
-        """Load the model that the run began with once more, to compute as the run does."""
+        """Load the base model of the run again, with the same dtypes and device."""
         return policy.load(self.config.model, str(self.policy.device), self.policy.master, self.policy.compute)
 
     def questions(self) -> list[tasks.Question]:
@@ -177,12 +178,12 @@ class Run:
         return self.source.questions("test", self.config.eval_problems, self.config.seed)
 
     def evaluate_at_temperatures(self, name: str, temperatures: Sequence[float]) -> None:
-        """Grade samples of the held-out problems at each temperature, but for those that were graded before.
+        """Write graded samples of the held-out problems at each temperature, unless the file exists.
 
         Parameters
         ----------
         name
-            What the policy of the moment is called in ``evals/``.
+            Name of the current policy in ``evals/``.
         temperatures
             Sampling temperatures; 0 is greedy.
         """
@@ -198,12 +199,12 @@ class Run:
                 self.directory.write_rows(path, rows)
 
     def one_step(self) -> dict[str, Any]:
-        """Take the next step, and record it.
+        """Run and record the next step.
 
         Returns
         -------
         dict
-            Its metrics, as ``metrics.jsonl`` has them.
+            Metrics of the step, as in ``metrics.jsonl``.
         """
         begin, number = time.perf_counter(), self.step + 1
         data = self.method.next_batch(number)
@@ -220,7 +221,7 @@ class Run:
         return metrics
 
     def _probe(self, number: int) -> dict[str, float]:
-        """Measure entropy on the probe prompts, if it is due before this step."""
+        """Measure entropy on the probe prompts if it is due at this step."""
         config = self.config
         if not self.probe_prompts or (number - 1) % config.probe_every:
             return {}
@@ -229,7 +230,7 @@ class Run:
         return measured | {"time/probe_seconds": time.perf_counter() - begin}
 
     def _update(self, number: int, batch: Batch) -> dict[str, Any]:
-        """Take the optimizer steps of a batch; gives metrics of the first one, and of the last where they say what clipping did."""
+        """Run the optimizer steps on a batch; return the metrics of the first, with the clip fractions of the last."""
         config = self.config
         before = update.prepare(self.policy, self.reference, batch, config, number)
         metrics: dict[str, Any] = {}
@@ -250,13 +251,13 @@ class Run:
         state.save(self.out / "state", self.step, self.policy, self.optimizer, self.method.state())
 
     def checkpoint(self) -> None:
-        """Save the weights as a Hugging Face folder, if they are not saved yet."""
+        """Save the weights as a Hugging Face folder, unless they are already saved."""
         target = self.out / "checkpoints" / f"step_{self.step:06d}"
         if not (target / "config.json").exists():
             state.save_model(target, self.policy)
 
     def train(self, on_step: OnStep | None = None) -> None:
-        """Take all steps that are left, and measure what is measured before and after them."""
+        """Run the remaining steps, with the evaluations before and after training."""
         temperatures = self.config.eval_temperatures
         if self.step == 0:
             self.checkpoint()
@@ -276,7 +277,7 @@ class Run:
         self.method.on_train_end(self.directory, self.load_base)
 
     def _one_step_or_save(self) -> dict[str, Any]:
-        """Take a step; if it fails before the weights moved, save the state after the step before."""
+        """Run a step; if it fails before the weights changed, save the state after the previous step."""
         try:
             return self.one_step()
         except InputError:
@@ -285,7 +286,7 @@ class Run:
             raise
 
     def finish(self, status: str) -> None:
-        """Write how the run ended into ``run.json``, and let go of files and processes."""
+        """Write the final status to ``run.json``, and close files and processes."""
         self.document["status"] = status
         self.document["time"] = {"recorder_seconds": self.recorder.seconds}
         self.directory.write_run(self.document)
@@ -303,25 +304,25 @@ def run(
     wandb: str | None = None,
     preset: str | None = None,
 ) -> Run:
-    """Train a whole run, or what is left of it. Ctrl-C or SIGTERM ends it after the step in work, saved; a second one at once.
+    """Train to completion, resuming if asked. The first Ctrl-C or SIGTERM saves and stops after the current step, the second at once.
 
     Parameters
     ----------
     method, config, out, resume, tensorboard, wandb, preset
-        As of ``Run``; ``out`` is made if it is not there.
+        See ``Run``; ``out`` is created if it does not exist.
     on_step
-        Called after every step with its number and its metrics.
+        Called after each step with its number and metrics.
 
     Returns
     -------
     Run
-        The run, finished.
+        The finished run.
     """
     if method not in METHODS:
         raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
 
     def refuse() -> None:
-        raise InputError(f"{out}: another process is at work on this run; wait for it, or name another folder")
+        raise InputError(f"{out}: another process is working on this run; wait for it, or choose another folder")
 
     with exclusive(out, refuse):
         training = Run(method, config, out, resume, tensorboard, wandb, preset)
@@ -340,7 +341,7 @@ def run(
 
 @contextmanager
 def _interruptible(training: Run) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end a run after the step in work, and the second one at once."""
+    """Stop after the current step on the first Ctrl-C or SIGTERM, and at once on the second."""
 
     def stop(number: int, _frame: object) -> None:
         kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
@@ -362,15 +363,15 @@ def _interruptible(training: Run) -> Iterator[None]:
 
 
 def _set_up_torch(threads: int) -> None:
-    """Make sums come out in the same order every time."""
+    """Make torch deterministic: the same number of threads gives the same order of sums."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic: Any = torch.utils.deterministic
-    deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth
+    deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth of the time
 
 
 def _machine(device: torch.device) -> dict[str, str]:
-    """Name what the last bits of a run depend on, beside its settings: where it computes, and with which instructions."""
+    """Describe the hardware that the last bits of a run depend on: device, processor and instruction set."""
     native = policy.native_bfloat16(torch.device("cpu"))
     machine = {
         "device": device.type,

@@ -1,4 +1,4 @@
-"""What the loop asks of a method of training: a batch for every step, and what it needs to go on after it was killed."""
+"""The interface of a training method: a batch for each step, and the state that a resumed run needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dynamics.train.probe_prompts import ProbePrompts
 
 @dataclass(frozen=True)
 class StepData:
-    """A batch with what is to be recorded of how it came about.
+    """The batch of a step, with metrics and rollouts to record.
 
     Attributes
     ----------
-    batch : what the step trains on.
-    metrics : added to the line of the step in ``metrics.jsonl``.
-    rollouts : rows of ``rollouts/step_N.jsonl``, one a completion.
+    batch : training data of the step.
+    metrics : added to the metrics of the step in ``metrics.jsonl``.
+    rollouts : rows of ``rollouts/step_N.jsonl``, one per completion.
     """
 
     batch: Batch
@@ -29,34 +29,31 @@ class StepData:
 
 
 class Method:
-    """Where batches come from. What it needs beside the step to go on is its ``state``.
-
-    All but ``next_batch`` is a no-op unless a method has something to do there.
-    """
+    """A training method: supplies batches to the loop. Only ``next_batch`` must be implemented."""
 
     record_every = 1
 
     def next_batch(self, step: int) -> StepData:
-        """Make the batch of a step, from 1."""
+        """Return the batch of a step, counted from 1."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """Return what ``load`` needs after a restart, as JSON."""
+        """Return the JSON-serialisable state that ``load`` restores in a resumed run."""
         return {}
 
     def load(self, kept: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
 
     def probe_prompts(self) -> ProbePrompts:
-        """Choose prompts that stay the same: role -> token ids, and the longest completion."""
+        """Return fixed prompts for the entropy measurement: token ids and maximum completion length by role."""
         return {}
 
     def metadata(self) -> dict[str, Any]:
-        """Say what ``run.json`` should hold of it."""
+        """Return fields to add to ``run.json``."""
         return {}
 
     def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
-        """Measure what needs the whole run (``directory``) or the model that it began with, which ``load_base`` gives."""
+        """Run measurements that need the complete run (``directory``) or the base model (``load_base``)."""
 
     def close(self) -> None:
-        """Let go of processes."""
+        """Stop the processes of the method."""

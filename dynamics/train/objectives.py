@@ -1,7 +1,7 @@
-"""Advantages and losses, as pure functions of rewards and log-probabilities. Log-probabilities and KL in nats.
+"""Advantages and losses, as pure functions of rewards and log-probabilities. Log-probabilities and KL are in nats.
 
-A loss here is per token, and ``token_weights`` says what each token weighs in a whole batch: the objective is their weighted sum, and a
-micro-batch adds its own part of it.
+Losses are per token. The objective is their sum weighted by ``token_weights``, which are computed over the whole batch, so that
+micro-batches add up to it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ Values = TypeVar("Values", Float[np.ndarray, " tokens"], PerToken)
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Makes the advantage of each sample from rewards, groups (samples of one prompt share theirs) and tokens, (samples,) each."""
+    """Advantage estimator: a function of rewards, group ids (one per prompt) and completion lengths, (samples,) each."""
 
     def __call__(self, rewards: PerSample, groups: Groups, lengths: Groups, /) -> PerSample:
-        """Make (samples,) advantages."""
+        """Return (samples,) advantages."""
 
 
 def _group_mean(rewards: PerSample, groups: Groups) -> tuple[Groups, PerSample, Groups]:
-    """Find the index, the mean and the size of each sample's group."""
+    """Return the group index of each sample, and the mean and size of its group."""
     _, index, size = np.unique(groups, return_inverse=True, return_counts=True)
     return index, (np.bincount(index, rewards) / size)[index], size[index]
 
 
 def grpo(rewards: PerSample, groups: Groups, _lengths: Groups) -> PerSample:
-    """Divide r - mean of the group by its standard deviation + 1e-6, with n - 1 as TRL and DeepSeekMath's code (arXiv 2402.03300).
+    """Compute (r - mean) / (std + 1e-6) within groups, with the n - 1 std of TRL and DeepSeekMath's code (arXiv 2402.03300).
 
-    Dividing weighs groups by difficulty: of four samples, a single correct one gets 1.5, each of two 0.87. A group of equals gets 0.
+    The division by std makes advantages depend on difficulty: of four samples, a single correct one gets 1.5, each of two gets 0.87. A
+    group with equal rewards gets 0.
     """
     index, mean, size = _group_mean(rewards, groups)
     centred = np.where(_all_equal(rewards, index), 0.0, rewards - mean)
@@ -50,38 +51,37 @@ def grpo(rewards: PerSample, groups: Groups, _lengths: Groups) -> PerSample:
 
 
 def dr_grpo(rewards: PerSample, groups: Groups, _lengths: Groups) -> PerSample:
-    """Subtract the mean of the group (arXiv 2503.20783). Groups near half solved weigh most, those near the ends least."""
+    """Subtract the mean of the group (arXiv 2503.20783). Groups with a solve rate near 1/2 have the largest advantages."""
     index, mean, _ = _group_mean(rewards, groups)
     return np.asarray(np.where(_all_equal(rewards, index), 0.0, rewards - mean))
 
 
 def rloo(rewards: PerSample, groups: Groups, lengths: Groups) -> PerSample:
-    """Subtract the mean of the other samples of the group (arXiv 2402.14740): dr_grpo times n / (n - 1). A group of one gets 0."""
+    """Subtract the mean of the other samples of the group (arXiv 2402.14740): dr_grpo times n / (n - 1); 0 for a group of one sample."""
     size = _group_mean(rewards, groups)[2]
     return np.asarray(dr_grpo(rewards, groups, lengths) * size / np.maximum(size - 1, 1))
 
 
 def reinforce_pp(rewards: PerSample, _groups: Groups, lengths: Groups) -> PerSample:
-    """(r - m) / s over the batch, each sample counted once a token, as verl's masked whitening does (REINFORCE++, arXiv 2501.03262).
+    """(r - m) / s over the batch, with samples weighted by length, as in verl's masked whitening (REINFORCE++, arXiv 2501.03262).
 
-    The mean over tokens is then 0 and that over samples is not: if long answers are the wrong ones, most samples get less than they
-    would by ``reinforce++-sequence``.
+    The mean advantage is 0 over tokens, but not over samples. It differs from ``reinforce++-sequence`` if rewards correlate with length.
     """
     return _whitened(rewards, lengths.astype(float))
 
 
 def reinforce_pp_sequence(rewards: PerSample, _groups: Groups, _lengths: Groups) -> PerSample:
-    """(r - m) / s over the batch, each sample counted once."""
+    """(r - m) / s over the batch, with equal weights for samples."""
     return _whitened(rewards, np.ones(len(rewards)))
 
 
 def reinforce(rewards: PerSample, _groups: Groups, _lengths: Groups) -> PerSample:
-    """Take the reward as it is: no baseline, so that with rewards of 0 and 1 nothing is ever pushed down."""
+    """Return the rewards, without a baseline: with rewards of 0 and 1, no sample gets a negative advantage."""
     return np.asarray(rewards, float)
 
 
 def _whitened(rewards: PerSample, weights: PerSample) -> PerSample:
-    """Subtract the mean and divide by the standard deviation of the population; 0 where all are equal."""
+    """Subtract the weighted mean and divide by the weighted population standard deviation; 0 if all rewards are equal."""
     if np.all(rewards == rewards[0]) or not weights.sum():
         return np.zeros(len(rewards))
     mean = np.average(rewards, weights=weights)
@@ -89,7 +89,7 @@ def _whitened(rewards: PerSample, weights: PerSample) -> PerSample:
 
 
 def _all_equal(rewards: PerSample, index: Groups) -> Bool[np.ndarray, " samples"]:
-    """Whether all rewards of a sample's group are the same number; their computed mean may differ from it by rounding."""
+    """Whether all rewards in the group of a sample are equal; the computed mean could differ from them by rounding."""
     low, high = np.full(index.max() + 1, np.inf), np.full(index.max() + 1, -np.inf)
     np.minimum.at(low, index, rewards)
     np.maximum.at(high, index, rewards)
@@ -113,8 +113,8 @@ def advantages(name: str, rewards: ArrayLike, groups: ArrayLike, lengths: ArrayL
     ----------
     name : of the estimator, a key of ``ADVANTAGES``.
     rewards : (samples,).
-    groups : (samples,) whole numbers; samples of one prompt share theirs.
-    lengths : (samples,) tokens.
+    groups : (samples,) integers, equal for the samples of one prompt.
+    lengths : (samples,) completion lengths in tokens.
 
     Returns
     -------
@@ -154,21 +154,21 @@ def task_relative_reinforce_plus_plus(
 
 
 def token_weights(name: str, lengths: ArrayLike, limit: int) -> PerSample:
-    """Weigh the tokens of each sample in the objective.
+    """Compute the weight of the tokens of each sample in the objective.
 
-    ``token-mean``: 1 / tokens of the batch, so long samples weigh more (DAPO, arXiv 2503.14476). ``sequence-mean``: 1 / (samples x
-    length), so a token of a long sample weighs less, which is GRPO's length bias. ``constant``: 1 / (samples x limit), without either
-    (Dr. GRPO, arXiv 2503.20783).
+    ``token-mean``: 1 / number of tokens in the batch, so long samples have more weight (DAPO, arXiv 2503.14476). ``sequence-mean``:
+    1 / (samples x length), so tokens of long samples have less weight, the length bias of GRPO. ``constant``: 1 / (samples x limit),
+    which has neither effect (Dr. GRPO, arXiv 2503.20783).
 
     Parameters
     ----------
     name : one of ``AGGREGATIONS``.
-    lengths : (samples,) tokens.
-    limit : tokens of the longest completion that may be sampled.
+    lengths : (samples,) completion lengths in tokens.
+    limit : maximum completion length in tokens.
 
     Returns
     -------
-    (samples,) what each token of the sample weighs.
+    (samples,) weight of each token of the sample.
     """
     lengths = np.asarray(lengths, float)
     if name not in AGGREGATIONS:
@@ -189,12 +189,12 @@ AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
 def policy_loss(logp: PerToken, old: PerToken, advantage: PerToken, low: float = 0.2, high: float = 0.2) -> PerToken:
     """-min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(logp - old) (PPO, arXiv 1707.06347).
 
-    At r = 1, as in the first update on a batch, its gradient is that of -A logp whatever the clipping.
+    At r = 1, as in the first update on a batch, its gradient is that of -A logp, independent of clipping.
 
     Parameters
     ----------
-    logp, old : (tokens,) log-probabilities by the policy and by that of before the update, in nats.
-    advantage : (tokens,) of the sample that the token is of.
+    logp, old : (tokens,) log-probabilities under the current policy and the policy before the update, in nats.
+    advantage : (tokens,) advantage of the token's sample.
     low, high : the ratio is clipped at 1 - low and at 1 + high.
     """
     ratio = torch.exp(logp - old)
@@ -204,7 +204,7 @@ def policy_loss(logp: PerToken, old: PerToken, advantage: PerToken, low: float =
 def clipped(
     logp: PerToken, old: PerToken, advantage: PerToken, low: float = 0.2, high: float = 0.2
 ) -> tuple[Bool[Tensor, " tokens"], Bool[Tensor, " tokens"]]:
-    """Find the tokens that have no gradient by ``policy_loss``: those whose ratio fell too low, and those whose ratio rose too high."""
+    """Mark the tokens whose gradient of ``policy_loss`` is removed by clipping, at the lower and at the upper end of the ratio."""
     ratio = torch.exp(logp - old)
     return (ratio < 1 - low) & (advantage < 0), (ratio > 1 + high) & (advantage > 0)
 
@@ -230,7 +230,7 @@ def kl_k3(logp: Values, reference_logp: Values) -> Values:
 
     Returns
     -------
-    (tokens,) nats, of the kind that was given.
+    (tokens,) nats, an array or a tensor like the input.
     """
     log_ratio = reference_logp - logp
     ratio_minus_1 = torch.expm1(log_ratio) if isinstance(log_ratio, Tensor) else np.expm1(log_ratio)
@@ -238,21 +238,21 @@ def kl_k3(logp: Values, reference_logp: Values) -> Values:
 
 
 def covariance(logp: PerToken, advantage: PerToken) -> PerToken:
-    """(log p - its mean)(A - its mean) of each token over the batch; what moves entropy in a step (arXiv 2505.22617)."""
+    """(log p - mean)(A - mean) of each token, with means over the batch; it drives the entropy change of a step (arXiv 2505.22617)."""
     return (logp - logp.mean()) * (advantage - advantage.mean())
 
 
 def clip_cov_mask(
     cov: PerToken, ratio: float, low: float = 1.0, high: float = 5.0, generator: np.random.Generator | None = None
 ) -> Bool[Tensor, " tokens"]:
-    """Choose the tokens whose gradient is dropped (Clip-Cov): floor(ratio x tokens) at random among those with low <= covariance <= high.
+    """Select the tokens whose gradient is dropped (Clip-Cov): floor(ratio x tokens) random tokens with low <= covariance <= high.
 
     Parameters
     ----------
-    cov : (tokens,) of ``covariance``.
-    ratio : share of the tokens.
+    cov : (tokens,) result of ``covariance``.
+    ratio : fraction of the tokens.
     low, high : bounds of the covariance.
-    generator : chooses; one of its own, always the same, if None.
+    generator : random generator; if None, a new generator with seed 0.
     """
     inside = torch.nonzero((cov >= low) & (cov <= high)).flatten().cpu().numpy()
     count = min(int(ratio * len(cov)), len(inside))
@@ -263,7 +263,7 @@ def clip_cov_mask(
 
 
 def kl_cov_mask(cov: PerToken, ratio: float) -> Bool[Tensor, " tokens"]:
-    """Choose the tokens that get a KL penalty (KL-Cov): the floor(ratio x tokens), at least one, of the highest covariance."""
+    """Select the tokens that get a KL penalty (KL-Cov): the floor(ratio x tokens), at least one, of highest covariance."""
     mask = torch.zeros(len(cov), dtype=torch.bool, device=cov.device)
     if ratio:
         mask[torch.topk(cov, max(1, int(ratio * len(cov)))).indices] = True

@@ -1,10 +1,9 @@
-"""A causal language model as something to train: master weights, the dtype it computes in, and log-probabilities of completions.
+"""The policy: a causal language model with master weights, a compute dtype, and log-probabilities of completions.
 
-Completions of one prompt are computed in one row that holds the prompt once, by an attention under which no completion sees another; that
-this gives the model's own log-probabilities is checked on a few tokens when it is loaded, and where it does not, every completion has a row
-of its own. Logits are computed from hidden states in chunks, twice - once for the values, once for the gradient
-(``entropy.logits.logits_gradient``) - and never held as
-tokens x vocabulary.
+Completions of one prompt are computed in a single row that contains the prompt once, with an attention pattern under which completions do
+not attend to each other. When a model is loaded, this is checked against the model's own log-probabilities on a few tokens; if they
+differ, each completion gets its own row. Logits are computed from hidden states in chunks, once for the values and once for the gradient
+(``entropy.logits.logits_gradient``), and are never held as tokens x vocabulary.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ from dynamics.train.batch import Batch, PackedRows, completion_offsets, pack_row
 from dynamics.train.config import forced_compute_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-#: bytes of float32 logits computed at once
+#: bytes of float32 logits per chunk
 CHUNK_BYTES = 24 << 20
-#: hidden size from which bfloat16 is the faster one where there is arithmetic for it (benchmarks/compute_dtype.py)
+#: hidden size from which bfloat16 is faster than float32 on hardware with bfloat16 arithmetic (benchmarks/compute_dtype.py)
 BFLOAT16_HIDDEN_SIZE = 512
 
 
 def compute_dtype(requested: str, device: torch.device, hidden_size: int) -> str:
     """Choose ``float32`` or ``bfloat16`` for a model of this hidden size.
 
-    ``auto`` is what ``DYNAMICS_COMPUTE_DTYPE`` says; without it, bfloat16 for models of hidden size 512 or more where the device has
-    arithmetic for it. Below, casts take longer than the products save; and the embedded model computes in the same dtype on every machine.
+    ``auto`` is the value of ``DYNAMICS_COMPUTE_DTYPE`` if set; otherwise bfloat16 for models of hidden size 512 or more on devices with
+    bfloat16 arithmetic. In smaller models, casts take longer than the matrix products save; and the embedded model computes in the same
+    dtype on every machine.
     """
     if requested != "auto":
         return requested
@@ -46,7 +46,7 @@ def compute_dtype(requested: str, device: torch.device, hidden_size: int) -> str
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device has arithmetic for matrix products in bfloat16."""
+    """Whether the device has native bfloat16 matrix multiplication."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # emulated, it is slower than float32
     if device.type != "cpu":
@@ -56,29 +56,28 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def cpuinfo(field: str) -> str:
-    """Read what Linux says of the first processor, ``flags`` or ``model name``; empty where it says nothing."""
+    """Read a field of the first processor in /proc/cpuinfo, such as ``flags`` or ``model name``; empty if unavailable."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         return next((line.partition(":")[2].strip() for line in file if line.partition(":")[0].strip() == field), "")
     return ""
 
 
 class Policy:
-    """A model that computes, and the master weights that the optimizer moves.
+    """A model with the master weights that the optimizer updates.
 
-    The master weights are the model's own parameters unless their dtype is to differ. Those in float32 computed with in bfloat16 go through
-    autocast, as elsewhere. Those in bfloat16 may be computed with in float32, from their own values: where bfloat16 training differs is
-    the update.
+    With float32 master weights, the masters are the model's parameters, and bfloat16 compute uses autocast. With bfloat16 master weights
+    and float32 compute, the model has float32 copies of the masters: only the update is rounded to bfloat16.
 
     Attributes
     ----------
-    model, tokenizer : of transformers.
+    model, tokenizer : from transformers.
     master, compute : dtypes of the master weights and of forward and backward passes, ``float32`` or ``bfloat16``.
-    masters : name -> master weights.
-    separate : whether they are others than the model's parameters.
-    autocast : dtype of autocast, None where there is none.
-    head : the output head that logits are computed by in chunks; None where the model computes its logits itself.
+    masters : master weights by name.
+    separate : whether the masters are separate from the model's parameters.
+    autocast : dtype of autocast; None if it is not used.
+    head : output head, for logits in chunks; None if the model must compute its logits itself.
     eos : token ids that end a completion.
-    shares : whether completions of one prompt may be computed in one row.
+    shares : whether completions of one prompt can be computed in one row.
     """
 
     def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32"):
@@ -105,20 +104,20 @@ class Policy:
 
     def _eos_token_ids(self) -> list[int]:
         if self.tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no end-of-sequence token: completions could not be told to end")
+            raise InputError("the tokenizer has no end-of-sequence token, so completions would never end")
         of_model = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         ids = {self.tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])}
         return sorted(token for token in ids if token is not None)
 
     def update_model(self) -> None:
-        """Copy the master weights into the parameters that are computed with."""
+        """Copy the master weights into the model's parameters."""
         with torch.no_grad():
             for name, value in self.model.named_parameters():
                 if name in self.masters and value is not self.masters[name]:
                     value.copy_(self.masters[name])
 
     def move_gradients(self) -> None:
-        """Hand the gradients of the parameters that are computed with to the master weights."""
+        """Move the gradients of the model's parameters to the master weights."""
         if self.separate:
             for name, value in self.model.named_parameters():
                 if name in self.masters:
@@ -126,7 +125,7 @@ class Policy:
                     value.grad = None
 
     def _require_eval_mode(self) -> None:
-        """Refuse dropout, which would make the policy that is trained another than the one that sampled."""
+        """Raise InputError in training mode: with dropout, the trained policy would differ from the sampling policy."""
         if any(module.training for module in self.model.modules()):
             raise InputError("the model is in training mode: its dropout would be active")
 
@@ -136,7 +135,7 @@ class Policy:
             yield
 
     def _hidden_states(self, rows: PackedRows) -> Tensor:
-        """(tokens, hidden) where each completion token is predicted; logits instead of hidden states where the head is not known."""
+        """Hidden states (tokens, hidden) that predict each completion token; logits instead if ``head`` is None."""
         ids = torch.from_numpy(rows.ids).to(self.device)
         positions = torch.from_numpy(rows.positions).to(self.device)
         body = self.model.base_model if self.head is not None else self.model
@@ -152,7 +151,7 @@ class Policy:
     def logprobs(
         self, rows: PackedRows, temperature: float = 1.0
     ) -> tuple[Float32[Tensor, " tokens"], Float32[Tensor, " tokens"], Float32[Tensor, " tokens"]]:
-        """Compute log-probability, entropy and surprisal of every completion token, in nats.
+        """Compute log-probability, entropy and surprisal of each completion token, in nats.
 
         Parameters
         ----------
@@ -161,8 +160,8 @@ class Policy:
 
         Returns
         -------
-        (tokens,) float32 each: the log-probability at ``temperature``; the entropy over the whole vocabulary and the surprisal, both at
-        temperature 1. The first two have a gradient.
+        (tokens,) float32 each: the log-probability at ``temperature``; the full-vocabulary entropy and the surprisal, both at
+        temperature 1. The first two are differentiable.
         """
         states = self._hidden_states(rows)
         targets = torch.from_numpy(rows.targets).to(self.device)
@@ -173,17 +172,17 @@ class Policy:
         return _LogProbs.apply(states, weight, targets, temperature, self.autocast)  # type: ignore[no-untyped-call]
 
     def logprobs_of(self, batch: Batch, tokens: int, share: bool | None = None) -> Float32[Tensor, " tokens"]:
-        """Compute log-probabilities of all completion tokens of a batch as the policy stands, without gradient; see ``measure``."""
+        """Compute the log-probabilities of all completion tokens of a batch under the current policy, without gradient; see ``measure``."""
         return self.measure(batch, tokens, share)[0]
 
     def measure(self, batch: Batch, tokens: int, share: bool | None = None) -> Float32[Tensor, "3 tokens"]:
-        """Compute what ``logprobs`` gives for all completion tokens of a batch, in the order of samples, without gradient.
+        """Compute ``logprobs`` for all completion tokens of a batch, in the order of samples, without gradient.
 
         Parameters
         ----------
-        batch : completions; its temperature is that of the log-probabilities.
-        tokens : computed at once.
-        share : whether completions of a prompt share a row; as the policy may if None.
+        batch : completions, and the temperature of the log-probabilities.
+        tokens : maximum number of tokens of a micro-batch.
+        share : whether completions of a prompt share a row; ``shares`` if None.
 
         Returns
         -------
@@ -197,11 +196,11 @@ class Policy:
         return values
 
     def _attends_alike(self) -> bool:
-        """Whether this project's attention gives what the model's own does; if not, the model is as it was.
+        """Switch the model to the attention of ``dynamics.train.attention`` if the results agree; otherwise restore the model.
 
-        Compared are log-probabilities of completions that share a row, and probabilities after prompts that are padded on the left, as in
-        sampling. Weights in float32 are checked in float32, whatever the policy computes in, so that no wrong attention hides behind
-        rounding; weights in bfloat16 to 0.1, which a small error could hide behind.
+        The check compares log-probabilities of completions that share a row, and probabilities after left-padded prompts, as in sampling.
+        Float32 weights are compared in float32, whatever the compute dtype, so that rounding cannot hide an error; bfloat16 weights are
+        compared with a tolerance of 0.1, which could hide a small error.
         """
         size = min(len(self.tokenizer), self.model.get_output_embeddings().weight.shape[0])
         ids = (np.arange(1, 13) * 7) % size
@@ -215,9 +214,9 @@ class Policy:
             own = self.logprobs_of(batch, 1, False), self._next_token_probabilities(prompts)
             attention.use(self.model)
             shared = self.logprobs_of(batch, 1000, True), self._next_token_probabilities(prompts)
-            if all((one - other).abs().max() <= tolerance for one, other in zip(own, shared, strict=True)):
+            if all((expected - actual).abs().max() <= tolerance for expected, actual in zip(own, shared, strict=True)):
                 return True
-        except (RuntimeError, TypeError, ValueError, AttributeError):  # a model that attends in another way
+        except (RuntimeError, TypeError, ValueError, AttributeError):  # the model needs another attention interface
             pass
         finally:
             self.autocast = autocast
@@ -226,7 +225,7 @@ class Policy:
         return False
 
     def _next_token_probabilities(self, prompts: Sequence[Int[np.ndarray, " _"]]) -> Tensor:
-        """(prompts, vocabulary) probabilities of the next token, the prompts padded on the left to the longest."""
+        """Next-token probabilities (prompts, vocabulary) after left-padded prompts."""
         ids, mask, positions = (torch.from_numpy(array).to(self.device) for array in pad_left(prompts))
         with torch.no_grad(), self._autocasting():
             output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
@@ -234,7 +233,7 @@ class Policy:
 
 
 class _LogProbs(torch.autograd.Function):
-    """Log-probability, entropy and surprisal from hidden states and a head, or from logits where there is no weight."""
+    """Log-probability, entropy and surprisal from hidden states and an output head, or from logits if ``weight`` is None."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor | None, targets: Tensor, temperature: float, dtype: torch.dtype | None) -> Any:
@@ -298,12 +297,12 @@ def _logits(states: Float[Tensor, "tokens hidden"], weight: Tensor | None, dtype
 
 
 def load(name: str, device: str | None, master: str, compute: str) -> Policy:
-    """Load the model of ``--model``, into freshly allocated memory.
+    """Load the model of ``--model`` into freshly allocated memory.
 
     Parameters
     ----------
-    name : ``tiny``, ``smollm2``, a folder or a hub id.
-    device : a torch device; chosen by the machine if None.
+    name : ``tiny``, ``smollm2``, a folder or a Hub id.
+    device : a torch device; chosen automatically if None.
     master : dtype of the master weights, ``float32`` or ``bfloat16``.
     compute : dtype of forward and backward passes, one of these or ``auto``.
     """
@@ -317,11 +316,11 @@ def load(name: str, device: str | None, master: str, compute: str) -> Policy:
     model, tokenizer = load(name, device, "float32")
     model_device = next(model.parameters()).device
     if tokenizer is None:
-        raise InputError(f"{name}: has no tokenizer; save one beside the model")
-    if model_device.type == "cpu":  # the fused attention's backward is the slower one there
+        raise InputError(f"{name}: has no tokenizer; save it in the folder of the model")
+    if model_device.type == "cpu":  # the backward pass of fused attention is slower there
         with contextlib.suppress(ValueError, AttributeError):
             model.set_attn_implementation("eager")
-    for value in (*model.parameters(), *model.buffers()):  # mapped memory is aligned otherwise, which can change the last bit
+    for value in (*model.parameters(), *model.buffers()):  # the alignment of mapped memory can change the last bit of results
         value.data = value.data.clone()
     compute = compute_dtype(compute, model_device, getattr(model.config.get_text_config(), "hidden_size", 0))
     with contextlib.redirect_stderr(io.StringIO()):

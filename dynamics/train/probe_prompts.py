@@ -1,4 +1,4 @@
-"""Entropy on prompts that stay the same while a model trains: tells a change of the policy from a change of what it is asked."""
+"""Entropy on a fixed set of prompts during training, which separates changes of the policy from changes of its prompts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dynamics.train.samplers.transformers import generate
 from dynamics.train.tasks.problem import Source
 from dynamics.train.tasks.prompt_formats import encode_questions
 
-#: prompts of a role, and samples of each
+#: number of prompts per role, and of samples per prompt
 COUNT, SAMPLES = 24, 2
-#: role -> token ids of its prompts, and the longest completion that is sampled
+#: by role: token ids of the prompts, and the maximum completion length
 ProbePrompts = dict[str, tuple[list[Int[np.ndarray, " _"]], int]]
 
 
 def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> ProbePrompts:
-    """Choose validation problems for the solver; none where the source is too small to have any."""
+    """Return validation problems as probe prompts for the solver, or {} if the source has no validation problems."""
     try:
         questions = source.questions("validation", COUNT, seed)
     except InputError:
@@ -31,11 +31,11 @@ def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> Prob
 
 
 def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> dict[str, float]:
-    """``probe/ROLE/entropy`` and ``probe/ROLE/nll_sampled``: nats a token of what the policy samples at temperature 1.
+    """Measure ``probe/ROLE/entropy`` and ``probe/ROLE/nll_sampled``, nats per token of samples at temperature 1.
 
-    The random numbers are the same at every call, so that what differs between two calls is the policy. ``tokens`` are computed at once.
+    All calls use the same random numbers, so that results differ only through the policy. ``tokens`` limits the size of a micro-batch.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for role, (ids, limit) in probes.items():
         groups = generate(
             policy.model,
@@ -51,6 +51,6 @@ def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> d
         blank = [""] * len(completions)
         batch = Batch(ids, completions, prompt_of, np.zeros(len(completions)), blank, blank, blank)
         _, entropy, surprisal = policy.measure(batch, tokens)
-        found[f"probe/{role}/entropy"] = float(entropy.double().mean())
-        found[f"probe/{role}/nll_sampled"] = float(surprisal.double().mean())
-    return found
+        metrics[f"probe/{role}/entropy"] = float(entropy.double().mean())
+        metrics[f"probe/{role}/nll_sampled"] = float(surprisal.double().mean())
+    return metrics

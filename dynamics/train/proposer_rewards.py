@@ -1,8 +1,8 @@
-"""Proposer rewards: what a proposed task is worth, by how often the solver solved it.
+"""Proposer rewards as functions of the solve rate of a proposed task.
 
-Every function takes the ``SolveRates`` of n valid proposals and gives (n,) rewards. Solve rates are estimated from few samples, and the
-estimate bends the curve that the proposer climbs: with ``one_minus`` and 8 samples the expected reward is (1-p) - (1-p)^8, highest at a
-true solve rate of 0.26, not at 0. ``expected`` gives it for any of them.
+Each function maps the ``SolveRates`` of n valid proposals to (n,) rewards. Solve rates are estimated from few samples, which changes the
+expected reward: for ``one_minus`` and 8 samples it is (1-p) - (1-p)^8, with the maximum at a true solve rate of 0.26, not at 0.
+``expected`` computes it for any reward.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PerProposal = Float[np.ndarray, " proposals"]
 
 @dataclass(frozen=True)
 class SolveRates:
-    """What is known of n valid proposals.
+    """Statistics of n valid proposals.
 
     Attributes
     ----------
-    rate : (n,) share of samples that solved it.
-    samples : how many samples that was.
-    repetition : (n,) share of this step's proposals that are nearly the same, itself not counted.
-    diversity : (n,) share of the recent proposals that are unlike it, 0 to 1.
+    rate : (n,) solve rate: fraction of the solver's samples that are correct.
+    samples : number of samples per proposal.
+    repetition : (n,) fraction of the proposals of this step that are near duplicates, not counting the proposal itself.
+    diversity : (n,) fraction of recent proposals that differ from it, 0 to 1.
     """
 
     rate: PerProposal
@@ -45,14 +45,14 @@ class SolveRates:
 
 
 def solve_rates(rate: PerProposal, samples: int, sources: Sequence[str], recent: Sequence[str]) -> SolveRates:
-    """Compare proposals with one another and with recent ones.
+    """Compute ``SolveRates``, comparing proposals with each other and with recent proposals.
 
     Parameters
     ----------
-    rate : (n,) share of samples that solved each.
-    samples : how many samples that was.
-    sources : (n,) their programs.
-    recent : programs of earlier proposals, in the order they came.
+    rate : (n,) solve rate of each proposal.
+    samples : number of samples per proposal.
+    sources : (n,) programs of the proposals.
+    recent : programs of earlier proposals.
     """
     words = [_words(source) for source in sources]
     near = np.array([[_jaccard(a, b) > 0.8 for b in words] for a in words], float)
@@ -71,13 +71,13 @@ def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 @dataclass(frozen=True)
 class Reward:
-    """An entry of the catalogue.
+    """A proposer reward with its formula and source.
 
     Attributes
     ----------
-    function : makes (n,) rewards.
-    formula : the same in p, the solve rate.
-    source : where it is from.
+    function : maps ``SolveRates`` to (n,) rewards.
+    formula : in the solve rate p.
+    source : publication or code.
     """
 
     function: Callable[[SolveRates], PerProposal]
@@ -86,57 +86,57 @@ class Reward:
 
 
 def one_minus(rates: SolveRates) -> PerProposal:
-    """Give 1 - p; nothing where no sample solved the task."""
+    """Give 1 - p; 0 if no sample solved the task."""
     return np.where(rates.rate > 0, 1 - rates.rate, 0.0)
 
 
 def azr_code(rates: SolveRates) -> PerProposal:
-    """Give 1 - p; -0.5 where no sample or every sample solved the task."""
+    """Give 1 - p; -0.5 if no sample or every sample solved the task."""
     return np.where((rates.rate > 0) & (rates.rate < 1), 1 - rates.rate, -0.5)
 
 
 def inverse(rates: SolveRates) -> PerProposal:
-    """Give 1 - p, also where no sample solved the task."""
+    """Give 1 - p, also if no sample solved the task."""
     return 1 - rates.rate
 
 
 def triangular(rates: SolveRates) -> PerProposal:
-    """Give most at half solved, falling linearly to both sides."""
+    """Give 1 at p = 1/2, falling linearly to 0 on both sides."""
     return 1 - 2 * np.abs(rates.rate - 0.5)
 
 
 def r_zero(rates: SolveRates) -> PerProposal:
-    """Give the smaller of p and 1 - p, less the share of near duplicates."""
+    """Give min(p, 1 - p) minus the fraction of near duplicates."""
     return np.minimum(rates.rate, 1 - rates.rate) - rates.repetition
 
 
 def variance(rates: SolveRates) -> PerProposal:
-    """Give the variance of the verdict, scaled to 1 at half solved."""
+    """Give the variance of the verdict, scaled to 1 at p = 1/2."""
     return 4 * rates.rate * (1 - rates.rate)
 
 
 def goldilocks(rates: SolveRates) -> PerProposal:
-    """Give 1 where some samples solved the task and some did not."""
+    """Give 1 if some samples solved the task and some did not, else 0."""
     return ((rates.rate > 0) & (rates.rate < 1)).astype(float)
 
 
 def spice(rates: SolveRates) -> PerProposal:
-    """Give a Gaussian of the variance of the verdict, 1 at half solved."""
+    """Give a Gaussian of the variance of the verdict, 1 at p = 1/2."""
     return np.exp(-((rates.rate * (1 - rates.rate) - 0.25) ** 2) / (2 * 0.01))
 
 
 def pasodoble(rates: SolveRates) -> PerProposal:
-    """Reward difficulty and diversity of tasks that are neither too hard nor too much alike."""
+    """Reward difficulty and diversity, of tasks that are neither too hard nor too similar."""
     return np.where((rates.rate > 0.2) & (rates.diversity > 0.3), 1.1 - rates.rate + 0.2 * rates.diversity, 0.0)
 
 
 def lsp(rates: SolveRates) -> PerProposal:
-    """Give the mean solve rate of the batch less that of the task."""
+    """Give the mean solve rate of the batch minus that of the task."""
     return rates.rate.mean() - rates.rate if len(rates.rate) else rates.rate
 
 
 def swe_rl(rates: SolveRates) -> PerProposal:
-    """Give 1 - 1.8 p; -0.8 where no sample or every sample solved the task."""
+    """Give 1 - 1.8 p; -0.8 if no sample or every sample solved the task."""
     return np.where((rates.rate > 0) & (rates.rate < 1), 1 - 1.8 * rates.rate, -0.8)
 
 
@@ -157,7 +157,7 @@ REWARDS: dict[str, Reward] = {
 
 
 def find(name: str) -> Callable[[SolveRates], PerProposal]:
-    """Find a reward of the catalogue by its name, or import ``module:function`` of one's own."""
+    """Return the reward of this name, or import ``module:function``."""
     if name in REWARDS:
         return REWARDS[name].function
     module, _, function = name.partition(":")
@@ -172,19 +172,19 @@ def find(name: str) -> Callable[[SolveRates], PerProposal]:
 
 
 def expected(name: str, p: ArrayLike, samples: int) -> Float[np.ndarray, " ..."]:
-    """Average a reward over the solve rates that samples show of tasks with a given true one; no repetition, full diversity.
+    """Compute the expected reward of tasks with true solve rate p, over estimates of the solve rate from ``samples`` samples.
 
-    For ``lsp`` the mean solve rate of the batch is taken to be 0.5.
+    Assumes no repetition and full diversity, and for ``lsp`` a mean solve rate of 0.5 in the batch.
 
     Parameters
     ----------
     name : of the reward, see ``find``.
     p : true solve rates, of any shape.
-    samples : how many samples each solve rate is estimated from.
+    samples : number of samples per estimate.
 
     Returns
     -------
-    The expected reward, of the shape of ``p``.
+    Expected rewards, with the shape of ``p``.
     """
     p = np.asarray(p, float)
     counts = np.arange(samples + 1)
@@ -195,11 +195,11 @@ def expected(name: str, p: ArrayLike, samples: int) -> Float[np.ndarray, " ..."]
     return np.asarray((chance * values).sum(-1))
 
 
-# what else the public code of Absolute Zero can add to the reward; every term lies between 0 and 1
+# bonus terms of the public code of Absolute Zero; each lies between 0 and 1
 
 
 def complexity(program: str) -> float:
-    """Divide the cognitive complexity by 15: branches, loops and boolean operators, each one more for every level that it is nested in."""
+    """Compute the cognitive complexity / 15, at most 1: branches and loops count 1 + nesting depth, boolean operators 1."""
     branching = (ast.If, ast.For, ast.While, ast.IfExp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.ExceptHandler)
 
     def count(node: ast.AST, depth: int) -> int:
@@ -211,7 +211,7 @@ def complexity(program: str) -> float:
 
 
 def edit_distance(program: str, references: Sequence[str]) -> float:
-    """Subtract the similarity of the syntax trees from 1, the mean over the references."""
+    """Compute 1 - similarity of the syntax trees, averaged over the references; 0 without references."""
     if not references:
         return 0.0
     tree = ast.dump(_tree(program))
@@ -221,7 +221,7 @@ def edit_distance(program: str, references: Sequence[str]) -> float:
 def halstead(program: str) -> float:
     """Combine Halstead's effort and volume with the cyclomatic complexity.
 
-    0.5 min(effort / 10^4, 1) + 0.3 min(cyclomatic / 10, 1) + 0.2 min(volume / 500, 1).
+    The sum is 0.5 min(effort / 10^4, 1) + 0.3 min(cyclomatic / 10, 1) + 0.2 min(volume / 500, 1).
     """
     operators: Counter[str] = Counter()
     operands: Counter[str] = Counter()
@@ -241,7 +241,7 @@ def halstead(program: str) -> float:
 
 
 def surprise(answer: Any, earlier: Counter[str]) -> float:
-    """Subtract the share of the earlier answers that are the same from 1, the mean over equal values and equal types.
+    """Compute 1 - (fraction of earlier answers with this value + fraction with this type) / 2.
 
     ``earlier`` counts answers as "type repr", e.g. "int 3".
     """
@@ -258,13 +258,13 @@ COMBINE = ("sum", "multiply", "sum_multiply", "multiply_sum")
 
 
 def combine(reward: PerProposal, bonuses: Float[np.ndarray, "proposals terms"], how: str) -> PerProposal:
-    """Join rewards with bonuses, where the reward is above 0.
+    """Combine rewards with bonuses; rewards of at most 0 are unchanged.
 
     Parameters
     ----------
     reward : (n,).
     bonuses : (n, terms).
-    how : ``sum`` r + sum; ``multiply`` r * product; ``sum_multiply`` r + product; ``multiply_sum`` r * sum.
+    how : ``sum`` (r + sum), ``multiply`` (r * product), ``sum_multiply`` (r + product) or ``multiply_sum`` (r * sum).
     """
     if not bonuses.shape[1]:
         return reward

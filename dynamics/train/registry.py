@@ -1,4 +1,4 @@
-"""The methods of training: each with its settings, and what makes its batches."""
+"""The training methods, with their settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dynamics.train.tasks.problem import Source
 
 @dataclass(frozen=True)
 class TrainingMethod:
-    """A method by name.
+    """A training method and its config class.
 
     Attributes
     ----------
-    config : class of its settings.
-    make : called with settings of that class, the policy, and the source of problems.
+    config : class of the settings.
+    make : creates the method from its settings, the policy and the source of problems.
     """
 
     config: type[TrainConfig]

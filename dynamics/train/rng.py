@@ -1,7 +1,7 @@
-"""Random streams that depend on nothing but what they are for: (seed, purpose, step, item).
+"""Independent random streams, identified by (seed, purpose, step, item).
 
-A step is then a pure function of the state and its number; a resumed run draws what an uninterrupted one would have drawn, and a row
-draws the same numbers whatever else is in its batch.
+A step is therefore a pure function of the state and the step number. A resumed run draws the same numbers as an uninterrupted run, and the
+numbers of a row do not depend on the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 
 def stream(seed: int, purpose: str, *where: int) -> np.random.Generator:
-    """Make the generator of one purpose at one place, e.g. ``stream(seed, "sample", step, prompt, number)``.
+    """Create the random generator of a stream, e.g. ``stream(seed, "sample", step, prompt, number)``.
 
     Parameters
     ----------
     seed : of the run.
-    purpose : what the numbers are for. Another word gives other numbers: these words are as fixed as a file format.
-    where : whole numbers that tell the streams of a purpose apart.
+    purpose : what the numbers are used for. Changing a purpose changes the numbers, so purposes are as fixed as a file format.
+    where : integers that distinguish the streams of a purpose.
     """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *where])

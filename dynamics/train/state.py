@@ -1,4 +1,4 @@
-"""Points from which a run goes on: masters, optimizer and step, written whole or not at all."""
+"""Saved states from which a run resumes: master weights, optimizer, step and method state, written atomically."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dynamics.errors import InputError
 from dynamics.io.folders import save_folder
 from dynamics.train.policy import Policy
 
-#: what to do when a disk is full
-ADVICE = "what was saved before is whole: go on with --resume"
+#: hint in the error message if a write fails
+ADVICE = "the previous state is intact: continue with --resume"
 
 
 def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, method_state: dict[str, Any]) -> None:
-    """Save the state after a step, and remove the states before it once this one is on disk.
+    """Save the state after a step, then remove earlier states.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimiz
     step
         Number of the step.
     policy, optimizer
-        Masters and moments are saved.
+        Source of the master weights and of the optimizer state.
     method_state
-        What the method needs to go on; is written as JSON.
+        State of the method, written as JSON.
     """
 
     def fill(path: Path) -> None:
@@ -47,7 +47,7 @@ def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimiz
 
 
 def latest(folder: Path) -> Path | None:
-    """Find the state to go on from; one that is broken is passed over."""
+    """Find the latest complete state; incomplete states are skipped."""
     for path in sorted(folder.glob("step_*"), reverse=True):
         if (path / "state.pt").exists() and (path / "state.json").exists():
             return path
@@ -55,12 +55,12 @@ def latest(folder: Path) -> Path | None:
 
 
 def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-    """Fill policy and optimizer from a state. Values are copied into memory that is allocated already.
+    """Load a state into the policy and the optimizer; weights are copied into existing memory.
 
     Returns
     -------
     int
-        Number of the step after which it was saved.
+        Number of the step after which the state was saved.
     dict
         State of the method.
     """
@@ -68,7 +68,7 @@ def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[
         tensors = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         document = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except Exception as error:
-        raise InputError(f"{path}: cannot be read ({str(error).partition(chr(10))[0]}); remove it to begin again") from None
+        raise InputError(f"{path}: cannot be read ({str(error).partition(chr(10))[0]}); remove it to start again") from None
     with torch.no_grad():
         for name, value in policy.masters.items():
             value.copy_(tensors["weights"][name])
@@ -82,11 +82,11 @@ def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[
 
 
 def save_model(target: Path, policy: Policy) -> None:
-    """Save the masters as an ordinary Hugging Face folder."""
+    """Save the master weights as a Hugging Face folder."""
 
     def fill(path: Path) -> None:
         model = policy.model
-        if policy.separate:  # it computes with the values that the masters have, so this rounds nothing
+        if policy.separate:  # the model's parameters equal the bfloat16 masters, so the conversion is exact
             model = copy.deepcopy(model).to(torch.bfloat16)
         with redirect_stderr(StringIO()):
             model.save_pretrained(path)

@@ -1,4 +1,4 @@
-"""What a step writes into ``metrics.jsonl`` from its tokens: entropy and surprisal by role and task, clipping, divergences."""
+"""Token metrics of a step for ``metrics.jsonl``: entropy and surprisal by role and task, clip fractions, divergences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynamics.train.update import Tokens
 
 
 def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
-    """Average over tokens: entropy over the whole vocabulary and surprisal of what was sampled, at temperature 1, by role and task."""
+    """Average full-vocabulary entropy and surprisal of the sampled tokens, at temperature 1, in total, by role and by task."""
     sample = tokens.sample.astype(int)
     metrics: dict[str, Any] = {
         "loss": float(tokens.loss.sum()),
@@ -44,28 +44,28 @@ def _means_by(tokens: Tokens, labels: Shaped[np.ndarray, " tokens"]) -> dict[str
 
 
 def clip_metrics(tokens: Tokens) -> dict[str, float]:
-    """Count which shares of the tokens were clipped, too low and too high."""
+    """Compute the fractions of tokens whose probability ratio was clipped, at the lower and at the upper end."""
     return {"clip/low": float(tokens.clipped_low.mean()), "clip/high": float(tokens.clipped_high.mean())}
 
 
 def kl_to_reference(logp: Float[np.ndarray, " tokens"], reference: Float[torch.Tensor, " tokens"]) -> float:
-    """Estimate the KL divergence to the base by k3, the mean over tokens, nats.
+    """Estimate the KL divergence to the base model by k3, averaged over tokens, in nats.
 
     Parameters
     ----------
     logp : (tokens,) log-probabilities of the policy, float64.
-    reference : (tokens,) log-probabilities of the base.
+    reference : (tokens,) log-probabilities of the base model.
     """
     return float(objectives.kl_k3(torch.from_numpy(logp).to(reference), reference).mean())
 
 
 def mismatch(logp: Float[np.ndarray, " tokens"], batch: Batch) -> dict[str, float]:
-    """Compare the sampler's log-probabilities with the trainer's of the same tokens: rounding, unless something is wrong.
+    """Compare the log-probabilities of sampler and trainer for the same tokens; they should differ by rounding only.
 
     Parameters
     ----------
-    logp : (tokens,) the trainer's, in the order of samples, nats.
-    batch : what was sampled, with the sampler's.
+    logp : (tokens,) log-probabilities of the trainer, in the order of samples, nats.
+    batch : sampled completions, with the log-probabilities of the sampler.
     """
     if batch.behaviour is None:
         return {}

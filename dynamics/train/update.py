@@ -1,4 +1,4 @@
-"""One optimizer step on one batch: weighted log-likelihood, in micro-batches that change nothing but memory."""
+"""One optimizer step on one batch: weighted log-likelihood, accumulated over micro-batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dynamics.train.rng import stream
 
 @dataclass
 class Tokens:
-    """Values of every completion token of a batch, from which metrics are made.
+    """Values of each completion token of a batch, for the metrics.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Tokens:
     logp : (tokens,) log-probability at the batch's temperature, nats.
     entropy, surprisal : (tokens,) at temperature 1, nats.
     loss : (tokens,) loss times the token's weight in the objective.
-    clipped_low, clipped_high : (tokens,) 1 where the token has no gradient because its probability ratio fell too low, rose too high.
+    clipped_low, clipped_high : (tokens,) 1 where clipping of the probability ratio at the lower or upper end removes the gradient.
     """
 
     sample: Float[np.ndarray, " tokens"]
@@ -42,12 +42,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Before:
-    """What is computed before an update; None where the objective does not need it.
+    """Values computed before an update; None if the objective does not need them.
 
     Attributes
     ----------
-    old, reference : (tokens,) log-probabilities of the policy before the update and of the base, in the order of samples, nats.
-    dropped, penalised : (tokens,) bool: tokens whose gradient is dropped (Clip-Cov), tokens with a KL penalty to ``old`` (KL-Cov).
+    old, reference : (tokens,) log-probabilities of the policy before the update and of the base model, in the order of samples, nats.
+    dropped, penalised : (tokens,) bool, tokens whose gradient is dropped (Clip-Cov), and tokens with a KL penalty to ``old`` (KL-Cov).
     """
 
     old: Float[torch.Tensor, " tokens"] | None = None
@@ -59,19 +59,19 @@ class Before:
 def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) -> Tokens:
     """Add the gradient of the objective to the parameters of ``policy.model``.
 
-    The weight of a token comes from the whole batch, so how it is cut changes no more than the order of sums. Samples that weigh nothing
-    - all of a group equally good, and no term but the advantage - are computed without gradient, for their entropy alone.
+    Token weights are computed over the whole batch, so the split into micro-batches affects only the order of sums. Samples with an
+    advantage of 0 are computed without gradient, for their metrics only, unless the objective has other terms.
 
     Parameters
     ----------
     policy
-        Its gradients are added to.
+        Model whose gradients are accumulated.
     batch
         Completions and their advantages.
     config
-        The objective.
+        Settings of the objective.
     before
-        Of ``prepare`` for this batch.
+        Result of ``prepare`` for this batch.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def _loss(
     entropy: Float[torch.Tensor, " tokens"],
     advantage: Float[torch.Tensor, " tokens"],
 ) -> tuple[Float[torch.Tensor, " tokens"], Bool[torch.Tensor, " tokens"], Bool[torch.Tensor, " tokens"]]:
-    """Loss of tokens, which stand at ``index`` among all of the batch, and which of them are clipped, too low and too high."""
+    """Loss of the tokens with these indices in the batch, and masks of those clipped at the lower and at the upper end."""
     if not isinstance(config, PolicyGradientConfig):
         never = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)
         return -advantage * logp, never, never
@@ -131,20 +131,20 @@ def _loss(
 
 
 def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: TrainConfig, step: int) -> Before:
-    """Compute what the objective needs from before the update. Old log-probabilities are the trainer's own, never the sampler's.
+    """Compute the values that the objective needs from before the update. Old log-probabilities are those of the trainer, not the sampler.
 
     Parameters
     ----------
     policy
         The policy before the update.
     reference
-        The base, where there is a KL penalty to it.
+        The base model if there is a KL penalty, else None.
     batch
-        What the update is made on.
+        Batch of the update.
     config
-        The objective.
+        Settings of the objective.
     step
-        Number of the step, for its random numbers.
+        Number of the step, for the random stream.
     """
     if not isinstance(config, PolicyGradientConfig):
         return Before()
@@ -163,20 +163,20 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, tokens: Tokens, batch: Batch) -> float:
-    """Clip the gradient and take an optimizer step; nothing moves if the gradient or the loss is not finite.
+    """Clip the gradient and take an optimizer step; raise InputError, without a step, if the gradient or the loss is not finite.
 
     Parameters
     ----------
     policy, optimizer
-        What moves.
+        The model to update, and its optimizer.
     config
-        Its learning rate and clipping.
+        Settings of learning rate and clipping.
     step
-        Number of the step, from 1.
+        Number of the step, counted from 1.
     tokens
-        What ``gradient`` gave.
+        Result of ``gradient``.
     batch
-        The batch, which an error names.
+        The batch, for error messages.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
         optimizer.zero_grad()
         raise InputError(
             f"step {step}: the {'loss' if len(samples) else 'gradient'} is not finite, in a batch with {', '.join(names)}; "
-            "the weights are as after the step before, from which --resume goes on; a smaller --learning-rate may help"
+            "the weights of the previous step are kept, and --resume continues from them; a smaller --learning-rate may help"
         )
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * rate(config, step)
@@ -202,7 +202,7 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
 
 
 def rate(config: TrainConfig, step: int) -> float:
-    """Give the share of the learning rate that a step, counted from 1, is taken at."""
+    """Return the factor of the learning rate schedule, including warm-up, at a step counted from 1."""
     warmup = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
     progress = (step - 1) / max(1, config.steps)
     schedulers: dict[str, Callable[[], float]] = {

@@ -116,8 +116,8 @@ def test_one_id_for_two_problems_is_refused(table):
     ("make", "says"),
     [
         (lambda: tidy([0.5] * 20, 8, temperature=0.0), "temperature 0"),
-        (lambda: tidy([0.5] * 20, 8).assign(fingerprint=lambda f: f["problem"].map(hash).astype("Int64")), "as greedy decoding gives"),
-        (lambda: pd.concat([tidy([0.5] * 20, 4).assign(fingerprint=pd.array(range(80), "Int64"))] * 2), "there 2 times"),
+        (lambda: tidy([0.5] * 20, 8).assign(fingerprint=lambda f: f["problem"].map(hash).astype("Int64")), "as with greedy decoding"),
+        (lambda: pd.concat([tidy([0.5] * 20, 4).assign(fingerprint=pd.array(range(80), "Int64"))] * 2), "occurs 2 times"),
         (lambda: tidy([0.0] * 10 + [1.0] * 10, 8), "by all its samples or by none"),
     ],
 )

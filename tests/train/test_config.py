@@ -159,8 +159,8 @@ def test_help_needs_no_torch() -> None:
     assert printed.endswith("False\n")
     assert "example: python -m dynamics.train rlvr --steps 100 --out runs/rlvr" in printed
     words = " ".join(printed.replace("│", " ").split())
-    assert "--group-size INT samples of each prompt (default: 16)" in words
-    assert "top-k sampling: sample from this many of the likeliest tokens; 0 disables (default: 0)" in words
+    assert "--group-size INT number of samples per prompt (default: 16)" in words
+    assert "top-k sampling: sample from the k most likely tokens; 0 disables it (default: 0)" in words
 
 
 def test_every_setting_has_a_line_of_help() -> None:

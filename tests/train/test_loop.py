@@ -201,7 +201,7 @@ def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -
     refused = []
 
     def second(step: int, metrics: dict) -> None:
-        with pytest.raises(InputError, match="another process is at work on this run") as found:
+        with pytest.raises(InputError, match="another process is working on this run") as found:
             run("sft", config, out, resume=True)
         refused.append(found)
 
@@ -275,9 +275,9 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
     out = tmp_path / "run"
     assert cli(arguments("sft", base, out)) == 0
     assert cli(arguments("sft", base, out, "--seed", "7", "--resume")) == 2
-    assert "was begun with seed = 0, not 7" in capsys.readouterr().err
+    assert "was started with seed = 0, not 7" in capsys.readouterr().err
     assert cli(arguments("sft", base, out)) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert cli(arguments("rlvr", base, out, "--resume")) == 2
     assert "method = 'sft', not 'rlvr'" in capsys.readouterr().err
 
@@ -290,7 +290,7 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
         (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
         (["--steps", "0"], "--steps 0: must be a number of at least 1"),
         (["--learning-rate", "nan"], "must be a number"),
-        (["--temperature", "0"], "samples of a group would all be the same"),
+        (["--temperature", "0"], "all samples of a group would be the same"),
         (["--top-p", "0.9", "--num-iterations", "2"], "--top-p and --top-k"),
         (["--eval-temperatures", "a"], "Error parsing --eval-temperatures: Could not find valid parse for arguments: ['a']"),
         (["--eval-temperatures", "1", "-1"], "--eval-temperatures 1 -1: must be one or more numbers of at least 0"),

@@ -1,1 +1,1 @@
-"""Methods in which a model makes its own problems."""
+"""Self-play: methods in which the model proposes its own problems."""

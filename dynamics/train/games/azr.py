@@ -1,12 +1,12 @@
-"""Self-play after the Absolute Zero Reasoner (arXiv 2505.03335): one model proposes and solves, programs are run to judge.
+"""Self-play as in the Absolute Zero Reasoner (arXiv 2505.03335): one model proposes and solves tasks, graded by running programs.
 
-A step: for every task type the proposer writes tasks, conditioned on references from the buffer; those that parse, run, are
-deterministic and new are valid; the solver tries each several times; how often it succeeds makes the proposer's reward, and its
-successes its own. Advantages are normalised apart for every role and task type (TRR++, ``objectives.task_relative_reinforce_plus_plus``),
-and all goes into one update.
+A step has four parts. For each task type, the proposer writes tasks, conditioned on references from the buffer. A proposal is valid if
+it parses, runs, is deterministic and is new. The solver samples several answers per valid task: its solve rate determines the proposer's
+reward, and each answer is rewarded for correctness. Advantages are normalised separately for each role and task type (TRR++,
+``objectives.task_relative_reinforce_plus_plus``), and both roles are trained in one update.
 
-Where this differs from the public code on purpose: failures of determinism are failures; outputs are never cut; a full buffer forgets its
-oldest tasks; the solver trains on this step's proposals, on the samples that measured their solve rate.
+Intentional differences from the public code: nondeterministic programs are invalid; outputs are never truncated; a full buffer drops its
+oldest tasks; the solver trains on the proposals of the same step, with the samples that measured their solve rate.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Ques
 from dynamics.train.tasks.prompt_formats import Notation, PlainText, PromptFormat, decode, encode_prompt, encode_questions, reads_notation
 from dynamics.train.tasks.triplets import Triplets
 
-#: recent tasks of the buffer, against which a new one is compared for diversity
+#: number of recent tasks of the buffer with which new tasks are compared for diversity
 _RECENT = 100
-#: reasons for which an answer counts as one that cannot be read
+#: verdict reasons that count as format errors
 _UNREADABLE = ("empty answer", "no answer between tags", "not a literal")
 
 
 class SelfPlay(Method):
-    """Makes the batch of a step by playing it; keeps the buffer.
+    """Self-play: proposes, validates and solves tasks in each step. Its state includes the task buffer.
 
     Attributes
     ----------
-    proposer : makes proposals and validates them.
-    buffer : the most recent valid tasks; at first the identity program alone.
-    delayed : tasks of this step that the solver trains on in the next, if it is told to.
-    steps_without_valid : how many steps in a row had no valid proposal.
-    seconds_outside_model : spent on running and judging programs in the step in work.
+    proposer : samples and validates proposals.
+    buffer : the most recent valid tasks; initially only the identity program.
+    delayed : tasks of this step for the solver to train on in the next step, with ``solver_delay``.
+    steps_without_valid : number of consecutive steps without a valid proposal.
+    seconds_outside_model : time spent on running and grading programs in the current step.
     """
 
     def __init__(self, config: SelfPlayConfig, policy: Policy, source: Source):
@@ -79,7 +79,7 @@ class SelfPlay(Method):
     # what is kept between steps
 
     def state(self) -> dict[str, Any]:
-        """Return the buffer, the tasks that the solver is yet to train on, and how long there was no valid proposal."""
+        """Return the buffer, the delayed tasks, and the number of steps without a valid proposal."""
         return {
             "buffer": [entry.to_json() for entry in self.buffer],
             "waiting": [entry.to_json() for entry in self.delayed],
@@ -87,18 +87,18 @@ class SelfPlay(Method):
         }
 
     def load(self, kept: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self.buffer = buffer_from_json(kept["buffer"], self.config.buffer_size)
         self.delayed = list(map(BufferEntry.from_json, kept["waiting"]))
         # earlier states call it "barren"
         self.steps_without_valid = kept["steps_without_valid"] if "steps_without_valid" in kept else kept["barren"]
 
     def metadata(self) -> dict[str, Any]:
-        """Name what runs the programs."""
+        """Return the name of the program executor."""
         return {"executor": self.runner.executor}
 
     def close(self) -> None:
-        """End the processes that run programs."""
+        """Stop the processes that run programs."""
         self.runner.close()
 
     # a step
@@ -117,7 +117,7 @@ class SelfPlay(Method):
         if self.steps_without_valid >= config.collapse_steps and config.on_collapse == "stop":
             raise InputError(
                 f"step {step}: no valid proposal for {self.steps_without_valid} steps; the proposer has collapsed (most often: "
-                f"{_most_common_reason(proposals)}); --on-collapse solver goes on with the buffer, a smaller --learning-rate may prevent it"
+                f"{_most_common_reason(proposals)}); --on-collapse solver continues on the buffer, a smaller --learning-rate may prevent it"
             )
         questions = [self.question(entry, number) for number, entry in enumerate(entries)]
         solved = self.solve(self.policy, questions, step, "solution") if questions else []
@@ -142,7 +142,7 @@ class SelfPlay(Method):
         return data
 
     def _seed_buffer(self) -> None:
-        """Fill the buffer from the identity program with what the base proposes, before anything is trained."""
+        """Seed the buffer with valid proposals of the base model, starting from the identity program."""
         for round_ in range(4):
             if len(self.buffer) >= self.config.num_seed_tasks:
                 break
@@ -156,13 +156,13 @@ class SelfPlay(Method):
         self.seconds_outside_model += time.perf_counter() - begin
 
     def question(self, entry: BufferEntry, number: int) -> Question:
-        """Ask for the answer of a task; ``number`` tells the tasks of a step apart."""
+        """Return the question that asks to solve a task; ``number`` is its index in the step."""
         proposed = entry.proposed
         problem = Problem(entry.kind, proposed.program, proposed.inputs, entry.outputs, f"proposal {entry.step}.{number} {entry.kind}")
         return self.triplets.question(problem, "training", proposed.message)
 
     def solve(self, policy: Policy, questions: list[Question], step: int, purpose: str) -> list[list[JudgedCompletion]]:
-        """Sample as many completions of each question as the run is told to by a policy, and judge them."""
+        """Sample ``group_size`` completions of each question from a policy, and grade them."""
         ids = encode_questions(policy.tokenizer, questions)
         groups = sample(policy, ids, self.config.group_size, self.config, purpose, step)
         begin = time.perf_counter()
@@ -174,7 +174,7 @@ class SelfPlay(Method):
         return judged
 
     def score_proposals(self, valid: list[tuple[Proposal, BufferEntry]], solved: list[list[JudgedCompletion]]) -> None:
-        """Set the rewards of valid proposals, from the solve rates and the bonuses that were asked for."""
+        """Set the rewards of valid proposals from solve rates and bonuses."""
         if not valid:
             return
         begin = time.perf_counter()
@@ -206,7 +206,7 @@ class SelfPlay(Method):
         self.seconds_outside_model += time.perf_counter() - begin
 
     def pack(self, step: int, proposals: list[Proposal], questions: list[Question], solutions: list[list[JudgedCompletion]]) -> StepData:
-        """Pack both roles into one batch, advantages normalised apart for each role and task type."""
+        """Pack both roles into one batch, with advantages normalised separately for each role and task type."""
         config = self.config
         trained: list[Proposal] = [] if config.proposer == "snapshot" else proposals
         ids = [proposal.prompt_ids for proposal in trained]
@@ -258,10 +258,10 @@ class SelfPlay(Method):
         )
         return StepData(batch, {}, [*rows, *solver_rows])
 
-    # what is measured beside training
+    # measurements
 
     def probe_prompts(self) -> ProbePrompts:
-        """Choose validation problems of the run's task to solve, as other methods do, and references of that split to propose after."""
+        """Return validation problems for the solver, and prompts with validation programs as references for the proposer."""
         rng = stream(self.config.seed, "fixed references")
         prompts = []
         for number in range(COUNT):

@@ -1,4 +1,4 @@
-"""The buffer of valid tasks: what proposers are shown, and what solvers may go back to."""
+"""The buffer of valid tasks: references for the proposer, and tasks for the solver in steps without a valid proposal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BufferEntry:
     step: int
 
     def to_json(self) -> dict[str, Any]:
-        """Write it for the state of a run and for rollouts."""
+        """Convert to JSON, for the state of a run and for rollouts."""
         return {
             "kind": self.kind,
             "program": self.proposed.program,
@@ -42,27 +42,27 @@ class BufferEntry:
 
     @staticmethod
     def from_json(row: dict[str, Any]) -> BufferEntry:
-        """Read what ``to_json`` wrote."""
+        """Convert from the JSON of ``to_json``."""
         inputs, outputs = (literal(row[name], 1 << 20) for name in ("inputs", "outputs"))
         return BufferEntry(row["kind"], ProposedTask(row["program"], inputs, row["message"]), outputs, row["step"])
 
     @property
     def key(self) -> str:
-        """What tasks that are duplicates have in common."""
+        """Identifier that duplicates have in common."""
         return f"{self.kind} {self.proposed.program} {sorted(map(repr, self.proposed.inputs))}"
 
 
-#: a full one forgets its oldest tasks
+#: bounded; a full buffer drops its oldest tasks
 Buffer = deque[BufferEntry]
 
 
 def first_buffer(identity: ProposedTask, size: int) -> Buffer:
-    """Make a buffer of at most ``size`` tasks that holds the identity program alone."""
+    """Create a buffer of at most ``size`` tasks with only the identity program."""
     return deque([BufferEntry(kind, identity, ("abc",), 0) for kind in ("deduction", "abduction")], maxlen=size)
 
 
 def buffer_from_json(rows: Iterable[dict[str, Any]], size: int) -> Buffer:
-    """Make a buffer of at most ``size`` tasks from what ``BufferEntry.to_json`` wrote of each."""
+    """Create a buffer of at most ``size`` tasks from the JSON of ``BufferEntry.to_json``."""
     return deque(map(BufferEntry.from_json, rows), maxlen=size)
 
 

@@ -1,4 +1,4 @@
-"""``curriculum.jsonl``: proposals from four phases of a run, solved by the untouched base, so that their difficulty compares."""
+"""``curriculum.jsonl``: proposals from four phases of a run, all solved by the base model, so that their difficulty is comparable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(directory: RunDirectory, seed: int, count: int) -> list[PhaseProposal]:
 
 
 def rows(proposals: list[PhaseProposal], solutions: list[list[JudgedCompletion]]) -> list[dict[str, Any]]:
-    """Make the rows of ``curriculum.jsonl`` from proposals and the judged completions that try to solve each."""
+    """Build the rows of ``curriculum.jsonl`` from proposals and the graded solutions of each."""
     return [
         {
             "phase": phase,

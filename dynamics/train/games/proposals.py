@@ -1,4 +1,4 @@
-"""Proposals: asking for tasks, reading what is written, and running it to see whether it is valid."""
+"""Proposals: sample tasks from the proposer, parse them, and run them for validation."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from dynamics.train.tasks.prompt_formats import PromptFormat, decode, encode_pro
 
 @dataclass
 class Proposal:
-    """One attempt at a task: what was asked and written, and what came of it.
+    """A proposed task, with its validity and reward.
 
     Attributes
     ----------
-    kind : the task type.
-    prompt, prompt_ids : what was asked, as text and tokens.
-    sampled, text : what was written, as tokens and text.
-    references : the tasks that the prompt shows.
-    reason : why it is not valid; empty if it is.
-    entry : the task, if it is valid.
-    rate : share of the solver's samples that solved it.
-    reward : of the proposer.
+    kind : task type.
+    prompt, prompt_ids : prompt as text and tokens.
+    sampled, text : completion as tokens and text.
+    references : tasks shown in the prompt.
+    reason : why the proposal is invalid; empty if it is valid.
+    entry : the task if valid, else None.
+    rate : fraction of the solver's samples that solved it.
+    reward : proposer reward.
     """
 
     kind: str
@@ -48,11 +48,11 @@ class Proposal:
 
 
 class Proposer:
-    """Makes proposals by a policy, and validates them.
+    """Samples proposals from a policy and validates them.
 
     Attributes
     ----------
-    identity : the identity program, f(x) = x, which is shown where there is no other task.
+    identity : the identity program, f(x) = x, used as the reference if there is no other task.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Proposer:
     def propose(self, buffer: Buffer, step: int, count: int, purpose: str) -> list[Proposal]:
         """Sample ``count`` proposals of each task type, conditioned on references from the buffer.
 
-        ``step`` and ``purpose`` say which random streams to draw from.
+        ``step`` and ``purpose`` select the random streams.
         """
         config = self.config
         requests: list[tuple[str, str, list[ProposedTask], str | None]] = []
@@ -80,8 +80,8 @@ class Proposer:
                     continue
                 pool = [entry.proposed for entry in buffer if entry.kind == kind] or [self.identity]
                 if config.num_references:
-                    references = [pool[int(place)] for place in rng.choice(len(pool), min(config.num_references, len(pool)), replace=False)]
-                else:  # no references: always the same one, as the form needs an example
+                    references = [pool[int(index)] for index in rng.choice(len(pool), min(config.num_references, len(pool)), replace=False)]
+                else:  # the prompt needs an example
                     references = [self.identity]
                 requests.append((kind, self.prompt_format.proposal_prompt(kind, references, None), references, None))
         tokenizer = self.policy.tokenizer
@@ -102,7 +102,7 @@ class Proposer:
         return proposals
 
     def validate(self, proposals: list[Proposal], buffer: Buffer, step: int) -> None:
-        """Run what could be read; those that fail, differ between runs, or are in the buffer already lose their entry and get a reason."""
+        """Execute parsed proposals; reject failures, nondeterminism and duplicates by setting ``reason`` and removing ``entry``."""
         known = {entry.key for entry in buffer}
         readable = [(proposal, proposal.entry) for proposal in proposals if proposal.entry is not None]
         outcomes = self.runner.run_deterministic([(entry.proposed.program, entry.proposed.inputs) for _, entry in readable])

@@ -1,4 +1,4 @@
-"""What is recorded of a step of self-play: metrics of both roles, and rows of rollouts."""
+"""Metrics of both roles and rollout rows of a self-play step."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ JudgedCompletion = tuple[SampledCompletion, str, Verdict]
 
 
 def proposer_metrics(proposals: list[Proposal], buffer: Buffer, task_types: Sequence[str], steps_without_valid: int) -> dict[str, Any]:
-    """Summarise the proposals of a step: rewards, validity and solve rates, each task type by itself too, and reasons of failure.
+    """Compute metrics of proposals: rewards, validity and solve rates, in total and by task type, and failure reasons.
 
     Parameters
     ----------
-    proposals : of the step, all of them.
-    buffer : after the step.
-    task_types : that are played.
-    steps_without_valid : how many steps in a row, this one the last, had no valid proposal.
+    proposals : all proposals of the step.
+    buffer : buffer after the step.
+    task_types : of the run.
+    steps_without_valid : number of consecutive steps without a valid proposal, including this step.
     """
     distinct = len({proposal.text for proposal in proposals}) / len(proposals)
     metrics: dict[str, Any] = {"proposer/distinct": distinct, "buffer/size": len(buffer), "proposer/barren_steps": steps_without_valid}
@@ -56,7 +56,7 @@ def proposer_metrics(proposals: list[Proposal], buffer: Buffer, task_types: Sequ
 
 
 def solver_metrics(questions: list[Question], solutions: list[list[JudgedCompletion]], task_types: Sequence[str]) -> dict[str, Any]:
-    """Summarise what the solver trains on: the share of right answers, each task type by itself too; ``solutions`` of each question."""
+    """Compute metrics of the solver: the fraction of correct answers, in total and by task type; ``solutions`` are by question."""
     if not solutions:
         return {}
     right = np.array([[verdict.correct for _, _, verdict in group] for group in solutions], float)
@@ -71,7 +71,7 @@ def solver_metrics(questions: list[Question], solutions: list[list[JudgedComplet
 
 
 def proposal_row(proposal: Proposal) -> dict[str, Any]:
-    """Make the row of a proposal in the rollouts of its step."""
+    """Build the rollout row of a proposal."""
     sampled, reward = proposal.sampled, proposal.reward
     row = _row(proposal.prompt, proposal.text, proposal.prompt_ids, sampled, "proposer", proposal.kind, reward) | {
         "valid": proposal.entry is not None,
@@ -82,7 +82,7 @@ def proposal_row(proposal: Proposal) -> dict[str, Any]:
 
 
 def solver_row(question: Question, ids: Int[np.ndarray, " prompt"], judged: JudgedCompletion, reward: float) -> dict[str, Any]:
-    """Make the row of a completion of the solver in the rollouts of its step; ``ids``: tokens of the prompt."""
+    """Build the rollout row of a solver completion; ``ids`` are the tokens of the prompt."""
     sampled, text, verdict = judged
     row = _row(question.prompt, text, ids, sampled, "solver", question.task, reward)
     return row | {"problem": question.id, "reason": verdict.reason, "correct": verdict.correct}

@@ -1,1 +1,1 @@
-"""Methods that train on problems of a task: supervised fine-tuning, and reinforcement learning from verifiable rewards."""
+"""Methods that train on problems of a task: supervised fine-tuning, and reinforcement learning with verifiable rewards."""

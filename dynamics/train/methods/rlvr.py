@@ -1,4 +1,4 @@
-"""Reinforcement learning from verifiable rewards: groups of samples, judged by the task's verifier."""
+"""Reinforcement learning with verifiable rewards: groups of samples, scored by the verifier of the task."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
 class RLVR(Method):
-    """Batches of what the policy of the moment samples, with advantages by the verifier; has no state.
+    """Batches sampled from the current policy, with advantages from the verifier's scores. Has no state.
 
     Parameters
     ----------
     config
         Settings.
     policy
-        The model that samples and is trained.
+        The model to sample from and to train.
     source
-        Where the problems come from.
+        Source of the problems.
     """
 
     record_every = 1
@@ -42,11 +42,11 @@ class RLVR(Method):
         self.prompts = encode_questions(policy.tokenizer, self.questions)
 
     def probe_prompts(self) -> ProbePrompts:
-        """Take validation problems of the task."""
+        """Return validation problems of the task."""
         return solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
     def next_batch(self, step: int) -> StepData:
-        """Sample a group of completions for each problem that is due in this step, and judge them."""
+        """Sample and grade a group of completions for each problem of the step."""
         config = self.config
         indices = data_order.chosen(config.seed, step, config.prompts_per_step, len(self.questions))
         begin = time.perf_counter()
@@ -99,17 +99,17 @@ class RLVR(Method):
 
 
 def reward_metrics(rewards: Float[np.ndarray, "groups samples"], tasks: list[str]) -> dict[str, float]:
-    """Average rewards, by task too, and say how groups are made up.
+    """Compute mean rewards, in total and by task, and statistics of groups.
 
     Parameters
     ----------
-    rewards : (groups, samples) of each sample; 1 for a correct one.
-    tasks : (groups * samples) the task of each sample, group by group.
+    rewards : (groups, samples) reward of each sample; 1 if correct.
+    tasks : (groups * samples) task of each sample, group by group.
 
     Returns
     -------
     dict
-        A number by the name that it has in ``metrics.jsonl``.
+        Metrics by their names in ``metrics.jsonl``.
     """
     metrics = {
         "reward": float(rewards.mean()),

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the given completions, each with weight 1. Nothing else differs from the other methods."""
+"""Supervised fine-tuning: batches of given completions with advantage 1, on the same loop as the other methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dynamics.train.tasks.prompt_formats import encode_completion, encode_questi
 
 
 class SFT(Method):
-    """Batches of given completions; has no state.
+    """Batches of given completions. Has no state.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class SFT(Method):
     policy
         The model, whose tokenizer is used.
     source
-        Where the problems come from; every one needs an answer to imitate.
+        Source of the problems; each needs an answer.
     """
 
     record_every = 10
@@ -36,18 +36,18 @@ class SFT(Method):
         self.questions = source.questions("training", config.num_problems, config.seed)
         for question in self.questions:
             if question.answer is None:
-                raise InputError(f"{question.id}: has no answer to imitate; sft needs one for every problem")
+                raise InputError(f"{question.id}: has no answer; sft needs an answer for every problem")
         self.prompts = encode_questions(policy.tokenizer, self.questions)
         self.answers = [np.array(encode_completion(policy.tokenizer, str(question.answer)), np.int64) for question in self.questions]
         names = [f"prompt of {question.id}" for question in self.questions]
         check_lengths(policy.model, self.prompts, [len(answer) for answer in self.answers], names)
 
     def probe_prompts(self) -> ProbePrompts:
-        """Take validation problems of the task."""
+        """Return validation problems of the task."""
         return solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
     def next_batch(self, step: int) -> StepData:
-        """Take the completions that are due in this step, each with weight 1."""
+        """Return the completions of the step, each with advantage 1."""
         indices = data_order.chosen(self.config.seed, step, self.config.batch_size, len(self.questions))
         questions = [self.questions[index] for index in indices]
         batch = Batch(

@@ -1,1 +1,1 @@
-"""Samplers: what draws completions from a policy."""
+"""Samplers, which draw completions from a policy."""

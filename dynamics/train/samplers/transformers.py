@@ -1,7 +1,7 @@
-"""Completions sampled in groups: a prompt is computed once for all samples of it, and rows that have ended leave the batch.
+"""Sampling in groups: each prompt is computed once for all of its samples, and finished rows leave the batch.
 
-Every row draws its tokens by numbers of its own, one a token, inverted through the distribution, summed in float64. What a row becomes thus
-depends on its prompt and its numbers, not on what else is in the batch, but for rounding of the logits.
+Each row has its own random stream and draws a token by inverting its cumulative distribution, summed in float64. Apart from rounding of
+the logits, a completion depends only on its prompt and its random numbers, not on the other rows of the batch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 
-#: share of rows that have ended at which the others are moved together; moving them copies their keys and values
+#: fraction of finished rows at which they are removed from the batch, which copies the keys and values of the other rows
 COMPACT = 0.25
-#: tokens whose probabilities are summed before it is known which of them is drawn
+#: block size of the cumulative sum: a block is drawn first, then a token within it
 BLOCK = 256
 
 
@@ -35,9 +35,9 @@ class SampledCompletion:
 
     Attributes
     ----------
-    ids : (tokens,) with the end-of-sequence token if it came.
-    logprobs : (tokens,) float32, nats; of these tokens under the distribution they were drawn from, temperature and truncation applied.
-    ended : ``eos``, ``stop`` or ``length``.
+    ids : (tokens,) including the end-of-sequence token if it was sampled.
+    logprobs : (tokens,) float32, nats; log-probabilities under the sampling distribution, after temperature and truncation.
+    ended : why the completion ended: ``eos``, ``stop`` or ``length``.
     """
 
     ids: Int[np.ndarray, " tokens"]
@@ -47,16 +47,16 @@ class SampledCompletion:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is drawn, and what ends a completion.
+    """Sampling parameters and stopping criteria.
 
     Attributes
     ----------
-    temperature : 0 takes the likeliest token.
-    top_k, top_p : draw from the likeliest tokens only; 0 and 1 for all.
+    temperature : sampling temperature; 0 is greedy decoding.
+    top_k, top_p : top-k and nucleus sampling; disabled by 0 and 1.
     eos : token ids that end a completion.
-    stop : texts that end a completion once it contains one.
-    tokenizer : decodes for ``stop``.
-    max_new_tokens : the longest completion.
+    stop : strings that end a completion.
+    tokenizer : decodes tokens for ``stop``.
+    max_new_tokens : maximum completion length in tokens.
     """
 
     temperature: float = 1.0
@@ -90,25 +90,25 @@ def generate(
     ----------
     model : a causal language model of transformers.
     prompts : token ids, (tokens,) each.
-    group : completions of each prompt.
-    max_new_tokens : the longest completion.
-    temperature : 0 takes the likeliest token, whose log-probability is then 0.
+    group : number of completions per prompt.
+    max_new_tokens : maximum completion length in tokens.
+    temperature : sampling temperature; 0 is greedy decoding, with log-probabilities of 0.
     eos : token ids that end a completion.
-    rng_for : (prompt, sample) -> the random stream of that row alone.
-    top_k, top_p : draw from the likeliest tokens only; 0 and 1 for all.
-    stop : texts that end a completion once it contains one; its tokens are kept as sampled.
-    tokenizer : decodes for ``stop``.
-    rows : samples in work at once.
-    autocast : dtype to compute in by autocast; None for that of the weights.
+    rng_for : returns the random generator for a prompt index and a sample index.
+    top_k, top_p : top-k and nucleus sampling; disabled by 0 and 1.
+    stop : strings that end a completion; all sampled tokens are kept.
+    tokenizer : decodes tokens for ``stop``.
+    rows : maximum number of rows in a batch.
+    autocast : dtype of autocast; None to compute in the dtype of the weights.
 
     Returns
     -------
-    A list for each prompt, in the order of the prompts, of its completions in the order of the samples.
+    For each prompt, the list of its completions.
     """
     prompt_ids = [np.asarray(prompt, np.int64) for prompt in prompts]
     _check(model, prompt_ids, group, max_new_tokens, temperature, stop, tokenizer)
     params = SamplingParams(temperature, top_k, top_p, frozenset(eos), tuple(stop), tokenizer, max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))  # of similar length together: little padding
+    order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))  # batches of similar length need little padding
     size = max(1, rows // group)
     completions: list[list[SampledCompletion]] = [[] for _ in prompts]
     device = next(model.parameters()).device
@@ -133,16 +133,16 @@ def sample(
     step: int,
     limit: int | None = None,
 ) -> list[list[SampledCompletion]]:
-    """Sample ``group`` completions of each prompt by a policy, as a run is told to sample.
+    """Sample ``group`` completions of each prompt from a policy, with the sampling settings of a run.
 
     Parameters
     ----------
-    policy : samples, in the dtype that it computes in.
+    policy : model to sample from, in its compute dtype.
     prompts : token ids, (tokens,) each.
-    group : completions of each prompt.
+    group : number of completions per prompt.
     config : settings of the run.
-    purpose, step : which random streams to draw from, see ``dynamics.train.rng``.
-    limit : the longest completion; the ``max_new_tokens`` of the run if None.
+    purpose, step : select the random streams, see ``dynamics.train.rng``.
+    limit : maximum completion length; ``config.max_new_tokens`` if None.
     """
     return generate(
         policy.model,
@@ -171,14 +171,14 @@ def _check(
 
 
 def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Sequence[int], names: Sequence[str]) -> None:
-    """Refuse prompts that have no token, or with their new tokens no room in the model's positions.
+    """Raise InputError for empty prompts, and for prompts that exceed the model's positions with their new tokens.
 
     Parameters
     ----------
     model : a causal language model of transformers.
     prompts : token ids, (tokens,) each.
-    more : how many new tokens each is to have.
-    names : what each is called in the error.
+    more : maximum number of new tokens of each prompt.
+    names : of the prompts, for error messages.
     """
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     for prompt, new, name in zip(prompts, more, names, strict=True):
@@ -189,7 +189,7 @@ def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Se
 
 
 class _KeyValueCache:
-    """Keys and values of rows in work, as a transformers cache whose layers write in place into memory allocated once."""
+    """Key-value cache of the active rows: a transformers cache whose layers write into memory that is allocated once."""
 
     def __init__(self, model: Any, capacity: int):
         from transformers import DynamicCache
@@ -237,14 +237,14 @@ class _KeyValueCache:
 
 @dataclass
 class _Decoder:
-    """Rows that are still in work, one token after another.
+    """Token-by-token decoding of the active rows.
 
     Attributes
     ----------
     logits : (rows, vocabulary) float32, of the next token.
-    mask : (rows, width + tokens) 1 where there is a token or is to be one; None where no prompt is padded.
-    position : (rows,) of the last token.
-    width : of the padded prompts.
+    mask : (rows, width + tokens) attention mask, 1 for tokens, also future ones; None if no prompt is padded.
+    position : (rows,) position of the last token.
+    width : length of the padded prompts.
     """
 
     model: Any
@@ -256,7 +256,7 @@ class _Decoder:
 
     @classmethod
     def prefill(cls, model: Any, prompts: Sequence[Int[np.ndarray, " _"]], group: int, limit: int) -> _Decoder:
-        """Compute the prompts, and have ``group`` rows of each."""
+        """Compute the prompts, and repeat each for ``group`` rows."""
         device = next(model.parameters()).device
         ids, mask, positions = (torch.from_numpy(array).to(device) for array in pad_left(prompts))
         width = ids.shape[1]
@@ -282,7 +282,7 @@ class _Decoder:
         self.mask = None if self.mask is None else self.mask[rows]
 
     def append(self, tokens: Int[Tensor, " rows"], count: int) -> None:
-        """Append a token to each row, which then has ``count`` new ones, and compute the logits of the next."""
+        """Append a token to each row, which then has ``count`` new tokens, and compute the next logits."""
         self.position = self.position + 1
         output = self.model(
             input_ids=tokens[:, None],
@@ -303,7 +303,7 @@ def _sample_chunk(
     params: SamplingParams,
     rng_for: Callable[[int, int], np.random.Generator],
 ) -> list[list[SampledCompletion]]:
-    """Sample the completions with the numbers ``samples`` of the ``chosen`` prompts."""
+    """Sample the completions with indices ``samples`` of the ``chosen`` prompts."""
     limit = params.max_new_tokens
     decoder = _Decoder.prefill(model, [prompts[index] for index in chosen], len(samples), limit)
     finite = torch.isfinite(decoder.logits.max(1).values)
@@ -316,7 +316,7 @@ def _sample_chunk(
     logprobs = np.zeros((count, limit), np.float32)
     length = np.zeros(count, np.int64)
     ended = ["length"] * count
-    active, over = np.arange(count), np.zeros(count, bool)  # the rows in work, and which of them have ended
+    active, over = np.arange(count), np.zeros(count, bool)  # the active rows, and which of them have ended
     for step in range(limit):
         drawn, logp = draw(decoder.logits, remaining[:, step], params)
         drawn_ids = drawn.cpu().numpy()
@@ -345,7 +345,7 @@ def _contains_stop(
     over: Bool[np.ndarray, " rows"],
     params: SamplingParams,
 ) -> Bool[np.ndarray, " rows"]:
-    """(rows,) which of the active rows that are not over contain a stop text."""
+    """Mark the active rows, (rows,), that have not ended and contain a stop string."""
     contains = np.zeros(len(active), bool)
     if params.stop:
         for row in np.flatnonzero(~over).tolist():
@@ -362,12 +362,12 @@ def draw(
     Parameters
     ----------
     logits : (rows, vocabulary).
-    uniform : (rows,) a number in [0, 1) each.
+    uniform : (rows,) uniform random numbers in [0, 1).
     params : temperature and truncation.
 
     Returns
     -------
-    (rows,) the token, and its log-probability in nats under the distribution that it was drawn from.
+    (rows,) tokens, and their log-probabilities in nats under the sampling distribution.
     """
     if params.temperature == 0:
         return logits.argmax(1), logits.new_zeros(len(logits))
@@ -383,14 +383,14 @@ def draw(
     inside = weight.gather(1, block[..., None].expand(-1, 1, BLOCK))[:, 0]
     rest = aim - torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
     offset = torch.searchsorted(inside.double().cumsum(1), rest, right=True)
-    last = BLOCK - 1 - (inside > 0).flip(1).to(torch.uint8).argmax(1, keepdim=True)  # of the block that has a probability
+    last = BLOCK - 1 - (inside > 0).flip(1).to(torch.uint8).argmax(1, keepdim=True)  # last token of the block with nonzero probability
     token = block * BLOCK + torch.minimum(offset, last)
     logp = scaled.gather(1, token).double() - peak - cumulative[:, -1:].log()
     return token[:, 0], logp[:, 0].float()
 
 
 def _truncated(logits: Float[Tensor, "rows vocabulary"], params: SamplingParams) -> Float[Tensor, "rows vocabulary"]:
-    """-inf for what is not among the likeliest ``top_k``, nor in the smallest set of probability ``top_p``; ties by token id."""
+    """Mask with -inf all tokens outside the ``top_k`` most likely and the nucleus of probability ``top_p``; ties by token id."""
     ordered, token = torch.sort(logits / params.temperature, dim=1, descending=True, stable=True)
     kept = torch.ones_like(ordered, dtype=torch.bool)
     if params.top_k:

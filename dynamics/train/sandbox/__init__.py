@@ -1,4 +1,4 @@
-"""Runs programs that a model wrote: by walking small expressions, or in confined processes."""
+"""Run programs written by a model: by interpreting small expressions, or in sandboxed processes."""
 
 from dynamics.train.sandbox.expressions import Expressions, Outcome, Refused
 from dynamics.train.sandbox.host import Job, Sandbox, SandboxUnavailable

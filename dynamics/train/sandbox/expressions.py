@@ -1,8 +1,8 @@
-"""Values of small Python expressions, worked out by walking their syntax tree: nothing that a model wrote is ever executed.
+"""An interpreter of small Python expressions that walks their syntax tree; code written by a model is never executed.
 
-What it knows is what the programs of ``dynamics.train.tasks.programs`` are made of - arithmetic of ints, lists, strings, a few built-ins -
-with the results that Python gives. All else is an error, and so is a value that grows too large or takes too many steps; so it is safe
-on any text, and needs no process. Programs in full Python need a sandbox instead.
+It supports the language of ``dynamics.train.tasks.programs`` (arithmetic of ints, lists, strings, a few built-ins) with the results of
+Python. Everything else is an error, as are values that are too large and evaluations with too many steps, so it is safe on any text
+without a separate process. Programs in full Python need the sandbox.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ MAX_TEXT, MAX_STEPS, MAX_INT, MAX_LENGTH = 1000, 1000, 10**9, 200
 
 
 class Refused(Exception):
-    """Why a text has no value."""
+    """Raised for texts that cannot be evaluated, with a short reason."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What running a program gave.
+    """The outcome of running a program.
 
     Attributes
     ----------
-    values : of all calls, type-exact; None if there was an error.
-    error : a short reason.
+    values : return values of all calls, with their exact types; None after an error.
+    error : short reason, or None.
     """
 
     values: list[Any] | None
@@ -43,7 +43,7 @@ def as_function(program: str) -> str:
 
 
 def literal(text: str, size: int = MAX_TEXT) -> Any:
-    """Evaluate a Python literal of at most ``size`` characters. Raises ``Refused``, whatever the text; inf and nan are not literals."""
+    """Evaluate a Python literal of at most ``size`` characters; raise ``Refused`` for any other text, also for inf and nan."""
     text = text.strip()
     if len(text) > size:
         raise Refused("too long")
@@ -56,9 +56,9 @@ def literal(text: str, size: int = MAX_TEXT) -> Any:
 
 
 def canonical(value: Any) -> Any:
-    """Make a hashable form that is equal for two values if they are equal and of the same types all the way down.
+    """Return a hashable form that is equal for two values exactly if they are equal and have the same types, recursively.
 
-    Raises ValueError for what is not a plain value.
+    Raises ValueError for values other than literals.
     """
     type_ = type(value)
     if type_ in (list, tuple):
@@ -73,7 +73,7 @@ def canonical(value: Any) -> Any:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two plain values are equal, and of the same types all the way down: 1 is neither True nor 1.0."""
+    """Whether two literal values are equal and have the same types, recursively: 1 is neither True nor 1.0."""
     if type(a) is not type(b):
         return False
     return bool(canonical(a) == canonical(b))
@@ -83,11 +83,11 @@ class Expressions:
     """Runs programs of the small language, with the interface of a sandbox."""
 
     def __enter__(self) -> Expressions:
-        """Give itself: a no-op, as there is no process to start."""
+        """Return itself; there is no process to start."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the block: a no-op, as there is no process to stop."""
+        """Do nothing; there is no process to stop."""
 
     def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
         """Call ``entry`` with each tuple of arguments.
@@ -99,7 +99,7 @@ class Expressions:
         entry : the name of the function.
         timeout : not used.
         """
-        del timeout  # what limits a run is its number of steps
+        del timeout  # the number of steps is limited instead
         try:
             names, body = _parsed(source, entry)
             values = []
@@ -164,7 +164,7 @@ class _Evaluation:
         if len(value) > MAX_LENGTH:
             raise Refused("memory")
         if isinstance(value, list) and not all(isinstance(item, (int, str)) for item in value):
-            raise Refused("lists of lists are not in the language")  # comparing two of them can take for ever
+            raise Refused("lists of lists are not in the language")  # comparing nested lists can take forever
         return value
 
     def _value(self, node: ast.expr) -> Any:

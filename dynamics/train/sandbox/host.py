@@ -1,4 +1,4 @@
-r"""Runs Python that a model wrote, in confined processes.
+r"""Run Python code written by a model in sandboxed processes.
 
     with Sandbox() as sandbox:
         outcome = sandbox.run("def f(x):\n    return x + 1", [(3,), (4,)])
@@ -37,14 +37,14 @@ from dynamics.errors import InputError
 from dynamics.train.sandbox.expressions import Outcome, Refused, literal, same
 
 _SCRIPT = Path(__file__).with_name("confined.py")
-#: of hash seeds; programs whose values depend on the order of sets differ between them
+#: hash seeds; values that depend on the order of sets differ between them
 _SEEDS = (0, 4242)
-#: seconds beyond a program's limit after which the executor itself is taken to be dead
+#: seconds beyond a program's timeout after which the executor is considered dead
 _GRACE = 5.0
 
 
 class SandboxUnavailable(InputError):
-    """No confinement is to be had on this machine."""
+    """No sandbox is available on this machine."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Job:
 
 
 class _Executor:
-    """One confined process that forks; started again when it has died."""
+    """A sandboxed process that forks a child per program; restarted when it has died."""
 
     def __init__(self, seed: int, memory: int, confined: bool):
         self.seed, self.memory, self.confined = seed, memory, confined
@@ -166,13 +166,13 @@ class Sandbox:
 
     Parameters
     ----------
-    workers : executors for each hash seed, at work at the same time; the number of cores if None.
-    memory : bytes of address space of a program.
-    allow_unconfined : run programs without confinement where there is none; everything that a model writes can then do what you can.
+    workers : number of parallel executors per hash seed; the number of cores if None.
+    memory : maximum address space of a program in bytes.
+    allow_unconfined : run programs without a sandbox if none is available; they then have your permissions.
 
     Attributes
     ----------
-    confinement : by what programs are confined, in words.
+    confinement : description of the sandbox mechanism.
     """
 
     def __init__(self, workers: int | None = None, memory: int = 512 << 20, allow_unconfined: bool = False):
@@ -197,7 +197,7 @@ class Sandbox:
         return [executor for pool in self._pools for executor in pool]
 
     def __enter__(self) -> Sandbox:
-        """Give the sandbox, whose executors end with the block."""
+        """Return the sandbox, whose executors stop at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -215,7 +215,7 @@ class Sandbox:
         return self._run(Job(source, inputs, entry, timeout), self._pools[0][0])
 
     def run_deterministic(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
-        """Do as ``run`` in two processes with different hash seeds, which must give the same values."""
+        """Like ``run``, in two processes with different hash seeds, which must give the same values."""
         return self.run_all_deterministic([Job(source, inputs, entry, timeout)])[0]
 
     def run_all(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -223,7 +223,7 @@ class Sandbox:
         return self._spread(jobs, self._pools[0])
 
     def run_all_deterministic(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Do as ``run_deterministic`` for each job."""
+        """Apply ``run_deterministic`` to each job."""
         first, second = (self._spread(jobs, pool) for pool in self._pools)
         outcomes = []
         for a, b in zip(first, second, strict=True):
@@ -257,12 +257,12 @@ class Sandbox:
         return Outcome(values, None)
 
 
-#: characters of one value; longer ones are refused, not cut
+#: maximum length of a value in characters; longer values are errors and are not truncated
 MAX_VALUE = 1000
 
 
 def _refusal(what: str) -> str:
-    return f"{what}; --allow-unconfined runs them all the same, with all that you may do yourself"
+    return f"{what}; --allow-unconfined runs them unsandboxed, with your permissions"
 
 
 def _profile() -> str:

@@ -1,4 +1,4 @@
-"""Runs the programs of a task, and of answers to it, in the way that suits the language they are written in."""
+"""Run the programs of tasks and answers, by the interpreter or in the sandbox."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dynamics.train.sandbox.host import Job, Sandbox
 
 @runtime_checkable
 class Runner(Protocol):
-    """What runs programs: ``Expressions``, ``Sandbox``, or a ``ProgramRunner``."""
+    """Interface of ``Expressions``, ``Sandbox`` and ``ProgramRunner``."""
 
     def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
         """Call ``entry`` with each tuple of arguments, for at most ``timeout`` seconds."""
 
 
 class ProgramRunner:
-    """Runs programs by walking expressions where that is the language (``notation``), else in the sandbox.
+    """Runs programs by the interpreter of expressions if ``notation``, else in the sandbox.
 
     Attributes
     ----------
-    executor : what runs the programs, for ``run.json``.
+    executor : name of the execution mechanism, for ``run.json``.
     """
 
     def __init__(self, notation: bool, allow_unconfined: bool):
@@ -37,12 +37,12 @@ class ProgramRunner:
         return self.sandbox.run(as_function(source), inputs, entry, timeout)
 
     def run_deterministic(self, programs: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> list[Outcome]:
-        """Run each (source, inputs), under two hash seeds where that can matter; values that differ are an error."""
+        """Run each (source, inputs), in the sandbox under two hash seeds; values that differ are an error."""
         if self.sandbox is None:
             return [self.expressions.run(source, inputs) for source, inputs in programs]
         return self.sandbox.run_all_deterministic([Job(as_function(source), inputs) for source, inputs in programs])
 
     def close(self) -> None:
-        """End the processes of the sandbox."""
+        """Stop the processes of the sandbox."""
         if self.sandbox is not None:
             self.sandbox.close()

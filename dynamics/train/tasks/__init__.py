@@ -1,4 +1,4 @@
-"""Tasks: where verifiable problems come from, and how they are written as prompts."""
+"""Tasks: sources of verifiable problems, and their prompts."""
 
 from dynamics.train.tasks.mixture import source
 from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Source, Verdict

@@ -1,4 +1,4 @@
-"""The task that a run names: the triplets, any task of reasoning-gym, a file, or several of them in turn."""
+"""Task names: triplets, reasoning-gym tasks, files, and mixtures of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dynamics.train.tasks.triplets import Triplets
 
 
 def task_names() -> list[str]:
-    """List the names of all tasks that can be asked for."""
+    """List the names of all available tasks."""
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError:
@@ -25,14 +25,14 @@ def task_names() -> list[str]:
 
 
 class Mixture:
-    """Questions of several sources in turn, each but once."""
+    """Questions of several sources in turn, without duplicates."""
 
     def __init__(self, sources: Sequence[Source]):
         self.sources = sources
         self.name = "+".join(part.name for part in sources)
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """Take the questions of the sources in turn."""
+        """Return ``count`` questions, from the sources in turn."""
         each = -(-count // len(self.sources))
         parts = [source.questions(split, each, seed) for source in self.sources]
         by_id = {question.id: question for turn in zip_longest(*parts) for question in turn if question is not None}
@@ -40,12 +40,12 @@ class Mixture:
 
 
 def source(name: str, plain: bool = True) -> Source:
-    """Find a task by its name.
+    """Return the source of questions of a task.
 
     Parameters
     ----------
-    name : ``code``, one of its kinds, ``proposals``, a reasoning-gym task, a file, or several with + between them.
-    plain : in words, not in notation.
+    name : ``code``, one of its types, ``proposals``, a reasoning-gym task, a file, or several of these joined by +.
+    plain : whether prompts are plain text rather than the notation of the embedded model.
     """
     if "+" in name and not Path(name).is_file():
         return Mixture([source(part, plain) for part in name.split("+")])

@@ -1,4 +1,4 @@
-"""What a task is made of: problems, the questions that ask for them, verdicts on answers, and tasks that a model proposes."""
+"""Data types of tasks: problems, questions, verdicts on answers, sources of questions, and proposed tasks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, Protocol, runtime_checkable
 from dynamics.errors import InputError, printable
 
 TASK_TYPES = ("deduction", "abduction", "induction")
-#: of an induction problem: pairs in all, and how many of them the solver sees
+#: number of input-output pairs of an induction problem, and of those shown to the solver
 PAIRS, SHOWN_PAIRS = 5, 2
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier says of an answer.
+    """A verifier's verdict on an answer.
 
     Attributes
     ----------
-    correct : whether it is right.
-    reason : in a few words, why not.
-    score : 1 for a correct answer; tasks with their own scorer may give parts of it.
+    correct : whether the answer is correct.
+    reason : short reason why it is not.
+    score : 1 for a correct answer; tasks with their own scorer can give partial credit.
     """
 
     correct: bool
@@ -30,7 +30,7 @@ class Verdict:
 
     @classmethod
     def binary(cls, correct: bool, reason: str = "") -> Verdict:
-        """Score 1 for a correct answer, which needs no reason, and 0 for any other one."""
+        """Return a verdict with score 1 for a correct answer, and score 0 with a reason otherwise."""
         return cls(correct, "" if correct else reason, float(correct))
 
 
@@ -44,7 +44,7 @@ class Problem:
     program : an expression over x, or a function f.
     inputs : a tuple of arguments for each call.
     outputs : of these calls.
-    id : tells problems apart.
+    id : unique identifier.
     """
 
     kind: str
@@ -56,15 +56,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Question:
-    """What a run asks.
+    """A prompt with its verifier.
 
     Attributes
     ----------
-    id : tells questions apart.
-    prompt, answer : as text; a correct completion, None if none is known.
-    task : the kind of problem.
-    split : the set it is from: training, validation, or one of the test sets ``seen``, ``unseen`` and ``ood``, see ``TEST_SETS``.
-    verify : gives the verdict on a text.
+    id : unique identifier.
+    prompt : as text.
+    answer : a correct completion, or None if none is known.
+    task : task type.
+    split : training, validation, or one of the test sets ``seen``, ``unseen`` and ``ood``, see ``TEST_SETS``.
+    verify : returns the verdict on a completion.
     """
 
     id: str
@@ -77,23 +78,23 @@ class Question:
 
 @runtime_checkable
 class Source(Protocol):
-    """Questions of one split, the first ``count`` of a stream that depends on the seed alone."""
+    """A source of questions."""
 
     name: str
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """Make ``count`` questions of a split: training, validation or test."""
+        """Return ``count`` questions of a split, training, validation or test: the first of a sequence that depends only on the seed."""
 
 
 @dataclass(frozen=True)
 class ProposedTask:
-    """A task that a text proposes.
+    """A task parsed from a proposal.
 
     Attributes
     ----------
     program : an expression over x, or a function f.
     inputs : a tuple of arguments for each call.
-    message : may describe the program to whoever has to guess it.
+    message : hint that describes the program to the solver of an induction task; may be empty.
     """
 
     program: str
@@ -102,7 +103,7 @@ class ProposedTask:
 
 
 def judge(question: Question, text: str) -> Verdict:
-    """Verify a text. A verifier that fails is the task's fault, and ends the run rather than count as a wrong answer."""
+    """Verify a completion. An exception in the verifier raises InputError, which ends the run, and is not a wrong answer."""
     try:
         return question.verify(text)
     except InputError:

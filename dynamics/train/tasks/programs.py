@@ -1,8 +1,8 @@
-"""Small Python programs of one variable, made from a seed: what the embedded model is trained and tested on.
+"""Random small Python programs of one variable, on which the embedded model is trained and tested.
 
-A program is ``def f(x): return EXPRESSION`` over an int, a list of ints or a str; here it is its expression. Depth counts composed
-operations. Which programs belong to which split is decided by a hash of their text, so splits never share a program, whatever seed or
-number of problems is asked for.
+A program is ``def f(x): return EXPRESSION`` over an int, a list of ints or a str, represented by its expression. Depth is the number of
+composed operations. The split of a program is determined by a hash of its text, so splits never share a program, whatever the seed and
+the number of problems.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-#: share of the programs in each split; which one a program belongs to is decided by its text alone
+#: fraction of the programs in each split; the text of a program determines its split
 SPLITS = {"pretraining": 0.6, "training": 0.2, "validation": 0.1, "test": 0.1}
 
 Value = Any  # int, str, or list of int
@@ -26,9 +26,9 @@ class Family:
 
     Attributes
     ----------
-    operations : (random numbers, expression) -> an expression of the same type.
-    endings : formats of what may be done last, which may give another type.
-    inputs : (random numbers, whether larger ones than in training) -> a value for x.
+    operations : functions of (random generator, expression) that return an expression of the same type.
+    endings : format strings of final operations, which can change the type.
+    inputs : function of (random generator, whether to draw larger values than in training) that returns a value for x.
     """
 
     operations: tuple[Callable[[np.random.Generator, str], str], ...]
@@ -37,13 +37,13 @@ class Family:
 
 
 def _operand(x: str) -> str:
-    """Put an expression in brackets where an operator would take it apart."""
+    """Put an expression in brackets if operator precedence requires it."""
     closed = x.endswith((")", "]")) and not x.startswith("(") and "+[" not in x and not _has_outer_operator(x)
     return x if x == "x" or closed else f"({x})"
 
 
 def _has_outer_operator(x: str) -> bool:
-    """Whether an operator stands outside of all brackets."""
+    """Whether the expression has an operator outside of all brackets."""
     depth = 0
     for index, character in enumerate(x):
         depth += (character in "([") - (character in ")]")
@@ -73,17 +73,17 @@ def _replace(rng: np.random.Generator, x: str) -> str:
     return f"{_operand(x)}.replace('{'abcde'[old]}','{'abcde'[new]}')"
 
 
-def _whole(rng: np.random.Generator, far: bool) -> int:
-    return int(rng.integers(16, 100) if far else rng.integers(0, 16))
+def _whole(rng: np.random.Generator, large: bool) -> int:
+    return int(rng.integers(16, 100) if large else rng.integers(0, 16))
 
 
-def _list(rng: np.random.Generator, far: bool) -> list[int]:
-    length, high = (rng.integers(4, 6), 30) if far else (rng.integers(2, 4), 10)
+def _list(rng: np.random.Generator, large: bool) -> list[int]:
+    length, high = (rng.integers(4, 6), 30) if large else (rng.integers(2, 4), 10)
     return [int(value) for value in rng.integers(0, high, length)]
 
 
-def _letters(rng: np.random.Generator, far: bool) -> str:
-    length = rng.integers(4, 7) if far else rng.integers(2, 4)
+def _letters(rng: np.random.Generator, large: bool) -> str:
+    length = rng.integers(4, 7) if large else rng.integers(2, 4)
     return "".join("abcde"[index] for index in rng.integers(0, 5, length))
 
 
@@ -131,7 +131,7 @@ FAMILIES = (
 
 
 def split_of(program: str) -> str:
-    """Find the split that a program belongs to."""
+    """Return the split of a program."""
     fraction = int.from_bytes(hashlib.sha256(program.encode()).digest()[:8], "big") / 2**64
     for name, share in SPLITS.items():
         if fraction < share:
@@ -141,7 +141,7 @@ def split_of(program: str) -> str:
 
 
 def draw(rng: np.random.Generator, depth: int | None = None) -> tuple[Family, str]:
-    """Draw a family and a program of it; without a depth, 70 % have depth 1 and 30 % depth 2."""
+    """Draw a family and one of its programs; if ``depth`` is None, the depth is 1 with probability 0.7, else 2."""
     depth = depth or (1 if rng.random() < 0.7 else 2)
     family = FAMILIES[rng.integers(len(FAMILIES))]
     program = "x"

@@ -1,7 +1,7 @@
-"""How problems and proposals are written as prompts, and how what a model writes is read.
+"""Prompt formats of problems and proposals, and parsers of completions.
 
-There are two formats: the notation of the embedded default, and plain text for other models. Both turn what a proposer writes into a
-``ProposedTask``, or refuse it with a reason in a few words. Nothing is run here.
+There are two formats: the notation of the embedded model, and plain text for other models. Both parse a proposal into a ``ProposedTask``,
+or raise ``Refused`` with a short reason. No program is run here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dynamics.train.tasks.problem import PAIRS, SHOWN_PAIRS, Problem, ProposedTa
 
 #: the tokens of the notation
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>", "<D>", "<A>", "<I>", "<PD>", "<PA>", "<PI>", "<in>", "<out>", "<f>", "<ref>", "<sep>")
-#: inputs are at most this long as text
+#: maximum length of an input in characters
 MAX_INPUT = 200
-#: how a solver is asked for an answer that can be found in what it writes
+#: instruction that makes the answer easy to extract from a completion
 ANSWER_REQUEST = "Give only the final answer, between <answer> and </answer>."
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @runtime_checkable
 class PromptFormat(Protocol):
-    """How a proposer is asked for a task, and how it writes one.
+    """Format of proposer prompts and proposals.
 
     Attributes
     ----------
@@ -44,10 +44,10 @@ class PromptFormat(Protocol):
         """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
 
     def format_proposal(self, kind: str, proposed: ProposedTask) -> str:
-        """Write a task as a proposer would."""
+        """Format a task as a proposal."""
 
     def accepts_value(self, value: Any) -> bool:
-        """Whether a value can be written, and is not too long."""
+        """Whether a value can be represented and is not too long."""
 
 
 class Notation:
@@ -146,12 +146,12 @@ def _distinct(inputs: list[tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
 
 
 def is_short_in_notation(value: Any) -> bool:
-    """Whether the notation has room for a value."""
+    """Whether a value is short enough for the notation."""
     return len(programs.compact(value)) <= 24
 
 
 def problem_in_notation(problem: Problem) -> tuple[str, str]:
-    """Write prompt and a correct answer in the notation of the embedded model."""
+    """Return prompt and correct answer in the notation of the embedded model."""
     value, output = map(programs.compact, (problem.inputs[0][0], problem.outputs[0]))
     if problem.kind == "deduction":
         return f"<D>{problem.program}<in>{value}<out>", output
@@ -163,9 +163,9 @@ def problem_in_notation(problem: Problem) -> tuple[str, str]:
 
 
 def problem_in_plain_text(problem: Problem, message: str = "") -> tuple[str, str]:
-    """Write prompt and a correct answer in plain words, for models that were not made for the notation.
+    """Return prompt and correct answer in plain text, for models other than the embedded one.
 
-    ``message`` says of a program that is to be guessed what it does.
+    ``message`` is a hint for induction problems.
     """
     program = f"{as_function(problem.program)}\n\n"
     value, output = repr(problem.inputs[0][0]), repr(problem.outputs[0])
@@ -180,18 +180,18 @@ def problem_in_plain_text(problem: Problem, message: str = "") -> tuple[str, str
 
 
 def extract_answer(text: str) -> str | None:
-    """Find what stands between the last <answer> and </answer>; None where there are no such tags."""
+    """Return the text between the last <answer> and </answer>, or None without such tags."""
     answers = _ANSWER.findall(text)
     return answers[-1].strip() if answers else None
 
 
 def reads_notation(tokenizer: Any) -> bool:
-    """Whether a tokenizer has the notation of the embedded default."""
+    """Whether a tokenizer has all tokens of the notation of the embedded model."""
     return all(token in tokenizer.get_vocab() for token in SPECIAL_TOKENS)
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Encode a prompt as the model is to see it: through its chat template where it has one."""
+    """Encode a prompt, with the chat template if the tokenizer has one."""
     if getattr(tokenizer, "chat_template", None):
         prompt = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
         return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
@@ -199,13 +199,13 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def encode_completion(tokenizer: Any, answer: str) -> list[int]:
-    """Encode an answer and the end of the sequence, which is to be learnt even where it is also the padding."""
+    """Encode an answer followed by the end-of-sequence token, which is trained on even if it is also the padding token."""
     ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
     return [*ids, tokenizer.eos_token_id]
 
 
 def decode(tokenizer: Any, ids: Int[np.ndarray, " tokens"], eos: list[int]) -> str:
-    """Decode sampled tokens, without the token that ended them."""
+    """Decode sampled tokens, without a final end-of-sequence token."""
     kept = [int(token) for token in ids]
     if kept and kept[-1] in eos:
         kept.pop()

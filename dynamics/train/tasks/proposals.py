@@ -1,4 +1,4 @@
-"""The task ``proposals``: a warm start on the form in which a proposer of self-play writes."""
+"""The task ``proposals``: a warm start on the format of self-play proposals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dynamics.train.tasks.triplets import draw_triplet
 
 
 class Proposals:
-    """Questions that ask for a task, with a task of the small language as the answer.
+    """Questions that ask for a proposal, with a random task of the small language as the answer.
 
-    ``plain``: in words, not in notation.
+    ``plain``: plain text rather than the notation of the embedded model.
     """
 
     name = "proposals"
@@ -21,7 +21,7 @@ class Proposals:
         self.plain = plain
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """Ask for tasks of every type in turn; programs of the split ``training`` whatever ``split`` is."""
+        """Return questions with task types in turn; programs are always from the split ``training``."""
         prompt_format: PromptFormat = PlainText() if self.plain else Notation()
         rng = stream(seed, f"proposals {split}")
         questions: list[Question] = []

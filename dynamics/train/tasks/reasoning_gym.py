@@ -14,10 +14,10 @@ from dynamics.train.tasks.prompt_formats import ANSWER_REQUEST, extract_answer
 
 
 class ReasoningGym:
-    """A reasoning-gym task by name, generated and scored by that package. ``chain_sum:max_terms=2,max_digits=1`` sets its parameters.
+    """A reasoning-gym task, generated and scored by that package. ``chain_sum:max_terms=2,max_digits=1`` sets its parameters.
 
-    The answer is what stands between <answer> and </answer>, or the whole completion where there are no such tags. The scorers give
-    parts of a point to some answers that are not right; those count in the reward, and not as correct.
+    The answer is the text between <answer> and </answer>, or the whole completion without such tags. Some scorers give partial credit to
+    wrong answers; it counts in the reward, but the answer does not count as correct.
     """
 
     _OFFSETS: ClassVar = {"training": 0, "validation": 1, "test": 2}
@@ -33,7 +33,7 @@ class ReasoningGym:
             raise InputError(f"task {printable(name)!r}: its settings are not understood: {printable(error)}") from None
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """Generate the questions of a split, which has a seed of its own."""
+        """Generate the questions of a split; each split has its own seed."""
         data = self.gym.create_dataset(self.name, size=count, seed=3 * seed + self._OFFSETS.get(split, 0), **self.settings)
         questions = []
         for number in range(count):

@@ -14,7 +14,7 @@ from dynamics.train.tasks.prompt_formats import extract_answer
 
 
 class Records:
-    """Prompts with completions or answers from a JSON-lines or Parquet file; answers are judged as mathematics by math-verify."""
+    """Prompts with completions or answers from a JSON-lines or Parquet file; math-verify grades answers as mathematics."""
 
     def __init__(self, path: str):
         self.name = Path(path).name
@@ -22,8 +22,8 @@ class Records:
         self.rows = read_records(path)
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """Ask the rows of a split: a tenth of them, every tenth, is the test set, another the validation set."""
-        del seed  # the rows are what they are
+        """Return the rows of a split: of every ten rows, the tenth is for the test set and the ninth for validation."""
+        del seed  # the order of the rows is fixed
         remainder = {"test": 9, "validation": 8}.get(split)
         rows = [(n, row) for n, row in enumerate(self.rows) if (n % 10 == remainder if remainder is not None else n % 10 < 8)]
         if not rows:

@@ -1,8 +1,7 @@
-"""Problems of programs with inputs and outputs, asked in three ways.
+"""Program-input-output triplets, for three task types.
 
-A ``Problem`` is a program-input-output triplet: deduction (program and input given, output asked), abduction (program and output given, any
-input that works asked), induction (some inputs and outputs given, the program asked, checked on the others too). Programs of different
-splits are different programs.
+Deduction: given program and input, predict the output. Abduction: given program and output, find an input that gives it. Induction: given
+some inputs and outputs, write the program, which is checked on further pairs as well. Splits never share a program.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from dynamics.train.tasks.test_sets import PROGRAMS_OF_TEST_SET, TEST_SETS
 
 
 def verify(problem: Problem, answer: str, runner: Runner) -> Verdict:
-    """Judge an answer. Values are compared by type too: True is not 1.
+    """Grade an answer. Values must also agree in type: True is not 1.
 
-    Deduction runs nothing. Abduction runs the given program on the answer, a literal. Induction runs the answer on every pair, those
-    that were shown and those that were not, so that a program which merely lists what it saw is wrong.
+    Deduction runs nothing. Abduction runs the given program on the answer, a literal. Induction runs the answer on all pairs, shown or
+    not, so that a program that only lists the shown pairs is wrong.
     """
     text = answer.strip()
     if not text:
@@ -47,13 +46,13 @@ def verify(problem: Problem, answer: str, runner: Runner) -> Verdict:
 
 
 class Triplets:
-    """Triplets of the small language of ``dynamics.train.tasks.programs``, in notation or in plain words.
+    """Triplets of the small language of ``dynamics.train.tasks.programs``, in notation or in plain text.
 
     Attributes
     ----------
-    task_types : that are asked in turn.
-    plain : in words, for any model; else in the notation of the embedded model.
-    sets : the test sets that there are.
+    task_types : task types, used in turn.
+    plain : whether prompts are plain text, for any model, rather than the notation of the embedded model.
+    sets : the available test sets.
     runner : runs the programs of answers.
     """
 
@@ -66,10 +65,9 @@ class Triplets:
         self.runner = runner or Expressions()
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
-        """Make ``count`` questions of a split, the first of one stream.
+        """Return the first ``count`` questions of a split.
 
-        ``split`` is training, validation, pretraining, or test, which is equal parts of the test sets seen (not in plain words), unseen
-        and ood.
+        ``split`` is training, validation, pretraining, or test: equal parts of the test sets seen (not for plain text), unseen and ood.
         """
         only = "" if self.task_types == TASK_TYPES else f" {' '.join(self.task_types)}"
         rng = stream(seed, f"problems {split}{only}")
@@ -84,9 +82,9 @@ class Triplets:
         return list(by_id.values())
 
     def question(self, problem: Problem, split: str, message: str = "") -> Question:
-        """Ask for the answer of a problem.
+        """Return the question of a problem.
 
-        ``message`` tells in words what a program does that is to be guessed; the notation has no room for it.
+        ``message`` is a hint for induction problems in plain text; the notation does not use it.
         """
         if not self.plain:
             prompt, answer = problem_in_notation(problem)
@@ -101,11 +99,11 @@ class Triplets:
 
 
 def draw_triplet(rng: np.random.Generator, kind: str, part: str) -> Problem | None:
-    """Draw a problem from the programs of a split or test set; None where the program drawn has no value on the input."""
-    far = part == "ood"
+    """Draw a problem from the programs of a split or test set; None if the drawn program is invalid for the drawn inputs."""
+    out_of_distribution = part == "ood"
     split = PROGRAMS_OF_TEST_SET.get(part, part)
-    family, program = programs.draw_of(rng, split, 3 if far else None)
-    inputs = [(family.inputs(rng, far),) for _ in range(PAIRS if kind == "induction" else 1)]
+    family, program = programs.draw_of(rng, split, 3 if out_of_distribution else None)
+    inputs = [(family.inputs(rng, out_of_distribution),) for _ in range(PAIRS if kind == "induction" else 1)]
     outcome = Expressions().run(program, inputs)
     if outcome.values is None or not all(is_short_in_notation(value) for value in outcome.values):
         return None

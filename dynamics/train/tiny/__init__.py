@@ -1,4 +1,4 @@
-"""The embedded model: a small base model, made on the spot and kept."""
+"""The embedded model: a small base model, trained on first use and cached."""
 
 from dynamics.train.tiny.model import Recipe, cache, find, folder, make
 from dynamics.train.tiny.pretraining import example

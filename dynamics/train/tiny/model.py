@@ -1,12 +1,12 @@
-"""The embedded model: a small base model, made on the spot and kept.
+"""The embedded model: a small base model, trained on first use and cached.
 
-A Llama of 0.65 million parameters learns from random examples, for a fixed number of steps, to predict outputs, find inputs and programs,
-and to propose programs, of the small language of ``dynamics.train.tasks.programs``. Only programs of the split ``pretraining`` are used.
-The result is an ordinary Hugging Face folder with an ordinary tokenizer, in the user's cache under a hash of the recipe. It is trained in
-float32 whatever runs compute in later. On one machine it is the same to the last bit whenever it is made (sums are ordered by the number of
-threads, which is therefore part of the recipe); a CPU with other vector instructions orders sums otherwise and gives other weights.
+A Llama of 0.65 million parameters is trained for a fixed number of steps on random examples in the small language of
+``dynamics.train.tasks.programs``: to predict outputs, to find inputs and programs, and to propose programs. Only programs of the split
+``pretraining`` are used. The result is a Hugging Face folder with a tokenizer, in the user's cache under a hash of the recipe. It is
+trained in float32, whatever the compute dtype of later runs. On one machine the weights are reproducible to the bit; the order of sums
+depends on the number of threads, which is therefore part of the recipe. A CPU with other vector instructions gives other weights.
 
-It is partly competent on purpose: it solves a part of the problems most of the time, and many of them once in a while.
+The model is only partly competent by design: it solves some problems most of the time, and many problems occasionally.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from dynamics.train.tiny.tokenizer import TOKENS, build_tokenizer
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights.
+    """Everything that determines the weights.
 
     Attributes
     ----------
     hidden, layers, heads, intermediate : sizes of the Llama.
-    initializer_range : standard deviation of the first weights.
-    steps : of the optimizer.
-    batch : examples a step.
-    learning_rate : after 50 steps of warm-up falling linearly to a twentieth.
-    prompt_weight : of the loss on the tokens of the question, beside 1 on those of the answer.
-    clip : largest L2 norm of the gradient.
+    initializer_range : standard deviation of the initial weights.
+    steps : number of optimizer steps.
+    batch : examples per step.
+    learning_rate : peak learning rate, after 50 steps of warm-up; it falls linearly to a twentieth.
+    prompt_weight : loss weight of the tokens of the question; those of the answer have 1.
+    clip : maximum L2 norm of the gradient.
     seed : of weights and examples.
-    threads : of torch.
-    version : of what else decides them.
+    threads : number of torch threads.
+    version : of the training code.
     """
 
     hidden: int = 128
@@ -64,38 +64,38 @@ class Recipe:
 
 
 def cache() -> Path:
-    """Find the folder for what is made once: ``DYNAMICS_CACHE``, else the user's cache."""
+    """Return the cache folder: ``DYNAMICS_CACHE`` if set, else ``dynamics`` in the user's cache."""
     root = os.environ.get("DYNAMICS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamics"
     return Path(root)
 
 
 def folder(recipe: Recipe = Recipe()) -> Path:
-    """Find where the model of a recipe is kept. The hash covers the settings and the first examples, which change when the code does."""
+    """Return the cache folder of a recipe's model. The hash covers the settings and the first examples, and so changes of the code."""
     rng = stream(recipe.seed, "fingerprint")
     text = json.dumps([asdict(recipe), TOKENS, MIX, [example(rng) for _ in range(200)]], sort_keys=True)
     return cache() / f"tiny-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None = None) -> Path:
-    """Find the folder of the model, which is made first where there is none yet.
+    """Return the folder of the model; train it first if it is not cached.
 
-    Of processes that ask at the same time one makes it, and the others say on stderr that they wait. The folder appears when it is whole:
-    a process that is killed leaves nothing behind, or, killed in the moment of writing, a hidden folder that the next one removes.
+    If several processes call this at the same time, one trains the model, and the others print on stderr that they wait. The folder
+    appears only when it is complete. A process killed while writing leaves a hidden folder, which the next process removes.
 
     Parameters
     ----------
     recipe : of the model.
-    progress : called with the step and the number of steps after each.
+    progress : called with (steps done, total steps) after each step.
     """
     target = folder(recipe)
     advice = "set DYNAMICS_CACHE to a folder that can be written"
 
     def wait() -> None:
-        with contextlib.suppress(OSError):  # nobody may be reading
+        with contextlib.suppress(OSError):  # stderr may be closed
             print(f"another process is making the embedded model in {target.parent}; waiting for it", file=sys.stderr, flush=True)
 
     def fill(path: Path) -> None:
-        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bar cannot be disabled
             model.save_pretrained(path)
         tokenizer.save_pretrained(path)
 
@@ -104,19 +104,19 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{target.parent}: cannot be made ({error.strerror}); {advice}") from None
-        if not os.access(target.parent, os.W_OK):  # rather than find out after minutes
+        if not os.access(target.parent, os.W_OK):  # check before training, which takes minutes
             raise InputError(f"{target.parent}: cannot be written; {advice}")
         with exclusive(target.parent, wait) as locked:
             if locked:
                 remove_partial(target)
-            if not (target / "config.json").exists():  # nobody made it in the meantime
+            if not (target / "config.json").exists():  # no other process has made it
                 model, tokenizer = make(recipe, progress)
                 save_folder(target, fill, advice, keep=True)
     return target
 
 
 def make(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> tuple[Any, Any]:
-    """Train the model of a recipe; gives model and tokenizer."""
+    """Train the model of a recipe; return model and tokenizer."""
     with optional_import("making the embedded model"):
         import torch
         import transformers  # noqa: F401

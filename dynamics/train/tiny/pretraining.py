@@ -1,8 +1,8 @@
-"""What the embedded model is pre-trained on: random examples of the small language, in batches.
+"""Pre-training data of the embedded model: batches of random examples in the small language.
 
-Its loop, in ``model``, is not that of ``dynamics.train.update``: there every token of a completion has the weight of its sample and prompts
-have none, here tokens of the question weigh less than those of the answer; the warm-up and the fall of the learning rate are others; and
-there is no policy yet, as loading one is what makes this model. Other sums would give other bits, and every cached model another hash.
+The pre-training loop, in ``model``, is separate from ``dynamics.train.update``: prompts have a loss weight, the learning rate schedule
+differs, and there is no policy yet, because loading the policy trains this model. Any change of the arithmetic would change the weights of
+all cached models.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dynamics.train.tasks.triplets import draw_triplet
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: share of each kind of example
+#: fraction of each kind of example
 MIX = {"deduction": 0.22, "abduction": 0.22, "induction": 0.22, "PD": 0.12, "PA": 0.12, "PI": 0.10}
 
 
 def example(rng: np.random.Generator) -> tuple[str, str]:
-    """Draw a question and its answer, from the programs of pre-training."""
+    """Draw a question and its answer from the pre-training programs."""
     kinds = list(MIX)
     kind = kinds[int(np.searchsorted(np.cumsum(list(MIX.values())), rng.random(), side="right").clip(max=len(kinds) - 1))]
     while True:
@@ -40,7 +40,7 @@ def example(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _proposal(rng: np.random.Generator, kind: str) -> tuple[str, str] | None:
-    """Draw what a proposer is asked and writes: a program and an input after a reference, or inputs for a program."""
+    """Draw a proposer prompt and its completion: a program and an input given a reference, or inputs for a program."""
     family, program = programs.draw_of(rng, "pretraining")
     inputs = [family.inputs(rng, False) for _ in range(PAIRS if kind == "PI" else 1)]
     if len({repr(value) for value in inputs}) < len(inputs) or Expressions().run(program, [(value,) for value in inputs]).values is None:
@@ -52,20 +52,20 @@ def _proposal(rng: np.random.Generator, kind: str) -> tuple[str, str] | None:
     return f"<{kind}><ref>{reference}<in>{programs.compact(other.inputs(rng, False))}<sep>", f"{program}<in>{answer}"
 
 
-#: batches made at once and sorted by length among themselves
+#: number of batches that are drawn together and sorted by length
 _POOL = 8
 
 
 def batch(
     seed: int, step: int, size: int, prompt_weight: float, tokenizer: Any
 ) -> tuple[Int[Tensor, "examples length"], Float[Tensor, "examples length"]]:
-    """Make the batch of a step, of examples of similar length, to have little padding.
+    """Build the batch of a step from examples of similar length, for little padding.
 
     Parameters
     ----------
-    seed, step : which examples.
-    size : how many.
-    prompt_weight : of the tokens of the question; those of the answer have 1, padding 0.
+    seed, step : select the random examples.
+    size : number of examples.
+    prompt_weight : loss weight of the tokens of the question; those of the answer have 1, padding has 0.
     tokenizer : of the embedded model.
 
     Returns
@@ -90,7 +90,7 @@ _pools: dict[tuple[int, int, int], list[tuple[list[int], int]]] = {}
 
 
 def _pool(seed: int, number: int, size: int, tokenizer: Any) -> list[tuple[list[int], int]]:
-    """Tokens and the length of the question, of the examples of several steps, in batches whose order is random."""
+    """Return token ids and question length of the examples of several steps, as batches in random order."""
     if (seed, number, size) not in _pools:
         _pools.clear()
         rng = stream(seed, "pretraining", number)

@@ -11,7 +11,7 @@ TOKENS = (*SPECIAL_TOKENS, *_WORDS, *"0123456789", *"abcdexyABCDE", *"+-*%()[],'
 
 
 def build_tokenizer() -> Any:
-    """Make a tokenizer of characters and a few words, 64 tokens or fewer; decoding what was encoded gives the text back."""
+    """Build a tokenizer of characters and a few words, with at most 64 tokens; decoding inverts encoding."""
     import re
 
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
