@@ -97,20 +97,17 @@ def padded(sigma: Float[np.ndarray, " known"], size: int) -> Float[np.ndarray, "
     return np.concatenate([sigma, np.zeros(max(0, size - len(sigma)))])[:size]
 
 
-def angle_summary(
-    left: Float[np.ndarray, " k"], right: Float[np.ndarray, " k"], shape: tuple[int, ...], moved: bool = True
-) -> dict[str, Any]:
+def angle_summary(left: Float[np.ndarray, " k"], right: Float[np.ndarray, " k"], shape: tuple[int, ...]) -> dict[str, Any]:
     """Summarise ascending angles as fields of a ``Spectrum``.
 
     Parameters
     ----------
     left, right : degrees, between the first k directions before and after.
     shape : of the matrix. k directions of a space of k dimensions are all of it, before and after: there is no angle.
-    moved : whether the update is not zero; if it is, there is no angle either.
     """
     summary: dict[str, Any] = {}
     for side, degrees, dimensions in (("left", left, shape[0]), ("right", right, shape[1])):
-        defined = moved and len(degrees) < dimensions
+        defined = len(degrees) < dimensions
         summary[f"angle_{side}_max"] = float(degrees.max()) if defined else math.nan
         summary[f"angle_{side}_mean"] = float(degrees.mean()) if defined else math.nan
         summary[f"angles_{side}"] = tuple(degrees.tolist()) if defined else ()
