@@ -47,7 +47,7 @@ def approximate(
     sine = first.sine(k)
     slack = math.degrees(math.asin(sine) + math.asin(second.sine(k)))
     left, right = angles(first.left[:, :k], second.left[:, :k]), angles(first.right[:, :k], second.right[:, :k])
-    angle_fields = angle_summary(left, right, before.shape, bool(update.any()))
+    angle_fields = angle_summary(left, right, before.shape)
     for name in ("angle_left_max", "angle_left_mean", "angle_right_max", "angle_right_mean"):
         if angle_fields[name] == angle_fields[name]:
             bounds[name] = (max(0.0, angle_fields[name] - slack), min(90.0, angle_fields[name] + slack))

@@ -211,7 +211,7 @@ def _full(
     return {
         **ranks(sigma, (len(before), len(before[0]))),
         "nss": float(np.linalg.norm(s1 - s0)) / scale if scale else math.nan,
-        **angle_summary(left, right, before.shape, bool(update.any())),
+        **angle_summary(left, right, before.shape),
         "gap": float((s0[k - 1] - (s0[k] if k < len(s0) else 0.0)) / s0[0]) if s0[0] else math.nan,
         **energy_in_subspace(u0[:, :k], v0[:k].T, update),
         "principal": float(principal[changed].mean()) if changed.any() else math.nan,

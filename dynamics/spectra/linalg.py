@@ -102,20 +102,17 @@ def padded(sigma: Float[np.ndarray, " known"], size: int) -> Float[np.ndarray, "
     return np.concatenate([sigma, np.zeros(max(0, size - len(sigma)))])[:size]
 
 
-def angle_summary(
-    left: Float[np.ndarray, " k"], right: Float[np.ndarray, " k"], shape: tuple[int, ...], moved: bool = True
-) -> dict[str, Any]:
+def angle_summary(left: Float[np.ndarray, " k"], right: Float[np.ndarray, " k"], shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the fields of a ``Spectrum`` for ascending angles.
 
     Parameters
     ----------
     left, right : degrees, between the first k directions before and after.
     shape : of the matrix. k directions span all of a k-dimensional space, before and after, so that no angle is defined.
-    moved : whether the update is not zero; without an update no angle is defined.
     """
     summary: dict[str, Any] = {}
     for side, degrees, dimensions in (("left", left, shape[0]), ("right", right, shape[1])):
-        defined = moved and len(degrees) < dimensions
+        defined = len(degrees) < dimensions
         summary[f"angle_{side}_max"] = float(degrees.max()) if defined else math.nan
         summary[f"angle_{side}_mean"] = float(degrees.mean()) if defined else math.nan
         summary[f"angles_{side}"] = tuple(degrees.tolist()) if defined else ()

@@ -13,6 +13,7 @@ from dynamics import overlap, passk, sparsity, spectra
 from dynamics.descriptions import plural, small_table
 from dynamics.entropy.traces import Trace
 from dynamics.sparsity.plot import color_scale
+from dynamics.spectra.comparison import changed_only, frame
 from dynamics.spectra.notes import headline, notes
 
 
@@ -66,11 +67,12 @@ def test_a_subspace_as_large_as_the_space_has_no_angle(method: str) -> None:
     assert notes(spectra.compare(state(0.0), state(1e-2, 1), k=2, method=method)[0]) == []
 
 
-def test_a_matrix_that_did_not_change_has_no_angle() -> None:
+def test_a_matrix_that_did_not_change_is_a_row_of_dashes() -> None:
     tuned = state(0.0) | {"model.layers.0.k_proj.weight": state(1e-2, 1)["model.layers.0.k_proj.weight"]}
     measured, _ = spectra.compare(state(0.0), tuned, k=2)
     unchanged = next(spectrum for spectrum in measured if "q_proj" in spectrum.name)
-    assert math.isnan(unchanged.angle_left_max)
+    rows = changed_only(frame(measured)).set_index("name")
+    assert rows.loc[unchanged.name, ["nss", "rank", "angle_left_max", "inside", "intruders"]].isna().all()
     assert "did not change" in repr(unchanged)
     assert notes(measured)[0].startswith("1 matrix of 2 did not change")
 

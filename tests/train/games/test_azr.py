@@ -206,7 +206,7 @@ def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: 
         (["--task-types", "deduktion"], "deduction"),
         (["--advantage", "grpo"], "reinforce"),
         (["--proposer-bonuses", "beauty"], "halstead"),
-        (["--solver-samples", "9"], "only 4"),
+        (["--solver-samples", "9"], "at most --group-size, which is 4"),
         (["--task-types", "induction"], "abduction"),
     ],
 )
