@@ -14,7 +14,8 @@ from dynamics.entropy import kernels as entropy_kernels
 from dynamics.entropy.logits import from_logits
 from dynamics.passk.estimators import curves, g_pass_at_k, maj_at_k, mg_pass_at_k, pass_at_k
 from dynamics.sparsity.accumulate import accumulate_arrays
-from dynamics.sparsity.definitions import Thresholds, changed
+from dynamics.sparsity.definitions import Thresholds
+from dynamics.sparsity.masks import changed
 
 
 def sparsity() -> None:

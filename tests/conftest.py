@@ -29,7 +29,7 @@ CHECKED = [
     "dynamics.passk.crossing",
     "dynamics.passk.estimators",
     "dynamics.sparsity.accumulate",
-    "dynamics.sparsity.definitions",
+    "dynamics.sparsity.masks",
     "dynamics.spectra.linalg",
     "dynamics.spectra.randomized_svd",
     "dynamics.train.attention",

@@ -15,7 +15,8 @@ from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
 from dynamics.checkpoints.coverage import coverage, warning
 from dynamics.descriptions import plural, small_table
 from dynamics.errors import InputError, printable
-from dynamics.sparsity.definitions import RULES, Thresholds, changed, rule_texts
+from dynamics.sparsity.definitions import RULES, Thresholds, rule_texts
+from dynamics.sparsity.masks import changed
 
 if TYPE_CHECKING:
     import pandas as pd

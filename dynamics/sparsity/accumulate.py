@@ -18,7 +18,8 @@ from dynamics.checkpoints.matching import Pair
 from dynamics.checkpoints.tensor import Tensor
 from dynamics.io.threads import Progress, cores, in_order
 from dynamics.sparsity import kernels
-from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, Thresholds, bit_patterns, comparable, compares_as_integers
+from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, Thresholds
+from dynamics.sparsity.masks import bit_patterns, comparable, compares_as_integers
 
 #: bytes per chunk and side: large enough to make Python's overhead small, small enough for the shared cache
 CHUNK = 1 << 21
@@ -130,7 +131,7 @@ def accumulate_arrays(
     dtype_b: str,
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
 ) -> DiffStats:
-    """Accumulate the statistics of two flat arrays of stored values, ``(n,)`` each; see ``definitions.comparable`` for the arguments.
+    """Accumulate the statistics of two flat arrays of stored values, ``(n,)`` each; see ``masks.comparable`` for the arguments.
 
     Values are compared in the narrowest of bfloat16, float32 and float64 that represents both sides exactly. 64-bit integers are compared
     as integers, and are converted to float64 for the norms.

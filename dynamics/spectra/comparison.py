@@ -19,7 +19,7 @@ from dynamics.checkpoints.tensor import decode
 from dynamics.descriptions import small_table
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.extras import optional_import
-from dynamics.sparsity.definitions import changed, changed_under
+from dynamics.sparsity.masks import changed, changed_under
 from dynamics.spectra.linalg import (
     COUNTERPART,
     TOP,

@@ -14,7 +14,8 @@ from dynamics.checkpoints import from_array
 from dynamics.checkpoints.tensor import STORAGE
 from dynamics.errors import InputError
 from dynamics.recorder import Recorder
-from dynamics.sparsity.definitions import RULES, changed, changed_under
+from dynamics.sparsity.definitions import RULES
+from dynamics.sparsity.masks import changed, changed_under
 
 #: dtype -> (bits of a pattern, bits of its mantissa)
 FORMATS = {"float16": (16, 10), "bfloat16": (16, 7), "float32": (32, 23), "float64": (64, 52)}
