@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.io.paths import choose_checkpoint, suggest_path, trainer_checkpoints
@@ -210,7 +211,7 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     if vocabulary is not None and not 0 < vocabulary <= rows:
         raise InputError(f"vocabulary={vocabulary}: the head has {rows:,} rows")
     if known < rows and vocabulary is None:
-        notes.add(f"the head has {rows:,} rows, the tokenizer {known:,} tokens: {rows - known:,} rows of padding count as tokens")
+        notes.add(f"the head has {rows:,} rows, the tokenizer {known:,} tokens: {plural(rows - known, 'row')} of padding counted as tokens")
     scale = getattr(text, "logit_scale", None) or 1.0
     if divided := getattr(text, "logits_scaling", None):
         scale = 1.0 / divided

@@ -262,7 +262,9 @@ def trace(
     size = min(ours.window, theirs.window) if theirs else ours.window
     long = sum(len(sequence.ids) > size for sequence in sequences)
     if long:
-        notes.add(f"{long:,} texts are longer than the window of {size:,} tokens: they went in windows that overlap by half")
+        notes.add(
+            f"{plural(long, 'text is', 'texts are')} longer than the window of {size:,} tokens: measured in windows that overlap by half"
+        )
     jobs = sorted(windows([len(sequence.ids) for sequence in sequences], size), key=len)
     total, done = sum(job.stop - job.fresh for job in jobs), 0
     parts: list[pd.DataFrame] = []

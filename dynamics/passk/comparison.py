@@ -422,7 +422,7 @@ def _majority(
             progress(row + 1, len(graded))
     silent = int(with_verdict["answer"].isna().sum())
     if silent:
-        warnings.append(f"maj@k: {silent:,} samples gave no answer and have no vote")
+        warnings.append(f"maj@k: {plural(silent, 'sample')} without an answer, and so without a vote")
     return values
 
 

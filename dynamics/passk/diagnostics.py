@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from dynamics.descriptions import plural
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -23,7 +25,7 @@ def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> l
             f"{worst:.3f} instead of {(graded['c'] / graded['n']).mean():.3f} (--unscored wrong)"
         )
     if len(graded) < len(every):
-        warnings.append(f"{len(every) - len(graded):,} problems have no sample with a verdict and are left out")
+        warnings.append(f"{plural(len(every) - len(graded), 'problem has', 'problems have')} no sample with a verdict: left out")
     n = graded["n"]
     if n.min() < n.max():
         warnings.append(f"n differs between problems ({n.min():,} to {n.max():,}): a point at k covers the problems with n >= k")

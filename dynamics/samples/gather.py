@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.samples.row import SCORED, STATUSES, UNSCORED, Batches
 
@@ -92,7 +93,9 @@ class Gather:
         unscored = frame["status"] == STATUSES.index(UNSCORED)
         absent = int((missing & ~unscored).sum())
         if absent:
-            notes.append(f"{absent:,} samples have a score of NaN, null or nothing: they count as attempted, not as wrong")
+            notes.append(
+                f"{plural(absent, 'sample has', 'samples have')} a score of NaN, null or nothing, and count as attempted, not as wrong"
+            )
         frame.loc[missing, "status"] = STATUSES.index(UNSCORED)
         frame, repeated = _without_repeats(frame)
         notes += repeated
@@ -149,16 +152,18 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     same = [*identity, "score", "fingerprint", "answer", "status"]
     copies = numbered & frame.duplicated(same)
     if copies.any():
-        notes.append(f"{int(copies.sum()):,} rows were dropped: problem, sample number, text and score of another row (a resumed run)")
+        notes.append(
+            f"dropped {plural(int(copies.sum()), 'row')} with the problem, sample number, text and score of another (a resumed run)"
+        )
         frame = frame[~copies]
         numbered = numbered[~copies]
     clash = numbered & frame.duplicated(identity)
     if clash.any():
-        notes.append(f"{int(clash.sum()):,} rows have problem and sample number of another row but not its text or score: kept as samples")
+        notes.append(f"kept {plural(int(clash.sum()), 'row')} with the problem and sample number of another, but not its text or score")
     again = numbered & frame.duplicated([name for name in same if name != "source"])
     if again.any():
         notes.append(
-            f"{int(again.sum()):,} samples stand in two files of one model with one number, text and score: kept; is a file there twice?"
+            f"kept {plural(int(again.sum()), 'sample')} with the number, text and score of one in another file (was a file given twice?)"
         )
     return frame.reset_index(drop=True), notes
 

@@ -253,20 +253,20 @@ def test_rows_written_twice_are_dropped_and_counted(tmp_path):
     rows = [{"problem": "a", "sample": place, "completion": f"{place}", "correct": place % 2} for place in range(4)]
     path = write(tmp_path / "resumed.jsonl", *rows, *rows[2:])
     assert graded(path) == {"a": (4, 2)}
-    assert any("2 rows were dropped" in note for note in samples.read([path]).notes)
+    assert any("dropped 2 rows" in note for note in samples.read([path]).notes)
 
 
 def test_a_number_given_twice_to_different_samples_is_kept_and_said(tmp_path):
     rows = [{"problem": "a", "sample": 0, "completion": "x", "correct": 1}, {"problem": "a", "sample": 0, "completion": "y", "correct": 0}]
     path = write(tmp_path / "clash.jsonl", *rows)
     assert graded(path) == {"a": (2, 1)}
-    assert any("1 rows have problem and sample number of another" in note for note in samples.read([path]).notes)
+    assert any("kept 1 row with the problem and sample number of another" in note for note in samples.read([path]).notes)
 
 
 def test_one_file_twice_is_said(tmp_path):
     rows = [{"problem": "a", "sample": place, "correct": 1} for place in range(3)]
     one, two = write(tmp_path / "one.jsonl", *rows), write(tmp_path / "two.jsonl", *rows)
-    assert any("is a file there twice?" in note for note in samples.read([f"m={one}", f"m={two}"]).notes)
+    assert any("was a file given twice?" in note for note in samples.read([f"m={one}", f"m={two}"]).notes)
 
 
 @pytest.mark.parametrize("nothing", ["null", "NaN", '""', '"nan"'])
@@ -276,7 +276,7 @@ def test_no_verdict_is_not_a_wrong_answer(tmp_path, nothing):
     assert graded(path) == {"1": (1, 1)}
     read = samples.read([path])
     assert len(read.table) == 2
-    assert any("1 samples have a score of NaN" in note for note in read.notes)
+    assert any("1 sample has a score of NaN" in note for note in read.notes)
 
 
 @pytest.mark.parametrize(
