@@ -55,12 +55,15 @@ def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> 
 
 
 def check_outputs(options: Any) -> None:
-    """Refuse outputs that cannot be written, or two that both want standard output."""
+    """Refuse outputs that cannot be written, and two that go to the same place."""
     for path in (options.json, options.csv, options.html):
         check_output(path)
     check_output(options.figure, FIGURES)
     if sum(path == "-" for path in (options.json, options.csv)) > 1:
         raise InputError("--json - and --csv - both want standard output; name a file for one of them")
+    files = [os.path.abspath(path) for path in (options.json, options.csv, options.html, options.figure) if path not in (None, "-")]
+    if twice := next((path for path in files if files.count(path) > 1), None):
+        raise InputError(f"{printable(twice)}: is named for two outputs; each needs a file of its own")
 
 
 def write(path: str, content: str | bytes) -> None:

@@ -10,12 +10,12 @@ from dynamics.io.paths import natural_order
 
 
 def sort_series(command: str, names: Sequence[str]) -> list[str]:
-    """Put the later checkpoints of a series into natural order, and say so in one line if that is another order than the one given.
+    """Put a series of checkpoints into natural order, and say so in one line if that is another order than the one given.
 
     Parameters
     ----------
     command : the name of the command, which the line begins with.
-    names : the checkpoints, without the base.
+    names : the checkpoints. A base whose name differs from the others' in more than its number stays first.
     """
     ordered = natural_order(names)
     if ordered != list(names):

@@ -22,9 +22,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     options = build_parser().parse_args(argv)
     check_outputs(options)
-    tuned = sort_series("dynamics.overlap", options.tuned) if options.series else options.tuned
+    checkpoints = [options.base, *options.tuned]
+    if options.series:
+        checkpoints = sort_series("dynamics.overlap", checkpoints)
     with ProgressBar("comparing", compiles=True) as bar:
-        comparison = compare(options.base, tuned, rtol=options.rtol, atol=options.atol, progress=bar)
+        comparison = compare(checkpoints[0], checkpoints[1:], rtol=options.rtol, atol=options.atol, progress=bar)
     if "-" not in (options.json, options.csv):
         from dynamics.overlap.terminal import show
 

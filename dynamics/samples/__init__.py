@@ -17,7 +17,7 @@ kept in memory. The following decisions are counted and reported when they apply
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,9 @@ def read(
     columns = Columns(problem, correct, sample, model, answer)
     jobs = [job for source in sources for job in _expand(str(source))]
     runs = {path for source in sources for path in _of_a_run(str(source))}
+    given = [(name, path.resolve()) for name, path, _ in jobs]
+    if twice := next((pair for pair in given if given.count(pair) > 1), None):
+        raise InputError(f"{printable(twice[1])}: is given twice for one model; its samples would count twice")
     sizes = [path.stat().st_size for _, path, _ in jobs]
     gather, files, ignored = Gather(), [], []
     defaults = _default_names([path for _, path, _ in jobs])
@@ -188,6 +191,8 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
         path = Path(rest)
         if not name:
             raise InputError(f"{printable(source)}: the name before = is empty")
+        if not rest:
+            raise InputError(f"{printable(source)}: the path after = is empty")
     if not path.exists():
         raise InputError(no_such_path(path))
     if path.is_file():
@@ -202,7 +207,20 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
     )
     if not files:
         raise InputError(f"{printable(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
+    files.sort(key=_is_not_the_control(path))
     return [(name or path.resolve().name, file, False) for file in files]
+
+
+def _is_not_the_control(run: Path) -> Callable[[Path], bool]:
+    """Give a key that sorts a run's samples of the base at the temperature of the trained model first: others are compared with them."""
+    import json
+
+    try:
+        temperature = json.loads((run / "run.json").read_bytes())["config"]["eval_temperatures"][0]
+        control = f"base_T{temperature:g}"
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        control = ""
+    return lambda file: file.name.partition(".jsonl")[0] != control
 
 
 def _of_a_run(source: str) -> list[Path]:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dynamics.errors import InputError
 from dynamics.sparsity.comparison import compare, last_against_first, series, series_dict, table
 from dynamics.sparsity.definitions import PAPERS
 from dynamics.sparsity.results import Comparison, Step
@@ -23,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     check_outputs(options)
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper, "threads": options.threads}
-    checkpoints = [options.base, *sort_series("dynamics.sparsity", [options.tuned, *options.more])]
+    checkpoints = [options.base, options.tuned, *options.more]
+    if options.more:
+        checkpoints = sort_series("dynamics.sparsity", checkpoints)
     steps: list[Step] = []
     with ProgressBar("comparing", compiles=True) as bar:
         if options.more:
@@ -73,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
         "more",
         metavar="MORE",
         nargs="*",
-        help="more checkpoints of the run, in any order: they are sorted by number, and each is compared with BASE and with the one before",
+        default=[],
+        help="more checkpoints of the run, in any order: names that differ only in their numbers are sorted by these, and each "
+        "checkpoint is compared with the first and with the one before",
     )
     add_outputs(parser, "every row", "layer x module (a series: sparsity against step)")
     parser.add_argument(
@@ -95,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--threads {text}: must be a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
 
 

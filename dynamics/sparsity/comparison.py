@@ -176,8 +176,8 @@ def series(
 
     Parameters
     ----------
-    sources : the base, then the later checkpoints. Paths that differ only in their numbers are sorted in natural order
-        (``checkpoint-50`` before ``checkpoint-1000``); mappings keep their order.
+    sources : the base, then the later checkpoints. Of more than two, paths that differ only in their numbers are sorted in natural
+        order (``checkpoint-50`` before ``checkpoint-1000``), the base too; with mappings among them the order is kept.
     rtol, atol, like, threads, progress : as for ``compare``.
 
     Returns
@@ -186,11 +186,9 @@ def series(
     """
     if len(sources) < 2:
         raise InputError(f"a series needs two checkpoints or more, got {len(sources)}")
-    base, *others = sources
-    paths = [source for source in others if isinstance(source, (str, os.PathLike))]
-    if len(paths) == len(others):
-        others = [*natural_order(paths)]
-    opened = [open_checkpoint(source) for source in (base, *others)]
+    paths = [source for source in sources if isinstance(source, (str, os.PathLike))]
+    ordered = natural_order(paths) if len(paths) == len(sources) > 2 else sources
+    opened = [open_checkpoint(source) for source in ordered]
     jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
     first, *later = opened
     applied = [first, *(other if other.adapter is None else other.adapter.apply_to_base(first)[0] for other in later)]

@@ -31,6 +31,8 @@ def explain(comparison: Comparison) -> list[str]:
             f"both sides store bfloat16: {agree} by arithmetic, since two different bfloat16 values are at least 2^-8 apart; `atol` also "
             f"calls unchanged {percent(small)} of the weights, which changed by no more than {comparison.atol:g}"
         )
+    elif not total.changed["exact"]:
+        pass  # identical: nothing for the dtypes to hide
     elif base == tuned:
         notes.append(
             f"both sides store {base}: {percent(share)} of the weights changed by less than bfloat16 can show, so sparsity is "

@@ -308,10 +308,24 @@ def test_a_series_is_in_natural_order(tmp_path, capsys, monkeypatch, cli):
         write_safetensors(tmp_path / name / "model.safetensors", {"w": np.full(4, value, np.float32)})
     series = ["--series"] if cli is overlap_cli else []
     assert cli(["z-1", "step_10", "step_9", *series, "--json", "sorted.json"]) == 0
-    assert "sorted the series by number: step_9, step_10\nwrote sorted.json\n" in capsys.readouterr().err
+    assert "sorted the series by number: z-1, step_9, step_10\nwrote sorted.json\n" in capsys.readouterr().err
     assert cli(["z-1", "step_9", "step_10", *series, "--json", "given.json"]) == 0
     assert capsys.readouterr().err == "wrote given.json\n"
     assert json.loads((tmp_path / "sorted.json").read_text()) == json.loads((tmp_path / "given.json").read_text())
+
+
+def test_the_first_of_a_series_is_the_one_of_the_lowest_number(tmp_path, capsys, monkeypatch):
+    """As the shell lists them, ``step_10`` would be the base."""
+    monkeypatch.chdir(tmp_path)
+    for step in (2, 9, 10):
+        write_safetensors(tmp_path / f"step_{step}.safetensors", {"w": np.full(4, step, np.float32)})
+    assert sparsity_cli(["step_10.safetensors", "step_2.safetensors", "step_9.safetensors", "--json", "-"]) == 0
+    told = capsys.readouterr()
+    assert [step["from"] + step["to"] for step in json.loads(told.out)["series"]][:2] == [
+        "step_2.safetensorsstep_9.safetensors",
+        "step_2.safetensorsstep_10.safetensors",
+    ]
+    assert "sorted the series by number: step_2.safetensors, step_9" in told.err
 
 
 def test_names_without_a_common_pattern_keep_their_places(capsys):
