@@ -165,7 +165,7 @@ class Checkpoint:
 
 
 def decode(stored: Shaped[np.ndarray, "*shape"], dtype: str) -> Float[np.ndarray, "*shape"]:
-    """Convert stored bits to float32 if it represents all values of the dtype, else to float64 (64-bit integers above 2**53 are rounded)."""
+    """Convert stored bits to float32 if it represents all values of the dtype, else to float64 (64-bit integers above 2**53 round)."""
     if dtype == "float32":
         return stored
     if dtype == "bfloat16":
