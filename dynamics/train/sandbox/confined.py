@@ -123,7 +123,7 @@ class _Beneath(ctypes.Structure):
 
 
 def seccomp_filter(extra: dict[str, tuple[int | None, int | None]]) -> Any:
-    """Make a seccomp filter in memory: the calls of the list, and ``extra``, pass; all others fail with EPERM, foreign ones kill."""
+    """Build a seccomp filter: listed calls and ``extra`` are allowed, other calls fail with EPERM, foreign architectures are killed."""
     which, arch = _MACHINES[platform.machine()]
     numbers = sorted(pair[which] for pair in (_CALLS | extra).values() if pair[which] is not None)  # type: ignore[type-var]
     load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
@@ -178,7 +178,7 @@ def landlock(libc: Any, readable: list[str]) -> int:
 
 
 def confine(libc: Any) -> str:
-    """Give up all rights but computing, forking and reading the standard library; says by what."""
+    """Drop all privileges except computing, forking and reading the standard library; return a description of the confinement."""
     if platform.machine() not in _MACHINES:
         raise OSError(f"no table of system calls for {platform.machine()}")
     _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
