@@ -1,4 +1,4 @@
-"""The scripts of the comparison: on recorded runs of a tiny model, and on hand-made numbers."""
+"""The scripts of the comparison, on recorded runs of a tiny model and on constructed numbers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_everything_is_built_from_run_directories(built: Path) -> None:
     assert set(verdicts["verdict"]) <= {HOLDS, FAILS, OPEN}
     single = verdicts[verdicts["interval"] == "none: one seed"]
     assert len(single)
-    assert (single["verdict"] == OPEN).all()  # one seed can tell nothing about seeds
+    assert (single["verdict"] == OPEN).all()  # a single seed gives no information on the variation between seeds
     page = (built / "report.html").read_text()
     assert all(module.TITLE in page for module in comparison.QUESTIONS)
     assert not re.search(r"(src|href)=.?https?:", page)  # nothing is fetched
@@ -159,7 +159,7 @@ def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: 
 
 
 def imagined_run(method: str, given: command_line.Command) -> Path:
-    """The directory of a run that never was: its settings, and evaluations where it would have any."""
+    """Make the directory of an imaginary run, with settings and evaluations."""
     out, settings = Path(given.out), asdict(given.config)
     out.mkdir(parents=True)
     document = {"schema": "dynamics.run/2", "method": method, "preset": given.preset, "config": settings, "seed": settings["seed"]}
@@ -185,7 +185,7 @@ def test_seeds_that_agree_by_chance_do_not_make_a_verdict_sharp() -> None:
     assert (found.low, found.high, found.verdict) == (-0.1, 0.3, OPEN)
     assert check_claim("", "", [0.1, 0.1, 0.1], 1).verdict == HOLDS
     apart = check_claim("", "", [0.0, 0.2], 1, (0.05, 0.15, "bootstrap over problems"))
-    assert (apart.low, apart.high) == over_seeds([0.0, 0.2])[1:]  # here the seeds are the wider
+    assert (apart.low, apart.high) == over_seeds([0.0, 0.2])[1:]  # here the interval over seeds is wider
     alone = check_claim("", "", [0.1], 1, (0.05, 0.15, "bootstrap over problems"))
     assert (alone.low, alone.high, alone.seeds, alone.interval) == (0.05, 0.15, 1, "bootstrap over problems, one seed")
     assert check_claim("", "", [0.1], 1).verdict == OPEN
@@ -339,7 +339,7 @@ def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path)
 
 
 def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
-    """Intervals that rest on a normal distribution would be sharp here by chance."""
+    """Intervals that assume a normal distribution would be narrow here by chance."""
     solved = pd.DataFrame({"base": [True] * 3 + [False] * 9, "tuned": [False] * 12})
     balance = support._balance(solved)
     assert balance["value"] == pytest.approx(-0.25)

@@ -72,7 +72,7 @@ def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None
     last = ~inside
     last[:, -1] = True
     other, _ = attend(None, query, *changed(last, key, value), given)
-    assert (found == other)[inside & ~last].all()  # of padding and of what comes later, nothing is seen
+    assert (found == other)[inside & ~last].all()  # padding and later tokens are not seen
     found[inside].sum().backward()
     for one in (query, key, value):
         assert torch.isfinite(one.grad).all()
@@ -102,7 +102,7 @@ def test_completions_that_share_a_prompt(dtype: torch.dtype, lengths: list[tuple
     if scale == 1.0:
         expected = written_out(query, key, value, seen)
         torch.testing.assert_close(found[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
-    for number in (1, 2, 3):  # of another completion nothing is seen
+    for number in (1, 2, 3):  # other completions are not seen
         theirs = segments == number
         other, _ = attend(None, query, *changed(theirs | ~inside, key, value), None, pattern=pattern)
         assert (found == other)[inside & ~theirs].all()

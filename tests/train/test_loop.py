@@ -1,4 +1,4 @@
-"""Runs of the loop: what they write, that being killed changes nothing, and what they say to bad input."""
+"""Runs of the loop: output files, resumption after being killed, and messages for invalid input."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
     assert model.dtype == torch.float32
     transformers.AutoTokenizer.from_pretrained(out / "checkpoints/step_000006")
     shutil.rmtree(out / "state")
-    assert cli(arguments(method, base, out, "--resume")) == 2  # rather than beginning again over what is there
+    assert cli(arguments(method, base, out, "--resume")) == 2  # instead of starting again over the existing run
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 6
 
 
@@ -171,7 +171,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int]
 
 
 def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: Path) -> None:
-    """Every method asks the same, so all begin with the same value; measuring it changes nothing of the run."""
+    """All methods use the same prompts, so they start with the same value; measuring it does not change the run."""
     first = {}
     for method in QUICK:
         out = tmp_path / method

@@ -1,4 +1,4 @@
-"""Log-probabilities of completions, however they are laid out, against the plain forward pass."""
+"""Log-probabilities of completions in any layout against the plain forward pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch() -> Batch:
 
 
 def reference(model, batch: Batch, temperature: float, compute: str = "float32"):
-    """Plain: a forward pass a completion, log_softmax."""
+    """Compute the reference: a forward pass per completion, then log_softmax."""
     logp, entropy = [], []
     for sample, made in enumerate(batch.completions):
         prompt = batch.prompts[batch.prompt_of[sample]]
@@ -137,7 +137,7 @@ def test_every_completion_token_is_in_exactly_one_layout(batch: Batch) -> None:
 
 
 def test_rows_computed_together_are_of_similar_shape() -> None:
-    """Attention pads completions to the longest of the micro-batch: long ones do not make short ones dear."""
+    """Attention pads completions to the longest of the micro-batch, so long and short completions are separated."""
     rng = np.random.default_rng(1)
     lengths = [*(int(n) for n in rng.integers(1, 64, 40)), *([3] * 8 + [40] * 8) * 4, *[5] * 20]
     prompt_of = np.array([*range(40), *np.repeat(np.arange(40, 48), 8), *np.repeat(48, 20)])

@@ -1,4 +1,4 @@
-"""The gradient of a step, against the formula, and however the batch is cut."""
+"""The gradient of a step against the formula, for any split into micro-batches."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_micro_batches_change_nothing(loss: str, more: dict) -> None:
 
 
 def test_the_gradient_is_that_of_the_formula() -> None:
-    """Weighted log-likelihood by a forward pass a completion, against the loop's."""
+    """Compare the loop's gradient with that of the weighted log-likelihood, by a forward pass per completion."""
     model, given = llama().eval(), batch()
     policy = Policy(model, tiny.build_tokenizer())
     found = gradients(RLVRConfig(), policy, given)

@@ -1,4 +1,4 @@
-"""What programs try on the sandbox, and what must come of it; on the standard library alone, so that any interpreter can run it."""
+"""Attacks on the sandbox and their required outcomes, with the standard library only, so that any interpreter can run them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ ATTACKS: list[tuple[str, str, object]] = [
 
 
 def judged(sandbox: Sandbox, program: str, expected: object, argument: object) -> str:
-    """Empty if the attack was contained."""
+    """Return an empty string if the attack was contained."""
     outcome = sandbox.run(program, [(argument,)], timeout=0.7)
     if outcome.error == "timeout" and "timeout" not in str(expected):  # a busy machine
         outcome = sandbox.run(program, [(argument,)], timeout=10)
