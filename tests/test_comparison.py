@@ -139,7 +139,7 @@ def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the runs with the settings that are compared by default are those of the methods, a seed each."""
+    """By default, the compared runs are those of the methods, with each seed."""
     monkeypatch.chdir(tmp_path)
     made = []
     for line in presets.commands(preset, Path("runs")):
@@ -256,7 +256,7 @@ def test_the_lowest_learning_rate_that_all_methods_share() -> None:
 
 
 def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> None:
-    """A learning rate that all share is no part of a label; of runs that were asked problems and others, the former are the usual ones."""
+    """A label omits a learning rate that all runs share; the usual settings are those of the evaluated runs."""
 
     def run(name: str, seed: int | None = 0, **more: object) -> Path:
         return run_folder(tmp_path / name, seed=seed, config=more)
@@ -358,7 +358,7 @@ def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
 
 
 def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
-    """The recorder writes metrics, no checkpoints and no seed: some figures can be drawn, and the page says why others cannot."""
+    """The recorder writes metrics but no checkpoints and no seed: some figures are drawn, and the page explains why others are missing."""
     out = run_folder(tmp_path / "runs" / "grpo", method="grpo", master_dtype=["bfloat16", "float32"])
     steps = [{"step": n, "entropy": 1 / n, "reward": 0.1 * n} | {f"sparsity/{rule}": 1 - 0.1 * n for rule in RULES} for n in range(1, 6)]
     (out / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
@@ -386,7 +386,7 @@ def test_operations_are_counted_in_any_python() -> None:
 
 
 def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
-    """By structure: a line a method in its colour, the controls in grey, labels of axes, limits that hold the data."""
+    """Check the structure: a line per method in its colour, controls in grey, axis labels, limits that contain the data."""
 
     def table_of(module: analysis.Analysis) -> pd.DataFrame:
         return pd.read_csv(built / f"{analysis.name_of(module)}.csv")
@@ -419,7 +419,7 @@ def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
 
 @pytest.mark.skipif(browser() is None, reason="no browser")
 def test_the_report_in_a_browser(folder: Path, built: Path, tmp_path: Path) -> None:
-    """On a phone nothing but what scrolls by itself is wider than the screen; every picture is one."""
+    """On a phone, only scrollable elements are wider than the screen, and every image loads."""
     script = (
         "<script>addEventListener('load', () => { document.title = [document.documentElement.scrollWidth <= innerWidth, "
         "[...document.images].every(one => one.naturalWidth > 100), document.images.length].join(' ') })</script>"

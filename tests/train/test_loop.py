@@ -93,7 +93,7 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
 
 
 def assert_sampler_is_the_trainer(line: dict, compute: str) -> None:
-    """Both give a token the same probability but for rounding: in float32 to 1e-3 at most, in bfloat16 to 1e-3 in KL divergence."""
+    """Check that both give a token the same probability up to rounding: at most 1e-3 in float32, 1e-3 in KL divergence in bfloat16."""
     assert line["sampler/max_difference" if compute == "float32" else "sampler/kl"] < 1e-3
 
 
@@ -121,7 +121,7 @@ def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -
 
 
 def test_evaluation(base: Path, compute: str) -> None:
-    """Asked again, the same; asked alone, or in float32, the same but for rounding, which turns few answers."""
+    """Evaluation is reproducible; alone or in float32, rounding changes only few answers."""
     loaded = policy.load(str(base), "cpu", "float32", compute)
     wide = policy.load(str(base), "cpu", "float32", "float32")
     questions = Triplets().questions("test", 24, 0)
@@ -149,7 +149,7 @@ def test_evaluation(base: Path, compute: str) -> None:
 )
 @pytest.mark.slow
 def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int], base: Path, tmp_path: Path) -> None:
-    """Killed as soon as it has written so many lines of metrics; 0: its folder."""
+    """The run is killed as soon as it has written this number of lines of metrics, or for 0 its folder."""
     out, straight = tmp_path / "killed", tmp_path / "straight"
     assert cli(arguments(method, base, straight, "--device", "cpu")) == 0
     for number in lines:

@@ -39,7 +39,7 @@ def reference(model, batch: Batch, temperature: float, compute: str = "float32")
 
 
 def rounding(model, batch: Batch, temperature: float, compute: str) -> float:
-    """How far numbers of ours may be from float32's: 2e-5, and in bfloat16 three times as far as the model's own are."""
+    """Return the tolerance from float32: 2e-5, and in bfloat16 three times the error of the model's own numbers."""
     if compute == "float32":
         return 2e-5
     wide, narrow = (reference(model, batch, temperature, dtype) for dtype in ("float32", "bfloat16"))
@@ -74,7 +74,7 @@ def test_layout_changes_nothing(name: str, temperature: float, compute: str, bat
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("share", [False, True])
 def test_gradients_are_those_of_autograd(temperature: float, share: bool, compute: str, batch: Batch, monkeypatch) -> None:
-    """In bfloat16 they are no further from float32's, by the L2 norm, than twice as far as autograd's own in bfloat16."""
+    """In bfloat16, their L2 distance from float32's is at most twice that of autograd's gradients in bfloat16."""
     monkeypatch.setattr("dynamics.train.policy.CHUNK_BYTES", 1)  # many chunks
     model = llama().eval()
     weights = torch.randn(2, 23, generator=torch.Generator().manual_seed(1))

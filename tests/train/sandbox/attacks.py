@@ -7,7 +7,7 @@ import sys
 from dynamics.train.sandbox import Outcome, Sandbox
 
 CTYPES = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-#: (what, program, words of which one must be in the error; or the only value that it may give)
+#: (description, program, words at least one of which must be in the error; or the only permitted value)
 ATTACKS: list[tuple[str, str, object]] = [
     ("read a file", "def f(x):\n    return open('/etc/passwd').read()", "PermissionError"),
     ("read through os", "import os\ndef f(x):\n    return os.open('/etc/hostname', 0)", "PermissionError"),
@@ -123,7 +123,7 @@ def judged(sandbox: Sandbox, program: str, expected: object, argument: object) -
         outcome = sandbox.run(program, [(argument,)], timeout=10)
     if isinstance(expected, str) and expected != "\ud800":
         fine = outcome.values is None and any(word in (outcome.error or "") for word in expected.split())
-    elif program.endswith("return a") and expected == []:  # Ellipsis inside is no literal; an empty list would be no harm either
+    elif program.endswith("return a") and expected == []:  # Ellipsis inside is not a literal; an empty list would also be harmless
         fine = outcome.values is None
     else:
         fine = outcome.values == [expected]
