@@ -1,15 +1,15 @@
-"""Time of a training step in float32 over its time in bfloat16, by the width of the model.
+"""Ratio of the time of a training step in float32 to its time in bfloat16, for models of several widths.
 
     python benchmarks/compute_dtype.py [--device cuda] [--threads 2]
 
-Llamas of four layers with random weights and float32 masters; bfloat16 is by autocast. `--compute-dtype auto` takes bfloat16 from the width
-on at which the ratios are above 1 (`dynamics.train.policy.BFLOAT16_HIDDEN_SIZE`), and only where there is
-arithmetic for it: elsewhere it is emulated, and the ratios tell how slowly.
+The models are Llamas of four layers with random weights and float32 masters; bfloat16 is by autocast. `--compute-dtype auto` selects
+bfloat16 from the width at which the ratio exceeds 1 (`dynamics.train.policy.BFLOAT16_HIDDEN_SIZE`), and only on hardware with native
+bfloat16 arithmetic. On other hardware bfloat16 is emulated, and the ratios show how slow that is.
 
 sft         a step on 16 completions
-rlvr        a step of 4 prompts x 8 samples, sampling included
+rlvr        a step of 4 prompts x 8 samples, including sampling
 
-The two dtypes take turns in one process; the ratio is that of the medians of the steps after the first.
+The two dtypes alternate in one process. The ratio is that of the median times after the first step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def model(hidden: int, folder: Path) -> float:
-    """Save a Llama of this width with the embedded model's tokenizer; its parameters in millions."""
+    """Save a Llama of this width with the embedded model's tokenizer; return the number of parameters in millions."""
     import torch
     import transformers
 
@@ -56,15 +56,15 @@ def model(hidden: int, folder: Path) -> float:
 
 
 def seconds(method: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step in each dtype."""
+    """Measure the median seconds of a step in each dtype."""
     from dynamics.train.config import METHODS as CONFIGS
     from dynamics.train.loop import Run
 
     shared = {"model": str(folder), "threads": options.threads, "device": options.device, "num_problems": 64, "record_every": 1000}
     runs = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
         for dtype in ("float32", "bfloat16"):
-            (out := Path(place) / dtype).mkdir()
+            (out := Path(temporary) / dtype).mkdir()
             config = CONFIGS[method](compute_dtype=dtype, eval_problems=0, probe_every=0, **shared, **METHODS[method])
             runs[dtype] = Run(method, config, out, False)
         spent: dict[str, list[float]] = {dtype: [] for dtype in runs}
@@ -89,14 +89,14 @@ def main() -> None:
     said = "has" if native_bfloat16(torch.device(options.device)) else "has no"
     print(f"{options.device}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}; it {said} bfloat16 arithmetic")
     print(f"{'hidden':>6}  {'parameters':>10}  " + "  ".join(f"{name + ' float32':>14}  {'bfloat16':>9}  {'ratio':>5}" for name in METHODS))
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
         for hidden in options.hidden:
-            folder = Path(place) / str(hidden)
+            folder = Path(temporary) / str(hidden)
             size = model(hidden, folder)
-            found = [seconds(method, folder, options) for method in METHODS]
+            timings = [seconds(method, folder, options) for method in METHODS]
             cells = [
-                f"{1e3 * one['float32']:>11.0f} ms  {1e3 * one['bfloat16']:>6.0f} ms  {one['float32'] / one['bfloat16']:>5.2f}"
-                for one in found
+                f"{1e3 * timing['float32']:>11.0f} ms  {1e3 * timing['bfloat16']:>6.0f} ms  {timing['float32'] / timing['bfloat16']:>5.2f}"
+                for timing in timings
             ]
             print(f"{hidden:>6}  {size:>8.1f} M  " + "  ".join(cells), flush=True)
 

@@ -2,11 +2,11 @@
 
     python benchmarks/entropy.py [--rounds 5] [--model FOLDER]
 
-kernel      `from_logits` of 512 x 151,936 float32, against TRL's `entropy_from_logits` written out below; and how far off both are
-trace       tracing a causal model in float32 over about 1,500 tokens, against its bare forward pass with logits, for entropy and surprisal;
-            beside it with ranks, and with ranks and the five likeliest tokens. Only with --model.
+kernel      `from_logits` of 512 x 151,936 float32, against TRL's `entropy_from_logits`, which is reproduced below; also the errors of both
+trace       tracing entropy and surprisal of a causal model in float32 over about 1,500 tokens, against its forward pass with logits;
+            also with ranks, and with ranks and the five most likely tokens. Only with --model.
 
-Rounds alternate between the contestants, so that a noisy machine is noisy for all; the ratio is that of the medians.
+Rounds alternate between the contestants, so that noise of the machine affects all of them; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dynamics.entropy import from_logits, trace
 
 
 def published(logits: torch.Tensor, chunk: int = 128) -> torch.Tensor:
-    """-sum p log p in the dtype of the logits, in chunks of rows, as training libraries have it."""
+    """Compute -sum p log p in the dtype of the logits, in chunks of rows, as training libraries do."""
     parts = []
     for rows in logits.split(chunk):
         log_p = torch.nn.functional.log_softmax(rows, dim=-1)
@@ -34,7 +34,7 @@ def published(logits: torch.Tensor, chunk: int = 128) -> torch.Tensor:
 
 
 def race(rounds: int, contestants: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each."""
+    """Measure the median seconds of each contestant."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
@@ -47,7 +47,7 @@ def race(rounds: int, contestants: dict[str, Callable[[], Any]]) -> dict[str, fl
 def kernel(rounds: int) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(512, 151_936, generator=generator) * 3
-    logits[::2, 7] = 30.0  # half of the tokens nearly certain, as in reasoning models
+    logits[::2, 7] = 30.0  # half of the tokens are nearly certain, as in reasoning models
     ours, theirs = from_logits(logits).entropy, published(logits).double()
     wide = logits[:8].numpy().astype(np.longdouble)
     x = wide - wide.max(1, keepdims=True)

@@ -1,9 +1,9 @@
-"""How long `import dynamics` takes beside `import numpy`, each in fresh interpreters.
+"""Time of `import dynamics` compared with `import numpy`, each in fresh interpreters.
 
 python benchmarks/import_time.py [--rounds 15]
 
-What an interpreter takes that imports nothing is taken off. Rounds alternate between the contestants, so that a noisy machine is noisy
-for all; the times are medians. The first round, in which files come from the disk, does not count.
+The time of an interpreter that imports nothing is subtracted. Rounds alternate between the contestants, so that noise of the machine
+affects all of them; times are medians. The first round, which reads files from disk, is not counted.
 """
 
 from __future__ import annotations

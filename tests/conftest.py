@@ -1,27 +1,27 @@
-"""Small checkpoints made on the spot, and the environment that all tests run in."""
+"""Small generated checkpoints, and the environment of all tests."""
 
 from __future__ import annotations
 
 import os
 
-# Before numpy and torch are imported, which ask once: pytest-xdist runs a worker a core, so that a worker needs one thread.
+# numpy and torch read this once, when they are imported. pytest-xdist runs a worker per core, so a worker needs one thread.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[name] = "1"
-for name in ("FORCE_COLOR", "COLUMNS"):  # what is printed is that of a plain terminal of 80 columns
+for name in ("FORCE_COLOR", "COLUMNS"):  # output is that of a plain terminal with 80 columns
     os.environ.pop(name, None)
-os.environ["DYNAMICS_PROGRESS"] = "0"  # how far slow work has come is said on stderr, at times that depend on the machine
-#: Of the user, for tests that ask for the fixture ``embedded_model``; empty for the default. Workers inherit it from the process that
-#: starts them, which has changed DYNAMICS_CACHE already.
+os.environ["DYNAMICS_PROGRESS"] = "0"  # progress lines on stderr depend on the speed of the machine
+#: The user's cache, for tests with the fixture ``embedded_model``; empty for the default. Workers inherit it from the process that
+#: starts them, which has already changed DYNAMICS_CACHE.
 USERS_CACHE = os.environ.setdefault("DYNAMICS_USERS_CACHE", os.environ.get("DYNAMICS_CACHE", ""))
-# No other test may need the embedded model, which takes minutes to make: here it can be neither found nor made.
+# Other tests must not need the embedded model, which takes minutes to make: in this folder it is not found and cannot be made.
 os.environ["DYNAMICS_CACHE"] = os.path.join(os.devnull, "see tests/conftest.py")
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
-#: Modules whose annotations are checked at every call while tests run, shapes and dtypes of arrays included. Left out are modules with
-#: functions inside functions that are called often: those would be decorated anew each time, which takes longer than their work.
+#: Modules whose annotations are checked at every call during tests, including shapes and dtypes of arrays. Modules with nested functions
+#: in frequently called functions are excluded: decorating these at each call takes longer than their work.
 #: DYNAMICS_CHECK_TYPES=0 checks none.
 CHECKED = [
     "dynamics.bootstrap",
@@ -62,13 +62,13 @@ if (checked := os.environ.get("DYNAMICS_CHECK_TYPES", "1")) != "0":
 
     install_import_hook(CHECKED + (CHECKED_WHEN_SLOW if checked == "all" else []), "typechecking.checked")
 
-settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
+settings.register_profile("untimed", deadline=None)  # the duration of an example depends on the machine
 settings.load_profile("untimed")
 
 
 @pytest.fixture
 def embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a slow test use the embedded model in the user's cache, and make it there."""
+    """Let a slow test use the embedded model in the user's cache, and make it there if needed."""
     if USERS_CACHE:
         monkeypatch.setenv("DYNAMICS_CACHE", USERS_CACHE)
     else:
@@ -77,7 +77,7 @@ def embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def compute(request: pytest.FixtureRequest) -> str:
-    """The dtype that a model computes in. bfloat16 by autocast runs on every CPU, with or without arithmetic for it."""
+    """Return the dtype that a model computes in. bfloat16 by autocast runs on every CPU, with or without native arithmetic."""
     return request.param
 
 
@@ -88,7 +88,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def pair(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """A small Llama-like state dict and an update of it: float32, a tenth of the weights moved."""
+    """Make a small Llama-like float32 state dict and an update of it, in which a tenth of the weights changed."""
     shapes = {"model.embed_tokens.weight": (97, 24), "model.norm.weight": (24,), "lm_head.weight": (97, 24)}
     for layer in range(12):
         for name, shape in {

@@ -1,4 +1,4 @@
-"""Small checkpoints made on the spot, writers for each format, and checks that several tests share."""
+"""Small generated checkpoints, writers for each format, and checks that several tests share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAFETENSORS_CODES = {
 
 
 def bf16(values: np.ndarray) -> np.ndarray:
-    """float -> bf16 bit patterns by truncation; enough to make test values."""
+    """Convert floats to bf16 bit patterns by truncation, which suffices for test values."""
     return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
@@ -38,7 +38,7 @@ def wide(bits: np.ndarray) -> np.ndarray:
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray | tuple[str, np.ndarray]], pad: int = 0) -> Path:
-    """A safetensors file; a value may be (dtype code, array of its bits)."""
+    """Write a safetensors file; a value may be (dtype code, array of its bits)."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset, blobs = 0, []
     for name, value in tensors.items():
@@ -53,7 +53,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray | tuple[str, np.
 
 
 def assert_same(tensor, reference, seed=0):
-    """Shape, dtype and the bits of the whole and of random ranges."""
+    """Compare shape, dtype and the bits of the whole tensor and of random ranges."""
     assert (tensor.shape, f"torch.{tensor.dtype}") == (tuple(reference.shape), str(reference.dtype))
     import torch
 
@@ -64,7 +64,7 @@ def assert_same(tensor, reference, seed=0):
 
 
 def ends_well(read, path):
-    """Whether all can be read, the values of tensors too, or an ``InputError`` of one line says why not."""
+    """Check that everything including tensor values can be read, or that an ``InputError`` of one line gives the reason."""
     try:
         for tensor in getattr(read(path), "tensors", {}).values():
             tensor.values()
@@ -74,7 +74,7 @@ def ends_well(read, path):
 
 
 def check_row(result, expected, ulp=True):
-    """A row against the plain reference."""
+    """Compare a row with the plain reference."""
     assert result.numel == expected["numel"]
     assert result.changed == expected["changed"]
     assert result.nonfinite == expected["nonfinite"]
@@ -86,7 +86,7 @@ def check_row(result, expected, ulp=True):
 
 
 def histogram(steps: np.ndarray) -> dict[str, int]:
-    """Bin by bin, from the labels themselves."""
+    """Compute the histogram bin by bin from the labels."""
     counts = {}
     for label in STEPS:
         low, _, high = label.partition("-")
@@ -96,7 +96,7 @@ def histogram(steps: np.ndarray) -> dict[str, int]:
 
 
 def tidy(p, n, seed=0, model=None, **extra):
-    """A table of ``n`` samples of problems solved with chances ``p``."""
+    """Make a table of ``n`` samples of problems that are solved with probabilities ``p``."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame({"problem": np.repeat([f"p{i}" for i in range(len(p))], n), "correct": rng.random(len(p) * n) < np.repeat(p, n)})
     if model:
@@ -105,12 +105,12 @@ def tidy(p, n, seed=0, model=None, **extra):
 
 
 def browser() -> str | None:
-    """A browser that can be run without a screen."""
+    """Find a browser that runs headless."""
     return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 
 def dumped(page, folder, *flags):
-    """The page as the browser has it once its scripts have run."""
+    """Return the page in a browser after its scripts have run."""
     flags = [
         "--headless",
         "--no-sandbox",
@@ -125,7 +125,7 @@ def dumped(page, folder, *flags):
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]) -> Path:
-    """A folder for the whole test run, filled by the first worker of pytest-xdist that asks for it; the others wait."""
+    """Return a folder for the whole test run, which the first worker of pytest-xdist that needs it fills while the others wait."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # that all workers share

@@ -1,4 +1,4 @@
-"""The measures once more, written the plain way: whole arrays, float64, numpy only, and none of the code under test."""
+"""A plain reference implementation of the measures: whole arrays, float64, numpy only, and no code under test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def steps_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def measure(base: np.ndarray, tuned: np.ndarray, rtol: float = 1e-3, atol: float = 1e-5) -> dict[str, object]:
-    """Everything in a row for two float arrays of one shape, by definition."""
+    """Compute all measures of a row for two float arrays of the same shape, by definition."""
     a, b = np.asarray(base, np.float64).ravel(), np.asarray(tuned, np.float64).ravel()
     finite = np.isfinite(a) & np.isfinite(b)
     odd = ~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))

@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, and know when they cannot."""
+"""Intervals have their nominal coverage, and are undefined if they cannot be estimated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ N = 16
 
 
 def truth(a, b, k):
-    """E[1 - (1 - p)^k] for p from Beta(a, b)."""
+    """Compute E[1 - (1 - p)^k] for p from Beta(a, b)."""
     return 1 - np.exp(betaln(a, b + k) - betaln(a, b))
 
 
@@ -32,7 +32,7 @@ def test_coverage(a, b, problems):
     ks, trials = [1, 4, 8], 1000
     p = rng.beta(a, b, (trials, problems))
     c = rng.binomial(N, p)
-    # every trial is columns of one call, and so uses the same resampled problems: what varies is the benchmark
+    # the trials are columns of a single call with the same resampled problems, so only the benchmark varies
     values = np.stack([curves(np.full(problems, N), one, ks) for one in c], axis=2).reshape(problems, -1)
     found = mean_interval(values, replicates=1000)
     expected = np.repeat([truth(a, b, k) for k in ks], trials)

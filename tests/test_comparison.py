@@ -1,4 +1,4 @@
-"""The scripts of the comparison: on recorded runs of a tiny model, and on hand-made numbers."""
+"""The scripts of the comparison, on recorded runs of a tiny model and on constructed numbers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_everything_is_built_from_run_directories(built: Path) -> None:
     assert set(verdicts["verdict"]) <= {HOLDS, FAILS, OPEN}
     single = verdicts[verdicts["interval"] == "none: one seed"]
     assert len(single)
-    assert (single["verdict"] == OPEN).all()  # one seed can tell nothing about seeds
+    assert (single["verdict"] == OPEN).all()  # a single seed gives no information on the variation between seeds
     page = (built / "report.html").read_text()
     assert all(module.TITLE in page for module in comparison.QUESTIONS)
     assert not re.search(r"(src|href)=.?https?:", page)  # nothing is fetched
@@ -139,7 +139,7 @@ def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the runs with the settings that are compared by default are those of the methods, a seed each."""
+    """By default, the compared runs are those of the methods, with each seed."""
     monkeypatch.chdir(tmp_path)
     made = []
     for line in presets.commands(preset, Path("runs")):
@@ -159,7 +159,7 @@ def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: 
 
 
 def imagined_run(method: str, given: command_line.Command) -> Path:
-    """The directory of a run that never was: its settings, and evaluations where it would have any."""
+    """Make the directory of an imaginary run, with settings and evaluations."""
     out, settings = Path(given.out), asdict(given.config)
     out.mkdir(parents=True)
     document = {"schema": "dynamics.run/2", "method": method, "preset": given.preset, "config": settings, "seed": settings["seed"]}
@@ -185,7 +185,7 @@ def test_seeds_that_agree_by_chance_do_not_make_a_verdict_sharp() -> None:
     assert (found.low, found.high, found.verdict) == (-0.1, 0.3, OPEN)
     assert check_claim("", "", [0.1, 0.1, 0.1], 1).verdict == HOLDS
     apart = check_claim("", "", [0.0, 0.2], 1, (0.05, 0.15, "bootstrap over problems"))
-    assert (apart.low, apart.high) == over_seeds([0.0, 0.2])[1:]  # here the seeds are the wider
+    assert (apart.low, apart.high) == over_seeds([0.0, 0.2])[1:]  # here the interval over seeds is wider
     alone = check_claim("", "", [0.1], 1, (0.05, 0.15, "bootstrap over problems"))
     assert (alone.low, alone.high, alone.seeds, alone.interval) == (0.05, 0.15, 1, "bootstrap over problems, one seed")
     assert check_claim("", "", [0.1], 1).verdict == OPEN
@@ -256,7 +256,7 @@ def test_the_lowest_learning_rate_that_all_methods_share() -> None:
 
 
 def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> None:
-    """A learning rate that all share is no part of a label; of runs that were asked problems and others, the former are the usual ones."""
+    """A label omits a learning rate that all runs share; the usual settings are those of the evaluated runs."""
 
     def run(name: str, seed: int | None = 0, **more: object) -> Path:
         return run_folder(tmp_path / name, seed=seed, config=more)
@@ -339,7 +339,7 @@ def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path)
 
 
 def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
-    """Intervals that rest on a normal distribution would be sharp here by chance."""
+    """Intervals that assume a normal distribution would be narrow here by chance."""
     solved = pd.DataFrame({"base": [True] * 3 + [False] * 9, "tuned": [False] * 12})
     balance = support._balance(solved)
     assert balance["value"] == pytest.approx(-0.25)
@@ -358,7 +358,7 @@ def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
 
 
 def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
-    """The recorder writes metrics, no checkpoints and no seed: some figures can be drawn, and the page says why others cannot."""
+    """The recorder writes metrics but no checkpoints and no seed: some figures are drawn, and the page explains why others are missing."""
     out = run_folder(tmp_path / "runs" / "grpo", method="grpo", master_dtype=["bfloat16", "float32"])
     steps = [{"step": n, "entropy": 1 / n, "reward": 0.1 * n} | {f"sparsity/{rule}": 1 - 0.1 * n for rule in RULES} for n in range(1, 6)]
     (out / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
@@ -386,7 +386,7 @@ def test_operations_are_counted_in_any_python() -> None:
 
 
 def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
-    """By structure: a line a method in its colour, the controls in grey, labels of axes, limits that hold the data."""
+    """Check the structure: a line per method in its colour, controls in grey, axis labels, limits that contain the data."""
 
     def table_of(module: analysis.Analysis) -> pd.DataFrame:
         return pd.read_csv(built / f"{analysis.name_of(module)}.csv")
@@ -419,7 +419,7 @@ def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
 
 @pytest.mark.skipif(browser() is None, reason="no browser")
 def test_the_report_in_a_browser(folder: Path, built: Path, tmp_path: Path) -> None:
-    """On a phone nothing but what scrolls by itself is wider than the screen; every picture is one."""
+    """On a phone, only scrollable elements are wider than the screen, and every image loads."""
     script = (
         "<script>addEventListener('load', () => { document.title = [document.documentElement.scrollWidth <= innerWidth, "
         "[...document.images].every(one => one.naturalWidth > 100), document.images.length].join(' ') })</script>"

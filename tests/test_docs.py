@@ -1,4 +1,4 @@
-"""What the README and the manual say is so: commands, Python code, outputs, tables of options, links."""
+"""The README and the manual are correct: commands, Python code, outputs, tables of options, links."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def relative(page: Path) -> str:
 
 
 def commands() -> Iterator[tuple[str, str, list[str]]]:
-    """A command, as it is written, and the lines of output that stand below it."""
+    """List each command as written, with the lines of output below it."""
     for _, language, text in BLOCKS:
         lines = text.splitlines() if not language else []
         for number, line in enumerate(lines):
@@ -120,7 +120,7 @@ def test_the_tutorial_runs(embedded_model: None, tmp_path: Path, monkeypatch: py
 
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the code of the pages takes for granted: files in the working directory, and names."""
+    """Provide the names and the files in the working directory that the code of the pages assumes."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from dynamics.train import tiny

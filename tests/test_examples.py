@@ -1,4 +1,4 @@
-"""The examples of docstrings do what they say; those of the README and the manual are in ``test_docs``."""
+"""The examples in docstrings give the documented output; ``test_docs`` checks those of the README and the manual."""
 
 from __future__ import annotations
 

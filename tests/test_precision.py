@@ -1,4 +1,4 @@
-"""The two fine-tunes differ in the dtype of the masters and in nothing else; a small model of the notation stands in for the real one."""
+"""The two fine-tunes differ only in the dtype of the masters; a small model of the notation replaces the real model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXT = "\n\n".join(f"def f(x): return x+{number % 9} " * 10 for number in range(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> precision.Source:
-    """A random model whose weights are as large as a real one's, so that a small step is lost in bf16."""
+    """Make a random model with weights of realistic size, so that a small step is lost in bf16."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     words = tiny.build_tokenizer()
@@ -65,7 +65,7 @@ def tuned(runs, name):
 
 
 def spacing(values):
-    """Distance from each bf16 value to its neighbour nearer zero, the smaller of its two steps."""
+    """Compute the distance from each bf16 value to its neighbour nearer zero, the smaller of its two steps."""
     bits = values.view(torch.int16)
     nearer = torch.where(values == 0, bits, bits - 1).view(torch.bfloat16)
     return (values.double() - nearer.double()).abs()
@@ -100,7 +100,7 @@ def test_folders_hold_what_was_trained(runs):
 
 @pytest.mark.slow
 def test_a_bf16_weight_moves_only_if_the_step_reaches_half_its_spacing(runs):
-    """AdamW's first step is the learning rate long whatever the gradient, so it is known beforehand which weights cannot move."""
+    """AdamW's first step has the size of the learning rate for any gradient, which determines the weights that cannot change."""
     bf16, fp32 = (weights(runs / name / "checkpoints" / "step_000001") for name in precision.MASTER_DTYPES)
     stuck = moved = 0
     for name, before in weights(runs / "base").items():

@@ -1,4 +1,4 @@
-"""Names that others import stay where they are, and ``import dynamics`` stays light."""
+"""Public names stay available in their modules, and ``import dynamics`` stays fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ``conftest.py`` has annotations checked."""
+"""Settings with which ``conftest.py`` checks annotations."""
 
 from __future__ import annotations
 

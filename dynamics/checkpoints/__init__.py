@@ -18,22 +18,22 @@ from dynamics.io.paths import no_such_path
 
 __all__ = ["Checkpoint", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
 
-#: a path, a Hub id, a mapping of name -> tensor or array, or an open checkpoint
+#: a path, a Hub id, a mapping from names to tensors or arrays, or an open checkpoint
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
-    """Open a checkpoint: read and check its headers, but no values.
+    """Open a checkpoint. Headers are read and checked; values are not read.
 
     Parameters
     ----------
     source : a ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.gguf`` file; a Hugging Face folder, sharded or not; a torch
         distributed checkpoint; a folder of verl / FSDP rank shards; a PEFT LoRA folder; a Hub id, ``org/name@revision``; or
-        a mapping of name to tensor or array.
+        a mapping from names to tensors or arrays.
 
     Raises
     ------
-    InputError : the checkpoint cannot be read; the message says why. Code in a checkpoint is never executed.
+    InputError : the checkpoint cannot be read; the message gives the reason. Code in a checkpoint is never executed.
     """
     if isinstance(source, Checkpoint):
         return source

@@ -25,7 +25,7 @@ from dynamics.errors import InputError, printable
 FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?$")
 PREFIX = re.compile(r"^(base_model\.model\.)+")
 
-#: settings that change what the factors mean, beyond what is computed here -> what to do about it
+#: unsupported settings, which change the meaning of the factors -> message that says what to do instead
 UNSUPPORTED = {
     "use_dora": "is a DoRA adapter, whose magnitudes rescale the whole weight; merge it (merge_and_unload) and compare the result",
     "use_qalora": "is a QA-LoRA adapter; merge it and compare the result",
@@ -40,13 +40,13 @@ UNSUPPORTED = {
     "arrow_config": "routes between several adapters (Arrow); merge them and compare the result",
     "alora_invocation_tokens": "is an activated LoRA, which applies to some tokens only; it has no one set of weights to compare",
 }
-#: initialisations that take their factors out of the base weights: without the changed base the adapter means nothing
+#: initialisations that subtract the factors from the base weights, so that the adapter is only valid with the changed base
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """An update of one weight, ``left @ right``: (rows, r) and (r, columns), float64, the scaling within ``left``."""
+    """An update of one weight, ``left @ right``: (rows, r) and (r, columns), float64; ``left`` includes the scaling."""
 
     left: Float[np.ndarray, "rows r"]
     right: Float[np.ndarray, "r columns"]
@@ -63,11 +63,11 @@ class LowRank:
         return values
 
     def norm(self) -> float:
-        """L2 (Frobenius) norm."""
+        """Compute the L2 (Frobenius) norm."""
         return float(np.linalg.norm(self.singular_values()))
 
     def rank(self) -> int:
-        """Numerical rank: singular values above max(rows, columns) * eps(float64) * the largest."""
+        """Compute the numerical rank: the number of singular values above max(rows, columns) * eps(float64) * the largest."""
         values = self.singular_values()
         return int(np.count_nonzero(values > max(self.shape) * np.finfo(float).eps * values.max(initial=0.0)))
 
@@ -84,7 +84,7 @@ class Adapter:
     def apply_to_base(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
         """Apply the adapter to its base lazily; also return a record per update: name, rank, numerical_rank, scaling, update_norm.
 
-        Weights without an update are shared with the base and are not compared.
+        Weights without an update are shared with the base, and are not compared.
         """
         stored = {short: name for name, short in parameter_names.canonical(base.tensors).items()}
         tensors = dict(base.tensors)
@@ -128,7 +128,7 @@ def _triangle(matrix: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "k n"]:
 
 
 def _find(target: str, stored: Mapping[str, str]) -> str | None:
-    """Find the stored name of an adapter's target: as it is, or with or without the prefix that separates a model from its inner part."""
+    """Find the stored name of an adapter's target: unchanged, or with or without a prefix that separates a model from its inner model."""
     if target in stored:
         return stored[target]
     for stem in parameter_names.STEMS:
@@ -139,7 +139,7 @@ def _find(target: str, stored: Mapping[str, str]) -> str | None:
 
 
 def with_lora_update(name: str, base: Tensor, update: LowRank) -> Tensor:
-    """Make the tensor ``base + update``, formed in float64 for some rows at a time."""
+    """Make the tensor ``base + update``, which is computed in float64 for some rows at a time."""
     columns = update.shape[1]
 
     def read(start: int, stop: int, out: Shaped[np.ndarray, " room"]) -> Float[np.ndarray, " n"]:
@@ -153,7 +153,7 @@ def with_lora_update(name: str, base: Tensor, update: LowRank) -> Tensor:
 
 
 def read_adapter(folder: Path) -> Checkpoint:
-    """Read a PEFT LoRA folder as a checkpoint that has no tensors, only an ``Adapter`` to apply to a base."""
+    """Read a PEFT LoRA folder as a checkpoint without tensors, which has only an ``Adapter`` to apply to a base."""
     where = printable(folder)
     config = read_json(folder / "adapter_config.json")
     _check(where, config)
@@ -210,7 +210,7 @@ def _check(where: str, config: Mapping[str, Any]) -> None:
 
 
 def _full_weight(name: str) -> str:
-    """Give the base's name of a weight that the adapter stores whole."""
+    """Return the name in the base of a weight that the adapter stores whole."""
     return re.sub(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", name)
 
 
@@ -228,7 +228,7 @@ def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping
 
 
 def _scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """lora_alpha / r, or / sqrt(r) for rsLoRA, with the module's own rank and alpha where the patterns give one."""
+    """Compute lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA, with the module's rank and alpha from the patterns if they match."""
     expected, alpha = (
         _patterned(module, config.get("rank_pattern"), config.get("r")),
         _patterned(module, config.get("alpha_pattern"), config.get("lora_alpha")),
@@ -246,7 +246,7 @@ def _scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> f
 
 
 def _patterned(module: str, patterns: Any, default: Any) -> Any:
-    """Look up the setting of a module: that of the first pattern that matches the end of its name, as PEFT resolves it."""
+    """Look up the setting of a module: the value of the first pattern that matches the end of its name, as in PEFT."""
     for pattern, value in (patterns or {}).items():
         if _matches(pattern, module):
             return value
@@ -254,7 +254,7 @@ def _patterned(module: str, patterns: Any, default: Any) -> Any:
 
 
 def _matches(pattern: str, module: str) -> bool:
-    """Whether the end of a module's name matches; a pattern that is no regular expression is compared as text."""
+    """Tell whether the end of a module's name matches; a pattern that is not a valid regular expression is compared as text."""
     try:
         return bool(re.match(rf"(.*\.)?({pattern})$", module))
     except re.error:

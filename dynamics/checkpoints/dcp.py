@@ -1,4 +1,4 @@
-"""Folders of ``torch.distributed.checkpoint``: ``.metadata`` says which rectangle of which tensor lies where in ``*.distcp``."""
+"""Folders of ``torch.distributed.checkpoint``: ``.metadata`` maps the rectangles of each tensor to byte ranges of ``*.distcp`` files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
 from dynamics.errors import InputError, printable
 
-#: what ``.metadata`` consists of, under the module paths of all versions of torch
+#: classes in ``.metadata``, under the module paths of all versions of torch
 CLASSES = frozenset(
     [
         f"torch.distributed.checkpoint.metadata.{name}"
@@ -31,7 +31,7 @@ CLASSES = frozenset(
     + [f"pathlib.{module}{system}Path" for module in ("", "_local.") for system in ("Posix", "Windows")]
 )
 
-#: where a rectangle starts, and its shape
+#: origin and shape of a rectangle
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -64,7 +64,7 @@ def read_dcp(folder: Path) -> Checkpoint:
 
 
 def _weights(entries: dict[str, Node], ignored: list[tuple[str, str]]) -> dict[str, tuple[tuple[int, ...], str, list[Box]]]:
-    """Name -> (shape, dtype, rectangles) of each tensor that is not optimizer state."""
+    """Map the name of each tensor that is not optimizer state to (shape, dtype, rectangles)."""
     weights = {}
     for name, entry in entries.items():
         if is_optimizer(name):
@@ -89,7 +89,7 @@ def _numbers(values: Any) -> tuple[int, ...]:
 
 
 def _locate(where: str, name: str, box: Box, dtype: str, infos: dict[tuple[str, Any], Node]) -> tuple[str, int, int]:
-    """File, first byte and length of the item that holds a rectangle."""
+    """Return file, first byte and length of the item that holds a rectangle."""
     info = infos.get((name, box[0]))
     if info is None:
         raise InputError(f"{where}: does not say where the part of {printable(name)} at {box[0]} lies; the save was not finished")
@@ -105,13 +105,13 @@ def _locate(where: str, name: str, box: Box, dtype: str, infos: dict[tuple[str, 
 def _open(folder: Path, name: str) -> File:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise InputError(f"{printable(folder)}: .metadata refers to {printable(name)}, which is outside the folder")
-    if not os.path.exists(folder / name):  # unlike Path.exists, false and no exception for a name that no file can have
+    if not os.path.exists(folder / name):  # unlike Path.exists, it returns False for invalid file names instead of raising
         raise InputError(f"{printable(folder)}: {printable(name)} is missing, which .metadata refers to; fetch it")
     return File(folder / name)
 
 
 def _item(where: str, name: str, shape: tuple[int, ...], dtype: str, file: File, offset: int, length: int) -> Tensor:
-    """One rectangle. Its item is an archive of its own, opened at the first read: there can be a hundred thousand of them."""
+    """Make the tensor of a rectangle. Its item is an archive that is opened at the first read, because there can be 100,000 of them."""
     if offset + length > file.size:
         raise InputError(f"{where}: needs byte {offset + length} of {printable(file.path.name)}, which has {file.size}; fetch it again")
 
@@ -128,7 +128,7 @@ def _item(where: str, name: str, shape: tuple[int, ...], dtype: str, file: File,
     opened_tensors: list[Tensor] = []
 
     def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
-        if not opened_tensors:  # two threads may both open it, which does no harm
+        if not opened_tensors:  # two threads may both open it, which is harmless
             opened_tensors.append(opened())
         return opened_tensors[0].read(start, stop, out)
 
@@ -136,7 +136,7 @@ def _item(where: str, name: str, shape: tuple[int, ...], dtype: str, file: File,
 
 
 def _in_safetensors(where: str, name: str, shape: tuple[int, ...], dtype: str, file: File, offset: int) -> int:
-    """First byte of a tensor in a file written with ``SerializationFormat.SAFETENSORS``: all its items point at one header."""
+    """Return the first byte of a tensor in a file of ``SerializationFormat.SAFETENSORS``, where all items point to the same header."""
     try:
         size = int.from_bytes(file.read(offset, 8), "little")
         header = json.loads(file.read(offset + 8, size)) if size <= file.size - offset - 8 else {}

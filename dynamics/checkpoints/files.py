@@ -1,4 +1,4 @@
-"""Files read by offset. They are not memory-mapped: truncating a mapped file kills the process (SIGBUS), and network maps are slow."""
+"""Read files by offset. Files are not memory-mapped: truncating a mapped file kills the process (SIGBUS), and network maps are slow."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LFS_POINTER = b"version https://git-lfs"
 class File:
     """One open file, read with ``pread`` from any number of threads.
 
-    ``identity`` is (device, inode): two paths with the same identity hold the same bytes, as do
-    two Hub snapshots that link to one blob.
+    ``identity`` is (device, inode): two paths with the same identity hold the same bytes, for example
+    two Hub snapshots that link to the same blob.
     """
 
     def __init__(self, path: str | Path):
-        """Open the file; raise InputError for Git LFS pointers and anything but regular files."""
+        """Open the file; raise InputError for a Git LFS pointer, or if it is not a regular file."""
         self.path = Path(path)
         try:
             self._fd = _open(self.path)
@@ -37,7 +37,7 @@ class File:
             raise InputError(f"{printable(path)}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
 
     def read_into(self, offset: int, buffer: np.ndarray) -> None:
-        """Fill a contiguous array with the bytes from ``offset`` on."""
+        """Fill a contiguous array with the bytes that start at ``offset``."""
         view = memoryview(buffer.view(np.uint8).reshape(-1).data)
         done = 0
         while done < len(view):
@@ -53,7 +53,7 @@ class File:
             done += count
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read ``size`` bytes from ``offset`` on."""
+        """Read ``size`` bytes, starting at ``offset``."""
         buffer = np.empty(size, np.uint8)
         self.read_into(offset, buffer)
         return buffer.tobytes()

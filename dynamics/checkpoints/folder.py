@@ -16,7 +16,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
-#: files of a training run that carry tensors but no weights of the model
+#: files of a training run that contain tensors but no model weights
 NOT_WEIGHTS = re.compile(
     r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"
     r"|^(.*_)?(optim_states|extra_state_world|optim_world)"
@@ -49,7 +49,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
 
 def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Checkpoint:
-    """Read a folder without weight files of its own: one GGUF file, or the actor of verl; refuse any other and say what it is."""
+    """Read a folder without weight files of its own: one GGUF file, or verl's actor; for any other, raise an error that describes it."""
     where = printable(folder)
     ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
     if len(ggufs) == 1:
@@ -70,7 +70,7 @@ def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Che
 
 
 def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
-    """Choose the weight files, in the order of preference of transformers: one safetensors, its index, shards without one, then .bin."""
+    """Choose the weight files with the precedence of transformers: one safetensors file, an index, shards without an index, then .bin."""
     for single, index, suffix in (
         ("model.safetensors", INDEXES[0], ".safetensors"),
         ("pytorch_model.bin", INDEXES[1], ".bin"),
@@ -109,7 +109,7 @@ def _from_index(folder: Path, index: str, files: dict[str, Path]) -> list[Path]:
 
 
 def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
-    """Give the files, once it is sure that no shard of ``x-00001-of-00003`` is missing."""
+    """Return the files after checking that no shard of a series such as ``x-00001-of-00003`` is missing."""
     for name in files:
         numbered = NUMBERED.match(name)
         if numbered:
@@ -124,7 +124,7 @@ def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
 
 
 def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoint:
-    """One checkpoint out of several files. A name may stand in one of them only; the index decides where it is stale."""
+    """Merge several files into one checkpoint. A name may occur in only one file, unless the index says which file to use."""
     weight_map = _weight_map(files, chosen)
     tensors: dict[str, Tensor] = {}
     ignored: list[tuple[str, str]] = []
@@ -157,7 +157,7 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
 
 
 def _weight_map(files: dict[str, Path], chosen: list[Path]) -> dict[str, str]:
-    """Name -> file, of the index that belongs to the chosen files; empty without one, and for a single file, which needs none."""
+    """Return the index of the chosen files, a mapping of name to file; empty without an index and for a single file."""
     weight_map: dict[str, str] = {}
     if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
         for index in INDEXES:

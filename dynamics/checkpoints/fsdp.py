@@ -1,4 +1,4 @@
-"""Rank shards of verl and FSDP2: one ``model_world_size_{W}_rank_{R}.pt`` a rank, in each every tensor's part of that rank."""
+"""Rank shards of verl and FSDP2: the file ``model_world_size_{W}_rank_{R}.pt`` holds rank R's part of every tensor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
 from dynamics.errors import InputError, printable
 
-#: one split of an axis: how many stripes it is cut into first (1 for ``Shard``), parts, and which part is this rank's
+#: one split of an axis: number of stripes (1 for ``Shard``), number of parts, and the index of this rank's part
 Split = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class LocalShard:
-    """What one rank holds of one tensor: the shape of the whole, the rank's values, and per axis how it was split."""
+    """One rank's part of a tensor: the shape of the whole tensor, the rank's values, and the splits of each axis."""
 
     shape: tuple[int, ...]
     local: Strided
@@ -33,7 +33,7 @@ class LocalShard:
 
 
 def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
-    """Read the checkpoint that the shards of all ranks make up."""
+    """Read a checkpoint from the shards of all ranks."""
     where = printable(folder)
     ranks = _by_rank(where, paths)
     saved = [load_state(File(path)) for path in ranks]
@@ -80,7 +80,7 @@ def _by_rank(where: str, paths: list[Path]) -> list[Path]:
 
 
 def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
-    """One rank's part of an entry; as text, why it is none."""
+    """Return one rank's part of an entry, or the reason why the entry has none, as text."""
     where = f"{printable(saved.file.path)}: {printable(name)}"
     if not isinstance(name, str):
         return "not a name"
@@ -106,23 +106,23 @@ def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{where}: has a DTensor record this does not know ({type(error).__name__}: {printable(error)})") from None
+        raise InputError(f"{where}: has an unknown kind of DTensor record ({type(error).__name__}: {printable(error)})") from None
 
 
 def _same(a: LocalShard, b: LocalShard, limit: int = 4096) -> bool:
-    """Whether two ranks hold copies of one tensor, judged by its first elements."""
+    """Tell by the first elements whether two ranks hold copies of the same tensor."""
     count = min(math.prod(a.shape), math.prod(b.shape), limit)
     first, second = (part.local.tensor("").stored(0, count) for part in (a, b))
     return (a.shape, a.local.dtype) == (b.shape, b.local.dtype) and first.tobytes() == second.tobytes()
 
 
 def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, ...], ...]:
-    """Per axis of the tensor the splits that the placements ask for, in the order of the mesh."""
+    """List the splits of each axis of the tensor that the placements describe, in the order of the mesh."""
     sizes = _mesh_sizes(spec["mesh"].state)
     coordinates = spec["mesh"].state.get("_coordinate_on_dim")
     if coordinates is None:
-        raise InputError(f"{where}: its device mesh does not say where this rank stands; save it again with a newer torch")
-    # torch >= 2.10 can say an order other than the mesh's; it writes one for plain shards only
+        raise InputError(f"{where}: its device mesh does not record the coordinates of this rank; save it again with a newer torch")
+    # torch >= 2.10 can record an order other than the mesh's; it does so for plain shards only
     if any(list(entry.args[1]) != sorted(entry.args[1]) for entry in spec.get("shard_order") or ()):
         raise InputError(f"{where}: is sharded against the order of its mesh, which is not supported; save a full state dict")
     splits: list[list[Split]] = [[] for _ in range(axes)]
@@ -140,8 +140,8 @@ def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, .
 
 
 def _mesh_sizes(mesh: dict[str, Any]) -> tuple[int, ...]:
-    """Ranks along each axis of a device mesh, of which torch has changed the fields twice."""
-    if "mesh" in mesh:  # up to 2.9: a tensor of ranks; args[2] of its record is its shape
+    """Return the number of ranks along each axis of a device mesh, whose fields torch has changed twice."""
+    if "mesh" in mesh:  # torch <= 2.9: a tensor of ranks, whose shape is args[2] of its record
         return tuple(unwrap(mesh["mesh"]).args[2])
     layout = mesh["_layout"].state
     if "axes" in layout:
@@ -155,7 +155,7 @@ def _product(size: int | tuple[Any, ...]) -> int:
 
 
 def _join(where: str, parts: list[LocalShard]) -> Tensor:
-    """All ranks' parts as one tensor. Replicas are taken from the first rank that has them."""
+    """Join the parts of all ranks into one tensor. Replicas are read from the first rank that holds them."""
     shape, dtype = parts[0].shape, parts[0].local.dtype
     shards: dict[tuple[tuple[int, ...], tuple[int, ...]], Shard] = {}
     for rank, part in enumerate(parts):
@@ -177,10 +177,10 @@ def _join(where: str, parts: list[LocalShard]) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _runs(size: int, splits: tuple[Split, ...]) -> tuple[tuple[int, int, int], ...]:
-    """Which of an axis' ``size`` indices are a rank's: runs of (start in the whole, start in the rank's part, length).
+    """List the runs of a rank's indices on an axis of length ``size``: (start in the whole, start in the rank's part, length).
 
-    torch is followed literally on the indices themselves: ``Shard`` is ``torch.chunk``; a strided shard cuts the axis into
-    stripes, chunks each and joins this rank's chunks. Where nothing divides evenly, that leaves several runs.
+    The indices are split as torch splits tensors: ``Shard`` is ``torch.chunk``; a strided shard splits the axis into
+    stripes, chunks each stripe and joins this rank's chunks. If sizes do not divide evenly, the result is several runs.
     """
     if not splits:
         return ((0, 0, size),)

@@ -1,7 +1,7 @@
 """GGUF files; quantized tensors are dequantized to float32.
 
-The header is parsed here and not by ``gguf.GGUFReader``, which maps the file, takes seconds for a large vocabulary and
-follows a damaged length for ever. The ``gguf`` package gives the block sizes and the dequantization.
+The header is not parsed by ``gguf.GGUFReader``, which maps the file, takes seconds for a large vocabulary and does not
+terminate on a damaged length. Block sizes and dequantization come from the ``gguf`` package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 
-#: GGUF types that are no blocks, but plain numbers
+#: GGUF types that are plain numbers, not blocks
 PLAIN = {
     "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64",
     "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
@@ -37,8 +37,8 @@ TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output"
 ATTENTION = {f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"} | {"attn_output": "self_attn.o_proj"}
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 GATED = ATTENTION | NORMS | {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
-#: Architectures whose tensors are those of Hugging Face under other names (for llama, with the rows of q and k in another
-#: order, see ``_unpermute``). The others change values in the conversion, so their names stay those of GGUF.
+#: Architectures whose tensors equal those of Hugging Face under other names (for llama, with the rows of q and k in another
+#: order, see ``_unpermute``). For other architectures the conversion changes values, so their tensors keep the GGUF names.
 BLOCKS = {
     "llama": GATED,
     "qwen2": GATED,
@@ -65,10 +65,10 @@ class Entry:
 
     Attributes
     ----------
-    name, shape : as stored; the slowest axis first.
-    kind : GGUF's name of its type.
-    offset : its first byte in the file.
-    block, width : elements in a block, bytes of a block.
+    name, shape : as stored; slowest axis first.
+    kind : GGUF's name of the type.
+    offset : first byte in the file.
+    block, width : elements and bytes per block.
     """
 
     name: str
@@ -118,7 +118,7 @@ def read_gguf(path: Path) -> Checkpoint:
 
 
 def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Entry]]:
-    """Metadata (scalars, strings, short arrays of numbers) and tensor entries, checked against the size of the file."""
+    """Read metadata (scalars, strings, short arrays of numbers) and tensor entries, and check them against the file size."""
     stream = io.BufferedReader(FileRange(file, 0, file.size), 1 << 16)
     if stream.read(4) != b"GGUF":
         raise InputError(f"{where}: is not a GGUF file (it does not start with GGUF)")
@@ -216,7 +216,7 @@ def _skip(stream: Stream, size: int, limit: int) -> None:
 
 
 def _tensor(file: File, entry: Entry, gguf: Any) -> Tensor | None:
-    """Make a lazy tensor; None where gguf has no dequantization for its type."""
+    """Make a lazy tensor; None if gguf cannot dequantize its type."""
     if entry.kind in PLAIN:
         return from_file(entry.name, entry.shape, PLAIN[entry.kind], file, entry.offset)
     kind = gguf.GGMLQuantizationType[entry.kind]
@@ -231,9 +231,9 @@ def _tensor(file: File, entry: Entry, gguf: Any) -> Tensor | None:
             return out[:0]
         # blocks run along the last axis and fill it, so they tile the flat tensor
         first, last = start // block, -(-stop // block)
-        data = np.empty((1, (last - first) * width), np.uint8)  # one row: gguf works in groups of 16 rows, however short
+        data = np.empty((1, (last - first) * width), np.uint8)  # one row, because gguf processes rows in groups of 16, even short ones
         file.read_into(entry.offset + first * width, data)
-        # a damaged scale is an infinity or NaN among the values, where it is counted; it is no matter for a warning
+        # a damaged scale gives infinite or NaN values, which the measures count; a warning is not needed
         with np.errstate(all="ignore"):
             values: np.ndarray = gguf.quants.dequantize(data, kind).reshape(-1)
         return values[start - first * block : stop - first * block]
@@ -242,7 +242,7 @@ def _tensor(file: File, entry: Entry, gguf: Any) -> Tensor | None:
 
 
 def _names(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
-    """GGUF name of a module -> Hugging Face name within its block, and for permuted modules the number of heads."""
+    """Map GGUF module names to Hugging Face names within a block, and permuted modules to their number of heads."""
     kind = fields.get("general.architecture")
     table = BLOCKS.get(kind, {}) if isinstance(kind, str) else {}
     if kind != "llama":
@@ -250,12 +250,12 @@ def _names(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
     query = fields.get("llama.attention.head_count")
     key = fields.get("llama.attention.head_count_kv", query)
     if type(query) is not int or type(key) is not int or query < 1 or key < 1:
-        return {}, {}  # without the heads the rows of q and k cannot be put back: then no Hugging Face names either
+        return {}, {}  # without the number of heads, q and k cannot be unpermuted, so Hugging Face names would be wrong
     return table, {"attn_q": query, "attn_k": key}
 
 
 def _rename(name: str, table: Mapping[str, str]) -> tuple[str, str]:
-    """Translate to the Hugging Face name, and say which module of its block it is; the name as it is where the table lacks it."""
+    """Return the Hugging Face name and the module within its block; names that are not in the table are unchanged."""
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if not match or not table:
         return name, ""
@@ -266,9 +266,9 @@ def _rename(name: str, table: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _unpermute(tensor: Tensor, heads: int) -> Tensor:
-    """Undo llama.cpp's order of rows in q and k: it interleaves the two halves of a head, as its rotary embedding wants them.
+    """Undo llama.cpp's order of rows in q and k, which interleaves the two halves of a head for its rotary embedding.
 
-    Heads are contiguous in both orders, so a range needs the heads it touches and no more.
+    Heads are contiguous in both orders, so reading a range needs only the heads that it overlaps.
     """
     half = tensor.shape[0] // heads // 2
     head = 2 * half * math.prod(tensor.shape[1:])

@@ -12,16 +12,16 @@ from dynamics.io.paths import suggest_path
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
 PICKLED = ["*.bin", "*.bin.index.json"]
-PATIENCE = 20.0  # seconds for the first answer; asked once, so that a machine without a network says so at once
+PATIENCE = 20.0  # timeout of the only online request for metadata, in seconds, so that a missing network is reported soon
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a text has the form ``org/name`` or ``org/name@revision``."""
+    """Tell whether a text has the form ``org/name`` or ``org/name@revision``."""
     return bool(HUB_ID.match(text))
 
 
 def download(hub_id: str) -> Path:
-    """Find the local folder of a Hub model: in the cache, else downloaded; safetensors where the model has them."""
+    """Return the local folder of a Hub model, downloading it if it is not in the cache; safetensors files are preferred."""
     try:
         with optional_import("reading it from the Hugging Face Hub"):
             from huggingface_hub import HfApi, snapshot_download
@@ -43,7 +43,7 @@ def download(hub_id: str) -> Path:
 
 
 def _reason(hub_id: str, error: Exception) -> str:
-    """Say why a Hub model cannot be had, and which existing path its id resembles."""
+    """Explain why a Hub model is not available, and suggest an existing path with a similar name."""
     kind = type(error).__name__
     reason = f"and the Hugging Face Hub cannot be reached ({kind}): this machine is offline, and the model is not in the cache"
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"):

@@ -1,6 +1,6 @@
-"""Match the tensors of two checkpoints by name, or by a rule if it is unambiguous, and never by guessing.
+"""Match the tensors of two checkpoints by name, or by a rule if it is unambiguous.
 
-Each tensor of either checkpoint ends up either in a pair or in the list of skipped tensors, with the reason.
+Each tensor of either checkpoint ends up either in a pair or, with a reason, in the list of skipped tensors.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
 from dynamics.errors import InputError, printable
 
-#: a module whose rows are those of several others, one after the other (Phi-3, GLM-4, vLLM, SGLang)
+#: fused modules whose rows are the concatenated rows of several modules (Phi-3, GLM-4, vLLM, SGLang)
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-#: fused modules whose row order depends on the architecture (by head, by group, or transposed): never split by guess
+#: fused modules whose row order depends on the architecture (by head, by group, or transposed), which are never split
 INTERLEAVED = ("query_key_value", "c_attn", "Wqkv", "wqkv", "linear_qkv", "linear_fc1")
 EXPERT = re.compile(r"^(.*\.)(?:mlp|block_sparse_moe|feed_forward|moe)\.experts\.(\d+)\.(\w+)(?:\.weight)?$")
 STACKED = re.compile(r"^(.*\.)(?:mlp|block_sparse_moe|feed_forward|moe)\.experts\.(\w+?)(?:\.weight)?$")
@@ -40,7 +40,7 @@ LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b")
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison to make. ``name`` is the base's, without wrappers."""
+    """Two tensors to compare. ``name`` is the base's name without wrappers."""
 
     name: str
     base: Tensor
@@ -58,7 +58,7 @@ class Match:
 
 @dataclass
 class _Side:
-    """One checkpoint while its tensors are being matched: what is left of it, by canonical name."""
+    """The unmatched tensors of one checkpoint, by canonical name."""
 
     which: str
     checkpoint: Checkpoint
@@ -73,7 +73,7 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
 
     Raises
     ------
-    InputError : no common tensors, or a shape that differs in anything but the number of vocabulary rows.
+    InputError : no common tensors, or shapes that differ in more than the number of vocabulary rows.
     """
     result = Match()
     a, b = _side("base", base, result), _side("tuned", tuned, result)
@@ -117,7 +117,7 @@ def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
 
 
 def _align_stems(a: _Side, b: _Side, result: Match) -> None:
-    """Give one side the prefix that the other's names have, if that brings more names together."""
+    """Add a prefix to the names of one side if more names match with it."""
     best, change = len(a.left.keys() & b.left.keys()), None
     for side, other in ((a, b), (b, a)):
         for stem in parameter_names.STEMS:
@@ -133,7 +133,7 @@ def _align_stems(a: _Side, b: _Side, result: Match) -> None:
 
 
 def _drop_aliases(a: _Side, b: _Side, result: Match) -> None:
-    """Two names for one tensor on both sides (tied weights in a state dict) are one weight and count once."""
+    """Count a tensor that has two names on both sides (tied weights in a state dict) only once."""
     theirs = dict(_aliases(b))
     for name, first in list(_aliases(a)):
         if theirs.get(name) == first:
@@ -160,7 +160,7 @@ def _same_names(a: _Side, b: _Side, result: Match) -> None:
             result.pairs.append(Pair(name, x, y))
         elif _vocabulary(name, x, y):
             _common_rows(name, x, y, result)
-        elif x.numel == y.numel == 1:  # a scalar as () or (1,)
+        elif x.numel == y.numel == 1:  # a scalar is stored as () or (1,)
             result.pairs.append(Pair(name, x, y))
         else:
             mismatches.append(f"{printable(name)}: base {x.shape} vs tuned {y.shape}")
@@ -170,7 +170,7 @@ def _same_names(a: _Side, b: _Side, result: Match) -> None:
 
 
 def _renamed(a: _Side, b: _Side, result: Match) -> None:
-    """Modules that transformers calls one thing on disk and another in memory: the block of Mixtral's router, the head of GPT-NeoX."""
+    """Rename modules whose names differ on disk and in memory in transformers: the block of Mixtral's router, the head of GPT-NeoX."""
     theirs = {_usual(name): name for name in b.left}
     if len(theirs) < len(b.left):
         return
@@ -185,7 +185,7 @@ def _usual(name: str) -> str:
 
 
 def _vocabulary(name: str, x: Tensor, y: Tensor) -> bool:
-    """Whether two shapes differ only in the number of vocabulary rows."""
+    """Tell whether two shapes differ only in the number of vocabulary rows."""
     same_width = len(x.shape) == len(y.shape) >= 1 and x.shape[1:] == y.shape[1:]
     return same_width and min(x.shape[0], y.shape[0]) > 0 and parameter_names.kind(name) in ("embedding", "head")
 
@@ -206,7 +206,7 @@ def _common_rows(name: str, x: Tensor, y: Tensor, result: Match) -> None:
 
 
 def _fused(side: _Side, other: _Side, result: Match) -> None:
-    """Split a fused projection of ``side`` into the separate ones that ``other`` has."""
+    """Split a fused projection of ``side`` into the separate projections of ``other``."""
     for name, fused in list(side.left.items()):
         module = next((segment for segment in name.split(".") if segment in FUSED), None)
         if module is None:
@@ -228,13 +228,13 @@ def _fused(side: _Side, other: _Side, result: Match) -> None:
 
 
 def _experts(side: _Side, other: _Side, result: Match) -> None:
-    """Split stacked experts of ``side``, ``(experts, out, in)``, into the per-expert weights that ``other`` has."""
+    """Split stacked experts of ``side``, ``(experts, out, in)``, into the per-expert weights of ``other``."""
     single: dict[tuple[str, str], dict[int, str]] = {}
     for name in other.left:
         parsed = EXPERT.match(name)
         if parsed and parsed.group(3) in ROLES:
             single.setdefault((parsed.group(1), ROLES[parsed.group(3)]), {})[int(parsed.group(2))] = name
-    certain: set[str] = set()  # modules of which one stack fits one way round only: the others lie the same way
+    certain: set[str] = set()  # if one stack of a module fits in one orientation only, all its stacks have this orientation
     stacks = [(name, stacked) for name, stacked in side.left.items() if len(stacked.shape) == 3]
     for name, stacked in sorted(stacks, key=lambda item: item[1].shape[1] == item[1].shape[2]):
         parsed = STACKED.match(name)
@@ -260,7 +260,7 @@ def _experts(side: _Side, other: _Side, result: Match) -> None:
 
 
 def _tied_head(side: _Side, other: _Side, result: Match) -> None:
-    """Match a head that only ``side`` stores: a copy of its embedding, or untied from one that ``other`` still shares."""
+    """Match a head that only ``side`` stores: a copy of its embedding, or untied from the embedding that ``other`` still shares."""
     head = next(
         (
             name
@@ -292,7 +292,7 @@ def _embedding(checkpoint: Checkpoint) -> Tensor | None:
 
 
 def equal(x: Tensor, y: Tensor, chunk: int = 1 << 20) -> bool:
-    """Whether two tensors hold the same bits, read chunk by chunk until they differ."""
+    """Tell whether two tensors hold the same bits. They are read in chunks up to the first difference."""
     if x.dtype != y.dtype or x.numel != y.numel:
         return False
     if x.source is not None and x.source == y.source:

@@ -1,4 +1,4 @@
-"""Mappings of name -> tensor or array as checkpoints, for example an in-memory ``state_dict()``."""
+"""Mappings from names to tensors or arrays as checkpoints, for example an in-memory ``state_dict()``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dynamics.errors import InputError, printable
 
 
 def read_mapping(mapping: Mapping[str, Any], label: str = "memory") -> Checkpoint:
-    """Tensors over the values of ``mapping``: torch tensors (any device), numpy arrays (also ml_dtypes'), or lazy ``Tensor``s."""
+    """Open the values of ``mapping``: torch tensors (any device), numpy arrays (also of ml_dtypes), or lazy ``Tensor``s."""
     tensors: dict[str, Tensor] = {}
     ignored: list[tuple[str, str]] = []
     for name, value in mapping.items():
@@ -25,7 +25,7 @@ def read_mapping(mapping: Mapping[str, Any], label: str = "memory") -> Checkpoin
 
 
 def _tensor(name: str, value: Any) -> Tensor | str:
-    """Make the tensor, or give the reason why there is none."""
+    """Make the tensor, or return the reason why that is not possible."""
     if isinstance(value, Tensor):
         return value.named(name)
     kind = type(value).__module__.split(".")[0]
@@ -70,5 +70,5 @@ def _torch_tensor(name: str, value: Any) -> Tensor | str:
 
 
 def _source(address: int, device: str, nbytes: int, dtype: str) -> tuple[object, ...] | None:
-    """Where the bytes are; None for an empty tensor, whose address says nothing."""
+    """Return the location of the bytes, or None for an empty tensor, whose address is meaningless."""
     return ("memory", device, address, nbytes, dtype) if nbytes else None

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-#: whole segments that a wrapper puts into names, wherever they stand: torch.compile, FSDP1, activation checkpointing, PEFT
+#: segments that wrappers insert at any position of a name: torch.compile, FSDP1, activation checkpointing, PEFT
 WRAPPERS = frozenset(["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"])
-#: what trainers put before every name
+#: prefixes that trainers add to every name
 PREFIXES = ("module.", "base_model.model.", "actor.", "_forward_module.", "state_dict.", "app.")
 
-#: prefixes between a whole model and its inner part: AutoModel in AutoModelForCausalLM, a language model in a multimodal one
+#: prefixes by which names of a model and of its inner model differ: AutoModel in AutoModelForCausalLM, a language model in a
+#: multimodal model
 STEMS = (
     "model.",
     "transformer.",
@@ -24,7 +25,7 @@ STEMS = (
 
 LAYER = re.compile(r"(?:^|.*?\.)(?:layers|layer|h|blocks|block|blk)\.(\d+)(?=\.)")
 
-#: module kind -> the module names that mean it, most specific kinds first; matched against whole segments of a name
+#: module kind -> module names of that kind, most specific kinds first; compared with whole segments of a name
 KINDS: dict[str, tuple[str, ...]] = {
     "router": ("router", "gate_inp"),
     "qkv": ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "qkv", "wqkv", "linear_qkv", "attn_qkv"),
@@ -54,14 +55,14 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 KIND_OF = {segment: kind for kind, segments in KINDS.items() for segment in segments}
 
-#: tensors that a module registers for its own arithmetic and no optimizer touches
+#: buffers, which no optimizer updates
 BUFFER = re.compile(
     r"(^|\.)(inv_freq|original_inv_freq|cos_cached|sin_cached|position_ids|masked_bias|rope_freqs|num_batches_tracked)(\.weight)?$"
 )
 
 
 def canonical(names: Iterable[str]) -> dict[str, str]:
-    """Map the names of a checkpoint, as stored, to names without wrappers; to themselves if two would become one."""
+    """Map the stored names of a checkpoint to names without wrappers, or to themselves if two names would become equal."""
     stripped = {name: _strip(name) for name in names}
     if len(set(stripped.values())) < len(stripped):
         return {name: name for name in stripped}
@@ -80,13 +81,13 @@ def _strip(name: str) -> str:
 
 
 def layer(name: str) -> str | None:
-    """Find the layer a tensor belongs to, as the start of its name (``model.layers.3``); None outside the stack."""
+    """Return the prefix of a tensor's name up to its layer (``model.layers.3``), or None if it belongs to no layer."""
     matched = LAYER.match(name)
     return matched.group(0) if matched else None
 
 
 def layer_order(name: str) -> tuple[str, int]:
-    """Sort key that puts layer 10 after layer 9."""
+    """Return a sort key that puts layer 10 after layer 9."""
     stack, _, number = name.rpartition(".")
     return (stack, int(number)) if number.isdigit() else (name, -1)
 
@@ -95,7 +96,7 @@ def layer_order(name: str) -> tuple[str, int]:
 def kind(name: str) -> str:
     """Classify the module of a tensor: q, k, v, o, gate, up, down, norm, embedding, head, router, ... or ``other``.
 
-    A bias counts with its module. Mixture-of-experts weights count with the dense kind of the same role.
+    A bias has the kind of its module. Mixture-of-experts weights have the dense kind of the same role.
     """
     segments = [segment for segment in name.split(".") if not segment.isdigit()]
     if segments and segments[-1] in ("weight", "bias"):
@@ -120,7 +121,7 @@ def kind(name: str) -> str:
 
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids."""
+    """Tell whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids."""
     return bool(BUFFER.search(name)) or (name.endswith(".attn.bias") and len(shape) == 4)
 
 
@@ -129,5 +130,5 @@ MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gat
 
 
 def module_order(kind: str) -> int:
-    """Sort key of kinds of modules, in the order of a model from input to output."""
+    """Return a sort key that orders module kinds from the input of a model to its output."""
     return MODULE_ORDER.index(kind)

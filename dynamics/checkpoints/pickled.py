@@ -1,9 +1,8 @@
 """Read files of ``torch.save`` lazily, without torch and without executing the pickle.
 
-The pickle inside is read by ``unpickle``; the values stay in the file: a tensor record says in which storage, from which element on
-and with which strides they lie, the archive says where the storage is. ``torch.load`` under ``FakeTensorMode`` would give the same
-offsets, but fails on a file in which one tensor is quantized or nested and on shards of an older ``DeviceMesh``, and costs the import
-of torch.
+``unpickle`` reads the pickle, and the values stay in the file. A tensor record gives the storage, first element and strides of a tensor;
+the archive gives the offset of the storage. ``torch.load`` under ``FakeTensorMode`` would give the same offsets, but it fails on a file
+with a quantized or nested tensor and on shards of an older ``DeviceMesh``, and needs the import of torch.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
 from dynamics.errors import InputError, printable
 
-#: names under which trainers file their optimizer next to the weights
+#: keys under which trainers store optimizer state next to the weights
 OPTIMIZER = frozenset([
     "optimizer", "optimizers", "optimizer_state", "optimizer_states", "optimizer_state_dict", "optim", "optim_state_dict",
     "opt_state", "param_groups", "lr_scheduler", "lr_schedulers", "scheduler", "scheduler_state_dict", "grad_scaler", "scaler",
 ])  # fmt: skip
-#: where trainers file the weights, most telling first
+#: keys under which trainers store the weights, most specific first
 NESTED = ("model_state_dict", "state_dict", "model", "module", "network", "state")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-#: a strided read fetches this many bytes at once rather than run by run
+#: a strided read of up to this many bytes is a single read instead of a read for each run
 SLACK = 1 << 20
 
 
@@ -44,15 +43,15 @@ class FileRange(io.RawIOBase):
         self.file, self.start, self.size, self.position = file, start, size, 0
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say that it can seek."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Give the position within the range, in bytes."""
+        """Return the position within the range, in bytes."""
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -61,7 +60,7 @@ class FileRange(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer from the position on, as far as the range goes."""
+        """Fill a buffer from the current position, up to the end of the range."""
         count = min(len(buffer), max(0, self.size - self.position))
         self.file.read_into(self.start + self.position, np.frombuffer(buffer, np.uint8, count))
         self.position += count
@@ -70,7 +69,7 @@ class FileRange(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Saved:
-    """What one ``torch.save`` wrote: ``root`` in plain containers and ``Node``s, and ``offset_of(storage)``, its first byte."""
+    """The content of one ``torch.save``: ``root``, made of plain containers and ``Node``s, and ``offset_of(storage)``, its first byte."""
 
     file: File
     root: Any
@@ -78,7 +77,7 @@ class Saved:
 
 
 def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
-    """Open what ``torch.save`` wrote to bytes ``start:start + size`` of a file; no values are read."""
+    """Open the output of ``torch.save`` in bytes ``start:start + size`` of a file, without reading values."""
     where = printable(file.path)
     size = file.size - start if size is None else size
     if size == 0:
@@ -111,7 +110,7 @@ def _load_zip(file: File, start: int, size: int) -> Saved:
 
 
 class _Archive:
-    """The records of a zip file that lies in bytes ``start:start + size`` of another file; all under one folder, as torch writes them."""
+    """The records of a zip file in bytes ``start:start + size`` of another file; all are under one folder, as torch writes them."""
 
     def __init__(self, file: File, start: int, size: int):
         self.file, self.start, self.end, self.where = file, start, start + size, printable(file.path)
@@ -130,7 +129,7 @@ class _Archive:
         return f"{self.root}/{name}" in self.records
 
     def body(self, name: str) -> tuple[int, int]:
-        """Find the first byte and the length of a record, which must be stored as it is."""
+        """Return the first byte and the length of a record, which must be stored uncompressed."""
         record = self.records.get(f"{self.root}/{name}")
         if record is None:
             raise InputError(f"{self.where}: lacks its record {printable(name)}")
@@ -147,7 +146,7 @@ class _Archive:
 
 
 def _load_legacy(file: File, start: int, size: int) -> Saved:
-    """Read the format of torch < 1.6: pickles in a row (magic, version, machine, objects, storage keys), then the storages."""
+    """Read the format of torch < 1.6: consecutive pickles (magic, version, machine, objects, storage keys), then the storages."""
     where = printable(file.path)
     stream = io.BufferedReader(FileRange(file, start, size))
     if unpickle(stream, where) != LEGACY_MAGIC:
@@ -178,7 +177,7 @@ def _load_legacy(file: File, start: int, size: int) -> Saved:
 
 @dataclass(frozen=True)
 class Strided:
-    """A tensor as it lies in a file: element ``(i, j)`` at byte ``origin + (i * strides[0] + j * strides[1]) * width``."""
+    """A strided tensor in a file: element ``(i, j)`` is at byte ``origin + (i * strides[0] + j * strides[1]) * width``."""
 
     file: File
     origin: int
@@ -187,12 +186,12 @@ class Strided:
     strides: tuple[int, ...]
 
     def narrow(self, axis: int, start: int, length: int) -> Strided:
-        """Select ``length`` indices of an axis from ``start`` on."""
+        """Select ``length`` indices of an axis, starting at ``start``."""
         shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
         return replace(self, shape=shape, origin=self.origin + start * self.strides[axis] * STORAGE[self.dtype].itemsize)
 
     def tensor(self, name: str) -> Tensor:
-        """Make the lazy tensor of these elements, in row-major order."""
+        """Make a lazy tensor of these elements, in row-major order."""
         shape, strides = _merge_axes(self.shape, self.strides)
         if math.prod(shape) <= 1 or strides == (1,):
             return from_file(name, self.shape, self.dtype, self.file, self.origin)
@@ -210,7 +209,7 @@ class Strided:
 
 
 def _merge_axes(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Describe the same elements in the same order with the fewest axes; a contiguous tensor has one, of stride 1."""
+    """Describe the same elements in the same order with the fewest axes; a contiguous tensor has a single axis of stride 1."""
     merged: list[tuple[int, int]] = []
     for size, stride in zip(shape, strides, strict=True):
         if size == 1:
@@ -223,9 +222,9 @@ def _merge_axes(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple
 
 
 def _gather(file: File, origin: int, shape: tuple[int, ...], strides: tuple[int, ...], out: np.ndarray) -> None:
-    """Fill ``out`` from a strided box: in one read where most of what lies between is wanted, else part by part.
+    """Fill ``out`` from a strided box, in a single read if most of the bytes in between are needed, else part by part.
 
-    A transposed matrix is the case that matters: some of its rows are a few elements of each row in the file.
+    This matters for transposed matrices, where some rows of the tensor are a few elements of each row in the file.
     """
     extent = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if extent * out.itemsize <= SLACK or extent <= 4 * math.prod(shape):
@@ -240,7 +239,7 @@ def _gather(file: File, origin: int, shape: tuple[int, ...], strides: tuple[int,
 
 
 def unwrap(value: Any) -> Any:
-    """Take ``Parameter`` and the like off a tensor record."""
+    """Remove wrappers such as ``Parameter`` from a tensor record."""
     while isinstance(value, Node):
         if value.path in WRAPPERS:
             value = value.args[0]
@@ -252,7 +251,7 @@ def unwrap(value: Any) -> Any:
 
 
 def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
-    """Where a tensor record's values lie; or, as text, why they cannot be read; None where it is no tensor."""
+    """Locate the values of a tensor record; return the reason as text if they cannot be read, and None if it is not a tensor."""
     where = f"{printable(saved.file.path)}: {printable(name)}"
     try:
         value = unwrap(value)
@@ -283,14 +282,14 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if (last + 1) * width > room:
         raise InputError(f"{where}: reaches to byte {(last + 1) * width} of a storage of {room}; the file is damaged")
-    # a stride of 0 repeats values: no limit follows from the storage, and a nonsense shape would be read for ever
+    # a stride of 0 repeats values, so the storage does not limit the shape, and reading an absurd shape would not end
     if math.prod(shape) * width > max(saved.file.size, 1 << 30):
         raise InputError(f"{where}: claims {math.prod(shape)} elements, more than the file could hold")
     return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
 
 
 def read_pickled(path: Path) -> Checkpoint:
-    """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, or one filed under ``model``, ``state_dict``, ..."""
+    """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, alone or under a key such as ``model``."""
     where = printable(path)
     saved = load_state(File(path))
     if not isinstance(saved.root, dict):
@@ -316,7 +315,7 @@ def read_pickled(path: Path) -> Checkpoint:
 
 
 def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, str]]) -> Mapping[Any, Any]:
-    """Step into ``{"state": {"model": ...}}``, noting what is left outside."""
+    """Descend into ``{"state": {"model": ...}}``, and add the other entries to ``ignored``."""
     taken = ""
     for _ in range(3):
         if "param_groups" in root and "state" in root:
@@ -336,7 +335,7 @@ def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, 
 def _flatten(
     state: Mapping[Any, Any], ignored: list[tuple[str, str]], prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Tensor records with the names of the dictionaries above them, joined by dots; the rest goes to ``ignored``."""
+    """Collect tensor records under the keys of their parent dictionaries, joined by dots; other entries go to ``ignored``."""
     seen = set() if seen is None else seen
     for key, value in state.items():
         name = f"{prefix}{key}" if isinstance(key, str | int) else f"{prefix}?"
@@ -345,14 +344,14 @@ def _flatten(
         elif is_optimizer(key) and isinstance(value, dict | list):
             ignored.append((name, "optimizer state, not weights"))
         elif isinstance(value, dict) and id(value) not in seen and len(seen) < 100_000 and prefix.count(".") < 50:
-            seen.add(id(value))  # one dictionary can stand in many places of a pickle, and even in itself
+            seen.add(id(value))  # a dictionary can occur several times in a pickle, and even contain itself
             yield from _flatten(value, ignored, f"{name}.", seen)
         else:
             ignored.append((name, "not a tensor"))
 
 
 def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Sharded trainers leave files that look like checkpoints and hold only a part."""
+    """Refuse files of sharded trainers that look like checkpoints but hold only a part of the weights."""
     for name in tensors:
         if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
             raise InputError(
@@ -367,12 +366,12 @@ def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def is_optimizer(name: object) -> bool:
-    """Whether an entry, or one of the first two parts of a flattened name, is a trainer's name for optimizer state."""
+    """Tell whether an entry, or one of the first two parts of a flattened name, is a trainer's name for optimizer state."""
     return any(part in OPTIMIZER for part in str(name).split(".")[:2]) if isinstance(name, str) else False
 
 
 def grouped(ignored: list[tuple[str, str]], limit: int = 8) -> tuple[tuple[str, str], ...]:
-    """One row for all names of a reason that has more than ``limit`` of them."""
+    """Merge the names that share a reason into one row if there are more than ``limit`` of them."""
     names: dict[str, list[str]] = {}
     for name, reason in ignored:
         names.setdefault(reason, []).append(name)

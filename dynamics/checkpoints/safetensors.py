@@ -1,4 +1,4 @@
-"""The safetensors format: a length, a JSON header, and the data. Parsed here because lazy reading needs only the header.
+"""The safetensors format: a length, a JSON header, and the data. It is parsed here because lazy reading needs only the header.
 
 The checks are those of the format: all offsets in range, no overlaps, no gaps, and lengths that agree with dtype and shape. A header that
 describes more data than the file contains indicates an interrupted download or save.
@@ -15,10 +15,10 @@ from dynamics.checkpoints.files import File
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
 from dynamics.errors import InputError, printable
 
-MAX_HEADER = 100_000_000  # the format's own limit, bytes
+MAX_HEADER = 100_000_000  # limit of the format, in bytes
 MAX_ELEMENTS = 2**62
 
-#: safetensors dtype -> ours
+#: safetensors dtype -> dtype of ``Tensor``
 DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -37,12 +37,12 @@ DTYPES = {
     "BOOL": "bool",
 }
 
-#: dtypes of the format that have no plain value per element here: safetensors dtype -> bits per element
+#: dtypes whose elements are not decoded to values: safetensors dtype -> bits per element
 OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "C64": 64}
 
 
 def read_safetensors(path: str | Path) -> Checkpoint:
-    """Open the tensors of one ``.safetensors`` file; none of their values is read yet."""
+    """Open the tensors of a ``.safetensors`` file without reading their values."""
     file = File(path)
     entries, start = read_header(file)
     tensors: dict[str, Tensor] = {}
@@ -56,7 +56,7 @@ def read_safetensors(path: str | Path) -> Checkpoint:
 
 
 def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int]:
-    """(name -> (dtype code, shape, first byte within the data), where in the file the data begins)."""
+    """Return a mapping of name to (dtype code, shape, first byte within the data), and the offset of the data in the file."""
     where = printable(file.path)
     if file.size < 8:
         raise InputError(f"{where}: {file.size} bytes is too short for a safetensors file; fetch or save it again")
@@ -100,7 +100,7 @@ def _parse_json(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _entry(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int, int]:
-    """(dtype code, shape, first byte, last byte + 1), or the reason why not."""
+    """Return (dtype code, shape, first byte, last byte + 1), or raise an InputError if the entry is invalid."""
 
     def refuse(fault: str) -> InputError:
         return InputError(f"{where}: tensor {printable(name)}: {fault}; the header is corrupt")

@@ -11,18 +11,18 @@ import numpy as np
 from dynamics.checkpoints.tensor import Tensor
 from dynamics.errors import InputError, printable
 
-#: the file of one rank, as verl and FSDP2 name it: world size, rank
+#: file name of one rank's shard, as verl and FSDP2 write it: world size, rank
 RANK_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 
-#: where a shard starts in the whole, its shape, and the tensor of that shape
+#: origin of a shard in the whole tensor, shape of the shard, and the tensor of that shape
 Shard = tuple[tuple[int, ...], tuple[int, ...], Tensor]
 
 
 def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[Shard]) -> Tensor:
-    """Make a lazy tensor over shards that cover it exactly; anything else is an ``InputError``.
+    """Make a lazy tensor from shards, which must cover it exactly; if they do not, raise an ``InputError``.
 
     A shard keeps the row-major order of the whole, so the elements of a shard that fall into a flat range of the
-    whole are themselves a flat range of the shard: each read asks every shard it touches for one such range, no more.
+    whole are themselves a flat range of the shard. Each read therefore reads a single range of each shard that it overlaps.
     """
     if math.prod(shape) >= 2**62:
         raise InputError(f"{printable(name)}: claims the shape {shape}, which no file can hold")
@@ -46,7 +46,7 @@ def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[
             begin, end = _elements_before(offsets, sizes, shape, start), _elements_before(offsets, sizes, shape, stop)
             if begin == end:
                 continue
-            if int(last[index] - first[index]) + 1 == shard.numel:  # contiguous in the whole too: read it into place
+            if int(last[index] - first[index]) + 1 == shard.numel:  # contiguous in the whole tensor too: read directly into ``out``
                 offset = int(first[index]) + begin - start
                 target = out[offset : offset + end - begin]
                 values = shard.read(begin, end, target)
@@ -64,7 +64,7 @@ def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[
 
 
 def split_into_boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Cut the flat range ``start:stop`` of a row-major array into the fewest boxes (origin, sizes), in flat order."""
+    """Split the flat range ``start:stop`` of a row-major array into the fewest boxes (origin, sizes), in flat order."""
     if start >= stop:
         return
     if len(shape) <= 1:
@@ -91,7 +91,7 @@ def _in_row(shape: Sequence[int], row: int, start: int, stop: int) -> Iterator[t
 def _scatter(
     values: np.ndarray, sizes: tuple[int, ...], begin: int, end: int, out: np.ndarray, origin_offset: int, strides: tuple[int, ...]
 ) -> None:
-    """Put elements ``begin:end`` of a shard where they belong in ``out``; ``origin_offset``: of its first element, there."""
+    """Copy elements ``begin:end`` of a shard into ``out``, where the shard's first element is at ``origin_offset``."""
     done = 0
     for origin, box in split_into_boxes(sizes, begin, end):
         count = math.prod(box)
@@ -102,7 +102,7 @@ def _scatter(
 
 
 def _elements_before(offsets: tuple[int, ...], sizes: tuple[int, ...], shape: tuple[int, ...], flat: int) -> int:
-    """How many elements of a shard come before flat position ``flat`` of the whole."""
+    """Count the elements of a shard that come before flat position ``flat`` of the whole tensor."""
     if flat >= math.prod(shape):
         return math.prod(sizes)
     count = 0
@@ -115,7 +115,7 @@ def _elements_before(offsets: tuple[int, ...], sizes: tuple[int, ...], shape: tu
 
 
 def _check_cover(name: str, shape: tuple[int, ...], shards: list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]) -> None:
-    """Inside, disjoint, and as many elements as the whole: then there is no hole either."""
+    """Check that the shards lie inside the tensor, are disjoint, and have as many elements; then they cover it without a hole."""
     for offsets, sizes, _ in shards:
         if any(low < 0 or low + size > whole for low, size, whole in zip(offsets, sizes, shape, strict=True)):
             raise InputError(f"{printable(name)}: a shard {sizes} at {offsets} lies outside the tensor {shape}")
@@ -128,7 +128,9 @@ def _check_cover(name: str, shape: tuple[int, ...], shards: list[tuple[tuple[int
     high = low + np.array([sizes for _, sizes, _ in shards], np.int64)
     order = np.argsort(low[:, 0], kind="stable")
     low, high = low[order], high[order]
-    ends = np.searchsorted(low[:, 0], high[:, 0])  # only shards that start before this one ends on axis 0 can overlap it
+    ends = np.searchsorted(
+        low[:, 0], high[:, 0]
+    )  # a later shard can overlap this shard only if it starts before the end of this shard on axis 0
     for index, end in enumerate(ends):
         later = slice(index + 1, end)
         overlaps = ((low[later] < high[index]) & (high[later] > low[index])).all(axis=1)

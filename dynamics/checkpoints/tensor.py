@@ -12,10 +12,10 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 
-if TYPE_CHECKING:  # importing jaxtyping takes longer than everything else needed to read a checkpoint
+if TYPE_CHECKING:  # importing jaxtyping takes longer than all other imports needed to read a checkpoint
     from jaxtyping import Float, Float32, Shaped
 
-#: dtype name -> numpy dtype of the stored bits. numpy has no bfloat16 or float8, so those are held as integers of their width.
+#: dtype name -> numpy dtype of the stored bits. numpy has no bfloat16 or float8, so these are held as integers of the same width.
 STORAGE: dict[str, np.dtype] = {
     "float64": np.dtype("<f8"),
     "float32": np.dtype("<f4"),
@@ -34,10 +34,10 @@ STORAGE: dict[str, np.dtype] = {
     "bool": np.dtype("u1"),
 }
 
-#: dtypes whose every value is a float32
+#: dtypes whose values are all representable in float32
 FITS_FLOAT32 = frozenset(["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int16", "int8", "uint16", "uint8", "bool"])
 
-#: (first element, last element + 1, scratch array of the stored dtype) -> the elements, in the scratch array or a view of their own
+#: (first element, last element + 1, scratch array of the stored dtype) -> the elements, in the scratch array or another view
 Reader = Callable[[int, int, np.ndarray], np.ndarray]
 
 
@@ -51,7 +51,7 @@ class Tensor:
     shape : as stored.
     dtype : torch's name of the stored dtype (``"bfloat16"``, ``"float8_e4m3fn"``, ...).
     read : see ``Reader``; called from several threads at once.
-    source : equal sources hold equal bytes (the same place of the same file, the same memory); None if unknown.
+    source : equal sources hold equal bytes (the same range of the same file, or the same memory); None if unknown.
     """
 
     name: str
@@ -67,25 +67,25 @@ class Tensor:
 
     @property
     def storage(self) -> np.dtype:
-        """Numpy dtype of what ``read`` gives; see ``STORAGE``."""
+        """Numpy dtype of the array that ``read`` returns; see ``STORAGE``."""
         return STORAGE[self.dtype]
 
     def stored(self, start: int = 0, stop: int | None = None) -> Shaped[np.ndarray, " n"]:
-        """Elements ``start:stop`` of the flattened tensor as stored, ``(stop - start,)``; bfloat16 as uint16."""
+        """Read elements ``start:stop`` of the flattened tensor as stored, ``(stop - start,)``; bfloat16 as uint16."""
         stop = self.numel if stop is None else stop
         return self.read(start, stop, np.empty(stop - start, self.storage))
 
     def values(self, start: int = 0, stop: int | None = None) -> Float[np.ndarray, " n"]:
-        """Elements ``start:stop`` of the flattened tensor as float32 where that is exact, else float64."""
+        """Read elements ``start:stop`` of the flattened tensor, as float32 if that is exact, else as float64."""
         return decode(self.stored(start, stop), self.dtype)
 
     def rows(self, start: int, stop: int, name: str | None = None) -> Tensor:
-        """Rows ``start:stop`` of the first axis, as a tensor."""
+        """Return rows ``start:stop`` of the first axis as a tensor."""
         width = math.prod(self.shape[1:])
         return self._range(start * width, stop * width, (stop - start, *self.shape[1:]), name)
 
     def item(self, index: int, name: str | None = None) -> Tensor:
-        """Entry ``index`` of the first axis, as a tensor with that axis gone."""
+        """Return entry ``index`` of the first axis as a tensor without that axis."""
         width = math.prod(self.shape[1:])
         return self._range(index * width, (index + 1) * width, self.shape[1:], name)
 
@@ -107,7 +107,7 @@ class Tensor:
 
 
 def from_file(name: str, shape: tuple[int, ...], dtype: str, file: File, offset: int) -> Tensor:
-    """Make a tensor that lies contiguous in a file from byte ``offset`` on."""
+    """Make a tensor that is stored contiguously in a file, starting at byte ``offset``."""
     width = STORAGE[dtype].itemsize
 
     def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ def from_file(name: str, shape: tuple[int, ...], dtype: str, file: File, offset:
 
 
 def from_array(name: str, array: Shaped[np.ndarray, "*shape"], dtype: str | None = None, source: Hashable | None = None) -> Tensor:
-    """Make a tensor over a numpy array; ``dtype`` where the array holds the bits of a type numpy lacks."""
+    """Make a tensor from a numpy array; give ``dtype`` if the array holds the bits of a dtype that numpy lacks."""
     dtype = dtype or array.dtype.name
     flat = array.reshape(-1).view(STORAGE[dtype])
     return Tensor(name, array.shape, dtype, lambda start, stop, _out: flat[start:stop], source)
@@ -140,11 +140,11 @@ class Checkpoint:
 
     Attributes
     ----------
-    path : as given by the user.
+    path : as given by the caller.
     format : ``safetensors``, ``huggingface``, ``torch``, ``dcp``, ``fsdp-shards``, ``gguf``, ``peft-lora`` or ``memory``.
     tensors : name -> tensor, in the order of the file.
-    config : the model's ``config.json`` where there is one.
-    ignored : (name, reason) of files and entries that are not weights of this model, or cannot be read as such.
+    config : the model's ``config.json``, or None.
+    ignored : (name, reason) of files and entries that are not weights of this model, or cannot be read as weights.
     adapter : for ``peft-lora``, the adapter to apply to a base; such a checkpoint has no tensors of its own.
     """
 
@@ -165,7 +165,7 @@ class Checkpoint:
 
 
 def decode(stored: Shaped[np.ndarray, "*shape"], dtype: str) -> Float[np.ndarray, "*shape"]:
-    """Convert stored bits to values: float32 where every value of the dtype fits, else float64 (64-bit integers beyond 2**53 round)."""
+    """Convert stored bits to float32 if it represents all values of the dtype, else to float64 (64-bit integers above 2**53 round)."""
     if dtype == "float32":
         return stored
     if dtype == "bfloat16":
@@ -188,7 +188,7 @@ def float8_values(dtype: str) -> Float32[np.ndarray, 256]:
         np.ldexp(mantissa.astype(float), 1 - bias - mantissa_bits),
         np.ldexp(1 + mantissa / 2**mantissa_bits, exponent - bias),
     )
-    if dtype == "float8_e4m3fn":  # no infinity; only all ones is NaN
+    if dtype == "float8_e4m3fn":  # no infinities; only the pattern of all ones is NaN
         magnitude[(bits & 0x7F) == 0x7F] = np.nan
     else:
         magnitude[(exponent == 31) & (mantissa == 0)] = np.inf

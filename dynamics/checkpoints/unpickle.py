@@ -1,8 +1,8 @@
-"""A restricted unpickler: it builds plain containers and inert stand-ins, and refuses every name that is not on its list.
+"""A restricted unpickler that builds plain containers and inert stand-ins, and refuses every name that is not on its allowlist.
 
-A pickle is a program: it names functions and calls them. Here every function or class it names comes from a list, and is
-replaced by a stand-in that only remembers its arguments; a name off the list ends the reading. That is stricter than
-``torch.load(weights_only=True)``, which does call torch's own functions.
+A pickle is a program that names functions and calls them. Here each function or class must be on the allowlist, and is
+replaced by a stand-in that only records its arguments; any other name is an error. This is stricter than
+``torch.load(weights_only=True)``, which calls torch's own functions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from dynamics.checkpoints.tensor import STORAGE
 from dynamics.errors import InputError, printable
 
-#: bytes an element of each torch dtype that a record may name; dtypes outside ``STORAGE`` are reported, not read
+#: bytes per element of each torch dtype that a record may name; dtypes outside ``STORAGE`` are reported but not read
 WIDTHS = {name: dtype.itemsize for name, dtype in STORAGE.items()} | {
     "complex32": 4, "complex64": 8, "complex128": 16, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
     "float4_e2m1fn_x2": 1, "qint8": 1, "quint8": 1, "qint32": 4, "quint4x2": 1, "quint2x4": 1, "bits8": 1, "bits16": 2,
     **{f"{kind}{bits}": 1 for kind in ("int", "uint") for bits in range(1, 8)},
 }  # fmt: skip
-#: class of a storage -> dtype
+#: storage class -> dtype
 STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
@@ -31,7 +31,7 @@ STORAGES = {
 DICTS = frozenset(["collections.OrderedDict", "collections.defaultdict", "collections.Counter"])
 
 REBUILD = "torch._utils._rebuild_"
-#: tensors whose values are not one strided block
+#: tensors whose values are not a single strided block
 UNREADABLE = {
     f"{REBUILD}sparse_tensor": "a sparse tensor",
     f"{REBUILD}qtensor": "a quantized tensor",
@@ -42,11 +42,11 @@ UNREADABLE = {
     f"{REBUILD}device_tensor_from_numpy": "a tensor stored as a numpy array",
 }
 SUBCLASS = "torch._tensor._rebuild_from_type_v2"
-#: records that hold another record as their first argument
+#: records whose first argument is another record
 WRAPPERS = frozenset(f"{REBUILD}{kind}" for kind in ("parameter", "parameter_with_state", "device_tensor_from_cpu_tensor"))
 PLAIN = frozenset(f"{REBUILD}tensor{version}" for version in ("", "_v2", "_v3"))
 
-#: everything else a checkpoint may name; all of it becomes an inert stand-in
+#: all other names that a checkpoint may contain; each becomes an inert stand-in
 INERT = frozenset(
     [*UNREADABLE, *WRAPPERS, *PLAIN, SUBCLASS]
     + [f"torch.per_{kind}" for kind in ("tensor_affine", "tensor_symmetric", "channel_affine", "channel_symmetric")]
@@ -70,7 +70,7 @@ DTENSOR = frozenset(
 
 
 class Node:
-    """What stands in for a function or class of a pickle: its path, the arguments it was called with, the state it was given."""
+    """A stand-in for a function or class of a pickle: its path, the arguments of the call, and the state."""
 
     __slots__ = ("args", "state")
     path = ""
@@ -78,28 +78,28 @@ class Node:
     state: Any
 
     def __new__(cls, *args: Any, **_kwargs: Any) -> Node:
-        """Remember the arguments of a call."""
+        """Record the arguments of a call."""
         node = object.__new__(cls)
         node.args, node.state = args, None
         return node
 
     def __setstate__(self, state: Any) -> None:
-        """Keep the state."""
+        """Record the state."""
         self.state = state
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage that a pickle refers to: its key in the archive, the dtype and number of its elements."""
+    """A storage that a pickle refers to: its key in the archive, its dtype and its number of elements."""
 
     key: str
     dtype: str
     size: int
 
 
-# The unpickler of the standard library in Python, not its C twin: that one allocates what a hostile file tells it to.
+# The standard library's Python unpickler; the C version allocates as much memory as a hostile file requests.
 class Unpickler(pickle._Unpickler):
-    """Builds plain containers and ``Node``s; any other name in the pickle is an ``InputError``."""
+    """Build plain containers and ``Node``s; any other name in the pickle raises an ``InputError``."""
 
     def __init__(self, stream: Any, where: str, allowed: frozenset[str], storages: dict[str, Storage]):
         super().__init__(stream)
@@ -107,7 +107,7 @@ class Unpickler(pickle._Unpickler):
         self.seen: dict[str, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give the stand-in of a name, instead of importing it."""
+        """Return the stand-in for a name instead of importing it."""
         path = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if path not in self.seen:
             self.seen[path] = self._stand_in(path)
@@ -123,7 +123,7 @@ class Unpickler(pickle._Unpickler):
             return tuple
         if path in ("builtins.set", "builtins.frozenset"):
             return set
-        # A pickle may set attributes on a class it named: these are made anew for each file, so that it cannot reach the next.
+        # A pickle can set attributes on a class that it names. New classes for each file keep files from affecting each other.
         if path in DICTS:
             return type("Dict", (dict,), {"__init__": _fill, "__setstate__": lambda _self, _state: None})
         if path in self.allowed:
@@ -136,7 +136,7 @@ class Unpickler(pickle._Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> Storage:
-        """Give the storage that a persistent id names."""
+        """Return the storage with this persistent id."""
         kind, dtype, key, _, size, *view = pid
         known = isinstance(kind, str) and isinstance(dtype, str) and kind == "storage" and dtype in WIDTHS
         if not known or not isinstance(key, str | int) or type(size) is not int or size < 0 or any(view):
@@ -145,17 +145,17 @@ class Unpickler(pickle._Unpickler):
 
 
 def _fill(self: dict[Any, Any], *args: Any) -> None:
-    """``OrderedDict([(key, value), ...])``; a ``defaultdict`` passes its factory, a Node class, which is of no interest."""
+    """Fill a dict from the arguments of ``OrderedDict([(key, value), ...])``. The factory of a ``defaultdict``, a Node, is ignored."""
     if args and isinstance(args[0], list | dict):
         self.update(args[0])
 
 
 def unpickle(stream: Any, where: str, allowed: frozenset[str] = INERT | DTENSOR, storages: dict[str, Storage] | None = None) -> Any:
-    """Read the next pickle of a stream, and into ``storages`` what it refers to. Any damage in it is an ``InputError``."""
+    """Read the next pickle of a stream, and add the storages it refers to to ``storages``. A damaged pickle raises an ``InputError``."""
     try:
         return Unpickler(stream, where, allowed, {} if storages is None else storages).load()
     except InputError:
         raise
-    except Exception as error:  # a damaged pickle can fail in any opcode, with any exception
+    except Exception as error:  # a damaged pickle can fail at any opcode, with any exception
         description = f"{type(error).__name__}: {printable(error, 80)}"
         raise InputError(f"{where}: its pickle is damaged ({description}); fetch the file again") from None

@@ -23,7 +23,7 @@ def check_target(path: str | Path) -> None:
     """
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # nothing there; whatever else is wrong with the path shows when the file is written
+    except OSError:  # the path does not exist; other problems with it are reported when the file is written
         return
     if stat.S_ISDIR(mode):
         raise InputError(f"{path}: is a folder; name a file")
@@ -33,9 +33,9 @@ def check_target(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, and rename it to ``path`` when the block ends without an error.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` if the block ends without an error.
 
-    The content is on disk before it is renamed, and the temporary file is gone after an error. A link is replaced by a file.
+    The content is on disk before the file is renamed, and the temporary file is removed after an error. A link is replaced by a file.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes files private
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes files readable by the owner only
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)

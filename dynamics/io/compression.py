@@ -1,4 +1,4 @@
-"""Read bytes out of files that may be compressed, truncated or not what their name says."""
+"""Read bytes from files that may be compressed, truncated or misnamed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import IO, Any
 from dynamics.errors import InputError, printable
 
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
-#: what reading a damaged file raises
+#: errors that reading a damaged file can raise
 BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 BUFFER = 1 << 20
 
 
 def unpacked_name(path: Path) -> str:
-    """Drop the suffix of a file's compression from its name."""
+    """Return the name of a file without the suffix of its compression."""
     return path.name.removesuffix(".gz").removesuffix(".zst")
 
 
@@ -30,7 +30,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
     Raises
     ------
-    InputError : whatever goes wrong while the bytes are read, in one line.
+    InputError : the file cannot be read; the message has one line.
     """
     try:
         with open(path, "rb") as file:

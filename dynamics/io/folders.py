@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, as ``atomic`` does it for files, and that one process works on at a time."""
+"""Write folders whole or not at all, as ``atomic`` does for files, and lock them for one process at a time."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not on this system
+except ImportError:  # not available on this system
     fcntl = None  # type: ignore[assignment]
 
 from dynamics.errors import InputError
 
-#: the file that is locked where a folder itself cannot be
+#: the file that is locked if the folder itself cannot be locked
 LOCK = ".lock"
 
 
 def save_folder(target: Path, fill: Callable[[Path], None], advice: str = "", keep: bool = False) -> None:
-    """Write a folder under a temporary name by ``fill(path)``, see that it is on disk, and rename it.
+    """Write a folder under a temporary name by ``fill(path)``, sync it to disk, and rename it.
 
     Parameters
     ----------
-    target : the folder; one that is there is replaced.
-    fill : writes the files into the folder whose path it is given.
-    advice : ends the error message.
-    keep : if another process has made ``target`` meanwhile, leave that one in place of replacing it.
+    target : the folder; an existing folder is replaced.
+    fill : called with the path of the folder to write files into.
+    advice : end of the error message.
+    keep : if another process has made ``target`` in the meantime, keep that folder instead of replacing it.
 
     Raises
     ------
-    InputError : the folder cannot be written; what was there before is left.
+    InputError : the folder cannot be written; an existing folder is unchanged.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -49,7 +49,7 @@ def save_folder(target: Path, fill: Callable[[Path], None], advice: str = "", ke
         except OSError:
             if not (keep and target.is_dir()):
                 raise
-    except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
+    except Exception as error:  # a full disk raises OSError, RuntimeError or SafetensorError
         if isinstance(error, (InputError, AssertionError)):
             raise
         message = getattr(error, "strerror", None) or str(error).partition("\n")[0]
@@ -59,24 +59,24 @@ def save_folder(target: Path, fill: Callable[[Path], None], advice: str = "", ke
 
 
 def remove_partial(target: Path) -> None:
-    """Remove what processes left that were killed while they saved ``target``; none may be saving it now."""
+    """Remove temporary folders of processes that were killed while saving ``target``; no process may be saving it now."""
     for partial in target.parent.glob(f".{target.name}.*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path, busy: Callable[[], None]) -> Iterator[bool]:
-    """Make a folder, and hold its lock until the block ends or the process does, however it ends.
+    """Make a folder, and hold its lock until the block or the process ends.
 
     Parameters
     ----------
     folder : the folder to lock.
-    busy : called if the lock is held already; it raises, or returns to wait for the process that holds it.
+    busy : called if another process holds the lock; it raises an error, or returns to wait for that process.
 
     Yields
     ------
-    Whether there is a lock. Where neither the folder nor a file in it can be locked, the block runs without one; and so it does where this
-    very process holds it, which could only wait for itself.
+    Whether the lock is held. The block runs without a lock if neither the folder nor a file in it can be locked, or if this process already
+    holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,10 +105,10 @@ def _identity(handle: int) -> tuple[int, int]:
 
 
 def _lock(folder: Path, busy: Callable[[], None]) -> int | None:
-    """Open a file and lock it; None where no lock is to be had."""
+    """Open and lock a file; return None if locking is not possible."""
     if fcntl is None:
         return None
-    # the folder itself, so that nothing is left behind; NFS locks only what is open for writing, which a folder cannot be
+    # locking the folder itself leaves no file behind, but NFS only locks files that are open for writing, which excludes folders
     for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
         handle = os.open(path, flags, 0o666)
         try:
@@ -125,6 +125,6 @@ def _lock(folder: Path, busy: Callable[[], None]) -> int | None:
                 raise
             os.close(handle)
             return None
-        except OSError:  # no lock of this kind on this file system
+        except OSError:  # the file system does not support this lock
             os.close(handle)
     return None

@@ -1,7 +1,7 @@
-"""JSON documents, written and read by msgspec: null for numbers that are not finite, numpy's scalars as Python's.
+"""Write and read JSON documents by msgspec, with null for non-finite numbers, and numpy scalars as Python scalars.
 
-Text may hold half of a surrogate pair, as tokens that end inside a character leave it. UTF-8 has no bytes for that, so such a document is
-written with escapes. Python's own json module reads what msgspec refuses: those escapes, and the NaN that other programs write.
+Text may hold half of a surrogate pair if a token ends inside a character. UTF-8 cannot encode it, so such a document is written with
+escapes. Python's json module reads what msgspec refuses: these escapes, and NaN as written by other programs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def encode(value: Any) -> bytes:
-    """Encode ``value`` as JSON in UTF-8, on one line, with null where a number is NaN or infinite."""
+    """Encode ``value`` as JSON in UTF-8, on one line, with null for NaN and infinite numbers."""
     try:
         return msgspec.json.encode(value, enc_hook=_builtin)
     except UnicodeEncodeError:
@@ -29,7 +29,7 @@ def encode(value: Any) -> bytes:
 
 
 def to_json(document: Any) -> str:
-    """Encode ``document`` as indented JSON that ends with a newline, with null where a number is NaN or infinite."""
+    """Encode ``document`` as indented JSON that ends with a newline, with null for NaN and infinite numbers."""
     try:
         return msgspec.json.format(msgspec.json.encode(document, enc_hook=_builtin), indent=1).decode() + "\n"
     except UnicodeEncodeError:
@@ -37,7 +37,7 @@ def to_json(document: Any) -> str:
 
 
 def decode(text: bytes) -> Any:
-    """Decode JSON, with the NaN and the infinities that Python's json module writes.
+    """Decode JSON, including NaN and infinities as written by Python's json module.
 
     Raises
     ------
@@ -50,11 +50,11 @@ def decode(text: bytes) -> Any:
 
 
 def read_document(path: Path, kind: Any = Any) -> Any:
-    """Read a whole JSON file, and keep only what the type ``kind`` names; the text of the file is in memory meanwhile.
+    """Read a whole JSON file into memory, and keep only the fields of the type ``kind``.
 
     Raises
     ------
-    InputError : a file that cannot be read, that is empty or no JSON, or whose content is not of type ``kind``.
+    InputError : the file cannot be read, is empty or not JSON, or its content is not of type ``kind``.
     """
     with opened(path) as stream:
         text = stream.read()
@@ -70,7 +70,7 @@ def read_document(path: Path, kind: Any = Any) -> Any:
 
 
 def _read_leniently(text: bytes, path: Path, kind: Any) -> Any:
-    """Read a document by Python's json module, which also says where it is broken."""
+    """Read a document by Python's json module, which also reports the position of an error."""
     try:
         return msgspec.convert(json.loads(text), kind, strict=False)
     except UnicodeDecodeError as error:
@@ -80,24 +80,24 @@ def _read_leniently(text: bytes, path: Path, kind: Any) -> Any:
 
 
 def why_not_json(error: Exception) -> str:
-    """Say in a few words why a text is not JSON."""
+    """Describe briefly why a text is not JSON."""
     return printable(str(error).partition("(char")[0].strip() or type(error).__name__, 80)
 
 
 def _builtin(value: Any) -> Any:
-    """Turn a numpy scalar into Python's number for msgspec."""
+    """Convert a numpy scalar to a Python number for msgspec."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _finite_builtins(document: Any) -> Any:
-    """Turn a document into Python's own types, with None for every NaN and infinity."""
+    """Convert a document to built-in types, with None for NaN and infinite numbers."""
     return _finite(msgspec.to_builtins(document, enc_hook=_builtin, str_keys=True))
 
 
 def _finite(value: Any) -> Any:
-    """Replace every NaN and infinity of a document by None."""
+    """Replace NaN and infinite numbers in a document by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""JSON lines: a JSON value a line, read with line numbers and written whole."""
+"""JSON lines, a JSON value per line: read with line numbers, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_json_lines(path: Path, unfinished: list[int] | None = None) -> Iterator[tuple[int, Any]]:
-    """Read the values of a file, which may be compressed, each with the number of its line.
+    """Read the values of a file, which may be compressed, with their line numbers.
 
     Parameters
     ----------
-    path : of the file. A byte order mark and blank lines are passed over.
-    unfinished : where to add the number of a last line that breaks off without a newline, as a program that was killed leaves it: that
-        line is passed over then. If None, it is an error like any other.
+    path : path of the file. A byte order mark and blank lines are skipped.
+    unfinished : list to which the number of an incomplete last line without a newline is added, as left by a killed program; the line is
+        skipped. If None, such a line is an error.
 
     Raises
     ------
-    InputError : a file that cannot be read, that is not UTF-8, or a line that is not JSON.
+    InputError : the file cannot be read or is not UTF-8, or a line is not JSON.
     """
     with opened(path) as stream:
         for number, line in numbered_lines(stream, path):
@@ -35,7 +35,7 @@ def read_json_lines(path: Path, unfinished: list[int] | None = None) -> Iterator
 
 
 def numbered_lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
-    """Count the lines of a file from 1, and pass over blank ones and a byte order mark."""
+    """Yield the lines of a file with their numbers, starting at 1; skip blank lines and a byte order mark."""
     for number, line in enumerate(stream, start=1):
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
@@ -45,12 +45,12 @@ def numbered_lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]
             yield number, line
 
 
-#: what ``parse_line`` gives for a line that breaks off
+#: value of ``parse_line`` for an incomplete line
 UNFINISHED: Any = object()
 
 
 def parse_line(line: bytes, number: int, path: Path, unfinished: list[int] | None = None) -> Any:
-    """Decode one line, or say why it is not JSON. ``UNFINISHED`` for one that breaks off, see ``read_json_lines``."""
+    """Decode a line, or raise the reason why it is not JSON. Return ``UNFINISHED`` for an incomplete line, see ``read_json_lines``."""
     try:
         return decode(line)
     except UnicodeDecodeError as error:
@@ -63,6 +63,6 @@ def parse_line(line: bytes, number: int, path: Path, unfinished: list[int] | Non
 
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> None:
-    """Write a value a line, whole or not at all."""
+    """Write a value per line; the file is written whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.writelines(encode(value) + b"\n" for value in values)

@@ -1,4 +1,4 @@
-"""Paths as people type and list them: the natural order of a series, and the nearest path to a mistyped one."""
+"""The natural order of paths, and suggestions for mistyped paths."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import TypeVar
 from dynamics.errors import nearest, printable
 
 _NUMBER = re.compile(r"(\d+)")
-#: folders that trainers save checkpoints in: transformers and TRL, this project, verl
+#: names of the checkpoint folders of transformers and TRL, this project, and verl
 _CHECKPOINT = re.compile(r"(checkpoint|step|global_step|iter|epoch)[-_]?\d+$")
-#: checkpoints that an error message lists; of more, the first and the last ones
+#: number of checkpoints that an error message lists; of more, it lists the first and the last
 LISTED = 6
-#: entries of a folder that are compared with a mistyped name
+#: number of entries of a folder that are compared with a mistyped name
 ENTRIES = 10_000
 Name = TypeVar("Name", bound=str | os.PathLike[str])
 
 
 def natural_key(name: str | os.PathLike[str]) -> list[tuple[int, str]]:
-    """Give a key by which names sort as people count: numbers by value, the text around them by letter.
+    """Return a sort key for the natural order: numbers by value, other text alphabetically.
 
     >>> sorted(["checkpoint-1000", "checkpoint-50"], key=natural_key)
     ['checkpoint-50', 'checkpoint-1000']
@@ -33,7 +33,7 @@ def natural_key(name: str | os.PathLike[str]) -> list[tuple[int, str]]:
 
 
 def natural_order(names: Sequence[Name]) -> list[Name]:
-    """Sort names that differ only in their numbers by these numbers. Other names, which have no such order, keep their places.
+    """Sort names that differ only in their numbers by these numbers. Other names keep their positions.
 
     >>> natural_order(["step_10", "step_9", "final"])
     ['step_9', 'step_10', 'final']
@@ -49,14 +49,14 @@ def natural_order(names: Sequence[Name]) -> list[Name]:
 
 
 def no_such_path(path: str | os.PathLike[str], kind: str = "file or folder") -> str:
-    """Say that a path does not exist, and which existing one it resembles."""
+    """Build the error message for a path that does not exist, with a suggestion of a similar path."""
     return f"{printable(path)}: no such {kind}{suggest_path(path)}"
 
 
 def suggest_path(path: str | os.PathLike[str]) -> str:
     """Suggest the existing path that a mistyped one resembles, as the end of an error message; empty if there is none.
 
-    The first part of the path that does not exist is compared with what its folder holds; the rest must exist below the suggestion.
+    The first part of the path that does not exist is compared with the entries of its folder; the rest must exist below the suggestion.
     """
     given = Path(path)
     existing = next((folder for folder in given.parents if folder.is_dir()), None)
@@ -73,16 +73,18 @@ def suggest_path(path: str | os.PathLike[str]) -> str:
 
 
 def trainer_checkpoints(folder: Path) -> list[str]:
-    """List the checkpoints in a trainer's output folder in natural order, as paths below it, also those of its ``checkpoints/``."""
-    found: list[str] = []
+    """List the checkpoints in a trainer's output folder and its ``checkpoints/``, in natural order, as paths relative to the folder."""
+    checkpoints: list[str] = []
     for parent in (folder, folder / "checkpoints"):
         with contextlib.suppress(OSError):
-            found += [str(entry.relative_to(folder)) for entry in parent.iterdir() if _CHECKPOINT.match(entry.name) and entry.is_dir()]
-    return sorted(found, key=natural_key)
+            checkpoints += [
+                str(entry.relative_to(folder)) for entry in parent.iterdir() if _CHECKPOINT.match(entry.name) and entry.is_dir()
+            ]
+    return sorted(checkpoints, key=natural_key)
 
 
 def choose_checkpoint(folder: Path, checkpoints: Sequence[str]) -> str:
-    """Say that a folder holds checkpoints and is none, which they are, and what to type."""
+    """Build the error message for a folder that is not a checkpoint but holds checkpoints: it lists them, and suggests a path."""
     shown = list(map(printable, checkpoints))
     if len(shown) > LISTED:
         shown = [*shown[: LISTED // 2], "...", *shown[-LISTED // 2 :]]

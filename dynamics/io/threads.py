@@ -1,4 +1,4 @@
-"""Work on several threads, with results in a fixed order."""
+"""Run work on several threads, with results in a fixed order."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-#: called with how much is done and how much there is in all
+#: called with the amount of work that is done and the total amount
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(pool: ThreadPoolExecutor, worker: Callable[[Any], Result], spans: Iterable[Any], ahead: int) -> Iterator[tuple[int, Result]]:
-    """Run ``worker`` on every span, and give the first entry of each span with its result, in the order of the spans.
+    """Run ``worker`` on every span, and yield the first entry of each span with its result, in the order of the spans.
 
-    At most ``ahead`` spans are in work at a time. On an error those that have not begun are dropped.
+    At most ``ahead`` spans are submitted at a time. After an error, spans that have not started are cancelled.
     """
     waiting: list[tuple[int, Future[Result]]] = []
     try:

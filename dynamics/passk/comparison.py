@@ -29,7 +29,7 @@ SCHEMA = "dynamics.passk/1"
 #: metrics estimated in addition to pass@k: display name by field
 BESIDE = {"pass_hat_k": "pass^k", "mg_pass_at_k": "mG-Pass@k", "maj_at_k": "maj@k"}
 UNSCORED = ("exclude", "wrong")
-#: curves that the short description of a report lists
+#: number of curves that the ``repr`` of a report lists
 SHOWN = 4
 
 
@@ -39,7 +39,7 @@ class Curve:
 
     Attributes
     ----------
-    name : of the model.
+    name : name of the model.
     counts : a row per problem: problem, n (samples with a verdict), c (correct samples), attempted (all samples).
     points : a row per k: k, pass_at_k, low, high, problems (with n >= k), over_half (those with k > n / 2 and k > 1), pass_hat_k,
         mg_pass_at_k and, if requested, maj_at_k, each with _low and _high. NaN if no problem has k samples.
@@ -65,7 +65,7 @@ class Curve:
     contents: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Say in a line what was sampled, and pass@1 and pass@k at the largest k."""
+        """Describe the samples, and pass@1 and pass@k at the largest k, in one line."""
         last = self.points.dropna(subset=["pass_at_k"]).tail(1).to_dict("records")
         ends = "".join(f", pass@{point['k']} {point['pass_at_k']:.3f}" for point in last if point["k"] > 1)
         sizes = f"{plural(len(self.counts), 'problem')}, {plural(self.samples['total'], 'sample')}"
@@ -148,7 +148,7 @@ class Comparison:
     solved: dict[str, int]
 
     def __repr__(self) -> str:
-        """Say in two lines what is compared, and where the curves cross."""
+        """Describe the comparison and the crossing of the curves in two lines."""
         pair = f"{printable(self.b, 60)} against {printable(self.a, 60)}"
         return f"<passk.Comparison {pair}: {plural(self.paired, 'problem')} paired\n {crossing_text(self, LEVEL)}>"
 
@@ -199,14 +199,14 @@ class Report:
     seed: int
 
     def __repr__(self) -> str:
-        """Say a line a curve, for the first few."""
+        """Describe the first few curves, a line per curve."""
         lines = [f"<passk.Report of {plural(len(self.curves), 'model')}", *map(repr, self.curves[:SHOWN])]
         if len(self.curves) > SHOWN:
             lines.append(f"and {plural(len(self.curves) - SHOWN, 'model')} more")
         return "\n ".join(lines) + ">"
 
     def _repr_html_(self) -> str:
-        """Show pass@1 and pass@k at the largest k, a row a model, as a small table in a notebook."""
+        """Show pass@1 and pass@k at the largest k as a small table in a notebook, a row per model."""
         rows = []
         for curve in self.curves:
             last = curve.points.dropna(subset=["pass_at_k"]).tail(1).to_dict("records")
@@ -267,7 +267,7 @@ def counts(table: pd.DataFrame, unscored: str = "exclude") -> pd.DataFrame:
 
     Parameters
     ----------
-    table : of samples (``problem, correct``) or of counts (``problem, n, c``).
+    table : table of samples (``problem, correct``) or of counts (``problem, n, c``).
     unscored : ``exclude`` samples without a verdict (NA), or count them as ``wrong``.
     """
     import pandas as pd
@@ -313,18 +313,18 @@ def curve(
 
     Parameters
     ----------
-    table : of samples or of counts, see ``counts``. The columns status, answer, fingerprint, temperature and content are optional.
-    name : of the model; by default, that of the column ``model``.
+    table : table of samples or of counts, see ``counts``. The columns status, answer, fingerprint, temperature and content are optional.
+    name : name of the model; by default, that in the column ``model``.
     ks : increasing; by default, the powers of two up to the largest n.
     unscored : ``exclude`` samples without a verdict, or count them as ``wrong``.
     maj : also estimate maj@k, from the column ``answer``.
     extrapolate : also predict pass@k with a beta-binomial model, at powers of two above n up to this k.
-    level, replicates, seed : of the bootstrap, see ``dynamics.bootstrap``.
+    level, replicates, seed : settings of the bootstrap, see ``dynamics.bootstrap``.
     progress : called with (problems done, total problems) while maj@k is computed.
 
     Raises
     ------
-    InputError : several models in the table, no sample with a verdict, or invalid counts.
+    InputError : the table holds several models, no sample has a verdict, or counts are invalid.
     """
     import pandas as pd
 
@@ -441,11 +441,11 @@ def compare(
     ----------
     a, b : curves from ``curve``.
     ks : increasing; by default, those of ``a``.
-    level, replicates, seed : of the bootstrap.
+    level, replicates, seed : settings of the bootstrap.
 
     Raises
     ------
-    InputError : no problem in common, or an id that denotes two different problems.
+    InputError : the curves share no problem, or an id denotes two different problems.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Warnings on pass@k curves: missing verdicts, dependent samples, few problems, and k that are too large for n."""
+"""Warnings on pass@k curves: missing verdicts, dependent samples, few problems, and k too large for n."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynamics.descriptions import plural
 if TYPE_CHECKING:
     import pandas as pd
 
-#: with fewer problems than this, intervals are wide and rough
+#: minimum number of problems for reliable intervals
 FEW = 30
 
 

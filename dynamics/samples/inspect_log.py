@@ -1,4 +1,4 @@
-"""Inspect's logs: ``.eval``, a zip whose members may be packed with zstd, and ``.json``. An epoch is a sample."""
+"""Inspect's logs: ``.eval``, a zip file whose members may be compressed with zstd, and ``.json``. Each epoch of a problem is a sample."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from dynamics.samples.row import (
 )
 
 NAME = "Inspect log"
-#: a member may unpack to this much and no more: a zip from a stranger can claim anything
+#: limit on the decompressed size of a member, because a zip file from an untrusted source can declare any size
 LARGEST = 2 << 30
 
 
 def read_zip(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
-    """Read an ``.eval`` log: the name of the format, and the samples."""
+    """Read an ``.eval`` log; return the name of the format and the samples."""
     archive = _archive(path)
     names = sorted(name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json"))
     if "header.json" not in archive.namelist() and "_journal/start.json" not in archive.namelist():
@@ -45,13 +45,13 @@ def read_zip(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
     kind: Any = _kind()
     every: Any = list[kind]
     summaries = _member(archive, "summaries.json", every, path) if "summaries.json" in archive.namelist() else []
-    # summaries hold the verdicts of all samples in one small member; samples hold whole transcripts
+    # the summaries hold the verdicts of all samples in a small member; the samples hold whole transcripts
     samples = summaries if len(summaries) == len(names) else (_member(archive, name, kind, path) for name in names)
     return NAME, batches(_rows(path, header, samples, columns, notes))
 
 
 def read_json(path: Path, outer: dict[str, Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
-    """Read a ``.json`` log, of which the fields of the document are given: the name of the format, and the samples."""
+    """Read a ``.json`` log from the fields of its document; return the name of the format and the samples."""
     try:
         header: dict[str, Any] = {name: msgspec.json.decode(outer[name], type=dict[str, Any]) for name in ("eval", "plan") if name in outer}
         kind: Any = _kind()
@@ -67,7 +67,7 @@ def _kind() -> Any:
 
 
 def _zipfile() -> Any:
-    """Before Python 3.14 the standard library cannot read members packed with zstd; the backport can."""
+    """Import ``zipfile``, or before Python 3.14 its backport, which can read members compressed with zstd."""
     if sys.version_info >= (3, 14):
         return zipfile
     from backports.zstd import zipfile as backport
@@ -97,7 +97,7 @@ def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
         raise InputError(f"{printable(path)}: its member {printable(name)} is not as an Inspect log has it: {error}") from None
     except InputError:
         raise
-    except Exception as error:  # a damaged member: zlib, lzma, zstd, CRC, or a method nobody knows
+    except Exception as error:  # a damaged member: zlib, lzma, zstd, CRC, or an unknown method
         raise InputError(
             f"{printable(path)}: its member {printable(name)} cannot be read ({printable(str(error), 80)}); copy the file again"
         ) from None
@@ -139,7 +139,7 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
 
 
 def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any, str | None]:
-    """Find the value under scorer ``chosen``, or under ``scorer.key`` where a scorer gives several, and the answer it took."""
+    """Return the value of scorer ``chosen``, or of ``scorer.key`` if a scorer gives several values, and the extracted answer."""
     if not scores or chosen is None:
         return None, None
     name, key = chosen, None

@@ -1,4 +1,4 @@
-"""JSON lines: the first records say which format it is; after that only the fields that matter are decoded, so text costs little."""
+"""JSON lines. The format is detected from the first records; after that, only the fields that are used are decoded."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from dynamics.io.json_lines import UNFINISHED, numbered_lines, parse_line
 from dynamics.samples import lm_eval, rows, verifiers
 from dynamics.samples.row import BATCH, TAIL, Batches, Columns, Row, SourceNotes, batches, fingerprint
 
-#: records that are read to learn the fields
+#: records that are read to detect the fields
 FIRST_RECORDS = 20
-#: a field shorter than this is not worth cutting out
+#: minimum length of a field that is cut out
 WORTH_CUTTING = 200
-#: the field of records whose text is not wanted
+#: field name for the text of records if the text is not used
 NOWHERE = "(cut out)"
 BACKSLASH, SPACE, SPACE_OR_COMMA = ord("\\"), ord(" "), b" ,"
-#: what msgspec raises for a line that Python's json module may still read
+#: errors of msgspec for lines that Python's json module may still read
 ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
-    """Find out the format of a file; give its name, and the samples."""
+    """Detect the format of a file; return its name and the samples."""
     first = _first_records(path)
     for harness in (lm_eval, verifiers):
         if harness.matches(first[0]):
@@ -57,7 +57,7 @@ def _first_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | None) -> dict[str, Any] | None:
-    """Decode the whole of a line; None for a last line that breaks off, if there is a list ``unfinished`` for its number."""
+    """Decode a whole line; return None for an incomplete last line if ``unfinished`` is a list, to which its number is added."""
     record = parse_line(line, number, path, unfinished)
     if record is UNFINISHED:
         return None
@@ -69,7 +69,7 @@ def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | 
 def _read_records(
     path: Path, fields: tuple[str, ...], make_rows: Callable[[int, Callable[[str], Any]], Iterator[Row]], notes: SourceNotes
 ) -> Iterator[Row]:
-    """Read record by record, for formats whose records are more than a row."""
+    """Read record by record, for formats with several rows per record."""
     decoder = RecordDecoder(fields, None, [], path, notes.unfinished)
     with opened(path) as stream:
         for number, line in numbered_lines(stream, path):
@@ -91,21 +91,21 @@ def _read_columns(path: Path, layout: rows.Layout, first: Sequence[dict[str, Any
 
 @dataclass
 class RecordDecoder:
-    """Decode the wanted fields of a line of JSON.
+    """Decode the required fields of a line of JSON.
 
-    The longest field that is not wanted, as a rule the completion, is cut out of the line before the rest is parsed: with completions of
-    1 to 20 thousand characters that is three times as fast as letting the parser skip it. The field is taken to reach from its key to the
-    last occurrence of the key that follows it in the first record. Inside a string a quote is escaped, so ``"key":`` can only be a key;
-    and should it be another key of that name, deeper or out of order, then what is left does not parse or lacks a field, and the whole
+    The longest field that is not required, usually the completion, is cut out of the line before the rest is parsed. With completions of
+    1,000 to 20,000 characters, this is three times as fast as letting the parser skip it. The field is assumed to extend from its key to
+    the last occurrence of the key that follows it in the first record. Quotes inside a string are escaped, so ``"key":`` can only be a
+    key. If it is another key of that name, nested or in another order, the remaining text does not parse or lacks a field, and the whole
     line is parsed instead.
 
     Attributes
     ----------
-    fields : names of the wanted fields.
-    text : the field whose fingerprint is wanted, or None.
-    first : the first records of the file, from which the cut is learnt; empty for no cut.
+    fields : names of the required fields.
+    text : the field whose fingerprint is computed, or None.
+    first : the first records of the file, which determine the field to cut out; empty to cut nothing.
     path : of the file, for errors.
-    unfinished : where to add the number of a last line that breaks off.
+    unfinished : list to which the number of an incomplete last line is added.
     """
 
     fields: tuple[str, ...]
@@ -115,16 +115,16 @@ class RecordDecoder:
     unfinished: list[int]
 
     def __post_init__(self) -> None:
-        """Make the parsers of a whole line and of what is left of it after the cut."""
+        """Make the parsers of a whole line and of a line without the field that is cut out."""
         self.members = {name: f"f{index}" for index, name in enumerate(self.fields)}
         self.cut_field, self.key, self.next_key = self._learn_cut()
-        # what all the first records have must be left after the cut; what one of them lacks may be missing
+        # fields that all the first records have must remain after the cut; other fields may be missing
         required = set.intersection(*(set(record) for record in self.first)) if self.first else set()
         self.record_type, self.decode_line = self._parser(set(), self.text)
         _, self.decode_rest = self._parser(required, None if self.cut_field == self.text else self.text)
 
     def _parser(self, required: set[str], text: str | None) -> tuple[Any, Callable[[bytes], Any]]:
-        """Make a type of record with a member a field, ``text`` as bytes, and its parser, which fails without a ``required`` field."""
+        """Make a record type with a member per field, ``text`` as bytes, and its parser, which fails if a ``required`` field is missing."""
         present: list[Any] = [(member, Any) for name, member in self.members.items() if name in required]
         optional: list[Any] = [(member, Any, None) for name, member in self.members.items() if name not in required]
         names = {member: name for name, member in self.members.items()} | {"text": text or NOWHERE}
@@ -135,7 +135,7 @@ class RecordDecoder:
         return record_type, msgspec.json.Decoder(record_type).decode
 
     def _learn_cut(self) -> tuple[str | None, bytes, bytes]:
-        """Choose the field to cut out: its name, its key as it is in a line, and the key that follows it."""
+        """Choose the field to cut out; return its name, its key as written in a line, and the key that follows."""
         if not self.first:
             return None, b"", b""
         keys = list(self.first[0])
@@ -147,7 +147,7 @@ class RecordDecoder:
         return longest, json.dumps(longest).encode() + b":", json.dumps(following).encode() + b":"
 
     def batches(self, stream: IO[bytes]) -> Iterator[tuple[list[int], list[Any], list[int]]]:
-        """Give the numbers, records and fingerprints of thousands of lines at a time."""
+        """Yield the numbers, records and fingerprints of thousands of lines at a time."""
         numbers: list[int] = []
         records: list[Any] = []
         fingerprints: list[int] = []
@@ -167,7 +167,7 @@ class RecordDecoder:
         yield numbers, records, fingerprints
 
     def _decode_cut(self, line: bytes) -> tuple[Any, int] | None:
-        """Decode a line without its longest field: record and fingerprint, or None where the line is laid out otherwise."""
+        """Decode a line without its longest field; return record and fingerprint, or None if the line has another layout."""
         start, stop = line.find(self.key), line.rfind(self.next_key)
         if not 0 < start < stop or line[start - 1] == BACKSLASH or line[stop - 1] == BACKSLASH:
             return None
@@ -185,7 +185,7 @@ class RecordDecoder:
         return record, hash((stop - start, line[max(start, stop - TAIL) : stop]))
 
     def decode(self, number: int, line: bytes) -> Any:
-        """Decode a whole line into a record; None for a last line that breaks off."""
+        """Decode a whole line into a record; return None for an incomplete last line."""
         try:
             return self.decode_line(line)
         except ERRORS:
@@ -197,7 +197,7 @@ class RecordDecoder:
             return self.record_type(**values, text=json.dumps(text).encode() if text is not None else b"")
 
     def getter(self, record: Any) -> Callable[[str], Any]:
-        """Give a function that looks up a field of ``record`` by its name; None for a field that it lacks."""
+        """Return a function that looks up a field of ``record`` by name, and returns None for a missing field."""
         members = self.members
 
         def get(name: str) -> Any:

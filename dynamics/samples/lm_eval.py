@@ -1,8 +1,8 @@
-"""lm-evaluation-harness, ``samples_TASK_DATE.jsonl``: a record a problem (and filter), with its metrics and all responses.
+"""lm-evaluation-harness, ``samples_TASK_DATE.jsonl``: a record per problem and filter, with metrics and all responses.
 
-The harness grades what its filter leaves. With the usual filter that is the first of the repeats; the others are in the file but have no
-verdict, and are given as such. All are graded where the task's metric is a list with an entry a repeat, or an aggregate (pass@k) from
-which the number of correct ones follows.
+The harness grades the responses that its filter keeps. The usual filter keeps the first of the repeats; the other responses are in the
+file without a verdict, and are read as such. All responses have a verdict if the metric of the task is a list with an entry per repeat,
+or an aggregate (pass@k) that determines the number of correct responses.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from dynamics.samples.row import NO_ANSWER, SCORED, UNSCORED, Columns, Row, Sour
 
 NAME = "lm-evaluation-harness samples"
 FIELDS = ("doc_id", "doc_hash", "resps", "filtered_resps", "filter")
-#: what a regex filter of the harness leaves where nothing matched
+#: output of the harness's regex filter if nothing matched
 INVALID = "[invalid]"
 
 
 def matches(record: dict[str, Any]) -> bool:
-    """Tell whether a file with this first record is one of the harness."""
+    """Tell whether a file with this first record was written by the harness."""
     return {"doc_id", "resps", "filtered_resps"} <= set(record)
 
 
 def task(path: Path) -> str:
-    """Find the task in a file's name: ``gsm8k`` of ``samples_gsm8k_2025-01-01T00-00-00.000000.jsonl``."""
+    """Return the task in a file name: ``gsm8k`` for ``samples_gsm8k_2025-01-01T00-00-00.000000.jsonl``."""
     match = re.match(r"samples_(.+?)(_\d{4}-\d{2}-\d{2}T[\d.:-]+)?\.jsonl$", unpacked_name(path))
     return match.group(1) if match else unpacked_name(path)
 
 
 def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: SourceNotes) -> Plan:
-    """Choose metric and filter: those named by ``--correct METRIC[,FILTER]``, or the first that says how many were correct."""
+    """Choose metric and filter: those named by ``--correct METRIC[,FILTER]``, or the first ones in the file."""
     metrics = [name for record in first for name in record.get("metrics", [])]
     metrics = list(dict.fromkeys(metrics)) or [key for key in first[0] if key not in (*FIELDS, "doc", "target", "arguments")]
     filters = list(dict.fromkeys(str(record.get("filter")) for record in first))
@@ -59,14 +59,14 @@ def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: Sourc
 
 @dataclass
 class Plan:
-    """How the records of a file are read.
+    """The way to read the records of a file.
 
     Attributes
     ----------
     path, task : of the file.
-    metric, filter : those that give the verdict.
+    metric, filter : metric and filter that give the verdict.
     extra : fields to decode besides ``FIELDS``.
-    notes : where unusual things are counted.
+    notes : counts of unusual cases.
     """
 
     path: str
@@ -77,7 +77,7 @@ class Plan:
     notes: SourceNotes
 
     def rows(self, number: int, get: Callable[[str], Any]) -> Iterator[Row]:
-        """Give the samples of one record, whose fields ``get`` looks up."""
+        """Yield the samples of one record, whose fields ``get`` looks up."""
         if str(get("filter")) != self.filter:
             return
         value, problem, content = get(self.metric), f"{self.task}/{label(get('doc_id'))}", get("doc_hash")
@@ -100,7 +100,7 @@ class Plan:
             yield Row(problem, verdict, status, repeat, None if invalid else answer, fingerprint(text) if text else None, content=content)
 
     def _counted(self, number: int, get: Callable[[str], Any], n: int) -> list[float]:
-        """Give n verdicts in no order, where only how many of them were correct is known."""
+        """Return n verdicts in arbitrary order if only the number of correct responses is known."""
         fits: set[int] | None = None
         for name in self.extra:
             value = get(name)
@@ -115,7 +115,7 @@ class Plan:
 
 
 def _repeats(responses: Any) -> list[str]:
-    """List the generated texts of a problem; for multiple choice there is one response, made of several requests."""
+    """List the generated texts of a problem; a multiple-choice problem has a single response, made of several requests."""
     if not isinstance(responses, list) or not responses:
         return []
     first = responses[0]

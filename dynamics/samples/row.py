@@ -1,4 +1,4 @@
-"""One graded sample, as every reader gives it, and how a verdict is read."""
+"""A graded sample as returned by every reader, and the parsing of verdicts."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 
 from dynamics.errors import InputError, printable
 
-#: what became of a sample. The first three have a verdict: a timeout and an answer that could not be extracted are wrong answers.
+#: outcomes of a sample. The first three have a verdict: a timeout and an answer that could not be extracted are wrong answers.
 SCORED, TIMED_OUT, NO_ANSWER, UNSCORED = "scored", "timed out", "no answer", "unscored"
 STATUSES = (SCORED, TIMED_OUT, NO_ANSWER, UNSCORED)
 
 
 class Row(NamedTuple):
-    """One sample.
+    """A sample.
 
     Attributes
     ----------
     problem : id of the problem.
     score : NaN without a verdict.
     status : one of ``STATUSES``.
-    sample : number or id of the sample within its problem; None where the file does not number its samples.
+    sample : number or id of the sample within its problem; None if the file does not number its samples.
     answer : the extracted answer.
     fingerprint : of the completion, see ``fingerprint``.
-    model, temperature : that the sample was drawn from.
-    content : a hash of the problem, where the file has one.
+    model, temperature : model and temperature of the sample.
+    content : a hash of the problem, if the file has one.
     """
 
     problem: str
@@ -45,14 +45,14 @@ class Row(NamedTuple):
 
 @dataclass
 class SourceNotes:
-    """What a reader has to say about a file besides its rows.
+    """Remarks of a reader on a file.
 
     Attributes
     ----------
-    fields : which field of the file was taken for what.
-    remarks : choices that the reader of the numbers should know of.
-    counts : unusual things, text -> how many.
-    unfinished : numbers of lines that break off.
+    fields : name of the field that was used for each role.
+    remarks : choices that affect the interpretation of the numbers.
+    counts : description of an unusual case -> number of cases.
+    unfinished : numbers of incomplete lines.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class SourceNotes:
 
 @dataclass(frozen=True)
 class Columns:
-    """Fields that the caller names; None to find them by their usual names."""
+    """Field names given by the caller; None to detect a field by its usual names."""
 
     problem: str | None = None
     correct: str | None = None
@@ -73,15 +73,15 @@ class Columns:
 
 
 Rows = Iterator[Row]
-#: bytes at the end of a completion that tell it from others of its length
+#: number of bytes at the end of a completion that are hashed with its length
 TAIL = 128
-#: samples put together for speed
+#: samples per batch
 BATCH = 4096
 
 
 @dataclass
 class Batch:
-    """Many rows as columns: the fields of ``Row``, a list each; None for a column that no row has."""
+    """Many rows as columns: a list for each field of ``Row``, or None if no row has the field."""
 
     problem: list[str]
     score: Any
@@ -102,7 +102,7 @@ Batches = Iterator[Batch]
 
 
 def batches(rows: Rows) -> Batches:
-    """Put rows together into batches."""
+    """Group rows into batches."""
     while chunk := list(islice(rows, BATCH)):
         yield Batch(*map(list, zip(*chunk, strict=True)))
 
@@ -116,7 +116,7 @@ _WORDS = {
 
 
 def score(value: Any, where: Any) -> float:
-    """Read a verdict as a number: 1, 0, a reward, or NaN for none. ``where`` is what to name in the error, or a function that says so."""
+    """Convert a verdict to a number: 1, 0, a reward, or NaN if missing. ``where`` is the location for the error, or a function."""
     if value is True:
         return 1.0
     if value is False:
@@ -139,17 +139,17 @@ def score(value: Any, where: Any) -> float:
 
 
 def fingerprint(text: bytes | memoryview) -> int:
-    """Hash a completion by its length and last bytes, to tell completions apart without keeping them; good for this process only."""
+    """Hash a completion by its length and last bytes, to distinguish completions without storing them; valid within this process only."""
     return hash((len(text), bytes(text[-TAIL:])))
 
 
 def name_of(content: bytes) -> str:
-    """Name a problem without an id by its content."""
+    """Derive the name of a problem without an id from its content."""
     return hashlib.blake2b(content, digest_size=6).hexdigest()
 
 
 def label(value: Any) -> str:
-    """Write an id as text; 3, 3.0 and "3" are one problem."""
+    """Convert an id to text; 3, 3.0 and "3" give the same text."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -158,7 +158,7 @@ def label(value: Any) -> str:
 
 
 def number(value: Any) -> float | None:
-    """Read a setting such as the temperature as a number, or None."""
+    """Convert a setting such as the temperature to a number, or None."""
     if isinstance(value, bool):
         return None
     try:

@@ -1,8 +1,8 @@
-"""Records with a verdict each, whatever wrote them: JSON lines, CSV and Parquet tables, and JSON lists.
+"""Records with a verdict each, from any tool: JSON lines, CSV and Parquet tables, and JSON lists.
 
-Reads by the names of fields this project's ``evals/*.jsonl``, human-eval's ``*_results.jsonl``, verl's rollout and validation dumps, TRL's
-``completions_*.parquet`` and tables of ``problem, correct`` or ``problem, n, c``. A field that holds a list (a verdict a sample, as in
-math evaluation scripts) is as many samples.
+Fields are detected by name in this project's ``evals/*.jsonl``, human-eval's ``*_results.jsonl``, verl's rollout and validation dumps,
+TRL's ``completions_*.parquet`` and tables of ``problem, correct`` or ``problem, n, c``. A verdict that is a list, as in math evaluation
+scripts, gives a sample per entry.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ ANSWER = ("pred", "preds", "prediction", "predicted_answer", "extracted_answer",
 TEXT = ("completion_ids", "completion", "response", "output", "generation", "solution", "generated_text", "response_text", "code")
 TOTAL = ("n", "num_samples", "n_samples", "num_total")
 RIGHT = ("c", "num_correct", "n_correct", "correct_count")
-#: fields of TRL's and verl's tables that are numbers but no verdict
+#: numeric fields of TRL's and verl's tables that are not verdicts
 NO_VERDICT = ("step", "advantage", "advantages", "index", "epoch", "seed", "temperature", "n_tokens", "completion_length")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which field is what; None for what the records do not have.
+    """The field for each role, or None if the records do not have it.
 
     Attributes
     ----------
-    name : of the format.
-    problem : a field with an id or, if ``by_content``, several whose content is the problem.
-    correct : the field with the verdict or, beside ``total`` (how many samples there are), with how many of them are correct.
-    sample, model, answer, text, status, temperature, step : fields with what ``Row`` calls so; ``text`` is the completion.
+    name : name of the format.
+    problem : the field with an id or, if ``by_content``, the fields whose content is the problem.
+    correct : the field with the verdict or, if ``total`` (number of samples) is given, with the number of correct samples.
+    sample, model, answer, text, status, temperature, step : fields for these attributes of ``Row``; ``text`` is the completion, and
+        ``step`` the step of the policy.
     """
 
     name: str
@@ -73,42 +74,43 @@ class Layout:
 
 
 def root(name: str) -> str:
-    """Give the top-level field of a dotted path."""
+    """Return the top-level field of a dotted path."""
     return name.partition(".")[0]
 
 
 @dataclass(frozen=True)
 class _Fields:
-    """The fields that records have, and those that the caller named."""
+    """The fields of the records."""
 
     keys: Sequence[str]
     lower: dict[str, str]
     where: str
 
     def first(self, names: Iterable[str]) -> str | None:
-        """Find the first of ``names`` among the fields, whatever their case."""
+        """Return the first of ``names`` that is a field, ignoring case."""
         return next((self.lower[name] for name in names if name in self.lower), None)
 
     def named(self, option: str, value: str) -> str:
-        """Check that there is the field that the caller named by an option."""
+        """Check that the field named by an option exists, and return its name."""
         if value in self.keys or root(value) in self.keys:
             return value
         suggestion = did_you_mean(value, self.keys)
         raise InputError(f"{self.where}: has no field {printable(value)!r} for --{option}; it has {_list(self.keys)}{suggestion}")
 
     def chosen(self, option: str, value: str | None, names: Iterable[str]) -> str | None:
-        """Give the field that the caller named or, if there is none, the first of ``names``."""
+        """Return the field that the caller named or, if None, the first of ``names`` that is a field."""
         return self.named(option, value) if value else self.first(names)
 
 
 def layout(keys: Sequence[str], columns: Columns, where: str, numeric: Callable[[str], bool] = lambda _: False) -> Layout:
-    """Find out which field is what from their names, those that the caller named first.
+    """Detect the role of each field by name; names given by the caller take precedence.
 
     Parameters
     ----------
-    keys : names of the fields. ``numeric`` says whether one holds numbers.
-    columns : what the caller named.
+    keys : names of the fields.
+    columns : field names given by the caller.
     where : the file, for errors.
+    numeric : tells whether a field holds numbers.
     """
     fields = _Fields(keys, {key.lower(): key for key in reversed(keys)}, where)
     names = set(fields.lower)
@@ -134,7 +136,7 @@ def layout(keys: Sequence[str], columns: Columns, where: str, numeric: Callable[
 
 
 def _verdict(fields: _Fields, columns: Columns, trl: bool, numeric: Callable[[str], bool]) -> tuple[str, str | None]:
-    """Find the field with the verdict, and the field with the number of samples if the verdict is a count."""
+    """Return the field with the verdict and, if the verdict is a count, the field with the number of samples."""
     if columns.correct:
         return fields.named("correct", columns.correct), None
     total, right = fields.first(TOTAL), fields.first(RIGHT)
@@ -152,7 +154,7 @@ def _verdict(fields: _Fields, columns: Columns, trl: bool, numeric: Callable[[st
 
 
 def _problem(fields: _Fields, columns: Columns, verl: bool, correct: str) -> tuple[tuple[str, ...], bool]:
-    """Find the field with the problem's id, or the fields whose content is the problem; whether it is the latter."""
+    """Return the field with the problem's id, or the fields whose content is the problem, and whether it is the latter."""
     if columns.problem:
         return (fields.named("problem", columns.problem),), False
     if verl:
@@ -167,7 +169,7 @@ def _problem(fields: _Fields, columns: Columns, verl: bool, correct: str) -> tup
 
 
 def _sample(fields: _Fields, columns: Columns, unnumbered: bool, taken: Sequence[str]) -> str | None:
-    """Find the field with the number of the sample, unless the format has none or that field is taken for something else."""
+    """Return the field with the number of the sample; None if the format has none, or if the field has another role."""
     if columns.sample:
         return fields.named("sample", columns.sample)
     number = None if unnumbered else fields.first(SAMPLE)
@@ -175,7 +177,7 @@ def _sample(fields: _Fields, columns: Columns, unnumbered: bool, taken: Sequence
 
 
 def describe(chosen: Layout, notes: SourceNotes) -> None:
-    """Say which field was taken for what."""
+    """Record in ``notes`` which field was used for each role."""
     problem = "content of " + " and ".join(chosen.problem) if chosen.by_content else chosen.problem[0]
     notes.fields = {"problem": problem, "correct": chosen.correct}
     for key in ("total", "sample", "model", "answer", "step"):
@@ -184,7 +186,7 @@ def describe(chosen: Layout, notes: SourceNotes) -> None:
 
 
 class Reader:
-    """Make samples out of records laid out as ``chosen``; ``path`` and ``unit`` (line, row, record) are for errors."""
+    """Make samples from records with the layout ``chosen``; ``path`` and ``unit`` (line, row, record) are for errors."""
 
     def __init__(self, chosen: Layout, path: str, unit: str = "line"):
         self.chosen, self.path, self.unit = chosen, path, unit
@@ -196,9 +198,9 @@ class Reader:
 
         Parameters
         ----------
-        numbers : of the records, for errors.
-        columns : a list a field, as long as ``numbers``.
-        fingerprints : of the completions, or None without completions.
+        numbers : numbers of the records, for errors.
+        columns : a list per field, as long as ``numbers``.
+        fingerprints : fingerprints of the completions, or None if there are no completions.
         """
         chosen = self.chosen
         verdicts = columns.get(chosen.correct)
@@ -245,7 +247,7 @@ class Reader:
         return [self._problem(number_, {self.chosen.problem[0]: value}.get) for number_, value in zip(numbers, values, strict=False)]
 
     def _content(self, values: tuple[Any, ...]) -> str:
-        """Name a problem by what it consists of, worked out once."""
+        """Return the name of a problem that is identified by its content; names are cached."""
         try:
             name = self.contents.get(values)
         except TypeError:  # lists of messages
@@ -278,13 +280,13 @@ class Reader:
         return [_model(name, step) for name, step in zip(names or [None] * size, steps or [None] * size, strict=True)]
 
     def rows(self, number_: int, get: Callable[[str], Any], fingerprint: int | None) -> Iterator[Row]:
-        """Make the samples of one record: one, or as many as its verdict has entries or its counts say.
+        """Make the samples of one record: a single sample, one per entry of a list of verdicts, or as many as its counts give.
 
         Parameters
         ----------
-        number_ : of the record, for errors.
-        get : looks up a field by its name.
-        fingerprint : of the completion, or None without one.
+        number_ : number of the record, for errors.
+        get : looks up a field by name.
+        fingerprint : fingerprint of the completion, or None.
         """
         chosen = self.chosen
         verdict = _at(get, chosen.correct)
@@ -336,7 +338,7 @@ class Reader:
 
 
 def _at(get: Callable[[str], Any], path: str) -> Any:
-    """Look up a field, or what a dotted path leads to."""
+    """Look up a field or a dotted path."""
     value = get(path)
     if value is not None or "." not in path:
         return value

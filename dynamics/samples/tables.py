@@ -1,4 +1,4 @@
-"""CSV and Parquet tables, in batches and only the columns that matter; lighteval's and TRL's Parquet files are such tables."""
+"""CSV and Parquet tables, including those of lighteval and TRL. They are read in batches, and only the columns that are used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH = 4096
 
 
 def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
-    """Read a CSV table: the name of the format, and the samples."""
+    """Read a CSV table; return the name of the format and the samples."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -36,7 +36,7 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
     wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
 
     def parts() -> Iterator[Any]:
-        # every value as text, for a type guessed from the first block would fail on a later one; empty is missing
+        # all values are read as text, because a type inferred from the first block could fail on a later block; empty values are missing
         convert = csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), include_columns=wanted, strings_can_be_null=True)
         with opened(path) as stream:
             try:
@@ -48,7 +48,7 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
 
 
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
-    """Read a Parquet table: the name of the format, and the samples."""
+    """Read a Parquet table; return the name of the format and the samples."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -76,7 +76,7 @@ def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str,
 
 @contextlib.contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Turn what a damaged Parquet file makes arrow raise, on opening, on reading and on decoding, into one line."""
+    """Convert the errors that arrow raises for a damaged Parquet file to an ``InputError`` of one line."""
     import pyarrow as pa
 
     try:
@@ -116,9 +116,10 @@ def _bytes(text: Any) -> bytes:
 def _lighteval(
     path: Path, schema: Any, parts: Callable[[list[str]], Iterator[Any]], columns: Columns, notes: SourceNotes
 ) -> tuple[str, Batches]:
-    """Read lighteval's details: a row a problem, with all its responses and the metrics of the problem.
+    """Read lighteval's details: a row per problem, with all its responses and the metrics of the problem.
 
-    The verdicts of several responses come out of an aggregate metric (pass@k, avg@n) if there is one; otherwise only one has a verdict.
+    The verdicts of several responses are recovered from an aggregate metric (pass@k, avg@n) if available; otherwise only the first response
+    has a verdict.
     """
     metrics = [field.name for field in schema.field("metric").type]
     aggregate = [name for name in metrics if is_aggregate(name)]
@@ -149,7 +150,7 @@ def _lighteval(
 
 
 def _verdicts(metric: str, value: float, responses: int, where: str, notes: SourceNotes) -> list[float]:
-    """Give a verdict for each response of a problem, of which only the value of a metric is known."""
+    """Return a verdict for each response of a problem, given only the value of a metric."""
     if value == value and is_aggregate(metric):
         fits = correct_counts(metric, value, responses)
         if not fits:

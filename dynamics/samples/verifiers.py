@@ -1,7 +1,7 @@
-"""Episodes of verifiers and prime-rl, ``traces.jsonl``: a record an episode, with the traces of its agents and their weighted rewards.
+"""Episodes of verifiers and prime-rl, ``traces.jsonl``: a record per episode, with the traces of its agents and their weighted rewards.
 
-The sample is the episode's trainable trace, its score the weighted sum of that trace's rewards. An episode that timed out is a wrong
-answer; one without a reward, or that ended in another error, has no verdict.
+The sample is the episode's trainable trace, and its score is the weighted sum of that trace's rewards. An episode that timed out is a
+wrong answer; an episode without a reward, or that ended in another error, has no verdict.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def matches(record: dict[str, Any]) -> bool:
 
 
 def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: SourceNotes) -> Plan:
-    """Choose the reward: the one that ``columns.correct`` names, or the weighted sum of all."""
+    """Choose the reward: that named by ``columns.correct``, or the weighted sum of all."""
     names = {name for record in first for trace in record["traces"] if isinstance(trace, dict) for name in trace.get("rewards") or {}}
     if columns.correct and columns.correct not in names:
         available = ", ".join(map(printable, sorted(names))) or "none"
@@ -39,14 +39,14 @@ def plan(path: Path, first: list[dict[str, Any]], columns: Columns, notes: Sourc
 
 @dataclass
 class Plan:
-    """How episodes are read: by which reward (None for the weighted sum), and where unusual things are counted."""
+    """The way to read episodes: the reward (None for the weighted sum), and the notes in which unusual cases are counted."""
 
     reward: str | None
     notes: SourceNotes
     extra: tuple[str, ...] = ()
 
     def rows(self, _number: int, get: Callable[[str], Any]) -> Iterator[Row]:
-        """Give the sample of one episode, whose fields ``get`` looks up."""
+        """Yield the sample of one episode, whose fields ``get`` looks up."""
         traces = [trace for trace in get("traces") or [] if isinstance(trace, dict)]
         trainable = [trace for trace in traces if (trace.get("agent") or {}).get("trainable", True)] or traces
         if len(trainable) > 1:
@@ -81,7 +81,7 @@ class Plan:
 
 
 def _step(run: Any) -> str | None:
-    """Find the step of the policy that an episode was sampled from, where a training run says."""
+    """Return the step of the policy that an episode was sampled from, if a training run recorded it."""
     work = (run or {}).get("work") or {}
     step = work.get("step")
     return None if step is None else f"step {label(step)}"

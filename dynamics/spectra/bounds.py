@@ -1,8 +1,9 @@
-"""Estimates and bounds of the quantities of ``dynamics.spectra``, computed from the first singular directions only.
+"""Estimates and bounds of the quantities of ``dynamics.spectra``, computed from the leading singular directions only.
 
-The singular values come with the bounds of ``randomized_svd``; the update's ranks from the flattest and the most peaked spectrum that
-these allow; the drift lies below |D| / |W| (Mirsky) and above what the intervals of the singular values leave; angles and shares of energy
-move by no more than the directions can be off (Wedin), which bounds nothing where the k-th and the next singular value nearly agree.
+``randomized_svd`` bounds the singular values. The ranks of the update are bounded by the flattest and the most peaked spectrum within
+these bounds. The upper bound of the drift is |D| / |W| (Mirsky); its lower bound is the smallest drift within the intervals of the
+singular values. Angles and shares of energy change by at most the error of the directions (Wedin); this bound is trivial if the k-th and
+the next singular value nearly agree.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dynamics.extras import optional_import
 from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, angle_summary, angles, energy_in_subspace, largest, norm, padded, ranks
 from dynamics.spectra.randomized_svd import Sketch, extremes, likely_tail, sketch
 
-#: of the rank family, what grows as energy spreads out
+#: ranks that grow as the energy spreads over more directions
 SPREADING = ("stable_rank", "effective_rank_energy", "rank_90", "rank_95", "rank_99")
 
 
@@ -32,9 +33,9 @@ def approximate(
     seed: int,
     factors: LowRank | None,
 ) -> dict[str, Any]:
-    """Estimate the fields of a ``Spectrum``, with ``bounds``; arguments as of ``dynamics.spectra.measure``."""
+    """Estimate the fields of a ``Spectrum``, with ``bounds``; the arguments are those of ``dynamics.spectra.measure``."""
     size = min(before.shape)
-    # from one random start and in as many steps: what one has not found yet the other has not either, and what differs is the update's
+    # the same random start and number of steps for both, so that the sketches have similar errors and differ by the update only
     first, second = (sketch(matrix, k + MORE, seed=seed) for matrix in (before, after))
     bounds: dict[str, tuple[float, float]] = {}
     if factors is None:
@@ -78,7 +79,7 @@ def approximate(
 
 
 def product(a: Float[np.ndarray, "m k"], b: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "m n"]:
-    """Multiply two matrices in torch, like the rest of this module (see ``linalg.norm``)."""
+    """Multiply two matrices in torch, as in the rest of this module (see ``linalg.norm``)."""
     with optional_import("measuring spectra"):
         import torch
 
@@ -86,7 +87,7 @@ def product(a: Float[np.ndarray, "m k"], b: Float[np.ndarray, "k n"]) -> Float[n
 
 
 def _update_ranks(of_update: Sketch, shape: tuple[int, ...], bounds: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """Estimates take the energy beyond the directions found to fall off smoothly (``likely_tail``)."""
+    """Estimate and bound the ranks of the update; estimates assume that the energy of the remaining directions decays smoothly."""
     size = min(shape)
     rows_columns = (shape[0], shape[1])
     if not of_update.norm:
@@ -97,13 +98,16 @@ def _update_ranks(of_update: Sketch, shape: tuple[int, ...], bounds: dict[str, t
         ends = sorted([flattest[name], most_peaked[name]])
         bounds[name] = (ends[0] * (1 - 1e-9), ends[1] * (1 + 1e-9)) if isinstance(ends[0], float) else (ends[0], ends[1])
         estimate[name] = min(max(estimate[name], bounds[name][0]), bounds[name][1])
-    bounds["effective_rank"] = (bounds["effective_rank_energy"][0], float(size))  # entropy falls as the powers of sigma rise
+    bounds["effective_rank"] = (bounds["effective_rank_energy"][0], float(size))  # the entropy of sigma^p decreases with p
     bounds["rank"] = (int((of_update.sigma > max(shape) * np.finfo(np.float64).eps * of_update.above()[0]).sum()), size)
     return estimate
 
 
 def _principal(of_base: Sketch, changed: Bool[np.ndarray, "m n"], k: int, count: int, sine: float) -> tuple[float, tuple[float, float]]:
-    """Bound the fraction of changed weights among the largest of the rank-k part; weights near the cut may be on either side of it."""
+    """Estimate and bound the share of changed weights that are among the largest of the rank-k part.
+
+    Weights near the cutoff may or may not be among the largest.
+    """
     if not changed.any():
         return math.nan, (math.nan, math.nan)
     values = np.abs(product(of_base.left[:, :k] * of_base.sigma[:k], of_base.right[:, :k].T))
@@ -122,7 +126,9 @@ def _drift(first: Sketch, second: Sketch, update_norm: float) -> tuple[float, tu
     low = max(float(np.linalg.norm(apart)), abs(second.norm - first.norm)) / first.norm
     high = update_norm / first.norm
     squared_moves = (second.sigma - first.sigma) ** 2
-    tail = likely_tail(first)  # as if those beyond moved like the weaker half of those found, in proportion
+    tail = likely_tail(
+        first
+    )  # assumes that the remaining singular values move in the same proportion as the smaller half of the computed ones
     share = float(squared_moves[len(squared_moves) // 2 :].sum() / (first.sigma[len(squared_moves) // 2 :] ** 2).sum())
     tail_drift = share * float(tail.sum())
     estimate = math.sqrt(float(squared_moves.sum()) + tail_drift) / first.norm

@@ -1,4 +1,4 @@
-"""Ranks of a torch process group that are threads of one process."""
+"""Ranks of a torch process group as threads of one process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def run_ranks(world: int, work: Callable[[int], None]) -> None:
-    """Run ``work(rank)`` in every rank of a group, and raise the first error of any."""
+    """Run ``work(rank)`` in every rank of a group, and raise the first error."""
     import torch
     import torch.distributed as dist
     from torch.testing._internal.distributed import multi_threaded_pg as threaded

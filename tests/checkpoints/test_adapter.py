@@ -1,4 +1,4 @@
-"""LoRA adapters: what PEFT saves, read factored, equals what PEFT merges."""
+"""LoRA adapters saved by PEFT, read in factored form, equal the weights that PEFT merges."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tiny_llama(**settings):
 
 
 def peft_pair(tmp_path, model, seed=0, **settings):
-    """(base folder, adapter folder, merged state dict in float32) as PEFT writes them, with factors that are not zero."""
+    """Make (base folder, adapter folder, merged state dict in float32) with PEFT; the factors are not zero."""
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
     model.save_pretrained(tmp_path / "base")

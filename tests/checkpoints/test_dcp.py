@@ -1,4 +1,4 @@
-"""Folders written by torch.distributed.checkpoint itself, from one rank and from several, and folders that lie."""
+"""Folders written by torch.distributed.checkpoint itself, from one rank and from several, and folders with false metadata."""
 
 import io
 import math
@@ -35,7 +35,7 @@ def save(folder, state, **options):
 
 
 def save_from_ranks(folder, mesh_shape, make):
-    """Every rank saves its part."""
+    """Save a checkpoint from several ranks, each of which saves its part."""
 
     def save_part(rank):
         del rank
@@ -139,7 +139,7 @@ def test_a_folder_of_optimizer_state_alone_is_refused(tmp_path):
 
 
 def change(folder, edit):
-    """Load the true metadata, lie in it, write it back."""
+    """Load the metadata, falsify it, and write it back."""
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     edit(metadata)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
@@ -233,7 +233,7 @@ def test_damage_anywhere_is_an_input_error_or_harmless(tmp_path):
 
 
 def test_the_older_module_path_of_tensor_properties(tmp_path):
-    """torch up to 2.2 kept these two classes elsewhere; a pickle is a text of their paths, and the new ones can be renamed in it."""
+    """In torch <= 2.2 these two classes had other module paths; a pickle names classes by path, so the new paths can be replaced in it."""
     save(tmp_path, {"w": tensor_of(6, 3)})
     stream = io.BytesIO()
     pickle._Pickler(stream, 2).dump(pickle.loads((tmp_path / ".metadata").read_bytes()))

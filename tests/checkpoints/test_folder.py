@@ -1,4 +1,4 @@
-"""Folders, mappings and ids: which files are the weights."""
+"""Folders, mappings and ids: choosing the weight files."""
 
 from __future__ import annotations
 

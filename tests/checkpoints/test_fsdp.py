@@ -1,4 +1,4 @@
-"""Shards of all ranks, written by torch's own DTensor and FSDP2, make up the tensors they were cut from."""
+"""Shards of all ranks, written by torch's DTensor and FSDP2, join to the original tensors."""
 
 import math
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def write_shards(folder, mesh_shape, make):
-    """One file a rank, as the rank would write it."""
+    """Write one file per rank, as the rank would write it."""
     world = math.prod(mesh_shape)
 
     def write(rank):

@@ -1,4 +1,4 @@
-"""GGUF files written by gguf's own writer: values as gguf dequantizes them, names and rows as transformers loads them."""
+"""GGUF files written by gguf: values equal gguf's dequantization, names and rows equal those that transformers loads."""
 
 import importlib.resources
 import struct
@@ -18,7 +18,7 @@ QUANTIZED = sorted(kind.name for kind in gguf.quants._type_traits if kind.name !
 
 
 def write(path, tensors, arch="llama", **fields):
-    """``tensors``: name -> array of floats or ints, or (type, bytes as uint8 rows)."""
+    """Write a GGUF file; ``tensors`` maps names to arrays of floats or ints, or to (type, bytes as uint8 rows)."""
     writer = gguf.GGUFWriter(path, arch)
     for name, value in fields.items():
         (writer.add_uint32 if isinstance(value, int) else writer.add_string)(name.replace("__", "."), value)
@@ -40,7 +40,7 @@ def random_blocks(kind, rows, blocks):
 
 
 def assert_same(tensor, reference, seed=0):
-    """Shape, and the bits of the values of the whole and of random ranges."""
+    """Compare the shape, and the bits of the values of the whole tensor and of random ranges."""
     assert tensor.shape == reference.shape
     flat = reference.reshape(-1)
     rng = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def test_names_are_those_that_gguf_itself_maps(arch):
 
 
 def llama_cpp_order(weight, heads):
-    """``permute`` of llama.cpp's convert_hf_to_gguf.py."""
+    """Apply ``permute`` of llama.cpp's convert_hf_to_gguf.py."""
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -129,7 +129,7 @@ def test_rows_of_q_and_k_of_llama_are_put_back(tmp_path):
     for part, whole in {"q_proj.weight": q, "q_proj.bias": bias, "k_proj.weight": k, "v_proj.weight": v}.items():
         assert_same(read[f"model.layers.0.self_attn.{part}"], whole)
     read = read_gguf(write(tmp_path / "w.gguf", tensors)).tensors
-    assert list(read) == list(tensors)  # without the heads nothing can be put back, and nothing is claimed
+    assert list(read) == list(tensors)  # without the number of heads rows cannot be unpermuted, so names are not translated
     with pytest.raises(InputError, match="does not split into 7 heads"):
         read_gguf(write(tmp_path / "w.gguf", tensors, llama__attention__head_count=7))
 

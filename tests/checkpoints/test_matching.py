@@ -1,4 +1,4 @@
-"""Which tensor is which: certain cases matched, the rest named."""
+"""Matching of tensors: unambiguous cases are matched, the others are listed as skipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def matched(base, tuned, base_config=None, tuned_config=None):
 
 
 def assert_equal_pairs(found, expected):
-    """Every pair holds the same values on both sides, and there are these pairs."""
+    """Check the names of the pairs, and that both tensors of each pair hold the same values."""
     assert sorted(pair.name for pair in found.pairs) == sorted(expected)
     for pair in found.pairs:
         assert pair.base.shape == pair.tuned.shape
@@ -135,7 +135,7 @@ def test_a_square_stack_lies_as_its_sibling_does():
 
 @pytest.mark.parametrize("family", ["Qwen3Moe", "Mixtral", "GPTNeoX", "GPT2", "Phi3", "Gemma2", "Qwen2"])
 def test_a_saved_model_is_the_model_in_memory(tmp_path, family):
-    """What transformers writes against what it holds: every parameter compared once, none changed."""
+    """A model saved by transformers against the model in memory: every parameter is compared once, and none has changed."""
     transformers = pytest.importorskip("transformers")
     size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     more = {
@@ -227,7 +227,7 @@ def test_quantised_weights_are_named_not_compared():
 
 
 def test_nothing_is_dropped():
-    """Every tensor of either side stands in a pair or in the list."""
+    """Every tensor of either side is in a pair or in the list of skipped tensors."""
     base = {"model.embed_tokens.weight": array(10, 4), "only.base.weight": array(2), "rotary_emb.inv_freq": array(2), "x.weight": array(3)}
     tuned = {"model.embed_tokens.weight": array(12, 4), "lm_head.weight": array(12, 4), "x.weight": array(3), "list": [1]}
     found = matched(base, tuned)

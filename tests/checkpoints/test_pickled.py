@@ -1,4 +1,4 @@
-"""Files of torch.save read without torch: equal to what torch.load gives, lazily, and nothing in them is ever run."""
+"""Files of torch.save are read lazily and without torch: values equal those of torch.load, and no code in the files is executed."""
 
 import io
 import os
@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 
 def assert_same(tensor, reference, seed=0):
-    """Shape, dtype and the bits of the whole and of random ranges."""
+    """Compare shape, dtype and the bits of the whole tensor and of random ranges."""
     assert (tensor.shape, f"torch.{tensor.dtype}") == (tuple(reference.shape), str(reference.dtype))
     bits = reference.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     rng, width = np.random.default_rng(seed), tensor.storage.itemsize
@@ -36,7 +36,7 @@ def some(*shape, dtype="float32"):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Bytes read from files so far."""
+    """Count the bytes read from files so far."""
     total, read_into = [0], File.read_into
 
     def counting(self, offset, buffer):
@@ -188,7 +188,7 @@ def test_code_is_never_run_and_the_name_it_wanted_is_told(tmp_path, monkeypatch,
 
 
 def zipped_pickle(path, data, records=(), compression=zipfile.ZIP_STORED):
-    """An archive like torch.save's around any pickle."""
+    """Make an archive like torch.save's around any pickle."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", data)
         for name, content in records:
@@ -196,7 +196,7 @@ def zipped_pickle(path, data, records=(), compression=zipfile.ZIP_STORED):
 
 
 def tensor_record(numel, offset, shape, strides):
-    """The pickle of ``{"w": tensor}`` whose record says whatever it likes."""
+    """Make the pickle of ``{"w": tensor}`` with an arbitrary tensor record."""
     storage = object()
 
     class Pickler(pickle._Pickler):
@@ -247,7 +247,7 @@ def test_a_record_that_reaches_outside_its_storage_is_refused_when_opened(tmp_pa
         (b"\x80\x02(((((", "damaged"),
         (b"\x80\x02.", "damaged"),
         (b"", "damaged"),
-        (b"\x80\x02]q\x00h\x00a.", "holds a list"),  # which holds itself
+        (b"\x80\x02]q\x00h\x00a.", "holds a list"),  # contains itself
         (b"\x80\x02ctorch\nSize\n(N}X\x01\x00\x00\x00aK\x01stb.", "damaged"),  # sets an attribute of a class
         (b"\x80\x02K\x01Q.", "damaged"),  # a persistent id that is a number
         (b"\x80\x02\x82\x01.", "damaged"),  # an extension code
@@ -262,7 +262,7 @@ def test_hostile_pickles_end_in_one_line(tmp_path, data, message):
 
 
 def test_a_memo_of_four_billion_entries_costs_nothing(tmp_path):
-    zipped_pickle(tmp_path / "w.pt", b"\x80\x02}r\xff\xff\xff\xff.")  # for which the C unpickler would fill 64 GB with zeros
+    zipped_pickle(tmp_path / "w.pt", b"\x80\x02}r\xff\xff\xff\xff.")  # the C unpickler would fill 64 GB with zeros
     assert read_pickled(tmp_path / "w.pt").tensors == {}
 
 

@@ -1,4 +1,4 @@
-"""The safetensors reader: agreement with the library, and headers from strangers."""
+"""The safetensors reader: agreement with the library, and untrusted headers."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def one_line(error):
 
 
 def opens_or_refuses(path):
-    """The property that matters: tensors within the file, or InputError in one line; nothing else, whatever the bytes."""
+    """Check that any bytes give tensors within the file or an InputError of one line."""
     try:
         checkpoint = open_checkpoint(path)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""A tensor made of rectangles reads like the whole, touches only what it must, and refuses holes and overlaps."""
+"""A tensor joined from rectangles equals the whole tensor, reads only the elements that are needed, and refuses holes and overlaps."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from dynamics.errors import InputError
 
 @st.composite
 def cut_up(draw):
-    """An array, and the rectangles of a grid over it in any order."""
+    """Make an array, and the rectangles of a grid over it in any order."""
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=0, max_size=4)))
     cuts = [sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=3))}) for size in shape]
     grid = list(itertools.product(*[list(itertools.pairwise(axis)) for axis in cuts]))
@@ -26,14 +26,14 @@ def cut_up(draw):
 
 
 def read_counted(shards):
-    """Pieces as tensors, and how many elements were asked of them."""
+    """Make tensors of the pieces, and a count of the elements read from them."""
     asked = [0]
 
     def counting(number, tensor):
         def read(start, stop, out):
             asked[0] += stop - start
             if number % 2:
-                return tensor.read(start, stop, out)  # a view of its own: a Reader may leave the scratch array alone
+                return tensor.read(start, stop, out)  # returns another view, because a Reader need not use the scratch array
             out = out[: stop - start]
             out[:] = tensor.read(start, stop, out)
             return out

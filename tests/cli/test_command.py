@@ -1,4 +1,4 @@
-"""What every command shares."""
+"""Behaviour that all commands share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_outputs_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch,
 
 @pytest.fixture
 def progress(monkeypatch):
-    """Progress as users have it; other tests run without."""
+    """Enable the progress display, which other tests disable."""
     monkeypatch.delenv("DYNAMICS_PROGRESS")
 
 
@@ -76,7 +76,7 @@ def test_lines_now_and_then_without_a_terminal(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "comparing: 0 s"
     assert lines[1].startswith("comparing: 25 %, lm_head, 0 s, about ")
-    assert 2 <= len(lines) <= 4  # ever less often
+    assert 2 <= len(lines) <= 4  # at increasing intervals
 
 
 @pytest.mark.usefixtures("progress")
@@ -120,7 +120,7 @@ def test_training_shows_its_metrics(capsys, monkeypatch):
 
 
 def read_all(terminal):
-    """Read what is written to a terminal until its other end is closed."""
+    """Read the output to a terminal until its other end is closed."""
     while True:
         try:
             yield os.read(terminal, 100_000).decode(errors="replace")
@@ -217,7 +217,7 @@ def test_termination_cleans_up_and_has_its_status(capsys):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
-        except KeyboardInterrupt:  # what saves on Ctrl-C saves on SIGTERM
+        except KeyboardInterrupt:  # commands that save on Ctrl-C also save on SIGTERM
             cleaned.append(True)
             raise
 

@@ -2,8 +2,8 @@
 
     python tests/data/make_runs.py FOLDER        # writes FOLDER/base and FOLDER/runs; tests read those beside this file
 
-The runs are those of ``python -m analyses comparison --preset quick``, made by the same code from the same options; but where they ask for
-the embedded model they find a smaller one, so that all of their checkpoints together stay under 2 MB.
+The runs are those of ``python -m analyses comparison --preset quick``, made by the same code with the same options, but the embedded model
+is replaced by a smaller model, so that all checkpoints together stay under 2 MB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from analyses import launch
 from dynamics.train import tiny
 
-#: some of what it samples is right, so that RLVR moves it
+#: some of its samples are correct, so that RLVR changes it
 BASE = tiny.Recipe(steps=200, hidden=64, layers=2, intermediate=128, threads=1)
 SMALLER = tiny.Recipe(steps=400, hidden=32, layers=2, intermediate=64, threads=1)
 

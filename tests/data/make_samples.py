@@ -1,4 +1,4 @@
-"""Writes the files of graded samples that the tests read, each by the library whose format it is.
+"""Write the files of graded samples that the tests read, each by the library that defines the format.
 
     python tests/data/make_samples.py FOLDER [NAME...]
 
@@ -23,7 +23,7 @@ VERDICTS = {"double": [1, 1, 0, 1], "square": [0, 0, 0, 0], "negate": [1, 0, 0, 
 
 
 def body(name: str, good: int, place: int) -> str:
-    """A completion; the last wrong one of ``negate`` never ends."""
+    """Make a completion; the last wrong completion of ``negate`` does not terminate."""
     if name == "negate" and place == 3:
         return "    while True:\n        pass\n"
     return f"    return {PROBLEMS[name] if good else 'None'}  # sample {place}\n"
@@ -90,7 +90,7 @@ def evalplus(folder: Path) -> None:
 def inspect(folder: Path) -> None:
     import types
 
-    import tiktoken  # fetches its vocabularies, only to count tokens
+    import tiktoken  # downloads its vocabularies only to count tokens
 
     tiktoken.get_encoding = lambda _: types.SimpleNamespace(encode=lambda text, **_: list(text.encode()))
     from inspect_ai import Task, eval
@@ -119,7 +119,7 @@ def inspect(folder: Path) -> None:
 
 
 def lm_eval(folder: Path) -> None:
-    """A task whose metric is a list, an entry a repeat, and the same with the usual filter that keeps the first repeat."""
+    """Run a task whose metric is a list with an entry per repeat, and the same with the usual filter, which keeps the first repeat."""
     import lm_eval
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
@@ -235,7 +235,7 @@ def trl(folder: Path) -> None:
 
 
 def verl(folder: Path) -> None:
-    """The trainer needs a cluster to import; its writer does not, so that one function is taken out of the installed file."""
+    """Importing the trainer needs a cluster, but its writer does not, so that function is extracted from the installed file."""
     import importlib.util
 
     source = Path(importlib.util.find_spec("verl").submodule_search_locations[0]) / "trainer/ppo/ray_trainer.py"

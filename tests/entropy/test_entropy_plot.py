@@ -1,4 +1,4 @@
-"""The figure and the page of a trace; the page in a real browser where there is one."""
+"""The figure and the page of a trace; the page is also opened in a browser if available."""
 
 from __future__ import annotations
 

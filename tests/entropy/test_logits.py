@@ -1,4 +1,4 @@
-"""Against mpmath and a float64 softmax, at the ends of what floating point can hold."""
+"""Entropies against mpmath and a float64 softmax, up to the limits of the floating-point range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = ("entropy", "varentropy", "logsumexp", "surprisal", "rank")
 
 
 def exact(logits, temperature=1.0):
-    """(entropy, varentropy, logsumexp) of one row in 60 digits."""
+    """Compute (entropy, varentropy, logsumexp) of a row with 60 digits."""
     with mpmath.workdps(60):
         z = [mpmath.mpf(float(value)) / mpmath.mpf(temperature) for value in logits if value != -np.inf]
         whole = mpmath.log(mpmath.fsum(mpmath.exp(value) for value in z))
@@ -31,7 +31,7 @@ def exact(logits, temperature=1.0):
 
 
 def peaked(gap, size=400, seed=0, offset=0.0):
-    """One logit ``gap`` above the others."""
+    """Make logits with a single logit ``gap`` above the others."""
     z = np.random.default_rng(seed).normal(0, 2, size)
     z[size // 3] = z.max() + gap
     return (z + offset).astype(np.float32)
@@ -164,7 +164,7 @@ def test_hidden_states_are_as_good_as_logits(settings, biased):
 
 
 def test_memory_of_hidden_states_is_bounded():
-    """Of 32k tokens and 152k rows, what is formed at once stays under the budget whatever the width."""
+    """For 32k tokens and 152k rows, temporary arrays stay within the memory limit for any width."""
     for width in (576, 4096, 16384):
         head = Head(torch.empty(151_936, width, device="meta"), None, None, 1.0, 151_936)
         assert 4 * head.tokens * head.rows <= BYTES
@@ -245,7 +245,7 @@ def test_the_torch_path_of_accelerators_agrees(monkeypatch):
     source = z.clone()
 
     class Rows:
-        """Just enough of a tensor on another device."""
+        """A minimal stand-in for a tensor on another device."""
 
         device = fake
 

@@ -1,4 +1,4 @@
-"""What is made of traces: bounds, forking tokens, the fit, summaries."""
+"""Summaries of traces: bounds, forking tokens, the fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_bounds_hold(size, k, spread, seed):
 
 
 def test_bounds_are_reached():
-    """A tail spread evenly, and one packed into as few tokens as can be."""
+    """A tail that is spread evenly, and a tail in as few tokens as possible, attain the bounds."""
     even = np.log([0.5] + [0.5 / 99] * 99)
     assert bounds(even[None, :1], 100).high[0] == pytest.approx(-(np.exp(even) * even).sum())
     packed = np.log([0.3, 0.3, 0.3, 0.1])

@@ -1,4 +1,4 @@
-"""A model over texts: against its own logits, whatever the batching, the padding, the windows and the tokeniser."""
+"""Traces of texts against the model's own logits, for any batching, padding, windows and tokeniser."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def model():
 
 
 def own(model, ids):
-    """Entropy and surprisal of tokens 1.. by the model's own logits and a float64 softmax."""
+    """Compute entropy and surprisal of tokens 1.. from the model's own logits and a float64 softmax."""
     with torch.no_grad():
         log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
     entropy_ = -(log_p.exp() * log_p).sum(-1)[:-1]
@@ -220,7 +220,7 @@ def test_chat(model, tokenizer):
 
 
 def fail_in_forward(model, fails, error):
-    """Make ``model`` raise ``error`` in its forward pass where ``fails(ids)``."""
+    """Make ``model`` raise ``error`` in its forward pass if ``fails(ids)``."""
 
     def check(_, __, inputs):
         if fails(inputs["input_ids"]):
@@ -341,7 +341,7 @@ def test_what_is_finished_is_kept(tokenizer, tmp_path, capsys, monkeypatch):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     monkeypatch.chdir(tmp_path)
     batches = itertools.count()
-    # the first forward pass is that which tells how the model is built
+    # the first forward pass only probes the structure of the model
     interrupted = fail_in_forward(llama(), lambda _: next(batches) > 2, KeyboardInterrupt())
     monkeypatch.setattr(command, "load", lambda *_: (interrupted, tokenizer))
     assert cli(["m", "t.jsonl", "--out", "o.parquet", "--batch-tokens", "1"]) == 130

@@ -20,7 +20,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
 def write(folder: Path) -> None:
-    """Everything that the recorded commands name, into an empty folder."""
+    """Write all inputs of the recorded commands into an empty folder."""
     bfloat16_trio(folder / "bf16")
     special_pair(folder / "special")
     mixed_pair(folder / "mixed")
@@ -33,7 +33,7 @@ def write(folder: Path) -> None:
 
 
 def shapes(kinds: dict[str, tuple[int, ...]], layers: int = 2, vocabulary: int = 97, hidden: int = 24) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Llama-like model with these kinds of tensors in every layer."""
+    """Return names and shapes of a Llama-like model with these kinds of tensors in every layer."""
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for layer in range(layers):
         found |= {f"model.layers.{layer}.{kind}.weight": shape for kind, shape in kinds.items()}
@@ -59,7 +59,7 @@ def weights(rng: np.random.Generator, of: dict[str, tuple[int, ...]]) -> Tensors
 
 
 def moved(rng: np.random.Generator, base: Tensors, share: float, size: float) -> Tensors:
-    """``base`` with updates of a few sizes on a share of the weights that differs between tensors; the norms stay."""
+    """Apply updates of a few sizes to a share of the weights of ``base``, which differs between tensors; norms are unchanged."""
     found = {}
     for place, (name, value) in enumerate(base.items()):
         there = rng.random(value.shape) < share * (1 + place % 3) / 2
@@ -86,7 +86,7 @@ def bfloat16_trio(folder: Path) -> None:
 
 
 def special_pair(folder: Path) -> None:
-    """float32 with NaN of several payloads, infinities and both zeros, on one side and on both."""
+    """Make float32 tensors with NaNs of several payloads, infinities and both zeros, on one side and on both sides."""
     rng = np.random.default_rng(2)
     base = weights(rng, shapes(SOME_KINDS))
     tuned = moved(rng, base, 0.3, 1e-4)
@@ -102,7 +102,7 @@ def special_pair(folder: Path) -> None:
 
 
 def mixed_pair(folder: Path) -> None:
-    """A float32 base, and a result in bfloat16 with three more rows of vocabulary, one tensor more and one less."""
+    """Make a float32 base, and a bfloat16 result with three more vocabulary rows, an additional tensor and a missing tensor."""
     rng = np.random.default_rng(3)
     base = weights(rng, shapes(SOME_KINDS))
     tuned = moved(rng, base, 0.1, 1e-3)
@@ -115,7 +115,7 @@ def mixed_pair(folder: Path) -> None:
 
 
 def series(folder: Path) -> None:
-    """Four states of one run; in the last some weights are back where they began."""
+    """Make four states of a run; in the last, some weights have returned to their initial values."""
     rng = np.random.default_rng(4)
     states = [weights(rng, shapes({"mlp.up_proj": (16, 12)}, vocabulary=40, hidden=12))]
     for _ in range(3):
@@ -127,7 +127,7 @@ def series(folder: Path) -> None:
 
 
 def adapter(folder: Path) -> None:
-    """A float32 base and what PEFT writes for it."""
+    """Make a float32 base, and an adapter in PEFT's format."""
     rng = np.random.default_rng(5)
     save(folder / "base", weights(rng, shapes(SOME_KINDS)))
     settings = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], "modules_to_save": ["lm_head"]}
@@ -145,7 +145,7 @@ def adapter(folder: Path) -> None:
 
 
 def turned_pair(folder: Path) -> None:
-    """Matrices whose singular values are well apart, and updates that turn their directions by degrees: angles are well conditioned."""
+    """Make matrices with well-separated singular values, and updates that rotate them by degrees: angles are well-conditioned."""
     rng = np.random.default_rng(6)
     kinds = {kind: ALL_KINDS[kind] for kind in ("self_attn.q_proj", "mlp.down_proj", "input_layernorm")}
     base, tuned = {}, {}
@@ -165,7 +165,7 @@ def turned_pair(folder: Path) -> None:
 
 
 def models(folder: Path) -> None:
-    """A Llama of two layers that transformers loads, with a tokenizer of whole words, and two later states of it."""
+    """Make a Llama of two layers that transformers loads, with a tokenizer of whole words, and two later states of it."""
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
 
@@ -211,7 +211,7 @@ def models(folder: Path) -> None:
 
 
 def texts(folder: Path) -> None:
-    """Texts, rollouts as text and as tokens, and what an inference server says of log-probabilities."""
+    """Make texts, rollouts as text and as tokens, and log-probabilities of an inference server."""
     rng = np.random.default_rng(8)
 
     def words(count: int) -> str:
@@ -233,7 +233,7 @@ def texts(folder: Path) -> None:
 
 
 def graded(folder: Path) -> None:
-    """Graded samples: two models in a file each, ragged and with samples that have no verdict; and the two in one file, by other names."""
+    """Make graded samples of two models in separate files, with varying n and missing verdicts, and in one file with other field names."""
     rng = np.random.default_rng(9)
     easy = rng.beta(0.4, 0.6, 30)
     both = []

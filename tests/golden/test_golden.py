@@ -1,10 +1,9 @@
-"""What the commands print and write, against what they printed and wrote before: in ``recorded/``, a few files a command.
+"""The output of the commands against the recorded output in ``recorded/``, a few files per command.
 
-    DYNAMICS_RECORD_GOLDEN=1 python -m pytest tests/golden          # records anew; look at the diff before it is committed
+    DYNAMICS_RECORD_GOLDEN=1 python -m pytest tests/golden          # records again; check the diff before committing it
 
-Only command lines are used, so that modules may move. Integers and words are compared exactly, and so is what is printed; floats to the
-tolerance of each case: what comes out of sums in float64 repeats to 1e-9 on any machine, what comes out of a forward pass in float32 does
-not. What tells the time is left out.
+Only command lines are used, so that modules can move. Integers, words and printed output are compared exactly, floats to the tolerance of
+each case: sums in float64 are reproducible to 1e-9 on any machine, a forward pass in float32 is not. Times are left out.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from dynamics.__main__ import main
 
 RECORDED = Path(__file__).parent / "recorded"
 RECORD = os.environ.get("DYNAMICS_RECORD_GOLDEN") == "1"
-#: fields of documents that tell the time, and what marks such lines of a table
+#: fields of documents that hold times, and markers of such lines in a table
 TIMES, TIMED_LINES = ("seconds", "tokens_per_second"), ("tokens/s",)
-#: shares of replicates, of which one in which two curves are level can fall to either side by rounding: absolute tolerance
+#: shares of replicates: absolute tolerance, because rounding decides a replicate in which two curves are equal
 REPLICATE_SHARES = {"probability_none": 1e-3, "probability_from_start": 1e-3}
 
 
@@ -62,7 +61,7 @@ CASES = {
     "overlap_series": Case("overlap --series run/step_0 run/step_1 run/step_2 run/step_3"),
     "overlap_bf16": Case("overlap bf16/base bf16/tuned bf16/other --rtol 1e-2 --atol 1e-4"),
     "spectra_full": spectra("turned/base turned/tuned --subspace 4"),
-    # approx finds its basis, and bounds what is outside it, in float32
+    # approx computes its basis, and the bounds of the remainder, in float32
     "spectra_approx": spectra("turned/base turned/tuned --subspace 3 --method approx --seed 1", 1e-3),
     "spectra_none": spectra("turned/base turned/tuned --subspace 4 --method none --only layers --limit 3 --alpha 0.25"),
     "spectra_adapter": spectra("lora/base lora/adapter --subspace 2 --only q_proj"),
@@ -74,7 +73,7 @@ CASES = {
     "passk": Case("passk base=base_results.jsonl rl=rl_results.jsonl --maj --answer answer --against rl"),
     "passk_fields": Case("passk both.jsonl --problem task --sample trial --model policy --correct points --threshold 0.5 --k 1,3,8"),
     "passk_unscored": Case("passk rl_results.jsonl --unscored wrong --level 0.9 --replicates 500 --seed 3"),
-    # what a fit gives is as exact as the optimiser's last step
+    # a fit is as exact as the last step of the optimiser
     "passk_extrapolate": Case("passk base=base_results.jsonl rl=rl_results.jsonl --extrapolate 256 --replicates 500", relative=1e-5),
 }
 
@@ -114,7 +113,7 @@ def test_what_is_recorded_is_of_a_case():
 
 
 def given(case: Case, folder: Path) -> dict[str, str]:
-    """What the command printed, its document and its table, without the time that they took."""
+    """Return the printed output of the command, its document and its table, without times."""
     document, table = folder / "document.json", folder / ("table.parquet" if case.table == "--out" else "table.csv")
     outputs = ["--json", str(document), *([case.table, str(table)] if case.table else [])]
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
@@ -138,7 +137,7 @@ def given(case: Case, folder: Path) -> dict[str, str]:
 
 
 def compact(document: dict[str, Any]) -> str:
-    """JSON with a line for every field, and for every element of a list: short, and still to be read in a diff."""
+    """Encode as JSON with a line per field and list element, which is short and readable in a diff."""
     fields = []
     for key, value in document.items():
         if key in TIMES:
@@ -162,7 +161,7 @@ def cell(text: str) -> int | float | str | list[Any]:
 
 
 def differences(kept: Any, found: Any, case: Case, where: str = "") -> Iterator[str]:
-    """A line for everything that is not as it was; the order of fields counts."""
+    """Yield a line for each difference, including the order of fields."""
     if type(kept) is not type(found):
         yield f"{where}: was {kept!r}, is {found!r}"
     elif isinstance(kept, dict):

@@ -1,4 +1,4 @@
-"""A file is replaced whole or not at all, and nothing that is not a file is replaced."""
+"""A file is replaced whole or not at all, and only regular files are replaced."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_device(path):
     if os.geteuid() != 0:
         pytest.skip("only root makes devices")
     try:
-        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # as /dev/null is
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # like /dev/null
     except PermissionError:
         pytest.skip("no right to make devices")
 

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, and locks on them."""
+"""Folders are written whole or not at all, and can be locked."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_lock_is_not_given_up_because_nobody_reads_what_is_said(tmp_path: Path
         assert held
         with pytest.raises(InputError), folders.exclusive(tmp_path, broken):
             pass
-        with folders.exclusive(tmp_path, lambda: None) as again:  # rather than wait for oneself
+        with folders.exclusive(tmp_path, lambda: None) as again:  # instead of waiting for itself
             assert not again
         with pytest.raises(InputError, match="busy"), folders.exclusive(tmp_path, refuse):
             pass

@@ -1,4 +1,4 @@
-"""Documents parse to the values that were written, and say null for what is not a number."""
+"""Documents parse to the values that were written, with null for NaN and infinite numbers."""
 
 from __future__ import annotations
 

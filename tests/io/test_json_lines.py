@@ -1,4 +1,4 @@
-"""Lines keep their numbers, and a line that breaks off is passed over only where that was asked for."""
+"""Lines keep their numbers, and an incomplete line is skipped only on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overlaps against definitions by brute force, and against chance."""
+"""Overlaps against brute-force definitions and against chance."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_independent_masks_meet_chance(rng) -> None:
     a, b = ({n: np.where(rng.random(400_000) < p, 2, 1).astype(np.float32) for n, p in (("w", 0.6), ("v", 0.1))} for _ in range(2))
     one = compare(base, [a, b]).total[0].rules["exact"]
     assert one.jaccard == pytest.approx(one.jaccard_chance_by_tensor, abs=0.003)
-    assert one.jaccard > 1.3 * one.jaccard_chance  # densities alone make more than one density would
+    assert one.jaccard > 1.3 * one.jaccard_chance  # differing densities give more overlap than a uniform density
 
 
 def test_nonfinite_and_zeros() -> None:

@@ -1,4 +1,4 @@
-"""The model finds its own parameters, predicts what thinning hides, and is mute where data say nothing."""
+"""The fit recovers known parameters, predicts thinned samples, and gives no result if the data do not determine one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_nothing_is_likelier():
 
 
 def test_prediction_is_the_posterior_mean():
-    """By quadrature over p."""
+    """Compare with quadrature over p."""
     from scipy.integrate import quad
     from scipy.stats import beta
 
@@ -61,7 +61,7 @@ def test_it_holds_what_more_samples_show():
 def test_thinning_agrees_for_a_beta_and_not_for_a_wall():
     inside = [validate(*drawn(0.3, 0.6, 300, 64, seed)[1:], seed=seed, replicates=100) for seed in range(12)]
     assert sum(one.inside for one in inside if one) >= 9
-    c = np.array([0] * 200 + [32] * 200)  # half the problems are impossible, the others even: no Beta is like it
+    c = np.array([0] * 200 + [32] * 200)  # half of the problems are never solved, the others half of the time: no Beta distribution fits
     wall = validate(np.full(400, 64), c)
     assert wall is not None
     assert wall.kept == 8

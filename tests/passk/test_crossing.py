@@ -1,4 +1,4 @@
-"""A crossing is found where two curves cross, and not where they do not."""
+"""A crossing is detected if and only if two curves cross."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dynamics.passk.estimators import curves
 
 
 def beta_curves(a, b, problems=400, n=256, seed=0):
-    """Problems at the quantiles of a Beta distribution, samples as expected: curves without noise."""
+    """Compute noise-free curves: problems at the quantiles of a Beta distribution, with expected numbers of correct samples."""
     from scipy.stats import beta
 
     p = beta.ppf((np.arange(problems) + 0.5) / problems, a, b)

@@ -1,4 +1,4 @@
-"""Against exact fractions, brute force and other people's implementations."""
+"""Estimators against exact fractions, brute force and other implementations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draws(draw, largest=60):
 
 
 def chance(n, c, k, right):
-    """P(right(s)) for s correct among k drawn."""
+    """Compute P(right(s)) for s correct samples among k drawn."""
     ways = sum(math.comb(c, s) * math.comb(n - c, k - s) for s in range(k + 1) if right(s))
     return Fraction(ways, math.comb(n, k))
 
@@ -126,7 +126,7 @@ def test_majority_against_every_subset(samples, data):
 
 
 def test_majority_of_many_different_answers():
-    """As many answers as samples: one of k is chosen evenly, so maj@k is avg@n for every k."""
+    """If all answers differ, the majority vote chooses uniformly among k, so maj@k equals avg@n for every k."""
     answers = list(range(400))
     for k in (1, 2, 100, 399, 400):
         assert maj_at_k(answers, [answer < 100 for answer in answers], k) == pytest.approx(0.25, abs=1e-9)

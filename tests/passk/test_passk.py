@@ -1,4 +1,4 @@
-"""Curves, paired comparisons, the command and what it warns of."""
+"""Curves, paired comparisons, the command and its warnings."""
 
 from __future__ import annotations
 

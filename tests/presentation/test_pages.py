@@ -1,4 +1,4 @@
-"""Every page with hostile text in every field: it stays text, and the page keeps its structure."""
+"""Hostile text in every field of every page stays text, and does not change the structure of the page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Structure(HTMLParser):
-    """The elements of a page with the names of their attributes, and the text that it shows or hands to a script."""
+    """The elements of a page with the names of their attributes, and the text that it shows or passes to a script."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ PAGES = [of_sparsity, of_overlap, of_spectra, of_entropy, of_passk, of_compariso
 
 @pytest.fixture(scope="module")
 def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all, so that ``plain_elements`` makes each page once."""
+    """A folder for all tests, so that ``plain_elements`` makes each page once."""
     return tmp_path_factory.mktemp("plain") / "runs"
 
 
@@ -155,7 +155,7 @@ def test_hostile_input_stays_text(build: Callable[[str, Path], str], tmp_path: P
 def test_whatever_a_template_prints_is_escaped(
     build: Callable[[str, Path], str], tmp_path: Path, plain_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every string that a template gets is replaced: those from strangers, and those that the page itself formats."""
+    """Every string passed to a template is replaced, both untrusted strings and those that the page formats itself."""
     render = html.render
     monkeypatch.setattr(html, "render", lambda template, context, *more: render(template, replaced(context), *more))
     hostile = Structure(build("plain", tmp_path / "hostile"))
@@ -177,7 +177,7 @@ def replaced(value: object) -> object:
 
 
 def test_no_template_is_exempt_from_escaping() -> None:
-    """What hostile text cannot reach today is escaped tomorrow, too."""
+    """Escaping is on for all templates, including those that untrusted text does not reach."""
     templates = [*ROOT.glob("dynamics/**/templates/*.html"), *ROOT.glob("analyses/templates/*.html")]
     assert len(templates) >= 8
     for template in templates:

@@ -1,4 +1,4 @@
-"""What results say of themselves: identical and partly shared checkpoints first, short reprs, dashes where there is no number."""
+"""Presentation of results: notes on identical and partly shared checkpoints, short reprs, and dashes for missing numbers."""
 
 from __future__ import annotations
 

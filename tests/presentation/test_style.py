@@ -1,4 +1,4 @@
-"""The figures show the numbers of their tables, legibly, and are saved whole."""
+"""Figures show the numbers of their tables, are legible, and are saved whole."""
 
 from itertools import pairwise
 
@@ -57,7 +57,7 @@ def in_view(axis: Axis, tick: Tick) -> bool:
 
 
 def assert_legible(figure: Figure) -> None:
-    """Every text lies inside the figure, and no two of them overlap."""
+    """Check that every text lies inside the figure, and that no two texts overlap."""
     renderer = figure.canvas.get_renderer()
     page = figure.bbox
     boxes = []

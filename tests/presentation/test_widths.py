@@ -1,4 +1,4 @@
-"""Every command's tables, from 40 to 200 columns: no line is too long, and every number is there and whole."""
+"""Tables of every command at 40 to 200 columns: no line is too long, and no number is missing or truncated."""
 
 from __future__ import annotations
 

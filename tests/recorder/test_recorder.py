@@ -1,4 +1,4 @@
-"""The recorder: its numbers are those of ``dynamics.sparsity``, from any loop, from transformers' Trainer, and from TRL."""
+"""The recorder gives the numbers of ``dynamics.sparsity`` in any training loop, transformers' Trainer and TRL."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def tiny_model():
 
 
 def independent(model, rows, compute: str) -> tuple[float, float]:
-    """Mean entropy and surprisal of labelled tokens, by another way."""
+    """Compute mean entropy and surprisal of labelled tokens independently."""
     import torch
 
     entropy, surprisal = [], []

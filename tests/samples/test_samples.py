@@ -1,4 +1,4 @@
-"""Files of graded samples: written by the libraries whose formats they are (``data/make_samples.py``), and made to be difficult."""
+"""Files of graded samples, written by the libraries that define the formats (``data/make_samples.py``) or constructed as edge cases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(path, *records, end="\n"):
 
 
 def graded(*paths, **settings):
-    """{problem: (n, c)} of all files together."""
+    """Return {problem: (n, c)} of all files together."""
     table = counts(samples.read(list(paths), **settings).table)
     return {row.problem: (row.n, row.c) for row in table.itertuples()}
 
@@ -98,7 +98,7 @@ def test_the_temperature_of_an_inspect_log():
 
 
 def test_an_unfinished_inspect_log(tmp_path):
-    """Killed before the end: no header, no summaries."""
+    """A log of a killed process has neither header nor summaries."""
     module = zipfile if sys.version_info >= (3, 14) else __import__("backports.zstd", fromlist=["zipfile"]).zipfile
     with module.ZipFile(DATA / "inspect.eval") as whole, module.ZipFile(tmp_path / "part.eval", "w") as part:
         for name in whole.namelist():
@@ -132,7 +132,7 @@ def test_multiple(tmp_path):
 
 
 def test_lm_eval_aggregates_give_counts(tmp_path):
-    """Only pass@2 and pass@8 of a problem were written: c of 16 follows, where they are not 1."""
+    """If only pass@2 and pass@8 of a problem were written and are not 1, they determine c of 16."""
     from dynamics.passk.estimators import pass_at_k
 
     rows = []
@@ -305,7 +305,7 @@ def test_problems_without_an_id_are_told_apart_by_their_text(tmp_path):
     rows = [{"input": f"what is {i % 2}?", "output": "x", "gts": str(i % 2), "score": float(i % 2), "step": 5} for i in range(6)]
     one = samples.read([write(tmp_path / "a.jsonl", *rows)]).table
     other = samples.read([write(tmp_path / "b.jsonl", *reversed(rows))]).table
-    assert set(one["problem"]) == set(other["problem"])  # paired by content, in whatever order
+    assert set(one["problem"]) == set(other["problem"])  # paired by content, in any order
     assert one["problem"].nunique() == 2
 
 
@@ -314,7 +314,7 @@ def test_ids_as_numbers_and_as_text_are_one(tmp_path):
     assert graded(write(tmp_path / "x.jsonl", *rows)) == {"3": (3, 2)}
 
 
-#: values that could mislead a reader which cuts text out of lines
+#: values that could mislead a reader that cuts text out of lines
 TEXTS = st.one_of(
     st.text(max_size=40),
     st.sampled_from(['", "passed": false}', '\\", "passed": true', '"passed":', "\\", 'x\\"', '{"passed": 1}', "}\n", "\u2028", "é" * 9]),
@@ -323,7 +323,7 @@ TEXTS = st.one_of(
 
 @given(st.lists(st.tuples(TEXTS, st.booleans(), st.sampled_from("abc"), st.integers(0, 5)), min_size=1, max_size=8), st.booleans())
 def test_cutting_text_out_of_lines_changes_nothing(tmp_path_factory, rows, ascii_only):
-    """Long first completions, so that the cut is made; then whatever there is, in several layouts."""
+    """The first completions are long, so that text is cut out; later records are arbitrary and have several layouts."""
     path = tmp_path_factory.mktemp("cut") / "x.jsonl"
     lines = [json.dumps({"task_id": "a", "completion": "x" * 500, "result": "passed", "passed": True})]
     expected = {"a": [1, 1]}

@@ -1,4 +1,4 @@
-"""One definition of "changed": sparsity, overlap, spectra and the recorder hold to it, pair of values by pair of values."""
+"""Sparsity, overlap, spectra and the recorder agree on the definition of "changed" for each pair of values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS = {"float16": (16, 10), "bfloat16": (16, 7), "float32": (32, 23), "float
 
 
 def patterns(dtype: str) -> list[int]:
-    """Bit patterns at which a rule can go wrong: zeros, subnormals, bf16 ties, neighbours, ends of the range, infinities, NaNs."""
+    """List critical bit patterns: zeros, subnormals, bf16 ties, neighbours, ends of the range, infinities, NaNs."""
     bits, mantissa = FORMATS[dtype]
     sign, infinity, quiet = 1 << (bits - 1), (1 << (bits - 1)) - (1 << mantissa), 1 << (mantissa - 1)
     one = {"float16": 0x3C00, "bfloat16": 0x3F80, "float32": 0x3F800000, "float64": 0x3FF0000000000000}[dtype]
@@ -38,7 +38,7 @@ def patterns(dtype: str) -> list[int]:
         finite += [int(np.float64(value).view(np.uint64)) for value in numbers]
     nans = [infinity | quiet, infinity | quiet | 1, infinity | 1, infinity | quiet >> 1, infinity | quiet | quiet >> 1]
     if mantissa > 7:
-        nans.append(infinity | quiet | 1 << (mantissa - 8))  # a payload that looks like a tie
+        nans.append(infinity | quiet | 1 << (mantissa - 8))  # a NaN payload that looks like a tie
     signed = [0, 1, one, infinity - 1, infinity, infinity | quiet, infinity | 1]
     if dtype == "float16" and not keeps_signalling_nans():
         nans, signed = ([pattern for pattern in part if pattern <= infinity or pattern & quiet] for part in (nans, signed))
@@ -46,7 +46,7 @@ def patterns(dtype: str) -> list[int]:
 
 
 def keeps_signalling_nans() -> bool:
-    """Some processors' conversion from float16 makes every NaN a quiet one."""
+    """Tell whether conversion from float16 keeps signalling NaNs; some processors make every NaN quiet."""
     return int(np.array([0x7C01], np.uint16).view(np.float16).astype(np.float32).view(np.uint32)[0]) == 0x7F802000
 
 
@@ -58,7 +58,7 @@ def value_of(pattern: int, dtype: str) -> float:
 
 
 def rounded(pattern: int, dtype: str) -> int:
-    """The bits of the pattern in bf16; of a NaN its sign and leading payload, quiet."""
+    """Round the pattern to bf16 bits; a NaN keeps its sign and leading payload, and becomes quiet."""
     bits, mantissa = FORMATS[dtype]
     if dtype == "bfloat16":
         return pattern
@@ -73,7 +73,7 @@ def differ(a: int, b: int, bits: int) -> bool:
 
 
 def expected(a: int, b: int, dtype: str) -> dict[str, bool]:
-    """The definition, in plain Python."""
+    """Apply the definition in plain Python."""
     x, y = value_of(a, dtype), value_of(b, dtype)
     exact = differ(a, b, FORMATS[dtype][0])
     finite = math.isfinite(x) and math.isfinite(y)
@@ -111,7 +111,7 @@ def by_marks(pairs, dtype, _):
 
 
 def by_spectra(pairs, dtype, _):
-    """Only the rule bf16, and only of finite values: of others there are no singular values."""
+    """Count by the rule bf16 and for finite values only, because matrices with other values have no singular values."""
     pytest.importorskip("torch")
     base, tuned = ({str(i): stored([pair[side]], dtype, (2, 2)) for i, pair in enumerate(pairs)} for side in (0, 1))
     found, _ = spectra.compare(base, tuned, method="none")
@@ -138,7 +138,7 @@ def by_recorder(pairs, dtype, folder):
 
 
 def pairs_of(dtype: str, finite: bool) -> list[tuple[int, int]]:
-    """Every pair once, the sides taken in turn."""
+    """List every pair once, with alternating sides."""
     values = [pattern for pattern in patterns(dtype) if not finite or math.isfinite(value_of(pattern, dtype))]
     return [pair[:: 1 - 2 * (i % 2)] for i, pair in enumerate(itertools.combinations_with_replacement(values, 2))]
 
@@ -169,7 +169,7 @@ def test_whole_blocks_count_as_their_pairs_do(dtype, rng):
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 @pytest.mark.parametrize("dtypes", [pair for pair in itertools.product(FORMATS, FORMATS) if pair[0] != pair[1]])
 def test_measures_agree_across_dtypes(dtypes):
-    """Also with an update of a third dtype beside: what a pair of tensors says does not depend on the others of the comparison."""
+    """Results of a pair of tensors do not depend on other pairs, for example with an update of a third dtype."""
     sides = [np.array(patterns(dtype), f"u{FORMATS[dtype][0] // 8}").view(STORAGE[dtype]) for dtype in dtypes]
     a, b = (grid.ravel() for grid in np.meshgrid(*sides))
     base, tuned = ({"w": from_array("w", side, dtype)} for side, dtype in zip((a, b), dtypes, strict=True))

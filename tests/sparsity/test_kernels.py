@@ -1,4 +1,4 @@
-"""The arithmetic of a comparison, against definitions."""
+"""The arithmetic of a comparison against its definitions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_bf16_pattern_against_every_shift(shift):
     with np.errstate(invalid="ignore"):
         expected = measure(wide(ALL), wide(other))
     result = row("w", accumulate_arrays(ALL, "bfloat16", other, "bfloat16"))
-    # NaNs of different bits differ; the reference, which sees values, takes all NaN for one
+    # NaNs with different bits differ, but the reference compares values and treats all NaNs as equal
     both_nan = np.isnan(wide(ALL)) & np.isnan(wide(other)) & (other != ALL)
     for rule in expected["changed"]:
         expected["changed"][rule] += int(both_nan.sum())
@@ -106,7 +106,7 @@ def test_nonfinite_values_anywhere_in_a_block(rng):
 
 
 def test_norms_and_cosine_hold_where_float32_sums_do_not():
-    """A large constant tensor, nearly unchanged: float32 accumulators are off in the third digit here."""
+    """For a large, constant, nearly unchanged tensor, float32 accumulators are wrong in the third digit."""
     a = np.full(3_000_000, 1.0, np.float32)
     b = a.copy()
     b[::1000] += np.float32(2.0**-20)

@@ -1,4 +1,4 @@
-"""The page: self-contained, complete, and inert whatever the checkpoint's names say."""
+"""The page is self-contained and complete, and names in the checkpoint cannot inject markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heat map and the lines: what is drawn is the table, and what is written can be read."""
+"""The heat map and the lines show the numbers of the table, and their text is legible."""
 
 from __future__ import annotations
 

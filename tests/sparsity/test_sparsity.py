@@ -1,4 +1,4 @@
-"""Laws of the comparison, its documents, and the command."""
+"""Invariants of the comparison, its documents, and the command."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_series_is_its_pairs(pair, rng):
 
 
 def published(a, b):
-    """What the script of arXiv 2505.11711 computes: load as bfloat16, subtract, isclose to zero."""
+    """Compute what the script of arXiv 2505.11711 does: load as bfloat16, subtract, isclose to zero."""
     import torch
 
     delta = torch.from_numpy(b).bfloat16() - torch.from_numpy(a).bfloat16()

@@ -1,4 +1,4 @@
-"""The table a person reads: the exact numbers, at any width, whatever the names hold."""
+"""The table on the terminal shows exact numbers at any width and with any names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectra of matrices that were made to have them."""
+"""Spectra of matrices that are constructed to have known spectra."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_invariant_under_a_change_of_basis(rng) -> None:
 
 
 def matrices(rng) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Base and update of several kinds: gaps, none, low rank, scaled, wide, tall, square, tiny updates and large."""
+    """Make bases and updates of several kinds: with and without gaps, low rank, scaled, wide, tall, square, tiny and large updates."""
     wide, tall = rng.normal(size=(60, 150)), rng.normal(size=(140, 70))
     falling, u, v = built(rng, 0.7 ** np.arange(60), 80, 60)
     steep, _, _ = built(rng, np.concatenate([np.full(8, 50.0), np.ones(50)]), 90, 58)

@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture(scope="session")
 def base() -> Path:
-    """A model of the notation that has learnt a little, recorded by ``data/make_runs.py``."""
+    """Return a slightly trained model of the notation, recorded by ``data/make_runs.py``."""
     return Path(__file__).parent.parent / "data" / "base"

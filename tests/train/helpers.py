@@ -32,7 +32,7 @@ MODELS = {"llama": llama, "gpt2": gpt2, "qwen2": qwen2}
 
 
 def contents(out: Path) -> dict[str, object]:
-    """All that must not depend on when a run was killed."""
+    """Collect everything in a run directory that must not depend on when a run was killed."""
     found: dict[str, object] = {}
     for file in sorted(out.rglob("*")):
         name = str(file.relative_to(out))

@@ -1,4 +1,4 @@
-"""Masks of attention, in every dtype that a model may compute in, against attention written out in float64."""
+"""Attention masks in every compute dtype against explicit attention in float64."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tokens_of(side: str, length: int) -> torch.Tensor:
 @pytest.mark.parametrize("mask", ["bool", "float32", "own dtype"])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None:
-    """Rows of padding are finite, and tokens are what they are without padding."""
+    """Rows of padding are finite, and padding does not change tokens."""
     length = 7
     query, key, value = states(4, length, dtype, scale)
     inside = tokens_of(side, length)
@@ -72,7 +72,7 @@ def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None
     last = ~inside
     last[:, -1] = True
     other, _ = attend(None, query, *changed(last, key, value), given)
-    assert (found == other)[inside & ~last].all()  # of padding and of what comes later, nothing is seen
+    assert (found == other)[inside & ~last].all()  # padding and later tokens are not seen
     found[inside].sum().backward()
     for one in (query, key, value):
         assert torch.isfinite(one.grad).all()
@@ -82,7 +82,7 @@ def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None
 @pytest.mark.parametrize("lengths", [[(4, 5), (1, 3), (5, 4)], [(5, 3), (5, 3), (5, 3)], [(1, 1), (1, 1)]], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_completions_that_share_a_prompt(dtype: torch.dtype, lengths: list[tuple[int, int]], scale: float) -> None:
-    """Rows of a prompt and three completions see what they would see apart; prompts padded or all of one length."""
+    """Rows of a prompt and three completions give the results of separate rows; prompts are padded or have equal lengths."""
     rng = np.random.default_rng(0)
     prompts = [rng.integers(14, 60, prompt) for prompt, _ in lengths]
     completions = [rng.integers(14, 60, longest - more) for _, longest in lengths for more in (0, 0, longest - 1)]
@@ -102,7 +102,7 @@ def test_completions_that_share_a_prompt(dtype: torch.dtype, lengths: list[tuple
     if scale == 1.0:
         expected = written_out(query, key, value, seen)
         torch.testing.assert_close(found[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
-    for number in (1, 2, 3):  # of another completion nothing is seen
+    for number in (1, 2, 3):  # other completions are not seen
         theirs = segments == number
         other, _ = attend(None, query, *changed(theirs | ~inside, key, value), None, pattern=pattern)
         assert (found == other)[inside & ~theirs].all()

@@ -1,4 +1,4 @@
-"""Settings, their command line, and run directories that say them by the names of the first schema."""
+"""Settings, their command line, and run directories with the setting names of the first schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of problems, and the random streams that it and all else comes from."""
+"""The order of problems, and the random streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric that a run records is explained in the manual, on the page of its method or among the metrics of every run."""
+"""The manual explains every metric that a run records, on the page of its method or among the metrics of all runs."""
 
 from __future__ import annotations
 

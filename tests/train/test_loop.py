@@ -1,4 +1,4 @@
-"""Runs of the loop: what they write, that being killed changes nothing, and what they say to bad input."""
+"""Runs of the loop: output files, resumption after being killed, and messages for invalid input."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
     assert model.dtype == torch.float32
     transformers.AutoTokenizer.from_pretrained(out / "checkpoints/step_000006")
     shutil.rmtree(out / "state")
-    assert cli(arguments(method, base, out, "--resume")) == 2  # rather than beginning again over what is there
+    assert cli(arguments(method, base, out, "--resume")) == 2  # instead of starting again over the existing run
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 6
 
 
 def assert_sampler_is_the_trainer(line: dict, compute: str) -> None:
-    """Both give a token the same probability but for rounding: in float32 to 1e-3 at most, in bfloat16 to 1e-3 in KL divergence."""
+    """Check that both give a token the same probability up to rounding: at most 1e-3 in float32, 1e-3 in KL divergence in bfloat16."""
     assert line["sampler/max_difference" if compute == "float32" else "sampler/kl"] < 1e-3
 
 
@@ -121,7 +121,7 @@ def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -
 
 
 def test_evaluation(base: Path, compute: str) -> None:
-    """Asked again, the same; asked alone, or in float32, the same but for rounding, which turns few answers."""
+    """Evaluation is reproducible; alone or in float32, rounding changes only few answers."""
     loaded = policy.load(str(base), "cpu", "float32", compute)
     wide = policy.load(str(base), "cpu", "float32", "float32")
     questions = Triplets().questions("test", 24, 0)
@@ -149,7 +149,7 @@ def test_evaluation(base: Path, compute: str) -> None:
 )
 @pytest.mark.slow
 def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int], base: Path, tmp_path: Path) -> None:
-    """Killed as soon as it has written so many lines of metrics; 0: its folder."""
+    """The run is killed as soon as it has written this number of lines of metrics, or for 0 its folder."""
     out, straight = tmp_path / "killed", tmp_path / "straight"
     assert cli(arguments(method, base, straight, "--device", "cpu")) == 0
     for number in lines:
@@ -171,7 +171,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int]
 
 
 def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: Path) -> None:
-    """Every method asks the same, so all begin with the same value; measuring it changes nothing of the run."""
+    """All methods use the same prompts, so they start with the same value; measuring it does not change the run."""
     first = {}
     for method in QUICK:
         out = tmp_path / method

@@ -1,4 +1,4 @@
-"""Advantages and losses: hand-computed cases, and laws."""
+"""Advantages and losses: hand-computed cases and invariants."""
 
 from __future__ import annotations
 

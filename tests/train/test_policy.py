@@ -1,4 +1,4 @@
-"""Log-probabilities of completions, however they are laid out, against the plain forward pass."""
+"""Log-probabilities of completions in any layout against the plain forward pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch() -> Batch:
 
 
 def reference(model, batch: Batch, temperature: float, compute: str = "float32"):
-    """Plain: a forward pass a completion, log_softmax."""
+    """Compute the reference: a forward pass per completion, then log_softmax."""
     logp, entropy = [], []
     for sample, made in enumerate(batch.completions):
         prompt = batch.prompts[batch.prompt_of[sample]]
@@ -39,7 +39,7 @@ def reference(model, batch: Batch, temperature: float, compute: str = "float32")
 
 
 def rounding(model, batch: Batch, temperature: float, compute: str) -> float:
-    """How far numbers of ours may be from float32's: 2e-5, and in bfloat16 three times as far as the model's own are."""
+    """Return the tolerance from float32: 2e-5, and in bfloat16 three times the error of the model's own numbers."""
     if compute == "float32":
         return 2e-5
     wide, narrow = (reference(model, batch, temperature, dtype) for dtype in ("float32", "bfloat16"))
@@ -74,7 +74,7 @@ def test_layout_changes_nothing(name: str, temperature: float, compute: str, bat
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("share", [False, True])
 def test_gradients_are_those_of_autograd(temperature: float, share: bool, compute: str, batch: Batch, monkeypatch) -> None:
-    """In bfloat16 they are no further from float32's, by the L2 norm, than twice as far as autograd's own in bfloat16."""
+    """In bfloat16, their L2 distance from float32's is at most twice that of autograd's gradients in bfloat16."""
     monkeypatch.setattr("dynamics.train.policy.CHUNK_BYTES", 1)  # many chunks
     model = llama().eval()
     weights = torch.randn(2, 23, generator=torch.Generator().manual_seed(1))
@@ -137,7 +137,7 @@ def test_every_completion_token_is_in_exactly_one_layout(batch: Batch) -> None:
 
 
 def test_rows_computed_together_are_of_similar_shape() -> None:
-    """Attention pads completions to the longest of the micro-batch: long ones do not make short ones dear."""
+    """Attention pads completions to the longest of the micro-batch, so long and short completions are separated."""
     rng = np.random.default_rng(1)
     lengths = [*(int(n) for n in rng.integers(1, 64, 40)), *([3] * 8 + [40] * 8) * 4, *[5] * 20]
     prompt_of = np.array([*range(40), *np.repeat(np.arange(40, 48), 8), *np.repeat(48, 20)])

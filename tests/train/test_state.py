@@ -1,4 +1,4 @@
-"""What is saved of a run."""
+"""The saved state of a run."""
 
 from __future__ import annotations
 

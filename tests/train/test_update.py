@@ -1,4 +1,4 @@
-"""The gradient of a step, against the formula, and however the batch is cut."""
+"""The gradient of a step against the formula, for any split into micro-batches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gradients(config, policy: Policy, given: Batch) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("more", [{}, {"kl_coef": 0.1}, {"entropy_coef": 0.1}])
 def test_in_bfloat16_micro_batches_change_rounding_alone(more: dict) -> None:
-    """Gradients are apart by at most twice what float32's are from them, by the L2 norm."""
+    """The L2 distance of the gradients is at most twice their distance from those of float32."""
     policy, wide = (Policy(llama().eval(), tiny.build_tokenizer(), "float32", compute) for compute in ("bfloat16", "float32"))
     whole, exact = (gradients(RLVRConfig(max_tokens_per_microbatch=10_000, **more), one, batch()) for one in (policy, wide))
     for tokens, share in ((1, True), (20, True), (30, False), (10_000, False)):
@@ -68,7 +68,7 @@ def test_micro_batches_change_nothing(loss: str, more: dict) -> None:
 
 
 def test_the_gradient_is_that_of_the_formula() -> None:
-    """Weighted log-likelihood by a forward pass a completion, against the loop's."""
+    """Compare the loop's gradient with that of the weighted log-likelihood, by a forward pass per completion."""
     model, given = llama().eval(), batch()
     policy = Policy(model, tiny.build_tokenizer())
     found = gradients(RLVRConfig(), policy, given)

@@ -32,7 +32,7 @@ def curves() -> pd.DataFrame:
 
 
 def draw(ax: Axes, name: str) -> Axes:
-    """Draw the curves of one reward, a line for each number of samples, the limit of many in grey."""
+    """Draw the curves of a reward: a line for each number of samples, and the limit of many samples in grey."""
     p = np.linspace(0, 1, 201)
     ax.plot(p, expected(name, p, 512), color=LIMIT, linewidth=2.8, label="many")
     for shade, count in zip(SHADES, SAMPLES, strict=True):
@@ -44,7 +44,7 @@ def draw(ax: Axes, name: str) -> Axes:
 
 
 def figure() -> Figure:
-    """Draw the whole catalogue in one picture."""
+    """Draw the curves of all rewards in one figure."""
     drawn = style.new_figure(style.TWO_COLUMN, 6.4)
     axes = drawn.subplots(3, 4, sharex=True)
     for ax, name in zip(axes.flat, REWARDS, strict=False):

@@ -1,8 +1,8 @@
-"""The confined side of the sandbox: a process that gives up its rights, then forks a child for every program.
+"""The confined side of the sandbox: a process that drops its privileges, then forks a child for every program.
 
-Started by ``dynamics.train.sandbox.host`` as a script, with an empty environment, on the standard library alone. Requests and answers go
-through its standard input and output, each a length of 4 bytes and that many bytes of JSON. A child keeps one open file that leads
-anywhere, the pipe for its own result; so all that a program can forge is what it returns itself.
+``dynamics.train.sandbox.host`` starts it as a script, with an empty environment; it uses the standard library only. Requests and answers
+pass through its standard input and output, each as a length of 4 bytes and that many bytes of JSON. The only open file of a child that
+leads outside is the pipe for its own result, so a program can forge nothing but its own result.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import sys
 import time
 from typing import Any
 
-#: imported once, so that programs may use them without reading files
+#: modules imported in advance, so that programs can use them without reading files
 WARM = (
     "math cmath itertools collections functools operator re string heapq bisect random datetime copy statistics fractions decimal "
     "typing dataclasses enum textwrap json calendar numbers array struct hashlib unicodedata"
 )
-#: bytes of a result that are read; more is an error, never cut
+#: limit of the size of a result in bytes; a larger result is an error, and is never truncated
 MAX_RESULT = 1 << 16
-#: depth of calls that a program starts with
+#: recursion limit that a program starts with
 RECURSION = 1000
 
-# names of system calls -> numbers on x86_64 and aarch64; None where an architecture has no such call
+# system call -> numbers on x86_64 and aarch64; None if an architecture lacks the call
 _CALLS: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63),
     "write": (1, 64),
@@ -85,7 +85,7 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "rseq": (334, 293),
     "faccessat2": (439, 439),
 }
-# what the process that forks needs beyond these; children lose it
+# further calls that the forking process needs; its children lose them
 _FORKING: dict[str, tuple[int | None, int | None]] = {
     "poll": (7, None),
     "ppoll": (271, 73),
@@ -104,7 +104,7 @@ _FORKING: dict[str, tuple[int | None, int | None]] = {
 }
 _FCNTL = (72, 25)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-#: of fcntl: copies of a descriptor and its flags, not what sends signals to others
+#: commands of fcntl that copy a descriptor or access its flags; commands that send signals to other processes are excluded
 _FCNTL_ALLOWED = (0, 1, 2, 3, 1030)
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_DUMPABLE = 38, 22, 4
 
@@ -123,7 +123,7 @@ class _Beneath(ctypes.Structure):
 
 
 def seccomp_filter(extra: dict[str, tuple[int | None, int | None]]) -> Any:
-    """Make a seccomp filter in memory: the calls of the list, and ``extra``, pass; all others fail with EPERM, foreign ones kill."""
+    """Build a seccomp filter: listed calls and ``extra`` are allowed, other calls fail with EPERM, foreign architectures are killed."""
     which, arch = _MACHINES[platform.machine()]
     numbers = sorted(pair[which] for pair in (_CALLS | extra).values() if pair[which] is not None)  # type: ignore[type-var]
     load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
@@ -154,9 +154,9 @@ def _checked(value: int, what: str) -> int:
 
 
 def landlock(libc: Any, readable: list[str]) -> int:
-    """Let no file be touched but read beneath ``readable``; no TCP, no signals or sockets to the outside where the kernel can.
+    """Allow only reading files beneath ``readable``; deny TCP, and signals and sockets to the outside if the kernel supports that.
 
-    Gives the version of the kernel's Landlock ABI.
+    Return the version of the kernel's Landlock ABI.
     """
     version = int(libc.syscall(444, None, ctypes.c_size_t(0), 1))
     if version < 1:
@@ -178,7 +178,7 @@ def landlock(libc: Any, readable: list[str]) -> int:
 
 
 def confine(libc: Any) -> str:
-    """Give up all rights but computing, forking and reading the standard library; says by what."""
+    """Drop all privileges except computing, forking and reading the standard library; return a description of the confinement."""
     if platform.machine() not in _MACHINES:
         raise OSError(f"no table of system calls for {platform.machine()}")
     _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
@@ -188,12 +188,12 @@ def confine(libc: Any) -> str:
 
 
 def install_filter(libc: Any, filter_: Any) -> None:
-    """Let this process make no system call but those that ``seccomp_filter`` lets pass."""
+    """Restrict this process to the system calls that ``seccomp_filter`` allows."""
     _checked(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_[0]), 0, 0), "seccomp")
 
 
 def run_program(request: dict[str, Any], result: int, null: int, libc: Any, filter_: Any) -> None:
-    """Run one program in this process and write what it gave; never returns."""
+    """Run one program in this process and write its result; never returns."""
     report = b"Eended"
     try:
         os.setsid()
@@ -230,7 +230,7 @@ def run_program(request: dict[str, Any], result: int, null: int, libc: Any, filt
 
 
 def serve_one(request: dict[str, Any], null: int, libc: Any, filter_: Any) -> dict[str, str]:
-    """Fork a child for a request, read its result with a cap and a deadline, and see that it is gone."""
+    """Fork a child for a request, read its result with a size limit and a deadline, and make sure that the child is gone."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -285,7 +285,7 @@ def _answer(message: dict[str, Any]) -> None:
 
 
 def main(confined: bool) -> None:
-    """Give up rights, say by what this process is confined, and serve requests until the other side closes."""
+    """Drop privileges, report the confinement of this process, and serve requests until the other side closes the pipe."""
     for name in WARM.split():
         __import__(name)
     sys.setrecursionlimit(RECURSION)
@@ -294,7 +294,7 @@ def main(confined: bool) -> None:
     confinement, filter_ = "nothing", None
     try:
         if sys.platform == "linux":
-            try:  # if memory runs out, this process goes, not the one that trains
+            try:  # if memory runs out, the kernel kills this process instead of the training process
                 with open("/proc/self/oom_score_adj", "w") as file:
                     file.write("1000")
             except OSError:

@@ -1,4 +1,4 @@
-"""The game: what is read, what is refused, what is trained, and that a run goes on to the same bits."""
+"""The game: parsing and refusing proposals, training data, and bit-identical resumption."""
 
 from __future__ import annotations
 

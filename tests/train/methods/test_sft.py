@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: what its batches are made of."""
+"""Batches of supervised fine-tuning."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_greedy_is_that_of_transformers(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_takes_the_likeliest_token(name: str, compute: str) -> None:
-    """In bfloat16 tokens can be as likely as rounding tells; then one of them."""
+    """In bfloat16 several tokens can be equally likely within rounding; then one of them is chosen."""
     model = shared(name, compute)
     for prompt, (found,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0.0), strict=True):
         logits, off = forward(model, prompt, found.ids, compute)
@@ -75,7 +75,7 @@ def test_logprobs_are_those_of_a_forward_pass(name: str, compute: str) -> None:
 
 
 def test_in_bfloat16_the_batch_changes_few_tokens() -> None:
-    """Of rows alone and together, sampled by the same numbers, at least 9 of 10 are the same; the others part where rounding decided."""
+    """With the same random numbers, at least 9 of 10 rows are equal alone and in a batch; the others differ by rounding."""
     model = shared("llama", "bfloat16")
     whole, alone = (tokens(some(model, group=20, compute="bfloat16", eos=range(40, 64), rows=rows)) for rows in (1024, 1))
     rows = [(one, other) for group, lone in zip(whole, alone, strict=True) for one, other in zip(group, lone, strict=True)]

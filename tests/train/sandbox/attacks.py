@@ -1,4 +1,4 @@
-"""What programs try on the sandbox, and what must come of it; on the standard library alone, so that any interpreter can run it."""
+"""Attacks on the sandbox and their required outcomes, with the standard library only, so that any interpreter can run them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from dynamics.train.sandbox import Outcome, Sandbox
 
 CTYPES = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-#: (what, program, words of which one must be in the error; or the only value that it may give)
+#: (description, program, words at least one of which must be in the error; or the only permitted value)
 ATTACKS: list[tuple[str, str, object]] = [
     ("read a file", "def f(x):\n    return open('/etc/passwd').read()", "PermissionError"),
     ("read through os", "import os\ndef f(x):\n    return os.open('/etc/hostname', 0)", "PermissionError"),
@@ -117,13 +117,13 @@ ATTACKS: list[tuple[str, str, object]] = [
 
 
 def judged(sandbox: Sandbox, program: str, expected: object, argument: object) -> str:
-    """Empty if the attack was contained."""
+    """Return an empty string if the attack was contained."""
     outcome = sandbox.run(program, [(argument,)], timeout=0.7)
     if outcome.error == "timeout" and "timeout" not in str(expected):  # a busy machine
         outcome = sandbox.run(program, [(argument,)], timeout=10)
     if isinstance(expected, str) and expected != "\ud800":
         fine = outcome.values is None and any(word in (outcome.error or "") for word in expected.split())
-    elif program.endswith("return a") and expected == []:  # Ellipsis inside is no literal; an empty list would be no harm either
+    elif program.endswith("return a") and expected == []:  # Ellipsis inside is not a literal; an empty list would also be harmless
         fine = outcome.values is None
     else:
         fine = outcome.values == [expected]

@@ -1,4 +1,4 @@
-"""The attack table: what a program tries, and what comes of it. Run as root and as an ordinary user."""
+"""The table of attacks and their outcomes, as root and as an ordinary user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded model: the same every time, made once, its tokenizer."""
+"""The embedded model is reproducible and made only once; its tokenizer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def maker(cache: Path, steps: int) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_one_process_makes_the_embedded_model_and_the_others_wait(tmp_path: Path) -> None:
-    """And the one that is killed meanwhile leaves nothing behind."""
+    """A process that is killed in the meantime leaves nothing behind."""
     fcntl = pytest.importorskip("fcntl")
     with maker(tmp_path, 10**6) as killed:
         while not (tmp_path.exists() and _locked(fcntl, tmp_path)):
@@ -75,7 +75,7 @@ def _locked(fcntl: ModuleType, folder: Path) -> bool:
 
 
 def test_a_folder_half_written_is_replaced(tmp_path: Path, monkeypatch) -> None:
-    """As by a process that was killed while it wrote the files."""
+    """A process that was killed while writing the files leaves such a folder."""
     monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path))
     recipe = tiny.Recipe(steps=2, hidden=32, layers=1, intermediate=32, threads=1)
     half = tmp_path / f".{tiny.folder(recipe).name}.0.partial"
