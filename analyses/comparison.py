@@ -1,8 +1,8 @@
-"""All comparisons at once: train what a preset lists, draw every figure, and write ``verdicts.csv`` and ``report.html``.
+"""Run every analysis: train the runs of a preset, draw every figure, and write ``verdicts.csv`` and ``report.html``.
 
 python -m analyses comparison                     # eight minutes on two cores the first time, one after that
-python -m analyses comparison --preset quick      # everything once, on runs too small to mean anything
-python -m analyses comparison --preset full       # an hour and a half: what the repository's figures are of
+python -m analyses comparison --preset quick      # every figure, from runs too small for conclusions
+python -m analyses comparison --preset full       # an hour and a half: the figures of the repository
 python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour and a half
 python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
 """
@@ -53,22 +53,22 @@ QUESTIONS: tuple[Analysis, ...] = (
     learnt_and_lost,
     forgetting,
 )
-#: the page of the manual that shows the verdicts on the figures of the repository, and where its tables begin and end
+#: the page of the manual with the verdicts from the figures of the repository, and the marks around its tables
 FINDINGS = Path(__file__).resolve().parent.parent / "docs" / "findings.md"
 MARKS, END = {"full": "<!--VERDICTS-->", "smollm2": "<!--VERDICTS OF SMOLLM2-->"}, "<!--END-->"
-#: figures of the paper that are known from notes only
+#: remark on the paper's sparsities, which are known from notes only
 QUOTED = (
     "The paper's sparsities are known to us from notes: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
-    "As sparsity (share unchanged) they would make SFT the sparsest, against the paper's own text; as density (share changed) they mean "
-    "sparsities of 54.3 %, 2-6 % and 93-97 %, in that text's order."
+    "Read as sparsity (share unchanged), they make SFT the sparsest, which contradicts the paper's text; read as density (share changed), "
+    "they mean sparsities of 54.3 %, 2-6 % and 93-97 %, in the order of the text."
 )
 
 
 def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
     """Train the runs of a preset and make its figures.
 
-    Figures of the preset ``full`` are those that belong to the repository; those of another go into a folder of its name. Where the
-    figures of the repository are made anew, the tables of ``docs/findings.md`` are made from them.
+    The figures of preset ``full`` go into ``figures``, those of other presets into a subfolder with the name of the preset. If ``figures``
+    is the folder of the repository, the tables of ``docs/findings.md`` are updated too.
     """
     runs = train(preset, presets.runs_folder(preset, folder), force)
     target = figures if preset == "full" else figures / preset
@@ -80,7 +80,7 @@ def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> l
 
 
 def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
-    """Make every figure and table from runs, the verdicts, and the page of them all; give the paths of the files."""
+    """Make all figures, tables and verdicts from runs, and the page; return the paths of the files."""
     paths: list[Path] = []
     sections: list[dict[str, str]] = []
     rows: list[dict[str, Any]] = []
@@ -92,7 +92,7 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
             table, written = write(analysis, runs, figures)
         except InputError as error:
             for suffix in (".png", ".svg", ".csv"):
-                (figures / f"{name}{suffix}").unlink(missing_ok=True)  # of other runs
+                (figures / f"{name}{suffix}").unlink(missing_ok=True)  # remove files of earlier runs
             sections.append({"title": analysis.TITLE, "missing": html.one_line(error, 400)})
             continue
         paths += written
@@ -112,7 +112,7 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
 
 
 def _machine(runs: Sequence[Run], preset: str) -> dict[str, Any]:
-    """Describe what the figures were made with: versions, and the shape of the machine."""
+    """Collect the preset, the machine and the package versions of the runs."""
     from dynamics.io.threads import cores
 
     packages: dict[str, Any] = next((run.document["packages"] for run in runs if run.document.get("packages")), {})
@@ -120,7 +120,7 @@ def _machine(runs: Sequence[Run], preset: str) -> dict[str, Any]:
 
 
 def _effect(row: Mapping[Any, Any]) -> str:
-    """Format an effect with its interval, if it has one."""
+    """Format an effect, with its interval if there is one."""
     interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
     return f"{row['effect']:+.3g}{interval}"
 
@@ -135,7 +135,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def fill(document: Path, table: pd.DataFrame, preset: str = "full") -> None:
-    """Put the verdicts of a preset between their marks in a Markdown document."""
+    """Replace the text between the marks of a preset in a Markdown document by its verdicts."""
     begin = MARKS[preset]
     before, _, rest = document.read_text(encoding="utf-8").partition(begin)
     _, mark, after = rest.partition(END)
@@ -145,18 +145,18 @@ def fill(document: Path, table: pd.DataFrame, preset: str = "full") -> None:
 
 
 def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]]) -> str:
-    """Render the page of all figures.
+    """Render the page with all figures.
 
     Parameters
     ----------
     runs
         The runs that were compared.
     preset
-        What trained them; empty if no preset did.
+        Name of the preset that trained them; empty if there is none.
     verdicts
-        A row a finding, as in ``verdicts.csv``.
+        One row per finding, as in ``verdicts.csv``.
     sections
-        For every question its title, and either claim, caption and figure (a data URI), or what was missing to draw it.
+        For every analysis its title, and either claim, caption and figure (a data URI), or ``missing``: why there is no figure.
 
     Returns
     -------
@@ -186,7 +186,7 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
     return html.render("comparison.html", context, Path(__file__).parent / "templates")
 
 
-#: the colour beside a verdict
+#: colour of each verdict
 _COLORS = {HOLDS: "#009E73", FAILS: "#D55E00", OPEN: "#999999"}
 
 
@@ -202,7 +202,7 @@ def _verdict(row: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _run(run: Run) -> list[str | dict[str, str]]:
-    """Format the cells of a run; the last is its settings, with a line each."""
+    """Format the cells of a run; the last cell contains its settings, one per line."""
     cells = (run.path.name, run.label, run.seed, len(run.metrics), run.document.get("master_dtype"), run.document.get("compute_dtype"))
     settings = [f"{html.one_line(name)} = {value!r}" for name, value in run.settings.items()]
     return [*(html.one_line(cell) for cell in cells), {"settings": "\n".join(settings)}]

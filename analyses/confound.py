@@ -1,15 +1,15 @@
 """Vary learning rate and dtype, and compare their effect on sparsity with that of the method.
 
-Question: is it the method, or the learning rate and the dtype?
+Question: does sparsity depend on the method, or on learning rate and dtype?
 
 The paper compares checkpoints of different origin: SFT, RLVR and self-play differ there in learning rate, number of steps and storage
-dtype as well as in method. Here all take the same number of steps, and each method is run on its data with other learning rates and with
+dtype as well as in method. Here all runs take the same number of steps, and each method is also run with other learning rates and with
 bfloat16 masters.
 
-Drawn: sparsity under the four rules against the learning rate, a line for each method and dtype of the masters; above as the run stored
-its weights, below with both checkpoints rounded to bfloat16 first, as most are published; on the right against the tolerance of the rule
-``atol``, at the lowest learning rate. Where a setting moves a method further than the methods lie apart, a comparison that does not match
-that setting says nothing of the method.
+The figure shows sparsity under the four rules against the learning rate, a line for each method and dtype of the masters. The upper row
+uses the weights as the run stored them; the lower row rounds both checkpoints to bfloat16 first, the dtype of most published checkpoints.
+The rightmost panels show sparsity against the tolerance of the rule ``atol``, at the lowest learning rate. If a setting changes the
+sparsity of a method by more than the methods differ, a comparison that does not control for that setting says nothing about the method.
 
     python -m analyses.confound runs/comparison --out figures        # under a minute for the embedded model
 """
@@ -36,7 +36,7 @@ from dynamics.sparsity.definitions import RULES
 TITLE = "The confound: learning rate and dtype"
 CLAIM = "the order of the methods' sparsities is a property of the methods"
 STORED = ("as trained", "bfloat16")
-#: of the rule atol, beside its usual 1e-5: those of the table in arXiv 2505.11711, and one more
+#: tolerances of the rule atol: those of the table in arXiv 2505.11711, and one more
 TOLERANCES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
 
 
@@ -46,16 +46,17 @@ def caption(table: pd.DataFrame) -> str:
     seeds = table.groupby("label")["seed"].nunique()
     return (
         "Share of weights unchanged since the base; learning rate and dtype of the masters differ, the number of steps does not. "
-        f"{seeds.min()} to {seeds.max()} seeds a point, a dot each, lines through their means. Largest difference between methods at the "
-        f"same settings, and between settings of one method - {by_rule}. Rightmost: the rule atol at other tolerances "
+        f"{seeds.min()} to {seeds.max()} seeds per setting, a dot each; lines join the means. Largest difference between methods at the "
+        f"same settings, and between settings of one method: {by_rule}. Rightmost: the rule atol at other tolerances "
         f"({_swept(table)})."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Make a table of columns method, label, seed, rule, learning_rate, masters, stored, tolerance, value; no variants of self-play.
+    """Make a table of columns method, label, seed, rule, learning_rate, masters, stored, tolerance, value.
 
-    ``tolerance`` is that of the rule atol, in the rows where it is swept; elsewhere it is 1e-5.
+    Variants of self-play are left out. ``tolerance`` is set in the rows that vary the tolerance of rule atol; in the others it is NaN, and
+    atol uses 1e-5.
     """
     selected = [run for run in default_game(runs) if run.has_weights]
     if not selected:
@@ -85,7 +86,7 @@ def _run_rows(run: Run, tolerances: Sequence[float]) -> Iterator[dict[str, Any]]
 
 
 def rounded(checkpoint: Path, target: Path) -> Path:
-    """Copy a checkpoint's weights in bfloat16."""
+    """Write a copy of a checkpoint's weights, rounded to bfloat16; return its folder."""
     from safetensors.torch import load_file, save_file
 
     target.mkdir()
@@ -100,7 +101,7 @@ def _usual_tolerance(table: pd.DataFrame, stored: str = "as trained") -> pd.Data
 
 
 def spreads(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Compute by rule the largest difference of mean sparsity between methods at one setting, and within one method between settings."""
+    """Compute for each rule the largest difference in mean sparsity between methods at one setting, and between settings of one method."""
     columns = ["rule", "method", "learning_rate", "masters"]
     mean = _usual_tolerance(table).groupby(columns, sort=False)["value"].mean().reset_index()
     rows: list[dict[str, Any]] = []
@@ -132,7 +133,7 @@ def draw(table: pd.DataFrame, ax: Axes, rule: str = "bf16", stored: str = "as tr
 
 
 def tolerances(table: pd.DataFrame, ax: Axes, stored: str = "as trained") -> Axes:
-    """Draw sparsity by the rule atol against its tolerance, at the learning rate for which that was measured."""
+    """Draw sparsity by the rule atol against its tolerance, at the learning rate at which the tolerance was varied."""
     rows = table[(table["stored"] == stored) & table["tolerance"].notna()]
     for method, own in rows.groupby("method", sort=False):
         mean = own.groupby("tolerance")["value"].mean()
@@ -145,7 +146,7 @@ def tolerances(table: pd.DataFrame, ax: Axes, stored: str = "as trained") -> Axe
 
 
 def _swept(table: pd.DataFrame) -> str:
-    """Name the learning rate at which the tolerance was swept."""
+    """Name the learning rate at which the tolerance was varied."""
     rates = table.loc[table["tolerance"].notna(), "learning_rate"]
     return f"atol at {style.exponent(rates.max())}" if len(rates) else "atol"
 
@@ -173,9 +174,9 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """Check whether methods lie further apart than settings, seed by seed, over the settings that every seed was run at.
+    """Check for each seed whether methods differ more than settings do, over the settings at which every seed was run.
 
-    If there is but one such setting, over all settings and the seeds that were run at all of them.
+    If there is only one such setting, use all settings and the seeds that were run at all of them.
     """
     rows = _usual_tolerance(table)
     rows = rows[rows["rule"] == "bf16"]

@@ -1,12 +1,13 @@
 """Measure the difficulty of self-play's proposals over training.
 
-Question: does self-play make itself a curriculum?
+Question: do the proposals of self-play become a curriculum?
 
-The paper: of questions sampled across training the solve rate falls, and responses grow longer.
+The paper: the solve rate of questions sampled across training falls, and responses grow longer.
 
-Drawn: proposals sampled from the four quarters of training, solved by the untouched base, so that their difficulty compares: solve rate,
-operations of the programs, length of the base's answers, over training and against difficulty; and over the steps the share of proposals
-that are valid and the share of their programs that differ. Variants of the proposer and of its reward beside it.
+The figure shows proposals sampled from the four quarters of training and solved by the base, so that their difficulty is comparable: solve
+rate, operations per program and length of the base's answers over training, and the length against the solve rate. It also shows the share
+of proposals that are valid and the share of their programs that are distinct, over the steps, and the variants of the proposer and of its
+reward.
 
     python -m analyses.curriculum runs/comparison --out figures        # seconds
 """
@@ -42,12 +43,12 @@ PANELS = {
     "length": "tokens of the answers",
     "by_difficulty": "tokens by difficulty",
 }
-#: columns of curriculum.jsonl that are drawn by quarter, and of metrics.jsonl
+#: columns of curriculum.jsonl and of metrics.jsonl that are measured by quarter
 TASKS = ("solve_rate", "operations", "complexity", "characters", "length")
 STEPS = {"valid": "proposer/valid", "distinct": "program/distinct"}
-#: tasks below which a normal interval of their mean is not given
+#: smallest number of tasks for a normal interval of their mean
 FEW = 20
-#: variants that are drawn in a colour of their own; those of the reward are grey
+#: variants with their own colour; the other rewards are grey
 SHOWN = {
     make_label("selfplay", {}): (methods.COLORS["selfplay"], "-"),
     make_label("selfplay", {"proposer": "frozen"}): ("#D55E00", "--"),
@@ -63,8 +64,8 @@ def caption(table: pd.DataFrame) -> str:
     count = int(means.loc[means["quantity"] == "solve_rate", "count"].max())
     others = [variant_name(label) for label in means["label"].unique() if label not in SHOWN]
     return (
-        f"Tasks proposed in each quarter of training, up to {count} a point, {int(means['seeds'].max())} seeds together, solved by the "
-        "untouched base at temperature 1; bands: 95 % of the mean over tasks (normal), of validity and difference over steps. "
+        f"Tasks proposed in each quarter of training, up to {count} per point, {int(means['seeds'].max())} seeds together, solved by the "
+        "base at temperature 1; bands: normal 95 % interval of the mean over tasks, for the shares valid and distinct over steps. "
         "Duplicates count as invalid. Operations: operators, calls, subscripts and comprehensions of the program. "
         "Difficulty: tokens of the base's answers against how often it solves the task."
         + (f" Grey: {', '.join(others)}." if others else "")
@@ -74,8 +75,8 @@ def caption(table: pd.DataFrame) -> str:
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of columns part, label, quantity, at, seed, value, low, high, count, seeds.
 
-    Part ``mean``: all seeds together, ``at`` a quarter, for by_difficulty the middle of a bin of solve rates. Part ``change``: of one seed,
-    last quarter minus first; for by_difficulty the slope of length on 1 - solve rate.
+    Part ``mean``: all seeds together; ``at`` is the quarter, for by_difficulty the middle of a bin of solve rates. Part ``change``: last
+    quarter minus first of each seed; for by_difficulty the slope of length on 1 - solve rate.
     """
     quantities: list[pd.DataFrame] = []
     changes: list[dict[str, Any]] = []
@@ -95,7 +96,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _quantities(tasks: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """Give the observations of one run as columns quantity, at, observation."""
+    """Return the observations of one run as columns quantity, at, observation."""
     tasks = tasks.assign(operations=tasks["program"].map(operations))
     quarter = np.arange(len(metrics)) * 4 // len(metrics)
     parts = [pd.DataFrame({"quantity": name, "at": tasks["phase"] + 1, "observation": tasks[name]}) for name in TASKS]
@@ -119,7 +120,7 @@ def _changes(quantities: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _slope(tasks: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Compute the slope of length on difficulty, if there are three difficulties at least."""
+    """Compute the slope of length on difficulty, if there are at least three difficulties."""
     difficulty = 1 - tasks["solve_rate"]
     if difficulty.nunique() > 2:
         line = stats.linregress(difficulty, tasks["length"])
@@ -128,22 +129,22 @@ def _slope(tasks: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _error(first: pd.Series[float], last: pd.Series[float]) -> float:
-    """Compute the standard error of a difference of means; NaN where there is too little for a normal interval."""
+    """Compute the standard error of a difference of means; NaN if there are too few values for a normal interval, or the error is 0."""
     if min(len(first), len(last)) < FEW:
         return float("nan")
     return float(np.hypot(stats.sem(first), stats.sem(last))) or float("nan")
 
 
 def operations(program: str) -> int:
-    """Count operators, calls, subscripts and comprehensions of a program: a measure of how much it does that any Python text has."""
+    """Count operators, calls, subscripts and comprehensions: a measure of complexity that is defined for any Python program."""
     counted = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.Subscript, ast.comprehension)
     return sum(isinstance(node, counted) for node in ast.walk(ast.parse(program)))
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
-    """Draw one quantity over training, or over difficulty."""
+    """Draw one quantity over training, or against the solve rate."""
     means = table[(table["part"] == "mean") & (table["quantity"] == quantity)]
-    for label in sorted(means["label"].unique(), key=lambda label: label in SHOWN):  # grey ones below
+    for label in sorted(means["label"].unique(), key=lambda label: label in SHOWN):  # those with their own colour last, on top
         rows = means[means["label"] == label]
         if label in SHOWN:
             color, dashes = SHOWN[label]

@@ -1,13 +1,13 @@
-"""Follow the entropy of the model and of its roles over training.
+"""Measure the entropy of the model, and of the roles of self-play, over training.
 
-Question: how does entropy move while a model trains, and whose?
+Question: how does entropy change during training, and in which role?
 
-The paper: entropy of both roles collapses, and the proposer's stays above the solver's throughout. It writes entropy as the mean of the
-sampled tokens' -log p; here both that and the entropy over the whole vocabulary are drawn.
+The paper: the entropy of both roles collapses, and the proposer's stays above the solver's throughout. The paper defines entropy as the
+mean -log p of the sampled tokens; the figure shows both that and the entropy over the whole vocabulary.
 
-Drawn: the whole model by method, on what it trains on and on held-out problems that stay the same (so that a change of the policy can be
-told from a change of the tasks, and runs of one task compare); the roles of self-play likewise; entropy against reward with the fit
-R = b - a exp(H). On its own data SFT's line is over the given answers, not over samples.
+The figure shows the entropy of the model by method, on its training data and on fixed held-out problems; the fixed problems separate
+a change of the policy from a change of the tasks, and make runs of the same task comparable. It shows the same for the roles of self-play,
+and reward against entropy with the fit R = b - a exp(H). On its own data, the entropy of SFT is over the given answers, not over samples.
 
     python -m analyses.entropy_dynamics runs/comparison --out figures        # seconds
 """
@@ -45,20 +45,21 @@ QUANTITIES = (
     "probe/proposer/nll_sampled",
     "probe/solver/nll_sampled",
 )
-#: steps of the running mean that is drawn
+#: length in steps of the running mean in the figure
 WINDOW = 9
-#: dots below which no curve is fitted to them
+#: smallest number of points to which a curve is fitted
 FITTED = 10
 
 
 def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     return (
-        f"Nats a token at temperature 1, {seed_count(table)} seeds (thin) and their mean (thick); over steps a running mean of {WINDOW}. "
-        "Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's form. On its own data SFT is "
-        "over the given answers. Fixed prompts are held-out ones of the run's task, the same all along, sampled with the same random "
-        "numbers for all methods of a seed: so few samples that their -log p lies off the entropy, by the same for all. Reward by "
-        "entropy: a dot is a mean over ten steps, the line R = b - a exp(H) by least squares, of ten dots or more."
+        f"Nats per token at temperature 1, {seed_count(table)} seeds (thin) and their mean (thick); running mean over {WINDOW} steps on "
+        "own data. Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's definition. On its own "
+        "data, SFT is measured on the given answers. Fixed prompts are held-out prompts of the run's task that do not change; all methods "
+        "of a seed use the same random numbers to sample from them. They are few, so their mean -log p deviates from the entropy, alike "
+        "for all methods. Reward by "
+        f"entropy: each dot is a mean over ten steps; the line is the least-squares fit R = b - a exp(H) to at least {FITTED} dots."
     )
 
 
@@ -77,14 +78,14 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
-    """Draw the whole model, a line a method: on what it trains on, or answering the fixed prompts."""
+    """Draw the entropy of the model, a line per method: on its training data, or on the fixed problems."""
     prefix, window = ("probe/solver/", 1) if fixed else ("", WINDOW)
     for label in dict.fromkeys(table["label"]):
         own = table[table["label"] == label]
         rows = own[own["quantity"] == f"{prefix}entropy"]
         if len(rows):
             methods.seeds(rows, "step", label, ax, window)
-        if fixed or label != "sft":  # what SFT trains on is not sampled
+        if fixed or label != "sft":  # SFT's training data is not sampled
             _mean_surprisal(own[own["quantity"] == f"{prefix}nll_sampled"], ax, methods.color(label), window)
     ax.set(xlabel="step", title="fixed problems" if fixed else "own data")
     ax.set_ylim(bottom=0)
@@ -92,14 +93,14 @@ def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
 
 
 def _mean_surprisal(rows: pd.DataFrame, ax: Axes, color: str, window: int) -> None:
-    """Draw the paper's form of entropy as a dotted line: the mean of the seeds."""
+    """Draw the paper's definition of entropy as a dotted line: the mean over seeds."""
     if len(rows):
         mean = rows.groupby("step")["value"].mean().rolling(window, center=True, min_periods=1).mean()
         ax.plot(mean.index, mean, color=color, linestyle=":", linewidth=1.3)
 
 
 def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
-    """Draw proposer and solver of self-play, on the tasks they sample or on fixed prompts."""
+    """Draw the entropy of proposer and solver in self-play, on their own tasks or on fixed prompts."""
     prefix, window = ("probe/", 1) if fixed else ("", WINDOW)
     selfplay = table[table["label"] == "selfplay"]
     for role, color in methods.ROLES.items():
@@ -113,13 +114,13 @@ def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
 
 
 def explained_variance(fitted: entropy.Fit, reward: np.ndarray[Any, Any]) -> float:
-    """Compute the share of the variance of the rewards that a fit to them explains, R²; NaN where they do not vary."""
+    """Compute R², the share of the variance of the rewards that the fit explains; NaN if the rewards are constant."""
     total = float(((reward - np.mean(reward)) ** 2).sum())
     return 1 - fitted.residual**2 * (len(reward) - 2) / total if total else float("nan")
 
 
 def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw reward over entropy with the exponential fit, for the methods that have a reward."""
+    """Draw reward against entropy with the exponential fit, for the methods with a reward."""
     for label in dict.fromkeys(table["label"]):
         wide = table[table["label"] == label].pivot_table(index=["seed", "step"], columns="quantity", values="value").reset_index()
         if not {"reward", "entropy"} <= set(wide) or len(wide) < 3:

@@ -1,10 +1,11 @@
 """Measure how far training moved the model from its base on fixed text.
 
-Question: how far did the model move on text that does not move, and what does it now do worse?
+Question: how far did the model move on fixed text, and where did its loss increase?
 
-Sampled text changes as a model trains, so a distance over samples mixes the two. Here the text is fixed: for the embedded model examples of
-its pre-training, drawn anew - solving tasks, which all methods train, and proposing them, which SFT and RLVR never do; for other models a
-page of English prose. Drawn: KL(base | tuned), the mean over tokens with the full vocabulary, and the change of the loss.
+Sampled text changes during training, so a distance over samples mixes a change of the model with a change of the text. Here the text is
+fixed. For the embedded model it consists of new examples from its pre-training distribution: solving tasks, which all methods train, and
+proposing tasks, which SFT and RLVR never train. For other models it is a page of English prose. The figure shows KL(base | tuned) over the
+full vocabulary, averaged over tokens, and the change of the loss.
 
     python -m analyses.forgetting runs/comparison --out figures        # under a minute for the embedded model
 """
@@ -32,9 +33,9 @@ from dynamics.rollouts.texts import Document
 TITLE = "Distance from the base, and forgetting"
 CLAIM = "not in the paper"
 PANELS = {"kl": "KL(base | tuned)", "loss": "change of loss"}
-#: examples of the embedded model's pre-training, of each kind
+#: number of pre-training examples of each kind, for the embedded model
 EXAMPLES = 60
-#: text for models that read ordinary text
+#: text for other models
 PROSE = Path(__file__).parent / "data" / "prose.txt"
 
 
@@ -42,7 +43,8 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     return (
         f"On fixed text, {', '.join(f'{name} ({count:,} tokens)' for name, count in table.groupby('text')['tokens'].max().items())}; "
-        f"{seed_count(table)} seeds, a dot each, ticks their mean, bars Student's 95 % over seeds. float32, temperature 1, full vocabulary."
+        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: Student's 95 % interval over seeds. float32, temperature 1, full "
+        "vocabulary."
     )
 
 
@@ -58,17 +60,17 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def distances(base: Path, tuned: Path) -> dict[str, dict[str, float]]:
-    """Measure the distance of two checkpoints.
+    """Measure the distance between two checkpoints on the fixed texts.
 
     Returns
     -------
-    Kind of text -> kl (base | tuned) and loss (tuned minus base), means over tokens in nats; tokens, their number.
+    Kind of text -> kl (base | tuned) and loss (tuned minus base), means over tokens in nats; and tokens, the number of tokens.
     """
     (base_model, tokenizer), (tuned_model, _) = (entropy.load(str(checkpoint), None, "float32") for checkpoint in (base, tuned))
     means: dict[str, dict[str, float]] = {}
     for kind, texts in fixed_texts(tokenizer).items():
         documents = [Document(str(number), ids=tuple(ids)) for number, ids in enumerate(texts)]
-        # a text at a time: with others it would be padded, and how it is rounded would depend on them
+        # one text per batch: in a larger batch texts are padded, and rounding would depend on the other texts
         traced = entropy.trace(base_model, tokenizer, documents, against=tuned_model, rank=False, batch_tokens=1)
         if "kl_ab" not in traced.tokens:
             raise InputError(f"{tuned}: {'; '.join(traced.notes)}")
@@ -79,7 +81,7 @@ def distances(base: Path, tuned: Path) -> dict[str, dict[str, float]]:
 
 
 def fixed_texts(tokenizer: Any) -> dict[str, list[list[int]]]:
-    """Give the token ids of the texts, by kind of text."""
+    """Return the token ids of the texts, by kind of text."""
     from dynamics.train import tiny
     from dynamics.train.rng import stream
     from dynamics.train.tasks.prompt_formats import reads_notation
@@ -101,7 +103,7 @@ def fixed_texts(tokenizer: Any) -> dict[str, list[list[int]]]:
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None = None) -> Axes:
-    """Draw one quantity on one kind of text, the first if none is named."""
+    """Draw one quantity on one kind of text, by default the first."""
     rows = table[(table["quantity"] == quantity) & (table["text"] == (text or table["text"].iloc[0]))]
     methods.dots(rows, list(dict.fromkeys(table["label"])), ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
@@ -122,7 +124,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(_table: pd.DataFrame) -> list[Verdict]:
-    """Check nothing: the paper claims nothing about this."""
+    """Return no verdicts: the paper makes no claim about this."""
     return []
 
 

@@ -1,10 +1,10 @@
 """Compare pass@k before and after training, by type of task.
 
-Question: what was learnt, and what was lost?
+Question: what did the model learn, and what did it lose?
 
-The paper holds gains to be a sharpening of what the base can do. Drawn, by type of task: held-out pass@1 before and after; paired change of
-it, and of pass@k at the largest k, against the base at T=1. A gain at k = 1 with a loss at large k is sharpening; a loss in both is
-forgetting.
+The paper says that gains are a sharpening of what the base can do. The figure shows by type of task: held-out pass@1 before and after
+training; and the paired difference from the base at T=1, at k = 1 and at the largest k. A gain at k = 1 with a loss at large k is
+sharpening; a loss at both is forgetting.
 
     python -m analyses.learnt_and_lost runs/comparison --out figures        # seconds
 """
@@ -36,7 +36,7 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     together = table[table["seed"].isna()]
     return (
-        f"Left: pass@1 of the base (hollow) and of the tuned model, both at temperature 1. Others: paired difference on the same "
+        f"Left: pass@1 of the base (hollow) and of the tuned model, both at temperature 1. Other panels: paired difference on the same "
         f"{int(together['problems'].max())} held-out problems of all splits, {int(together['seeds'].max())} seeds together; "
         "bars: 95 % bootstrap over problems."
     )
@@ -45,7 +45,7 @@ def caption(table: pd.DataFrame) -> str:
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of columns label, task, k, seed, before, after, value, low, high, problems, seeds.
 
-    ``value`` is the paired difference; ``seed`` is NaN for all seeds together.
+    ``value`` is the paired difference; ``seed`` is NaN in the rows for all seeds together.
     """
     samples = graded(default_settings(runs))
     rows: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _task_rows(samples: pd.DataFrame, label: str, task: str, seeds: int) -> list[dict[str, Any]]:
-    """Make the rows of a label and a type of task, at the smallest and at the largest k; of all tasks also those of each seed."""
+    """Make the rows of a label and a type of task at k = 1 and at the largest k; for all tasks together, also those of each seed."""
     compared = paired_difference(samples, BASE, label)
     if compared is None:
         return []
@@ -92,7 +92,7 @@ def before_after(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _by_label(table: pd.DataFrame, k: int) -> Iterator[tuple[str, Any, pd.DataFrame]]:
-    """Give each label, the heights of its rows, and its part of the table in the order of tasks."""
+    """Yield each label, the y positions of its rows, and its part of the table in the order of tasks."""
     labels, tasks = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["task"]))
     for number, label in enumerate(labels):
         rows = table[(table["label"] == label) & (table["k"] == k) & table["seed"].isna()].set_index("task").reindex(tasks)
@@ -133,7 +133,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """Check gains alone: what is lost at the largest k is checked by ``analyses.support``."""
+    """Check the gains at k = 1; ``analyses.support`` checks the losses at large k."""
     checked = []
     for method in ("rlvr", "selfplay"):
         rows = table[(table["label"] == method) & (table["task"] == "all") & (table["k"] == 1)]

@@ -1,15 +1,14 @@
 """Compare pass@k of the tuned models with that of their base.
 
-Question: can the tuned models solve more than the base, in k tries?
+Question: do the tuned models solve more problems than the base within k samples?
 
-The paper: self-play is ahead of its base at small k, the base matches or exceeds it at large k, so training sharpens and adds no ability;
-and self-play keeps more of the base's reach than RLVR does.
+The paper: self-play is ahead of its base at small k, and the base matches or exceeds it at large k. So training sharpens the distribution
+and adds no ability. Self-play keeps more of the base's coverage than RLVR does.
 
-Drawn: pass@k of base, SFT, RLVR and self-play on held-out problems - programs of pre-training on other inputs (seen), programs met nowhere
-(unseen), deeper ones (ood) - with the
-untouched base at lower temperatures and greedy as the control, and below it the paired difference from the base at T=1, with a mark where a
-curve crosses it (k*). Bands are bootstrap intervals over problems, those of all seeds together; they do not cover the variation between
-seeds, which the verdicts do.
+The figure shows pass@k of base, SFT, RLVR and self-play on held-out problems: programs of the pre-training set with other inputs (seen),
+new programs (unseen) and deeper programs (ood). The control is the base sampled at lower temperatures and greedily. The lower panels show
+the paired difference from the base at T=1; a circle marks where a curve crosses the base (k*). Bands are bootstrap intervals over the
+problems of all seeds together. They do not cover the variation between seeds; the intervals of the verdicts do.
 
     python -m analyses.pass_at_k runs/comparison --out figures        # half a minute
 """
@@ -37,9 +36,9 @@ CLAIM = "self-play is ahead of its base at small k; the base matches or exceeds 
 BASE = "base, T=1"
 SPLITS = ("seen", "unseen", "ood")
 NAMES = {"seen": "seen in pre-training", "unseen": "unseen", "ood": "deeper (ood)"}
-#: how the methods are ordered in the figure, others last
+#: order of the methods in the figure; others come last
 ORDER = {BASE: 0, "sft": 1, "rlvr": 2, "selfplay": 3}
-#: the interval of all seeds together
+#: kind of the interval for all seeds together
 WITHIN = "bootstrap over problems"
 
 
@@ -51,11 +50,11 @@ def caption(table: pd.DataFrame) -> str:
         for row in crossings.to_dict("records")
     ]
     return (
-        f"Unbiased pass@k of {int(table['k'].max())} samples a problem at temperature 1, {int(table['problems'].max())} problems a set "
-        f"in all, {int(table['seeds'].max())} seeds. Bands: 95 % bootstrap over problems, all seeds together. Below: paired difference "
-        "from the base at T=1. "
-        "Grey: the untouched base at lower temperatures, the control; its greedy answer is one sample. Open circles: where a curve "
-        f"crosses the base at T=1{' - ' if listed else ', of which there is none'}{'; '.join(listed)}."
+        f"Unbiased pass@k from {int(table['k'].max())} samples per problem at temperature 1; up to {int(table['problems'].max())} problems "
+        f"per split over all seeds, {int(table['seeds'].max())} seeds. Bands: 95 % bootstrap over problems, all seeds together. Below: "
+        "paired difference from the base at T=1. "
+        "Grey: the control, the base at lower temperatures; greedy decoding gives a single sample. Open circles: where a curve "
+        f"crosses the base at T=1: {'; '.join(listed) if listed else 'none'}."
     )
 
 
@@ -66,11 +65,11 @@ def _k(value: float) -> str:
 def graded(runs: Sequence[Run]) -> pd.DataFrame:
     """Collect the graded samples of all runs: columns of ``Run.evals``, and seed.
 
-    Every run samples the base; it is taken once per seed.
+    Every run samples the base; its samples are kept once per seed.
 
     Raises
     ------
-    InputError : two runs have the same label and seed, or sampled the base on other problems.
+    InputError : two runs have the same label and seed, or sampled the base on different problems.
     """
     kept: dict[tuple[str, int], tuple[Run, pd.DataFrame]] = {}
     for run in runs:
@@ -109,9 +108,9 @@ def mean_difference(samples: pd.DataFrame, reference: str, name: str, k: int) ->
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of columns split, kind, name, against, seed, k, value, low, high, problems, seeds.
 
-    Kinds: pass@k; difference (from the base at T=1, seeds together); crossing (``k`` is the largest measured, ``value`` is k*);
-    against (difference from the base at one temperature, or from RLVR, at the smallest and at the largest k; ``seed`` is NaN for all seeds
-    together, whose interval is by bootstrap).
+    Kinds: pass@k; difference (from the base at T=1, all seeds together); crossing (``k`` is the largest measured, ``value`` is k*);
+    against (difference from the base at one temperature, or from RLVR, at the smallest and the largest k; ``seed`` is NaN in the rows for
+    all seeds together, which have a bootstrap interval).
     """
     samples = graded(default_settings(runs))
     recorded = list(samples["split"].unique())
@@ -142,7 +141,7 @@ def _split_rows(samples: pd.DataFrame, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _against(samples: pd.DataFrame, shared: dict[str, Any], ks: list[int]) -> Iterator[dict[str, Any]]:
-    """Make the rows of one difference: of all seeds together, and of each."""
+    """Make the rows of one difference: for all seeds together, and for each seed."""
     name, reference = shared["name"], shared["against"]
     if (together := paired_difference(samples, reference, name, ks)) is None:
         return
@@ -158,7 +157,7 @@ def _rows(shared: dict[str, Any], points: pd.DataFrame) -> Iterator[dict[str, An
 
 
 def _temperature_controls(table: pd.DataFrame, split: str) -> list[str]:
-    """Name the controls of a split, the base at other temperatures: tuned models are held against them, and they against none."""
+    """Name the controls of a split: the base at other temperatures. Only tuned models have rows against them."""
     against = table[(table["split"] == split) & (table["kind"] == "against")]
     return [str(name) for name in against["against"].unique() if name != BASE and name not in set(against["name"])]
 
@@ -222,7 +221,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """Check gains of self-play and of RLVR in one try, each also against the base at its best temperature, and their reach in many."""
+    """Check the gains at k = 1, also against the base at its best temperature, and the differences at the largest k."""
     checked = []
     against = table[table["kind"] == "against"]
     for split in dict.fromkeys(against["split"]):
@@ -246,7 +245,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
 
 
 def _best_control(table: pd.DataFrame, split: str) -> str | None:
-    """Name the temperature at which the base does best in one try: chosen by its result, which favours the control."""
+    """Name the control with the highest pass@1. It is chosen by its result, which favours the control."""
     rows = table[(table["split"] == split) & (table["kind"] == "pass@k") & (table["k"] == 1)]
     rows = rows[rows["name"].isin(_temperature_controls(table, split))]
     return str(rows.loc[rows["value"].idxmax(), "name"]) if len(rows) else None

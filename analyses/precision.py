@@ -1,6 +1,6 @@
-"""Compare training with bf16 weights and with fp32 masters, all else the same.
+"""Compare training with bf16 weights and with fp32 masters, all other settings equal.
 
-Question: does the sparsity of an update depend on the dtype of the weights while training?
+Question: does the sparsity of an update depend on the dtype of the weights during training?
 
 A real 135M-parameter model is fine-tuned twice for a few steps by ``python -m dynamics.train sft``, from bit-identical weights, on the
 same batches in the same order, with the same AdamW at the same learning rate. One option differs, the dtype of the weights that the
@@ -10,23 +10,23 @@ optimizer updates:
   AdamW does.
 - ``fp32``: ``--master-dtype float32``: fp32 parameters, gradients and optimizer states.
 
-Then ``dynamics.sparsity`` compares each with the common base, and the fp32 result once more as saved in bf16, which tells apart
-what training did from what the file can show.
+Then ``dynamics.sparsity`` compares each result with the base, and also the fp32 result saved as bf16. This separates what training changed
+from what a bf16 file can represent.
 
-How this departs from a run on accelerators, and why:
+Differences from a run on accelerators, and the reasons:
 
-- Forward and backward passes compute in fp32, for both runs, from the values of the weights that the optimizer updates. CPUs without
-  bf16 arithmetic need some 25 times longer for bf16 matrix products. So what is measured is the precision of the update alone, free of
-  the rounding of activations. In an earlier check over 4 short steps, 1.724% of the weights changed under ``model.bfloat16()`` computing
-  in bf16 and 1.725% under fp32 arithmetic on bf16 weights; 99% of them were the same weights.
-- Learning rate 1e-5, constant, no warm-up, no weight decay, gradient norm at most 1: a common setting for supervised fine-tuning. It was
-  taken from practice and not searched. RLVR uses 1e-6, where bf16 weights move even less.
-- 20 steps of 2 passages of some 250 tokens: enough to see dtype at work, too little to teach the model anything.
-- The base is a 4-bit (Q4_1) file, dequantised and rounded to bf16, as that is what ships inside a Python package. Its weights are
-  larger than most models' (median magnitude 0.1), so bf16 steps are longer and bf16 training is sparser than elsewhere; and a few
-  are exactly zero, which any update changes in any dtype.
-- The text is the language reference that comes inside Python's standard library (``pydoc_data.topics``): real prose on every
-  machine without a download. It changes with Python's version, so ``source.json`` has its hash.
+- Both runs compute forward and backward passes in fp32, from the values of the weights that the optimizer updates. CPUs without bf16
+  arithmetic need about 25 times longer for bf16 matrix products. The comparison therefore measures the precision of the update alone,
+  without the rounding of activations. In an earlier check over 4 short steps, 1.724% of the weights changed with ``model.bfloat16()``
+  computing in bf16, and 1.725% with fp32 arithmetic on bf16 weights; 99% of them were the same weights.
+- Learning rate 1e-5, constant, no warm-up, no weight decay, gradient norm at most 1: a common setting for supervised fine-tuning,
+  which was not tuned. RLVR uses 1e-6, at which even fewer bf16 weights change.
+- 20 steps of 2 passages of about 250 tokens: enough to show the effect of the dtype, too few for the model to learn anything.
+- The base is a 4-bit (Q4_1) file, dequantised and rounded to bf16, because that file is available inside a Python package. Its weights are
+  larger than those of most models (median magnitude 0.1), so bf16 steps are larger and bf16 training is sparser than for other models.
+  A few weights are exactly zero; any update changes them in any dtype.
+- The text is the language reference in Python's standard library (``pydoc_data.topics``): real prose that needs no download. It depends
+  on the version of Python, so ``source.json`` records its hash.
 
     python -m analyses precision            # about eight minutes on two cores the first time, seconds after that
     python -m analyses precision --force    # train again
@@ -66,35 +66,35 @@ from dynamics.sparsity.plot_ulp import merge_tail, ulp_histogram
 #: name of a run -> dtype of the weights that its optimizer updates
 MASTER_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
-#: name of a comparison -> how the figure calls it
+#: name of a comparison -> its label in the figure
 COMPARISONS = {
     "bf16": "trained with bf16 weights\nsaved as bf16",
     "fp32": "trained with fp32 masters\nsaved as fp32",
     "fp32_saved_as_bf16": "trained with fp32 masters\nsaved as bf16",
 }
 
-#: the two whose histograms differ; saved as bf16, the masters' is the same as before
+#: comparisons with a histogram each; the histogram of ``fp32_saved_as_bf16`` equals that of ``fp32``
 RUNS = {"bf16": "trained with bf16 weights", "fp32": "trained with fp32 masters"}
 
-#: options of both runs; what is not named is the default of ``dynamics.train sft``
+#: options of both runs; all others are the defaults of ``dynamics.train sft``
 OPTIONS = (
     "--steps 20 --batch-size 2 --learning-rate 1e-5 --warmup-steps 0 --adam-beta2 0.999 --compute-dtype float32 --threads 2 --seed 0 "
     "--record-every 20 --eval-problems 0 --probe-every 0"
 )
-#: characters of a passage, at least, and of its beginning, which is its prompt
+#: minimum number of characters of a passage, and of its prompt
 PASSAGE, PROMPT = 800, 60
 
 
 @dataclass(frozen=True)
 class Source:
-    """What both runs start from.
+    """Model, text and options of both runs.
 
     Attributes
     ----------
     model : ``smollm2``, a Hugging Face folder or a hub id.
-    model_name, text_name : how the figure calls model and text.
+    model_name, text_name : names of model and text in the figure.
     text : prose to train on.
-    options : options of ``dynamics.train sft``, but for the model, the task and the dtype of the masters.
+    options : options of ``dynamics.train sft``, except model, task and dtype of the masters.
     """
 
     model: str
@@ -105,7 +105,7 @@ class Source:
 
 
 def passages(text: str) -> Iterator[dict[str, str]]:
-    """Cut a text into passages of whole paragraphs, each with its first words as prompt and the rest as completion."""
+    """Split a text into passages of whole paragraphs; the first words of each are the prompt, the rest the completion."""
     passage = ""
     for paragraph in text.split("\n\n"):
         passage = f"{passage}\n\n{paragraph}" if passage else paragraph
@@ -124,10 +124,10 @@ def python_reference() -> str:
 
 
 def make_runs(directory: Path, source: Source, force: bool = False) -> None:
-    """Train both runs into ``directory``; those that are there, finished with the same settings, are used again.
+    """Train both runs into ``directory``; reuse finished runs with the same settings.
 
-    ``base`` is the model in bf16, ``text.jsonl`` the passages, ``bf16`` and ``fp32`` the runs, ``fp32_saved_as_bf16`` the result of the
-    second rounded to bf16.
+    ``base`` is the model in bf16, ``text.jsonl`` contains the passages, ``bf16`` and ``fp32`` are the runs, and ``fp32_saved_as_bf16`` is
+    the result of ``fp32`` rounded to bf16.
     """
     directory.mkdir(parents=True, exist_ok=True)
     base, task = directory / "base", directory / "text.jsonl"
@@ -164,7 +164,7 @@ def save_as_bfloat16(model: str, folder: Path) -> None:
     from dynamics import models
     from dynamics.io.folders import save_folder
 
-    with redirect_stderr(StringIO()):  # progress bars that no setting turns off
+    with redirect_stderr(StringIO()):  # hide progress bars that no setting turns off
         loaded, tokenizer = models.load(model, "cpu", "bfloat16")
 
     def fill(path: Path) -> None:
@@ -176,7 +176,7 @@ def save_as_bfloat16(model: str, folder: Path) -> None:
 
 
 def last_checkpoint(run: Path) -> Path:
-    """Find the checkpoint after the last step of a run."""
+    """Return the checkpoint after the last step of a run."""
     checkpoints = sorted((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
     if not checkpoints:
         raise InputError(f"{run}: holds no checkpoint; python -m analyses precision makes it")
@@ -184,7 +184,7 @@ def last_checkpoint(run: Path) -> Path:
 
 
 def tuned_checkpoint(directory: Path, name: str) -> Path:
-    """Find the checkpoint of a comparison."""
+    """Return the tuned checkpoint of a comparison."""
     return last_checkpoint(directory / name) if name in MASTER_DTYPES else directory / name
 
 
@@ -222,7 +222,7 @@ def measure(directory: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def describe_runs(directory: Path, source: Source) -> dict[str, Any]:
-    """Collect what the footnote says of the runs: their settings, parameters, tokens trained on, and how many weights of the base are 0."""
+    """Collect the numbers of the footnote: settings, parameters, tokens trained on, and how many weights of the base are 0."""
     from dynamics.checkpoints import open_checkpoint
 
     document = RunDirectory(directory / "fp32").read_run()
@@ -239,7 +239,7 @@ def describe_runs(directory: Path, source: Source) -> dict[str, Any]:
 
 
 def draw(by_rule: pd.DataFrame, by_step: pd.DataFrame, run: Mapping[str, Any]) -> Figure:
-    """Draw both panels, with titles that say what these tables say. Call it inside ``style.use_style``."""
+    """Draw both panels, with titles made from the tables. Call it inside ``style.use_style``."""
     figure = style.new_figure(9.6, 8.6)
     halves: Any = figure.subfigures(2, 1)  # so that each panel has its own margins
     above, below = (half.subplots() for half in halves)
@@ -251,7 +251,7 @@ def draw(by_rule: pd.DataFrame, by_step: pd.DataFrame, run: Mapping[str, Any]) -
 
 
 def finding(by_rule: pd.DataFrame) -> str:
-    """Make the figure's title: the numbers that the question is about, taken from the table."""
+    """Make the title of the figure: the exact sparsity of each comparison."""
     unchanged = by_rule[by_rule["rule"] == "exact"].set_index("folder")["sparsity"].map(partial(percent, short=True))
     return (
         "Same data, learning rate and steps. Weights unchanged, compared exactly:\n"
@@ -261,7 +261,7 @@ def finding(by_rule: pd.DataFrame) -> str:
 
 
 def spread(by_rule: pd.DataFrame) -> str:
-    """Say how far apart the four rules are, by comparison."""
+    """State how much sparsity differs between the four rules, for each comparison."""
     points = 100 * by_rule.groupby("folder")["sparsity"].agg(lambda column: column.max() - column.min())
     return (
         f"The four rules lie {points['bf16']:.1f} points apart for bf16 weights, {points['fp32']:.1f} for fp32 masters, "
@@ -270,13 +270,13 @@ def spread(by_rule: pd.DataFrame) -> str:
 
 
 def moved(by_step: pd.DataFrame) -> str:
-    """Say what of each run a bf16 file can show."""
+    """State the share of weights of each run whose change a bf16 file can represent."""
     visible = (1 - by_step[by_step["steps"] == "0"].set_index("folder")["fraction"]).map(partial(percent, short=True))
     return f"Moved by a bf16 step or more: {visible['bf16']} of the bf16 weights, {visible['fp32']} of the fp32 masters"
 
 
 def footnote(by_rule: pd.DataFrame, run: Mapping[str, Any]) -> str:
-    """Say what a reader needs to judge the numbers: setting, size of the update, dtypes."""
+    """State the setting, the size of the update and the dtypes."""
     config = run["config"]
     update = by_rule.groupby("folder")["relative_update"].first()
     zeros = percent(run["base_zeros"] / run["parameters"], short=True)
@@ -292,7 +292,7 @@ def footnote(by_rule: pd.DataFrame, run: Mapping[str, Any]) -> str:
 
 
 def main(runs: Path, figures: Path, force: bool = False) -> list[Path]:
-    """Train or find the runs, measure them, draw; give the files written."""
+    """Train the runs or reuse them, measure them and draw the figure; return the paths of the files."""
     source = Source(
         model="smollm2",
         model_name="SmolLM2-135M-Instruct (Q4_1, dequantised)",

@@ -1,14 +1,14 @@
 """Compare variants of self-play's proposer and of its reward.
 
-Question: does it matter how the proposer is rewarded, and that it learns?
+Question: does the proposer's reward matter, and does training the proposer matter?
 
-The paper: with the reward 1 - 2|p - 1/2| the final validation accuracy is 2 % lower and entropy moves the same; with a frozen proposer
-entropy stays higher, the curriculum is lost and performance suffers. "Frozen" there drops the proposer's gradient, while the weights that
-it shares with the solver still move; ``snapshot`` is the other reading: the untouched base proposes all along.
+The paper: with the reward 1 - 2|p - 1/2| the final validation accuracy is 2 % lower and entropy is unchanged; with a frozen proposer
+entropy stays higher, the curriculum is lost and performance is worse. "Frozen" in the paper drops the proposer's gradient, while the
+weights that it shares with the solver still change. ``snapshot`` is the other reading: the base proposes throughout training.
 
-Drawn, a row a variant, a dot a seed: change of held-out pass@1 from the base; in the last fifth of the run entropy of the solver, on its
-own tasks (which differ between variants) and on prompts that stay the same, and validity of proposals; solve rate by the untouched base
-of the tasks of the last quarter.
+The figure shows, with a row per variant and a dot per seed: the change of held-out pass@1 from the base; the entropy of the solver on its
+own tasks (which differ between variants) and on fixed prompts, and the share of valid proposals, each in the last fifth of the run; and the
+base's solve rate on the tasks of the last quarter.
 
     python -m analyses.proposer_variants runs/comparison --out figures        # seconds
 """
@@ -44,11 +44,11 @@ PANELS = {
     "solve_rate": "solve rate",
 }
 MEASURED = {"entropy": "solver entropy on its own tasks, nats", "fixed": "solver entropy on fixed prompts, nats"}
-#: what counts as no change of entropy, in nats a token
+#: largest change of entropy that counts as none, in nats per token
 SAME = 0.05
 
 
-#: label -> settings, of the variants that this project has
+#: label -> settings of the built-in variants
 VARIANTS: dict[str, dict[str, Any]] = {
     make_label("selfplay", varied): varied
     for reward in ({}, *({"proposer_reward": name} for name in REWARDS))
@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def variant_name(label: str) -> str:
-    """Name a variant by what differs from the usual; one with a reward or settings of another origin by its label."""
+    """Name a variant by its settings that differ from the default; a variant that is not built in, by its label."""
     varied = VARIANTS.get(label)
     return label if varied is None else describe(varied) or "one_minus, trained"
 
@@ -66,10 +66,10 @@ def variant_name(label: str) -> str:
 def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     return (
-        "Gain: held-out pass@1 minus that of the base at T=1, all splits. Entropy of the solver (nats a token), on its own tasks, which "
-        "differ between variants, and on prompts that stay the same, and share of valid proposals: last fifth of the run. Solve rate: of "
-        "the tasks of the last quarter, by the untouched base. "
-        f"{seed_count(table)} seeds, a dot each, ticks their mean, bars Student's 95 % interval over seeds, cut at the panel's edge."
+        "Gain: held-out pass@1 minus that of the base at T=1, all splits. Entropy of the solver (nats per token), on its own tasks, which "
+        "differ between variants, and on fixed prompts, and share of valid proposals: means over the last fifth of the run. Solve rate: of "
+        "the base, on the tasks of the last quarter. "
+        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: Student's 95 % interval over seeds, cut at the edge of the panel."
     )
 
 
@@ -80,12 +80,12 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         if run.method == "selfplay":
             rows += [{"label": run.label, "seed": run.seed, "quantity": name, "value": value} for name, value in _quantities(run).items()]
     if len({row["label"] for row in rows}) < 2:
-        raise InputError("needs self-play with two proposers or rewards at least, at the usual learning rate and dtype")
+        raise InputError("needs self-play with at least two proposers or rewards, at the default learning rate and dtype")
     return with_intervals(pd.DataFrame(rows).dropna(subset=["value"]), ["label", "quantity"])
 
 
 def _quantities(run: Run) -> dict[str, float]:
-    """Measure the quantities of ``PANELS`` in one run, those that it recorded."""
+    """Measure those quantities of ``PANELS`` that the run recorded."""
     quantities = {}
     if {run.label, BASE} <= set(run.evals["name"]):
         quantities["gain"] = mean_difference(run.evals, BASE, run.label, 1)
@@ -98,13 +98,13 @@ def _quantities(run: Run) -> dict[str, float]:
 
 
 def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
-    """Draw one quantity, a row a variant."""
+    """Draw one quantity: a row per variant."""
     rows = table[table["quantity"] == quantity]
     labels = list(dict.fromkeys(table["label"]))
     methods.dots(rows, labels, ax)
     ax.set_yticks(range(len(labels)), [variant_name(label) for label in labels])
     least, most = rows["value"].min(), rows["value"].max()
-    room = max(0.02, 0.6 * (most - least))  # what of an interval is shown beyond the seeds
+    room = max(0.02, 0.6 * (most - least))  # show this much of an interval beyond the seeds
     ax.set_xlim(
         max(least - room, np.nanmin([least, *rows["low"]]) - 0.1 * room), min(most + room, np.nanmax([most, *rows["high"]]) + 0.1 * room)
     )
@@ -125,7 +125,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """Check what the paper says of the p ~ 1/2 reward and of the frozen proposer, seed by seed."""
+    """Check the paper's claims about the p ~ 1/2 reward and the frozen proposer for each seed."""
     checked = []
     triangular, frozen, snapshot = {"proposer_reward": "triangular"}, {"proposer": "frozen"}, {"proposer": "snapshot"}
     for varied, quantity, expected, finding in (

@@ -1,11 +1,11 @@
 """Count the problems that only the base or only the tuned model solved.
 
-Question: does training reach problems that the base cannot solve?
+Question: does training solve problems that the base cannot solve?
 
-The paper holds that it does not: the base's pass@k at large k matches the tuned models'. Drawn: of the held-out problems, those that only
-the base solved in all its samples, and those that only the tuned model did; and the base's log-probability of answers that are right, of
-problems that only the tuned model solved beside problems that both did. An answer that the base gives with probability p is missed in n
-samples with probability (1 - p)^n: "not solved" is not "cannot be solved".
+The paper says that it does not: the base's pass@k at large k matches that of the tuned models. The figure shows the shares of held-out
+problems that only the base solved and that only the tuned model solved, in all samples. It also shows the base's log-probability of correct
+answers, for problems that only the tuned model solved and for problems that both solved. If the base gives an answer with probability p, n
+samples miss it with probability (1 - p)^n: a problem that was not solved is not one that cannot be solved.
 
     python -m analyses.support runs/comparison --out figures        # under a minute for the embedded model
 """
@@ -38,17 +38,17 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     shares = table[table["part"] == "share"]
     return (
-        f"Left: share of {int(shares['problems'].max())} held-out problems of all splits and seeds, solved at least once in "
-        f"{int(shares['samples'].max())} samples by one of the two and never by the other; bars: 95 % of Wilson's. "
-        "Right: log-probability that the base gives a right answer of the tuned model, the likeliest of each problem, at temperature 1; "
-        "the dotted line is where the base would be expected to give it once in as many samples."
+        f"Left: share of {int(shares['problems'].max())} held-out problems of all splits and seeds that one model solved at least once in "
+        f"{int(shares['samples'].max())} samples and the other never; bars: 95 % Wilson intervals. "
+        "Right: the base's log-probability at temperature 1 of the tuned model's correct answers, the most likely of each problem; "
+        "at the dotted line the base is expected to give the answer once in that many samples."
     )
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of columns part, label, problems, samples, seeds, seed, outcome, value, low, high.
 
-    Parts: share (of the problems, by outcome), balance (of all seeds together and of each), answer (log-probability, one per problem).
+    Parts: share (of the problems, by outcome), balance (for all seeds together and for each), answer (log-probability, one per problem).
     """
     evaluated = [run for run in default_settings(runs) if len(run.evals)]
     rows: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def _label_rows(label: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _solved(run: Run) -> pd.DataFrame:
-    """Tell for each problem whether the base and whether the tuned model solved it at all."""
+    """Tell for each problem whether the base solved it in any sample, and whether the tuned model did."""
     samples = run.evals[run.evals["name"].isin([BASE, run.label])]
     wide = samples.groupby(["problem", "name"])["correct"].agg(["any", "size"]).unstack()
     if not {BASE, run.label} <= set(wide["any"].columns):
@@ -92,9 +92,9 @@ def _solved(run: Run) -> pd.DataFrame:
 
 
 def _balance(solved: pd.DataFrame) -> dict[str, float]:
-    """Subtract the share of problems that only the base solved from that of those that only the tuned model did.
+    """Compute the share of problems that only the tuned model solved minus the share that only the base solved.
 
-    The interval is by bootstrap over the problems.
+    The interval is a bootstrap over the problems.
     """
     base, tuned = (solved[name].to_numpy(float)[:, None] for name in ("base", "tuned"))
     interval = bootstrap.difference_interval(base, tuned)
@@ -102,9 +102,9 @@ def _balance(solved: pd.DataFrame) -> dict[str, float]:
 
 
 def _answers(run: Run, solved: pd.DataFrame) -> list[dict[str, Any]]:
-    """Compute the base's log-probability of the tuned model's right answers, the likeliest of each problem.
+    """Compute the base's log-probability of the tuned model's correct answers: the most likely answer of each problem.
 
-    There are no rows for a run that did not keep its base.
+    A run without the weights of its base gives no rows.
     """
     from dynamics.train import policy
     from dynamics.train.batch import Batch
@@ -112,7 +112,7 @@ def _answers(run: Run, solved: pd.DataFrame) -> list[dict[str, Any]]:
     if not run.has_weights:
         return []
     prompts: dict[str, list[int]] = {}
-    answers: dict[str, dict[tuple[int, ...], None]] = {}  # in the order in which they were sampled, each once
+    answers: dict[str, dict[tuple[int, ...], None]] = {}  # distinct, in the order of sampling
     for sample in run.samples():
         if sample["correct"] and not is_of_base(sample):
             prompts.setdefault(sample["problem"], sample["prompt_ids"])
@@ -135,7 +135,7 @@ def _answers(run: Run, solved: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
-    """Compute the 95 % interval of a share."""
+    """Compute the 95 % Wilson interval of a proportion."""
     from scipy.stats import binomtest
 
     interval = binomtest(successes, count).proportion_ci(0.95, "wilson")
@@ -143,7 +143,7 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
 
 
 def draw(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the shares solved by one of the two only, a row a method and outcome."""
+    """Draw the shares of problems that only one of the two models solved: a row per method and outcome."""
     shares = table[table["part"] == "share"]
     labels = list(dict.fromkeys(shares["label"]))
     for position, label in enumerate(labels):
@@ -172,7 +172,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def answers(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the distribution of the base's log-probability of right answers, by method and by whether the base solved the problem."""
+    """Draw the distribution of the base's log-probability of correct answers, by method and by whether the base solved the problem."""
     rows = table[table["part"] == "answer"]
     for label in dict.fromkeys(rows["label"]):
         for outcome, dashes in (("both", "-"), ("only tuned", "--")):
@@ -201,7 +201,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """Check whether training narrows what can be solved."""
+    """Check whether training narrows the set of problems that can be solved."""
     checked = []
     for method in ("rlvr", "selfplay"):
         rows = table[(table["part"] == "balance") & (table["label"] == method)]

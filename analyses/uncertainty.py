@@ -1,9 +1,9 @@
 """Trace the entropy of the real 135M model over real text, before and after a fine-tune.
 
-Question: at which tokens of this project's own README is SmolLM2-135M unsure, and what did the fine-tune of ``analyses.precision`` change?
-Drawn: the spread of entropy, its course along the text, tokens by mean entropy, change by percentile of the base's entropy.
-Reads ``runs/precision/base`` and ``runs/precision/fp32``; writes ``figures/uncertainty.png`` and, beside it, the tables it draws.
-About a minute on two cores:  python -m analyses uncertainty
+Question: at which tokens of this project's README is SmolLM2-135M uncertain, and what did the fine-tune of ``analyses.precision`` change?
+The figure shows the distribution of entropy, entropy along the text, tokens by mean entropy, and the change by percentile of the base's
+entropy. The analysis reads ``runs/precision/base`` and ``runs/precision/fp32``; it writes ``figures/uncertainty.png`` and the tables of the
+figure next to it. About a minute on two cores:  python -m analyses uncertainty
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dynamics.io.atomic import replacing
 from dynamics.presentation import style
 
 README = Path(__file__).parent.parent / "README.md"
-#: characters of a text, and how many texts: enough for every panel, little enough for two cores
+#: characters per text and number of texts: enough for every panel, and fast on two cores
 LENGTH, TEXTS = 1200, 8
 
 
 def main(runs: Path, figures: Path) -> list[Path]:
-    """Trace both models over the README and draw."""
+    """Trace both models over the README and draw the figure; return the paths of the files."""
     folders = [precision.tuned_checkpoint(runs / "precision", name) for name in ("base", "fp32")]
     for folder in folders:
         if not folder.is_dir():

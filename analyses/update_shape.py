@@ -1,10 +1,10 @@
 """Compare the updates of methods and seeds: directions, changed weights, spectra.
 
-Question: do the methods move the same weights, in the same directions?
+Question: do the methods change the same weights, in the same directions?
 
-Not in the paper, but what its comparison asks for next: cosine of the updates of methods and seeds; overlap of the weights that they
-changed against the chance value of independent masks with the same density in every tensor, at the lowest learning rate at which all
-methods were run (where nearly every weight changes, any two runs change the same); spectral drift, principal angles and stable rank.
+The paper does not report this. The figure shows the cosine between the updates of methods and seeds; the overlap of the changed weights,
+divided by the overlap expected for independent masks with the same density in every tensor; and spectral drift, principal angles and stable
+rank. The overlap is at the lowest learning rate at which all methods were run: if nearly every weight changes, any two runs overlap.
 
     python -m analyses.update_shape runs/comparison --out figures        # two minutes for the embedded model
 """
@@ -31,7 +31,7 @@ from dynamics.presentation import methods, style
 TITLE = "Overlap and shape of the updates"
 CLAIM = "not in the paper"
 PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest angle, degrees", "stable_rank": "stable rank"}
-#: weights above which decompositions are estimated, by random projections
+#: number of weights above which decompositions are estimated by random projections
 LARGE = 5_000_000
 
 
@@ -40,29 +40,29 @@ def caption(table: pd.DataFrame) -> str:
     shapes = table[table["part"] == "spectrum"]
     estimated = (shapes["estimator"] == "approx").any()
     return (
-        f"Top left: cosine of the updates of two runs, over all weights{_rate(table, 'usual', ', learning rate ')}; unrelated updates of "
-        "so many weights are within a hundredth of 0. Top right: overlap (Jaccard index) of the weights that they changed (rule bf16) over "
-        f"that of independent masks with the same density in every tensor{_rate(table, 'lowest', ', learning rate ')}. Below: means over "
-        "matrices, every matrix the same weight, of the runs of the first, a dot a seed; bars: Student's 95 % over seeds"
-        f"{'; estimates by random projections' if estimated else ''}. Angles: the largest of the first 32 left singular directions; stable "
-        "rank: of the update."
+        f"Top left: cosine between the updates of two runs, over all weights{_rate(table, 'usual', ', learning rate ')}; for unrelated "
+        "updates of so many weights it is within 0.01 of 0. Top right: overlap (Jaccard index) of the changed weights (rule bf16), divided "
+        f"by that of independent masks with the same density in every tensor{_rate(table, 'lowest', ', learning rate ')}. Below: "
+        "unweighted means over matrices, of the runs at top left, a dot per seed; bars: Student's 95 % interval over seeds"
+        f"{'; estimates by random projections' if estimated else ''}. Angle: the largest principal angle of the first 32 left singular "
+        "vectors; stable rank: of the update."
     )
 
 
 def _rate(table: pd.DataFrame, at: str, before: str) -> str:
-    """Name the learning rate of the pairs at ``usual`` or ``lowest``, if it was recorded and they have one in common."""
+    """Name the learning rate of the pairs at ``usual`` or ``lowest``, if it was recorded and they share it."""
     pairs = _pairs_at(table, at)
     return f"{before}{style.exponent(pairs['learning_rate'].iloc[0])}" if pairs["learning_rate"].nunique() == 1 else ""
 
 
 def _pairs_at(table: pd.DataFrame, at: str) -> pd.DataFrame:
-    """Select the pairs of runs at the ``lowest`` learning rate that all methods were run at, if there are any; else at the usual ones."""
+    """Select the pairs of runs with the given ``at`` (``usual`` or ``lowest``); the usual pairs if there are none."""
     pairs = table[table["part"] == "pair"]
     return pairs[pairs["at"] == (at if (pairs["at"] == at).any() else "usual")]
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Make a table of pairs of runs and of the spectra of each.
+    """Make a table of pairs of runs and of the spectra of each run.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """Compare the updates of every two runs."""
+    """Compare the updates of every pair of runs."""
     if len(runs) < 2:
         return []
     compared = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
@@ -114,7 +114,7 @@ def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def _distinct_names(runs: Sequence[Run]) -> list[str]:
-    """Name runs by method and seed; where that is not enough by folder, and by the folder around it."""
+    """Name runs by method and seed; if these are not unique, by folder, and else by folder and its parent."""
     by_seed = [f"{run.method} {run.seed}" for run in runs]
     by_folder = [run.path.name for run in runs]
     by_path = [str(Path(*run.path.resolve().parts[-2:])) for run in runs]
@@ -163,7 +163,7 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 def verdicts(_table: pd.DataFrame) -> list[Verdict]:
-    """Check nothing: the paper claims nothing about this."""
+    """Return no verdicts: the paper makes no claim about this."""
     return []
 
 

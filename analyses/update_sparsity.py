@@ -2,12 +2,12 @@
 
 Question: how many weights does each method leave unchanged?
 
-The paper: self-play lies between dense SFT and sparse RLVR. Its figures, known from notes only, are 45.7 % for self-play (AZR-Coder-7B),
-94-98 % for SFT and 3-7 % for RLVR; read as sparsity they contradict the text, read as density (share changed) they agree with it.
+The paper: self-play lies between dense SFT and sparse RLVR. Its numbers, known from notes only, are 45.7 % for self-play (AZR-Coder-7B),
+94-98 % for SFT and 3-7 % for RLVR. Read as sparsity, they contradict the text; read as density (share changed), they agree with it.
 
-Drawn: sparsity against the base under the four rules, a dot a seed, at the usual learning rate and at the lowest at which all methods
-were run; the ``bf16`` rule over training; layer x module maps at the lower rate. Within a rate the methods share steps, dtype and
-optimizer, which the paper's checkpoints do not: ``analyses.confound`` varies them.
+The figure shows sparsity against the base under the four rules, a dot per seed, at the default learning rate and at the lowest at which all
+methods were run; sparsity by rule ``bf16`` over training; and layer x module maps at the lower rate. At each rate the methods share the
+number of steps, the dtype and the optimizer. The paper's checkpoints do not: ``analyses.confound`` varies these settings.
 
     python -m analyses.update_sparsity runs/comparison --out figures        # seconds
 """
@@ -35,7 +35,7 @@ from dynamics.sparsity.definitions import RULES
 
 TITLE = "Update sparsity by method"
 CLAIM = "self-play updates are denser than RLVR's and sparser than SFT's"
-#: of lines, by learning rate from the highest
+#: line styles by learning rate, from the highest
 LINES = ("solid", "dashed", "dotted", "dashdot")
 
 
@@ -45,7 +45,7 @@ def caption(table: pd.DataFrame) -> str:
     dtypes = ", ".join(sorted(set(total["dtype"].dropna())))
     names = _axis_names(table)
     return (
-        f"Share of weights unchanged since the base, by method and learning rate, {seed_count(total)} seeds, a dot each; "
+        f"Share of weights unchanged since the base, by method and learning rate; {seed_count(total)} seeds, a dot each; "
         f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. "
         f"Maps: mean over seeds, of {', '.join(names[label] for label in _mapped(table)['label'].unique())}. "
         f"Rules: {'; '.join(plot_rules.RULE_LABELS.values())}."
@@ -80,12 +80,12 @@ def _run_rows(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _final(run: Run) -> tuple[dict[str, float], float, pd.DataFrame | None]:
-    """Give sparsity by rule, relative update, and the cells of layer x module: of the last checkpoint, else of the last metrics."""
+    """Return sparsity by rule, relative update and the layer x module cells: from the last checkpoint, else from the last metrics."""
     columns = [f"sparsity/{rule}" for rule in RULES]
     try:
         comparison = sparsity.compare(run.checkpoints[0], run.checkpoints[-1])
     except InputError:
-        if not set(columns) <= set(run.metrics):  # as another trainer's recorder writes them, without checkpoints
+        if not set(columns) <= set(run.metrics):  # the recorder of another trainer writes metrics without checkpoints
             raise
         last = run.metrics.dropna(subset=columns).iloc[-1]
         return {rule: float(last[name]) for rule, name in zip(RULES, columns, strict=True)}, float("nan"), None
@@ -93,7 +93,7 @@ def _final(run: Run) -> tuple[dict[str, float], float, pd.DataFrame | None]:
 
 
 def _mapped(table: pd.DataFrame) -> pd.DataFrame:
-    """Select the cells of the maps: those at the lowest learning rate that has any; all if no learning rate was recorded."""
+    """Select the cells of the maps: those at the lowest learning rate with cells; all if no learning rate was recorded."""
     cells = table[table["part"] == "cell"]
     if not cells["learning_rate"].notna().any():
         return cells
@@ -101,7 +101,7 @@ def _mapped(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _axis_names(table: pd.DataFrame) -> dict[str, str]:
-    """Name each label on an axis: by the method and the learning rate where they tell labels apart."""
+    """Name each label on an axis by method and learning rate if these are distinct; else by the label."""
     first = table.drop_duplicates("label")
     distinct = not first.duplicated(["method", "learning_rate"]).any() and first["learning_rate"].notna().all()
     names = [f"{row['method']}, {style.exponent(row['learning_rate'])}" for row in first.to_dict("records")] if distinct else first["label"]
@@ -109,7 +109,7 @@ def _axis_names(table: pd.DataFrame) -> dict[str, str]:
 
 
 def draw(table: pd.DataFrame, ax: Axes, rule: str = "bf16") -> Axes:
-    """Draw sparsity by one rule, a row a label."""
+    """Draw sparsity by one rule: a row per label."""
     rows = table[(table["part"] == "total") & (table["rule"] == rule)]
     names = _axis_names(rows)
     labels = list(names)
@@ -151,7 +151,7 @@ def figure(table: pd.DataFrame) -> Figure:
     if not mapped:
         return drawing
     ends = float(cells["value"].min()), float(cells["value"].max())
-    ends = (ends[0] if ends[0] > ends[1] / 2 else 0.0, ends[1])  # where all are sparse, how they differ is seen only close up
+    ends = (ends[0] if ends[0] > ends[1] / 2 else 0.0, ends[1])  # if all are sparse, a scale from 0 would hide their differences
     images = [cell_map(cells[cells["label"] == label], ax, ends) for label, ax in zip(mapped, axes[1:], strict=True)]
     bottom.colorbar(images[-1], ax=axes[-1]).set_label("sparsity, bf16")
     for ax in axes[2:]:
@@ -174,13 +174,13 @@ def _over_training(table: pd.DataFrame, ax: Axes) -> None:
 
 
 def cell_map(cells: pd.DataFrame, ax: Axes, ends: tuple[float, float] = (0.0, 1.0)) -> Any:
-    """Draw sparsity of every cell of layer x module, the mean over seeds.
+    """Draw a layer x module map of sparsity, the mean over seeds.
 
     Parameters
     ----------
     cells : label, method, learning_rate, layer, module, value.
-    ax : where to draw.
-    ends : of the colour scale.
+    ax : axes to draw on.
+    ends : limits of the colour scale.
     """
     modules = sorted(cells["module"].unique(), key=module_order)
     layers = sorted(cells["layer"].unique(), key=lambda layer: layer_order(layer or ""))
@@ -206,7 +206,8 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
 def check_order(rows: pd.DataFrame, setting: str) -> list[Verdict]:
     """Check the paper's order of the methods, by sparsity under the rule bf16.
 
-    Its figures - self-play 45.7 %, SFT 94-98 %, RLVR 3-7 % - put self-play between under both readings, and SFT at one end or the other.
+    Read as sparsity or as density, the paper's numbers - self-play 45.7 %, SFT 94-98 %, RLVR 3-7 % - put self-play in the middle. The two
+    readings differ in the order of SFT and RLVR.
 
     Parameters
     ----------

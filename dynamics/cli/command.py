@@ -1,4 +1,4 @@
-"""How a command runs: errors of one line, exit codes, and options that are understood when they are mistyped."""
+"""Running a command: one-line errors, exit codes, and suggestions for mistyped options."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from dynamics.errors import InputError, did_you_mean
 from dynamics.extras import explain
 
 DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
-#: environment variable that asks for the traceback of an unexpected error
+#: environment variable that shows the traceback of an unexpected error
 TRACEBACK = "DYNAMICS_TRACEBACK"
 
 
 class IncompleteError(InputError):
-    """A result was made but is incomplete; the message says how. Commands print it and exit with status 3."""
+    """A result was written but is incomplete; the message says how. Commands print it and exit with status 3."""
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM: whatever saves its work on Ctrl-C does so too."""
+    """SIGTERM was received. It derives from ``KeyboardInterrupt``, so code that saves its work on Ctrl-C also does so here."""
 
 
 def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit status; an error is one line on stderr, never a traceback.
+    """Run a command and return its exit status; an error is one line on stderr, without a traceback.
 
     Parameters
     ----------
-    name : of the command, which its messages begin with.
+    name : name of the command, the prefix of its messages.
     main : the command; it raises an error if there is no result, or an incomplete one.
-    argv : the words of the command line; those of this process if None.
+    argv : command-line arguments; those of this process if None.
 
     Returns
     -------
-    0 done, 2 bad input, 3 a result was made but is incomplete, 130 interrupted, 143 terminated; 1 for an error that should not happen.
+    0 done, 1 internal error, 2 bad input, 3 incomplete result, 130 interrupted, 143 terminated.
     """
     try:
         with _terminable():
@@ -67,13 +67,13 @@ def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[
 
 
 def _end(name: str, message: str, status: int) -> int:
-    """Print the last line of a command, if anybody reads it."""
+    """Print the last line of a command and return its exit status."""
     tell(f"{name}: {message}")
     return status
 
 
 def _unexpected(name: str, error: Exception) -> int:
-    """Report an error of this program in one line."""
+    """Report an internal error in one line."""
     if os.environ.get(TRACEBACK):
         raise error
     what = str(error).partition("\n")[0]
@@ -82,14 +82,14 @@ def _unexpected(name: str, error: Exception) -> int:
 
 
 def tell(line: str) -> None:
-    """Print a line on stderr, if anybody reads it."""
+    """Print a line on stderr; ignore a closed stderr."""
     with contextlib.suppress(OSError, ValueError):  # a broken pipe; a closed stream
         print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Raise ``Terminated`` on SIGTERM, so that temporary files are removed and what is finished is saved."""
+    """Raise ``Terminated`` on SIGTERM, so that temporary files are removed and finished work is saved."""
 
     def stop(*_: object) -> None:
         raise Terminated
@@ -106,14 +106,14 @@ def _terminable() -> Iterator[None]:
 
 
 def silence_stdout() -> None:
-    """Leave nothing in the buffer that the interpreter would fail to write once more on its way out."""
-    with contextlib.suppress(OSError, ValueError):  # standard output may be no file
+    """Redirect standard output to the null device, so that the interpreter does not fail to flush it at exit."""
+    with contextlib.suppress(OSError, ValueError):  # standard output may not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """Print to standard output; if its reader has seen enough (``| head``), the command goes on to write its files."""
+    """Ignore a broken pipe on standard output (``| head``), so that the command still writes its files."""
     try:
         yield
         sys.stdout.flush()
@@ -122,14 +122,14 @@ def reader_may_leave() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for which arguments that make no sense are bad input like any other: one line, with the nearest name that exists."""
+    """A parser that raises ``InputError`` for wrong arguments and suggests the nearest option or choice."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the arguments."""
+        """Raise ``InputError`` with argparse's message and a suggestion."""
         raise InputError(f"{message}{self._suggestion(message)}; see --help")
 
     def _suggestion(self, message: str) -> str:
-        """Find the option or choice that was meant, from the message of argparse."""
+        """Suggest the nearest option or choice for the message of argparse; empty if there is none."""
         if unknown := re.match(r"unrecognized arguments: (?:.* )?(--?[^\s=]+)", message):
             return did_you_mean(unknown[1], (option for option in self._option_string_actions if not self._is_hidden(option)))
         if wrong := re.match(r"argument (.+?): invalid choice: '?(.+?)'? \(", message):

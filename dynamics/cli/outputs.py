@@ -1,4 +1,4 @@
-"""The output files that every command offers: checked before the work, written whole."""
+"""Output files of the commands: checked before the work starts, and written atomically."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ FIGURES = (".png", ".svg", ".pdf")
 
 
 def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
-    """Refuse an output that cannot be written, before the work is done rather than after.
+    """Check that an output can be written. Call it before the work starts.
 
     Parameters
     ----------
-    path : of the output; None for none, ``-`` for standard output.
-    suffixes : that the path may have, in lower case; any if empty.
+    path : path of the output; None for no output, ``-`` for standard output.
+    suffixes : allowed suffixes in lower case; any if empty.
 
     Raises
     ------
-    InputError : another suffix, a path that is no regular file, or a folder that is not there or not writable.
+    InputError : the suffix is not allowed, the path is not a regular file, or its folder does not exist or is not writable.
     """
     if path is None or path == "-":
         return
@@ -47,7 +47,7 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
 
 
 def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> None:
-    """Add the options for the outputs that every command has; ``numbers`` and ``drawing`` are what --csv and --figure hold."""
+    """Add the output options; ``numbers`` and ``drawing`` describe the contents of --csv and --figure."""
     parser.add_argument("--json", metavar="FILE", help="write the whole report to FILE as JSON; - writes it to standard output")
     parser.add_argument("--csv", metavar="FILE", help=f"write {numbers} to FILE as a CSV table; - writes it to standard output")
     parser.add_argument("--html", metavar="FILE", help="write one self-contained page with figures and tables to FILE")
@@ -55,7 +55,7 @@ def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> 
 
 
 def check_outputs(options: Any) -> None:
-    """Refuse outputs that cannot be written, and two that go to the same place."""
+    """Check that all outputs can be written, and that no two of them go to the same place."""
     for path in (options.json, options.csv, options.html):
         check_output(path)
     check_output(options.figure, FIGURES)
@@ -67,7 +67,7 @@ def check_outputs(options: Any) -> None:
 
 
 def write(path: str, content: str | bytes) -> None:
-    """Write a file whole or not at all, and say so on stderr. ``-`` is standard output."""
+    """Write a file atomically and report it on stderr. ``-`` is standard output."""
     if path == "-":
         sys.stdout.write(content if isinstance(content, str) else content.decode())
         return
@@ -77,7 +77,7 @@ def write(path: str, content: str | bytes) -> None:
 
 
 def save_figure(figure: Figure, path: str) -> None:
-    """Write a figure in the format that its suffix names, and say so on stderr."""
+    """Write a figure in the format of its suffix, and report it on stderr."""
     from dynamics.presentation.style import save
 
     save(figure, path)
@@ -85,5 +85,5 @@ def save_figure(figure: Figure, path: str) -> None:
 
 
 def wrote(path: str | os.PathLike[str]) -> None:
-    """Say on stderr that a file was written."""
+    """Report on stderr that a file was written."""
     tell(f"wrote {printable(path, 1000)}")

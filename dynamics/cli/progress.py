@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ VARIABLE = "DYNAMICS_PROGRESS"
 
 
 class ProgressBar:
-    """Progress of work that takes more than about two seconds: a bar on a terminal, and a line now and then where stderr is none.
+    """Progress of work that takes more than about two seconds: a bar if stderr is a terminal, else occasional lines.
 
-    Lines come after 2, 4, 8, 16 and 32 seconds, then once a minute. The environment variable ``DYNAMICS_PROGRESS=0`` switches both off.
+    Lines are printed after 2, 4, 8, 16 and 32 seconds, then once a minute. The environment variable ``DYNAMICS_PROGRESS=0`` disables
+    both.
 
     Parameters
     ----------
-    description : what is being done.
-    unit : what is counted, to show how many a second; empty to show no speed.
-    patience : seconds of work before the bar or the first line is shown; ``PATIENCE`` if None.
+    description : description of the work.
+    unit : unit of the speed, which is shown per second; empty to show no speed.
+    patience : seconds before the bar or the first line is shown; ``PATIENCE`` if None.
     counts : whether to show ``3/12`` rather than a percentage.
     keep : whether the bar stays on the terminal when the work is done.
-    compiles : whether the work runs kernels of numba, which are compiled when they are first used: a line says so then.
+    compiles : whether the work runs numba kernels, which are compiled on first use; a line then reports the compilation.
 
     Examples
     --------
@@ -55,7 +56,7 @@ class ProgressBar:
         self.description, self.unit, self.counts, self.keep, self.compiles = description, unit, counts, keep, compiles
         self.patience = self.PATIENCE if patience is None else patience
         self._latest: tuple[int, int | None, str] = (0, None, "")
-        self._first: tuple[int, float] | None = None  # what was done at the first report, and when that was
+        self._first: tuple[int, float] | None = None  # amount done at the first report, and its time
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._lock = threading.Lock()
@@ -65,7 +66,7 @@ class ProgressBar:
         self._start = time.monotonic()
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
-        """Show that ``done`` of ``total`` are done, and ``text`` behind the bar."""
+        """Show that ``done`` of ``total`` are done, with ``text`` after the bar."""
         with self._lock:
             self._latest = done, total, text
             if self._first is None:
@@ -84,7 +85,7 @@ class ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the bar off the terminal, or leave it there if it is to stay."""
+        """Stop; remove the bar from the terminal unless ``keep`` is set."""
         self._finished.set()
         if self._thread is not None:
             self._thread.join()
@@ -93,7 +94,7 @@ class ProgressBar:
             self._progress.stop()
 
     def _announce_compiling(self) -> None:
-        """Say so when numba begins to compile, which takes seconds before the first result; numba's cache makes it happen once."""
+        """Report when numba starts to compile, which takes seconds; because of numba's cache it happens once."""
         from numba.core import event
 
         class Listener(event.Listener):
@@ -113,7 +114,7 @@ class ProgressBar:
             self._progress.update(self._task, completed=done, total=total, text=text)
 
     def _print_lines(self) -> None:
-        """Print a line now and then, until the work is done."""
+        """Print lines at growing intervals until the work is done."""
         pause = self.patience
         while not self._finished.wait(pause):
             with self._lock:
@@ -122,7 +123,7 @@ class ProgressBar:
             pause = min(max(time.monotonic() - self._start, self.PATIENCE), self.LONGEST_PAUSE)
 
     def _line(self, seconds: float) -> str:
-        """Say in a line how far the work is, how long it took so far and about how long the rest will take."""
+        """Format amount done, elapsed time and estimated remaining time."""
         done, total, text = self._latest
         if not total or not done:
             return f"{self.description}: {duration(seconds)}"
@@ -133,7 +134,7 @@ class ProgressBar:
         return f"{self.description}: {amount}{f', {text}' if text else ''}, {duration(seconds)}{left}"
 
     def _show_bar(self) -> None:
-        """Show the bar. The clock starts it and not the first result, since opening files and compiling can take the longest."""
+        """Show the bar after ``patience`` seconds, even without a result: opening files and compiling can take the longest."""
         if self._finished.wait(self.patience):
             return
         from rich.console import Console
@@ -152,12 +153,12 @@ class ProgressBar:
         progress.start()
 
 
-#: filled when this process has said that it compiles
+#: not empty once this process has reported that it compiles
 _announced: list[bool] = []
 
 
 def duration(seconds: float) -> str:
-    """Write a duration in the unit that fits it.
+    """Format a duration in suitable units.
 
     >>> duration(8), duration(95), duration(7300)
     ('8 s', '1 min 35 s', '2 h 1 min')
@@ -171,7 +172,7 @@ def duration(seconds: float) -> str:
 
 
 def _speed(unit: str) -> ProgressColumn:
-    """Make a column that shows how many ``unit`` are done in a second."""
+    """Make a column that shows the speed in ``unit`` per second."""
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
 

@@ -10,11 +10,11 @@ from dynamics.io.paths import natural_order
 
 
 def sort_series(command: str, names: Sequence[str]) -> list[str]:
-    """Put a series of checkpoints into natural order, and say so in one line if that is another order than the one given.
+    """Sort a series of checkpoints in natural order, and report the order on stderr if it differs from the given one.
 
     Parameters
     ----------
-    command : the name of the command, which the line begins with.
+    command : name of the command, the prefix of the line.
     names : the checkpoints. A base whose name differs from the others' in more than its number stays first.
     """
     ordered = natural_order(names)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _report_bounds(options: argparse.Namespace) -> None:
-    """Report on log-probabilities: bounds of the mean entropy, never called entropy."""
+    """Report bounds of the mean entropy from recorded log-probabilities."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import write
     from dynamics.io.json import to_json
@@ -61,7 +61,7 @@ def _report_bounds(options: argparse.Namespace) -> None:
 
 
 def _report_trace(options: argparse.Namespace) -> None:
-    """Run the models over the texts, and write what was asked for."""
+    """Run the models over the texts, and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import save_figure, write
     from dynamics.cli.series import sort_series
@@ -116,7 +116,7 @@ def _load(name: str, options: argparse.Namespace) -> tuple[Any, Any]:
 def _trace(
     options: argparse.Namespace, model: Any, tokenizer: Any, documents: Sequence[Document], against: Any, settings: dict[str, Any]
 ) -> Trace:
-    """Trace the documents; write what was finished to a file beside --out if the work is broken off."""
+    """Trace the documents; if this is interrupted, write the finished texts to a file next to --out."""
     from dynamics.cli.command import IncompleteError
     from dynamics.cli.progress import ProgressBar
 
@@ -135,7 +135,7 @@ def _trace(
 
 
 def _series(options: argparse.Namespace, first: Trace, documents: Sequence[Document], settings: dict[str, Any]) -> pd.DataFrame:
-    """Sum up every checkpoint over the same texts, a row each; one model in memory at a time."""
+    """Summarise every checkpoint on the same texts, one row each; they are loaded one at a time."""
     import pandas as pd
 
     from dynamics.cli.progress import ProgressBar
@@ -234,7 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """Run the command, and give its exit status."""
+    """Run the command and return its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.entropy", main, argv)

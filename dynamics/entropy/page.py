@@ -1,6 +1,6 @@
-"""Present a trace as one self-contained page: the text coloured by entropy, with what the model expected under the pointer.
+"""Present a trace as one self-contained page: the text coloured by entropy, with the model's predictions in tooltips.
 
-Only the part of the text near the window is in the document at any time, so a hundred thousand tokens scroll as ten do.
+Only the text near the window is in the document at any time, so that texts of 100,000 tokens scroll smoothly.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ if TYPE_CHECKING:
     from dynamics.entropy.traces import Trace
 
 HEADERS = ("part", "tokens", "mean", "95 % over texts", "below 0.01", "median", "80th percentile", "varentropy", "surprisal")
-#: of the columns that there are with a second model
+#: headers of the columns for a second model
 CHANGE_HEADERS = ("second model", "change", "95 %", "KL(1||2)", "KL(2||1)", "top-20 % shared")
-#: key for the script -> column of a trace
+#: key in the script -> column of a trace
 COLUMNS = {"h": "entropy", "s": "surprisal", "b": "entropy_b", "kl": "kl_ab"}
 
 GLOSSARY = {
-    "entropy": "Of the distribution that the token was drawn from, over the whole vocabulary, in nats, at temperature 1. The first token "
-    "of a text was drawn from nothing, and has none.",
-    "p, rank": "The chance that the model gave to the token that stands there, and how many tokens had a better one, and 1.",
+    "entropy": "Entropy of the model's distribution for the token, over the whole vocabulary, in nats, at temperature 1. The first token "
+    "of a text has no prediction, and so no entropy.",
+    "p, rank": "Probability of the actual token under the model, and its rank by probability; 1 is the most likely token.",
     "surprisal": "-log p. Its mean over tokens sampled from the model estimates the mean entropy; over other text it does not.",
-    "varentropy": "The variance of -log p under the model: 0 where one token, or a fair choice between some, is all there is.",
-    "KL(1||2)": "Of the first model's distribution from the second's at the same token, exact over the vocabulary, in nats.",
-    "interval": "95 %, bootstrapped over texts: tokens of one text are not independent.",
-    "top-20 % shared": "Of the fifth of tokens with the highest entropy under the first model, the share in the second's fifth too.",
+    "varentropy": "Variance of -log p under the model. It is 0 if a single token is certain, or if several tokens are equally likely and "
+    "all others impossible.",
+    "KL(1||2)": "KL divergence of the first model's distribution from the second's at the same token, exact over the vocabulary, in nats.",
+    "interval": "95 %, bootstrap over texts, because the tokens of a text are not independent.",
+    "top-20 % shared": "Share of the 20 % of tokens with the highest entropy under the first model that are also in the top 20 % under the "
+    "second.",
 }
 
 
@@ -49,11 +51,11 @@ def page(trace: Trace, model: str, against: str | None = None, decode: Callable[
     Parameters
     ----------
     trace
-        Of one model, or of two.
+        Trace of one model or two.
     model, against
-        What the first and the second model are called.
+        Names of the first and the second model.
     decode
-        Turns a token id of the top tokens into text.
+        Function from a token id to its text.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def page(trace: Trace, model: str, against: str | None = None, decode: Callable[
 
 
 def _cards(row: Mapping[Hashable, Any]) -> list[tuple[str, str, str]]:
-    """Format (name, value, remark) of the numbers for all tokens."""
+    """Format the summary of all tokens as (name, value, remark)."""
     interval = "one text: no interval" if math.isnan(row["low"]) else _interval(row["low"], row["high"])
     cards = [
         ("mean entropy, nats", number(row["entropy"]), interval),
@@ -92,7 +94,7 @@ def _cards(row: Mapping[Hashable, Any]) -> list[tuple[str, str, str]]:
 
 
 def _part(row: Mapping[Hashable, Any]) -> list[str]:
-    """Format the cells of a part of the tokens, under ``HEADERS`` and, with a second model, ``CHANGE_HEADERS``."""
+    """Format the row of a part of the tokens: the columns ``HEADERS`` and, with a second model, ``CHANGE_HEADERS``."""
     cells = [
         row["part"],
         f"{row['tokens']:,}",
@@ -117,7 +119,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def _tokens(trace: Trace) -> list[list[str]]:
-    """Format the tokens with the highest mean entropy beside those with the lowest; none if fewer than two come often enough."""
+    """Format the tokens with the highest and the lowest mean entropy side by side; none if fewer than two occur often enough."""
     ranked = by_token(trace.tokens)
     count = min(20, len(ranked) // 2)
     highest, lowest = ranked.head(count).to_dict("records"), ranked.tail(count)[::-1].to_dict("records")
@@ -129,7 +131,7 @@ def _token(row: Mapping[Hashable, Any]) -> list[str]:
 
 
 def _traces(trace: Trace, decode: Callable[[int], str]) -> dict[str, Any]:
-    """Collect what the script reads: the columns of every text, and the entropies that get the full colour."""
+    """Collect the data of the script: the columns of every text, and the values of full colour."""
 
     @cache
     def word(token: int) -> str:
@@ -144,13 +146,13 @@ def _traces(trace: Trace, decode: Callable[[int], str]) -> dict[str, Any]:
 
 
 def _cap(values: pd.Series[float]) -> float:
-    """Compute what gets the full colour: the 95th percentile."""
+    """Compute the value of full colour: the 95th percentile."""
     known = values.dropna()
     return max(float(np.percentile(known, 95)) if len(known) else 1.0, 1e-6)
 
 
 def _text(name: str, rows: pd.DataFrame, text: str, word: Callable[[int], str]) -> dict[str, Any]:
-    """Collect the columns of one text: a piece of it a token, and the numbers of ``COLUMNS``, rank and top tokens as far as known."""
+    """Collect the columns of one text: a piece of text per token, ``COLUMNS``, and rank and top tokens if the trace has them."""
     columns: dict[str, Any] = {
         "name": printable(name, 80),
         "pieces": _pieces(rows, text),
@@ -170,10 +172,10 @@ def _text(name: str, rows: pd.DataFrame, text: str, word: Callable[[int], str]) 
 
 
 def _pieces(rows: pd.DataFrame, text: str) -> list[str]:
-    """Cut a text into a piece a token; together they are the text."""
+    """Split a text into one piece per token; joined, the pieces give the text."""
     pieces, done = [], 0
     for start, end, token in zip(rows["offset"], rows["end"], rows["token"], strict=True):
-        # what lies between tokens goes to the later one; bytes of one character after its first show nothing of their own
+        # text between tokens belongs to the later token; of several tokens for one character, only the first shows it
         piece = text[done:end] if end > done else "" if end > start else token
         pieces.append(_printable(piece))
         done = max(done, end)
@@ -181,5 +183,5 @@ def _pieces(rows: pd.DataFrame, text: str) -> list[str]:
 
 
 def _printable(piece: str) -> str:
-    """Replace control characters other than line ends and tabs."""
+    """Replace unprintable characters other than line feeds and tabs."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in piece)

@@ -1,6 +1,6 @@
-"""Entropy of a model's next tokens: how it is spread, where in a text it is, at which tokens, and how a second model's differs.
+"""Plots of entropy: its distribution, by position, by token, and the change in a second model.
 
-Every function takes a table of tokens (``dynamics.entropy.trace(...).tokens``) and Axes, and gives the Axes.
+Most functions take a table of tokens (``dynamics.entropy.trace(...).tokens``) and Axes, and return the Axes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from dynamics.entropy.traces import Trace
 
 FIRST, SECOND = "#0072B2", "#D55E00"
-#: entropies below this share the first bin: what a reader cannot tell from none
+#: lower end of the axis; smaller entropies count in the first bin
 LEAST = 1e-6
-#: tokens named at each end
+#: number of tokens at each end of the ranking
 NAMED = 10
 BINS = 24
 
 
 def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw how many tokens have which entropy, on a logarithmic axis, with percentiles; the second model's as a line."""
+    """Draw a histogram of entropy on a logarithmic axis, with the 80th percentile; the second model's as a line."""
     values = tokens["entropy"].dropna().to_numpy()
     top = max(float(values.max(initial=LEAST)) * 1.05, 10 * LEAST)
     edges = np.geomspace(LEAST, top, 60).tolist()
@@ -67,7 +67,7 @@ def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def by_position(tokens: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the median entropy along the text with the band from the 25th to the 75th percentile, in bins of equally many positions."""
+    """Draw the median entropy over the position in the text, with a band from the 25th to the 75th percentile, in equal bins."""
     known = tokens.dropna(subset=["entropy"])
     last = int(known["position"].max()) if len(known) else 1
     edges = np.unique(np.linspace(1, last + 1, min(BINS, last) + 1).astype(int))
@@ -88,7 +88,7 @@ def by_position(tokens: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def tokens_ranked(tokens: pd.DataFrame, ax: Axes, named: int = NAMED, least: int = 5) -> Axes:
-    """Draw the tokens at which the model is least and most sure, of those that come ``least`` times, by mean entropy where they stand."""
+    """Draw the tokens with the highest and the lowest mean entropy, of those that occur at least ``least`` times."""
     ranked = by_token(tokens, least)
     count = min(named, len(ranked) // 2)
     parts = [ranked.head(count), ranked.tail(count)]
@@ -109,7 +109,7 @@ def tokens_ranked(tokens: pd.DataFrame, ax: Axes, named: int = NAMED, least: int
 
 
 def _visible(token: str) -> str:
-    """Make a token's blanks visible, name bars (which would look like a fault of the figure), and replace glyphs that the font lacks."""
+    """Make whitespace of a token visible, write block elements as code points, and replace characters from U+2600 up."""
     if token and all(0x2580 <= ord(c) <= 0x259F for c in token):
         return f"{f'{len(token)} ' if len(token) > 1 else ''}U+{ord(token[0]):04X}"
     word = printable(token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥"), 16)
@@ -117,7 +117,7 @@ def _visible(token: str) -> str:
 
 
 def change(tokens: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the second model's change of entropy by percentile of the first's: which tokens did the training make surer."""
+    """Draw the change of entropy in the second model by percentile of the first model's entropy."""
     bins = change_by_percentile(tokens)
     ax.bar(bins["percentile"] - 2.5, bins["change"], width=4.2, color=style.FAINT)
     ax.axhline(0, color=style.FAINT, linewidth=0.9)
@@ -130,9 +130,10 @@ def change(tokens: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def over_training(series: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the mean entropy of several checkpoints over the same texts, with its interval.
+    """Draw the mean entropy of several checkpoints on the same texts, with its interval.
 
-    ``series``: columns model, entropy, low, high, a row a checkpoint in order; where names differ in one number, that is the axis.
+    ``series``: columns model, entropy, low, high, one row per checkpoint in order. If the names differ in an increasing number only, it is
+    the x position.
     """
     numbers = text.checkpoint_numbers([str(name) for name in series["model"]])
     x = np.asarray(numbers if numbers else range(len(series)), float)
@@ -149,7 +150,7 @@ def over_training(series: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def series_figure(series: pd.DataFrame) -> Figure:
-    """Draw the figure of several checkpoints over the same texts."""
+    """Draw the figure of several checkpoints on the same texts."""
     with style.use_style():
         drawing = style.new_figure(7.5, 3.8)
         over_training(series, drawing.subplots())
@@ -157,7 +158,7 @@ def series_figure(series: pd.DataFrame) -> Figure:
 
 
 def figure(trace: Trace, model: str, against: str | None = None) -> Figure:
-    """Draw the figure of a trace: spread, course and tokens; of two models also the change by percentile."""
+    """Draw the figure of a trace: distribution, position and tokens; for two models also the change by percentile."""
     numbers = summary(trace.tokens).iloc[0]
     with style.use_style():
         both = "entropy_b" in trace.tokens

@@ -1,4 +1,4 @@
-"""A trace on a screen: how entropy is spread, what changed, and the tokens at which the model is most and least sure."""
+"""Print a trace to the terminal: distribution of entropy, change in a second model, and tokens of highest and lowest entropy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dynamics.entropy.traces import Trace
 
-#: tokens named at each end
+#: number of tokens listed at each end of the ranking
 NAMED = 8
 
 

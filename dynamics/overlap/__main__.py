@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare the updates and write what is asked for."""
+    """Compare the updates and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_outputs, save_figure, write
     from dynamics.cli.progress import ProgressBar
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit status."""
+    """Run the command and return its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.overlap", main, argv)

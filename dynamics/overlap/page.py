@@ -26,25 +26,26 @@ SHARES = {
     "cosine": "cosine",
 }
 GLOSSARY = {
-    "o1, o2": "Share of the first update's changed weights that the second changed too, and the other way round. Two dense updates overlap "
-    "by that alone: read them beside chance.",
-    "Jaccard": "Changed by both / changed by either.",
-    "chance": "Of independent masks as dense as these two; by tensor: as dense in every tensor, the one to compare with, as "
-    "layers and modules differ in density.",
-    "same sign, cosine": "Of the two updates over the weights that both changed as stored. Between float32 checkpoints that is nearly all.",
+    "o1, o2": "o1 is the share of the weights changed by the first update that the second changed too, o2 the reverse. Dense updates "
+    "overlap by chance.",
+    "Jaccard": "Weights changed by both / weights changed by either.",
+    "chance": "Jaccard index of independent masks with the same density. By tensor: with the same density in every tensor. Compare with "
+    "the latter, because layers and modules differ in density.",
+    "same sign, cosine": "Of the two updates, over the weights that both changed under rule exact. For float32 checkpoints these are "
+    "nearly all weights.",
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose columns depend on how many checkpoints there are.
+    """A table whose columns depend on the number of checkpoints.
 
     Attributes
     ----------
     headers
         The title of every column.
     rows
-        The cells of every row, as they are printed.
+        The formatted cells of every row.
     """
 
     headers: list[str]
@@ -57,7 +58,7 @@ def page(comparison: Comparison, series: bool = False) -> str:
     Parameters
     ----------
     comparison
-        Of several tuned checkpoints with their base.
+        Comparison of several tuned checkpoints with their base.
     series
         Whether the checkpoints are those of one run, in order.
 
@@ -92,7 +93,7 @@ def page(comparison: Comparison, series: bool = False) -> str:
 
 
 def _pairs(part: pd.DataFrame, column: str) -> list[list[str]]:
-    """Format a row a pair of updates; ``column`` names what it is over."""
+    """Format a row per pair of updates; ``column`` is the column of the first cell."""
     return [
         [
             html.one_line(row[column]),
@@ -106,7 +107,7 @@ def _pairs(part: pd.DataFrame, column: str) -> list[list[str]]:
 
 
 def _consensus(comparison: Comparison) -> Table:
-    """Format, for every rule, the share of weights that 0, 1, ... of the updates moved."""
+    """Format, for every rule, the share of weights that 0, 1, ... of the updates changed."""
     count = len(comparison.tuned)
     rows = [[rule, *(percent(weights / comparison.numel) for weights in comparison.consensus[rule])] for rule in RULES]
     return Table(["rule", *(f"{number} of {count}" for number in range(count + 1))], rows)

@@ -1,4 +1,4 @@
-"""Overlap of updates: by kind of module against chance for a pair, a matrix for more."""
+"""Plots of the overlap of updates: bars by kind of module for two updates, a matrix for more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def bars(modules: pd.DataFrame, ax: Axes) -> Axes:
-    """Jaccard index by kind of module, with a mark at its chance value. ``modules``: columns name, jaccard, jaccard_chance_by_tensor."""
+    """Draw the Jaccard index by kind of module and its chance value. ``modules``: columns name, jaccard, jaccard_chance_by_tensor."""
     positions = np.arange(len(modules))
     ax.barh(positions, modules["jaccard"], color="#4477aa", height=0.7, label="measured")
     ax.plot(modules["jaccard_chance_by_tensor"], positions, "|", color="black", ms=11, mew=2, label="independent masks, by tensor")
@@ -28,7 +28,7 @@ def bars(modules: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def matrix(total: pd.DataFrame, names: list[str], ax: Axes) -> Axes:
-    """Jaccard index of every pair of updates, over its chance value. ``total``: columns a, b, jaccard, jaccard_chance_by_tensor."""
+    """Draw the Jaccard index / chance of every pair of updates. ``total``: columns a, b, jaccard, jaccard_chance_by_tensor."""
     size = len(names)
     ratio = np.full((size, size), np.nan)
     labels: dict[tuple[int, int], str] = {}
@@ -51,7 +51,7 @@ def matrix(total: pd.DataFrame, names: list[str], ax: Axes) -> Axes:
 
 
 def figure(comparison: Comparison, rule: str = "bf16") -> Any:
-    """Bars for two updates, a matrix for more; chance values in it."""
+    """Draw bars for two updates or a matrix for more, with chance values."""
     from dynamics.overlap.comparison import table
     from dynamics.presentation.text import short_paths
 

@@ -1,4 +1,4 @@
-"""Overlaps on a screen, each beside its chance values."""
+"""Print overlaps and their chance values to the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def show(comparison: Comparison, series: bool = False, console: Console | None = None) -> None:
-    """Print it to standard output, or to ``console``."""
+    """Print a comparison to standard output (or to ``console``)."""
 
     def sections(_width: int, _fancy: bool) -> list[Section]:
         return [
@@ -64,7 +64,7 @@ def _total(comparison: Comparison) -> Section:
 
 
 def _parts(comparison: Comparison) -> Section:
-    """By kind of module, under the rule bf16; of more than two checkpoints the first pair is shown."""
+    """Tabulate the overlap of the first pair by kind of module, under rule bf16."""
     table = tables.table("|bf16, by module", ">weights", ">o1", ">o2", ">Jaccard", ">by tensor", ">cosine")
     for row in comparison.modules:
         if (row.a, row.b) == (0, 1):

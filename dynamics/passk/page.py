@@ -18,44 +18,44 @@ if TYPE_CHECKING:
     from dynamics.samples import File
 
 GLOSSARY = {
-    "pass@k": "The chance that at least one of k samples of a problem is correct, 1 - C(n - c, k) / C(n, k) for c correct of n samples, "
-    "averaged over the problems with n >= k. Unbiased; not defined beyond n.",
-    "k > n / 2": "There the estimate is little more than whether any sample was correct: its interval holds, but one lucky sample decides "
-    "a problem.",
-    "interval": "Bootstrap over problems, each with all of its samples: covers both which problems were asked and which samples were "
-    "drawn. For each k alone, not for the whole curve at once.",
-    "difference": "Paired: on the same problems, by id. Whether the intervals of two curves overlap says little; whether the interval of "
-    "the difference leaves out 0 does.",
-    "crossing k*": "The smallest k at which the curve that is behind at k = 1 is ahead, with the percentiles of the same over replicates.",
-    "pass^k": "The chance that all k samples are correct, C(c, k) / C(n, k).",
-    "mG-Pass@k": "Twice the area under the chance that at least a share t of k samples is correct, over t from 1/2 to 1.",
-    "maj@k": "The chance that the most frequent answer among k samples is correct; ties are shared evenly. Exact over all subsets.",
-    "avg@n": "The mean share of correct samples, every problem weighing the same; it is pass@1.",
-    "beta-binomial model": "What lies beyond n if the chances of the problems are spread as a Beta distribution. A model, not an estimate: "
-    "it is wrong if some problems cannot be solved at all.",
+    "pass@k": "Probability that at least one of k samples of a problem is correct: 1 - C(n - c, k) / C(n, k) for c correct of n samples, "
+    "averaged over the problems with n >= k. The estimate is unbiased, and not defined for k > n.",
+    "k > n / 2": "Here the estimate depends on little more than whether any sample was correct. The interval is valid, but a single lucky "
+    "sample decides a problem.",
+    "interval": "Bootstrap over problems, each with all of its samples. It covers the choice of problems and the sampling of answers. It "
+    "is pointwise in k, not simultaneous for the whole curve.",
+    "difference": "Paired by problem id. Check whether the interval of the difference contains 0; whether the intervals of two curves "
+    "overlap is not a test of the difference.",
+    "crossing k*": "The smallest k at which the curve that is behind at k = 1 is ahead, with percentiles over the bootstrap replicates.",
+    "pass^k": "Probability that all k samples are correct: C(c, k) / C(n, k).",
+    "mG-Pass@k": "Twice the integral, over t from 1/2 to 1, of the probability that at least a share t of k samples is correct.",
+    "maj@k": "Probability that the most frequent answer among k samples is correct, with ties shared evenly. Exact over all subsets.",
+    "avg@n": "Mean share of correct samples, with equal weight for every problem; it equals pass@1.",
+    "beta-binomial model": "Extrapolation beyond n under the assumption that the success probabilities of the problems follow a Beta "
+    "distribution. It is a model and not an estimate: it is wrong if some problems cannot be solved at all.",
 }
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the page says of one model, as it is printed.
+    """The formatted results of one model.
 
     Attributes
     ----------
     title
-        Of the section with its table.
+        Title of the section with its table.
     name, color
-        As in the figure.
+        Name and colour in the figure.
     mean, interval
         pass@1 and its interval.
     size
-        How many problems and samples there are.
+        Numbers of problems and samples.
     headers
-        Of the columns for estimates other than pass@k.
+        Headers of the columns for estimates other than pass@k.
     rows
-        The cells of a row a k.
+        The cells, with one row per k.
     flagged
-        Whether the interval of any k has a mark that a footnote explains.
+        Whether the interval of any k has a mark, which a footnote explains.
     """
 
     title: str
@@ -114,7 +114,7 @@ def _mostly_beyond_half(point: Mapping[Hashable, Any]) -> bool:
 
 
 def _comparison(comparison: Comparison, level: float) -> dict[str, Any]:
-    """Format a comparison: the names, counts of problems, a sentence on the crossing, and a row a k."""
+    """Format a comparison: names, counts of problems, a sentence about the crossing, and one row per k."""
     return {
         "title": f"{html.one_line(comparison.b)} against {html.one_line(comparison.a)}",
         "a": html.one_line(comparison.a, 60),

@@ -1,4 +1,4 @@
-"""pass@k over log2 k, as papers draw it: a line and a band a model, what is only a model's guess dashed, the crossing marked.
+"""Plots of pass@k over log2 k: a line and a band per model, extrapolation dashed, and the crossing marked.
 
 with style.use_style():
     drawing = style.new_figure(7, 4.5)
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from dynamics.passk.comparison import Comparison, Report
 
-#: first models first; more than these repeat with another mark
+#: colours in the order of the models; further models repeat them with another marker
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BAND = 0.16
 
 
 def colors(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Choose a colour and a mark for every name, the same wherever the names are the same."""
+    """Return a colour and a marker for every name, by its position."""
     return {name: (COLORS[i % len(COLORS)], MARKERS[(i + i // len(COLORS)) % len(MARKERS)]) for i, name in enumerate(names)}
 
 
@@ -45,12 +45,12 @@ def curves(table: pd.DataFrame, ax: Axes, kind: str = "pass@k") -> Axes:
     Parameters
     ----------
     table : columns kind, name, k, value, low, high, problems, over_half: ``Report.table()``.
-    kind : which of its kinds is drawn.
+    kind : the kind to draw.
 
     Notes
     -----
-    A mark is hollow where k > n / 2 for most problems: there the estimate is little more than whether any sample was correct.
-    Extrapolation is dashed, under a lighter band, and begins beyond n.
+    A marker is hollow if k > n / 2 for most problems: there the estimate depends on little more than whether any sample was correct.
+    Extrapolation, beyond n, is dashed and has a lighter band.
     """
     names = list(dict.fromkeys(table.loc[table["kind"] == kind, "name"]))
     marks = colors(names)
@@ -82,7 +82,7 @@ def _extrapolation(part: pd.DataFrame, color: str, ax: Axes) -> None:
 
 
 def differences(table: pd.DataFrame, ax: Axes, marks: Mapping[str, tuple[str, str]] | None = None) -> Axes:
-    """Draw paired differences from the model ``against``, with bands, and the line at which there is none."""
+    """Draw paired differences from the model ``against`` with bands, and a line at 0."""
     part = table[(table["kind"] == "difference")].dropna(subset=["value"])
     marks = marks or colors(list(dict.fromkeys(table["name"])))
     ax.axhline(0, color=style.FAINT, linewidth=0.9, zorder=1)
@@ -101,9 +101,9 @@ def differences(table: pd.DataFrame, ax: Axes, marks: Mapping[str, tuple[str, st
 
 
 def crossing(comparison: Comparison, ax: Axes, color: str, row: int = 0) -> None:
-    """Mark the k at which the curve that was behind gets ahead, and its interval by a bar on the line of no difference.
+    """Mark the k at which the curve that was behind gets ahead, and its interval by a bar on the line at 0.
 
-    ``row`` counts the bars that were drawn before: each is set a little lower.
+    ``row`` is the number of bars drawn before; each further bar is slightly lower.
     """
     met = comparison.crossing
     if met is None or met.k is None:
@@ -116,7 +116,7 @@ def crossing(comparison: Comparison, ax: Axes, color: str, row: int = 0) -> None
 
 
 def _log2(ax: Axes, ks: pd.Series[Any]) -> None:
-    """Set a logarithmic axis with every power of two, or every few where they would not fit, as a plain number."""
+    """Set a logarithmic x axis with plain numbers at powers of two, as many as fit."""
     ax.set_xscale("log", base=2)
     least, most = (float(ks.min()), float(ks.max())) if len(ks) else (1.0, 2.0)
     first, last = math.floor(math.log2(least)), math.ceil(math.log2(max(most, least + 1e-9)))
@@ -130,7 +130,7 @@ def _log2(ax: Axes, ks: pd.Series[Any]) -> None:
 
 
 def figure(report: Report) -> Figure:
-    """Draw the figure of a report: curves above, paired differences below where there are several models."""
+    """Draw the figure of a report: curves above and, for several models, paired differences below."""
     table = report.table()
     names = [curve.name for curve in report.curves]
     marks = colors(names)

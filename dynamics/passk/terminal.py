@@ -1,4 +1,4 @@
-"""A pass@k report on a screen: what was read, the curves side by side, the paired differences, where they cross, what to beware of."""
+"""Print a pass@k report to the terminal: files, curves side by side, paired differences, crossings and warnings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from dynamics.passk.comparison import Comparison, Curve, Report
 
-#: measures with a table on the screen; JSON, CSV and the page have all
+#: measures with a table in the terminal; JSON, CSV and the page contain all
 SHOWN = {"pass_at_k": "pass@k", "pass_hat_k": BESIDE["pass_hat_k"], "maj_at_k": BESIDE["maj_at_k"]}
-#: files named one by one; more are counted
+#: maximum number of files that are listed; further files are counted
 FILES = 8
 
 
@@ -41,7 +41,7 @@ def show(report: Report, console: Console | None = None) -> None:
 
 
 def value(number: float, sign: bool = False) -> str:
-    """Write a probability to three decimals; - where there is none. Never 1.000 or 0.000 for what is not."""
+    """Format a probability with three decimals; - if it is NaN, and >0.999 or <0.001 rather than a rounded 1.000 or 0.000."""
     if math.isnan(number):
         return "-"
     if 0.9995 <= number < 1:
@@ -52,7 +52,7 @@ def value(number: float, sign: bool = False) -> str:
 
 
 def interval(low: float, high: float, sign: bool = False) -> str:
-    """Write an interval to three decimals; nothing where there is none."""
+    """Format an interval with three decimals; empty if an end is NaN."""
     return "" if math.isnan(low) or math.isnan(high) else f"[{low:{'+' * sign}.3f}, {high:{'+' * sign}.3f}]"
 
 
@@ -81,7 +81,7 @@ def _models(report: Report) -> Section:
 
 
 def _measures(report: Report, width: int) -> list[Section]:
-    """Make a table a measure, k down and models across; as many models beside each other as fit."""
+    """Make tables per measure with a row per k and columns per model, as many models side by side as fit."""
     sections: list[Section] = []
     for name, title in SHOWN.items():
         curves = [curve for curve in report.curves if name in curve.points]

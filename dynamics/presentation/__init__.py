@@ -1,1 +1,1 @@
-"""What figures, pages and tables share; knows nothing of the measures."""
+"""Shared parts of figures, pages and tables, independent of the measures."""

@@ -1,8 +1,8 @@
 """Render self-contained HTML pages from Jinja2 templates.
 
-A page module builds plain data, strings and lists of rows, and a template of ``presentation/templates`` puts them into HTML. Jinja2
-escapes every value that a template prints, so a name from a checkpoint, a log or a model stays text. No value is exempt: figures are
-data URIs in an attribute, and what scripts read goes through the filter ``tojson``.
+A page module builds plain data (strings and lists of rows), and a template in ``presentation/templates`` renders them as HTML. Jinja2
+escapes every value that a template prints, so a name from a checkpoint, a log or a model is always text. There are no exceptions: figures
+are data URIs in an attribute, and the data of scripts goes through the filter ``tojson``.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def render(template: str, context: Mapping[str, object], folder: Path | None = None) -> str:
-    """Fill a template.
+    """Render a template.
 
     Parameters
     ----------
     template
         File name of the template.
     context
-        The values that the template prints, by name. A name that the template uses and the context lacks is an error.
+        Values for the template, by name. A name that the template uses and the context lacks is an error.
     folder
-        Where the template is, if it is not among those of this package. It may extend and import these all the same.
+        Folder of the template, if it is not in this package. The template may still extend and import those of this package.
 
     Returns
     -------
@@ -57,17 +57,17 @@ def _environment(folder: Path | None) -> Environment:
 
 
 def one_line(value: object, limit: int = 200) -> str:
-    """Make a stranger's text one printable line, of a length that a page has room for."""
+    """Make untrusted text one printable line of at most ``limit`` characters."""
     return printable(value, limit)
 
 
 def figure_uri(figure: Figure) -> str:
-    """Draw a figure as the source of an image element; call it inside ``style.use_style``."""
+    """Encode a figure as the source of an image element. Call it inside ``style.use_style``."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return svg_uri(buffer.getvalue())
 
 
 def svg_uri(svg: bytes) -> str:
-    """Encode an SVG file as the source of an image element, which runs none of its scripts."""
+    """Encode an SVG file as the source of an image element; scripts in it do not run there."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

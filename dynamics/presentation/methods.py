@@ -1,4 +1,4 @@
-"""One colour and mark a training method, the same in every figure of a comparison."""
+"""Colours and markers of the training methods, the same in every figure of a comparison, and plots that use them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
 
 COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73"}
 MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D"}
-#: for roles within self-play, and whatever has no method
+#: colours of the roles in self-play
 ROLES = {"proposer": "#CC79A7", "solver": "#00523B"}
+#: colour of everything that is not a method
 OTHER = "#6b6b6b"
 
 
 def color(label: str) -> str:
-    """Give the colour of the method that a label begins with: of ``sft`` for ``sft, learning rate 3e-05``."""
+    """Return the colour of the method at the start of a label: that of ``sft`` for ``sft, learning rate 3e-05``."""
     return COLORS.get(label.partition(",")[0], OTHER)
 
 
 def look(label: str) -> dict[str, Any]:
-    """Give colour and mark of the method that a label begins with, for ``Axes.plot``."""
+    """Return colour and marker of the method at the start of a label, as options of ``Axes.plot``."""
     return {"color": color(label), "marker": MARKERS.get(label.partition(",")[0], "o")}
 
 
 def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **more: Any) -> Axes:
-    """Draw a line with its band: columns ``x``, value, low, high, in any order of rows. Bands that are NaN are not drawn."""
+    """Draw a line with its band from columns ``x``, value, low, high, with rows in any order. A band with NaN is not drawn."""
     part = part.sort_values(x)
     at, low, high = (part[name].to_numpy(float) for name in (x, "low", "high"))
     drawn = look(label) | {"markersize": 4, "label": label} | more
@@ -40,16 +41,16 @@ def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **
 
 
 def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **more: Any) -> Axes:
-    """Draw every seed as a thin line, their mean as a thick one.
+    """Draw every seed as a thin line and their mean as a thick line.
 
     Parameters
     ----------
     part : columns seed, ``x`` and value.
-    x : name of the column along the axis.
-    label : of the method.
-    ax : to draw on.
-    window : of a centred running mean, in rows.
-    more : for ``Axes.plot``.
+    x : name of the column on the x axis.
+    label : label of the method.
+    ax : axes to draw on.
+    window : length of the centred running mean, in rows.
+    more : options of ``Axes.plot``.
     """
     drawn = dict[str, Any](color=color(label), label=label) | more
     wide = part.pivot_table(index=x, columns="seed", values="value").sort_index()
@@ -62,13 +63,13 @@ def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **m
 
 
 def dots(table: pd.DataFrame, labels: Sequence[str], ax: Axes) -> Axes:
-    """Draw a row a label: every seed a dot, the mean a tick, the interval a bar.
+    """Draw a row per label: a dot per seed, a tick for the mean and a bar for the interval.
 
     Parameters
     ----------
-    table : columns label, value, low, high, one row a seed.
-    labels : from above.
-    ax : to draw on.
+    table : columns label, value, low, high, one row per seed.
+    labels : the labels from top to bottom.
+    ax : axes to draw on.
     """
     for row, label in enumerate(labels):
         part = table[table["label"] == label]

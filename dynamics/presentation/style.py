@@ -1,7 +1,7 @@
-"""One look for every figure, and one way to save it.
+"""The style of all figures, and saving them.
 
-Figures are made with ``matplotlib.figure.Figure`` directly, never with pyplot: nothing needs a display, nothing touches the
-backend or the open figures of whoever imported us, and the same table gives the same bytes.
+Figures are made with ``matplotlib.figure.Figure`` and not with pyplot. So they need no display and do not change the caller's backend or
+open figures, and the same table gives the same bytes.
 
     with style.use_style():
         figure = style.new_figure(8, 4)
@@ -26,10 +26,10 @@ from matplotlib.text import Text
 from dynamics.errors import InputError, printable
 from dynamics.io.atomic import replacing
 
-#: for series that are not rules (runs, methods, checkpoints): the rest of the same palette
+#: colours of series that are not rules (runs, methods, checkpoints), from the same palette
 SERIES_COLORS = ("#56B4E9", "#D55E00", "#000000", "#F0E442", "#0072B2", "#009E73")
 
-#: sequential map for fractions: even steps in lightness, readable in grey
+#: colour map for fractions: perceptually uniform, and readable in greyscale
 SEQUENTIAL = "viridis"
 
 INK = "#222222"
@@ -41,9 +41,9 @@ ONE_COLUMN, TWO_COLUMN = 3.4, 7.0
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-_RC: Any = {  # Any, as what types matplotlib gives its keys depends on its version
+_RC: Any = {  # Any, because the type of matplotlib's keys depends on its version
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships inside matplotlib, so a figure does not depend on the machine's fonts
+    "font.sans-serif": ["DejaVu Sans"],  # part of matplotlib, so a figure does not depend on the fonts of the machine
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
@@ -86,26 +86,26 @@ _RC: Any = {  # Any, as what types matplotlib gives its keys depends on its vers
 
 @contextmanager
 def use_style() -> Iterator[None]:
-    """Draw and save inside this; the caller's matplotlib settings are back afterwards."""
+    """Set the style while figures are drawn and saved; the caller's matplotlib settings are restored afterwards."""
     import seaborn as sns
 
     with mpl.rc_context():
-        mpl.rcdefaults()  # so a figure does not depend on anybody's matplotlibrc
+        mpl.rcdefaults()  # so that a figure does not depend on a matplotlibrc
         mpl.rcParams.update(sns.axes_style("ticks") | sns.plotting_context("paper") | _RC)
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of ``width`` by ``height`` inches with room for its labels (constrained layout)."""
+    """Make an empty figure of ``width`` by ``height`` inches with constrained layout."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
-    """Write ``figure`` to ``path`` in the format its suffix names (png, svg or pdf), whole or not at all.
+    """Write ``figure`` atomically to ``path``, in the format of its suffix (png, svg or pdf).
 
-    The same figure gives the same bytes: no date or version of a program is written into the file. Call it inside ``use_style``.
+    The same figure gives the same bytes: the file contains no date and no version of a program. Call it inside ``use_style``.
     """
     path = Path(path)
     suffix = check_suffix(path)
@@ -121,11 +121,11 @@ def save(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
-    """Give the suffix of ``path`` in lower case; worth calling before the work of making the figure.
+    """Return the suffix of ``path`` in lower case. Call it before the figure is made, to fail early.
 
     Raises
     ------
-    InputError : not a suffix of a figure.
+    InputError : the suffix is not that of a figure format.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -134,7 +134,7 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
 
 
 def exponent(number: float) -> str:
-    """Write ``3e-4`` for 0.0003: powers of ten as axes and legends write them."""
+    """Format a number for axes and legends: ``3e-4`` for 0.0003."""
     if not number:
         return "0"
     mantissa, _, power = f"{number:e}".partition("e")
@@ -142,7 +142,7 @@ def exponent(number: float) -> str:
 
 
 def label_bars(ax: Axes, labels: list[str], **text: Any) -> list[Text]:
-    """Write ``labels`` above the bars of ``ax``, in the order in which they were drawn."""
+    """Write ``labels`` above the bars of ``ax``, in drawing order."""
     bars = [patch for container in ax.containers for patch in container]
     if len(labels) != len(bars):
         raise ValueError(f"{len(labels)} labels for {len(bars)} bars")
@@ -152,5 +152,5 @@ def label_bars(ax: Axes, labels: list[str], **text: Any) -> list[Text]:
 
 
 def legend_beside(ax: Axes, title: str | None = None) -> None:
-    """Put a legend to the right of ``ax``, where it can cover no data."""
+    """Put a legend to the right of ``ax``, where it covers no data."""
     ax.legend(title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, alignment="left")

@@ -1,8 +1,8 @@
-"""What every command's report on a screen shares: sections of text and plain tables, wide as the terminal, safe to pipe.
+"""Terminal reports: sections of text and plain tables that fit the width of the terminal and can be piped.
 
-All text from a stranger's file passes through ``printable`` and is printed as ``Text``: never as rich markup, never as control characters.
-No line is wider than the terminal, and no number is ever cut: text wraps, and a table that is too wide goes on below, under its first
-columns.
+All untrusted text passes through ``printable`` and is printed as ``Text``, so that it can contain neither rich markup nor control
+characters. No line is wider than the terminal, and no number is cut: text wraps, and a table that is too wide continues below, with its key
+columns repeated.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-#: columns of output that does not go to a terminal, unless COLUMNS says otherwise
+#: width of output that does not go to a terminal, unless COLUMNS is set
 PLAIN_WIDTH = 100
-#: blanks before a table, and between its columns
+#: number of spaces before a table, and between its columns
 INDENT, GAP = 2, 2
-#: what text that wraps keeps at least, if other columns can go below instead
+#: minimum width of a wrapped text column, if other columns can continue below instead
 READABLE = 14
-#: where a line ends if it can: after blanks, unless a unit follows or a sign precedes; and within a long name behind what parts it
+#: preferred line breaks: at spaces, except before % and after < or >; and in a long name after a separator
 BREAK = re.compile(r"(?<![<>]) +(?!%)|(?<=[/_:;=.,-])(?=\w)")
-#: within which no line ends, unless it is longer than a line
+#: numbers are not broken, unless they are longer than a line
 NUMBER = re.compile(r"\d(?:[\d.,]*\d)?(?:e[+-]?\d+)?")
 
 
@@ -35,8 +35,9 @@ class Column:
 
     Attributes
     ----------
-    title : of the column.
-    kind : ``<`` left and wrapped; ``|`` left; ``>`` right; ``~`` left, a drawing that is left out where there is no room for it.
+    title : title of the column.
+    kind : ``<`` left-aligned and wrapped; ``|`` left-aligned; ``>`` right-aligned; ``~`` a left-aligned drawing, omitted if it does not
+        fit.
     """
 
     title: str
@@ -49,8 +50,8 @@ class Table:
 
     Attributes
     ----------
-    columns : in order.
-    keys : how many of the first columns name the row; they are repeated where the table goes on below.
+    columns : the columns in order.
+    keys : number of leading columns that name the row; they are repeated where the table continues below.
     rows : the cells of every row.
     """
 
@@ -70,14 +71,14 @@ class Table:
                 yield from self._row(columns, widths, [row[column] for column in columns])
 
     def _blocks(self, width: int) -> Iterator[tuple[list[int], list[int]]]:
-        """Distribute the columns over as many tables below each other as it takes: indices of columns, and their widths."""
+        """Distribute the columns over tables below each other: yield the column indices of each, and their widths."""
         natural = [max([cell_len(column.title), *self._lengths(index)]) for index, column in enumerate(self.columns)]
         least = [min(size, self._least(index)) for index, size in enumerate(natural)]
         shown = list(range(len(self.columns)))
         if _total(least) > width:
             shown = [index for index in shown if self.columns[index].kind != "~"]
         keys, others = shown[: self.keys], shown[self.keys :]
-        for index in keys if others else ():  # a name may take half of the width, and wraps beyond
+        for index in keys if others else ():  # a name takes at most half of the width, and wraps beyond
             least[index] = min(least[index], max(READABLE, (width - GAP * (len(keys) - 1)) // (2 * len(keys))))
         blocks: list[list[int]] = [[]]
         for index in others:
@@ -92,7 +93,7 @@ class Table:
         return [row[index].cell_len for row in self.rows]
 
     def _least(self, index: int) -> int:
-        """Find how narrow a column may become: its title wraps, its cells only if they are text."""
+        """Compute the minimum width of a column: its title can wrap, its cells only if they are text."""
         column = self.columns[index]
         title = max((cell_len(word) for word in column.title.split()), default=0)
         if column.kind == "<":
@@ -121,7 +122,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _widths(least: list[int], natural: list[int], width: int) -> list[int]:
-    """Give columns the room that their neighbours leave, the narrowest first; where none is left, take it from the widest."""
+    """Distribute the width: widen columns toward their natural widths, the smallest gap first; if too wide, shrink the widest."""
     widths = list(least)
     for index in sorted(range(len(widths)), key=lambda index: natural[index] - least[index]):
         widths[index] = min(natural[index], widths[index] + max(0, width - _total(widths)))
@@ -131,7 +132,7 @@ def _widths(least: list[int], natural: list[int], width: int) -> list[int]:
 
 
 def wrap(text: Text, width: int) -> list[Text]:
-    """Wrap text into lines of at most ``width`` characters; a number is cut only if it is longer than that."""
+    """Wrap text into lines of at most ``width`` characters; a number is broken only if it is longer than that."""
     width = max(1, width)
     if text.cell_len <= width and "\n" not in text.plain:
         return [text]
@@ -142,7 +143,7 @@ def wrap(text: Text, width: int) -> list[Text]:
         stop = start + 1
         while cell_len(plain[start : stop + 1]) <= width:
             stop += 1
-        fitting = [end for end in ends if start < end and cell_len(plain[start:end].rstrip()) <= width]  # blanks may hang over
+        fitting = [end for end in ends if start < end and cell_len(plain[start:end].rstrip()) <= width]  # trailing spaces do not count
         whole = [end for end in range(start + 1, stop + 1) if end not in inside]
         start = (fitting or whole or [stop])[-1]
         offsets.append(start)
@@ -153,16 +154,16 @@ def wrap(text: Text, width: int) -> list[Text]:
 
 
 def stdout() -> Console:
-    """Make a console on standard output, ``PLAIN_WIDTH`` columns wide where that is no terminal and COLUMNS says nothing else."""
+    """Make a console on standard output; if that is not a terminal and COLUMNS is not set, it is ``PLAIN_WIDTH`` columns wide."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PLAIN_WIDTH)
 
 
 def show(sections: Callable[[int, bool], Iterable[Section]], console: Console | None = None) -> None:
-    """Print ``sections(width, fancy)`` to standard output (or to ``console``); ``fancy`` if it can show more than ASCII.
+    """Print ``sections(width, fancy)`` to standard output (or to ``console``); ``fancy`` tells whether its encoding is UTF.
 
-    Into a pipe or a file the text goes without colour, without trailing blanks, and ``PLAIN_WIDTH`` columns wide whatever the machine, so
-    that two reports can be told apart by ``diff``.
+    Output to a pipe or a file has no colour and no trailing spaces, and is ``PLAIN_WIDTH`` columns wide on every machine, so that ``diff``
+    can compare two reports.
     """
     console = console or stdout()
     fancy = console.encoding.lower().startswith("utf")
@@ -183,11 +184,11 @@ def _lines(sections: Iterable[Section], width: int) -> Iterator[Text]:
 
 
 def table(*columns: str, keys: int = 1) -> Table:
-    """Make a table; the first character of a column says how it is set, see ``Column``; ``keys``: how many columns name a row."""
+    """Make a table. The first character of each column is its kind, see ``Column``; ``keys`` is the number of columns that name a row."""
     return Table([Column(column[1:], column[0]) for column in columns], keys)
 
 
 def add(table: Table, *cells: str | Text) -> None:
-    """Add a row of cells, as text and never as markup."""
+    """Add a row of cells, as text without markup."""
     row = [Text(cell) if isinstance(cell, str) else cell for cell in cells]
     table.rows.append(row + [Text()] * (len(table.columns) - len(row)))

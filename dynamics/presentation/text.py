@@ -1,4 +1,4 @@
-"""Numbers and strangers' names as short text, the same in the terminal, on the page and in the figures."""
+"""Format numbers and untrusted names as short text, the same in terminal, page and figures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def number(value: float) -> str:
-    """Write a measured quantity to four digits; ``-`` where it is not defined."""
+    """Format a measured quantity with four significant digits; ``-`` if it is not defined."""
     return "-" if math.isnan(value) else f"{value:.4g}"
 
 
 def human(count: int) -> str:
-    """Write a count in five characters or so: ``7.62B``."""
+    """Format a count in about five characters: ``7.62B``."""
     if count < 10_000:
         return f"{count:,}"
     unit, size = next((unit, size) for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)) if count >= 0.9995 * size)
@@ -30,12 +30,12 @@ def human(count: int) -> str:
 
 
 def log_share(count: int, whole: int) -> float:
-    """Compute how long the bar of a count is, of a bar of all: each tenfold is equally long, and no count above 0 has none."""
+    """Compute the logarithmic length of the bar of a count, relative to that of ``whole``; it is 0 only for a count of 0."""
     return math.log1p(count) / math.log1p(whole) if whole else 0.0
 
 
 def types(counts: Mapping[str, int]) -> str:
-    """List the dtypes of a checkpoint, with shares where there are several: ``bfloat16 99.97 %, float32 0.03 %``."""
+    """List the dtypes of a checkpoint, with shares if there are several: ``bfloat16 99.97 %, float32 0.03 %``."""
     whole = sum(counts.values())
     if len(counts) < 2 or not whole:
         return ", ".join(map(printable, counts)) or "no weights of its own"
@@ -43,13 +43,13 @@ def types(counts: Mapping[str, int]) -> str:
 
 
 def stacks(layers: Iterable[str]) -> list[list[str]]:
-    """Sort layer names into lists, one a stack: a vision tower's layers apart from the language model's."""
+    """Group layer names by stack: the layers of a vision tower are separate from those of the language model."""
     ordered = sorted(set(layers), key=layer_order)
     return [list(group) for _, group in groupby(ordered, lambda name: layer_order(name)[0])]
 
 
 def layer_labels(layers: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """Split off what all names begin with, in whole segments: ``model.layers.``, and each name without it, ``model.layers.3`` -> ``3``."""
+    """Return the common prefix of all names in whole segments, ``model.layers.``, and each name without it: ``model.layers.3`` -> ``3``."""
     split = {name: name.split(".") for name in layers}
     first = next(iter(split.values()), [])
     depth = 0
@@ -60,7 +60,7 @@ def layer_labels(layers: Iterable[str]) -> tuple[str, dict[str, str]]:
 
 
 def short_paths(paths: Iterable[str]) -> dict[str, str]:
-    """Shorten paths to their last parts, as few as tell all of them apart."""
+    """Shorten paths to the fewest trailing parts that keep them distinct."""
     split = {path: path.replace("\\", "/").rstrip("/").split("/") for path in paths}
     for depth in range(1, max(map(len, split.values()), default=0) + 1):
         short = {path: "/".join(parts[-depth:]) or path for path, parts in split.items()}
@@ -70,7 +70,7 @@ def short_paths(paths: Iterable[str]) -> dict[str, str]:
 
 
 def skipped_groups(skipped: Sequence[Skip]) -> list[tuple[str, str, list[str]]]:
-    """Group what was left out into (where, reason, names), in the order in which the reasons came up."""
+    """Group skipped tensors into (where, reason, names), in order of first occurrence."""
     groups: dict[tuple[str, str], list[str]] = {}
     for skip in skipped:
         groups.setdefault((skip.where, skip.reason), []).append(skip.name)
@@ -78,12 +78,12 @@ def skipped_groups(skipped: Sequence[Skip]) -> list[tuple[str, str, list[str]]]:
 
 
 def last_bin(ulp: Mapping[str, int]) -> int:
-    """Count the bins of a distance histogram up to the last that holds anything; at least one."""
+    """Count the bins of a distance histogram up to the last non-empty bin; at least 1."""
     return max((number for number, count in enumerate(ulp.values(), 1) if count), default=1)
 
 
 def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
-    """Find the number in each name if names are otherwise alike and the numbers rise: ``step_100``, ``step_200``; else None."""
+    """Extract the number of each name if the names are otherwise equal and the numbers increase (``step_100``, ``step_200``); else None."""
     matches = [re.fullmatch(r"(.*?)(\d{1,15})(\D*)", path, re.DOTALL) for path in paths]
     parts = [match.groups() for match in matches if match]
     if len(parts) < len(paths) or len({(before, after) for before, _, after in parts}) > 1:
@@ -93,13 +93,13 @@ def checkpoint_numbers(paths: Sequence[str]) -> list[int] | None:
 
 
 def percent(fraction: float, short: bool = False) -> str:
-    """Write a fraction as a percentage that never rounds a rare change to none: 99.9999 %, or > 99.999999 %, but not 100 %.
+    """Format a fraction as a percentage; only 0 and 1 become 0 % and 100 %: 99.9999 % or > 99.999999 % is not rounded to 100 %.
 
     Parameters
     ----------
-    fraction : between 0 and 1; NaN is written as ``-``.
-    short : for marks in a figure: two digits of the distance to 0 % or 100 %, whichever is nearer, as 0.053 %, 12.5 % or 99.9960 %; else
-        two decimals, or four, or six where it takes them, so that a column of a table lines up.
+    fraction : between 0 and 1; NaN becomes ``-``.
+    short : for labels in a figure: two significant digits of the distance to 0 % or 100 %, whichever is nearer, with at least one decimal,
+        as in 0.053 %, 12.5 % or 99.9960 %. Else two decimals, or four or six if necessary, so that the columns of a table line up.
     """
     if math.isnan(fraction):
         return "-"

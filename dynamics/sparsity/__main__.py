@@ -13,7 +13,7 @@ from dynamics.sparsity.results import Comparison, Step
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare the checkpoints and write what is asked for."""
+    """Compare the checkpoints and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_outputs
     from dynamics.cli.progress import ProgressBar
@@ -103,7 +103,7 @@ def _positive(text: str) -> int:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit status."""
+    """Run the command and return its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.sparsity", main, argv)

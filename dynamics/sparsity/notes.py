@@ -1,4 +1,4 @@
-"""What the dtypes of two checkpoints do to the numbers of a comparison, in words."""
+"""Notes on how the dtypes of two checkpoints affect the numbers of a comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def explain(comparison: Comparison) -> list[str]:
-    """Say in words what the dtypes of the two sides do to the numbers."""
+    """Explain how the dtypes of the two sides affect the numbers."""
     total, notes = comparison.total, []
     weights_of = {(row.dtype_base, row.dtype_tuned): 0 for row in comparison.rows}
     for row in comparison.rows:

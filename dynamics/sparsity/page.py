@@ -1,7 +1,7 @@
 """Present a comparison as one self-contained HTML page.
 
-Numbers, heat map, histogram and tables are in the page as written; a script only adds what needs one: the switch between the four rules,
-and the sorted, filtered, paged table of tensors, of which there can be twenty thousand.
+The HTML contains all numbers, the heat map, the histogram and most tables. Scripts add the switch between the four rules and the table of
+tensors, which is sorted, filtered and paged because there can be 20,000 of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dynamics.sparsity.results import Comparison, Row, Step
 
 DEFAULT_RULE = "bf16"
-#: measure of a row -> header of its column
+#: field of a row -> header of its column
 MEASURES = {
     "base_norm": "base norm",
     "update_norm": "update norm",
@@ -38,24 +38,26 @@ MEASURES = {
     "max_abs_update": "max |d|",
     "nonfinite": "non-finite",
 }
-#: the columns that describe a tensor before its numbers
+#: columns that describe a tensor; the numbers follow
 DESCRIPTION = ("tensor", "module", "shape", "dtype")
-#: how many names of tensors that were left out for one reason are listed
+#: maximum number of tensor names listed for each reason of leaving out
 LISTED = 20
 
 GLOSSARY = {
-    "sparsity": "1 - changed / weights, under one of four rules: the fraction of weights that did not change. Many scripts print the "
-    "fraction that did under the same name.",
-    "exact": "Across dtypes it measures storage: any float32 file differs from its own bfloat16 copy.",
+    "sparsity": "The fraction of weights that did not change under one of four rules: 1 - changed / weights. Many scripts use the same "
+    "name for the fraction that changed.",
+    "exact": "Across dtypes, this measures storage: a float32 file usually differs from its own bfloat16 copy.",
     "bf16": "Hides updates below about |w| / 256, which float32 masters accumulate.",
-    "rtol": "For two bfloat16 files this is bf16: different bfloat16 values are at least 2^-8 apart.",
-    "atol": "At 1e-5, calls a one-step change of a bfloat16 weight below 0.00195 no change.",
-    "bf16 steps": "How many bfloat16 values apart the two are, both rounded to bfloat16. A weight that was 0 is thousands of steps away "
-    "from anything.",
-    "norms": "L2, of base and of d = tuned - base, summed in float64. Relative update is their ratio.",
-    "1 - cosine": "Between base and tuned, from (|d|^2 - (|tuned| - |base|)^2) / (2 |base| |tuned|), which does not cancel when they are "
-    "close.",
-    "non-finite": "Pairs with NaN or infinity on either side: changed if they differ, and left out of steps, norms and cosine.",
+    "rtol": "At a threshold below 2^-8, this equals bf16 for two bfloat16 files: different bfloat16 values differ by at least 2^-8 of the "
+    "larger.",
+    "atol": "At 1e-5, a one-step change of a bfloat16 weight below 0.00195 counts as unchanged.",
+    "bf16 steps": "The number of bfloat16 values from base to tuned, after both are rounded to bfloat16. A weight that was 0 is thousands "
+    "of steps away from any usual value.",
+    "norms": "L2 norms of base and of d = tuned - base, summed in float64. Relative update is norm of d / norm of base.",
+    "1 - cosine": "Between base and tuned, computed as (|d|^2 - (|tuned| - |base|)^2) / (2 |base| |tuned|), which avoids cancellation when "
+    "they are close.",
+    "non-finite": "Pairs with NaN or infinity on either side. They count as changed if they differ, and are left out of steps, norms and "
+    "cosine.",
 }
 
 
@@ -66,11 +68,11 @@ class Cell:
     Attributes
     ----------
     label, background, ink
-        What it shows under the default rule, and its colours.
+        Text under the default rule, and its colours.
     rules
-        For the script: label, background and ink under every rule, parted by spaces, the rules by ``|``.
+        For the script: label, background and ink under every rule, separated by spaces, and the rules by ``|``.
     title
-        All of its numbers.
+        Tooltip with all numbers of the cell.
     """
 
     label: str
@@ -87,13 +89,13 @@ class Scale:
     Attributes
     ----------
     rule
-        Its name.
+        Name of the rule.
     low, high
-        The sparsities of the first and the last colour, with ≤ or ≥ where cells lie beyond.
+        Sparsities of the first and the last colour, with ≤ or ≥ if cells lie beyond.
     colors
-        From low to high, evenly spaced.
+        Evenly spaced colours from low to high.
     visible
-        Whether this is the rule that the page shows first.
+        Whether the page shows this rule first.
     """
 
     rule: str
@@ -109,7 +111,7 @@ def page(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
     Parameters
     ----------
     comparison
-        Of two checkpoints; of a series, the last against the first.
+        Comparison of two checkpoints; for a series, of the last with the first.
     steps
         All comparisons of a series.
 
@@ -154,7 +156,7 @@ def _sides(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def _paper(like: Mapping[str, Any]) -> dict[str, str]:
-    """Format the number that a paper's own rule gives."""
+    """Format the sparsity under the rule of a paper."""
     return {
         "name": like["paper"],
         "rule": like["rule"],
@@ -183,12 +185,12 @@ def _measure(row: Row, name: str) -> str:
 
 
 def _measures(row: Row) -> list[str]:
-    """Format the sparsity of a row under every rule, and its measures."""
+    """Format the sparsity of a row under every rule, and its other measures."""
     return [*(percent(row.sparsity[rule]) for rule in RULES), *(_measure(row, name) for name in MEASURES)]
 
 
 def _part(row: Row, adapter: bool) -> list[str]:
-    """Format a kind of module or a layer; of one that no factor of an adapter touches, the size and the sparsity alone."""
+    """Format a kind of module or a layer; if it has no factor of an adapter, only size and sparsity have values."""
     measured = _measures(row)
     if adapter and not row.update_norm:
         measured[len(RULES) :] = ["-"] * len(MEASURES)
@@ -196,7 +198,7 @@ def _part(row: Row, adapter: bool) -> list[str]:
 
 
 def _heat_map(comparison: Comparison) -> dict[str, Any]:
-    """Lay out the heat map: its scales, the header of its corner, its columns, and its rows, of which None is a gap."""
+    """Lay out the heat map: scales, corner header, columns and rows; a row that is None is a gap."""
     grid = comparison.grid
     scales = {rule: color_scale(grid, rule) for rule in RULES}
     modules = [module for module in MODULE_ORDER if module in set(grid["module"])]
@@ -234,14 +236,14 @@ def _cell(cell: Mapping[Hashable, Any], scales: Mapping[str, tuple[float, float,
 
 
 def _color(fraction: float) -> tuple[str, str]:
-    """Look up a background on the colour scale, and an ink that is readable on it."""
+    """Return a background of the colour scale, and a readable ink on it."""
     red, green, blue, _ = mpl.colormaps[style.SEQUENTIAL](min(max(fraction, 0.0), 1.0))
     light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
     return mpl.colors.to_hex((red, green, blue)), "#111" if light else "#fff"
 
 
 def _histogram(total: Row) -> list[dict[str, str]]:
-    """Format a row a bin, up to the last that holds any weight, with a logarithmic bar (``text.log_share``, as in the terminal)."""
+    """Format a row per bin, up to the last non-empty bin, with a logarithmic bar (``text.log_share``, as in the terminal)."""
     bins = list(total.ulp.items())[: text.last_bin(total.ulp)]
     whole = sum(total.ulp.values())
     return [
@@ -256,7 +258,7 @@ def _histogram(total: Row) -> list[dict[str, str]]:
 
 
 def _series(steps: Sequence[Step]) -> dict[str, Any]:
-    """Draw sparsity over a series, and format a row a comparison."""
+    """Draw sparsity over a series, and format a row per comparison."""
     with style.use_style():
         drawing = style.new_figure(9, 4.2)
         series_lines(series_table(steps), drawing.subplots())
@@ -277,7 +279,7 @@ def _adapter(factors: Mapping[str, Any]) -> list[str]:
 
 
 def _tensor(row: Row) -> dict[str, list[Any]]:
-    """List what the cells of a tensor show, and what the table sorts by: numbers, None where they are not finite."""
+    """Format the cells of a tensor, and list the values that the table sorts by; numbers that are not finite are None."""
     dtype = row.dtype_base if row.dtype_base == row.dtype_tuned else f"{row.dtype_base} → {row.dtype_tuned}"
     words = [printable(row.name, 300), kind(row.name), "x".join(map(str, row.shape or ())) or "scalar", str(dtype)]
     numbers = [row.numel, *(row.sparsity[rule] for rule in RULES), *(getattr(row, name) for name in MEASURES)]
@@ -288,7 +290,7 @@ def _tensor(row: Row) -> dict[str, list[Any]]:
 
 
 def _skipped(comparison: Comparison) -> list[list[str]]:
-    """Format a row a reason for which tensors were left out, with the first of their names."""
+    """Format a row per reason of leaving tensors out, with the first of their names."""
     return [
         [
             html.one_line(where),

@@ -1,4 +1,4 @@
-"""Where in the model the weights moved, and how that grew along a run."""
+"""Plots of update sparsity by layer and module, and over the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ from dynamics.sparsity.definitions import RULES, rule_texts
 if TYPE_CHECKING:
     from dynamics.sparsity.results import Comparison, Step
 
-#: cells with their value written in, at most
+#: maximum number of cells for which values are written into the cells
 ANNOTATED = 150
-#: layers with a label each, at most; beyond, every second, fifth, tenth ... has one
+#: maximum number of layers with a label each; beyond, every second, fifth, tenth ... layer has one
 LABELLED = 40
-#: what a colour scale spans at least: a tenth of a percentage point, so that equal cells are not told apart by a handful of weights
+#: minimum span of a colour scale, 0.1 percentage points, so that cells that differ by a few weights look alike
 LEAST_SPAN = 0.001
-#: said of a colour scale that does not reach all cells
+#: added to the label of a colour scale that does not cover all norms
 NORMS_CLIPPED = "; norms lie beyond"
-#: under cells without weights: not a colour of the scale
+#: colour of cells without weights; not a colour of the scale
 EMPTY = "#ececec"
-#: where rules agree their lines lie on each other: each is thinner, and its marks smaller, than the one beneath
+#: marker, marker size and line width by rule; they decrease in drawing order, so that coinciding lines stay visible
 MARKS = {"exact": ("o", 8.5, 3.6), "bf16": ("s", 6.0, 2.4), "rtol": ("^", 4.5, 1.5), "atol": ("D", 2.4, 0.8)}
 
 
 def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
-    """Draw the update sparsity of each layer and kind of module as a coloured cell, with a colour bar.
+    """Draw a heat map of update sparsity by layer and kind of module, with a colour bar.
 
     Parameters
     ----------
-    grid : a row a cell, columns ``layer``, ``module`` and ``sparsity_<rule>`` (fraction of weights unchanged), as
-        ``Comparison.grid`` gives. Layers are drawn in order, one stack below another, and what belongs to no layer last.
+    grid : one row per cell, with columns ``layer``, ``module`` and ``sparsity_<rule>`` (fraction of weights unchanged), as in
+        ``Comparison.grid``. Layers are drawn in order, stacks below each other, and modules outside the layers last.
     rule : one of ``RULES``.
-    ax : drawn into, and given back.
+    ax : axes to draw on; they are returned.
 
     Notes
     -----
-    The colours run from the lowest to the highest cell, not from 0 to 1: read the colour bar before comparing two
-    figures. Norms are left out of that, as a few hundred weights would set the scale: where they lie beyond it they have
-    the colour of its end, and the colour bar has an arrow. The colours never span less than ``LEAST_SPAN``. Grey is no
-    weights, not no change. A cell of 64 weights is as large as one of a million.
+    The colours run from the lowest to the highest cell, not from 0 to 1: read the colour bar before you compare two
+    figures. Norms do not count for the scale, because they have only a few hundred weights. Norms beyond the scale have
+    the colour of its end, and the colour bar has an arrow. The scale spans at least ``LEAST_SPAN``. Grey cells have no
+    weights. All cells have the same size, whatever their number of weights.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     prefix, labels = _labels(rows)
     ax.set_yticks([index + 0.5 for index in labels], list(labels.values()), parse_math=False)
-    fits = 0 < len(prefix) <= (16 if len(rows) <= 12 else 40)  # upright, beside as few rows as these
+    fits = 0 < len(prefix) <= (16 if len(rows) <= 12 else 40)  # the label is vertical, so it must be shorter than the rows are high
     ax.set_ylabel(f"layer ({prefix}*)" if fits else "layer", parse_math=False)
     ax.tick_params(axis="x", bottom=False)
     bar = ax.collections[0].colorbar
@@ -106,11 +106,11 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
 
 
 def color_scale(grid: pd.DataFrame, rule: str) -> tuple[float, float, str]:
-    """Find the ends of the colour scale, norms left out, and beyond which of them norms lie: neither, min, max or both.
+    """Compute the limits of the colour scale without the norms, and which of them norms exceed: neither, min, max or both.
 
     Parameters
     ----------
-    grid : a row a cell, columns ``module`` and ``sparsity_<rule>``; norms count if there is nothing else.
+    grid : one row per cell, columns ``module`` and ``sparsity_<rule>``; norms count if there are no other values.
     rule : one of ``RULES``.
     """
     values, norm = grid[f"sparsity_{rule}"].to_numpy(float), (grid["module"] == "norm").to_numpy(bool)
@@ -121,7 +121,7 @@ def color_scale(grid: pd.DataFrame, rule: str) -> tuple[float, float, str]:
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """Find the lowest and the highest finite value, moved apart within [0, 1] to ``LEAST_SPAN`` if they are closer than that."""
+    """Compute the lowest and the highest finite value; if they are closer than ``LEAST_SPAN``, widen them to it within [0, 1]."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 1.0
@@ -142,9 +142,9 @@ def heat_rows(layers: pd.Series[str]) -> list[str | None]:
 
 
 def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
-    """Find what all layer names begin with, and the label of each row that gets one.
+    """Return the common prefix of the layer names, and the labels by row.
 
-    With one stack a label is the layer's number; with several, the first of each stack has its name too.
+    A label is the number of the layer; with several stacks, the label of the first layer of each also has the name of the stack.
     """
     row_of = {row: index for index, row in enumerate(rows) if row is not None and row != OUTSIDE}
     prefix, short = text.layer_labels(row_of)
@@ -160,7 +160,7 @@ def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
 
 
 def _tick_labels(ticks: np.ndarray) -> list[str]:
-    """Percentages with the digits it takes to tell neighbours apart, and never ``100%`` for less than all."""
+    """Format ticks as percentages with enough digits to distinguish neighbours; only 0 and 1 become 0 % and 100 %."""
     apart = 100 * float(ticks[1] - ticks[0])
     digits = max(1, 1 - math.floor(math.log10(apart)))
     texts = [f"{100 * tick:.{digits}f}" for tick in ticks]
@@ -169,7 +169,7 @@ def _tick_labels(ticks: np.ndarray) -> list[str]:
 
 
 def series_table(steps: Sequence[Step]) -> pd.DataFrame:
-    """Make a table of a series: a row a step, columns ``against`` (``first`` or ``previous``), ``start``, ``end``, ``sparsity_<rule>``."""
+    """Make a table of a series, one row per step: ``against`` (``first`` or ``previous``), ``start``, ``end``, ``sparsity_<rule>``."""
     return pd.DataFrame(
         [
             {"against": step.against, "start": step.start, "end": step.end}
@@ -180,19 +180,19 @@ def series_table(steps: Sequence[Step]) -> pd.DataFrame:
 
 
 def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw sparsity against checkpoint: a colour a rule, solid against the first checkpoint, dashed against the one before.
+    """Draw sparsity over checkpoints, a colour per rule: solid against the first checkpoint, dashed against the previous one.
 
     Parameters
     ----------
-    table : a row a step, columns ``against`` (``first`` or ``previous``), ``end`` (the later checkpoint) and
-        ``sparsity_exact`` ... ``sparsity_atol``, as ``series_table`` gives.
-    ax : drawn into, and given back.
+    table : one row per step, with columns ``against`` (``first`` or ``previous``), ``end`` (the later checkpoint) and
+        ``sparsity_exact`` ... ``sparsity_atol``, as from ``series_table``.
+    ax : axes to draw on; they are returned.
 
     Notes
     -----
-    Checkpoints whose names differ only in a rising number stand at that number, all others one beside the next. The axis
-    does not start at 0. Dashed lines do not add up to the solid one: a weight that moves twice counts once against the
-    first, and one that moves back not at all.
+    If the names of the checkpoints differ only in an increasing number, that number is the x position; else they are evenly
+    spaced. The y axis does not start at 0. Dashed lines do not add up to the solid line: against the first checkpoint, a
+    weight that changes twice counts once, and a weight that changes back does not count.
     """
     ends = list(dict.fromkeys(table["end"]))
     numbers = text.checkpoint_numbers(ends)
@@ -236,7 +236,7 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
-    """Draw the figure of a comparison: layer x module under the rule bf16; of a series: sparsity along the checkpoints, all rules."""
+    """Draw the figure of a comparison: a layer x module map under rule bf16; for a series, sparsity over checkpoints under all rules."""
     total = comparison.total
     with style.use_style():
         if steps:
@@ -263,7 +263,7 @@ def figure(comparison: Comparison, steps: Sequence[Step] = ()) -> Figure:
 
 
 def _titled(size: tuple[float, float], title: str, lines: Sequence[str]) -> tuple[Figure, Axes]:
-    """Make a figure with a head of its own height above axes of ``size`` inches, labels included."""
+    """Make a figure with title and text lines above axes, which have ``size`` inches including their labels."""
     width, height = size
     wrapped = [part for line in lines for part in textwrap.wrap(line, int(13.5 * width), subsequent_indent="    ")]
     head = 0.45 + 0.165 * len(wrapped)

@@ -1,4 +1,4 @@
-"""How much the four rules for "this weight changed" disagree about the same pair of checkpoints."""
+"""A plot that compares the four rules for "this weight changed" on the same checkpoints."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dynamics.presentation import style
 from dynamics.presentation.text import percent
 from dynamics.sparsity.definitions import RULES, rule_texts
 
-#: one colour a rule, in every figure: Okabe and Ito (2008), told apart by readers with any of the common colour deficiencies
+#: colour of each rule in every figure: the palette of Okabe and Ito (2008), which is safe for common colour deficiencies
 RULE_COLORS = {"exact": "#0072B2", "bf16": "#E69F00", "rtol": "#009E73", "atol": "#CC79A7"}
 
-#: what a legend says for a rule, at the thresholds that are the defaults of ``dynamics.sparsity``
+#: legend entry of each rule, with the default thresholds of ``dynamics.sparsity``
 RULE_LABELS = {rule: f"{rule}: {text}" for rule, text in rule_texts(1e-3, 1e-5).items()}
 
 
 def rules(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the update sparsity of each comparison under each rule as grouped bars, with the value on every bar.
+    """Draw the update sparsity of each comparison under each rule as grouped bars, labelled with their values.
 
     Parameters
     ----------
-    table : a row a (comparison, rule), columns ``comparison`` (text, may hold line breaks), ``rule`` (one of
+    table : one row per comparison and rule, with columns ``comparison`` (text, may contain line breaks), ``rule`` (one of
         ``RULES``) and ``sparsity`` (fraction of weights unchanged, in [0, 1]). Comparisons are drawn from left to
-        right in the order in which they first appear.
-    ax : drawn into, and given back.
+        right in order of first appearance.
+    ax : axes to draw on; they are returned.
 
     Notes
     -----
-    The axis always runs from 0 to 1: a truncated one would make a difference between two dense updates look like a
-    difference in kind. Labels keep as many digits as it takes not to print ``100%`` for "almost all".
+    The axis always runs from 0 to 1, because a truncated axis would exaggerate the difference between two dense updates.
+    Labels have enough digits that a value below 1 is not printed as 100 %.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def rules(table: pd.DataFrame, ax: Axes) -> Axes:
             [height for _, height in bars],
             width=0.94 * width,
             color=RULE_COLORS[rule],
-            label=fill(RULE_LABELS[rule], 26),  # a narrow legend leaves the bars room for their labels
+            label=fill(RULE_LABELS[rule], 26),  # a narrow legend leaves room for the labels of the bars
         )
         labels += [percent(height, short=True) for _, height in bars]
     style.label_bars(ax, labels)

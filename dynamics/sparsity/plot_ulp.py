@@ -1,4 +1,4 @@
-"""How far the weights moved, counted in steps of bf16."""
+"""A histogram of the size of updates in bf16 steps."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dynamics.presentation.text import percent
 
 
 def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw what fraction of the weights moved by 0, 1, 2, 3-4, ... bf16 steps: a dot a (series, bin), on a log axis.
+    """Draw the fraction of weights that moved by 0, 1, 2, 3-4, ... bf16 steps: a dot per series and bin, on a log axis.
 
     Parameters
     ----------
-    table : a row a (series, bin), columns ``series`` (text), ``steps`` (the bin as text, ``"0"``, ``"1"``, ``"3-4"``, in
+    table : one row per series and bin, with columns ``series`` (text), ``steps`` (the bin as text, ``"0"``, ``"1"``, ``"3-4"``, in
         order) and ``fraction`` (of all weights, in [0, 1]).
-    ax : drawn into, and given back.
+    ax : axes to draw on; they are returned.
 
     Notes
     -----
-    Both sides are rounded to bf16 before steps are counted, so "0" holds the weights whose update a bf16 file cannot
-    show, not only those that did not move. A step is a fixed *relative* distance, 2^-8 to 2^-7 of the weight. Dots and no
-    bars, because a bar's length means nothing on a log axis; an empty bin has no dot and says ``0%`` at the foot.
+    Both sides are rounded to bf16 before steps are counted, so bin "0" also contains weights with an update that is too
+    small for a bf16 file. The relative size of a step is 2^-8 to 2^-7 of the weight. The plot has dots rather than bars,
+    because the length of a bar has no meaning on a log axis. An empty bin has no dot; its label is 0 %, at the bottom.
 
     Examples
     --------
@@ -61,15 +61,15 @@ def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xlim(-0.5, len(bins) - 0.5)
     ax.set_xlabel("size of the update, in bf16 steps (both sides rounded to bf16)")
     ax.set_ylabel("fraction of weights (log scale)")
-    ax.legend(loc="upper right")  # where a histogram of distances has its thin tail
+    ax.legend(loc="upper right")  # above the tail, where it covers no data
     return ax
 
 
 def merge_tail(ulp: dict[str, int], last: int = 64) -> dict[str, int]:
-    """Join all bins of a histogram of ``dynamics.sparsity`` that lie beyond ``last`` steps into one, ``over 64``.
+    """Merge all bins beyond ``last`` steps of a histogram of ``dynamics.sparsity`` into one, ``over 64``.
 
-    The far bins say less than they seem to: bf16 has thousands of values between zero and any weight that one sees, so a weight
-    that was exactly zero lands there at the smallest update.
+    The far bins do not show large updates: bf16 has thousands of values between zero and a typical weight, so even a small update puts a
+    weight that was exactly zero there.
 
     Examples
     --------

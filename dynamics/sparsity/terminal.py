@@ -1,4 +1,4 @@
-"""A comparison on a screen: the numbers that answer the question first, everything else in about forty lines."""
+"""Print a comparison to the terminal in about forty lines, the most important numbers first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dynamics.sparsity.results import Comparison, Row, Step
 
-#: bins of the histogram with a line of their own; the rest of a longer tail shares one more
+#: bins of the histogram with a line each; the rest of a longer tail is merged into one more
 BARS = 6
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOTE = 2000
@@ -85,7 +85,7 @@ def _norms(total: Row) -> Section:
 
 
 def _histogram(total: Row, width: int, fancy: bool) -> Section:
-    """How many weights moved by how many bf16 steps, up to the last bin that holds any."""
+    """Tabulate the weights by distance in bf16 steps, up to the last non-empty bin."""
     counts = list(total.ulp.items())[: text.last_bin(total.ulp)]
     if len(counts) > BARS + 1:
         start = counts[BARS][0].split("-")[0]
@@ -101,7 +101,7 @@ def _histogram(total: Row, width: int, fancy: bool) -> Section:
 
 
 def _bar(share: float, room: int, fancy: bool) -> str:
-    """Draw a bar of up to ``room`` characters; a share too small for one still shows a tick."""
+    """Draw a bar of up to ``room`` characters; a share too small for a character shows a tick."""
     length = round(share * room)
     return ("█" if fancy else "#") * length or ("▏" if fancy else "|") * (share > 0)
 
@@ -109,24 +109,24 @@ def _bar(share: float, room: int, fancy: bool) -> str:
 def _modules(comparison: Comparison) -> Section:
     table = tables.table("|sparsity of, %", ">weights", *(f">{rule}" for rule in RULES), ">rel. update")
     for row in comparison.modules:
-        moved = "-" if comparison.adapters and not row.update_norm else text.number(row.relative_update)  # no factor touches it
+        moved = "-" if comparison.adapters and not row.update_norm else text.number(row.relative_update)  # it has no factor
         tables.add(table, printable(row.name), text.human(row.numel), *map(_bare, row.sparsity.values()), moved)
     return [table]
 
 
 def _bare(fraction: float) -> str:
-    """Format a percentage for a column that says % in its head."""
+    """Format a percentage without the sign, for a column with % in its header."""
     return percent(fraction).removesuffix(" %")
 
 
 def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
-    """Lowest, middle and highest layer under each rule, and the course over the layers as a line of blocks."""
+    """Tabulate lowest, median and highest sparsity of the layers under each rule, with a sparkline over the layers."""
     rows = {row.name: row for row in comparison.layers if row.name != OUTSIDE and row.numel}
     if not rows:
         return []
     prefix, labels = text.layer_labels(rows)
     stacks = text.stacks(rows)
-    room = min(40, width - 55 - 2 * max(map(len, labels.values())))  # what the numbers and names leave for the line of blocks
+    room = min(40, width - 55 - 2 * max(map(len, labels.values())))  # width that is left for the sparkline
     head = ["|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer"]
     if blocks := fancy and room >= 10:
         spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
@@ -143,7 +143,7 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
 
 
 def _sparkline(stacks: Sequence[Sequence[Row]], rule: str, room: int) -> str:
-    """Draw a block a layer, or one for a few neighbours pooled where room is short; the lowest to the highest of the line, stacks apart."""
+    """Draw a block per layer, or per pool of neighbours if they do not fit; scaled from lowest to highest, with a space between stacks."""
     size = math.ceil(sum(map(len, stacks)) / room)
     pools = [[stack[start : start + size] for start in range(0, len(stack), size)] for stack in stacks]
     values = [[1 - sum(row.changed[rule] for row in pool) / sum(row.numel for row in pool) for pool in stack] for stack in pools]
@@ -190,7 +190,7 @@ def _notes(notes: Sequence[str]) -> Section:
 
 
 def _skipped(comparison: Comparison) -> Section:
-    """List what was left out, by reason: all of it counted, the first three of each named."""
+    """List the tensors left out by reason: the count, and the first three names."""
     if not comparison.skipped:
         return []
     table = tables.table(">left out", "|of", "<because")

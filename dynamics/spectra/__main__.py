@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure the matrices and write what is asked for."""
+    """Measure the matrices and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_output, check_outputs, wrote
     from dynamics.cli.progress import ProgressBar
@@ -110,7 +110,7 @@ def _ends(spectrum: Spectrum) -> dict[str, float]:
 
 
 def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
-    """Spectra that an earlier command with the same settings wrote; a last line that was cut is passed over."""
+    """Read the spectra that an earlier command with the same settings wrote; drop an incomplete last line."""
     from dynamics.io.atomic import replacing
     from dynamics.io.json_lines import read_json_lines
 
@@ -129,7 +129,7 @@ def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
         if row_key != key:
             raise InputError(f"{path}: is of other checkpoints or settings; name another file for --resume")
     lines = path.read_bytes().splitlines()
-    with replacing(path) as temporary:  # without a last line that was cut
+    with replacing(path) as temporary:  # without an incomplete last line
         temporary.write_bytes(b"".join(line + b"\n" for line in lines[: len(lines) - len(unfinished)]))
     return spectra
 
@@ -171,7 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """Run the command and give its exit status."""
+    """Run the command and return its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.spectra", main, argv)

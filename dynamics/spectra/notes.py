@@ -1,4 +1,4 @@
-"""What to know about the spectra of two checkpoints before reading their numbers, in words."""
+"""Headline and notes for the spectra of two checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def headline(spectra: Sequence[Spectrum], skipped: Sequence[Skip]) -> str:
-    """Say first that the matrices are identical, or that many tensors are on one side only; else give an empty text."""
+    """State that all matrices are identical, or that most tensors are on one side only; else return an empty text."""
     alone = sum(skip.reason.startswith("only in") for skip in skipped)
     lines = []
     if alone > len(spectra):
@@ -24,7 +24,7 @@ def headline(spectra: Sequence[Spectrum], skipped: Sequence[Skip]) -> str:
 
 
 def notes(spectra: Sequence[Spectrum]) -> list[str]:
-    """Explain the dashes: matrices that did not change, and subspaces as large as the space."""
+    """Explain missing values: matrices that did not change, and subspaces as large as the whole space."""
     lines = []
     unchanged = sum(not spectrum.update_norm for spectrum in spectra)
     if unchanged:

@@ -35,18 +35,19 @@ COLUMNS = {
     "intruders": "intruders",
 }
 GLOSSARY = {
-    "rank": "Singular values of the update above max(m, n) eps sigma_1. Rounding to the storage dtype makes almost any update full rank.",
-    "stable rank": "|D|_F^2 / |D|_2^2: how many directions as strong as the strongest would hold its energy.",
-    "effective rank": "exp of the entropy of the singular values as shares.",
-    "rank 99 %": "How many directions hold 99 % of |D|^2.",
-    "NSS": "|sigma(W + D) - sigma(W)| / |sigma(W)|: how far the singular values moved.",
-    "angle": "The largest of the k principal angles between the first directions before and after, in degrees. Says little where the k-th "
-    "singular value is close to the next.",
-    "inside": "Share of |D|^2 within the first k left and right directions of the base, beside k^2 / (m n).",
-    "principal, low": "Share of the changed weights among the largest of the rank-k part of W, and among the smallest of W, beside the "
-    "share of all weights there.",
-    "intruders": "Of the first ten left directions after, those with |cosine| below 0.5 to every one before.",
-    "in brackets": "Bounds, where the first directions alone were found: what the quantity lies between, however the rest may be.",
+    "rank": "Number of singular values of the update D above max(m, n) eps sigma_1. Rounding to the storage dtype gives almost any update "
+    "full rank.",
+    "stable rank": "|D|_F^2 / |D|_2^2: the energy of the update, relative to that of its strongest direction.",
+    "effective rank": "exp of the entropy of the singular values, normalised to a sum of 1.",
+    "rank 99 %": "Number of directions that contain 99 % of |D|^2.",
+    "NSS": "|sigma(W + D) - sigma(W)| / |sigma(W)|: the relative change of the singular values.",
+    "angle": "The largest of the k principal angles between the leading singular directions before and after, in degrees. It is not "
+    "informative if the k-th singular value is close to the next.",
+    "inside": "Share of |D|^2 within the first k left and right singular directions of the base. Its chance value is k^2 / (m n).",
+    "principal, low": "Share of the changed weights among the largest weights of the rank-k part of W, and among the smallest weights of "
+    "W. The chance value is the share of all weights in the mask.",
+    "intruders": "Number of the first ten left singular directions after training with |cosine| below 0.5 to every direction before.",
+    "in brackets": "Bounds of the quantity, if only the leading directions were computed.",
 }
 
 
@@ -57,9 +58,9 @@ class Cell:
     Attributes
     ----------
     value
-        As it is printed.
+        The formatted value.
     bounds
-        The interval that it lies in, where the first directions alone were computed.
+        Bounds of the value, if only the leading directions were computed.
     """
 
     value: str
@@ -72,13 +73,13 @@ def page(base: str, tuned: str, spectra: list[Spectrum], skipped: Sequence[Skip]
     Parameters
     ----------
     base, tuned
-        What the two checkpoints are called.
+        Names of the two checkpoints.
     spectra
         The spectrum of every matrix.
     skipped
-        What was left out, and why.
+        The tensors that were left out, with reasons.
     settings
-        How it was measured, by name.
+        Settings of the measurement, by name.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def page(base: str, tuned: str, spectra: list[Spectrum], skipped: Sequence[Skip]
 
 
 def _matrices(rows: pd.DataFrame, spectra: list[Spectrum]) -> list[list[Cell]]:
-    """Format a row a matrix: its name, its shape and every quantity of ``COLUMNS``."""
+    """Format a row per matrix: its name, its shape and every quantity of ``COLUMNS``."""
     bounds = {spectrum.name: spectrum.bounds for spectrum in spectra}
     return [
         [
@@ -122,5 +123,5 @@ def _number(value: float) -> str:
 
 
 def _interval(ends: Sequence[float] | None, value: float) -> str:
-    """Format what a quantity lies between; nothing where the quantity is exact or not defined."""
+    """Format the bounds of a quantity; empty if the quantity is exact or not defined."""
     return "" if ends is None or math.isnan(value) else f"[{ends[0]:.3g}, {ends[1]:.3g}]"

@@ -1,4 +1,4 @@
-"""Spectra of updates: a table by kind of module on a screen, profiles over the layers as a figure."""
+"""Plots of the spectra of updates: profiles over the layers, singular values and principal angles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
 
 
 def values(spectra: list[Spectrum], ax: Axes) -> Axes:
-    """Draw the singular values of the matrix that drifted most: before, after, and of its update."""
+    """Draw the singular values of the matrix with the largest drift: before, after, and of the update."""
     drifted_most = max(spectra, key=lambda spectrum: spectrum.nss if spectrum.nss == spectrum.nss else -1.0)
     curves = (
         ("base", drifted_most.sigma_base, "-", 2.5),
@@ -64,7 +64,7 @@ def values(spectra: list[Spectrum], ax: Axes) -> Axes:
 
 
 def turned(spectra: list[Spectrum], side: str, ax: Axes) -> Axes:
-    """Draw principal angles against their index, a line a matrix, and their median. ``side``: left or right."""
+    """Draw principal angles against their index, a line per matrix, and their median. ``side``: left or right."""
     lines = [getattr(spectrum, f"angles_{side}") for spectrum in spectra]
     for line in lines:
         ax.plot(range(1, len(line) + 1), line, color=style.FAINT, lw=0.5, alpha=0.5)
@@ -79,7 +79,7 @@ def turned(spectra: list[Spectrum], side: str, ax: Axes) -> Axes:
 
 
 def figure(spectra: list[Spectrum]) -> Any:
-    """Draw six profiles over the layers, dotted lines being chance values; singular values before and after; angle against index."""
+    """Draw six profiles over the layers with dotted chance values, singular values before and after, and angles against their index."""
     rows = frame(spectra)
     with style.use_style():
         drawing = style.new_figure(9.5, 7.6)

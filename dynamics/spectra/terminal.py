@@ -1,4 +1,4 @@
-"""The spectra of an update as tables for a terminal."""
+"""Print the spectra of an update as tables to the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOW = {
     "approx": "first directions by random projection, bounds in --json, --csv and --html",
     "none": "nothing decomposed",
 }
-#: column -> how its median is written
+#: column -> format of its median
 UPDATE = {
     "rank": ".0f",
     "stable_rank": ".1f",
@@ -65,7 +65,7 @@ def _tables(rows: pd.DataFrame) -> list[Section]:
     mask_table = tables.table("|module", ">angle right", ">principal", ">low", ">chance", ">intruders", ">Hill, base", ">update")
     for kind, part in rows.groupby("module", sort=False):
         medians = changed_only(part).median(numeric_only=True)
-        hill = part["hill_base"].median()  # of the base, which unchanged matrices have, too
+        hill = part["hill_base"].median()  # of the base, so unchanged matrices count
         update = [_written(medians[column], digits) for column, digits in UPDATE.items()]
         masks = [_written(medians[column], digits) for column, digits in MASKS.items()]
         changed = bool(part["update_norm"].any())

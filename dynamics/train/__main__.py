@@ -1,4 +1,4 @@
-"""Train a model, and write down what training did to it.
+"""Train a model and record measurements of the training.
 
 python -m dynamics.train sft  --out runs/sft
 python -m dynamics.train rlvr --out runs/rlvr
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _reads_notation(model: str) -> bool:
-    """Whether a model is a folder with the tokenizer of the embedded one; what cannot be read is not."""
+    """Tell whether a model is a folder with the tokenizer of the embedded model; False if it cannot be read."""
     from dynamics.train.tasks.prompt_formats import reads_notation
 
     with contextlib.suppress(Exception):  # tokenizers raises nothing narrower; a broken file is named when the model is loaded
@@ -104,7 +104,7 @@ def _report(command: Command, run: Run) -> None:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit status."""
+    """Run the command and return its exit status."""
     from dynamics.cli.command import run
 
     return run("dynamics.train", main, argv)

@@ -1,6 +1,6 @@
-"""The end of a training run on a screen: held-out problems, the trained model beside the controls.
+"""Print the results of a training run on held-out problems to the terminal: the trained model and the controls.
 
-The controls are the base at lower temperatures and greedy (temperature control): a gain that they have too is no new ability.
+The controls are the base at lower temperatures and with greedy decoding. A gain that they show too is no new ability.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def show(reports: Sequence[tuple[str, Report]], console: Console | None = None) 
 
     Parameters
     ----------
-    reports : (name of a set of problems, report on it).
-    console : to print to; standard output if None.
+    reports : pairs of the name of a set of problems and its report.
+    console : console to print to; standard output if None.
     """
     tables.show(lambda *_: [*(_set(name, report) for name, report in reports), _notes(reports)], console)
 

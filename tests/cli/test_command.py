@@ -103,7 +103,8 @@ def test_the_first_compilation_is_announced_once(capsys):
     with ProgressBar("comparing", compiles=True):
         for number in (1, 1.0):
             numba.njit(lambda x: x)(number)
-    assert capsys.readouterr().err == "compiling kernels, once; later runs use them as they are\n"
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("comparing:")]  # lines of a slow machine
+    assert told == ["compiling kernels, once; later runs use them as they are"]
     with ProgressBar("comparing", compiles=True):
         pass
     numba.njit(lambda x: x)(1)
