@@ -117,6 +117,7 @@ def test_what_only_one_solved_and_how_unlikely_the_base_found_it(folder: Path) -
     assert len(answers) == len({row["problem"] for row in rows if row["correct"]})
 
 
+@pytest.mark.slow
 def test_the_base_is_at_no_distance_from_itself(folder: Path) -> None:
     places = runs.find([folder / "sft-0"])[0].checkpoints
     still, moved = forgetting.distances(places[0], places[0]), forgetting.distances(places[0], places[-1])

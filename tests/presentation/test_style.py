@@ -137,7 +137,7 @@ def test_labels_do_not_overlap(draw, table):
         assert_legible(drawn(draw, table))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("suffix", [".png", ".svg", pytest.param(".pdf", marks=pytest.mark.slow)])
 def test_same_table_same_bytes(tmp_path, suffix):
     with style.use_style():
         for name in ("a", "b"):

@@ -192,6 +192,7 @@ def test_run_directories_of_the_first_schema_are_read(tmp_path: Path) -> None:
     assert directory.read_run() == theirs | {"schema": SCHEMA}
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_schema_is_resumed_to_the_same_bits(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from dynamics.train.__main__ import cli

@@ -170,6 +170,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(method: str, lines: list[int]
         assert killed[name] == whole[name], name
 
 
+@pytest.mark.slow
 def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: Path) -> None:
     """All methods use the same prompts, so they start with the same value; measuring it does not change the run."""
     first = {}
