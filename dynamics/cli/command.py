@@ -41,7 +41,7 @@ def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[
     0 done, 1 internal error, 2 bad input, 3 incomplete result, 130 interrupted, 143 terminated.
     """
     try:
-        with _terminable():
+        with handle_signals(_terminate, signal.SIGTERM):
             main(argv)
             sys.stdout.flush()
         return DONE
@@ -88,21 +88,23 @@ def tell(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Raise ``Terminated`` on SIGTERM, so that temporary files are removed and finished work is saved."""
-
-    def stop(*_: object) -> None:
-        raise Terminated
-
+def handle_signals(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
+    """Handle signals by ``handler``, called with the number and the frame; outside the main thread, do nothing."""
     try:
-        previous = signal.signal(signal.SIGTERM, stop)
+        previous = {number: signal.signal(number, handler) for number in numbers}
     except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, former in previous.items():
+            signal.signal(number, former)
+
+
+def _terminate(*_: object) -> None:
+    """Raise ``Terminated``, so that temporary files are removed and finished work is saved."""
+    raise Terminated
 
 
 def silence_stdout() -> None:

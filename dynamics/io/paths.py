@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dynamics.descriptions import plural
 from dynamics.errors import nearest, printable
 
 _NUMBER = re.compile(r"(\d+)")
@@ -88,7 +89,7 @@ def choose_checkpoint(folder: Path, checkpoints: Sequence[str]) -> str:
     shown = list(map(printable, checkpoints))
     if len(shown) > LISTED:
         shown = [*shown[: LISTED // 2], "...", *shown[-LISTED // 2 :]]
-    count = f"{len(checkpoints)} checkpoint{'s' * (len(checkpoints) != 1)}"
+    count = plural(len(checkpoints), "checkpoint")
     return (
         f"{printable(folder)}: holds no weights itself but {count}: {', '.join(shown)}; name one of them, e.g. {folder / checkpoints[-1]}"
     )

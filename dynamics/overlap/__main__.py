@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
+    from dynamics.cli.thresholds import add_thresholds
 
     parser = Parser(
         prog="python -m dynamics.overlap",
@@ -66,15 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="TUNED are checkpoints of one run: sort them by number, and count when each weight first changed",
     )
     add_outputs(parser, "every row", "overlap against chance")
-    parser.add_argument(
-        "--rtol",
-        type=float,
-        default=1e-3,
-        help="threshold of rule rtol, as a share of the larger of the weight's two values (default %(default)s)",
-    )
-    parser.add_argument(
-        "--atol", type=float, default=1e-5, help="threshold of rule atol: the smallest difference that counts (default %(default)s)"
-    )
+    add_thresholds(parser)
     return parser
 
 

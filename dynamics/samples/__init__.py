@@ -17,6 +17,7 @@ kept in memory. The following decisions are counted and reported when they apply
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,9 @@ def read(
     columns = Columns(problem, correct, sample, model, answer)
     jobs = [job for source in sources for job in _expand(str(source))]
     runs = {path for source in sources for path in _of_a_run(str(source))}
-    given = [(name, path.resolve()) for name, path, _ in jobs]
-    if twice := next((pair for pair in given if given.count(pair) > 1), None):
-        raise InputError(f"{printable(twice[1])}: is given twice for one model; its samples would count twice")
+    given = Counter((name, path.resolve()) for name, path, _ in jobs)
+    if twice := next((path for (_, path), times in given.items() if times > 1), None):
+        raise InputError(f"{printable(twice)}: is given twice for one model; its samples would count twice")
     sizes = [path.stat().st_size for _, path, _ in jobs]
     gather, files, ignored = Gather(), [], []
     defaults = _default_names([path for _, path, _ in jobs])

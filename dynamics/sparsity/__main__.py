@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
+    from dynamics.cli.thresholds import add_thresholds
 
     parser = Parser(
         prog="python -m dynamics.sparsity",
@@ -83,15 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--paper", choices=sorted(PAPERS), help="also count the changed weights exactly as this paper does, and print that number first"
     )
     parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--rtol",
-        type=float,
-        default=1e-3,
-        help="threshold of rule rtol, as a share of the larger of the weight's two values (default %(default)s)",
-    )
-    parser.add_argument(
-        "--atol", type=float, default=1e-5, help="threshold of rule atol: the smallest difference that counts (default %(default)s)"
-    )
+    add_thresholds(parser)
     parser.add_argument("--threads", type=_positive, help="number of threads that compare weights (default: one per core)")
     return parser
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from dynamics.cli.command import Terminated
+from dynamics.cli.command import Terminated, handle_signals
 from dynamics.errors import InputError
 from dynamics.io.folders import LOCK, exclusive
 from dynamics.recorder.recorder import Recorder
@@ -349,17 +349,8 @@ def _interruptible(training: Run) -> Iterator[None]:
             raise kind
         training.stopping = kind
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    try:
-        previous = [signal.signal(number, stop) for number in signals]
-    except ValueError:  # not the main thread
+    with handle_signals(stop, signal.SIGINT, signal.SIGTERM):
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, previous, strict=True):
-            signal.signal(number, handler)
 
 
 def _set_up_torch(threads: int) -> None:
