@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor, from_array
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import no_such_path
 
-__all__ = ["Checkpoint", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
+__all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
 
 #: a path, a Hub id, a mapping from names to tensors or arrays, or an open checkpoint
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint

@@ -14,7 +14,7 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state
 from dynamics.checkpoints.sharded import Shard, join_shards
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
 from dynamics.errors import InputError, printable
 
@@ -40,7 +40,7 @@ def read_dcp(folder: Path) -> Checkpoint:
     file = File(folder / ".metadata")
     where = printable(file.path)
     metadata = unpickle(io.BytesIO(file.read(0, file.size)), where, CLASSES)
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     try:
         entries = _weights(metadata.state["state_dict_metadata"], ignored)
         infos = {(index.state["fqn"], index.state.get("offset")): info for index, info in metadata.state["storage_data"].items()}
@@ -58,24 +58,25 @@ def read_dcp(folder: Path) -> Checkpoint:
         for box, (path, offset, length) in zip(boxes, items[name], strict=True):
             shards[box] = (*box, _item(label, name, box[1], dtype, files[path], offset, length))
         tensors[name] = join_shards(label, shape, dtype, list(shards.values())).named(name)
-    if not tensors and any(is_optimizer(name) for name, _ in ignored):
+    if not tensors and any(is_optimizer(entry.name) for entry in ignored):
         raise InputError(f"{printable(folder)}: holds optimizer state, not weights")
     return Checkpoint(str(folder), "dcp", tensors, ignored=grouped(ignored))
 
 
-def _weights(entries: dict[str, Node], ignored: list[tuple[str, str]]) -> dict[str, tuple[tuple[int, ...], str, list[Box]]]:
+def _weights(entries: dict[str, Node], ignored: list[Ignored]) -> dict[str, tuple[tuple[int, ...], str, list[Box]]]:
     """Map the name of each tensor that is not optimizer state to (shape, dtype, rectangles)."""
     weights = {}
     for name, entry in entries.items():
         if is_optimizer(name):
-            ignored.append((name, "optimizer state, not weights"))
+            ignored.append(Ignored(name, "optimizer state, not weights"))
         elif not isinstance(name, str) or not entry.path.endswith(".TensorStorageMetadata"):
-            ignored.append((str(name), "not a tensor"))
+            ignored.append(Ignored(str(name), "not a tensor"))
         else:
             properties = entry.state["properties"].state
             dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
             if dtype not in STORAGE:
-                ignored.append((name, f"its dtype {printable(dtype)} is not one this reads"))
+                count = math.prod(_numbers(entry.state["size"]))
+                ignored.append(Ignored(name, f"its dtype {printable(dtype)} is not one this reads", count))
                 continue
             boxes = [(_numbers(chunk.state["offsets"]), _numbers(chunk.state["sizes"])) for chunk in entry.state["chunks"]]
             weights[name] = (_numbers(entry.state["size"]), dtype, boxes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.sharded import RANK_SHARD
-from dynamics.checkpoints.tensor import Checkpoint, Tensor
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
 
@@ -127,7 +127,7 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
     """Merge several files into one checkpoint. A name may occur in only one file, unless the index says which file to use."""
     weight_map = _weight_map(files, chosen)
     tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     for path in chosen:
         part = _read_part(path)
         ignored += part.ignored
@@ -136,7 +136,7 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
                 explanation = (
                     f"the index places it in {printable(weight_map[name])}" if name in weight_map else "the index does not name it"
                 )
-                ignored.append((name, f"in {printable(path.name)}, but {explanation}"))
+                ignored.append(Ignored(name, f"in {printable(path.name)}, but {explanation}"))
             elif name in tensors:
                 raise InputError(
                     f"{printable(folder)}: {printable(name)} stands in two files, the second is {printable(path.name)}; "
@@ -145,13 +145,13 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
             else:
                 tensors[name] = tensor
     for name, shard in weight_map.items():
-        if name not in tensors and not any(name == other for other, _ in ignored):
+        if name not in tensors and not any(name == entry.name for entry in ignored):
             raise InputError(
                 f"{printable(folder)}: the index places {printable(name)} in {printable(shard)}, which does not hold it; the index is stale"
             )
     unread = f"file not read: the weights were taken from {chosen[0].name}"
     others = [name for name, path in files.items() if path not in chosen and name.endswith((*WEIGHTS, ".gguf"))]
-    ignored += [(name, "not weights of the model" if NOT_WEIGHTS.match(name) else unread) for name in others]
+    ignored += [Ignored(name, "not weights of the model" if NOT_WEIGHTS.match(name) else unread) for name in others]
     config = read_json(files["config.json"]) if "config.json" in files else None
     return Checkpoint(str(folder), "huggingface", tensors, config, tuple(ignored))
 

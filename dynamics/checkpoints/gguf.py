@@ -20,7 +20,7 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import FileRange, grouped
-from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 
@@ -94,15 +94,16 @@ def read_gguf(path: Path) -> Checkpoint:
 
     names, heads = _names(fields)
     tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     kinds: Counter[str] = Counter()
     for entry in entries:
         if ROTARY.match(entry.name):
-            ignored.append((entry.name, "a table of rotary frequencies, not a weight"))
+            ignored.append(Ignored(entry.name, "a table of rotary frequencies, not a weight"))
             continue
         tensor = _tensor(file, entry, gguf)
         if tensor is None:
-            ignored.append((entry.name, f"its type {entry.kind} cannot be dequantized by gguf; a newer version may"))
+            reason = f"its type {entry.kind} cannot be dequantized by gguf; a newer version may"
+            ignored.append(Ignored(entry.name, reason, math.prod(entry.shape)))
             continue
         name, part = _rename(entry.name, names)
         if part in heads:

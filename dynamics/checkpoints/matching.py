@@ -86,8 +86,9 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
         _experts(side, other, result)
         _tied_head(side, other, result)
     for side, other in ((a, b), (b, a)):
-        for name in side.left:
-            result.skipped.append(Skip(name, side.which, _only_reason(name, side, other)))
+        for name, tensor in side.left.items():
+            reason = _only_reason(name, side, other)
+            result.skipped.append(Skip(name, side.which, reason, tensor.numel, parameter_names.is_added_head(name)))
     if not result.pairs:
         raise InputError(_nothing_common(base, tuned, result))
     return result
@@ -95,7 +96,7 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
 
 def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
     """Collect the tensors of a checkpoint by canonical name, without buffers and packed weights."""
-    result.skipped += [Skip(name, which, reason) for name, reason in checkpoint.ignored]
+    result.skipped += [Skip(entry.name, which, entry.reason, entry.numel) for entry in checkpoint.ignored]
     short = parameter_names.canonical(checkpoint.tensors)
     side = _Side(which, checkpoint, {})
     scaled = {SCALE.sub("", name) for name in checkpoint.tensors if SCALE.search(name)}
@@ -110,7 +111,8 @@ def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
         if parameter_names.is_buffer(name, tensor.shape):
             result.skipped.append(Skip(name, which, "a buffer, not a weight: no optimizer updates it"))
         elif PACKED.search(stored) or SCALE.search(stored) or (stem in scaled and tensor.storage.itemsize == 1):
-            result.skipped.append(Skip(name, which, "quantised with separate scales: its stored values are not weights; dequantise first"))
+            reason = "quantised with separate scales: its stored values are not weights; dequantise first"
+            result.skipped.append(Skip(name, which, reason, tensor.numel))
         else:
             side.left[name] = tensor
     return side
@@ -201,6 +203,8 @@ def _common_rows(name: str, x: Tensor, y: Tensor, result: Match) -> None:
                 f"{name}[{rows}:{longer.shape[0]}]",
                 where,
                 f"vocabulary rows only in {where}: {extra} values; the common {rows} rows are compared",
+                extra,
+                by_design=True,
             )
         )
 

@@ -120,10 +120,18 @@ def kind(name: str) -> str:
     return "other"
 
 
+def is_added_head(name: str) -> bool:
+    """Tell whether a tensor belongs to a head that a trainer adds to a language model: a value, reward or classification head."""
+    return bool(ADDED_HEAD.search(name))
+
+
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
     """Tell whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids."""
     return bool(BUFFER.search(name)) or (name.endswith(".attn.bias") and len(shape) == 4)
 
+
+#: heads of critics, reward models and classifiers, which the language model does not have
+ADDED_HEAD = re.compile(r"(^|\.)(v_head|value_head|values_head|reward_head|rm_head|critic_head|regression_head|score|classifier)\.")
 
 OUTSIDE = "(no layer)"
 MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gate_up", "down", "router", "norm", "head", "other")

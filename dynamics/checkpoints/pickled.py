@@ -20,7 +20,7 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.sharded import split_into_boxes
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
 from dynamics.errors import InputError, printable
 
@@ -268,6 +268,16 @@ def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
         raise InputError(f"{where}: its tensor record is damaged ({type(error).__name__}); fetch the file again") from None
 
 
+def _claimed(record: Any) -> int:
+    """Count the elements of the shape in the record of a tensor that cannot be read; 0 if there is none."""
+    record = unwrap(record)
+    arguments = record.args[2] if record.path == SUBCLASS else record.args
+    for shape in arguments if isinstance(arguments, tuple) else ():
+        if isinstance(shape, tuple) and shape and all(type(size) is int and size >= 0 for size in shape):
+            return math.prod(shape)
+    return 0
+
+
 def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     storage, offset, shape, strides = node.args[:4]
     dtype = node.args[6] if node.path.endswith("_v3") else storage.dtype
@@ -295,17 +305,17 @@ def read_pickled(path: Path) -> Checkpoint:
     if not isinstance(saved.root, dict):
         contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
         raise InputError(f"{where}: holds {contents}, not a state dict of names and tensors")
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     state = _find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
     for name, value in _flatten(state, ignored):
         strided = as_strided(value, name, saved)
         if strided is None:
-            ignored.append((name, "not a tensor"))
+            ignored.append(Ignored(name, "not a tensor"))
         elif isinstance(strided, str):
             if "DTensor" in strided:
                 raise InputError(f"{where}: {printable(name)} is one rank's part of a DTensor; all ranks' files are needed")
-            ignored.append((name, strided))
+            ignored.append(Ignored(name, strided, _claimed(value)))
         elif name in tensors:
             raise InputError(f"{where}: holds two entries named {printable(name)}")
         else:
@@ -314,7 +324,7 @@ def read_pickled(path: Path) -> Checkpoint:
     return Checkpoint(str(path), "torch", tensors, ignored=grouped(ignored))
 
 
-def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, str]]) -> Mapping[Any, Any]:
+def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) -> Mapping[Any, Any]:
     """Descend into ``{"state": {"model": ...}}``, and add the other entries to ``ignored``."""
     taken = ""
     for _ in range(3):
@@ -327,14 +337,12 @@ def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, 
         for other, value in root.items():
             if other != key:
                 reason = f"outside {taken[:-1]}, which holds the weights" if isinstance(value, dict | Node) else "not a tensor"
-                ignored.append((str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else reason))
+                ignored.append(Ignored(str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else reason))
         root = root[key]
     return root
 
 
-def _flatten(
-    state: Mapping[Any, Any], ignored: list[tuple[str, str]], prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, Any]]:
+def _flatten(state: Mapping[Any, Any], ignored: list[Ignored], prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """Collect tensor records under the keys of their parent dictionaries, joined by dots; other entries go to ``ignored``."""
     seen = set() if seen is None else seen
     for key, value in state.items():
@@ -342,12 +350,12 @@ def _flatten(
         if isinstance(value, Node):
             yield name, value
         elif is_optimizer(key) and isinstance(value, dict | list):
-            ignored.append((name, "optimizer state, not weights"))
+            ignored.append(Ignored(name, "optimizer state, not weights"))
         elif isinstance(value, dict) and id(value) not in seen and len(seen) < 100_000 and prefix.count(".") < 50:
             seen.add(id(value))  # a dictionary can occur several times in a pickle, and even contain itself
             yield from _flatten(value, ignored, f"{name}.", seen)
         else:
-            ignored.append((name, "not a tensor"))
+            ignored.append(Ignored(name, "not a tensor"))
 
 
 def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -370,13 +378,13 @@ def is_optimizer(name: object) -> bool:
     return any(part in OPTIMIZER for part in str(name).split(".")[:2]) if isinstance(name, str) else False
 
 
-def grouped(ignored: list[tuple[str, str]], limit: int = 8) -> tuple[tuple[str, str], ...]:
+def grouped(ignored: list[Ignored], limit: int = 8) -> tuple[Ignored, ...]:
     """Merge the names that share a reason into one row if there are more than ``limit`` of them."""
-    names: dict[str, list[str]] = {}
-    for name, reason in ignored:
-        names.setdefault(reason, []).append(name)
-    rows: list[tuple[str, str]] = []
-    for reason, group in names.items():
-        single_rows = [(name, reason) for name in group]
-        rows += single_rows if len(single_rows) <= limit else [(f"{group[0]} and {len(group) - 1} more", reason)]
+    groups: dict[str, list[Ignored]] = {}
+    for entry in ignored:
+        groups.setdefault(entry.reason, []).append(entry)
+    rows: list[Ignored] = []
+    for reason, group in groups.items():
+        merged = Ignored(f"{group[0].name} and {len(group) - 1} more", reason, sum(entry.numel for entry in group))
+        rows += group if len(group) <= limit else [merged]
     return tuple(rows)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
 
 MAX_HEADER = 100_000_000  # limit of the format, in bytes
@@ -46,12 +46,12 @@ def read_safetensors(path: str | Path) -> Checkpoint:
     file = File(path)
     entries, start = read_header(file)
     tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     for name, (code, shape, begin) in entries.items():
         if code in DTYPES:
             tensors[name] = from_file(name, shape, DTYPES[code], file, start + begin)
         else:
-            ignored.append((name, f"dtype {code} has no comparison here"))
+            ignored.append(Ignored(name, f"dtype {code} has no comparison here", math.prod(shape)))
     return Checkpoint(str(path), "safetensors", tensors, ignored=tuple(ignored))
 
 

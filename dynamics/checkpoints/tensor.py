@@ -126,12 +126,40 @@ def from_array(name: str, array: Shaped[np.ndarray, "*shape"], dtype: str | None
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """A file or an entry of a checkpoint that is not read as a weight.
+
+    Attributes
+    ----------
+    name : name of the entry, or of the first of a group.
+    reason : why it is not read.
+    numel : number of parameters that are lost to a comparison; 0 if the entry holds none of the model's parameters.
+    """
+
+    name: str
+    reason: str
+    numel: int = 0
+
+
+@dataclass(frozen=True)
 class Skip:
-    """A tensor excluded from a comparison, with the reason. ``where`` is ``base``, ``tuned`` or ``both``."""
+    """A tensor excluded from a comparison.
+
+    Attributes
+    ----------
+    name : name of the tensor.
+    where : the checkpoint it belongs to: ``base``, ``tuned`` or ``both``.
+    reason : why it is excluded.
+    numel : number of parameters excluded; 0 if they are compared under another name, or are not parameters (a buffer).
+    by_design : the other checkpoint does not have the tensor by design (a value head, extra vocabulary rows), or the measure has no use
+        for it (a vector, for a decomposition of matrices). Other exclusions reduce the coverage.
+    """
 
     name: str
     where: str
     reason: str
+    numel: int = 0
+    by_design: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +172,7 @@ class Checkpoint:
     format : ``safetensors``, ``huggingface``, ``torch``, ``dcp``, ``fsdp-shards``, ``gguf``, ``peft-lora`` or ``memory``.
     tensors : name -> tensor, in the order of the file.
     config : the model's ``config.json``, or None.
-    ignored : (name, reason) of files and entries that are not weights of this model, or cannot be read as weights.
+    ignored : files and entries that are not weights of this model, or cannot be read as weights.
     adapter : for ``peft-lora``, the adapter to apply to a base; such a checkpoint has no tensors of its own.
     """
 
@@ -152,7 +180,7 @@ class Checkpoint:
     format: str
     tensors: dict[str, Tensor] = field(repr=False)
     config: dict[str, Any] | None = field(default=None, repr=False)
-    ignored: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[Ignored, ...] = ()
     adapter: Any = field(default=None, repr=False)
 
     @property

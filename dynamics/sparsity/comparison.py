@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints import Checkpoint, Source, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
-from dynamics.errors import InputError, did_you_mean
+from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.io.paths import natural_order
 from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold
 from dynamics.sparsity.notes import explain
@@ -217,6 +217,14 @@ def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
 def last_against_first(steps: Sequence[Step]) -> Comparison:
     """Return the comparison of the last checkpoint of a series with the first."""
     return [step.comparison for step in steps if step.against == "first"][-1]
+
+
+def incomplete(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
+    """Name the first comparison that left parameters out, of a series or alone; return an empty text if there is none."""
+    for step in steps:
+        if step.comparison.incomplete:
+            return f"{printable(step.start)} -> {printable(step.end)}: {step.comparison.incomplete}"
+    return comparison.incomplete
 
 
 def table(comparison: Comparison, steps: Sequence[Step] = ()) -> pd.DataFrame:

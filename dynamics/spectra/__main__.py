@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure the matrices and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_output, check_outputs, wrote
+    from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
+    from dynamics.spectra.notes import incomplete
 
     options = build_parser().parse_args(argv)
     check_outputs(options)
@@ -63,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with reader_may_leave():
             show(options.base, options.tuned, spectra, skipped, options.method)
     _write(options, spectra, skipped)
+    check_complete(incomplete(spectra, skipped), options)
 
 
 def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip]) -> None:
@@ -76,10 +79,11 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
 
         settings |= {"seed": options.seed, "directions": options.subspace + MORE, "bounds_fail_with_probability": FAILURE}
     if options.json:
-        from dynamics.spectra.notes import notes
+        from dynamics.spectra.notes import coverage_of, notes
 
         document = {
             "schema": SCHEMA,
+            "coverage": coverage_of(spectra, skipped),
             "base": options.base,
             "tuned": options.tuned,
             "settings": settings,
@@ -138,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
+    from dynamics.cli.partial import add_allow_partial
 
     parser = Parser(
         prog="python -m dynamics.spectra",
@@ -167,6 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write finished matrices to FILE, and read them from it when the command is run again after an interruption",
     )
     add_outputs(parser, "one row per matrix", "profiles over layers, singular values and angles")
+    add_allow_partial(parser)
     return parser
 
 

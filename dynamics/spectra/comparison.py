@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "dynamics.spectra/1"
+#: reason of the matrices that the options leave out
+NOT_SELECTED = "not selected"
 METHODS = ("full", "approx", "none")
 
 
@@ -224,6 +226,22 @@ def _full(
     }
 
 
+def _matrices(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Skip]]:
+    """Select the matrices, with each expert of stacked experts a matrix; also return the other tensors, with reasons."""
+    matrices: list[Pair] = []
+    others: list[Skip] = []
+    for pair in pairs:
+        shape = pair.base.shape
+        if len(shape) == 2 and min(shape) >= 2:
+            matrices.append(pair)
+        elif len(shape) == 3 and min(shape[1:]) >= 2:
+            matrices += [Pair(f"{pair.name}[{index}]", pair.base.item(index), pair.tuned.item(index)) for index in range(shape[0])]
+        else:
+            is_vector = sum(size > 1 for size in shape) <= 1
+            others.append(Skip(pair.name, "both", "not a matrix", pair.base.numel, is_vector))
+    return matrices, others
+
+
 def compare(
     base: Source,
     tuned: Source,
@@ -261,10 +279,11 @@ def compare(
         after, records = adapter.apply_to_base(before)
         factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
     matched = match(before, after)
-    matrices = [pair for pair in matched.pairs if len(pair.base.shape) == 2 and min(pair.base.shape) >= 2]
-    names = {pair.name for pair in matrices}
-    skipped = matched.skipped + [Skip(pair.name, "both", "not a matrix") for pair in matched.pairs if pair.name not in names]
+    matrices, others = _matrices(matched.pairs)
     selected = [pair for pair in matrices if pattern.search(pair.name)][:limit]
+    names = {pair.name for pair in selected}
+    unasked = [Skip(pair.name, "both", NOT_SELECTED, pair.base.numel, True) for pair in matrices if pair.name not in names]
+    skipped = [*matched.skipped, *others, *unasked]
     if not selected:
         raise InputError(f"no matrix to measure{f' whose name matches {printable(only)}' if only else ''}")
     done_by_name = {spectrum.name: spectrum for spectrum in done}

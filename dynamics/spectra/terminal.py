@@ -11,7 +11,7 @@ from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
-from dynamics.spectra.comparison import changed_only, frame
+from dynamics.spectra.comparison import NOT_SELECTED, changed_only, frame
 from dynamics.spectra.notes import headline, notes
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def _end(spectra: list[Spectrum], skipped: list[Skip]) -> Section:
     for note in notes(spectra):
         tables.add(table, "note", note)
     lines: Section = [table] if table.rows else []
-    if skipped:
-        lines.append(Text(f"{plural(len(skipped), 'tensor')} left out: not matrices, or not on both sides"))
+    if count := sum(skip.reason != NOT_SELECTED for skip in skipped):
+        lines.append(Text(f"{plural(count, 'tensor')} left out: not matrices, or not on both sides"))
     return lines
 
 

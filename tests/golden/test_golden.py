@@ -54,7 +54,7 @@ def entropy(line: str, table: str | None = None) -> Case:
 CASES = {
     "sparsity_bf16": Case("sparsity bf16/base bf16/tuned"),
     "sparsity_special": Case("sparsity special/base special/tuned --like mukherjee --rtol 1e-2 --atol 1e-4"),
-    "sparsity_mixed": Case("sparsity mixed/base mixed/tuned --like path-not-taken"),
+    "sparsity_mixed": Case("sparsity mixed/base mixed/tuned --like path-not-taken --allow-partial"),
     "sparsity_series": Case("sparsity run/step_0 run/step_1 run/step_2 run/step_3"),
     "sparsity_adapter": Case("sparsity lora/base lora/adapter"),
     "overlap_pair": Case("overlap special/base special/tuned lora/base"),
