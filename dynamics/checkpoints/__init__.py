@@ -14,6 +14,7 @@ from typing import Any
 
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location, location
 from dynamics.io.paths import no_such_path
 
 __all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
@@ -43,15 +44,19 @@ def open_checkpoint(source: Source) -> Checkpoint:
         return read_mapping(source)
     if not os.fspath(source):
         raise InputError("a checkpoint's path is empty")
-    path = Path(source)
+    path = location(source if isinstance(source, (str, Path)) else os.fspath(source))
     try:
         exists = path.exists()
     except OSError as error:
         raise InputError(f"{printable(source)}: {error.strerror or error}") from None
+    except InputError:
+        raise
     except ValueError:
         raise InputError(f"{printable(source)}: is not a path") from None
     if not exists:
-        return _from_hub(str(source))
+        if isinstance(path, Path):
+            return _from_hub(str(source))
+        raise InputError(f"{printable(path)}: no such object or folder")
     checkpoint = _read(path)
     if not checkpoint.tensors and checkpoint.adapter is None:
         raise InputError(f"{printable(path)}: holds no tensors")
@@ -68,7 +73,7 @@ def _from_hub(text: str) -> Checkpoint:
     return replace(_read(download(text)), path=text)
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Location) -> Checkpoint:
     if path.is_dir():
         from dynamics.checkpoints.folder import read_folder
 

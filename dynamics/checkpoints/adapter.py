@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 
 FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.default)?(?:\.weight)?$")
 PREFIX = re.compile(r"^(base_model\.model\.)+")
@@ -152,7 +152,7 @@ def with_lora_update(name: str, base: Tensor, update: LowRank) -> Tensor:
     return Tensor(name, base.shape, "float64", read)
 
 
-def read_adapter(folder: Path) -> Checkpoint:
+def read_adapter(folder: Location) -> Checkpoint:
     """Read a PEFT LoRA folder as a checkpoint without tensors, which has only an ``Adapter`` to apply to a base."""
     where = printable(folder)
     config = read_json(folder / "adapter_config.json")
@@ -183,7 +183,7 @@ def read_adapter(folder: Path) -> Checkpoint:
     return Checkpoint(str(folder), "peft-lora", {}, config, weights.ignored, Adapter(str(folder), updates, scalings, replaced))
 
 
-def _weights(folder: Path) -> Checkpoint:
+def _weights(folder: Location) -> Checkpoint:
     if (folder / "adapter_model.safetensors").exists():
         return read_safetensors(folder / "adapter_model.safetensors")
     if (folder / "adapter_model.bin").exists():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location, exists
 
 #: classes in ``.metadata``, under the module paths of all versions of torch
 CLASSES = frozenset(
@@ -35,7 +35,7 @@ CLASSES = frozenset(
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def read_dcp(folder: Path) -> Checkpoint:
+def read_dcp(folder: Location) -> Checkpoint:
     """Read the checkpoint in a folder with a ``.metadata`` file."""
     file = File(folder / ".metadata")
     where = printable(file.path)
@@ -103,10 +103,10 @@ def _locate(where: str, name: str, box: Box, dtype: str, infos: dict[tuple[str, 
     return path, offset, length
 
 
-def _open(folder: Path, name: str) -> File:
+def _open(folder: Location, name: str) -> File:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise InputError(f"{printable(folder)}: .metadata refers to {printable(name)}, which is outside the folder")
-    if not os.path.exists(folder / name):  # unlike Path.exists, it returns False for invalid file names instead of raising
+    if not exists(folder / name):
         raise InputError(f"{printable(folder)}: {printable(name)} is missing, which .metadata refers to; fetch it")
     return File(folder / name)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import PurePath
 
 from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.sharded import RANK_SHARD
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -23,12 +24,13 @@ NOT_WEIGHTS = re.compile(
 )
 
 
-def read_folder(folder: Path) -> Checkpoint:
+def read_folder(folder: Location) -> Checkpoint:
     """Read the checkpoint in ``folder``, in any of the supported layouts."""
     where = printable(folder)
     try:
-        files = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() or entry.is_symlink()}
-        children = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        entries: list[Location] = sorted(folder.iterdir(), key=lambda entry: entry.name)
+        files = {entry.name: entry for entry in entries if entry.is_file() or entry.is_symlink()}
+        children = {entry.name for entry in entries if entry.is_dir()}
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or error}") from error
     if "adapter_config.json" in files:
@@ -48,7 +50,7 @@ def read_folder(folder: Path) -> Checkpoint:
     return _merge(folder, files, chosen) if chosen else _read_other(folder, files, children)
 
 
-def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Checkpoint:
+def _read_other(folder: Location, files: dict[str, Location], children: set[str]) -> Checkpoint:
     """Read a folder without weight files of its own: one GGUF file, or verl's actor; for any other, raise an error that describes it."""
     where = printable(folder)
     ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
@@ -69,7 +71,7 @@ def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Che
     raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
 
 
-def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
+def _choose(folder: Location, files: dict[str, Location]) -> list[Location]:
     """Choose the weight files with the precedence of transformers: one safetensors file, an index, shards without an index, then .bin."""
     for single, index, suffix in (
         ("model.safetensors", INDEXES[0], ".safetensors"),
@@ -95,20 +97,20 @@ def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
     return _complete(folder, rest) if rest else []
 
 
-def _from_index(folder: Path, index: str, files: dict[str, Path]) -> list[Path]:
+def _from_index(folder: Location, index: str, files: dict[str, Location]) -> list[Location]:
     where = printable(folder / index)
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(f"{where}: has no weight_map of names to shards; the index is corrupt")
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard:
+        if PurePath(shard).name != shard:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is outside the folder")
         if shard not in files:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is not there; fetch it, or remove a stale index")
     return [files[shard] for shard in sorted(set(weight_map.values()))]
 
 
-def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
+def _complete(folder: Location, files: dict[str, Location]) -> list[Location]:
     """Return the files after checking that no shard of a series such as ``x-00001-of-00003`` is missing."""
     for name in files:
         numbered = NUMBERED.match(name)
@@ -123,7 +125,7 @@ def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
     return list(files.values())
 
 
-def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoint:
+def _merge(folder: Location, files: dict[str, Location], chosen: list[Location]) -> Checkpoint:
     """Merge several files into one checkpoint. A name may occur in only one file, unless the index says which file to use."""
     weight_map = _weight_map(files, chosen)
     tensors: dict[str, Tensor] = {}
@@ -156,7 +158,7 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
     return Checkpoint(str(folder), "huggingface", tensors, config, tuple(ignored))
 
 
-def _weight_map(files: dict[str, Path], chosen: list[Path]) -> dict[str, str]:
+def _weight_map(files: dict[str, Location], chosen: list[Location]) -> dict[str, str]:
     """Return the index of the chosen files, a mapping of name to file; empty without an index and for a single file."""
     weight_map: dict[str, str] = {}
     if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
@@ -166,7 +168,7 @@ def _weight_map(files: dict[str, Path], chosen: list[Path]) -> dict[str, str]:
     return weight_map
 
 
-def _read_part(path: Path) -> Checkpoint:
+def _read_part(path: Location) -> Checkpoint:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     from dynamics.checkpoints.pickled import read_pickled

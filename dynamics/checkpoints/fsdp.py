@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from dynamics.checkpoints.sharded import RANK_SHARD, Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 
 #: one split of an axis: number of stripes (1 for ``Shard``), number of parts, and the index of this rank's part
 Split = tuple[int, int, int]
@@ -32,7 +32,7 @@ class LocalShard:
     splits: tuple[tuple[Split, ...], ...]
 
 
-def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
+def read_fsdp_shards(folder: Location, paths: list[Location]) -> Checkpoint:
     """Read a checkpoint from the shards of all ranks."""
     where = printable(folder)
     ranks = _by_rank(where, paths)
@@ -58,8 +58,8 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
     return Checkpoint(str(folder), "fsdp-shards", tensors, ignored=grouped(ignored))
 
 
-def _by_rank(where: str, paths: list[Path]) -> list[Path]:
-    path_of: dict[int, Path] = {}
+def _by_rank(where: str, paths: list[Location]) -> list[Location]:
+    path_of: dict[int, Location] = {}
     worlds = set()
     for path in paths:
         match = RANK_SHARD.search(path.name)

@@ -13,7 +13,6 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from dynamics.checkpoints.pickled import FileRange, grouped
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
+from dynamics.io.locations import Location
 
 #: GGUF types that are plain numbers, not blocks
 PLAIN = {
@@ -79,7 +79,7 @@ class Entry:
     width: int
 
 
-def read_gguf(path: Path) -> Checkpoint:
+def read_gguf(path: Location) -> Checkpoint:
     """Read the checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
     where = printable(path)
     with optional_import(f"{where}: reading GGUF"):

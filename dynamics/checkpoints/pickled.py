@@ -13,7 +13,6 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from dynamics.checkpoints.sharded import split_into_boxes
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 
 #: keys under which trainers store optimizer state next to the weights
 OPTIMIZER = frozenset([
@@ -298,7 +298,7 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
 
 
-def read_pickled(path: Path) -> Checkpoint:
+def read_pickled(path: Location) -> Checkpoint:
     """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, alone or under a key such as ``model``."""
     where = printable(path)
     saved = load_state(File(path))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 
 MAX_HEADER = 100_000_000  # limit of the format, in bytes
 MAX_ELEMENTS = 2**62
@@ -41,7 +41,7 @@ DTYPES = {
 OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "C64": 64}
 
 
-def read_safetensors(path: str | Path) -> Checkpoint:
+def read_safetensors(path: str | Location) -> Checkpoint:
     """Open the tensors of a ``.safetensors`` file without reading their values."""
     file = File(path)
     entries, start = read_header(file)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from dynamics.descriptions import plural
 from dynamics.errors import nearest, printable
+from dynamics.io.locations import Location
 
 _NUMBER = re.compile(r"(\d+)")
 #: names of the checkpoint folders of transformers and TRL, this project, and verl
@@ -73,18 +74,18 @@ def suggest_path(path: str | os.PathLike[str]) -> str:
     return f"; did you mean {printable(existing.joinpath(close, *rest))}?" if close else ""
 
 
-def trainer_checkpoints(folder: Path) -> list[str]:
+def trainer_checkpoints(folder: Location) -> list[str]:
     """List the checkpoints in a trainer's output folder and its ``checkpoints/``, in natural order, as paths relative to the folder."""
     checkpoints: list[str] = []
-    for parent in (folder, folder / "checkpoints"):
+    for parent, prefix in ((folder, ""), (folder / "checkpoints", "checkpoints/")):
         with contextlib.suppress(OSError):
-            checkpoints += [
-                str(entry.relative_to(folder)) for entry in parent.iterdir() if _CHECKPOINT.match(entry.name) and entry.is_dir()
-            ]
+            if prefix and not parent.is_dir():
+                continue
+            checkpoints += [f"{prefix}{entry.name}" for entry in parent.iterdir() if _CHECKPOINT.match(entry.name) and entry.is_dir()]
     return sorted(checkpoints, key=natural_key)
 
 
-def choose_checkpoint(folder: Path, checkpoints: Sequence[str]) -> str:
+def choose_checkpoint(folder: Location, checkpoints: Sequence[str]) -> str:
     """Build the error message for a folder that is not a checkpoint but holds checkpoints: it lists them, and suggests a path."""
     shown = list(map(printable, checkpoints))
     if len(shown) > LISTED:
