@@ -13,7 +13,7 @@ from dynamics.entropy.logprob_bounds import bounds
 from dynamics.entropy.summaries import SCHEMA, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
 from dynamics.errors import InputError, printable
-from dynamics.models import load
+from dynamics.models import check_local_model, load
 from dynamics.rollouts.logprobs import read_logprobs
 from dynamics.rollouts.texts import Document
 
@@ -69,6 +69,8 @@ def _report_trace(options: argparse.Namespace) -> None:
     from dynamics.rollouts import texts
 
     documents, notes = texts.read(options.texts)
+    for name in (options.model, *([options.against] if options.against else []), *(options.checkpoints or [])):
+        check_local_model(name)
     if options.checkpoints:
         options.checkpoints = sort_series("dynamics.entropy", options.checkpoints)
     model, tokenizer = _load(options.model, options)

@@ -55,7 +55,7 @@ class Command:
     resume : bool
         continue the run in --out, which must have the same settings
     dry_run : bool
-        print the settings as they would be used, and stop
+        check what a run would check before it starts, print the settings as they would be used, and stop
     json : str
         write the report on the held-out problems to this file as JSON; - for standard output
     tensorboard : bool

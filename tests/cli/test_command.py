@@ -360,6 +360,12 @@ def test_without_torch(tmp_path, capsys, monkeypatch, pair):
         told = capsys.readouterr().err
         assert "needs torch: pip install 'training-dynamics[models]' (in a checkout: pip install -e '.[models]')\n" in told
         assert told.count("\n") == 1
+    for cli, words in ((spectra_cli, ["base.safetensors", "nope"]), (entropy_cli, ["base", "t.text"]), (entropy_cli, ["./nope", "t.txt"]),
+                       (entropy_cli, ["base", "--against", "./nope", "t.txt"]), (train_cli, ["sft", "--out", "t.txt"])):  # fmt: skip
+        assert cli(words) == 2  # what is wrong with the arguments comes before what is missing
+        told = capsys.readouterr().err
+        assert "needs torch" not in told
+        assert told.count("\n") == 1
     assert sparsity_cli(files) == 0
     assert train_cli(["sft", "--out", "x", "--dry-run"]) == 0
     assert not (tmp_path / "x").exists()
