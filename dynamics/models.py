@@ -11,7 +11,7 @@ from dynamics.checkpoints.hub import check_available, is_hub_name
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
-from dynamics.io.paths import choose_checkpoint, no_such_path, trainer_checkpoints
+from dynamics.io.paths import choose_checkpoint, choose_run, no_such_path, run_folders, trainer_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -303,9 +303,7 @@ def check_local_model(name: str) -> None:
     elif folder.is_dir():
         _check_folder(folder)
     elif folder.exists():
-        raise InputError(
-            f"{printable(name)}: is a file; name the folder of the model, which holds config.json, the tokenizer and the weights"
-        )
+        raise InputError(f"{printable(name)}: is a file; name the folder with config.json, the tokenizer and the weights")
     elif not is_hub_name(name):
         raise InputError(no_such_path(name, "folder"))
 
@@ -316,6 +314,8 @@ def _check_folder(folder: Path) -> None:
     if not is_adapter and not (folder / "config.json").exists():
         if checkpoints := trainer_checkpoints(folder):
             raise InputError(choose_checkpoint(folder, checkpoints))
+        if runs := run_folders(folder):
+            raise InputError(choose_run(folder, runs))
         raise InputError(f"{printable(folder)}: is not a model that transformers can read: it has no config.json")
     if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         raise InputError(f"{printable(folder)}: has no tokenizer; save it in the folder of the model")

@@ -13,6 +13,7 @@ from dynamics.entropy.logprob_bounds import bounds
 from dynamics.entropy.summaries import SCHEMA, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
 from dynamics.errors import InputError, printable
+from dynamics.io.paths import repeated
 from dynamics.models import check_local_model, load
 from dynamics.rollouts.logprobs import read_logprobs
 from dynamics.rollouts.texts import Document
@@ -83,7 +84,7 @@ def _report_trace(options: argparse.Namespace) -> None:
         "batch_tokens": options.batch_tokens,
     }
     result = _trace(options, model, tokenizer, documents, against, settings)
-    result.notes.extend(notes)
+    result.notes.extend([*notes, *repeated([options.model, *([options.against] if options.against else []), *(options.checkpoints or [])])])
     series = _series(options, result, documents, settings) if options.checkpoints else None
     if options.out:
         _save([result.tokens], options.out)

@@ -85,7 +85,8 @@ def _document_to_resume(method: str, config: TrainConfig, out: Path, resume: boo
     for name, value in asked.items():
         if value != begun.get(name):
             raise InputError(
-                f"{out}: was started with {name} = {begun.get(name)!r}, not {value!r}; resume with the same settings, or choose another folder"
+                f"{out}: was started with {name} = {begun.get(name)!r}, not {value!r}; resume with the same settings, "
+                "or choose another folder"
             )
     if document.get("status") == "finished" and state.latest(out / "state") is None:
         raise InputError(f"{out}: is finished and has no state/ to resume from; choose another folder")

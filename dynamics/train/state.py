@@ -36,7 +36,6 @@ def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimiz
     method_state
         State of the method, written as JSON.
     """
-
     import torch
 
     def fill(path: Path) -> None:

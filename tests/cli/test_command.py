@@ -24,6 +24,7 @@ from dynamics.cli.progress import ProgressBar
 from dynamics.cli.series import sort_series
 from dynamics.errors import InputError
 from dynamics.extras import PACKAGES, optional_import
+from dynamics.io.paths import repeated
 from dynamics.overlap.__main__ import cli as overlap_cli
 from dynamics.sparsity.__main__ import cli as sparsity_cli
 from dynamics.spectra.__main__ import cli as spectra_cli
@@ -369,6 +370,26 @@ def test_without_torch(tmp_path, capsys, monkeypatch, pair):
     assert sparsity_cli(files) == 0
     assert train_cli(["sft", "--out", "x", "--dry-run"]) == 0
     assert not (tmp_path / "x").exists()
+
+
+def test_a_checkpoint_given_twice_is_noted(tmp_path, capsys, monkeypatch, pair):
+    monkeypatch.chdir(tmp_path)
+    base, tuned = pair
+    for name, state in (("step_0", base), ("step_1", tuned), ("step_2", tuned)):
+        write_safetensors(tmp_path / f"{name}.safetensors", state)
+    (tmp_path / "copy").symlink_to("step_1.safetensors")
+    twice = "the same checkpoint is given 2 times: step_1.safetensors, ./step_1.safetensors"
+    given = ["step_0.safetensors", "step_1.safetensors"]
+    assert repeated([*given, "copy"]) == ["the same checkpoint is given 2 times: step_1.safetensors, copy"]
+    copied = "step_2.safetensors: identical to the checkpoint before it, step_1.safetensors"
+    for cli, more, expected in (
+        (sparsity_cli, ["./step_1.safetensors", "step_2.safetensors"], [twice, copied]),
+        (overlap_cli, ["./step_1.safetensors"], [twice]),
+        (overlap_cli, ["step_2.safetensors"], []),
+    ):
+        assert cli([*given, *more, "--json", "-"]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert [note for note in notes if note in (twice, copied)] == expected
 
 
 # help

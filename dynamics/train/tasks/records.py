@@ -31,7 +31,7 @@ class Records:
         for number, row in self._rows(split)[:count]:
             if row.get("answer") is None:
                 raise InputError(
-                    f"{printable(self.path)}, row {number + 1}: has no answer to grade completions by; add the field answer, or train by sft "
+                    f"{printable(self.path)}, row {number + 1}: has no answer to grade completions by; add the field answer, or use sft "
                     "with --eval-problems 0"
                 )
         with optional_import("comparing answers as mathematics"):
