@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from helpers import write_safetensors
 
+from analyses.__main__ import main as analyses
 from dynamics.__main__ import COMMANDS
 from dynamics.__main__ import main as dispatch
 from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, reader_may_leave, run
@@ -29,6 +31,7 @@ from dynamics.overlap.__main__ import cli as overlap_cli
 from dynamics.sparsity.__main__ import cli as sparsity_cli
 from dynamics.spectra.__main__ import cli as spectra_cli
 from dynamics.train.__main__ import cli as train_cli
+from dynamics.train.config import METHODS
 from dynamics.train.progress import TrainingProgress
 
 
@@ -401,6 +404,18 @@ def test_help_has_an_example(command, capsys):
         dispatch([command, "--help"])
     assert exit_.value.code == 0
     assert f"example: python -m dynamics.{command} " in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), *(["train", method] for method in METHODS), ["analyses"]])
+def test_help_fits_the_terminal(words, capsys, monkeypatch):
+    program = analyses if words == ["analyses"] else dispatch
+    for width in (40, 50, 60, 80, 120, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        with contextlib.suppress(SystemExit):
+            program([*(words if program is dispatch else []), "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 10
+        assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
 
 
 def test_the_list_of_commands_asks_a_question_each(capsys):
