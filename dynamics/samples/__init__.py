@@ -119,9 +119,9 @@ def read(
         raise InputError("no samples: name at least one file")
     columns = Columns(problem, correct, sample, model, answer)
     left_out: list[str] = []
-    sources = [path for source in sources for path in _without_pattern(str(source))]
-    jobs = [job for source in sources for job in _expand(source, left_out)]
-    runs = {path for source in sources for path in _of_a_run(source)}
+    named = [path for source in sources for path in _without_pattern(str(source))]
+    jobs = [job for source in named for job in _expand(source, left_out)]
+    runs = {path for source in named for path in _of_a_run(source)}
     given = Counter((name, path.resolve()) for name, path, _ in jobs)
     if twice := next((path for (_, path), times in given.items() if times > 1), None):
         raise InputError(f"{printable(twice)}: is given twice for one model; its samples would count twice")
@@ -139,7 +139,7 @@ def read(
                 raise
             left_out.append(f"left aside in its folder: {error}")
             continue
-        alone = path in runs and len(sources) == 1 and "=" not in sources[0]
+        alone = path in runs and len(named) == 1 and "=" not in named[0]
         count = gather.add(index, name or defaults[path], batches, None if path in runs and not alone else name is not None and not alone)
         if not count:
             raise InputError(f"{printable(path)}: has no samples")
