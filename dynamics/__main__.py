@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; give its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        from dynamics.cli.command import wrap_to_terminal
+
+        print(wrap_to_terminal(usage()))
         return 0
     if arguments[0] in ("-V", "--version"):
         from dynamics import __version__

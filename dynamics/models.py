@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamics.checkpoints.hub import check_available, is_hub_name
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
-from dynamics.io.paths import choose_checkpoint, suggest_path, trainer_checkpoints
+from dynamics.io.paths import choose_checkpoint, choose_run, no_such_path, run_folders, trainer_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 BYTES = 16 << 20
 #: largest accepted difference between logits of ``Head`` and of the model, relative to the largest logit, by dtype
 SAME_HEAD = {"float32": 1e-3, "float64": 1e-6}
+#: files of which every tokenizer of transformers has one
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True)
@@ -248,12 +252,12 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     ------
     InputError : transformers is not installed, or the model does not exist, is not causal or has no tokenizer.
     """
-    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
-        _refuse_trainer_output(Path(name))
+    check_local_model(name)
     with optional_import("running a model"):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
+    check_model(name)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
@@ -266,8 +270,6 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
-        if not Path(name).exists() and (suggestion := suggest_path(name)):
-            raise InputError(f"{printable(name)}: no such folder{suggestion}") from None
         raise InputError(f"{printable(name)}: has no tokenizer that can be read ({_reason(error)})") from None
     try:
         chosen = kinds[dtype] if dtype else "auto" if name != "smollm2" else torch.float32
@@ -277,10 +279,48 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 
-def _refuse_trainer_output(folder: Path) -> None:
-    """Raise an error that names the checkpoints of a trainer's output folder; an adapter or a folder of another kind passes."""
-    if not (folder / "adapter_config.json").exists() and (checkpoints := trainer_checkpoints(folder)):
-        raise InputError(choose_checkpoint(folder, checkpoints))
+def check_model(name: str) -> None:
+    """Check that a model exists and has the files that ``load`` needs, without loading or downloading it.
+
+    Parameters
+    ----------
+    name : see ``load``. A Hub id that is not in the Hub's cache takes one request to the Hub.
+
+    Raises
+    ------
+    InputError : there is no such model, or a file is missing.
+    """
+    check_local_model(name)
+    if name != "smollm2" and not Path(name).exists():
+        check_available(name)
+
+
+def check_local_model(name: str) -> None:
+    """Check what ``check_model`` does, but assume that a name with the form of a Hub id is a model on the Hub."""
+    folder = Path(name)
+    if name == "smollm2":
+        _smollm2()
+    elif folder.is_dir():
+        _check_folder(folder)
+    elif folder.exists():
+        raise InputError(f"{printable(name)}: is a file; name the folder with config.json, the tokenizer and the weights")
+    elif not is_hub_name(name):
+        raise InputError(no_such_path(name, "folder"))
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder has a configuration, a tokenizer and weights; the adapter's configuration names the model of an adapter."""
+    is_adapter = (folder / "adapter_config.json").exists()
+    if not is_adapter and not (folder / "config.json").exists():
+        if checkpoints := trainer_checkpoints(folder):
+            raise InputError(choose_checkpoint(folder, checkpoints))
+        if runs := run_folders(folder):
+            raise InputError(choose_run(folder, runs))
+        raise InputError(f"{printable(folder)}: is not a model that transformers can read: it has no config.json")
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise InputError(f"{printable(folder)}: has no tokenizer; save it in the folder of the model")
+    if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
+        raise InputError(f"{printable(folder)}: has no weights; expected {' or '.join(WEIGHT_FILES)}")
 
 
 def _reason(error: Exception) -> str:

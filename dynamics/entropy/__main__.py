@@ -13,7 +13,8 @@ from dynamics.entropy.logprob_bounds import bounds
 from dynamics.entropy.summaries import SCHEMA, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
 from dynamics.errors import InputError, printable
-from dynamics.models import load
+from dynamics.io.paths import repeated
+from dynamics.models import check_local_model, load
 from dynamics.rollouts.logprobs import read_logprobs
 from dynamics.rollouts.texts import Document
 
@@ -69,6 +70,8 @@ def _report_trace(options: argparse.Namespace) -> None:
     from dynamics.rollouts import texts
 
     documents, notes = texts.read(options.texts)
+    for name in (options.model, *([options.against] if options.against else []), *(options.checkpoints or [])):
+        check_local_model(name)
     if options.checkpoints:
         options.checkpoints = sort_series("dynamics.entropy", options.checkpoints)
     model, tokenizer = _load(options.model, options)
@@ -81,7 +84,7 @@ def _report_trace(options: argparse.Namespace) -> None:
         "batch_tokens": options.batch_tokens,
     }
     result = _trace(options, model, tokenizer, documents, against, settings)
-    result.notes.extend(notes)
+    result.notes.extend([*notes, *repeated([options.model, *([options.against] if options.against else []), *(options.checkpoints or [])])])
     series = _series(options, result, documents, settings) if options.checkpoints else None
     if options.out:
         _save([result.tokens], options.out)

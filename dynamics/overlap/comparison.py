@@ -15,6 +15,7 @@ from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
 from dynamics.checkpoints.coverage import coverage, warning
 from dynamics.descriptions import plural, small_table
 from dynamics.errors import InputError, printable
+from dynamics.io.paths import repeated
 from dynamics.sparsity.definitions import RULES, Thresholds, rule_texts
 from dynamics.sparsity.masks import changed
 
@@ -273,7 +274,7 @@ def compare(
     all_matched: list[Match] = []
     matches: list[dict[str, tuple[Tensor, Tensor]]] = []
     skipped: list[Skip] = []
-    notes: list[str] = []
+    notes = repeated([base, *tuned])
     for source in tuned:
         checkpoint = open_checkpoint(source)
         if checkpoint.adapter is not None:

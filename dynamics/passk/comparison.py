@@ -537,15 +537,28 @@ def report(
 
 
 def crossing_text(comparison: Comparison, level: float) -> str:
-    """Describe the crossing in a sentence."""
-    crossed = comparison.crossing
+    """Describe in a sentence which curve is ahead and where the curves cross.
+
+    A curve is said to be ahead only at the k of ``points`` whose intervals leave out 0, and to overtake the other only if each is ahead
+    somewhere; everything else is inconclusive.
+    """
+    crossed, points = comparison.crossing, comparison.points
     a, b = printable(comparison.a, 40), printable(comparison.b, 40)
     if crossed is None:
         return f"{b} and {a} are level at every k"
-    ahead, behind = (a, b) if crossed.leader == 0 else (b, a)
+    above, below = points.loc[points["low"] > 0, "k"], points.loc[points["high"] < 0, "k"]
+    (leader, other), (leads, trails) = ((a, b), (below, above)) if crossed.leader == 0 else ((b, a), (above, below))
     chance = f"no crossing up to {crossed.largest:,} in {100 * crossed.none:.0f} % of replicates"
-    if crossed.k is None:
-        return f"{behind} stays behind {ahead} up to k = {crossed.largest:,} ({chance})"
-    low = f"{crossed.low:,}" if crossed.low is not None else f"beyond {crossed.largest:,}"
-    high = f"{crossed.high:,}" if crossed.high is not None else f"beyond {crossed.largest:,}"
-    return f"{behind} overtakes {ahead} at k* = {crossed.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"
+    estimate = chance
+    if crossed.k is not None:
+        low = f"{crossed.low:,}" if crossed.low is not None else f"beyond {crossed.largest:,}"
+        high = f"{crossed.high:,}" if crossed.high is not None else f"beyond {crossed.largest:,}"
+        estimate = f"k* = {crossed.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"
+    if leads.empty and trails.empty:
+        return f"inconclusive which of {leader} and {other} is ahead: at every k the {level:.0%} interval holds 0; crossing: {estimate}"
+    if not leads.empty and not trails.empty and crossed.k is not None:
+        return f"{other} overtakes {leader} at {estimate}"
+    if crossed.low is None and len(leads) == points["low"].notna().sum():
+        return f"{other} stays behind {leader} up to k = {crossed.largest:,} ({chance})"
+    first, second, where = (leader, other, leads) if trails.empty else (other, leader, trails)
+    return f"{first} is ahead of {second} at k = {diagnostics.span(where)}; inconclusive whether the curves cross: {estimate}"

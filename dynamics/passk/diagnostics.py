@@ -76,18 +76,19 @@ def points(table: pd.DataFrame) -> list[str]:
     warnings = []
     beyond = table.loc[table["problems"] == 0, "k"]
     if len(beyond):
-        warnings.append(f"no problem has as many samples as k = {_span(beyond)}: no estimate there")
+        warnings.append(f"no problem has as many samples as k = {span(beyond)}: no estimate there")
     estimated = table[table["problems"] > 0]
     flagged = estimated.loc[2 * estimated["over_half"] > estimated["problems"], "k"]
     if len(flagged):
         warnings.append(
-            f"k > n / 2 at k = {_span(flagged)}: near n the estimate is little more than whether any sample was correct, and its interval "
+            f"k > n / 2 at k = {span(flagged)}: near n the estimate is little more than whether any sample was correct, and its interval "
             "does not see that"
         )
     return warnings
 
 
-def _span(ks: pd.Series[int]) -> str:
+def span(ks: pd.Series[int]) -> str:
+    """Name one or two k, or the first and the last of more."""
     values = [int(k) for k in ks]
     return (
         f"{values[0]:,}"

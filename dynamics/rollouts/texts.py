@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
-from dynamics.io.paths import no_such_path
+from dynamics.io.paths import choose_run, no_such_path, run_folders
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 PROMPT = ("prompt", "input", "question", "instruction", "query")
@@ -72,6 +72,8 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
         if path.is_file():
             yield path
         elif path.is_dir():
+            if runs := run_folders(path):
+                raise InputError(choose_run(path, runs))
             inside = path / "rollouts" if (path / "rollouts").is_dir() else path
             files = sorted(
                 file for file in inside.rglob("*") if file.is_file() and file.suffix in SUFFIXES and file.name != "metrics.jsonl"

@@ -270,10 +270,10 @@ def compare(
     -------
     The spectra, and the tensors that were skipped, with reasons.
     """
-    with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
-        import torch  # noqa: F401
     pattern = _pattern(only)
     before, after = open_checkpoint(base), open_checkpoint(tuned)
+    with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
+        import torch  # noqa: F401
     factors: dict[str, LowRank] = {}
     if (adapter := after.adapter) is not None:
         after, records = adapter.apply_to_base(before)

@@ -6,14 +6,14 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_origin, get_type_hints
 
 import tyro
 
-from dynamics.cli.command import tell
+from dynamics.cli.command import tell, wrap_to_terminal
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.runs.schema import RENAMED_SETTINGS
 from dynamics.train.config import (
@@ -55,7 +55,7 @@ class Command:
     resume : bool
         continue the run in --out, which must have the same settings
     dry_run : bool
-        print the settings as they would be used, and stop
+        check what a run would check before it starts, print the settings as they would be used, and stop
     json : str
         write the report on the held-out problems to this file as JSON; - for standard output
     tensorboard : bool
@@ -132,6 +132,14 @@ def parse(argv: Sequence[str] | None = None) -> Command:
     return command
 
 
+class _Screen(io.StringIO):
+    """Text that is shown later on standard output, and has colours if that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Tell whether standard output is a terminal."""
+        return bool(sys.__stdout__ and sys.__stdout__.isatty())
+
+
 def _parsed(words: list[str], preset: str | None, model: str) -> Command:
     """Parse by tyro, whose boxes of errors become one line, with the defaults of a preset."""
     subcommands: list[Any] = []
@@ -149,9 +157,9 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
             ]
         )
     union: Any = Union[tuple(subcommands)]  # noqa: UP007
-    stderr = io.StringIO()
+    stdout, stderr = _Screen(), io.StringIO()
     try:
-        with redirect_stderr(stderr):
+        with redirect_stdout(stdout), redirect_stderr(stderr):
             command, rest = tyro.cli(
                 union,
                 prog=_PROGRAM,
@@ -163,6 +171,7 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
             )
     except SystemExit as exit_:
         if not exit_.code:
+            sys.stdout.write(wrap_to_terminal(stdout.getvalue()))
             raise
         message = _one_line(stderr.getvalue())
         raise InputError(f"{message}{_suggestion(message)}; see --help") from None

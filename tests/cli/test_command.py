@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from helpers import write_safetensors
 
+from analyses.__main__ import main as analyses
 from dynamics.__main__ import COMMANDS
 from dynamics.__main__ import main as dispatch
 from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, reader_may_leave, run
@@ -24,10 +26,12 @@ from dynamics.cli.progress import ProgressBar
 from dynamics.cli.series import sort_series
 from dynamics.errors import InputError
 from dynamics.extras import PACKAGES, optional_import
+from dynamics.io.paths import repeated
 from dynamics.overlap.__main__ import cli as overlap_cli
 from dynamics.sparsity.__main__ import cli as sparsity_cli
 from dynamics.spectra.__main__ import cli as spectra_cli
 from dynamics.train.__main__ import cli as train_cli
+from dynamics.train.config import METHODS
 from dynamics.train.progress import TrainingProgress
 
 
@@ -360,9 +364,35 @@ def test_without_torch(tmp_path, capsys, monkeypatch, pair):
         told = capsys.readouterr().err
         assert "needs torch: pip install 'training-dynamics[models]' (in a checkout: pip install -e '.[models]')\n" in told
         assert told.count("\n") == 1
+    for cli, words in ((spectra_cli, ["base.safetensors", "nope"]), (entropy_cli, ["base", "t.text"]), (entropy_cli, ["./nope", "t.txt"]),
+                       (entropy_cli, ["base", "--against", "./nope", "t.txt"]), (train_cli, ["sft", "--out", "t.txt"])):  # fmt: skip
+        assert cli(words) == 2  # what is wrong with the arguments comes before what is missing
+        told = capsys.readouterr().err
+        assert "needs torch" not in told
+        assert told.count("\n") == 1
     assert sparsity_cli(files) == 0
     assert train_cli(["sft", "--out", "x", "--dry-run"]) == 0
     assert not (tmp_path / "x").exists()
+
+
+def test_a_checkpoint_given_twice_is_noted(tmp_path, capsys, monkeypatch, pair):
+    monkeypatch.chdir(tmp_path)
+    base, tuned = pair
+    for name, state in (("step_0", base), ("step_1", tuned), ("step_2", tuned)):
+        write_safetensors(tmp_path / f"{name}.safetensors", state)
+    (tmp_path / "copy").symlink_to("step_1.safetensors")
+    twice = "the same checkpoint is given 2 times: step_1.safetensors, ./step_1.safetensors"
+    given = ["step_0.safetensors", "step_1.safetensors"]
+    assert repeated([*given, "copy"]) == ["the same checkpoint is given 2 times: step_1.safetensors, copy"]
+    copied = "step_2.safetensors: identical to the checkpoint before it, step_1.safetensors"
+    for cli, more, expected in (
+        (sparsity_cli, ["./step_1.safetensors", "step_2.safetensors"], [twice, copied]),
+        (overlap_cli, ["./step_1.safetensors"], [twice]),
+        (overlap_cli, ["step_2.safetensors"], []),
+    ):
+        assert cli([*given, *more, "--json", "-"]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert [note for note in notes if note in (twice, copied)] == expected
 
 
 # help
@@ -374,6 +404,18 @@ def test_help_has_an_example(command, capsys):
         dispatch([command, "--help"])
     assert exit_.value.code == 0
     assert f"example: python -m dynamics.{command} " in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), *(["train", method] for method in METHODS), ["analyses"]])
+def test_help_fits_the_terminal(words, capsys, monkeypatch):
+    program = analyses if words == ["analyses"] else dispatch
+    for width in (40, 50, 60, 80, 120, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        with contextlib.suppress(SystemExit):
+            program([*(words if program is dispatch else []), "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 10
+        assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
 
 
 def test_the_list_of_commands_asks_a_question_each(capsys):

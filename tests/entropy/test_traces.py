@@ -353,7 +353,7 @@ def test_what_is_finished_is_kept(tokenizer, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere/at/all", "t.txt"], "has no tokenizer that can be read"),
+        (["nowhere/at/all", "t.txt"], "nowhere/at/all: no such folder"),
         (["m", "none.txt"], "no such file"),
         (["m", "t.txt", "--temperature", "0"], "must be above 0"),
         (["m", "t.txt", "--out", "x.csv"], "unknown kind of output"),

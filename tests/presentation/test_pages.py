@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import browser, dumped
 
 from analyses import claims, comparison, runs
 from dynamics import overlap, passk, sparsity, spectra
@@ -189,3 +191,35 @@ def test_no_template_is_exempt_from_escaping() -> None:
 def test_a_name_that_the_context_lacks_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="'base' is undefined"):
         html.render("spectra.html", {})
+
+
+#: cells of a column in ascending order; dashes and empty cells come last in both directions
+SORTED = {
+    "numbers": ["-12", "-0.5", "<0.001", "1.5e-3", "+0.25", "3 %", "1,024", "12,000 of 13,000", "-", "-"],
+    "intervals": ["[-0.2, 0.1]", "[0.1, 0.2]", "[0.3, 0.4] *", ">0.999", "2", "3", "4", "5", "6", "-"],
+    "text": ["layer 2", "layer 10", "layer 11", "Layer 12", "norm", "o_proj", "q_proj", "x", "y", ""],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser() is None, reason="no browser")
+@pytest.mark.parametrize("name", SORTED)
+def test_a_click_on_a_header_sorts(name: str, tmp_path: Path) -> None:
+    """The first click sorts in ascending order, the second in descending order, with missing values last."""
+    expected = SORTED[name]
+    rows = [[str(number), cell] for number, cell in enumerate(np.random.default_rng(0).permutation(expected).tolist())]
+    template = (
+        '{% extends "base.html" %}{% from "macros.html" import table %}{% block title %}{% endblock %}{% block content %}'
+        '{{ table(["number", "value"], rows) }}{% endblock %}{% block scripts %}<script>{% include "tables.js" %}</script><script>'
+        "const cells = () => [...document.querySelectorAll('tbody tr')].map(row => row.cells[1].textContent.trim()), result = [];"
+        "for (const column of [1, 1, 0]) { document.querySelectorAll('th button')[column].click(); result.push(cells()) }"
+        "document.body.append(Object.assign(document.createElement('pre'), {textContent: JSON.stringify(result)}))</script>{% endblock %}"
+    )
+    (tmp_path / "sorted.html").write_text(template)
+    page = tmp_path / "page.html"
+    page.write_text(html.render("sorted.html", {"rows": rows}, tmp_path), encoding="utf-8")
+    ascending, descending, by_number = json.loads(unescape(re.findall(r"<pre>(.*?)</pre>", dumped(page, tmp_path), re.DOTALL)[-1]))
+    assert ascending == expected
+    missing = [cell for cell in expected if cell in ("", "-")]
+    assert descending == [cell for cell in reversed(expected) if cell not in ("", "-")] + missing
+    assert by_number == [cell for _, cell in rows]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -288,7 +288,7 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
     [
         (["--task", "nothing"], "unknown; there are code, deduction"),
         (["--advantage", "grop"], "invalid choice 'grop' for argument '--advantage'. Expected one of ('grpo', 'dr_grpo', 'rloo', "),
-        (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
+        (["--model", "/nowhere"], "/nowhere: no such folder"),
         (["--steps", "0"], "--steps 0: must be a number of at least 1"),
         (["--learning-rate", "nan"], "must be a number"),
         (["--temperature", "0"], "all samples of a group would be the same"),
@@ -314,11 +314,64 @@ def test_a_dtype_that_is_none_is_refused_before_anything_is_made(tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_dry_run(tmp_path: Path, capsys) -> None:
-    assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", "smollm2"]) == 0
+def test_dry_run(base: Path, tmp_path: Path, capsys) -> None:
+    assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", str(base)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["method"], found["learning_rate"], found["group_size"]) == ("rlvr", 1e-5, 8)
     assert not (tmp_path / "run").exists()
+
+
+def refused(words: list[str], capsys) -> str:
+    """Run a command that is refused, with and without --dry-run; return its only line, which is the same."""
+    said = []
+    for more in ([], ["--dry-run"]):
+        assert cli([*words, *more]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        said.append(printed.err)
+    assert said[0] == said[1]
+    assert said[0].count("\n") == 1
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--task", "cod"], "unknown; there are code, deduction"),
+        (["--task", "none.jsonl"], "none.jsonl: no such file"),
+        (["--model", "/nowhere"], "/nowhere: no such folder"),
+        (["--model", "run"], "run: is not a model that transformers can read: it has no config.json"),
+        (["--model", "file"], "file: is a file; name the folder of the model"),
+        (["--out", "run"], "run: already contains a run; continue it with --resume"),
+        (["--out", "run", "--resume"], "run: was started with steps = 7, not 3"),
+        (["--out", "full"], "full: is not empty and contains no run"),
+        (["--out", "file"], "file: is not a folder"),
+        (["--out", "file/run"], "file is not a folder"),
+        (["--device", "nonsense"], "--device nonsense: cannot be used here"),
+        (["--json", "no/folder.json"], "the folder no does not exist"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_refuses(more: list[str], said: str, base: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "full").mkdir()
+    for file in ("file", "full/file"):
+        (tmp_path / file).write_text("text")
+    (tmp_path / "run/run.json").write_text(json.dumps({"method": "sft", "config": asdict(SFTConfig(model=str(base), steps=7))}))
+    words = ["sft", "--out", "new", "--model", str(base), "--preset", "tiny", "--steps", "3"]
+    assert said in refused([*words, *more], capsys)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("method", "more", "said"), [("rlvr", [], "row 1"), ("sft", [], "row 10"), ("sft", ["--eval-problems", "0"], "")])
+def test_rows_without_an_answer_cannot_be_graded(method: str, more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "<D>x+1<in>2<out>", "completion": "3"}\n' * 10)
+    words = [method, "--out", str(tmp_path / "new"), "--model", str(base), "--task", str(file), "--preset", "tiny", *more]
+    if said:
+        assert f"mine.jsonl, {said}: has no answer to grade completions by" in refused(words, capsys)
+    else:
+        assert cli([*words, "--dry-run"]) == 0
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path, capsys) -> None:
