@@ -193,7 +193,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         f"sparsity by bf16: largest difference between methods at one of the settings {settings} (mean {between.mean():.2f}), "
         f"minus largest between these settings of one method (mean {within.mean():.2f})"
     )
-    finding = "sparsity tells methods apart rather than settings of the optimizer"
+    finding = "sparsity differs more between methods than between optimizer settings"
     return [check_claim(finding, measured, (between - within).to_numpy(), 1)]
 
 

@@ -185,7 +185,9 @@ def answers(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvline(-np.log(samples), color=style.FAINT, linestyle=":", linewidth=1)
     ax.annotate(f"1/{samples}", (-np.log(samples), 0), (3, 3), textcoords="offset points", fontsize=7, color=methods.OTHER)
     ax.set(
-        xlabel="the base's log-probability of a right answer, nats", ylabel="share of problems at most that", title="how unlikely it was"
+        xlabel="the base's log-probability of a correct answer, nats",
+        ylabel="cumulative share of problems",
+        title="likelihood under the base",
     )
     ax.legend(fontsize=7, loc="upper left")
     return ax

@@ -458,7 +458,7 @@ def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path
             assert not launch.is_finished(tmp_path / name, options)  # also parses the options
     options = presets.plan("quick")["sft-0"]
     assert launch.is_finished(folder / "sft-0", options)
-    with pytest.raises(InputError, match=r"sft-0: is finished, with other settings \(seed\); --force makes all of them anew"):
+    with pytest.raises(InputError, match=r"sft-0: is finished, with other settings \(seed\); --force trains all of them again"):
         launch.is_finished(folder / "sft-0", [*options, "--seed", "1"])
     mine = json.loads((folder / "sft-0" / "run.json").read_text())["compute_dtype"]
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", mine)

@@ -90,6 +90,4 @@ def choose_checkpoint(folder: Path, checkpoints: Sequence[str]) -> str:
     if len(shown) > LISTED:
         shown = [*shown[: LISTED // 2], "...", *shown[-LISTED // 2 :]]
     count = plural(len(checkpoints), "checkpoint")
-    return (
-        f"{printable(folder)}: holds no weights itself but {count}: {', '.join(shown)}; name one of them, e.g. {folder / checkpoints[-1]}"
-    )
+    return f"{printable(folder)}: contains no weights itself, but {count}: {', '.join(shown)}; name one, e.g. {folder / checkpoints[-1]}"

@@ -256,7 +256,7 @@ class Report:
 
 def _method(replicates: int) -> str:
     return (
-        "bootstrap over problems, each with all its samples, and one imagined problem; percentiles widened as for t; pointwise in k"
+        "bootstrap over problems, each with all its samples, and one pseudo-problem; percentiles widened as for t; pointwise in k"
         if replicates
         else "none"
     )
@@ -384,15 +384,15 @@ def _extend(curve: Curve, largest: int, level: float, seed: int) -> Curve:
         return replace(curve, warnings=[*curve.warnings, f"nothing to extrapolate: every k up to {largest} has an estimate"])
     if not c.any() or (c == n).all():
         alike = "no sample is correct" if not c.any() else "every sample is correct"
-        return replace(curve, warnings=[*curve.warnings, f"no extrapolation: {alike}, which fits any model of what is beyond"])
+        return replace(curve, warnings=[*curve.warnings, f"no extrapolation: {alike}, which does not determine pass@k beyond n"])
     validation = validate(n, c, level, seed=seed)
     notes = []
     if validation is None:
-        notes.append("the extrapolation could not be checked by thinning: that takes 16 samples a problem")
+        notes.append("the extrapolation could not be validated on subsamples: this needs 16 samples per problem")
     elif not validation.inside:
         notes.append(
-            f"the extrapolation fails its check: from {validation.kept} samples a problem it predicts pass@{validation.k} = "
-            f"{validation.predicted:.3f} [{validation.low:.3f}, {validation.high:.3f}], measured is {validation.measured:.3f}"
+            f"the extrapolation failed its validation: from {validation.kept} samples per problem it predicts pass@{validation.k} = "
+            f"{validation.predicted:.3f} [{validation.low:.3f}, {validation.high:.3f}], measured {validation.measured:.3f}"
         )
     return replace(curve, extrapolation=extrapolate(n, c, ks, level, seed=seed), validation=validation, warnings=[*curve.warnings, *notes])
 
@@ -422,7 +422,7 @@ def _majority(
             progress(row + 1, len(graded))
     silent = int(with_verdict["answer"].isna().sum())
     if silent:
-        warnings.append(f"maj@k: {plural(silent, 'sample')} without an answer, and so without a vote")
+        warnings.append(f"maj@k: samples without an answer do not vote ({silent:,})")
     return values
 
 
@@ -458,7 +458,7 @@ def compare(
     both = a.counts.astype({"problem": object}).merge(b.counts.astype({"problem": object}), on="problem", suffixes=("_a", "_b"))
     if both.empty:
         examples = " and ".join(repr(printable(curve.counts["problem"].iloc[0], 40)) for curve in (a, b))
-        raise InputError(f"{printable(a.name)} and {printable(b.name)} have no problem in common, by id; they have ids such as {examples}")
+        raise InputError(f"{printable(a.name)} and {printable(b.name)} have no problem id in common; their ids are like {examples}")
     wanted = np.asarray(a.points["k"] if ks is None else ks, np.int64)
     n, c = ([both[f"{column}_{side}"].to_numpy(np.int64) for side in "ab"] for column in "nc")
     first, second = (curves(n[side], c[side], wanted) for side in (0, 1))
@@ -541,7 +541,7 @@ def crossing_text(comparison: Comparison, level: float) -> str:
     crossed = comparison.crossing
     a, b = printable(comparison.a, 40), printable(comparison.b, 40)
     if crossed is None:
-        return f"{b} and {a} are level at every k"
+        return f"{b} and {a} are equal at every k"
     ahead, behind = (a, b) if crossed.leader == 0 else (b, a)
     chance = f"no crossing up to {crossed.largest:,} in {100 * crossed.none:.0f} % of replicates"
     if crossed.k is None:

@@ -121,7 +121,10 @@ def _extrapolation(curve: Curve, level: float) -> Section:
     head = f"{printable(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
     parts: Section = [Text(head), table]
     if check is not None:
-        words = f"its check by thinning: from {plural(check.kept, 'sample')} a problem, pass@{check.k} = {value(check.predicted)} "
+        words = (
+            f"validation on subsamples: from {plural(check.kept, 'sample')} per problem, predicted pass@{check.k} = "
+            f"{value(check.predicted)} "
+        )
         parts.append(Text(words + f"{interval(check.low, check.high)}; measured {value(check.measured)}"))
     return parts
 
@@ -148,7 +151,7 @@ def _comparison(comparison: Comparison, level: float) -> Section:
             f"{row['problems']:,}",
         )
     marked = any(cell.plain.endswith(" *") for row in table.rows for cell in row)
-    legend = [Text("*  this interval, at this k alone, leaves out 0", "dim")] if marked else []
+    legend = [Text("*  the interval at this k (pointwise) excludes 0", "dim")] if marked else []
     return [Text(head, "bold"), Text(facts), table, *legend, Text(crossing_text(comparison, level))]
 
 

@@ -183,7 +183,7 @@ class _Probe:
             self.reason = f"entropy is not measured: {error}"
         model.train(training)
         if self.head is None:
-            self.reason = self.reason or "entropy is not measured: the way from hidden states to logits is not understood"
+            self.reason = self.reason or "entropy is not measured: the logits could not be computed from the hidden states"
             return
         self.handles = [  # of a compiled model they run outside of what is compiled
             model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),  # type: ignore[no-untyped-call]

@@ -32,7 +32,7 @@ LABELLED = 40
 #: minimum span of a colour scale, 0.1 percentage points, so that cells that differ by a few weights look alike
 LEAST_SPAN = 0.001
 #: added to the label of a colour scale that does not cover all norms
-NORMS_CLIPPED = "; norms lie beyond"
+NORMS_CLIPPED = "; norms are off the scale"
 #: colour of cells without weights; not a colour of the scale
 EMPTY = "#ececec"
 #: marker, marker size and line width by rule; they decrease in drawing order, so that coinciding lines stay visible

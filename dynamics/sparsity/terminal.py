@@ -162,7 +162,7 @@ def _steps(steps: Sequence[Step]) -> Section:
         total = step.comparison.total
         numbers = [*map(_bare, total.sparsity.values()), text.number(total.relative_update)]
         tables.add(table, step.against, short[step.start], short[step.end], *numbers)
-    return [Text("Sparsity in % along the series. All of the above is its last checkpoint against its first."), table]
+    return [Text("Sparsity in % along the series. Everything above compares its last checkpoint with its first."), table]
 
 
 def _adapters(adapters: Sequence[dict[str, Any]]) -> Section:

@@ -17,7 +17,7 @@ def headline(spectra: Sequence[Spectrum], skipped: Sequence[Skip]) -> str:
     alone = sum(skip.reason.startswith("only in") for skip in skipped)
     lines = []
     if alone > len(spectra):
-        lines.append(f"these checkpoints share only a part of their tensors: {plural(alone, 'tensor')} of one side only")
+        lines.append(f"these checkpoints share only some of their tensors: {plural(alone, 'tensor')} on one side only")
     if spectra and not any(spectrum.update_norm for spectrum in spectra):
         lines.append(f"identical: {plural(len(spectra), 'matrix', 'matrices')} measured, none differs")
     return "; ".join(lines)
@@ -37,6 +37,6 @@ def notes(spectra: Sequence[Spectrum]) -> list[str]:
         smallest = min(min(spectrum.shape) for spectrum in whole)
         lines.append(
             f"{plural(len(whole), 'matrix', 'matrices')} of {len(spectra):,} with a side no longer than k (the smallest is {smallest}): "
-            "there the first k directions are the whole space before and after, so there is no angle (-); choose a smaller --subspace"
+            "their first k directions span the whole space before and after, so there is no angle (-); choose a smaller --subspace"
         )
     return lines

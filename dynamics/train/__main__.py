@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     preset = command.preset or size_preset(None, command.config.model)
     if command.preset is None and _reads_notation(command.config.model):
         tell(
-            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model, whose defaults are those of --preset tiny; "
-            f"without --preset those of {preset} are taken"
+            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model; its defaults are those of --preset tiny, "
+            f"but without --preset those of {preset} are used"
         )
     if command.dry_run:
         sys.stdout.write(to_json({"method": command.method, "out": str(command.out), "preset": preset, **asdict(command.config)}))

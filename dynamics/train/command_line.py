@@ -40,7 +40,9 @@ def _preset_help(method: str) -> str:
         "pretrained for all other models"
     )
     if method == "selfplay":
-        text += ". azr-paper and azr-code lay the settings of Absolute Zero over these, by its paper and by its public code; see --dry-run"
+        text += (
+            ". azr-paper and azr-code override these with the settings of Absolute Zero from its paper or its public code; see --dry-run"
+        )
     return text
 
 
@@ -168,7 +170,7 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
         raise InputError(f"{message}{_suggestion(message)}; see --help") from None
     sys.stderr.write(stderr.getvalue())
     if rest:
-        raise InputError(f"{' '.join(rest)}: not understood; see --help")
+        raise InputError(f"{' '.join(rest)}: not recognized; see --help")
     return command
 
 
@@ -229,7 +231,7 @@ def _current_words(words: list[str]) -> list[str]:
         old, equals, value = word.partition("=")
         option = renamed.get(old, old)
         if option != old:
-            _warn(f"{old} is now {option}; the old name will go with the next release")
+            _warn(f"{old} is now {option}; the old name will be removed in the next release")
         if equals and option in lists:
             current += [option, *(part for part in value.split(",") if part)]
         elif equals and option == "--allow-unconfined":

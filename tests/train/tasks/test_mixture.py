@@ -53,7 +53,7 @@ def test_a_task_of_reasoning_gym_is_judged_by_its_own_scorer() -> None:
         assert question.verify(str(question.answer)[8:-9]).score == 1  # without tags
     easy = tasks.source("chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1").questions("training", 20, 0)
     assert all(abs(int(str(one.answer)[8:-9])) < 20 for one in easy)
-    with pytest.raises(InputError, match="settings are not understood"):
+    with pytest.raises(InputError, match="settings are not valid"):
         tasks.source("chain_sum:no_such_thing=2")
     assert source.questions("training", 3, 0)[0].prompt != source.questions("test", 3, 0)[0].prompt
 
