@@ -31,7 +31,7 @@ from dynamics.presentation import methods, style
 from dynamics.rollouts.texts import Document
 
 TITLE = "Distance from the base, and forgetting"
-CLAIM = "not in the paper"
+CLAIM = "no claim about this"
 PANELS = {"kl": "KL(base | tuned)", "loss": "change of loss"}
 #: number of pre-training examples of each kind, for the embedded model
 EXAMPLES = 60

@@ -29,7 +29,7 @@ from dynamics import InputError, overlap, spectra
 from dynamics.presentation import methods, style
 
 TITLE = "Overlap and shape of the updates"
-CLAIM = "not in the paper"
+CLAIM = "no claim about this"
 PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest angle, degrees", "stable_rank": "stable rank"}
 #: number of weights above which decompositions are estimated by random projections
 LARGE = 5_000_000
