@@ -37,8 +37,8 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in ANALYSES]
     if unknown:
-        known = f"there are {', '.join(ANALYSES)}"
-        raise InputError(f"{printable(unknown[0])}: no such analysis; {known}{did_you_mean(unknown[0], ANALYSES)}")
+        choices = f"there are {', '.join(ANALYSES)}"
+        raise InputError(f"{printable(unknown[0])}: no such analysis; {choices}{did_you_mean(unknown[0], ANALYSES)}")
     if options.dry_run:
         print("\n".join(commands(options.preset, runs_folder(options.preset, options.runs))))
         return

@@ -127,7 +127,7 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
             continue
         means = wide.groupby(["seed", (wide["step"] - 1) // 10])[["entropy", "reward"]].mean().dropna()
         x, y = means["entropy"].to_numpy(), means["reward"].to_numpy()
-        ax.plot(x, y, linestyle="none", markersize=3, **methods.look(label))
+        ax.plot(x, y, linestyle="none", markersize=3, **methods.marker_style(label))
         if len(x) >= FITTED and np.ptp(x) > 0:
             fitted = entropy.fit(x, y)
             line = np.linspace(x.min(), x.max(), 50)

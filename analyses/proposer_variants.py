@@ -104,9 +104,10 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
     methods.dots(rows, labels, ax)
     ax.set_yticks(range(len(labels)), [variant_name(label) for label in labels])
     least, most = rows["value"].min(), rows["value"].max()
-    room = max(0.02, 0.6 * (most - least))  # show this much of an interval beyond the seeds
+    padding = max(0.02, 0.6 * (most - least))  # show this much of an interval beyond the seeds
     ax.set_xlim(
-        max(least - room, np.nanmin([least, *rows["low"]]) - 0.1 * room), min(most + room, np.nanmax([most, *rows["high"]]) + 0.1 * room)
+        max(least - padding, np.nanmin([least, *rows["low"]]) - 0.1 * padding),
+        min(most + padding, np.nanmax([most, *rows["high"]]) + 0.1 * padding),
     )
     ax.xaxis.set_major_locator(MaxNLocator(3))
     if quantity == "gain":
@@ -141,12 +142,12 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         (snapshot, "fixed", 1, "control: the base as proposer keeps entropy higher on fixed prompts"),
     ):
         wide = table[table["quantity"] == quantity].pivot_table(index="seed", columns="label", values="value")
-        label, usual = make_label("selfplay", varied), make_label("selfplay", {})
-        if {label, usual} <= set(wide.columns):
+        label, default = make_label("selfplay", varied), make_label("selfplay", {})
+        if {label, default} <= set(wide.columns):
             same = f" (unchanged: within {SAME} nats)" if expected == 0 else ""
             measured = f"{MEASURED.get(quantity, PANELS[quantity])}{same}, {describe(varied)} minus trained proposer with one_minus"
             margin = SAME if expected == 0 else 0.0
-            checked.append(check_claim(finding, measured, wide[label] - wide[usual], expected, margin=margin))
+            checked.append(check_claim(finding, measured, wide[label] - wide[default], expected, margin=margin))
     return checked
 
 

@@ -149,7 +149,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     for position, label in enumerate(labels):
         for shift, (outcome, filled) in zip((-0.16, 0.16), (("only base", False), ("only tuned", True)), strict=True):
             row = shares[(shares["label"] == label) & (shares["outcome"] == outcome)].iloc[0]
-            marker = methods.look(label)
+            marker = methods.marker_style(label)
             ax.errorbar(
                 row["value"],
                 position + shift,
@@ -165,8 +165,8 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(axis="x")
     ax.set(xlabel="share of the problems", title="solved by one only")
-    for outcome, face in (("only base", "white"), ("only tuned", methods.OTHER)):
-        ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=face, label=OUTCOMES[outcome])
+    for outcome, facecolor in (("only base", "white"), ("only tuned", methods.OTHER)):
+        ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=facecolor, label=OUTCOMES[outcome])
     ax.legend(loc="lower right", fontsize=7)
     return ax
 

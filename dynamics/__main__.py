@@ -32,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         from dynamics.errors import did_you_mean, printable
 
-        known = f"there are {', '.join(COMMANDS)}"
-        print(f"dynamics: error: {printable(command)}: no such command{did_you_mean(command, COMMANDS) or f'; {known}'}", file=sys.stderr)
+        commands = f"there are {', '.join(COMMANDS)}"
+        print(
+            f"dynamics: error: {printable(command)}: no such command{did_you_mean(command, COMMANDS) or f'; {commands}'}", file=sys.stderr
+        )
         return 2
     status: int = importlib.import_module(f"dynamics.{command}.__main__").cli(arguments[1:])
     return status
@@ -41,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """List the commands."""
-    lines = [line for name, (question, way) in COMMANDS.items() for line in (f"  {name:<10} {question}", f"  {'':<10}   {way}")]
+    lines = [
+        line for name, (question, description) in COMMANDS.items() for line in (f"  {name:<10} {question}", f"  {'':<10}   {description}")
+    ]
     return "\n".join(
         [
             "usage: dynamics COMMAND ...        (the same as python -m dynamics.COMMAND ...)",

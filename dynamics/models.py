@@ -225,10 +225,10 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
         try:
             hidden = wrapped.hidden(probe, mask) if hidden is None else hidden
             ours = head(hidden[0].float(), 0, head.size)
-            off = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
+            difference = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
         except Exception:  # a different kind of body
-            off = math.inf
-    if off <= SAME_HEAD.get(dtype, 3e-2):
+            difference = math.inf
+    if difference <= SAME_HEAD.get(dtype, 3e-2):
         wrapped.head = head
     else:
         notes.add("the logits could not be computed from the hidden states: the model computes them itself, one window at a time")

@@ -433,7 +433,7 @@ def divergence(
     (hidden, head, logsumexp), (other, other_head, other_logsumexp) = first, second
     size = min(head.size, other_head.size)
     rows = min(head.rows, other_head.rows)
-    forth, back = np.zeros(len(hidden)), np.zeros(len(hidden))
+    kl_ab, kl_ba = np.zeros(len(hidden)), np.zeros(len(hidden))
     for begin in range(0, len(hidden), head.tokens):
         piece = slice(begin, min(begin + head.tokens, len(hidden)))
         ours, theirs = hidden[piece].detach().float(), other[piece].detach().float()
@@ -443,7 +443,7 @@ def divergence(
 
             def add(part: slice, a: np.ndarray = a, b: np.ndarray = b, begin: int = begin) -> None:
                 rows = slice(begin + part.start, begin + part.stop)
-                kernels.diverge(a[part], b[part], logsumexp[rows], other_logsumexp[rows], forth[rows], back[rows])
+                kernels.diverge(a[part], b[part], logsumexp[rows], other_logsumexp[rows], kl_ab[rows], kl_ba[rows])
 
             on_threads(len(a), add, None)
-    return forth, back
+    return kl_ab, kl_ba

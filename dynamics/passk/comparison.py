@@ -341,24 +341,24 @@ def curve(
     if graded.empty:
         raise InputError(f"{printable(name)}: none of {int(every['attempted'].sum()):,} samples has a verdict")
     n, c = graded["n"].to_numpy(np.int64), graded["c"].to_numpy(np.int64)
-    wanted = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
-    columns: dict[str, Float[np.ndarray, "problems ks"]] = {"pass_at_k": curves(n, c, wanted), "pass_hat_k": curves(n, c, wanted, "pass^k")}
-    columns["mg_pass_at_k"] = mg_pass_at_k(n[:, None], c[:, None], wanted[None, :])
+    orders = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
+    columns: dict[str, Float[np.ndarray, "problems ks"]] = {"pass_at_k": curves(n, c, orders), "pass_hat_k": curves(n, c, orders, "pass^k")}
+    columns["mg_pass_at_k"] = mg_pass_at_k(n[:, None], c[:, None], orders[None, :])
     warnings = diagnostics.samples(table, every, graded)
     if maj:
-        columns["maj_at_k"] = _majority(table, graded, wanted, warnings, progress)
+        columns["maj_at_k"] = _majority(table, graded, orders, warnings, progress)
     interval = mean_interval(np.hstack([*columns.values(), (c / n)[:, None]]), level, replicates, seed)
     with np.errstate(invalid="ignore"):
         means = {key: np.nansum(value, axis=0) / _or_nan((~np.isnan(value)).sum(axis=0)) for key, value in columns.items()}
-    eligible = n[:, None] >= wanted
-    points = pd.DataFrame({"k": wanted, "pass_at_k": means["pass_at_k"]})
+    eligible = n[:, None] >= orders
+    points = pd.DataFrame({"k": orders, "pass_at_k": means["pass_at_k"]})
     for number, key in enumerate(columns):
-        span = slice(number * len(wanted), (number + 1) * len(wanted))
+        span = slice(number * len(orders), (number + 1) * len(orders))
         prefix = "" if key == "pass_at_k" else f"{key}_"
         points[key], points[f"{prefix}low"], points[f"{prefix}high"] = means[key], interval.low[span], interval.high[span]
         if not number:
             points["problems"] = eligible.sum(axis=0)
-            points["over_half"] = (eligible & (2 * wanted > n[:, None]) & (wanted > 1)).sum(axis=0)
+            points["over_half"] = (eligible & (2 * orders > n[:, None]) & (orders > 1)).sum(axis=0)
     warnings += diagnostics.points(points)
     statuses = {str(key): int(value) for key, value in table["status"].value_counts(sort=False).items()} if "status" in table else {}
     contents = _contents(table)
@@ -459,9 +459,9 @@ def compare(
     if both.empty:
         examples = " and ".join(repr(printable(curve.counts["problem"].iloc[0], 40)) for curve in (a, b))
         raise InputError(f"{printable(a.name)} and {printable(b.name)} have no problem id in common; their ids are like {examples}")
-    wanted = np.asarray(a.points["k"] if ks is None else ks, np.int64)
+    orders = np.asarray(a.points["k"] if ks is None else ks, np.int64)
     n, c = ([both[f"{column}_{side}"].to_numpy(np.int64) for side in "ab"] for column in "nc")
-    first, second = (curves(n[side], c[side], wanted) for side in (0, 1))
+    first, second = (curves(n[side], c[side], orders) for side in (0, 1))
     shared = ~np.isnan(first + second)
     with np.errstate(invalid="ignore"):
         difference = np.nansum(second - first, axis=0) / _or_nan(shared.sum(axis=0))
@@ -469,7 +469,7 @@ def compare(
     dense = crossing_ks(int(np.minimum(*n).max()))
     crossed = crossing(dense, curves(n[0], c[0], dense), curves(n[1], c[1], dense), level, replicates, seed)
     points = pd.DataFrame(
-        {"k": wanted, "difference": difference, "low": interval.low, "high": interval.high, "problems": shared.sum(axis=0)}
+        {"k": orders, "difference": difference, "low": interval.low, "high": interval.high, "problems": shared.sum(axis=0)}
     )
     right = [count > 0 for count in c]
     solved = {
@@ -507,8 +507,8 @@ def report(
     """
     models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
     if against is not None and against not in models:
-        known = f"there are {', '.join(printable(name) for name in models)}"
-        raise InputError(f"--against {printable(against)}: there is no such model; {known}{did_you_mean(against, map(str, models))}")
+        choices = f"there are {', '.join(printable(name) for name in models)}"
+        raise InputError(f"--against {printable(against)}: there is no such model; {choices}{did_you_mean(against, map(str, models))}")
     names = [str(name) if name is not None else "samples" for name in models]
     parts = [table[table["model"] == name] if name is not None else table for name in models]
     if ks is None:

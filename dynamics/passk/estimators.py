@@ -181,14 +181,14 @@ def curves(n: ArrayLike, c: ArrayLike, ks: ArrayLike, kind: str = "pass@k") -> F
 
     n, c = _whole("n", n, least=0).ravel(), _whole("c", c, least=0).ravel()
     _check(n, c)
-    wanted = _whole("k", ks, least=1).ravel()
-    if np.any(np.diff(wanted) <= 0):
+    orders = _whole("k", ks, least=1).ravel()
+    if np.any(np.diff(orders) <= 0):
         raise InputError("k: must be strictly increasing")
     pairs, index = np.unique(np.stack([n, c], 1), axis=0, return_inverse=True)
-    out = np.empty((len(pairs), len(wanted)))
+    out = np.empty((len(pairs), len(orders)))
     whole, right = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
-    everything = kind == "pass^k"
-    hypergeometric.none_of_curve(whole, whole - right if everything else right, wanted, not everything, out)
+    all_correct = kind == "pass^k"
+    hypergeometric.none_of_curve(whole, whole - right if all_correct else right, orders, not all_correct, out)
     return out[index.ravel()]
 
 

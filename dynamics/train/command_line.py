@@ -196,7 +196,7 @@ def _suggestion(message: str) -> str:
 def _options() -> dict[str, bool]:
     """List all options, of the command and of the settings, and whether they take a list."""
     types = {name: kind for config in METHODS.values() for name, kind in get_type_hints(config).items()}
-    own = [one.name for one in fields(Command) if one.name != "config"]
+    own = [setting.name for setting in fields(Command) if setting.name != "config"]
     return {option_of(name): False for name in own} | {option_of(name): get_origin(kind) is tuple for name, kind in types.items()}
 
 
@@ -207,8 +207,8 @@ def _check_options(words: list[str]) -> None:
     config = METHODS.get(words[0])
     if config is None and not words[0].startswith("-"):
         raise InputError(f"{printable(words[0])}: unknown method; there are {', '.join(METHODS)}{did_you_mean(words[0], METHODS)}")
-    own = {one.name for one in fields(Command)} - {"config"} | {"help"}
-    known = [option_of(name) for name in own | {one.name for one in fields(config or TrainConfig)}]
+    own = {setting.name for setting in fields(Command)} - {"config"} | {"help"}
+    known = [option_of(name) for name in own | {setting.name for setting in fields(config or TrainConfig)}]
     for word in words:
         name = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and name not in known:

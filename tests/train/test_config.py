@@ -20,7 +20,7 @@ from dynamics.train.command_line import parse
 from dynamics.train.config import RLVRConfig, SelfPlayConfig, SFTConfig, check, preset_values
 
 RECORDED = Path(__file__).parent / "recorded" / "schema_1"  # of self-play, after two steps of four
-#: the options by which that run was begun, in the spelling of the time
+#: options that started that run, under their names at the time
 OLD = shlex.split("""
     --steps 4 --save-every 1 --threads 1 --eval-problems 6 --eval-samples 2 --eval-temperatures 1,0.5 --fixed-every 1 --learning-rate 1e-3
     --compute-dtype float32 --prompts 4 --group=4 --max-new-tokens 8 --propose-tokens 40 --seeding 6 --kinds deduction,abduction
