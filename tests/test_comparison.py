@@ -84,7 +84,7 @@ def test_a_script_runs_by_itself(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert analysis.main(entropy_dynamics, [str(folder), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "entropy_dynamics.svg").exists()
     assert analysis.main(entropy_dynamics, [str(tmp_path), "--out", str(tmp_path)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
 
 
 def test_sparsity_and_labels_agree_with_the_run(folder: Path) -> None:
@@ -372,7 +372,7 @@ def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> 
     table = pd.read_csv(tmp_path / "figures" / "update_sparsity.csv")
     assert table.loc[table["part"] == "total", "value"].to_list() == pytest.approx([0.5] * 4)
     page = (tmp_path / "figures" / "report.html").read_text()
-    assert page.count("Not drawn:") == len(comparison.QUESTIONS) - 2
+    assert page.count("No figure:") == len(comparison.QUESTIONS) - 2
 
 
 @pytest.mark.parametrize("missing", ["selfplay", "sft"])
