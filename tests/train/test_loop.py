@@ -288,7 +288,7 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
     [
         (["--task", "nothing"], "unknown; there are code, deduction"),
         (["--advantage", "grop"], "invalid choice 'grop' for argument '--advantage'. Expected one of ('grpo', 'dr_grpo', 'rloo', "),
-        (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
+        (["--model", "/nowhere"], "/nowhere: its tokenizer cannot be loaded"),
         (["--steps", "0"], "--steps 0: must be a number of at least 1"),
         (["--learning-rate", "nan"], "must be a number"),
         (["--temperature", "0"], "all samples of a group would be the same"),
