@@ -211,7 +211,7 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     rows = output.weight.shape[0]
     known = len(tokenizer) if tokenizer is not None else rows
     if known > rows:
-        raise InputError(f"the tokenizer has {known:,} tokens, the model's head {rows:,} rows: they do not belong together")
+        raise InputError(f"the tokenizer has {known:,} tokens, the model's head {rows:,} rows: the tokenizer does not belong to the model")
     if vocabulary is not None and not 0 < vocabulary <= rows:
         raise InputError(f"vocabulary={vocabulary}: the head has {rows:,} rows")
     if known < rows and vocabulary is None:
@@ -229,13 +229,13 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
         try:
             hidden = wrapped.hidden(probe, mask) if hidden is None else hidden
             ours = head(hidden[0].float(), 0, head.size)
-            off = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
+            difference = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
         except Exception:  # a different kind of body
-            off = math.inf
-    if off <= SAME_HEAD.get(dtype, 3e-2):
+            difference = math.inf
+    if difference <= SAME_HEAD.get(dtype, 3e-2):
         wrapped.head = head
     else:
-        notes.add("the model's way from hidden states to logits is not understood: it forms its logits itself, a window at a time")
+        notes.add("the logits could not be computed from the hidden states: the model computes them itself, one window at a time")
     return wrapped
 
 
@@ -270,12 +270,12 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
-        raise InputError(f"{printable(name)}: has no tokenizer that can be read ({_reason(error)})") from None
+        raise InputError(f"{printable(name)}: its tokenizer cannot be loaded ({_reason(error)})") from None
     try:
         chosen = kinds[dtype] if dtype else "auto" if name != "smollm2" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options, **model_options)
     except Exception as error:
-        raise InputError(f"{printable(name)}: is not a causal language model that can be read ({_reason(error)})") from None
+        raise InputError(f"{printable(name)}: cannot be loaded as a causal language model ({_reason(error)})") from None
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 

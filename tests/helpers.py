@@ -112,7 +112,7 @@ def tidy(p, n, seed=0, model=None, **extra):
 
 def browser() -> str | None:
     """Find a browser that runs headless."""
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 
 def dumped(page, folder, *flags):

@@ -78,7 +78,7 @@ def test_a_command_is_understood(command: str, tmp_path: Path, monkeypatch: pyte
     elif module.startswith("analyses."):
         from analyses import analysis
 
-        monkeypatch.chdir(tmp_path)  # where these runs are not
+        monkeypatch.chdir(tmp_path)  # a folder without these runs
         assert analysis.main(importlib.import_module(module), words) == 2
     else:
         importlib.import_module(f"{module}.__main__").build_parser().parse_args(words)

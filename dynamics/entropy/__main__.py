@@ -44,7 +44,7 @@ def _report_bounds(options: argparse.Namespace) -> None:
     from dynamics.io.json import to_json
 
     if options.vocabulary is None:
-        raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens there are")
+        raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens in the vocabulary")
     rows = [row for path in options.texts for row in read_logprobs(path)]
     width = max(map(len, rows))
     logprobs = np.full((len(rows), width), np.nan)
@@ -55,7 +55,7 @@ def _report_bounds(options: argparse.Namespace) -> None:
     if options.json != "-":
         with reader_may_leave():
             print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * mass:.2f} % of the mass on average")
-            print(f"mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the likeliest tokens, no estimate")
+            print(f"mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the most likely tokens, not an estimate")
     if options.json:
         document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": len(rows), "k": width, "vocabulary": options.vocabulary}
         write(options.json, to_json(document | {"mean_entropy": {"low": low, "high": high}, "mass": mass}))
@@ -133,7 +133,7 @@ def _trace(
         partial = options.out.removesuffix(".parquet") + ".partial.parquet"
         _save(finished, partial)
         if isinstance(error, InputError):
-            raise IncompleteError(f"{error}; the texts finished before that are in {partial}") from None
+            raise IncompleteError(f"{error}; the texts finished so far are in {partial}") from None
         raise
 
 
@@ -213,7 +213,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--temperature", type=float, default=1.0, help="also report the entropy at this sampling temperature (default %(default)s)"
     )
     parser.add_argument(
-        "--top", type=int, help="number of likeliest tokens to keep at every position (default: 5 with --html, otherwise none)"
+        "--top", type=int, help="number of most likely tokens to keep at every position (default: 5 with --html, otherwise none)"
     )
     parser.add_argument(
         "--window",

@@ -51,11 +51,13 @@ def bounds(logprobs: ArrayLike, vocabulary: int) -> Bounds:
     values = np.atleast_2d(np.asarray(logprobs, float))
     values = np.where(np.isnan(values), -np.inf, values)
     if vocabulary < values.shape[-1]:
-        raise InputError(f"vocabulary={vocabulary}: fewer tokens than the {values.shape[-1]} log-probabilities given")
+        raise InputError(f"vocabulary={vocabulary} is less than the {values.shape[-1]} log-probabilities given")
     p = np.exp(values)
     mass = p.sum(-1)
     if (mass > 1 + 1e-3).any() or (values > 1e-6).any():
-        raise InputError(f"log-probabilities add up to {float(mass.max()):.3g}, more than 1: are they natural logs of one distribution?")
+        raise InputError(
+            f"the probabilities sum to {float(mass.max()):.3g}, more than 1: are the log-probabilities natural logs of one distribution?"
+        )
     rest = np.maximum(1 - mass, 0.0)
     counts = np.isfinite(values).sum(-1)
     known = -np.where(p > 0, p * np.where(p > 0, values, 0.0), 0.0).sum(-1)

@@ -98,13 +98,16 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
     ids = list(document.ids or ())
     size = len(tokenizer)
     if ids and max(ids) >= size:
-        raise InputError(f"{printable(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
+        raise InputError(
+            f"{printable(document.name)}: token {max(ids)} is outside the tokenizer's vocabulary of {size:,}: the ids belong to another "
+            "model"
+        )
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     prompt = [index < document.prompt_tokens for index in range(len(ids))]
     again, starts, ends = _encode(tokenizer, text, special=False)
     if again == ids:
         return TokenizedDocument(document, ids, text, starts, ends, prompt)
-    notes.add("token ids of some documents are not those that their text would be tokenised to; the ids are used as given")
+    notes.add("the token ids of some documents differ from the tokenised text; the ids are used as given")
     starts, ends, text = _offsets(ids, tokenizer)
     return TokenizedDocument(document, ids, text, starts, ends, prompt, False)
 
@@ -118,7 +121,7 @@ def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> Tokenize
         before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True) if answered else whole
         border = len(before) if whole.startswith(before) else 0
         if not border:
-            notes.add("the chat template does not begin with the prompt: prompt and response are not told apart")
+            notes.add("the formatted chat does not begin with the formatted prompt: prompt and response are not distinguished")
         ids, starts, ends = _encode(tokenizer, whole, special=False)
     else:
         notes.add("the tokenizer has no chat template: messages are joined as plain text")
@@ -246,9 +249,9 @@ def trace(
     import pandas as pd
 
     if tokenizer is None:
-        raise InputError("no tokenizer: a trace needs the one that belongs to the model")
+        raise InputError("no tokenizer given: a trace needs the tokenizer of the model")
     if not temperature > 0:
-        raise InputError("temperature: must be above 0; at 0 the distribution is one token and its entropy 0")
+        raise InputError("temperature: must be above 0; at 0 the distribution is a single token and its entropy is 0")
     began = time.perf_counter()
     ours = wrap(model, tokenizer, window, vocabulary)
     theirs = None if against is None else wrap(against, tokenizer, window, vocabulary)
@@ -319,7 +322,7 @@ def _measured(
             if len(batch) == 1:
                 raise InputError(f"out of memory for a window of {len(batch[0]):,} tokens: try a smaller --window") from None
             batch_tokens = max(1, sum(map(len, batch)) // 2)
-            ours.notes.add("memory ran out: batches were halved")
+            ours.notes.add("out of memory: the batches were halved")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
@@ -380,7 +383,7 @@ def _measure(
         other, other_hidden = _run(theirs, ids, mask, rows, targets, replace(settings, top=0, temperature=1.0))
         columns |= {f"{name}_b": other[name] for name in ("entropy", "surprisal", "rank", "logsumexp") if name in other}
         if ours.head is None or theirs.head is None or hidden is None or other_hidden is None:
-            ours.notes.add("no divergence: the way from hidden states to logits of one model is not understood")
+            ours.notes.add("no KL divergence: the logits of one of the models could not be computed from its hidden states")
         else:
             divergences = divergence((hidden, ours.head, columns["logsumexp"]), (other_hidden, theirs.head, other["logsumexp"]))
             columns["kl_ab"], columns["kl_ba"] = divergences

@@ -139,4 +139,4 @@ def choose_checkpoint(folder: Location, checkpoints: Sequence[str]) -> str:
     """Build the error message for a folder that is not a checkpoint but holds checkpoints: it lists them, and suggests a path."""
     count = plural(len(checkpoints), "checkpoint")
     listed = _listed(checkpoints)
-    return f"{printable(folder)}: holds no weights itself but {count}: {listed}; name one of them, e.g. {folder / checkpoints[-1]}"
+    return f"{printable(folder)}: contains no weights itself, but {count}: {listed}; name one, e.g. {folder / checkpoints[-1]}"

@@ -68,9 +68,9 @@ class _Hooks:
         self.document: dict[str, Any] = {}
         self.begun = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, _control: Any, **given: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, _control: Any, **arguments: Any) -> None:
         """Create the run directory and start measuring entropy."""
-        model = given["model"]
+        model = arguments["model"]
         self.recorder = Recorder(self.out, every=self.every, base=_moved(model), **self.sinks)
         self.document = _about(args, model, self.method, self.every)
         self.recorder.directory.truncate(state.global_step)
@@ -83,7 +83,7 @@ class _Hooks:
         """Start the clock."""
         self.begun = time.perf_counter()
 
-    def on_step_end(self, _args: Any, state: Any, _control: Any, **given: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **arguments: Any) -> None:
         """Write the previous step, and collect the metrics of this step."""
         self.flush()
         self.step = state.global_step
@@ -91,7 +91,7 @@ class _Hooks:
         token_metrics = self.probe.take() if self.probe else {}
         self.line = {"loss": None, **token_metrics, "grad_norm": None, "seconds": seconds}
         if self.recorder is not None:
-            self.line |= self.recorder.measure(self.step, _moved(given["model"]))
+            self.line |= self.recorder.measure(self.step, _moved(arguments["model"]))
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
         """Add the trainer's logs to the metrics of their step."""
@@ -183,7 +183,7 @@ class _Probe:
             self.reason = f"entropy is not measured: {error}"
         model.train(training)
         if self.head is None:
-            self.reason = self.reason or "entropy is not measured: the way from hidden states to logits is not understood"
+            self.reason = self.reason or "entropy is not measured: the logits could not be computed from the hidden states"
             return
         self.handles = [  # of a compiled model they run outside of what is compiled
             model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),  # type: ignore[no-untyped-call]
@@ -239,8 +239,8 @@ def recording(reward: Any, out: str | Path) -> Any:
 
     @functools.wraps(reward)
     def judged(*, prompts: Any, completions: Any, completion_ids: Any = None, trainer_state: Any = None, **columns: Any) -> Any:
-        given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, "trainer_state": trainer_state}
-        scores = reward(**given, **columns)
+        arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, "trainer_state": trainer_state}
+        scores = reward(**arguments, **columns)
         step = (trainer_state.global_step if trainer_state is not None else 0) + 1
         ids = completion_ids or [None] * len(prompts)
         rows = [

@@ -131,7 +131,7 @@ def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
         if row_key != key:
-            raise InputError(f"{path}: is of other checkpoints or settings; name another file for --resume")
+            raise InputError(f"{path}: belongs to other checkpoints or settings; name another file for --resume")
     lines = path.read_bytes().splitlines()
     with replacing(path) as temporary:  # without an incomplete last line
         temporary.write_bytes(b"".join(line + b"\n" for line in lines[: len(lines) - len(unfinished)]))

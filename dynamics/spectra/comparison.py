@@ -159,7 +159,7 @@ def measure(
     if before.ndim != 2 or before.shape != after.shape:
         raise InputError(f"{name or 'matrices'}: need two matrices of one shape, got {before.shape} and {after.shape}")
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        raise InputError(f"{name or 'matrix'}: holds NaN or infinity, of which there are no singular values")
+        raise InputError(f"{name or 'matrix'}: contains NaN or infinity, so it has no singular values")
     changed_mask = before != after if changed is None else changed
     m, n = before.shape
     k = min(k, m, n)

@@ -47,6 +47,6 @@ def notes(spectra: Sequence[Spectrum]) -> list[str]:
         smallest = min(min(spectrum.shape) for spectrum in whole)
         lines.append(
             f"{plural(len(whole), 'matrix', 'matrices')} of {len(spectra):,} with a side no longer than k (the smallest is {smallest}): "
-            "there the first k directions are the whole space before and after, so there is no angle (-); choose a smaller --subspace"
+            "their first k directions span the whole space before and after, so there is no angle (-); choose a smaller --subspace"
         )
     return lines

@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     preset = command.preset or size_preset(None, command.config.model)
     if command.preset is None and folder_reads_notation(command.config.model):
         tell(
-            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model, whose defaults are those of --preset tiny; "
-            f"without --preset those of {preset} are taken"
+            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model; its defaults are those of --preset tiny, "
+            f"but without --preset those of {preset} are used"
         )
     check_output(command.json)
     missing = _missing_package()

@@ -40,7 +40,9 @@ def _preset_help(method: str) -> str:
         "pretrained for all other models"
     )
     if method == "selfplay":
-        text += ". azr-paper and azr-code lay the settings of Absolute Zero over these, by its paper and by its public code; see --dry-run"
+        text += (
+            ". azr-paper and azr-code override these with the settings of Absolute Zero from its paper or its public code; see --dry-run"
+        )
     return text
 
 
@@ -177,7 +179,7 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
         raise InputError(f"{message}{_suggestion(message)}; see --help") from None
     sys.stderr.write(stderr.getvalue())
     if rest:
-        raise InputError(f"{' '.join(rest)}: not understood; see --help")
+        raise InputError(f"{' '.join(rest)}: not recognized; see --help")
     return command
 
 
@@ -203,7 +205,7 @@ def _suggestion(message: str) -> str:
 def _options() -> dict[str, bool]:
     """List all options, of the command and of the settings, and whether they take a list."""
     types = {name: kind for config in METHODS.values() for name, kind in get_type_hints(config).items()}
-    own = [one.name for one in fields(Command) if one.name != "config"]
+    own = [setting.name for setting in fields(Command) if setting.name != "config"]
     return {option_of(name): False for name in own} | {option_of(name): get_origin(kind) is tuple for name, kind in types.items()}
 
 
@@ -214,8 +216,8 @@ def _check_options(words: list[str]) -> None:
     config = METHODS.get(words[0])
     if config is None and not words[0].startswith("-"):
         raise InputError(f"{printable(words[0])}: unknown method; there are {', '.join(METHODS)}{did_you_mean(words[0], METHODS)}")
-    own = {one.name for one in fields(Command)} - {"config"} | {"help"}
-    known = [option_of(name) for name in own | {one.name for one in fields(config or TrainConfig)}]
+    own = {setting.name for setting in fields(Command)} - {"config"} | {"help"}
+    known = [option_of(name) for name in own | {setting.name for setting in fields(config or TrainConfig)}]
     for word in words:
         name = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and name not in known:
@@ -238,7 +240,7 @@ def _current_words(words: list[str]) -> list[str]:
         old, equals, value = word.partition("=")
         option = renamed.get(old, old)
         if option != old:
-            _warn(f"{old} is now {option}; the old name will go with the next release")
+            _warn(f"{old} is now {option}; the old name will be removed in the next release")
         if equals and option in lists:
             current += [option, *(part for part in value.split(",") if part)]
         elif equals and option == "--allow-unconfined":

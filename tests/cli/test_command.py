@@ -36,12 +36,12 @@ from dynamics.train.progress import TrainingProgress
 
 
 @pytest.mark.parametrize(
-    ("target", "says"),
+    ("target", "text"),
     [("nowhere/out.json", "does not exist"), (".", "is a folder"), ("out.txt", "expected .png, .svg")],
 )
-def test_outputs_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch, target, says):
+def test_outputs_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch, target, text):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=text):
         check_output(target, (".png", ".svg") if target.endswith("txt") else ())
 
 
@@ -107,8 +107,8 @@ def test_the_first_compilation_is_announced_once(capsys):
     with ProgressBar("comparing", compiles=True):
         for number in (1, 1.0):
             numba.njit(lambda x: x)(number)
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("comparing:")]  # lines of a slow machine
-    assert told == ["compiling kernels, once; later runs use them as they are"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("comparing:")]  # lines of a slow machine
+    assert lines == ["compiling kernels, once; later runs use them as they are"]
     with ProgressBar("comparing", compiles=True):
         pass
     numba.njit(lambda x: x)(1)
@@ -184,7 +184,7 @@ def raises(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "says"),
+    ("error", "status", "text"),
     [
         (InputError("a: is empty"), 2, "test: error: a: is empty"),
         (IncompleteError("b is left out"), 3, "test: incomplete: b is left out"),
@@ -198,11 +198,11 @@ def raises(error):
         (ValueError("two\nlines"), 1, "test: internal error: ValueError: two; please report it"),
     ],
 )
-def test_every_end_has_its_status_and_one_line(error, status, says, capsys):
+def test_every_end_has_its_status_and_one_line(error, status, text, capsys):
     assert run("test", raises(error), []) == status
-    told = capsys.readouterr().err
-    assert told.startswith(says)
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(text)
+    assert stderr.count("\n") == 1
 
 
 def test_a_reader_that_leaves_is_no_error(capsys):
@@ -291,11 +291,11 @@ def test_a_trainers_output_directory_lists_its_checkpoints(tmp_path, capsys, mon
     (tmp_path / "ours/checkpoints/step_000010").mkdir(parents=True)
     assert sparsity_cli(["base.safetensors", "run"]) == 2
     assert (
-        "run: holds no weights itself but 3 checkpoints: checkpoint-50, checkpoint-200, checkpoint-1000; "
-        "name one of them, e.g. run/checkpoint-1000\n"
+        "run: contains no weights itself, but 3 checkpoints: checkpoint-50, checkpoint-200, checkpoint-1000; "
+        "name one, e.g. run/checkpoint-1000\n"
     ) in capsys.readouterr().err
     assert sparsity_cli(["base.safetensors", "ours"]) == 2
-    assert "1 checkpoint: checkpoints/step_000010; name one of them, e.g. ours/checkpoints/step_000010\n" in capsys.readouterr().err
+    assert "1 checkpoint: checkpoints/step_000010; name one, e.g. ours/checkpoints/step_000010\n" in capsys.readouterr().err
     from dynamics.models import load
 
     with pytest.raises(InputError, match=r"e\.g\. run/checkpoint-1000"):
@@ -325,12 +325,12 @@ def test_the_first_of_a_series_is_the_one_of_the_lowest_number(tmp_path, capsys,
     for step in (2, 9, 10):
         write_safetensors(tmp_path / f"step_{step}.safetensors", {"w": np.full(4, step, np.float32)})
     assert sparsity_cli(["step_10.safetensors", "step_2.safetensors", "step_9.safetensors", "--json", "-"]) == 0
-    told = capsys.readouterr()
-    assert [step["from"] + step["to"] for step in json.loads(told.out)["series"]][:2] == [
+    printed = capsys.readouterr()
+    assert [step["from"] + step["to"] for step in json.loads(printed.out)["series"]][:2] == [
         "step_2.safetensorsstep_9.safetensors",
         "step_2.safetensorsstep_10.safetensors",
     ]
-    assert "sorted the series by number: step_2.safetensors, step_9" in told.err
+    assert "sorted the series by number: step_2.safetensors, step_9" in printed.err
 
 
 def test_names_without_a_common_pattern_keep_their_places(capsys):
@@ -361,15 +361,15 @@ def test_without_torch(tmp_path, capsys, monkeypatch, pair):
 
     for cli, words in ((spectra_cli, files), (entropy_cli, ["base", "t.txt"]), (train_cli, ["sft", "--out", "x"])):
         assert cli(words) == 2
-        told = capsys.readouterr().err
-        assert "needs torch: pip install 'training-dynamics[models]' (in a checkout: pip install -e '.[models]')\n" in told
-        assert told.count("\n") == 1
+        stderr = capsys.readouterr().err
+        assert "needs torch: pip install 'training-dynamics[models]' (in a checkout: pip install -e '.[models]')\n" in stderr
+        assert stderr.count("\n") == 1
     for cli, words in ((spectra_cli, ["base.safetensors", "nope"]), (entropy_cli, ["base", "t.text"]), (entropy_cli, ["./nope", "t.txt"]),
                        (entropy_cli, ["base", "--against", "./nope", "t.txt"]), (train_cli, ["sft", "--out", "t.txt"])):  # fmt: skip
         assert cli(words) == 2  # what is wrong with the arguments comes before what is missing
-        told = capsys.readouterr().err
-        assert "needs torch" not in told
-        assert told.count("\n") == 1
+        stderr = capsys.readouterr().err
+        assert "needs torch" not in stderr
+        assert stderr.count("\n") == 1
     assert sparsity_cli(files) == 0
     assert train_cli(["sft", "--out", "x", "--dry-run"]) == 0
     assert not (tmp_path / "x").exists()

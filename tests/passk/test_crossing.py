@@ -23,29 +23,29 @@ def test_a_crossing_is_found_where_it_is():
     wide, sharp = beta_curves(0.5, 1.5), beta_curves(0.12, 0.2)  # the second is better at first, the first at large k
     ks = crossing_ks(n)
     first, second = curves(np.full(400, n), wide, ks), curves(np.full(400, n), sharp, ks)
-    found = crossing(ks, first, second)
+    crossed = crossing(ks, first, second)
     gap = (second - first).mean(axis=0)
     expected = int(ks[np.flatnonzero(gap < 0)[0]])
-    assert found is not None
-    assert (found.leader, found.k) == (1, expected)
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= expected <= found.high
-    assert found.none == 0
+    assert crossed is not None
+    assert (crossed.leader, crossed.k) == (1, expected)
+    assert crossed.low is not None
+    assert crossed.high is not None
+    assert crossed.low <= expected <= crossed.high
+    assert crossed.none == 0
     mirrored = crossing(ks, second, first)
     assert mirrored is not None
     assert (mirrored.leader, mirrored.k) == (0, expected)
-    assert (mirrored.low, mirrored.high) == (found.low, found.high)
+    assert (mirrored.low, mirrored.high) == (crossed.low, crossed.high)
 
 
 def test_no_crossing():
     ks = crossing_ks(64)
     first = curves(np.full(300, 64), beta_curves(1, 2, 300, 64), ks)
-    found = crossing(ks, first, curves(np.full(300, 64), beta_curves(2, 1, 300, 64), ks))
-    assert found is not None
-    assert found.k is None
-    assert found.high is None
-    assert found.none > 0.9
+    crossed = crossing(ks, first, curves(np.full(300, 64), beta_curves(2, 1, 300, 64), ks))
+    assert crossed is not None
+    assert crossed.k is None
+    assert crossed.high is None
+    assert crossed.none > 0.9
     assert crossing(ks, first, first) is None
 
 

@@ -64,29 +64,29 @@ def state(text: str, update: float) -> dict[str, np.ndarray]:
 
 def of_sparsity(text: str, folder: Path) -> str:
     base, tuned = state(text, 0.0), state(text, 0.1)
-    found = sparsity.compare(base | {f"{text} gone": np.ones(2)}, tuned, like="mukherjee")
+    result = sparsity.compare(base | {f"{text} gone": np.ones(2)}, tuned, like="mukherjee")
     sides = {}
     for side in ("base", "tuned"):
-        checkpoint = getattr(found, side)
+        checkpoint = getattr(result, side)
         tensors = {name: dataclasses.replace(tensor, dtype=text) for name, tensor in checkpoint.tensors.items()}
         sides[side] = dataclasses.replace(checkpoint, path=text, format=text, tensors=tensors)
     factors = {"name": text, "rank": 1, "numerical_rank": 1, "scaling": 1.0, "update_norm": 1.0}
-    rows = [dataclasses.replace(row, dtype_base=text) for row in found.rows]
-    skipped = [*found.skipped, Skip(text, text, text)]
-    found = dataclasses.replace(found, **sides, rows=rows, notes=[text], skipped=skipped, adapters=[factors])
-    return sparsity_page(found, [sparsity.Step("first", f"{text} 1", f"{text} {step}", found) for step in (2, 3)])
+    rows = [dataclasses.replace(row, dtype_base=text) for row in result.rows]
+    skipped = [*result.skipped, Skip(text, text, text)]
+    result = dataclasses.replace(result, **sides, rows=rows, notes=[text], skipped=skipped, adapters=[factors])
+    return sparsity_page(result, [sparsity.Step("first", f"{text} 1", f"{text} {step}", result) for step in (2, 3)])
 
 
 def of_overlap(text: str, folder: Path) -> str:
-    found = overlap.compare(state(text, 0.0), [state(text, update) for update in (0.1, 0.2, 0.3)], threads=1)
-    sides = [dataclasses.replace(checkpoint, path=text) for checkpoint in found.tuned]
-    base = dataclasses.replace(found.base, path=text)
-    return overlap_page(dataclasses.replace(found, base=base, tuned=sides, notes=[text], skipped=[Skip(text, text, text)]), series=True)
+    result = overlap.compare(state(text, 0.0), [state(text, update) for update in (0.1, 0.2, 0.3)], threads=1)
+    sides = [dataclasses.replace(checkpoint, path=text) for checkpoint in result.tuned]
+    base = dataclasses.replace(result.base, path=text)
+    return overlap_page(dataclasses.replace(result, base=base, tuned=sides, notes=[text], skipped=[Skip(text, text, text)]), series=True)
 
 
 def of_spectra(text: str, folder: Path) -> str:
-    found, skipped = spectra.compare(state(text, 0.0), state(text, 0.1), k=2, method="approx")
-    return spectra_page(text, text, found, [*skipped, Skip(text, text, text)], {text: text})
+    measured, skipped = spectra.compare(state(text, 0.0), state(text, 0.1), k=2, method="approx")
+    return spectra_page(text, text, measured, [*skipped, Skip(text, text, text)], {text: text})
 
 
 def of_entropy(text: str, folder: Path) -> str:
@@ -119,12 +119,12 @@ def of_comparison(text: str, folder: Path) -> str:
         (folder / name).mkdir(parents=True)
         (folder / name / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     document = {"method": text, "seed": 0, "master_dtype": text, "compute_dtype": text, "packages": {text: text}}
-    found = [runs.Run(folder / name, document | {"config": {"model": text, "reward": text, text: text}}) for name in ("a", "b")]
+    compared = [runs.Run(folder / name, document | {"config": {"model": text, "reward": text, text: text}}) for name in ("a", "b")]
     verdict = claims.Verdict(text, text, 1.0, 0.5, 1.5, 2, text, text, 1)
     verdicts = pd.DataFrame([dataclasses.asdict(verdict) | {"verdict": verdict.verdict, "figure": text}])
     drawn = {"title": text, "claim": text, "caption": text, "figure": html.svg_uri(b"<svg/>")}
     sections = [{name: html.one_line(value) for name, value in section.items()} for section in (drawn, {"title": text, "missing": text})]
-    return comparison.page(found, "", verdicts, sections)
+    return comparison.page(compared, "", verdicts, sections)
 
 
 @cache
