@@ -357,7 +357,7 @@ def test_cutting_text_out_of_lines_changes_nothing(tmp_path_factory, rows, ascii
         ("x.jsonl", b"\n\n", "is empty"),
         ("x.json", b"[]", "empty list"),
         ("x.json", b'{"a": 1}', "unknown kind"),
-        ("x.json", b'{"eval": 3}', "expected structure"),
+        ("x.json", b'{"eval": 3}', "laid out"),
         ("x.jsonl", b'{"problem": 1}\n', "no field says whether"),
         ("x.jsonl", b'{"correct": true}\n', "no field says which problem"),
         ("x.jsonl", b'{"problem": 1, "correct": "banana"}\n', "'banana' is no verdict"),
