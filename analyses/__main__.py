@@ -21,20 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rebuild(arguments: Sequence[str] | None) -> None:
-    parser = Parser(
-        prog="python -m analyses",
-        description="Rebuild the figures, each with its table (.csv). Finished runs are used again.",
-        epilog="example: python -m analyses precision --force",
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"analyses to run: {', '.join(ANALYSES)} (default: {' '.join(QUICK)})")
-    parser.add_argument("--force", action="store_true", help="train all runs again, including finished ones")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the run directories (default: runs/)")
-    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the figures (default: figures/)")
-    parser.add_argument(
-        "--preset", default="default", choices=list(PRESETS), help="model, number of runs and steps of `comparison` (default: %(default)s)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` without running them")
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     unknown = [name for name in options.names if name not in ANALYSES]
     if unknown:
         choices = f"there are {', '.join(ANALYSES)}"
@@ -53,6 +40,24 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
             written.append(path)
     if pages := [path for path in written if path.suffix == ".html"]:
         tell(f"open {pages[-1].resolve()} in a browser")
+
+
+def build_parser() -> Parser:
+    """Build the parser of the command line."""
+    parser = Parser(
+        prog="python -m analyses",
+        description="Rebuild the figures, each with its table (.csv). Finished runs are used again.",
+        epilog="example: python -m analyses precision --force",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"analyses to run: {', '.join(ANALYSES)} (default: {' '.join(QUICK)})")
+    parser.add_argument("--force", action="store_true", help="train all runs again, including finished ones")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the run directories (default: runs/)")
+    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the figures (default: figures/)")
+    parser.add_argument(
+        "--preset", default="default", choices=list(PRESETS), help="model, number of runs and steps of `comparison` (default: %(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` without running them")
+    return parser
 
 
 if __name__ == "__main__":

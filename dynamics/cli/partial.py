@@ -12,7 +12,7 @@ def add_allow_partial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-partial",
         action="store_true",
-        help="exit with status 0, not 3, when more than 0.1%% of the parameters of a checkpoint could not be compared",
+        help="exit with status 0, not 3, when more than 0.1 %% of the parameters of a checkpoint could not be compared",
     )
 
 
