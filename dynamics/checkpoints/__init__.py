@@ -75,8 +75,9 @@ def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
     for config in (folder / "adapter_config.json", folder / "lora_adapter" / "adapter_config.json"):
         if config.exists():
             from dynamics.checkpoints.adapter import merge_own_factors
+            from dynamics.checkpoints.files import read_json
 
-            return merge_own_factors(checkpoint, config)
+            return merge_own_factors(checkpoint, read_json(config))
     return checkpoint
 
 

@@ -287,19 +287,27 @@ def read_adapter(folder: Location, beside: tuple[Ignored, ...] = ()) -> Checkpoi
     return Checkpoint(str(folder), "peft-lora", {}, config, adapter.ignored, adapter)
 
 
-def merge_own_factors(checkpoint: Checkpoint, config_file: Location) -> Checkpoint:
+def own_name(name: str) -> str:
+    """Return the name of a weight of the base in the state dict of PEFT's model, without what PEFT calls the module that it wraps.
+
+    >>> own_name("model.embed_tokens.token_adapter.base_layer.weight")
+    'model.embed_tokens.weight'
+    """
+    return re.sub(r"\.(original_module|token_adapter\.base_layer)(?=\.)", "", name)
+
+
+def merge_own_factors(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
     """Apply the factors of an adapter to the weights that lie in the same state dict, which has the names of PEFT's model.
 
     Parameters
     ----------
     checkpoint : its tensors are the weights of the base, the factors, and the modules that the adapter trains whole.
-    config_file : the ``adapter_config.json`` of the run, which gives the scaling.
+    config : the settings of the adapter, as in ``adapter_config.json``, which give the scaling.
     """
     where = printable(checkpoint.path)
-    config = read_json(config_file)
-    check_settings(where, config)
+    check_settings(where, config, own_base=True)
     adapter, rest = _collect(checkpoint.path, checkpoint.tensors, config)
-    weights = {re.sub(r"\.original_module(?=\.)", "", name): tensor for name, tensor in rest.items()}
+    weights = {own_name(name): tensor for name, tensor in rest.items()}
     if len(weights) < len(rest):
         raise InputError(f"{where}: holds a module twice, as original_module and as itself; merge the adapter first")
     merged, _ = adapter.apply_to_base(replace(checkpoint, tensors=weights))
@@ -332,7 +340,7 @@ class _Parts:
             self.tokens[matched[1]] = tensor
         elif matched := SAVED.match(name):
             self.replaced[f"{matched[1]}.{matched[3]}"] = tensor
-        elif parameter_names.ADAPTED.search(name):
+        elif parameter_names.ADAPTED.search(own_name(name)):
             return False
         else:
             self.rest[stored] = tensor

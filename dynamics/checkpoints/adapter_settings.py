@@ -46,8 +46,15 @@ CHANGES_BASE = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "
 KEEPS_BASE = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
 
 
-def check_settings(where: str, config: Mapping[str, Any]) -> None:
-    """Refuse what is no LoRA or DoRA adapter of PEFT, and settings that change the meaning of its factors."""
+def check_settings(where: str, config: Mapping[str, Any], own_base: bool = False) -> None:
+    """Refuse what is no LoRA or DoRA adapter of PEFT, and settings that change the meaning of its factors.
+
+    Parameters
+    ----------
+    where : the adapter, for messages.
+    config : its settings.
+    own_base : whether the base is the one that was trained, so that the initialisation does not matter.
+    """
     kind = config.get("peft_type")
     if kind is None:
         raise InputError(f"{where}: {_not_of_peft(config)}")
@@ -59,6 +66,8 @@ def check_settings(where: str, config: Mapping[str, Any]) -> None:
     for setting, text in UNSUPPORTED.items():
         if config.get(setting):
             raise InputError(f"{where}: {text}")
+    if own_base:
+        return
     initialised = str(config.get("init_lora_weights")).lower()
     method = next((name for start, name in CHANGES_BASE.items() if initialised.startswith(start)), None)
     if method is not None:

@@ -218,3 +218,69 @@ def test_trl_grpo(compute: str, tmp_path) -> None:
         rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()]
         assert np.mean([row["reward"] for row in rows]) == pytest.approx(found[step - 1]["reward"], rel=1e-5)
         assert "group/zero_std" in found[step - 1]
+
+
+ADAPTERS = {
+    "plain": {"target_modules": ["q_proj", "v_proj"]},
+    "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
+    "saved": {"target_modules": ["q_proj"], "modules_to_save": ["norm", "lm_head"], "use_rslora": True},
+    "embedding": {"target_modules": ["embed_tokens", "o_proj"], "init_lora_weights": "gaussian"},
+    "tokens": {"target_modules": ["k_proj"], "trainable_token_indices": [3, 5]},
+    "pissa": {"target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+}
+
+
+def weights_of(model, trained: bool) -> dict:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad or not trained}
+
+
+def numbered(weights: dict) -> dict:
+    """Give weights names that are not those of an adapter."""
+    return {f"weight.{number}": value for number, value in enumerate(weights.values())}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [*((kind, "float32") for kind in ADAPTERS), ("plain", "bfloat16"), ("dora", "bfloat16")])
+def test_an_adapter_is_measured_merged_and_by_its_factors(kind, dtype, tmp_path) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, _ = tiny_model()
+    model.to(getattr(torch, dtype))
+    base = weights_of(model, trained=False)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, **ADAPTERS[kind]))
+    start = weights_of(adapted, trained=True)
+    recorder = Recorder(tmp_path, base=adapted)
+    for step in (1, 2):
+        with torch.no_grad():
+            for value in adapted.parameters():
+                if value.requires_grad:
+                    value.add_(0.01 * torch.randn_like(value))
+        recorder.step(step, adapted, {})
+    assert recorder.not_merged == ""
+    factors = sparsity.compare(numbered(start), numbered(weights_of(adapted, trained=True)))
+    whole = sparsity.compare(base, adapted.merge_and_unload().state_dict()).total
+    first, line = lines(tmp_path)
+    for rule, value in whole.sparsity.items():
+        assert line[f"sparsity/{rule}"] == pytest.approx(value, abs=1e-3)  # PEFT adds in the dtype of the factors
+    assert line["update_norm"] == pytest.approx(whole.update_norm, rel=1e-3)
+    assert line["relative_update"] == pytest.approx(whole.relative_update, rel=1e-3)
+    assert {rule: line[f"factors/sparsity/{rule}"] for rule in whole.sparsity} == factors.total.sparsity
+    assert line["factors/update_norm"] == pytest.approx(factors.total.update_norm, rel=1e-9)
+    if kind == "plain":
+        assert first["sparsity_step/exact"] == first["sparsity/exact"]
+    assert 0 < line["step_norm"] < 1.5 * line["update_norm"]
+
+
+def test_what_is_not_merged_is_said(tmp_path) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, _ = tiny_model()
+    adapted = peft.get_peft_model(model, peft.LoHaConfig(r=2, target_modules=["q_proj"]))
+    recorder = Recorder(tmp_path / "loha", base=adapted)
+    recorder.step(1, adapted, {})
+    assert "no factors of LoRA" in recorder.not_merged
+    (line,) = lines(tmp_path / "loha")
+    assert "sparsity/exact" not in line
+    assert line["factors/sparsity/exact"] == 1
+    weights = {"layer.lora_A.default.weight": torch.ones(2, 3)}
+    recorder = Recorder(tmp_path / "names", base=weights)
+    recorder.step(1, weights, {})
+    assert "give the recorder the model itself" in recorder.not_merged
+    assert lines(tmp_path / "names")[0]["factors/sparsity/exact"] == 1
