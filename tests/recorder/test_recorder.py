@@ -220,6 +220,39 @@ def test_trl_grpo(compute: str, tmp_path) -> None:
         assert "group/zero_std" in found[step - 1]
 
 
+@pytest.mark.slow
+def test_trl_grpo_with_lora(tmp_path) -> None:
+    trl, datasets, peft = pytest.importorskip("trl"), pytest.importorskip("datasets"), pytest.importorskip("peft")
+    model, words = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    data = datasets.Dataset.from_list([{"prompt": f"<D>x+{n}<in>2<out>"} for n in range(8)])
+    args = trl.GRPOConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, num_generations=4, max_completion_length=8, max_steps=4, logging_steps=1,
+        learning_rate=1e-2, use_cpu=True, bf16=False, report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model,
+        lambda completions, **_: [float(number % 2) for number in range(len(completions))],
+        args,
+        train_dataset=data,
+        processing_class=words,
+        callbacks=[callback(tmp_path / "run", every=2)],
+        peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    whole = sparsity.compare(tmp_path / "base", tmp_path / "merged").total
+    line = lines(tmp_path / "run")[-1]
+    for rule, value in whole.sparsity.items():
+        assert line[f"sparsity/{rule}"] == pytest.approx(value, abs=2e-4)
+    assert line["update_norm"] == pytest.approx(whole.update_norm, rel=1e-6)
+    assert line["sparsity/exact"] > 0.5 > line["factors/sparsity/exact"]
+    assert line["entropy"] > 0
+    assert any("merged weights" in note for note in json.loads((tmp_path / "run" / "run.json").read_text())["notes"])
+    assert sparsity.compare(tmp_path / "base", tmp_path / "adapter").total.update_norm == pytest.approx(whole.update_norm, rel=1e-6)
+
+
 ADAPTERS = {
     "plain": {"target_modules": ["q_proj", "v_proj"]},
     "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
