@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location, location
@@ -57,9 +58,26 @@ def open_checkpoint(source: Source) -> Checkpoint:
         if isinstance(path, Path):
             return _from_hub(str(source))
         raise InputError(f"{printable(path)}: no such object or folder")
-    checkpoint = _read(path)
+    checkpoint = _merged(_read(path), path)
     if not checkpoint.tensors and checkpoint.adapter is None:
         raise InputError(f"{printable(path)}: holds no tensors")
+    return checkpoint
+
+
+def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
+    """Apply the factors of an adapter that lie among the weights of a whole model, as sharded checkpoints of a PEFT model have them.
+
+    Their scaling is in ``adapter_config.json``. Where there is none, the checkpoint is returned as it is.
+    """
+    if not any(parameter_names.ADAPTED.search(name) for name in checkpoint.tensors):
+        return checkpoint
+    folder = path if path.is_dir() else path.parent
+    for config in (folder / "adapter_config.json", folder / "lora_adapter" / "adapter_config.json"):
+        if config.exists():
+            from dynamics.checkpoints.adapter import merge_own_factors
+            from dynamics.checkpoints.files import read_json
+
+            return merge_own_factors(checkpoint, read_json(config))
     return checkpoint
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePath
 
 from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.sharded import RANK_SHARD
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
@@ -33,10 +36,10 @@ def read_folder(folder: Location) -> Checkpoint:
         children = {entry.name for entry in entries if entry.is_dir()}
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or error}") from error
-    if "adapter_config.json" in files:
+    if "adapter_config.json" in files and (ADAPTERS & files.keys() or not _holds_weights(files)):
         from dynamics.checkpoints.adapter import read_adapter
 
-        return read_adapter(folder)
+        return read_adapter(folder, _beside_adapter(folder, files, children))
     if ".metadata" in files:
         from dynamics.checkpoints.dcp import read_dcp
 
@@ -48,6 +51,24 @@ def read_folder(folder: Location) -> Checkpoint:
         return read_fsdp_shards(folder, shards)
     chosen = _choose(folder, files)
     return _merge(folder, files, chosen) if chosen else _read_other(folder, files, children)
+
+
+def _holds_weights(files: Iterable[str]) -> bool:
+    """Tell whether names of files are those of the weights of a model, as a whole or sharded."""
+    return any(name == ".metadata" or (name.endswith((*WEIGHTS, ".gguf")) and not NOT_WEIGHTS.match(name)) for name in files)
+
+
+def _beside_adapter(folder: Location, files: dict[str, Location], children: set[str]) -> tuple[Ignored, ...]:
+    """List the weights and the other adapters that lie in the folder of an adapter, and in the folders in it."""
+    aside = "full weights beside the adapter, left aside: the adapter was applied to BASE"
+    ignored = [Ignored(name, aside) for name in files if name not in ADAPTERS and _holds_weights([name])]
+    for child in sorted(children):
+        names = {entry.name for entry in (folder / child).iterdir()}
+        if "adapter_config.json" in names:
+            ignored.append(Ignored(f"{child}/", "another adapter, not read: name its folder to read it"))
+        elif _holds_weights(names):
+            ignored.append(Ignored(f"{child}/", aside))
+    return tuple(ignored)
 
 
 def _read_other(folder: Location, files: dict[str, Location], children: set[str]) -> Checkpoint:
@@ -64,6 +85,12 @@ def _read_other(folder: Location, files: dict[str, Location], children: set[str]
         return read_folder(folder / "actor")
     if any(name.startswith("mp_rank_") for name in files):
         raise InputError(f"{where}: is a DeepSpeed checkpoint; run its zero_to_fp32.py, or name a *_model_states.pt file")
+    adapters = [child for child in sorted(children) if (folder / child / "adapter_config.json").exists()]
+    if adapters and not trainer_checkpoints(folder):
+        raise InputError(
+            f"{where}: holds no weights itself but {plural(len(adapters), 'adapter')}: {', '.join(map(printable, adapters[:6]))}; "
+            f"name one of them, e.g. {folder / adapters[-1]}"
+        )
     if checkpoints := trainer_checkpoints(folder):
         raise InputError(choose_checkpoint(folder, checkpoints))
     contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"

@@ -35,7 +35,6 @@ PACKED = re.compile(
     r"\.(qweight|qzeros|g_idx|absmax|quant_map|quant_state\.\w+|nested_absmax|nested_quant_map|weight_packed|weight_shape|SCB)$"
 )
 SCALE = re.compile(r"(\.weight_scale_inv|\.weight_scale|\.scales|_scale_inv|_scales|\.input_scale|\.weight_zero_point|_blocks)$")
-LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b")
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,10 @@ def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
     for stored, tensor in checkpoint.tensors.items():
         name = short[stored]
         stem = re.sub(r"\.weight$", "", stored)
-        if LORA.search(stored):
+        if parameter_names.ADAPTED.search(stored):
             raise InputError(
                 f"{printable(checkpoint.path)}: holds LoRA factors beside the weights ({printable(stored)}); "
-                "merge them first, or name the adapter's own folder"
+                "merge them, put the adapter_config.json of the run beside them, or name the adapter's own folder"
             )
         if parameter_names.is_buffer(name, tensor.shape):
             result.skipped.append(Skip(name, which, "a buffer, not a weight: no optimizer updates it"))
@@ -279,11 +278,7 @@ def _tied_head(side: _Side, other: _Side, result: Match) -> None:
     if embedding is not None and embedding.shape == side.left[head].shape and equal(side.left[head], embedding):
         side.take(head)
         result.skipped.append(Skip(head, side.which, "tied: holds the values of the input embedding, which is compared"))
-    elif (
-        theirs is not None
-        and (other.checkpoint.config or {}).get("tie_word_embeddings") is True
-        and _vocabulary(head, side.left[head], theirs)
-    ):
+    elif theirs is not None and other.checkpoint.ties_head and _vocabulary(head, side.left[head], theirs):
         tensor = side.take(head)
         base, tuned = (tensor, theirs) if side.which == "base" else (theirs, tensor)
         _common_rows(head, base, tuned, result)
@@ -291,8 +286,8 @@ def _tied_head(side: _Side, other: _Side, result: Match) -> None:
 
 
 def _embedding(checkpoint: Checkpoint) -> Tensor | None:
-    suffixes = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight")
-    return next((tensor for name, tensor in checkpoint.tensors.items() if name.endswith(suffixes)), None)
+    name = parameter_names.token_embedding(checkpoint.tensors)
+    return None if name is None else checkpoint.tensors[name]
 
 
 def equal(x: Tensor, y: Tensor, chunk: int = 1 << 20) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 #: segments that wrappers insert at any position of a name: torch.compile, FSDP1, activation checkpointing, PEFT
@@ -118,6 +118,31 @@ def kind(name: str) -> str:
         if segment in KIND_OF:
             return KIND_OF[segment]
     return "other"
+
+
+#: names of what an adapter of PEFT adds to a module
+ADAPTED = re.compile(r"\.(lora_\w+|modules_to_save|token_adapter|(?:hada|lokr|ia3|oft|boft|vera)_\w+)(\.|$)")
+#: names of the embedding of tokens, which a tied output head shares
+TOKEN_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight")
+#: layers of GPT-2 and its relatives that some models store as (inputs, outputs)
+CONV1D = ("c_attn", "q_attn", "c_proj", "c_fc")
+
+
+def token_embedding(names: Iterable[str]) -> str | None:
+    """Find the embedding of tokens among the stored names of a checkpoint; None if there is none."""
+    return next((name for name in names if name.endswith(TOKEN_EMBEDDINGS)), None)
+
+
+def is_transposed(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool | None:
+    """Tell whether a square weight is stored as (inputs, outputs), by the layers of its model whose shapes show it; None if none does.
+
+    >>> is_transposed("h.0.attn.c_proj.weight", {"h.0.attn.c_attn.weight": (8, 24)})
+    True
+    """
+    widening = [shape for other, shape in shapes.items() if other.endswith(("attn.c_attn.weight", "mlp.c_fc.weight")) and len(shape) == 2]
+    if not widening or all(rows == columns for rows, columns in widening):
+        return None
+    return name.removesuffix(".weight").endswith(CONV1D) and all(rows <= columns for rows, columns in widening)
 
 
 def is_added_head(name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.files import File
 
 if TYPE_CHECKING:  # importing jaxtyping takes longer than all other imports needed to read a checkpoint
@@ -182,6 +183,16 @@ class Checkpoint:
     config: dict[str, Any] | None = field(default=None, repr=False)
     ignored: tuple[Ignored, ...] = ()
     adapter: Any = field(default=None, repr=False)
+
+    @property
+    def ties_head(self) -> bool:
+        """Whether the output head shares the input embedding: the config says so, or a causal model stores no head."""
+        config = self.config or {}
+        says = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
+        if says is not None:
+            return says is True
+        causal = any(str(name).endswith(("LMHeadModel", "ForCausalLM")) for name in config.get("architectures") or ())
+        return causal and not any(parameter_names.kind(name) == "head" for name in self.tensors)
 
     @property
     def dtypes(self) -> dict[str, int]:

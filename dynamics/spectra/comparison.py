@@ -276,8 +276,8 @@ def compare(
         import torch  # noqa: F401
     factors: dict[str, LowRank] = {}
     if (adapter := after.adapter) is not None:
-        after, records = adapter.apply_to_base(before)
-        factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
+        after, _ = adapter.apply_to_base(before)
+        factors = adapter.factors(before)
     matched = match(before, after)
     matrices, others = _matrices(matched.pairs)
     selected = [pair for pair in matrices if pattern.search(pair.name)][:limit]

@@ -104,7 +104,7 @@ def test_only_the_parts_that_are_needed_are_read(tmp_path, store, monkeypatch) -
 
 def test_the_blocks_that_are_kept_are_bounded() -> None:
     data = np.random.default_rng(0).bytes(3 * blocks.BLOCK // 2)
-    readers = [blocks.BlockReader(len(data), lambda start, stop: data[start:stop]) for _ in range(2 * blocks.KEPT)]
+    readers = [blocks.BlockReader(len(data), lambda start, stop: data[start:stop]) for _ in range(3)]
     for reader in readers:
         buffer = bytearray(len(data) - 7)
         reader.read_into(7, memoryview(buffer))
@@ -219,7 +219,7 @@ def web(tmp_path):
     pytest.importorskip("aiohttp")
     _Ranges.sent, _Ranges.ranges = 0, True
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Ranges, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

@@ -218,3 +218,102 @@ def test_trl_grpo(compute: str, tmp_path) -> None:
         rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()]
         assert np.mean([row["reward"] for row in rows]) == pytest.approx(recorded[step - 1]["reward"], rel=1e-5)
         assert "group/zero_std" in recorded[step - 1]
+
+
+@pytest.mark.slow
+def test_trl_grpo_with_lora(tmp_path) -> None:
+    trl, datasets, peft = pytest.importorskip("trl"), pytest.importorskip("datasets"), pytest.importorskip("peft")
+    model, words = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    data = datasets.Dataset.from_list([{"prompt": f"<D>x+{n}<in>2<out>"} for n in range(8)])
+    args = trl.GRPOConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, num_generations=4, max_completion_length=8, max_steps=4, logging_steps=1,
+        learning_rate=1e-2, use_cpu=True, bf16=False, report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model,
+        lambda completions, **_: [float(number % 2) for number in range(len(completions))],
+        args,
+        train_dataset=data,
+        processing_class=words,
+        callbacks=[callback(tmp_path / "run", every=2)],
+        peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    whole = sparsity.compare(tmp_path / "base", tmp_path / "merged").total
+    line = lines(tmp_path / "run")[-1]
+    for rule, value in whole.sparsity.items():
+        assert line[f"sparsity/{rule}"] == pytest.approx(value, abs=2e-4)
+    assert line["update_norm"] == pytest.approx(whole.update_norm, rel=1e-6)
+    assert line["sparsity/exact"] > 0.5 > line["factors/sparsity/exact"]
+    assert line["entropy"] > 0
+    assert any("merged weights" in note for note in json.loads((tmp_path / "run" / "run.json").read_text())["notes"])
+    assert sparsity.compare(tmp_path / "base", tmp_path / "adapter").total.update_norm == pytest.approx(whole.update_norm, rel=1e-6)
+
+
+ADAPTERS = {
+    "plain": {"target_modules": ["q_proj", "v_proj"]},
+    "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
+    "saved": {"target_modules": ["q_proj"], "modules_to_save": ["norm", "lm_head"], "use_rslora": True},
+    "embedding": {"target_modules": ["embed_tokens", "o_proj"], "init_lora_weights": "gaussian"},
+    "tokens": {"target_modules": ["k_proj"], "trainable_token_indices": [3, 5]},
+    "pissa": {"target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+}
+
+
+def weights_of(model, trained: bool) -> dict:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad or not trained}
+
+
+def numbered(weights: dict) -> dict:
+    """Give weights names that are not those of an adapter."""
+    return {f"weight.{number}": value for number, value in enumerate(weights.values())}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [*((kind, "float32") for kind in ADAPTERS), ("plain", "bfloat16"), ("dora", "bfloat16")])
+def test_an_adapter_is_measured_merged_and_by_its_factors(kind, dtype, tmp_path) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, _ = tiny_model()
+    model.to(getattr(torch, dtype))
+    base = weights_of(model, trained=False)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, **ADAPTERS[kind]))
+    start = weights_of(adapted, trained=True)
+    recorder = Recorder(tmp_path, base=adapted)
+    for step in (1, 2):
+        with torch.no_grad():
+            for value in adapted.parameters():
+                if value.requires_grad:
+                    value.add_(0.01 * torch.randn_like(value))
+        recorder.step(step, adapted, {})
+    assert recorder.not_merged == ""
+    factors = sparsity.compare(numbered(start), numbered(weights_of(adapted, trained=True)))
+    whole = sparsity.compare(base, adapted.merge_and_unload().state_dict()).total
+    first, line = lines(tmp_path)
+    for rule, value in whole.sparsity.items():
+        assert line[f"sparsity/{rule}"] == pytest.approx(value, abs=1e-3)  # PEFT adds in the dtype of the factors
+    assert line["update_norm"] == pytest.approx(whole.update_norm, rel=1e-3)
+    assert line["relative_update"] == pytest.approx(whole.relative_update, rel=1e-3)
+    assert {rule: line[f"factors/sparsity/{rule}"] for rule in whole.sparsity} == factors.total.sparsity
+    assert line["factors/update_norm"] == pytest.approx(factors.total.update_norm, rel=1e-9)
+    if kind == "plain":
+        assert first["sparsity_step/exact"] == first["sparsity/exact"]
+    assert 0 < line["step_norm"] < 1.5 * line["update_norm"]
+
+
+def test_what_is_not_merged_is_said(tmp_path) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, _ = tiny_model()
+    adapted = peft.get_peft_model(model, peft.LoHaConfig(r=2, target_modules=["q_proj"]))
+    recorder = Recorder(tmp_path / "loha", base=adapted)
+    recorder.step(1, adapted, {})
+    assert "no factors of LoRA" in recorder.not_merged
+    (line,) = lines(tmp_path / "loha")
+    assert "sparsity/exact" not in line
+    assert line["factors/sparsity/exact"] == 1
+    weights = {"layer.lora_A.default.weight": torch.ones(2, 3)}
+    recorder = Recorder(tmp_path / "names", base=weights)
+    recorder.step(1, weights, {})
+    assert "give the recorder the model itself" in recorder.not_merged
+    assert lines(tmp_path / "names")[0]["factors/sparsity/exact"] == 1
