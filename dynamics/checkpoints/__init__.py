@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dynamics.checkpoints.quantised import dequantise
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import no_such_path
@@ -40,7 +41,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
     if isinstance(source, Mapping):
         from dynamics.checkpoints.memory import read_mapping
 
-        return read_mapping(source)
+        return dequantise(read_mapping(source))
     if not os.fspath(source):
         raise InputError("a checkpoint's path is empty")
     path = Path(source)
@@ -55,7 +56,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
     checkpoint = _read(path)
     if not checkpoint.tensors and checkpoint.adapter is None:
         raise InputError(f"{printable(path)}: holds no tensors")
-    return checkpoint
+    return dequantise(checkpoint)
 
 
 def _from_hub(text: str) -> Checkpoint:
@@ -65,7 +66,7 @@ def _from_hub(text: str) -> Checkpoint:
         raise InputError(no_such_path(text))
     from dataclasses import replace
 
-    return replace(_read(download(text)), path=text)
+    return replace(dequantise(_read(download(text))), path=text)
 
 
 def _read(path: Path) -> Checkpoint:
