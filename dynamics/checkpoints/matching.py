@@ -314,7 +314,8 @@ def _only_reason(name: str, side: _Side, other: _Side) -> str:
 def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
     quantised = [skip for skip in result.skipped if skip.reason.startswith("quantised as")]
     if quantised:
-        return f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {plural(len(quantised), 'weight')} {quantised[0].reason}"
+        weights = f"{plural(len(quantised), 'weight')} {quantised[0].reason}"
+        return f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {weights}"
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
     return (
         f"{printable(base.path)} and {printable(tuned.path)} have no tensor in common "

@@ -52,8 +52,7 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
     position = {name: number for number, name in enumerate(checkpoint.tensors)}
     for group in found.groups.values():
         if group.parts.keys().isdisjoint(CODE_ROLES):
-            ignored.append(Ignored(group.name, "a scale of a quantised weight whose codes are not beside it") if group.name not in tensors
-                           else Ignored(_first(group), f"a scale beside {group.name}, which is stored as {tensors[group.name].dtype}"))  # fmt: skip
+            ignored.append(_without_codes(group, tensors))
             continue
         try:
             label, tensor = _read(group, settings)
@@ -77,8 +76,12 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=tensors, ignored=(*checkpoint.ignored, *ignored), dequantised=dict(counts))
 
 
-def _first(group: Group) -> str:
-    return next(iter(group.parts.values())).name
+def _without_codes(group: Group, tensors: dict[str, Tensor]) -> Ignored:
+    """Set aside scales whose codes are in no file, or that lie beside a weight of plain floats."""
+    if group.name in tensors:
+        name = next(iter(group.parts.values())).name
+        return Ignored(name, f"a scale beside {group.name}, which is stored as {tensors[group.name].dtype}")
+    return Ignored(group.name, "a scale of a quantised weight whose codes are not beside it")
 
 
 def settings_of(checkpoint: Checkpoint) -> Settings:
@@ -136,7 +139,7 @@ def _read(group: Group, settings: Settings) -> tuple[str, Tensor]:
         raise Unreadable(f"{label}, but {error}") from None
 
 
-def _reader(group: Group, settings: Settings) -> tuple[str, Reader | None]:  # noqa: C901, PLR0911 - one line for each format
+def _reader(group: Group, settings: Settings) -> tuple[str, Reader | None]:  # noqa: C901 - one line for each format
     """Find the format of a group; None for a format that is not read."""
     from dynamics.checkpoints.quantised import awq, bitsandbytes, block_fp8, compressed_tensors, gptq, mlx, mxfp4, nvfp4
 

@@ -37,7 +37,7 @@ STATE = "quant_state.bitsandbytes__"
 STEP = np.float32(7.874015718698502e-3)
 
 
-def read_4bit(group: Group, settings: Settings) -> tuple[str, Tensor]:
+def read_4bit(group: Group, _settings: Settings) -> tuple[str, Tensor]:
     """Dequantise an ``nf4`` or ``fp4`` weight; return the format's name and the dense weight."""
     names = [role for role in group.parts if role.startswith("quant_state.")]
     if len(names) != 1 or not names[0].startswith(STATE):
