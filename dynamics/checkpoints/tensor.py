@@ -213,9 +213,7 @@ def float8_values(dtype: str) -> Float32[np.ndarray, 256]:
     """Tabulate all 256 values of an OCP 8-bit float, as float32, indexed by their bits."""
     bits = np.arange(256)
     if dtype == "float8_e8m0fnu":  # powers of two, without a sign or zero
-        powers = np.ldexp(np.float32(1), bits - 127).astype(np.float32)
-        powers[255] = np.nan
-        return powers
+        return np.where(bits < 255, np.ldexp(1.0, bits - 127), np.nan).astype(np.float32)
     exponent_bits, mantissa_bits = {"float8_e4m3fn": (4, 3), "float8_e5m2": (5, 2)}[dtype]
     mantissa = bits & (2**mantissa_bits - 1)
     exponent = (bits >> mantissa_bits) & (2**exponent_bits - 1)

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamics.checkpoints.quantised.layout import (
+    DENSE,
     Group,
     Settings,
     Unreadable,
     dense_weight,
+    rounded,
     stored_matrix,
     unpack,
     value_matrix,
     words_of,
 )
+
+from dynamics.checkpoints.tensor import decode
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -43,6 +47,8 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     fits = len(codes.shape) >= 2 and codes.shape[:-1] == scale.shape[:-1] and bias.shape == scale.shape and width * 32 == columns * bits
     if codes.dtype not in ("uint32", "int32") or not fits:
         raise Unreadable(f"{bits} bits in groups of {size} do not fit codes {codes.shape} and scales {scale.shape}")
+    if scale.dtype not in DENSE or bias.dtype != scale.dtype:
+        raise Unreadable(f"scales of {scale.dtype} and biases of {bias.dtype}")
     label = f"MLX {bits}-bit"
 
     def rectangle(row: int, last_row: int, column: int, last_column: int) -> Float32[np.ndarray, "rows columns"]:
@@ -52,7 +58,8 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
         low, high = column // size, -(-last_column // size)
         numbers = np.arange(column, last_column) // size - low
         scales, biases = (value_matrix(tensor, groups, row, last_row, low, high)[:, numbers] for tensor in (scale, bias))
-        return values * scales + biases
+        products = rounded((values * scales).reshape(-1), scale.dtype).reshape(values.shape)  # mlx rounds the product too
+        return decode(products, scale.dtype) + biases
 
     return label, dense_weight(group, label, (*codes.shape[:-1], columns), settings.dense(scale), rectangle)
 

@@ -21,7 +21,7 @@ CERTAIN = (
     (re.compile(r"^(.*)\.(SCB|weight_format|qweight|qzeros|g_idx|qscale_weight)$"), ".weight"),
     (re.compile(r"^(.*)\.weight_(packed|shape|scale|scale_inv|scale_2|zero_point|global_scale|g_idx)$"), ".weight"),
     (re.compile(r"^(.*)_(scale_inv)$"), ""),
-    (re.compile(r"^(.*\.\w+)\.(_data|_scale|_shift|_data\._data)$"), ""),
+    (re.compile(r"^(.*?\.\w+)\.(_data|_scale|_shift|_data\._data)$"), ""),
 )
 #: names that belong to a quantised weight only if its codes are there
 WITH_CODES = (
