@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.quantised.notes import explain
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
@@ -88,6 +89,7 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
             result.skipped.append(Skip(name, side.which, reason, tensor.numel, parameter_names.is_added_head(name)))
     if not result.pairs:
         raise InputError(_nothing_common(base, tuned, result))
+    result.notes += explain(base, tuned)
     return result
 
 

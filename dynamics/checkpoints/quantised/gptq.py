@@ -66,12 +66,12 @@ def _bits(words: int, outputs: int, zeros: tuple[int, ...], group: Group, settin
     if group.parts["scales"].shape[1] != outputs:
         raise Unreadable(f"scales {group.parts['scales'].shape} for {outputs} outputs")
     stated = settings.options.get("bits", settings.options.get("w_bit"))
-    for bits in BITS:
-        if zeros == (groups, -(-outputs * bits // 32)) and stated in (None, bits):
-            inputs = group.parts["g_idx"].numel if "g_idx" in group.parts else words * 32 // bits
-            if words == -(-inputs * bits // 32):
-                return bits, inputs
-    raise Unreadable(f"{words} words of codes and zero points {zeros} fit no number of bits" + (f" but {stated} stated" if stated else ""))
+    order = group.parts.get("g_idx")
+    inputs = {bits: order.numel if order is not None else words * 32 // bits for bits in BITS if stated in (None, bits)}
+    found = [bits for bits, count in inputs.items() if zeros == (groups, -(-outputs * bits // 32)) and words == -(-count * bits // 32)]
+    if len(found) != 1:
+        raise Unreadable(f"{words} words of codes and zero points {zeros} fit {len(found)} numbers of bits")
+    return found[0], inputs[found[0]]
 
 
 def _group_size(inputs: int, groups: int, settings: Settings) -> int:

@@ -98,8 +98,9 @@ def dense_weight(group: Group, label: str, shape: tuple[int, ...], dtype: str, r
         out = out[: stop - start]
         done = 0
         for box in rectangles(start, stop, columns):
-            values = rectangle(*box).reshape(-1)
-            out[done : done + values.size] = rounded(values, dtype)
+            with np.errstate(all="ignore"):  # a damaged scale gives infinity or NaN, which is counted as such
+                values = rectangle(*box).reshape(-1)
+                out[done : done + values.size] = rounded(values, dtype)
             done += values.size
         return out
 
@@ -133,8 +134,7 @@ def rounded(values: Float32[np.ndarray, " n"], dtype: str) -> Shaped[np.ndarray,
     '0x3f81'
     """
     if dtype != "bfloat16":
-        with np.errstate(over="ignore"):
-            return values.astype(STORAGE[dtype], copy=False)
+        return values.astype(STORAGE[dtype], copy=False)
     bits = values.view(np.uint32)
     nearest = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16).astype(np.uint16)
     nan = np.isnan(values)

@@ -21,7 +21,6 @@ from dynamics.checkpoints.quantised.layout import (
     value_matrix,
     words_of,
 )
-
 from dynamics.checkpoints.tensor import decode
 
 if TYPE_CHECKING:
