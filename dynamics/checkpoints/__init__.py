@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.quantised import dequantise
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location, location
@@ -42,7 +43,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
     if isinstance(source, Mapping):
         from dynamics.checkpoints.memory import read_mapping
 
-        return read_mapping(source)
+        return dequantise(read_mapping(source))
     if not os.fspath(source):
         raise InputError("a checkpoint's path is empty")
     path = location(source if isinstance(source, (str, Path)) else os.fspath(source))
@@ -58,10 +59,10 @@ def open_checkpoint(source: Source) -> Checkpoint:
         if isinstance(path, Path):
             return _from_hub(str(source))
         raise InputError(f"{printable(path)}: no such object or folder")
-    checkpoint = _merged(_read(path), path)
+    checkpoint = _read(path)
     if not checkpoint.tensors and checkpoint.adapter is None:
         raise InputError(f"{printable(path)}: holds no tensors")
-    return checkpoint
+    return _merged(dequantise(checkpoint), path)
 
 
 def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
@@ -88,7 +89,7 @@ def _from_hub(text: str) -> Checkpoint:
         raise InputError(no_such_path(text))
     from dataclasses import replace
 
-    return replace(_read(download(text)), path=text)
+    return replace(dequantise(_read(download(text))), path=text)
 
 
 def _read(path: Location) -> Checkpoint:

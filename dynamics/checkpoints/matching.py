@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.quantised.notes import explain
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 
 #: fused modules whose rows are the concatenated rows of several modules (Phi-3, GLM-4, vLLM, SGLang)
@@ -31,10 +33,6 @@ ROLES = {
     "gate_up_proj": "gate_up",
 }
 
-PACKED = re.compile(
-    r"\.(qweight|qzeros|g_idx|absmax|quant_map|quant_state\.\w+|nested_absmax|nested_quant_map|weight_packed|weight_shape|SCB)$"
-)
-SCALE = re.compile(r"(\.weight_scale_inv|\.weight_scale|\.scales|_scale_inv|_scales|\.input_scale|\.weight_zero_point|_blocks)$")
 
 
 @dataclass(frozen=True)
@@ -90,18 +88,17 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
             result.skipped.append(Skip(name, side.which, reason, tensor.numel, parameter_names.is_added_head(name)))
     if not result.pairs:
         raise InputError(_nothing_common(base, tuned, result))
+    result.notes += explain(base, tuned)
     return result
 
 
 def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
-    """Collect the tensors of a checkpoint by canonical name, without buffers and packed weights."""
+    """Collect the tensors of a checkpoint by canonical name, without buffers."""
     result.skipped += [Skip(entry.name, which, entry.reason, entry.numel) for entry in checkpoint.ignored]
     short = parameter_names.canonical(checkpoint.tensors)
     side = _Side(which, checkpoint, {})
-    scaled = {SCALE.sub("", name) for name in checkpoint.tensors if SCALE.search(name)}
     for stored, tensor in checkpoint.tensors.items():
         name = short[stored]
-        stem = re.sub(r"\.weight$", "", stored)
         if parameter_names.ADAPTED.search(stored):
             raise InputError(
                 f"{printable(checkpoint.path)}: holds LoRA factors beside the weights ({printable(stored)}); "
@@ -109,9 +106,6 @@ def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
             )
         if parameter_names.is_buffer(name, tensor.shape):
             result.skipped.append(Skip(name, which, "a buffer, not a weight: no optimizer updates it"))
-        elif PACKED.search(stored) or SCALE.search(stored) or (stem in scaled and tensor.storage.itemsize == 1):
-            reason = "quantised with separate scales: its stored values are not weights; dequantise first"
-            result.skipped.append(Skip(name, which, reason, tensor.numel))
         else:
             side.left[name] = tensor
     return side
@@ -315,12 +309,10 @@ def _only_reason(name: str, side: _Side, other: _Side) -> str:
 
 
 def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
-    quantised = sum("quantised" in skip.reason for skip in result.skipped)
+    quantised = [skip for skip in result.skipped if skip.reason.startswith("quantised as")]
     if quantised:
-        return (
-            f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate "
-            "scales; dequantise first"
-        )
+        weights = f"{plural(len(quantised), 'weight')} {quantised[0].reason}"
+        return f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {weights}"
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
     return (
         f"{printable(base.path)} and {printable(tuned.path)} have no tensor in common "

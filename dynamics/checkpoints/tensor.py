@@ -24,6 +24,7 @@ STORAGE: dict[str, np.dtype] = {
     "bfloat16": np.dtype("<u2"),
     "float8_e4m3fn": np.dtype("u1"),
     "float8_e5m2": np.dtype("u1"),
+    "float8_e8m0fnu": np.dtype("u1"),
     "int64": np.dtype("<i8"),
     "int32": np.dtype("<i4"),
     "int16": np.dtype("<i2"),
@@ -36,7 +37,9 @@ STORAGE: dict[str, np.dtype] = {
 }
 
 #: dtypes whose values are all representable in float32
-FITS_FLOAT32 = frozenset(["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int16", "int8", "uint16", "uint8", "bool"])
+FITS_FLOAT32 = frozenset([
+    "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "int16", "int8", "uint16", "uint8", "bool",
+])  # fmt: skip
 
 #: (first element, last element + 1, scratch array of the stored dtype) -> the elements, in the scratch array or another view
 Reader = Callable[[int, int, np.ndarray], np.ndarray]
@@ -175,6 +178,7 @@ class Checkpoint:
     config : the model's ``config.json``, or None.
     ignored : files and entries that are not weights of this model, or cannot be read as weights.
     adapter : for ``peft-lora``, the adapter to apply to a base; such a checkpoint has no tensors of its own.
+    dequantised : number of weights that are dequantised when they are read, by the format they are stored in.
     """
 
     path: str
@@ -183,6 +187,7 @@ class Checkpoint:
     config: dict[str, Any] | None = field(default=None, repr=False)
     ignored: tuple[Ignored, ...] = ()
     adapter: Any = field(default=None, repr=False)
+    dequantised: dict[str, int] = field(default_factory=dict)
 
     @property
     def ties_head(self) -> bool:
@@ -217,8 +222,10 @@ def decode(stored: Shaped[np.ndarray, "*shape"], dtype: str) -> Float[np.ndarray
 @lru_cache(maxsize=None)
 def float8_values(dtype: str) -> Float32[np.ndarray, 256]:
     """Tabulate all 256 values of an OCP 8-bit float, as float32, indexed by their bits."""
-    exponent_bits, mantissa_bits = {"float8_e4m3fn": (4, 3), "float8_e5m2": (5, 2)}[dtype]
     bits = np.arange(256)
+    if dtype == "float8_e8m0fnu":  # powers of two, without a sign or zero
+        return np.where(bits < 255, np.ldexp(1.0, bits - 127), np.nan).astype(np.float32)
+    exponent_bits, mantissa_bits = {"float8_e4m3fn": (4, 3), "float8_e5m2": (5, 2)}[dtype]
     mantissa = bits & (2**mantissa_bits - 1)
     exponent = (bits >> mantissa_bits) & (2**exponent_bits - 1)
     bias = 2 ** (exponent_bits - 1) - 1

@@ -165,7 +165,8 @@ class Step:
 
 
 def _side(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
+    side: dict[str, Any] = {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
+    return side | {"dequantised": checkpoint.dequantised} if checkpoint.dequantised else side
 
 
 def flat_record(level: str, row: Row) -> dict[str, Any]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the matrices and write the requested outputs."""
+    from dynamics.checkpoints import open_checkpoint
+    from dynamics.checkpoints.quantised.notes import explain
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_output, check_outputs, wrote
     from dynamics.cli.partial import check_complete
@@ -45,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 with open(resume_file, "a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(spectrum) | {"of": key}) + "\n")
 
+        base, tuned = open_checkpoint(options.base), open_checkpoint(options.tuned)
         spectra, skipped = compare(
-            options.base,
-            options.tuned,
+            base,
+            tuned,
             only=options.only,
             limit=options.limit,
             k=options.subspace,
@@ -57,18 +60,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             done=done,
             each=append,
         )
+    remarks = explain(base, tuned)
     if resume_file:
         wrote(resume_file)
     if "-" not in (options.json, options.csv):
         from dynamics.spectra.terminal import show
 
         with reader_may_leave():
-            show(options.base, options.tuned, spectra, skipped, options.method)
-    _write(options, spectra, skipped)
+            show(options.base, options.tuned, spectra, skipped, options.method, remarks=remarks)
+    _write(options, spectra, skipped, remarks)
     check_complete(incomplete(spectra, skipped), options)
 
 
-def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip]) -> None:
+def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip], remarks: list[str]) -> None:
     """Write the files that are asked for."""
     from dynamics.cli.outputs import save_figure, write
     from dynamics.io.json import to_json
@@ -87,7 +91,7 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
             "base": options.base,
             "tuned": options.tuned,
             "settings": settings,
-            "notes": notes(spectra),
+            "notes": [*remarks, *notes(spectra)],
             "matrices": [asdict(spectrum) for spectrum in spectra],
             "skipped": [asdict(skip) for skip in skipped],
         }
@@ -102,7 +106,7 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.html:
         from dynamics.spectra.page import page
 
-        write(options.html, page(options.base, options.tuned, spectra, skipped, settings))
+        write(options.html, page(options.base, options.tuned, spectra, skipped, settings, remarks))
     if options.figure:
         from dynamics.spectra.plot import figure
 
