@@ -274,11 +274,31 @@ def is_universal(folder: Path, children: set[str]) -> bool:
 
 
 def read_universal(folder: Path) -> Checkpoint:
-    """Read a universal checkpoint, which holds each parameter whole, in fp32."""
+    """Read a universal checkpoint, which holds each parameter whole, in fp32; frozen ones lie in the model states."""
+    where = printable(folder)
     tensors = {}
     for path in sorted((folder / "zero").glob("*/fp32.pt")):
         saved = load_state(File(path), allowed=CLASSES)
         value = saved.root.get("param") if isinstance(saved.root, dict) else saved.root
-        name = path.parent.name
-        tensors[name] = _tensor(saved, name, value)
-    return Checkpoint(str(folder), "deepspeed-universal", tensors)
+        tensors[path.parent.name] = _tensor(saved, path.parent.name, value)
+    ignored = []
+    states = folder / "mp_rank_00_model_states.pt"
+    if states.exists():
+        saved = _load(states)
+        try:
+            for name, shape in _shapes(saved.root.get("frozen_param_shapes") or {}).items():
+                fragment = _tensor(saved, name, (saved.root.get("frozen_param_fragments") or {})[name])
+                if fragment.shape == shape:
+                    tensors[name] = fragment
+                else:  # with ZeRO-3, the first rank's part
+                    ignored.append(Ignored(name, "frozen, and saved without its values", math.prod(shape)))
+            buffers = set(saved.root.get("buffer_names") or ())
+            ignored += [_buffer(name) for name in tensors if name in buffers]
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
+            aliases = (saved.root.get("shared_params") or {}).items()
+            tensors |= {alias: tensors[name].named(alias) for alias, name in aliases if name in tensors}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{where}: has model states of an unknown layout ({type(error).__name__}: {printable(error)})") from None
+    return Checkpoint(str(folder), "deepspeed-universal", tensors, ignored=grouped(ignored))

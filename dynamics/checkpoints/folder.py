@@ -48,6 +48,8 @@ def read_folder(folder: Path) -> Checkpoint:
         from dynamics.checkpoints.fsdp import read_fsdp_shards
 
         return read_fsdp_shards(folder, shards)
+    if is_universal(folder, children):
+        return read_universal(folder)
     if is_deepspeed(list(files)):
         return read_deepspeed(folder, list(files))
     chosen = _choose(folder, files)
@@ -64,16 +66,14 @@ def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Che
     """Read a folder without weight files of its own: one GGUF file, or verl's actor; for any other, raise an error that describes it."""
     where = printable(folder)
     ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
-    if len(ggufs) == 1:
-        from dynamics.checkpoints.gguf import read_gguf
+    if ggufs:
+        from dynamics.checkpoints.gguf import read_gguf, split_parts
 
-        return read_gguf(ggufs[0])
-    if len(ggufs) > 1:
+        if set(ggufs) <= set(split_parts(ggufs[0])):
+            return replace(read_gguf(ggufs[0]), path=str(folder))
         raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
     if "actor" in children:
         return read_folder(folder / "actor")
-    if is_universal(folder, children):
-        return read_universal(folder)
     if step := step_folder(folder, children):
         return _with_config(read_folder(step), folder, files)
     if checkpoints := trainer_checkpoints(folder):
