@@ -55,7 +55,7 @@ BLOCKS = {
     "qwen2": GATED,
     "qwen2moe": ATTENTION | NORMS | EXPERTS | SHARED_EXPERT | {"ffn_gate_inp_shexp": "mlp.shared_expert_gate"},
     "qwen3": GATED | HEAD_NORMS,
-    "qwen3moe": GATED | HEAD_NORMS | EXPERTS,
+    "qwen3moe": ATTENTION | NORMS | HEAD_NORMS | EXPERTS,
     "gemma": GATED,
     "gemma2": GEMMA2,
     "gemma3": GEMMA2 | HEAD_NORMS,
