@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import PurePath
 
+from dynamics.checkpoints.deepspeed import is_deepspeed, is_universal, read_deepspeed, read_universal, step_folder
 from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.sharded import RANK_SHARD
@@ -20,6 +22,8 @@ ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
+#: folders in which trainers store the weights of all ranks, beside those of the whole model
+SHARDED = re.compile(r"global_step\d+$|pytorch_model_fsdp_\d+$")
 #: files of a training run that contain tensors but no model weights
 NOT_WEIGHTS = re.compile(
     r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"
@@ -49,8 +53,18 @@ def read_folder(folder: Location) -> Checkpoint:
         from dynamics.checkpoints.fsdp import read_fsdp_shards
 
         return read_fsdp_shards(folder, shards)
+    if is_universal(folder, children):
+        return read_universal(folder)
+    if is_deepspeed(list(files)):
+        return read_deepspeed(folder, list(files))
     chosen = _choose(folder, files)
-    return _merge(folder, files, chosen) if chosen else _read_other(folder, files, children)
+    if not chosen:
+        return _read_other(folder, files, children)
+    checkpoint = _merge(folder, files, chosen)
+    others = [
+        Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
+    ]
+    return replace(checkpoint, ignored=checkpoint.ignored + tuple(others))
 
 
 def _holds_weights(files: Iterable[str]) -> bool:
@@ -75,27 +89,33 @@ def _read_other(folder: Location, files: dict[str, Location], children: set[str]
     """Read a folder without weight files of its own: one GGUF file, or verl's actor; for any other, raise an error that describes it."""
     where = printable(folder)
     ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
-    if len(ggufs) == 1:
-        from dynamics.checkpoints.gguf import read_gguf
+    if ggufs:
+        from dynamics.checkpoints.gguf import read_gguf, split_parts
 
-        return read_gguf(ggufs[0])
-    if len(ggufs) > 1:
+        if set(ggufs) <= set(split_parts(ggufs[0])):
+            return replace(read_gguf(ggufs[0]), path=str(folder))
         raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
     if "actor" in children:
         return read_folder(folder / "actor")
-    if any(name.startswith("mp_rank_") for name in files):
-        raise InputError(f"{where}: is a DeepSpeed checkpoint; run its zero_to_fp32.py, or name a *_model_states.pt file")
     adapters = [child for child in sorted(children) if (folder / child / "adapter_config.json").exists()]
     if adapters and not trainer_checkpoints(folder):
         raise InputError(
             f"{where}: holds no weights itself but {plural(len(adapters), 'adapter')}: {', '.join(map(printable, adapters[:6]))}; "
             f"name one of them, e.g. {folder / adapters[-1]}"
         )
+    if step := step_folder(folder, children):
+        return _with_config(read_folder(step), folder, files)
     if checkpoints := trainer_checkpoints(folder):
         raise InputError(choose_checkpoint(folder, checkpoints))
     contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"
     inside = f" (sub-folders: {', '.join(map(printable, sorted(children)[:4]))})" if children else ""
     raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
+
+
+def _with_config(checkpoint: Checkpoint, folder: Location, files: dict[str, Location]) -> Checkpoint:
+    """Return a checkpoint of a sub-folder under the path of its folder, with the model's config if that lies there."""
+    config = read_json(files["config.json"]) if "config.json" in files else checkpoint.config
+    return replace(checkpoint, path=str(folder), config=config)
 
 
 def _choose(folder: Location, files: dict[str, Location]) -> list[Location]:

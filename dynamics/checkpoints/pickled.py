@@ -20,7 +20,7 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.sharded import split_into_boxes
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
-from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
+from dynamics.checkpoints.unpickle import ALLOWED, PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 
@@ -76,21 +76,24 @@ class Saved:
     offset_of: Callable[[Storage], int]
 
 
-def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
-    """Open the output of ``torch.save`` in bytes ``start:start + size`` of a file, without reading values."""
+def load_state(file: File, start: int = 0, size: int | None = None, allowed: frozenset[str] = ALLOWED) -> Saved:
+    """Open the output of ``torch.save`` in bytes ``start:start + size`` of a file, without reading values.
+
+    ``allowed`` lists the functions and classes that its pickle may name.
+    """
     where = printable(file.path)
     size = file.size - start if size is None else size
     if size == 0:
         raise InputError(f"{where}: is empty")
     head = file.read(start, min(size, 4))
     if head == b"PK\x03\x04":
-        return _load_zip(file, start, size)
+        return _load_zip(file, start, size, allowed)
     if head[:1] == b"\x80":
-        return _load_legacy(file, start, size)
+        return _load_legacy(file, start, size, allowed)
     raise InputError(f"{where}: is not a file of torch.save (it starts with {head!r})")
 
 
-def _load_zip(file: File, start: int, size: int) -> Saved:
+def _load_zip(file: File, start: int, size: int, allowed: frozenset[str]) -> Saved:
     where = printable(file.path)
     archive = _Archive(file, start, size)
     if "data.pkl" not in archive:
@@ -106,7 +109,7 @@ def _load_zip(file: File, start: int, size: int) -> Saved:
 
     if "byteorder" in archive and file.read(*archive.body("byteorder")) != b"little":
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
-    return Saved(file, unpickle(io.BytesIO(file.read(*archive.body("data.pkl"))), where), offset_of)
+    return Saved(file, unpickle(io.BytesIO(file.read(*archive.body("data.pkl"))), where, allowed), offset_of)
 
 
 class _Archive:
@@ -145,14 +148,14 @@ class _Archive:
         return first, record.file_size
 
 
-def _load_legacy(file: File, start: int, size: int) -> Saved:
+def _load_legacy(file: File, start: int, size: int, allowed: frozenset[str]) -> Saved:
     """Read the format of torch < 1.6: consecutive pickles (magic, version, machine, objects, storage keys), then the storages."""
     where = printable(file.path)
     stream = io.BufferedReader(FileRange(file, start, size))
     if unpickle(stream, where) != LEGACY_MAGIC:
         raise InputError(f"{where}: is a pickle, but not one of torch.save")
     storages: dict[str, Storage] = {}
-    _, machine, root, keys = (unpickle(stream, where, storages=storages) for _ in range(4))
+    _, machine, root, keys = (unpickle(stream, where, allowed, storages) for _ in range(4))
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
     first, end = start + stream.tell(), start + size
@@ -369,7 +372,7 @@ def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
     if empty and 2 * empty > len(tensors):
         raise InputError(
             f"{where}: {empty} of {len(tensors)} tensors are empty placeholders, as DeepSpeed ZeRO-3 leaves them; "
-            "run zero_to_fp32.py in the checkpoint folder and name its output"
+            "name the folder that holds the files of all ranks"
         )
 
 

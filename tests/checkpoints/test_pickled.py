@@ -340,7 +340,7 @@ def test_a_rewritten_archive_without_padding_is_read(tmp_path):
     [
         ({"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}, "optimizer state"),
         ({"model": {"_flat_param": torch.zeros(9)}}, "flat parameter"),
-        ({"module": {"a.weight": torch.zeros(0), "b.weight": torch.zeros(0), "freq": torch.zeros(2)}}, "zero_to_fp32.py"),
+        ({"module": {"a.weight": torch.zeros(0), "b.weight": torch.zeros(0), "freq": torch.zeros(2)}}, "placeholders, as DeepSpeed ZeRO-3"),
         ([torch.zeros(2)], "holds a list"),
         (torch.zeros(2), "holds one tensor"),
         ({"a": {"b": torch.zeros(1)}, "a.b": torch.zeros(1)}, "two entries"),
