@@ -1,0 +1,88 @@
+"""Small models of every family that transformers can build: the default configuration with small numbers, on the CPU and untrained."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+#: the last segments of a setting's name -> its value in a small model; the first match counts
+SMALL: list[tuple[str, Any]] = [
+    (r"(num_nextn_predict_layers|num_mtp_layers|mtp_num_layers)$", None),
+    (r"^(num_layers|num_hidden_layers|n_layers?|depth|depths|encoder_layers|decoder_layers|num_encoder_layers|num_decoder_layers)$", 2),
+    (r"(^|_)(num_hidden_layers|num_layers|n_layer|num_blocks|num_hidden_groups)$", 2),
+    (r"^(num_key_value_heads|num_kv_heads|n_head_kv|num_attention_groups|multi_query_group_num|num_key_heads)$", 2),
+    (r"^(num_attention_heads|num_heads|n_heads?|encoder_attention_heads|decoder_attention_heads|attention_heads|num_value_heads)$", 4),
+    (r"(^|_)(num_attention_heads|num_heads|attention_heads)$", 4),
+    (r"(^|_)num_key_value_heads$", 2),
+    (r"^(head_dim|kv_channels|attention_head_dim|head_size|attention_head_size|global_head_dim|swa_head_dim)$", 8),
+    (r"^(hidden_size|d_model|n_embd|embed_dim|dim|emb_dim|hidden_dim|width|projection_dim|embedding_size|cross_dim|hidden_sizes)$", 32),
+    (r"^(intermediate_size|ffn_dim|d_ff|n_inner|encoder_ffn_dim|decoder_ffn_dim|ffn_hidden_size|mlp_dim|inner_dim|dim_ff)$", 48),
+    (r"(^|_)moe_intermediate_size$", 24),
+    (r"(^|_)intermediate_size$", 40),
+    (r"^(num_experts_per_tok|moe_topk|top_k|topk|num_experts_per_token|moe_top_k|moe_k|n_group|topk_group|num_expert_group)$", 1),
+    (r"^(num_local_experts|num_experts|n_routed_experts|moe_num_experts|routed_experts|num_routed_experts)$", 4),
+    (r"^(n_shared_experts|num_shared_experts|moe_num_shared_experts)$", 1),
+    (r"(^|_)vocab_size(_per_layer_input)?$", 96),
+    (r"(^|_)(kv_lora_rank|q_lora_rank)$", 12),
+    (r"^(qk_rope_head_dim)$", 4),
+    (r"^(qk_nope_head_dim|v_head_dim)$", 8),
+    (r"(^|_)max_(position_embeddings|seq_len|sequence_length|source_positions|target_positions)$", 64),
+    (r"^n_positions$", 64),
+]
+
+
+def small(name: str, value: Any) -> Any:
+    """Return the value of a setting in a small model."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if re.search(r"token_(id|index)$", name):  # an embedding checks that the padding is one of its rows
+        return value if value < 96 else 1
+    for pattern, limit in SMALL:
+        if re.search(pattern, name):
+            return min(value, limit) if limit is not None else 0
+    if value > 128 and not re.search(r"token|_id$|index|seed|theta|window|sample|frequency|rate|length|size_", name):
+        return 32 if re.search(r"size|dim|width|channels|rank", name) else value
+    return value
+
+
+def shrink(config: Any, more: dict[str, Any]) -> Any:
+    """Make a configuration of the same class with small numbers; ``more`` maps settings, ``a.b`` for those of parts, to values."""
+    kind = type(config)
+    defaults = config.to_dict()
+    parts = {}
+    for name in getattr(config, "sub_configs", {}):
+        part = getattr(config, name, None)
+        if part is not None and hasattr(part, "to_dict"):
+            own = {key.removeprefix(f"{name}."): value for key, value in more.items() if key.startswith(f"{name}.")}
+            parts[name] = shrink(part, own)
+    settings = {}
+    for name, value in defaults.items():
+        if name in parts or name in ("model_type", "transformers_version", "architectures", "_name_or_path", "dtype"):
+            continue
+        reduced = small(name, value)
+        if reduced != value:
+            settings[name] = reduced
+    settings.update({key: value for key, value in more.items() if "." not in key})
+    settings.update({name: part.to_dict() for name, part in parts.items()})
+    return kind(**copy.deepcopy(settings))
+
+
+#: settings of families whose configuration refuses the small numbers, or does not say what a model needs
+MORE: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1},
+    "blt": {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3, 4]},
+    "cohere_compass_text": {},
+    "dots3_note": {"num_key_value_heads": 4, "text_config.num_key_value_heads": 4},
+    "dots3_note_text": {"num_key_value_heads": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "nemotron": {"num_key_value_heads": 2},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "ministral": {"head_dim": 8},
+    "reformer": {"is_decoder": True},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "zamba": {"num_hidden_layers": 3},
+}
