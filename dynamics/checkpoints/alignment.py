@@ -256,14 +256,14 @@ def _name_the_rest(found: Alignment, base: Mapping[str, Shape], tuned: Mapping[s
         length = _common_end(tuple(name.split(".")), tuple(other.split(".")))
         segments, base_segments = name.split("."), other.split(".")
         rule = (".".join(base_segments[:-length]), ".".join(segments[:-length]))
-        for end in range(len(segments)):
+        for end in range(len(segments) - length, len(segments)):
             by_prefix[".".join(segments[:end])].add(rule)
     taken = set(base) | set(found.renamed.values())
     for name in tuned:
         if name in found.renamed or name in found.ambiguous:
             continue
         segments = name.split(".")
-        for end in range(len(segments) - 1, 0, -1):
+        for end in range(len(segments) - 1, -1, -1):
             rules = by_prefix.get(".".join(segments[:end]))
             if rules is None:
                 continue

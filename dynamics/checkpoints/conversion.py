@@ -274,8 +274,10 @@ def load(config: dict[str, Any]) -> Mapper:
     import transformers
     from transformers import conversion_mapping, core_model_loading
 
-    settings = {key: value for key, value in config.items() if key not in ("model_type", "quantization_config", "auto_map")}
-    built = transformers.AutoConfig.for_model(config["model_type"], **settings)
+    settings = {key: value for key, value in config.items() if key not in ("quantization_config", "auto_map")}
+    if config["model_type"] not in transformers.CONFIG_MAPPING:
+        raise UnsupportedError(f"this version does not know {config['model_type']!r}")
+    built = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_with_floats(settings))
     architecture = _model_class(transformers, config, built)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
@@ -294,6 +296,14 @@ def load(config: dict[str, Any]) -> Mapper:
         core_model_loading.rename_source_key,
         core_model_loading.dot_natural_key,
     )
+
+
+def _with_floats(value: Any) -> Any:
+    """Replace what stands in a ``config.json`` for a number that JSON does not have, ``{"__float__": "Infinity"}``."""
+    if isinstance(value, dict):
+        text = value.get("__float__")
+        return float(text) if isinstance(text, str) else {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def _model_class(transformers: Any, config: dict[str, Any], built: Any) -> Any:

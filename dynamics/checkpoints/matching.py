@@ -65,6 +65,8 @@ class _Side:
     left: dict[str, Tensor]
     #: tensors of the checkpoint that are in a pair, or their parts are
     compared: list[Tensor] = field(default_factory=list)
+    #: the other side's name for a tensor -> its own
+    own_names: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str) -> Tensor:
         tensor = self.left.pop(name)
@@ -132,7 +134,7 @@ def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:
         for name, tensor in side.left.items():
             reason = _only_reason(name, side, other)
             by_design = parameter_names.is_added_head(name) or _is_draft(name, side, other)
-            result.skipped.append(Skip(name, side.which, reason, tensor.numel, by_design))
+            result.skipped.append(Skip(side.own_names.get(name, name), side.which, reason, tensor.numel, by_design))
     if not result.pairs:
         refusal = refusal or _nothing_common(base, tuned, result)
     return _Attempt(result, refusal)
@@ -193,6 +195,7 @@ def _align(a: _Side, b: _Side, result: Match) -> None:
     renamed = {theirs[usual]: ours.get(target, target) for usual, target in aligned.renamed.items()}
     renamed |= {name: ours[usual] for usual, name in theirs.items() if usual in ours and name not in renamed}
     b.left = {renamed.get(name, name): tensor for name, tensor in b.left.items()}
+    b.own_names = {target: name for name, target in renamed.items()}
     if aligned.rules:
         rules = sorted(aligned.rules, key=lambda rule: -aligned.rules[rule])
         texts = [f"{printable(prefix) + '.*' if prefix else '*'} = {printable(other) + '.*' if other else '*'}" for prefix, other in rules]

@@ -58,8 +58,8 @@ KIND_OF = {segment: kind for kind, segments in KINDS.items() for segment in segm
 #: buffers, which no optimizer updates: constants of positions, masks and decays, and statistics of a batch
 BUFFER = re.compile(
     r"(^|\.)(inv_freq|original_inv_freq|cos_cached|sin_cached|position_ids|masked_bias|rope_freqs|num_batches_tracked|running_mean"
-    r"|running_var|relative_position_index|tid2eid|slope_rate|(query|key|diagonal)_decay|layer_scalar|act_fn\.(beta|eps)|rotary_emb\.alpha)"
-    r"(\.weight)?$"
+    r"|running_var|relative_position_index|pos_idx_to_embed|tid2eid|global_mean|global_invstd|summary_idxs|slope_rate"
+    r"|(query|key|diagonal)_decay|layer_scalar|act_fn\.(beta|eps)|rotary_emb\.alpha)(\.weight)?$"
 )
 #: biases of a router that a load balancer updates, a fixed step at a time: a buffer in most models, a parameter without gradient in others
 BALANCER = re.compile(r"(^|\.)(e_score_correction_bias|expert_bias|balancing_biases)$")

@@ -36,7 +36,7 @@ def small(name: str, value: Any) -> Any:
     """Return the value of a setting in a small model."""
     if isinstance(value, bool) or not isinstance(value, int):
         return value
-    if re.search(r"token_(id|index)$", name):  # an embedding checks that the padding is one of its rows
+    if re.search(r"(token_id|token_index|pad_token|padding_idx)$", name):  # an embedding checks that the padding is one of its rows
         return value if value < 96 else 1
     for pattern, limit in SMALL:
         if re.search(pattern, name):
@@ -71,18 +71,48 @@ def shrink(config: Any, more: dict[str, Any]) -> Any:
 #: settings of families whose configuration refuses the small numbers, or does not say what a model needs
 MORE: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1},
-    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1},
     "blt": {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3, 4]},
-    "cohere_compass_text": {},
-    "dots3_note": {"num_key_value_heads": 4, "text_config.num_key_value_heads": 4},
-    "dots3_note_text": {"num_key_value_heads": 4},
+    "chameleon": {
+        "vocabulary_map": {"<image>": 3},
+        "vq_config.base_channels": 32,
+        "vq_config.channel_multiplier": [1, 1],
+        "vq_config.num_res_blocks": 1,
+    },
+    "cohere_compass_text": {"layer_types": ["sliding_attention", "sliding_attention"]},
+    "cosmos3_edge": {"text_config.head_dim": 128},
+    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"]},
+    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4},
+    "dots3_note": {"text_config.num_key_value_heads": 4, "text_config.per_layer_config": {}},
+    "dots3_note_text": {"num_key_value_heads": 4, "per_layer_config": {}},
+    "emu3": {"vocabulary_map": {"<image>": 3}, "vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 1]},
+    "ernie4_5_vl_moe": {"text_config.hidden_size": 512, "text_config.num_hidden_layers": 2},
+    "florence2": {
+        "vision_config.embed_dim": [8, 8],
+        "vision_config.num_heads": [2, 2],
+        "vision_config.num_groups": [2, 2],
+        "vision_config.depths": [1, 1],
+        "vision_config.patch_size": [7, 3],
+        "vision_config.patch_stride": [4, 2],
+        "vision_config.patch_padding": [3, 1],
+        "vision_config.patch_prenorm": [False, True],
+    },
+    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma4_assistant": {"text_config.hidden_size_per_layer_input": 0},
+    "glm5_next": {"text_config.num_key_value_heads": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
-    "nemotron": {"num_key_value_heads": 2},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
-    "ministral": {"head_dim": 8},
-    "reformer": {"is_decoder": True},
+    "hunyuan_vl": {"text_config.head_dim": 8},
+    "janus": {"vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 1], "vq_config.num_res_blocks": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "zamba": {"num_hidden_layers": 3},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "ministral": {"head_dim": 8},
+    "molmo2": {"adapter_config.vision_feature_layer": [1, 0]},
+    "nemotron": {"num_key_value_heads": 2},
+    "nemotron_h_omni": {"vision_config.video_temporal_patch_size": 2},
+    "qwen3_omni_moe_thinker": {"audio_config.downsample_hidden_size": 16},
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16]},
+    "zamba": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "hybrid"]},
+    "zamba2": {"num_hidden_layers": 2, "layer_types": ["mamba", "hybrid"], "hybrid_layer_ids": [1]},
 }
