@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 #: the last segments of a setting's name -> its value in a small model; the first match counts
@@ -85,7 +86,7 @@ MORE: dict[str, dict[str, Any]] = {
     "dots3_note": {"text_config.num_key_value_heads": 4, "text_config.per_layer_config": {}},
     "dots3_note_text": {"num_key_value_heads": 4, "per_layer_config": {}},
     "emu3": {"vocabulary_map": {"<image>": 3}, "vq_config.base_channels": 32, "vq_config.channel_multiplier": [1, 1]},
-    "ernie4_5_vl_moe": {"text_config.hidden_size": 512, "text_config.num_hidden_layers": 2},
+    "ernie4_5_vl_moe": {"text_config.hidden_size": 512, "text_config.moe_intermediate_size": [32, 16]},
     "florence2": {
         "vision_config.embed_dim": [8, 8],
         "vision_config.num_heads": [2, 2],
@@ -116,3 +117,80 @@ MORE: dict[str, dict[str, Any]] = {
     "zamba": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "hybrid"]},
     "zamba2": {"num_hidden_layers": 2, "layer_types": ["mamba", "hybrid"], "hybrid_layer_ids": [1]},
 }
+
+#: families that cannot be built here -> why
+NOT_BUILT = {
+    "cohere_compass_text": "the default configuration has no rotary settings for its kinds of layers",
+    "cohere_compass": "the default configuration has no rotary settings for its kinds of layers",
+    "dbrx": "the default configuration lacks a setting that the model reads",
+    "diffusion_gemma": "the default configuration lacks a size",
+    "dots3_note": "the default configuration has settings for single layers, which a part cannot override",
+    "fast_vlm": "needs timm",
+    "gemma3n": "needs timm",
+    "gemma4_assistant": "the default configuration is refused by its own check",
+    "gemma4_unified_assistant": "the default configuration needs all of its layers",
+    "granite4_vision": "the default configuration lacks a list",
+    "muse_spark": "the default configuration has a list for each layer",
+    "perception_lm": "needs timm",
+}
+LARGEST = 6_000_000
+
+
+def build(model_type: str, class_name: str) -> Any:
+    """Build a small model with random weights and buffers, in bfloat16.
+
+    Raises
+    ------
+    Exception : whatever transformers raises for a configuration that it refuses; ValueError if the model has too many parameters.
+    """
+    import torch
+    import transformers
+
+    config = shrink(transformers.CONFIG_MAPPING[model_type](), MORE.get(model_type, {}))
+    model_class = getattr(transformers, class_name)
+    with torch.device("meta"):
+        try:
+            model = model_class(config)
+        except AttributeError:  # a class for the language model alone
+            model = model_class(config.get_text_config(decoder=True))
+    if sum(parameter.numel() for parameter in model.parameters()) > LARGEST:
+        raise ValueError("too many parameters")
+    torch.manual_seed(0)
+    model = model.to_empty(device="cpu").to(torch.bfloat16)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.normal_()
+            else:
+                tensor.zero_()
+    model.tie_weights()
+    return model
+
+
+def change(model: Any) -> int:
+    """Change the first three weights of every parameter, each of tied ones once; return the number of changed weights."""
+    import torch
+
+    changed = 0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            count = min(3, parameter.numel())
+            parameter.view(-1)[:count] += 1000
+            changed += count
+    return changed
+
+
+def older_names(model: Any, folder: Path) -> dict[str, Any] | None:
+    """Read a saved folder with the prefixes of files that were written before the model's classes changed; None if there are none."""
+    from safetensors.torch import load_file
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange
+
+    changes = [entry for entry in get_model_conversion_mapping(model, add_legacy=False) if isinstance(entry, PrefixChange)]
+    if not changes:
+        return None
+    tensors = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    for entry in reversed(changes):
+        back = entry.reverse_transform()
+        tensors = {back.rename_source_key(name)[0]: tensor for name, tensor in tensors.items()}
+    return tensors
