@@ -270,17 +270,23 @@ def _check_rounded(where: str, tensors: dict[str, Tensor], model: Saved) -> None
 
 def is_universal(folder: Location, children: set[str]) -> bool:
     """Tell whether a folder is a universal checkpoint of DeepSpeed: ``zero/NAME/fp32.pt`` for each parameter."""
-    return "zero" in children and next((folder / "zero").glob("*/fp32.pt"), None) is not None
+    return "zero" in children and bool(_universal_parameters(folder))
+
+
+def _universal_parameters(folder: Location) -> list[Location]:
+    """List the folders of the parameters of a universal checkpoint, by name."""
+    folders = sorted((folder / "zero").iterdir(), key=lambda entry: entry.name)
+    return [entry for entry in folders if (entry / "fp32.pt").exists()]
 
 
 def read_universal(folder: Location) -> Checkpoint:
     """Read a universal checkpoint, which holds each parameter whole, in fp32; frozen ones lie in the model states."""
     where = printable(folder)
     tensors = {}
-    for path in sorted((folder / "zero").glob("*/fp32.pt")):
-        saved = load_state(File(path), allowed=CLASSES)
+    for entry in _universal_parameters(folder):
+        saved = load_state(File(entry / "fp32.pt"), allowed=CLASSES)
         value = saved.root.get("param") if isinstance(saved.root, dict) else saved.root
-        tensors[path.parent.name] = _tensor(saved, path.parent.name, value)
+        tensors[entry.name] = _tensor(saved, entry.name, value)
     ignored = []
     states = folder / "mp_rank_00_model_states.pt"
     if states.exists():

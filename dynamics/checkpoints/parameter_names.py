@@ -55,10 +55,14 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 KIND_OF = {segment: kind for kind, segments in KINDS.items() for segment in segments}
 
-#: buffers, which no optimizer updates
+#: buffers, which no optimizer updates: constants of positions, masks and decays, and statistics of a batch
 BUFFER = re.compile(
-    r"(^|\.)(inv_freq|original_inv_freq|cos_cached|sin_cached|position_ids|masked_bias|rope_freqs|num_batches_tracked)(\.weight)?$"
+    r"(^|\.)(inv_freq|original_inv_freq|cos_cached|sin_cached|position_ids|masked_bias|rope_freqs|num_batches_tracked|running_mean"
+    r"|running_var|relative_position_index|pos_idx_to_embed|tid2eid|global_mean|global_invstd|summary_idxs|slope_rate"
+    r"|(query|key|diagonal)_decay|layer_scalar|act_fn\.(beta|eps)|rotary_emb\.alpha)(\.weight)?$"
 )
+#: biases of a router that a load balancer updates, a fixed step at a time: a buffer in most models, a parameter without gradient in others
+BALANCER = re.compile(r"(^|\.)(e_score_correction_bias|expert_bias|balancing_biases)$")
 
 
 def canonical(names: Iterable[str]) -> dict[str, str]:
@@ -151,12 +155,25 @@ def is_added_head(name: str) -> bool:
 
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Tell whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids."""
-    return bool(BUFFER.search(name)) or (name.endswith(".attn.bias") and len(shape) == 4)
+    """Tell whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids, balancing biases."""
+    return bool(BUFFER.search(name) or BALANCER.search(name)) or (name.endswith(".attn.bias") and len(shape) == 4)
+
+
+def is_balancer(name: str) -> bool:
+    """Tell whether a tensor is a router's bias that balances the load of experts: it changes in training, but not by the optimizer."""
+    return bool(BALANCER.search(name))
+
+
+def is_draft(name: str) -> bool:
+    """Tell whether a tensor belongs to a module for multi-token prediction beside the model, which many writers leave out."""
+    return bool(DRAFT.search(name))
 
 
 #: heads of critics, reward models and classifiers, which the language model does not have
 ADDED_HEAD = re.compile(r"(^|\.)(v_head|value_head|values_head|reward_head|rm_head|critic_head|regression_head|score|classifier)\.")
+
+#: modules for multi-token prediction
+DRAFT = re.compile(r"(^|\.)(mtp|mtp_layers|mtp_block|nextn_predict_layers)\.")
 
 OUTSIDE = "(no layer)"
 MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gate_up", "down", "router", "norm", "head", "other")
