@@ -55,7 +55,8 @@ def step_folder(folder: Location, children: set[str]) -> Location | None:
     """Return the sub-folder that holds the files, as ``latest`` names it; None if this is not the folder of a DeepSpeed run."""
     for pointer in ("latest", "latest_universal"):
         if (folder / pointer).is_file():
-            name = File(folder / pointer).read(0, min((folder / pointer).stat().st_size, 200)).decode("utf-8", "replace").strip()
+            file = File(folder / pointer)
+            name = file.read(0, min(file.size, 200)).decode("utf-8", "replace").strip()
             if name not in children:
                 raise InputError(
                     f"{printable(folder)}: its file {pointer} names the folder {printable(name)}, which is not there; fetch it"
@@ -275,7 +276,7 @@ def is_universal(folder: Location, children: set[str]) -> bool:
 
 def _universal_parameters(folder: Location) -> list[Location]:
     """List the folders of the parameters of a universal checkpoint, by name."""
-    folders = sorted((folder / "zero").iterdir(), key=lambda entry: entry.name)
+    folders: list[Location] = sorted((folder / "zero").iterdir(), key=lambda entry: entry.name)
     return [entry for entry in folders if (entry / "fp32.pt").exists()]
 
 
