@@ -14,7 +14,7 @@ from dynamics.entropy.summaries import SCHEMA, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
 from dynamics.errors import InputError, printable
 from dynamics.models import load
-from dynamics.rollouts.logprobs import read_logprobs
+from dynamics.rollouts.logprobs import TokenLogprobs, read_token_logprobs
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
@@ -44,20 +44,40 @@ def _report_bounds(options: argparse.Namespace) -> None:
 
     if options.vocabulary is None:
         raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens there are")
-    rows = [row for path in options.texts for row in read_logprobs(path)]
-    width = max(map(len, rows))
-    logprobs = np.full((len(rows), width), np.nan)
-    for index, row in enumerate(rows):
-        logprobs[index, : len(row)] = row
-    limits = bounds(logprobs, options.vocabulary)
-    low, high, mass = float(limits.low.mean()), float(limits.high.mean()), float(limits.mass.mean())
+    read = [read_token_logprobs(path) for path in options.texts]
+    tokens = [token for found, _ in read for token in found]
+    notes = [note for _, some in read for note in some]
+    generated, prompt = [token for token in tokens if not token.prompt], [token for token in tokens if token.prompt]
+    parts = [(name, _mean_bounds(part, options.vocabulary)) for name, part in (("generated", generated), ("prompt", prompt)) if part]
     if options.json != "-":
         with reader_may_leave():
-            print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * mass:.2f} % of the mass on average")
-            print(f"mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the likeliest tokens, no estimate")
+            for name, part in parts:
+                label = "" if name == "generated" else "prompt: "
+                size = f"{part['tokens']:,} tokens with up to {part['k']} log-probabilities each"
+                print(f"{label}{size}, {100 * part['mass']:.2f} % of the mass on average")
+                low, high = part["mean_entropy"]["low"], part["mean_entropy"]["high"]
+                print(f"{label}mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the likeliest tokens, no estimate")
+            for note in notes:
+                print(f"note  {note}")
     if options.json:
-        document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": len(rows), "k": width, "vocabulary": options.vocabulary}
-        write(options.json, to_json(document | {"mean_entropy": {"low": low, "high": high}, "mass": mass}))
+        name, first = parts[0]
+        document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": first["tokens"], "k": first["k"]}
+        document |= {"vocabulary": options.vocabulary, "mean_entropy": first["mean_entropy"], "mass": first["mass"]}
+        if name == "prompt":
+            document["part"] = "prompt"
+        document |= dict(parts[1:])
+        write(options.json, to_json(document | ({"notes": notes} if notes else {})))
+
+
+def _mean_bounds(tokens: Sequence[TokenLogprobs], vocabulary: int) -> dict[str, Any]:
+    """Bound the mean entropy of tokens, as in the JSON document."""
+    width = max(len(token.values) for token in tokens)
+    logprobs = np.full((len(tokens), width), np.nan)
+    for index, token in enumerate(tokens):
+        logprobs[index, : len(token.values)] = token.values
+    found = bounds(logprobs, vocabulary, [token.ceiling for token in tokens], [token.rounding for token in tokens])
+    means = {"low": float(found.low.mean()), "high": float(found.high.mean())}
+    return {"tokens": len(tokens), "k": width, "mean_entropy": means, "mass": float(found.mass.mean())}
 
 
 def _report_trace(options: argparse.Namespace) -> None:
