@@ -18,7 +18,7 @@ import numpy as np
 from dynamics.descriptions import plural, small_table
 from dynamics.entropy.logits import TokenStats, divergence, from_hidden, from_logits
 from dynamics.errors import InputError, printable
-from dynamics.models import CausalModel, Notes, wrap
+from dynamics.models import CausalModel, Notes, out_of_memory, wrap
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 #: maximum number of tokens in a forward pass
 BATCH_TOKENS = 4096
 TOP = 5
+LENGTH_NOTE = (
+    "the position embedding ({}) depends on the length of a sequence: each text is measured as it is alone, but its tokens were predicted "
+    "with the embedding of a shorter text while it was written"
+)
 
 
 @dataclass(frozen=True)
@@ -255,10 +259,7 @@ def trace(
     notes = ours.notes
     documents = [Document(str(index), response=text) if isinstance(text, str) else text for index, text in enumerate(texts)]
     names = _unique([document.name for document in documents])
-    sequences = [tokenise(document, tokenizer, notes) for document in documents]
-    empty = [name for name, sequence in zip(names, sequences, strict=True) if not sequence.ids]
-    if empty:
-        raise InputError(f"{printable(empty[0])}: has no tokens ({len(empty)} such texts)")
+    sequences = _tokenised(documents, names, tokenizer, notes)
     size = min(ours.window, theirs.window) if theirs else ours.window
     long = sum(len(sequence.ids) > size for sequence in sequences)
     if long:
@@ -266,7 +267,7 @@ def trace(
             f"{plural(long, 'text is', 'texts are')} longer than the window of {size:,} tokens: measured in windows that overlap by half"
         )
     jobs = sorted(windows([len(sequence.ids) for sequence in sequences], size), key=len)
-    total, done = sum(job.stop - job.fresh for job in jobs), 0
+    total, done, longest = sum(job.stop - job.fresh for job in jobs), 0, len(jobs[-1])
     parts: list[pd.DataFrame] = []
     settings = _Settings(temperature, top, rank)
     for job, columns in _measured(ours, theirs, sequences, jobs, batch_tokens, settings):
@@ -277,6 +278,8 @@ def trace(
         done += len(table)
         if progress:
             progress(done, total)
+    for wrapped in (ours, *([] if theirs is None else [theirs])):
+        _leave(wrapped, longest)
     tokens = pd.concat(parts, ignore_index=True)
     document_index = tokens["text"].map({name: index for index, name in enumerate(names)})
     tokens = tokens.iloc[np.lexsort([tokens["position"], document_index])].reset_index(drop=True)
@@ -286,6 +289,22 @@ def trace(
     whole_texts = {name: sequence.text for name, sequence in zip(names, sequences, strict=True)}
     about = {name: sequence.document.about for name, sequence in zip(names, sequences, strict=True)}
     return Trace(tokens, whole_texts, dtype, notes.lines, time.perf_counter() - began, about)
+
+
+def _tokenised(documents: Sequence[Document], names: Sequence[str], tokenizer: Any, notes: Notes) -> list[TokenizedDocument]:
+    """Tokenise all documents; raise InputError if one has no tokens."""
+    sequences = [tokenise(document, tokenizer, notes) for document in documents]
+    empty = [name for name, sequence in zip(names, sequences, strict=True) if not sequence.ids]
+    if empty:
+        raise InputError(f"{printable(empty[0])}: has no tokens ({len(empty)} such texts)")
+    return sequences
+
+
+def _leave(model: CausalModel, longest: int) -> None:
+    """Return a model to its state before the longest window; say what is special about it."""
+    model.forget()
+    if model.lengths.group(longest):
+        model.notes.add(LENGTH_NOTE.format(", ".join(model.lengths.kinds)))
 
 
 @dataclass(frozen=True)
@@ -309,12 +328,12 @@ def _measured(
     import torch
 
     while jobs:
-        batch = _next_batch(jobs, batch_tokens)
+        batch = _next_batch(jobs, batch_tokens, [ours] if theirs is None else [ours, theirs])
         try:
             with torch.no_grad():
                 columns = _measure(ours, theirs, sequences, batch, settings)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise InputError(f"out of memory for a window of {len(batch[0]):,} tokens: try a smaller --window") from None
@@ -337,21 +356,19 @@ def _unique(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _next_batch(jobs: Sequence[Window], budget: int) -> list[Window]:
-    """Take as many of the shortest windows as fit into the budget when padded to the longest of them, but at least one."""
+def _next_batch(jobs: Sequence[Window], budget: int, models: Sequence[CausalModel]) -> list[Window]:
+    """Take as many of the shortest windows as fit into the budget when padded to the longest of them, but at least one.
+
+    Only windows that have the same logits in one batch as each alone are taken together.
+    """
     batch: list[Window] = []
+    alone = any(model.alone for model in models)
+    groups = [model.lengths.group(len(jobs[0])) for model in models]
     for job in jobs:
-        if batch and (len(batch) + 1) * len(job) > budget:
+        if batch and (alone or (len(batch) + 1) * len(job) > budget or [model.lengths.group(len(job)) for model in models] != groups):
             break
         batch.append(job)
     return batch
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    words = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in words or "can't allocate memory" in words
 
 
 def _measure(
@@ -393,6 +410,7 @@ def _run(
     model: CausalModel, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, settings: _Settings
 ) -> tuple[dict[str, np.ndarray], torch.Tensor | None]:
     """Run one model; return the columns of the rows of the flattened batch that predict ``targets``, and their hidden states."""
+    model.forget()
     ids, mask, rows = ids.to(model.device), mask.to(model.device), rows.to(model.device)
     tempered: TokenStats | None = None
     hidden: torch.Tensor | None = None
