@@ -66,7 +66,7 @@ def tokenise(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocum
     if document.messages is not None:
         return _from_messages(document, tokenizer, notes)
     text = document.prompt + document.response
-    ids, starts, ends = _encode(tokenizer, text, special=True)
+    ids, starts, ends = _encode_with_special(tokenizer, text, notes)
     border = len(document.prompt)
     prompt = [border > 0 and end <= border for end in ends]
     return TokenizedDocument(document, ids, text, starts, ends, prompt)
@@ -80,6 +80,37 @@ def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], list[i
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     starts, ends, _ = _offsets(ids, tokenizer)
     return ids, starts, ends
+
+
+def _encode_with_special(tokenizer: Any, text: str, notes: Notes) -> tuple[list[int], list[int], list[int]]:
+    """Tokenise a text with the special tokens that the tokenizer adds at its ends, but for those that the text has there already."""
+    ids, starts, ends = _encode(tokenizer, text, special=False)
+    whole = list(tokenizer(text)["input_ids"])
+    if whole == ids:
+        return ids, starts, ends
+    added = len(whole) - len(ids)
+    border = next((index for index in range(added, -1, -1) if whole[index : index + len(ids)] == ids), None)
+    if border is None:  # special tokens change how the text itself is tokenised
+        ids, starts, ends = _encode(tokenizer, text, special=True)
+        if tokenizer.bos_token and text.startswith(tokenizer.bos_token) and ids[:2] == [tokenizer.bos_token_id] * 2:
+            notes.add(_given_note(tokenizer, ids[:1], "begin"))
+            return ids[1:], starts[1:], ends[1:]
+        return ids, starts, ends
+    before, after = whole[:border], whole[border + len(ids) :]
+    if before and ids[: len(before)] == before:
+        notes.add(_given_note(tokenizer, before, "begin"))
+        before = []
+    if after and ids[len(ids) - len(after) :] == after:
+        notes.add(_given_note(tokenizer, after, "end"))
+        after = []
+    elif after:
+        notes.add(f"the tokenizer ends texts with {tokenizer.decode(after)!r}, which counts as a token of the text")
+    size = len(text)
+    return [*before, *ids, *after], [0] * len(before) + starts + [size] * len(after), [0] * len(before) + ends + [size] * len(after)
+
+
+def _given_note(tokenizer: Any, ids: list[int], side: str) -> str:
+    return f"texts {side} with {tokenizer.decode(ids)!r} already: the tokenizer's own is left out"
 
 
 def _offsets(ids: Sequence[int], tokenizer: Any) -> tuple[list[int], list[int], str]:
@@ -103,8 +134,13 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
     size = len(tokenizer)
     if ids and max(ids) >= size:
         raise InputError(f"{printable(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
+    before = _without_padding(ids[: document.prompt_tokens], tokenizer)
+    after = _without_padding(ids[document.prompt_tokens :], tokenizer, keep_end=True)
+    if len(before) + len(after) < len(ids):
+        notes.add(f"recorded token ids are padded with {tokenizer.pad_token!r}: the padding is left out")
+    ids = before + after
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    prompt = [index < document.prompt_tokens for index in range(len(ids))]
+    prompt = [index < len(before) for index in range(len(ids))]
     again, starts, ends = _encode(tokenizer, text, special=False)
     if again == ids:
         return TokenizedDocument(document, ids, text, starts, ends, prompt)
@@ -113,9 +149,28 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
     return TokenizedDocument(document, ids, text, starts, ends, prompt, False)
 
 
+def _without_padding(ids: list[int], tokenizer: Any, keep_end: bool = False) -> list[int]:
+    """Return token ids without padding at their ends.
+
+    Where the padding token also begins or ends texts, a single one is kept; ``keep_end`` keeps one of any number, which ends a response.
+    """
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None or pad not in (ids[:1] + ids[-1:]):
+        return ids
+    ends_text = pad in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    first = next((index for index, token in enumerate(ids) if token != pad), len(ids))
+    last = next((index for index in range(len(ids), 0, -1) if ids[index - 1] != pad), 0)
+    if ends_text and (first == 1 or pad == tokenizer.bos_token_id):
+        first = max(first - 1, 0)
+    if ends_text and (keep_end or last == len(ids) - 1):
+        last = min(last + 1, len(ids))
+    return ids[first:last]
+
+
 def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
     """Tokenise a chat with the chat template, which adds the special tokens; without a template, join the messages as plain text."""
     messages = list(document.messages or ())
+    first = _content(messages[0]) if messages else ""
     answered = messages and messages[-1].get("role") == "assistant"
     if getattr(tokenizer, "chat_template", None):
         whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answered)
@@ -123,13 +178,26 @@ def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> Tokenize
         border = len(before) if whole.startswith(before) else 0
         if not border:
             notes.add("the chat template does not begin with the prompt: prompt and response are not told apart")
+        bos = getattr(tokenizer, "bos_token", None)
+        if bos and first.startswith(bos) and whole.startswith(bos + bos):
+            notes.add(f"texts begin with {bos!r} already: that of the chat template is left out")
+            whole, border = whole[len(bos) :], max(border - len(bos), 0)
+        elif bos and first.startswith(bos) and whole.startswith(bos):
+            notes.add(f"the first message begins with {bos!r}, as the chat template itself does: is it a prompt that has been formatted?")
         ids, starts, ends = _encode(tokenizer, whole, special=False)
     else:
         notes.add("the tokenizer has no chat template: messages are joined as plain text")
-        whole = "\n".join(str(message.get("content", "")) for message in messages)
-        border = len(whole) - len(str(messages[-1].get("content", ""))) if answered else len(whole)
-        ids, starts, ends = _encode(tokenizer, whole, special=True)
+        whole = "\n".join(map(_content, messages))
+        border = len(whole) - len(_content(messages[-1])) if answered else len(whole)
+        ids, starts, ends = _encode_with_special(tokenizer, whole, notes)
     return TokenizedDocument(document, ids, whole, starts, ends, [border > 0 and end <= border for end in ends])
+
+
+def _content(message: dict[str, Any]) -> str:
+    """Return the text of a message, whose content can be a text, a list of parts, or nothing."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    return "".join(str(part.get("text") or "") if isinstance(part, dict) else str(part or "") for part in parts)
 
 
 @dataclass(frozen=True)
