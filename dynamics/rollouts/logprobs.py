@@ -9,7 +9,7 @@ likeliest. The ceiling of a token is what is certain in spite of that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,8 @@ from dynamics.rollouts.responses import Row, failed, rows
 
 #: relative distance of two log-probabilities that are taken for one value
 SAME = 1e-5
-#: rows that must agree on how many tokens were asked for
-AGREEING = 3
+#: number and share of the lists that must agree on how many tokens were asked for
+AGREEING, MOST = 4, 0.8
 #: error of log-probabilities computed in float32, relative to 1 + abs(log-probability)
 FLOAT32 = 2.0**-22
 #: number of distinct values that show how values were rounded, and how many tokens are examined for that
@@ -101,35 +101,81 @@ def read_token_logprobs(path: str) -> tuple[list[TokenLogprobs], list[str]]:
         raise InputError(f"{where}: holds {plural(errors, 'failed request')} and no response" if errors else f"{where}: is empty")
     every = [row for group in groups for row in group]
     rounding = _rounding([value for row in every[:EXAMINED] for _, value in row.entries], where)
-    pooled = asked_for(every)
+    pooled = Asked.of(every)
     tokens = []
     for group in groups:
-        asked = asked_for(group) or pooled
+        own = Asked.of(group)
+        asked = pooled if own.count is None else own
         for row in group:
             least = max(rounding, row.rounding) if rounding else 0.0
             tokens.append(TokenLogprobs([value for _, value in row.entries], ceiling(row, asked), row.prompt, least))
     return tokens, _notes(every, tokens, lost, errors, where)
 
 
-def ceiling(row: Row, asked: int | None) -> float:
-    """Return the largest log-probability that a token outside of the list can have, 0 if nothing is certain.
+@dataclass(frozen=True)
+class Asked:
+    """How many of the likeliest tokens a server was asked for, as far as its lists show.
 
-    Parameters
+    Attributes
     ----------
-    row : the list.
-    asked : number of likeliest tokens that the server was asked for, as far as known.
+    count : the number; None if the lists do not show it.
+    uniform : whether all lists have one length.
+    adds : whether some list has one more, the sampled token.
     """
+
+    count: int | None
+    uniform: bool
+    adds: bool
+
+    @classmethod
+    def of(cls, group: Sequence[Row]) -> Asked:
+        """Find the number from lists whose sampled token is not the last.
+
+        The sampled token of such a list is one of the k likeliest, so that the list has k entries, or fewer where tokens share an entry.
+        """
+        lengths: Counter[int] = Counter()
+        for row in group:
+            if row.sampled is not None and row.ranks is None and _is_inside(row):
+                lengths[row.listed] += 1
+        most = max(lengths, default=0)
+        count = most if most and lengths[most] >= max(AGREEING, MOST * sum(lengths.values())) else None
+        sizes = {row.listed for row in group}
+        return cls(count, len(sizes) == 1, count is not None and count + 1 in sizes)
+
+    def complete(self, row: Row, sampled_last: bool) -> bool:
+        """Whether no token of a list has been lost to another of its text; ``sampled_last`` if the least likely may be the sampled one."""
+        if row.merged is False:
+            return True
+        if self.count is None:
+            return row.merged is None and self.uniform
+        if not sampled_last:
+            return row.listed == self.count
+        if row.listed == self.count + 1:
+            return True
+        return row.listed == self.count and row.merged is None and not self.adds  # vLLM's chat leaves one of the k likeliest out
+
+
+def _is_inside(row: Row) -> bool:
+    """Whether the sampled token is in the list and not the least likely of it."""
+    assert row.sampled is not None
+    name, value = row.sampled
+    least = min(number for _, number in row.entries)
+    named = [number for other, number in row.entries if other == name]
+    if value is None:
+        return len(named) == 1 and named[0] > least
+    return any(_same(number, value) and number > least for number in named)
+
+
+def ceiling(row: Row, asked: Asked) -> float:
+    """Return the largest log-probability that a token outside of the list can have, 0 if nothing is certain."""
     values = [value for _, value in row.entries]
     if row.ranks is not None:
         return _ceiling_by_rank(values, row.ranks)
     last = values.index(min(values))
-    if row.extra and _may_be_sampled(row, last):
-        rest = values[:last] + values[last + 1 :]
-        complete = asked is not None and len(values) == asked + 1
-    else:
-        rest = values
-        complete = asked is not None and len(values) == asked
-    if not rest or (row.merged and not complete) or not _descending(row, last) or _contradicted(row):
+    sampled_last = row.extra and _may_be_sampled(row, last)
+    rest = values[:last] + values[last + 1 :] if sampled_last else values
+    complete = asked.complete(row, sampled_last)
+    if not rest or not complete or not _descending(row, last) or _contradicted(row):
         return 0.0
     return min(rest)
 
@@ -147,7 +193,7 @@ def _ceiling_by_rank(values: list[float], ranks: list[int]) -> float:
 def _may_be_sampled(row: Row, index: int) -> bool:
     """Whether an entry may be the sampled token, by its name or by its value."""
     if row.sampled is None:
-        return row.merged or not _is_descending([value for _, value in row.entries])
+        return row.merged is True or not _is_descending([value for _, value in row.entries])
     name, value = row.entries[index]
     return name == row.sampled[0] or (row.sampled[1] is not None and _same(value, row.sampled[1]))
 
@@ -182,25 +228,6 @@ def _contradicted(row: Row) -> bool:
         return not any(_same(number, value) for number in named)
     values = [number for _, number in row.entries]
     return value > min(values) + SAME * (1 + abs(value)) and not any(_same(number, value) for number in values)
-
-
-def asked_for(group: Iterable[Row]) -> int | None:
-    """Find how many likeliest tokens the server was asked for, from lists whose sampled token is not the last; None if they do not tell.
-
-    The sampled token of such a list is one of the k likeliest, so that the list has k entries, or fewer where tokens share an entry.
-    """
-    lengths: Counter[int] = Counter()
-    for row in group:
-        if row.sampled is None or row.ranks is not None:
-            continue
-        least = min(number for _, number in row.entries)
-        named = [number for name, number in row.entries if name == row.sampled[0]]
-        if row.sampled[1] is None and len(named) == 1:
-            lengths[len(row.entries)] += named[0] > least
-        elif row.sampled[1] is not None:
-            lengths[len(row.entries)] += any(_same(number, row.sampled[1]) and number > least for number in named)
-    most = max(+lengths, default=0)
-    return most if most and lengths[most] >= max(AGREEING, sum(lengths.values()) / 2) else None
 
 
 def _rounding(values: Sequence[float], where: str) -> float:
@@ -241,7 +268,7 @@ def _notes(every: Sequence[Row], tokens: Sequence[TokenLogprobs], lost: int, err
         notes.append(f"{where}: {plural(lost, 'token')} without top log-probabilities left out")
     notes += [f"{where}: {remark}" for remark in dict.fromkeys(row.remark for row in every) if remark]
     unknown = [row for row, token in zip(every, tokens, strict=True) if token.ceiling == 0 and max(token.values) < 0]
-    merged = sum(row.merged for row in unknown)
+    merged = sum(row.merged is True for row in unknown)
     if merged:
         notes.append(
             f"{where}: tokens are named by their text, and tokens of one text share an entry: for {merged:,} of {len(every):,} tokens "

@@ -35,7 +35,9 @@ class Row:
     sampled : name and log-probability of the token that was sampled or stands in the prompt; each None where it is not given.
     prompt : whether the token belongs to the prompt.
     extra : whether the sampled token can be in the list without being one of the likeliest.
-    merged : whether tokens of one name share an entry, as in an object whose keys are texts.
+    merged : whether tokens of one text share an entry: True in an object whose keys are texts, None in a list that some servers make of
+        such an object, False where tokens are named by their ids or a text comes twice.
+    listed : number of entries of the response, those without a value included.
     sorted_names : whether the entries are in the order of their names, so that their order says nothing about their values.
     ranks : rank of each entry; None where they are not given.
     remark : what the reader should know about the values.
@@ -46,7 +48,8 @@ class Row:
     sampled: tuple[Any, float | None] | None = None
     prompt: bool = False
     extra: bool = True
-    merged: bool = False
+    merged: bool | None = False
+    listed: int = 0
     sorted_names: bool = False
     ranks: list[int] | None = None
     remark: str = ""
@@ -152,8 +155,10 @@ def _token_entry(token: dict[str, Any]) -> Row | None:
         return _by_text(top, (name, sampled), False)
     if isinstance(top, list):
         listed = [(entry.get("token", entry.get("id")), value(entry.get("logprob"))) for entry in _dicts(top)]
-        rounding = LLAMA_CPP_ROUNDING if "id" in token else 0.0
-        return _row(listed, (name, sampled), rounding=rounding)
+        by_id = all("id" in entry for entry in _dicts(top))
+        different = by_id or len({text for text, _ in listed}) < len(listed)
+        rounding = LLAMA_CPP_ROUNDING if by_id else 0.0
+        return _row(listed, (name, sampled), merged=False if different else None, rounding=rounding)
     after = token.get("top_probs", token.get("probs"))
     if isinstance(after, list):  # llama.cpp
         listed = [(entry.get("token", entry.get("tok_str")), _log(entry.get("prob"))) for entry in _dicts(after)]
@@ -163,7 +168,7 @@ def _token_entry(token: dict[str, Any]) -> Row | None:
 
 def _row(listed: list[tuple[Any, float | None]], sampled: tuple[Any, float | None] | None, **settings: Any) -> Row | None:
     entries = [(name, number) for name, number in listed if number is not None]
-    return Row(entries, None if sampled == (None, None) else sampled, **settings) if entries else None
+    return Row(entries, None if sampled == (None, None) else sampled, listed=len(listed), **settings) if entries else None
 
 
 def _by_text(top: dict[str, Any], sampled: tuple[Any, float | None] | None, prompt: bool, remark: str = "") -> Row | None:

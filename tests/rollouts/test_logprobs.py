@@ -64,6 +64,24 @@ def chat(log_p, sampled, k, names=10**9, server="vllm"):
     return {"choices": [{"message": {"content": "x"}, "logprobs": {"content": content}}]}
 
 
+def appended(log_p, sampled, k, names=10**9):
+    """List the k likeliest and then the sampled token under their texts, as llama-cpp-python does."""
+    record = completions(log_p, sampled, k, names, "sglang")
+    tops = record["choices"][0]["logprobs"]["top_logprobs"]
+    for top, row, token in zip(tops, log_p, sampled, strict=True):
+        top[name(token, names)] = float(row[token])
+    return record
+
+
+def as_chat(record):
+    """Make the lists of a chat from the objects of a text completion."""
+    old = record["choices"][0]["logprobs"]
+    content = []
+    for token, value, top in zip(old["tokens"], old["token_logprobs"], old["top_logprobs"], strict=True):
+        content.append({"token": token, "logprob": value, "top_logprobs": [{"token": t, "logprob": v} for t, v in top.items()]})
+    return {"choices": [{"logprobs": {"content": content}}]}
+
+
 def by_id(log_p, sampled, k):
     """List tokens by id with ranks, as vLLM does for prompts and offline."""
     tops = []
@@ -135,6 +153,11 @@ WRITERS = {
     "vllm completions of shared texts": lambda p, s, k: completions(p, s, k, 40),
     "sglang completions": lambda p, s, k: completions(p, s, k, server="sglang"),
     "sglang completions of shared texts": lambda p, s, k: completions(p, s, k, 40, "sglang"),
+    "sglang chat of shared texts": lambda p, s, k: as_chat(completions(p, s, k, 40, "sglang")),
+    "llama-cpp-python completions": appended,
+    "llama-cpp-python completions of shared texts": lambda p, s, k: appended(p, s, k, 40),
+    "llama-cpp-python chat": lambda p, s, k: as_chat(appended(p, s, k)),
+    "llama-cpp-python chat of shared texts": lambda p, s, k: as_chat(appended(p, s, k, 40)),
     "vllm chat": chat,
     "vllm chat of shared texts": lambda p, s, k: chat(p, s, k, 40),
     "openai chat": lambda p, s, k: chat(p, s, k, server="openai"),
@@ -194,6 +217,7 @@ def test_bounds_hold_for_every_token(tmp_path, writer, k):
 )
 def test_bounds_hold_for_few_tokens_and_small_vocabularies(tmp_path_factory, writer, k, count, size, seed):
     rng = np.random.default_rng(seed)
+    count += 30 * ("chat of shared texts" in writer)  # how many tokens were asked for shows in many lists only
     log_p = distributions(count, rng, size).astype(np.float32).astype(float)
     path = tmp_path_factory.getbasetemp() / "few.jsonl"
     limits, _, _ = found(write(path, WRITERS[writer](log_p, drawn(log_p, rng), min(k, size))), size)
