@@ -18,7 +18,7 @@ import numpy as np
 from dynamics.descriptions import plural, small_table
 from dynamics.entropy.logits import TokenStats, divergence, from_hidden, from_logits
 from dynamics.errors import InputError, printable
-from dynamics.models import CausalModel, Notes, out_of_memory, wrap
+from dynamics.models import CausalModel, Head, Notes, out_of_memory, wrap
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
@@ -134,13 +134,15 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
     size = len(tokenizer)
     if ids and max(ids) >= size:
         raise InputError(f"{printable(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
-    before = _without_padding(ids[: document.prompt_tokens], tokenizer)
-    after = _without_padding(ids[document.prompt_tokens :], tokenizer, keep_end=True)
-    if len(before) + len(after) < len(ids):
+    prompt = [index < document.prompt_tokens for index in range(len(ids))]
+    if document.generated is not None:
+        prompt = [not generated for generated in document.generated]
+    border = document.prompt_tokens
+    kept = [*_without_padding(ids[:border], tokenizer), *(border + i for i in _without_padding(ids[border:], tokenizer, keep_end=True))]
+    if len(kept) < len(ids):
         notes.add(f"recorded token ids are padded with {tokenizer.pad_token!r}: the padding is left out")
-    ids = before + after
+        ids, prompt = [ids[index] for index in kept], [prompt[index] for index in kept]
     text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    prompt = [index < len(before) for index in range(len(ids))]
     again, starts, ends = _encode(tokenizer, text, special=False)
     if again == ids:
         return TokenizedDocument(document, ids, text, starts, ends, prompt)
@@ -149,14 +151,14 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
     return TokenizedDocument(document, ids, text, starts, ends, prompt, False)
 
 
-def _without_padding(ids: list[int], tokenizer: Any, keep_end: bool = False) -> list[int]:
-    """Return token ids without padding at their ends.
+def _without_padding(ids: list[int], tokenizer: Any, keep_end: bool = False) -> range:
+    """Return the indices of token ids without the padding at their ends.
 
     Where the padding token also begins or ends texts, a single one is kept; ``keep_end`` keeps one of any number, which ends a response.
     """
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None or pad not in (ids[:1] + ids[-1:]):
-        return ids
+        return range(len(ids))
     ends_text = pad in (tokenizer.bos_token_id, tokenizer.eos_token_id)
     first = next((index for index, token in enumerate(ids) if token != pad), len(ids))
     last = next((index for index in range(len(ids), 0, -1) if ids[index - 1] != pad), 0)
@@ -164,7 +166,7 @@ def _without_padding(ids: list[int], tokenizer: Any, keep_end: bool = False) -> 
         first = max(first - 1, 0)
     if ends_text and (keep_end or last == len(ids) - 1):
         last = min(last + 1, len(ids))
-    return ids[first:last]
+    return range(first, last)
 
 
 def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
@@ -467,11 +469,25 @@ def _measure(
         if ours.head is None or theirs.head is None or hidden is None or other_hidden is None:
             ours.notes.add("no divergence: the way from hidden states to logits of one model is not understood")
         else:
-            divergences = divergence((hidden, ours.head, columns["logsumexp"]), (other_hidden, theirs.head, other["logsumexp"]))
-            columns["kl_ab"], columns["kl_ba"] = divergences
+            size = min(ours.head.size, theirs.head.size)
+            first, second = (_whole(*side, size) for side in ((hidden, ours.head, columns), (other_hidden, theirs.head, other)))
+            columns["kl_ab"], columns["kl_ba"] = divergence((hidden, ours.head, first), (other_hidden, theirs.head, second))
+            if ours.head.size != theirs.head.size:
+                ours.notes.add(
+                    f"the heads have {ours.head.size:,} and {theirs.head.size:,} rows: divergences are over the {size:,} of both"
+                )
     split = np.cumsum([count - first for _, first, count in spans])[:-1]
     parts = {name: np.split(values, split) for name, values in columns.items()}
     return [{name: values[index] for name, values in parts.items()} for index in range(len(batch))]
+
+
+def _whole(hidden: torch.Tensor, head: Head, columns: dict[str, np.ndarray], size: int) -> np.ndarray:
+    """Return the logsumexp of the logits over the first ``size`` tokens, which is measured already if these are all."""
+    if size == head.size:
+        return columns["logsumexp"]
+    part = from_hidden(hidden, head.weight, head.bias, softcap=head.softcap, scale=head.scale, vocabulary=size)
+    whole: np.ndarray = part.logsumexp.cpu().numpy()
+    return whole
 
 
 def _run(

@@ -16,7 +16,7 @@ import numpy as np
 
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
-from dynamics.rollouts.responses import Row, failed, rows
+from dynamics.rollouts.responses import Row, failed, is_chunk, rows
 
 #: relative distance of two log-probabilities that are taken for one value
 SAME = 1e-5
@@ -93,6 +93,8 @@ def read_token_logprobs(path: str) -> tuple[list[TokenLogprobs], list[str]]:
             continue
         found = list(rows(record))
         kept = [row for row in found if row is not None]
+        if not kept and is_chunk(record):
+            continue
         if not kept:
             raise InputError(f"{where}, line {number}: has no top log-probabilities; ask the server for them (top_logprobs, or logprobs=k)")
         lost += len(found) - len(kept)

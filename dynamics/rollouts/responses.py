@@ -65,6 +65,11 @@ def failed(record: Any) -> bool:
     return bool(record.get("error")) or (isinstance(status, int) and status >= 400) or ("custom_id" in record and response is None)
 
 
+def is_chunk(record: Any) -> bool:
+    """Whether a line is a piece of a streamed response, which may have no tokens."""
+    return isinstance(record, dict) and str(record.get("object", "")).endswith(".chunk")
+
+
 def rows(record: Any) -> Iterator[Row | None]:
     """Yield a row for each token of a response, or of a list of responses, and None for a token without log-probabilities."""
     if isinstance(record, list):
@@ -118,7 +123,7 @@ def _choices(record: dict[str, Any]) -> Iterator[Row | None]:
     for choice, prompt in zip(several, prompts, strict=True):
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
-            for part in ("content", "refusal"):
+            for part in ("reasoning_content", "content", "refusal"):  # the first is DeepSeek's
                 yield from _token_entries(logprobs.get(part))
             yield from _text_completion(logprobs, prompt)
         elif isinstance(logprobs, list):  # Ollama; vLLM's and LMDeploy's own outputs

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from dynamics.entropy.__main__ import cli
 from dynamics.errors import InputError
 
 VOCABULARY = 200
+DATA = Path(__file__).parents[1] / "data" / "logprobs"
 
 
 def distributions(count, rng, size=VOCABULARY):
@@ -372,3 +375,32 @@ def test_bounds_allow_for_rounding_and_a_ceiling(size, k, spread, rounding, seed
     truth = float(entropies(log_p))
     assert limits.low[0] <= truth + 1e-9
     assert truth <= limits.high[0] + 1e-9
+
+
+#: responses that the code of vLLM 0.33.0 and SGLang 0.5.23 formed, with the entropies of their tokens
+WRITTEN = json.loads((DATA / "responses.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name not in ("vocabulary", "entropy")])
+def test_bounds_of_what_servers_write(tmp_path, name):
+    limits, notes, tokens = found(write(tmp_path / "r.jsonl", WRITTEN[name]), WRITTEN["vocabulary"])
+    truth = np.array(WRITTEN["entropy"])
+    assert len(tokens) == len(truth)
+    assert (limits.low <= truth).all()
+    assert (truth <= limits.high).all()
+    assert np.mean([token.ceiling < 0 for token in tokens]) >= (0.6 if name.endswith(("completions", "echo")) else 1.0)
+    assert [token.prompt for token in tokens].count(True) == {"vllm_prompt": 16, "sglang_input": 16, "vllm_echo": 6}.get(name, 0)
+    assert any("SGLang divides" in note for note in notes) == name.startswith("sglang_generate")
+
+
+@pytest.mark.slow
+def test_servers_still_write_this(tmp_path, monkeypatch):
+    """With vllm and sglang installed, without their requirements."""
+    if any(importlib.util.find_spec(package) is None for package in ("vllm", "sglang")):
+        pytest.skip("vllm and sglang are not installed")
+    specification = importlib.util.spec_from_file_location("make_responses", DATA / "make_responses.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    module.main()
+    assert json.loads((tmp_path / "responses.json").read_text(encoding="utf-8")) == WRITTEN
