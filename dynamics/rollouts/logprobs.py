@@ -222,9 +222,9 @@ def _descending(row: Row, last: int) -> bool:
 
 def _contradicted(row: Row) -> bool:
     """Whether the sampled token is likelier than the last of the list and not in it, or is in it with another value."""
-    if row.sampled is None or row.sampled[1] is None:
+    name, value = row.sampled or (None, None)
+    if value is None:
         return False
-    name, value = row.sampled
     named = [number for other, number in row.entries if other == name]
     if named:
         return not any(_same(number, value) for number in named)

@@ -116,9 +116,9 @@ def _dicts(values: Any) -> Iterator[dict[str, Any]]:
 
 def _choices(record: dict[str, Any]) -> Iterator[Row | None]:
     """Chat and text completions of OpenAI and all that follow them, and one choice without its response."""
-    choices = record.get("choices")
+    choices: Any = record.get("choices")
     alone = not isinstance(choices, list)
-    several = [choice for choice in ([record] if alone else choices) if isinstance(choice, dict)]
+    several = list(_dicts([record] if alone else choices))
     prompts = _prompt_lengths(record, several)
     for choice, prompt in zip(several, prompts, strict=True):
         logprobs = choice.get("logprobs")
@@ -139,10 +139,9 @@ def _prompt_lengths(record: dict[str, Any], choices: list[dict[str, Any]]) -> li
     tops = [choice["logprobs"].get("top_logprobs") if isinstance(choice.get("logprobs"), dict) else None for choice in choices]
     lengths = [len(top) if isinstance(top, list) else 0 for top in tops]
     usage = record.get("usage")
-    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
-    if len(counts) == 2 and all(isinstance(count, int) for count in counts):
-        prompt, completion = counts
-        if sum(lengths) == prompt * len(lengths) + completion:
+    if isinstance(usage, dict):
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if isinstance(prompt, int) and isinstance(completion, int) and sum(lengths) == prompt * len(lengths) + completion:
             return [prompt] * len(choices)
     return [0] * len(choices)
 
