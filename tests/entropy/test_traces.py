@@ -186,6 +186,45 @@ def test_two_models_over_the_same_tokens(model, tokenizer):
     assert np.allclose(rows["entropy_b"], own(other, ids)[0], atol=1e-5)
 
 
+def test_divergence_of_heads_of_other_sizes(model, tokenizer):
+    """It is over the tokens that both have; rows of padding of one have no share in it."""
+    other = llama(seed=1, vocabulary=320)
+    found = trace(model, tokenizer, TEXTS[:1], against=other)
+    ids = tokenizer(TEXTS[0])["input_ids"]
+    with torch.no_grad():
+        a, b = (torch.log_softmax(one(torch.tensor([ids])).logits[0, :-1, :300].double(), -1) for one in (model, other))
+    assert np.allclose(found.tokens["kl_ab"].iloc[1:], (a.exp() * (a - b)).sum(-1), rtol=1e-4)
+    assert np.allclose(found.tokens["kl_ba"].iloc[1:], (b.exp() * (b - a)).sum(-1), rtol=1e-4)
+    assert any("divergences are over the 300 of both" in note for note in found.notes)
+
+
+def test_a_second_model_with_another_tokenizer_is_refused(model, tokenizer, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("the fox")
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = core["model"]["vocab"]
+    renamed = {"q": "\u4e00", "z": "\u4e01"}
+
+    def with_vocabulary(words):
+        changed = core | {"model": core["model"] | {"vocab": words, "merges": []}}
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(changed)), bos_token="<s>", eos_token="</s>")
+
+    turned = {word: (number + 7 - 2) % (len(vocabulary) - 2) + 2 if number > 1 else number for word, number in vocabulary.items()}
+    second = {"turned": with_vocabulary(turned), "renamed": with_vocabulary({renamed.get(word, word): n for word, n in vocabulary.items()})}
+    monkeypatch.setattr(command, "load", lambda name, *_: (model, second.get(name, tokenizer)))
+    assert cli(["m", "t.txt", "--against", "turned"]) == 2
+    assert "turned: its tokenizer is another: 298 of 300 token ids stand for other tokens" in capsys.readouterr().err
+    assert cli(["m", "t.txt", "--against", "renamed"]) == 0
+    assert "2 token ids stand for another token" in capsys.readouterr().out
+
+
+def test_tokens_of_tools_are_no_response(model, tokenizer):
+    ids = tuple(tokenizer("the fox jumps over")["input_ids"])
+    generated = (False,) * 4 + (True,) * 2 + (False,) * (len(ids) - 8) + (True,) * 2
+    found = trace(model, tokenizer, [Document("x", ids=ids, prompt_tokens=4, generated=generated)])
+    assert found.tokens["prompt"].tolist() == [not one for one in generated]
+
+
 def test_prompt_and_response(model, tokenizer):
     rows = trace(model, tokenizer, [Document("x", "the quick", " brown fox")]).tokens
     ids = tokenizer("the quick brown fox")["input_ids"]
@@ -291,9 +330,48 @@ def test_files_of_texts(tmp_path):
     assert "1 empty texts are left out" in notes[0]
 
 
+def read(tmp_path, *records):
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return texts.read([tmp_path / "r.jsonl"])
+
+
+def test_fields_that_hold_parts_of_a_prompt(tmp_path):
+    asked, told = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    found, notes = read(
+        tmp_path,
+        {"instruction": "add", "input": "", "output": "4"},
+        {"instruction": "add", "input": "2 2", "output": "4"},
+        {"prompt": "q", "chosen": [asked, told], "rejected": [asked, told]},
+        {"prompt": [asked], "chosen": [asked, told]},
+        {"prompt": [asked], "chosen": [told]},
+        {"system": "be kind", "prompt": "q", "response": "a"},
+        {"prompt": "q", "response": "a", "reasoning_content": "because"},
+    )
+    assert [(one.prompt, one.response) for one in found[:2]] == [("add", "4"), ("add\n2 2", "4")]
+    assert [one.messages for one in found[2:5]] == [(asked, told)] * 3
+    assert len(notes) == 3
+    assert "joined by a new line" in notes[0]
+    assert "'system' is not read" in notes[1]
+    assert "'reasoning_content' is not read" in notes[2]
+
+
+def test_masks_of_several_turns(tmp_path):
+    found, _ = read(
+        tmp_path,
+        {"token_ids": [5, 6, 7, 8], "loss_mask": [0, 1, 0, 1]},
+        {"prompt_ids": [1], "completion_ids": [2, 3, 4], "completion_mask": [1, 0, 1]},
+        {"prompt_ids": [1], "completion_ids": [2], "completion_mask": [0]},
+    )
+    assert [one.prompt_tokens for one in found] == [1, 1, 1]
+    assert [one.generated for one in found] == [(False, True, False, True), (False, True, False, True), None]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.jsonl", b'{"prompt": "q", "response": ["a", "b"]}\n', "several texts need a record each"),
+        ("a.jsonl", b'{"messages": [{"from": "human", "value": "q"}]}\n', "not of chat messages with role and content"),
+        ("a.jsonl", b'{"token_ids": [1, 2], "loss_mask": [1]}\n', "a mask of 1 values for 2 tokens"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("a.txt", b"  ", "holds no text"),
         ("a.jsonl", b"{", "not JSON"),
