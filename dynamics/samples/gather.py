@@ -84,6 +84,7 @@ class Gather:
         import pandas as pd
 
         data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        data["score"] = np.where(np.isfinite(data["score"]), data["score"], np.nan)
         names = self.codes
         order = list(names["status"].code_of)
         data["status"] = np.array([STATUSES.index(status) for status in order], np.int64)[data["status"]]
@@ -94,7 +95,7 @@ class Gather:
         absent = int((missing & ~unscored).sum())
         if absent:
             notes.append(
-                f"{plural(absent, 'sample has', 'samples have')} a score of NaN, null or nothing, and count as attempted, not as wrong"
+                f"{plural(absent, 'sample has', 'samples have')} a score of NaN, infinity, null or nothing, and count as attempted, not as wrong"
             )
         frame.loc[missing, "status"] = STATUSES.index(UNSCORED)
         frame, repeated = _without_repeats(frame)

@@ -1,7 +1,12 @@
-"""Inspect's logs: ``.eval``, a zip file whose members may be compressed with zstd, and ``.json``. Each epoch of a problem is a sample."""
+"""Inspect's logs: ``.eval``, a zip file whose members may be compressed with zstd, and ``.json``. Each epoch of a problem is a sample.
+
+A score of NaN is how Inspect marks a sample that a scorer left unscored. Python's json module writes it, and infinities in metadata, as no
+other parser reads them, so a part of a log that holds one is parsed by that module.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import zipfile
@@ -52,14 +57,28 @@ def read_zip(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
 
 def read_json(path: Path, outer: dict[str, Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Read a ``.json`` log from the fields of its document; return the name of the format and the samples."""
+    kind: Any = _kind()
+    every: Any = list[kind]
     try:
-        header: dict[str, Any] = {name: msgspec.json.decode(outer[name], type=dict[str, Any]) for name in ("eval", "plan") if name in outer}
-        kind: Any = _kind()
-        every: Any = list[kind]
-        samples = msgspec.json.decode(outer["samples"], type=every)
-    except msgspec.DecodeError as error:
-        raise InputError(f"{printable(path)}: is not laid out as an Inspect log: {error}") from None
+        header = {name: _decode(outer[name], dict[str, Any]) for name in ("eval", "plan") if name in outer}
+        samples = _decode(outer["samples"], every)
+    except _UNREADABLE as error:
+        raise InputError(f"{printable(path)}: is not laid out as an Inspect log: {printable(str(error), 80)}") from None
     return NAME, batches(_rows(path, header, samples, columns, notes))
+
+
+#: errors of ``_decode``
+_UNREADABLE = (ValueError, RecursionError)
+
+
+def _decode(text: Any, kind: Any) -> Any:
+    """Decode JSON that may hold NaN and infinities into ``kind``."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.convert(json.loads(bytes(text)), kind)
 
 
 def _kind() -> Any:
@@ -92,8 +111,8 @@ def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
             )
         with archive.open(name) as member:
             text = member.read(LARGEST + 1)
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
+        return _decode(text, kind)
+    except _UNREADABLE as error:
         raise InputError(f"{printable(path)}: its member {printable(name)} is not as an Inspect log has it: {error}") from None
     except InputError:
         raise

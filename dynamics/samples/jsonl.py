@@ -32,10 +32,11 @@ ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Detect the format of a file; return its name and the samples."""
     first = _first_records(path)
-    for harness in (lm_eval, verifiers):
-        if harness.matches(first[0]):
-            plan = harness.plan(path, first, columns, notes)
-            return harness.NAME, batches(_read_records(path, harness.FIELDS + tuple(plan.extra), plan.rows, notes))
+    if verifiers.matches(first[0]):
+        episodes = verifiers.plan(path, first, columns, notes)
+        return verifiers.NAME, batches(_read_records(path, verifiers.FIELDS, episodes.rows, notes))
+    if lm_eval.matches(first[0]):
+        return lm_eval.NAME, batches(_lm_eval_rows(path, lm_eval.plan(path, first, columns, notes), first[0], notes))
     keys = list(dict.fromkeys(key for record in first for key in record))
     numeric = {key for record in first for key, value in record.items() if isinstance(value, (int, float)) or value is None}
     layout = rows.layout(keys, columns, printable(path), numeric.__contains__)
@@ -64,6 +65,24 @@ def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | 
     if not isinstance(record, dict):
         raise InputError(f"{printable(path)}, line {number}: is not an object; expected one record a line")
     return record
+
+
+def _lm_eval_rows(path: Path, plan: lm_eval.Plan, first: dict[str, Any], notes: SourceNotes) -> Iterator[Row]:
+    if plan.wants_filters(first):
+        plan.choose_filter(_values(path, "filter"))
+    yield from _read_records(path, lm_eval.FIELDS + tuple(plan.extra), plan.rows, notes)
+    plan.finish()
+
+
+def _values(path: Path, name: str) -> Iterator[str]:
+    """Read one field of every record."""
+    decoder = RecordDecoder((name,), None, [], path, [])
+    with opened(path) as stream:
+        for number, line in numbered_lines(stream, path):
+            record = decoder.decode(number, line)
+            if record is None:
+                return
+            yield str(decoder.getter(record)(name))
 
 
 def _read_records(
