@@ -81,7 +81,7 @@ def _read_leniently(text: bytes, path: Path, kind: Any) -> Any:
         raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{printable(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise InputError(f"{printable(path)}: is not a JSON document: {why_not_json(error)}") from None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class Gather:
     codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
-    def add(self, source: int, model: str, batches: Batches, fixed: bool | None) -> int:
+    def add(self, source: int, model: str, batches: Batches, fixed: bool | None, step: str | None = None) -> int:
         """Add all samples of a file, and return their number.
 
         Parameters
@@ -55,12 +56,13 @@ class Gather:
         model : name of the model.
         batches : samples of the file.
         fixed : whether ``model`` replaces the names in the file; if None, the name consists of ``model`` and the name in the file.
+        step : training step of the file, as ``step 10``; None if it is not known, or if the model has no other files.
         """
         count = 0
         for batch in batches:
             size = len(batch)
             columns = {
-                "model": [model] * size if batch.model is None else [_name(model, own, fixed) for own in batch.model],
+                "model": [_name(model, own, fixed, step) for own in batch.model or [None] * size],
                 "problem": batch.problem,
                 "sample": batch.sample,
                 "answer": batch.answer,
@@ -79,8 +81,8 @@ class Gather:
     def _put(self, name: str, values: np.ndarray[Any, Any]) -> None:
         self.columns.setdefault(name, []).append(values)
 
-    def table(self, threshold: float | None) -> tuple[pd.DataFrame, list[str]]:
-        """Make the tidy table, and a note on each decision."""
+    def table(self, threshold: float | None, alternatives: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+        """Make the tidy table, and a note on each decision; ``alternatives`` are fields that could be the verdict instead."""
         import pandas as pd
 
         data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
@@ -100,7 +102,10 @@ class Gather:
         frame.loc[missing, "status"] = STATUSES.index(UNSCORED)
         frame, repeated = _without_repeats(frame)
         notes += repeated
-        correct = _decide(frame["score"].to_numpy(), threshold)
+        notes += _several_files(frame)
+        frame, steps = _by_step(frame, list(names["model"].code_of))
+        notes += steps
+        correct = _decide(frame["score"].to_numpy(), threshold, alternatives)
         table = pd.DataFrame(index=range(len(frame)))
         for name in ("model", "problem"):
             table[name] = _categorical(frame[name].to_numpy(), names[name].code_of)
@@ -134,13 +139,53 @@ def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.
     return np.array([missing if value is None else value for value in values] if None in values else values, kind)
 
 
-def _name(model: str, own: str | None, fixed: bool | None) -> str:
+#: the step of a policy, at the end of the name of a model
+_STEP = re.compile(r"(?:^|(?<= ))(step|checkpoint|iteration|epoch) (\d+)$")
+
+
+def _name(model: str, own: str | None, fixed: bool | None, file_step: str | None) -> str:
     """Return the name of the model. A step in the file identifies a policy of a run, so it is added to the caller's name."""
+    step = _STEP.search(own) if own else None
+    if file_step and not step:
+        own = f"{own} {file_step}" if own else file_step
+        step = _STEP.search(own)
     if own is None:
         return model
-    if own.startswith("step ") or fixed is None:
+    if fixed is None or (step and step.start() == 0):
         return f"{model} {own}"
+    if fixed and step:
+        return f"{model} {step.group()}"
     return model if fixed else own
+
+
+def _by_step(frame: pd.DataFrame, models: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Sort the samples of a run's policies by the step of the policy, and note that these are several models."""
+    runs: dict[str, list[tuple[int, int]]] = {}
+    place = {}
+    for code, model in enumerate(models):
+        step = _STEP.search(model)
+        run = model[: step.start()] if step else model
+        place[code] = (len(runs) if run not in runs else list(runs).index(run), int(step.group(2)) if step else -1)
+        runs.setdefault(run, []).append(place[code])
+    notes = [
+        f"{printable(run.strip() or 'the files', 60)}: samples of {len(steps)} training steps, which are as many models: a curve for each"
+        for run, steps in runs.items()
+        if len(steps) > 1 and min(steps)[1] >= 0
+    ]
+    order = sorted(range(len(models)), key=lambda code: place[code])
+    if order != list(range(len(models))):
+        rank = np.argsort(np.array(order))
+        frame = frame.iloc[np.argsort(rank[frame["model"].to_numpy()], kind="stable")].reset_index(drop=True)
+    return frame, notes
+
+
+def _several_files(frame: pd.DataFrame) -> list[str]:
+    """Note that samples of a problem come from several files, which is right for runs with several seeds."""
+    files = frame.groupby(["model", "problem"], sort=False)["source"].nunique()
+    several = int((files > 1).sum())
+    if not several:
+        return []
+    return [f"{plural(several, 'problem has', 'problems have')} samples in up to {int(files.max())} files of the model, which are taken together"]
 
 
 def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -169,7 +214,7 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return frame.reset_index(drop=True), notes
 
 
-def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> np.ndarray[Any, Any]:
+def _decide(scores: np.ndarray[Any, Any], threshold: float | None, alternatives: Sequence[str] = ()) -> np.ndarray[Any, Any]:
     """Decide which samples are correct, False if unknown: score at least ``threshold``, or 1 if all scores are -1, 0 or 1."""
     known = ~np.isnan(scores)
     if threshold is None:
@@ -179,6 +224,7 @@ def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> np.ndarray
             raise InputError(
                 f"{int(odd.sum()):,} of {int(known.sum()):,} scores are neither 0 nor 1 ({printable(examples)}): "
                 "say from which score on a sample is correct, e.g. --threshold 0.5"
+                + (f"; or name another field with --correct: {', '.join(map(printable, alternatives))}" if alternatives else "")
             )
         threshold = 1.0
     return np.asarray(scores >= threshold)

@@ -38,10 +38,10 @@ def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches
     if lm_eval.matches(first[0]):
         return lm_eval.NAME, batches(_lm_eval_rows(path, lm_eval.plan(path, first, columns, notes), first[0], notes))
     keys = list(dict.fromkeys(key for record in first for key in record))
-    numeric = {key for record in first for key, value in record.items() if isinstance(value, (int, float)) or value is None}
-    layout = rows.layout(keys, columns, printable(path), numeric.__contains__)
-    rows.describe(layout, notes)
-    return layout.name, _read_columns(path, layout, first, notes)
+    layout = rows.layout(keys, columns, printable(path), rows.kinds(first))
+    rows.describe(layout, columns, notes)
+    rows.note_contents(layout, first, notes)
+    return layout.name, rows.finished(layout, _read_columns(path, layout, first, notes), printable(path), notes)
 
 
 def _first_records(path: Path) -> list[dict[str, Any]]:
