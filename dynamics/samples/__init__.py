@@ -39,7 +39,9 @@ __all__ = ["STATUSES", "File", "Samples", "read"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson", ".npz", ".npy", ".yaml", ".yml")
 #: parts of a file name that do not identify the model
-_ENDINGS = re.compile(r"(\.jsonl)?(_results|_eval_results|\.eval_results|\.results)?\.(jsonl|json|ndjson|parquet|csv|eval|npz|npy|yaml|yml)$")
+_ENDINGS = re.compile(
+    r"(\.jsonl)?(_results|_eval_results|\.eval_results|\.results)?\.(jsonl|json|ndjson|parquet|csv|eval|npz|npy|yaml|yml)$"
+)
 #: the training step in the name of a file or folder of a trainer
 _STEP = re.compile(r"(?i)(?:^|[_.-])(?:global[_-]?)?(step|checkpoint|ckpt|iter|iteration|epoch)s?[_-]?(\d+)(?=$|[_.-])")
 _STEP_NAMES = {"ckpt": "checkpoint", "iter": "iteration"}
@@ -114,7 +116,9 @@ def read(
     ------
     InputError : a file that cannot be read or whose format is unknown.
     """
+    from dynamics.samples import inspect_log
     from dynamics.samples.gather import Gather
+    from dynamics.samples.models import Source
 
     if not sources:
         raise InputError("no samples: name at least one file")
@@ -143,7 +147,9 @@ def read(
         model = name or defaults[path]
         _check_contents(contents.setdefault(model, {}), path, source_notes)
         fixed = None if path in runs and not alone else name is not None and not alone
-        count = gather.add(index, model, batches, fixed, None if path in runs else steps.get((name, path)))
+        pattern = _kind_of_name(path) if not required and path not in runs and kind != inspect_log.NAME else None
+        step = None if path in runs else steps.get((name, path))
+        count = gather.add(Source(str(path), model, fixed, step, pattern), batches)
         alternatives.update(dict.fromkeys(source_notes.alternatives))
         if not count:
             raise InputError(f"{printable(path)}: has no samples")
@@ -165,6 +171,14 @@ def _counted(number: int, text: str) -> str:
     """Return a count with its noun, the first word of ``text``, which is a plural."""
     noun, _, rest = text.partition(" ")
     return f"{number:,} {noun.removesuffix('s') if number == 1 else noun} {rest}"
+
+
+def _kind_of_name(path: Path) -> str:
+    """Return a path without its numbers, equal for the files of several seeds; a folder that is named by the model is kept as it is."""
+    parts = _name_parts(path)
+    if path.name.startswith(("samples_", "details_")):
+        return "/".join(parts)
+    return re.sub(r"\d+", "0", "/".join(parts))
 
 
 def _check_contents(known: dict[str, tuple[Path, str]], path: Path, notes: SourceNotes) -> None:
@@ -306,7 +320,7 @@ def _holds_samples(file: Path) -> bool:
     for start in ("samples_", "details_"):
         if any(file.parent.glob(f"{start}*")):
             return file.name.startswith(start)
-    return file.name not in ("run.json", "metrics.jsonl", "config.json", "results.json", "metadata.json")
+    return file.name not in ("run.json", "metrics.jsonl", "config.json", "metadata.json")
 
 
 def _default_names(paths: Sequence[Path]) -> dict[Path, str]:

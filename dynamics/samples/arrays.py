@@ -53,7 +53,7 @@ def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches
     axes = "problems x samples" if arrays[chosen[0]].ndim == 2 else "models x problems x samples"
     notes.fields = {"problem": "row", "correct": ", ".join(chosen) or "the array"}
     notes.remarks.append(f"the axes are taken for {axes}: {', '.join(str(arrays[name].shape) for name in chosen)}")
-    return NAME, _batches(arrays, chosen, printable(path))
+    return NAME, _batches(arrays, chosen, path.name.partition(".")[0], printable(path))
 
 
 def _loaded(path: Path) -> Any:
@@ -101,14 +101,14 @@ def _check(array: np.ndarray[Any, Any], name: str, path: str) -> None:
         raise InputError(f"{path}: {what} has more than {LARGEST >> 30} GiB; it is not read")
 
 
-def _batches(arrays: dict[str, np.ndarray[Any, Any]], chosen: list[str], path: str) -> Batches:
+def _batches(arrays: dict[str, np.ndarray[Any, Any]], chosen: list[str], stem: str, path: str) -> Batches:
     for name in chosen:
         array = arrays[name]
         models = array if array.ndim == 3 else array[None]
         problems = _labels(arrays, PROBLEMS, models.shape[1], path) or [str(index) for index in range(models.shape[1])]
-        names = _labels(arrays, MODELS, len(models), path) or [f"model {index}" for index in range(len(models))]
+        names = _labels(arrays, MODELS, len(models), path) or [f"model {index + 1}" for index in range(len(models))]
         for model, matrix in zip(names, models, strict=True):
-            yield from _rows(matrix, problems, model if array.ndim == 3 else None)
+            yield from _rows(matrix, problems, f"{stem} {model}" if array.ndim == 3 else None)
 
 
 def _rows(matrix: np.ndarray[Any, Any], problems: list[str], model: str | None) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,26 @@ from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 from dynamics.io.json import decode, encode, read_document
 from dynamics.samples import inspect_log, lm_eval, rows
-from dynamics.samples.row import SCORED, TIMED_OUT, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, number, score
+from dynamics.samples.row import (
+    BATCH,
+    SCORED,
+    TIMED_OUT,
+    UNSCORED,
+    Batches,
+    Columns,
+    Row,
+    SourceNotes,
+    batches,
+    fingerprint,
+    label,
+    number,
+    score,
+)
 
 #: fields of OpenCompass's details that hold a verdict
 OPENCOMPASS = ("correct", "is_correct", "cascade_correct", "judge_correct")
+#: what a YAML alias looks like, and much else
+_ALIAS = re.compile(rb"(?:^|[\s\[,{:-])\*[^\s*]")
 #: limit on a YAML file, which is parsed slowly
 LARGEST_YAML = 256 << 20
 
@@ -80,26 +97,19 @@ def _yaml(path: Path) -> Any:
         text = stream.read()
     if len(text) > LARGEST_YAML:
         raise InputError(f"{printable(path)}: is a YAML file of more than {LARGEST_YAML >> 20} MiB; convert it to JSON lines first")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        value = yaml.load(text, _without_aliases(yaml))
+        if _ALIAS.search(text) and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
+            raise InputError(f"{printable(path)}: has YAML aliases, which could unfold to any size; write it without them, or as JSON")
+        value = yaml.load(text, loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{printable(path)}: is not YAML: {printable(' '.join(str(error).split()), 120)}") from None
     try:
         return decode(encode(value))  # dates and other types of YAML have no place in a record
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{printable(path)}: holds a value that is no plain data: {printable(str(error), 80)}") from None
-
-
-def _without_aliases(yaml: Any) -> Any:
-    """Return PyYAML's safe loader without aliases, with which a small file could unfold to any size."""
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("aliases are not read")
-            return super().compose_node(parent, index)
-
-    return Loader
 
 
 def _decode(path: Path, raw: Any, kind: Any) -> Any:
@@ -125,17 +135,21 @@ def _list(path: Path, raws: list[Any], columns: Columns, notes: SourceNotes) -> 
     layout = rows.layout(keys, columns, printable(path), rows.kinds(first))
     rows.describe(layout, columns, notes)
     rows.note_contents(layout, first, notes)
-    reader = rows.Reader(layout, printable(path), "record")
+    reader = rows.Reader(layout, printable(path), notes, "record")
 
-    def make() -> Iterator[Row]:
-        for number, raw in enumerate(raws, start=1):
-            record = _decode(path, raw, Any)
-            if not isinstance(record, dict):
-                raise InputError(f"{printable(path)}, record {number}: is not an object")
-            text = record.get(layout.text) if layout.text else None
-            yield from reader.rows(number, record.get, None if text is None else fingerprint(str(text).encode("utf-8", "surrogatepass")))
+    def make() -> Batches:
+        for start in range(0, len(raws), BATCH):
+            records = [_decode(path, raw, Any) for raw in raws[start : start + BATCH]]
+            numbers = range(start + 1, start + len(records) + 1)
+            for number_, record in zip(numbers, records, strict=True):
+                if not isinstance(record, dict):
+                    raise InputError(f"{printable(path)}, record {number_}: is not an object")
+            values = {name: [record.get(name) for record in records] for name in layout.fields()}
+            texts = [record.get(layout.text) if layout.text else None for record in records]
+            fingerprints = [None if text is None else fingerprint(str(text).encode("utf-8", "surrogatepass")) for text in texts]
+            yield from reader.batch(numbers, values, fingerprints)
 
-    return layout.name, rows.finished(layout, batches(make()), printable(path), notes)
+    return layout.name, rows.finished(layout, make(), printable(path), notes)
 
 
 def _lm_eval(path: Path, raws: list[Any], plan: lm_eval.Plan, first: dict[str, Any]) -> Iterator[Row]:
@@ -215,7 +229,8 @@ def _evalplus(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> tup
     """Read EvalPlus or BigCodeBench results. As in EvalPlus, a sample passes ``plus`` only if it also passes the base tests."""
     sample = msgspec.defstruct(
         "Sample",
-        [(name, Any, None) for name in ("base_status", "plus_status", "base", "plus", "status")] + [("solution", msgspec.Raw, msgspec.Raw(b""))],
+        [(name, Any, None) for name in ("base_status", "plus_status", "base", "plus", "status")]
+        + [("solution", msgspec.Raw, msgspec.Raw(b""))],
     )
     problems = _decode(path, raw, dict[str, list[sample]])  # type: ignore[valid-type]
     states = {label(result.status) for results in problems.values() for result in results if result.status is not None}

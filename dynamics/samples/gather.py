@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ import numpy as np
 
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
+from dynamics.samples import models
+from dynamics.samples.models import Source
 from dynamics.samples.row import SCORED, STATUSES, UNSCORED, Batches
 
 if TYPE_CHECKING:
@@ -46,52 +47,37 @@ class Gather:
 
     codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)
 
-    def add(self, source: int, model: str, batches: Batches, fixed: bool | None, step: str | None = None) -> int:
-        """Add all samples of a file, and return their number.
-
-        Parameters
-        ----------
-        source : number of the file.
-        model : name of the model.
-        batches : samples of the file.
-        fixed : whether ``model`` replaces the names in the file; if None, the name consists of ``model`` and the name in the file.
-        step : training step of the file, as ``step 10``; None if it is not known, or if the model has no other files.
-        """
+    def add(self, source: Source, batches: Batches) -> int:
+        """Add all samples of a file, and return their number."""
         count = 0
         for batch in batches:
             size = len(batch)
-            columns = {
-                "model": [_name(model, own, fixed, step) for own in batch.model or [None] * size],
-                "problem": batch.problem,
-                "sample": batch.sample,
-                "answer": batch.answer,
-                "content": batch.content,
-                "status": batch.status or [SCORED] * size,
-            }
-            for name, values in columns.items():
-                self._put(name, self.codes[name].of(values, size))
+            for name in CODED:
+                self._put(name, self.codes[name].of(getattr(batch, name) or ([SCORED] * size if name == "status" else None), size))
             self._put("fingerprint", _filled(batch.fingerprint, size, _NONE, np.int64))
             self._put("temperature", _filled(batch.temperature, size, np.nan, float))
             self._put("score", np.asarray(batch.score, float))
-            self._put("source", np.full(size, source))
+            self._put("source", np.full(size, len(self.sources)))
             count += size
+        self.sources.append(source)
         return count
 
     def _put(self, name: str, values: np.ndarray[Any, Any]) -> None:
         self.columns.setdefault(name, []).append(values)
 
     def table(self, threshold: float | None, alternatives: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-        """Make the tidy table, and a note on each decision; ``alternatives`` are fields that could be the verdict instead."""
+        """Make the tidy table, and a note on each decision; ``alternatives`` are fields that could be the verdict instead, for an error."""
         import pandas as pd
 
         data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         data["score"] = np.where(np.isfinite(data["score"]), data["score"], np.nan)
-        names = self.codes
-        order = list(names["status"].code_of)
+        labels = {name: list(codes.code_of) for name, codes in self.codes.items()}
+        data["model"], labels["model"], notes = models.names(self.sources, data["source"], data["model"], labels["model"])
+        order = labels["status"]
         data["status"] = np.array([STATUSES.index(status) for status in order], np.int64)[data["status"]]
         frame = pd.DataFrame(data)
-        notes: list[str] = []
         missing = np.isnan(data["score"])
         unscored = frame["status"] == STATUSES.index(UNSCORED)
         absent = int((missing & ~unscored).sum())
@@ -102,13 +88,14 @@ class Gather:
         frame.loc[missing, "status"] = STATUSES.index(UNSCORED)
         frame, repeated = _without_repeats(frame)
         notes += repeated
+        models.check_folders(frame, self.sources, labels["problem"])
         notes += _several_files(frame)
-        frame, steps = _by_step(frame, list(names["model"].code_of))
+        frame, steps = models.by_step(frame, labels["model"])
         notes += steps
         correct = _decide(frame["score"].to_numpy(), threshold, alternatives)
         table = pd.DataFrame(index=range(len(frame)))
         for name in ("model", "problem"):
-            table[name] = _categorical(frame[name].to_numpy(), names[name].code_of)
+            table[name] = _categorical(frame[name].to_numpy(), labels[name])
         numbered = frame.groupby(["model", "problem"], sort=False).cumcount()
         table["sample"] = numbered.to_numpy()
         table["correct"] = pd.arrays.BooleanArray(correct, np.isnan(frame["score"].to_numpy()))
@@ -117,7 +104,7 @@ class Gather:
         for name in ("answer", "content"):
             codes = frame[name].to_numpy()
             if (codes != _NONE).any():
-                table[name] = _categorical(np.where(codes == _NONE, -1, codes), names[name].code_of)
+                table[name] = _categorical(np.where(codes == _NONE, -1, codes), labels[name])
         fingerprints = frame["fingerprint"].to_numpy()
         if (fingerprints != _NONE).any():
             table["fingerprint"] = pd.arrays.IntegerArray(fingerprints.copy(), fingerprints == _NONE)
@@ -139,53 +126,15 @@ def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.
     return np.array([missing if value is None else value for value in values] if None in values else values, kind)
 
 
-#: the step of a policy, at the end of the name of a model
-_STEP = re.compile(r"(?:^|(?<= ))(step|checkpoint|iteration|epoch) (\d+)$")
-
-
-def _name(model: str, own: str | None, fixed: bool | None, file_step: str | None) -> str:
-    """Return the name of the model. A step in the file identifies a policy of a run, so it is added to the caller's name."""
-    step = _STEP.search(own) if own else None
-    if file_step and not step:
-        own = f"{own} {file_step}" if own else file_step
-        step = _STEP.search(own)
-    if own is None:
-        return model
-    if fixed is None or (step and step.start() == 0):
-        return f"{model} {own}"
-    if fixed and step:
-        return f"{model} {step.group()}"
-    return model if fixed else own
-
-
-def _by_step(frame: pd.DataFrame, models: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Sort the samples of a run's policies by the step of the policy, and note that these are several models."""
-    runs: dict[str, list[tuple[int, int]]] = {}
-    place = {}
-    for code, model in enumerate(models):
-        step = _STEP.search(model)
-        run = model[: step.start()] if step else model
-        place[code] = (len(runs) if run not in runs else list(runs).index(run), int(step.group(2)) if step else -1)
-        runs.setdefault(run, []).append(place[code])
-    notes = [
-        f"{printable(run.strip() or 'the files', 60)}: samples of {len(steps)} training steps, which are as many models: a curve for each"
-        for run, steps in runs.items()
-        if len(steps) > 1 and min(steps)[1] >= 0
-    ]
-    order = sorted(range(len(models)), key=lambda code: place[code])
-    if order != list(range(len(models))):
-        rank = np.argsort(np.array(order))
-        frame = frame.iloc[np.argsort(rank[frame["model"].to_numpy()], kind="stable")].reset_index(drop=True)
-    return frame, notes
-
-
 def _several_files(frame: pd.DataFrame) -> list[str]:
     """Note that samples of a problem come from several files, which is right for runs with several seeds."""
     files = frame.groupby(["model", "problem"], sort=False)["source"].nunique()
     several = int((files > 1).sum())
     if not several:
         return []
-    return [f"{plural(several, 'problem has', 'problems have')} samples in up to {int(files.max())} files of the model, which are taken together"]
+    return [
+        f"{plural(several, 'problem has', 'problems have')} samples in up to {int(files.max())} files of the model, which are taken together"
+    ]
 
 
 def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

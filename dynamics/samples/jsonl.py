@@ -101,7 +101,7 @@ def _read_records(
 def _read_columns(path: Path, layout: rows.Layout, first: Sequence[dict[str, Any]], notes: SourceNotes) -> Batches:
     """Read thousands of records at a time, column by column."""
     decoder = RecordDecoder(tuple(layout.fields()), layout.text, first, path, notes.unfinished)
-    reader = rows.Reader(layout, printable(path))
+    reader = rows.Reader(layout, printable(path), notes)
     with opened(path) as stream:
         for numbers, records, fingerprints in decoder.batches(stream):
             columns = {name: list(map(attrgetter(member), records)) for name, member in decoder.members.items()}

@@ -86,10 +86,10 @@ def _meaning(name: str, first: Sequence[Mapping[str, Any]]) -> str:
     if name == NOTHING or (name in CORPUS and lists):
         return OTHER
     if lists:
-        if "inst_level" in name or any(_has_instructions(value, record) for value, record in lists):
-            return INSTRUCTIONS
         if name in PAIRS and all(len(value) == 2 for value, _ in lists) and not all(_fits(value, record) for value, record in lists):
             return PAIR
+        if "inst_level" in name or any(_has_instructions(value, record) for value, record in lists):
+            return INSTRUCTIONS
         return REPEATS if all(_fits(value, record) for value, record in lists) else OTHER
     if any(isinstance(value, dict) for value, _ in values):
         return OTHER
@@ -227,7 +227,9 @@ class Plan:
             self.filter = "none"
             return {"none": "none"}
         self.filter = self.filter or "#1"
-        self.notes.remarks.append(f"each problem is in the file {times[0]} times, once for each filter of the task, without the filters' names")
+        self.notes.remarks.append(
+            f"each problem is in the file {times[0]} times, once for each filter of the task, without the filters' names"
+        )
         return {f"#{index + 1}": "" for index in range(times[0])}
 
     def rows(self, number: int, get: Callable[[str], Any]) -> Iterator[Row]:

@@ -19,10 +19,25 @@ from typing import Any
 
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.samples import sessions
-from dynamics.samples.row import SCORED, TIMED_OUT, Batch, Batches, Columns, Row, SourceNotes, batches, is_word, label, name_of, number, score
+from dynamics.samples.row import (
+    SCORED,
+    TIMED_OUT,
+    Batch,
+    Batches,
+    Columns,
+    Row,
+    SourceNotes,
+    batches,
+    is_word,
+    label,
+    name_of,
+    number,
+    score,
+)
 
 PROBLEM = ("problem", "problem_id", "task_id", "question_id", "example_id", "doc_id", "prompt_id", "instance_id", "unique_id", "id", "idx")
 CONTENT = ("prompt", "question", "input", "problem_text", "query", "messages")
+QUESTION = ("question", "problem_text")
 CORRECT = (
     "correct",
     "passed",
@@ -130,8 +145,8 @@ class Layout:
     responses : fields that may hold a list with an entry per response, if verdicts are lists.
     response : fields that may hold the only response, if verdicts are lists.
     alternatives : fields that could be the verdict instead.
-    sample, model, answer, text, status, temperature, step : fields for these attributes of ``Row``; ``text`` is the completion, and
-        ``step`` the step of the policy.
+    sample, model, answer, text, status, temperature, step, error : fields for these attributes of ``Row``; ``text`` is the completion,
+        ``step`` the step of the policy, and ``error`` what went wrong while the sample was drawn or graded.
     """
 
     name: str
@@ -146,6 +161,7 @@ class Layout:
     status: str | None
     temperature: str | None
     step: str | None
+    error: str | None = None
     each: bool = False
     by_uid: bool = False
     responses: tuple[str, ...] = ()
@@ -154,7 +170,7 @@ class Layout:
 
     def fields(self) -> list[str]:
         """List the fields to decode, without the completion."""
-        singles = (self.correct, self.total, self.sample, self.model, self.answer, self.status, self.temperature, self.step)
+        singles = (self.correct, self.total, self.sample, self.model, self.answer, self.status, self.temperature, self.step, self.error)
         return list(dict.fromkeys(root(name) for name in (*self.problem, *singles, *self.responses, *self.response) if name))
 
 
@@ -214,6 +230,9 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
         if name not in taken and (name.lower() in CORRECT or (name in seen.verdicts and _VERDICT.search(name.lower())))
     ]
     lists = root(correct) in seen.lists and not each
+    responses = _responses(fields, taken, seen.lists) if lists else ()
+    response = tuple(name for name in (fields.lower.get(name) for name in RESPONSE) if name and name in seen.texts) if lists else ()
+    text = fields.first(TEXT)
     return Layout(
         _format(verl, trl, human_eval, livecodebench),
         problem,
@@ -223,14 +242,15 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
         fields.lower["uid"] if by_uid else _sample(fields, columns, verl or trl, (*problem, correct)),
         fields.chosen("model", columns.model, MODEL),
         fields.chosen("answer", columns.answer, ANSWER),
-        fields.first(TEXT),
+        None if text in (*responses, *response) else text,  # a list of verdicts has no single completion
         fields.lower.get("result") if human_eval else fields.first(("status",)),
         fields.first(("temperature",)),
         fields.first(STEP),
+        fields.first(("error",)),
         each,
         by_uid,
-        _responses(fields, taken, seen.lists) if lists else (),
-        tuple(name for name in (fields.lower.get(name) for name in RESPONSE) if name and name in seen.texts) if lists else (),
+        responses,
+        response,
         tuple(others),
     )
 
@@ -288,7 +308,8 @@ def _problem(fields: _Fields, columns: Columns, verl: bool, livecodebench: bool,
         return (identifier, *([second] if second else [])), False
     content = fields.first(CONTENT)
     if content is not None:
-        return (content,), True
+        question = fields.first(QUESTION)  # a prompt can be the same for all questions
+        return (content, *([question] if question not in (None, content) else [])), True
     raise InputError(f"{fields.where}: no field says which problem a sample is of; it has {_list(fields.keys)}; name one with --problem")
 
 
@@ -335,8 +356,8 @@ def finished(chosen: Layout, made: Batches, path: str, notes: SourceNotes) -> Ba
 class Reader:
     """Make samples from records with the layout ``chosen``; ``path`` and ``unit`` (line, row, record) are for errors."""
 
-    def __init__(self, chosen: Layout, path: str, unit: str = "line"):
-        self.chosen, self.path, self.unit = chosen, path, unit
+    def __init__(self, chosen: Layout, path: str, notes: SourceNotes, unit: str = "line"):
+        self.chosen, self.path, self.notes, self.unit = chosen, path, notes, unit
         self.statuses: dict[Any, str] = {}
         self.contents: dict[tuple[Any, ...], str] = {}
 
@@ -351,9 +372,13 @@ class Reader:
         """
         chosen = self.chosen
         verdicts = columns.get(chosen.correct)
+        if chosen.error:
+            errors = sum(bool(error) and error == error for error in columns[chosen.error])
+            self.notes.counts["samples ended in an error; the recorded score is taken"] += errors
         plain = verdicts is not None and not any(kind in (list, tuple, dict) for kind in set(map(type, verdicts)))
+        dotted = (*chosen.problem, chosen.correct, chosen.sample, chosen.model, chosen.answer)
         judged = root(chosen.correct).lower() in JUDGEMENT
-        if not plain or judged or chosen.total is not None or any("." in name for name in chosen.problem):
+        if not plain or judged or chosen.total is not None or any("." in name for name in dotted if name):
             yield from batches(self._slowly(numbers, columns, fingerprints))
             return
         if set(map(type, verdicts or [])) <= {bool, int, float}:
@@ -445,8 +470,8 @@ class Reader:
         chosen = self.chosen
         verdict = _at(get, chosen.correct)
         problem = self._problem(number_, get)
-        sample = _id(get(chosen.sample)) if chosen.sample else None
-        model = _model(get(chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
+        sample = _id(_at(get, chosen.sample)) if chosen.sample else None
+        model = _model(_at(get, chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
         temperature = number(get(chosen.temperature)) if chosen.temperature else None
         answer = _at(get, chosen.answer) if chosen.answer else None
         if chosen.total is not None:
@@ -454,6 +479,7 @@ class Reader:
             return
         if isinstance(verdict, (list, tuple)):
             self._check_repeats(number_, verdict, get)
+            self.notes.counts["records with an empty list of verdicts, which give no sample"] += not verdict
             answers = answer if isinstance(answer, (list, tuple)) and len(answer) == len(verdict) else [None] * len(verdict)
             for entry, own_answer in zip(verdict, answers, strict=True):
                 verdict_of = self._score(number_, entry)

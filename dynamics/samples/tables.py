@@ -45,7 +45,7 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
             except (pa.ArrowInvalid, UnicodeDecodeError) as error:
                 raise InputError(f"{printable(path)}: is damaged, or no CSV table: {printable(str(error), 120)}") from None
 
-    return layout.name, rows.finished(layout, _columns(parts(), layout, printable(path)), printable(path), notes)
+    return layout.name, rows.finished(layout, _columns(parts(), layout, printable(path), notes), printable(path), notes)
 
 
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
@@ -68,7 +68,9 @@ def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str,
     layout = rows.layout(names, columns, printable(path), _kinds(schema))
     rows.describe(layout, columns, notes)
     wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
-    return layout.name, _guarded(rows.finished(layout, _columns(parts(wanted), layout, printable(path)), printable(path), notes), path)
+    return layout.name, _guarded(
+        rows.finished(layout, _columns(parts(wanted), layout, printable(path), notes), printable(path), notes), path
+    )
 
 
 def _kinds(schema: Any) -> rows.Kinds:
@@ -105,8 +107,8 @@ def _guarded(batches: Batches, path: Path) -> Batches:
         yield from batches
 
 
-def _columns(parts: Iterator[Any], layout: rows.Layout, path: str) -> Batches:
-    reader = rows.Reader(layout, path, "row")
+def _columns(parts: Iterator[Any], layout: rows.Layout, path: str, notes: SourceNotes) -> Batches:
+    reader = rows.Reader(layout, path, notes, "row")
     start = 1
     for part in parts:
         values = {name: column.to_pylist() for name, column in zip(part.schema.names, part.columns, strict=True)}
@@ -172,7 +174,9 @@ def _metric(types: dict[str, Any], columns: Columns, notes: SourceNotes, path: s
     if metric not in types:
         raise InputError(f"{path}: has no metric {printable(metric)!r}; it has {', '.join(map(printable, types)) or 'none'}")
     if metric not in plain:
-        raise InputError(f"{path}: metric {printable(metric)!r} is of the whole task, not of a response; there are {', '.join(plain) or 'none'}")
+        raise InputError(
+            f"{path}: metric {printable(metric)!r} is of the whole task, not of a response; there are {', '.join(plain) or 'none'}"
+        )
     if len(plain) > 1:
         also = ", ".join(printable(name) for name in plain if name != metric)
         notes.remarks.append(f"verdict is {metric}; --correct takes another: {also}")
