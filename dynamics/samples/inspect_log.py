@@ -130,20 +130,26 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
     temperature = number(settings.get("temperature"))
     notes.fields = {"problem": "task and id", "sample": "epoch", "model": "eval.model"}
     chosen: list[str | None] = [columns.correct]
+    scorers: dict[str, None] = {}
 
     def make() -> Iterator[Row]:
         for sample in samples:
             scores = sample.scores if isinstance(sample.scores, dict) else {}
+            scorers.update(dict.fromkeys(scores))
             if scores and chosen[0] is None:
                 chosen[0] = next(iter(scores))
                 if len(scores) > 1:
                     others = ", ".join(map(printable, scores))
                     notes.remarks.append(f"verdict is that of scorer {printable(chosen[0])}; --correct takes another: {others}")
+                if isinstance(samples, list) and (part := _only_part(samples, chosen[0])):
+                    chosen[0] = f"{chosen[0]}.{part}"
+                    notes.remarks.append(f"of the values of its scorer, only {printable(chosen[0])} is ever a number")
             if chosen[0] is not None:
                 notes.fields["correct"] = f"scorer {chosen[0]}"
             value, answer = _value(scores, chosen[0], path)
             where = f"{printable(path)}, sample {printable(sample.id, 40)} epoch {sample.epoch}"
             verdict = score(value, where)
+            verdict = verdict if math.isfinite(verdict) else math.nan
             no_answer = isinstance(value, str) and value.upper() == "N"
             timed_out = isinstance(sample.limit, (str, dict)) and "time" in str(sample.limit).lower()
             if math.isnan(verdict):
@@ -153,8 +159,26 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
                 status = NO_ANSWER if no_answer else TIMED_OUT if timed_out and verdict == 0 else SCORED
             problem = f"{task}/{label(sample.id)}" if task else label(sample.id)
             yield Row(problem, verdict, status, label(sample.epoch), answer, None, str(model) if model else None, temperature)
+        if chosen[0] and scorers and not {chosen[0], chosen[0].partition(".")[0]} & set(scorers):
+            raise InputError(f"{printable(path)}: has no scorer {printable(chosen[0])!r}; it has {', '.join(map(printable, scorers))}")
 
     return make()
+
+
+def _only_part(samples: list[Any], scorer: str) -> str | None:
+    """Return the key of a scorer's values that alone has numbers, where the values of the others are all NaN; None if there is no such key."""
+    scored: dict[str, bool] = {}
+    for sample in samples:
+        entry = (sample.scores or {}).get(scorer) if isinstance(sample.scores, dict) else None
+        value = entry.get("value") if isinstance(entry, dict) else None
+        if not isinstance(value, dict):
+            if entry is not None:
+                return None
+            continue
+        for key, part in value.items():
+            scored[key] = scored.get(key, False) or not (part is None or (isinstance(part, float) and not math.isfinite(part)))
+    keys = [key for key, is_scored in scored.items() if is_scored]
+    return keys[0] if len(keys) == 1 else None
 
 
 def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any, str | None]:
@@ -165,7 +189,7 @@ def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any,
     if name not in scores and "." in name:
         name, _, key = name.partition(".")
     if name not in scores:
-        raise InputError(f"{printable(path)}: has no scorer {printable(chosen)!r}; it has {', '.join(map(printable, scores))}")
+        return None, None  # a sample that this scorer left out; a name that no sample has is refused at the end
     entry = scores[name]
     value = entry.get("value") if isinstance(entry, dict) else entry
     answer = entry.get("answer") if isinstance(entry, dict) else None

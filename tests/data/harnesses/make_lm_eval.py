@@ -67,7 +67,8 @@ def tasks(work: Path) -> list[str]:
         (work / f"{name}.yaml").write_text(json.dumps({**spec, "task": f"kind_{name}"}))
     text = json.dumps({**generate, "task": "kind_instructions"})[:-1]
     (work / "instructions.yaml").write_text(
-        text + ', "process_results": !function kinds_utils.instructions, "metric_list": [{"metric": "inst_level_strict_acc", "aggregation": '
+        text
+        + ', "process_results": !function kinds_utils.instructions, "metric_list": [{"metric": "inst_level_strict_acc", "aggregation": '
         '!function kinds_utils.flat, "higher_is_better": true}, {"metric": "prompt_level_strict_acc", "aggregation": "mean", '
         '"higher_is_better": true}]}'
     )
