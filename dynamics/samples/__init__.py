@@ -187,8 +187,8 @@ def _check_contents(known: dict[str, tuple[Path, str]], path: Path, notes: Sourc
     if both and all(known[problem][1] != content for problem, content in both.items()):
         problem = next(iter(both))
         raise InputError(
-            f"{printable(path)}: problem {printable(problem, 40)} is not problem {printable(problem, 40)} of {printable(known[problem][0])}: "
-            "files of several tasks number their problems alike; give each task by itself, or name a field that is unique with --problem"
+            f"{printable(path)}: its problem {printable(problem, 40)} is not that of {printable(known[problem][0])}: files of several "
+            "tasks number their problems alike; give each task by itself, or name a field that is unique with --problem"
         )
     for problem, content in notes.contents.items():
         known.setdefault(problem, (path, content))

@@ -1,7 +1,7 @@
 """Matrices of verdicts, ``.npz`` and ``.npy``: a row per problem, a column per sample; with a model axis in front, several models.
 
-The values are 0 and 1, or scores; NaN is a sample without a verdict. Archives of scorio have such an array per task. Pickled objects are not
-read.
+The values are 0 and 1, or scores; NaN is a sample without a verdict. Archives of scorio have such an array per task. Pickled objects are
+not read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JSON documents of evaluation harnesses, and lists of records.
 
-EvalPlus, BigCodeBench, bigcode-evaluation-harness, MultiPL-E, Inspect's ``.json`` logs, LiveCodeBench, OpenCompass, SkyThought and the lists
-of lm-evaluation-harness 0.4.2 and earlier; in YAML, MultiPL-E's results and those of Large Language Monkeys, a file per problem.
+EvalPlus, BigCodeBench, bigcode-evaluation-harness, MultiPL-E, Inspect's ``.json`` logs, LiveCodeBench, OpenCompass, SkyThought and the
+lists of lm-evaluation-harness 0.4.2 and earlier; in YAML, MultiPL-E's results and those of Large Language Monkeys, a file per problem.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def _lm_eval(path: Path, raws: list[Any], plan: lm_eval.Plan, first: dict[str, A
     """Read the list that lm-evaluation-harness 0.4.2 and earlier wrote into a file named ``.jsonl``."""
     if plan.wants_filters(first):
         plan.choose_filter(str(_decode(path, raw, dict[str, Any]).get("filter")) for raw in raws)
-    for number, raw in enumerate(raws, start=1):
-        yield from plan.rows(number, _decode(path, raw, dict[str, Any]).get)
+    for line, raw in enumerate(raws, start=1):
+        yield from plan.rows(line, _decode(path, raw, dict[str, Any]).get)
     plan.finish()
 
 

@@ -83,7 +83,8 @@ class Gather:
         absent = int((missing & ~unscored).sum())
         if absent:
             notes.append(
-                f"{plural(absent, 'sample has', 'samples have')} a score of NaN, infinity, null or nothing, and count as attempted, not as wrong"
+                f"{plural(absent, 'sample has', 'samples have')} a score of NaN, infinity, null or nothing, and count as attempted, "
+                "not as wrong"
             )
         frame.loc[missing, "status"] = STATUSES.index(UNSCORED)
         frame, repeated = _without_repeats(frame)
@@ -128,12 +129,15 @@ def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.
 
 def _several_files(frame: pd.DataFrame) -> list[str]:
     """Note that samples of a problem come from several files, which is right for runs with several seeds."""
+    if len(frame["source"].unique()) < 2:
+        return []
     files = frame.groupby(["model", "problem"], sort=False)["source"].nunique()
     several = int((files > 1).sum())
     if not several:
         return []
     return [
-        f"{plural(several, 'problem has', 'problems have')} samples in up to {int(files.max())} files of the model, which are taken together"
+        f"{plural(several, 'problem has', 'problems have')} samples in up to {int(files.max())} files of the model, "
+        "which are taken together"
     ]
 
 

@@ -60,7 +60,7 @@ def read_json(path: Path, outer: dict[str, Any], columns: Columns, notes: Source
     kind: Any = _kind()
     every: Any = list[kind]
     try:
-        header = {name: _decode(outer[name], dict[str, Any]) for name in ("eval", "plan") if name in outer}
+        header: dict[str, Any] = {name: _decode(outer[name], dict[str, Any]) for name in ("eval", "plan") if name in outer}
         samples = _decode(outer["samples"], every)
     except _UNREADABLE as error:
         raise InputError(f"{printable(path)}: is not laid out as an Inspect log: {printable(str(error), 80)}") from None
@@ -137,12 +137,13 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
             scores = sample.scores if isinstance(sample.scores, dict) else {}
             scorers.update(dict.fromkeys(scores))
             if scores and chosen[0] is None:
-                chosen[0] = next(iter(scores))
+                first = next(iter(scores))
+                chosen[0] = first
                 if len(scores) > 1:
                     others = ", ".join(map(printable, scores))
-                    notes.remarks.append(f"verdict is that of scorer {printable(chosen[0])}; --correct takes another: {others}")
-                if isinstance(samples, list) and (part := _only_part(samples, chosen[0])):
-                    chosen[0] = f"{chosen[0]}.{part}"
+                    notes.remarks.append(f"verdict is that of scorer {printable(first)}; --correct takes another: {others}")
+                if isinstance(samples, list) and (part := _only_part(samples, first)):
+                    chosen[0] = f"{first}.{part}"
                     notes.remarks.append(f"of the values of its scorer, only {printable(chosen[0])} is ever a number")
             if chosen[0] is not None:
                 notes.fields["correct"] = f"scorer {chosen[0]}"
@@ -166,7 +167,7 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
 
 
 def _only_part(samples: list[Any], scorer: str) -> str | None:
-    """Return the key of a scorer's values that alone has numbers, where the values of the others are all NaN; None if there is no such key."""
+    """Return the key of a scorer's values that alone has numbers, because the others are all NaN; None if there is no such key."""
     scored: dict[str, bool] = {}
     for sample in samples:
         entry = (sample.scores or {}).get(scorer) if isinstance(sample.scores, dict) else None

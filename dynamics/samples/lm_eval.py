@@ -259,7 +259,7 @@ class Plan:
             yield Row(problem, verdict, status, repeat, None if invalid else answer, fingerprint(text) if text else None, content=content)
 
     def _listed(self, value: Sequence[Any], n: int, kept: int, where: str) -> list[float]:
-        """Return the verdicts in a list, which has an entry for each response (or for each that the filter keeps), or (gold, prediction)."""
+        """Return the verdicts in a list: an entry for each response, or for each that the filter keeps, or (gold, prediction)."""
         if self.meaning == PAIR:
             gold, prediction = value
             return [float(prediction in gold if isinstance(gold, list) else prediction == gold)]

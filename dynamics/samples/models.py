@@ -61,20 +61,22 @@ def names(
     """
     import pandas as pd
 
-    pairs, inverse = np.unique(np.stack([source, np.maximum(own, -1)]), axis=1, return_inverse=True)
+    width = len(owns) + 1
+    inverse, keys = pd.factorize(source * width + np.maximum(own, -1) + 1)
+    pairs = [(int(key) // width, int(key) % width - 1) for key in keys]
     inside: dict[str, set[str | None]] = {}
-    for number, code in pairs.T.tolist():
+    for number, code in pairs:
         if sources[number].fixed:
             inside.setdefault(sources[number].model, set()).add(_without_step(owns[code]) if code >= 0 else None)
     several = {model for model, parts in inside.items() if len(parts) > 1}
-    made = [_name(sources[number], owns[code] if code >= 0 else None, several) for number, code in pairs.T.tolist()]
-    codes, kept = pd.factorize(np.array(made, object)[inverse.ravel()])
+    made = [_name(sources[number], owns[code] if code >= 0 else None, several) for number, code in pairs]
+    of_pair, kept = pd.factorize(np.array(made, object))
     notes = []
     for model in several:
         parts = sorted(part or "no name" for part in inside[model])
         listed = ", ".join(printable(part, 40) for part in parts[:LISTED]) + (", ..." if len(parts) > LISTED else "")
         notes.append(f"{printable(model, 60)}: its samples name {len(parts)} models, which stay apart: {listed}")
-    return codes, list(map(str, kept)), notes
+    return of_pair[inverse], list(map(str, kept)), notes
 
 
 def _without_step(own: str) -> str | None:
@@ -134,6 +136,6 @@ def check_folders(frame: pd.DataFrame, sources: Sequence[Source], problems: Sequ
     first = ours[same].assign(kind=kind[same]).drop_duplicates("kind")["source"].tolist()[:2]
     files = " and ".join(printable(sources[number].path) for number in first)
     raise InputError(
-        f"{files}: both have samples of problem {printable(problems[problem], 40)}; if they are of two models or tasks, give each by itself "
-        "as NAME=PATH; if they are of one, give each with the same NAME"
+        f"{files}: both have samples of problem {printable(problems[problem], 40)}; if they are of two models or tasks, give each by "
+        "itself as NAME=PATH; if they are of one, give each with the same NAME"
     )

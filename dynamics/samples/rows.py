@@ -4,8 +4,8 @@ Fields are detected by name in this project's ``evals/*.jsonl`` and ``rollouts/*
 and validation dumps, TRL's ``completions_*.parquet``, LiveCodeBench's ``*_eval_all.json``, NeMo-Skills' ``output*.jsonl`` and tables of
 ``problem, correct`` or ``problem, n, c``.
 
-A verdict that is a list gives a sample per entry only if the record has as many responses, in a list of its own or as a count. Otherwise its
-entries could be tests or instructions, and the file is refused, unless the caller says ``FIELD[]``.
+A verdict that is a list gives a sample per entry only if the record has as many responses, in a list of its own or as a count. Otherwise
+its entries could be tests or instructions, and the file is refused, unless the caller says ``FIELD[]``.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ NO_VERDICT = ("advantage", "advantages", "index", "epoch", "seed", "temperature"
 
 @dataclass(frozen=True)
 class Kinds:
-    """What the fields of the first records hold: numbers, lists, texts, only 0 and 1 (``verdicts``), only words such as pass (``words``)."""
+    """What the fields of the first records hold: numbers, lists, texts, only 0 and 1 (``verdicts``), only words for these (``words``)."""
 
     numbers: frozenset[str] = frozenset()
     lists: frozenset[str] = frozenset()
@@ -203,7 +203,7 @@ class _Fields:
         return self.named(option, value) if value else self.first(names)
 
 
-def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kinds()) -> Layout:  # noqa: B008 - frozen
+def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kinds()) -> Layout:
     """Detect the role of each field by name; names given by the caller take precedence.
 
     Parameters
@@ -507,14 +507,14 @@ class Reader:
         if chosen.each or len(verdict) == 1:
             return
         texts = [name for name in chosen.response if isinstance(get(name), str)]
-        counts = {_count(get(name)) for name in chosen.responses} - {None}
+        counts = {count for name in chosen.responses if (count := _count(get(name))) is not None}
         if len(verdict) in counts and not texts:
             return
         held = "one response" if texts else f"{min(counts)} responses" if counts else "no list of as many responses"
         instead = f"name another field with --correct: {_list(chosen.alternatives)}; or " if chosen.alternatives else ""
         raise InputError(
-            f"{self.path}, {self.unit} {number_}: {chosen.correct!r} is a list of {len(verdict)}, and the record has {held}, so its entries "
-            f"may be tests or instructions; {instead}--correct '{chosen.correct}[]' if each entry is a sample"
+            f"{self.path}, {self.unit} {number_}: {chosen.correct!r} is a list of {len(verdict)}, and the record has {held}, so its "
+            f"entries may be tests or instructions; {instead}--correct '{chosen.correct}[]' if each entry is a sample"
         )
 
     def _score(self, number_: int, verdict: Any) -> float:

@@ -108,8 +108,8 @@ def _split(uid: str, outputs: Sequence[Row]) -> list[list[Row]]:
     for session in sessions:
         if len({row.problem for row in session}) < len(session):
             raise InputError(
-                f"uid {printable(uid, 40)} has outputs of several sessions in no order that tells the sessions apart; name the field of the "
-                "problem with --problem and that of the sample with --sample"
+                f"uid {printable(uid, 40)} has outputs of several sessions in no order that tells the sessions apart; name the field of "
+                "the problem with --problem and that of the sample with --sample"
             )
     return sessions
 

@@ -124,7 +124,7 @@ def test_a_list_of_another_length_than_the_responses_is_refused(tmp_path):
     with pytest.raises(InputError, match="no verdict of a response; name another with --correct: acc"):
         samples.read([tmp_path / "samples_x.jsonl"], correct="exact_match")
     late = [record(i, [1.0], filter="none", metrics=["exact_match"]) for i in range(25)] + rows[:1]
-    with pytest.raises(InputError, match="line 26.*list of 2 for 1 response"):
+    with pytest.raises(InputError, match=r"line 26.*list of 2 for 1 response"):
         samples.read([lines(tmp_path / "samples_late.jsonl", late)])
 
 
