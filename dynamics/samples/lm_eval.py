@@ -33,6 +33,8 @@ INVALID = "[invalid]"
 #: metrics that grade no single response: likelihoods, texts that are scored as a corpus, and the metric that does nothing
 CORPUS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "likelihood", "brier_score", "bleu", "chrf", "chrf++", "ter")
 NOTHING = "bypass"
+#: value of a metric of other problems, such as those of another length in RULER
+NOT_OF_IT = -1.0
 #: metrics of the whole task, which hold (gold, prediction) of a multiple-choice problem
 PAIRS = ("f1", "mcc")
 #: meaning of the value of a metric
@@ -102,7 +104,7 @@ def _is_binary(name: str, first: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether a metric is 0 or 1, or a list of these, in all the first records."""
     values = [record[name] for record in first if record.get(name) is not None]
     entries = [entry for value in values for entry in (value if isinstance(value, (list, tuple)) else [value])]
-    return all(score(entry, name) in (0.0, 1.0) for entry in entries)
+    return all(score(entry, name) in (0.0, 1.0, NOT_OF_IT) for entry in entries)
 
 
 def _no_verdict(value: str) -> bool:
@@ -247,6 +249,9 @@ class Plan:
             scores = self._counted(number, get, n)
         else:
             scores = [score(value, where)]
+        elsewhere = sum(verdict == NOT_OF_IT for verdict in scores)
+        self.notes.counts["responses without a verdict: the metric is -1, which marks problems that it is not of"] += elsewhere
+        scores = [math.nan if verdict == NOT_OF_IT else verdict for verdict in scores]
         ungraded = n - len(scores)
         if ungraded > 0:
             self.notes.counts["responses without a verdict: the task's filter kept only some of the repeats of each problem"] += ungraded

@@ -507,7 +507,7 @@ class Reader:
         if chosen.each or len(verdict) == 1:
             return
         texts = [name for name in chosen.response if isinstance(get(name), str)]
-        counts = {count for name in chosen.responses if (count := _count(get(name))) is not None}
+        counts = {count for name in chosen.responses if (count := _count(name, get(name))) is not None}
         if len(verdict) in counts and not texts:
             return
         held = "one response" if texts else f"{min(counts)} responses" if counts else "no list of as many responses"
@@ -553,11 +553,12 @@ def _at(get: Callable[[str], Any], path: str) -> Any:
     return value
 
 
-def _count(value: Any) -> int | None:
-    """Return the number of responses in a field: the length of a list, or a count. A list of chat messages is one response."""
+def _count(name: str, value: Any) -> int | None:
+    """Return the number of responses in a field: the length of a list, or a count. A list of chat messages or token ids is one response."""
     if isinstance(value, (list, tuple)):
         chat = bool(value) and all(isinstance(message, dict) and "role" in message for message in value)
-        return 1 if chat else len(value)
+        tokens = name.lower().endswith("ids") and not any(isinstance(entry, (list, tuple)) for entry in value)
+        return 1 if chat or tokens else len(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -145,6 +145,18 @@ def test_a_vote_is_not_the_verdict_of_a_sample(tmp_path, order):
     assert any("majority vote" in note for note in vote.files[0].notes)
 
 
+def test_a_metric_of_other_problems_is_no_verdict(tmp_path):
+    """RULER writes a metric for each length, which is -1 for problems of another length."""
+    rows = [
+        record(i, 1.0 if i < 2 else -1.0, "4096", filter="none", metrics=["4096", "8192"], **{"8192": -1.0 if i < 2 else 0.0})
+        for i in range(6)
+    ]
+    path = lines(tmp_path / "samples_niah.jsonl", rows)
+    for length, scored, right in (("4096", 2, 2), ("8192", 4, 0)):
+        table = samples.read([path], correct=length).table
+        assert (table["correct"].notna().sum(), table["correct"].sum()) == (scored, right)
+
+
 #: files that the harness wrote (data/harnesses/make_lm_eval.py), with what its own totals say, or why they are refused
 EXPECTED = {
     "strict": 1 / 3,
@@ -403,6 +415,7 @@ def test_what_says_nothing_of_samples_is_refused(tmp_path, name, content, says):
         ({"completion": "x", "passed": [True, False, True]}, "one response"),
         ({"completion": "x", "passed": [True, False], "preds": ["1", "2"]}, "one response"),
         ({"completion": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "passed": [True, False]}, "1 responses"),
+        ({"completion_ids": [7, 8], "passed": [True, False]}, "1 responses"),
         ({"passed": [True, False]}, "no list of as many responses"),
         ({"inputs": ["1", "2"], "outputs": ["1", "2"], "passed": [True, False]}, "no list of as many responses"),
         ({"codes": ["a", "b", "c"], "passed": [True, False]}, "3 responses"),
@@ -426,6 +439,7 @@ def test_a_list_without_as_many_responses_is_refused(tmp_path, fields, held):
     [
         {"responses": [{"text": "x"}] * 4},
         {"samples": ["s"] * 4},
+        {"completion_ids": [[1]] * 4},
         {"n": 4},
         {"codes": ["a"] * 4, "solution": "the reference"},
         {"completions": ["a"] * 4, "inputs": ["1"]},
