@@ -525,6 +525,7 @@ def report(
     remarks = list(notes)
     base = next((other for other in estimates if other.name == (against or names[0])), estimates[0])
     comparisons = []
+    failed = []
     for other in estimates:
         if other is not base:
             try:
@@ -532,7 +533,10 @@ def report(
             except InputError as error:
                 if against is not None:
                     raise
-                remarks.append(f"not compared: {error}")
+                failed.append(f"not compared: {error}")
+    remarks += failed[:SHOWN]
+    if len(failed) > SHOWN:
+        remarks.append(f"nor were {plural(len(failed) - SHOWN, 'other model')} compared, for reasons of the same kind")
     return Report(estimates, comparisons, base.name if len(estimates) > 1 else None, list(files), remarks, level, replicates, seed)
 
 
