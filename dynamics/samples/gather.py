@@ -91,6 +91,7 @@ class Gather:
         notes += repeated
         models.check_folders(frame, self.sources, labels["problem"])
         notes += _several_files(frame)
+        notes += _temperatures(frame, labels["model"])
         frame, steps = models.by_step(frame, labels["model"])
         notes += steps
         correct = _decide(frame["score"].to_numpy(), threshold, alternatives)
@@ -139,6 +140,19 @@ def _several_files(frame: pd.DataFrame) -> list[str]:
         f"{plural(several, 'problem has', 'problems have')} samples in up to {int(files.max())} files of the model, "
         "which are taken together"
     ]
+
+
+def _temperatures(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Note which models have samples of several temperatures."""
+    if frame["temperature"].isna().all():
+        return []
+    notes = []
+    for code, values in frame.groupby("model", sort=False)["temperature"].unique().items():
+        drawn = sorted(value for value in values if value == value)
+        if len(drawn) > 1:
+            listed = ", ".join(f"{value:g}" for value in drawn[:6]) + (", ..." if len(drawn) > 6 else "")
+            notes.append(f"{printable(names[code], 60)}: samples of {len(drawn)} temperatures ({listed}) are taken together")
+    return notes
 
 
 def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

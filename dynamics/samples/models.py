@@ -5,6 +5,7 @@ Rows of several models or training steps are never taken for one model: they are
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: the step of a policy, at the end of the name of a model
-_STEP = re.compile(r"(?:^|(?<= ))(step|checkpoint|iteration|epoch) (\d+)$")
+_STEP = re.compile(r"(?:^|(?<= ))(?:step|checkpoint|iteration|epoch) (\S+)$")
 #: models that a note lists
 LISTED = 6
 
@@ -100,13 +101,14 @@ def _name(source: Source, own: str | None, several: set[str]) -> str:
 
 def by_step(frame: pd.DataFrame, models: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """Sort the samples of a run's policies by the step of the policy, and note that these are several models."""
-    runs: dict[str, list[int]] = {}
+    runs: dict[str, list[float]] = {}
     place = []
     for model in models:
         step = _STEP.search(model)
         run = model[: step.start()] if step else model
-        runs.setdefault(run, []).append(int(step.group(2)) if step else -1)
-        place.append((list(runs).index(run), runs[run][-1]))
+        number = -1.0 if not step else float(step.group(1)) if step.group(1).isdecimal() else math.inf
+        runs.setdefault(run, []).append(number)
+        place.append((list(runs).index(run), number))
     notes = [
         f"{printable(run.strip() or 'the files', 60)}: samples of {len(steps)} training steps, which are as many models: a curve for each"
         for run, steps in runs.items()

@@ -549,6 +549,14 @@ def test_steps_in_one_file(tmp_path, layout):
     assert list(curves(f"rl={path}").values()) == [RIGHT] * 3
 
 
+def test_steps_that_are_no_numbers_and_temperatures(tmp_path):
+    rows = [row for step in ("final", 10) for row in generic(step=step)]
+    paths = [lines(tmp_path / f"{name}.jsonl", rows) for name in "ab"]
+    assert list(curves(*paths)) == ["a step 10", "a step final", "b step 10", "b step final"]
+    warm = lines(tmp_path / "t.jsonl", [row for temperature in (0.2, 1.0) for row in generic(temperature=temperature)])
+    assert samples.read([warm]).notes == ["t: samples of 2 temperatures (0.2, 1) are taken together"]
+
+
 def test_steps_in_folders_and_in_bare_numbers(tmp_path):
     for step in (5, 100):
         lines(tmp_path / "a" / f"checkpoint-{step}" / "out.jsonl", generic())
