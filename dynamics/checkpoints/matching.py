@@ -34,7 +34,6 @@ ROLES = {
 }
 
 
-
 @dataclass(frozen=True)
 class Pair:
     """Two tensors to compare. ``name`` is the base's name without wrappers."""

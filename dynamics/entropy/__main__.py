@@ -61,7 +61,9 @@ def _report_bounds(options: argparse.Namespace) -> None:
                 size = f"{part['tokens']:,} tokens with up to {part['k']} log-probabilities each"
                 print(f"{label}{size}, {100 * part['mass']:.2f} % of the mass on average")
                 low, high = part["mean_entropy"]["low"], part["mean_entropy"]["high"]
-                print(f"{label}mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the most likely tokens, not an estimate")
+                print(
+                    f"{label}mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the most likely tokens, not an estimate"
+                )
             for note in notes:
                 print(f"note  {note}")
     if options.json:

@@ -70,12 +70,18 @@ def read_document(path: Path, kind: Any = Any) -> Any:
 
 
 def _read_leniently(text: bytes, path: Path, kind: Any) -> Any:
-    """Read a document by Python's json module, which also reports the position of an error."""
+    """Read a document by Python's json module, which also reports the position of an error. Raw parts of it have null for NaN."""
     try:
-        return msgspec.convert(json.loads(text), kind, strict=False)
+        value = json.loads(text)
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError:  # parsed values are no raw JSON
+            return msgspec.json.decode(encode(value), type=kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{printable(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise InputError(f"{printable(path)}: is not a JSON document: {why_not_json(error)}") from None
 
 

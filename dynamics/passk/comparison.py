@@ -524,16 +524,28 @@ def report(
         estimates.append(curve(part, name, ks, unscored=unscored, maj=maj, extrapolate=extrapolate, progress=tell, **settings))
     remarks = list(notes)
     base = next((other for other in estimates if other.name == (against or names[0])), estimates[0])
-    comparisons = []
-    for other in estimates:
+    comparisons, failed = _compared(base, estimates, ks, against is not None, settings)
+    remarks += failed
+    return Report(estimates, comparisons, base.name if len(estimates) > 1 else None, list(files), remarks, level, replicates, seed)
+
+
+def _compared(
+    base: Curve, curves: Sequence[Curve], ks: Sequence[int], strict: bool, settings: Mapping[str, Any]
+) -> tuple[list[Comparison], list[str]]:
+    """Compare all other curves with ``base``; return also why some cannot be compared, which is an error if ``strict``."""
+    comparisons, failed = [], []
+    for other in curves:
         if other is not base:
             try:
                 comparisons.append(compare(base, other, ks, **settings))
             except InputError as error:
-                if against is not None:
+                if strict:
                     raise
-                remarks.append(f"not compared: {error}")
-    return Report(estimates, comparisons, base.name if len(estimates) > 1 else None, list(files), remarks, level, replicates, seed)
+                failed.append(f"not compared: {error}")
+    if len(failed) > SHOWN:
+        rest = plural(len(failed) - SHOWN, "other model was", "other models were")
+        failed = [*failed[:SHOWN], f"{rest} not compared either, for reasons of this kind"]
+    return comparisons, failed
 
 
 def crossing_text(comparison: Comparison, level: float) -> str:

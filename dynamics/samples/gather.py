@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
+from dynamics.samples import models
+from dynamics.samples.models import Source
 from dynamics.samples.row import SCORED, STATUSES, UNSCORED, Batches
 
 if TYPE_CHECKING:
@@ -45,64 +47,57 @@ class Gather:
 
     codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)
 
-    def add(self, source: int, model: str, batches: Batches, fixed: bool | None) -> int:
-        """Add all samples of a file, and return their number.
-
-        Parameters
-        ----------
-        source : number of the file.
-        model : name of the model.
-        batches : samples of the file.
-        fixed : whether ``model`` replaces the names in the file; if None, the name consists of ``model`` and the name in the file.
-        """
+    def add(self, source: Source, batches: Batches) -> int:
+        """Add all samples of a file, and return their number."""
         count = 0
         for batch in batches:
             size = len(batch)
-            columns = {
-                "model": [model] * size if batch.model is None else [_name(model, own, fixed) for own in batch.model],
-                "problem": batch.problem,
-                "sample": batch.sample,
-                "answer": batch.answer,
-                "content": batch.content,
-                "status": batch.status or [SCORED] * size,
-            }
-            for name, values in columns.items():
-                self._put(name, self.codes[name].of(values, size))
+            for name in CODED:
+                self._put(name, self.codes[name].of(getattr(batch, name) or ([SCORED] * size if name == "status" else None), size))
             self._put("fingerprint", _filled(batch.fingerprint, size, _NONE, np.int64))
             self._put("temperature", _filled(batch.temperature, size, np.nan, float))
             self._put("score", np.asarray(batch.score, float))
-            self._put("source", np.full(size, source))
+            self._put("source", np.full(size, len(self.sources)))
             count += size
+        self.sources.append(source)
         return count
 
     def _put(self, name: str, values: np.ndarray[Any, Any]) -> None:
         self.columns.setdefault(name, []).append(values)
 
-    def table(self, threshold: float | None) -> tuple[pd.DataFrame, list[str]]:
-        """Make the tidy table, and a note on each decision."""
+    def table(self, threshold: float | None, alternatives: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+        """Make the tidy table, and a note on each decision; ``alternatives`` are fields that could be the verdict instead, for an error."""
         import pandas as pd
 
         data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
-        names = self.codes
-        order = list(names["status"].code_of)
+        data["score"] = np.where(np.isfinite(data["score"]), data["score"], np.nan)
+        labels = {name: list(codes.code_of) for name, codes in self.codes.items()}
+        data["model"], labels["model"], notes = models.names(self.sources, data["source"], data["model"], labels["model"])
+        order = labels["status"]
         data["status"] = np.array([STATUSES.index(status) for status in order], np.int64)[data["status"]]
         frame = pd.DataFrame(data)
-        notes: list[str] = []
         missing = np.isnan(data["score"])
         unscored = frame["status"] == STATUSES.index(UNSCORED)
         absent = int((missing & ~unscored).sum())
         if absent:
             notes.append(
-                f"{plural(absent, 'sample has', 'samples have')} a score of NaN, null or nothing, and count as attempted, not as wrong"
+                f"{plural(absent, 'sample has', 'samples have')} a score of NaN, infinity, null or nothing, and count as attempted, "
+                "not as wrong"
             )
         frame.loc[missing, "status"] = STATUSES.index(UNSCORED)
         frame, repeated = _without_repeats(frame)
         notes += repeated
-        correct = _decide(frame["score"].to_numpy(), threshold)
+        models.check_folders(frame, self.sources, labels["problem"])
+        notes += _several_files(frame)
+        notes += _temperatures(frame, labels["model"])
+        frame, steps = models.by_step(frame, labels["model"])
+        notes += steps
+        correct = _decide(frame["score"].to_numpy(), threshold, alternatives)
         table = pd.DataFrame(index=range(len(frame)))
         for name in ("model", "problem"):
-            table[name] = _categorical(frame[name].to_numpy(), names[name].code_of)
+            table[name] = _categorical(frame[name].to_numpy(), labels[name])
         numbered = frame.groupby(["model", "problem"], sort=False).cumcount()
         table["sample"] = numbered.to_numpy()
         table["correct"] = pd.arrays.BooleanArray(correct, np.isnan(frame["score"].to_numpy()))
@@ -111,7 +106,7 @@ class Gather:
         for name in ("answer", "content"):
             codes = frame[name].to_numpy()
             if (codes != _NONE).any():
-                table[name] = _categorical(np.where(codes == _NONE, -1, codes), names[name].code_of)
+                table[name] = _categorical(np.where(codes == _NONE, -1, codes), labels[name])
         fingerprints = frame["fingerprint"].to_numpy()
         if (fingerprints != _NONE).any():
             table["fingerprint"] = pd.arrays.IntegerArray(fingerprints.copy(), fingerprints == _NONE)
@@ -133,13 +128,31 @@ def _filled(values: list[Any] | None, size: int, missing: Any, kind: Any) -> np.
     return np.array([missing if value is None else value for value in values] if None in values else values, kind)
 
 
-def _name(model: str, own: str | None, fixed: bool | None) -> str:
-    """Return the name of the model. A step in the file identifies a policy of a run, so it is added to the caller's name."""
-    if own is None:
-        return model
-    if own.startswith("step ") or fixed is None:
-        return f"{model} {own}"
-    return model if fixed else own
+def _several_files(frame: pd.DataFrame) -> list[str]:
+    """Note that samples of a problem come from several files, which is right for runs with several seeds."""
+    if len(frame["source"].unique()) < 2:
+        return []
+    files = frame.groupby(["model", "problem"], sort=False)["source"].nunique()
+    several = int((files > 1).sum())
+    if not several:
+        return []
+    return [
+        f"{plural(several, 'problem has', 'problems have')} samples in up to {int(files.max())} files of the model, "
+        "which are taken together"
+    ]
+
+
+def _temperatures(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Note which models have samples of several temperatures."""
+    if frame["temperature"].isna().all():
+        return []
+    notes = []
+    for code, values in frame.groupby("model", sort=False)["temperature"].unique().items():
+        drawn = sorted(value for value in values if value == value)
+        if len(drawn) > 1:
+            listed = ", ".join(f"{value:g}" for value in drawn[:6]) + (", ..." if len(drawn) > 6 else "")
+            notes.append(f"{printable(names[code], 60)}: samples of {len(drawn)} temperatures ({listed}) are taken together")
+    return notes
 
 
 def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -168,7 +181,7 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return frame.reset_index(drop=True), notes
 
 
-def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> np.ndarray[Any, Any]:
+def _decide(scores: np.ndarray[Any, Any], threshold: float | None, alternatives: Sequence[str] = ()) -> np.ndarray[Any, Any]:
     """Decide which samples are correct, False if unknown: score at least ``threshold``, or 1 if all scores are -1, 0 or 1."""
     known = ~np.isnan(scores)
     if threshold is None:
@@ -178,6 +191,7 @@ def _decide(scores: np.ndarray[Any, Any], threshold: float | None) -> np.ndarray
             raise InputError(
                 f"{int(odd.sum()):,} of {int(known.sum()):,} scores are neither 0 nor 1 ({printable(examples)}): "
                 "say from which score on a sample is correct, e.g. --threshold 0.5"
+                + (f"; or name another field with --correct: {', '.join(map(printable, alternatives))}" if alternatives else "")
             )
         threshold = 1.0
     return np.asarray(scores >= threshold)

@@ -1,7 +1,12 @@
-"""Inspect's logs: ``.eval``, a zip file whose members may be compressed with zstd, and ``.json``. Each epoch of a problem is a sample."""
+"""Inspect's logs: ``.eval``, a zip file whose members may be compressed with zstd, and ``.json``. Each epoch of a problem is a sample.
+
+A score of NaN is how Inspect marks a sample that a scorer left unscored. Python's json module writes it, and infinities in metadata, as no
+other parser reads them, so a part of a log that holds one is parsed by that module.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import zipfile
@@ -52,14 +57,28 @@ def read_zip(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
 
 def read_json(path: Path, outer: dict[str, Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Read a ``.json`` log from the fields of its document; return the name of the format and the samples."""
+    kind: Any = _kind()
+    every: Any = list[kind]
     try:
-        header: dict[str, Any] = {name: msgspec.json.decode(outer[name], type=dict[str, Any]) for name in ("eval", "plan") if name in outer}
-        kind: Any = _kind()
-        every: Any = list[kind]
-        samples = msgspec.json.decode(outer["samples"], type=every)
-    except msgspec.DecodeError as error:
-        raise InputError(f"{printable(path)}: is not laid out as an Inspect log: {error}") from None
+        header: dict[str, Any] = {name: _decode(outer[name], dict[str, Any]) for name in ("eval", "plan") if name in outer}
+        samples = _decode(outer["samples"], every)
+    except _UNREADABLE as error:
+        raise InputError(f"{printable(path)}: is not laid out as an Inspect log: {printable(str(error), 80)}") from None
     return NAME, batches(_rows(path, header, samples, columns, notes))
+
+
+#: errors of ``_decode``
+_UNREADABLE = (ValueError, RecursionError)
+
+
+def _decode(text: Any, kind: Any) -> Any:
+    """Decode JSON that may hold NaN and infinities into ``kind``."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.convert(json.loads(bytes(text)), kind)
 
 
 def _kind() -> Any:
@@ -92,8 +111,8 @@ def _member(archive: zipfile.ZipFile, name: str, kind: Any, path: Path) -> Any:
             )
         with archive.open(name) as member:
             text = member.read(LARGEST + 1)
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
+        return _decode(text, kind)
+    except _UNREADABLE as error:
         raise InputError(f"{printable(path)}: its member {printable(name)} is not as an Inspect log has it: {error}") from None
     except InputError:
         raise
@@ -111,20 +130,27 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
     temperature = number(settings.get("temperature"))
     notes.fields = {"problem": "task and id", "sample": "epoch", "model": "eval.model"}
     chosen: list[str | None] = [columns.correct]
+    scorers: dict[str, None] = {}
 
     def make() -> Iterator[Row]:
         for sample in samples:
             scores = sample.scores if isinstance(sample.scores, dict) else {}
+            scorers.update(dict.fromkeys(scores))
             if scores and chosen[0] is None:
-                chosen[0] = next(iter(scores))
+                first = next(iter(scores))
+                chosen[0] = first
                 if len(scores) > 1:
                     others = ", ".join(map(printable, scores))
-                    notes.remarks.append(f"verdict is that of scorer {printable(chosen[0])}; --correct takes another: {others}")
+                    notes.remarks.append(f"verdict is that of scorer {printable(first)}; --correct takes another: {others}")
+                if isinstance(samples, list) and (part := _only_part(samples, first)):
+                    chosen[0] = f"{first}.{part}"
+                    notes.remarks.append(f"of the values of its scorer, only {printable(chosen[0])} is ever a number")
             if chosen[0] is not None:
                 notes.fields["correct"] = f"scorer {chosen[0]}"
             value, answer = _value(scores, chosen[0], path)
             where = f"{printable(path)}, sample {printable(sample.id, 40)} epoch {sample.epoch}"
             verdict = score(value, where)
+            verdict = verdict if math.isfinite(verdict) else math.nan
             no_answer = isinstance(value, str) and value.upper() == "N"
             timed_out = isinstance(sample.limit, (str, dict)) and "time" in str(sample.limit).lower()
             if math.isnan(verdict):
@@ -134,8 +160,26 @@ def _rows(path: Path, header: dict[str, Any], samples: Iterable[Any], columns: C
                 status = NO_ANSWER if no_answer else TIMED_OUT if timed_out and verdict == 0 else SCORED
             problem = f"{task}/{label(sample.id)}" if task else label(sample.id)
             yield Row(problem, verdict, status, label(sample.epoch), answer, None, str(model) if model else None, temperature)
+        if chosen[0] and scorers and not {chosen[0], chosen[0].partition(".")[0]} & set(scorers):
+            raise InputError(f"{printable(path)}: has no scorer {printable(chosen[0])!r}; it has {', '.join(map(printable, scorers))}")
 
     return make()
+
+
+def _only_part(samples: list[Any], scorer: str) -> str | None:
+    """Return the key of a scorer's values that alone has numbers, because the others are all NaN; None if there is no such key."""
+    scored: dict[str, bool] = {}
+    for sample in samples:
+        entry = (sample.scores or {}).get(scorer) if isinstance(sample.scores, dict) else None
+        value = entry.get("value") if isinstance(entry, dict) else None
+        if not isinstance(value, dict):
+            if entry is not None:
+                return None
+            continue
+        for key, part in value.items():
+            scored[key] = scored.get(key, False) or not (part is None or (isinstance(part, float) and not math.isfinite(part)))
+    keys = [key for key, is_scored in scored.items() if is_scored]
+    return keys[0] if len(keys) == 1 else None
 
 
 def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any, str | None]:
@@ -146,7 +190,7 @@ def _value(scores: dict[str, Any], chosen: str | None, path: Path) -> tuple[Any,
     if name not in scores and "." in name:
         name, _, key = name.partition(".")
     if name not in scores:
-        raise InputError(f"{printable(path)}: has no scorer {printable(chosen)!r}; it has {', '.join(map(printable, scores))}")
+        return None, None  # a sample that this scorer left out; a name that no sample has is refused at the end
     entry = scores[name]
     value = entry.get("value") if isinstance(entry, dict) else entry
     answer = entry.get("answer") if isinstance(entry, dict) else None

@@ -32,15 +32,16 @@ ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Detect the format of a file; return its name and the samples."""
     first = _first_records(path)
-    for harness in (lm_eval, verifiers):
-        if harness.matches(first[0]):
-            plan = harness.plan(path, first, columns, notes)
-            return harness.NAME, batches(_read_records(path, harness.FIELDS + tuple(plan.extra), plan.rows, notes))
+    if verifiers.matches(first[0]):
+        episodes = verifiers.plan(path, first, columns, notes)
+        return verifiers.NAME, batches(_read_records(path, verifiers.FIELDS, episodes.rows, notes))
+    if lm_eval.matches(first[0]):
+        return lm_eval.NAME, batches(_lm_eval_rows(path, lm_eval.plan(path, first, columns, notes), first[0], notes))
     keys = list(dict.fromkeys(key for record in first for key in record))
-    numeric = {key for record in first for key, value in record.items() if isinstance(value, (int, float)) or value is None}
-    layout = rows.layout(keys, columns, printable(path), numeric.__contains__)
-    rows.describe(layout, notes)
-    return layout.name, _read_columns(path, layout, first, notes)
+    layout = rows.layout(keys, columns, printable(path), rows.kinds(first))
+    rows.describe(layout, columns, notes)
+    rows.note_contents(layout, first, notes)
+    return layout.name, rows.finished(layout, _read_columns(path, layout, first, notes), printable(path), notes)
 
 
 def _first_records(path: Path) -> list[dict[str, Any]]:
@@ -66,6 +67,24 @@ def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | 
     return record
 
 
+def _lm_eval_rows(path: Path, plan: lm_eval.Plan, first: dict[str, Any], notes: SourceNotes) -> Iterator[Row]:
+    if plan.wants_filters(first):
+        plan.choose_filter(_values(path, "filter"))
+    yield from _read_records(path, lm_eval.FIELDS + tuple(plan.extra), plan.rows, notes)
+    plan.finish()
+
+
+def _values(path: Path, name: str) -> Iterator[str]:
+    """Read one field of every record."""
+    decoder = RecordDecoder((name,), None, [], path, [])
+    with opened(path) as stream:
+        for number, line in numbered_lines(stream, path):
+            record = decoder.decode(number, line)
+            if record is None:
+                return
+            yield str(decoder.getter(record)(name))
+
+
 def _read_records(
     path: Path, fields: tuple[str, ...], make_rows: Callable[[int, Callable[[str], Any]], Iterator[Row]], notes: SourceNotes
 ) -> Iterator[Row]:
@@ -82,7 +101,7 @@ def _read_records(
 def _read_columns(path: Path, layout: rows.Layout, first: Sequence[dict[str, Any]], notes: SourceNotes) -> Batches:
     """Read thousands of records at a time, column by column."""
     decoder = RecordDecoder(tuple(layout.fields()), layout.text, first, path, notes.unfinished)
-    reader = rows.Reader(layout, printable(path))
+    reader = rows.Reader(layout, printable(path), notes)
     with opened(path) as stream:
         for numbers, records, fingerprints in decoder.batches(stream):
             columns = {name: list(map(attrgetter(member), records)) for name, member in decoder.members.items()}

@@ -53,12 +53,16 @@ class SourceNotes:
     remarks : choices that affect the interpretation of the numbers.
     counts : description of an unusual case -> number of cases.
     unfinished : numbers of incomplete lines.
+    alternatives : fields that could be the verdict instead.
+    contents : text of the first problems by id, if the file has it.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     unfinished: list[int] = field(default_factory=list)
+    alternatives: list[str] = field(default_factory=list)
+    contents: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,15 @@ def batches(rows: Rows) -> Batches:
 _WORDS = {
     **dict.fromkeys(("true", "t", "yes", "y", "pass", "passed", "correct", "c", "success", "succeeded", "ok", "right"), 1.0),
     **dict.fromkeys(("false", "f", "no", "fail", "failed", "incorrect", "i", "failure", "wrong", "n"), 0.0),
+    **dict.fromkeys(("timeout", "timed out", "timed_out", "not_attempted"), 0.0),
     "p": 0.5,
-    **dict.fromkeys(("", "nan", "none", "null", "na", "n/a"), math.nan),
+    **dict.fromkeys(("", "nan", "none", "null", "na", "n/a", "error"), math.nan),
 }
+
+
+def is_word(value: Any) -> bool:
+    """Tell whether a value is a word for right or wrong, such as pass or timeout."""
+    return isinstance(value, str) and len(value) > 1 and _WORDS.get(value.strip().lower()) in (0.0, 1.0)
 
 
 def score(value: Any, where: Any) -> float:

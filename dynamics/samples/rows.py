@@ -1,24 +1,69 @@
 """Records with a verdict each, from any tool: JSON lines, CSV and Parquet tables, and JSON lists.
 
-Fields are detected by name in this project's ``evals/*.jsonl``, human-eval's ``*_results.jsonl``, verl's rollout and validation dumps,
-TRL's ``completions_*.parquet`` and tables of ``problem, correct`` or ``problem, n, c``. A verdict that is a list, as in math evaluation
-scripts, gives a sample per entry.
+Fields are detected by name in this project's ``evals/*.jsonl`` and ``rollouts/*.jsonl``, human-eval's ``*_results.jsonl``, verl's rollout
+and validation dumps, TRL's ``completions_*.parquet``, LiveCodeBench's ``*_eval_all.json``, NeMo-Skills' ``output*.jsonl`` and tables of
+``problem, correct`` or ``problem, n, c``.
+
+A verdict that is a list gives a sample per entry only if the record has as many responses, in a list of its own or as a count. Otherwise
+its entries could be tests or instructions, and the file is refused, unless the caller says ``FIELD[]``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dynamics.errors import InputError, did_you_mean, printable
-from dynamics.samples.row import SCORED, TIMED_OUT, Batch, Batches, Columns, Row, SourceNotes, batches, label, name_of, number, score
+from dynamics.samples import sessions
+from dynamics.samples.row import (
+    SCORED,
+    TIMED_OUT,
+    Batch,
+    Batches,
+    Columns,
+    Row,
+    SourceNotes,
+    batches,
+    is_word,
+    label,
+    name_of,
+    number,
+    score,
+)
 
 PROBLEM = ("problem", "problem_id", "task_id", "question_id", "example_id", "doc_id", "prompt_id", "instance_id", "unique_id", "id", "idx")
 CONTENT = ("prompt", "question", "input", "problem_text", "query", "messages")
-CORRECT = ("correct", "passed", "is_correct", "acc", "accuracy", "score", "scores", "reward", "rewards", "resolved", "success", "solved")
+QUESTION = ("question", "problem_text")
+CORRECT = (
+    "correct",
+    "passed",
+    "is_correct",
+    "symbolic_correct",
+    "judge_correct",
+    "acc",
+    "accuracy",
+    "graded_list",
+    "is_corrects",
+    "corrects",
+    "score",
+    "scores",
+    "reward",
+    "rewards",
+    "resolved",
+    "success",
+    "solved",
+    "correctness",
+    "judgement",
+    "judgment",
+)
+#: fields that are the verdict if they hold words such as pass and fail
+OUTCOME = ("status", "result", "outcome", "verdict", "grade")
+#: fields of a judge's text that ends in "Judgement: Yes"
+JUDGEMENT = ("judgement", "judgment")
 SAMPLE = (
     "sample",
     "sample_id",
@@ -32,13 +77,58 @@ SAMPLE = (
     "attempt",
     "rollout_id",
 )
-MODEL = ("model", "model_name", "model_id")
+MODEL = ("model", "model_name", "model_id", "checkpoint")
 ANSWER = ("pred", "preds", "prediction", "predicted_answer", "extracted_answer", "parsed_answer", "model_answer")
 TEXT = ("completion_ids", "completion", "response", "output", "generation", "solution", "generated_text", "response_text", "code")
+#: fields with the step of the policy that drew a sample
+STEP = ("step", "global_step", "global_steps", "training_step", "train_step", "trainer_step", "policy_step")
 TOTAL = ("n", "num_samples", "n_samples", "num_total")
 RIGHT = ("c", "num_correct", "n_correct", "correct_count")
-#: numeric fields of TRL's and verl's tables that are not verdicts
-NO_VERDICT = ("step", "advantage", "advantages", "index", "epoch", "seed", "temperature", "n_tokens", "completion_length")
+#: fields that hold one text if a record has one response
+RESPONSE = ("completion", "response", "generation", "generated_text", "response_text", "model_output", "completion_ids")
+#: fields that hold a list with an entry per response
+RESPONSES = (
+    *("completions", "responses", "generations", "samples", "resps", "texts", "outputs", "solutions", "codes", "rollouts", "attempts"),
+    *("generated_texts", "model_outputs", "candidates", "output_list", "code_list", "pred_list", "predictions"),
+    *("pred_answers", "extracted_answers", *ANSWER, *TEXT),
+)
+#: fields with one entry per test of a program; lists beside them are of the tests as well
+TESTS = ("inputs", "test_inputs", "tests", "test_cases", "test_list")
+#: fields that identify a problem together with ``question_id``
+SECOND_ID = ("test_id", "id")
+#: numeric fields that are not verdicts
+NO_VERDICT = ("advantage", "advantages", "index", "epoch", "seed", "temperature", "n_tokens", "completion_length", "level", *STEP)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What the fields of the first records hold: numbers, lists, texts, only 0 and 1 (``verdicts``), only words for these (``words``)."""
+
+    numbers: frozenset[str] = frozenset()
+    lists: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
+    verdicts: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+
+
+def kinds(first: Sequence[Mapping[str, Any]]) -> Kinds:
+    """Tell what the fields of ``first`` hold."""
+    values: dict[str, list[Any]] = {}
+    for record in first:
+        for key, value in record.items():
+            values.setdefault(key, []).append(value)
+    given = {key: [value for value in column if value is not None] for key, column in values.items()}
+
+    def having(test: Callable[[list[Any]], bool]) -> frozenset[str]:
+        return frozenset(key for key, column in given.items() if test(column))
+
+    return Kinds(
+        having(lambda column: any(isinstance(value, (int, float)) for value in column) or not column),
+        having(lambda column: any(isinstance(value, (list, tuple)) for value in column)),
+        having(lambda column: any(isinstance(value, str) for value in column)),
+        having(lambda column: bool(column) and all(isinstance(value, (int, float)) and value in (0, 1) for value in column)),
+        having(lambda column: bool(column) and all(is_word(value) for value in column)),
+    )
 
 
 @dataclass(frozen=True)
@@ -48,10 +138,15 @@ class Layout:
     Attributes
     ----------
     name : name of the format.
-    problem : the field with an id or, if ``by_content``, the fields whose content is the problem.
+    problem : the fields that form an id or, if ``by_content``, the fields whose content is the problem.
     correct : the field with the verdict or, if ``total`` (number of samples) is given, with the number of correct samples.
-    sample, model, answer, text, status, temperature, step : fields for these attributes of ``Row``; ``text`` is the completion, and
-        ``step`` the step of the policy.
+    each : whether the caller says that the entries of a list of verdicts are samples.
+    by_uid : whether ``sample`` holds verl's ``uid``, see ``dynamics.samples.sessions``.
+    responses : fields that may hold a list with an entry per response, if verdicts are lists.
+    response : fields that may hold the only response, if verdicts are lists.
+    alternatives : fields that could be the verdict instead.
+    sample, model, answer, text, status, temperature, step, error : fields for these attributes of ``Row``; ``text`` is the completion,
+        ``step`` the step of the policy, and ``error`` what went wrong while the sample was drawn or graded.
     """
 
     name: str
@@ -66,11 +161,17 @@ class Layout:
     status: str | None
     temperature: str | None
     step: str | None
+    error: str | None = None
+    each: bool = False
+    by_uid: bool = False
+    responses: tuple[str, ...] = ()
+    response: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
     def fields(self) -> list[str]:
         """List the fields to decode, without the completion."""
-        singles = (self.correct, self.total, self.sample, self.model, self.answer, self.status, self.temperature, self.step)
-        return list(dict.fromkeys([*(root(name) for name in (*self.problem, *singles) if name)]))
+        singles = (self.correct, self.total, self.sample, self.model, self.answer, self.status, self.temperature, self.step, self.error)
+        return list(dict.fromkeys(root(name) for name in (*self.problem, *singles, *self.responses, *self.response) if name))
 
 
 def root(name: str) -> str:
@@ -102,7 +203,7 @@ class _Fields:
         return self.named(option, value) if value else self.first(names)
 
 
-def layout(keys: Sequence[str], columns: Columns, where: str, numeric: Callable[[str], bool] = lambda _: False) -> Layout:
+def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kinds()) -> Layout:
     """Detect the role of each field by name; names given by the caller take precedence.
 
     Parameters
@@ -110,61 +211,105 @@ def layout(keys: Sequence[str], columns: Columns, where: str, numeric: Callable[
     keys : names of the fields.
     columns : field names given by the caller.
     where : the file, for errors.
-    numeric : tells whether a field holds numbers.
+    seen : what the fields hold.
     """
     fields = _Fields(keys, {key.lower(): key for key in reversed(keys)}, where)
     names = set(fields.lower)
-    verl = {"input", "output", "gts", "score"} <= names
+    verl = {"input", "output", "score"} <= names and bool({"gts", "step"} & names)
     trl = {"prompt", "completion", "step", "advantage"} <= names
     human_eval = {"task_id", "result", "passed"} <= names
-    correct, total = _verdict(fields, columns, trl, numeric)
-    problem, by_content = _problem(fields, columns, verl, correct)
+    livecodebench = {"question_id", "graded_list"} <= names
+    each = (columns.correct or "").endswith("[]")
+    correct, total = _verdict(fields, columns, trl, seen)
+    problem, by_content = _problem(fields, columns, verl, livecodebench, correct)
+    by_uid = by_content and "uid" in names and not (columns.sample or columns.problem)
+    taken = {correct, *problem}
+    others = [
+        name
+        for name in keys
+        if name not in taken and (name.lower() in CORRECT or (name in seen.verdicts and _VERDICT.search(name.lower())))
+    ]
+    lists = root(correct) in seen.lists and not each
+    responses = _responses(fields, taken, seen.lists) if lists else ()
+    response = tuple(name for name in (fields.lower.get(name) for name in RESPONSE) if name and name in seen.texts) if lists else ()
+    text = fields.first(TEXT)
     return Layout(
-        "human-eval results" if human_eval else "verl rollouts" if verl else "TRL completions" if trl else "records",
+        _format(verl, trl, human_eval, livecodebench),
         problem,
         by_content,
         correct,
         total,
-        _sample(fields, columns, verl or trl, (*problem, correct)),
+        fields.lower["uid"] if by_uid else _sample(fields, columns, verl or trl, (*problem, correct)),
         fields.chosen("model", columns.model, MODEL),
         fields.chosen("answer", columns.answer, ANSWER),
-        fields.first(TEXT),
+        None if text in (*responses, *response) else text,  # a list of verdicts has no single completion
         fields.lower.get("result") if human_eval else fields.first(("status",)),
         fields.first(("temperature",)),
-        fields.lower["step"] if verl or trl else None,
+        fields.first(STEP),
+        fields.first(("error",)),
+        each,
+        by_uid,
+        responses,
+        response,
+        tuple(others),
     )
 
 
-def _verdict(fields: _Fields, columns: Columns, trl: bool, numeric: Callable[[str], bool]) -> tuple[str, str | None]:
+#: names of fields that could be a verdict if they hold 0 and 1
+_VERDICT = re.compile(r"correct|pass|score|acc|reward|solved|success|match|verdict|grade|judge|right|equal")
+
+
+def _format(verl: bool, trl: bool, human_eval: bool, livecodebench: bool) -> str:
+    """Return the name of the format."""
+    if human_eval:
+        return "human-eval results"
+    if livecodebench:
+        return "LiveCodeBench results"
+    return "verl rollouts" if verl else "TRL completions" if trl else "records"
+
+
+def _responses(fields: _Fields, taken: set[str], lists: frozenset[str]) -> tuple[str, ...]:
+    """List the fields that hold an entry per response. ``outputs`` beside ``inputs`` are those of tests."""
+    names = [fields.lower[name] for name in dict.fromkeys(RESPONSES) if name in fields.lower]
+    if any(fields.lower.get(name) in lists for name in TESTS):
+        names = [name for name in names if name.lower() not in ("outputs", "output")]
+    counts = [fields.lower[name] for name in TOTAL if name in fields.lower]
+    return tuple(name for name in (*names, *counts) if name not in taken and (name in lists or name in counts))
+
+
+def _verdict(fields: _Fields, columns: Columns, trl: bool, seen: Kinds) -> tuple[str, str | None]:
     """Return the field with the verdict and, if the verdict is a count, the field with the number of samples."""
     if columns.correct:
-        return fields.named("correct", columns.correct), None
+        return fields.named("correct", columns.correct.removesuffix("[]")), None
     total, right = fields.first(TOTAL), fields.first(RIGHT)
     if total and right:
         return right, total
     correct = fields.first(CORRECT)
     if trl:
-        rewards = [key for key in fields.keys if key.lower() not in NO_VERDICT and numeric(key)]
+        rewards = [key for key in fields.keys if key.lower() not in NO_VERDICT and key in seen.numbers]
         if len(rewards) > 1 and correct not in rewards:
             raise InputError(f"{fields.where}: several columns could be the verdict: {_list(rewards)}; choose one with --correct")
         correct = correct or (rewards[0] if rewards else None)
+    correct = correct or next((fields.lower[name] for name in OUTCOME if fields.lower.get(name) in seen.words), None)
     if correct is None:
         raise InputError(f"{fields.where}: no field says whether a sample is correct; it has {_list(fields.keys)}; name one with --correct")
     return correct, None
 
 
-def _problem(fields: _Fields, columns: Columns, verl: bool, correct: str) -> tuple[tuple[str, ...], bool]:
-    """Return the field with the problem's id, or the fields whose content is the problem, and whether it is the latter."""
+def _problem(fields: _Fields, columns: Columns, verl: bool, livecodebench: bool, correct: str) -> tuple[tuple[str, ...], bool]:
+    """Return the fields that form the problem's id, or the fields whose content is the problem, and whether it is the latter."""
     if columns.problem:
         return (fields.named("problem", columns.problem),), False
     if verl:
-        return (fields.lower["input"], fields.lower["gts"]), True
+        return tuple(fields.lower[name] for name in ("input", "gts") if name in fields.lower), True
     identifier = fields.first(PROBLEM)
     if identifier is not None and identifier != correct:
-        return (identifier,), False
+        second = fields.first(SECOND_ID) if livecodebench else None
+        return (identifier, *([second] if second else [])), False
     content = fields.first(CONTENT)
     if content is not None:
-        return (content,), True
+        question = fields.first(QUESTION)  # a prompt can be the same for all questions
+        return (content, *([question] if question not in (None, content) else [])), True
     raise InputError(f"{fields.where}: no field says which problem a sample is of; it has {_list(fields.keys)}; name one with --problem")
 
 
@@ -176,20 +321,43 @@ def _sample(fields: _Fields, columns: Columns, unnumbered: bool, taken: Sequence
     return None if number in taken else number
 
 
-def describe(chosen: Layout, notes: SourceNotes) -> None:
-    """Record in ``notes`` which field was used for each role."""
-    problem = "content of " + " and ".join(chosen.problem) if chosen.by_content else chosen.problem[0]
+def describe(chosen: Layout, columns: Columns, notes: SourceNotes) -> None:
+    """Record in ``notes`` which field was used for each role, and which others could be the verdict."""
+    problem = "content of " + " and ".join(chosen.problem) if chosen.by_content else " and ".join(chosen.problem)
     notes.fields = {"problem": problem, "correct": chosen.correct}
     for key in ("total", "sample", "model", "answer", "step"):
         if value := getattr(chosen, key):
-            notes.fields["samples" if key == "total" else key] = value
+            notes.fields["samples" if key == "total" else "uid" if key == "sample" and chosen.by_uid else key] = value
+    notes.alternatives = list(chosen.alternatives)
+    if chosen.alternatives and not columns.correct and chosen.total is None:
+        notes.remarks.append(f"verdict is {printable(chosen.correct)}; --correct takes another: {_list(chosen.alternatives)}")
+
+
+#: fields with the text of a problem that has an id
+_PROBLEM_TEXT = ("question", "problem_text", "question_content", "query", "problem", "prompt")
+
+
+def note_contents(chosen: Layout, first: Sequence[Mapping[str, Any]], notes: SourceNotes) -> None:
+    """Record the texts of the first problems, by which files of different tasks are told apart."""
+    if chosen.by_content:
+        return
+    names = {key.lower(): key for record in first for key in record if key not in chosen.problem}
+    text = next((names[name] for name in _PROBLEM_TEXT if name in names), None)
+    for record in first if text else ():
+        problem = "/".join(label(_at(record.get, name)) for name in chosen.problem)
+        notes.contents[problem] = name_of(json.dumps(record.get(str(text)), sort_keys=True, default=str).encode())
+
+
+def finished(chosen: Layout, made: Batches, path: str, notes: SourceNotes) -> Batches:
+    """Tell problems and sessions apart by ``uid`` if the records have one; otherwise return the batches as they are."""
+    return sessions.by_uid(made, path, notes) if chosen.by_uid else made
 
 
 class Reader:
     """Make samples from records with the layout ``chosen``; ``path`` and ``unit`` (line, row, record) are for errors."""
 
-    def __init__(self, chosen: Layout, path: str, unit: str = "line"):
-        self.chosen, self.path, self.unit = chosen, path, unit
+    def __init__(self, chosen: Layout, path: str, notes: SourceNotes, unit: str = "line"):
+        self.chosen, self.path, self.notes, self.unit = chosen, path, notes, unit
         self.statuses: dict[Any, str] = {}
         self.contents: dict[tuple[Any, ...], str] = {}
 
@@ -204,8 +372,13 @@ class Reader:
         """
         chosen = self.chosen
         verdicts = columns.get(chosen.correct)
+        if chosen.error:
+            errors = sum(bool(error) and error == error for error in columns[chosen.error])
+            self.notes.counts["samples ended in an error; the recorded score is taken"] += errors
         plain = verdicts is not None and not any(kind in (list, tuple, dict) for kind in set(map(type, verdicts)))
-        if not plain or chosen.total is not None or any("." in name for name in chosen.problem):
+        dotted = (*chosen.problem, chosen.correct, chosen.sample, chosen.model, chosen.answer)
+        judged = root(chosen.correct).lower() in JUDGEMENT
+        if not plain or judged or chosen.total is not None or any("." in name for name in dotted if name):
             yield from batches(self._slowly(numbers, columns, fingerprints))
             return
         if set(map(type, verdicts or [])) <= {bool, int, float}:
@@ -241,6 +414,12 @@ class Reader:
         if self.chosen.by_content:
             parts = zip(*(columns[name] for name in self.chosen.problem), strict=True)
             return [self._content(values) for values in parts]
+        if len(self.chosen.problem) > 1:
+            parts = zip(*(columns[name] for name in self.chosen.problem), strict=True)
+            return [
+                self._problem(number_, dict(zip(self.chosen.problem, values, strict=True)).get)
+                for number_, values in zip(numbers, parts, strict=False)
+            ]
         values = columns[self.chosen.problem[0]]
         if set(map(type, values)) == {str} and "" not in values:
             return values
@@ -291,17 +470,20 @@ class Reader:
         chosen = self.chosen
         verdict = _at(get, chosen.correct)
         problem = self._problem(number_, get)
-        sample = _id(get(chosen.sample)) if chosen.sample else None
-        model = _model(get(chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
+        sample = _id(_at(get, chosen.sample)) if chosen.sample else None
+        model = _model(_at(get, chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
         temperature = number(get(chosen.temperature)) if chosen.temperature else None
         answer = _at(get, chosen.answer) if chosen.answer else None
         if chosen.total is not None:
             yield from self._counted(number_, problem, get(chosen.total), verdict, model)
             return
         if isinstance(verdict, (list, tuple)):
+            self._check_repeats(number_, verdict, get)
+            self.notes.counts["records with an empty list of verdicts, which give no sample"] += not verdict
             answers = answer if isinstance(answer, (list, tuple)) and len(answer) == len(verdict) else [None] * len(verdict)
             for entry, own_answer in zip(verdict, answers, strict=True):
-                yield Row(problem, self._score(number_, entry), SCORED, None, _answer(own_answer), None, model, temperature)
+                verdict_of = self._score(number_, entry)
+                yield Row(problem, verdict_of, SCORED, sample if chosen.by_uid else None, _answer(own_answer), None, model, temperature)
             return
         status = get(chosen.status) if chosen.status else None
         yield Row(problem, self._score(number_, verdict), self._status(status), sample, _answer(answer), fingerprint, model, temperature)
@@ -310,6 +492,8 @@ class Reader:
         chosen = self.chosen
         if chosen.by_content:
             return self._content(tuple(get(name) for name in chosen.problem))
+        if len(chosen.problem) > 1:
+            return "/".join(label(_at(get, name)) for name in chosen.problem)
         value = _at(get, chosen.problem[0])
         if value is None or value == "" or value != value:
             raise InputError(f"{self.path}, {self.unit} {number_}: has no {chosen.problem[0]!r}, so it is a sample of no problem")
@@ -317,7 +501,25 @@ class Reader:
             return name_of(json.dumps(value, sort_keys=True, default=str).encode())
         return label(value)
 
+    def _check_repeats(self, number_: int, verdict: Sequence[Any], get: Callable[[str], Any]) -> None:
+        """Refuse a list of verdicts that has not an entry for each response of the record."""
+        chosen = self.chosen
+        if chosen.each or len(verdict) == 1:
+            return
+        texts = [name for name in chosen.response if isinstance(get(name), str)]
+        counts = {count for name in chosen.responses if (count := _count(name, get(name))) is not None}
+        if len(verdict) in counts and not texts:
+            return
+        held = "one response" if texts else f"{min(counts)} responses" if counts else "no list of as many responses"
+        instead = f"name another field with --correct: {_list(chosen.alternatives)}; or " if chosen.alternatives else ""
+        raise InputError(
+            f"{self.path}, {self.unit} {number_}: {chosen.correct!r} is a list of {len(verdict)}, and the record has {held}, so its "
+            f"entries may be tests or instructions; {instead}--correct '{chosen.correct}[]' if each entry is a sample"
+        )
+
     def _score(self, number_: int, verdict: Any) -> float:
+        if isinstance(verdict, str) and root(self.chosen.correct).lower() in JUDGEMENT:
+            return _judged(verdict)
         return score(verdict, lambda: f"{self.path}, {self.unit} {number_}, field {self.chosen.correct!r}")
 
     @staticmethod
@@ -351,6 +553,23 @@ def _at(get: Callable[[str], Any], path: str) -> Any:
     return value
 
 
+def _count(name: str, value: Any) -> int | None:
+    """Return the number of responses in a field: the length of a list, or a count. A list of chat messages or token ids is one response."""
+    if isinstance(value, (list, tuple)):
+        chat = bool(value) and all(isinstance(message, dict) and "role" in message for message in value)
+        tokens = name.lower().endswith("ids") and not any(isinstance(entry, (list, tuple)) for entry in value)
+        return 1 if chat or tokens else len(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _judged(text: str) -> float:
+    """Return the verdict of a judge that ends in "Judgement: Yes"; a text without one is a wrong answer, as in NeMo-Skills."""
+    found = re.findall(r"(?i)judge?ment:\s*\W*(yes|no)\b", text)
+    if not found and text.strip().lower() in ("yes", "no", "true", "false", "correct", "incorrect"):
+        return score(text, "")
+    return float(bool(found) and found[-1].lower() == "yes")
+
+
 def _model(name: Any, step: Any) -> str | None:
     parts = [label(name)] if name is not None else []
     if step is not None:
@@ -373,4 +592,4 @@ def _list(keys: Iterable[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") if names else "none"
 
 
-__all__ = ["Layout", "Reader", "describe", "layout", "root"]
+__all__ = ["Kinds", "Layout", "Reader", "describe", "finished", "kinds", "layout", "root"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 from dynamics.samples import rows
-from dynamics.samples.aggregates import correct_counts, is_aggregate
-from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, score
+from dynamics.samples.aggregates import correct_counts, is_aggregate, is_vote, pass_k, samples_of
+from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, name_of, score
 
 BATCH = 4096
 
@@ -32,7 +33,7 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
     if repeated:
         raise InputError(f"{printable(path)}: has two columns called {printable(repeated[0])!r}; rename one")
     layout = rows.layout(names, columns, printable(path))
-    rows.describe(layout, notes)
+    rows.describe(layout, columns, notes)
     wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
 
     def parts() -> Iterator[Any]:
@@ -44,7 +45,7 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
             except (pa.ArrowInvalid, UnicodeDecodeError) as error:
                 raise InputError(f"{printable(path)}: is damaged, or no CSV table: {printable(str(error), 120)}") from None
 
-    return layout.name, _columns(parts(), layout, printable(path))
+    return layout.name, rows.finished(layout, _columns(parts(), layout, printable(path), notes), printable(path), notes)
 
 
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
@@ -60,18 +61,32 @@ def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str,
     def parts(wanted: list[str]) -> Iterator[Any]:
         yield from file.iter_batches(BATCH, columns=wanted)
 
-    if {"doc", "model_response", "metric"} <= set(names):
+    old = {"full_prompt", "predictions", "metrics"} <= set(names) and pa.types.is_struct(schema.field("metrics").type)
+    if old or {"doc", "model_response", "metric"} <= set(names):
         name, batches = _lighteval(path, schema, parts, columns, notes)
         return name, _guarded(batches, path)
-    numeric = {
-        field.name
-        for field in schema
-        if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
-    }
-    layout = rows.layout(names, columns, printable(path), numeric.__contains__)
-    rows.describe(layout, notes)
+    layout = rows.layout(names, columns, printable(path), _kinds(schema))
+    rows.describe(layout, columns, notes)
     wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
-    return layout.name, _guarded(_columns(parts(wanted), layout, printable(path)), path)
+    return layout.name, _guarded(
+        rows.finished(layout, _columns(parts(wanted), layout, printable(path), notes), printable(path), notes), path
+    )
+
+
+def _kinds(schema: Any) -> rows.Kinds:
+    """Tell by their types what the columns of a table hold."""
+    import pyarrow as pa
+
+    def having(*tests: Callable[[Any], bool]) -> frozenset[str]:
+        return frozenset(field.name for field in schema if any(test(field.type) for test in tests))
+
+    kinds = pa.types
+    return rows.Kinds(
+        having(kinds.is_floating, kinds.is_integer, kinds.is_boolean),
+        having(kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list),
+        having(kinds.is_string, kinds.is_large_string),
+        having(kinds.is_boolean),
+    )
 
 
 @contextlib.contextmanager
@@ -92,8 +107,8 @@ def _guarded(batches: Batches, path: Path) -> Batches:
         yield from batches
 
 
-def _columns(parts: Iterator[Any], layout: rows.Layout, path: str) -> Batches:
-    reader = rows.Reader(layout, path, "row")
+def _columns(parts: Iterator[Any], layout: rows.Layout, path: str, notes: SourceNotes) -> Batches:
+    reader = rows.Reader(layout, path, notes, "row")
     start = 1
     for part in parts:
         values = {name: column.to_pylist() for name, column in zip(part.schema.names, part.columns, strict=True)}
@@ -118,46 +133,76 @@ def _lighteval(
 ) -> tuple[str, Batches]:
     """Read lighteval's details: a row per problem, with all its responses and the metrics of the problem.
 
-    The verdicts of several responses are recovered from an aggregate metric (pass@k, avg@n) if available; otherwise only the first response
-    has a verdict.
+    The verdicts of several responses are recovered from an aggregate metric (pass@k, avg@n). Other metrics are of the best of the responses
+    (exact matches) or of their vote (maj@n), and give a verdict only where there is one response.
     """
-    metrics = [field.name for field in schema.field("metric").type]
-    aggregate = [name for name in metrics if is_aggregate(name)]
-    metric = columns.correct or next(iter(aggregate or metrics), "")
-    if metric not in metrics:
-        raise InputError(f"{printable(path)}: has no metric {printable(metric)!r}; it has {', '.join(map(printable, metrics)) or 'none'}")
-    notes.fields = {"problem": "doc.task_name and doc.id", "correct": f"metric {metric}"}
-    if len(metrics) > 1:
-        others = ", ".join(printable(name) for name in metrics if name != metric)
-        notes.remarks.append(f"verdict is {metric}; --correct takes another: {others}")
-    wanted = ["doc.id", "doc.task_name", "doc.query", "model_response.text", f"metric.{metric}"]
+    struct, old = ("metric", False) if "metric" in schema.names else ("metrics", True)
+    types = {field.name: field.type for field in schema.field(struct).type}
+    metric = _metric(types, columns, notes, printable(path))
+    notes.fields = {"problem": "full_prompt" if old else "doc.task_name and doc.id", "correct": f"metric {metric}"}
+    texts = "predictions" if old else "model_response.text"
+    identity = ["full_prompt"] if old else ["doc.id", "doc.task_name"]
 
     def make() -> Iterator[Row]:
         number = 0
-        for part in parts(wanted):
-            three = [part.column(name).to_pylist() for name in ("doc", "model_response", "metric")]
-            for doc, response, scores in zip(*three, strict=True):
+        for part in parts([*identity, texts, f"{struct}.{metric}"]):
+            for row in part.to_pylist():
                 number += 1
-                texts = (response or {}).get("text") or [""]
+                answers = _texts(row["predictions"] if old else (row["model_response"] or {}).get("text"))
                 where = f"{printable(path)}, row {number}, metric {metric!r}"
-                verdicts = _verdicts(metric, score((scores or {}).get(metric), where), len(texts), where, notes)
-                problem = f"{doc.get('task_name') or ''}/{label(doc.get('id'))}"
-                for sample, (verdict, text) in enumerate(zip(verdicts, texts, strict=True)):
+                verdicts = _verdicts(metric, score((row[struct] or {}).get(metric), where), len(answers), where, notes)
+                doc = row.get("doc") or {}
+                problem = name_of(_bytes(row["full_prompt"])) if old else f"{doc.get('task_name') or ''}/{label(doc.get('id'))}"
+                for sample, (verdict, text) in enumerate(zip(verdicts, answers, strict=True)):
                     status = SCORED if verdict == verdict else UNSCORED
                     yield Row(problem, verdict, status, sample, None, fingerprint(_bytes(text)))
 
     return "lighteval details", batches(make())
 
 
+def _metric(types: dict[str, Any], columns: Columns, notes: SourceNotes, path: str) -> str:
+    """Choose the metric: the one named, or the aggregate of the most samples with the smallest k, or the first other one."""
+    import pyarrow as pa
+
+    plain = [name for name, kind in types.items() if not pa.types.is_nested(kind)]
+    aggregate = sorted(
+        (name for name in plain if is_aggregate(name)),
+        key=lambda name: (-(samples_of(name) or math.inf), pass_k(name) or 1),
+    )
+    others = [name for name in plain if not is_aggregate(name) and not is_vote(name)]
+    metric = columns.correct or next(iter([*aggregate, *others, *plain]), "")
+    if metric not in types:
+        raise InputError(f"{path}: has no metric {printable(metric)!r}; it has {', '.join(map(printable, types)) or 'none'}")
+    if metric not in plain:
+        raise InputError(
+            f"{path}: metric {printable(metric)!r} is of the whole task, not of a response; there are {', '.join(plain) or 'none'}"
+        )
+    if len(plain) > 1:
+        also = ", ".join(printable(name) for name in plain if name != metric)
+        notes.remarks.append(f"verdict is {metric}; --correct takes another: {also}")
+    return metric
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [""])
+
+
 def _verdicts(metric: str, value: float, responses: int, where: str, notes: SourceNotes) -> list[float]:
     """Return a verdict for each response of a problem, given only the value of a metric."""
     if value == value and is_aggregate(metric):
-        fits = correct_counts(metric, value, responses)
+        n = samples_of(metric) or responses
+        fits = [count for count in correct_counts(metric, value, n) if count <= responses]
         if not fits:
-            raise InputError(f"{where}: {value} fits no number of correct responses out of {responses}")
+            raise InputError(f"{where}: {value} fits no number of correct responses out of {n}")
         if len(fits) > 1:
             notes.counts[f"problems whose {metric} fits several numbers of correct samples: the smallest is taken"] += 1
-        return [float(response < fits[0]) for response in range(responses)]
-    if responses > 1:
-        notes.counts["responses without a verdict: the metric is of the problem, not of each response"] += responses - 1
-    return [value] + [float("nan")] * (responses - 1)
+        if n < responses:
+            notes.counts[f"responses without a verdict: {metric} is of the first {n} of a problem"] += responses - n
+        graded = min(n, responses)
+        return [float(response < fits[0]) for response in range(graded)] + [math.nan] * (responses - graded)
+    if responses > 1 and value == value:
+        raise InputError(
+            f"{where}: is one value for {responses} responses, of the best of them or of a vote, so it is no verdict of each; "
+            "name an aggregate such as pass@k or avg@n with --correct, or run the task with it"
+        )
+    return [value] + [math.nan] * (responses - 1)

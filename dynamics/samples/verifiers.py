@@ -43,7 +43,6 @@ class Plan:
 
     reward: str | None
     notes: SourceNotes
-    extra: tuple[str, ...] = ()
 
     def rows(self, _number: int, get: Callable[[str], Any]) -> Iterator[Row]:
         """Yield the sample of one episode, whose fields ``get`` looks up."""
