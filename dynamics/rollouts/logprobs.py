@@ -109,8 +109,8 @@ def read_token_logprobs(path: str) -> tuple[list[TokenLogprobs], list[str]]:
         own = Asked.of(group)
         asked = pooled if own.count is None else own
         for row in group:
-            least = max(rounding, row.rounding) if rounding else 0.0
-            tokens.append(TokenLogprobs([value for _, value in row.entries], ceiling(row, asked), row.prompt, least))
+            values = [value for _, value in row.entries]
+            tokens.append(TokenLogprobs(values, ceiling(row, asked), row.prompt, max(rounding, row.rounding)))
     return tokens, _notes(every, tokens, lost, errors, where)
 
 

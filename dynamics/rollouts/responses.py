@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 #: log-probabilities below this say that the token has none: -9999 of OpenAI and vLLM, the least float32 of llama.cpp
@@ -78,18 +79,19 @@ def rows(record: Any) -> Iterator[Row | None]:
         return
     if not isinstance(record, dict):
         return
-    found = False
-    for read in _LAYOUTS:
-        for row in read(record):
+    inner = [partial(rows, record[key]) for key in WRAPPERS if isinstance(record.get(key), (dict, list))]
+    yield from _first_of(*(partial(read, record) for read in _LAYOUTS), *inner)
+
+
+def _first_of(*readers: Callable[[], Iterator[Row | None]]) -> Iterator[Row | None]:
+    """Yield the rows of the first reader that has any: one token can be described, and one response logged, in several ways."""
+    for read in readers:
+        found = False
+        for row in read():
             found = True
             yield row
-    for key in () if found else WRAPPERS:
-        if isinstance(record.get(key), (dict, list)):
-            for row in rows(record[key]):
-                found = True
-                yield row
-            if found:  # the same response can be logged under several keys
-                return
+        if found:
+            return
 
 
 def value(number: Any) -> float | None:
@@ -123,15 +125,18 @@ def _choices(record: dict[str, Any]) -> Iterator[Row | None]:
     for choice, prompt in zip(several, prompts, strict=True):
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
-            for part in ("reasoning_content", "content", "refusal"):  # the first is DeepSeek's
-                yield from _token_entries(logprobs.get(part))
-            yield from _text_completion(logprobs, prompt)
+            yield from _first_of(partial(_chat, logprobs), partial(_text_completion, logprobs, prompt))
         elif isinstance(logprobs, list):  # Ollama; vLLM's and LMDeploy's own outputs
             yield from _token_list(logprobs)
         if isinstance(choice.get("prompt_logprobs"), list):
             yield from (_by_id(row, True) for row in choice["prompt_logprobs"][1:])
     if not alone and isinstance(record.get("prompt_logprobs"), list):
         yield from (_by_id(row, True) for row in record["prompt_logprobs"][1:])
+
+
+def _chat(logprobs: dict[str, Any]) -> Iterator[Row | None]:
+    for part in ("reasoning_content", "content", "refusal"):  # the first is DeepSeek's
+        yield from _token_entries(logprobs.get(part))
 
 
 def _prompt_lengths(record: dict[str, Any], choices: list[dict[str, Any]]) -> list[int]:
@@ -305,4 +310,9 @@ def _gemini(record: dict[str, Any]) -> Iterator[Row | None]:
             yield _row(listed, None)
 
 
-_LAYOUTS: tuple[Callable[[dict[str, Any]], Iterator[Row | None]], ...] = (_choices, _outputs, _sglang, _tgi, _llama_cpp, _gemini)
+def _openai(record: dict[str, Any]) -> Iterator[Row | None]:
+    yield from _choices(record)
+    yield from _outputs(record)
+
+
+_LAYOUTS: tuple[Callable[[dict[str, Any]], Iterator[Row | None]], ...] = (_openai, _sglang, _tgi, _llama_cpp, _gemini)

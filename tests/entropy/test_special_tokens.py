@@ -111,6 +111,7 @@ def test_special_tokens_are_not_added_twice(single, text, ids, note):
         assert not found.prompt[-1] or not document.response
 
 
+@pytest.mark.filterwarnings("ignore:This sequence already has")
 def test_a_tokenizer_in_python_has_the_same_offsets():
     """It gives no offsets; the end of text that it adds belongs to the response."""
     tokenizer = ByT5Tokenizer()

@@ -229,6 +229,23 @@ def test_bounds_hold_for_few_tokens_and_small_vocabularies(tmp_path_factory, wri
     assert (truth <= limits.high + 1e-6).all()
 
 
+@pytest.mark.parametrize("writer", ["vllm completions", "vllm chat", "openai chat", "sglang", "openai batch"])
+def test_the_true_mean_lies_between_the_bounds_of_the_command(tmp_path, capsys, writer):
+    """Of tokens whose tail is flat, where a bound that takes the sampled token for the k-th likeliest is above the truth."""
+    rng = np.random.default_rng(0)
+    chances = np.full((60, 1000), 1e-9 / 960)
+    chances[:, :40] = rng.dirichlet(np.full(40, 3.0), 60) * (1 - 1e-9)
+    log_p = np.log(chances / chances.sum(-1, keepdims=True))
+    path = write(tmp_path / "r.jsonl", WRITERS[writer](log_p, drawn(log_p, rng), 5))
+    assert cli(["logprobs", str(path), "--vocabulary", "1000", "--json", str(tmp_path / "o.json")]) == 0
+    assert "60 tokens with up to" in capsys.readouterr().out
+    mean = json.loads((tmp_path / "o.json").read_text())["mean_entropy"]
+    truth = entropies(log_p)
+    assert 2.5 < mean["low"] <= truth.mean() <= mean["high"]
+    limits, _, _ = found(path, 1000)
+    assert (limits.low <= truth).all()
+
+
 def test_prompt_tokens_are_reported_apart(tmp_path, capsys, monkeypatch):
     """An echoed prompt begins with null; the usage of the response says where it ends."""
     monkeypatch.chdir(tmp_path)
@@ -256,6 +273,18 @@ def test_prompt_tokens_are_reported_apart(tmp_path, capsys, monkeypatch):
     assert len(tokens) == 50
     assert (limits.low <= truth).all()
     assert "begins with a token without log-probabilities" in " ".join(notes)
+
+
+def test_a_token_that_is_described_twice_is_counted_once(tmp_path):
+    rng = np.random.default_rng(0)
+    log_p = distributions(12, rng)
+    sampled = drawn(log_p, rng)
+    both = chat(log_p, sampled, 5)
+    both["choices"][0]["logprobs"] |= completions(log_p, sampled, 5)["choices"][0]["logprobs"]
+    both |= sglang(log_p, sampled, 5)
+    piece, last = chat(log_p, sampled, 5) | {"object": "chat.completion.chunk"}, {"object": "chat.completion.chunk", "choices": []}
+    for records in ((both,), (piece, last), ({"response": both, "output": both},)):
+        assert len(found(write(tmp_path / "r.jsonl", *records))[2]) == 12
 
 
 def test_values_that_are_none_are_left_out(tmp_path):
