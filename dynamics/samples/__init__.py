@@ -108,8 +108,8 @@ def read(
     sources : paths, or ``name=path`` to name the model. Of a run directory the files in ``evals/`` are read, of any other folder
         all files.
     problem, correct, sample, model, answer : field names, if they are not detected; ``a.b`` is a nested field. For evaluation harnesses,
-        ``correct`` is the name of the metric, scorer, reward or test suite; ``metric,filter`` of lm-evaluation-harness. ``field[]`` says that
-        each entry of a list is a sample.
+        ``correct`` is the name of the metric, scorer, reward or test suite; ``metric,filter`` of lm-evaluation-harness. ``field[]`` says
+        that each entry of a list is a sample.
     threshold : a sample is correct if its score is at least this; needed only for scores other than 0 and 1.
     progress : called with (bytes read, total bytes) of each file.
 
