@@ -21,24 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rebuild(arguments: Sequence[str] | None) -> None:
-    parser = Parser(
-        prog="python -m analyses",
-        description="Rebuild the figures, each with the table it draws beside it (.csv). Runs that are there are used again.",
-        epilog="example: python -m analyses precision --force",
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to rebuild, of {', '.join(ANALYSES)} (default: {' '.join(QUICK)})")
-    parser.add_argument("--force", action="store_true", help="redo the training runs too, even where finished ones are there")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run directories live (default: runs/)")
-    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="where figures go (default: figures/)")
-    parser.add_argument(
-        "--preset", default="default", choices=list(PRESETS), help="how much `comparison` trains, and of what (default: %(default)s)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` and run none")
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     unknown = [name for name in options.names if name not in ANALYSES]
     if unknown:
-        known = f"there are {', '.join(ANALYSES)}"
-        raise InputError(f"{printable(unknown[0])}: no such analysis; {known}{did_you_mean(unknown[0], ANALYSES)}")
+        choices = f"there are {', '.join(ANALYSES)}"
+        raise InputError(f"{printable(unknown[0])}: no such analysis; {choices}{did_you_mean(unknown[0], ANALYSES)}")
     if options.dry_run:
         print("\n".join(commands(options.preset, runs_folder(options.preset, options.runs))))
         return
@@ -53,6 +40,24 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
             written.append(path)
     if pages := [path for path in written if path.suffix == ".html"]:
         tell(f"open {pages[-1].resolve()} in a browser")
+
+
+def build_parser() -> Parser:
+    """Build the parser of the command line."""
+    parser = Parser(
+        prog="python -m analyses",
+        description="Rebuild the figures, each with its table (.csv). Finished runs are used again.",
+        epilog="example: python -m analyses precision --force",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"analyses to run: {', '.join(ANALYSES)} (default: {' '.join(QUICK)})")
+    parser.add_argument("--force", action="store_true", help="train all runs again, including finished ones")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the run directories (default: runs/)")
+    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the figures (default: figures/)")
+    parser.add_argument(
+        "--preset", default="default", choices=list(PRESETS), help="model, number of runs and steps of `comparison` (default: %(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` without running them")
+    return parser
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def main(analysis: Analysis, argv: Sequence[str] | None = None) -> int:
     """Run the command line ``RUNS... --out FOLDER``; return the exit status."""
     parser = argparse.ArgumentParser(description=analysis.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders of them")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="where figure and table go (default: figures/)")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the figure and its table (default: figures/)")
     options = parser.parse_args(argv)
     try:
         table, paths = write(analysis, find(options.runs), options.out)

@@ -75,7 +75,7 @@ def check_claim(
     effects = np.asarray(values, float)
     effects = effects[np.isfinite(effects)]
     effect, low, high = over_seeds(effects)
-    kind = "Student over seeds" if len(effects) > 1 else "none: one seed" if len(effects) else "none: not measured"
+    kind = "t over seeds" if len(effects) > 1 else "none: one seed" if len(effects) else "none: not measured"
     if within_seeds is not None and len(effects):
         low, high = float(np.fmin(low, within_seeds[0])), float(np.fmax(high, within_seeds[1]))
         kind = f"hull of {kind} and {within_seeds[2]}" if len(effects) > 1 else f"{within_seeds[2]}, one seed"

@@ -38,6 +38,7 @@ from analyses.runs import Run
 from dynamics import InputError
 from dynamics.cli import outputs
 from dynamics.cli.command import tell
+from dynamics.descriptions import plural
 from dynamics.io.atomic import replacing
 from dynamics.presentation import html
 
@@ -58,7 +59,7 @@ FINDINGS = Path(__file__).resolve().parent.parent / "docs" / "findings.md"
 MARKS, END = {"full": "<!--VERDICTS-->", "smollm2": "<!--VERDICTS OF SMOLLM2-->"}, "<!--END-->"
 #: remark on the paper's sparsities, which are known from notes only
 QUOTED = (
-    "The paper's sparsities are known to us from notes: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
+    "The paper's sparsities are known from notes only: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
     "Read as sparsity (share unchanged), they make SFT the sparsest, which contradicts the paper's text; read as density (share changed), "
     "they mean sparsities of 54.3 %, 2-6 % and 93-97 %, in the order of the text."
 )
@@ -163,21 +164,20 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
     The text of one HTML file.
     """
     models = sorted({str(run.settings.get("model", run.document.get("model"))) for run in runs})
-    steps = [len(run.metrics) for run in runs]
+    steps = sorted(len(run.metrics) for run in runs)
     first = presets.PRESETS[preset].base_run_options if preset else ""
     machine = _machine(runs, preset)
     context = {
-        "run_count": len(runs),
+        "run_count": plural(len(runs), "run"),
         "models": html.one_line(", ".join(models)),
-        "least_steps": min(steps),
-        "most_steps": max(steps),
+        "steps": plural(steps[0], "step") if steps[0] == steps[-1] else f"{steps[0]:,} to {steps[-1]:,} steps",
         "preset": html.one_line(preset or "none"),
         "cores": machine["cores"],
         "machine": html.one_line(machine["machine"]),
         "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
         "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
         "demonstration": preset not in ("", "full", "paper"),
-        "counts": {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in _COLORS},
+        "counts": _counts(verdicts["verdict"]),
         "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
         "quoted": QUOTED,
         "sections": sections,
@@ -188,6 +188,17 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
 
 #: colour of each verdict
 _COLORS = {HOLDS: "#009E73", FAILS: "#D55E00", OPEN: "#999999"}
+
+
+def _counts(verdicts: pd.Series[str]) -> str:
+    """Count the findings by verdict, in one sentence."""
+    holds, fails, inconclusive = (int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN))
+    parts = (
+        plural(holds, HOLDS, "hold"),
+        plural(fails, FAILS, "do not hold"),
+        plural(inconclusive, f"is {OPEN}", f"are {OPEN}"),
+    )
+    return f"{plural(len(verdicts), 'finding')}: {', '.join(parts)}."
 
 
 def _verdict(row: Mapping[Any, Any]) -> dict[str, str]:

@@ -118,7 +118,7 @@ def draw(table: pd.DataFrame, ax: Axes, rule: str = "bf16", stored: str = "as tr
     rows = rows[rows["rule"] == rule]
     for (method, masters), own in rows.groupby(["method", "masters"], sort=False):
         solid = masters == "float32"
-        marker = methods.look(str(method)) | {"markersize": 4.5}
+        marker = methods.marker_style(str(method)) | {"markersize": 4.5}
         marker |= {"markerfacecolor": marker["color"] if solid else "white"}
         mean = own.groupby("learning_rate")["value"].mean()
         ax.plot(mean.index, mean, label=f"{method}, {masters} masters", linestyle="-" if solid else "--", **marker)
@@ -137,7 +137,7 @@ def tolerances(table: pd.DataFrame, ax: Axes, stored: str = "as trained") -> Axe
     rows = table[(table["stored"] == stored) & table["tolerance"].notna()]
     for method, own in rows.groupby("method", sort=False):
         mean = own.groupby("tolerance")["value"].mean()
-        ax.plot(mean.index, mean, label=str(method), **methods.look(str(method)) | {"markersize": 4.5})
+        ax.plot(mean.index, mean, label=str(method), **methods.marker_style(str(method)) | {"markersize": 4.5})
     ax.set_xscale("log")
     ticks = [TOLERANCES[0], TOLERANCES[2], TOLERANCES[4]]
     ax.set_xticks(ticks, [style.exponent(tick) for tick in ticks])
@@ -193,7 +193,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         f"sparsity by bf16: largest difference between methods at one of the settings {settings} (mean {between.mean():.2f}), "
         f"minus largest between these settings of one method (mean {within.mean():.2f})"
     )
-    finding = "sparsity tells methods apart rather than settings of the optimizer"
+    finding = "sparsity differs more between methods than between optimizer settings"
     return [check_claim(finding, measured, (between - within).to_numpy(), 1)]
 
 

@@ -180,7 +180,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     for name, expected, finding, measured in (
         ("solve_rate", -1, "proposals grow harder", "solve rate by the base, last minus first quarter"),
         ("length", 1, "answers grow longer", "tokens of the base's answers, last minus first quarter"),
-        ("by_difficulty", 1, "answers are longer the harder the task", "tokens of the base's answers, slope on 1 - solve rate"),
+        ("by_difficulty", 1, "answers to harder tasks are longer", "tokens of the base's answers, slope on 1 - solve rate"),
     ):
         rows = changes[changes["quantity"] == name]
         if len(rows):

@@ -127,14 +127,14 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
             continue
         means = wide.groupby(["seed", (wide["step"] - 1) // 10])[["entropy", "reward"]].mean().dropna()
         x, y = means["entropy"].to_numpy(), means["reward"].to_numpy()
-        ax.plot(x, y, linestyle="none", markersize=3, **methods.look(label))
+        ax.plot(x, y, linestyle="none", markersize=3, **methods.marker_style(label))
         if len(x) >= FITTED and np.ptp(x) > 0:
             fitted = entropy.fit(x, y)
             line = np.linspace(x.min(), x.max(), 50)
             sign, r_squared = "-" if fitted.a > 0 else "+", explained_variance(fitted, y)
             name = f"{fitted.b:.2f} {sign} {abs(fitted.a):.2f} exp H, R² {r_squared:.2f}"
             ax.plot(line, fitted.b - fitted.a * np.exp(line), color=methods.color(label), label=name)
-    ax.set(xlabel="entropy, nats a token", ylabel="reward", title="reward by entropy")
+    ax.set(xlabel="entropy, nats per token", ylabel="reward", title="reward by entropy")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=6.5, handlelength=1.2)
     return ax
@@ -155,7 +155,7 @@ def figure(table: pd.DataFrame) -> Figure:
             axes[name].set_visible(axes[name].has_data())
         if np.isfinite(top):
             axes[left].set_ylim(0, 1.05 * top)
-        axes[left].set_ylabel("entropy, nats a token")
+        axes[left].set_ylabel("entropy, nats per token")
     against_reward(table, axes["reward"])
     axes["legend"].axis("off")
     entries = {label: handle for ax in (axes["own"], axes["roles"]) for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -178,8 +178,12 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     if {"proposer/entropy", "solver/entropy"} <= set(last):
         before, after = (part["proposer/entropy"] - part["solver/entropy"] for part in (first, last))
         measured = "entropy, proposer minus solver, nats"
-        checked.append(check_claim("the proposer keeps more entropy than the solver", f"{measured}, last fifth", after, 1))
-        checked.append(check_claim("and that is training's doing", f"{measured}, last minus first fifth", after - before, 1))
+        checked.append(check_claim("the proposer's entropy is higher than the solver's", f"{measured}, last fifth", after, 1))
+        checked.append(
+            check_claim(
+                "control: the difference in entropy grows during training", f"{measured}, last minus first fifth", after - before, 1
+            )
+        )
     return checked
 
 

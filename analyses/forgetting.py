@@ -31,7 +31,7 @@ from dynamics.presentation import methods, style
 from dynamics.rollouts.texts import Document
 
 TITLE = "Distance from the base, and forgetting"
-CLAIM = "not in the paper"
+CLAIM = "no claim about this"
 PANELS = {"kl": "KL(base | tuned)", "loss": "change of loss"}
 #: number of pre-training examples of each kind, for the embedded model
 EXAMPLES = 60
@@ -43,7 +43,7 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     return (
         f"On fixed text, {', '.join(f'{name} ({count:,} tokens)' for name, count in table.groupby('text')['tokens'].max().items())}; "
-        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: Student's 95 % interval over seeds. float32, temperature 1, full "
+        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: 95 % t interval over seeds. float32, temperature 1, full "
         "vocabulary."
     )
 
@@ -108,7 +108,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None =
     methods.dots(rows, list(dict.fromkeys(table["label"])), ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.xaxis.set_major_locator(MaxNLocator(3))
-    ax.set_xlabel(f"{PANELS[quantity]},\nnats a token")
+    ax.set_xlabel(f"{PANELS[quantity]},\nnats per token")
     ax.set_title(rows["text"].iloc[0] if len(rows) else "")
     return ax
 

@@ -127,12 +127,12 @@ def is_finished(folder: Path, options: list[str]) -> bool:
     recorded: dict[str, Any] = document.get("config") or {}
     forced, computed = config.forced_compute_dtype(), document.get("compute_dtype")
     if forced not in (None, computed) and recorded.get("compute_dtype") == "auto":
-        raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force makes all runs anew")
+        raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force trains all runs again")
     if document.get("status") != "finished":
         return False
     wanted = config.as_recorded(command_line.parse([options[0], "--out", str(folder), *options[1:]]).config)
     if different := _different_settings(wanted, recorded):
-        raise InputError(f"{folder}: is finished, with other settings ({', '.join(different)}); --force makes all of them anew")
+        raise InputError(f"{folder}: is finished, with other settings ({', '.join(different)}); --force trains all of them again")
     return True
 
 

@@ -82,7 +82,7 @@ def _task_rows(samples: pd.DataFrame, label: str, task: str, seeds: int) -> list
 def before_after(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw pass@1 of the base and of each tuned model, by type of task."""
     for label, heights, rows in _by_label(table, 1):
-        marker = methods.look(label)
+        marker = methods.marker_style(label)
         ax.hlines(heights, rows["before"], rows["after"], color=marker["color"], linewidth=1.2)
         ax.plot(rows["before"], heights, linestyle="none", markersize=5, **marker | {"markerfacecolor": "white"})
         ax.plot(rows["after"], heights, linestyle="none", markersize=5, **marker)
@@ -112,7 +112,9 @@ def draw(table: pd.DataFrame, ax: Axes, k: int = 1) -> Axes:
     """Draw the paired difference of pass@k, by type of task."""
     for label, heights, rows in _by_label(table, k):
         errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-        ax.errorbar(rows["value"], heights, xerr=errors, linestyle="none", markersize=5, elinewidth=1.6, label=label, **methods.look(label))
+        ax.errorbar(
+            rows["value"], heights, xerr=errors, linestyle="none", markersize=5, elinewidth=1.6, label=label, **methods.marker_style(label)
+        )
     _task_axis(table, ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.set(title=f"pass@{k}", xlabel="minus base, T=1")

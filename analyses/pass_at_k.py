@@ -80,9 +80,11 @@ def graded(runs: Sequence[Run]) -> pd.DataFrame:
                 continue
             other, known = kept[key]
             if not samples["of_base"].all():
-                raise InputError(f"{run.path}: has the label and seed of {other.path} ({key[0]}, {key[1]}); compare one of them at a time")
+                raise InputError(
+                    f"{run.path}: has the same label and seed as {other.path} ({key[0]}, {key[1]}); compare one of them at a time"
+                )
             if not known["problem"].value_counts().equals(samples["problem"].value_counts()):
-                raise InputError(f"{run.path / 'evals'}: asked the base other problems, or for other counts of samples, than {other.path}")
+                raise InputError(f"{run.path / 'evals'}: sampled the base on other problems, or other numbers of times, than {other.path}")
     if not kept:
         raise InputError("none of the runs has evals/: pass@k needs graded samples of the base and of the trained model")
     return pd.concat([samples for _, samples in kept.values()])
@@ -212,7 +214,7 @@ def figure(table: pd.DataFrame) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if np.isfinite(table.loc[table["kind"] == "crossing", "value"]).any():
         ring = Line2D([], [], linestyle="none", marker="o", markersize=8, markerfacecolor="none", markeredgecolor=methods.OTHER)
-        handles, labels = [*handles, ring], [*labels, "k*, level again"]
+        handles, labels = [*handles, ring], [*labels, "k*, crossing"]
     of_base = {BASE, *_temperature_controls(table, splits[0])}
     entries = sorted(zip(labels, handles, strict=True), key=lambda entry: (entry[0] != BASE, entry[0] not in of_base))
     legend = {"handles": [handle for _, handle in entries], "labels": [label for label, _ in entries]}
@@ -228,11 +230,11 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         large, control = int(against[against["split"] == split]["k"].max()), _best_control(table, split)
         claims = [
             ("selfplay", BASE, 1, 1, "self-play beats its base at k = 1"),
-            ("selfplay", control, 1, 1, "and by more than a lower temperature does"),
+            ("selfplay", control, 1, 1, "control: self-play gains more than a lower temperature"),
             ("rlvr", BASE, 1, 1, "RLVR beats its base at k = 1"),
-            ("rlvr", control, 1, 1, "and by more than a lower temperature does"),
+            ("rlvr", control, 1, 1, "control: RLVR gains more than a lower temperature"),
             ("selfplay", BASE, large, -1, "the base is ahead of self-play at large k"),
-            ("selfplay", "rlvr", large, 1, "self-play keeps more of the base's reach than RLVR"),
+            ("selfplay", "rlvr", large, 1, "self-play keeps more of the base's coverage than RLVR"),
         ]
         for name, reference, k, expected, finding in claims:
             rows = against[

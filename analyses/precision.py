@@ -179,7 +179,7 @@ def last_checkpoint(run: Path) -> Path:
     """Return the checkpoint after the last step of a run."""
     checkpoints = sorted((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
     if not checkpoints:
-        raise InputError(f"{run}: holds no checkpoint; python -m analyses precision makes it")
+        raise InputError(f"{run}: contains no checkpoint; make it with python -m analyses precision")
     return checkpoints[-1]
 
 
@@ -284,10 +284,10 @@ def footnote(by_rule: pd.DataFrame, run: Mapping[str, Any]) -> str:
         f"{run['model']}, {run['parameters'] / 1e6:.0f}M weights; AdamW, lr {config['learning_rate']:g} constant, "
         f"{config['steps']} steps, {run['tokens']:,} tokens of {run['text']}, seed {config['seed']}.\n"
         "Base stored as bf16. Both runs start from it and compute in fp32 from the weights that AdamW updates; "
-        "only the dtype of those differs.\n"
+        "only the dtype of these weights differs.\n"
         f"Relative size of the update, L2: {update['bf16']:.2g} with bf16 weights, {update['fp32']:.2g} with fp32 masters "
         f"({update['fp32_saved_as_bf16']:.2g} as saved in bf16).\n"
-        f"{zeros} of the base is exactly zero, as its 4-bit file had it: any update takes those over 64 bf16 steps away."
+        f"{zeros} of the base weights are exactly zero, because it was stored in 4 bits: any update moves these by over 64 bf16 steps."
     )
 
 

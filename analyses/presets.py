@@ -10,7 +10,7 @@ from pathlib import Path
 from dynamics import InputError
 
 METHODS = ("sft", "rlvr", "selfplay")
-#: name of the run whose result all others of its folder start from; it is no part of the comparison
+#: name of the run whose result all others of its folder start from; it is not part of the comparison
 BASE_RUN = "base"
 
 

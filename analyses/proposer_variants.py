@@ -69,7 +69,7 @@ def caption(table: pd.DataFrame) -> str:
         "Gain: held-out pass@1 minus that of the base at T=1, all splits. Entropy of the solver (nats per token), on its own tasks, which "
         "differ between variants, and on fixed prompts, and share of valid proposals: means over the last fifth of the run. Solve rate: of "
         "the base, on the tasks of the last quarter. "
-        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: Student's 95 % interval over seeds, cut at the edge of the panel."
+        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: 95 % t interval over seeds, cut at the edge of the panel."
     )
 
 
@@ -80,7 +80,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         if run.method == "selfplay":
             rows += [{"label": run.label, "seed": run.seed, "quantity": name, "value": value} for name, value in _quantities(run).items()]
     if len({row["label"] for row in rows}) < 2:
-        raise InputError("needs self-play with at least two proposers or rewards, at the default learning rate and dtype")
+        raise InputError("needs self-play runs with at least two proposers or rewards, at the default learning rate and dtype")
     return with_intervals(pd.DataFrame(rows).dropna(subset=["value"]), ["label", "quantity"])
 
 
@@ -104,9 +104,10 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
     methods.dots(rows, labels, ax)
     ax.set_yticks(range(len(labels)), [variant_name(label) for label in labels])
     least, most = rows["value"].min(), rows["value"].max()
-    room = max(0.02, 0.6 * (most - least))  # show this much of an interval beyond the seeds
+    padding = max(0.02, 0.6 * (most - least))  # show this much of an interval beyond the seeds
     ax.set_xlim(
-        max(least - room, np.nanmin([least, *rows["low"]]) - 0.1 * room), min(most + room, np.nanmax([most, *rows["high"]]) + 0.1 * room)
+        max(least - padding, np.nanmin([least, *rows["low"]]) - 0.1 * padding),
+        min(most + padding, np.nanmax([most, *rows["high"]]) + 0.1 * padding),
     )
     ax.xaxis.set_major_locator(MaxNLocator(3))
     if quantity == "gain":
@@ -129,24 +130,24 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     checked = []
     triangular, frozen, snapshot = {"proposer_reward": "triangular"}, {"proposer": "frozen"}, {"proposer": "snapshot"}
     for varied, quantity, expected, finding in (
-        (triangular, "gain", -1, "the p ~ 1/2 reward ends lower in accuracy"),
-        (triangular, "entropy", 0, "the p ~ 1/2 reward leaves entropy as it is"),
-        (triangular, "fixed", 0, "and on the same prompts"),
-        (frozen, "gain", -1, "a frozen proposer ends lower in accuracy"),
-        (frozen, "entropy", 1, "a frozen proposer keeps more entropy"),
-        (frozen, "fixed", 1, "and on the same prompts"),
+        (triangular, "gain", -1, "the p ~ 1/2 reward gives lower accuracy"),
+        (triangular, "entropy", 0, "the p ~ 1/2 reward leaves entropy unchanged"),
+        (triangular, "fixed", 0, "control: the p ~ 1/2 reward leaves entropy unchanged on fixed prompts"),
+        (frozen, "gain", -1, "a frozen proposer gives lower accuracy"),
+        (frozen, "entropy", 1, "a frozen proposer keeps entropy higher"),
+        (frozen, "fixed", 1, "control: a frozen proposer keeps entropy higher on fixed prompts"),
         (frozen, "solve_rate", 1, "a frozen proposer loses the curriculum"),
-        (snapshot, "gain", -1, "a proposer that never moves ends lower in accuracy"),
-        (snapshot, "entropy", 1, "a proposer that never moves keeps more entropy"),
-        (snapshot, "fixed", 1, "and on the same prompts"),
+        (snapshot, "gain", -1, "the base as proposer gives lower accuracy"),
+        (snapshot, "entropy", 1, "the base as proposer keeps entropy higher"),
+        (snapshot, "fixed", 1, "control: the base as proposer keeps entropy higher on fixed prompts"),
     ):
         wide = table[table["quantity"] == quantity].pivot_table(index="seed", columns="label", values="value")
-        label, usual = make_label("selfplay", varied), make_label("selfplay", {})
-        if {label, usual} <= set(wide.columns):
-            same = f" (the same: within {SAME} nats)" if expected == 0 else ""
+        label, default = make_label("selfplay", varied), make_label("selfplay", {})
+        if {label, default} <= set(wide.columns):
+            same = f" (unchanged: within {SAME} nats)" if expected == 0 else ""
             measured = f"{MEASURED.get(quantity, PANELS[quantity])}{same}, {describe(varied)} minus trained proposer with one_minus"
             margin = SAME if expected == 0 else 0.0
-            checked.append(check_claim(finding, measured, wide[label] - wide[usual], expected, margin=margin))
+            checked.append(check_claim(finding, measured, wide[label] - wide[default], expected, margin=margin))
     return checked
 
 

@@ -121,7 +121,7 @@ class Run:
         """One row per step."""
         rows = read_json_lines(self.path / "metrics.jsonl")
         if not rows:
-            raise InputError(f"{self.path / 'metrics.jsonl'}: holds no step")
+            raise InputError(f"{self.path / 'metrics.jsonl'}: contains no steps")
         return pd.DataFrame([current_metrics(row) for row in rows])
 
     @property
@@ -183,7 +183,7 @@ def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, flo
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a file, ignoring an incomplete last row of a killed run."""
     if not path.exists():
-        raise InputError(f"{path}: is not there; was the run finished?")
+        raise InputError(f"{path}: does not exist; is the run finished?")
     return [row for _, row in json_lines.read_json_lines(path, unfinished=[])]
 
 
@@ -220,7 +220,7 @@ def _run_folders(paths: Sequence[Path]) -> list[Path]:
         inside = [path] if (path / "run.json").exists() else sorted(file.parent for file in path.glob("*/run.json"))
         compared = inside if len(inside) == 1 else [folder for folder in inside if folder.name != BASE_RUN]
         if not compared:
-            raise InputError(f"{path}: is no run directory and holds none (no run.json); make one by python -m dynamics.train")
+            raise InputError(f"{path}: is not a run directory and contains none (no run.json); make one with python -m dynamics.train")
         folders |= {folder.resolve(): folder for folder in compared}
     return list(folders.values())
 

@@ -149,7 +149,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     for position, label in enumerate(labels):
         for shift, (outcome, filled) in zip((-0.16, 0.16), (("only base", False), ("only tuned", True)), strict=True):
             row = shares[(shares["label"] == label) & (shares["outcome"] == outcome)].iloc[0]
-            marker = methods.look(label)
+            marker = methods.marker_style(label)
             ax.errorbar(
                 row["value"],
                 position + shift,
@@ -165,8 +165,8 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(axis="x")
     ax.set(xlabel="share of the problems", title="solved by one only")
-    for outcome, face in (("only base", "white"), ("only tuned", methods.OTHER)):
-        ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=face, label=OUTCOMES[outcome])
+    for outcome, facecolor in (("only base", "white"), ("only tuned", methods.OTHER)):
+        ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=facecolor, label=OUTCOMES[outcome])
     ax.legend(loc="lower right", fontsize=7)
     return ax
 
@@ -185,7 +185,9 @@ def answers(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvline(-np.log(samples), color=style.FAINT, linestyle=":", linewidth=1)
     ax.annotate(f"1/{samples}", (-np.log(samples), 0), (3, 3), textcoords="offset points", fontsize=7, color=methods.OTHER)
     ax.set(
-        xlabel="the base's log-probability of a right answer, nats", ylabel="share of problems at most that", title="how unlikely it was"
+        xlabel="the base's log-probability of a correct answer, nats",
+        ylabel="cumulative share of problems",
+        title="likelihood under the base",
     )
     ax.legend(fontsize=7, loc="upper left")
     return ax

@@ -27,7 +27,7 @@ def main(runs: Path, figures: Path) -> list[Path]:
     folders = [precision.tuned_checkpoint(runs / "precision", name) for name in ("base", "fp32")]
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: is not there; python -m analyses precision makes it")
+            raise InputError(f"{folder}: does not exist; make it with python -m analyses precision")
     text = README.read_text(encoding="utf-8")
     texts = [text[start : start + LENGTH] for start in range(0, LENGTH * TEXTS, LENGTH)]
     (base, tokenizer), (tuned, _) = (entropy.load(str(folder), "cpu", "float32") for folder in folders)

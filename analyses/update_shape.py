@@ -29,7 +29,7 @@ from dynamics import InputError, overlap, spectra
 from dynamics.presentation import methods, style
 
 TITLE = "Overlap and shape of the updates"
-CLAIM = "not in the paper"
+CLAIM = "no claim about this"
 PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest angle, degrees", "stable_rank": "stable rank"}
 #: number of weights above which decompositions are estimated by random projections
 LARGE = 5_000_000
@@ -43,7 +43,7 @@ def caption(table: pd.DataFrame) -> str:
         f"Top left: cosine between the updates of two runs, over all weights{_rate(table, 'usual', ', learning rate ')}; for unrelated "
         "updates of so many weights it is within 0.01 of 0. Top right: overlap (Jaccard index) of the changed weights (rule bf16), divided "
         f"by that of independent masks with the same density in every tensor{_rate(table, 'lowest', ', learning rate ')}. Below: "
-        "unweighted means over matrices, of the runs at top left, a dot per seed; bars: Student's 95 % interval over seeds"
+        "unweighted means over matrices, of the runs at top left, a dot per seed; bars: 95 % t interval over seeds"
         f"{'; estimates by random projections' if estimated else ''}. Angle: the largest principal angle of the first 32 left singular "
         "vectors; stable rank: of the update."
     )

@@ -46,7 +46,7 @@ def caption(table: pd.DataFrame) -> str:
     names = _axis_names(table)
     return (
         f"Share of weights unchanged since the base, by method and learning rate; {seed_count(total)} seeds, a dot each; "
-        f"bars: Student's 95 % interval over seeds. Stored as {dtypes}. "
+        f"bars: 95 % t interval over seeds. Stored as {dtypes}. "
         f"Maps: mean over seeds, of {', '.join(names[label] for label in _mapped(table)['label'].unique())}. "
         f"Rules: {'; '.join(plot_rules.RULE_LABELS.values())}."
     )

@@ -86,8 +86,8 @@ def main() -> None:
 
     from dynamics.train.policy import native_bfloat16
 
-    said = "has" if native_bfloat16(torch.device(options.device)) else "has no"
-    print(f"{options.device}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}; it {said} bfloat16 arithmetic")
+    verb = "has" if native_bfloat16(torch.device(options.device)) else "has no"
+    print(f"{options.device}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()}; it {verb} bfloat16 arithmetic")
     print(f"{'hidden':>6}  {'parameters':>10}  " + "  ".join(f"{name + ' float32':>14}  {'bfloat16':>9}  {'ratio':>5}" for name in METHODS))
     with tempfile.TemporaryDirectory() as temporary:
         for hidden in options.hidden:

@@ -57,8 +57,8 @@ def kernel(rounds: int) -> None:
     ratio = seconds["peer"] / seconds["ours"]
     print(f"kernel     {seconds['ours']:.3f} s, published form {seconds['peer']:.3f} s: {ratio:.1f}x")
     for name, values in (("ours", ours), ("published", theirs)):
-        off = np.abs(values[:8].numpy() / exact.astype(float) - 1).max()
-        print(f"           largest relative error of {name}: {off:.1e}")
+        error = np.abs(values[:8].numpy() / exact.astype(float) - 1).max()
+        print(f"           largest relative error of {name}: {error:.1e}")
 
 
 def tracing(folder: str, rounds: int) -> None:

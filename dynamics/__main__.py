@@ -13,7 +13,7 @@ COMMANDS = {
     "spectra": ("In which directions did they move?", "rank, principal angles and spectral drift of every matrix's update"),
     "entropy": ("Where is the model unsure?", "entropy of every token over texts or rollouts, of one model or two"),
     "passk": ("How much can it solve?", "pass@k of graded samples with intervals, models compared pairwise"),
-    "train": ("How do I get a run to measure?", "train a small model, made on the spot, or any other by SFT, RLVR or self-play"),
+    "train": ("How do I get a run to measure?", "train the small embedded model, or any other, by SFT, RLVR or self-play"),
 }
 
 
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; give its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        from dynamics.cli.command import wrap_to_terminal
+
+        print(wrap_to_terminal(usage()))
         return 0
     if arguments[0] in ("-V", "--version"):
         from dynamics import __version__
@@ -32,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         from dynamics.errors import did_you_mean, printable
 
-        known = f"there are {', '.join(COMMANDS)}"
-        print(f"dynamics: error: {printable(command)}: no such command{did_you_mean(command, COMMANDS) or f'; {known}'}", file=sys.stderr)
+        commands = f"there are {', '.join(COMMANDS)}"
+        print(
+            f"dynamics: error: {printable(command)}: no such command{did_you_mean(command, COMMANDS) or f'; {commands}'}", file=sys.stderr
+        )
         return 2
     status: int = importlib.import_module(f"dynamics.{command}.__main__").cli(arguments[1:])
     return status
@@ -41,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """List the commands."""
-    lines = [line for name, (question, way) in COMMANDS.items() for line in (f"  {name:<10} {question}", f"  {'':<10}   {way}")]
+    lines = [
+        line for name, (question, description) in COMMANDS.items() for line in (f"  {name:<10} {question}", f"  {'':<10}   {description}")
+    ]
     return "\n".join(
         [
             "usage: dynamics COMMAND ...        (the same as python -m dynamics.COMMAND ...)",

@@ -70,7 +70,7 @@ def moved_names(module: str) -> Callable[[str], Any]:
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} has moved to {new}; the old name goes with the next release", FutureWarning, stacklevel=3)
+    warnings.warn(f"{old} has moved to {new}; the old name will be removed in the next release", FutureWarning, stacklevel=3)
 
 
 class _Finder(MetaPathFinder, Loader):

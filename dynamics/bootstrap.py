@@ -30,7 +30,7 @@ __getattr__ = moved_names(__name__)
 REPLICATES = 10_000
 LEVEL = 0.95
 #: weights of the outcomes (first model, second model) of the pseudo-problem
-IMAGINED = {(0.0, 0.0): 3 / 8, (1.0, 1.0): 3 / 8, (0.0, 1.0): 1 / 8, (1.0, 0.0): 1 / 8}
+PSEUDO_PROBLEM = {(0.0, 0.0): 3 / 8, (1.0, 1.0): 3 / 8, (0.0, 1.0): 1 / 8, (1.0, 0.0): 1 / 8}
 #: replicates per batch, to limit memory
 BATCH = 512
 
@@ -91,9 +91,9 @@ def mean_interval(
     1 - (alpha / 2)^(1 / problems), a bound that holds for any distribution on [0, 1]. Below about 30 problems, intervals tend to be too
     wide.
     """
-    imagined = np.array([first for first, _ in IMAGINED])
+    pseudo = np.array([first for first, _ in PSEUDO_PROBLEM])
     counts = (~np.isnan(values)).sum(axis=0)
-    interval = _widened(_replicate_means(values, imagined, replicates, seed), counts, level)
+    interval = _widened(_replicate_means(values, pseudo, replicates, seed), counts, level)
     with np.errstate(invalid="ignore"):
         mean = np.nansum(values, axis=0) / np.where(counts, counts, np.nan)
         unseen = 1 - ((1 - level) / 2) ** (1 / np.maximum(counts, 1))
@@ -126,17 +126,17 @@ def difference_replicates(
     differences: Float[np.ndarray, "problems columns"], replicates: int, seed: int
 ) -> Float[np.ndarray, "replicates columns"]:
     """Compute the replicates of ``difference_interval``: means of paired differences over resampled problems."""
-    imagined = np.array([second - first for first, second in IMAGINED])
-    return _replicate_means(differences, imagined, replicates, seed)
+    pseudo = np.array([second - first for first, second in PSEUDO_PROBLEM])
+    return _replicate_means(differences, pseudo, replicates, seed)
 
 
 def _replicate_means(
-    values: Float[np.ndarray, "problems columns"], imagined: Float[np.ndarray, " kinds"], replicates: int, seed: int
+    values: Float[np.ndarray, "problems columns"], pseudo: Float[np.ndarray, " kinds"], replicates: int, seed: int
 ) -> Float[np.ndarray, "replicates columns"]:
     """Compute means over resampled problems; NaN if a replicate has no problem with a value."""
     known = ~np.isnan(values)
-    filled = np.vstack([np.where(known, values, 0.0), np.repeat(imagined[:, None], values.shape[1], axis=1)])
-    counted = None if known.all() else np.vstack([known, np.ones((len(imagined), values.shape[1]))])
+    filled = np.vstack([np.where(known, values, 0.0), np.repeat(pseudo[:, None], values.shape[1], axis=1)])
+    counted = None if known.all() else np.vstack([known, np.ones((len(pseudo), values.shape[1]))])
     parts = []
     for size, rng in _batches(len(values), replicates, seed):
         weights = _draw(len(values), size, rng)
@@ -154,9 +154,9 @@ def _batches(problems: int, replicates: int, seed: int) -> Iterator[tuple[int, n
 
 def _draw(problems: int, size: int, rng: np.random.Generator) -> Float[np.ndarray, "size items"]:
     """Count how often each problem, and each outcome of the pseudo-problem, is drawn in a replicate of ``problems`` draws."""
-    kinds = len(IMAGINED)
+    kinds = len(PSEUDO_PROBLEM)
     points = rng.random((size, problems)) * (problems + 1)
-    beyond = np.searchsorted(np.cumsum(list(IMAGINED.values()))[:-1], points - problems, side="right") + problems
+    beyond = np.searchsorted(np.cumsum(list(PSEUDO_PROBLEM.values()))[:-1], points - problems, side="right") + problems
     drawn = np.where(points < problems, points.astype(np.int64), beyond)
     drawn += np.arange(size)[:, None] * (problems + kinds)
     return np.bincount(drawn.ravel(), minlength=size * (problems + kinds)).reshape(size, problems + kinds).astype(np.float64)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamics.checkpoints.hub import check_available, is_hub_name
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
-from dynamics.io.paths import choose_checkpoint, suggest_path, trainer_checkpoints
+from dynamics.io.paths import choose_checkpoint, choose_run, no_such_path, run_folders, trainer_checkpoints
+from dynamics.rope import LengthRule, RotaryState, length_rule
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 BYTES = 16 << 20
 #: largest accepted difference between logits of ``Head`` and of the model, relative to the largest logit, by dtype
 SAME_HEAD = {"float32": 1e-3, "float64": 1e-6}
+#: files of which every tokenizer of transformers has one
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+#: number of tokens of the sequences on which a model is tried
+PROBE = 16
+#: differences of logits that are taken for rounding, relative to the largest logit, by dtype; and relative to those of equal sequences
+ROUNDING, EQUAL = {"float32": 1e-6, "float64": 1e-12}, 10.0
+#: differences of the logits of equal sequences in one batch that are more than rounding, relative to the effect of a token on the next one
+MIXED = 0.1
 
 
 @dataclass(frozen=True)
@@ -125,12 +136,26 @@ class CausalModel:
     head : None if ``Head`` does not reproduce the model's logits; then the model's own forward pass computes them.
     window : longest sequence in one forward pass.
     notes : remarks on unusual properties of the model.
+    lengths : which sequences may share a batch.
+    alone : whether a sequence must be in a batch of its own, because the others in the batch change its logits.
     """
 
     model: PreTrainedModel
     head: Head | None
     window: int
     notes: Notes
+    lengths: LengthRule = field(default_factory=LengthRule)
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        """Keep the state of rotary embeddings that a long sequence changes."""
+        self._rotary = RotaryState(self.model) if self.lengths.kinds else None
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the lengths of earlier sequences, which some rotary embeddings keep."""
+        if self._rotary is not None:
+            self._rotary.restore()
 
     @property
     def device(self) -> torch.device:
@@ -191,23 +216,23 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     ------
     InputError : the model is not a causal language model.
     """
-    import torch
-
     config = getattr(model, "config", None)
     text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     if config is None or not hasattr(model, "get_output_embeddings") or getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{type(model).__name__}: is not a causal language model")
     output = model.get_output_embeddings()
     notes = Notes()
+    lengths = length_rule(config)
     longest = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 1 << 20
+    longest = int(longest * lengths.extension)
     model.eval()
-    wrapped = CausalModel(model, None, min(window or longest, longest), notes)
+    wrapped = CausalModel(model, None, min(window or longest, longest), notes, lengths)
     if output is None or not hasattr(output, "weight"):
         raise InputError(f"{type(model).__name__}: has no output head over a vocabulary; expected a causal language model")
     rows = output.weight.shape[0]
     known = len(tokenizer) if tokenizer is not None else rows
     if known > rows:
-        raise InputError(f"the tokenizer has {known:,} tokens, the model's head {rows:,} rows: they do not belong together")
+        raise InputError(f"the tokenizer has {known:,} tokens, the model's head {rows:,} rows: the tokenizer does not belong to the model")
     if vocabulary is not None and not 0 < vocabulary <= rows:
         raise InputError(f"vocabulary={vocabulary}: the head has {rows:,} rows")
     if known < rows and vocabulary is None:
@@ -216,23 +241,93 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     if divided := getattr(text, "logits_scaling", None):
         scale = 1.0 / divided
     softcap = getattr(text, "final_logit_softcapping", None)
-    head = Head(output.weight, getattr(output, "bias", None), softcap, float(scale), vocabulary or rows)
-    probe = torch.arange(min(16, rows), device=wrapped.device)[None]
+    _try(wrapped, Head(output.weight, getattr(output, "bias", None), softcap, float(scale), vocabulary or rows))
+    return wrapped
+
+
+def _try(wrapped: CausalModel, head: Head) -> None:
+    """Try the model on a few tokens: whether ``head`` gives its logits, and whether these depend on earlier tokens only."""
+    import torch
+
+    probe = _probe(head.weight.shape[0]).to(wrapped.device)
     mask = torch.ones_like(probe)
     with torch.no_grad():
-        own, hidden, dtype = wrapped.both(probe, mask)
-        own = own[0].float()
+        own, hidden, dtype = _passes(wrapped, probe, mask)
         try:
-            hidden = wrapped.hidden(probe, mask) if hidden is None else hidden
+            hidden = wrapped.hidden(probe[:1], mask[:1]) if hidden is None else hidden
             ours = head(hidden[0].float(), 0, head.size)
-            off = float((own[:, : head.size] - ours).abs().max() / own.abs().max().clamp(min=1e-6))
+            difference = float((own[0, :, : head.size] - ours).abs().max() / own[0].abs().max().clamp(min=1e-6))
         except Exception:  # a different kind of body
-            off = math.inf
-    if off <= SAME_HEAD.get(dtype, 3e-2):
+            difference = math.inf
+    _require_causal(wrapped, own, dtype)
+    if difference <= SAME_HEAD.get(dtype, 3e-2):
         wrapped.head = head
     else:
-        notes.add("the model's way from hidden states to logits is not understood: it forms its logits itself, a window at a time")
-    return wrapped
+        wrapped.notes.add("the logits could not be computed from the hidden states: the model computes them itself, one window at a time")
+
+
+def _passes(wrapped: CausalModel, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, str]:
+    """Compute logits in float32 and hidden states, in one pass, or a sequence at a time if memory runs out."""
+    import torch
+
+    try:
+        logits, hidden, dtype = wrapped.both(ids, mask)
+        return logits.float(), hidden, dtype
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    parts = [wrapped.both(ids[row : row + 1], mask[row : row + 1]) for row in range(len(ids))]
+    return torch.cat([logits for logits, _, _ in parts]).float(), parts[0][1], parts[0][2]
+
+
+def _probe(rows: int) -> torch.Tensor:
+    """Make a sequence, three that differ from it in their last, last but one and second half of the tokens, and the first again."""
+    import torch
+
+    first = torch.arange(min(PROBE, rows))
+    count = len(first)
+    other = first.roll(count // 2)
+    sequences = [first.clone() for _ in range(5)]
+    for sequence, (start, stop) in zip(sequences[1:4], _changed(count), strict=True):
+        sequence[start:stop] = other[start:stop]
+    return torch.stack(sequences)
+
+
+def _changed(count: int) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of tokens that differ in the sequences of ``_probe``."""
+    return (count - 1, count), (max(count - 2, 0), max(count - 1, 1)), (count // 2, count)
+
+
+def _require_causal(wrapped: CausalModel, logits: torch.Tensor, dtype: str) -> None:
+    """Raise InputError if the logits before a token that was changed have changed.
+
+    Several tokens are changed because a model can look ahead within blocks of tokens only. The batch also holds the first sequence twice:
+    where a batch is computed in one pass, equal tokens after equal tokens differ by rounding only, and mostly not at all.
+    """
+    import torch
+
+    off = (logits - logits[0]).abs().amax(-1)  # (sequences, tokens)
+    equal, next_token = float(off[4].max()), float(off[2, -1])
+    before = [off[row, :start].max() for row, (start, _) in enumerate(_changed(logits.shape[1]), 1) if start > 0]
+    ahead = float(torch.stack(before).max()) if before else 0.0
+    if ahead > max(EQUAL * equal, ROUNDING.get(dtype, 1e-3) * float(logits.abs().max())):
+        raise InputError(
+            f"{type(wrapped.model).__name__}: is not a causal language model: its prediction of a token changes with later tokens; "
+            "give a model that was trained to write text from left to right"
+        )
+    if equal > MIXED * next_token:
+        wrapped.alone = True
+        wrapped.notes.add(
+            "the texts of a batch change each other's logits (a limited capacity of experts, perhaps): each is measured alone"
+        )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    import torch
+
+    words = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in words or "can't allocate memory" in words
 
 
 def load(name: str, device: str | None = None, dtype: str | None = None) -> tuple[Any, Any]:
@@ -248,12 +343,12 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     ------
     InputError : transformers is not installed, or the model does not exist, is not causal or has no tokenizer.
     """
-    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
-        _refuse_trainer_output(Path(name))
+    check_local_model(name)
     with optional_import("running a model"):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
+    check_model(name)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
@@ -266,21 +361,57 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:
-        if not Path(name).exists() and (suggestion := suggest_path(name)):
-            raise InputError(f"{printable(name)}: no such folder{suggestion}") from None
-        raise InputError(f"{printable(name)}: has no tokenizer that can be read ({_reason(error)})") from None
+        raise InputError(f"{printable(name)}: its tokenizer cannot be loaded ({_reason(error)})") from None
     try:
         chosen = kinds[dtype] if dtype else "auto" if name != "smollm2" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options, **model_options)
     except Exception as error:
-        raise InputError(f"{printable(name)}: is not a causal language model that can be read ({_reason(error)})") from None
+        raise InputError(f"{printable(name)}: cannot be loaded as a causal language model ({_reason(error)})") from None
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 
-def _refuse_trainer_output(folder: Path) -> None:
-    """Raise an error that names the checkpoints of a trainer's output folder; an adapter or a folder of another kind passes."""
-    if not (folder / "adapter_config.json").exists() and (checkpoints := trainer_checkpoints(folder)):
-        raise InputError(choose_checkpoint(folder, checkpoints))
+def check_model(name: str) -> None:
+    """Check that a model exists and has the files that ``load`` needs, without loading or downloading it.
+
+    Parameters
+    ----------
+    name : see ``load``. A Hub id that is not in the Hub's cache takes one request to the Hub.
+
+    Raises
+    ------
+    InputError : there is no such model, or a file is missing.
+    """
+    check_local_model(name)
+    if name != "smollm2" and not Path(name).exists():
+        check_available(name)
+
+
+def check_local_model(name: str) -> None:
+    """Check what ``check_model`` does, but assume that a name with the form of a Hub id is a model on the Hub."""
+    folder = Path(name)
+    if name == "smollm2":
+        _smollm2()
+    elif folder.is_dir():
+        _check_folder(folder)
+    elif folder.exists():
+        raise InputError(f"{printable(name)}: is a file; name the folder with config.json, the tokenizer and the weights")
+    elif not is_hub_name(name):
+        raise InputError(no_such_path(name, "folder"))
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder has a configuration, a tokenizer and weights; the adapter's configuration names the model of an adapter."""
+    is_adapter = (folder / "adapter_config.json").exists()
+    if not is_adapter and not (folder / "config.json").exists():
+        if checkpoints := trainer_checkpoints(folder):
+            raise InputError(choose_checkpoint(folder, checkpoints))
+        if runs := run_folders(folder):
+            raise InputError(choose_run(folder, runs))
+        raise InputError(f"{printable(folder)}: is not a model that transformers can read: it has no config.json")
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise InputError(f"{printable(folder)}: has no tokenizer; save it in the folder of the model")
+    if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
+        raise InputError(f"{printable(folder)}: has no weights; expected {' or '.join(WEIGHT_FILES)}")
 
 
 def _reason(error: Exception) -> str:

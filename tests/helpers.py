@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dynamics.checkpoints import Checkpoint
 from dynamics.errors import InputError
 from dynamics.io.folders import exclusive, save_folder
 from dynamics.sparsity import STEPS
@@ -31,6 +32,11 @@ SAFETENSORS_CODES = {
 def bf16(values: np.ndarray) -> np.ndarray:
     """Convert floats to bf16 bit patterns by truncation, which suffices for test values."""
     return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def reasons(checkpoint: Checkpoint) -> dict[str, str]:
+    """Map the ignored entries of a checkpoint to the reasons."""
+    return {entry.name: entry.reason for entry in checkpoint.ignored}
 
 
 def wide(bits: np.ndarray) -> np.ndarray:
@@ -106,7 +112,7 @@ def tidy(p, n, seed=0, model=None, **extra):
 
 def browser() -> str | None:
     """Find a browser that runs headless."""
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 
 def dumped(page, folder, *flags):

@@ -33,10 +33,10 @@ def test_coverage(a, b, problems):
     p = rng.beta(a, b, (trials, problems))
     c = rng.binomial(N, p)
     # the trials are columns of a single call with the same resampled problems, so only the benchmark varies
-    values = np.stack([curves(np.full(problems, N), one, ks) for one in c], axis=2).reshape(problems, -1)
-    found = mean_interval(values, replicates=1000)
+    values = np.stack([curves(np.full(problems, N), correct, ks) for correct in c], axis=2).reshape(problems, -1)
+    interval = mean_interval(values, replicates=1000)
     expected = np.repeat([truth(a, b, k) for k in ks], trials)
-    held = ((found.low <= expected) & (expected <= found.high)).reshape(len(ks), trials).mean(axis=1)
+    held = ((interval.low <= expected) & (expected <= interval.high)).reshape(len(ks), trials).mean(axis=1)
     assert (held >= 0.93 - 0.007).all(), held  # 0.007: the standard error of 1,000 trials
     assert (held <= 0.97 + 0.007).all(), held
 
@@ -60,39 +60,39 @@ def test_coverage_of_paired_differences(a, b, shift):
         np.stack([curves(np.full(problems, N), one, ks) for one in rng.binomial(N, chance)], axis=2).reshape(problems, -1)
         for chance in (p, q)
     )
-    found = difference_interval(first, second, replicates=1000)
-    held = ((found.low <= expected) & (expected <= found.high)).reshape(len(ks), trials).mean(axis=1)
+    interval = difference_interval(first, second, replicates=1000)
+    held = ((interval.low <= expected) & (expected <= interval.high)).reshape(len(ks), trials).mean(axis=1)
     assert (held >= 0.93 - 0.007).all(), held
     assert (held <= 0.97 + 0.007).all(), held
 
 
 def test_nothing_solved_is_not_certainty():
     """No success in 50 problems: the exact upper bound is 1 - 0.025^(1/50)."""
-    found = mean_interval(np.zeros((50, 1)))
-    assert found.low[0] == 0
-    assert found.high[0] >= 1 - 0.025 ** (1 / 50) - 1e-12
-    found = mean_interval(np.ones((50, 1)))
-    assert found.high[0] == 1
-    assert found.low[0] <= 0.025 ** (1 / 50) + 1e-12
+    interval = mean_interval(np.zeros((50, 1)))
+    assert interval.low[0] == 0
+    assert interval.high[0] >= 1 - 0.025 ** (1 / 50) - 1e-12
+    interval = mean_interval(np.ones((50, 1)))
+    assert interval.high[0] == 1
+    assert interval.low[0] <= 0.025 ** (1 / 50) + 1e-12
 
 
 def test_an_interval_holds_its_estimate(rng):
     values = rng.random((40, 30)) ** rng.integers(1, 9, 30)
-    found = mean_interval(values, replicates=500)
-    assert ((found.low <= values.mean(axis=0)) & (values.mean(axis=0) <= found.high)).all()
+    interval = mean_interval(values, replicates=500)
+    assert ((interval.low <= values.mean(axis=0)) & (values.mean(axis=0) <= interval.high)).all()
 
 
 def test_ragged_columns_use_the_problems_they_have(rng):
     values = rng.random((200, 2))
     values[100:, 1] = np.nan
-    found = mean_interval(values)
+    interval = mean_interval(values)
     alone = mean_interval(values[:100, 1:])
-    assert found.high[1] - found.low[1] == pytest.approx(alone.high[0] - alone.low[0], rel=0.1)
+    assert interval.high[1] - interval.low[1] == pytest.approx(alone.high[0] - alone.low[0], rel=0.1)
     empty = mean_interval(np.full((5, 1), np.nan))
     assert np.isnan(empty.low[0])
     assert np.isnan(empty.high[0])
-    one = mean_interval(np.array([[0.5]]))
-    assert np.isnan(one.low[0])
+    single = mean_interval(np.array([[0.5]]))
+    assert np.isnan(single.low[0])
 
 
 def test_the_same_seed_gives_the_same_interval(rng):

@@ -55,10 +55,10 @@ def built(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_preset_trains_what_the_figures_are_built_from(embedded_model: None, tmp_path: Path) -> None:
-    found = launch.train("quick", tmp_path / "runs")
-    assert {run.path.name for run in found} == set(presets.plan("quick"))
-    assert not list((tmp_path / "runs").glob("*/state"))  # finished runs keep what is measured, not what it takes to go on
-    assert all(path.stat().st_size for path in comparison.build(found, tmp_path / "figures"))
+    trained = launch.train("quick", tmp_path / "runs")
+    assert {run.path.name for run in trained} == set(presets.plan("quick"))
+    assert not list((tmp_path / "runs").glob("*/state"))  # finished runs keep the measurements, not the state needed to resume
+    assert all(path.stat().st_size for path in comparison.build(trained, tmp_path / "figures"))
 
 
 def test_finished_runs_are_not_made_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,30 +84,30 @@ def test_a_script_runs_by_itself(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert analysis.main(entropy_dynamics, [str(folder), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "entropy_dynamics.svg").exists()
     assert analysis.main(entropy_dynamics, [str(tmp_path), "--out", str(tmp_path)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
 
 
 def test_sparsity_and_labels_agree_with_the_run(folder: Path) -> None:
-    found = {run.path.name: run for run in runs.find([folder])}
+    by_name = {run.path.name: run for run in runs.find([folder])}
     variants = ["bfloat16 masters", "learning rate 3e-05"]
-    expected = [*(f"{method}{more}" for method in ("sft", "rlvr") for more in ("", *(f", {one}" for one in variants)))]
-    assert [run.label for run in found.values()] == [*expected, "selfplay", "selfplay, frozen proposer"]
-    assert [run.path.name for run in runs.default_settings(list(found.values()))] == ["sft-0", "rlvr-0", "selfplay-0"]
-    table = confound.measure(list(found.values()))
+    expected = [*(f"{method}{more}" for method in ("sft", "rlvr") for more in ("", *(f", {variant}" for variant in variants)))]
+    assert [run.label for run in by_name.values()] == [*expected, "selfplay", "selfplay, frozen proposer"]
+    assert [run.path.name for run in runs.default_settings(list(by_name.values()))] == ["sft-0", "rlvr-0", "selfplay-0"]
+    table = confound.measure(list(by_name.values()))
     table = table[table["rule"] == "bf16"]
     stored = table.pivot_table(index="label", columns="stored", values="value")
     assert (stored["as trained"] == stored["bfloat16"]).all()  # what the rule rounds is what such a file holds
     table = table[table["stored"] == "as trained"]
-    value = {name: table[table["label"] == found[name].label]["value"].item() for name in found if "frozen" not in name}
-    assert value["rlvr-slow-0"] == pytest.approx(found["rlvr-slow-0"].metrics["sparsity/bf16"].iloc[-1], abs=1e-6)
+    value = {name: table[table["label"] == by_name[name].label]["value"].item() for name in by_name if "frozen" not in name}
+    assert value["rlvr-slow-0"] == pytest.approx(by_name["rlvr-slow-0"].metrics["sparsity/bf16"].iloc[-1], abs=1e-6)
     spread = {row["rule"]: row for row in confound.spreads(table)}
     within = [max(mine) - min(mine) for mine in ([value[n] for n in value if n.startswith(method)] for method in ("sft", "rlvr"))]
     assert spread["bf16"]["settings"] == pytest.approx(max(within))
 
 
 def test_what_only_one_solved_and_how_unlikely_the_base_found_it(folder: Path) -> None:
-    found = runs.find([folder / "rlvr-0"])
-    table = support.measure(found)
+    compared = runs.find([folder / "rlvr-0"])
+    table = support.measure(compared)
     shares = table[table["part"] == "share"]
     assert shares["value"].sum() == pytest.approx(1)
     assert ((shares["low"] <= shares["value"]) & (shares["value"] <= shares["high"])).all()
@@ -154,7 +154,7 @@ def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: 
             assert importlib.import_module(f"{words[2]}.__main__").build_parser().parse_args(words[3:]).json
         else:
             assert words[0] in ("evalplus.evaluate", "inspect")
-            assert "64" in words  # pass@k needs many samples, graded
+            assert "64" in words  # pass@k needs many graded samples
     usual = {run.path.name for run in runs.default_settings(runs.find(made))}
     assert usual == {f"{method}-{seed}" for method in presets.METHODS for seed in range(presets.PRESETS[preset].seeds)}
 
@@ -182,8 +182,8 @@ def test_a_verdict_is_its_interval() -> None:
 
 def test_seeds_that_agree_by_chance_do_not_make_a_verdict_sharp() -> None:
     within = (-0.1, 0.3, "bootstrap over problems")
-    found = check_claim("", "", [0.1, 0.1, 0.1], 1, within)
-    assert (found.low, found.high, found.verdict) == (-0.1, 0.3, OPEN)
+    verdict = check_claim("", "", [0.1, 0.1, 0.1], 1, within)
+    assert (verdict.low, verdict.high, verdict.verdict) == (-0.1, 0.3, OPEN)
     assert check_claim("", "", [0.1, 0.1, 0.1], 1).verdict == HOLDS
     apart = check_claim("", "", [0.0, 0.2], 1, (0.05, 0.15, "bootstrap over problems"))
     assert (apart.low, apart.high) == over_seeds([0.0, 0.2])[1:]  # here the interval over seeds is wider
@@ -199,7 +199,7 @@ def test_the_papers_order_is_judged_under_both_readings() -> None:
             for method, value in (("sft", sft), ("rlvr", rlvr), ("selfplay", game))
             for seed in range(3)
         ]
-        return [one.verdict for one in update_sparsity.check_order(pd.DataFrame(rows).sample(frac=1, random_state=0), "")]
+        return [verdict.verdict for verdict in update_sparsity.check_order(pd.DataFrame(rows).sample(frac=1, random_state=0), "")]
 
     assert told(0.4, 0.9, 0.6) == [HOLDS, HOLDS, FAILS]
     assert told(0.9, 0.4, 0.6) == [HOLDS, FAILS, HOLDS]
@@ -215,12 +215,12 @@ def test_the_confound_is_judged_over_the_settings_that_every_seed_has() -> None:
         for seed in range(3)
     ]
     only = rows[0] | {"learning_rate": 1e-3, "value": 0.99}  # of one seed
-    (found,) = confound.verdicts(pd.DataFrame([*rows, only]))
-    assert found.effect == pytest.approx(0.1 - 0.55)
-    assert found.verdict == FAILS
+    (verdict,) = confound.verdicts(pd.DataFrame([*rows, only]))
+    assert verdict.effect == pytest.approx(0.1 - 0.55)
+    assert verdict.verdict == FAILS
     usual = [row for row in rows if row["learning_rate"] == 3e-4 or row["seed"] == 0]
-    (found,) = confound.verdicts(pd.DataFrame(usual))  # but one setting has all seeds: what one seed shows, which is no verdict
-    assert (found.seeds, found.verdict) == (1, OPEN)
+    (verdict,) = confound.verdicts(pd.DataFrame(usual))  # but one setting has all seeds: what one seed shows, which is no verdict
+    assert (verdict.seeds, verdict.verdict) == (1, OPEN)
     with pytest.raises(InputError, match="none of the runs has checkpoints"):
         confound.measure([])
 
@@ -252,8 +252,8 @@ def test_the_lowest_learning_rate_that_all_methods_share() -> None:
     assert runs.lowest_lr([*usual, *slow, slower[0]]) == slow  # the other was run by one method only
     assert runs.lowest_lr(usual) == []
     faster = [run(method, learning_rate=3e-2) for method in ("sft", "rlvr")]
-    said = [run(method, learning_rate=3e-4) for method in ("sft", "rlvr")]
-    assert runs.lowest_lr([*said, *faster]) == []
+    compared = [run(method, learning_rate=3e-4) for method in ("sft", "rlvr")]
+    assert runs.lowest_lr([*compared, *faster]) == []
 
 
 def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> None:
@@ -263,13 +263,17 @@ def test_labels_tell_a_run_from_those_it_is_compared_with(tmp_path: Path) -> Non
         return run_folder(tmp_path / name, seed=seed, config=more)
 
     shared = [run(f"shared-{n}", n, learning_rate=7e-5) for n in range(2)]
-    assert [one.label for one in runs.find(shared)] == ["sft", "sft"]
+    assert [trained.label for trained in runs.find(shared)] == ["sft", "sft"]
     asked = run("asked", learning_rate=1e-6)
     (asked / "evals").mkdir()
     (asked / "evals" / "all.jsonl").write_text("")
-    assert sorted(one.label for one in runs.find([*shared, asked])) == ["sft", "sft, learning rate 7e-05", "sft, learning rate 7e-05"]
+    assert sorted(trained.label for trained in runs.find([*shared, asked])) == [
+        "sft",
+        "sft, learning rate 7e-05",
+        "sft, learning rate 7e-05",
+    ]
     default = run("default", learning_rate=3e-4)
-    assert sorted(one.label for one in runs.find([*shared, default]))[0] == "sft"
+    assert sorted(trained.label for trained in runs.find([*shared, default]))[0] == "sft"
 
 
 def test_runs_are_selected_by_their_settings_and_named_from_them() -> None:
@@ -320,11 +324,11 @@ def test_what_the_runs_of_a_folder_begin_with_is_no_part_of_the_comparison(tmp_p
     base = run_folder(tmp_path / "my runs" / presets.BASE_RUN, seed=0, config={})
     plan = presets.plan("smollm2", tmp_path / "my runs")["rlvr-1"]
     model = plan[plan.index("--model") + 1]
-    assert Path(model).parent.parent == base  # a space in a name tears nothing
+    assert Path(model).parent.parent == base  # a space in a name does no harm
     tuned = run_folder(tmp_path / "my runs" / "rlvr-1", method="rlvr", seed=1, config={"model": model})
-    (found,) = runs.find([tmp_path / "my runs"])
-    assert found.path == tuned
-    assert found.settings["model"] == f"base/checkpoints/{Path(model).name}"
+    (compared,) = runs.find([tmp_path / "my runs"])
+    assert compared.path == tuned
+    assert compared.settings["model"] == f"base/checkpoints/{Path(model).name}"
     assert [run.path for run in runs.find([base])] == [base]
 
 
@@ -332,7 +336,7 @@ def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path)
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [row["step"] for row in runs.read_json_lines(file)] == [1, 2]
-    file.write_text('{"step": 1}\n{"step": 2}')  # whole, by a writer that ends no last line
+    file.write_text('{"step": 1}\n{"step": 2}')  # complete, although the last line has no newline
     assert [row["step"] for row in runs.read_json_lines(file)] == [1, 2]
     file.write_text('{"step": 1}\n{"st\n')
     with pytest.raises(InputError, match="line 2: is not JSON"):
@@ -353,9 +357,9 @@ def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     (target / "curriculum.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
-    found = curriculum.verdicts(curriculum.measure(runs.find([target])))
-    assert found[0].effect == pytest.approx(-0.3)
-    assert [one.verdict for one in found] == [OPEN] * len(found)
+    verdicts = curriculum.verdicts(curriculum.measure(runs.find([target])))
+    assert verdicts[0].effect == pytest.approx(-0.3)
+    assert [verdict.verdict for verdict in verdicts] == [OPEN] * len(verdicts)
 
 
 def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
@@ -368,7 +372,7 @@ def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> 
     table = pd.read_csv(tmp_path / "figures" / "update_sparsity.csv")
     assert table.loc[table["part"] == "total", "value"].to_list() == pytest.approx([0.5] * 4)
     page = (tmp_path / "figures" / "report.html").read_text()
-    assert page.count("Not drawn:") == len(comparison.QUESTIONS) - 2
+    assert page.count("No figure:") == len(comparison.QUESTIONS) - 2
 
 
 @pytest.mark.parametrize("missing", ["selfplay", "sft"])
@@ -379,11 +383,11 @@ def test_a_comparison_without_one_method(folder: Path, missing: str) -> None:
         for module in (entropy_dynamics, update_sparsity, confound, pass_at_k):
             table = module.measure(chosen)
             assert module.figure(table).axes
-            assert not [one for one in module.verdicts(table) if module is update_sparsity]  # its verdicts are on all three
+            assert not [verdict for verdict in module.verdicts(table) if module is update_sparsity]  # its verdicts are on all three
 
 
 def test_operations_are_counted_in_any_python() -> None:
-    assert [curriculum.operations(one) for one in ("x", "x+1", "sorted(x)[::-1]", "[y*2 for y in x]")] == [0, 1, 3, 2]
+    assert [curriculum.operations(program) for program in ("x", "x+1", "sorted(x)[::-1]", "[y*2 for y in x]")] == [0, 1, 3, 2]
 
 
 def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
@@ -406,7 +410,7 @@ def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
         curve = table[(table["split"] == "seen") & (table["name"] == "rlvr") & (table["kind"] == "pass@k")]
         (line,) = [line for line in ax.lines if line.get_label() == "rlvr"]
         assert line.get_ydata() == pytest.approx(curve.sort_values("k")["value"])
-        assert len(ax.collections) == 4  # a band a method and for the base; none for controls
+        assert len(ax.collections) == 4  # one band per method and one for the base; none for controls
 
         ax = update_sparsity.draw(table_of(update_sparsity), style.new_figure(3, 3).subplots(), "bf16")
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["sft, 3e-4", "rlvr, 3e-4", "selfplay, 3e-4"]
@@ -458,7 +462,7 @@ def test_presets_name_options_that_exist_and_reuse_what_is_finished(folder: Path
             assert not launch.is_finished(tmp_path / name, options)  # also parses the options
     options = presets.plan("quick")["sft-0"]
     assert launch.is_finished(folder / "sft-0", options)
-    with pytest.raises(InputError, match=r"sft-0: is finished, with other settings \(seed\); --force makes all of them anew"):
+    with pytest.raises(InputError, match=r"sft-0: is finished, with other settings \(seed\); --force trains all of them again"):
         launch.is_finished(folder / "sft-0", [*options, "--seed", "1"])
     mine = json.loads((folder / "sft-0" / "run.json").read_text())["compute_dtype"]
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", mine)

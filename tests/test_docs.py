@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import option_tables
 import pytest
 from helpers import write_safetensors
 
@@ -78,7 +79,7 @@ def test_a_command_is_understood(command: str, tmp_path: Path, monkeypatch: pyte
     elif module.startswith("analyses."):
         from analyses import analysis
 
-        monkeypatch.chdir(tmp_path)  # where these runs are not
+        monkeypatch.chdir(tmp_path)  # a folder without these runs
         assert analysis.main(importlib.import_module(module), words) == 2
     else:
         importlib.import_module(f"{module}.__main__").build_parser().parse_args(words)
@@ -172,7 +173,7 @@ def test_python_prints_what_its_comments_say(page: Path, text: str, names: dict[
     assert printed.getvalue().splitlines() == re.findall(r"# -> (.*)$", text, re.MULTILINE)
 
 
-def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+def options_of(name: str) -> set[str]:
     """The options of a command, without --help and without those that --help does not show."""
     if name == "train":
         from dynamics.train import command_line
@@ -180,22 +181,24 @@ def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
         classes = [*METHODS.values(), command_line.Command]
         return {option_of(field.name) for kind in classes for field in dataclasses.fields(kind)} - {"--config"}
-    if name == "analyses":
-        with pytest.raises(SystemExit):
-            importlib.import_module("analyses.__main__").main(["--help"])
-        return set(re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE))
-    actions = importlib.import_module(f"dynamics.{name}.__main__").build_parser()._actions
+    actions = importlib.import_module(option_tables.PARSERS[name]).build_parser()._actions
     shown = [action for action in actions if action.dest != "help" and action.help != argparse.SUPPRESS]
     return {option for action in shown for option in action.option_strings if option.startswith("--")}
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "analyses"])
-def test_a_page_lists_the_options_of_its_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_lists_the_options_of_its_command(name: str) -> None:
     text = (ROOT / "docs" / "commands" / f"{name}.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(--[\w-]+)", text, re.MULTILINE)
     presets = ["--preset"] if name in ("train", "analyses") else []  # also the head of a table of what they are
-    assert set(listed) == options_of(name, capsys)
+    assert set(listed) == options_of(name)
     assert len(listed) - len(set(listed)) <= len(presets)
+
+
+@pytest.mark.parametrize("name", option_tables.PARSERS)
+def test_the_table_of_options_is_that_of_the_help(name: str) -> None:
+    text = (ROOT / "docs" / "commands" / f"{name}.md").read_text(encoding="utf-8")
+    assert option_tables.with_options(name, text) == text, "run python docs/option_tables.py"
 
 
 def anchors(page: Path) -> set[str]:

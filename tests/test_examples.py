@@ -12,7 +12,7 @@ import dynamics
 
 
 def _modules() -> list[str]:
-    return [one.name for one in pkgutil.walk_packages(dynamics.__path__, "dynamics.") if ".checkpoints.fsdp" not in one.name]
+    return [module.name for module in pkgutil.walk_packages(dynamics.__path__, "dynamics.") if ".checkpoints.fsdp" not in module.name]
 
 
 @pytest.mark.parametrize("name", [name for name in _modules() if not name.endswith("__main__")])

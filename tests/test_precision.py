@@ -130,11 +130,11 @@ def test_finished_runs_are_used_again_until_something_differs(source, runs, tmp_
 
 
 def test_passages_are_whole_paragraphs(source):
-    found = list(precision.passages(source.text))
-    joined = [one["prompt"] + one["completion"] for one in found]
+    passages = list(precision.passages(source.text))
+    joined = [passage["prompt"] + passage["completion"] for passage in passages]
     assert "\n\n".join(joined) == source.text[: len("\n\n".join(joined))]
     assert all(len(text) >= precision.PASSAGE for text in joined)
-    assert all(one["completion"].startswith(" ") for one in found)
+    assert all(passage["completion"].startswith(" ") for passage in passages)
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_the_measurement_of_a_run(source, runs):
     for folder in precision.COMPARISONS:
         differ = sum(int((tensor.float() != base[name].float()).sum()) for name, tensor in tuned(runs, folder).items())
         assert value[folder, "exact"] == differ
-    # rounding the masters on save is all that parts the two fp32 rows
+    # rounding the masters on save is the only difference between the two fp32 rows
     assert value["fp32", "bf16"] == value["fp32_saved_as_bf16", "bf16"] == value["fp32_saved_as_bf16", "exact"]
     run = precision.describe_runs(runs, source)
     assert set(by_step.groupby("folder")["weights"].sum()) == {run["parameters"]}

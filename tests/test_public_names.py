@@ -12,7 +12,7 @@ from dynamics._moved import MOVED, MOVED_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:dynamics.*has moved:FutureWarning")
 
-#: module -> public names that it has, in its ``__all__`` if there is one; more may come, none of these may go
+#: module -> public names that it has, in its ``__all__`` if there is one; names may be added but not removed
 NAMES = {
     "dynamics": """InputError __version__ betabinomial bootstrap checkpoints entropy estimators logits overlap passk plots recorder samples
         sketch sparsity spectra train""",
@@ -61,7 +61,7 @@ NAMES = {
     "analyses.pass_at_k": "draw measure",
     "analyses.runs": "find",
 }
-#: what the README's examples and documents use of the objects that they get
+#: attributes that the README's examples and the documents use
 ATTRIBUTES = {
     "dynamics.sparsity.Comparison": "total layers modules rows skipped notes tensors grid to_dict",
     "dynamics.sparsity.Row": """name numel changed sparsity ulp base_norm update_norm relative_update cosine cosine_distance max_abs_update
@@ -79,17 +79,17 @@ ATTRIBUTES = {
 
 @pytest.mark.parametrize("module", NAMES)
 def test_a_module_has_its_names(module):
-    found = importlib.import_module(module)
+    imported = importlib.import_module(module)
     names = NAMES[module].split()
-    assert [name for name in names if not hasattr(found, name)] == []
-    assert {name for name in names if f"dynamics.{name}" not in MOVED} <= set(getattr(found, "__all__", names))
+    assert [name for name in names if not hasattr(imported, name)] == []
+    assert {name for name in names if f"dynamics.{name}" not in MOVED} <= set(getattr(imported, "__all__", names))
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_an_object_has_its_attributes(name):
     module, _, kind = name.rpartition(".")
-    found = getattr(importlib.import_module(module), kind)
-    assert set(ATTRIBUTES[name].split()) <= {*dir(found), *getattr(found, "__dataclass_fields__", ())}
+    owner = getattr(importlib.import_module(module), kind)
+    assert set(ATTRIBUTES[name].split()) <= {*dir(owner), *getattr(owner, "__dataclass_fields__", ())}
 
 
 def python(*arguments: str) -> str:

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor, from_array
+from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.quantised import dequantise
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location, location
 from dynamics.io.paths import no_such_path
 
-__all__ = ["Checkpoint", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
+__all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
 
 #: a path, a Hub id, a mapping from names to tensors or arrays, or an open checkpoint
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
@@ -40,21 +43,42 @@ def open_checkpoint(source: Source) -> Checkpoint:
     if isinstance(source, Mapping):
         from dynamics.checkpoints.memory import read_mapping
 
-        return read_mapping(source)
+        return dequantise(read_mapping(source))
     if not os.fspath(source):
         raise InputError("a checkpoint's path is empty")
-    path = Path(source)
+    path = location(source if isinstance(source, (str, Path)) else os.fspath(source))
     try:
         exists = path.exists()
     except OSError as error:
         raise InputError(f"{printable(source)}: {error.strerror or error}") from None
+    except InputError:
+        raise
     except ValueError:
         raise InputError(f"{printable(source)}: is not a path") from None
     if not exists:
-        return _from_hub(str(source))
+        if isinstance(path, Path):
+            return _from_hub(str(source))
+        raise InputError(f"{printable(path)}: no such object or folder")
     checkpoint = _read(path)
     if not checkpoint.tensors and checkpoint.adapter is None:
         raise InputError(f"{printable(path)}: holds no tensors")
+    return _merged(dequantise(checkpoint), path)
+
+
+def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
+    """Apply the factors of an adapter that lie among the weights of a whole model, as sharded checkpoints of a PEFT model have them.
+
+    Their scaling is in ``adapter_config.json``. Where there is none, the checkpoint is returned as it is.
+    """
+    if not any(parameter_names.ADAPTED.search(name) for name in checkpoint.tensors):
+        return checkpoint
+    folder = path if path.is_dir() else path.parent
+    for config in (folder / "adapter_config.json", folder / "lora_adapter" / "adapter_config.json"):
+        if config.exists():
+            from dynamics.checkpoints.adapter import merge_own_factors
+            from dynamics.checkpoints.files import read_json
+
+            return merge_own_factors(checkpoint, read_json(config))
     return checkpoint
 
 
@@ -65,10 +89,10 @@ def _from_hub(text: str) -> Checkpoint:
         raise InputError(no_such_path(text))
     from dataclasses import replace
 
-    return replace(_read(download(text)), path=text)
+    return replace(dequantise(_read(download(text))), path=text)
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Location) -> Checkpoint:
     if path.is_dir():
         from dynamics.checkpoints.folder import read_folder
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state
 from dynamics.checkpoints.sharded import Shard, join_shards
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location, exists
 
 #: classes in ``.metadata``, under the module paths of all versions of torch
 CLASSES = frozenset(
@@ -35,12 +35,12 @@ CLASSES = frozenset(
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def read_dcp(folder: Path) -> Checkpoint:
+def read_dcp(folder: Location) -> Checkpoint:
     """Read the checkpoint in a folder with a ``.metadata`` file."""
     file = File(folder / ".metadata")
     where = printable(file.path)
     metadata = unpickle(io.BytesIO(file.read(0, file.size)), where, CLASSES)
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     try:
         entries = _weights(metadata.state["state_dict_metadata"], ignored)
         infos = {(index.state["fqn"], index.state.get("offset")): info for index, info in metadata.state["storage_data"].items()}
@@ -58,24 +58,25 @@ def read_dcp(folder: Path) -> Checkpoint:
         for box, (path, offset, length) in zip(boxes, items[name], strict=True):
             shards[box] = (*box, _item(label, name, box[1], dtype, files[path], offset, length))
         tensors[name] = join_shards(label, shape, dtype, list(shards.values())).named(name)
-    if not tensors and any(is_optimizer(name) for name, _ in ignored):
+    if not tensors and any(is_optimizer(entry.name) for entry in ignored):
         raise InputError(f"{printable(folder)}: holds optimizer state, not weights")
     return Checkpoint(str(folder), "dcp", tensors, ignored=grouped(ignored))
 
 
-def _weights(entries: dict[str, Node], ignored: list[tuple[str, str]]) -> dict[str, tuple[tuple[int, ...], str, list[Box]]]:
+def _weights(entries: dict[str, Node], ignored: list[Ignored]) -> dict[str, tuple[tuple[int, ...], str, list[Box]]]:
     """Map the name of each tensor that is not optimizer state to (shape, dtype, rectangles)."""
     weights = {}
     for name, entry in entries.items():
         if is_optimizer(name):
-            ignored.append((name, "optimizer state, not weights"))
+            ignored.append(Ignored(name, "optimizer state, not weights"))
         elif not isinstance(name, str) or not entry.path.endswith(".TensorStorageMetadata"):
-            ignored.append((str(name), "not a tensor"))
+            ignored.append(Ignored(str(name), "not a tensor"))
         else:
             properties = entry.state["properties"].state
             dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
             if dtype not in STORAGE:
-                ignored.append((name, f"its dtype {printable(dtype)} is not one this reads"))
+                count = math.prod(_numbers(entry.state["size"]))
+                ignored.append(Ignored(name, f"its dtype {printable(dtype)} is not one this reads", count))
                 continue
             boxes = [(_numbers(chunk.state["offsets"]), _numbers(chunk.state["sizes"])) for chunk in entry.state["chunks"]]
             weights[name] = (_numbers(entry.state["size"]), dtype, boxes)
@@ -102,10 +103,10 @@ def _locate(where: str, name: str, box: Box, dtype: str, infos: dict[tuple[str, 
     return path, offset, length
 
 
-def _open(folder: Path, name: str) -> File:
+def _open(folder: Location, name: str) -> File:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise InputError(f"{printable(folder)}: .metadata refers to {printable(name)}, which is outside the folder")
-    if not os.path.exists(folder / name):  # unlike Path.exists, it returns False for invalid file names instead of raising
+    if not exists(folder / name):
         raise InputError(f"{printable(folder)}: {printable(name)} is missing, which .metadata refers to; fetch it")
     return File(folder / name)
 

@@ -5,40 +5,74 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynamics.errors import InputError, printable
+from dynamics.io.blocks import BlockReader
+from dynamics.io.locations import Location, RemotePath, location
 
 LFS_POINTER = b"version https://git-lfs"
 
 
 class File:
-    """One open file, read with ``pread`` from any number of threads.
+    """One open file, on this machine or in an object store, read from any number of threads.
 
-    ``identity`` is (device, inode): two paths with the same identity hold the same bytes, for example
-    two Hub snapshots that link to the same blob.
+    ``identity`` is (device, inode), or for an object its path and version. Two paths with the same identity hold the same bytes, for
+    example two Hub snapshots that link to the same blob.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Location):
         """Open the file; raise InputError for a Git LFS pointer, or if it is not a regular file."""
-        self.path = Path(path)
-        try:
-            self._fd = _open(self.path)
-        except OSError as error:
-            raise InputError(f"{printable(path)}: {error.strerror or error}") from error
-        status = os.fstat(self._fd)
-        self.size = status.st_size
-        self.identity = (status.st_dev, status.st_ino)
-        self._lock = threading.Lock()
+        self.path = location(path)
+        self._reader = _LocalReader(self.path) if isinstance(self.path, Path) else _RemoteReader(self.path)
+        self.size, self.identity = self._reader.size, self._reader.identity
         if self.size < 1024 and self.read(0, min(self.size, len(LFS_POINTER))) == LFS_POINTER:
             raise InputError(f"{printable(path)}: is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
 
     def read_into(self, offset: int, buffer: np.ndarray) -> None:
         """Fill a contiguous array with the bytes that start at ``offset``."""
-        view = memoryview(buffer.view(np.uint8).reshape(-1).data)
+        self._reader.read_into(offset, memoryview(buffer.view(np.uint8).reshape(-1).data))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes, starting at ``offset``."""
+        buffer = np.empty(size, np.uint8)
+        self.read_into(offset, buffer)
+        return buffer.tobytes()
+
+
+class _RemoteReader:
+    """An object of a store."""
+
+    def __init__(self, path: RemotePath):
+        self.path = path
+        self.size, self.identity = path.size_and_version()
+        self._blocks = BlockReader(self.size, path.read)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        if offset + len(view) > self.size:
+            raise InputError(f"{printable(self.path)}: needed byte {offset + len(view)}, the object has {self.size}")
+        self._blocks.read_into(offset, view)
+
+
+class _LocalReader:
+    """A file of this machine, read with ``pread``."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._fd = _open(path)
+        except OSError as error:
+            raise InputError(f"{printable(path)}: {error.strerror or error}") from error
+        status = os.fstat(self._fd)
+        self.size = status.st_size
+        self.identity: Hashable = (status.st_dev, status.st_ino)
+        self._lock = threading.Lock()
+
+    def read_into(self, offset: int, view: memoryview) -> None:
         done = 0
         while done < len(view):
             try:
@@ -51,12 +85,6 @@ class File:
                     f"the file now has {os.fstat(self._fd).st_size}"
                 )
             done += count
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read ``size`` bytes, starting at ``offset``."""
-        buffer = np.empty(size, np.uint8)
-        self.read_into(offset, buffer)
-        return buffer.tobytes()
 
     def _read_some(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
@@ -90,18 +118,17 @@ def _open(path: Path) -> int:
         return os.open(path, flags)
 
 
-def read_json(path: Path, limit: int = 200_000_000) -> dict[str, Any]:
+def read_json(path: Location, limit: int = 200_000_000) -> dict[str, Any]:
     """Read a JSON object of at most ``limit`` bytes."""
+    file = File(path)
+    if file.size > limit:
+        raise InputError(f"{printable(path)}: over {limit} bytes; not a model's JSON file")
     try:
-        if path.stat().st_size > limit:
-            raise InputError(f"{printable(path)}: over {limit} bytes; not a model's JSON file")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(file.read(0, file.size).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{printable(path)}: is not valid JSON; fetch or save it again") from None
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror or error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{printable(path)}: is not a JSON object")
     return value

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import PurePath
 
+from dynamics.checkpoints.deepspeed import is_deepspeed, is_universal, read_deepspeed, read_universal, step_folder
 from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.sharded import RANK_SHARD
-from dynamics.checkpoints.tensor import Checkpoint, Tensor
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
+#: folders in which trainers store the weights of all ranks, beside those of the whole model
+SHARDED = re.compile(r"global_step\d+$|pytorch_model_fsdp_\d+$")
 #: files of a training run that contain tensors but no model weights
 NOT_WEIGHTS = re.compile(
     r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"
@@ -23,18 +31,19 @@ NOT_WEIGHTS = re.compile(
 )
 
 
-def read_folder(folder: Path) -> Checkpoint:
+def read_folder(folder: Location) -> Checkpoint:
     """Read the checkpoint in ``folder``, in any of the supported layouts."""
     where = printable(folder)
     try:
-        files = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_file() or entry.is_symlink()}
-        children = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+        entries: list[Location] = sorted(folder.iterdir(), key=lambda entry: entry.name)
+        files = {entry.name: entry for entry in entries if entry.is_file() or entry.is_symlink()}
+        children = {entry.name for entry in entries if entry.is_dir()}
     except OSError as error:
         raise InputError(f"{where}: {error.strerror or error}") from error
-    if "adapter_config.json" in files:
+    if "adapter_config.json" in files and (ADAPTERS & files.keys() or not _holds_weights(files)):
         from dynamics.checkpoints.adapter import read_adapter
 
-        return read_adapter(folder)
+        return read_adapter(folder, _beside_adapter(folder, files, children))
     if ".metadata" in files:
         from dynamics.checkpoints.dcp import read_dcp
 
@@ -44,24 +53,58 @@ def read_folder(folder: Path) -> Checkpoint:
         from dynamics.checkpoints.fsdp import read_fsdp_shards
 
         return read_fsdp_shards(folder, shards)
+    if is_universal(folder, children):
+        return read_universal(folder)
+    if is_deepspeed(list(files)):
+        return read_deepspeed(folder, list(files))
     chosen = _choose(folder, files)
-    return _merge(folder, files, chosen) if chosen else _read_other(folder, files, children)
+    if not chosen:
+        return _read_other(folder, files, children)
+    checkpoint = _merge(folder, files, chosen)
+    others = [
+        Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
+    ]
+    return replace(checkpoint, ignored=checkpoint.ignored + tuple(others))
 
 
-def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Checkpoint:
+def _holds_weights(files: Iterable[str]) -> bool:
+    """Tell whether names of files are those of the weights of a model, as a whole or sharded."""
+    return any(name == ".metadata" or (name.endswith((*WEIGHTS, ".gguf")) and not NOT_WEIGHTS.match(name)) for name in files)
+
+
+def _beside_adapter(folder: Location, files: dict[str, Location], children: set[str]) -> tuple[Ignored, ...]:
+    """List the weights and the other adapters that lie in the folder of an adapter, and in the folders in it."""
+    aside = "full weights beside the adapter, left aside: the adapter was applied to BASE"
+    ignored = [Ignored(name, aside) for name in files if name not in ADAPTERS and _holds_weights([name])]
+    for child in sorted(children):
+        names = {entry.name for entry in (folder / child).iterdir()}
+        if "adapter_config.json" in names:
+            ignored.append(Ignored(f"{child}/", "another adapter, not read: name its folder to read it"))
+        elif _holds_weights(names):
+            ignored.append(Ignored(f"{child}/", aside))
+    return tuple(ignored)
+
+
+def _read_other(folder: Location, files: dict[str, Location], children: set[str]) -> Checkpoint:
     """Read a folder without weight files of its own: one GGUF file, or verl's actor; for any other, raise an error that describes it."""
     where = printable(folder)
     ggufs = [path for name, path in files.items() if name.endswith(".gguf")]
-    if len(ggufs) == 1:
-        from dynamics.checkpoints.gguf import read_gguf
+    if ggufs:
+        from dynamics.checkpoints.gguf import read_gguf, split_parts
 
-        return read_gguf(ggufs[0])
-    if len(ggufs) > 1:
+        if set(ggufs) <= set(split_parts(ggufs[0])):
+            return replace(read_gguf(ggufs[0]), path=str(folder))
         raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
     if "actor" in children:
         return read_folder(folder / "actor")
-    if any(name.startswith("mp_rank_") for name in files):
-        raise InputError(f"{where}: is a DeepSpeed checkpoint; run its zero_to_fp32.py, or name a *_model_states.pt file")
+    adapters = [child for child in sorted(children) if (folder / child / "adapter_config.json").exists()]
+    if adapters and not trainer_checkpoints(folder):
+        raise InputError(
+            f"{where}: holds no weights itself but {plural(len(adapters), 'adapter')}: {', '.join(map(printable, adapters[:6]))}; "
+            f"name one of them, e.g. {folder / adapters[-1]}"
+        )
+    if step := step_folder(folder, children):
+        return _with_config(read_folder(step), folder, files)
     if checkpoints := trainer_checkpoints(folder):
         raise InputError(choose_checkpoint(folder, checkpoints))
     contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"
@@ -69,7 +112,13 @@ def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Che
     raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
 
 
-def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
+def _with_config(checkpoint: Checkpoint, folder: Location, files: dict[str, Location]) -> Checkpoint:
+    """Return a checkpoint of a sub-folder under the path of its folder, with the model's config if that lies there."""
+    config = read_json(files["config.json"]) if "config.json" in files else checkpoint.config
+    return replace(checkpoint, path=str(folder), config=config)
+
+
+def _choose(folder: Location, files: dict[str, Location]) -> list[Location]:
     """Choose the weight files with the precedence of transformers: one safetensors file, an index, shards without an index, then .bin."""
     for single, index, suffix in (
         ("model.safetensors", INDEXES[0], ".safetensors"),
@@ -95,20 +144,20 @@ def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
     return _complete(folder, rest) if rest else []
 
 
-def _from_index(folder: Path, index: str, files: dict[str, Path]) -> list[Path]:
+def _from_index(folder: Location, index: str, files: dict[str, Location]) -> list[Location]:
     where = printable(folder / index)
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(f"{where}: has no weight_map of names to shards; the index is corrupt")
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard:
+        if PurePath(shard).name != shard:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is outside the folder")
         if shard not in files:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is not there; fetch it, or remove a stale index")
     return [files[shard] for shard in sorted(set(weight_map.values()))]
 
 
-def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
+def _complete(folder: Location, files: dict[str, Location]) -> list[Location]:
     """Return the files after checking that no shard of a series such as ``x-00001-of-00003`` is missing."""
     for name in files:
         numbered = NUMBERED.match(name)
@@ -123,11 +172,11 @@ def _complete(folder: Path, files: dict[str, Path]) -> list[Path]:
     return list(files.values())
 
 
-def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoint:
+def _merge(folder: Location, files: dict[str, Location], chosen: list[Location]) -> Checkpoint:
     """Merge several files into one checkpoint. A name may occur in only one file, unless the index says which file to use."""
     weight_map = _weight_map(files, chosen)
     tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     for path in chosen:
         part = _read_part(path)
         ignored += part.ignored
@@ -136,7 +185,7 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
                 explanation = (
                     f"the index places it in {printable(weight_map[name])}" if name in weight_map else "the index does not name it"
                 )
-                ignored.append((name, f"in {printable(path.name)}, but {explanation}"))
+                ignored.append(Ignored(name, f"in {printable(path.name)}, but {explanation}"))
             elif name in tensors:
                 raise InputError(
                     f"{printable(folder)}: {printable(name)} stands in two files, the second is {printable(path.name)}; "
@@ -145,18 +194,18 @@ def _merge(folder: Path, files: dict[str, Path], chosen: list[Path]) -> Checkpoi
             else:
                 tensors[name] = tensor
     for name, shard in weight_map.items():
-        if name not in tensors and not any(name == other for other, _ in ignored):
+        if name not in tensors and not any(name == entry.name for entry in ignored):
             raise InputError(
                 f"{printable(folder)}: the index places {printable(name)} in {printable(shard)}, which does not hold it; the index is stale"
             )
     unread = f"file not read: the weights were taken from {chosen[0].name}"
     others = [name for name, path in files.items() if path not in chosen and name.endswith((*WEIGHTS, ".gguf"))]
-    ignored += [(name, "not weights of the model" if NOT_WEIGHTS.match(name) else unread) for name in others]
+    ignored += [Ignored(name, "not weights of the model" if NOT_WEIGHTS.match(name) else unread) for name in others]
     config = read_json(files["config.json"]) if "config.json" in files else None
     return Checkpoint(str(folder), "huggingface", tensors, config, tuple(ignored))
 
 
-def _weight_map(files: dict[str, Path], chosen: list[Path]) -> dict[str, str]:
+def _weight_map(files: dict[str, Location], chosen: list[Location]) -> dict[str, str]:
     """Return the index of the chosen files, a mapping of name to file; empty without an index and for a single file."""
     weight_map: dict[str, str] = {}
     if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
@@ -166,7 +215,7 @@ def _weight_map(files: dict[str, Path], chosen: list[Path]) -> dict[str, str]:
     return weight_map
 
 
-def _read_part(path: Path) -> Checkpoint:
+def _read_part(path: Location) -> Checkpoint:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     from dynamics.checkpoints.pickled import read_pickled

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, unwrap
 from dynamics.checkpoints.sharded import RANK_SHARD, Shard, join_shards
-from dynamics.checkpoints.tensor import Checkpoint, Tensor
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 
 #: one split of an axis: number of stripes (1 for ``Shard``), number of parts, and the index of this rank's part
 Split = tuple[int, int, int]
@@ -32,7 +32,7 @@ class LocalShard:
     splits: tuple[tuple[Split, ...], ...]
 
 
-def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
+def read_fsdp_shards(folder: Location, paths: list[Location]) -> Checkpoint:
     """Read a checkpoint from the shards of all ranks."""
     where = printable(folder)
     ranks = _by_rank(where, paths)
@@ -44,7 +44,7 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
             name = next(iter(part.root.keys() ^ saved[0].root.keys()))
             raise InputError(f"{where}: {printable(name)} is not in all ranks' files (compare rank 0 with {printable(path.name)})")
     tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     for name in saved[0].root:
         parts = [_part(name, part.root[name], part) for part in saved]
         reason = next((part for part in parts if isinstance(part, str)), None)
@@ -52,14 +52,14 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
         if reason is None and not any(map(any, (part.splits for part in placed))) and not _same(placed[0], placed[-1]):
             reason = "differs between ranks and does not say how it is split: state of a rank, or a shard without its place"
         if reason is not None:
-            ignored.append((str(name), reason))
+            ignored.append(Ignored(str(name), reason, max((math.prod(part.shape) for part in placed), default=0)))
         else:
             tensors[name] = _join(f"{where}: {printable(name)}", placed).named(name)
     return Checkpoint(str(folder), "fsdp-shards", tensors, ignored=grouped(ignored))
 
 
-def _by_rank(where: str, paths: list[Path]) -> list[Path]:
-    path_of: dict[int, Path] = {}
+def _by_rank(where: str, paths: list[Location]) -> list[Location]:
+    path_of: dict[int, Location] = {}
     worlds = set()
     for path in paths:
         match = RANK_SHARD.search(path.name)

@@ -11,18 +11,18 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import FileRange, grouped
-from dynamics.checkpoints.tensor import Checkpoint, Tensor, from_file
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
+from dynamics.io.locations import Location
 
 #: GGUF types that are plain numbers, not blocks
 PLAIN = {
@@ -36,13 +36,31 @@ STRING, ARRAY = 8, 9
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 ATTENTION = {f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"} | {"attn_output": "self_attn.o_proj"}
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-GATED = ATTENTION | NORMS | {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
-#: Architectures whose tensors equal those of Hugging Face under other names (for llama, with the rows of q and k in another
-#: order, see ``_unpermute``). For other architectures the conversion changes values, so their tensors keep the GGUF names.
+FEED_FORWARD = {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+GATED = ATTENTION | NORMS | FEED_FORWARD
+HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+POST_NORMS = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+#: ``*`` is the number of the expert, the first axis in GGUF
+EXPERTS = {f"ffn_{part}_exps": f"mlp.experts.*.{part}_proj" for part in ("gate", "up", "down")} | {"ffn_gate_inp": "mlp.gate"}
+SHARED_EXPERT = {f"ffn_{part}_shexp": f"mlp.shared_expert.{part}_proj" for part in ("gate", "up", "down")}
+MIXTRAL = {"ffn_gate_inp": "block_sparse_moe.gate"} | {
+    f"ffn_{part}_exps": f"block_sparse_moe.experts.*.{name}" for part, name in {"gate": "w1", "down": "w2", "up": "w3"}.items()
+}
+GEMMA2 = ATTENTION | FEED_FORWARD | POST_NORMS | {"attn_norm": "input_layernorm", "ffn_norm": "pre_feedforward_layernorm"}
+#: Architectures whose tensors equal those of Hugging Face under other names, apart from ``PERMUTED`` and ``SHIFTED``. For other
+#: architectures the conversion changes values, so their tensors keep the GGUF names.
 BLOCKS = {
-    "llama": GATED,
+    "llama": GATED | MIXTRAL,
+    "granite": GATED,
     "qwen2": GATED,
-    "qwen3": GATED | {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
+    "qwen2moe": ATTENTION | NORMS | EXPERTS | SHARED_EXPERT | {"ffn_gate_inp_shexp": "mlp.shared_expert_gate"},
+    "qwen3": GATED | HEAD_NORMS,
+    "qwen3moe": ATTENTION | NORMS | HEAD_NORMS | EXPERTS,
+    "gemma": GATED,
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA2 | HEAD_NORMS,
+    "olmo2": ATTENTION | FEED_FORWARD | POST_NORMS | HEAD_NORMS,
+    "olmoe": ATTENTION | NORMS | HEAD_NORMS | EXPERTS,
     "phi3": NORMS
     | {
         "attn_qkv": "self_attn.qkv_proj",
@@ -52,6 +70,12 @@ BLOCKS = {
     },
     "starcoder2": ATTENTION | NORMS | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
 }
+#: architectures in which llama.cpp stores the rows of q and k in another order, see ``_unpermute``
+PERMUTED = ("llama", "granite")
+#: architectures in which llama.cpp adds 1 to the weights of norms
+SHIFTED = ("gemma", "gemma2", "gemma3")
+#: name of a part of a checkpoint that llama-gguf-split wrote
+PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 ROTARY = re.compile(r"(.*\.)?(rope_freqs|rope_factors_long|rope_factors_short|attn_rot_embd)\.weight$")
 
 
@@ -79,42 +103,130 @@ class Entry:
     width: int
 
 
-def read_gguf(path: Path) -> Checkpoint:
-    """Read the checkpoint in a ``.gguf`` file; ``config["gguf_types"]`` counts the elements of each type as stored."""
-    where = printable(path)
-    with optional_import(f"{where}: reading GGUF"):
+def read_gguf(path: Location) -> Checkpoint:
+    """Read a ``.gguf`` file, with its other parts if it is split; ``config["gguf_types"]`` counts the elements of each type as stored."""
+    with optional_import(f"{printable(path)}: reading GGUF"):
         import gguf
+    parts = [_open(part, gguf) for part in split_parts(path)]
+    fields = parts[0][1]
+    _check_parts(path, parts)
+    layout = _Layout.of(fields)
+    tensors: dict[str, Tensor] = {}
+    ignored: list[Ignored] = []
+    kinds: Counter[str] = Counter()
+    for file, _, entries in parts:
+        for entry in entries:
+            if ROTARY.match(entry.name):
+                ignored.append(Ignored(entry.name, "a table of rotary frequencies, not a weight"))
+                continue
+            tensor = _tensor(file, entry, gguf)
+            if tensor is None:
+                reason = f"its type {entry.kind} cannot be dequantized by gguf; a newer version may"
+                ignored.append(Ignored(entry.name, reason, math.prod(entry.shape)))
+                continue
+            for converted in layout.convert(f"{printable(file.path)}: ", tensor):
+                if converted.name in tensors:
+                    raise InputError(f"{printable(file.path)}: holds two tensors named {printable(entry.name)}")
+                tensors[converted.name] = converted
+            kinds[entry.kind] += tensor.numel
+    tied = not any(entry.name == "output.weight" for _, _, entries in parts for entry in entries)
+    return Checkpoint(str(path), "gguf", tensors, {"tie_word_embeddings": tied, "gguf_types": dict(kinds)}, grouped(ignored))
+
+
+def split_parts(path: Location) -> list[Location]:
+    """Return the paths of all parts of a split checkpoint, of which ``path`` is one; of other files, ``path`` alone."""
+    match = PART.fullmatch(path.name)
+    if not match:
+        return [path]
+    stem, number, count = match.groups()
+    if not 1 <= int(number) <= int(count):
+        raise InputError(f"{printable(path)}: is part {int(number)} of {int(count)} by its name")
+    return [path.parent / f"{stem}-{part:05d}-of-{count}.gguf" for part in range(1, int(count) + 1)]
+
+
+def _open(path: Location, gguf: Any) -> tuple[File, dict[str, Any], list[Entry]]:
+    where = printable(path)
+    if not path.exists():
+        raise InputError(f"{where}: is missing, a part of a split checkpoint; fetch it")
     file = File(path)
     try:
-        fields, entries = _header(file, where, gguf)
+        return file, *_header(file, where, gguf)
     except (struct.error, UnicodeDecodeError, OverflowError) as error:
         raise InputError(f"{where}: is cut short or damaged in its header ({printable(error)}); fetch it again") from None
-    if fields.get("split.count", 0) not in (0, 1):
-        raise InputError(f"{where}: is one of {printable(fields['split.count'])} parts; join them with llama-gguf-split --merge")
 
-    names, heads = _names(fields)
-    tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
-    kinds: Counter[str] = Counter()
-    for entry in entries:
-        if ROTARY.match(entry.name):
-            ignored.append((entry.name, "a table of rotary frequencies, not a weight"))
-            continue
-        tensor = _tensor(file, entry, gguf)
-        if tensor is None:
-            ignored.append((entry.name, f"its type {entry.kind} cannot be dequantized by gguf; a newer version may"))
-            continue
-        name, part = _rename(entry.name, names)
-        if part in heads:
-            if not entry.shape or entry.shape[0] % (2 * heads[part]):
-                raise InputError(f"{where}: {printable(entry.name)} {entry.shape} does not split into {heads[part]} heads")
-            tensor = _unpermute(tensor, heads[part])
-        if name in tensors:
-            raise InputError(f"{where}: holds two tensors named {printable(entry.name)}")
-        tensors[name] = tensor.named(name)
-        kinds[entry.kind] += tensor.numel
-    tied = not any(entry.name == "output.weight" for entry in entries)
-    return Checkpoint(str(path), "gguf", tensors, {"tie_word_embeddings": tied, "gguf_types": dict(kinds)}, grouped(ignored))
+
+def _check_parts(path: Location, parts: list[tuple[File, dict[str, Any], list[Entry]]]) -> None:
+    """Check what the parts say about the split."""
+    for number, (file, fields, _) in enumerate(parts):
+        count = fields.get("split.count", 0)
+        if count not in (0, 1) and len(parts) == 1 and not PART.fullmatch(path.name):
+            raise InputError(
+                f"{printable(path)}: is one of {printable(count)} parts; name them as llama-gguf-split does, NAME-00001-of-0000N.gguf"
+            )
+        if len(parts) > 1 and (count, fields.get("split.no")) != (len(parts), number):
+            said = f"part {printable(fields.get('split.no'))} of {printable(count)}, counted from 0"
+            raise InputError(f"{printable(file.path)}: says that it is {said}; its name says otherwise")
+    total, found = parts[0][1].get("split.tensors.count"), sum(len(entries) for _, _, entries in parts)
+    if len(parts) > 1 and total != found:
+        raise InputError(
+            f"{printable(path)}: its parts hold {found} tensors, the first says {printable(total)}; they are not of one checkpoint"
+        )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the tensors of an architecture are stored.
+
+    Attributes
+    ----------
+    names : GGUF's name of a module in a block -> name in Hugging Face's; empty if GGUF's names are kept.
+    heads : module with permuted rows -> number of heads.
+    shifted : whether 1 is added to the weights of norms.
+    """
+
+    names: Mapping[str, str]
+    heads: Mapping[str, int]
+    shifted: bool
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> _Layout:
+        """Derive the layout from the metadata."""
+        kind = fields.get("general.architecture")
+        if not isinstance(kind, str) or kind not in BLOCKS:
+            return cls({}, {}, False)
+        if kind not in PERMUTED:
+            return cls(BLOCKS[kind], {}, kind in SHIFTED)
+        query = fields.get(f"{kind}.attention.head_count")
+        key = fields.get(f"{kind}.attention.head_count_kv", query)
+        if type(query) is not int or type(key) is not int or query < 1 or key < 1:
+            return cls({}, {}, False)  # without the number of heads, q and k cannot be unpermuted, so Hugging Face names would be wrong
+        return cls(BLOCKS[kind], {"attn_q": query, "attn_k": key}, False)
+
+    def convert(self, where: str, tensor: Tensor) -> Iterator[Tensor]:
+        """Convert a tensor to the tensors of Hugging Face; stacked experts to one for each expert."""
+        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)(?:\.(\d+))?\.(weight|bias)", tensor.name)
+        block, part, expert, suffix = match.groups() if match else ("", "", "", "")
+        if expert:  # one file entry for each expert, as llama.cpp stored Mixtral at first
+            part += "_exps"
+        theirs = (TOP if block is None else self.names).get(part) if self.names else None
+        if theirs is None:
+            yield tensor
+            return
+        if part in self.heads:
+            if not tensor.shape or tensor.shape[0] % (2 * self.heads[part]):
+                raise InputError(f"{where}{printable(tensor.name)} {tensor.shape} does not split into {self.heads[part]} heads")
+            tensor = _unpermute(tensor, self.heads[part])
+        if self.shifted and part.endswith("_norm"):
+            tensor = _minus_one(tensor)
+        if part == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:  # llama.cpp drops axes of length 1
+            tensor = replace(tensor, shape=(1, *tensor.shape))
+        name = f"{theirs}.{suffix}" if block is None else f"model.layers.{block}.{theirs}.{suffix}"
+        if "*" not in theirs or expert:
+            yield tensor.named(name.replace("*", expert or "*"))
+        elif len(tensor.shape) < 2:
+            raise InputError(f"{where}{printable(tensor.name)} {tensor.shape} is no stack of experts; the file is damaged")
+        else:
+            yield from (tensor.item(index, name.replace("*", str(index))) for index in range(tensor.shape[0]))
 
 
 def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Entry]]:
@@ -241,28 +353,13 @@ def _tensor(file: File, entry: Entry, gguf: Any) -> Tensor | None:
     return Tensor(entry.name, entry.shape, "float32", read, (file.identity, entry.offset, entry.kind))
 
 
-def _names(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
-    """Map GGUF module names to Hugging Face names within a block, and permuted modules to their number of heads."""
-    kind = fields.get("general.architecture")
-    table = BLOCKS.get(kind, {}) if isinstance(kind, str) else {}
-    if kind != "llama":
-        return table, {}
-    query = fields.get("llama.attention.head_count")
-    key = fields.get("llama.attention.head_count_kv", query)
-    if type(query) is not int or type(key) is not int or query < 1 or key < 1:
-        return {}, {}  # without the number of heads, q and k cannot be unpermuted, so Hugging Face names would be wrong
-    return table, {"attn_q": query, "attn_k": key}
-
-
-def _rename(name: str, table: Mapping[str, str]) -> tuple[str, str]:
-    """Return the Hugging Face name and the module within its block; names that are not in the table are unchanged."""
-    match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-    if not match or not table:
-        return name, ""
-    block, part, suffix = match.groups()
-    if block is None:
-        return (f"{TOP[part]}.{suffix}" if part in TOP else name), ""
-    return (f"model.layers.{block}.{table[part]}.{suffix}", part) if part in table else (name, "")
+def _minus_one(tensor: Tensor) -> Tensor:
+    """Subtract 1 from the weights of a norm. This gives the original bits unless the weight is so small that adding 1 rounded it."""
+    source = None if tensor.source is None else ("minus one", tensor.source)
+    read = tensor.values
+    return Tensor(
+        tensor.name, tensor.shape, "float32", lambda start, stop, _out: read(start, stop).astype(np.float32) - np.float32(1), source
+    )
 
 
 def _unpermute(tensor: Tensor, heads: int) -> Tensor:

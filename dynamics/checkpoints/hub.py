@@ -10,6 +10,7 @@ from dynamics.extras import optional_import
 from dynamics.io.paths import suggest_path
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
+HUB_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*$")
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"]
 PICKLED = ["*.bin", "*.bin.index.json"]
 PATIENCE = 20.0  # timeout of the only online request for metadata, in seconds, so that a missing network is reported soon
@@ -18,6 +19,25 @@ PATIENCE = 20.0  # timeout of the only online request for metadata, in seconds, 
 def is_hub_id(text: str) -> bool:
     """Tell whether a text has the form ``org/name`` or ``org/name@revision``."""
     return bool(HUB_ID.match(text))
+
+
+def is_hub_name(text: str) -> bool:
+    """Tell whether a text has the form ``name`` or ``org/name`` of a Hub model, as transformers accepts it."""
+    return bool(HUB_NAME.match(text))
+
+
+def check_available(name: str) -> None:
+    """Check that a Hub model is in the cache or, by one request for metadata, on the Hub. Without huggingface_hub, nothing is checked."""
+    try:
+        from huggingface_hub import HfApi, try_to_load_from_cache
+    except ImportError:
+        return
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=PATIENCE)
+    except Exception as error:
+        raise InputError(_reason(name, error)) from None
 
 
 def download(hub_id: str) -> Path:

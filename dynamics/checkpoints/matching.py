@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints import alignment, conversion, parameter_names, views
+from dynamics.checkpoints.quantised.notes import explain
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 
 #: fused modules whose rows are the concatenated rows of several modules (Phi-3, GLM-4, vLLM, SGLang)
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 #: fused modules whose row order depends on the architecture (by head, by group, or transposed), which are never split
 INTERLEAVED = ("query_key_value", "c_attn", "Wqkv", "wqkv", "linear_qkv", "linear_fc1")
-EXPERT = re.compile(r"^(.*\.)(?:mlp|block_sparse_moe|feed_forward|moe)\.experts\.(\d+)\.(\w+)(?:\.weight)?$")
-STACKED = re.compile(r"^(.*\.)(?:mlp|block_sparse_moe|feed_forward|moe)\.experts\.(\w+?)(?:\.weight)?$")
+EXPERT = re.compile(r"^(.*\.)experts\.(\d+)\.(\w+)(?:\.weight)?$")
+STACKED = re.compile(r"^(.*\.)experts\.(\w+?)(?:\.weight)?$")
 ROLES = {
     "w1": "gate",
     "gate_proj": "gate",
@@ -30,12 +32,6 @@ ROLES = {
     "down_proj": "down",
     "gate_up_proj": "gate_up",
 }
-
-PACKED = re.compile(
-    r"\.(qweight|qzeros|g_idx|absmax|quant_map|quant_state\.\w+|nested_absmax|nested_quant_map|weight_packed|weight_shape|SCB)$"
-)
-SCALE = re.compile(r"(\.weight_scale_inv|\.weight_scale|\.scales|_scale_inv|_scales|\.input_scale|\.weight_zero_point|_blocks)$")
-LORA = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b")
 
 
 @dataclass(frozen=True)
@@ -63,83 +59,166 @@ class _Side:
     which: str
     checkpoint: Checkpoint
     left: dict[str, Tensor]
+    #: tensors of the checkpoint that are in a pair, or their parts are
+    compared: list[Tensor] = field(default_factory=list)
+    #: the other side's name for a tensor -> its own
+    own_names: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str) -> Tensor:
-        return self.left.pop(name)
+        tensor = self.left.pop(name)
+        self.compared.append(tensor)
+        return tensor
+
+
+@dataclass
+class _Attempt:
+    """A match, and the line with which to refuse it if no other match is better."""
+
+    match: Match
+    refusal: str | None = None
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Number of parameters of each side that have no counterpart, though the other side should have them."""
+        skips = [skip for skip in self.match.skipped if not skip.by_design]
+        return {side: sum(skip.numel for skip in skips if skip.where == side) for side in ("base", "tuned")}
+
+    @property
+    def compared(self) -> int:
+        return sum(pair.base.numel for pair in self.match.pairs)
 
 
 def match(base: Checkpoint, tuned: Checkpoint) -> Match:
     """Pair the tensors of two checkpoints.
 
+    Names are matched as they are, then by structure (see ``alignment``). If tensors of both sides are left over, the names and the layout
+    that transformers gives them in memory are tried (see ``conversion``).
+
     Raises
     ------
     InputError : no common tensors, or shapes that differ in more than the number of vocabulary rows.
     """
+    attempt = _attempt(base, tuned)
+    if attempt.refusal or all(attempt.missing.values()):
+        converted = conversion.in_memory(base, tuned)
+        if isinstance(converted, str):
+            attempt.match.notes += [converted] if converted else []
+        else:
+            other = _attempt(*converted)
+            if not other.refusal and (attempt.refusal or sum(other.missing.values()) < sum(attempt.missing.values())):
+                other.match.notes.append("names were matched, and weights rearranged where needed, as transformers does on loading")
+                attempt = other
+    if attempt.refusal:
+        raise InputError(attempt.refusal)
+    attempt.match.notes += explain(base, tuned)
+    return attempt.match
+
+
+def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:
     result = Match()
     a, b = _side("base", base, result), _side("tuned", tuned, result)
-    _align_stems(a, b, result)
+    _set_shifted_aside(a, b, result)
+    _align(a, b, result)
     _drop_aliases(a, b, result)
-    _same_names(a, b, result)
-    _renamed(a, b, result)
+    refusal = _same_names(a, b, result)
     for side, other in ((a, b), (b, a)):
         _fused(side, other, result)
         _experts(side, other, result)
+    for side, other in ((a, b), (b, a)):
+        _alias_of_compared(side, result)
         _tied_head(side, other, result)
     for side, other in ((a, b), (b, a)):
-        for name in side.left:
-            result.skipped.append(Skip(name, side.which, _only_reason(name, side, other)))
+        for name, tensor in side.left.items():
+            reason = _only_reason(name, side, other)
+            by_design = parameter_names.is_added_head(name) or _is_draft(name, side, other)
+            result.skipped.append(Skip(side.own_names.get(name, name), side.which, reason, tensor.numel, by_design))
     if not result.pairs:
-        raise InputError(_nothing_common(base, tuned, result))
-    return result
+        refusal = refusal or _nothing_common(base, tuned, result)
+    return _Attempt(result, refusal)
 
 
 def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
-    """Collect the tensors of a checkpoint by canonical name, without buffers and packed weights."""
-    result.skipped += [Skip(name, which, reason) for name, reason in checkpoint.ignored]
+    """Collect the tensors of a checkpoint by canonical name, without buffers."""
+    result.skipped += [Skip(entry.name, which, entry.reason, entry.numel) for entry in checkpoint.ignored]
     short = parameter_names.canonical(checkpoint.tensors)
     side = _Side(which, checkpoint, {})
-    scaled = {SCALE.sub("", name) for name in checkpoint.tensors if SCALE.search(name)}
     for stored, tensor in checkpoint.tensors.items():
         name = short[stored]
-        stem = re.sub(r"\.weight$", "", stored)
-        if LORA.search(stored):
+        if parameter_names.ADAPTED.search(stored):
             raise InputError(
                 f"{printable(checkpoint.path)}: holds LoRA factors beside the weights ({printable(stored)}); "
-                "merge them first, or name the adapter's own folder"
+                "merge them, put the adapter_config.json of the run beside them, or name the adapter's own folder"
             )
-        if parameter_names.is_buffer(name, tensor.shape):
+        if parameter_names.is_balancer(name):
+            result.skipped.append(
+                Skip(name, which, "a bias that balances the load of experts: no weight, the optimizer does not update it")
+            )
+        elif parameter_names.is_buffer(name, tensor.shape):
             result.skipped.append(Skip(name, which, "a buffer, not a weight: no optimizer updates it"))
-        elif PACKED.search(stored) or SCALE.search(stored) or (stem in scaled and tensor.storage.itemsize == 1):
-            result.skipped.append(Skip(name, which, "quantised with separate scales: its stored values are not weights; dequantise first"))
         else:
             side.left[name] = tensor
     return side
 
 
-def _align_stems(a: _Side, b: _Side, result: Match) -> None:
-    """Add a prefix to the names of one side if more names match with it."""
-    best, change = len(a.left.keys() & b.left.keys()), None
-    for side, other in ((a, b), (b, a)):
-        for stem in parameter_names.STEMS:
-            common = sum(stem + name in other.left for name in side.left)
-            if common > best:
-                best, change = common, (side, other, stem)
-    if change:
-        side, other, stem = change
-        renamed = {stem + name if stem + name in other.left or name not in other.left else name: t for name, t in side.left.items()}
-        if len(renamed) == len(side.left):
-            side.left = renamed
-            result.notes.append(f"names of {side.which} were matched after adding {stem!r} before them")
+def _set_aside(side: _Side, name: str, reason: str, result: Match) -> None:
+    if name in side.left:
+        result.skipped.append(Skip(name, side.which, reason, side.left.pop(name).numel))
+
+
+def _set_shifted_aside(a: _Side, b: _Side, result: Match) -> None:
+    """Leave out modules that are numbered from another number on the other side: their equal names are not the same module."""
+    for name in alignment.renumbered(a.left, b.left):
+        for side in (a, b):
+            _set_aside(side, name, "numbered differently on the two sides, so that equal names are not the same module", result)
+
+
+def _align(a: _Side, b: _Side, result: Match) -> None:
+    """Give tensors of the tuned checkpoint the base's names where the two differ in prefixes or in usual names of modules."""
+    common = a.left.keys() & b.left.keys()
+    ours, theirs = ({_usual(name): name for name in side.left if name not in common} for side in (a, b))
+    if len(ours) + len(theirs) < len(a.left) + len(b.left) - 2 * len(common):  # two tensors would have the same usual name
+        ours, theirs = ({name: name for name in side.left if name not in common} for side in (a, b))
+    aligned = alignment.align(
+        {usual: a.left[name].shape for usual, name in ours.items()}, {usual: b.left[name].shape for usual, name in theirs.items()}, common
+    )
+    for usual in sorted(aligned.ambiguous):
+        for side, names in ((a, ours), (b, theirs)):
+            _set_aside(side, names.get(usual, usual), "fits more than one tensor of the other side by name and shape", result)
+    renamed = {theirs[usual]: ours.get(target, target) for usual, target in aligned.renamed.items()}
+    renamed |= {name: ours[usual] for usual, name in theirs.items() if usual in ours and name not in renamed}
+    b.left = {renamed.get(name, name): tensor for name, tensor in b.left.items()}
+    b.own_names = {target: name for name, target in renamed.items()}
+    if aligned.rules:
+        rules = sorted(aligned.rules, key=lambda rule: -aligned.rules[rule])
+        texts = [f"{printable(prefix) + '.*' if prefix else '*'} = {printable(other) + '.*' if other else '*'}" for prefix, other in rules]
+        rest = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+        result.notes.append(f"names were matched by structure, base = tuned: {', '.join(texts[:3])}{rest}")
 
 
 def _drop_aliases(a: _Side, b: _Side, result: Match) -> None:
-    """Count a tensor that has two names on both sides (tied weights in a state dict) only once."""
-    theirs = dict(_aliases(b))
-    for name, first in list(_aliases(a)):
-        if theirs.get(name) == first:
-            a.take(name)
-            b.take(name)
-            result.skipped.append(Skip(name, "both", f"the same memory as {first}, which is compared"))
+    """Count tied weights once: two names on both sides that share memory or, for a head and an embedding, hold the same values."""
+    aliases = [dict(_aliases(side)) for side in (a, b)]
+    head, embedding = _name_of_kind(a, "head"), _name_of_kind(a, "embedding")
+    pairs = {**aliases[0], **aliases[1]} | ({head: embedding} if head and embedding else {})
+    for name, first in pairs.items():
+        if first in a.left and all(_tied(side, name, first) for side in (a, b)):
+            a.left.pop(name)
+            b.left.pop(name)
+            shared = aliases[0].get(name) == aliases[1].get(name) == first
+            reason = f"the same memory as {first}, which is compared" if shared else f"tied: holds the values of {first}, which is compared"
+            result.skipped.append(Skip(name, "both", reason))
+
+
+def _name_of_kind(side: _Side, kind: str) -> str | None:
+    names = [name for name in side.left if name.endswith("weight") and parameter_names.kind(name) == kind]
+    names = [name for name in names if parameter_names.layer(name) is None and not parameter_names.is_added_head(name)]
+    return names[0] if len(names) == 1 else None
+
+
+def _tied(side: _Side, name: str, other: str) -> bool:
+    if name not in side.left or other not in side.left:
+        return False
+    return side.left[name].shape == side.left[other].shape and equal(side.left[name], side.left[other])
 
 
 def _aliases(side: _Side) -> Iterator[tuple[str, str]]:
@@ -152,11 +231,16 @@ def _aliases(side: _Side) -> Iterator[tuple[str, str]]:
                 seen[tensor.source] = name
 
 
-def _same_names(a: _Side, b: _Side, result: Match) -> None:
+def _same_names(a: _Side, b: _Side, result: Match) -> str | None:
+    """Pair tensors of equal names; return a line about those whose shapes differ."""
     mismatches: list[str] = []
-    for name in [name for name in a.left if name in b.left]:
+    common = [name for name in a.left if name in b.left]
+    transposed = {_module(name) for name in common if _is_transposed_stack(name, a.left[name], b.left[name])}
+    for name in common:
         x, y = a.take(name), b.take(name)
-        if x.shape == y.shape:
+        if _module(name) in transposed and len(x.shape) == 3 and x.shape == (y.shape[0], y.shape[2], y.shape[1]):
+            result.pairs.append(Pair(name, x, views.swapped(y, 1)))
+        elif x.shape == y.shape:
             result.pairs.append(Pair(name, x, y))
         elif _vocabulary(name, x, y):
             _common_rows(name, x, y, result)
@@ -164,23 +248,24 @@ def _same_names(a: _Side, b: _Side, result: Match) -> None:
             result.pairs.append(Pair(name, x, y))
         else:
             mismatches.append(f"{printable(name)}: base {x.shape} vs tuned {y.shape}")
-    if mismatches:
-        rest = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
-        raise InputError(f"{mismatches[0]}{rest}: shapes differ; these are not two states of one model")
+    if transposed:
+        result.notes.append("stacked experts are (experts, in, out) on one side: they were compared after transposing")
+    if not mismatches:
+        return None
+    rest = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
+    return f"{mismatches[0]}{rest}: shapes differ; these are not two states of one model"
 
 
-def _renamed(a: _Side, b: _Side, result: Match) -> None:
-    """Rename modules whose names differ on disk and in memory in transformers: the block of Mixtral's router, the head of GPT-NeoX."""
-    theirs = {_usual(name): name for name in b.left}
-    if len(theirs) < len(b.left):
-        return
-    for name in list(a.left):
-        other = theirs.get(_usual(name))
-        if other in b.left and a.left[name].shape == b.left[other].shape:
-            result.pairs.append(Pair(name, a.take(name), b.take(other)))
+def _module(name: str) -> str:
+    return name.rpartition(".experts.")[0]
+
+
+def _is_transposed_stack(name: str, x: Tensor, y: Tensor) -> bool:
+    return bool(STACKED.match(name)) and len(x.shape) == 3 and x.shape != y.shape and x.shape == (y.shape[0], y.shape[2], y.shape[1])
 
 
 def _usual(name: str) -> str:
+    """Return a name with the usual names of modules that differ on disk and in memory: Mixtral's router block, GPT-NeoX's head."""
     return re.sub(r"(^|\.)embed_out\.", r"\1lm_head.", re.sub(r"\.(block_sparse_moe|feed_forward|moe)\.", ".mlp.", name))
 
 
@@ -201,6 +286,8 @@ def _common_rows(name: str, x: Tensor, y: Tensor, result: Match) -> None:
                 f"{name}[{rows}:{longer.shape[0]}]",
                 where,
                 f"vocabulary rows only in {where}: {extra} values; the common {rows} rows are compared",
+                extra,
+                by_design=True,
             )
         )
 
@@ -233,14 +320,14 @@ def _experts(side: _Side, other: _Side, result: Match) -> None:
     for name in other.left:
         parsed = EXPERT.match(name)
         if parsed and parsed.group(3) in ROLES:
-            single.setdefault((parsed.group(1), ROLES[parsed.group(3)]), {})[int(parsed.group(2))] = name
+            single.setdefault((_usual(parsed.group(1)), ROLES[parsed.group(3)]), {})[int(parsed.group(2))] = name
     certain: set[str] = set()  # if one stack of a module fits in one orientation only, all its stacks have this orientation
     stacks = [(name, stacked) for name, stacked in side.left.items() if len(stacked.shape) == 3]
     for name, stacked in sorted(stacks, key=lambda item: item[1].shape[1] == item[1].shape[2]):
         parsed = STACKED.match(name)
         if not parsed or parsed.group(2) not in ROLES:
             continue
-        stem, role = parsed.group(1), ROLES[parsed.group(2)]
+        stem, role = _usual(parsed.group(1)), ROLES[parsed.group(2)]
         parts = [single.get((stem, part), {}) for part in (("gate", "up") if role == "gate_up" else (role,))]
         count, rows, width = stacked.shape
         if not all(sorted(part) == list(range(count)) for part in parts) or rows % len(parts):
@@ -259,8 +346,24 @@ def _experts(side: _Side, other: _Side, result: Match) -> None:
                 _pair(part[index], side, part_of_fused, other.take(part[index]), result)
 
 
+def _alias_of_compared(side: _Side, result: Match) -> None:
+    """Count a tensor once that only this side stores under a second name: in the same memory, or a copy of an embedding or a head."""
+    by_source = {tensor.source: tensor.name for tensor in side.compared if tensor.source is not None and tensor.numel}
+    for name, tensor in list(side.left.items()):
+        first = by_source.get(tensor.source) if tensor.source is not None else None
+        if first is not None:
+            del side.left[name]
+            result.skipped.append(Skip(name, side.which, f"the same memory as {first}, which is compared"))
+        elif parameter_names.kind(name) in ("head", "embedding") and parameter_names.layer(name) is None and name.endswith("weight"):
+            copies = (x for x in side.compared if x.shape == tensor.shape and parameter_names.kind(x.name) in ("head", "embedding"))
+            if any(equal(tensor, x) for x in copies):
+                del side.left[name]
+                reason = "tied: holds the values of the input embedding, which is compared"
+                result.skipped.append(Skip(name, side.which, reason))
+
+
 def _tied_head(side: _Side, other: _Side, result: Match) -> None:
-    """Match a head that only ``side`` stores: a copy of its embedding, or untied from the embedding that ``other`` still shares."""
+    """Match a head that only ``side`` stores with the embedding of ``other``, whose head shares it."""
     head = next(
         (
             name
@@ -271,15 +374,8 @@ def _tied_head(side: _Side, other: _Side, result: Match) -> None:
     )
     if head is None:
         return
-    embedding, theirs = _embedding(side.checkpoint), _embedding(other.checkpoint)
-    if embedding is not None and embedding.shape == side.left[head].shape and equal(side.left[head], embedding):
-        side.take(head)
-        result.skipped.append(Skip(head, side.which, "tied: holds the values of the input embedding, which is compared"))
-    elif (
-        theirs is not None
-        and (other.checkpoint.config or {}).get("tie_word_embeddings") is True
-        and _vocabulary(head, side.left[head], theirs)
-    ):
+    theirs = _embedding(other.checkpoint)
+    if theirs is not None and other.checkpoint.ties_head and _vocabulary(head, side.left[head], theirs):
         tensor = side.take(head)
         base, tuned = (tensor, theirs) if side.which == "base" else (theirs, tensor)
         _common_rows(head, base, tuned, result)
@@ -287,8 +383,8 @@ def _tied_head(side: _Side, other: _Side, result: Match) -> None:
 
 
 def _embedding(checkpoint: Checkpoint) -> Tensor | None:
-    suffixes = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight")
-    return next((tensor for name, tensor in checkpoint.tensors.items() if name.endswith(suffixes)), None)
+    name = parameter_names.token_embedding(checkpoint.tensors)
+    return None if name is None else checkpoint.tensors[name]
 
 
 def equal(x: Tensor, y: Tensor, chunk: int = 1 << 20) -> bool:
@@ -306,7 +402,21 @@ def _pair(name: str, side: _Side, tensor: Tensor, other: Tensor, result: Match) 
     result.pairs.append(Pair(name, base, tuned))
 
 
+def _is_draft(name: str, side: _Side, other: _Side) -> bool:
+    """Tell whether a tensor belongs to multi-token prediction, which the other checkpoint was written without."""
+    if any(parameter_names.is_draft(theirs) for theirs in other.checkpoint.tensors):
+        return False
+    if parameter_names.is_draft(name):
+        return True
+    config = side.checkpoint.config or other.checkpoint.config or {}
+    layers, extra = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
+    layer = (parameter_names.layer(name) or "").rpartition(".")[2]
+    return isinstance(layers, int) and isinstance(extra, int) and layer.isdigit() and layers <= int(layer) < layers + extra
+
+
 def _only_reason(name: str, side: _Side, other: _Side) -> str:
+    if _is_draft(name, side, other):
+        return f"only in {side.which}: a layer for multi-token prediction"
     if any(segment in INTERLEAVED for segment in name.split(".")):
         return f"only in {side.which}: a fused projection whose row order depends on the architecture"
     parsed = STACKED.match(name)
@@ -316,12 +426,10 @@ def _only_reason(name: str, side: _Side, other: _Side) -> str:
 
 
 def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
-    quantised = sum("quantised" in skip.reason for skip in result.skipped)
+    quantised = [skip for skip in result.skipped if skip.reason.startswith("quantised as")]
     if quantised:
-        return (
-            f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate "
-            "scales; dequantise first"
-        )
+        weights = f"{plural(len(quantised), 'weight')} {quantised[0].reason}"
+        return f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {weights}"
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
     return (
         f"{printable(base.path)} and {printable(tuned.path)} have no tensor in common "

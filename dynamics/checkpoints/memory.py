@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_array
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_array
 from dynamics.errors import InputError, printable
 
 
 def read_mapping(mapping: Mapping[str, Any], label: str = "memory") -> Checkpoint:
     """Open the values of ``mapping``: torch tensors (any device), numpy arrays (also of ml_dtypes), or lazy ``Tensor``s."""
     tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     for name, value in mapping.items():
         tensor = _tensor(str(name), value)
         if isinstance(tensor, str):
-            ignored.append((str(name), tensor))
+            ignored.append(Ignored(str(name), tensor, math.prod(getattr(value, "shape", (0,)))))
         else:
             tensors[str(name)] = tensor
     return Checkpoint(label, "memory", tensors, ignored=tuple(ignored))

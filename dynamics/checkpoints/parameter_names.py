@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 #: segments that wrappers insert at any position of a name: torch.compile, FSDP1, activation checkpointing, PEFT
@@ -55,10 +55,14 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 KIND_OF = {segment: kind for kind, segments in KINDS.items() for segment in segments}
 
-#: buffers, which no optimizer updates
+#: buffers, which no optimizer updates: constants of positions, masks and decays, and statistics of a batch
 BUFFER = re.compile(
-    r"(^|\.)(inv_freq|original_inv_freq|cos_cached|sin_cached|position_ids|masked_bias|rope_freqs|num_batches_tracked)(\.weight)?$"
+    r"(^|\.)(inv_freq|original_inv_freq|cos_cached|sin_cached|position_ids|masked_bias|rope_freqs|num_batches_tracked|running_mean"
+    r"|running_var|relative_position_index|pos_idx_to_embed|tid2eid|global_mean|global_invstd|summary_idxs|slope_rate"
+    r"|(query|key|diagonal)_decay|layer_scalar|act_fn\.(beta|eps)|rotary_emb\.alpha)(\.weight)?$"
 )
+#: biases of a router that a load balancer updates, a fixed step at a time: a buffer in most models, a parameter without gradient in others
+BALANCER = re.compile(r"(^|\.)(e_score_correction_bias|expert_bias|balancing_biases)$")
 
 
 def canonical(names: Iterable[str]) -> dict[str, str]:
@@ -120,10 +124,56 @@ def kind(name: str) -> str:
     return "other"
 
 
-def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Tell whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids."""
-    return bool(BUFFER.search(name)) or (name.endswith(".attn.bias") and len(shape) == 4)
+#: names of what an adapter of PEFT adds to a module
+ADAPTED = re.compile(r"\.(lora_\w+|modules_to_save|token_adapter|(?:hada|lokr|ia3|oft|boft|vera)_\w+)(\.|$)")
+#: names of the embedding of tokens, which a tied output head shares
+TOKEN_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "embed_in.weight", "word_embeddings.weight")
+#: layers of GPT-2 and its relatives that some models store as (inputs, outputs)
+CONV1D = ("c_attn", "q_attn", "c_proj", "c_fc")
 
+
+def token_embedding(names: Iterable[str]) -> str | None:
+    """Find the embedding of tokens among the stored names of a checkpoint; None if there is none."""
+    return next((name for name in names if name.endswith(TOKEN_EMBEDDINGS)), None)
+
+
+def is_transposed(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool | None:
+    """Tell whether a square weight is stored as (inputs, outputs), by the layers of its model whose shapes show it; None if none does.
+
+    >>> is_transposed("h.0.attn.c_proj.weight", {"h.0.attn.c_attn.weight": (8, 24)})
+    True
+    """
+    widening = [shape for other, shape in shapes.items() if other.endswith(("attn.c_attn.weight", "mlp.c_fc.weight")) and len(shape) == 2]
+    if not widening or all(rows == columns for rows, columns in widening):
+        return None
+    return name.removesuffix(".weight").endswith(CONV1D) and all(rows <= columns for rows, columns in widening)
+
+
+def is_added_head(name: str) -> bool:
+    """Tell whether a tensor belongs to a head that a trainer adds to a language model: a value, reward or classification head."""
+    return bool(ADDED_HEAD.search(name))
+
+
+def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether a tensor is a buffer that no optimizer updates: rotary frequencies, causal masks, position ids, balancing biases."""
+    return bool(BUFFER.search(name) or BALANCER.search(name)) or (name.endswith(".attn.bias") and len(shape) == 4)
+
+
+def is_balancer(name: str) -> bool:
+    """Tell whether a tensor is a router's bias that balances the load of experts: it changes in training, but not by the optimizer."""
+    return bool(BALANCER.search(name))
+
+
+def is_draft(name: str) -> bool:
+    """Tell whether a tensor belongs to a module for multi-token prediction beside the model, which many writers leave out."""
+    return bool(DRAFT.search(name))
+
+
+#: heads of critics, reward models and classifiers, which the language model does not have
+ADDED_HEAD = re.compile(r"(^|\.)(v_head|value_head|values_head|reward_head|rm_head|critic_head|regression_head|score|classifier)\.")
+
+#: modules for multi-token prediction
+DRAFT = re.compile(r"(^|\.)(mtp|mtp_layers|mtp_block|nextn_predict_layers)\.")
 
 OUTSIDE = "(no layer)"
 MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gate_up", "down", "router", "norm", "head", "other")

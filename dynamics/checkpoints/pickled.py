@@ -13,16 +13,16 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.sharded import split_into_boxes
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
-from dynamics.checkpoints.unpickle import PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
+from dynamics.checkpoints.unpickle import ALLOWED, PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 
 #: keys under which trainers store optimizer state next to the weights
 OPTIMIZER = frozenset([
@@ -76,21 +76,24 @@ class Saved:
     offset_of: Callable[[Storage], int]
 
 
-def load_state(file: File, start: int = 0, size: int | None = None) -> Saved:
-    """Open the output of ``torch.save`` in bytes ``start:start + size`` of a file, without reading values."""
+def load_state(file: File, start: int = 0, size: int | None = None, allowed: frozenset[str] = ALLOWED) -> Saved:
+    """Open the output of ``torch.save`` in bytes ``start:start + size`` of a file, without reading values.
+
+    ``allowed`` lists the functions and classes that its pickle may name.
+    """
     where = printable(file.path)
     size = file.size - start if size is None else size
     if size == 0:
         raise InputError(f"{where}: is empty")
     head = file.read(start, min(size, 4))
     if head == b"PK\x03\x04":
-        return _load_zip(file, start, size)
+        return _load_zip(file, start, size, allowed)
     if head[:1] == b"\x80":
-        return _load_legacy(file, start, size)
+        return _load_legacy(file, start, size, allowed)
     raise InputError(f"{where}: is not a file of torch.save (it starts with {head!r})")
 
 
-def _load_zip(file: File, start: int, size: int) -> Saved:
+def _load_zip(file: File, start: int, size: int, allowed: frozenset[str]) -> Saved:
     where = printable(file.path)
     archive = _Archive(file, start, size)
     if "data.pkl" not in archive:
@@ -106,7 +109,7 @@ def _load_zip(file: File, start: int, size: int) -> Saved:
 
     if "byteorder" in archive and file.read(*archive.body("byteorder")) != b"little":
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
-    return Saved(file, unpickle(io.BytesIO(file.read(*archive.body("data.pkl"))), where), offset_of)
+    return Saved(file, unpickle(io.BytesIO(file.read(*archive.body("data.pkl"))), where, allowed), offset_of)
 
 
 class _Archive:
@@ -145,14 +148,14 @@ class _Archive:
         return first, record.file_size
 
 
-def _load_legacy(file: File, start: int, size: int) -> Saved:
+def _load_legacy(file: File, start: int, size: int, allowed: frozenset[str]) -> Saved:
     """Read the format of torch < 1.6: consecutive pickles (magic, version, machine, objects, storage keys), then the storages."""
     where = printable(file.path)
     stream = io.BufferedReader(FileRange(file, start, size))
     if unpickle(stream, where) != LEGACY_MAGIC:
         raise InputError(f"{where}: is a pickle, but not one of torch.save")
     storages: dict[str, Storage] = {}
-    _, machine, root, keys = (unpickle(stream, where, storages=storages) for _ in range(4))
+    _, machine, root, keys = (unpickle(stream, where, allowed, storages) for _ in range(4))
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
     first, end = start + stream.tell(), start + size
@@ -268,6 +271,16 @@ def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
         raise InputError(f"{where}: its tensor record is damaged ({type(error).__name__}); fetch the file again") from None
 
 
+def _claimed(record: Any) -> int:
+    """Count the elements of the shape in the record of a tensor that cannot be read; 0 if there is none."""
+    record = unwrap(record)
+    arguments = record.args[2] if record.path == SUBCLASS else record.args
+    for shape in arguments if isinstance(arguments, tuple) else ():
+        if isinstance(shape, tuple) and shape and all(type(size) is int and size >= 0 for size in shape):
+            return math.prod(shape)
+    return 0
+
+
 def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     storage, offset, shape, strides = node.args[:4]
     dtype = node.args[6] if node.path.endswith("_v3") else storage.dtype
@@ -288,24 +301,24 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
 
 
-def read_pickled(path: Path) -> Checkpoint:
+def read_pickled(path: Location) -> Checkpoint:
     """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, alone or under a key such as ``model``."""
     where = printable(path)
     saved = load_state(File(path))
     if not isinstance(saved.root, dict):
         contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
         raise InputError(f"{where}: holds {contents}, not a state dict of names and tensors")
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     state = _find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
     for name, value in _flatten(state, ignored):
         strided = as_strided(value, name, saved)
         if strided is None:
-            ignored.append((name, "not a tensor"))
+            ignored.append(Ignored(name, "not a tensor"))
         elif isinstance(strided, str):
             if "DTensor" in strided:
                 raise InputError(f"{where}: {printable(name)} is one rank's part of a DTensor; all ranks' files are needed")
-            ignored.append((name, strided))
+            ignored.append(Ignored(name, strided, _claimed(value)))
         elif name in tensors:
             raise InputError(f"{where}: holds two entries named {printable(name)}")
         else:
@@ -314,7 +327,7 @@ def read_pickled(path: Path) -> Checkpoint:
     return Checkpoint(str(path), "torch", tensors, ignored=grouped(ignored))
 
 
-def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, str]]) -> Mapping[Any, Any]:
+def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) -> Mapping[Any, Any]:
     """Descend into ``{"state": {"model": ...}}``, and add the other entries to ``ignored``."""
     taken = ""
     for _ in range(3):
@@ -327,14 +340,12 @@ def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[tuple[str, 
         for other, value in root.items():
             if other != key:
                 reason = f"outside {taken[:-1]}, which holds the weights" if isinstance(value, dict | Node) else "not a tensor"
-                ignored.append((str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else reason))
+                ignored.append(Ignored(str(other)[:200], "optimizer state, not weights" if is_optimizer(other) else reason))
         root = root[key]
     return root
 
 
-def _flatten(
-    state: Mapping[Any, Any], ignored: list[tuple[str, str]], prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, Any]]:
+def _flatten(state: Mapping[Any, Any], ignored: list[Ignored], prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """Collect tensor records under the keys of their parent dictionaries, joined by dots; other entries go to ``ignored``."""
     seen = set() if seen is None else seen
     for key, value in state.items():
@@ -342,12 +353,12 @@ def _flatten(
         if isinstance(value, Node):
             yield name, value
         elif is_optimizer(key) and isinstance(value, dict | list):
-            ignored.append((name, "optimizer state, not weights"))
+            ignored.append(Ignored(name, "optimizer state, not weights"))
         elif isinstance(value, dict) and id(value) not in seen and len(seen) < 100_000 and prefix.count(".") < 50:
             seen.add(id(value))  # a dictionary can occur several times in a pickle, and even contain itself
             yield from _flatten(value, ignored, f"{name}.", seen)
         else:
-            ignored.append((name, "not a tensor"))
+            ignored.append(Ignored(name, "not a tensor"))
 
 
 def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -361,7 +372,7 @@ def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
     if empty and 2 * empty > len(tensors):
         raise InputError(
             f"{where}: {empty} of {len(tensors)} tensors are empty placeholders, as DeepSpeed ZeRO-3 leaves them; "
-            "run zero_to_fp32.py in the checkpoint folder and name its output"
+            "name the folder that holds the files of all ranks"
         )
 
 
@@ -370,13 +381,13 @@ def is_optimizer(name: object) -> bool:
     return any(part in OPTIMIZER for part in str(name).split(".")[:2]) if isinstance(name, str) else False
 
 
-def grouped(ignored: list[tuple[str, str]], limit: int = 8) -> tuple[tuple[str, str], ...]:
+def grouped(ignored: list[Ignored], limit: int = 8) -> tuple[Ignored, ...]:
     """Merge the names that share a reason into one row if there are more than ``limit`` of them."""
-    names: dict[str, list[str]] = {}
-    for name, reason in ignored:
-        names.setdefault(reason, []).append(name)
-    rows: list[tuple[str, str]] = []
-    for reason, group in names.items():
-        single_rows = [(name, reason) for name in group]
-        rows += single_rows if len(single_rows) <= limit else [(f"{group[0]} and {len(group) - 1} more", reason)]
+    groups: dict[str, list[Ignored]] = {}
+    for entry in ignored:
+        groups.setdefault(entry.reason, []).append(entry)
+    rows: list[Ignored] = []
+    for reason, group in groups.items():
+        merged = Ignored(f"{group[0].name} and {len(group) - 1} more", reason, sum(entry.numel for entry in group))
+        rows += group if len(group) <= limit else [merged]
     return tuple(rows)

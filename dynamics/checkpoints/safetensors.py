@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Tensor, from_file
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import Location
 
 MAX_HEADER = 100_000_000  # limit of the format, in bytes
 MAX_ELEMENTS = 2**62
@@ -26,6 +26,7 @@ DTYPES = {
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
     "I64": "int64",
     "I32": "int32",
     "I16": "int16",
@@ -38,20 +39,20 @@ DTYPES = {
 }
 
 #: dtypes whose elements are not decoded to values: safetensors dtype -> bits per element
-OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "C64": 64}
+OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "C64": 64}
 
 
-def read_safetensors(path: str | Path) -> Checkpoint:
+def read_safetensors(path: str | Location) -> Checkpoint:
     """Open the tensors of a ``.safetensors`` file without reading their values."""
     file = File(path)
     entries, start = read_header(file)
     tensors: dict[str, Tensor] = {}
-    ignored: list[tuple[str, str]] = []
+    ignored: list[Ignored] = []
     for name, (code, shape, begin) in entries.items():
         if code in DTYPES:
             tensors[name] = from_file(name, shape, DTYPES[code], file, start + begin)
         else:
-            ignored.append((name, f"dtype {code} has no comparison here"))
+            ignored.append(Ignored(name, f"dtype {code} has no comparison here", math.prod(shape)))
     return Checkpoint(str(path), "safetensors", tensors, ignored=tuple(ignored))
 
 

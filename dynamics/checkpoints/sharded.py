@@ -63,6 +63,19 @@ def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[
     return Tensor(name, shape, dtype, read, source)
 
 
+def concatenated(name: str, shape: tuple[int, ...], dtype: str, pieces: Sequence[Tensor]) -> Tensor:
+    """Make a lazy tensor from vectors that follow one another; what the last ones have beyond the tensor is padding."""
+    count, start = math.prod(shape), 0
+    shards: list[Shard] = []
+    for piece in pieces:
+        length = min(piece.numel, count - start)
+        if length > 0:
+            shards.append(((start,), (length,), piece.rows(0, length)))
+            start += length
+    flat = join_shards(name, (count,), dtype, shards)
+    return Tensor(name, shape, dtype, flat.read, flat.source)
+
+
 def split_into_boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Split the flat range ``start:stop`` of a row-major array into the fewest boxes (origin, sizes), in flat order."""
     if start >= stop:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.files import File
 
 if TYPE_CHECKING:  # importing jaxtyping takes longer than all other imports needed to read a checkpoint
@@ -23,6 +24,7 @@ STORAGE: dict[str, np.dtype] = {
     "bfloat16": np.dtype("<u2"),
     "float8_e4m3fn": np.dtype("u1"),
     "float8_e5m2": np.dtype("u1"),
+    "float8_e8m0fnu": np.dtype("u1"),
     "int64": np.dtype("<i8"),
     "int32": np.dtype("<i4"),
     "int16": np.dtype("<i2"),
@@ -35,7 +37,9 @@ STORAGE: dict[str, np.dtype] = {
 }
 
 #: dtypes whose values are all representable in float32
-FITS_FLOAT32 = frozenset(["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int16", "int8", "uint16", "uint8", "bool"])
+FITS_FLOAT32 = frozenset([
+    "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "int16", "int8", "uint16", "uint8", "bool",
+])  # fmt: skip
 
 #: (first element, last element + 1, scratch array of the stored dtype) -> the elements, in the scratch array or another view
 Reader = Callable[[int, int, np.ndarray], np.ndarray]
@@ -126,12 +130,40 @@ def from_array(name: str, array: Shaped[np.ndarray, "*shape"], dtype: str | None
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """A file or an entry of a checkpoint that is not read as a weight.
+
+    Attributes
+    ----------
+    name : name of the entry, or of the first of a group.
+    reason : why it is not read.
+    numel : number of parameters that are lost to a comparison; 0 if the entry holds none of the model's parameters.
+    """
+
+    name: str
+    reason: str
+    numel: int = 0
+
+
+@dataclass(frozen=True)
 class Skip:
-    """A tensor excluded from a comparison, with the reason. ``where`` is ``base``, ``tuned`` or ``both``."""
+    """A tensor excluded from a comparison.
+
+    Attributes
+    ----------
+    name : name of the tensor.
+    where : the checkpoint it belongs to: ``base``, ``tuned`` or ``both``.
+    reason : why it is excluded.
+    numel : number of parameters excluded; 0 if they are compared under another name, or are not parameters (a buffer).
+    by_design : the other checkpoint does not have the tensor by design (a value head, extra vocabulary rows), or the measure has no use
+        for it (a vector, for a decomposition of matrices). Other exclusions reduce the coverage.
+    """
 
     name: str
     where: str
     reason: str
+    numel: int = 0
+    by_design: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,16 +176,28 @@ class Checkpoint:
     format : ``safetensors``, ``huggingface``, ``torch``, ``dcp``, ``fsdp-shards``, ``gguf``, ``peft-lora`` or ``memory``.
     tensors : name -> tensor, in the order of the file.
     config : the model's ``config.json``, or None.
-    ignored : (name, reason) of files and entries that are not weights of this model, or cannot be read as weights.
+    ignored : files and entries that are not weights of this model, or cannot be read as weights.
     adapter : for ``peft-lora``, the adapter to apply to a base; such a checkpoint has no tensors of its own.
+    dequantised : number of weights that are dequantised when they are read, by the format they are stored in.
     """
 
     path: str
     format: str
     tensors: dict[str, Tensor] = field(repr=False)
     config: dict[str, Any] | None = field(default=None, repr=False)
-    ignored: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[Ignored, ...] = ()
     adapter: Any = field(default=None, repr=False)
+    dequantised: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ties_head(self) -> bool:
+        """Whether the output head shares the input embedding: the config says so, or a causal model stores no head."""
+        config = self.config or {}
+        says = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
+        if says is not None:
+            return says is True
+        causal = any(str(name).endswith(("LMHeadModel", "ForCausalLM")) for name in config.get("architectures") or ())
+        return causal and not any(parameter_names.kind(name) == "head" for name in self.tensors)
 
     @property
     def dtypes(self) -> dict[str, int]:
@@ -178,8 +222,10 @@ def decode(stored: Shaped[np.ndarray, "*shape"], dtype: str) -> Float[np.ndarray
 @lru_cache(maxsize=None)
 def float8_values(dtype: str) -> Float32[np.ndarray, 256]:
     """Tabulate all 256 values of an OCP 8-bit float, as float32, indexed by their bits."""
-    exponent_bits, mantissa_bits = {"float8_e4m3fn": (4, 3), "float8_e5m2": (5, 2)}[dtype]
     bits = np.arange(256)
+    if dtype == "float8_e8m0fnu":  # powers of two, without a sign or zero
+        return np.where(bits < 255, np.ldexp(1.0, bits - 127), np.nan).astype(np.float32)
+    exponent_bits, mantissa_bits = {"float8_e4m3fn": (4, 3), "float8_e5m2": (5, 2)}[dtype]
     mantissa = bits & (2**mantissa_bits - 1)
     exponent = (bits >> mantissa_bits) & (2**exponent_bits - 1)
     bias = 2 ** (exponent_bits - 1) - 1

@@ -67,6 +67,7 @@ DTENSOR = frozenset(
         for name in ("DTensorSpec", "TensorMeta", "ShardOrderEntry", "Shard", "Replicate", "Partial", "_Partial", "_StridedShard")
     ]
 )
+ALLOWED = INERT | DTENSOR
 
 
 class Node:
@@ -150,7 +151,7 @@ def _fill(self: dict[Any, Any], *args: Any) -> None:
         self.update(args[0])
 
 
-def unpickle(stream: Any, where: str, allowed: frozenset[str] = INERT | DTENSOR, storages: dict[str, Storage] | None = None) -> Any:
+def unpickle(stream: Any, where: str, allowed: frozenset[str] = ALLOWED, storages: dict[str, Storage] | None = None) -> Any:
     """Read the next pickle of a stream, and add the storages it refers to to ``storages``. A damaged pickle raises an ``InputError``."""
     try:
         return Unpickler(stream, where, allowed, {} if storages is None else storages).load()

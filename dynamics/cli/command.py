@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
@@ -17,6 +19,9 @@ from dynamics.extras import explain
 DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 #: environment variable that shows the traceback of an unexpected error
 TRACEBACK = "DYNAMICS_TRACEBACK"
+#: what stands before the text of a line: a name and two or more spaces, or ``usage:``
+_COLUMN = re.compile(r"\s*\S+\s{2,}|usage: ")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class IncompleteError(InputError):
@@ -123,8 +128,40 @@ def reader_may_leave() -> Iterator[None]:
         silence_stdout()
 
 
+def wrap_to_terminal(text: str) -> str:
+    """Wrap the lines that are wider than the terminal, with at most their indentation; a word that is too long stays whole.
+
+    Lines of boxes, and escape sequences in other lines, are left as they are; a line that is wrapped loses its escape sequences.
+    """
+    width, lines = shutil.get_terminal_size().columns, []
+    for line in text.splitlines():
+        plain = _ESCAPES.sub("", line)
+        if len(plain) <= width or plain.startswith(("│", "╭", "╰")):
+            lines.append(line)
+            continue
+        body = plain.lstrip()
+        most = min(max(0, width - max(map(len, body.split()))), width // 2)
+        indent, column = len(plain) - len(body), _COLUMN.match(plain)
+        lines += textwrap.wrap(
+            body,
+            width,
+            initial_indent=" " * min(indent, most),
+            subsequent_indent=" " * min(column.end() if column else indent, most),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines) + "\n" * text.endswith("\n")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises ``InputError`` for wrong arguments and suggests the nearest option or choice."""
+
+    def format_help(self) -> str:
+        """Format the help; no line is wider than the terminal, which argparse does not ensure for the usage."""
+        usage, gap, rest = super().format_help().partition("\n\n")
+        if any(len(line) > shutil.get_terminal_size().columns for line in usage.splitlines()):
+            usage = " ".join(usage.split())
+        return wrap_to_terminal(usage + gap + rest)
 
     def error(self, message: str) -> NoReturn:
         """Raise ``InputError`` with argparse's message and a suggestion."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dynamics.cli.command import tell
 from dynamics.errors import InputError, printable
 from dynamics.io.atomic import check_target, replacing
+from dynamics.io.locations import scheme_of, without_secrets
 from dynamics.io.paths import suggest_path
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
     """
     if path is None or path == "-":
         return
+    if scheme_of(path):
+        raise InputError(f"{printable(without_secrets(path))}: outputs are written to files of this machine only")
     target = Path(path)
     if suffixes and target.suffix.lower() not in suffixes:
         raise InputError(f"{path}: unknown kind of output; expected {', '.join(suffixes)}")

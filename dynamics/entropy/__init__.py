@@ -23,7 +23,7 @@ from dynamics.entropy.reward_fit import Fit, fit
 from dynamics.entropy.summaries import SCHEMA, Forking, by_token, change_by_percentile, forking, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
 from dynamics.models import load
-from dynamics.rollouts.logprobs import read_logprobs
+from dynamics.rollouts.logprobs import TokenLogprobs, read_logprobs, read_token_logprobs
 from dynamics.rollouts.texts import Document
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Document",
     "Fit",
     "Forking",
+    "TokenLogprobs",
     "TokenStats",
     "Trace",
     "bounds",
@@ -44,6 +45,7 @@ __all__ = [
     "from_logits",
     "load",
     "read_logprobs",
+    "read_token_logprobs",
     "summary",
     "to_dict",
     "trace",

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.descriptions import plural
 from dynamics.entropy.logprob_bounds import bounds
 from dynamics.entropy.summaries import SCHEMA, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
 from dynamics.errors import InputError, printable
-from dynamics.models import load
-from dynamics.rollouts.logprobs import read_logprobs
+from dynamics.io.paths import repeated
+from dynamics.models import check_local_model, load
+from dynamics.rollouts.logprobs import TokenLogprobs, read_token_logprobs
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: share of token ids that may stand for another token in a second model, as those do that a fine-tune gave a new name
+RENAMED = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,21 +48,43 @@ def _report_bounds(options: argparse.Namespace) -> None:
     from dynamics.io.json import to_json
 
     if options.vocabulary is None:
-        raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens there are")
-    rows = [row for path in options.texts for row in read_logprobs(path)]
-    width = max(map(len, rows))
-    logprobs = np.full((len(rows), width), np.nan)
-    for index, row in enumerate(rows):
-        logprobs[index, : len(row)] = row
-    limits = bounds(logprobs, options.vocabulary)
-    low, high, mass = float(limits.low.mean()), float(limits.high.mean()), float(limits.mass.mean())
+        raise InputError("bounds from log-probabilities need --vocabulary, the number of tokens in the vocabulary")
+    read = [read_token_logprobs(path) for path in options.texts]
+    tokens = [token for of_file, _ in read for token in of_file]
+    notes = [note for _, of_file in read for note in of_file]
+    generated, prompt = [token for token in tokens if not token.prompt], [token for token in tokens if token.prompt]
+    parts = [(name, _mean_bounds(part, options.vocabulary)) for name, part in (("generated", generated), ("prompt", prompt)) if part]
     if options.json != "-":
         with reader_may_leave():
-            print(f"{len(rows):,} tokens with up to {width} log-probabilities each, {100 * mass:.2f} % of the mass on average")
-            print(f"mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the likeliest tokens, no estimate")
+            for name, part in parts:
+                label = "" if name == "generated" else "prompt: "
+                size = f"{part['tokens']:,} tokens with up to {part['k']} log-probabilities each"
+                print(f"{label}{size}, {100 * part['mass']:.2f} % of the mass on average")
+                low, high = part["mean_entropy"]["low"], part["mean_entropy"]["high"]
+                print(
+                    f"{label}mean entropy lies between {low:.4g} and {high:.4g} nats: bounds from the most likely tokens, not an estimate"
+                )
+            for note in notes:
+                print(f"note  {note}")
     if options.json:
-        document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": len(rows), "k": width, "vocabulary": options.vocabulary}
-        write(options.json, to_json(document | {"mean_entropy": {"low": low, "high": high}, "mass": mass}))
+        name, first = parts[0]
+        document = {"schema": SCHEMA, "kind": "bounds", "units": "nats", "tokens": first["tokens"], "k": first["k"]}
+        document |= {"vocabulary": options.vocabulary, "mean_entropy": first["mean_entropy"], "mass": first["mass"]}
+        if name == "prompt":
+            document["part"] = "prompt"
+        document |= dict(parts[1:])
+        write(options.json, to_json(document | ({"notes": notes} if notes else {})))
+
+
+def _mean_bounds(tokens: Sequence[TokenLogprobs], vocabulary: int) -> dict[str, Any]:
+    """Bound the mean entropy of tokens, as in the JSON document."""
+    width = max(len(token.values) for token in tokens)
+    logprobs = np.full((len(tokens), width), np.nan)
+    for index, token in enumerate(tokens):
+        logprobs[index, : len(token.values)] = token.values
+    found = bounds(logprobs, vocabulary, [token.ceiling for token in tokens], [token.rounding for token in tokens])
+    means = {"low": float(found.low.mean()), "high": float(found.high.mean())}
+    return {"tokens": len(tokens), "k": width, "mean_entropy": means, "mass": float(found.mass.mean())}
 
 
 def _report_trace(options: argparse.Namespace) -> None:
@@ -69,10 +96,14 @@ def _report_trace(options: argparse.Namespace) -> None:
     from dynamics.rollouts import texts
 
     documents, notes = texts.read(options.texts)
+    for name in (options.model, *([options.against] if options.against else []), *(options.checkpoints or [])):
+        check_local_model(name)
     if options.checkpoints:
         options.checkpoints = sort_series("dynamics.entropy", options.checkpoints)
     model, tokenizer = _load(options.model, options)
-    against = _load(options.against, options)[0] if options.against else None
+    against, other = _load(options.against, options) if options.against else (None, None)
+    if other is not None:
+        notes += _compare_tokens(tokenizer, other, options.against)
     settings = {
         "temperature": options.temperature,
         "top": 5 * bool(options.html) if options.top is None else options.top,
@@ -81,7 +112,7 @@ def _report_trace(options: argparse.Namespace) -> None:
         "batch_tokens": options.batch_tokens,
     }
     result = _trace(options, model, tokenizer, documents, against, settings)
-    result.notes.extend(notes)
+    result.notes.extend([*notes, *repeated([options.model, *([options.against] if options.against else []), *(options.checkpoints or [])])])
     series = _series(options, result, documents, settings) if options.checkpoints else None
     if options.out:
         _save([result.tokens], options.out)
@@ -103,6 +134,23 @@ def _report_trace(options: argparse.Namespace) -> None:
         from dynamics.entropy.page import page
 
         write(options.html, page(result, options.model, options.against, lambda token: tokenizer.decode([token])))
+
+
+def _compare_tokens(tokenizer: Any, other: Any, name: str) -> list[str]:
+    """Raise InputError if most token ids stand for other tokens in the second model; return a remark if few do, such as renamed ones."""
+    ours, theirs = ({number: token for token, number in one.get_vocab().items()} for one in (tokenizer, other))
+    shared = ours.keys() & theirs.keys()
+    different = sorted(number for number in shared if ours[number] != theirs[number])
+    if len(different) > RENAMED * len(shared):
+        raise InputError(
+            f"{printable(name)}: its tokenizer is another: {len(different):,} of {len(shared):,} token ids stand for other tokens; "
+            "give a model with the same vocabulary"
+        )
+    if not different:
+        return []
+    first = different[0]
+    example = f"{first} is {ours[first]!r} and {theirs[first]!r}"
+    return [f"second model: {plural(len(different), 'token id stands', 'token ids stand')} for another token, for example {example}"]
 
 
 def _load(name: str, options: argparse.Namespace) -> tuple[Any, Any]:
@@ -130,7 +178,7 @@ def _trace(
         partial = options.out.removesuffix(".parquet") + ".partial.parquet"
         _save(finished, partial)
         if isinstance(error, InputError):
-            raise IncompleteError(f"{error}; the texts finished before that are in {partial}") from None
+            raise IncompleteError(f"{error}; the texts finished so far are in {partial}") from None
         raise
 
 
@@ -210,7 +258,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--temperature", type=float, default=1.0, help="also report the entropy at this sampling temperature (default %(default)s)"
     )
     parser.add_argument(
-        "--top", type=int, help="number of likeliest tokens to keep at every position (default: 5 with --html, otherwise none)"
+        "--top", type=int, help="number of most likely tokens to keep at every position (default: 5 with --html, otherwise none)"
     )
     parser.add_argument(
         "--window",

@@ -100,19 +100,19 @@ def _temperatures(temperature: Any, shape: tuple[int, ...]) -> Float[np.ndarray,
     """Broadcast the temperature to one value per row; raise InputError unless all are finite and above 0."""
     values = np.asarray(temperature.detach().cpu().double().numpy() if _is_torch(temperature) else temperature, float)
     if not (values > 0).all() or not np.isfinite(values).all():
-        raise InputError("temperature: must be above 0; at 0 the distribution is one token and its entropy 0")
+        raise InputError("temperature: must be above 0; at 0 the distribution is a single token and its entropy is 0")
     try:
         return np.array(np.broadcast_to(values, shape)).ravel()
     except ValueError:
-        raise InputError(f"temperature has shape {values.shape}, tokens have {shape}: give one number, or one a token") from None
+        raise InputError(f"temperature has shape {values.shape}, tokens have {shape}: give one number, or one per token") from None
 
 
 def _targets(targets: Int[np.ndarray, " ..."], shape: tuple[int, ...], vocabulary: int) -> Int[np.ndarray, " rows"]:
     if targets.shape != shape:
-        raise InputError(f"targets have shape {targets.shape}, tokens have {shape}: there must be one a token")
+        raise InputError(f"targets have shape {targets.shape}, tokens have {shape}: expected one target per token")
     if targets.size and int(targets.max()) >= vocabulary:
         raise InputError(
-            f"target {int(targets.max())} is beyond the vocabulary of {vocabulary:,}: the tokenizer does not belong to the model"
+            f"target {int(targets.max())} is outside the vocabulary of {vocabulary:,}: the tokenizer does not belong to the model"
         )
     return targets.ravel().astype(np.int64)
 
@@ -364,7 +364,7 @@ def from_hidden(
     import torch
 
     if hidden.shape[-1] != weight.shape[-1]:
-        raise InputError(f"hidden states of width {hidden.shape[-1]} and a head of width {weight.shape[-1]} do not belong together")
+        raise InputError(f"hidden states have width {hidden.shape[-1]}, the head has width {weight.shape[-1]}; they must be equal")
     size = weight.shape[0] if vocabulary is None else vocabulary
     if not 0 < size <= weight.shape[0]:
         raise InputError(f"vocabulary={size}: the head has {weight.shape[0]:,} rows")
@@ -433,7 +433,7 @@ def divergence(
     (hidden, head, logsumexp), (other, other_head, other_logsumexp) = first, second
     size = min(head.size, other_head.size)
     rows = min(head.rows, other_head.rows)
-    forth, back = np.zeros(len(hidden)), np.zeros(len(hidden))
+    kl_ab, kl_ba = np.zeros(len(hidden)), np.zeros(len(hidden))
     for begin in range(0, len(hidden), head.tokens):
         piece = slice(begin, min(begin + head.tokens, len(hidden)))
         ours, theirs = hidden[piece].detach().float(), other[piece].detach().float()
@@ -443,7 +443,7 @@ def divergence(
 
             def add(part: slice, a: np.ndarray = a, b: np.ndarray = b, begin: int = begin) -> None:
                 rows = slice(begin + part.start, begin + part.stop)
-                kernels.diverge(a[part], b[part], logsumexp[rows], other_logsumexp[rows], forth[rows], back[rows])
+                kernels.diverge(a[part], b[part], logsumexp[rows], other_logsumexp[rows], kl_ab[rows], kl_ba[rows])
 
             on_threads(len(a), add, None)
-    return forth, back
+    return kl_ab, kl_ba

@@ -41,19 +41,19 @@ class SoftmaxMoments:
         """Merge the moments of two parts. The operation is associative: threads and tensor-parallel ranks can merge in any order."""
         swap = other.max > self.max
         pairs = [(getattr(self, name), getattr(other, name)) for name in ("max", "sum_exp", "sum_x_exp", "sum_x2_exp")]
-        near = [np.where(swap, theirs, ours) for ours, theirs in pairs]
-        far = [np.where(swap, ours, theirs) for ours, theirs in pairs]
+        larger = [np.where(swap, theirs, ours) for ours, theirs in pairs]
+        smaller = [np.where(swap, ours, theirs) for ours, theirs in pairs]
         with np.errstate(invalid="ignore"):
-            gap = (near[0] - far[0]) * self.inverse_temperature
-        gap = np.where(np.isneginf(far[0]), np.inf, gap)  # a part without any token adds nothing
+            gap = (larger[0] - smaller[0]) * self.inverse_temperature
+        gap = np.where(np.isneginf(smaller[0]), np.inf, gap)  # a part without any token adds nothing
         shrink = np.exp(-gap)
         step = np.where(np.isinf(gap), 0.0, gap)
-        whole = 1 + far[1]
-        sum_exp = near[1] + shrink * whole
-        sum_x_exp = near[2] + shrink * (far[2] - step * whole)
-        sum_x2_exp = near[3] + shrink * (far[3] - 2 * step * far[2] + step * step * whole)
+        whole = 1 + smaller[1]
+        sum_exp = larger[1] + shrink * whole
+        sum_x_exp = larger[2] + shrink * (smaller[2] - step * whole)
+        sum_x2_exp = larger[3] + shrink * (smaller[3] - 2 * step * smaller[2] + step * step * whole)
         broken = np.isnan(self.max) | np.isnan(other.max)
-        merged = [np.where(broken, np.nan, values) for values in (near[0], sum_exp, sum_x_exp, sum_x2_exp)]
+        merged = [np.where(broken, np.nan, values) for values in (larger[0], sum_exp, sum_x_exp, sum_x2_exp)]
         return SoftmaxMoments(merged[0], merged[1], merged[2], merged[3], self.inverse_temperature)
 
     @property

@@ -104,7 +104,7 @@ def tokens_ranked(tokens: pd.DataFrame, ax: Axes, named: int = NAMED, least: int
         ax.set_xlim(0, max(row["entropy"] for row in rows) * 1.18 + 1e-9)
     ax.grid(False)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"mean entropy where the token stands, nats ({least} times or more)")
+    ax.set_xlabel(f"mean entropy, nats (tokens seen at least {least} times)")
     return ax
 
 

@@ -58,11 +58,11 @@ def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
 
     x, y = np.exp(np.asarray(entropy, float)), np.asarray(reward, float)
     if x.shape != y.shape or x.ndim != 1:
-        raise InputError(f"entropy has shape {x.shape}, reward {y.shape}: there must be one of each a point")
+        raise InputError(f"entropy has shape {x.shape}, reward {y.shape}: expected the same shape")
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
     if len(x) < 3 or np.ptp(x) == 0:
-        raise InputError(f"{len(x)} points with {len(np.unique(x))} different entropies: a line with an interval needs three that differ")
+        raise InputError(f"{len(x)} points with {len(np.unique(x))} different entropies: a fit with an interval needs at least three")
     design = np.stack([-x, np.ones_like(x), 1 - x], 1)[:, :2]
     inverse = np.linalg.inv(design.T @ design)
     a, b = inverse @ design.T @ y

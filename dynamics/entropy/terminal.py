@@ -94,8 +94,8 @@ def _named(trace: Trace) -> Section:
     ranked = by_token(trace.tokens)
     if len(ranked) < 2:
         return []
-    table = tables.table("|", "<tokens that come 5 times or more, with the mean entropy where they stand")
-    for title, rows in (("least sure", ranked.head(NAMED)), ("most sure", ranked.tail(NAMED)[::-1])):
+    table = tables.table("|", "<mean entropy of the tokens that occur 5 times or more")
+    for title, rows in (("highest", ranked.head(NAMED)), ("lowest", ranked.tail(NAMED)[::-1])):
         words = [f"{printable(repr(row['token']), 24)} {row['entropy']:.3g}" for row in rows.to_dict("records")]
         tables.add(table, title, "  ".join(words))
     return [table]

@@ -18,7 +18,7 @@ import numpy as np
 from dynamics.descriptions import plural, small_table
 from dynamics.entropy.logits import TokenStats, divergence, from_hidden, from_logits
 from dynamics.errors import InputError, printable
-from dynamics.models import CausalModel, Notes, wrap
+from dynamics.models import CausalModel, Head, Notes, out_of_memory, wrap
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 #: maximum number of tokens in a forward pass
 BATCH_TOKENS = 4096
 TOP = 5
+LENGTH_NOTE = (
+    "the position embedding ({}) depends on the length of a sequence: each text is measured as it is alone, but its tokens were predicted "
+    "with the embedding of a shorter text while it was written"
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def tokenise(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocum
     if document.messages is not None:
         return _from_messages(document, tokenizer, notes)
     text = document.prompt + document.response
-    ids, starts, ends = _encode(tokenizer, text, special=True)
+    ids, starts, ends = _encode_with_special(tokenizer, text, notes)
     border = len(document.prompt)
     prompt = [border > 0 and end <= border for end in ends]
     return TokenizedDocument(document, ids, text, starts, ends, prompt)
@@ -76,6 +80,37 @@ def _encode(tokenizer: Any, text: str, special: bool) -> tuple[list[int], list[i
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     starts, ends, _ = _offsets(ids, tokenizer)
     return ids, starts, ends
+
+
+def _encode_with_special(tokenizer: Any, text: str, notes: Notes) -> tuple[list[int], list[int], list[int]]:
+    """Tokenise a text with the special tokens that the tokenizer adds at its ends, but for those that the text has there already."""
+    ids, starts, ends = _encode(tokenizer, text, special=False)
+    whole = list(tokenizer(text)["input_ids"])
+    if whole == ids:
+        return ids, starts, ends
+    added = len(whole) - len(ids)
+    border = next((index for index in range(added, -1, -1) if whole[index : index + len(ids)] == ids), None)
+    if border is None:  # special tokens change how the text itself is tokenised
+        ids, starts, ends = _encode(tokenizer, text, special=True)
+        if tokenizer.bos_token and text.startswith(tokenizer.bos_token) and ids[:2] == [tokenizer.bos_token_id] * 2:
+            notes.add(_given_note(tokenizer, ids[:1], "begin"))
+            return ids[1:], starts[1:], ends[1:]
+        return ids, starts, ends
+    before, after = whole[:border], whole[border + len(ids) :]
+    if before and ids[: len(before)] == before:
+        notes.add(_given_note(tokenizer, before, "begin"))
+        before = []
+    if after and ids[len(ids) - len(after) :] == after:
+        notes.add(_given_note(tokenizer, after, "end"))
+        after = []
+    elif after:
+        notes.add(f"the tokenizer ends texts with {tokenizer.decode(after)!r}, which counts as a token of the text")
+    size = len(text)
+    return [*before, *ids, *after], [0] * len(before) + starts + [size] * len(after), [0] * len(before) + ends + [size] * len(after)
+
+
+def _given_note(tokenizer: Any, ids: list[int], side: str) -> str:
+    return f"texts {side} with {tokenizer.decode(ids)!r} already: the tokenizer's own is left out"
 
 
 def _offsets(ids: Sequence[int], tokenizer: Any) -> tuple[list[int], list[int], str]:
@@ -98,34 +133,76 @@ def _from_ids(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocu
     ids = list(document.ids or ())
     size = len(tokenizer)
     if ids and max(ids) >= size:
-        raise InputError(f"{printable(document.name)}: token {max(ids)} is beyond the tokenizer's {size:,}: it is of another model")
-    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        raise InputError(
+            f"{printable(document.name)}: token {max(ids)} is outside the tokenizer's vocabulary of {size:,}: the ids belong to another "
+            "model"
+        )
     prompt = [index < document.prompt_tokens for index in range(len(ids))]
+    if document.generated is not None:
+        prompt = [not generated for generated in document.generated]
+    border = document.prompt_tokens
+    kept = [*_without_padding(ids[:border], tokenizer), *(border + i for i in _without_padding(ids[border:], tokenizer, keep_end=True))]
+    if len(kept) < len(ids):
+        notes.add(f"recorded token ids are padded with {tokenizer.pad_token!r}: the padding is left out")
+        ids, prompt = [ids[index] for index in kept], [prompt[index] for index in kept]
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     again, starts, ends = _encode(tokenizer, text, special=False)
     if again == ids:
         return TokenizedDocument(document, ids, text, starts, ends, prompt)
-    notes.add("token ids of some documents are not those that their text would be tokenised to; the ids are used as given")
+    notes.add("the token ids of some documents differ from the tokenised text; the ids are used as given")
     starts, ends, text = _offsets(ids, tokenizer)
     return TokenizedDocument(document, ids, text, starts, ends, prompt, False)
+
+
+def _without_padding(ids: list[int], tokenizer: Any, keep_end: bool = False) -> range:
+    """Return the indices of token ids without the padding at their ends.
+
+    Where the padding token also begins or ends texts, a single one is kept; ``keep_end`` keeps one of any number, which ends a response.
+    """
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None or pad not in (ids[:1] + ids[-1:]):
+        return range(len(ids))
+    ends_text = pad in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    first = next((index for index, token in enumerate(ids) if token != pad), len(ids))
+    last = next((index for index in range(len(ids), 0, -1) if ids[index - 1] != pad), 0)
+    if ends_text and (first == 1 or pad == tokenizer.bos_token_id):
+        first = max(first - 1, 0)
+    if ends_text and (keep_end or last == len(ids) - 1):
+        last = min(last + 1, len(ids))
+    return range(first, last)
 
 
 def _from_messages(document: Document, tokenizer: Any, notes: Notes) -> TokenizedDocument:
     """Tokenise a chat with the chat template, which adds the special tokens; without a template, join the messages as plain text."""
     messages = list(document.messages or ())
+    first = _content(messages[0]) if messages else ""
     answered = messages and messages[-1].get("role") == "assistant"
     if getattr(tokenizer, "chat_template", None):
         whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answered)
         before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True) if answered else whole
         border = len(before) if whole.startswith(before) else 0
         if not border:
-            notes.add("the chat template does not begin with the prompt: prompt and response are not told apart")
+            notes.add("the formatted chat does not begin with the formatted prompt: prompt and response are not distinguished")
+        bos = getattr(tokenizer, "bos_token", None)
+        if bos and first.startswith(bos) and whole.startswith(bos + bos):
+            notes.add(f"texts begin with {bos!r} already: that of the chat template is left out")
+            whole, border = whole[len(bos) :], max(border - len(bos), 0)
+        elif bos and first.startswith(bos) and whole.startswith(bos):
+            notes.add(f"the first message begins with {bos!r}, as the chat template itself does: is it a prompt that has been formatted?")
         ids, starts, ends = _encode(tokenizer, whole, special=False)
     else:
         notes.add("the tokenizer has no chat template: messages are joined as plain text")
-        whole = "\n".join(str(message.get("content", "")) for message in messages)
-        border = len(whole) - len(str(messages[-1].get("content", ""))) if answered else len(whole)
-        ids, starts, ends = _encode(tokenizer, whole, special=True)
+        whole = "\n".join(map(_content, messages))
+        border = len(whole) - len(_content(messages[-1])) if answered else len(whole)
+        ids, starts, ends = _encode_with_special(tokenizer, whole, notes)
     return TokenizedDocument(document, ids, whole, starts, ends, [border > 0 and end <= border for end in ends])
+
+
+def _content(message: dict[str, Any]) -> str:
+    """Return the text of a message, whose content can be a text, a list of parts, or nothing."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    return "".join(str(part.get("text") or "") if isinstance(part, dict) else str(part or "") for part in parts)
 
 
 @dataclass(frozen=True)
@@ -246,19 +323,16 @@ def trace(
     import pandas as pd
 
     if tokenizer is None:
-        raise InputError("no tokenizer: a trace needs the one that belongs to the model")
+        raise InputError("no tokenizer given: a trace needs the tokenizer of the model")
     if not temperature > 0:
-        raise InputError("temperature: must be above 0; at 0 the distribution is one token and its entropy 0")
+        raise InputError("temperature: must be above 0; at 0 the distribution is a single token and its entropy is 0")
     began = time.perf_counter()
     ours = wrap(model, tokenizer, window, vocabulary)
     theirs = None if against is None else wrap(against, tokenizer, window, vocabulary)
     notes = ours.notes
     documents = [Document(str(index), response=text) if isinstance(text, str) else text for index, text in enumerate(texts)]
     names = _unique([document.name for document in documents])
-    sequences = [tokenise(document, tokenizer, notes) for document in documents]
-    empty = [name for name, sequence in zip(names, sequences, strict=True) if not sequence.ids]
-    if empty:
-        raise InputError(f"{printable(empty[0])}: has no tokens ({len(empty)} such texts)")
+    sequences = _tokenised(documents, names, tokenizer, notes)
     size = min(ours.window, theirs.window) if theirs else ours.window
     long = sum(len(sequence.ids) > size for sequence in sequences)
     if long:
@@ -266,7 +340,7 @@ def trace(
             f"{plural(long, 'text is', 'texts are')} longer than the window of {size:,} tokens: measured in windows that overlap by half"
         )
     jobs = sorted(windows([len(sequence.ids) for sequence in sequences], size), key=len)
-    total, done = sum(job.stop - job.fresh for job in jobs), 0
+    total, done, longest = sum(job.stop - job.fresh for job in jobs), 0, len(jobs[-1])
     parts: list[pd.DataFrame] = []
     settings = _Settings(temperature, top, rank)
     for job, columns in _measured(ours, theirs, sequences, jobs, batch_tokens, settings):
@@ -277,6 +351,8 @@ def trace(
         done += len(table)
         if progress:
             progress(done, total)
+    for wrapped in (ours, *([] if theirs is None else [theirs])):
+        _leave(wrapped, longest)
     tokens = pd.concat(parts, ignore_index=True)
     document_index = tokens["text"].map({name: index for index, name in enumerate(names)})
     tokens = tokens.iloc[np.lexsort([tokens["position"], document_index])].reset_index(drop=True)
@@ -286,6 +362,22 @@ def trace(
     whole_texts = {name: sequence.text for name, sequence in zip(names, sequences, strict=True)}
     about = {name: sequence.document.about for name, sequence in zip(names, sequences, strict=True)}
     return Trace(tokens, whole_texts, dtype, notes.lines, time.perf_counter() - began, about)
+
+
+def _tokenised(documents: Sequence[Document], names: Sequence[str], tokenizer: Any, notes: Notes) -> list[TokenizedDocument]:
+    """Tokenise all documents; raise InputError if one has no tokens."""
+    sequences = [tokenise(document, tokenizer, notes) for document in documents]
+    empty = [name for name, sequence in zip(names, sequences, strict=True) if not sequence.ids]
+    if empty:
+        raise InputError(f"{printable(empty[0])}: has no tokens ({len(empty)} such texts)")
+    return sequences
+
+
+def _leave(model: CausalModel, longest: int) -> None:
+    """Return a model to its state before the longest window; say what is special about it."""
+    model.forget()
+    if model.lengths.group(longest):
+        model.notes.add(LENGTH_NOTE.format(", ".join(model.lengths.kinds)))
 
 
 @dataclass(frozen=True)
@@ -309,17 +401,17 @@ def _measured(
     import torch
 
     while jobs:
-        batch = _next_batch(jobs, batch_tokens)
+        batch = _next_batch(jobs, batch_tokens, [ours] if theirs is None else [ours, theirs])
         try:
             with torch.no_grad():
                 columns = _measure(ours, theirs, sequences, batch, settings)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise InputError(f"out of memory for a window of {len(batch[0]):,} tokens: try a smaller --window") from None
             batch_tokens = max(1, sum(map(len, batch)) // 2)
-            ours.notes.add("memory ran out: batches were halved")
+            ours.notes.add("out of memory: the batches were halved")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
@@ -337,21 +429,19 @@ def _unique(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _next_batch(jobs: Sequence[Window], budget: int) -> list[Window]:
-    """Take as many of the shortest windows as fit into the budget when padded to the longest of them, but at least one."""
+def _next_batch(jobs: Sequence[Window], budget: int, models: Sequence[CausalModel]) -> list[Window]:
+    """Take as many of the shortest windows as fit into the budget when padded to the longest of them, but at least one.
+
+    Only windows that have the same logits in one batch as each alone are taken together.
+    """
     batch: list[Window] = []
+    alone = any(model.alone for model in models)
+    groups = [model.lengths.group(len(jobs[0])) for model in models]
     for job in jobs:
-        if batch and (len(batch) + 1) * len(job) > budget:
+        if batch and (alone or (len(batch) + 1) * len(job) > budget or [model.lengths.group(len(job)) for model in models] != groups):
             break
         batch.append(job)
     return batch
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    words = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in words or "can't allocate memory" in words
 
 
 def _measure(
@@ -380,19 +470,34 @@ def _measure(
         other, other_hidden = _run(theirs, ids, mask, rows, targets, replace(settings, top=0, temperature=1.0))
         columns |= {f"{name}_b": other[name] for name in ("entropy", "surprisal", "rank", "logsumexp") if name in other}
         if ours.head is None or theirs.head is None or hidden is None or other_hidden is None:
-            ours.notes.add("no divergence: the way from hidden states to logits of one model is not understood")
+            ours.notes.add("no KL divergence: the logits of one of the models could not be computed from its hidden states")
         else:
-            divergences = divergence((hidden, ours.head, columns["logsumexp"]), (other_hidden, theirs.head, other["logsumexp"]))
-            columns["kl_ab"], columns["kl_ba"] = divergences
+            size = min(ours.head.size, theirs.head.size)
+            first, second = (_whole(*side, size) for side in ((hidden, ours.head, columns), (other_hidden, theirs.head, other)))
+            columns["kl_ab"], columns["kl_ba"] = divergence((hidden, ours.head, first), (other_hidden, theirs.head, second))
+            if ours.head.size != theirs.head.size:
+                ours.notes.add(
+                    f"the heads have {ours.head.size:,} and {theirs.head.size:,} rows: divergences are over the {size:,} of both"
+                )
     split = np.cumsum([count - first for _, first, count in spans])[:-1]
     parts = {name: np.split(values, split) for name, values in columns.items()}
     return [{name: values[index] for name, values in parts.items()} for index in range(len(batch))]
+
+
+def _whole(hidden: torch.Tensor, head: Head, columns: dict[str, np.ndarray], size: int) -> np.ndarray:
+    """Return the logsumexp of the logits over the first ``size`` tokens, which is measured already if these are all."""
+    if size == head.size:
+        return columns["logsumexp"]
+    part = from_hidden(hidden, head.weight, head.bias, softcap=head.softcap, scale=head.scale, vocabulary=size)
+    whole: np.ndarray = part.logsumexp.cpu().numpy()
+    return whole
 
 
 def _run(
     model: CausalModel, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, settings: _Settings
 ) -> tuple[dict[str, np.ndarray], torch.Tensor | None]:
     """Run one model; return the columns of the rows of the flattened batch that predict ``targets``, and their hidden states."""
+    model.forget()
     ids, mask, rows = ids.to(model.device), mask.to(model.device), rows.to(model.device)
     tempered: TokenStats | None = None
     hidden: torch.Tensor | None = None

@@ -64,7 +64,7 @@ def read_document(path: Path, kind: Any = Any) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
+        raise InputError(f"{printable(path)}: does not have the expected structure: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _read_leniently(text, path, kind)
 

@@ -40,7 +40,7 @@ def numbered_lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
             if line[:2] in UTF_16 or b"\0" in line[:64]:
-                raise InputError(f"{printable(path)}: is not UTF-8 text (UTF-16 perhaps, or no text at all); convert it first")
+                raise InputError(f"{printable(path)}: is not UTF-8 text (perhaps UTF-16, or a binary file); convert it first")
         if not line.isspace():
             yield number, line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import itertools
 import os
 import re
@@ -12,11 +13,12 @@ from typing import TypeVar
 
 from dynamics.descriptions import plural
 from dynamics.errors import nearest, printable
+from dynamics.io.locations import Location
 
 _NUMBER = re.compile(r"(\d+)")
 #: names of the checkpoint folders of transformers and TRL, this project, and verl
 _CHECKPOINT = re.compile(r"(checkpoint|step|global_step|iter|epoch)[-_]?\d+$")
-#: number of checkpoints that an error message lists; of more, it lists the first and the last
+#: number of checkpoints or runs that an error message lists; of more, it lists the first and the last
 LISTED = 6
 #: number of entries of a folder that are compared with a mistyped name
 ENTRIES = 10_000
@@ -49,9 +51,36 @@ def natural_order(names: Sequence[Name]) -> list[Name]:
     return [next(ordered[pattern]) for pattern in patterns]
 
 
+def repeated(paths: Sequence[object]) -> list[str]:
+    """Describe the checkpoints that are given more than once, also by different spellings of a path, in a line each.
+
+    >>> repeated(["run/step_1", "run/step_2", "./run/step_1"])
+    ['the same checkpoint is given 2 times: run/step_1, ./run/step_1']
+    """
+    by_target: dict[str, list[str]] = {}
+    for path in paths:
+        if isinstance(path, (str, os.PathLike)):
+            by_target.setdefault(os.path.realpath(path), []).append(printable(os.fspath(path)))
+    return [f"the same checkpoint is given {len(names)} times: {', '.join(names)}" for names in by_target.values() if len(names) > 1]
+
+
 def no_such_path(path: str | os.PathLike[str], kind: str = "file or folder") -> str:
     """Build the error message for a path that does not exist, with a suggestion of a similar path."""
+    if glob.has_magic(os.fspath(path)):
+        count = len(expand_pattern(os.fspath(path)))
+        advice = (
+            f"matches {plural(count, 'path')}; leave out the quotes, so that the shell replaces it by them" if count else "matches nothing"
+        )
+        return f"{printable(path)}: no such {kind}; as a pattern, it {advice}"
     return f"{printable(path)}: no such {kind}{suggest_path(path)}"
+
+
+def expand_pattern(path: str) -> list[str]:
+    """List the paths that a pattern with ``*``, ``?`` or ``[]`` matches, in natural order; ``**`` matches any number of folders."""
+    try:
+        return sorted(glob.glob(path, recursive=True), key=natural_key)
+    except (OSError, ValueError, re.error):
+        return []
 
 
 def suggest_path(path: str | os.PathLike[str]) -> str:
@@ -73,23 +102,41 @@ def suggest_path(path: str | os.PathLike[str]) -> str:
     return f"; did you mean {printable(existing.joinpath(close, *rest))}?" if close else ""
 
 
-def trainer_checkpoints(folder: Path) -> list[str]:
+def trainer_checkpoints(folder: Location) -> list[str]:
     """List the checkpoints in a trainer's output folder and its ``checkpoints/``, in natural order, as paths relative to the folder."""
     checkpoints: list[str] = []
-    for parent in (folder, folder / "checkpoints"):
+    for parent, prefix in ((folder, ""), (folder / "checkpoints", "checkpoints/")):
         with contextlib.suppress(OSError):
-            checkpoints += [
-                str(entry.relative_to(folder)) for entry in parent.iterdir() if _CHECKPOINT.match(entry.name) and entry.is_dir()
-            ]
+            if prefix and not parent.is_dir():
+                continue
+            checkpoints += [f"{prefix}{entry.name}" for entry in parent.iterdir() if _CHECKPOINT.match(entry.name) and entry.is_dir()]
     return sorted(checkpoints, key=natural_key)
 
 
-def choose_checkpoint(folder: Path, checkpoints: Sequence[str]) -> str:
-    """Build the error message for a folder that is not a checkpoint but holds checkpoints: it lists them, and suggests a path."""
-    shown = list(map(printable, checkpoints))
+def run_folders(folder: Path) -> list[str]:
+    """List the sub-folders that are run directories, in natural order."""
+    try:
+        return sorted((entry.name for entry in folder.iterdir() if (entry / "run.json").is_file()), key=natural_key)
+    except OSError:
+        return []
+
+
+def choose_run(folder: Path, runs: Sequence[str]) -> str:
+    """Build the error message for a folder of run directories, given where one run is expected."""
+    count = plural(len(runs), "run directory", "run directories")
+    return f"{printable(folder)}: is not a run, but holds {count}: {_listed(runs)}; name the runs, e.g. {folder / runs[0]}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join names with commas; of many, the first and the last."""
+    shown = list(map(printable, names))
     if len(shown) > LISTED:
         shown = [*shown[: LISTED // 2], "...", *shown[-LISTED // 2 :]]
+    return ", ".join(shown)
+
+
+def choose_checkpoint(folder: Location, checkpoints: Sequence[str]) -> str:
+    """Build the error message for a folder that is not a checkpoint but holds checkpoints: it lists them, and suggests a path."""
     count = plural(len(checkpoints), "checkpoint")
-    return (
-        f"{printable(folder)}: holds no weights itself but {count}: {', '.join(shown)}; name one of them, e.g. {folder / checkpoints[-1]}"
-    )
+    listed = _listed(checkpoints)
+    return f"{printable(folder)}: contains no weights itself, but {count}: {listed}; name one, e.g. {folder / checkpoints[-1]}"

@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare the updates and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_outputs, save_figure, write
+    from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
     from dynamics.cli.series import sort_series
     from dynamics.io.json import to_json
@@ -44,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         from dynamics.overlap.plot import figure
 
         save_figure(figure(comparison), options.figure)
+    check_complete(comparison.incomplete, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
+    from dynamics.cli.partial import add_allow_partial
     from dynamics.cli.thresholds import add_thresholds
 
     parser = Parser(
@@ -68,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_outputs(parser, "every row", "overlap against chance")
     add_thresholds(parser)
+    add_allow_partial(parser)
     return parser
 
 

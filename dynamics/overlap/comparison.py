@@ -15,6 +15,7 @@ from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
 from dynamics.checkpoints.coverage import coverage, warning
 from dynamics.descriptions import plural, small_table
 from dynamics.errors import InputError, printable
+from dynamics.io.paths import repeated
 from dynamics.sparsity.definitions import RULES, Thresholds, rule_texts
 from dynamics.sparsity.masks import changed
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64, Int64
 
+    from dynamics.checkpoints.matching import Match
     from dynamics.checkpoints.tensor import Tensor
     from dynamics.io.threads import Progress
 
@@ -133,7 +135,8 @@ class Comparison:
 
     By rule, ``consensus`` is the number of weights changed by 0, 1, ... of the updates; ``first`` the number that first differ from the
     base at the 1st, 2nd, ... checkpoint, or (last) at none; ``came_back`` the number that changed but have the base's value at the last
-    checkpoint.
+    checkpoint. ``coverage`` is the share of the parameters that were compared: of ``base``, and of each tuned checkpoint by its number,
+    from ``1``.
     """
 
     base: Checkpoint
@@ -146,23 +149,23 @@ class Comparison:
     first: dict[str, list[int]]
     came_back: dict[str, int]
     numel: int
+    coverage: dict[str, float]
     skipped: list[Skip]
     notes: list[str] = field(default_factory=list)
     rtol: float = 1e-3
     atol: float = 1e-5
 
     @property
-    def coverage(self) -> dict[str, float]:
-        """Share of the weights that were compared: of ``base``, and of each tuned checkpoint by its number, from ``1``."""
-        sides = {"base": ("base", self.base)} | {str(number): ("tuned", side) for number, side in enumerate(self.tuned, 1)}
-        return {name: coverage(checkpoint, side, self.numel, self.skipped) for name, (side, checkpoint) in sides.items()}
+    def incomplete(self) -> str:
+        """Which checkpoints have parameters that were left out of the comparison, if more than 0.1 %; else an empty text."""
+        return warning(self.coverage)
 
     @property
     def headline(self) -> str:
         """What to know before any number: checkpoints that share little, or are identical to the base; else an empty text."""
         unchanged = {str(row.a + 1) for row in self.total if self.numel and not row.rules["exact"].first}
         unchanged |= {str(row.b + 1) for row in self.total if self.numel and not row.rules["exact"].second}
-        lines = [warning(self.coverage)]
+        lines = [self.incomplete]
         if unchanged:
             lines.append(f"identical to the base: {', '.join(sorted(unchanged, key=int))}")
         return "; ".join(filter(None, lines))
@@ -268,15 +271,17 @@ def compare(
     if before.adapter is not None:
         raise InputError(f"{printable(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
     after: list[Checkpoint] = []
+    all_matched: list[Match] = []
     matches: list[dict[str, tuple[Tensor, Tensor]]] = []
     skipped: list[Skip] = []
-    notes: list[str] = []
+    notes = repeated([base, *tuned])
     for source in tuned:
         checkpoint = open_checkpoint(source)
         if checkpoint.adapter is not None:
             checkpoint, _ = checkpoint.adapter.apply_to_base(before)
         matched = match(before, checkpoint)
         after.append(checkpoint)
+        all_matched.append(matched)
         matches.append({pair.name: (pair.base, pair.tuned) for pair in matched.pairs})
         skipped += [skip for skip in matched.skipped if skip not in skipped]
         notes += [note for note in matched.notes if note not in notes]
@@ -301,6 +306,8 @@ def compare(
     for part in counts:
         total += part
     numel = sum(tensors_of[0].numel for tensors_of in sets)
+    shares = {"base": min(_share_of("base", matched, numel) for matched in all_matched)}
+    shares |= {str(number): _share_of("tuned", matched, numel) for number, matched in enumerate(all_matched, 1)}
     return Comparison(
         before,
         after,
@@ -312,11 +319,18 @@ def compare(
         {rule: total.first_changed[index].tolist() for index, rule in enumerate(RULES)},
         {rule: int(total.came_back[index]) for index, rule in enumerate(RULES)},
         numel,
+        shares,
         skipped,
         notes,
         rtol,
         atol,
     )
+
+
+def _share_of(side: str, matched: Match, numel: int) -> float:
+    """Compute the coverage of one side of a match, of which ``numel`` parameters are common to all updates."""
+    pairs = sum(pair.base.numel for pair in matched.pairs)
+    return coverage(side, numel, [*matched.skipped, Skip("not common", side, "", pairs - numel)])
 
 
 def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:

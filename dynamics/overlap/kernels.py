@@ -113,7 +113,7 @@ def _add_bins(labels, bins):
 
 @compiled
 def count_series(marks, consensus, first_changed, came_back):
-    """Count weights by rule: by number of updates that changed them, by first such update (never: last), and those that came back."""
+    """Count weights by rule: by number of updates that changed them, by first such update (never: last), and those that reverted."""
     updates, n = marks.shape
     counts, firsts = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
     for start in range(0, n, BLOCK):

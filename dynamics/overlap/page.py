@@ -119,4 +119,4 @@ def _first_changed(comparison: Comparison) -> Table:
     for rule in RULES:
         counts = [*comparison.first[rule], comparison.came_back[rule]]
         rows.append([rule, *(percent(weights / comparison.numel) for weights in counts)])
-    return Table(["rule", *(str(number + 1) for number in range(len(comparison.tuned))), "never", "came back"], rows)
+    return Table(["rule", *(str(number + 1) for number in range(len(comparison.tuned))), "never", "reverted"], rows)

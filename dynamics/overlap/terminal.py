@@ -59,7 +59,10 @@ def _total(comparison: Comparison) -> Section:
             shares = (overlaps.o1, overlaps.o2, overlaps.jaccard, overlaps.jaccard_chance, overlaps.jaccard_chance_by_tensor)
             of_pair = (_share(row.same_sign), _share(row.cosine)) if first else ("", "")
             tables.add(table, f"{row.a + 1}, {row.b + 1}" if first else "", rule, *densities, *map(_share, shares), *of_pair)
-    note = "1st, 2nd: weights changed; chance: Jaccard index of independent masks as dense as these; by tensor: as dense in every tensor"
+    note = (
+        "1st, 2nd: weights changed; chance: Jaccard index of independent masks of the same density; by tensor: of the same density in "
+        "every tensor"
+    )
     return [table, Text(note, "dim"), Text("same sign, cosine: of the two updates over the weights that both changed as stored", "dim")]
 
 
@@ -77,14 +80,14 @@ def _parts(comparison: Comparison) -> Section:
 def _consensus(comparison: Comparison) -> Section:
     if len(comparison.tuned) < 3:
         return []
-    table = tables.table("|moved by", *(f">{count} of {len(comparison.tuned)}" for count in range(len(comparison.tuned) + 1)))
+    table = tables.table("|changed by", *(f">{count} of {len(comparison.tuned)}" for count in range(len(comparison.tuned) + 1)))
     for rule, counts in comparison.consensus.items():
         tables.add(table, rule, *(percent(count / comparison.numel) for count in counts))
     return [table]
 
 
 def _series(comparison: Comparison) -> Section:
-    table = tables.table("|first changed at", *(f">{number + 1}" for number in range(len(comparison.tuned))), ">never", ">came back")
+    table = tables.table("|first changed at", *(f">{number + 1}" for number in range(len(comparison.tuned))), ">never", ">reverted")
     for rule, counts in comparison.first.items():
         tables.add(
             table, rule, *(percent(count / comparison.numel) for count in counts), percent(comparison.came_back[rule] / comparison.numel)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     from dynamics import samples
-    from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.command import reader_may_leave, tell
     from dynamics.cli.outputs import check_outputs, save_figure, write
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.json import to_json
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ProgressBar("reading") as bar:
         fields = {name: getattr(options, name) for name in ("problem", "correct", "sample", "model", "answer")}
         graded = samples.read(options.samples, **fields, threshold=options.threshold, progress=bar)
+    for line in graded.left_out:
+        tell(f"dynamics.passk: {line}")
     with ProgressBar("estimating", compiles=True) as bar:
         result = report(
             graded.table,
@@ -85,7 +87,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example: python -m dynamics.passk base=base_results.jsonl rl=logs/rl.eval --figure pass.png --html pass.html",
     )
     parser.add_argument(
-        "samples", metavar="SAMPLES", nargs="+", help="files or folders of graded samples, or run directories; NAME=PATH names the model"
+        "samples",
+        metavar="SAMPLES",
+        nargs="+",
+        help="files or folders of graded samples, or run directories; NAME=PATH names the model; PATH may be a pattern such as rl-*.jsonl",
     )
     parser.add_argument("--k", metavar="LIST", help="values of k to report, with commas between them (default: powers of two up to n)")
     parser.add_argument("--against", metavar="NAME", help="model that all others are compared with (default: the first)")

@@ -256,7 +256,7 @@ class Report:
 
 def _method(replicates: int) -> str:
     return (
-        "bootstrap over problems, each with all its samples, and one imagined problem; percentiles widened as for t; pointwise in k"
+        "bootstrap over problems, each with all its samples, and one pseudo-problem; percentiles widened as for t; pointwise in k"
         if replicates
         else "none"
     )
@@ -341,24 +341,24 @@ def curve(
     if graded.empty:
         raise InputError(f"{printable(name)}: none of {int(every['attempted'].sum()):,} samples has a verdict")
     n, c = graded["n"].to_numpy(np.int64), graded["c"].to_numpy(np.int64)
-    wanted = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
-    columns: dict[str, Float[np.ndarray, "problems ks"]] = {"pass_at_k": curves(n, c, wanted), "pass_hat_k": curves(n, c, wanted, "pass^k")}
-    columns["mg_pass_at_k"] = mg_pass_at_k(n[:, None], c[:, None], wanted[None, :])
+    orders = np.asarray(_powers(int(n.max())) if ks is None else ks, np.int64)
+    columns: dict[str, Float[np.ndarray, "problems ks"]] = {"pass_at_k": curves(n, c, orders), "pass_hat_k": curves(n, c, orders, "pass^k")}
+    columns["mg_pass_at_k"] = mg_pass_at_k(n[:, None], c[:, None], orders[None, :])
     warnings = diagnostics.samples(table, every, graded)
     if maj:
-        columns["maj_at_k"] = _majority(table, graded, wanted, warnings, progress)
+        columns["maj_at_k"] = _majority(table, graded, orders, warnings, progress)
     interval = mean_interval(np.hstack([*columns.values(), (c / n)[:, None]]), level, replicates, seed)
     with np.errstate(invalid="ignore"):
         means = {key: np.nansum(value, axis=0) / _or_nan((~np.isnan(value)).sum(axis=0)) for key, value in columns.items()}
-    eligible = n[:, None] >= wanted
-    points = pd.DataFrame({"k": wanted, "pass_at_k": means["pass_at_k"]})
+    eligible = n[:, None] >= orders
+    points = pd.DataFrame({"k": orders, "pass_at_k": means["pass_at_k"]})
     for number, key in enumerate(columns):
-        span = slice(number * len(wanted), (number + 1) * len(wanted))
+        span = slice(number * len(orders), (number + 1) * len(orders))
         prefix = "" if key == "pass_at_k" else f"{key}_"
         points[key], points[f"{prefix}low"], points[f"{prefix}high"] = means[key], interval.low[span], interval.high[span]
         if not number:
             points["problems"] = eligible.sum(axis=0)
-            points["over_half"] = (eligible & (2 * wanted > n[:, None]) & (wanted > 1)).sum(axis=0)
+            points["over_half"] = (eligible & (2 * orders > n[:, None]) & (orders > 1)).sum(axis=0)
     warnings += diagnostics.points(points)
     statuses = {str(key): int(value) for key, value in table["status"].value_counts(sort=False).items()} if "status" in table else {}
     contents = _contents(table)
@@ -384,15 +384,15 @@ def _extend(curve: Curve, largest: int, level: float, seed: int) -> Curve:
         return replace(curve, warnings=[*curve.warnings, f"nothing to extrapolate: every k up to {largest} has an estimate"])
     if not c.any() or (c == n).all():
         alike = "no sample is correct" if not c.any() else "every sample is correct"
-        return replace(curve, warnings=[*curve.warnings, f"no extrapolation: {alike}, which fits any model of what is beyond"])
+        return replace(curve, warnings=[*curve.warnings, f"no extrapolation: {alike}, which does not determine pass@k beyond n"])
     validation = validate(n, c, level, seed=seed)
     notes = []
     if validation is None:
-        notes.append("the extrapolation could not be checked by thinning: that takes 16 samples a problem")
+        notes.append("the extrapolation could not be validated on subsamples: this needs 16 samples per problem")
     elif not validation.inside:
         notes.append(
-            f"the extrapolation fails its check: from {validation.kept} samples a problem it predicts pass@{validation.k} = "
-            f"{validation.predicted:.3f} [{validation.low:.3f}, {validation.high:.3f}], measured is {validation.measured:.3f}"
+            f"the extrapolation failed its validation: from {validation.kept} samples per problem it predicts pass@{validation.k} = "
+            f"{validation.predicted:.3f} [{validation.low:.3f}, {validation.high:.3f}], measured {validation.measured:.3f}"
         )
     return replace(curve, extrapolation=extrapolate(n, c, ks, level, seed=seed), validation=validation, warnings=[*curve.warnings, *notes])
 
@@ -422,7 +422,7 @@ def _majority(
             progress(row + 1, len(graded))
     silent = int(with_verdict["answer"].isna().sum())
     if silent:
-        warnings.append(f"maj@k: {plural(silent, 'sample')} without an answer, and so without a vote")
+        warnings.append(f"maj@k: samples without an answer do not vote ({silent:,})")
     return values
 
 
@@ -458,10 +458,10 @@ def compare(
     both = a.counts.astype({"problem": object}).merge(b.counts.astype({"problem": object}), on="problem", suffixes=("_a", "_b"))
     if both.empty:
         examples = " and ".join(repr(printable(curve.counts["problem"].iloc[0], 40)) for curve in (a, b))
-        raise InputError(f"{printable(a.name)} and {printable(b.name)} have no problem in common, by id; they have ids such as {examples}")
-    wanted = np.asarray(a.points["k"] if ks is None else ks, np.int64)
+        raise InputError(f"{printable(a.name)} and {printable(b.name)} have no problem id in common; their ids are like {examples}")
+    orders = np.asarray(a.points["k"] if ks is None else ks, np.int64)
     n, c = ([both[f"{column}_{side}"].to_numpy(np.int64) for side in "ab"] for column in "nc")
-    first, second = (curves(n[side], c[side], wanted) for side in (0, 1))
+    first, second = (curves(n[side], c[side], orders) for side in (0, 1))
     shared = ~np.isnan(first + second)
     with np.errstate(invalid="ignore"):
         difference = np.nansum(second - first, axis=0) / _or_nan(shared.sum(axis=0))
@@ -469,7 +469,7 @@ def compare(
     dense = crossing_ks(int(np.minimum(*n).max()))
     crossed = crossing(dense, curves(n[0], c[0], dense), curves(n[1], c[1], dense), level, replicates, seed)
     points = pd.DataFrame(
-        {"k": wanted, "difference": difference, "low": interval.low, "high": interval.high, "problems": shared.sum(axis=0)}
+        {"k": orders, "difference": difference, "low": interval.low, "high": interval.high, "problems": shared.sum(axis=0)}
     )
     right = [count > 0 for count in c]
     solved = {
@@ -507,8 +507,8 @@ def report(
     """
     models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
     if against is not None and against not in models:
-        known = f"there are {', '.join(printable(name) for name in models)}"
-        raise InputError(f"--against {printable(against)}: there is no such model; {known}{did_you_mean(against, map(str, models))}")
+        choices = f"there are {', '.join(printable(name) for name in models)}"
+        raise InputError(f"--against {printable(against)}: there is no such model; {choices}{did_you_mean(against, map(str, models))}")
     names = [str(name) if name is not None else "samples" for name in models]
     parts = [table[table["model"] == name] if name is not None else table for name in models]
     if ks is None:
@@ -549,15 +549,28 @@ def _compared(
 
 
 def crossing_text(comparison: Comparison, level: float) -> str:
-    """Describe the crossing in a sentence."""
-    crossed = comparison.crossing
+    """Describe in a sentence which curve is ahead and where the curves cross.
+
+    A curve is said to be ahead only at the k of ``points`` whose intervals leave out 0, and to overtake the other only if each is ahead
+    somewhere; everything else is inconclusive.
+    """
+    crossed, points = comparison.crossing, comparison.points
     a, b = printable(comparison.a, 40), printable(comparison.b, 40)
     if crossed is None:
-        return f"{b} and {a} are level at every k"
-    ahead, behind = (a, b) if crossed.leader == 0 else (b, a)
+        return f"{b} and {a} are equal at every k"
+    above, below = points.loc[points["low"] > 0, "k"], points.loc[points["high"] < 0, "k"]
+    (leader, other), (leads, trails) = ((a, b), (below, above)) if crossed.leader == 0 else ((b, a), (above, below))
     chance = f"no crossing up to {crossed.largest:,} in {100 * crossed.none:.0f} % of replicates"
-    if crossed.k is None:
-        return f"{behind} stays behind {ahead} up to k = {crossed.largest:,} ({chance})"
-    low = f"{crossed.low:,}" if crossed.low is not None else f"beyond {crossed.largest:,}"
-    high = f"{crossed.high:,}" if crossed.high is not None else f"beyond {crossed.largest:,}"
-    return f"{behind} overtakes {ahead} at k* = {crossed.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"
+    estimate = chance
+    if crossed.k is not None:
+        low = f"{crossed.low:,}" if crossed.low is not None else f"beyond {crossed.largest:,}"
+        high = f"{crossed.high:,}" if crossed.high is not None else f"beyond {crossed.largest:,}"
+        estimate = f"k* = {crossed.k:,} [{low}, {high}] ({level:.0%} interval; {chance})"
+    if leads.empty and trails.empty:
+        return f"inconclusive which of {leader} and {other} is ahead: at every k the {level:.0%} interval holds 0; crossing: {estimate}"
+    if not leads.empty and not trails.empty and crossed.k is not None:
+        return f"{other} overtakes {leader} at {estimate}"
+    if crossed.low is None and len(leads) == points["low"].notna().sum():
+        return f"{other} stays behind {leader} up to k = {crossed.largest:,} ({chance})"
+    first, second, where = (leader, other, leads) if trails.empty else (other, leader, trails)
+    return f"{first} is ahead of {second} at k = {diagnostics.span(where)}; inconclusive whether the curves cross: {estimate}"

@@ -21,8 +21,8 @@ def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> l
     if lost:
         worst = float((graded["c"] / graded["attempted"]).sum() / len(every))
         warnings.append(
-            f"{lost:,} of {int(every['attempted'].sum()):,} samples have no verdict and are left out; were they all wrong, pass@1 would be "
-            f"{worst:.3f} instead of {(graded['c'] / graded['n']).mean():.3f} (--unscored wrong)"
+            f"{lost:,} of {int(every['attempted'].sum()):,} samples have no verdict and are left out; if all of them were wrong, "
+            f"pass@1 would be {worst:.3f} instead of {(graded['c'] / graded['n']).mean():.3f} (--unscored wrong)"
         )
     if len(graded) < len(every):
         warnings.append(f"{plural(len(every) - len(graded), 'problem has', 'problems have')} no sample with a verdict: left out")
@@ -30,7 +30,7 @@ def samples(table: pd.DataFrame, every: pd.DataFrame, graded: pd.DataFrame) -> l
     if n.min() < n.max():
         warnings.append(f"n differs between problems ({n.min():,} to {n.max():,}): a point at k covers the problems with n >= k")
     if len(graded) < FEW:
-        warnings.append(f"only {len(graded)} problem{'s' * (len(graded) != 1)}: intervals are wide and rough")
+        warnings.append(f"only {len(graded)} problem{'s' * (len(graded) != 1)}: intervals are wide and approximate")
     return warnings + _dependence(table, graded)
 
 
@@ -76,18 +76,19 @@ def points(table: pd.DataFrame) -> list[str]:
     warnings = []
     beyond = table.loc[table["problems"] == 0, "k"]
     if len(beyond):
-        warnings.append(f"no problem has as many samples as k = {_span(beyond)}: no estimate there")
+        warnings.append(f"no problem has enough samples for k = {span(beyond)}: no estimate")
     estimated = table[table["problems"] > 0]
     flagged = estimated.loc[2 * estimated["over_half"] > estimated["problems"], "k"]
     if len(flagged):
         warnings.append(
-            f"k > n / 2 at k = {_span(flagged)}: near n the estimate is little more than whether any sample was correct, and its interval "
-            "does not see that"
+            f"k > n / 2 at k = {span(flagged)}: near n the estimate depends on little more than whether any sample was correct, which "
+            "the interval does not show"
         )
     return warnings
 
 
-def _span(ks: pd.Series[int]) -> str:
+def span(ks: pd.Series[int]) -> str:
+    """Name one or two k, or the first and the last of more."""
     values = [int(k) for k in ks]
     return (
         f"{values[0]:,}"

@@ -122,7 +122,7 @@ def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int
     from dynamics.passk import hypergeometric
 
     if len(answers) != len(correct):
-        raise InputError(f"{len(answers)} answers but {len(correct)} verdicts: there must be one of each a sample")
+        raise InputError(f"{len(answers)} answers but {len(correct)} verdicts: expected one of each per sample")
     _whole("k", k, least=1)
     if k > len(answers):
         return float("nan")
@@ -181,14 +181,14 @@ def curves(n: ArrayLike, c: ArrayLike, ks: ArrayLike, kind: str = "pass@k") -> F
 
     n, c = _whole("n", n, least=0).ravel(), _whole("c", c, least=0).ravel()
     _check(n, c)
-    wanted = _whole("k", ks, least=1).ravel()
-    if np.any(np.diff(wanted) <= 0):
-        raise InputError("k: must rise, each larger than the one before")
+    orders = _whole("k", ks, least=1).ravel()
+    if np.any(np.diff(orders) <= 0):
+        raise InputError("k: must be strictly increasing")
     pairs, index = np.unique(np.stack([n, c], 1), axis=0, return_inverse=True)
-    out = np.empty((len(pairs), len(wanted)))
+    out = np.empty((len(pairs), len(orders)))
     whole, right = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
-    everything = kind == "pass^k"
-    hypergeometric.none_of_curve(whole, whole - right if everything else right, wanted, not everything, out)
+    all_correct = kind == "pass^k"
+    hypergeometric.none_of_curve(whole, whole - right if all_correct else right, orders, not all_correct, out)
     return out[index.ravel()]
 
 
@@ -223,11 +223,11 @@ def _check(n: Int[np.ndarray, " ..."], c: Int[np.ndarray, " ..."]) -> None:
     try:
         above = c > n
     except ValueError:
-        raise InputError(f"n has shape {n.shape} and c has shape {c.shape}: there must be one of each a problem") from None
+        raise InputError(f"n has shape {n.shape} and c has shape {c.shape}: expected one of each per problem") from None
     if np.any(above):
         first = int(np.argmax(np.broadcast_to(above, np.broadcast_shapes(n.shape, c.shape)).ravel()))
         pair = [int(np.broadcast_to(array, above.shape).ravel()[first]) for array in (n, c)]
-        raise InputError(f"c={pair[1]} correct of n={pair[0]} samples: there cannot be more correct samples than samples")
+        raise InputError(f"c={pair[1]} correct of n={pair[0]} samples: c must be at most n")
 
 
 #: exact for ties of up to 127 answers; for a tie of a thousand answers the relative error is 2e-6

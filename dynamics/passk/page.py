@@ -87,12 +87,12 @@ def page(report: Report) -> str:
 
 
 def _model(curve: Curve, color: str, level: float) -> Model:
-    beside = [name for name in BESIDE if name in curve.points]
+    extra = [name for name in BESIDE if name in curve.points]
     rows = []
     for point in curve.points.to_dict("records"):
         flag = " *" if _mostly_beyond_half(point) else ""
         cells = [f"{point['k']:,}", value(point["pass_at_k"]), interval(point["low"], point["high"]) + flag]
-        for name in beside:
+        for name in extra:
             cells += [value(point[name]), interval(point[f"{name}_low"], point[f"{name}_high"])]
         rows.append([*cells, f"{point['problems']:,}"])
     return Model(
@@ -102,7 +102,7 @@ def _model(curve: Curve, color: str, level: float) -> Model:
         value(curve.mean[0]),
         interval(*curve.mean[1:]),
         f"{plural(len(curve.counts), 'problem')}, {plural(curve.samples['total'], 'sample')}",
-        [header for name in beside for header in (BESIDE[name], f"{level:.0%}")],
+        [header for name in extra for header in (BESIDE[name], f"{level:.0%}")],
         rows,
         any(_mostly_beyond_half(point) for point in curve.points.to_dict("records")),
     )
@@ -122,7 +122,7 @@ def _comparison(comparison: Comparison, level: float) -> dict[str, Any]:
         "crossing": crossing_text(comparison, level),
         "paired": plural(comparison.paired, "problem"),
         "unpaired": f"{comparison.only_a + comparison.only_b:,}",
-        "solved": {who: f"{count:,}" for who, count in comparison.solved.items()},
+        "solved": {outcome: f"{count:,}" for outcome, count in comparison.solved.items()},
         "rows": [
             [
                 f"{point['k']:,}",

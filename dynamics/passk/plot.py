@@ -171,7 +171,7 @@ def _legend(ax: Axes, report: Report) -> None:
         handle.set_markersize(4.5)
     faint: dict[str, Any] = {"color": style.FAINT, "linewidth": 1.2}
     handles.append(Patch(color=style.FAINT, alpha=BAND, linewidth=0))
-    labels.append(f"{report.level:.0%} interval, each k alone")
+    labels.append(f"{report.level:.0%} interval, pointwise in k")
     if any((2 * curve.points["over_half"] > curve.points["problems"]).any() for curve in report.curves):
         handles.append(Line2D([], [], marker="o", markersize=4.5, markerfacecolor="white", linestyle="none", color=style.FAINT))
         labels.append("k > n / 2")

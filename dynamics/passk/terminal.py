@@ -59,8 +59,8 @@ def interval(low: float, high: float, sign: bool = False) -> str:
 def _files(report: Report) -> Section:
     table = tables.table("<", "|", "<")
     for file in report.files[:FILES]:
-        taken = ", ".join(f"{name} = {printable(field, 60)}" for name, field in file.fields.items())
-        tables.add(table, printable(file.path, 200), plural(file.samples, "sample"), f"{file.format}: {taken}")
+        fields = ", ".join(f"{name} = {printable(field, 60)}" for name, field in file.fields.items())
+        tables.add(table, printable(file.path, 200), plural(file.samples, "sample"), f"{file.format}: {fields}")
     parts: Section = [table] if report.files else []
     if len(report.files) > FILES:
         parts.append(Text(f"  and {plural(len(report.files) - FILES, 'more file')}"))
@@ -112,16 +112,20 @@ def _measure(name: str, title: str, curves: list[Curve], labels: dict[str, str],
 
 
 def _extrapolation(curve: Curve, level: float) -> Section:
-    far, check = curve.extrapolation, curve.validation
-    if far is None:
+    extrapolation, check = curve.extrapolation, curve.validation
+    if extrapolation is None:
         return []
     table = tables.table(">k", ">model's pass@k", f"|{level:.0%}")
-    for k, expected, low, high in zip(far.ks, far.pass_at_k, far.low, far.high, strict=True):
+    for k, expected, low, high in zip(extrapolation.ks, extrapolation.pass_at_k, extrapolation.low, extrapolation.high, strict=True):
         tables.add(table, f"{k:,}", value(float(expected)), interval(float(low), float(high)))
-    head = f"{printable(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {far.fit.a:.3g}, b = {far.fit.b:.3g}"
+    fit = extrapolation.fit
+    head = f"{printable(curve.name, 80)} beyond n, not an estimate: beta-binomial model, a = {fit.a:.3g}, b = {fit.b:.3g}"
     parts: Section = [Text(head), table]
     if check is not None:
-        words = f"its check by thinning: from {plural(check.kept, 'sample')} a problem, pass@{check.k} = {value(check.predicted)} "
+        words = (
+            f"validation on subsamples: from {plural(check.kept, 'sample')} per problem, predicted pass@{check.k} = "
+            f"{value(check.predicted)} "
+        )
         parts.append(Text(words + f"{interval(check.low, check.high)}; measured {value(check.measured)}"))
     return parts
 
@@ -138,17 +142,17 @@ def _comparison(comparison: Comparison, level: float) -> Section:
         facts += f"; {plural(comparison.only_a + comparison.only_b, 'problem')} in one of them only, not compared"
     table = tables.table(">k", ">difference", f"|{level:.0%}", ">problems")
     for row in comparison.points.to_dict("records"):
-        apart = " *" if row["low"] > 0 or row["high"] < 0 else ""
+        mark = " *" if row["low"] > 0 or row["high"] < 0 else ""
         difference = value(row["difference"], sign=True) if abs(row["difference"]) >= 0.0005 else "0.000"
         tables.add(
             table,
             f"{row['k']:,}",
             "-" if math.isnan(row["difference"]) else difference,
-            interval(row["low"], row["high"], sign=True) + apart,
+            interval(row["low"], row["high"], sign=True) + mark,
             f"{row['problems']:,}",
         )
     marked = any(cell.plain.endswith(" *") for row in table.rows for cell in row)
-    legend = [Text("*  this interval, at this k alone, leaves out 0", "dim")] if marked else []
+    legend = [Text("*  the interval at this k (pointwise) excludes 0", "dim")] if marked else []
     return [Text(head, "bold"), Text(facts), table, *legend, Text(crossing_text(comparison, level))]
 
 

@@ -24,7 +24,7 @@ def color(label: str) -> str:
     return COLORS.get(label.partition(",")[0], OTHER)
 
 
-def look(label: str) -> dict[str, Any]:
+def marker_style(label: str) -> dict[str, Any]:
     """Return colour and marker of the method at the start of a label, as options of ``Axes.plot``."""
     return {"color": color(label), "marker": MARKERS.get(label.partition(",")[0], "o")}
 
@@ -33,10 +33,10 @@ def line(part: pd.DataFrame, x: str, label: str, ax: Axes, band: bool = True, **
     """Draw a line with its band from columns ``x``, value, low, high, with rows in any order. A band with NaN is not drawn."""
     part = part.sort_values(x)
     at, low, high = (part[name].to_numpy(float) for name in (x, "low", "high"))
-    drawn = look(label) | {"markersize": 4, "label": label} | more
+    options = marker_style(label) | {"markersize": 4, "label": label} | more
     if band and np.isfinite(low).all() and np.isfinite(high).all():
-        ax.fill_between(at, low, high, color=drawn["color"], alpha=0.15, linewidth=0)
-    ax.plot(at, part["value"], **drawn)
+        ax.fill_between(at, low, high, color=options["color"], alpha=0.15, linewidth=0)
+    ax.plot(at, part["value"], **options)
     return ax
 
 
@@ -52,13 +52,13 @@ def seeds(part: pd.DataFrame, x: str, label: str, ax: Axes, window: int = 1, **m
     window : length of the centred running mean, in rows.
     more : options of ``Axes.plot``.
     """
-    drawn = dict[str, Any](color=color(label), label=label) | more
+    options = dict[str, Any](color=color(label), label=label) | more
     wide = part.pivot_table(index=x, columns="seed", values="value").sort_index()
     smooth = wide.rolling(window, center=True, min_periods=1).mean()
     if len(wide.columns) > 1:
         for seed in wide.columns:
-            ax.plot(smooth.index, smooth[seed], color=drawn["color"], linewidth=0.7, alpha=0.5, linestyle=drawn.get("linestyle", "-"))
-    ax.plot(smooth.index, smooth.mean(axis=1), **drawn)
+            ax.plot(smooth.index, smooth[seed], color=options["color"], linewidth=0.7, alpha=0.5, linestyle=options.get("linestyle", "-"))
+    ax.plot(smooth.index, smooth.mean(axis=1), **options)
     return ax
 
 
@@ -78,7 +78,7 @@ def dots(table: pd.DataFrame, labels: Sequence[str], ax: Axes) -> Axes:
             continue
         if len(part) and np.isfinite(part[["low", "high"]].to_numpy(float)).all():
             ax.plot([part["low"].iloc[0], part["high"].iloc[0]], [row, row], color=color(label), linewidth=4, alpha=0.3)
-        ax.plot(values, np.full(len(values), row), linestyle="none", markersize=4, **look(label))
+        ax.plot(values, np.full(len(values), row), linestyle="none", markersize=4, **marker_style(label))
         ax.plot([values.mean()], [row], marker="|", markersize=12, markeredgewidth=1.5, color=color(label))
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)

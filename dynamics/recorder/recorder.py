@@ -6,22 +6,32 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dynamics.checkpoints.parameter_names import ADAPTED
 from dynamics.errors import InputError
 from dynamics.recorder.sinks import open_sinks
 from dynamics.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
+    from dynamics.recorder.merged_weights import MergedWeights, Stored
     from dynamics.sparsity.accumulate import DiffStats
 
 #: weights compared at once
 CHUNK = 1 << 19
 
-Parameters = Mapping[str, Any] | Iterable[tuple[str, Any]]
-Stored = tuple[np.ndarray[Any, Any], str]
+
+class Model(Protocol):
+    """A model of torch, whose trained parameters are measured."""
+
+    def named_parameters(self) -> Iterable[tuple[str, Any]]:
+        """List all parameters by name."""
+
+
+#: weights by name, or a model
+Parameters = Mapping[str, Any] | Iterable[tuple[str, Any]] | Model
 
 
 class Recorder:
@@ -31,7 +41,7 @@ class Recorder:
     ----------
     out : run directory; created if it does not exist.
     every : steps between measurements of the weights, which need a pass over the weights and two copies in memory.
-    base : weights before training, torch tensors or arrays by name; if None, those of the first call of ``step``.
+    base : weights before training, torch tensors or arrays by name, or the model; if None, those of the first call of ``step``.
     tensorboard : also write events for TensorBoard, into ``out/tensorboard``.
     wandb : also log to this Weights & Biases project.
 
@@ -40,6 +50,9 @@ class Recorder:
     ``sparsity/RULE`` is the fraction of weights that are unchanged since the base, and ``sparsity_step/RULE`` since the previous step; see
     ``dynamics.sparsity`` for the rules. With float32 master weights, nearly all weights change in each step under the rule ``exact``,
     however small the update.
+
+    For a model with a LoRA adapter, which must be given itself rather than its parameters by name, these are the numbers of the merged
+    weights, ``base + scaling * B @ A``, over all weights of the model. Those of the trained parameters themselves are under ``factors/``.
     """
 
     def __init__(
@@ -51,7 +64,10 @@ class Recorder:
         self.seconds = 0.0
         Path(out).mkdir(parents=True, exist_ok=True)
         self.directory = RunDirectory(out)
-        self._base = None if base is None else snapshot(base)
+        self._adapter: MergedWeights | None = None
+        #: why merged weights of a model with an adapter are not measured; empty if they are, or if it has none
+        self.not_merged = ""
+        self._base = None if base is None else self._first(base)
         self._previous: dict[str, Stored] | None = self._base if every == 1 else None
         self._sinks = open_sinks(Path(out), tensorboard, wandb)
 
@@ -68,6 +84,11 @@ class Recorder:
         self.directory.close()
         for sink in self._sinks:
             sink(None, {})
+
+    @property
+    def measures_merged(self) -> bool:
+        """Whether the weights belong to an adapter, and the merged weights are measured."""
+        return self._adapter is not None
 
     def follow(self, step: int, named_parameters: Parameters) -> None:
         """Continue after ``step`` of a resumed run with these weights; ``base`` is unchanged."""
@@ -89,23 +110,58 @@ class Recorder:
         metrics: dict[str, Any] = {}
         measured, before_next = step % self.every == 0, (step + 1) % self.every == 0
         if self._base is None:
-            self._base = snapshot(named_parameters)
+            self._base = self._first(named_parameters)
             self._previous = self._base if before_next else None
         elif measured or before_next:
             current = snapshot(named_parameters)
             if measured:
-                metrics |= _change(self._base, current, "sparsity", "update_norm")
-                if self._previous is not None:
-                    metrics |= _change(self._previous, current, "sparsity_step", "step_norm")
+                metrics |= self._changes(current)
             self._previous = current if before_next else None
         self.seconds += time.perf_counter() - begin
         return metrics | {"time/recorder_seconds": time.perf_counter() - begin}
 
+    def _first(self, parameters: Parameters) -> dict[str, Stored]:
+        """Copy the weights at the start, and find out whether they belong to an adapter."""
+        weights = snapshot(parameters)
+        if getattr(parameters, "peft_config", None):
+            from dynamics.recorder.merged_weights import MergedWeights
+
+            try:
+                self._adapter = MergedWeights(parameters)
+            except InputError as error:
+                self.not_merged = f"merged weights are not measured: {error}"
+        elif any(ADAPTED.search(name) for name in weights):
+            self.not_merged = "merged weights are not measured: give the recorder the model itself, not its parameters by name"
+        return weights
+
+    def _changes(self, current: dict[str, Stored]) -> dict[str, Any]:
+        """Compute the change of all weights since the base and the previous step; of an adapter, those of its parameters too."""
+        assert self._base is not None
+        prefix = "factors/" if self._adapter or self.not_merged else ""
+        metrics = _named(_change(self._base, current), "sparsity", "update_norm", prefix)
+        if self._previous is not None:
+            metrics |= _named(_change(self._previous, current), "sparsity_step", "step_norm", prefix)
+        if self._adapter is not None:
+            metrics |= _named(self._adapter.change_since_start(self._base, current), "sparsity", "update_norm")
+            if self._previous is not None:
+                metrics |= _named(self._adapter.change(self._previous, current), "sparsity_step", "step_norm")
+        return metrics
+
 
 def snapshot(named_parameters: Parameters) -> dict[str, Stored]:
     """Copy the weights as flat arrays of stored values, with the names of their dtypes; for sharded tensors, the local shard."""
-    items = named_parameters.items() if isinstance(named_parameters, Mapping) else named_parameters
+    if isinstance(named_parameters, Mapping):
+        items: Iterable[tuple[str, Any]] = named_parameters.items()
+    elif hasattr(named_parameters, "named_parameters"):
+        items = trained_parameters(named_parameters)
+    else:
+        items = named_parameters
     return {name: _stored(value) for name, value in items}
+
+
+def trained_parameters(model: Model) -> list[tuple[str, Any]]:
+    """List the trained parameters of a model by name, without the prefix of a compiled model."""
+    return [(name.replace("_orig_mod.", ""), value) for name, value in model.named_parameters() if value.requires_grad]
 
 
 def _stored(value: Any) -> Stored:
@@ -119,15 +175,20 @@ def _stored(value: Any) -> Stored:
     return (local.view(torch.uint16) if kind == "bfloat16" else local).numpy().copy(), kind
 
 
-def _change(base: dict[str, Stored], current: dict[str, Stored], rules: str, norm: str) -> dict[str, Any]:
-    """Compute sparsity by rule and the L2 norm of the update; against the base, also the relative norm."""
-    from dynamics.sparsity.comparison import row
-
+def _change(base: dict[str, Stored], current: dict[str, Stored]) -> DiffStats:
     if missing := sorted(set(base) ^ set(current)):
         raise InputError(f"{missing[0]}: is in only one of the two sets of weights; record the same parameters in every step")
-    total = row("total", _diff_stats(base, current))
+    return _diff_stats(base, current)
+
+
+def _named(stats: DiffStats, rules: str, norm: str, prefix: str = "") -> dict[str, Any]:
+    """Name sparsity by rule and the L2 norm of the update; against the base, also the relative norm."""
+    from dynamics.sparsity.comparison import row
+
+    total = row("total", stats)
     metrics: dict[str, Any] = {f"{rules}/{rule}": value for rule, value in total.sparsity.items()} | {norm: total.update_norm}
-    return metrics | ({"relative_update": total.relative_update} if rules == "sparsity" else {})
+    metrics |= {"relative_update": total.relative_update} if rules == "sparsity" else {}
+    return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
 def _diff_stats(base: dict[str, Stored], current: dict[str, Stored]) -> DiffStats:

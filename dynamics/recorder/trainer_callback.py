@@ -10,7 +10,7 @@ import numpy as np
 
 from dynamics.errors import InputError
 from dynamics.extras import optional_import
-from dynamics.recorder.recorder import Recorder
+from dynamics.recorder.recorder import Recorder, trained_parameters
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 
@@ -29,6 +29,11 @@ _LOGGED = {
     "reward_std": "reward_std",
     "learning_rate": "learning_rate",
 }
+#: says in ``run.json`` of a LoRA run which number is of what
+ADAPTER_NOTE = (
+    "sparsity/RULE, update_norm and the like are of the merged weights, base + scaling B A, over all weights of the model; "
+    "those of the trained factors are under factors/"
+)
 
 
 def callback(out: str | Path, *, every: int = 10, method: str | None = None, tensorboard: bool = False, wandb: str | None = None) -> Any:
@@ -68,22 +73,23 @@ class _Hooks:
         self.document: dict[str, Any] = {}
         self.begun = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, _control: Any, **given: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, _control: Any, **arguments: Any) -> None:
         """Create the run directory and start measuring entropy."""
-        model = given["model"]
-        self.recorder = Recorder(self.out, every=self.every, base=_moved(model), **self.sinks)
+        model = arguments["model"]
+        self.recorder = Recorder(self.out, every=self.every, base=model, **self.sinks)
         self.document = _about(args, model, self.method, self.every)
         self.recorder.directory.truncate(state.global_step)
         self.recorder.directory.write_run(self.document)
         self.probe = _Probe(model)
-        if self.probe.reason:
-            self.document["notes"] = [self.probe.reason]
+        notes = [self.probe.reason, self.recorder.not_merged, ADAPTER_NOTE if self.recorder.measures_merged else ""]
+        if any(notes):
+            self.document["notes"] = [note for note in notes if note]
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
         self.begun = time.perf_counter()
 
-    def on_step_end(self, _args: Any, state: Any, _control: Any, **given: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **arguments: Any) -> None:
         """Write the previous step, and collect the metrics of this step."""
         self.flush()
         self.step = state.global_step
@@ -91,7 +97,7 @@ class _Hooks:
         token_metrics = self.probe.take() if self.probe else {}
         self.line = {"loss": None, **token_metrics, "grad_norm": None, "seconds": seconds}
         if self.recorder is not None:
-            self.line |= self.recorder.measure(self.step, _moved(given["model"]))
+            self.line |= self.recorder.measure(self.step, arguments["model"])
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
         """Add the trainer's logs to the metrics of their step."""
@@ -116,10 +122,6 @@ class _Hooks:
         self.line = {}
 
 
-def _moved(model: Any) -> list[tuple[str, Any]]:
-    return [(name.replace("_orig_mod.", ""), value) for name, value in model.named_parameters() if value.requires_grad]
-
-
 def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, (int, float)) or hasattr(value, "item") else value
 
@@ -137,7 +139,7 @@ def _about(args: Any, model: Any, method: str | None, every: int) -> dict[str, A
     }
     versions = {name: _version(name) for name in ("torch", "transformers", "trl", "training-dynamics")}
     packages = {name: version for name, version in versions.items() if version is not None}
-    dtypes = sorted({str(value.dtype).removeprefix("torch.") for _, value in _moved(model)})
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for _, value in trained_parameters(model)})
     return {
         "schema": SCHEMA,
         "method": method or kinds.get(type(args).__name__, type(args).__name__),
@@ -161,6 +163,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _is_plain_head(model: Any) -> bool:
+    """Tell whether the output head has no adapter: its weight alone does not give the logits then."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return not any(hasattr(head, name) for name in ("base_layer", "modules_to_save", "token_adapter"))
+
+
 class _Probe:
     """Entropy and surprisal of labelled tokens, from the hidden states of forward passes with gradient."""
 
@@ -176,14 +184,16 @@ class _Probe:
         self.handles: list[Any] = []
         self.reason = ""
         training = model.training
+        if hasattr(model, "get_base_model"):  # a model of PEFT: the model whose layers have the adapter
+            model = model.get_base_model()
         try:
-            self.head = wrap(model, None).head
+            self.head = wrap(model, None).head if _is_plain_head(model) else None
         except InputError as error:
             self.head = None
             self.reason = f"entropy is not measured: {error}"
         model.train(training)
         if self.head is None:
-            self.reason = self.reason or "entropy is not measured: the way from hidden states to logits is not understood"
+            self.reason = self.reason or "entropy is not measured: the logits could not be computed from the hidden states"
             return
         self.handles = [  # of a compiled model they run outside of what is compiled
             model.register_forward_pre_hook(torch.compiler.disable(self._asked), with_kwargs=True),  # type: ignore[no-untyped-call]
@@ -239,8 +249,8 @@ def recording(reward: Any, out: str | Path) -> Any:
 
     @functools.wraps(reward)
     def judged(*, prompts: Any, completions: Any, completion_ids: Any = None, trainer_state: Any = None, **columns: Any) -> Any:
-        given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, "trainer_state": trainer_state}
-        scores = reward(**given, **columns)
+        arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, "trainer_state": trainer_state}
+        scores = reward(**arguments, **columns)
         step = (trainer_state.global_step if trainer_state is not None else 0) + 1
         ids = completion_ids or [None] * len(prompts)
         rows = [

@@ -19,15 +19,18 @@ following decisions are counted and reported when they apply:
 
 from __future__ import annotations
 
+import glob
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
-from dynamics.io.paths import natural_key, no_such_path
+from dynamics.io.compression import unpacked_name
+from dynamics.io.paths import choose_run, expand_pattern, natural_key, no_such_path, run_folders
 from dynamics.samples.row import STATUSES, Batches, Columns, SourceNotes
 
 if TYPE_CHECKING:
@@ -38,10 +41,10 @@ if TYPE_CHECKING:
 __all__ = ["STATUSES", "File", "Samples", "read"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson", ".npz", ".npy", ".yaml", ".yml")
-#: parts of a file name that do not identify the model
-_ENDINGS = re.compile(
-    r"(\.jsonl)?(_results|_eval_results|\.eval_results|\.results)?\.(jsonl|json|ndjson|parquet|csv|eval|npz|npy|yaml|yml)$"
-)
+#: files that harnesses and trainers write beside the samples: settings, metrics and summaries
+_NO_SAMPLES = re.compile(r"(run|config|metadata|results(_.*)?)\.json|metrics\.jsonl")
+#: number of left-out files that a remark names
+NAMED = 8
 #: the training step in the name of a file or folder of a trainer
 _STEP = re.compile(r"(?i)(?:^|[_.-])(?:global[_-]?)?(step|checkpoint|ckpt|iter|iteration|epoch)s?[_-]?(\d+)(?=$|[_.-])")
 _STEP_NAMES = {"ckpt": "checkpoint", "iter": "iteration"}
@@ -83,11 +86,13 @@ class Samples:
         available, answer, content, fingerprint, temperature.
     files : the files read.
     notes : decisions that concern the whole table.
+    left_out : files of the given folders that were not read, with the reason, a line for each folder or file; also among the notes.
     """
 
     table: pd.DataFrame
     files: list[File]
     notes: list[str]
+    left_out: list[str] = field(default_factory=list)
 
 
 def read(
@@ -105,8 +110,8 @@ def read(
 
     Parameters
     ----------
-    sources : paths, or ``name=path`` to name the model. Of a run directory the files in ``evals/`` are read, of any other folder
-        all files.
+    sources : paths, or ``name=path`` to name the model; patterns such as ``name=run/*.jsonl`` stand for the paths that they match. Of
+        a run directory the files in ``evals/`` are read, of any other folder all files.
     problem, correct, sample, model, answer : field names, if they are not detected; ``a.b`` is a nested field. For evaluation harnesses,
         ``correct`` is the name of the metric, scorer, reward or test suite; ``metric,filter`` of lm-evaluation-harness. ``field[]`` says
         that each entry of a list is a sample.
@@ -124,13 +129,17 @@ def read(
     if not sources:
         raise InputError("no samples: name at least one file")
     columns = Columns(problem, correct, sample, model, answer)
-    jobs = [job for source in sources for job in _expand(str(source))]
-    runs = {path for source in sources for path in _of_a_run(str(source))}
+    left_out: list[str] = []
+    named = [path for source in sources for path in _without_pattern(str(source))]
+    jobs = [job for source in named for job in _expand(source, left_out)]
+    runs = {path for source in named for path in _of_a_run(source)}
     given = Counter((name, path.resolve()) for name, path, _ in jobs)
     if twice := next((path for (_, path), times in given.items() if times > 1), None):
         raise InputError(f"{printable(twice)}: is given twice for one model; its samples would count twice")
+    shared = sorted(path for path, names in Counter(path for _, path in given).items() if names > 1)
+    twice_notes = [f"{printable(path)}: is given twice, as two models, which are equal for that reason" for path in shared]
     sizes = [path.stat().st_size for _, path, _ in jobs]
-    gather, files, ignored = Gather(), [], []
+    gather, files = Gather(), []
     steps = _steps(jobs)
     contents: dict[str, dict[str, tuple[Path, str]]] = {}
     alternatives: dict[str, None] = {}
@@ -142,9 +151,9 @@ def read(
         except InputError as error:
             if required:
                 raise
-            ignored.append(f"left aside in its folder: {error}")
+            left_out.append(f"left aside in its folder: {error}")
             continue
-        alone = path in runs and len(sources) == 1 and "=" not in str(sources[0])
+        alone = path in runs and len(named) == 1 and "=" not in named[0]
         model = name or defaults[path]
         _check_contents(contents.setdefault(model, {}), path, source_notes)
         fixed = None if path in runs and not alone else name is not None and not alone
@@ -163,9 +172,9 @@ def read(
         if progress:
             progress(sum(sizes[: index + 1]), sum(sizes))
     if not files:
-        raise InputError(f"no file holds samples; {ignored[0]}")
+        raise InputError(f"no file holds samples; {left_out[0]}")
     table, notes = gather.table(threshold, list(alternatives))
-    return Samples(table, files, [*ignored, *notes])
+    return Samples(table, files, [*left_out, *twice_notes, *notes], left_out)
 
 
 def _counted(number: int, text: str) -> str:
@@ -221,7 +230,7 @@ def _step(path: Path) -> str | None:
 
 def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Choose the reader of a file by its first bytes, then by its name."""
-    from dynamics.io.compression import PARQUET, ZIP, opened, unpacked_name
+    from dynamics.io.compression import PARQUET, ZIP, opened
     from dynamics.samples import arrays, documents, inspect_log, jsonl, tables
 
     with opened(path) as stream:
@@ -262,8 +271,20 @@ def _is_lines(start: bytes) -> bool:
         return False
 
 
-def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
-    """List the files of a source, ``path`` or ``name=path``, as (name or None, file, whether the caller named that file)."""
+def _without_pattern(source: str) -> list[str]:
+    """Replace a pattern, which the shell leaves as it is after ``name=``, by the paths that it matches, each with the name."""
+    path = source if Path(source).exists() else source.partition("=")[2] or source
+    start = source[: len(source) - len(path)]
+    if Path(path).exists() or not glob.has_magic(path):
+        return [source]
+    return [start + match for match in expand_pattern(path)] or [source]
+
+
+def _expand(source: str, left_out: list[str]) -> list[tuple[str | None, Path, bool]]:
+    """List the files of a source, ``path`` or ``name=path``, as (name or None, file, whether the caller named that file).
+
+    Files of a folder that are not read because the others have the names of a harness's samples are added to ``left_out``, in one line.
+    """
     name, path = None, Path(source)
     if not path.exists() and "=" in source:
         name, _, rest = source.partition("=")
@@ -279,14 +300,17 @@ def _expand(source: str) -> list[tuple[str | None, Path, bool]]:
     if not path.is_dir():
         raise InputError(f"{printable(path)}: is neither a file nor a folder")
     inside = path / "evals" if (path / "evals").is_dir() else path
-    files = sorted(
-        (
-            file
-            for file in inside.rglob("*")
-            if file.is_file() and file.name.removesuffix(".gz").removesuffix(".zst").endswith(SUFFIXES) and _holds_samples(file)
-        ),
-        key=natural_key,
-    )
+    if inside == path:
+        _refuse_runs(path)
+    every = (file for file in inside.rglob("*") if file.is_file() and unpacked_name(file).endswith(SUFFIXES))
+    candidates = sorted(filter(_may_hold_samples, every), key=natural_key)
+    files = [file for file in candidates if _is_of_the_harness(file)]
+    if others := [str(file.relative_to(inside)) for file in candidates if file not in set(files)]:
+        named = ", ".join(printable(name, 60) for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+        left_out.append(
+            f"{printable(inside)}: read samples_* or details_* only, as a harness writes them, and left out {plural(len(others), 'file')}: "
+            f"{named}; name a file to read it"
+        )
     if not files:
         raise InputError(f"{printable(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
     files.sort(key=_is_not_the_control(path))
@@ -314,14 +338,26 @@ def _of_a_run(source: str) -> list[Path]:
     return files if len(files) > 1 else []
 
 
-def _holds_samples(file: Path) -> bool:
-    """Tell by its name whether a file in a folder holds samples; harnesses also write settings and summaries."""
-    if file.name.startswith("."):
-        return False
+def _refuse_runs(path: Path) -> None:
+    """Raise an error for a folder of run directories, and for a run directory without graded samples."""
+    if runs := run_folders(path):
+        graded = [name for name in runs if (path / name / "evals").is_dir()]
+        raise InputError(choose_run(path, graded or runs))
+    if all((path / name).is_file() for name in ("run.json", "metrics.jsonl")):
+        raise InputError(f"{printable(path)}: is a run without graded samples: it has no folder evals, as after --eval-problems 0")
+
+
+def _may_hold_samples(file: Path) -> bool:
+    """Tell by its name whether a file in a folder may hold samples."""
+    return not file.name.startswith(".") and not _NO_SAMPLES.fullmatch(file.name)
+
+
+def _is_of_the_harness(file: Path) -> bool:
+    """Tell whether a file has the name of a harness's samples, or no file beside it has."""
     for start in ("samples_", "details_"):
         if any(file.parent.glob(f"{start}*")):
             return file.name.startswith(start)
-    return file.name not in ("run.json", "metrics.jsonl", "config.json", "metadata.json")
+    return True
 
 
 def _default_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -345,4 +381,6 @@ def _name_parts(path: Path) -> list[str]:
         return folders
     if path.name.startswith("details_") and len(folders) > 1:
         return folders[:-1]  # the last folder is the date
-    return [*folders, _ENDINGS.sub("", path.name.removesuffix(".gz").removesuffix(".zst")) or path.name]
+    name = unpacked_name(path)
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+    return [*folders, name.removesuffix(suffix) or path.name]

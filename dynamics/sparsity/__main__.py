@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dynamics.sparsity.comparison import compare, last_against_first, series, series_dict, table
+from dynamics.sparsity.comparison import compare, incomplete, last_against_first, series, series_dict, table
 from dynamics.sparsity.definitions import PAPERS
 from dynamics.sparsity.results import Comparison, Step
 
@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare the checkpoints and write the requested outputs."""
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_outputs
+    from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
     from dynamics.cli.series import sort_series
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with reader_may_leave():
             show(comparison, steps)
     _write(options, comparison, steps)
+    check_complete(incomplete(comparison, steps), options)
 
 
 def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
@@ -62,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
+    from dynamics.cli.partial import add_allow_partial
     from dynamics.cli.thresholds import add_thresholds
 
     parser = Parser(
@@ -85,13 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
     add_thresholds(parser)
+    add_allow_partial(parser)
     parser.add_argument("--threads", type=_positive, help="number of threads that compare weights (default: one per core)")
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints import Checkpoint, Source, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
-from dynamics.errors import InputError, did_you_mean
-from dynamics.io.paths import natural_order
+from dynamics.errors import InputError, did_you_mean, printable
+from dynamics.io.paths import natural_order, repeated
 from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold
 from dynamics.sparsity.notes import explain
 from dynamics.sparsity.results import STEPS, Comparison, Row, Step, flat_record
@@ -202,7 +202,21 @@ def series(
                     progress(number * of + count, of * (2 * len(opened) - 3))
 
             comparisons[start, end] = compare(applied[start], target, rtol=rtol, atol=atol, like=like, threads=threads, progress=report)
+    comparisons[0, len(opened) - 1].notes.extend([*repeated(ordered), *_unchanged(jobs, comparisons, opened)])
     return [Step(against, opened[start].path, opened[end].path, comparisons[start, end]) for against, start, end in jobs]
+
+
+def _unchanged(
+    jobs: Sequence[tuple[str, int, int]], comparisons: Mapping[tuple[int, int], Comparison], opened: Sequence[Checkpoint]
+) -> list[str]:
+    """Name the checkpoints of different paths that are identical to their predecessors."""
+    return [
+        f"{printable(opened[end].path)}: identical to the checkpoint before it, {printable(opened[start].path)}"
+        for against, start, end in jobs
+        if against == "previous"
+        and comparisons[start, end].headline.startswith("identical")
+        and not repeated([opened[start].path, opened[end].path])
+    ]
 
 
 def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
@@ -217,6 +231,14 @@ def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
 def last_against_first(steps: Sequence[Step]) -> Comparison:
     """Return the comparison of the last checkpoint of a series with the first."""
     return [step.comparison for step in steps if step.against == "first"][-1]
+
+
+def incomplete(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
+    """Name the first comparison that left parameters out, of a series or alone; return an empty text if there is none."""
+    for step in steps:
+        if step.comparison.incomplete:
+            return f"{printable(step.start)} -> {printable(step.end)}: {step.comparison.incomplete}"
+    return comparison.incomplete
 
 
 def table(comparison: Comparison, steps: Sequence[Step] = ()) -> pd.DataFrame:

@@ -42,7 +42,7 @@ def explain(comparison: Comparison) -> list[str]:
     else:
         notes.append(
             f"base stores {base}, tuned stores {tuned}: {percent(share)} of the weights differ as stored but agree in bfloat16. That part "
-            "is rounding, or updates too small for bfloat16: two files cannot tell which. Read `bf16`, which treats both sides alike, and "
+            "is rounding, or updates too small for bfloat16: two files cannot tell which. Use `bf16`, which treats both sides alike, and "
             "`exact` only if the wider side was never rounded"
         )
     if most_weights < total.numel:

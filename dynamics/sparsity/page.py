@@ -223,16 +223,16 @@ def _scale(rule: str, low: float, high: float, clipped: str) -> Scale:
 
 
 def _cell(cell: Mapping[Hashable, Any], scales: Mapping[str, tuple[float, float, str]]) -> Cell:
-    looks = {}
+    styles = {}
     for rule, (low, high, _) in scales.items():
         sparsity = cell[f"sparsity_{rule}"]
-        looks[rule] = (percent(sparsity, short=True).removesuffix(" %"), *_color((sparsity - low) / (high - low)))
+        styles[rule] = (percent(sparsity, short=True).removesuffix(" %"), *_color((sparsity - low) / (high - low)))
     title = [
         f"{printable(cell['layer'])} {cell['module']}",
         f"{cell['numel']:,} weights",
         *(f"{rule}: {cell[f'changed_{rule}']:,} changed, {percent(cell[f'sparsity_{rule}'])} sparse" for rule in RULES),
     ]
-    return Cell(*looks[DEFAULT_RULE], rules="|".join(" ".join(looks[rule]) for rule in RULES), title="\n".join(title))
+    return Cell(*styles[DEFAULT_RULE], rules="|".join(" ".join(styles[rule]) for rule in RULES), title="\n".join(title))
 
 
 def _color(fraction: float) -> tuple[str, str]:

@@ -32,7 +32,7 @@ LABELLED = 40
 #: minimum span of a colour scale, 0.1 percentage points, so that cells that differ by a few weights look alike
 LEAST_SPAN = 0.001
 #: added to the label of a colour scale that does not cover all norms
-NORMS_CLIPPED = "; norms lie beyond"
+NORMS_CLIPPED = "; norms are off the scale"
 #: colour of cells without weights; not a colour of the scale
 EMPTY = "#ececec"
 #: marker, marker size and line width by rule; they decrease in drawing order, so that coinciding lines stay visible
@@ -161,8 +161,8 @@ def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
 
 def _tick_labels(ticks: np.ndarray) -> list[str]:
     """Format ticks as percentages with enough digits to distinguish neighbours; only 0 and 1 become 0 % and 100 %."""
-    apart = 100 * float(ticks[1] - ticks[0])
-    digits = max(1, 1 - math.floor(math.log10(apart)))
+    spacing = 100 * float(ticks[1] - ticks[0])
+    digits = max(1, 1 - math.floor(math.log10(spacing)))
     texts = [f"{100 * tick:.{digits}f}" for tick in ticks]
     ends = [float(label) in (0.0, 100.0) and tick not in (0.0, 1.0) for label, tick in zip(texts, ticks, strict=True)]
     return [percent(float(tick), short=True) if end else f"{label} %" for label, tick, end in zip(texts, ticks, ends, strict=True)]
@@ -212,8 +212,8 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
                 label=f"{rule}, {against}",
             )
     low, high = limits(table[[f"sparsity_{rule}" for rule in RULES]].to_numpy(float))
-    room = 0.06 * (high - low)
-    ax.set_ylim(low - room, high + room)
+    padding = 0.06 * (high - low)
+    ax.set_ylim(low - padding, high + padding)
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%" if -1e-9 < value < 1 + 1e-9 else ""))
     ax.set_ylabel("sparsity: share of weights unchanged")

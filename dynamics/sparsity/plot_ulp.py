@@ -76,8 +76,8 @@ def merge_tail(ulp: dict[str, int], last: int = 64) -> dict[str, int]:
     >>> merge_tail({"0": 5, "1": 3, "2": 1, "3-4": 2, "5-8": 1}, last=2)
     {'0': 5, '1': 3, '2': 1, 'over 2': 3}
     """
-    near = {steps: count for steps, count in ulp.items() if int(steps.split("-")[-1]) <= last}
-    return near | {f"over {last}": sum(ulp.values()) - sum(near.values())}
+    kept = {steps: count for steps, count in ulp.items() if int(steps.split("-")[-1]) <= last}
+    return kept | {f"over {last}": sum(ulp.values()) - sum(kept.values())}
 
 
 def _write(ax: Axes, text: str, x: float, y: float) -> None:

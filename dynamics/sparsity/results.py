@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints import Checkpoint, Skip, parameter_names
@@ -103,14 +103,18 @@ class Comparison:
 
     @property
     def coverage(self) -> dict[str, float]:
-        """Share of the weights of ``base`` and of ``tuned`` that were compared."""
-        sides = {"base": self.base, "tuned": self.tuned}
-        return {side: coverage(checkpoint, side, self.total.numel, self.skipped) for side, checkpoint in sides.items()}
+        """Share of the parameters of ``base`` and of ``tuned`` that were compared."""
+        return {side: coverage(side, self.total.numel, self.skipped) for side in ("base", "tuned")}
+
+    @property
+    def incomplete(self) -> str:
+        """Which side has parameters that were left out of the comparison, if more than 0.1 %; else an empty text."""
+        return warning(self.coverage)
 
     @property
     def headline(self) -> str:
         """What to know before any number: that the sides share little, or that they are identical; else an empty text."""
-        lines = [warning(self.coverage)]
+        lines = [self.incomplete]
         if self.total.numel and not self.total.changed["exact"]:
             lines.append(f"identical: {plural(self.total.numel, 'weight')} compared, none differs")
         return "; ".join(filter(None, lines))
@@ -146,7 +150,7 @@ class Comparison:
         document["tensors"] = [row.to_dict() for row in self.rows]
         if self.adapters:
             document["adapters"] = self.adapters
-        document["skipped"] = [{"name": skip.name, "where": skip.where, "reason": skip.reason} for skip in self.skipped]
+        document["skipped"] = [asdict(skip) for skip in self.skipped]
         return document
 
 
@@ -161,7 +165,8 @@ class Step:
 
 
 def _side(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
+    side: dict[str, Any] = {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
+    return side | {"dequantised": checkpoint.dequantised} if checkpoint.dequantised else side
 
 
 def flat_record(level: str, row: Row) -> dict[str, Any]:

@@ -92,17 +92,17 @@ def _histogram(total: Row, width: int, fancy: bool) -> Section:
         counts = [*counts[:BARS], (f"{start} or more", sum(count for _, count in counts[BARS:]))]
     whole = sum(total.ulp.values())
     table = tables.table(">bf16 steps", ">weights", ">share", "~(log scale)" if any(count for _, count in counts) else "~")
-    room = max(10, min(50, width - 50))
+    bar_width = max(10, min(50, width - 50))
     for name, count in counts:
         share = count / whole if whole else math.nan
-        bar = _bar(text.log_share(count, whole), room, fancy)
+        bar = _bar(text.log_share(count, whole), bar_width, fancy)
         tables.add(table, name, f"{count:,}", percent(share), Text(bar, "cyan"))
     return [table]
 
 
-def _bar(share: float, room: int, fancy: bool) -> str:
+def _bar(share: float, width: int, fancy: bool) -> str:
     """Draw a bar of up to ``room`` characters; a share too small for a character shows a tick."""
-    length = round(share * room)
+    length = round(share * width)
     return ("█" if fancy else "#") * length or ("▏" if fancy else "|") * (share > 0)
 
 
@@ -126,25 +126,25 @@ def _layers(comparison: Comparison, width: int, fancy: bool) -> Section:
         return []
     prefix, labels = text.layer_labels(rows)
     stacks = text.stacks(rows)
-    room = min(40, width - 55 - 2 * max(map(len, labels.values())))  # width that is left for the sparkline
+    line_width = min(40, width - 55 - 2 * max(map(len, labels.values())))  # width that is left for the sparkline
     head = ["|by layer", ">lowest", "<in layer", f">median of {len(rows)}", ">highest", "<in layer"]
-    if blocks := fancy and room >= 10:
+    if blocks := fancy and line_width >= 10:
         spans = ", ".join(f"{labels[stack[0]]} to {labels[stack[-1]]}" for stack in stacks)
-        head.append(f"~{prefix + spans if len(prefix + spans) <= room else printable(spans, room)}")
+        head.append(f"~{prefix + spans if len(prefix + spans) <= line_width else printable(spans, line_width)}")
     table = tables.table(*head)
     for rule in RULES:
         values = {name: row.sparsity[rule] for name, row in rows.items()}
         lowest, highest = min(rows, key=values.__getitem__), max(rows, key=values.__getitem__)
         cells = [rule, percent(values[lowest]), labels[lowest], percent(median(values.values())), percent(values[highest]), labels[highest]]
         if blocks:
-            cells.append(_sparkline([[rows[name] for name in stack] for stack in stacks], rule, room))
+            cells.append(_sparkline([[rows[name] for name in stack] for stack in stacks], rule, line_width))
         tables.add(table, *cells)
     return [table]
 
 
-def _sparkline(stacks: Sequence[Sequence[Row]], rule: str, room: int) -> str:
+def _sparkline(stacks: Sequence[Sequence[Row]], rule: str, width: int) -> str:
     """Draw a block per layer, or per pool of neighbours if they do not fit; scaled from lowest to highest, with a space between stacks."""
-    size = math.ceil(sum(map(len, stacks)) / room)
+    size = math.ceil(sum(map(len, stacks)) / width)
     pools = [[stack[start : start + size] for start in range(0, len(stack), size)] for stack in stacks]
     values = [[1 - sum(row.changed[rule] for row in pool) / sum(row.numel for row in pool) for pool in stack] for stack in pools]
     low, high = min(map(min, values)), max(map(max, values))
@@ -162,7 +162,7 @@ def _steps(steps: Sequence[Step]) -> Section:
         total = step.comparison.total
         numbers = [*map(_bare, total.sparsity.values()), text.number(total.relative_update)]
         tables.add(table, step.against, short[step.start], short[step.end], *numbers)
-    return [Text("Sparsity in % along the series. All of the above is its last checkpoint against its first."), table]
+    return [Text("Sparsity in % along the series. Everything above compares its last checkpoint with its first."), table]
 
 
 def _adapters(adapters: Sequence[dict[str, Any]]) -> Section:

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the matrices and write the requested outputs."""
+    from dynamics.checkpoints import open_checkpoint
+    from dynamics.checkpoints.quantised.notes import explain
     from dynamics.cli.command import reader_may_leave
     from dynamics.cli.outputs import check_output, check_outputs, wrote
+    from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
+    from dynamics.spectra.notes import incomplete
 
     options = build_parser().parse_args(argv)
     check_outputs(options)
@@ -43,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 with open(resume_file, "a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(spectrum) | {"of": key}) + "\n")
 
+        base, tuned = open_checkpoint(options.base), open_checkpoint(options.tuned)
         spectra, skipped = compare(
-            options.base,
-            options.tuned,
+            base,
+            tuned,
             only=options.only,
             limit=options.limit,
             k=options.subspace,
@@ -55,17 +60,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             done=done,
             each=append,
         )
+    remarks = explain(base, tuned)
     if resume_file:
         wrote(resume_file)
     if "-" not in (options.json, options.csv):
         from dynamics.spectra.terminal import show
 
         with reader_may_leave():
-            show(options.base, options.tuned, spectra, skipped, options.method)
-    _write(options, spectra, skipped)
+            show(options.base, options.tuned, spectra, skipped, options.method, remarks=remarks)
+    _write(options, spectra, skipped, remarks)
+    check_complete(incomplete(spectra, skipped), options)
 
 
-def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip]) -> None:
+def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip], remarks: list[str]) -> None:
     """Write the files that are asked for."""
     from dynamics.cli.outputs import save_figure, write
     from dynamics.io.json import to_json
@@ -76,14 +83,15 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
 
         settings |= {"seed": options.seed, "directions": options.subspace + MORE, "bounds_fail_with_probability": FAILURE}
     if options.json:
-        from dynamics.spectra.notes import notes
+        from dynamics.spectra.notes import coverage_of, notes
 
         document = {
             "schema": SCHEMA,
+            "coverage": coverage_of(spectra, skipped),
             "base": options.base,
             "tuned": options.tuned,
             "settings": settings,
-            "notes": notes(spectra),
+            "notes": [*remarks, *notes(spectra)],
             "matrices": [asdict(spectrum) for spectrum in spectra],
             "skipped": [asdict(skip) for skip in skipped],
         }
@@ -98,7 +106,7 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.html:
         from dynamics.spectra.page import page
 
-        write(options.html, page(options.base, options.tuned, spectra, skipped, settings))
+        write(options.html, page(options.base, options.tuned, spectra, skipped, settings, remarks))
     if options.figure:
         from dynamics.spectra.plot import figure
 
@@ -127,7 +135,7 @@ def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
         if row_key != key:
-            raise InputError(f"{path}: is of other checkpoints or settings; name another file for --resume")
+            raise InputError(f"{path}: belongs to other checkpoints or settings; name another file for --resume")
     lines = path.read_bytes().splitlines()
     with replacing(path) as temporary:  # without an incomplete last line
         temporary.write_bytes(b"".join(line + b"\n" for line in lines[: len(lines) - len(unfinished)]))
@@ -138,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
+    from dynamics.cli.partial import add_allow_partial
 
     parser = Parser(
         prog="python -m dynamics.spectra",
@@ -167,6 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write finished matrices to FILE, and read them from it when the command is run again after an interruption",
     )
     add_outputs(parser, "one row per matrix", "profiles over layers, singular values and angles")
+    add_allow_partial(parser)
     return parser
 
 

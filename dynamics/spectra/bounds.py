@@ -115,15 +115,15 @@ def _principal(of_base: Sketch, changed: Bool[np.ndarray, "m n"], k: int, count:
     share = float(mask[changed].mean())
     if sine >= 1:
         return share, (0.0, 1.0)
-    near = np.abs(values - values[mask].min(initial=math.inf)) <= 2 * 2 * sine * float(of_base.above()[0])
-    return share, (float((mask & ~near)[changed].mean()), float((mask | near)[changed].mean()))
+    undecided = np.abs(values - values[mask].min(initial=math.inf)) <= 2 * 2 * sine * float(of_base.above()[0])
+    return share, (float((mask & ~undecided)[changed].mean()), float((mask | undecided)[changed].mean()))
 
 
 def _drift(first: Sketch, second: Sketch, update_norm: float) -> tuple[float, tuple[float, float]]:
     if not first.norm:
         return math.nan, (math.nan, math.nan)
-    apart = np.maximum(0, np.maximum(second.sigma - first.above(), first.sigma - second.above()))
-    low = max(float(np.linalg.norm(apart)), abs(second.norm - first.norm)) / first.norm
+    differences = np.maximum(0, np.maximum(second.sigma - first.above(), first.sigma - second.above()))
+    low = max(float(np.linalg.norm(differences)), abs(second.norm - first.norm)) / first.norm
     high = update_norm / first.norm
     squared_moves = (second.sigma - first.sigma) ** 2
     tail = likely_tail(

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "dynamics.spectra/1"
+#: reason of the matrices that the options leave out
+NOT_SELECTED = "not selected"
 METHODS = ("full", "approx", "none")
 
 
@@ -157,7 +159,7 @@ def measure(
     if before.ndim != 2 or before.shape != after.shape:
         raise InputError(f"{name or 'matrices'}: need two matrices of one shape, got {before.shape} and {after.shape}")
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        raise InputError(f"{name or 'matrix'}: holds NaN or infinity, of which there are no singular values")
+        raise InputError(f"{name or 'matrix'}: contains NaN or infinity, so it has no singular values")
     changed_mask = before != after if changed is None else changed
     m, n = before.shape
     k = min(k, m, n)
@@ -224,6 +226,22 @@ def _full(
     }
 
 
+def _matrices(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Skip]]:
+    """Select the matrices, with each expert of stacked experts a matrix; also return the other tensors, with reasons."""
+    matrices: list[Pair] = []
+    others: list[Skip] = []
+    for pair in pairs:
+        shape = pair.base.shape
+        if len(shape) == 2 and min(shape) >= 2:
+            matrices.append(pair)
+        elif len(shape) == 3 and min(shape[1:]) >= 2:
+            matrices += [Pair(f"{pair.name}[{index}]", pair.base.item(index), pair.tuned.item(index)) for index in range(shape[0])]
+        else:
+            is_vector = sum(size > 1 for size in shape) <= 1
+            others.append(Skip(pair.name, "both", "not a matrix", pair.base.numel, is_vector))
+    return matrices, others
+
+
 def compare(
     base: Source,
     tuned: Source,
@@ -252,19 +270,20 @@ def compare(
     -------
     The spectra, and the tensors that were skipped, with reasons.
     """
-    with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
-        import torch  # noqa: F401
     pattern = _pattern(only)
     before, after = open_checkpoint(base), open_checkpoint(tuned)
+    with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
+        import torch  # noqa: F401
     factors: dict[str, LowRank] = {}
     if (adapter := after.adapter) is not None:
-        after, records = adapter.apply_to_base(before)
-        factors = dict(zip((record["name"] for record in records), adapter.updates.values(), strict=True))
+        after, _ = adapter.apply_to_base(before)
+        factors = adapter.factors(before)
     matched = match(before, after)
-    matrices = [pair for pair in matched.pairs if len(pair.base.shape) == 2 and min(pair.base.shape) >= 2]
-    names = {pair.name for pair in matrices}
-    skipped = matched.skipped + [Skip(pair.name, "both", "not a matrix") for pair in matched.pairs if pair.name not in names]
+    matrices, others = _matrices(matched.pairs)
     selected = [pair for pair in matrices if pattern.search(pair.name)][:limit]
+    names = {pair.name for pair in selected}
+    unasked = [Skip(pair.name, "both", NOT_SELECTED, pair.base.numel, True) for pair in matrices if pair.name not in names]
+    skipped = [*matched.skipped, *others, *unasked]
     if not selected:
         raise InputError(f"no matrix to measure{f' whose name matches {printable(only)}' if only else ''}")
     done_by_name = {spectrum.name: spectrum for spectrum in done}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dynamics.checkpoints.coverage import coverage, warning
 from dynamics.descriptions import plural
 
 if TYPE_CHECKING:
@@ -13,14 +15,22 @@ if TYPE_CHECKING:
 
 
 def headline(spectra: Sequence[Spectrum], skipped: Sequence[Skip]) -> str:
-    """State that all matrices are identical, or that most tensors are on one side only; else return an empty text."""
-    alone = sum(skip.reason.startswith("only in") for skip in skipped)
-    lines = []
-    if alone > len(spectra):
-        lines.append(f"these checkpoints share only a part of their tensors: {plural(alone, 'tensor')} of one side only")
+    """State that parameters were left out, and that all matrices are identical; else return an empty text."""
+    lines = [incomplete(spectra, skipped)]
     if spectra and not any(spectrum.update_norm for spectrum in spectra):
         lines.append(f"identical: {plural(len(spectra), 'matrix', 'matrices')} measured, none differs")
-    return "; ".join(lines)
+    return "; ".join(filter(None, lines))
+
+
+def coverage_of(spectra: Sequence[Spectrum], skipped: Sequence[Skip]) -> dict[str, float]:
+    """Compute the share of the parameters of each checkpoint in matrices that could be measured; vectors do not count."""
+    measured = sum(math.prod(spectrum.shape) for spectrum in spectra)
+    return {side: coverage(side, measured, skipped) for side in ("base", "tuned")}
+
+
+def incomplete(spectra: Sequence[Spectrum], skipped: Sequence[Skip]) -> str:
+    """Name the checkpoint of which more than 0.1 % of the parameters could not be measured; else return an empty text."""
+    return warning(coverage_of(spectra, skipped))
 
 
 def notes(spectra: Sequence[Spectrum]) -> list[str]:
@@ -37,6 +47,6 @@ def notes(spectra: Sequence[Spectrum]) -> list[str]:
         smallest = min(min(spectrum.shape) for spectrum in whole)
         lines.append(
             f"{plural(len(whole), 'matrix', 'matrices')} of {len(spectra):,} with a side no longer than k (the smallest is {smallest}): "
-            "there the first k directions are the whole space before and after, so there is no angle (-); choose a smaller --subspace"
+            "their first k directions span the whole space before and after, so there is no angle (-); choose a smaller --subspace"
         )
     return lines

@@ -67,7 +67,14 @@ class Cell:
     bounds: str = ""
 
 
-def page(base: str, tuned: str, spectra: list[Spectrum], skipped: Sequence[Skip], settings: Mapping[str, Any]) -> str:
+def page(
+    base: str,
+    tuned: str,
+    spectra: list[Spectrum],
+    skipped: Sequence[Skip],
+    settings: Mapping[str, Any],
+    remarks: Sequence[str] = (),
+) -> str:
     """Render the spectra of two checkpoints.
 
     Parameters
@@ -80,6 +87,8 @@ def page(base: str, tuned: str, spectra: list[Spectrum], skipped: Sequence[Skip]
         The tensors that were left out, with reasons.
     settings
         Settings of the measurement, by name.
+    remarks
+        Notes on the checkpoints themselves.
 
     Returns
     -------
@@ -93,7 +102,7 @@ def page(base: str, tuned: str, spectra: list[Spectrum], skipped: Sequence[Skip]
         "base": html.one_line(base),
         "tuned": html.one_line(tuned),
         "matrix_count": plural(len(spectra), "matrix", "matrices"),
-        "notes": [html.one_line(line, 600) for line in (headline(spectra, skipped), *notes(spectra)) if line],
+        "notes": [html.one_line(line, 600) for line in (headline(spectra, skipped), *remarks, *notes(spectra)) if line],
         "settings": html.one_line(", ".join(f"{name} {value}" for name, value in settings.items()), 400),
         "profiles": profiles,
         "columns": list(COLUMNS.values()),

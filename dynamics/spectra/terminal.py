@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -11,7 +12,7 @@ from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
-from dynamics.spectra.comparison import changed_only, frame
+from dynamics.spectra.comparison import NOT_SELECTED, changed_only, frame
 from dynamics.spectra.notes import headline, notes
 
 if TYPE_CHECKING:
@@ -41,11 +42,19 @@ UPDATE = {
 MASKS = {"angle_right_max": ".3g", "principal": ".3f", "low": ".3f", "chance": ".3f"}
 
 
-def show(base: str, tuned: str, spectra: list[Spectrum], skipped: list[Skip], method: str = "full", console: Console | None = None) -> None:
-    """Print medians over the matrices of each kind of module."""
+def show(
+    base: str,
+    tuned: str,
+    spectra: list[Spectrum],
+    skipped: list[Skip],
+    method: str = "full",
+    console: Console | None = None,
+    remarks: Sequence[str] = (),
+) -> None:
+    """Print medians over the matrices of each kind of module; ``remarks`` are notes on the checkpoints themselves."""
 
     def sections(_width: int, _fancy: bool) -> list[Section]:
-        return [_head(base, tuned, spectra, skipped, method), *_tables(frame(spectra)), _end(spectra, skipped)]
+        return [_head(base, tuned, spectra, skipped, method), *_tables(frame(spectra)), _end(spectra, skipped, remarks)]
 
     tables.show(sections, console)
 
@@ -79,13 +88,13 @@ def _tables(rows: pd.DataFrame) -> list[Section]:
     ]
 
 
-def _end(spectra: list[Spectrum], skipped: list[Skip]) -> Section:
+def _end(spectra: list[Spectrum], skipped: list[Skip], remarks: Sequence[str]) -> Section:
     table = tables.table("|", "<")
-    for note in notes(spectra):
+    for note in (*remarks, *notes(spectra)):
         tables.add(table, "note", note)
     lines: Section = [table] if table.rows else []
-    if skipped:
-        lines.append(Text(f"{plural(len(skipped), 'tensor')} left out: not matrices, or not on both sides"))
+    if count := sum(skip.reason != NOT_SELECTED for skip in skipped):
+        lines.append(Text(f"{plural(count, 'tensor')} left out: not matrices, or not on both sides"))
     return lines
 
 

@@ -8,13 +8,14 @@ python -m dynamics.train rlvr --model smollm2 --task chain_sum --out runs/chain_
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
+from dynamics.errors import InputError
 from dynamics.extras import optional_import
 
 if TYPE_CHECKING:
@@ -29,21 +30,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.io.json import to_json
     from dynamics.train.command_line import parse
     from dynamics.train.config import size_preset
+    from dynamics.train.tasks.prompt_formats import folder_reads_notation
 
     command = parse(argv)
     preset = command.preset or size_preset(None, command.config.model)
-    if command.preset is None and _reads_notation(command.config.model):
+    if command.preset is None and folder_reads_notation(command.config.model):
         tell(
-            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model, whose defaults are those of --preset tiny; "
-            f"without --preset those of {preset} are taken"
+            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model; its defaults are those of --preset tiny, "
+            f"but without --preset those of {preset} are used"
         )
+    check_output(command.json)
+    missing = _missing_package()
+    if command.dry_run or missing:
+        _check(command)  # wrong settings are named first, missing packages second
+    if missing and not command.dry_run:
+        raise missing
+    if missing:
+        tell(f"dynamics.train: {missing}")
     if command.dry_run:
         sys.stdout.write(to_json({"method": command.method, "out": str(command.out), "preset": preset, **asdict(command.config)}))
         return
-    check_output(command.json)
-    with optional_import("training"):
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
     from dynamics.train.loop import run
     from dynamics.train.progress import TrainingProgress
 
@@ -62,15 +68,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     _report(command, finished)
 
 
-def _reads_notation(model: str) -> bool:
-    """Tell whether a model is a folder with the tokenizer of the embedded model; False if it cannot be read."""
-    from dynamics.train.tasks.prompt_formats import reads_notation
+def _missing_package() -> InputError | None:
+    """Describe the package that is missing for training, without importing any."""
+    try:
+        with optional_import("training"):
+            for name in ("torch", "transformers"):
+                if importlib.util.find_spec(name) is None:
+                    raise ModuleNotFoundError(name=name)
+    except InputError as error:
+        return error
+    return None
 
-    with contextlib.suppress(Exception):  # tokenizers raises nothing narrower; a broken file is named when the model is loaded
-        from tokenizers import Tokenizer
 
-        return reads_notation(Tokenizer.from_file(str(Path(model) / "tokenizer.json")))
-    return False
+def _check(command: Command) -> None:
+    """Check what a run would check before it starts."""
+    from dynamics.io.folders import exclusive
+    from dynamics.train.checks import check_run, refuse_busy
+
+    check_run(command.method, command.config, command.out, command.resume, command.tensorboard, command.wandb)
+    if command.out.is_dir():
+        with exclusive(command.out, partial(refuse_busy, command.out)):
+            pass
 
 
 def _report(command: Command, run: Run) -> None:

@@ -6,14 +6,14 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_origin, get_type_hints
 
 import tyro
 
-from dynamics.cli.command import tell
+from dynamics.cli.command import tell, wrap_to_terminal
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.runs.schema import RENAMED_SETTINGS
 from dynamics.train.config import (
@@ -40,7 +40,9 @@ def _preset_help(method: str) -> str:
         "pretrained for all other models"
     )
     if method == "selfplay":
-        text += ". azr-paper and azr-code lay the settings of Absolute Zero over these, by its paper and by its public code; see --dry-run"
+        text += (
+            ". azr-paper and azr-code override these with the settings of Absolute Zero from its paper or its public code; see --dry-run"
+        )
     return text
 
 
@@ -55,7 +57,7 @@ class Command:
     resume : bool
         continue the run in --out, which must have the same settings
     dry_run : bool
-        print the settings as they would be used, and stop
+        check what a run would check before it starts, print the settings as they would be used, and stop
     json : str
         write the report on the held-out problems to this file as JSON; - for standard output
     tensorboard : bool
@@ -132,6 +134,14 @@ def parse(argv: Sequence[str] | None = None) -> Command:
     return command
 
 
+class _Screen(io.StringIO):
+    """Text that is shown later on standard output, and has colours if that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Tell whether standard output is a terminal."""
+        return bool(sys.__stdout__ and sys.__stdout__.isatty())
+
+
 def _parsed(words: list[str], preset: str | None, model: str) -> Command:
     """Parse by tyro, whose boxes of errors become one line, with the defaults of a preset."""
     subcommands: list[Any] = []
@@ -149,9 +159,9 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
             ]
         )
     union: Any = Union[tuple(subcommands)]  # noqa: UP007
-    stderr = io.StringIO()
+    stdout, stderr = _Screen(), io.StringIO()
     try:
-        with redirect_stderr(stderr):
+        with redirect_stdout(stdout), redirect_stderr(stderr):
             command, rest = tyro.cli(
                 union,
                 prog=_PROGRAM,
@@ -163,12 +173,13 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
             )
     except SystemExit as exit_:
         if not exit_.code:
+            sys.stdout.write(wrap_to_terminal(stdout.getvalue()))
             raise
         message = _one_line(stderr.getvalue())
         raise InputError(f"{message}{_suggestion(message)}; see --help") from None
     sys.stderr.write(stderr.getvalue())
     if rest:
-        raise InputError(f"{' '.join(rest)}: not understood; see --help")
+        raise InputError(f"{' '.join(rest)}: not recognized; see --help")
     return command
 
 
@@ -194,7 +205,7 @@ def _suggestion(message: str) -> str:
 def _options() -> dict[str, bool]:
     """List all options, of the command and of the settings, and whether they take a list."""
     types = {name: kind for config in METHODS.values() for name, kind in get_type_hints(config).items()}
-    own = [one.name for one in fields(Command) if one.name != "config"]
+    own = [setting.name for setting in fields(Command) if setting.name != "config"]
     return {option_of(name): False for name in own} | {option_of(name): get_origin(kind) is tuple for name, kind in types.items()}
 
 
@@ -205,8 +216,8 @@ def _check_options(words: list[str]) -> None:
     config = METHODS.get(words[0])
     if config is None and not words[0].startswith("-"):
         raise InputError(f"{printable(words[0])}: unknown method; there are {', '.join(METHODS)}{did_you_mean(words[0], METHODS)}")
-    own = {one.name for one in fields(Command)} - {"config"} | {"help"}
-    known = [option_of(name) for name in own | {one.name for one in fields(config or TrainConfig)}]
+    own = {setting.name for setting in fields(Command)} - {"config"} | {"help"}
+    known = [option_of(name) for name in own | {setting.name for setting in fields(config or TrainConfig)}]
     for word in words:
         name = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and name not in known:
@@ -229,7 +240,7 @@ def _current_words(words: list[str]) -> list[str]:
         old, equals, value = word.partition("=")
         option = renamed.get(old, old)
         if option != old:
-            _warn(f"{old} is now {option}; the old name will go with the next release")
+            _warn(f"{old} is now {option}; the old name will be removed in the next release")
         if equals and option in lists:
             current += [option, *(part for part in value.split(",") if part)]
         elif equals and option == "--allow-unconfined":

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ import torch
 
 from dynamics.cli.command import Terminated, handle_signals
 from dynamics.errors import InputError
-from dynamics.io.folders import LOCK, exclusive
+from dynamics.io.folders import exclusive
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
-from dynamics.train import evaluate, policy, probe_prompts, state, tasks, token_metrics, update
+from dynamics.train import checks, evaluate, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
-from dynamics.train.config import PolicyGradientConfig, TrainConfig, as_recorded
+from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 
@@ -79,7 +80,7 @@ class Run:
     ):
         self.name, self.config, self.out = method, config, out
         self.directory = RunDirectory(out)
-        self.document = self._document_to_resume(resume) if (out / "run.json").exists() else self._begun(preset)
+        self.document = checks.check_folder(method, config, out, resume) or self._begun(preset)
         _set_up_torch(self.document["threads"])
         device = None if config.device == "auto" else config.device
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
@@ -103,27 +104,8 @@ class Run:
         self._resume_from_state(resume)
         self._consistent = True  # weights, step number and files belong to the same step
 
-    def _document_to_resume(self, resume: bool) -> dict[str, Any]:
-        """Load and validate the existing ``run.json``: its settings must equal those of this run."""
-        if not resume:
-            raise InputError(f"{self.out}: already contains a run; continue it with --resume, or choose another folder")
-        document = self.directory.read_run()
-        asked = {"method": self.name, **as_recorded(self.config)}
-        begun = {"method": document.get("method"), **document.get("config", {})}
-        for name, value in asked.items():
-            if value != begun.get(name):
-                raise InputError(
-                    f"{self.out}: was started with {name} = {begun.get(name)!r}, not {value!r}; resume with the same settings, "
-                    "or choose another folder"
-                )
-        if document.get("status") == "finished" and state.latest(self.out / "state") is None:
-            raise InputError(f"{self.out}: is finished and has no state/ to resume from; choose another folder")
-        return document | {"status": "running"}
-
     def _begun(self, preset: str | None) -> dict[str, Any]:
         """Build the part of ``run.json`` that is known before the model is loaded."""
-        if any(file.name != LOCK for file in self.out.iterdir()):
-            raise InputError(f"{self.out}: is not empty and contains no run; choose another folder")
         from dynamics.io.threads import cores
 
         return {
@@ -318,13 +300,8 @@ def run(
     Run
         The finished run.
     """
-    if method not in METHODS:
-        raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
-
-    def refuse() -> None:
-        raise InputError(f"{out}: another process is working on this run; wait for it, or choose another folder")
-
-    with exclusive(out, refuse):
+    checks.check_run(method, config, out, resume, tensorboard, wandb)
+    with exclusive(out, partial(checks.refuse_busy, out)):
         training = Run(method, config, out, resume, tensorboard, wandb, preset)
         status = "failed"
         with _interruptible(training):

@@ -55,10 +55,10 @@ def solve_rates(rate: PerProposal, samples: int, sources: Sequence[str], recent:
     recent : programs of earlier proposals.
     """
     words = [_words(source) for source in sources]
-    near = np.array([[_jaccard(a, b) > 0.8 for b in words] for a in words], float)
+    duplicates = np.array([[_jaccard(a, b) > 0.8 for b in words] for a in words], float)
     others = [_words(source) for source in recent]
     diversity = np.array([np.mean([_jaccard(a, b) <= 0.8 for b in others]) if others else 1.0 for a in words])
-    return SolveRates(rate, samples, (near.sum(1) - 1) / len(sources), diversity)
+    return SolveRates(rate, samples, (duplicates.sum(1) - 1) / len(sources), diversity)
 
 
 def _words(source: str) -> frozenset[str]:
@@ -162,8 +162,8 @@ def find(name: str) -> Callable[[SolveRates], PerProposal]:
         return REWARDS[name].function
     module, _, function = name.partition(":")
     if not function:
-        known = f"there are {', '.join(REWARDS)}, or module:function of your own"
-        raise InputError(f"--proposer-reward {printable(name)}: unknown; {known}{did_you_mean(name, REWARDS)}")
+        choices = f"there are {', '.join(REWARDS)}, or module:function of your own"
+        raise InputError(f"--proposer-reward {printable(name)}: unknown; {choices}{did_you_mean(name, REWARDS)}")
     try:
         reward: Callable[[SolveRates], PerProposal] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -8,13 +8,15 @@ import shutil
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError
 from dynamics.io.folders import save_folder
-from dynamics.train.policy import Policy
+
+if TYPE_CHECKING:
+    import torch
+
+    from dynamics.train.policy import Policy
 
 #: hint in the error message if a write fails
 ADVICE = "the previous state is intact: continue with --resume"
@@ -34,6 +36,7 @@ def save(folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimiz
     method_state
         State of the method, written as JSON.
     """
+    import torch
 
     def fill(path: Path) -> None:
         weights = {name: value.detach().cpu() for name, value in policy.masters.items()}
@@ -64,6 +67,8 @@ def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[
     dict
         State of the method.
     """
+    import torch
+
     try:
         tensors = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         document = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -83,6 +88,7 @@ def load(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[
 
 def save_model(target: Path, policy: Policy) -> None:
     """Save the master weights as a Hugging Face folder."""
+    import torch
 
     def fill(path: Path) -> None:
         model = policy.model

@@ -58,7 +58,7 @@ def _notes(reports: Sequence[tuple[str, Report]]) -> tables.Section:
     first = [comparison.points.iloc[0] for _, report in reports for comparison in report.comparisons]
     marked = any(point["low"] > 0 or point["high"] < 0 for point in first)
     return [
-        *[Text(f"*  leaves out 0; paired, over up to {count} problems")] * marked,
-        Text("   the base at lower temperatures and greedy is the control: a gain that it has too is no new ability"),
+        *[Text(f"*  the interval excludes 0; paired, over up to {count} problems")] * marked,
+        Text("   the base at lower temperatures and with greedy decoding is the control: a gain that it shows too is not a new ability"),
         Text("   python -m dynamics.passk RUN has every k"),
     ]

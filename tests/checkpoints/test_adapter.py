@@ -4,15 +4,118 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import write_safetensors
 
 from dynamics.checkpoints import open_checkpoint
-from dynamics.checkpoints.adapter import LowRank
+from dynamics.checkpoints.adapter import LowRank, with_dora_update
+from dynamics.checkpoints.adapter_settings import CHANGES_BASE, METHODS, NO_WEIGHTS
+from dynamics.checkpoints.tensor import from_array
 from dynamics.errors import InputError
 from dynamics.sparsity import compare, series
+
+#: adapters that PEFT saved, and what its merge gives for them; see ``make_adapters.py`` there
+DATA = Path(__file__).parents[1] / "data" / "adapters"
+TRUTH = json.loads((DATA / "truth.json").read_text())
+
+
+def check(comparison, truth) -> None:
+    """Check the tensors that changed, their changed weights and the norms of their changes."""
+    changed = {row.name: row for row in comparison.rows if row.changed["exact"]}
+    assert {name: row.changed["exact"] for name, row in changed.items()} == {name: count for name, (count, _) in truth.items()}
+    for name, (_, norm) in truth.items():
+        assert changed[name].update_norm == pytest.approx(norm, rel=1e-9)
+    records = {record["name"]: record for record in comparison.adapters}
+    for name in records.keys() & truth.keys():
+        assert records[name]["update_norm"] == pytest.approx(truth[name][1], rel=1e-9)
+
+
+@pytest.mark.parametrize("case", TRUTH)
+def test_adapters_of_peft_equal_their_merge(case) -> None:
+    comparison = compare(DATA / "base" / TRUTH[case]["base"], DATA / case)
+    check(comparison, TRUTH[case]["rows"])
+    assert min(comparison.coverage.values()) == 1
+
+
+@pytest.mark.slow
+def test_peft_still_writes_these_adapters(tmp_path) -> None:
+    pytest.importorskip("peft")
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("make_adapters", DATA / "make_adapters.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.make(tmp_path)
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    assert truth.keys() == TRUTH.keys()
+    for case, expected in truth.items():
+        check(compare(tmp_path / "base" / expected["base"], tmp_path / case), expected["rows"])
+
+
+def test_the_state_dict_of_a_whole_peft_model_is_merged(tmp_path) -> None:
+    check(compare(DATA / "base" / "llama", DATA / "whole"), TRUTH["layernorm_save"]["rows"])
+    shutil.copy(DATA / "whole" / "model.safetensors", tmp_path)
+    with pytest.raises(InputError, match=r"holds LoRA factors beside the weights .*put the adapter_config.json of the run beside them"):
+        compare(DATA / "base" / "llama", tmp_path)
+    shutil.copy(DATA / "whole" / "lora_adapter" / "adapter_config.json", tmp_path)
+    check(compare(DATA / "base" / "llama", tmp_path / "model.safetensors"), TRUTH["layernorm_save"]["rows"])
+    check(compare(DATA / "base" / "llama", tmp_path), TRUTH["layernorm_save"]["rows"])
+
+
+def test_weights_beside_an_adapter_are_named(tmp_path) -> None:
+    shutil.copytree(DATA / "plain", tmp_path / "run")
+    for name in ("model.safetensors", "pytorch_model_fsdp_0/.metadata", "second/adapter_config.json", "optimizer.pt"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    comparison = compare(DATA / "base" / "llama", tmp_path / "run")
+    check(comparison, TRUTH["plain"]["rows"])
+    aside = {skip.name: skip.reason for skip in comparison.skipped}
+    assert aside.keys() == {"model.safetensors", "pytorch_model_fsdp_0/", "second/"}
+    assert "full weights beside the adapter, left aside" in aside["model.safetensors"]
+    assert "left aside" in aside["pytorch_model_fsdp_0/"]
+    assert "another adapter" in aside["second/"]
+    assert min(comparison.coverage.values()) == 1
+
+
+def test_a_folder_of_adapters_lists_them(tmp_path) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(DATA / "plain", tmp_path / name)
+    with pytest.raises(InputError, match=r"holds no weights itself but 2 adapters: first, second; name one of them, e.g. .*second"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_square_layer_of_gpt2_is_transposed_also_without_a_config(tmp_path) -> None:
+    shutil.copy(DATA / "base" / "gpt2" / "model.safetensors", tmp_path)
+    for case in ("gpt2", "gpt2_dora"):
+        check(compare(tmp_path, DATA / case), TRUTH[case]["rows"])
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+def test_dora_is_computed_in_parts(rng, monkeypatch, by_row) -> None:
+    monkeypatch.setattr("dynamics.checkpoints.adapter.CHUNK", 64)
+    update, weight = low_rank(rng), rng.normal(size=(40, 30))
+    magnitudes = rng.uniform(0.5, 2, 40 if by_row else 30)
+    moved = weight + update.left @ update.right
+    norms = np.linalg.norm(moved, axis=1 if by_row else 0, keepdims=True)
+    expected = moved / norms * (magnitudes[:, None] if by_row else magnitudes)
+    tensor, norm = with_dora_update("w", from_array("w", weight), update, magnitudes, by_row)
+    assert norm == pytest.approx(np.linalg.norm(expected - weight), rel=1e-12)
+    for start, stop in ((0, 1200), (7, 8), (31, 95), (1199, 1200)):
+        assert np.allclose(tensor.values(start, stop), expected.reshape(-1)[start:stop], rtol=1e-13)
+
+
+def test_the_norm_of_a_tiny_change_by_dora_is_accurate(rng) -> None:
+    weight, small = rng.normal(size=(40, 30)), low_rank(rng)
+    update = LowRank(small.left * 1e-9, small.right)
+    magnitudes = np.linalg.norm(weight, axis=1) * (1 + 1e-9)
+    moved = weight + update.left @ update.right
+    expected = moved / np.linalg.norm(moved, axis=1, keepdims=True) * magnitudes[:, None] - weight
+    _, norm = with_dora_update("w", from_array("w", weight), update, magnitudes, True)
+    assert norm == pytest.approx(np.linalg.norm(expected), rel=1e-6)
 
 
 def low_rank(rng, rows=40, columns=30, rank=4):
@@ -155,7 +258,7 @@ BASE = {"model.layers.0.self_attn.q_proj.weight": np.ones((3, 4), np.float32)}
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"use_dora": True}, "DoRA"),
+        ({"use_dora": True}, "only one of DoRA's magnitudes and factors"),
         ({"peft_type": "LOHA"}, "only LoRA"),
         ({"lora_alpha": 0}, "lora_alpha = 0"),
         ({"lora_alpha": None}, "no lora_alpha"),
@@ -163,6 +266,14 @@ BASE = {"model.layers.0.self_attn.q_proj.weight": np.ones((3, 4), np.float32)}
         ({"init_lora_weights": "pissa_niter_4"}, "part of the base"),
         ({"target_parameters": ["experts.gate_up_proj"]}, "targets parameters"),
         ({"layer_replication": [[0, 2]]}, "replicates layers"),
+        ({"init_lora_weights": "somehow"}, "initialised in a way that is not known"),
+        ({"peft_type": None, "lora_parameters": {"rank": 8}, "num_layers": 4}, r"an adapter of MLX; fuse it"),
+        ({"peft_type": None, "hidden_size": 8, "model_class": "LlamaForCausalLM"}, "adapter of the library adapters"),
+        ({"peft_type": None}, "names no peft_type"),
+        ({"peft_type": "NEWER"}, "is a NEWER adapter"),
+        *(({"peft_type": kind}, rf"is a {name} adapter; only LoRA and DoRA .* merge it") for kind, name in METHODS.items()),
+        *(({"peft_type": kind}, rf"is a {name} adapter, which has no one set of weights") for kind, name in NO_WEIGHTS.items()),
+        *(({"init_lora_weights": f"{start}_niter_4"}, f"is a {name} adapter") for start, name in CHANGES_BASE.items()),
     ],
 )
 def test_adapters_that_mean_something_else_are_refused(tmp_path, config, says):
@@ -179,7 +290,11 @@ def test_a_broken_adapter_is_one_line(tmp_path):
         ({f"{stem}.lora_A.weight": one, f"{stem}.lora_B.weight": np.ones((3, 5), np.float32)}, "do not multiply"),
         ({f"{stem}.lora_A.weight": one, f"{stem}.lora_B.weight": np.ones((9, 2), np.float32)}, r"is \(9, 4\), the base weight is \(3, 4\)"),
         ({"elsewhere.lora_A.weight": one, "elsewhere.lora_B.weight": other}, "is this its base model"),
-        ({f"{stem}.lora_magnitude_vector": one}, "no plain LoRA factor"),
+        ({f"{stem}.lora_A.weight": one, f"{stem}.lora_B.weight": other, f"{stem}.lora_magnitude_vector": one[0]}, "only one of DoRA's"),
+        ({f"{stem}.hada_w1_a": one}, "no plain LoRA factor"),
+        ({f"{stem}.base_layer.lora_A.weight": one, f"{stem}.base_layer.lora_B.weight": other}, "an adapter of an adapter"),
+        ({f"{stem}.lora_A.a.weight": one, f"{stem}.lora_B.b.weight": other}, "holds several adapters \\(a, b\\)"),
+        ({f"{stem}.token_adapter.trainable_tokens_delta": one}, "does not say which rows"),
         ({}, "holds no factors"),
     ]
     for tensors, says in cases:

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import write_safetensors
+from helpers import reasons, write_safetensors
 
 from dynamics.checkpoints import open_checkpoint
 from dynamics.errors import InputError
@@ -38,7 +38,7 @@ def test_what_is_left_aside_is_named(tmp_path):
     (tmp_path / "training_args.bin").write_bytes(b"never opened")
     (tmp_path / "config.json").write_text('{"tie_word_embeddings": true}')
     checkpoint = open_checkpoint(tmp_path)
-    assert dict(checkpoint.ignored) == {
+    assert reasons(checkpoint) == {
         "consolidated.safetensors": "file not read: the weights were taken from model-00001-of-00002.safetensors",
         "optimizer.pt": "not weights of the model",
         "training_args.bin": "not weights of the model",
@@ -51,7 +51,7 @@ def test_the_single_file_comes_before_a_stale_index_as_in_transformers(tmp_path)
     write_safetensors(tmp_path / "model.safetensors", {"a": C, "b": C})
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.tensors["a"].values()[0] == 3
-    assert "model-00001-of-00002.safetensors" in dict(checkpoint.ignored)
+    assert "model-00001-of-00002.safetensors" in reasons(checkpoint)
 
 
 def test_a_tensor_the_index_does_not_name_is_listed(tmp_path):
@@ -59,7 +59,7 @@ def test_a_tensor_the_index_does_not_name_is_listed(tmp_path):
     write_safetensors(tmp_path / "model-00002-of-00002.safetensors", {"b": B, "stray": C})
     checkpoint = open_checkpoint(tmp_path)
     assert list(checkpoint.tensors) == ["a", "b"]
-    assert dict(checkpoint.ignored)["stray"] == "in model-00002-of-00002.safetensors, but the index does not name it"
+    assert reasons(checkpoint)["stray"] == "in model-00002-of-00002.safetensors, but the index does not name it"
 
 
 def test_actor_folder_of_a_trainer_is_found(tmp_path):
@@ -175,7 +175,7 @@ def test_mappings_of_arrays_and_tensors():
         "meta": torch.empty(2, device="meta"),
     }
     checkpoint = open_checkpoint(mapping)
-    assert dict(checkpoint.ignored).keys() == {"list", "complex", "meta"}
+    assert reasons(checkpoint).keys() == {"list", "complex", "meta"}
     assert checkpoint.tensors["bf16"].dtype == "bfloat16"
     assert checkpoint.tensors["transposed"].values().tolist() == [0, 3, 1, 4, 2, 5]
     assert checkpoint.tensors["big endian"].values().tolist() == [1, 1, 1, 1]

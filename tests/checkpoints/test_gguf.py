@@ -1,12 +1,14 @@
 """GGUF files written by gguf: values equal gguf's dequantization, names and rows equal those that transformers loads."""
 
 import importlib.resources
+import re
 import struct
 
 import numpy as np
 import pytest
-from helpers import ends_well
+from helpers import ends_well, reasons
 
+from dynamics.checkpoints import open_checkpoint
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.gguf import BLOCKS, TOP, read_gguf
 from dynamics.errors import InputError
@@ -103,10 +105,15 @@ def test_the_header_is_read_as_gguf_reader_reads_it(tmp_path):
 def test_names_are_those_that_gguf_itself_maps(arch):
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(kind, 3)
+    known = {gguf.TENSOR_NAMES[tensor].split(".")[-1] for tensor in gguf.MODEL_TENSORS[kind]}
     for ours, theirs in TOP.items():
-        assert names.get_name(theirs) == ours
+        assert names.get_name(theirs) == (ours if ours in known else None)
     for ours, theirs in BLOCKS[arch].items():
-        assert names.get_name(f"model.layers.2.{theirs}") == f"blk.2.{ours}"
+        assert ours in known
+        stacked = theirs.replace("experts.*", "experts")  # llama.cpp stacks experts before it maps names
+        stacked = stacked.replace("block_sparse_moe.experts", "feed_forward.experts")
+        prefix = "" if stacked.startswith("feed_forward") else "model."
+        assert names.get_name(f"{prefix}layers.2.{stacked}") == f"blk.2.{ours}"
 
 
 def llama_cpp_order(weight, heads):
@@ -134,7 +141,120 @@ def test_rows_of_q_and_k_of_llama_are_put_back(tmp_path):
         read_gguf(write(tmp_path / "w.gguf", tensors, llama__attention__head_count=7))
 
 
-@pytest.mark.parametrize("arch", BLOCKS)
+def converted(weights, arch, heads=(4, 2)):
+    """Convert weights as llama.cpp's converter does: stack experts, permute rows, add 1 to norms, drop axes of length 1, rename."""
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
+    names, stacks, tensors = gguf.get_tensor_name_map(kind, 2), {}, {}
+    for name, value in weights.items():
+        head, is_expert, tail = name.partition(".experts.")
+        if is_expert:
+            number, _, part = tail.partition(".")
+            whole = f"{head}.experts.{part}".replace("model.layers", "layers").replace("block_sparse_moe", "feed_forward")
+            stacks.setdefault(whole if "block_sparse" in head else f"{head}.experts.{part}", {})[int(number)] = value
+            continue
+        if arch in ("llama", "granite") and re.search(r"\.[qk]_proj\.", name):
+            value = llama_cpp_order(value, heads["k_proj" in name])
+        stacks[name] = value + 1 if arch.startswith("gemma") and name.endswith("norm.weight") else value
+    for name, value in stacks.items():
+        array = np.stack([value[number] for number in sorted(value)]) if isinstance(value, dict) else value.squeeze()
+        tensors[names.get_name(name, try_suffixes=(".weight", ".bias"))] = array
+    return tensors
+
+
+def weights_of(arch):
+    """Make random weights with the names and shapes that Hugging Face stores for an architecture."""
+    width, hidden, layer = 8, 12, {}
+    norms = {"olmo2": ["post_attention_layernorm", "post_feedforward_layernorm"]}.get(arch, ["input_layernorm", "post_attention_layernorm"])
+    norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if arch in ("gemma2", "gemma3") else []
+    layer |= {f"{norm}.weight": (width,) for norm in norms}
+    layer |= {f"self_attn.{part}_proj.weight": (8 if part in "qo" else 4, width) for part in "qkvo"}
+    if arch in ("qwen3moe", "gemma3", "olmo2", "olmoe"):
+        layer |= {f"self_attn.{part}_norm.weight": (2,) for part in "qk"}
+    sizes = {"gate": (hidden, width), "up": (hidden, width), "down": (width, hidden)}
+    if arch in ("qwen2moe", "qwen3moe", "olmoe"):
+        layer |= {f"mlp.experts.{number}.{part}_proj.weight": sizes[part] for number in range(3) for part in sizes}
+        layer["mlp.gate.weight"] = (3, width)
+    elif arch == "llama":
+        layer |= {f"block_sparse_moe.experts.{n}.{part}.weight": sizes[g] for n in range(3) for part, g in MIXTRAL_PARTS.items()}
+        layer["block_sparse_moe.gate.weight"] = (3, width)
+    else:
+        layer |= {f"mlp.{part}_proj.weight": size for part, size in sizes.items()}
+    if arch == "qwen2moe":
+        layer |= {f"mlp.shared_expert.{part}_proj.weight": size for part, size in sizes.items()}
+        layer["mlp.shared_expert_gate.weight"] = (1, width)
+    shapes = {"model.embed_tokens.weight": (16, width), "model.norm.weight": (width,)}
+    shapes |= {f"model.layers.{number}.{name}": shape for number in range(2) for name, shape in layer.items()}
+    rng = np.random.default_rng(0)
+    # multiples of 2**-12 below 1, to which 1 can be added without rounding
+    return {name: (rng.integers(-4000, 4000, shape) / 4096).astype(np.float32) for name, shape in shapes.items()}
+
+
+MIXTRAL_PARTS = {"w1": "gate", "w2": "down", "w3": "up"}
+#: architectures whose values or stacking llama.cpp changes
+CHANGED = ("llama", "granite", "qwen2moe", "qwen3moe", "gemma", "gemma2", "gemma3", "olmo2", "olmoe")
+
+
+@pytest.mark.parametrize("arch", CHANGED)
+def test_names_and_values_are_those_before_the_conversion(tmp_path, arch):
+    weights = weights_of(arch)
+    heads = {f"{arch}__attention__head_count": 4, f"{arch}__attention__head_count_kv": 2, f"{arch}__block_count": 2}
+    read = read_gguf(write(tmp_path / "w.gguf", converted(weights, arch), arch, **heads))
+    assert read.tensors.keys() == weights.keys()
+    for name, value in weights.items():
+        assert read.tensors[name].name == name
+        assert_same(read.tensors[name], value)
+
+
+def test_experts_in_an_entry_each_as_llama_cpp_stored_them_first(tmp_path):
+    experts = {f"blk.0.ffn_gate.{number}.weight": np.full((2, 3), number, np.float32) for number in range(2)}
+    heads = {"llama__attention__head_count": 4, "llama__attention__head_count_kv": 2}
+    read = read_gguf(write(tmp_path / "w.gguf", experts, **heads)).tensors
+    assert {name: tensor.values()[0] for name, tensor in read.items()} == {
+        f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": number for number in range(2)
+    }
+
+
+def write_split(folder, tensors):
+    """Write a split checkpoint with a tensor in each part, as ``GGUFWriter`` does."""
+    writer = gguf.GGUFWriter(folder / "w.gguf", "qwen2", split_max_tensors=1)
+    for name, value in tensors.items():
+        writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("*.gguf"))
+
+
+def test_a_split_checkpoint_is_read_from_any_part_or_its_folder(tmp_path):
+    tensors = {f"blk.{number}.attn_norm.weight": np.full(3, number, np.float32) for number in range(3)}
+    parts = write_split(tmp_path, tensors)
+    assert len(parts) == 3
+    for path in (*parts, tmp_path):
+        read = open_checkpoint(path)
+        assert {name: tensor.values()[0] for name, tensor in read.tensors.items()} == {
+            f"model.layers.{number}.input_layernorm.weight": number for number in range(3)
+        }
+    whole = parts[1].read_bytes()
+    parts[1].write_bytes(parts[2].read_bytes())
+    with pytest.raises(InputError, match="its name says otherwise"):
+        open_checkpoint(tmp_path)
+    parts[1].write_bytes(whole[:-40])
+    with pytest.raises(InputError, match="fetch it again"):
+        open_checkpoint(tmp_path)
+    parts[1].unlink()
+    with pytest.raises(InputError, match="is missing, a part"):
+        open_checkpoint(parts[0])
+    parts[1].write_bytes(whole)
+    write(tmp_path / "other.gguf", tensors)
+    with pytest.raises(InputError, match=r"4 \.gguf files; name one"):
+        open_checkpoint(tmp_path)
+    parts[0].rename(tmp_path / "alone.gguf")
+    with pytest.raises(InputError, match="one of 3 parts"):
+        open_checkpoint(tmp_path / "alone.gguf")
+
+
+@pytest.mark.parametrize("arch", [arch for arch in BLOCKS if arch not in CHANGED or arch == "llama"])
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_has_the_names_and_values_with_which_transformers_loads_it(tmp_path, arch):
     pytest.importorskip("torch")
@@ -163,12 +283,41 @@ def test_a_model_has_the_names_and_values_with_which_transformers_loads_it(tmp_p
         assert_same(read.tensors[name], value.numpy())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "model_type"), [("qwen2moe", "qwen2_moe"), ("qwen3moe", "qwen3_moe"), ("gemma2", "gemma2"), ("gemma3", "gemma3_text")]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_changed_architectures_are_read_as_transformers_loads_them(tmp_path, arch, model_type):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"head_dim": 2, "num_experts": 3, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12}
+    config = transformers.AutoConfig.for_model(model_type, vocab_size=16, pad_token_id=0, tie_word_embeddings=True, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    weights = weights_of(arch)
+    heads = {f"{arch}__attention__head_count": 4, f"{arch}__attention__head_count_kv": 2, f"{arch}__block_count": 2}
+    heads |= {f"{arch}__expert_count": 3}
+    path = write(tmp_path / "w.gguf", converted(weights, arch), arch, general__name="tiny", **heads)
+    loaded = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
+    read = read_gguf(path).tensors
+    for name, value in loaded.items():
+        if name in read:
+            assert_same(read[name], value.numpy())
+        else:  # transformers stacks the experts
+            stem, part = name.rsplit(".", 1) if not name.endswith(".weight") else name.removesuffix(".weight").rsplit(".", 1)
+            parts = ["gate_proj", "up_proj"] if part == "gate_up_proj" else [part]
+            stacked = [np.concatenate([read[f"{stem}.{n}.{one}.weight"].values() for one in parts]) for n in range(3)]
+            assert torch.equal(torch.tensor(np.array(stacked)).reshape(value.shape), value)
+
+
 def test_other_architectures_keep_their_names_and_tables_are_ignored(tmp_path):
     norm = np.ones(4, np.float32)
-    path = write(tmp_path / "w.gguf", {"blk.0.attn_norm.weight": norm, "rope_freqs.weight": norm}, "gemma2")
+    path = write(tmp_path / "w.gguf", {"blk.0.attn_norm.weight": norm, "rope_freqs.weight": norm}, "nemotron")
     checkpoint = read_gguf(path)
     assert list(checkpoint.tensors) == ["blk.0.attn_norm.weight"]
-    assert checkpoint.ignored == (("rope_freqs.weight", "a table of rotary frequencies, not a weight"),)
+    assert reasons(checkpoint) == {"rope_freqs.weight": "a table of rotary frequencies, not a weight"}
     assert checkpoint.config["tie_word_embeddings"] is True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from helpers import write_safetensors
 
+from analyses.__main__ import main as analyses
 from dynamics.__main__ import COMMANDS
 from dynamics.__main__ import main as dispatch
 from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, reader_may_leave, run
@@ -24,20 +26,22 @@ from dynamics.cli.progress import ProgressBar
 from dynamics.cli.series import sort_series
 from dynamics.errors import InputError
 from dynamics.extras import PACKAGES, optional_import
+from dynamics.io.paths import repeated
 from dynamics.overlap.__main__ import cli as overlap_cli
 from dynamics.sparsity.__main__ import cli as sparsity_cli
 from dynamics.spectra.__main__ import cli as spectra_cli
 from dynamics.train.__main__ import cli as train_cli
+from dynamics.train.config import METHODS
 from dynamics.train.progress import TrainingProgress
 
 
 @pytest.mark.parametrize(
-    ("target", "says"),
+    ("target", "text"),
     [("nowhere/out.json", "does not exist"), (".", "is a folder"), ("out.txt", "expected .png, .svg")],
 )
-def test_outputs_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch, target, says):
+def test_outputs_that_cannot_be_written_are_refused_first(tmp_path, monkeypatch, target, text):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=text):
         check_output(target, (".png", ".svg") if target.endswith("txt") else ())
 
 
@@ -103,8 +107,8 @@ def test_the_first_compilation_is_announced_once(capsys):
     with ProgressBar("comparing", compiles=True):
         for number in (1, 1.0):
             numba.njit(lambda x: x)(number)
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("comparing:")]  # lines of a slow machine
-    assert told == ["compiling kernels, once; later runs use them as they are"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("comparing:")]  # lines of a slow machine
+    assert lines == ["compiling kernels, once; later runs use them as they are"]
     with ProgressBar("comparing", compiles=True):
         pass
     numba.njit(lambda x: x)(1)
@@ -180,7 +184,7 @@ def raises(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "says"),
+    ("error", "status", "text"),
     [
         (InputError("a: is empty"), 2, "test: error: a: is empty"),
         (IncompleteError("b is left out"), 3, "test: incomplete: b is left out"),
@@ -194,11 +198,11 @@ def raises(error):
         (ValueError("two\nlines"), 1, "test: internal error: ValueError: two; please report it"),
     ],
 )
-def test_every_end_has_its_status_and_one_line(error, status, says, capsys):
+def test_every_end_has_its_status_and_one_line(error, status, text, capsys):
     assert run("test", raises(error), []) == status
-    told = capsys.readouterr().err
-    assert told.startswith(says)
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(text)
+    assert stderr.count("\n") == 1
 
 
 def test_a_reader_that_leaves_is_no_error(capsys):
@@ -287,11 +291,11 @@ def test_a_trainers_output_directory_lists_its_checkpoints(tmp_path, capsys, mon
     (tmp_path / "ours/checkpoints/step_000010").mkdir(parents=True)
     assert sparsity_cli(["base.safetensors", "run"]) == 2
     assert (
-        "run: holds no weights itself but 3 checkpoints: checkpoint-50, checkpoint-200, checkpoint-1000; "
-        "name one of them, e.g. run/checkpoint-1000\n"
+        "run: contains no weights itself, but 3 checkpoints: checkpoint-50, checkpoint-200, checkpoint-1000; "
+        "name one, e.g. run/checkpoint-1000\n"
     ) in capsys.readouterr().err
     assert sparsity_cli(["base.safetensors", "ours"]) == 2
-    assert "1 checkpoint: checkpoints/step_000010; name one of them, e.g. ours/checkpoints/step_000010\n" in capsys.readouterr().err
+    assert "1 checkpoint: checkpoints/step_000010; name one, e.g. ours/checkpoints/step_000010\n" in capsys.readouterr().err
     from dynamics.models import load
 
     with pytest.raises(InputError, match=r"e\.g\. run/checkpoint-1000"):
@@ -321,12 +325,12 @@ def test_the_first_of_a_series_is_the_one_of_the_lowest_number(tmp_path, capsys,
     for step in (2, 9, 10):
         write_safetensors(tmp_path / f"step_{step}.safetensors", {"w": np.full(4, step, np.float32)})
     assert sparsity_cli(["step_10.safetensors", "step_2.safetensors", "step_9.safetensors", "--json", "-"]) == 0
-    told = capsys.readouterr()
-    assert [step["from"] + step["to"] for step in json.loads(told.out)["series"]][:2] == [
+    printed = capsys.readouterr()
+    assert [step["from"] + step["to"] for step in json.loads(printed.out)["series"]][:2] == [
         "step_2.safetensorsstep_9.safetensors",
         "step_2.safetensorsstep_10.safetensors",
     ]
-    assert "sorted the series by number: step_2.safetensors, step_9" in told.err
+    assert "sorted the series by number: step_2.safetensors, step_9" in printed.err
 
 
 def test_names_without_a_common_pattern_keep_their_places(capsys):
@@ -357,12 +361,38 @@ def test_without_torch(tmp_path, capsys, monkeypatch, pair):
 
     for cli, words in ((spectra_cli, files), (entropy_cli, ["base", "t.txt"]), (train_cli, ["sft", "--out", "x"])):
         assert cli(words) == 2
-        told = capsys.readouterr().err
-        assert "needs torch: pip install 'training-dynamics[models]' (in a checkout: pip install -e '.[models]')\n" in told
-        assert told.count("\n") == 1
+        stderr = capsys.readouterr().err
+        assert "needs torch: pip install 'training-dynamics[models]' (in a checkout: pip install -e '.[models]')\n" in stderr
+        assert stderr.count("\n") == 1
+    for cli, words in ((spectra_cli, ["base.safetensors", "nope"]), (entropy_cli, ["base", "t.text"]), (entropy_cli, ["./nope", "t.txt"]),
+                       (entropy_cli, ["base", "--against", "./nope", "t.txt"]), (train_cli, ["sft", "--out", "t.txt"])):  # fmt: skip
+        assert cli(words) == 2  # what is wrong with the arguments comes before what is missing
+        stderr = capsys.readouterr().err
+        assert "needs torch" not in stderr
+        assert stderr.count("\n") == 1
     assert sparsity_cli(files) == 0
     assert train_cli(["sft", "--out", "x", "--dry-run"]) == 0
     assert not (tmp_path / "x").exists()
+
+
+def test_a_checkpoint_given_twice_is_noted(tmp_path, capsys, monkeypatch, pair):
+    monkeypatch.chdir(tmp_path)
+    base, tuned = pair
+    for name, state in (("step_0", base), ("step_1", tuned), ("step_2", tuned)):
+        write_safetensors(tmp_path / f"{name}.safetensors", state)
+    (tmp_path / "copy").symlink_to("step_1.safetensors")
+    twice = "the same checkpoint is given 2 times: step_1.safetensors, ./step_1.safetensors"
+    given = ["step_0.safetensors", "step_1.safetensors"]
+    assert repeated([*given, "copy"]) == ["the same checkpoint is given 2 times: step_1.safetensors, copy"]
+    copied = "step_2.safetensors: identical to the checkpoint before it, step_1.safetensors"
+    for cli, more, expected in (
+        (sparsity_cli, ["./step_1.safetensors", "step_2.safetensors"], [twice, copied]),
+        (overlap_cli, ["./step_1.safetensors"], [twice]),
+        (overlap_cli, ["step_2.safetensors"], []),
+    ):
+        assert cli([*given, *more, "--json", "-"]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert [note for note in notes if note in (twice, copied)] == expected
 
 
 # help
@@ -374,6 +404,18 @@ def test_help_has_an_example(command, capsys):
         dispatch([command, "--help"])
     assert exit_.value.code == 0
     assert f"example: python -m dynamics.{command} " in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), *(["train", method] for method in METHODS), ["analyses"]])
+def test_help_fits_the_terminal(words, capsys, monkeypatch):
+    program = analyses if words == ["analyses"] else dispatch
+    for width in (40, 50, 60, 80, 120, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        with contextlib.suppress(SystemExit):
+            program([*(words if program is dispatch else []), "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 10
+        assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
 
 
 def test_the_list_of_commands_asks_a_question_each(capsys):

@@ -24,13 +24,13 @@ HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=al
 def made(tokens=400, texts=3, second=True, seed=0, words=("the", " fox", "\n", " <b>", "é")):
     rng = np.random.default_rng(seed)
     frames, whole = [], {}
-    for place in range(texts):
-        pieces = [HOSTILE if place == 0 and i == 1 else words[i] for i in rng.integers(0, len(words), tokens)]
+    for number in range(texts):
+        pieces = [HOSTILE if number == 0 and i == 1 else words[i] for i in rng.integers(0, len(words), tokens)]
         ends = np.cumsum([len(piece) for piece in pieces])
         entropy = np.abs(rng.normal(0, 1, tokens)) ** 4
         entropy[0] = np.nan
         frame = pd.DataFrame(
-            {"text": f"{HOSTILE} {place}", "position": np.arange(tokens), "token_id": [hash(piece) % 97 for piece in pieces]}
+            {"text": f"{HOSTILE} {number}", "position": np.arange(tokens), "token_id": [hash(piece) % 97 for piece in pieces]}
         )
         frame = frame.assign(token=pieces, offset=ends - [len(piece) for piece in pieces], end=ends, prompt=np.arange(tokens) < 20)
         frame = frame.assign(entropy=entropy, varentropy=entropy, surprisal=entropy, rank=pd.array([None, *range(1, tokens)], "Int64"))
@@ -39,7 +39,7 @@ def made(tokens=400, texts=3, second=True, seed=0, words=("the", " fox", "\n", "
         if second:
             frame = frame.assign(entropy_b=0.9 * entropy, kl_ab=0.01, kl_ba=0.02)
         frames.append(frame)
-        whole[f"{HOSTILE} {place}"] = "".join(pieces)
+        whole[f"{HOSTILE} {number}"] = "".join(pieces)
     return Trace(pd.concat(frames, ignore_index=True), whole, "float32", ["a note"], 2.0)
 
 
@@ -52,8 +52,8 @@ def test_all_that_is_written_stands_apart_inside_the_figure(tokens, second):
         for ax in drawing.axes:
             texts += [ax.xaxis.label, ax.yaxis.label, *ax.texts]
         boxes = [(part.get_text(), part.get_window_extent()) for part in texts if part.get_text().strip()]
-    for (one, first), (other, box) in combinations(boxes, 2):
-        assert not first.overlaps(box), (one, other)
+    for (name, first), (other, box) in combinations(boxes, 2):
+        assert not first.overlaps(box), (name, other)
     assert all(drawing.bbox.x0 <= box.x0 and box.x1 <= drawing.bbox.x1 for _, box in boxes)
 
 
@@ -111,6 +111,6 @@ def test_the_screen(capsys):
     terminal.show(made(), "m", "other", console=Console(file=buffer, width=100))
     text = buffer.getvalue()
     assert max(map(len, text.splitlines())) <= 100
-    for words in ("1,197", "KL(1||2)", "least sure", "a note", "80 to 100 %"):
+    for words in ("1,197", "KL(1||2)", "highest", "a note", "80 to 100 %"):
         assert words in text
     assert "\u202e" not in text

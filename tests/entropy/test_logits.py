@@ -43,18 +43,18 @@ def peaked(gap, size=400, seed=0, offset=0.0):
 def test_against_mpmath(gap, offset, temperature):
     z = peaked(gap, offset=offset)
     entropy, varentropy, whole = exact(z, temperature)
-    found = from_logits(z, temperature)
-    assert abs(found.entropy - entropy) <= 1e-12 * entropy
-    assert abs(found.varentropy - varentropy) <= 1e-11 * varentropy
-    assert abs(found.logsumexp - whole) <= 1e-14 * max(1, abs(whole))
+    computed = from_logits(z, temperature)
+    assert abs(computed.entropy - entropy) <= 1e-12 * entropy
+    assert abs(computed.varentropy - varentropy) <= 1e-11 * varentropy
+    assert abs(computed.logsumexp - whole) <= 1e-14 * max(1, abs(whole))
 
 
 def test_the_largest_vocabularies():
     rng = np.random.default_rng(1)
     z = (rng.normal(size=(3, 262_144)) * 3).astype(np.float32)
     z[1, 5], z[2, 5] = 30, 60
-    found = from_logits(z)
-    for row, entropy in zip(z, found.entropy, strict=True):
+    computed = from_logits(z)
+    for row, entropy in zip(z, computed.entropy, strict=True):
         x = row.astype(np.longdouble) - row.max()
         p = np.exp(x)
         others = np.delete(np.arange(x.size), row.argmax())
@@ -66,17 +66,17 @@ def test_the_largest_vocabularies():
 def test_any_dtype_and_shape(dtype):
     z = (torch.randn(2, 3, 50) * 4).to(dtype)
     targets = torch.randint(0, 50, (2, 3))
-    found = from_logits(z, targets=targets)
+    computed = from_logits(z, targets=targets)
     log_p = torch.log_softmax(z.double(), -1)
-    assert found.entropy.shape == (2, 3)
-    assert torch.allclose(found.entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-12)
-    assert torch.allclose(found.surprisal, -log_p.gather(-1, targets[..., None])[..., 0], rtol=1e-12)
+    assert computed.entropy.shape == (2, 3)
+    assert torch.allclose(computed.entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-12)
+    assert torch.allclose(computed.surprisal, -log_p.gather(-1, targets[..., None])[..., 0], rtol=1e-12)
     above = (z.double() > z.double().gather(-1, targets[..., None])).sum(-1)
-    assert torch.equal(found.rank, above + 1)
+    assert torch.equal(computed.rank, above + 1)
     if dtype != torch.bfloat16:
         plain = from_logits(z.numpy(), targets=targets.numpy())
         for name in FIELDS:
-            assert np.array_equal(getattr(plain, name), getattr(found, name).numpy())
+            assert np.array_equal(getattr(plain, name), getattr(computed, name).numpy())
 
 
 @given(st.integers(1, 40), st.floats(0, 40), st.integers(0, 2**31), st.floats(-50, 50))
@@ -84,9 +84,9 @@ def test_order_offset_and_threads_change_nothing(size, gap, seed, offset):
     rng = np.random.default_rng(seed)
     z = rng.normal(0, 3, size)
     z[rng.integers(size)] += gap
-    found = from_logits(z)
+    computed = from_logits(z)
     moved = from_logits(rng.permutation(z) + offset)
-    assert moved.entropy == pytest.approx(float(found.entropy), rel=1e-9, abs=1e-300)
+    assert moved.entropy == pytest.approx(float(computed.entropy), rel=1e-9, abs=1e-300)
     many = np.tile(z.astype(np.float32), (70, 1))
     assert np.array_equal(from_logits(many, threads=1).entropy, from_logits(many, threads=3).entropy)
 
@@ -95,19 +95,19 @@ def test_masked_and_broken_rows():
     inf, nan = np.inf, np.nan
     z = np.array([[0, -inf, 1], [nan, 1, 2], [-inf, -inf, -inf], [inf, 1, 1], [-inf, 5, -inf], [1, 2, nan]], np.float32)
     targets = [1, 0, 0, 0, 1, -1]
-    for found in (from_logits(z, targets=targets), from_logits(torch.from_numpy(z), targets=torch.tensor(targets))):
-        entropy = np.asarray(found.entropy)
+    for computed in (from_logits(z, targets=targets), from_logits(torch.from_numpy(z), targets=torch.tensor(targets))):
+        entropy = np.asarray(computed.entropy)
         assert entropy[0] == pytest.approx(float(exact(z[0])[0]), rel=1e-12)
         assert np.isnan(entropy[[1, 2, 3, 5]]).all()
         assert entropy[4] == 0
-        assert np.asarray(found.surprisal)[0] == inf
-        assert np.asarray(found.surprisal)[4] == 0
-        assert list(np.asarray(found.rank)) == [3, 0, 0, 0, 1, 0]
+        assert np.asarray(computed.surprisal)[0] == inf
+        assert np.asarray(computed.surprisal)[4] == 0
+        assert list(np.asarray(computed.rank)) == [3, 0, 0, 0, 1, 0]
 
 
 def test_one_token_is_certain():
-    found = from_logits(np.array([[3.0]], np.float32), targets=[0])
-    assert (found.entropy[0], found.varentropy[0], found.surprisal[0], found.rank[0]) == (0, 0, 0, 1)
+    computed = from_logits(np.array([[3.0]], np.float32), targets=[0])
+    assert (computed.entropy[0], computed.varentropy[0], computed.surprisal[0], computed.rank[0]) == (0, 0, 0, 1)
 
 
 @given(st.lists(st.integers(0, 60), min_size=0, max_size=5), st.integers(0, 2**31), st.floats(0.2, 3))
@@ -116,25 +116,25 @@ def test_parts_of_the_vocabulary_merge(cuts, seed, temperature):
     rng = np.random.default_rng(seed)
     z = (rng.normal(size=(4, 61)) * rng.choice([1, 10, 60])).astype(np.float32)
     z[0, :20] = -np.inf
-    heat = np.full(4, temperature)
+    temperatures = np.full(4, temperature)
     edges = sorted({0, *cuts, 61})
-    parts = [softmax_moments(z[:, a:b], heat) for a, b in itertools.pairwise(edges)]
-    whole = softmax_moments(z, heat)
+    parts = [softmax_moments(z[:, a:b], temperatures) for a, b in itertools.pairwise(edges)]
+    whole = softmax_moments(z, temperatures)
     for order in (parts, parts[::-1]):
-        found = merge_moments(order)
-        assert np.allclose(found.entropy, whole.entropy, rtol=1e-9, atol=0)
-        assert np.allclose(found.varentropy, whole.varentropy, rtol=1e-8, atol=1e-300)
-        assert np.allclose(found.logsumexp, whole.logsumexp, rtol=1e-13)
+        merged = merge_moments(order)
+        assert np.allclose(merged.entropy, whole.entropy, rtol=1e-9, atol=0)
+        assert np.allclose(merged.varentropy, whole.varentropy, rtol=1e-8, atol=1e-300)
+        assert np.allclose(merged.logsumexp, whole.logsumexp, rtol=1e-13)
 
 
 def test_gradients():
     z = torch.randn(4, 30, dtype=torch.float64, requires_grad=True)
-    heat = torch.tensor([0.5, 1.0, 1.5, 2.0])
+    temperatures = torch.tensor([0.5, 1.0, 1.5, 2.0])
     targets = torch.tensor([3, 0, -1, 29])
 
     def sums(logits):
-        found = from_logits(logits, heat, targets)
-        return found.entropy, found.logsumexp, torch.nan_to_num(found.surprisal)
+        computed = from_logits(logits, temperatures, targets)
+        return computed.entropy, computed.logsumexp, torch.nan_to_num(computed.surprisal)
 
     assert torch.autograd.gradcheck(sums, (z,))
     assert not from_logits(z.detach()).entropy.requires_grad
@@ -152,15 +152,15 @@ def test_hidden_states_are_as_good_as_logits(settings, biased):
     size = settings.get("vocabulary", 9500)
     targets = torch.randint(0, size, (2, 9))
     targets[0, 0] = -1
-    found = from_hidden(hidden, weight, bias, targets=targets, **settings)
+    computed = from_hidden(hidden, weight, bias, targets=targets, **settings)
     logits = torch.nn.functional.linear(hidden, weight, bias)[..., :size] * settings.get("scale", 1.0)
     if cap := settings.get("softcap"):
         logits = torch.tanh(logits / cap) * cap
     expected = from_logits(logits, settings.get("temperature", 1.0), targets)
     for name in FIELDS[:4]:
-        assert torch.allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4, equal_nan=True), name
-    assert (found.rank - expected.rank).abs().max() <= 1
-    assert found.rank[0, 0] == 0
+        assert torch.allclose(getattr(computed, name), getattr(expected, name), rtol=1e-4, atol=1e-4, equal_nan=True), name
+    assert (computed.rank - expected.rank).abs().max() <= 1
+    assert computed.rank[0, 0] == 0
 
 
 def test_memory_of_hidden_states_is_bounded():
@@ -178,9 +178,9 @@ def test_divergence_is_exact_where_the_usual_sum_cancels():
     head = Head(weight, None, None, 1.0, 3000)
     for far in (0.0, 1e-5, 1e-2, 3.0):
         other = hidden + far * torch.randn(6, 24)
-        whole = [from_hidden(one, weight).logsumexp.numpy() for one in (hidden, other)]
+        whole = [from_hidden(states, weight).logsumexp.numpy() for states in (hidden, other)]
         forth, back = divergence((hidden, head, whole[0]), (other, head, whole[1]))
-        a, b = ((one @ weight.T).numpy().astype(np.longdouble) for one in (hidden, other))
+        a, b = ((states @ weight.T).numpy().astype(np.longdouble) for states in (hidden, other))
         a, b = (z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)) - z.max(-1, keepdims=True) for z in (a, b))
         assert np.allclose(forth, (np.exp(a) * (a - b)).sum(-1).astype(float), rtol=1e-4, atol=1e-12)
         assert np.allclose(back, (np.exp(b) * (b - a)).sum(-1).astype(float), rtol=1e-4, atol=1e-12)
@@ -193,7 +193,7 @@ def test_divergence_of_masked_tokens():
     out = np.zeros(2), np.zeros(2)
     a = np.array([[0, 0, -np.inf], [0, 1, 2]], np.float32)
     b = np.array([[0, 1, 2], [0, -np.inf, -np.inf]], np.float32)
-    whole = [from_logits(one).logsumexp for one in (a, b)]
+    whole = [from_logits(logits).logsumexp for logits in (a, b)]
     kernels.diverge(a, b, *whole, *out)
     p = np.exp(b[0] - whole[1][0])
     assert out[0][0] == pytest.approx(0.5 * np.log(0.5 / p[0]) + 0.5 * np.log(0.5 / p[1]))
@@ -203,31 +203,31 @@ def test_divergence_of_masked_tokens():
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "message"),
     [
         (lambda: from_logits(np.zeros((2, 0), np.float32)), "last axis must be a vocabulary"),
         (lambda: from_logits(np.zeros((2, 3), np.int64)), "expected floating point"),
         (lambda: from_logits(torch.zeros(2, 3, dtype=torch.long)), "expected floating point"),
         (lambda: from_logits(np.zeros((2, 3), np.float32), 0.0), "temperature"),
-        (lambda: from_logits(np.zeros((2, 3), np.float32), [1.0, 1.0, 1.0]), "one number, or one a token"),
-        (lambda: from_logits(np.zeros((2, 3), np.float32), targets=[0]), "one a token"),
-        (lambda: from_logits(np.zeros((2, 3), np.float32), targets=[0, 3]), "beyond the vocabulary of 3"),
-        (lambda: from_hidden(torch.zeros(2, 3), torch.zeros(5, 4)), "do not belong together"),
+        (lambda: from_logits(np.zeros((2, 3), np.float32), [1.0, 1.0, 1.0]), "one number, or one per token"),
+        (lambda: from_logits(np.zeros((2, 3), np.float32), targets=[0]), "one target per token"),
+        (lambda: from_logits(np.zeros((2, 3), np.float32), targets=[0, 3]), "outside the vocabulary of 3"),
+        (lambda: from_hidden(torch.zeros(2, 3), torch.zeros(5, 4)), "must be equal"),
         (lambda: from_hidden(torch.zeros(2, 3), torch.zeros(5, 3), vocabulary=6), "the head has 5 rows"),
     ],
 )
-def test_refusals(call, says):
+def test_refusals(call, message):
     with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
         call()
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_an_accelerator():
     z, targets = torch.randn(40, 5000) * 6, torch.randint(0, 5000, (40,))
-    ours, there = from_logits(z, targets=targets), from_logits(z.cuda(), targets=targets.cuda())
+    ours, on_gpu = from_logits(z, targets=targets), from_logits(z.cuda(), targets=targets.cuda())
     for name in FIELDS:
-        assert torch.allclose(getattr(ours, name).double(), getattr(there, name).cpu().double(), rtol=1e-11)
+        assert torch.allclose(getattr(ours, name).double(), getattr(on_gpu, name).cpu().double(), rtol=1e-11)
 
 
 def test_the_torch_path_of_accelerators_agrees(monkeypatch):
@@ -256,7 +256,7 @@ def test_the_torch_path_of_accelerators_agrees(monkeypatch):
             return source[part]
 
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
-    found = module.tensor_moments(Rows(), np.full(5, 0.8))
+    computed = module.tensor_moments(Rows(), np.full(5, 0.8))
     monkeypatch.setattr(module, "softmax_moments", real)
     for name in ("entropy", "varentropy", "logsumexp"):
-        assert np.allclose(getattr(found, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name
+        assert np.allclose(getattr(computed, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name

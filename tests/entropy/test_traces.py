@@ -69,10 +69,10 @@ def own(model, ids):
 
 
 def test_rows_stand_beside_the_token_they_predicted(model, tokenizer):
-    found = trace(model, tokenizer, TEXTS, top=3, temperature=0.5)
-    assert found.dtype == "float32"
+    traced = trace(model, tokenizer, TEXTS, top=3, temperature=0.5)
+    assert traced.dtype == "float32"
     for name, text in enumerate(TEXTS):
-        rows = found.tokens[found.tokens["text"] == str(name)]
+        rows = traced.tokens[traced.tokens["text"] == str(name)]
         ids = tokenizer(text)["input_ids"]
         assert list(rows["token_id"]) == ids
         assert list(rows["position"]) == list(range(len(ids)))
@@ -81,53 +81,55 @@ def test_rows_stand_beside_the_token_they_predicted(model, tokenizer):
         expected, surprisal, log_p = own(model, ids)
         assert np.allclose(rows["entropy"].iloc[1:], expected, atol=1e-5)
         assert np.allclose(rows["surprisal"].iloc[1:], surprisal, atol=1e-5)
-        for place in range(1, len(ids)):
-            best = log_p[place - 1].topk(3)
-            assert rows["top_ids"].iloc[place] == best.indices.tolist()
-            assert rows["top_p"].iloc[place] == pytest.approx(best.values.exp().tolist(), abs=1e-5)
-            assert rows["rank"].iloc[place] == int((log_p[place - 1] > log_p[place - 1, ids[place]]).sum()) + 1
-            sharp = torch.log_softmax(log_p[place - 1] / 0.5, -1)
-            assert rows["entropy_at_temperature"].iloc[place] == pytest.approx(float(-(sharp.exp() * sharp).sum()), abs=1e-5)
+        for position in range(1, len(ids)):
+            best = log_p[position - 1].topk(3)
+            assert rows["top_ids"].iloc[position] == best.indices.tolist()
+            assert rows["top_p"].iloc[position] == pytest.approx(best.values.exp().tolist(), abs=1e-5)
+            assert rows["rank"].iloc[position] == int((log_p[position - 1] > log_p[position - 1, ids[position]]).sum()) + 1
+            sharp = torch.log_softmax(log_p[position - 1] / 0.5, -1)
+            assert rows["entropy_at_temperature"].iloc[position] == pytest.approx(float(-(sharp.exp() * sharp).sum()), abs=1e-5)
 
 
 def test_offsets_lead_back_to_the_text(model, tokenizer):
-    found = trace(model, tokenizer, TEXTS)
+    traced = trace(model, tokenizer, TEXTS)
     for name, text in enumerate(TEXTS):
-        rows = found.tokens[found.tokens["text"] == str(name)]
-        assert found.texts[str(name)] == text
-        covered = {place for start, end in zip(rows["offset"], rows["end"], strict=True) for place in range(start, end)}
+        rows = traced.tokens[traced.tokens["text"] == str(name)]
+        assert traced.texts[str(name)] == text
+        covered = {position for start, end in zip(rows["offset"], rows["end"], strict=True) for position in range(start, end)}
         assert covered == set(range(len(text)))
         assert (np.diff(rows["offset"]) >= 0).all()
 
 
 def test_batches_and_padding_change_nothing(model, tokenizer):
-    alone = pd.concat([trace(model, tokenizer, [Document(f"{i}", response=one)]).tokens for i, one in enumerate(TEXTS)], ignore_index=True)
+    alone = pd.concat(
+        [trace(model, tokenizer, [Document(f"{i}", response=text)]).tokens for i, text in enumerate(TEXTS)], ignore_index=True
+    )
     for size in (1, 12, 4096):
-        found = trace(model, tokenizer, TEXTS, batch_tokens=size).tokens
-        assert list(found["token_id"]) == list(alone["token_id"])
+        batched = trace(model, tokenizer, TEXTS, batch_tokens=size).tokens
+        assert list(batched["token_id"]) == list(alone["token_id"])
         for column in ("entropy", "varentropy", "surprisal"):
-            assert np.allclose(found[column], alone[column], atol=1e-5, equal_nan=True)
+            assert np.allclose(batched[column], alone[column], atol=1e-5, equal_nan=True)
     left = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="</s>", padding_side="left")
     assert np.allclose(trace(model, left, TEXTS).tokens["entropy"], alone["entropy"], atol=1e-5, equal_nan=True)
 
 
 def test_windows_cover_every_token_once():
     for length in (1, 7, 8, 9, 31, 64):
-        found = windows([length], 8)
-        assert [place for one in found for place in range(one.fresh, one.stop)] == list(range(length))
-        assert all(one.stop - one.start <= 8 for one in found)
-        assert all(one.fresh - one.start >= 4 for one in found[1:])
+        jobs = windows([length], 8)
+        assert [position for window in jobs for position in range(window.fresh, window.stop)] == list(range(length))
+        assert all(window.stop - window.start <= 8 for window in jobs)
+        assert all(window.fresh - window.start >= 4 for window in jobs[1:])
 
 
 def test_long_texts_go_in_windows(model, tokenizer):
     text = " ".join(CORPUS[:12])
     ids = tokenizer(text)["input_ids"]
     assert len(ids) > 64
-    found = trace(model, tokenizer, [text])
-    assert list(found.tokens["token_id"]) == ids
-    assert found.tokens["entropy"].notna().sum() == len(ids) - 1
-    assert any("longer than the window of 64" in note for note in found.notes)
-    assert np.allclose(found.tokens["entropy"].iloc[1:64], own(model, ids[:64])[0], atol=1e-5)
+    traced = trace(model, tokenizer, [text])
+    assert list(traced.tokens["token_id"]) == ids
+    assert traced.tokens["entropy"].notna().sum() == len(ids) - 1
+    assert any("longer than the window of 64" in note for note in traced.notes)
+    assert np.allclose(traced.tokens["entropy"].iloc[1:64], own(model, ids[:64])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -145,26 +147,26 @@ def test_long_texts_go_in_windows(model, tokenizer):
 def test_heads_of_other_families(tokenizer, other):
     torch.manual_seed(0)
     made = other().eval()
-    found = trace(made, tokenizer, TEXTS[:1])
+    traced = trace(made, tokenizer, TEXTS[:1])
     ids = tokenizer(TEXTS[0])["input_ids"]
-    assert np.allclose(found.tokens["entropy"].iloc[1:], own(made, ids)[0], atol=1e-4)
-    assert not any("not understood" in note for note in found.notes)
+    assert np.allclose(traced.tokens["entropy"].iloc[1:], own(made, ids)[0], atol=1e-4)
+    assert not any("could not be computed" in note for note in traced.notes)
 
 
 def test_a_head_that_is_not_understood_is_left_to_the_model(tokenizer, monkeypatch):
     made = llama()
     made.register_forward_hook(lambda _, __, out: setattr(out, "logits", out.logits * 2))
-    found = trace(made, tokenizer, TEXTS[:1])
-    assert any("not understood" in note for note in found.notes)
-    assert np.allclose(found.tokens["entropy"].iloc[1:], own(made, tokenizer(TEXTS[0])["input_ids"])[0], atol=1e-5)
+    traced = trace(made, tokenizer, TEXTS[:1])
+    assert any("could not be computed" in note for note in traced.notes)
+    assert np.allclose(traced.tokens["entropy"].iloc[1:], own(made, tokenizer(TEXTS[0])["input_ids"])[0], atol=1e-5)
 
 
 def test_padded_rows_are_said_and_can_be_left_out(tokenizer):
     made = llama(vocabulary=320)
-    found = trace(made, tokenizer, TEXTS[:1])
-    assert any("20 rows of padding" in note for note in found.notes)
+    traced = trace(made, tokenizer, TEXTS[:1])
+    assert any("20 rows of padding" in note for note in traced.notes)
     short = trace(made, tokenizer, TEXTS[:1], vocabulary=300)
-    assert short.tokens["entropy"].mean() < found.tokens["entropy"].mean()
+    assert short.tokens["entropy"].mean() < traced.tokens["entropy"].mean()
     with torch.no_grad():
         logits = made(torch.tensor([tokenizer(TEXTS[0])["input_ids"]])).logits[0, :-1, :300]
     assert np.allclose(short.tokens["entropy"].iloc[1:], entropy.from_logits(logits).entropy, atol=1e-5)
@@ -172,16 +174,55 @@ def test_padded_rows_are_said_and_can_be_left_out(tokenizer):
 
 def test_two_models_over_the_same_tokens(model, tokenizer):
     other = llama(seed=1)
-    found = trace(model, tokenizer, TEXTS, against=other).tokens
+    tokens = trace(model, tokenizer, TEXTS, against=other).tokens
     same = trace(model, tokenizer, TEXTS, against=model).tokens
     assert np.nanmax(same["kl_ab"]) < 1e-20
     assert (same["entropy"].dropna() == same["entropy_b"].dropna()).all()
     ids = tokenizer(TEXTS[0])["input_ids"]
-    rows = found[found["text"] == "0"].iloc[1:]
+    rows = tokens[tokens["text"] == "0"].iloc[1:]
     a, b = own(model, ids)[2][:-1], own(other, ids)[2][:-1]
     assert np.allclose(rows["kl_ab"], (a.exp() * (a - b)).sum(-1), rtol=1e-4)
     assert np.allclose(rows["kl_ba"], (b.exp() * (b - a)).sum(-1), rtol=1e-4)
     assert np.allclose(rows["entropy_b"], own(other, ids)[0], atol=1e-5)
+
+
+def test_divergence_of_heads_of_other_sizes(model, tokenizer):
+    """It is over the tokens that both have; rows of padding of one have no share in it."""
+    other = llama(seed=1, vocabulary=320)
+    found = trace(model, tokenizer, TEXTS[:1], against=other)
+    ids = tokenizer(TEXTS[0])["input_ids"]
+    with torch.no_grad():
+        a, b = (torch.log_softmax(one(torch.tensor([ids])).logits[0, :-1, :300].double(), -1) for one in (model, other))
+    assert np.allclose(found.tokens["kl_ab"].iloc[1:], (a.exp() * (a - b)).sum(-1), rtol=1e-4)
+    assert np.allclose(found.tokens["kl_ba"].iloc[1:], (b.exp() * (b - a)).sum(-1), rtol=1e-4)
+    assert any("divergences are over the 300 of both" in note for note in found.notes)
+
+
+def test_a_second_model_with_another_tokenizer_is_refused(model, tokenizer, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("the fox")
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = core["model"]["vocab"]
+    renamed = {"q": "\u4e00", "z": "\u4e01"}
+
+    def with_vocabulary(words):
+        changed = core | {"model": core["model"] | {"vocab": words, "merges": []}}
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(changed)), bos_token="<s>", eos_token="</s>")
+
+    turned = {word: (number + 7 - 2) % (len(vocabulary) - 2) + 2 if number > 1 else number for word, number in vocabulary.items()}
+    second = {"turned": with_vocabulary(turned), "renamed": with_vocabulary({renamed.get(word, word): n for word, n in vocabulary.items()})}
+    monkeypatch.setattr(command, "load", lambda name, *_: (model, second.get(name, tokenizer)))
+    assert cli(["m", "t.txt", "--against", "turned"]) == 2
+    assert "turned: its tokenizer is another: 298 of 300 token ids stand for other tokens" in capsys.readouterr().err
+    assert cli(["m", "t.txt", "--against", "renamed"]) == 0
+    assert "2 token ids stand for another token" in capsys.readouterr().out
+
+
+def test_tokens_of_tools_are_no_response(model, tokenizer):
+    ids = tuple(tokenizer("the fox jumps over")["input_ids"])
+    generated = (False,) * 4 + (True,) * 2 + (False,) * (len(ids) - 8) + (True,) * 2
+    found = trace(model, tokenizer, [Document("x", ids=ids, prompt_tokens=4, generated=generated)])
+    assert found.tokens["prompt"].tolist() == [not one for one in generated]
 
 
 def test_prompt_and_response(model, tokenizer):
@@ -194,10 +235,10 @@ def test_prompt_and_response(model, tokenizer):
 def test_token_ids_are_used_as_given(model, tokenizer):
     natural = tokenizer("the fox")["input_ids"]
     letters = [tokenizer.convert_tokens_to_ids(letter) for letter in ("t", "h", "e")]
-    found = trace(model, tokenizer, [Document("r", ids=tuple(letters + natural), prompt_tokens=3)])
-    assert list(found.tokens["token_id"]) == letters + natural
-    assert found.tokens["prompt"].tolist() == [True] * 3 + [False] * len(natural)
-    assert any("not those that their text would be tokenised to" in note for note in found.notes)
+    traced = trace(model, tokenizer, [Document("r", ids=tuple(letters + natural), prompt_tokens=3)])
+    assert list(traced.tokens["token_id"]) == letters + natural
+    assert traced.tokens["prompt"].tolist() == [True] * 3 + [False] * len(natural)
+    assert any("differ from the tokenised text" in note for note in traced.notes)
     agreeing = trace(model, tokenizer, [Document("r", ids=tuple(natural))])
     assert not agreeing.notes
     cut = tokenizer("🎉")["input_ids"][:-1]  # bytes of half a character
@@ -209,13 +250,13 @@ def test_chat(model, tokenizer):
     chatty.chat_template = (
         "<s>{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    said = ({"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps"})
-    found = trace(model, chatty, [Document("c", messages=said)])
-    assert found.texts["c"] == "<s>user: the fox\nassistant: jumps\n"
-    assert list(found.tokens["token_id"]).count(chatty.bos_token_id) == 1
-    response = found.tokens[~found.tokens["prompt"]]
+    messages = ({"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps"})
+    traced = trace(model, chatty, [Document("c", messages=messages)])
+    assert traced.texts["c"] == "<s>user: the fox\nassistant: jumps\n"
+    assert list(traced.tokens["token_id"]).count(chatty.bos_token_id) == 1
+    response = traced.tokens[~traced.tokens["prompt"]]
     assert "".join(response["token"]).strip() == "jumps"
-    plain = trace(model, tokenizer, [Document("c", messages=said)])
+    plain = trace(model, tokenizer, [Document("c", messages=messages)])
     assert any("no chat template" in note for note in plain.notes)
 
 
@@ -232,12 +273,12 @@ def fail_in_forward(model, fails, error):
 
 def test_memory_that_runs_out_halves_the_batch(tokenizer):
     short = fail_in_forward(llama(), lambda ids: len(ids) > 1, RuntimeError("DefaultCPUAllocator: can't allocate memory"))
-    found = trace(short, tokenizer, TEXTS)
-    assert any("batches were halved" in note for note in found.notes)
+    traced = trace(short, tokenizer, TEXTS)
+    assert any("batches were halved" in note for note in traced.notes)
     expected = trace(llama(), tokenizer, TEXTS)
     assert not any("halved" in note for note in expected.notes)
-    assert list(found.tokens["token_id"]) == list(expected.tokens["token_id"])
-    assert np.allclose(found.tokens["entropy"], expected.tokens["entropy"], atol=1e-5, equal_nan=True)
+    assert list(traced.tokens["token_id"]) == list(expected.tokens["token_id"])
+    assert np.allclose(traced.tokens["entropy"], expected.tokens["entropy"], atol=1e-5, equal_nan=True)
     for error in (RuntimeError("CUDA out of memory"), torch.OutOfMemoryError("x"), MemoryError()):
         none = fail_in_forward(llama(), lambda ids: ids.shape[1] > 20, error)
         with pytest.raises(InputError, match="--window"):
@@ -252,13 +293,13 @@ def test_refusals(model, tokenizer):
         trace(
             T5ForConditionalGeneration(T5Config(vocab_size=300, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)), tokenizer, ["a"]
         )
-    with pytest.raises(InputError, match="do not belong together"):
+    with pytest.raises(InputError, match="does not belong to the model"):
         trace(llama(vocabulary=200), tokenizer, ["a"])
     with pytest.raises(InputError, match="no tokenizer"):
         trace(model, None, ["a"])
     with pytest.raises(InputError, match="has no tokens"):
         trace(model, tokenizer, [""])
-    with pytest.raises(InputError, match="beyond the tokenizer's 300"):
+    with pytest.raises(InputError, match="outside the tokenizer's vocabulary of 300"):
         trace(model, tokenizer, [Document("x", ids=(1, 999))])
 
 
@@ -275,9 +316,9 @@ def test_files_of_texts(tmp_path):
     ]
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pd.DataFrame({"step": [1], "prompt": ["p"], "completion": ["c"], "reward": [1.0]}).to_parquet(tmp_path / "c.parquet")
-    found, notes = texts.read([tmp_path])
-    assert [one.prompt + one.response for one in found] == ["plain text", "", "qa", "", "", "", "just text", "pc"]
-    by_name = {one.name: one for one in found}
+    documents, notes = texts.read([tmp_path])
+    assert [document.prompt + document.response for document in documents] == ["plain text", "", "qa", "", "", "", "just text", "pc"]
+    by_name = {document.name: document for document in documents}
     assert by_name["b:1"].ids == (1, 2, 3)
     assert by_name["b:1"].prompt_tokens == 2
     assert by_name["b:1"].about == {"role": "solver", "reward": 1.0, "step": 3}
@@ -289,9 +330,48 @@ def test_files_of_texts(tmp_path):
     assert "1 empty texts are left out" in notes[0]
 
 
+def read(tmp_path, *records):
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return texts.read([tmp_path / "r.jsonl"])
+
+
+def test_fields_that_hold_parts_of_a_prompt(tmp_path):
+    asked, told = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    found, notes = read(
+        tmp_path,
+        {"instruction": "add", "input": "", "output": "4"},
+        {"instruction": "add", "input": "2 2", "output": "4"},
+        {"prompt": "q", "chosen": [asked, told], "rejected": [asked, told]},
+        {"prompt": [asked], "chosen": [asked, told]},
+        {"prompt": [asked], "chosen": [told]},
+        {"system": "be kind", "prompt": "q", "response": "a"},
+        {"prompt": "q", "response": "a", "reasoning_content": "because"},
+    )
+    assert [(one.prompt, one.response) for one in found[:2]] == [("add", "4"), ("add\n2 2", "4")]
+    assert [one.messages for one in found[2:5]] == [(asked, told)] * 3
+    assert len(notes) == 3
+    assert "joined by a new line" in notes[0]
+    assert "'system' is not read" in notes[1]
+    assert "'reasoning_content' is not read" in notes[2]
+
+
+def test_masks_of_several_turns(tmp_path):
+    found, _ = read(
+        tmp_path,
+        {"token_ids": [5, 6, 7, 8], "loss_mask": [0, 1, 0, 1]},
+        {"prompt_ids": [1], "completion_ids": [2, 3, 4], "completion_mask": [1, 0, 1]},
+        {"prompt_ids": [1], "completion_ids": [2], "completion_mask": [0]},
+    )
+    assert [one.prompt_tokens for one in found] == [1, 1, 1]
+    assert [one.generated for one in found] == [(False, True, False, True), (False, True, False, True), None]
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
+        ("a.jsonl", b'{"prompt": "q", "response": ["a", "b"]}\n', "several texts need a record each"),
+        ("a.jsonl", b'{"messages": [{"from": "human", "value": "q"}]}\n', "not of chat messages with role and content"),
+        ("a.jsonl", b'{"token_ids": [1, 2], "loss_mask": [1]}\n', "a mask of 1 values for 2 tokens"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("a.txt", b"  ", "holds no text"),
         ("a.jsonl", b"{", "not JSON"),
@@ -301,11 +381,11 @@ def test_files_of_texts(tmp_path):
         ("a.parquet", b"PAR1", "damaged"),
     ],
 )
-def test_bad_files(tmp_path, name, content, says):
+def test_bad_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
         texts.read([tmp_path / name])
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
@@ -316,9 +396,9 @@ def test_the_command(model, tokenizer, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert cli(["m0", "t.txt", "--against", "m1", "--out", "o.parquet", "--json", "o.json", "--top", "2"]) == 0
-    shown, said = capsys.readouterr()
+    shown, stderr = capsys.readouterr()
     assert "forward in float32" in shown
-    assert said.splitlines() == ["wrote o.parquet", "wrote o.json"]
+    assert stderr.splitlines() == ["wrote o.parquet", "wrote o.json"]
     assert "KL(1||2)" in shown
     document = json.loads((tmp_path / "o.json").read_text(), parse_constant=pytest.fail)
     assert document["schema"] == "dynamics.entropy/1"
@@ -351,20 +431,20 @@ def test_what_is_finished_is_kept(tokenizer, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
-        (["nowhere/at/all", "t.txt"], "has no tokenizer that can be read"),
+        (["nowhere/at/all", "t.txt"], "nowhere/at/all: no such folder"),
         (["m", "none.txt"], "no such file"),
         (["m", "t.txt", "--temperature", "0"], "must be above 0"),
         (["m", "t.txt", "--out", "x.csv"], "unknown kind of output"),
         (["m"], "required"),
     ],
 )
-def test_misuse_ends_with_one_line_and_2(tmp_path, arguments, says, capsys, monkeypatch):
+def test_misuse_ends_with_one_line_and_2(tmp_path, arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "t.txt").write_text("x")
     assert cli(arguments) == 2
-    told = capsys.readouterr().err
-    assert says in told
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1

@@ -34,10 +34,10 @@ def write(folder: Path) -> None:
 
 def shapes(kinds: dict[str, tuple[int, ...]], layers: int = 2, vocabulary: int = 97, hidden: int = 24) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of a Llama-like model with these kinds of tensors in every layer."""
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    result: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for layer in range(layers):
-        found |= {f"model.layers.{layer}.{kind}.weight": shape for kind, shape in kinds.items()}
-    return found | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+        result |= {f"model.layers.{layer}.{kind}.weight": shape for kind, shape in kinds.items()}
+    return result | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
 
 
 ALL_KINDS: dict[str, tuple[int, ...]] = {
@@ -60,12 +60,12 @@ def weights(rng: np.random.Generator, of: dict[str, tuple[int, ...]]) -> Tensors
 
 def moved(rng: np.random.Generator, base: Tensors, share: float, size: float) -> Tensors:
     """Apply updates of a few sizes to a share of the weights of ``base``, which differs between tensors; norms are unchanged."""
-    found = {}
-    for place, (name, value) in enumerate(base.items()):
-        there = rng.random(value.shape) < share * (1 + place % 3) / 2
+    tuned = {}
+    for index, (name, value) in enumerate(base.items()):
+        changed = rng.random(value.shape) < share * (1 + index % 3) / 2
         update = rng.normal(0, size, value.shape) * 4.0 ** rng.integers(-2, 3, value.shape)
-        found[name] = value if "norm" in name else (value + np.where(there, update, 0)).astype(np.float32)
-    return found
+        tuned[name] = value if "norm" in name else (value + np.where(changed, update, 0)).astype(np.float32)
+    return tuned
 
 
 def save(folder: Path, tensors: Tensors, store: Callable[[np.ndarray], Any] = lambda value: value) -> None:
@@ -199,7 +199,7 @@ def models(folder: Path) -> None:
     state = {name: rng.normal(0, 0.3, shape) for name, shape in shapes(kinds, vocabulary=len(SPECIAL + WORDS), hidden=32).items()}
     state |= {name: 1 + value / 3 for name, value in state.items() if "norm" in name}
     state["lm_head.weight"] *= 2
-    tokenizer = Tokenizer(WordLevel({word: place for place, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     for name in ("base", "tuned", "later"):
@@ -215,14 +215,14 @@ def texts(folder: Path) -> None:
     rng = np.random.default_rng(8)
 
     def words(count: int) -> str:
-        return " ".join(WORDS[min(int(place), len(WORDS) - 1)] for place in rng.exponential(8, count))
+        return " ".join(WORDS[min(int(index), len(WORDS) - 1)] for index in rng.exponential(8, count))
 
     sizes = rng.integers(5, 50, 12)
     lines(folder / "texts.jsonl", [{"text": words(int(size))} for size in sizes] + [{"text": words(150)}, {"text": ""}])
     rollouts: list[dict[str, Any]] = []
     for number in range(10):
-        said = {"prompt": words(6), "completion": words(int(rng.integers(5, 30)))}
-        rollouts.append({"id": f"r{number}", "step": 10, "reward": float(number % 2), **said})
+        record = {"prompt": words(6), "completion": words(int(rng.integers(5, 30)))}
+        rollouts.append({"id": f"r{number}", "step": 10, "reward": float(number % 2), **record})
     tokens = {"prompt_ids": [1, 5, 6, 7], "completion_ids": [int(token) for token in rng.integers(4, 40, 20)]}
     lines(folder / "rollouts.jsonl", [*rollouts, {"id": "r10", "step": 10, "reward": 1.0, **tokens}])
     tops = []
@@ -248,8 +248,8 @@ def graded(folder: Path) -> None:
                 records.append({"problem": f"p{problem}", "sample": sample, "model": name, "correct": right, "answer": answer})
         lines(folder / f"{name}_results.jsonl", records)
         both += [
-            {"task": one["problem"], "trial": one["sample"], "policy": one["model"], "points": (0.9 if one["correct"] else 0.2)}
-            for one in records
+            {"task": record["problem"], "trial": record["sample"], "policy": record["model"], "points": (0.9 if record["correct"] else 0.2)}
+            for record in records
         ]
     lines(folder / "both.jsonl", both)
 

@@ -53,7 +53,7 @@ def make_link_to_device(path):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (make_fifo, "not a regular file"),
         (make_socket, "not a regular file"),
@@ -62,17 +62,17 @@ def make_link_to_device(path):
         (os.mkdir, "is a folder"),
     ],
 )
-def test_what_is_not_a_file_is_refused_before_anything_is_written(tmp_path, monkeypatch, make, says):
+def test_what_is_not_a_file_is_refused_before_anything_is_written(tmp_path, monkeypatch, make, message):
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     path = tmp_path / "out"
     make(path.relative_to(tmp_path) if make is make_socket else path)
     before = os.lstat(path)
     began = False
-    with pytest.raises(InputError, match=says) as caught, replacing(path):
+    with pytest.raises(InputError, match=message) as caught, replacing(path):
         began = True
     assert not began
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         check_output(str(path))
     after = os.lstat(path)
     assert (after.st_mode, after.st_ino, after.st_rdev) == (before.st_mode, before.st_ino, before.st_rdev)

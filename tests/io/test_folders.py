@@ -13,10 +13,10 @@ from dynamics.io import folders
 
 def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
     target = tmp_path / "step_000001"
-    folders.save_folder(target, lambda place: (place / "a").write_text("whole"))
+    folders.save_folder(target, lambda folder: (folder / "a").write_text("whole"))
 
-    def full(place: Path) -> None:
-        (place / "a").write_text("ha")
+    def full(folder: Path) -> None:
+        (folder / "a").write_text("ha")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"step_000001: cannot be written \(No space left on device\); go on with --resume"):
@@ -50,8 +50,8 @@ def test_of_two_that_save_the_same_folder_the_first_one_is_kept(tmp_path: Path) 
     """Another process makes the folder while this one writes its own."""
     target = tmp_path / "target"
 
-    def late(place: Path) -> None:
-        (place / "a").write_text("second")
+    def late(folder: Path) -> None:
+        (folder / "a").write_text("second")
         folders.save_folder(target, lambda other: (other / "a").write_text("first"), keep=True)
 
     folders.save_folder(target, late, keep=True)
@@ -60,8 +60,8 @@ def test_of_two_that_save_the_same_folder_the_first_one_is_kept(tmp_path: Path) 
 
 
 def test_what_is_interrupted_while_it_is_written_is_removed(tmp_path: Path) -> None:
-    def interrupted(place: Path) -> None:
-        (place / "a").write_text("half")
+    def interrupted(folder: Path) -> None:
+        (folder / "a").write_text("half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

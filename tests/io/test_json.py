@@ -68,20 +68,20 @@ def test_nan_of_other_programs_is_read():
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"  ", "is empty"),
         (b"{", "not a JSON document"),
-        (b"[1]", "laid out"),
+        (b"[1]", "expected structure"),
         (b'{"a": "\xe9"}', "not UTF-8 text at byte 7"),
         (b'{"a":' * 100_000, "not a JSON document"),
     ],
 )
-def test_a_document_that_cannot_be_read_is_refused(tmp_path, content, says):
+def test_a_document_that_cannot_be_read_is_refused(tmp_path, content, message):
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
         read_document(path, dict[str, object])
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     path.write_bytes(b'\xef\xbb\xbf{"a": NaN}')
     assert math.isnan(read_document(path, dict[str, float])["a"])

@@ -33,7 +33,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b'{"a": 1}\nnot json\n', "line 2: is not JSON"),
         (b'{"a": 1}\n\n{"a": \n{"a": 1}\n', "line 3: is not JSON"),
@@ -43,12 +43,12 @@ def test_what_is_written_is_read(tmp_path):
         (b"[" * 100_000 + b"\n", "line 1: is not JSON"),
     ],
 )
-def test_broken_lines_are_refused_with_their_number(tmp_path, content, says):
+def test_broken_lines_are_refused_with_their_number(tmp_path, content, message):
     path = written(tmp_path / "x.jsonl", content)
     for unfinished in (None, []):
         with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
             list(read_json_lines(path, unfinished))
-        assert says in str(caught.value)
+        assert message in str(caught.value)
         assert not unfinished
 
 

@@ -40,11 +40,11 @@ def states(rng, updates: int = 2, kind=np.float32) -> list[dict[str, np.ndarray]
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_counts_are_those_of_the_definition(kind, rng) -> None:
     base, a, b, c = states(rng, 3, kind)
-    found = compare(base, [a, b, c], threads=1)
+    comparison = compare(base, [a, b, c], threads=1)
     masks = [{rule: np.concatenate([changed(base[n], one[n])[rule] for n in base]) for rule in RULES} for one in (a, b, c)]
-    assert [(row.a, row.b) for row in found.total] == [(0, 1), (0, 2), (1, 2)]
+    assert [(row.a, row.b) for row in comparison.total] == [(0, 1), (0, 2), (1, 2)]
     flat = [np.concatenate([one[n].ravel() for n in base]).astype(float) for one in (base, a, b, c)]
-    for row in found.total:
+    for row in comparison.total:
         for rule in RULES:
             x, y = masks[row.a][rule], masks[row.b][rule]
             one = row.rules[rule]
@@ -62,26 +62,26 @@ def test_counts_are_those_of_the_definition(kind, rng) -> None:
         assert row.cosine_all == pytest.approx(d @ e / np.linalg.norm(d) / np.linalg.norm(e))
     for rule in RULES:
         stack = np.stack([one[rule] for one in masks])
-        assert found.consensus[rule] == np.bincount(stack.sum(0), minlength=4).tolist()
+        assert comparison.consensus[rule] == np.bincount(stack.sum(0), minlength=4).tolist()
         first = np.where(stack.any(0), stack.argmax(0), 3)
-        assert found.first[rule] == np.bincount(first, minlength=4).tolist()
-        assert found.came_back[rule] == (stack.any(0) & ~stack[-1]).sum()
+        assert comparison.first[rule] == np.bincount(first, minlength=4).tolist()
+        assert comparison.came_back[rule] == (stack.any(0) & ~stack[-1]).sum()
 
 
 def test_agrees_with_sparsity(rng) -> None:
     base, a, b = states(rng)
-    found = compare(base, [a, b]).total[0]
-    for place, tuned in (("first", a), ("second", b)):
-        assert {rule: getattr(one, place) for rule, one in found.rules.items()} == sparsity.compare(base, tuned).total.changed
-    assert measure(base["model.norm.weight"], a["model.norm.weight"])["changed"]["exact"] <= found.rules["exact"].first
+    comparison = compare(base, [a, b]).total[0]
+    for side, tuned in (("first", a), ("second", b)):
+        assert {rule: getattr(overlaps, side) for rule, overlaps in comparison.rules.items()} == sparsity.compare(base, tuned).total.changed
+    assert measure(base["model.norm.weight"], a["model.norm.weight"])["changed"]["exact"] <= comparison.rules["exact"].first
 
 
 def test_published_identity_and_self(rng) -> None:
     base, a, b = states(rng)
-    for one in compare(base, [a, b]).total[0].rules.values():
-        assert one.o1 * one.first == pytest.approx(one.o2 * one.second)
-    for one in compare(base, [a, a]).total[0].rules.values():
-        assert one.o1 == one.o2 == one.jaccard == 1
+    for overlaps in compare(base, [a, b]).total[0].rules.values():
+        assert overlaps.o1 * overlaps.first == pytest.approx(overlaps.o2 * overlaps.second)
+    for overlaps in compare(base, [a, a]).total[0].rules.values():
+        assert overlaps.o1 == overlaps.o2 == overlaps.jaccard == 1
     assert compare(base, [a, a]).total[0].cosine == pytest.approx(1)
     # Mukherjee et al., table 4: o1 60.5, o2 60.6 at sparsity 63.3 and 63.3; chance 36.7
     assert overlap.overlap(1000, 367, 367, 222).o1_chance == pytest.approx(0.367)
@@ -90,16 +90,16 @@ def test_published_identity_and_self(rng) -> None:
 def test_independent_masks_meet_chance(rng) -> None:
     base = {"w": np.ones(400_000, np.float32), "v": np.ones(400_000, np.float32)}
     a, b = ({n: np.where(rng.random(400_000) < p, 2, 1).astype(np.float32) for n, p in (("w", 0.6), ("v", 0.1))} for _ in range(2))
-    one = compare(base, [a, b]).total[0].rules["exact"]
-    assert one.jaccard == pytest.approx(one.jaccard_chance_by_tensor, abs=0.003)
-    assert one.jaccard > 1.3 * one.jaccard_chance  # differing densities give more overlap than a uniform density
+    overlaps = compare(base, [a, b]).total[0].rules["exact"]
+    assert overlaps.jaccard == pytest.approx(overlaps.jaccard_chance_by_tensor, abs=0.003)
+    assert overlaps.jaccard > 1.3 * overlaps.jaccard_chance  # differing densities give more overlap than a uniform density
 
 
 def test_nonfinite_and_zeros() -> None:
     base = {"w": np.array([np.nan, np.inf, 0.0, 1.0, np.nan], np.float32)}
     a = {"w": np.array([np.nan, 1.0, -0.0, np.inf, 1.0], np.float32)}
-    one = compare(base, [a, a]).total[0].rules
-    assert {rule: found.first for rule, found in one.items()} == dict.fromkeys(RULES, 3)
+    by_rule = compare(base, [a, a]).total[0].rules
+    assert {rule: overlaps.first for rule, overlaps in by_rule.items()} == dict.fromkeys(RULES, 3)
 
 
 def test_the_command(tmp_path, rng, capsys) -> None:
@@ -115,8 +115,8 @@ def test_the_command(tmp_path, rng, capsys) -> None:
     assert json.loads(document.read_text())["schema"] == "dynamics.overlap/1"
     assert figure.stat().st_size > 5000
     assert cli([*paths, "--series", "--figure", str(figure)]) == 0
-    said = capsys.readouterr().out
-    assert "never" in said
-    assert "3 of 3" in said
+    stdout = capsys.readouterr().out
+    assert "never" in stdout
+    assert "3 of 3" in stdout
     assert cli(paths[:2]) == 2
     assert "at least two" in capsys.readouterr().err

@@ -19,22 +19,22 @@ def drawn(a, b, problems, n, seed=0):
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.6), (2, 5), (0.1, 0.1), (20, 20)])
 def test_its_own_parameters(a, b):
     _, n, c = drawn(a, b, 20_000, 64)
-    found = fit(n, c)
-    assert found.mean == pytest.approx(a / (a + b), abs=0.01)
-    assert found.a == pytest.approx(a, rel=0.1)
+    fitted = fit(n, c)
+    assert fitted.mean == pytest.approx(a / (a + b), abs=0.01)
+    assert fitted.a == pytest.approx(a, rel=0.1)
 
 
 def test_nothing_is_likelier():
     _, n, c = drawn(0.4, 1.2, 300, 32)
-    found = fit(n, c)
+    fitted = fit(n, c)
 
     def likelihood(a, b):
         return betabinom.logpmf(c, n, a, b).sum()
 
-    best = likelihood(found.a, found.b)
+    best = likelihood(fitted.a, fitted.b)
     for scale in (0.97, 1.03):
-        assert likelihood(found.a * scale, found.b) <= best + 1e-6
-        assert likelihood(found.a, found.b * scale) <= best + 1e-6
+        assert likelihood(fitted.a * scale, fitted.b) <= best + 1e-6
+        assert likelihood(fitted.a, fitted.b * scale) <= best + 1e-6
 
 
 def test_prediction_is_the_posterior_mean():
@@ -51,8 +51,8 @@ def test_prediction_is_the_posterior_mean():
 
 def test_it_holds_what_more_samples_show():
     p, n, c = drawn(0.3, 0.6, 400, 64)
-    found = extrapolate(n, c, [128, 1024], replicates=200)
-    for value, low, high, k in zip(found.pass_at_k, found.low, found.high, found.ks, strict=True):
+    extrapolated = extrapolate(n, c, [128, 1024], replicates=200)
+    for value, low, high, k in zip(extrapolated.pass_at_k, extrapolated.low, extrapolated.high, extrapolated.ks, strict=True):
         assert low <= value <= high
         assert low <= (1 - (1 - p) ** k).mean() <= high
 
@@ -60,7 +60,7 @@ def test_it_holds_what_more_samples_show():
 @pytest.mark.slow
 def test_thinning_agrees_for_a_beta_and_not_for_a_wall():
     inside = [validate(*drawn(0.3, 0.6, 300, 64, seed)[1:], seed=seed, replicates=100) for seed in range(12)]
-    assert sum(one.inside for one in inside if one) >= 9
+    assert sum(validation.inside for validation in inside if validation) >= 9
     c = np.array([0] * 200 + [32] * 200)  # half of the problems are never solved, the others half of the time: no Beta distribution fits
     wall = validate(np.full(400, 64), c)
     assert wall is not None

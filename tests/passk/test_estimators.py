@@ -108,12 +108,12 @@ def brute_majority(answers, correct, k):
     for chosen in itertools.combinations(range(len(answers)), k):
         subsets += 1
         votes: dict = {}
-        for place in chosen:
-            if answers[place] is not None:
-                votes[answers[place]] = votes.get(answers[place], 0) + 1
+        for index in chosen:
+            if answers[index] is not None:
+                votes[answers[index]] = votes.get(answers[index], 0) + 1
         tied = [answer for answer in votes if votes[answer] == max(votes.values())]
         for answer in tied:
-            verdicts = [right for said, right in zip(answers, correct, strict=True) if said == answer]
+            verdicts = [right for candidate, right in zip(answers, correct, strict=True) if candidate == answer]
             total += Fraction(sum(verdicts), len(verdicts) * len(tied))
     return total / subsets
 
@@ -165,7 +165,7 @@ def test_shapes():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ((3, 4, 1), "c=4 correct of n=3"),
         ((3, -1, 1), "c=-1"),
@@ -177,16 +177,16 @@ def test_shapes():
         (([3, 3], [1, 4], 1), "c=4 correct of n=3"),
     ],
 )
-def test_what_is_no_count_is_refused(arguments, says):
+def test_what_is_no_count_is_refused(arguments, message):
     with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
         pass_at_k(*arguments)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_other_refusals():
     with pytest.raises(InputError, match="tau"):
         g_pass_at_k(3, 1, 1, 1.5)
-    with pytest.raises(InputError, match="rise"):
+    with pytest.raises(InputError, match="increasing"):
         curves([3], [1], [2, 1])
     with pytest.raises(InputError, match="verdicts"):
         maj_at_k(["a"], [True, False], 1)

@@ -23,7 +23,7 @@ def made(names=("base", "rl", "selfplay"), n=32, **settings):
 
     rng = np.random.default_rng(0)
     p = rng.beta(0.4, 0.8, 60)
-    parts = [tidy(np.clip((1 + place) * p - 0.1 * place * (p < 0.2), 0, 1), n, place, name) for place, name in enumerate(names)]
+    parts = [tidy(np.clip((1 + index) * p - 0.1 * index * (p < 0.2), 0, 1), n, index, name) for index, name in enumerate(names)]
     return report(pd.concat(parts, ignore_index=True), replicates=300, **settings)
 
 
@@ -47,22 +47,22 @@ def test_all_that_is_written_stands_apart_inside_the_figure(names, settings):
             labels += [tick for tick in ticks if tick.get_visible() and ax.bbox.expanded(1.02, 1.2).overlaps(tick.get_window_extent())]
         texts = [part for part in (*labels, *drawing.texts, *drawing.axes[0].get_legend().get_texts()) if part.get_text()]
         boxes = [part.get_window_extent() for part in texts]
-    for (one, first), (other, second) in combinations(zip(texts, boxes, strict=True), 2):
-        assert not first.overlaps(second), (one.get_text(), other.get_text())
+    for (text, first), (other, second) in combinations(zip(texts, boxes, strict=True), 2):
+        assert not first.overlaps(second), (text.get_text(), other.get_text())
     for part, box in zip(texts, boxes, strict=True):
         assert drawing.bbox.x0 <= box.x0, part.get_text()
         assert box.x1 <= drawing.bbox.x1, part.get_text()
 
 
 def test_lines_hold_the_estimates_and_nothing_beyond():
-    found = made(("base", "rl"), ks=[1, 4, 32, 64])
+    result = made(("base", "rl"), ks=[1, 4, 32, 64])
     drawing = style.new_figure(6, 4)
-    ax = curves(found.table(), drawing.subplots())
+    ax = curves(result.table(), drawing.subplots())
     lines = {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
-    for one in found.curves:
-        known = one.points.dropna(subset=["pass_at_k"])
-        assert list(lines[one.name].get_xdata()) == list(known["k"])
-        assert list(lines[one.name].get_ydata()) == list(known["pass_at_k"])
+    for curve in result.curves:
+        known = curve.points.dropna(subset=["pass_at_k"])
+        assert list(lines[curve.name].get_xdata()) == list(known["k"])
+        assert list(lines[curve.name].get_ydata()) == list(known["pass_at_k"])
     hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
     assert [list(line.get_xdata()) for line in hollow] == [[32], [32]]
 
@@ -81,14 +81,14 @@ def extrapolated():
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_numbers_on_the_screen_are_whole(width, extrapolated):
-    found = extrapolated
+    result = extrapolated
     buffer = io.StringIO()
-    terminal.show(found, Console(file=buffer, width=width))
+    terminal.show(result, Console(file=buffer, width=width))
     text = buffer.getvalue()
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
-    for one in found.curves:
-        for row in one.points.to_dict("records"):
+    for curve in result.curves:
+        for row in curve.points.to_dict("records"):
             assert f"{row['pass_at_k']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" in words
     assert "beware" not in text
     assert "k > n / 2" in text

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import browser, dumped
 
 from analyses import claims, comparison, runs
 from dynamics import overlap, passk, sparsity, spectra
@@ -62,29 +64,29 @@ def state(text: str, update: float) -> dict[str, np.ndarray]:
 
 def of_sparsity(text: str, folder: Path) -> str:
     base, tuned = state(text, 0.0), state(text, 0.1)
-    found = sparsity.compare(base | {f"{text} gone": np.ones(2)}, tuned, like="mukherjee")
+    result = sparsity.compare(base | {f"{text} gone": np.ones(2)}, tuned, like="mukherjee")
     sides = {}
     for side in ("base", "tuned"):
-        checkpoint = getattr(found, side)
+        checkpoint = getattr(result, side)
         tensors = {name: dataclasses.replace(tensor, dtype=text) for name, tensor in checkpoint.tensors.items()}
         sides[side] = dataclasses.replace(checkpoint, path=text, format=text, tensors=tensors)
     factors = {"name": text, "rank": 1, "numerical_rank": 1, "scaling": 1.0, "update_norm": 1.0}
-    rows = [dataclasses.replace(row, dtype_base=text) for row in found.rows]
-    skipped = [*found.skipped, Skip(text, text, text)]
-    found = dataclasses.replace(found, **sides, rows=rows, notes=[text], skipped=skipped, adapters=[factors])
-    return sparsity_page(found, [sparsity.Step("first", f"{text} 1", f"{text} {step}", found) for step in (2, 3)])
+    rows = [dataclasses.replace(row, dtype_base=text) for row in result.rows]
+    skipped = [*result.skipped, Skip(text, text, text)]
+    result = dataclasses.replace(result, **sides, rows=rows, notes=[text], skipped=skipped, adapters=[factors])
+    return sparsity_page(result, [sparsity.Step("first", f"{text} 1", f"{text} {step}", result) for step in (2, 3)])
 
 
 def of_overlap(text: str, folder: Path) -> str:
-    found = overlap.compare(state(text, 0.0), [state(text, update) for update in (0.1, 0.2, 0.3)], threads=1)
-    sides = [dataclasses.replace(checkpoint, path=text) for checkpoint in found.tuned]
-    base = dataclasses.replace(found.base, path=text)
-    return overlap_page(dataclasses.replace(found, base=base, tuned=sides, notes=[text], skipped=[Skip(text, text, text)]), series=True)
+    result = overlap.compare(state(text, 0.0), [state(text, update) for update in (0.1, 0.2, 0.3)], threads=1)
+    sides = [dataclasses.replace(checkpoint, path=text) for checkpoint in result.tuned]
+    base = dataclasses.replace(result.base, path=text)
+    return overlap_page(dataclasses.replace(result, base=base, tuned=sides, notes=[text], skipped=[Skip(text, text, text)]), series=True)
 
 
 def of_spectra(text: str, folder: Path) -> str:
-    found, skipped = spectra.compare(state(text, 0.0), state(text, 0.1), k=2, method="approx")
-    return spectra_page(text, text, found, [*skipped, Skip(text, text, text)], {text: text})
+    measured, skipped = spectra.compare(state(text, 0.0), state(text, 0.1), k=2, method="approx")
+    return spectra_page(text, text, measured, [*skipped, Skip(text, text, text)], {text: text})
 
 
 def of_entropy(text: str, folder: Path) -> str:
@@ -117,12 +119,12 @@ def of_comparison(text: str, folder: Path) -> str:
         (folder / name).mkdir(parents=True)
         (folder / name / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     document = {"method": text, "seed": 0, "master_dtype": text, "compute_dtype": text, "packages": {text: text}}
-    found = [runs.Run(folder / name, document | {"config": {"model": text, "reward": text, text: text}}) for name in ("a", "b")]
+    compared = [runs.Run(folder / name, document | {"config": {"model": text, "reward": text, text: text}}) for name in ("a", "b")]
     verdict = claims.Verdict(text, text, 1.0, 0.5, 1.5, 2, text, text, 1)
     verdicts = pd.DataFrame([dataclasses.asdict(verdict) | {"verdict": verdict.verdict, "figure": text}])
     drawn = {"title": text, "claim": text, "caption": text, "figure": html.svg_uri(b"<svg/>")}
     sections = [{name: html.one_line(value) for name, value in section.items()} for section in (drawn, {"title": text, "missing": text})]
-    return comparison.page(found, "", verdicts, sections)
+    return comparison.page(compared, "", verdicts, sections)
 
 
 @cache
@@ -189,3 +191,35 @@ def test_no_template_is_exempt_from_escaping() -> None:
 def test_a_name_that_the_context_lacks_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="'base' is undefined"):
         html.render("spectra.html", {})
+
+
+#: cells of a column in ascending order; dashes and empty cells come last in both directions
+SORTED = {
+    "numbers": ["-12", "-0.5", "<0.001", "1.5e-3", "+0.25", "3 %", "1,024", "12,000 of 13,000", "-", "-"],
+    "intervals": ["[-0.2, 0.1]", "[0.1, 0.2]", "[0.3, 0.4] *", ">0.999", "2", "3", "4", "5", "6", "-"],
+    "text": ["layer 2", "layer 10", "layer 11", "Layer 12", "norm", "o_proj", "q_proj", "x", "y", ""],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser() is None, reason="no browser")
+@pytest.mark.parametrize("name", SORTED)
+def test_a_click_on_a_header_sorts(name: str, tmp_path: Path) -> None:
+    """The first click sorts in ascending order, the second in descending order, with missing values last."""
+    expected = SORTED[name]
+    rows = [[str(number), cell] for number, cell in enumerate(np.random.default_rng(0).permutation(expected).tolist())]
+    template = (
+        '{% extends "base.html" %}{% from "macros.html" import table %}{% block title %}{% endblock %}{% block content %}'
+        '{{ table(["number", "value"], rows) }}{% endblock %}{% block scripts %}<script>{% include "tables.js" %}</script><script>'
+        "const cells = () => [...document.querySelectorAll('tbody tr')].map(row => row.cells[1].textContent.trim()), result = [];"
+        "for (const column of [1, 1, 0]) { document.querySelectorAll('th button')[column].click(); result.push(cells()) }"
+        "document.body.append(Object.assign(document.createElement('pre'), {textContent: JSON.stringify(result)}))</script>{% endblock %}"
+    )
+    (tmp_path / "sorted.html").write_text(template)
+    page = tmp_path / "page.html"
+    page.write_text(html.render("sorted.html", {"rows": rows}, tmp_path), encoding="utf-8")
+    ascending, descending, by_number = json.loads(unescape(re.findall(r"<pre>(.*?)</pre>", dumped(page, tmp_path), re.DOTALL)[-1]))
+    assert ascending == expected
+    missing = [cell for cell in expected if cell in ("", "-")]
+    assert descending == [cell for cell in reversed(expected) if cell not in ("", "-")] + missing
+    assert by_number == [cell for _, cell in rows]

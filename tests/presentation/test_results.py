@@ -36,7 +36,7 @@ def test_checkpoints_that_share_little_say_so() -> None:
     alone = {"other.weight": np.ones((141, 3), np.float32)}
     comparison = sparsity.compare(base | alone, tuned)
     assert comparison.coverage == {"base": 0.25, "tuned": 1.0}
-    assert comparison.headline == "these checkpoints share only a part of their weights: 25.0 % of base compared"
+    assert comparison.headline == "parameters were left out of the comparison: only 25.00 % of base compared"
     assert comparison.to_dict()["coverage"] == comparison.coverage
     both = overlap.compare(base, [tuned | alone, state(1e-2, 2)], threads=1)
     assert both.coverage["1"] == 0.25

@@ -117,7 +117,7 @@ def test_every_number_is_whole_at_every_width(make: Callable[[], Show], width: i
     text = printed(shown(make), width)
     assert max(map(len, text.splitlines())) <= width
     wide = printed(shown(make), WIDE)
-    drawn = {"0", "11", "1", "3"}  # beside the line of blocks, which is left out where it has no room
+    drawn = {"0", "11", "1", "3"}  # next to the sparkline, which is left out if it does not fit
     assert numbers(text) - drawn == numbers(wide) - drawn
 
 

@@ -89,7 +89,7 @@ def test_tensorboard(tmp_path) -> None:
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [one.value for one in events.Scalars("loss")] == [2.0]
+    assert [event.value for event in events.Scalars("loss")] == [2.0]
 
 
 def tiny_model():
@@ -110,28 +110,28 @@ def independent(model, rows, compute: str) -> tuple[float, float]:
     for ids, labels in rows:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=compute == "bfloat16"):
             logits = model(input_ids=torch.tensor([ids])).logits[0].double()
-        for place, label in enumerate(labels[1:]):
+        for index, label in enumerate(labels[1:]):
             if label != -100:
-                entropy.append(torch.distributions.Categorical(logits=logits[place]).entropy().item())
-                surprisal.append(-torch.log_softmax(logits[place], -1)[label].item())
+                entropy.append(torch.distributions.Categorical(logits=logits[index]).entropy().item())
+                surprisal.append(-torch.log_softmax(logits[index], -1)[label].item())
     return float(np.mean(entropy)), float(np.mean(surprisal))
 
 
 def check(run, tmp_path, trainer, steps: int) -> list[dict]:
-    found = lines(run)
-    assert [line["step"] for line in found] == list(range(1, steps + 1))
-    for line in found:
+    rows = lines(run)
+    assert [line["step"] for line in rows] == list(range(1, steps + 1))
+    for line in rows:
         for name in ("loss", "entropy", "nll_sampled", "grad_norm", "tokens", "seconds", "sparsity/bf16", "sparsity_step/exact"):
             assert line[name] is not None, name
     trainer.save_model(tmp_path / "tuned")
     whole = sparsity.compare(tmp_path / "base", tmp_path / "tuned").total
     for rule, value in whole.sparsity.items():
-        assert found[-1][f"sparsity/{rule}"] == value
+        assert rows[-1][f"sparsity/{rule}"] == value
     document = json.loads((run / "run.json").read_text())
     assert document["status"] == "finished"
     assert document["master_dtype"] == "float32"
     assert "hub_token" not in document["config"]
-    return found
+    return rows
 
 
 def test_transformers_trainer(compute: str, tmp_path) -> None:
@@ -143,7 +143,7 @@ def test_transformers_trainer(compute: str, tmp_path) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(14, 60, 8).tolist() for _ in range(8)]
     data = [{"input_ids": ids, "labels": [-100] * 3 + ids[3:]} for ids in rows]
-    expected = independent(model.eval(), [(one["input_ids"], one["labels"]) for one in data], compute)
+    expected = independent(model.eval(), [(example["input_ids"], example["labels"]) for example in data], compute)
     args = transformers.TrainingArguments(
         str(tmp_path / "out"), per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3, logging_steps=1,
         learning_rate=1e-3, use_cpu=True, bf16=compute == "bfloat16", report_to=[], save_strategy="no", disable_tqdm=True,
@@ -151,10 +151,10 @@ def test_transformers_trainer(compute: str, tmp_path) -> None:
     record = callback(tmp_path / "run", every=1, method="sft")
     trainer = transformers.Trainer(model, args, train_dataset=data, callbacks=[record])
     trainer.train()
-    found = check(tmp_path / "run", tmp_path, trainer, 3)
-    assert (found[0]["entropy"], found[0]["nll_sampled"]) == pytest.approx(expected, rel=1e-5 if compute == "float32" else 1e-2)
-    assert found[0]["loss"] == pytest.approx(expected[1], rel=1e-3 if compute == "float32" else 1e-2)
-    assert found[0]["tokens"] == 40
+    recorded = check(tmp_path / "run", tmp_path, trainer, 3)
+    assert (recorded[0]["entropy"], recorded[0]["nll_sampled"]) == pytest.approx(expected, rel=1e-5 if compute == "float32" else 1e-2)
+    assert recorded[0]["loss"] == pytest.approx(expected[1], rel=1e-3 if compute == "float32" else 1e-2)
+    assert recorded[0]["tokens"] == 40
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_a_compiled_model_in_a_trainer(compute: str, tmp_path) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(14, 60, 8).tolist() for _ in range(4)]
     data = [{"input_ids": ids, "labels": [-100] * 3 + ids[3:]} for ids in rows]
-    expected = independent(model.eval(), [(one["input_ids"], one["labels"]) for one in data], compute)
+    expected = independent(model.eval(), [(example["input_ids"], example["labels"]) for example in data], compute)
     args = transformers.TrainingArguments(
         str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=1, logging_steps=1, use_cpu=True, bf16=compute == "bfloat16",
         torch_compile=True, torch_compile_backend="eager", report_to=[], save_strategy="no", disable_tqdm=True,
@@ -188,9 +188,9 @@ def test_trl_sft(compute: str, tmp_path) -> None:
     )  # fmt: skip
     trainer = trl.SFTTrainer(model, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)])
     trainer.train()
-    found = check(tmp_path / "run", tmp_path, trainer, 3)
+    rows = check(tmp_path / "run", tmp_path, trainer, 3)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["method"] == "sft"
-    assert found[0]["loss"] == pytest.approx(found[0]["nll_sampled"], rel=1e-3 if compute == "float32" else 1e-2)
+    assert rows[0]["loss"] == pytest.approx(rows[0]["nll_sampled"], rel=1e-3 if compute == "float32" else 1e-2)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["compute_dtype"] == compute
 
 
@@ -206,15 +206,114 @@ def test_trl_grpo(compute: str, tmp_path) -> None:
     )  # fmt: skip
 
     def length(completions, **_):
-        return [float(len(one)) for one in completions]
+        return [float(len(completion)) for completion in completions]
 
     reward = recording(length, tmp_path / "run")
     trainer = trl.GRPOTrainer(
         model, reward, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)]
     )
     trainer.train()
-    found = check(tmp_path / "run", tmp_path, trainer, 3)
+    recorded = check(tmp_path / "run", tmp_path, trainer, 3)
     for step in (1, 2, 3):
         rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()]
-        assert np.mean([row["reward"] for row in rows]) == pytest.approx(found[step - 1]["reward"], rel=1e-5)
-        assert "group/zero_std" in found[step - 1]
+        assert np.mean([row["reward"] for row in rows]) == pytest.approx(recorded[step - 1]["reward"], rel=1e-5)
+        assert "group/zero_std" in recorded[step - 1]
+
+
+@pytest.mark.slow
+def test_trl_grpo_with_lora(tmp_path) -> None:
+    trl, datasets, peft = pytest.importorskip("trl"), pytest.importorskip("datasets"), pytest.importorskip("peft")
+    model, words = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    data = datasets.Dataset.from_list([{"prompt": f"<D>x+{n}<in>2<out>"} for n in range(8)])
+    args = trl.GRPOConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, num_generations=4, max_completion_length=8, max_steps=4, logging_steps=1,
+        learning_rate=1e-2, use_cpu=True, bf16=False, report_to=[], save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model,
+        lambda completions, **_: [float(number % 2) for number in range(len(completions))],
+        args,
+        train_dataset=data,
+        processing_class=words,
+        callbacks=[callback(tmp_path / "run", every=2)],
+        peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "adapter")
+    trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    whole = sparsity.compare(tmp_path / "base", tmp_path / "merged").total
+    line = lines(tmp_path / "run")[-1]
+    for rule, value in whole.sparsity.items():
+        assert line[f"sparsity/{rule}"] == pytest.approx(value, abs=2e-4)
+    assert line["update_norm"] == pytest.approx(whole.update_norm, rel=1e-6)
+    assert line["sparsity/exact"] > 0.5 > line["factors/sparsity/exact"]
+    assert line["entropy"] > 0
+    assert any("merged weights" in note for note in json.loads((tmp_path / "run" / "run.json").read_text())["notes"])
+    assert sparsity.compare(tmp_path / "base", tmp_path / "adapter").total.update_norm == pytest.approx(whole.update_norm, rel=1e-6)
+
+
+ADAPTERS = {
+    "plain": {"target_modules": ["q_proj", "v_proj"]},
+    "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
+    "saved": {"target_modules": ["q_proj"], "modules_to_save": ["norm", "lm_head"], "use_rslora": True},
+    "embedding": {"target_modules": ["embed_tokens", "o_proj"], "init_lora_weights": "gaussian"},
+    "tokens": {"target_modules": ["k_proj"], "trainable_token_indices": [3, 5]},
+    "pissa": {"target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+}
+
+
+def weights_of(model, trained: bool) -> dict:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad or not trained}
+
+
+def numbered(weights: dict) -> dict:
+    """Give weights names that are not those of an adapter."""
+    return {f"weight.{number}": value for number, value in enumerate(weights.values())}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [*((kind, "float32") for kind in ADAPTERS), ("plain", "bfloat16"), ("dora", "bfloat16")])
+def test_an_adapter_is_measured_merged_and_by_its_factors(kind, dtype, tmp_path) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, _ = tiny_model()
+    model.to(getattr(torch, dtype))
+    base = weights_of(model, trained=False)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, **ADAPTERS[kind]))
+    start = weights_of(adapted, trained=True)
+    recorder = Recorder(tmp_path, base=adapted)
+    for step in (1, 2):
+        with torch.no_grad():
+            for value in adapted.parameters():
+                if value.requires_grad:
+                    value.add_(0.01 * torch.randn_like(value))
+        recorder.step(step, adapted, {})
+    assert recorder.not_merged == ""
+    factors = sparsity.compare(numbered(start), numbered(weights_of(adapted, trained=True)))
+    whole = sparsity.compare(base, adapted.merge_and_unload().state_dict()).total
+    first, line = lines(tmp_path)
+    for rule, value in whole.sparsity.items():
+        assert line[f"sparsity/{rule}"] == pytest.approx(value, abs=1e-3)  # PEFT adds in the dtype of the factors
+    assert line["update_norm"] == pytest.approx(whole.update_norm, rel=1e-3)
+    assert line["relative_update"] == pytest.approx(whole.relative_update, rel=1e-3)
+    assert {rule: line[f"factors/sparsity/{rule}"] for rule in whole.sparsity} == factors.total.sparsity
+    assert line["factors/update_norm"] == pytest.approx(factors.total.update_norm, rel=1e-9)
+    if kind == "plain":
+        assert first["sparsity_step/exact"] == first["sparsity/exact"]
+    assert 0 < line["step_norm"] < 1.5 * line["update_norm"]
+
+
+def test_what_is_not_merged_is_said(tmp_path) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, _ = tiny_model()
+    adapted = peft.get_peft_model(model, peft.LoHaConfig(r=2, target_modules=["q_proj"]))
+    recorder = Recorder(tmp_path / "loha", base=adapted)
+    recorder.step(1, adapted, {})
+    assert "no factors of LoRA" in recorder.not_merged
+    (line,) = lines(tmp_path / "loha")
+    assert "sparsity/exact" not in line
+    assert line["factors/sparsity/exact"] == 1
+    weights = {"layer.lora_A.default.weight": torch.ones(2, 3)}
+    recorder = Recorder(tmp_path / "names", base=weights)
+    recorder.step(1, weights, {})
+    assert "give the recorder the model itself" in recorder.not_merged
+    assert lines(tmp_path / "names")[0]["factors/sparsity/exact"] == 1

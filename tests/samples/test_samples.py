@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -21,6 +23,7 @@ from dynamics import samples
 from dynamics.errors import InputError
 from dynamics.io.compression import zstandard
 from dynamics.passk import counts
+from dynamics.passk.__main__ import cli
 from dynamics.samples.aggregates import correct_counts
 
 DATA = Path(__file__).parent.parent / "data" / "samples"
@@ -210,8 +213,8 @@ def test_names_of_models(tmp_path):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder / "x_results.jsonl", record)
     paths = [tmp_path / folder / "x_results.jsonl" for folder in ("base", "rl")]
-    assert list(dict.fromkeys(samples.read(paths).table["model"])) == ["base/x", "rl/x"]
-    assert list(samples.read(paths[:1]).table["model"]) == ["x"]
+    assert list(dict.fromkeys(samples.read(paths).table["model"])) == ["base/x_results", "rl/x_results"]
+    assert list(samples.read(paths[:1]).table["model"]) == ["x_results"]
     assert list(samples.read([f"mine={paths[0]}"]).table["model"]) == ["mine"]
     pooled = samples.read([f"one={path}" for path in paths])
     assert counts(pooled.table)[["n", "c"]].to_numpy().tolist() == [[2, 2]]
@@ -415,3 +418,62 @@ def test_damage_is_told_in_one_line_or_harmless(tmp_path, name):
             damaged[place] = rng.integers(0, 256)
         path.write_bytes(damaged)
         assert ends_well(lambda path: samples.read([path]), path)
+
+
+def test_files_of_a_folder_that_are_left_out_are_named(tmp_path, capsys):
+    for name in ("samples_first_2026-01-01T00-00-00.000000.jsonl", "human_eval_results.jsonl"):
+        shutil.copy(DATA / name, tmp_path / name)
+    (tmp_path / "results_2026-01-01.json").write_text("{}")
+    found = samples.read([tmp_path])
+    assert len(found.files) == 1
+    assert len(found.left_out) == 1
+    assert "left out 1 file: human_eval_results.jsonl; name a file to read it" in found.left_out[0]
+    assert found.left_out[0] in found.notes
+    assert cli([str(tmp_path), "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    assert f"dynamics.passk: {found.left_out[0]}\n" in printed.err
+    assert found.left_out[0] in json.loads(printed.out)["notes"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("runs", "runs: is not a run, but holds 4 run directories: rlvr-0, selfplay-0, selfplay-frozen-0, sft-0; name the runs, e.g. "),
+        ("runs/sft-slow-0", "sft-slow-0: is a run without graded samples: it has no folder evals"),
+    ],
+)
+def test_a_folder_of_runs_is_no_run(folder, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        samples.read([DATA.parent / folder])
+
+
+def test_a_pattern_stands_for_the_files_that_it_matches(tmp_path):
+    for number in (2, 10, 9):
+        write(tmp_path / f"sft-{number}-T1.jsonl", {"problem": number, "correct": True})
+    pattern = str(tmp_path / "sft*T1.jsonl")
+    named, unnamed = samples.read([f"b={pattern}"]), samples.read([pattern])
+    assert [Path(file.path).name for file in named.files] == ["sft-2-T1.jsonl", "sft-9-T1.jsonl", "sft-10-T1.jsonl"]
+    assert set(named.table["model"]) == {"b"}
+    assert list(dict.fromkeys(unnamed.table["model"])) == ["sft-2-T1", "sft-9-T1", "sft-10-T1"]
+    for nothing in (f"{tmp_path}/rl*.jsonl", f"b={tmp_path}/rl*.jsonl", f"b={tmp_path}/[rl.jsonl"):
+        with pytest.raises(InputError, match=r"(rl\*|\[rl)\.jsonl: no such file or folder"):
+            samples.read([nothing])
+
+
+def test_names_of_models_are_the_stems_of_files(tmp_path):
+    row = {"problem": 1, "correct": True}
+    names = ["human_eval_results.jsonl", "a/x.y_results.jsonl", "b/samples.csv.gz", "c/samples.csv.gz", "run.eval_results.jsonl"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in (names[0], names[1], names[4]):
+        write(tmp_path / name, row)
+    for name in names[2:4]:
+        with gzip.open(tmp_path / name, "wt") as stream:
+            stream.write("problem,correct\n1,1\n")
+    found = samples.read([tmp_path / name for name in names])
+    assert list(dict.fromkeys(found.table["model"])) == ["human_eval_results", "x.y_results", "b/samples", "c/samples", "run.eval_results"]
+
+
+def test_a_file_given_twice_is_noted(tmp_path):
+    path = write(tmp_path / "x.jsonl", {"problem": 1, "correct": True})
+    assert samples.read([f"a={path}", f"b={path}"]).notes == [f"{path}: is given twice, as two models, which are equal for that reason"]

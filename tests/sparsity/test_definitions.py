@@ -25,11 +25,18 @@ def patterns(dtype: str) -> list[int]:
     """List critical bit patterns: zeros, subnormals, bf16 ties, neighbours, ends of the range, infinities, NaNs."""
     bits, mantissa = FORMATS[dtype]
     sign, infinity, quiet = 1 << (bits - 1), (1 << (bits - 1)) - (1 << mantissa), 1 << (mantissa - 1)
-    one = {"float16": 0x3C00, "bfloat16": 0x3F80, "float32": 0x3F800000, "float64": 0x3FF0000000000000}[dtype]
-    finite = [0, 1, (1 << mantissa) - 1, 1 << mantissa, one, one + 1, infinity - 1]
+    bits_of_one = {"float16": 0x3C00, "bfloat16": 0x3F80, "float32": 0x3F800000, "float64": 0x3FF0000000000000}[dtype]
+    finite = [0, 1, (1 << mantissa) - 1, 1 << mantissa, bits_of_one, bits_of_one + 1, infinity - 1]
     if mantissa > 7:
         half = 1 << (mantissa - 8)  # of a step of bf16, at 1
-        finite += [one + half, one + half - 1, one + half + 1, one + 3 * half, infinity - half, infinity - half - 1]
+        finite += [
+            bits_of_one + half,
+            bits_of_one + half - 1,
+            bits_of_one + half + 1,
+            bits_of_one + 3 * half,
+            infinity - half,
+            infinity - half - 1,
+        ]
     if dtype == "float32":
         finite += [0x8000, 0x8001, 0x18000]  # ties between subnormals of bf16
         finite += [int(np.float32(value).view(np.uint32)) for value in (3.4e38, 1.00001, 1.0005, 1.002, 1e-5, 2e-5)]
@@ -39,7 +46,7 @@ def patterns(dtype: str) -> list[int]:
     nans = [infinity | quiet, infinity | quiet | 1, infinity | 1, infinity | quiet >> 1, infinity | quiet | quiet >> 1]
     if mantissa > 7:
         nans.append(infinity | quiet | 1 << (mantissa - 8))  # a NaN payload that looks like a tie
-    signed = [0, 1, one, infinity - 1, infinity, infinity | quiet, infinity | 1]
+    signed = [0, 1, bits_of_one, infinity - 1, infinity, infinity | quiet, infinity | 1]
     if dtype == "float16" and not keeps_signalling_nans():
         nans, signed = ([pattern for pattern in part if pattern <= infinity or pattern & quiet] for part in (nans, signed))
     return [*finite, infinity, *nans, *(pattern | sign for pattern in signed)]
@@ -114,8 +121,8 @@ def by_spectra(pairs, dtype, _):
     """Count by the rule bf16 and for finite values only, because matrices with other values have no singular values."""
     pytest.importorskip("torch")
     base, tuned = ({str(i): stored([pair[side]], dtype, (2, 2)) for i, pair in enumerate(pairs)} for side in (0, 1))
-    found, _ = spectra.compare(base, tuned, method="none")
-    counts = {spectrum.name: spectrum.changed for spectrum in found}
+    measured, _ = spectra.compare(base, tuned, method="none")
+    counts = {spectrum.name: spectrum.changed for spectrum in measured}
     assert set(counts.values()) <= {0, 4}
     return [{"bf16": bool(counts[str(i)])} for i in range(len(pairs))]
 
@@ -163,7 +170,7 @@ def test_whole_blocks_count_as_their_pairs_do(dtype, rng):
     definitions = [expected(*pair, dtype) for pair in pairs]
     counts = {rule: sum(definitions[i][rule] for i in order) for rule in RULES}
     assert sparsity.compare(base, tuned).total.changed == counts
-    assert {rule: one.first for rule, one in overlap.compare(base, [tuned, base]).total[0].rules.items()} == counts
+    assert {rule: overlaps.first for rule, overlaps in overlap.compare(base, [tuned, base]).total[0].rules.items()} == counts
 
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
@@ -176,8 +183,8 @@ def test_measures_agree_across_dtypes(dtypes):
     counts = sparsity.compare(base, tuned).total.changed
     other = {"w": from_array("w", np.zeros(a.size), "float64")}
     for more in (base, other):
-        found = overlap.compare(base, [tuned, more]).total[0].rules
-        assert {rule: one.first for rule, one in found.items()} == counts
+        by_rule = overlap.compare(base, [tuned, more]).total[0].rules
+        assert {rule: overlaps.first for rule, overlaps in by_rule.items()} == counts
     marks = changed(a, dtypes[0], b, dtypes[1])
     assert {rule: int(changed_under(rule, marks).sum()) for rule in RULES} == counts
 
@@ -186,8 +193,10 @@ def test_64_bit_integers_are_compared_as_integers():
     base, tuned = ({"w": np.array(values, np.int64)} for values in ([2**53, 5, 5], [2**53 + 1, 5, 6]))
     counts = sparsity.compare(base, tuned).total.changed
     assert counts["exact"] == 2
-    found = overlap.compare(base, [tuned, base]).total[0].rules
-    assert {rule: (one.first, one.second) for rule, one in found.items()} == {rule: (count, 0) for rule, count in counts.items()}
+    by_rule = overlap.compare(base, [tuned, base]).total[0].rules
+    assert {rule: (overlaps.first, overlaps.second) for rule, overlaps in by_rule.items()} == {
+        rule: (count, 0) for rule, count in counts.items()
+    }
 
 
 def test_nothing_nonfinite_is_decomposed():

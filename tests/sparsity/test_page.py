@@ -74,12 +74,12 @@ def test_hostile_names_are_text(rng):
     base = {name: rng.normal(size=(4, 3)).astype(np.float32) for name in HOSTILE}
     html = page(compare(base | {"gone" + HOSTILE[0]: base[HOSTILE[0]]}, base))
     plain = Elements(page(compare({"w": base[HOSTILE[0]]}, {"w": base[HOSTILE[0]]}))).found
-    found = Elements(html).found
-    assert len(found["script"]) == len(plain["script"]) == 2
-    assert "img" not in found
-    assert "b" in found
-    assert len(found["b"]) == len(plain["b"])
-    assert not any(key.startswith("on") for attributes in (a for group in found.values() for a in group) for key in attributes)
+    elements = Elements(html).found
+    assert len(elements["script"]) == len(plain["script"]) == 2
+    assert "img" not in elements
+    assert "b" in elements
+    assert len(elements["b"]) == len(plain["b"])
+    assert not any(key.startswith("on") for attributes in (a for group in elements.values() for a in group) for key in attributes)
     assert "\u2028" not in html
     assert blob(html)["rows"][0]["shown"][0] == HOSTILE[0]
 

@@ -40,27 +40,27 @@ def test_every_row_is_the_plain_reference(pair):
     base, tuned = pair
     comparison = compare(base, tuned)
     check_row(comparison.total, measure(whole(base), whole(tuned)))
-    for one in comparison.rows:
-        check_row(one, measure(base[one.name], tuned[one.name]))
-    for one in comparison.layers:
-        names = [name for name in base if name.startswith(one.name + ".") or (one.name == "(no layer)" and "layers" not in name)]
-        check_row(one, measure(*(whole({name: side[name] for name in names}) for side in (base, tuned))))
+    for part in comparison.rows:
+        check_row(part, measure(base[part.name], tuned[part.name]))
+    for part in comparison.layers:
+        names = [name for name in base if name.startswith(part.name + ".") or (part.name == "(no layer)" and "layers" not in name)]
+        check_row(part, measure(*(whole({name: side[name] for name in names}) for side in (base, tuned))))
 
 
 def test_parts_add_up_to_the_whole(pair):
     comparison = compare(*pair)
     for rows in (comparison.layers, comparison.modules, comparison.rows):
-        assert sum(one.numel for one in rows) == comparison.total.numel
+        assert sum(part.numel for part in rows) == comparison.total.numel
         for rule in RULES:
-            assert sum(one.changed[rule] for one in rows) == comparison.total.changed[rule]
+            assert sum(part.changed[rule] for part in rows) == comparison.total.changed[rule]
         for step in STEPS:
-            assert sum(one.ulp[step] for one in rows) == comparison.total.ulp[step]
-        assert sum(one.update_norm**2 for one in rows) == pytest.approx(comparison.total.update_norm**2, rel=1e-12)
+            assert sum(part.ulp[step] for part in rows) == comparison.total.ulp[step]
+        assert sum(part.update_norm**2 for part in rows) == pytest.approx(comparison.total.update_norm**2, rel=1e-12)
     assert comparison.total.sparsity["exact"] == 1 - comparison.total.changed["exact"] / comparison.total.numel
 
 
 def numbers(comparison):
-    return [one.to_dict() for one in (comparison.total, *comparison.layers, *comparison.modules, *comparison.rows)]
+    return [part.to_dict() for part in (comparison.total, *comparison.layers, *comparison.modules, *comparison.rows)]
 
 
 def test_format_and_sharding_do_not_move_any_number(pair, tmp_path):
@@ -104,17 +104,17 @@ def test_chunk_size_moves_no_count_and_no_norm_beyond_the_last_digits(rng):
     tuned = {"w": base["w"] + rng.normal(0, 1e-5, base["w"].shape).astype(np.float32)}
     matched = match(*map(dynamics.checkpoints.open_checkpoint, (base, tuned)))
     rows = [row("w", accumulate_pairs(matched.pairs, chunk=chunk)[0]) for chunk in (1, 1 << 15, 100_000, 1 << 21)]
-    for one in rows[1:]:
-        assert (one.changed, one.ulp, one.max_abs_update) == (rows[0].changed, rows[0].ulp, rows[0].max_abs_update)
+    for part in rows[1:]:
+        assert (part.changed, part.ulp, part.max_abs_update) == (rows[0].changed, rows[0].ulp, rows[0].max_abs_update)
         for key in ("base_norm", "update_norm", "cosine", "relative_update"):
-            assert getattr(one, key) == pytest.approx(getattr(rows[0], key), rel=1e-13)
+            assert getattr(part, key) == pytest.approx(getattr(rows[0], key), rel=1e-13)
 
 
 def test_symmetry(pair):
-    there, back = compare(*pair).total, compare(*reversed(pair)).total
-    assert (there.changed, there.ulp, there.max_abs_update) == (back.changed, back.ulp, back.max_abs_update)
-    assert there.update_norm == pytest.approx(back.update_norm, rel=1e-15)
-    assert there.cosine_distance == pytest.approx(back.cosine_distance, rel=1e-9)
+    forward, backward = compare(*pair).total, compare(*reversed(pair)).total
+    assert (forward.changed, forward.ulp, forward.max_abs_update) == (backward.changed, backward.ulp, backward.max_abs_update)
+    assert forward.update_norm == pytest.approx(backward.update_norm, rel=1e-15)
+    assert forward.cosine_distance == pytest.approx(backward.cosine_distance, rel=1e-9)
 
 
 def test_a_checkpoint_against_itself(pair):
@@ -144,16 +144,16 @@ def test_tallies_add(pair):
 
 
 def test_a_series_is_its_pairs(pair, rng):
-    base, one = pair
-    two = {name: value + np.float32(1e-5) for name, value in one.items()}
-    steps = series([base, one, two], like="mukherjee")
-    expected = [("first", base, one), ("first", base, two), ("previous", base, one), ("previous", one, two)]
+    base, first = pair
+    second = {name: value + np.float32(1e-5) for name, value in first.items()}
+    steps = series([base, first, second], like="mukherjee")
+    expected = [("first", base, first), ("first", base, second), ("previous", base, first), ("previous", first, second)]
     assert [step.against for step in steps] == [against for against, _, _ in expected]
     for step, (_, start, end) in zip(steps, expected, strict=True):
         assert numbers(step.comparison) == numbers(compare(start, end))
         assert step.comparison.like == compare(start, end, like="mukherjee").like
     document = series_dict(steps)
-    assert document["total"] == compare(base, two).total.to_dict()
+    assert document["total"] == compare(base, second).total.to_dict()
     assert [entry["against"] for entry in document["series"]] == ["first", "first", "previous", "previous"]
 
 

@@ -26,20 +26,20 @@ def built(rng, sigma, m: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def test_a_known_rank(rank: int, rng) -> None:
     base = rng.normal(size=(30, 20))
     update, _, _ = built(rng, np.full(rank, 0.5), 30, 20)
-    found = measure(base, base + update, k=5)
-    assert found.stable_rank == pytest.approx(rank)
-    assert found.effective_rank == pytest.approx(rank, rel=1e-6)
-    assert found.effective_rank_energy == pytest.approx(rank, rel=1e-6)
-    assert found.rank_99 == math.ceil(0.99 * rank)
+    spectrum = measure(base, base + update, k=5)
+    assert spectrum.stable_rank == pytest.approx(rank)
+    assert spectrum.effective_rank == pytest.approx(rank, rel=1e-6)
+    assert spectrum.effective_rank_energy == pytest.approx(rank, rel=1e-6)
+    assert spectrum.rank_99 == math.ceil(0.99 * rank)
     assert ranks(np.linalg.svd(update, compute_uv=False), (30, 20))["rank"] == rank
 
 
 def test_ranks_by_hand() -> None:
-    found = ranks(np.array([3.0, 1.0, 1.0, 0.0]), (4, 4))
-    assert (found["rank"], found["rank_90"], found["rank_95"], found["rank_99"]) == (3, 2, 3, 3)
-    assert found["stable_rank"] == pytest.approx(11 / 9)
+    by_rule = ranks(np.array([3.0, 1.0, 1.0, 0.0]), (4, 4))
+    assert (by_rule["rank"], by_rule["rank_90"], by_rule["rank_95"], by_rule["rank_99"]) == (3, 2, 3, 3)
+    assert by_rule["stable_rank"] == pytest.approx(11 / 9)
     p = np.array([0.6, 0.2, 0.2])
-    assert found["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    assert by_rule["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
     assert ranks(np.zeros(3), (3, 3))["rank"] == 0
 
 
@@ -48,18 +48,18 @@ def test_a_plane_turned_by_a_known_angle(degrees: float, rng) -> None:
     frame = orthogonal(rng, 12)
     t = np.radians(degrees)
     turned = np.cos(t) * frame[:, 1] + np.sin(t) * frame[:, 5]
-    found = angles(frame[:, :2], np.column_stack([frame[:, 0], turned]))
-    assert found[0] == pytest.approx(0, abs=1e-8)
-    assert found[1] == pytest.approx(degrees, abs=1e-10 + 1e-12 * degrees + (1e-8 if degrees in (0, 1e-8) else 0))
+    measured = angles(frame[:, :2], np.column_stack([frame[:, 0], turned]))
+    assert measured[0] == pytest.approx(0, abs=1e-8)
+    assert measured[1] == pytest.approx(degrees, abs=1e-10 + 1e-12 * degrees + (1e-8 if degrees in (0, 1e-8) else 0))
 
 
 def test_a_subspace_with_itself_is_at_zero(rng) -> None:
     base = rng.normal(size=(200, 100))
-    found = measure(base, base, k=32)
-    assert max(found.angle_left_max, found.angle_right_max) < 1e-8
-    assert (found.nss, found.rank, found.changed, found.intruders) == (0, 0, 0, 0)
-    assert math.isnan(found.principal)
-    assert math.isnan(found.inside)
+    spectrum = measure(base, base, k=32)
+    assert max(spectrum.angle_left_max, spectrum.angle_right_max) < 1e-8
+    assert (spectrum.nss, spectrum.rank, spectrum.changed, spectrum.intruders) == (0, 0, 0, 0)
+    assert math.isnan(spectrum.principal)
+    assert math.isnan(spectrum.inside)
 
 
 def test_turning_the_singular_vectors_turns_the_subspace(rng) -> None:
@@ -68,19 +68,19 @@ def test_turning_the_singular_vectors_turns_the_subspace(rng) -> None:
     t = np.radians(0.3)
     turned = u.copy()
     turned[:, 1] = np.cos(t) * u[:, 1] + np.sin(t) * u[:, 9]
-    found = measure(base, (turned[:, :5] * sigma) @ v[:, :5].T, k=2)
-    assert found.angle_left_max == pytest.approx(0.3, abs=1e-9)
-    assert found.angle_right_max == pytest.approx(0, abs=1e-6)
-    assert found.nss == pytest.approx(0, abs=1e-12)
+    spectrum = measure(base, (turned[:, :5] * sigma) @ v[:, :5].T, k=2)
+    assert spectrum.angle_left_max == pytest.approx(0.3, abs=1e-9)
+    assert spectrum.angle_right_max == pytest.approx(0, abs=1e-6)
+    assert spectrum.nss == pytest.approx(0, abs=1e-12)
 
 
 def test_spectral_drift_of_a_scaling(rng) -> None:
     base = rng.normal(size=(20, 30))
-    found = measure(base, 1.25 * base, k=4)
-    assert found.nss == pytest.approx(0.25)
-    assert found.angle_left_max < 1e-6
-    assert found.stable_rank == pytest.approx(np.linalg.norm(base) ** 2 / np.linalg.norm(base, 2) ** 2)
-    assert found.hill_update == pytest.approx(found.hill_base)
+    spectrum = measure(base, 1.25 * base, k=4)
+    assert spectrum.nss == pytest.approx(0.25)
+    assert spectrum.angle_left_max < 1e-6
+    assert spectrum.stable_rank == pytest.approx(np.linalg.norm(base) ** 2 / np.linalg.norm(base, 2) ** 2)
+    assert spectrum.hill_update == pytest.approx(spectrum.hill_base)
 
 
 def test_energy_inside_and_by_chance(rng) -> None:
@@ -100,9 +100,9 @@ def test_energy_inside_and_by_chance(rng) -> None:
 def test_masks(rng) -> None:
     base = rng.normal(size=(100, 80))
     small = np.abs(base) < np.quantile(np.abs(base), 0.3)
-    found = measure(base, np.where(small, base + 0.01, base), k=10, alpha=0.5)
-    assert found.low == 1
-    assert found.changed == small.sum()
+    spectrum = measure(base, np.where(small, base + 0.01, base), k=10, alpha=0.5)
+    assert spectrum.low == 1
+    assert spectrum.changed == small.sum()
     anywhere = measure(base, np.where(rng.random(base.shape) < 0.4, base + 0.01, base), k=10)
     assert anywhere.low == pytest.approx(0.5, abs=0.03)
     assert anywhere.principal == pytest.approx(0.5, abs=0.03)
@@ -118,9 +118,9 @@ def test_invariant_under_a_change_of_basis(rng) -> None:
     base = rng.normal(size=(24, 18))
     tuned = base + 0.05 * rng.normal(size=base.shape)
     left, right = orthogonal(rng, 24), orthogonal(rng, 18)
-    one, other = measure(base, tuned, k=6), measure(left @ base @ right, left @ tuned @ right, k=6)
+    spectrum, other = measure(base, tuned, k=6), measure(left @ base @ right, left @ tuned @ right, k=6)
     for name in ("stable_rank", "effective_rank", "nss", "angle_left_max", "angle_right_mean", "inside", "inside_left", "hill_base"):
-        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-8), name
+        assert getattr(spectrum, name) == pytest.approx(getattr(other, name), rel=1e-8), name
 
 
 def matrices(rng) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -170,9 +170,9 @@ def test_bounds_are_tight_where_there_is_a_gap(rng) -> None:
 
 def test_what_is_not_decomposed_is_not_given(rng) -> None:
     base, update = matrices(rng)["no gap"]
-    found = measure(base, base + update, method="none")
-    assert found.update_norm == pytest.approx(np.linalg.norm(update))
-    assert math.isnan(found.nss)
+    spectrum = measure(base, base + update, method="none")
+    assert spectrum.update_norm == pytest.approx(np.linalg.norm(update))
+    assert math.isnan(spectrum.nss)
     with pytest.raises(InputError, match="full, approx, none"):
         measure(base, base, method="quick")
 
@@ -221,6 +221,6 @@ def test_the_command(pair, tmp_path, capsys, monkeypatch) -> None:
     assert json.loads((tmp_path / "t.json").read_text()) == document
     assert kept.read_text() == whole
     other = ["--subspace", "3", "--resume", str(kept)]
-    for wrong, said in ((["--only", "("], "regular expression"), (["--only", "nothing"], "no matrix"), (other, "other")):
+    for wrong, message in ((["--only", "("], "regular expression"), (["--only", "nothing"], "no matrix"), (other, "other")):
         assert cli([str(base), str(tuned), *wrong]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -33,14 +33,14 @@ MODELS = {"llama": llama, "gpt2": gpt2, "qwen2": qwen2}
 
 def contents(out: Path) -> dict[str, object]:
     """Collect everything in a run directory that must not depend on when a run was killed."""
-    found: dict[str, object] = {}
+    result: dict[str, object] = {}
     for file in sorted(out.rglob("*")):
         name = str(file.relative_to(out))
         if file.is_dir() or name.startswith("state") or name == "run.json":
             continue
         if name == "metrics.jsonl":
             rows = [json.loads(line) for line in file.read_text().splitlines()]
-            found[name] = [{k: v for k, v in row.items() if "seconds" not in k and not k.startswith("time/")} for row in rows]
+            result[name] = [{k: v for k, v in row.items() if "seconds" not in k and not k.startswith("time/")} for row in rows]
         else:
-            found[name] = file.read_bytes()
-    return found
+            result[name] = file.read_bytes()
+    return result

@@ -26,18 +26,18 @@ def states(rows: int, length: int, dtype: torch.dtype, scale: float = 1.0, seed:
     made = [torch.randn(rows, heads, length, SIZE, generator=generator) for heads in (HEADS, SHARED, SHARED)]
     if scale != 1.0:
         made[0], made[1] = scale * made[0].abs(), -scale * made[1].abs()
-    return [one.to(dtype).requires_grad_() for one in made]
+    return [tensor.to(dtype).requires_grad_() for tensor in made]
 
 
 def changed(where: torch.Tensor, *given: torch.Tensor) -> list[torch.Tensor]:
     """Keys or values with others at these places (rows, T)."""
-    return [torch.where(where[:, None, :, None], 1 - one.detach(), one.detach()) for one in given]
+    return [torch.where(where[:, None, :, None], 1 - tensor.detach(), tensor.detach()) for tensor in given]
 
 
 def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """(rows, T, heads, size) in float64; NaN where a query sees nothing. ``seen``: (rows, T, T) bool."""
-    query, key, value = (one.detach().double() for one in (query, key, value))
-    key, value = (one.repeat_interleave(HEADS // SHARED, 1) for one in (key, value))
+    query, key, value = (part.detach().double() for part in (query, key, value))
+    key, value = (part.repeat_interleave(HEADS // SHARED, 1) for part in (key, value))
     scores = query @ key.transpose(2, 3) / SIZE**0.5
     return (torch.softmax(scores.masked_fill(~seen[:, None], -torch.inf), -1) @ value).transpose(1, 2)
 
@@ -63,19 +63,19 @@ def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None
     if mask != "bool":
         kind = torch.float32 if mask == "float32" else dtype
         given = torch.zeros(given.shape, dtype=kind).masked_fill(~given, torch.finfo(kind).min)
-    found, _ = attend(None, query, key, value, given)
-    assert found.dtype == dtype
-    assert torch.isfinite(found).all()
+    attended, _ = attend(None, query, key, value, given)
+    assert attended.dtype == dtype
+    assert torch.isfinite(attended).all()
     if scale == 1.0:
         expected = written_out(query, key, value, seen)
-        torch.testing.assert_close(found[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
+        torch.testing.assert_close(attended[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
     last = ~inside
     last[:, -1] = True
     other, _ = attend(None, query, *changed(last, key, value), given)
-    assert (found == other)[inside & ~last].all()  # padding and later tokens are not seen
-    found[inside].sum().backward()
-    for one in (query, key, value):
-        assert torch.isfinite(one.grad).all()
+    assert (attended == other)[inside & ~last].all()  # padding and later tokens are not seen
+    attended[inside].sum().backward()
+    for tensor in (query, key, value):
+        assert torch.isfinite(tensor.grad).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -94,26 +94,26 @@ def test_completions_that_share_a_prompt(dtype: torch.dtype, lengths: list[tuple
     count, length = segments.shape
     query, key, value = states(count, length, dtype, scale)
     pattern = SharedPromptPattern.of(packed, torch.device("cpu"))
-    found, _ = attend(None, query, key, value, None, pattern=pattern)
-    assert torch.isfinite(found).all()
+    attended, _ = attend(None, query, key, value, None, pattern=pattern)
+    assert torch.isfinite(attended).all()
     same = (segments[:, :, None] == segments[:, None]) | (segments[:, None] == 0)
     seen = torch.ones(length, length, dtype=torch.bool).tril()[None] & same & (segments >= 0)[:, None]
     inside = segments >= 0
     if scale == 1.0:
         expected = written_out(query, key, value, seen)
-        torch.testing.assert_close(found[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
+        torch.testing.assert_close(attended[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
     for number in (1, 2, 3):  # other completions are not seen
         theirs = segments == number
         other, _ = attend(None, query, *changed(theirs | ~inside, key, value), None, pattern=pattern)
-        assert (found == other)[inside & ~theirs].all()
-        assert not (found == other)[theirs].all()
+        assert (attended == other)[inside & ~theirs].all()
+        assert not (attended == other)[theirs].all()
     later = torch.zeros_like(inside)
     later.scatter_(1, inside.sum(1, keepdim=True) - 1, True)  # the last token of each row
     other, _ = attend(None, query, *changed(later, key, value), None, pattern=pattern)
-    assert (found == other)[inside & ~later].all()
-    found[inside].sum().backward()
-    for one in (query, key, value):
-        assert torch.isfinite(one.grad).all()
+    assert (attended == other)[inside & ~later].all()
+    attended[inside].sum().backward()
+    for tensor in (query, key, value):
+        assert torch.isfinite(tensor.grad).all()
 
 
 def own_attention(kind: str, **more):
@@ -137,8 +137,8 @@ PROMPTS = [[20, 30, 40], [15], [21, 22, 23, 24, 25, 26], [33, 34]]
 def after(model, prompts: list[list[int]], autocast: torch.dtype | None) -> torch.Tensor:
     """(prompts, vocabulary) probabilities of the next token, the prompts padded on the left."""
     width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(one)) + one for one in prompts])
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts])
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad(), torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
         return torch.softmax(model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, -1].float(), -1)
@@ -150,12 +150,12 @@ def after(model, prompts: list[list[int]], autocast: torch.dtype | None) -> torc
 def test_prompts_padded_to_the_longest(name: str, ours: bool, dtype: torch.dtype) -> None:
     """Under autocast, by this project's attention and by the model's: padding moves no more than rounding does."""
     model = (MODELS | OWN)[name]().eval()
-    apart = torch.cat([after(model, [one], None) for one in PROMPTS])
-    rounding = max(float((torch.cat([after(model, [one], dtype) for one in PROMPTS]) - apart).abs().max()), torch.finfo(dtype).eps)
+    apart = torch.cat([after(model, [ids], None) for ids in PROMPTS])
+    rounding = max(float((torch.cat([after(model, [ids], dtype) for ids in PROMPTS]) - apart).abs().max()), torch.finfo(dtype).eps)
     assert rounding < 0.2
     if ours:
         assert Policy(model, build_tokenizer(), "float32", "bfloat16").shares == (name in MODELS)
     assert (after(model, PROMPTS, dtype) - apart).abs().max() <= 3 * rounding
     settings = {"max_new_tokens": 3, "eos": [1], "rng_for": lambda prompt, sample: stream(0, "test", prompt)}
     for group in generate(model, PROMPTS, 2, autocast=dtype, **settings):
-        assert np.isfinite([one.logprobs for one in group if len(one.ids) == 3]).all()
+        assert np.isfinite([sample.logprobs for sample in group if len(sample.ids) == 3]).all()

@@ -20,7 +20,7 @@ from dynamics.train.command_line import parse
 from dynamics.train.config import RLVRConfig, SelfPlayConfig, SFTConfig, check, preset_values
 
 RECORDED = Path(__file__).parent / "recorded" / "schema_1"  # of self-play, after two steps of four
-#: the options by which that run was begun, in the spelling of the time
+#: options that started that run, under their names at the time
 OLD = shlex.split("""
     --steps 4 --save-every 1 --threads 1 --eval-problems 6 --eval-samples 2 --eval-temperatures 1,0.5 --fixed-every 1 --learning-rate 1e-3
     --compute-dtype float32 --prompts 4 --group=4 --max-new-tokens 8 --propose-tokens 40 --seeding 6 --kinds deduction,abduction
@@ -75,7 +75,7 @@ def test_an_embedded_model_by_its_path_is_told_of_the_preset(base: Path, capsys:
 
     assert cli(["sft", "--model", str(base), "--out", "x", "--dry-run"]) == 0
     printed = capsys.readouterr()
-    assert "whose defaults are those of --preset tiny; without --preset those of pretrained are taken" in printed.err
+    assert "its defaults are those of --preset tiny, but without --preset those of pretrained are used" in printed.err
     assert len(printed.err.splitlines()) == 1
     assert json.loads(printed.out)["preset"] == "pretrained"
     for more in (["--model", str(base), "--preset", "tiny"], []):
@@ -89,7 +89,7 @@ def test_old_names_of_options_are_taken_with_a_warning(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
     assert settings_of("selfplay", *OLD) == settings
     warnings = capsys.readouterr().err.splitlines()
-    assert "dynamics.train: --kinds is now --task-types; the old name will go with the next release" in warnings
+    assert "dynamics.train: --kinds is now --task-types; the old name will be removed in the next release" in warnings
     assert "dynamics.train: --allow-unconfined takes no value now; 0 and 1 will be refused with the next release" in warnings
     assert len(warnings) == sum(word.partition("=")[0] in map(option, RENAMED_SETTINGS) for word in OLD) + 1
     assert not settings_of("selfplay", "--allow-unconfined=0")["allow_unconfined"]
@@ -115,7 +115,7 @@ def test_every_old_name_is_of_a_setting_that_exists() -> None:
         (["sft", "--zzz"], "--zzz: unknown option; see --help"),
         (["rlvrr"], "rlvrr: unknown method; there are sft, rlvr, selfplay"),
         ([], "name a method first: sft, rlvr, selfplay; see --help"),
-        (["sft", "extra"], "extra: not understood; see --help"),
+        (["sft", "extra"], "extra: not recognized; see --help"),
         (["sft", "--steps"], "Missing value for argument '--steps'"),
         (["sft", "--steps", "1.5"], "Error parsing --steps: invalid literal for int() with base 10: '1.5'"),
         (["sft", "--preset", "azr-code"], "invalid choice 'azr-code' for argument '--preset'"),

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 RUNS = sorted((ROOT / "tests" / "data" / "runs").iterdir())
-#: a word in capitals in the manual -> what stands in its place in ``metrics.jsonl``
+#: a word in capitals in the manual -> pattern that it stands for in ``metrics.jsonl``
 TYPES = "deduction|abduction|induction"
 PLACEHOLDERS = {"ROLE": "solver|proposer", "TASK": TYPES, "TYPE": TYPES, "RULE": "exact|bf16|rtol|atol", "REASON": ".+"}
 
@@ -24,7 +24,7 @@ def documented(page: Path) -> list[re.Pattern[str]]:
         if inside:
             names += re.findall(r"`([^`]+)`", line.split("|")[1])
     word = re.compile("|".join(PLACEHOLDERS))
-    return [re.compile(word.sub(lambda found: f"({PLACEHOLDERS[found[0]]})", re.escape(name))) for name in names]
+    return [re.compile(word.sub(lambda match: f"({PLACEHOLDERS[match[0]]})", re.escape(name))) for name in names]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,9 @@ def arguments(method: str, base: Path, out: Path, *more: str) -> list[str]:
 def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "run"
     assert cli(arguments(method, base, out)) == 0
-    said = capsys.readouterr().out
-    assert "minus base," in said
-    assert all(f"\n  {part} " in said for part in ("all", "seen", "unseen", "ood"))
+    stdout = capsys.readouterr().out
+    assert "minus base," in stdout
+    assert all(f"\n  {part} " in stdout for part in ("all", "seen", "unseen", "ood"))
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
     for row in metrics:
@@ -79,8 +79,8 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
             assert metrics[-1][f"sparsity/{rule}"] == value
         rows = [json.loads(line) for line in (out / "rollouts/step_3.jsonl").read_text().splitlines()]
         assert len(rows) == 72
-        assert np.mean([one["reward"] for one in rows]) == pytest.approx(metrics[2]["reward"])
-        assert sum(len(one["completion_ids"]) for one in rows) == metrics[2]["tokens"]
+        assert np.mean([record["reward"] for record in rows]) == pytest.approx(metrics[2]["reward"])
+        assert sum(len(record["completion_ids"]) for record in rows) == metrics[2]["tokens"]
         assert_sampler_is_the_trainer(metrics[2], document["compute_dtype"])
     read = samples.read([out]).table
     assert set(read["model"]) == {"base, T=1", "base, T=0.5", "base, greedy", f"{method}, 6 steps, T=1"}
@@ -127,17 +127,17 @@ def test_evaluation(base: Path, compute: str) -> None:
     questions = Triplets().questions("test", 24, 0)
 
     def completions(model: Policy, asked: list[Question], temperature: float) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        together: dict[str, list[str]] = {}
         for row in graded_samples(model, asked, "base", temperature, 1, 0, 8):
-            found.setdefault(row["problem"], []).append(row["completion"])
-        return found
+            together.setdefault(row["problem"], []).append(row["completion"])
+        return together
 
     for temperature in (0, 1):
         whole = completions(loaded, questions, temperature)
         assert completions(loaded, questions, temperature) == whole
         others = [completions(wide, questions, temperature)]
-        if temperature == 0:  # random numbers are of a problem's place
-            others.append({name: text for one in questions for name, text in completions(loaded, [one], 0).items()})
+        if temperature == 0:  # random numbers depend on the index of the problem
+            others.append({name: text for question in questions for name, text in completions(loaded, [question], 0).items()})
         for other in others:
             same = np.mean([whole[name] == other[name] for name in whole])
             assert same == 1 if compute == "float32" else same >= 0.75
@@ -186,10 +186,10 @@ def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: P
         )
         first[method] = rows[0]["probe/solver/entropy"]
         assert rows[1]["probe/solver/entropy"] != first[method]
-        for one, other in zip(rows, without, strict=True):
+        for row, other in zip(rows, without, strict=True):
             assert not any(key.startswith(("probe/", "time/probe")) for key in other)
-            assert one["time/probe_seconds"] > 0
-            assert {key: one[key] for key in ("loss", "grad_norm", "entropy")} == {
+            assert row["time/probe_seconds"] > 0
+            assert {key: row[key] for key in ("loss", "grad_norm", "entropy")} == {
                 key: other[key] for key in ("loss", "grad_norm", "entropy")
             }
     assert len(set(first.values())) == 1
@@ -202,15 +202,15 @@ def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -
     refused = []
 
     def second(step: int, metrics: dict) -> None:
-        with pytest.raises(InputError, match="another process is working on this run") as found:
+        with pytest.raises(InputError, match="another process is working on this run") as caught:
             run("sft", config, out, resume=True)
-        refused.append(found)
+        refused.append(caught)
 
     run("sft", config, out, on_step=second)
     assert len(refused) == 2
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
     held = os.open(out, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock was released
     os.close(held)
 
 
@@ -284,11 +284,11 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--task", "nothing"], "unknown; there are code, deduction"),
         (["--advantage", "grop"], "invalid choice 'grop' for argument '--advantage'. Expected one of ('grpo', 'dr_grpo', 'rloo', "),
-        (["--model", "/nowhere"], "/nowhere: has no tokenizer"),
+        (["--model", "/nowhere"], "/nowhere: no such folder"),
         (["--steps", "0"], "--steps 0: must be a number of at least 1"),
         (["--learning-rate", "nan"], "must be a number"),
         (["--temperature", "0"], "all samples of a group would be the same"),
@@ -299,11 +299,11 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
         (["--compute-dtype", "float16"], "invalid choice"),
     ],
 )
-def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
+def test_bad_input_is_one_line(more: list[str], message: str, base: Path, tmp_path: Path, capsys) -> None:
     given = arguments("rlvr", base, tmp_path / "run", *more)
     assert cli(given) == 2
     error = capsys.readouterr().err.strip()
-    assert said in error
+    assert message in error
     assert len([line for line in error.splitlines() if line.startswith("dynamics.train: error")]) == 1
 
 
@@ -314,11 +314,64 @@ def test_a_dtype_that_is_none_is_refused_before_anything_is_made(tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_dry_run(tmp_path: Path, capsys) -> None:
-    assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", "smollm2"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["method"], found["learning_rate"], found["group_size"]) == ("rlvr", 1e-5, 8)
+def test_dry_run(base: Path, tmp_path: Path, capsys) -> None:
+    assert cli(["rlvr", "--out", str(tmp_path / "run"), "--dry-run", "--model", str(base)]) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert (settings["method"], settings["learning_rate"], settings["group_size"]) == ("rlvr", 1e-5, 8)
     assert not (tmp_path / "run").exists()
+
+
+def refused(words: list[str], capsys) -> str:
+    """Run a command that is refused, with and without --dry-run; return its only line, which is the same."""
+    said = []
+    for more in ([], ["--dry-run"]):
+        assert cli([*words, *more]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        said.append(printed.err)
+    assert said[0] == said[1]
+    assert said[0].count("\n") == 1
+    return said[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--task", "cod"], "unknown; there are code, deduction"),
+        (["--task", "none.jsonl"], "none.jsonl: no such file"),
+        (["--model", "/nowhere"], "/nowhere: no such folder"),
+        (["--model", "run"], "run: is not a model that transformers can read: it has no config.json"),
+        (["--model", "file"], "file: is a file; name the folder of the model"),
+        (["--out", "run"], "run: already contains a run; continue it with --resume"),
+        (["--out", "run", "--resume"], "run: was started with steps = 7, not 3"),
+        (["--out", "full"], "full: is not empty and contains no run"),
+        (["--out", "file"], "file: is not a folder"),
+        (["--out", "file/run"], "file is not a folder"),
+        (["--device", "nonsense"], "--device nonsense: cannot be used here"),
+        (["--json", "no/folder.json"], "the folder no does not exist"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_refuses(more: list[str], said: str, base: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "full").mkdir()
+    for file in ("file", "full/file"):
+        (tmp_path / file).write_text("text")
+    (tmp_path / "run/run.json").write_text(json.dumps({"method": "sft", "config": asdict(SFTConfig(model=str(base), steps=7))}))
+    words = ["sft", "--out", "new", "--model", str(base), "--preset", "tiny", "--steps", "3"]
+    assert said in refused([*words, *more], capsys)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("method", "more", "said"), [("rlvr", [], "row 1"), ("sft", [], "row 10"), ("sft", ["--eval-problems", "0"], "")])
+def test_rows_without_an_answer_cannot_be_graded(method: str, more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "<D>x+1<in>2<out>", "completion": "3"}\n' * 10)
+    words = [method, "--out", str(tmp_path / "new"), "--model", str(base), "--task", str(file), "--preset", "tiny", *more]
+    if said:
+        assert f"mine.jsonl, {said}: has no answer to grade completions by" in refused(words, capsys)
+    else:
+        assert cli([*words, "--dry-run"]) == 0
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path, capsys) -> None:
@@ -334,25 +387,25 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path,
 def test_a_verifier_that_fails_ends_the_run(base: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("dynamics.train.tasks.triplets.verify", lambda *_: 1 / 0)
     assert cli(arguments("rlvr", base, tmp_path / "run")) == 2
-    assert "failed on" in (said := capsys.readouterr().err)
-    assert "ZeroDivisionError" in said
+    assert "failed on" in (stderr := capsys.readouterr().err)
+    assert "ZeroDivisionError" in stderr
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "message"),
     [("", "prompt of .*: is empty"), ("<D>" + "x+1" * 200, r"601 tokens and 2 new ones are beyond .* 512 positions")],
 )
-def test_a_prompt_of_no_tokens_or_too_many(prompt: str, said: str, base: Path, tmp_path: Path) -> None:
+def test_a_prompt_of_no_tokens_or_too_many(prompt: str, message: str, base: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     rows = [{"prompt": "<D>x+1<in>2<out>", "completion": "3"}, {"prompt": prompt, "completion": "3"}] * 40
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SFTConfig(model=str(base), task=str(file), steps=1, eval_problems=0, batch_size=4, probe_every=0)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         run("sft", config, tmp_path / "run")
 
 
 def test_bfloat16_masters_move_less(compute: str, base: Path, tmp_path: Path) -> None:
-    found = {}
+    comparisons = {}
     for dtype in ("float32", "bfloat16"):
         config = SFTConfig(
             model=str(base), steps=3, eval_problems=0, num_problems=20, batch_size=4, learning_rate=1e-5, master_dtype=dtype, threads=1
@@ -360,6 +413,6 @@ def test_bfloat16_masters_move_less(compute: str, base: Path, tmp_path: Path) ->
         config = replace(config, compute_dtype=compute)
         run("sft", config, tmp_path / dtype)
         folder = tmp_path / dtype / "checkpoints"
-        found[dtype] = sparsity.compare(folder / "step_000000", folder / "step_000003")
-        assert set(found[dtype].tuned.dtypes) == {dtype}
-    assert found["bfloat16"].total.sparsity["exact"] > found["float32"].total.sparsity["exact"] + 0.3
+        comparisons[dtype] = sparsity.compare(folder / "step_000000", folder / "step_000003")
+        assert set(comparisons[dtype].tuned.dtypes) == {dtype}
+    assert comparisons["bfloat16"].total.sparsity["exact"] > comparisons["float32"].total.sparsity["exact"] + 0.3

@@ -35,12 +35,12 @@ def test_by_hand() -> None:
 def test_group_laws(name: str, rng) -> None:
     groups, lengths = rng.integers(0, 7, 50), rng.integers(1, 9, 50)
     rewards = rng.normal(size=50)
-    found = of(name, rewards, groups, lengths)
+    advantages = of(name, rewards, groups, lengths)
     for group in range(7):
-        assert abs(found[groups == group].sum()) < 1e-9
-    np.testing.assert_allclose(of(name, rewards + groups, groups, lengths), found, atol=1e-9)  # a shift of a group
+        assert abs(advantages[groups == group].sum()) < 1e-9
+    np.testing.assert_allclose(of(name, rewards + groups, groups, lengths), advantages, atol=1e-9)  # a shift of a group
     order = rng.permutation(50)
-    np.testing.assert_allclose(of(name, rewards[order], groups[order], lengths[order]), found[order], atol=1e-12)
+    np.testing.assert_allclose(of(name, rewards[order], groups[order], lengths[order]), advantages[order], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence"])

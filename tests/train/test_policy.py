@@ -43,17 +43,17 @@ def rounding(model, batch: Batch, temperature: float, compute: str) -> float:
     if compute == "float32":
         return 2e-5
     wide, narrow = (reference(model, batch, temperature, dtype) for dtype in ("float32", "bfloat16"))
-    return 3 * max(float((one - other).detach().abs().max()) for one, other in zip(wide, narrow, strict=True))
+    return 3 * max(float((gradient - other).detach().abs().max()) for gradient, other in zip(wide, narrow, strict=True))
 
 
 def ours(policy: Policy, batch: Batch, tokens: int, share: bool, temperature: float):
-    found = {}
+    by_sample = {}
     for rows in pack_rows(batch, range(6), tokens, share):
         logp, entropy, _ = policy.logprobs(rows, temperature)
         for sample in set(rows.sample.tolist()):
             mine = torch.from_numpy(rows.sample == sample)
-            found[sample] = (logp[mine], entropy[mine])
-    return tuple(torch.cat([found[sample][which] for sample in range(6)]) for which in (0, 1))
+            by_sample[sample] = (logp[mine], entropy[mine])
+    return tuple(torch.cat([by_sample[sample][which] for sample in range(6)]) for which in (0, 1))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -66,9 +66,9 @@ def test_layout_changes_nothing(name: str, temperature: float, compute: str, bat
     policy = Policy(model, tiny.build_tokenizer(), "float32", compute)
     assert policy.shares
     for tokens, share in ((1, False), (40, False), (40, True), (10_000, True)):
-        logp, found = ours(policy, batch, tokens, share, temperature)
+        logp, computed = ours(policy, batch, tokens, share, temperature)
         torch.testing.assert_close(logp, expected, atol=tolerance, rtol=1e-5)
-        torch.testing.assert_close(found, entropy, atol=tolerance, rtol=1e-5)
+        torch.testing.assert_close(computed, entropy, atol=tolerance, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -86,12 +86,12 @@ def test_gradients_are_those_of_autograd(temperature: float, share: bool, comput
 
     expected = gradients(*reference(model, batch, temperature))
     own = gradients(*reference(model, batch, temperature, compute))
-    found = gradients(*ours(Policy(model, tiny.build_tokenizer(), "float32", compute), batch, 60, share, temperature))
+    actual = gradients(*ours(Policy(model, tiny.build_tokenizer(), "float32", compute), batch, 60, share, temperature))
     for key, value in expected.items():
         if compute == "float32":
-            torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-4, msg=key)
+            torch.testing.assert_close(actual[key], value, atol=1e-4, rtol=1e-4, msg=key)
         else:
-            assert (found[key] - value).norm() <= 2 * (own[key] - value).norm() < 0.2 * value.norm(), key
+            assert (actual[key] - value).norm() <= 2 * (own[key] - value).norm() < 0.2 * value.norm(), key
 
 
 def test_a_model_that_attends_otherwise_gets_rows_of_its_own(compute: str, batch: Batch, monkeypatch) -> None:
@@ -144,15 +144,15 @@ def test_rows_computed_together_are_of_similar_shape() -> None:
     blank = [""] * len(lengths)
     prompts = [rng.integers(14, 60, n) for n in (*[10] * 44, *[50] * 4, 10)]
     batch = Batch(prompts, [rng.integers(14, 60, n) for n in lengths], prompt_of, np.ones(len(lengths)), blank, blank, blank)
-    found = pack_rows(batch, range(len(lengths)), 1024)
-    assert sorted(np.concatenate([np.unique(one.sample) for one in found]).tolist()) == list(range(len(lengths)))
+    microbatches = pack_rows(batch, range(len(lengths)), 1024)
+    assert sorted(np.concatenate([np.unique(microbatch.sample) for microbatch in microbatches]).tolist()) == list(range(len(lengths)))
     slots = 0
-    for one in found:
-        count, width = one.ids.shape
-        if one.segments is not None:
-            most = int(one.segments.max())
-            prompt = int((one.segments == 0).sum(1).max())
-            width = prompt + most * max(int((one.segments == number).sum(1).max()) for number in range(1, most + 1))
+    for microbatch in microbatches:
+        count, width = microbatch.ids.shape
+        if microbatch.segments is not None:
+            most = int(microbatch.segments.max())
+            prompt = int((microbatch.segments == 0).sum(1).max())
+            width = prompt + most * max(int((microbatch.segments == number).sum(1).max()) for number in range(1, most + 1))
         assert count * width <= 1024
         slots += count * width
     assert slots < 2 * (sum(lengths) + sum(map(len, prompts)))
@@ -167,7 +167,7 @@ def test_what_auto_computes_in(monkeypatch) -> None:
         for forced in ("float32", "bfloat16"):
             monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", forced)
             assert compute_dtype("auto", cpu, hidden) == forced
-            assert compute_dtype("float32", cpu, hidden) == "float32"  # what is asked for goes before
+            assert compute_dtype("float32", cpu, hidden) == "float32"  # an explicit setting takes precedence
         monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "auto")
         assert compute_dtype("auto", cpu, hidden) == expected
         monkeypatch.delenv("DYNAMICS_COMPUTE_DTYPE")

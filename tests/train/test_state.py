@@ -19,7 +19,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
     policy = Policy(llama().eval(), tiny.build_tokenizer())
 
     class FullDisk:
-        def save_pretrained(self, place: Path) -> None:
+        def save_pretrained(self, folder: Path) -> None:
             raise OSError(28, "No space left on device")
 
     policy.tokenizer = FullDisk()

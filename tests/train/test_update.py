@@ -20,28 +20,28 @@ def batch() -> Batch:
     prompts = [rng.integers(14, 60, n) for n in (5, 1, 9)]
     completions = [rng.integers(14, 60, n) for n in (3, 1, 7, 4, 2, 6, 3)]
     advantages = np.array([1.0, -1.0, 0.5, 0.0, -0.5, 0.0, 2.0])
-    names = [f"n{place}" for place in range(7)]
-    behaviour = [np.full(len(one), -4.0, np.float32) for one in completions]
+    names = [f"n{number}" for number in range(7)]
+    behaviour = [np.full(len(completion), -4.0, np.float32) for completion in completions]
     return Batch(prompts, completions, np.array([0, 0, 1, 1, 1, 2, 0]), advantages, ["solver"] * 7, ["t"] * 7, names, behaviour, 0.8)
 
 
 def gradients(config, policy: Policy, given: Batch) -> dict[str, torch.Tensor]:
     policy.model.zero_grad()
     before = update.prepare(policy, policy, given, config, 1)
-    found = update.gradient(policy, given, config, before)
-    return {name: value.grad.clone() for name, value in policy.model.named_parameters()} | {"loss": torch.tensor(found.loss.sum())}
+    result = update.gradient(policy, given, config, before)
+    return {name: value.grad.clone() for name, value in policy.model.named_parameters()} | {"loss": torch.tensor(result.loss.sum())}
 
 
 @pytest.mark.parametrize("more", [{}, {"kl_coef": 0.1}, {"entropy_coef": 0.1}])
 def test_in_bfloat16_micro_batches_change_rounding_alone(more: dict) -> None:
     """The L2 distance of the gradients is at most twice their distance from those of float32."""
     policy, wide = (Policy(llama().eval(), tiny.build_tokenizer(), "float32", compute) for compute in ("bfloat16", "float32"))
-    whole, exact = (gradients(RLVRConfig(max_tokens_per_microbatch=10_000, **more), one, batch()) for one in (policy, wide))
+    whole, exact = (gradients(RLVRConfig(max_tokens_per_microbatch=10_000, **more), model, batch()) for model in (policy, wide))
     for tokens, share in ((1, True), (20, True), (30, False), (10_000, False)):
         policy.shares = share
-        found = gradients(RLVRConfig(max_tokens_per_microbatch=tokens, **more), policy, batch())
+        split = gradients(RLVRConfig(max_tokens_per_microbatch=tokens, **more), policy, batch())
         for name, value in list(whole.items())[:-1]:  # without the loss
-            assert (found[name] - value).norm() <= 2 * (exact[name] - value).norm() < 0.3 * value.norm(), name
+            assert (split[name] - value).norm() <= 2 * (exact[name] - value).norm() < 0.3 * value.norm(), name
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,16 @@ def test_micro_batches_change_nothing(loss: str, more: dict) -> None:
     whole = gradients(RLVRConfig(loss_aggregation=loss, max_tokens_per_microbatch=10_000, **more), policy, batch())
     for tokens, share in ((1, True), (20, True), (30, False), (10_000, False)):
         policy.shares = share
-        found = gradients(RLVRConfig(loss_aggregation=loss, max_tokens_per_microbatch=tokens, **more), policy, batch())
+        split = gradients(RLVRConfig(loss_aggregation=loss, max_tokens_per_microbatch=tokens, **more), policy, batch())
         for name, value in whole.items():
-            torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(split[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
 def test_the_gradient_is_that_of_the_formula() -> None:
     """Compare the loop's gradient with that of the weighted log-likelihood, by a forward pass per completion."""
     model, given = llama().eval(), batch()
     policy = Policy(model, tiny.build_tokenizer())
-    found = gradients(RLVRConfig(), policy, given)
+    computed = gradients(RLVRConfig(), policy, given)
     model.zero_grad()
     total = 0
     for sample, made in enumerate(given.completions):
@@ -81,4 +81,4 @@ def test_the_gradient_is_that_of_the_formula() -> None:
         total = total - (given.advantages[sample] * logp).sum() / given.lengths.sum()
     total.backward()
     for name, value in model.named_parameters():
-        torch.testing.assert_close(found[name], value.grad, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(computed[name], value.grad, atol=1e-5, rtol=1e-4)

@@ -116,8 +116,8 @@ class SelfPlay(Method):
         self.steps_without_valid = 0 if valid else self.steps_without_valid + 1
         if self.steps_without_valid >= config.collapse_steps and config.on_collapse == "stop":
             raise InputError(
-                f"step {step}: no valid proposal for {self.steps_without_valid} steps; the proposer has collapsed (most often: "
-                f"{_most_common_reason(proposals)}); --on-collapse solver continues on the buffer, a smaller --learning-rate may prevent it"
+                f"step {step}: no valid proposal for {self.steps_without_valid} steps; the proposer has collapsed (most common reason: "
+                f"{_most_common_reason(proposals)}); use --on-collapse solver to continue on the buffer, or a smaller --learning-rate"
             )
         questions = [self.question(entry, number) for number, entry in enumerate(entries)]
         solved = self.solve(self.policy, questions, step, "solution") if questions else []
@@ -185,7 +185,7 @@ class SelfPlay(Method):
         reward = np.asarray(self.reward(solve_rates), float)
         if reward.shape != rates.shape or not np.isfinite(reward).all():
             raise InputError(
-                f"--proposer-reward {config.proposer_reward}: must give {len(rates)} finite numbers, one a proposal; "
+                f"--proposer-reward {config.proposer_reward}: must return {len(rates)} finite numbers, one per proposal; "
                 f"got shape {reward.shape}"
             )
         earlier = Counter(f"{type(entry.outputs[0]).__name__} {entry.outputs[0]!r}" for entry in self.buffer)

@@ -185,7 +185,7 @@ def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Se
         if not len(prompt):
             raise InputError(f"{name}: is empty")
         if len(prompt) + new > window:
-            raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones are beyond the model's {window} positions")
+            raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones exceed the model's {window} positions")
 
 
 class _KeyValueCache:
@@ -320,8 +320,8 @@ def _sample_chunk(
     for step in range(limit):
         drawn, logp = draw(decoder.logits, remaining[:, step], params)
         drawn_ids = drawn.cpu().numpy()
-        going = active[~over]
-        tokens[going, step], logprobs[going, step], length[going] = drawn_ids[~over], logp.cpu().numpy()[~over], step + 1
+        unfinished = active[~over]
+        tokens[unfinished, step], logprobs[unfinished, step], length[unfinished] = drawn_ids[~over], logp.cpu().numpy()[~over], step + 1
         at_eos = np.isin(drawn_ids, list(params.eos))
         for reason, ends in (("eos", at_eos), ("stop", _contains_stop(tokens[:, : step + 1], active, over | at_eos, params))):
             for row in active[ends & ~over].tolist():
@@ -378,10 +378,10 @@ def draw(
     weight = torch.exp(scaled - peak)
     weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % BLOCK)).view(len(weight), -1, BLOCK)
     cumulative = weight.sum(2, dtype=torch.float64).cumsum(1)  # up to the end of each block
-    aim = uniform[:, None] * cumulative[:, -1:]
-    block = torch.searchsorted(cumulative, aim, right=True).clamp(max=cumulative.shape[1] - 1)
+    quantile = uniform[:, None] * cumulative[:, -1:]
+    block = torch.searchsorted(cumulative, quantile, right=True).clamp(max=cumulative.shape[1] - 1)
     inside = weight.gather(1, block[..., None].expand(-1, 1, BLOCK))[:, 0]
-    rest = aim - torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    rest = quantile - torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
     offset = torch.searchsorted(inside.double().cumsum(1), rest, right=True)
     last = BLOCK - 1 - (inside > 0).flip(1).to(torch.uint8).argmax(1, keepdim=True)  # last token of the block with nonzero probability
     token = block * BLOCK + torch.minimum(offset, last)

@@ -1,7 +1,7 @@
 """Tasks: sources of verifiable problems, and their prompts."""
 
-from dynamics.train.tasks.mixture import source
+from dynamics.train.tasks.mixture import Mixture, source
 from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Source, Verdict
 from dynamics.train.tasks.test_sets import TEST_SETS
 
-__all__ = ["TASK_TYPES", "TEST_SETS", "Problem", "ProposedTask", "Question", "Source", "Verdict", "source"]
+__all__ = ["TASK_TYPES", "TEST_SETS", "Mixture", "Problem", "ProposedTask", "Question", "Source", "Verdict", "source"]

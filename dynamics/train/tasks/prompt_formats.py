@@ -6,8 +6,10 @@ or raise ``Refused`` with a short reason. No program is run here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -188,6 +190,15 @@ def extract_answer(text: str) -> str | None:
 def reads_notation(tokenizer: Any) -> bool:
     """Whether a tokenizer has all tokens of the notation of the embedded model."""
     return all(token in tokenizer.get_vocab() for token in SPECIAL_TOKENS)
+
+
+def folder_reads_notation(model: str) -> bool:
+    """Whether a model is a folder with the tokenizer of the embedded model; False if it cannot be read."""
+    with contextlib.suppress(Exception):  # tokenizers raises nothing narrower; a broken file is named when the model is loaded
+        from tokenizers import Tokenizer
+
+        return reads_notation(Tokenizer.from_file(str(Path(model) / "tokenizer.json")))
+    return False
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:

@@ -30,7 +30,7 @@ class ReasoningGym:
             self.settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
             self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)
         except (ValueError, TypeError, AssertionError) as error:
-            raise InputError(f"task {printable(name)!r}: its settings are not understood: {printable(error)}") from None
+            raise InputError(f"task {printable(name)!r}: its settings are not valid: {printable(error)}") from None
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """Generate the questions of a split; each split has its own seed."""

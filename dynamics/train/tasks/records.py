@@ -24,11 +24,26 @@ class Records:
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """Return the rows of a split: of every ten rows, the tenth is for the test set and the ninth for validation."""
         del seed  # the order of the rows is fixed
+        return [self._question(number, row, split) for number, row in self._rows(split)[:count]]
+
+    def check_gradable(self, split: str, count: int) -> None:
+        """Check that answers to the rows of a split can be graded: each row has an answer, and math-verify is installed."""
+        for number, row in self._rows(split)[:count]:
+            if row.get("answer") is None:
+                raise InputError(
+                    f"{printable(self.path)}, row {number + 1}: has no answer to grade completions by; add the field answer, or use sft "
+                    "with --eval-problems 0"
+                )
+        with optional_import("comparing answers as mathematics"):
+            import math_verify  # noqa: F401
+
+    def _rows(self, split: str) -> list[tuple[int, dict[str, Any]]]:
+        """Return the rows of a split with their positions in the file, counted from 0."""
         remainder = {"test": 9, "validation": 8}.get(split)
         rows = [(n, row) for n, row in enumerate(self.rows) if (n % 10 == remainder if remainder is not None else n % 10 < 8)]
         if not rows:
             raise InputError(f"{self.path}: has {len(self.rows)} rows, too few for a {split} set; give ten or more")
-        return [self._question(number, row, split) for number, row in rows[:count]]
+        return rows
 
     def _question(self, number: int, row: dict[str, Any], split: str) -> Question:
         answer = row.get("answer")

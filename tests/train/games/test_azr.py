@@ -91,7 +91,7 @@ def test_what_is_valid(kind: str, text: str, reason: str, game) -> None:
 def test_a_duplicate_within_a_step(game) -> None:
     made = [proposal("deduction", "x+1<in>3") for _ in range(2)]
     validate(game(), made)
-    assert [one.reason for one in made] == ["", "duplicate"]
+    assert [entry.reason for entry in made] == ["", "duplicate"]
 
 
 def test_advantages_by_cell(game) -> None:
@@ -129,7 +129,7 @@ def test_the_buffer_forgets_the_oldest_and_comes_back(game) -> None:
     for step in (1, 2, 3):
         played.next_batch(step)
     assert len(played.buffer) == 8
-    assert max(one.step for one in played.buffer) == 3
+    assert max(task.step for task in played.buffer) == 3
     again = game(buffer_size=8)
     again.load(json.loads(json.dumps(played.state())))
     assert again.buffer == played.buffer
@@ -200,7 +200,7 @@ def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--proposer-reward", "one_minsu"], "one_minus"),
         (["--task-types", "deduktion"], "deduction"),
@@ -210,19 +210,19 @@ def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: 
         (["--task-types", "induction"], "abduction"),
     ],
 )
-def test_bad_input_is_one_line(more: list[str], said: str, base: Path, tmp_path: Path, capsys) -> None:
+def test_bad_input_is_one_line(more: list[str], message: str, base: Path, tmp_path: Path, capsys) -> None:
     assert command.cli(options(base, tmp_path / "run", *more)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
 
 
 def test_presets_are_what_options_change(capsys) -> None:
-    found = {}
+    changed = {}
     for name in ("azr-paper", "azr-code"):
         command.main(["selfplay", "--preset", name, "--group-size", "4", "--out", "x", "--dry-run"])
-        found[name] = json.loads(capsys.readouterr().out)
-    assert found["azr-paper"]["group_size"] == 4
-    assert found["azr-paper"]["entropy_coef"] == 0.001
-    apart = {key for key in found["azr-paper"] if found["azr-paper"][key] != found["azr-code"][key]}
+        changed[name] = json.loads(capsys.readouterr().out)
+    assert changed["azr-paper"]["group_size"] == 4
+    assert changed["azr-paper"]["entropy_coef"] == 0.001
+    apart = {key for key in changed["azr-paper"] if changed["azr-paper"][key] != changed["azr-code"][key]}
     assert apart == {"preset", "advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}

@@ -48,19 +48,19 @@ def forward(model, prompt: list[int], ids, compute: str) -> tuple[torch.Tensor, 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_is_that_of_transformers(name: str) -> None:
     model = MODELS[name]().eval()
-    for prompt, (found,) in zip(PROMPTS, some(model, group=1, temperature=0.0), strict=True):
+    for prompt, (sample,) in zip(PROMPTS, some(model, group=1, temperature=0.0), strict=True):
         ids = torch.tensor([prompt])
         own = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=1, pad_token_id=0)
-        assert own[0, len(prompt) :].tolist() == found.ids.tolist()
+        assert own[0, len(prompt) :].tolist() == sample.ids.tolist()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_takes_the_likeliest_token(name: str, compute: str) -> None:
     """In bfloat16 several tokens can be equally likely within rounding; then one of them is chosen."""
     model = shared(name, compute)
-    for prompt, (found,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0.0), strict=True):
-        logits, off = forward(model, prompt, found.ids, compute)
-        taken = logits.gather(1, torch.tensor(found.ids)[:, None])[:, 0]
+    for prompt, (sample,) in zip(PROMPTS, some(model, group=1, compute=compute, temperature=0.0), strict=True):
+        logits, off = forward(model, prompt, sample.ids, compute)
+        taken = logits.gather(1, torch.tensor(sample.ids)[:, None])[:, 0]
         assert (logits.max(1).values - taken).max() <= 2 * off + 2e-5
 
 
@@ -68,30 +68,30 @@ def test_greedy_takes_the_likeliest_token(name: str, compute: str) -> None:
 def test_logprobs_are_those_of_a_forward_pass(name: str, compute: str) -> None:
     model = shared(name, compute)
     for prompt, group in zip(PROMPTS, some(model, compute=compute, temperature=0.7), strict=True):
-        for one in group:
-            logits, off = forward(model, prompt, one.ids, compute)
-            expected = torch.log_softmax(logits / 0.7, -1).gather(1, torch.tensor(one.ids)[:, None])[:, 0]
-            np.testing.assert_allclose(one.logprobs, expected, atol=2e-5 + 3 * off)
+        for sample in group:
+            logits, off = forward(model, prompt, sample.ids, compute)
+            expected = torch.log_softmax(logits / 0.7, -1).gather(1, torch.tensor(sample.ids)[:, None])[:, 0]
+            np.testing.assert_allclose(sample.logprobs, expected, atol=2e-5 + 3 * off)
 
 
 def test_in_bfloat16_the_batch_changes_few_tokens() -> None:
     """With the same random numbers, at least 9 of 10 rows are equal alone and in a batch; the others differ by rounding."""
     model = shared("llama", "bfloat16")
     whole, alone = (tokens(some(model, group=20, compute="bfloat16", eos=range(40, 64), rows=rows)) for rows in (1024, 1))
-    rows = [(one, other) for group, lone in zip(whole, alone, strict=True) for one, other in zip(group, lone, strict=True)]
-    assert np.mean([one == other for one, other in rows]) >= 0.9
+    rows = [(sample, other) for group, lone in zip(whole, alone, strict=True) for sample, other in zip(group, lone, strict=True)]
+    assert np.mean([sample == other for sample, other in rows]) >= 0.9
     again = tokens(some(model, group=20, compute="bfloat16", eos=range(40, 64)))
-    assert again == whole  # the same batch on the same machine: the same
+    assert again == whole  # the same batch on the same machine gives the same tokens
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_batch_changes_no_token(name: str, monkeypatch) -> None:
     model = MODELS[name]().eval()
-    whole = some(model, eos=range(40, 64))  # ends come early and at many places
-    assert len({len(one.ids) for group in whole for one in group}) > 3
+    whole = some(model, eos=range(40, 64))  # completions end early and at different steps
+    assert len({len(completion.ids) for group in whole for completion in group}) > 3
     for rows in (1, 3, 8):
         assert tokens(some(model, eos=range(40, 64), rows=rows)) == tokens(whole)
-    monkeypatch.setattr(sampling, "COMPACT", 2.0)  # rows never leave
+    monkeypatch.setattr(sampling, "COMPACT", 2.0)  # rows are never removed
     assert tokens(some(model, eos=range(40, 64))) == tokens(whole)
     monkeypatch.undo()
     back = list(reversed(range(5)))
@@ -100,19 +100,19 @@ def test_the_batch_changes_no_token(name: str, monkeypatch) -> None:
 
 
 def tokens(groups) -> list[list[list[int]]]:
-    return [[one.ids.tolist() for one in group] for group in groups]
+    return [[sample.ids.tolist() for sample in group] for group in groups]
 
 
 def test_ends() -> None:
     model = MODELS["llama"]().eval()
     words = tiny.build_tokenizer()
     for group in some(model, group=20, eos=range(50, 64), stop=["1"], tokenizer=words):
-        for one in group:
-            inside = one.ids[:-1]
+        for sample in group:
+            inside = sample.ids[:-1]
             assert not (inside >= 50).any()
             assert "1" not in words.decode(inside)
-            last = {"eos": one.ids[-1] >= 50, "stop": "1" in words.decode(one.ids), "length": len(one.ids) == 12}
-            assert last[one.ended]
+            last = {"eos": sample.ids[-1] >= 50, "stop": "1" in words.decode(sample.ids), "length": len(sample.ids) == 12}
+            assert last[sample.ended]
 
 
 def test_frequencies() -> None:
@@ -133,7 +133,7 @@ def test_truncation(k: int, p: float, kept: list[int]) -> None:
     chosen, logp = draw(logits, uniform, SamplingParams(1.0, k, p))
     assert sorted(set(chosen.tolist())) == kept
     among = torch.softmax(logits[0][kept], 0)
-    torch.testing.assert_close(logp.exp(), among[[kept.index(one) for one in chosen.tolist()]])
+    torch.testing.assert_close(logp.exp(), among[[kept.index(token) for token in chosen.tolist()]])
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:

@@ -135,7 +135,9 @@ def judged(sandbox: Sandbox, program: str, expected: object, argument: object) -
 
 def main() -> None:
     with Sandbox(1) as sandbox:
-        bad = [f"{what}: {said}" for what, program, expected in ATTACKS if (said := judged(sandbox, program, expected, "/etc/hostname"))]
+        bad = [
+            f"{what}: {message}" for what, program, expected in ATTACKS if (message := judged(sandbox, program, expected, "/etc/hostname"))
+        ]
     print("\n".join(bad))
     print(f"{len(ATTACKS) - len(bad)} contained")
 

@@ -27,14 +27,14 @@ def sandbox():
         yield made
 
 
-@pytest.mark.parametrize(("what", "program", "expected"), ATTACKS, ids=[one[0] for one in ATTACKS])
+@pytest.mark.parametrize(("what", "program", "expected"), ATTACKS, ids=[attack[0] for attack in ATTACKS])
 def test_contained(what: str, program: str, expected: object, sandbox: Sandbox, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.write_text("x")
     assert judged(sandbox, program, expected, str(mine)) == ""
     assert mine.read_text() == "x"
     assert mine.stat().st_mode & 0o600 == 0o600
-    assert not any(os.path.exists(f"{place}/dynamics-attack") for place in ("/tmp", "/dev/shm"))
+    assert not any(os.path.exists(f"{folder}/dynamics-attack") for folder in ("/tmp", "/dev/shm"))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="the tests above were run as an ordinary user")
@@ -42,7 +42,7 @@ def test_contained_as_an_ordinary_user() -> None:
     root = Path(__file__).parent
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            found = subprocess.run(
+            done = subprocess.run(
                 [python, "-B", str(root / "attacks.py")],
                 capture_output=True,
                 text=True,
@@ -54,11 +54,11 @@ def test_contained_as_an_ordinary_user() -> None:
             )
         except OSError:
             continue
-        if not any(word in found.stderr for word in ("PermissionError", "ModuleNotFoundError", "can't open file", "SyntaxError")):
+        if not any(word in done.stderr for word in ("PermissionError", "ModuleNotFoundError", "can't open file", "SyntaxError")):
             break
     else:
         pytest.skip("an ordinary user has no interpreter here, or cannot read this checkout")
-    assert found.stdout.strip().endswith(f"{len(ATTACKS)} contained"), found.stdout[-2000:] + found.stderr[-2000:]
+    assert done.stdout.strip().endswith(f"{len(ATTACKS)} contained"), done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_patches_do_not_last(sandbox: Sandbox) -> None:
@@ -69,7 +69,7 @@ def test_patches_do_not_last(sandbox: Sandbox) -> None:
 def test_values_are_exact(sandbox: Sandbox) -> None:
     values = [True, 1, 1.0, None, "é\n\U0001f600", b"\x00", (1, [2, {"a": {3}}]), -0.5, 10**30]
     assert sandbox.run("def f(x):\n    return x", [(value,) for value in values]).values == values
-    assert [type(one) for one in sandbox.run("def f(x):\n    return x", [(value,) for value in values]).values or []] == [
+    assert [type(result) for result in sandbox.run("def f(x):\n    return x", [(value,) for value in values]).values or []] == [
         type(v) for v in values
     ]
 
@@ -100,12 +100,12 @@ def test_an_answer_is_never_code(sandbox: Sandbox) -> None:
 
 def test_many_at_once_and_a_dead_executor(sandbox: Sandbox) -> None:
     jobs = [Job(f"def f(x):\n    return x * {n}", [(2,)]) for n in range(40)]
-    assert [one.values for one in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
-    found = sandbox.run("import os\ndef f(x):\n    return os.getppid()", [(1,)])
-    assert found.values is not None
-    assert found.values[0] > 1
-    os.kill(found.values[0], signal.SIGKILL)
-    assert [one.values for one in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
+    assert [outcome.values for outcome in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
+    parent = sandbox.run("import os\ndef f(x):\n    return os.getppid()", [(1,)])
+    assert parent.values is not None
+    assert parent.values[0] > 1
+    os.kill(parent.values[0], signal.SIGKILL)
+    assert [outcome.values for outcome in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
 
 
 def test_it_refuses_without_confinement(monkeypatch) -> None:

@@ -16,12 +16,14 @@ def test_a_mixture_takes_turns(tmp_path) -> None:
     assert few.name == "a+b.jsonl"
     mixed = tasks.source("proposals+deduction")
     alone = [tasks.source(name).questions("training", 3, 0) for name in ("proposals", "deduction")]
-    assert [one.id for one in mixed.questions("training", 5, 0)] == [one.id for pair in zip(*alone, strict=True) for one in pair][:5]
+    assert [question.id for question in mixed.questions("training", 5, 0)] == [
+        question.id for pair in zip(*alone, strict=True) for question in pair
+    ][:5]
     twice = tasks.source("code+deduction+deduction").questions("test", 12, 0)
-    assert len({one.id for one in twice}) == len(twice)
-    assert len({one.prompt for one in twice if one.task == "deduction"}) > 4  # of streams of their own
+    assert len({question.id for question in twice}) == len(twice)
+    assert len({question.prompt for question in twice if question.task == "deduction"}) > 4  # of streams of their own
     short = Mixture([few, tasks.source("code")]).questions("test", 10, 0)  # the file has two rows for a test
-    assert [one.task for one in short].count("data") == 2
+    assert [question.task for question in short].count("data") == 2
     assert len(short) == 7
     with pytest.raises(InputError, match="unknown; there are code"):
         tasks.source("code+nothing_like_it")
@@ -52,8 +54,8 @@ def test_a_task_of_reasoning_gym_is_judged_by_its_own_scorer() -> None:
         assert question.verify("<answer>nonsense</answer>").score < 1
         assert question.verify(str(question.answer)[8:-9]).score == 1  # without tags
     easy = tasks.source("chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1").questions("training", 20, 0)
-    assert all(abs(int(str(one.answer)[8:-9])) < 20 for one in easy)
-    with pytest.raises(InputError, match="settings are not understood"):
+    assert all(abs(int(str(problem.answer)[8:-9])) < 20 for problem in easy)
+    with pytest.raises(InputError, match="settings are not valid"):
         tasks.source("chain_sum:no_such_thing=2")
     assert source.questions("training", 3, 0)[0].prompt != source.questions("test", 3, 0)[0].prompt
 

@@ -15,7 +15,7 @@ BOX = Expressions()
 
 def problem(kind: str) -> Problem:
     inputs = ((3,),) if kind != "induction" else ((1,), (2,), (3,), (4,), (5,))
-    return Problem(kind, "x%3", inputs, tuple(one[0] % 3 for one in inputs), "p")
+    return Problem(kind, "x%3", inputs, tuple(arguments[0] % 3 for arguments in inputs), "p")
 
 
 @pytest.mark.parametrize(
@@ -61,25 +61,25 @@ def test_answers_of_the_questions_are_right(plain: bool) -> None:
 
 def test_splits_share_no_program() -> None:
     source = Triplets(["deduction"])
-    found = {
+    programs_of = {
         split: {q.prompt[3 : q.prompt.index("<in>")] for q in source.questions(split, 150, 0)}
         for split in ("training", "validation", "pretraining")
     }
     test = source.questions("test", 150, 0)
     for part in ("seen", "unseen", "ood"):
-        found[part] = {q.prompt[3 : q.prompt.index("<in>")] for q in test if q.split == part}
+        programs_of[part] = {q.prompt[3 : q.prompt.index("<in>")] for q in test if q.split == part}
         assert len([q for q in test if q.split == part]) == 50
-    seen = found.pop("seen")
-    names = list(found)
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
-            assert not found[one] & found[other] or {one, other} == {"unseen", "ood"}
+    seen = programs_of.pop("seen")
+    names = list(programs_of)
+    for index, name in enumerate(names):
+        for other in names[index + 1 :]:
+            assert not programs_of[name] & programs_of[other] or {name, other} == {"unseen", "ood"}
     assert {programs.split_of(program) for program in seen} == {"pretraining"}
 
 
 def test_no_program_counts_as_seen_for_a_model_that_was_not_pretrained_on_them() -> None:
     test = Triplets(plain=True).questions("test", 60, 0)
-    counts = Counter((one.split, one.task) for one in test)
+    counts = Counter((question.split, question.task) for question in test)
     assert counts == {(split, kind): 10 for split in ("unseen", "ood") for kind in TASK_TYPES}
 
 

@@ -16,7 +16,7 @@ NOTATION, PLAIN_TEXT = Notation(), PlainText()
 @pytest.mark.parametrize("prompt_format", [NOTATION, PLAIN_TEXT])
 def test_what_is_written_is_read(prompt_format, kind: str) -> None:
     program = "x+1" if prompt_format is NOTATION else "def f(x):\n    return x+1"
-    inputs = tuple((one,) for one in range(5)) if kind == "induction" else ((3,),)
+    inputs = tuple((number,) for number in range(5)) if kind == "induction" else ((3,),)
     proposed = ProposedTask(program, inputs)
     assert prompt_format.parse_proposal(kind, prompt_format.format_proposal(kind, proposed), program) == proposed
 
@@ -29,6 +29,6 @@ def test_plain_text_refuses() -> None:
 
 def test_the_warm_start_teaches_the_form() -> None:
     for plain in (True, False):
-        for one in Proposals(plain).questions("training", 9, 0):
-            assert one.verify(one.answer or "").correct
-            assert not one.verify("nothing").correct
+        for question in Proposals(plain).questions("training", 9, 0):
+            assert question.verify(question.answer or "").correct
+            assert not question.verify("nothing").correct

@@ -51,16 +51,16 @@ def test_one_process_makes_the_embedded_model_and_the_others_wait(tmp_path: Path
         while not (tmp_path.exists() and _locked(fcntl, tmp_path)):
             assert killed.poll() is None
             time.sleep(0.01)
-        with maker(tmp_path, 100) as one, maker(tmp_path, 100) as other:
-            said = f"another process is making the embedded model in {tmp_path}; waiting for it\n"
-            for waiting in (one, other):
-                assert said in iter(waiting.stderr.readline, "")  # after what else libraries may say
+        with maker(tmp_path, 100) as first, maker(tmp_path, 100) as second:
+            message = f"another process is making the embedded model in {tmp_path}; waiting for it\n"
+            for waiting in (first, second):
+                assert message in iter(waiting.stderr.readline, "")  # after any output of libraries
             killed.kill()
             killed.wait()
             left = list(tmp_path.iterdir())
-            places = {one.communicate()[0].strip(), other.communicate()[0].strip()}
+            places = {first.communicate()[0].strip(), second.communicate()[0].strip()}
     assert not left
-    assert {str(place) for place in tmp_path.iterdir()} == places
+    assert {str(path) for path in tmp_path.iterdir()} == places
 
 
 def _locked(fcntl: ModuleType, folder: Path) -> bool:
@@ -100,10 +100,10 @@ def test_two_that_save_without_locks_leave_a_whole_folder(tmp_path: Path, monkey
         """Another process makes the folder while this one trains its own model."""
         others.append(tiny.find(recipe))
 
-    place = tiny.find(recipe, late)
-    assert others == [place]
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [place.name]
-    assert all((place / name).stat().st_size for name in ("config.json", "model.safetensors"))
+    folder = tiny.find(recipe, late)
+    assert others == [folder]
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [folder.name]
+    assert all((folder / name).stat().st_size for name in ("config.json", "model.safetensors"))
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch) -> None:

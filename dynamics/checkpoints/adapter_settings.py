@@ -1,0 +1,132 @@
+"""Settings of PEFT adapters: which of them are read, why others are not, and the scaling of each update."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dynamics.errors import InputError, printable
+
+MERGE = "merge it (merge_and_unload) and compare the result"
+
+#: methods of PEFT that change weights in another way than LoRA: ``peft_type`` -> usual name
+METHODS = {
+    "ADALORA": "AdaLoRA", "ADAMSS": "AdaMSS", "BEFT": "BEFT", "BOFT": "BOFT", "BONE": "Bone", "C3A": "C3A", "DEFT": "DEFT",
+    "DELORA": "DeLoRA", "FOURIERFT": "FourierFT", "FROD": "FRoD", "GLORA": "GLoRA", "GRALORA": "GraLoRA", "HIRA": "HiRA", "HRA": "HRA",
+    "IA3": "IA3", "LILY": "Lily", "LN_TUNING": "layer-norm tuning", "LOHA": "LoHa", "LOKR": "LoKr", "MISS": "MiSS", "OFT": "OFT",
+    "OSF": "OSF", "PEANUT": "PEANuT", "PSOFT": "PSOFT", "PVERA": "PVeRA", "RANDLORA": "RandLoRA", "ROAD": "RoAd", "SHIRA": "SHiRA",
+    "SUPERTUNING": "SuperTuning", "TINYLORA": "TinyLoRA", "TRAINABLE_TOKENS": "trainable-tokens", "UNILORA": "Uni-LoRA",
+    "VBLORA": "VB-LoRA", "VERA": "VeRA", "WAVEFT": "WaveFT",
+}  # fmt: skip
+#: methods that add to the input or to the activations of a model, or choose among adapters, and leave it no one set of weights
+NO_WEIGHTS = {
+    "ADAPTION_PROMPT": "LLaMA-Adapter", "CARTRIDGE": "cartridge", "CPT": "context-aware prompt tuning",
+    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning", "POLY": "Poly", "PREFIX_TUNING": "prefix tuning",
+    "PROMPT_TUNING": "prompt tuning", "P_TUNING": "p-tuning", "SHADOW": "Shadow", "XLORA": "X-LoRA",
+}  # fmt: skip
+
+#: unsupported settings of LoRA, which change the meaning of the factors -> message that says what to do instead
+UNSUPPORTED = {
+    "use_qalora": f"is a QA-LoRA adapter; {MERGE}",
+    "use_bdlora": f"has block-diagonal factors (BD-LoRA); {MERGE}",
+    "lora_bias": f"has biases in its factors (lora_bias); {MERGE}",
+    "layer_replication": f"replicates layers; {MERGE}",
+    "target_parameters": f"targets parameters rather than modules (target_parameters); {MERGE}",
+    "kasa_config": f"is a KaSA adapter, which changes the base weights too; {MERGE}",
+    "velora_config": f"is a VeLoRA adapter; {MERGE}",
+    "monteclora_config": f"is a MonteCLoRA adapter; {MERGE}",
+    "arrow_config": f"routes between several adapters (Arrow); {MERGE}",
+    "alora_invocation_tokens": "is an activated LoRA, which applies to some tokens only; it has no one set of weights to compare",
+}
+#: initialisations that take the factors from the base weights, so that the adapter is only valid with a changed base -> usual name
+CHANGES_BASE = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ", "lora_ga": "LoRA-GA"}
+#: initialisations that leave the base as it is
+KEEPS_BASE = ("true", "false", "none", "gaussian", "eva", "orthogonal", "mica")
+
+
+def check_settings(where: str, config: Mapping[str, Any], own_base: bool = False) -> None:
+    """Refuse what is no LoRA or DoRA adapter of PEFT, and settings that change the meaning of its factors.
+
+    Parameters
+    ----------
+    where : the adapter, for messages.
+    config : its settings.
+    own_base : whether the base is the one that was trained, so that the initialisation does not matter.
+    """
+    kind = config.get("peft_type")
+    if kind is None:
+        raise InputError(f"{where}: {_not_of_peft(config)}")
+    if kind in NO_WEIGHTS:
+        raise InputError(f"{where}: is a {NO_WEIGHTS[kind]} adapter, which has no one set of weights: there is nothing to compare")
+    if kind != "LORA":
+        name = METHODS.get(kind) if isinstance(kind, str) else None
+        raise InputError(f"{where}: is a {name or printable(kind, 40)} adapter; only LoRA and DoRA are read as adapters, {MERGE}")
+    for setting, text in UNSUPPORTED.items():
+        if config.get(setting):
+            raise InputError(f"{where}: {text}")
+    if own_base:
+        return
+    initialised = str(config.get("init_lora_weights")).lower()
+    method = next((name for start, name in CHANGES_BASE.items() if initialised.startswith(start)), None)
+    if method is not None:
+        raise InputError(
+            f"{where}: is a {method} adapter, which moves part of the base into its factors; convert it "
+            "(path_initial_model_for_weight_conversion) or merge it first"
+        )
+    if initialised not in KEEPS_BASE:
+        raise InputError(f"{where}: was initialised in a way that is not known ({printable(initialised, 20)}); {MERGE}")
+
+
+def _not_of_peft(config: Mapping[str, Any]) -> str:
+    """Name the library of an adapter that PEFT did not write, and what to do."""
+    if "lora_parameters" in config or "num_layers" in config or "lora_layers" in config:
+        return "is an adapter of MLX; fuse it (mlx_lm.fuse) and compare the result"
+    if "hidden_size" in config or "model_class" in config:
+        return "is an adapter of the library adapters; merge it (merge_adapter) and compare the result"
+    return "adapter_config.json names no peft_type; only adapters that PEFT saved are read"
+
+
+def scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> float:
+    """Compute lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA, with the module's rank and alpha from the patterns if they match."""
+    expected, alpha = (
+        _patterned(module, config.get("rank_pattern"), config.get("r")),
+        _patterned(module, config.get("alpha_pattern"), config.get("lora_alpha")),
+    )
+    if expected != rank:
+        raise InputError(f"{where}: {printable(module)} has rank {rank}, adapter_config.json says {printable(expected)}")
+    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise InputError(f"{where}: adapter_config.json has no lora_alpha")
+    if alpha == 0:
+        raise InputError(
+            f"{where}: adapter_config.json says lora_alpha = 0, which makes every update zero (verl's merger writes that); "
+            "put in the value of the training run"
+        )
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _patterned(module: str, patterns: Any, default: Any) -> Any:
+    """Look up the setting of a module: the value of the first pattern that matches the end of its name, as in PEFT."""
+    for pattern, value in (patterns or {}).items():
+        if _matches(pattern, module):
+            return value
+    return default
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Tell whether the end of a module's name matches; a pattern that is not a valid regular expression is compared as text."""
+    try:
+        return bool(re.match(rf"(.*\.)?({pattern})$", module))
+    except re.error:
+        return module.endswith(pattern)
+
+
+def token_rows(where: str, module: str, config: Mapping[str, Any]) -> list[int]:
+    """Return the rows of an embedding that ``trainable_token_indices`` names: a list for the input embedding, or a list by module."""
+    indices = config.get("trainable_token_indices")
+    if isinstance(indices, dict):
+        indices = next((rows for name, rows in indices.items() if module == name or module.endswith(f".{name}")), None)
+    if not isinstance(indices, list) or not all(type(row) is int and row >= 0 for row in indices):
+        raise InputError(f"{where}: adapter_config.json does not say which rows of {printable(module)} were trained")
+    return indices

@@ -1,0 +1,305 @@
+"""Align the names of two states of one model by their structure: layer numbers, the end of the module path, and shapes.
+
+A model, its inner model and a larger model around it give the same module different prefixes: ``model.layers.3.mlp.up_proj.weight`` is
+``model.language_model.layers.3.mlp.up_proj.weight`` elsewhere. Two prefixes are taken for each other if the names below them are the
+same, with the same shapes and layer numbers, and if no other prefix fits as well. What fits twice is not aligned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dynamics.checkpoints import parameter_names
+
+Shape = tuple[int, ...]
+Path = tuple[str, ...]
+
+#: segments that name a model or its inner model, and say nothing about which part of it a tensor belongs to
+NEUTRAL = frozenset(
+    ["model", "module", "transformer", "language_model", "text_model", "backbone", "gpt_neox", "llm", "lm", "base_model", "inner_model"]
+    + ["language", "text", "thinker", "vlm"]
+)
+#: marks of parts that are never taken for each other, whatever their shapes: two towers, or a model and a copy of it
+MARKS: dict[str, re.Pattern[str]] = {
+    "vision": re.compile(r"visi|visual|image|img|(^|_)vi[td](_|$)|siglip|pixtral|video"),
+    "audio": re.compile(r"audio|speech|whisper|sound"),
+    "draft": re.compile(r"^(mtp|draft|eagle|medusa)|nextn"),
+    "copy": re.compile(r"(^|_)(ref|reference|ema|teacher|momentum|old|initial|target|frozen|shadow|avg)(_|$)"),
+    "critic": re.compile(r"critic|reward|value|(^|_)rm(_|$)"),
+    "encoder": re.compile(r"encoder"),
+    "decoder": re.compile(r"decoder"),
+}
+#: marks that one side may leave out
+OPTIONAL = frozenset(["encoder", "decoder"])
+
+NUMBERED = re.compile(r"^(.*?)(\d+)$")
+
+
+@dataclass
+class Alignment:
+    """How names of the tuned checkpoint are called in the base.
+
+    Attributes
+    ----------
+    renamed : name in the tuned checkpoint -> the base's name for it.
+    rules : (prefix in the base, prefix in the tuned checkpoint) -> number of tensors.
+    ambiguous : names on either side that fit more than one tensor of the other.
+    """
+
+    renamed: dict[str, str] = field(default_factory=dict)
+    rules: dict[tuple[str, str], int] = field(default_factory=dict)
+    ambiguous: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Names that differ only in their layer and expert numbers: segments with ``#`` for numbers, and a shape for each set of numbers."""
+
+    segments: Path
+    shapes: Mapping[tuple[int, ...], Shape]
+
+    @property
+    def from_layer(self) -> int:
+        """Number of segments from the first number on; without numbers, those of the module and its parameter."""
+        if "#" in self.segments:
+            return len(self.segments) - self.segments.index("#")
+        return min(len(self.segments), 2 if self.segments[-1] in ("weight", "bias") else 1)
+
+
+def align(base: Mapping[str, Shape], tuned: Mapping[str, Shape], common: Iterable[str] = ()) -> Alignment:
+    """Find prefixes of ``tuned`` that stand for other prefixes of ``base``.
+
+    Parameters
+    ----------
+    base, tuned : name -> shape, of the tensors that have no counterpart of the same name.
+    common : names that both sides have.
+
+    Returns
+    -------
+    Alignment, in which every name of either side occurs once at most.
+    """
+    found = Alignment()
+    ours, theirs = _patterns(base), _patterns(tuned)
+    candidates = _candidates(ours, theirs)
+    shared = set(common)
+    used_base: set[Path] = set()
+    used_tuned: set[Path] = set()
+    closed: set[tuple[Path, Path]] = set()
+    while True:
+        rules = _rules(candidates, used_base, used_tuned)
+        open_rules = {rule: pairs for rule, pairs in rules.items() if rule not in closed}
+        if not open_rules:
+            return _name_the_rest(found, base, tuned)
+        rule = max(open_rules, key=lambda rule: (_weight(open_rules[rule], ours), rule))
+        pairs = open_rules[rule]
+        closed.add(rule)
+        if not _plausible(*rule, pairs, ours, theirs):
+            continue
+        if rival := _rival(rule, rules, ours, theirs):
+            for other in (rule, rival):
+                closed.add(other)
+                for path, their_path in rules[other]:
+                    used_base.add(path)
+                    used_tuned.add(their_path)
+                    found.ambiguous |= {_name(path, key) for key in ours[path].shapes}
+                    found.ambiguous |= {_name(their_path, key) for key in theirs[their_path].shapes}
+            continue
+        prefixes = (".".join(rule[0]), ".".join(rule[1]))
+        for path, their_path in pairs:
+            used_base.add(path)
+            used_tuned.add(their_path)
+            for key in ours[path].shapes.keys() & theirs[their_path].shapes.keys():
+                found.renamed[_name(their_path, key)] = _name(path, key)
+                found.rules[prefixes] = found.rules.get(prefixes, 0) + 1
+        found.ambiguous |= _also_named(rule, shared, theirs)
+
+
+def _patterns(shapes: Mapping[str, Shape]) -> dict[Path, _Pattern]:
+    tables: dict[Path, dict[tuple[int, ...], Shape]] = defaultdict(dict)
+    for name, shape in shapes.items():
+        path, key = _path(name)
+        tables[path][key] = shape
+    return {path: _Pattern(path, table) for path, table in tables.items()}
+
+
+def _path(name: str) -> tuple[Path, tuple[int, ...]]:
+    segments = name.split(".")
+    return tuple("#" if s.isdigit() else s for s in segments), tuple(int(s) for s in segments if s.isdigit())
+
+
+def _name(path: Path, numbers: tuple[int, ...]) -> str:
+    remaining = iter(numbers)
+    return ".".join(str(next(remaining)) if segment == "#" else segment for segment in path)
+
+
+def _candidates(ours: Mapping[Path, _Pattern], theirs: Mapping[Path, _Pattern]) -> list[tuple[Path, Path, int]]:
+    """List pairs of patterns that could be the same tensors, with the number of last segments they share; only the longest of each."""
+    by_end: dict[Path, list[Path]] = defaultdict(list)
+    for path, pattern in theirs.items():
+        by_end[path[-pattern.from_layer :]].append(path)
+    candidates = [
+        (path, other, _common_end(path, other))
+        for path, pattern in ours.items()
+        for other in by_end.get(path[-pattern.from_layer :], [])
+        if _compatible(pattern, theirs[other]) and _same_marks(path, other)
+    ]
+    longest: dict[tuple[int, Path], int] = defaultdict(int)
+    for path, other, length in candidates:
+        for end in ((0, path), (1, other)):
+            longest[end] = max(longest[end], length)
+    return [(path, other, length) for path, other, length in candidates if length == longest[0, path] == longest[1, other]]
+
+
+def _common_end(path: Path, other: Path) -> int:
+    length = 0
+    while length < min(len(path), len(other)) and path[-1 - length] == other[-1 - length]:
+        length += 1
+    return length
+
+
+def _compatible(pattern: _Pattern, other: _Pattern) -> bool:
+    """Tell whether one pattern has all the numbers of the other, and the same shapes there."""
+    common = pattern.shapes.keys() & other.shapes.keys()
+    if not common or len(common) < min(len(pattern.shapes), len(other.shapes)):
+        return False
+    return all(_same_shape(pattern.segments, pattern.shapes[key], other.shapes[key]) for key in common)
+
+
+def _same_shape(path: Path, shape: Shape, other: Shape) -> bool:
+    if shape == other:
+        return True
+    rows_only = "#" not in path and len(shape) == len(other) >= 1 and shape[1:] == other[1:]
+    return rows_only and parameter_names.kind(".".join(path)) in ("embedding", "head")
+
+
+def _marks(path: Path) -> frozenset[str]:
+    return frozenset(mark for mark, words in MARKS.items() if any(words.search(segment) for segment in path))
+
+
+def _same_marks(path: Path, other: Path) -> bool:
+    length = _common_end(path, other)
+    ours, theirs = _marks(path[:-length]), _marks(other[:-length])
+    different = ours ^ theirs
+    return different <= OPTIONAL and not ({"encoder", "decoder"} <= different)
+
+
+def _rules(
+    candidates: Iterable[tuple[Path, Path, int]], used_base: set[Path], used_tuned: set[Path]
+) -> dict[tuple[Path, Path], list[tuple[Path, Path]]]:
+    """Group candidates whose names still have no counterpart by the prefixes in which they differ."""
+    rules: dict[tuple[Path, Path], list[tuple[Path, Path]]] = defaultdict(list)
+    for path, other, length in candidates:
+        if path not in used_base and other not in used_tuned:
+            rules[path[:-length], other[:-length]].append((path, other))
+    return rules
+
+
+def _weight(pairs: Iterable[tuple[Path, Path]], ours: Mapping[Path, _Pattern]) -> int:
+    return sum(len(ours[path].shapes) for path, _ in pairs)
+
+
+def _plausible(
+    prefix: Path, other: Path, pairs: list[tuple[Path, Path]], ours: Mapping[Path, _Pattern], theirs: Mapping[Path, _Pattern]
+) -> bool:
+    """Tell whether two prefixes may stand for each other: they name the same, or what lies below them is the same stack of layers."""
+    if _without_neutral(prefix) == _without_neutral(other):
+        return True
+    kinds = sum("#" in path for path, _ in pairs)
+    smaller = min(_kinds_below(prefix, ours), _kinds_below(other, theirs))
+    return kinds >= 2 and 3 * kinds >= smaller
+
+
+def _kinds_below(prefix: Path, patterns: Iterable[Path]) -> int:
+    return sum("#" in path and path[: len(prefix)] == prefix for path in patterns)
+
+
+def _without_neutral(prefix: Path) -> Path:
+    return tuple(segment for segment in prefix if segment not in NEUTRAL)
+
+
+def _rival(
+    rule: tuple[Path, Path],
+    rules: Mapping[tuple[Path, Path], list[tuple[Path, Path]]],
+    ours: Mapping[Path, _Pattern],
+    theirs: Mapping[Path, _Pattern],
+) -> tuple[Path, Path] | None:
+    """Find another rule that gives a name of this rule another counterpart and explains as many tensors."""
+    to_tuned = dict(rules[rule])
+    to_base = {other: path for path, other in rules[rule]}
+    weight = _weight(rules[rule], ours)
+    for rival, pairs in rules.items():
+        if rival == rule or _weight(pairs, ours) < weight or not _plausible(*rival, pairs, ours, theirs):
+            continue
+        if any(to_tuned.get(path, other) != other or to_base.get(other, path) != path for path, other in pairs):
+            return rival
+    return None
+
+
+def _also_named(rule: tuple[Path, Path], shared: set[str], theirs: Mapping[Path, _Pattern]) -> set[str]:
+    """Find names that both sides have, although by the rule the tuned checkpoint has the tensor under another name, which is there too."""
+    doubtful = set()
+    for name in shared:
+        path, key = _path(name)
+        other = (*rule[1], *path[len(rule[0]) :])
+        if path[: len(rule[0])] == rule[0] and other in theirs and key in theirs[other].shapes:
+            doubtful |= {name, _name(other, key)}
+    return doubtful
+
+
+def _name_the_rest(found: Alignment, base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Alignment:
+    """Rename what is left of the tuned checkpoint as its neighbours are: fused or stacked modules, which have no counterpart by name."""
+    by_prefix: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for name, other in found.renamed.items():
+        length = _common_end(tuple(name.split(".")), tuple(other.split(".")))
+        segments, base_segments = name.split("."), other.split(".")
+        rule = (".".join(base_segments[:-length]), ".".join(segments[:-length]))
+        for end in range(len(segments) - length, len(segments)):
+            by_prefix[".".join(segments[:end])].add(rule)
+    taken = set(base) | set(found.renamed.values())
+    for name in tuned:
+        if name in found.renamed or name in found.ambiguous:
+            continue
+        segments = name.split(".")
+        for end in range(len(segments) - 1, -1, -1):
+            rules = by_prefix.get(".".join(segments[:end]))
+            if rules is None:
+                continue
+            if len(rules) == 1:
+                base_prefix, prefix = next(iter(rules))
+                rest = name.removeprefix(f"{prefix}." if prefix else "")
+                renamed = f"{base_prefix}.{rest}" if base_prefix else rest
+                if renamed not in taken:
+                    found.renamed[name] = renamed
+                    taken.add(renamed)
+            break
+    return found
+
+
+def renumbered(base: Iterable[str], tuned: Iterable[str]) -> set[str]:
+    """Find names of either side whose numbers are shifted: layers 0-27 against 1-28, or ``norm0, norm1`` against ``norm1, norm2``.
+
+    Their equal names belong to different modules. A side that only lacks numbers (a model cut off, an added layer) is not shifted.
+    """
+    sides = [_numbers(base), _numbers(tuned)]
+    shifted = set()
+    for place in sides[0].keys() & sides[1].keys():
+        ours, theirs = (side[place] for side in sides)
+        differ = ours.keys() - theirs.keys() and theirs.keys() - ours.keys() and min(ours) != min(theirs)
+        if differ and (place[-1] == "" or len(ours) == len(theirs)):
+            shifted |= {name for names in (ours, theirs) for members in names.values() for name in members}
+    return shifted
+
+
+def _numbers(names: Iterable[str]) -> dict[tuple[str, ...], dict[int, list[str]]]:
+    """Group names by the places of their numbers: (path before, stem of the segment) -> number -> names."""
+    places: dict[tuple[str, ...], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        path: list[str] = []
+        for segment in name.split("."):
+            if match := NUMBERED.match(segment):
+                places[(*path, match.group(1))][int(match.group(2))].append(name)
+            path.append("#" if segment.isdigit() else segment)
+    return places

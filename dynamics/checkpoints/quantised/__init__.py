@@ -1,0 +1,222 @@
+"""Quantised weights: replace codes and their scales by lazy dense weights, or set them aside by the format's name.
+
+Codes are never weights, and scales are never compared. What a tensor is follows from its name, its companions, its dtype and the
+checkpoint's ``quantization_config``. A module for each format reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dynamics.checkpoints.parameter_names import is_buffer
+from dynamics.checkpoints.quantised.layout import DENSE, Group, Settings, Unreadable
+from dynamics.checkpoints.quantised.names import SMOOTHED, Sorted, sort
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor
+
+__all__ = ["dequantise"]
+
+#: ``quant_method`` of formats that are not dequantised, whatever their tensors look like -> name
+REFUSED = {
+    "aqlm": "AQLM", "auto-round": "AutoRound", "autoround": "AutoRound", "bitblas": "BitBLAS", "bitnet": "BitNet",
+    "deepspeedfp": "DeepSpeed FP", "eetq": "EETQ", "exl2": "EXL2", "exl3": "EXL3", "fouroversix": "Four Over Six",
+    "fp_quant": "FP-Quant", "gemma": "Gemma's own quantisation", "higgs": "HIGGS", "hqq": "HQQ", "ipex": "IPEX",
+    "marlin": "Marlin", "metal": "Metal", "nvfp4": "NVFP4 of transformers", "paroquant": "ParoQuant", "qqq": "QQQ", "quark": "Quark",
+    "quip": "QuIP#", "sinq": "SINQ", "spqr": "SpQR", "torchao": "torchao", "vptq": "VPTQ",
+}  # fmt: skip
+ADVICE = "dequantise it with its own library and save it in bfloat16"
+#: JSON files that state how a folder's weights are quantised, beside config.json: ModelOpt, AutoGPTQ, AutoAWQ
+EXTRA = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+#: roles of tensors that hold codes
+CODE_ROLES = frozenset(["weight", "packed", "qweight", "blocks", "_data", "_data._data"])
+
+Reader = Callable[[Group, Settings], "tuple[str, Tensor]"]
+
+
+def dequantise(checkpoint: Checkpoint) -> Checkpoint:
+    """Replace quantised weights by lazy dense ones; set aside what is not read, and every tensor that is no weight.
+
+    Returns
+    -------
+    The same checkpoint with dense weights under their usual names; ``dequantised`` counts them by format, ``ignored`` names the rest.
+    """
+    settings = settings_of(checkpoint)
+    found = sort(checkpoint.tensors, settings.method)
+    tensors = dict(found.rest)
+    ignored: list[Ignored] = []
+    counts: Counter[str] = Counter(checkpoint.dequantised)
+    position = {name: number for number, name in enumerate(checkpoint.tensors)}
+    for group in found.groups.values():
+        if group.parts.keys().isdisjoint(CODE_ROLES):
+            ignored.append(_without_codes(group, tensors))
+            continue
+        try:
+            label, tensor = _read(group, settings)
+        except Unreadable as error:
+            ignored.append(Ignored(group.name, f"quantised as {error}; {ADVICE}", numel_of(group)))
+        else:
+            if tensor.name in tensors:
+                ignored.append(Ignored(tensor.name, f"{label} codes of a weight that is also stored as it is"))
+            else:
+                tensors[tensor.name] = tensor
+                counts[label] += tensor.numel
+                position[tensor.name] = min(position[part.name] for part in group.parts.values())
+    ignored += _unsupported(found)
+    ignored += _activations(found)
+    quantised = bool(found.groups or found.unsupported or settings.method)
+    tensors, others = _weights_only(tensors, quantised)
+    ignored += others
+    if not ignored and not counts:
+        return checkpoint
+    tensors = dict(sorted(tensors.items(), key=lambda item: position[item[0]]))
+    return replace(checkpoint, tensors=tensors, ignored=(*checkpoint.ignored, *ignored), dequantised=dict(counts))
+
+
+def _without_codes(group: Group, tensors: dict[str, Tensor]) -> Ignored:
+    """Set aside scales whose codes are in no file, or that lie beside a weight of plain floats."""
+    if group.name in tensors:
+        name = next(iter(group.parts.values())).name
+        return Ignored(name, f"a scale beside {group.name}, which is stored as {tensors[group.name].dtype}")
+    return Ignored(group.name, "a scale of a quantised weight whose codes are not beside it")
+
+
+def settings_of(checkpoint: Checkpoint) -> Settings:
+    """Collect what config.json, or the JSON files beside the weights, say about the quantisation."""
+    config = checkpoint.config
+    if config is None and checkpoint.format in ("safetensors", "torch"):
+        config = _json_beside(checkpoint, "config.json")
+    config = config or {}
+    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    keys = ("quantization_config", "compression_config", "quantization")
+    found = [source[key] for source in (config, inner) for key in keys if isinstance(source.get(key), dict)]
+    if not found and checkpoint.format in ("huggingface", "safetensors", "torch"):
+        extra = (_json_beside(checkpoint, name) for name in EXTRA)
+        found = [entry for entry in extra if entry]
+    options: dict[str, Any] = found[0] if found else {}
+    stated = (source.get(key) for source in (inner, config) for key in ("dtype", "torch_dtype"))
+    dtype = next((str(value).removeprefix("torch.") for value in stated if value), "")
+    return Settings(_method(options), options, dtype if dtype in DENSE else "")
+
+
+def _method(options: dict[str, Any]) -> str:
+    method = options.get("quant_method") or options.get("method")
+    if not method and "quantization" in options:  # hf_quant_config.json
+        method = "modelopt"
+    if not method and {"bits", "desc_act"} <= options.keys():
+        method = "gptq"
+    if not method and "w_bit" in options:
+        method = "awq"
+    if not method and {"bits", "group_size"} <= options.keys():
+        method = "mlx"
+    return str(method or "").lower()
+
+
+def _json_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
+    """Read a JSON file that lies in the folder of the weights."""
+    from dynamics.checkpoints.files import read_json
+
+    folder = Path(checkpoint.path)
+    path = (folder if folder.is_dir() else folder.parent) / name
+    return read_json(path) if path.is_file() else None
+
+
+def _read(group: Group, settings: Settings) -> tuple[str, Tensor]:
+    """Dequantise a group by the format that its parts show."""
+    if settings.method in REFUSED:
+        raise Unreadable(f"{REFUSED[settings.method]}, which is not read")
+    label, reader = _reader(group, settings)
+    if reader is None:
+        raise Unreadable(f"{label}, which is not read")
+    if SMOOTHED in group.parts:
+        raise Unreadable(f"{label} after smoothing ({SMOOTHED}), which is not read")
+    try:
+        return reader(group, settings)
+    except Unreadable as error:
+        raise Unreadable(f"{label}, but {error}") from None
+
+
+def _reader(group: Group, settings: Settings) -> tuple[str, Reader | None]:  # noqa: C901 - one line for each format
+    """Find the format of a group; None for a format that is not read."""
+    from dynamics.checkpoints.quantised import awq, bitsandbytes, block_fp8, compressed_tensors, gptq, mlx, mxfp4, nvfp4
+
+    parts = group.parts
+    if "absmax" in parts or any(role.startswith("quant_state.") for role in parts):
+        return "bitsandbytes 4-bit", bitsandbytes.read_4bit
+    if "SCB" in parts:
+        return "bitsandbytes int8", bitsandbytes.read_int8
+    if "qweight" in parts:
+        return ("AWQ", awq.read) if awq.is_awq(group) else ("GPTQ", gptq.read)
+    if "blocks" in parts:
+        return "MXFP4", mxfp4.read_experts
+    if "_data" in parts:
+        return "quanto", block_fp8.read
+    if "_data._data" in parts:
+        return "quanto in packed bits", None
+    if "packed" in parts and parts["packed"].dtype == "int32":
+        return "compressed-tensors", compressed_tensors.read
+    codes = parts.get("packed") or parts["weight"]
+    if codes.dtype == "uint8" and not parts.keys().isdisjoint({"global_scale", "scale_2"}):
+        return "NVFP4", nvfp4.read
+    if codes.dtype == "uint8" and "scale" in parts and parts["scale"].dtype in mxfp4.EXPONENTS:
+        return "MXFP4", mxfp4.read
+    if codes.dtype in ("uint32", "int32") and "scales" in parts:
+        return "MLX", mlx.read
+    if codes.dtype in block_fp8.CODES and "scales" not in parts:
+        return "INT8" if codes.dtype == "int8" else "FP8", block_fp8.read
+    companions = ", ".join(sorted(role for role in parts if role != "weight"))
+    return f"{settings.method or 'an unknown format'} ({codes.dtype} with {companions})", None
+
+
+def numel_of(group: Group) -> int:
+    """Estimate the number of weights of a group that is not read: exactly where a tensor states the shape, else by bits of a code."""
+    parts = group.parts
+    if "shape" in parts and 0 < parts["shape"].numel <= 8:
+        return math.prod(max(0, int(size)) for size in parts["shape"].stored())
+    if "qweight" in parts:
+        return parts["qweight"].numel * 8
+    if "blocks" in parts:
+        return parts["blocks"].numel * 2
+    codes = next(parts[role] for role in ("weight", "packed", "_data", "_data._data") if role in parts)
+    halves = "absmax" in parts or (codes.dtype == "uint8" and "scale" in parts) or codes.dtype in ("int32", "uint32")
+    return codes.numel * codes.storage.itemsize * (2 if halves else 1)
+
+
+def _unsupported(found: Sorted) -> list[Ignored]:
+    """List the modules of formats that are not dequantised, each with the size of its largest tensor of codes."""
+    rows = []
+    for (module, label), tensors in found.unsupported.items():
+        codes = [tensor.numel * tensor.storage.itemsize for tensor in tensors]
+        rows.append(Ignored(f"{module}.weight", f"quantised as {label}, which is not read; {ADVICE}", max(codes)))
+    return rows
+
+
+def _activations(found: Sorted) -> list[Ignored]:
+    if not found.activations:
+        return []
+    first, more = found.activations[0].name, len(found.activations) - 1
+    name = f"{first} and {more} more" if more else first
+    return [Ignored(name, "scales of activations of a quantised model, not weights")]
+
+
+def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str, Tensor], list[Ignored]]:
+    """Set aside integers of a model of floats, and 8-bit floats without a scale in a quantised model."""
+    floats = quantised or any("float" in tensor.dtype and tensor.dtype != "float8_e8m0fnu" for tensor in tensors.values())
+    kept: dict[str, Tensor] = {}
+    others: list[Ignored] = []
+    for name, tensor in tensors.items():
+        eight_bit = STORAGE[tensor.dtype].itemsize == 1
+        if tensor.dtype == "float8_e8m0fnu":
+            others.append(Ignored(name, "float8_e8m0fnu holds scales, not weights"))
+        elif quantised and tensor.dtype.startswith("float8"):
+            others.append(Ignored(name, f"{tensor.dtype} without a scale in a quantised model", tensor.numel))
+        elif floats and "float" not in tensor.dtype and not is_buffer(name, tensor.shape):
+            codes = tensor.dtype != "bool" and len(tensor.shape) in (2, 3) and (eight_bit or "32" in tensor.dtype or "16" in tensor.dtype)
+            reason = "integers in a model of floats: codes or a buffer, not a weight"
+            others.append(Ignored(name, reason, tensor.numel if codes else 0))
+        else:
+            kept[name] = tensor
+    return kept, others

@@ -1,0 +1,140 @@
+"""What a run needs before it starts: its folder, device, model, task, sandbox and optional packages. Nothing is made or downloaded.
+
+``loop.run`` and ``--dry-run`` call ``check_run``, so that both refuse the same things, with the same messages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, did_you_mean, printable
+from dynamics.extras import optional_import
+from dynamics.io.folders import LOCK
+from dynamics.models import check_model
+from dynamics.runs.directory import RunDirectory
+from dynamics.train import state, tasks
+from dynamics.train.config import METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
+from dynamics.train.sandbox.runner import ProgramRunner
+from dynamics.train.tasks.prompt_formats import folder_reads_notation
+from dynamics.train.tasks.records import Records
+
+
+def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> None:
+    """Check everything that is known before the model is loaded.
+
+    Parameters
+    ----------
+    method, config, out, resume, tensorboard, wandb
+        See ``loop.Run``.
+
+    Raises
+    ------
+    InputError
+        The run cannot start; the message says why, in one line.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
+    check_folder(method, config, out, resume)
+    _check_logging(tensorboard, wandb)
+    if config.model != "tiny":
+        _check_model(config.model)
+    _check_device(config.device)
+    notation = config.model == "tiny" or folder_reads_notation(config.model)
+    _check_task(config, notation)
+    if isinstance(config, SelfPlayConfig):
+        ProgramRunner(notation, config.allow_unconfined).close()
+
+
+def refuse_busy(out: Path) -> None:
+    """Refuse a run directory that another process works on."""
+    raise InputError(f"{out}: another process is working on this run; wait for it, or choose another folder")
+
+
+def check_folder(method: str, config: TrainConfig, out: Path, resume: bool) -> dict[str, Any] | None:
+    """Check the run directory, which need not exist.
+
+    Returns
+    -------
+    dict or None
+        The document of the run to resume; None for a new run.
+    """
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise InputError(f"{printable(out)}: {'' if existing == out else f'{printable(existing)} '}is not a folder; choose another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{printable(out)}: the folder {printable(existing)} is not writable; choose another")
+    if existing != out:
+        return None
+    if (out / "run.json").exists():
+        return _document_to_resume(method, config, out, resume)
+    if any(file.name != LOCK for file in out.iterdir()):
+        raise InputError(f"{out}: is not empty and contains no run; choose another folder")
+    return None
+
+
+def _document_to_resume(method: str, config: TrainConfig, out: Path, resume: bool) -> dict[str, Any]:
+    """Load and validate the existing ``run.json``: its settings must equal those of this run."""
+    if not resume:
+        raise InputError(f"{out}: already contains a run; continue it with --resume, or choose another folder")
+    document = RunDirectory(out).read_run()
+    asked = {"method": method, **as_recorded(config)}
+    begun = {"method": document.get("method"), **document.get("config", {})}
+    for name, value in asked.items():
+        if value != begun.get(name):
+            raise InputError(
+                f"{out}: was started with {name} = {begun.get(name)!r}, not {value!r}; resume with the same settings, "
+                "or choose another folder"
+            )
+    if document.get("status") == "finished" and state.latest(out / "state") is None:
+        raise InputError(f"{out}: is finished and has no state/ to resume from; choose another folder")
+    return document | {"status": "running"}
+
+
+def _check_logging(tensorboard: bool, wandb: str | None) -> None:
+    """Check that the packages of the further outputs are installed."""
+    if tensorboard:
+        with optional_import("writing events for TensorBoard"):
+            importlib.import_module("tensorboard")
+    if wandb:
+        with optional_import("logging to Weights & Biases"):
+            importlib.import_module("wandb")
+
+
+def _check_model(name: str) -> None:
+    """Check a model other than the embedded one, and suggest a similar built-in name."""
+    try:
+        check_model(name)
+    except InputError as error:
+        suggestion = "" if "did you mean" in str(error) else did_you_mean(name, ("tiny", "smollm2"))
+        raise InputError(f"{error}{suggestion}") from None
+
+
+def _check_device(device: str) -> None:
+    """Check that torch has the device; torch raises several kinds of errors."""
+    if device == "auto":
+        return
+    with optional_import("training"):
+        import torch
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__, 160)
+        raise InputError(f"--device {printable(device)}: cannot be used here ({reason})") from None
+
+
+def _check_task(config: TrainConfig, notation: bool) -> None:
+    """Check that the task exists, has problems to train on and to evaluate, and can grade them."""
+    source = tasks.source(config.task, plain=not notation)
+    trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
+    for split, count in (("training", trains), ("test", config.eval_problems)):
+        if count:
+            source.questions(split, 1, config.seed)
+    for part in source.sources if isinstance(source, tasks.Mixture) else [source]:
+        if isinstance(part, Records):
+            if isinstance(config, RLVRConfig):
+                part.check_gradable("training", config.num_problems)
+            if config.eval_problems:
+                part.check_gradable("test", config.eval_problems)
