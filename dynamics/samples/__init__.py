@@ -42,7 +42,7 @@ __all__ = ["STATUSES", "File", "Samples", "read"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson", ".npz", ".npy", ".yaml", ".yml")
 #: files that harnesses and trainers write beside the samples: settings, metrics and summaries
-_NO_SAMPLES = re.compile(r"(run|config|metadata|results(_.*)?)\.json|metrics\.jsonl")
+_NO_SAMPLES = re.compile(r"(run|config|metadata|results_.*)\.json|metrics\.jsonl")
 #: number of left-out files that a remark names
 NAMED = 8
 #: the training step in the name of a file or folder of a trainer
