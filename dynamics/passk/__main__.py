@@ -97,7 +97,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_outputs(parser, "every number of the report", "pass@k over k with confidence bands")
     parser.add_argument("--problem", metavar="FIELD", help="field that holds the id of the problem (default: found by its usual names)")
     parser.add_argument(
-        "--correct", metavar="FIELD", help="field that says whether a sample is correct; also the metric, scorer or test suite of a harness"
+        "--correct",
+        metavar="FIELD",
+        help="field that says whether a sample is correct; also the metric, scorer or test suite of a harness (METRIC,FILTER of "
+        "lm-evaluation-harness); FIELD[] if it is a list and each entry is a sample",
     )
     parser.add_argument("--threshold", metavar="T", type=float, help="count a sample as correct if its score is at least T")
     parser.add_argument("--sample", metavar="FIELD", help="field that holds the number of the sample within its problem")

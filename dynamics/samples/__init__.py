@@ -42,7 +42,7 @@ __all__ = ["STATUSES", "File", "Samples", "read"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".eval", ".ndjson", ".npz", ".npy", ".yaml", ".yml")
 #: files that harnesses and trainers write beside the samples: settings, metrics and summaries
-_NO_SAMPLES = re.compile(r"(run|config|metadata|results(_.*)?)\.json|metrics\.jsonl")
+_NO_SAMPLES = re.compile(r"(run|config|metadata|results_.*)\.json|metrics\.jsonl")
 #: number of left-out files that a remark names
 NAMED = 8
 #: the training step in the name of a file or folder of a trainer
@@ -113,7 +113,8 @@ def read(
     sources : paths, or ``name=path`` to name the model; patterns such as ``name=run/*.jsonl`` stand for the paths that they match. Of
         a run directory the files in ``evals/`` are read, of any other folder all files.
     problem, correct, sample, model, answer : field names, if they are not detected; ``a.b`` is a nested field. For evaluation harnesses,
-        ``correct`` is the name of the metric, scorer, reward or test suite.
+        ``correct`` is the name of the metric, scorer, reward or test suite; ``metric,filter`` of lm-evaluation-harness. ``field[]`` says
+        that each entry of a list is a sample.
     threshold : a sample is correct if its score is at least this; needed only for scores other than 0 and 1.
     progress : called with (bytes read, total bytes) of each file.
 

@@ -17,7 +17,7 @@ import msgspec
 
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
-from dynamics.io.json import decode, encode, read_document
+from dynamics.io.json import decode, encode, read_document, why_not_json
 from dynamics.samples import inspect_log, lm_eval, rows
 from dynamics.samples.row import (
     BATCH,
@@ -117,8 +117,12 @@ def _decode(path: Path, raw: Any, kind: Any) -> Any:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
         raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
         return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # Python's json module writes NaN
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{printable(path)}: is not laid out as expected: {why_not_json(error)}") from None
 
 
 def _list(path: Path, raws: list[Any], columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:

@@ -73,7 +73,7 @@ class Gather:
 
         data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         data["score"] = np.where(np.isfinite(data["score"]), data["score"], np.nan)
-        labels = {name: list(codes.code_of) for name, codes in self.codes.items()}
+        labels = {name: list(map(_printable_text, codes.code_of)) for name, codes in self.codes.items()}
         data["model"], labels["model"], notes = models.names(self.sources, data["source"], data["model"], labels["model"])
         order = labels["status"]
         data["status"] = np.array([STATUSES.index(status) for status in order], np.int64)[data["status"]]
@@ -115,6 +115,11 @@ class Gather:
         return table, notes
 
 
+def _printable_text(value: Any) -> Any:
+    """Return a text with an escape for half of a surrogate pair, which a table cannot hold; other values as they are."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) and not value.isascii() else value
+
+
 def _categorical(codes: Any, values: Iterable[Any]) -> Any:
     import pandas as pd
 
@@ -147,7 +152,8 @@ def _temperatures(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
     if frame["temperature"].isna().all():
         return []
     notes = []
-    for code, values in frame.groupby("model", sort=False)["temperature"].unique().items():
+    drawn_at = frame.groupby("model", sort=False)["temperature"].unique()
+    for code, values in zip(drawn_at.index.tolist(), drawn_at, strict=True):
         drawn = sorted(value for value in values if value == value)
         if len(drawn) > 1:
             listed = ", ".join(f"{value:g}" for value in drawn[:6]) + (", ..." if len(drawn) > 6 else "")

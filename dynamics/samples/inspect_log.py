@@ -98,7 +98,7 @@ def _archive(path: Path) -> zipfile.ZipFile:
     module = _zipfile()
     try:
         archive: zipfile.ZipFile = module.ZipFile(path)
-    except (zipfile.BadZipFile, module.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, module.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{printable(path)}: the zip is damaged or cut short ({error}); copy it again") from None
     return archive
 

@@ -573,7 +573,8 @@ def _judged(text: str) -> float:
 def _model(name: Any, step: Any) -> str | None:
     parts = [label(name)] if name is not None else []
     if step is not None:
-        parts.append(f"step {label(step)}")
+        number_ = number(step)  # 10.0 in a table is step 10
+        parts.append(f"step {label(step if number_ is None else number_)}")
     return " ".join(parts) or None
 
 

@@ -60,11 +60,12 @@ class Plan:
 
     def _reward(self, rewards: dict[str, Any]) -> float:
         chosen = [rewards.get(self.reward)] if self.reward else list(rewards.values())
-        if not chosen or any(reward is None for reward in chosen):
+        parts: list[Any] = [
+            (reward.get("score"), reward.get("weight", 1.0)) if isinstance(reward, dict) else (reward, 1.0) for reward in chosen
+        ]
+        if not parts or not all(isinstance(number, (int, float)) for part in parts for number in part):
             return math.nan
-        return math.fsum(
-            reward["score"] * reward.get("weight", 1.0) if isinstance(reward, dict) else reward for reward in chosen if reward is not None
-        )
+        return math.fsum(score * weight for score, weight in parts)
 
     @staticmethod
     def _problem(get: Callable[[str], Any]) -> str:

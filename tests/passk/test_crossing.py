@@ -66,7 +66,7 @@ def compared(first: tuple[int, ...], second: tuple[int, ...], problems: int, ks:
 
 
 def test_a_difference_is_claimed_only_where_its_interval_leaves_out_0():
-    assert compared((4,), (4,), 20) == "other and one are level at every k"
+    assert compared((4,), (4,), 20) == "other and one are equal at every k"
     assert compared((4, 5, 3), (4, 4, 4), 8).startswith("inconclusive which of one and other is ahead: at every k the 95% interval holds 0")
     assert compared((3, 2, 4), (0, 0, 1), 200).startswith("other stays behind one up to k = 16 (no crossing up to 16 in 100 %")
     assert "overtakes one at k* = " in compared((16, 0, 0), (2, 3, 4), 200)

@@ -222,6 +222,18 @@ def test_nan_in_an_inspect_log_is_an_unscored_sample_or_of_no_matter(suffix):
         samples.read([DATA / "inspect" / f"parts.{suffix}"], correct="other")
 
 
+@pytest.mark.slow
+def test_inspect_still_writes_these(tmp_path):
+    pytest.importorskip("inspect_ai")
+    from data.harnesses import make_inspect
+
+    make_inspect.main(tmp_path)
+    for name in ("unscored.eval", "unscored.json.gz", "parts.eval", "parts.json.gz"):
+        ours, again = (samples.read([folder / name]).table for folder in (DATA / "inspect", tmp_path))
+        columns = ["problem", "correct"]
+        assert again.sort_values(columns)[columns].to_numpy().tolist() == ours.sort_values(columns)[columns].to_numpy().tolist()
+
+
 def test_an_infinite_inspect_score_and_a_sample_without_the_scorer(tmp_path):
     log = {"version": 2, "status": "success", "eval": {"task": "t", "model": "m"}, "results": {"x": "NAN"}}
     scores = [{"s": {"value": 1}}, {"s": {"value": "INF"}}, {"other": {"value": 0}}, {"s": {"value": 0, "metadata": {"p": "-INF"}}}]
