@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError
+from dynamics.io.locations import without_secrets
 from dynamics.spectra.comparison import METHODS, SCHEMA, SEQUENCE_FIELDS, Spectrum, compare
 from dynamics.spectra.linalg import MORE, TAIL
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
     resume_file = Path(options.resume) if options.resume else None
-    key = {"base": options.base, "tuned": options.tuned, "k": options.subspace, "alpha": options.alpha}
+    key = {"base": without_secrets(options.base), "tuned": without_secrets(options.tuned), "k": options.subspace, "alpha": options.alpha}
     key |= {"method": options.method, "seed": options.seed}
     done = _read_resume_file(resume_file, key) if resume_file else []
     done_names = {spectrum.name for spectrum in done}
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from dynamics.spectra.terminal import show
 
         with reader_may_leave():
-            show(options.base, options.tuned, spectra, skipped, options.method)
+            show(without_secrets(options.base), without_secrets(options.tuned), spectra, skipped, options.method)
     _write(options, spectra, skipped)
     check_complete(incomplete(spectra, skipped), options)
 
@@ -84,8 +85,8 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
         document = {
             "schema": SCHEMA,
             "coverage": coverage_of(spectra, skipped),
-            "base": options.base,
-            "tuned": options.tuned,
+            "base": without_secrets(options.base),
+            "tuned": without_secrets(options.tuned),
             "settings": settings,
             "notes": notes(spectra),
             "matrices": [asdict(spectrum) for spectrum in spectra],
@@ -102,7 +103,7 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.html:
         from dynamics.spectra.page import page
 
-        write(options.html, page(options.base, options.tuned, spectra, skipped, settings))
+        write(options.html, page(without_secrets(options.base), without_secrets(options.tuned), spectra, skipped, settings))
     if options.figure:
         from dynamics.spectra.plot import figure
 

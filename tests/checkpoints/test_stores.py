@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import socket
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -278,3 +279,81 @@ def test_an_s3_server(tmp_path, pair, monkeypatch, capsys) -> None:
     assert "the server cannot be reached" in said
     assert "hidden-secret" not in said
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hidden-secret"
+
+
+class _Hub(_Ranges):
+    """Answers for the model ``org/name`` as the Hub does, with the files of the folder ``base``."""
+
+    def do_GET(self) -> None:
+        folder = Path(self.directory) / "base"
+        if self.path.startswith("/org/name/resolve/main/"):
+            self.path = self.path.replace("/org/name/resolve/main", "/base")
+            super().do_GET()
+        elif "/tree/main" in self.path:
+            self.answer([_hub_entry(file) for file in folder.iterdir()])
+        elif self.path.split("?")[0] in ("/api/models/org/name", "/api/models/org/name/revision/main"):
+            self.answer({"id": "org/name", "sha": "1" * 40, "siblings": []})
+        else:
+            self.answer({"error": "Repository not found"}, 404)
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        files = [Path(self.directory) / "base" / name for name in asked]
+        self.answer([_hub_entry(file) for file in files if file.is_file()])
+
+    def answer(self, value: object, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _hub_entry(file: Path) -> dict:
+    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0" * 40}
+
+
+@pytest.mark.slow
+def test_a_model_on_the_hub(tmp_path, pair, monkeypatch) -> None:
+    constants = pytest.importorskip("huggingface_hub").constants
+    base = sharded(tmp_path / "base", pair[0])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Hub, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    try:
+        for url in ("hf://org/name", "hf://org/name@main"):
+            assert totals(url, pair[1]) == totals(base, pair[1])
+        for url, says in (("hf://org/none", "the Hub refuses it"), ("hf://org/name/none.safetensors", "no such object or folder")):
+            with pytest.raises(InputError, match=says):
+                open_checkpoint(url)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.slow
+def test_a_bucket_of_google(tmp_path, pair, monkeypatch) -> None:
+    emulator, gcsfs = pytest.importorskip("gcp_storage_emulator.server"), pytest.importorskip("gcsfs")
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # a request that the emulator does not answer
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    try:
+        base = sharded(tmp_path / "base", pair[0])
+        system = gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{port}", use_listings_cache=False)
+        for file in base.iterdir():
+            system.pipe(f"bucket/base/{file.name}", file.read_bytes())
+        assert totals("gs://bucket/base", pair[1]) == totals(base, pair[1])
+        assert File("gs://bucket/base/config.json").identity == File("gs://bucket/base/config.json").identity
+        with pytest.raises(InputError, match="no such object or folder"):
+            open_checkpoint("gs://bucket/none")
+    finally:
+        server.stop()
