@@ -249,6 +249,8 @@ def _file_system(scheme: str, encoded: bool, _settings: tuple[tuple[str, str], .
             raise ImportError(str(error), name=SCHEMES[scheme]) from None
     for package in ("aiobotocore", "asyncio", "fsspec", "gcsfs", "s3fs"):  # what they log is raised as well
         logging.getLogger(package).addHandler(logging.NullHandler())
+    if scheme == "hf":
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it prints a line for each request that it repeats
     if scheme in ("hf", "memory"):
         return fsspec.filesystem(scheme, skip_instance_cache=scheme == "hf")
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-import socket
+import subprocess
+import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -316,44 +317,26 @@ def _hub_entry(file: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_a_model_on_the_hub(tmp_path, pair, monkeypatch) -> None:
-    constants = pytest.importorskip("huggingface_hub").constants
-    base = sharded(tmp_path / "base", pair[0])
+def test_a_model_on_the_hub(tmp_path, pair) -> None:
+    pytest.importorskip("huggingface_hub")
+    base, tuned = sharded(tmp_path / "base", pair[0]), write_safetensors(tmp_path / "tuned.safetensors", pair[1])
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Hub, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setenv("HF_ENDPOINT", address)
+    settings = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_secret"}
+
+    def sparsity(url: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "dynamics.sparsity", url, str(tuned), "--json", "-"]
+        return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
+
     try:
+        expected = compare(base, tuned).total.to_dict()
         for url in ("hf://org/name", "hf://org/name@main"):
-            assert totals(url, pair[1]) == totals(base, pair[1])
+            assert json.loads(sparsity(url).stdout)["total"] == json.loads(json.dumps(expected))
         for url, says in (("hf://org/none", "the Hub refuses it"), ("hf://org/name/none.safetensors", "no such object or folder")):
-            with pytest.raises(InputError, match=says):
-                open_checkpoint(url)
+            answer = sparsity(url)
+            assert answer.returncode == 2
+            assert says in answer.stderr
+            assert "hf_secret" not in answer.stderr
     finally:
         server.shutdown()
         server.server_close()
-
-
-@pytest.mark.slow
-def test_a_bucket_of_google(tmp_path, pair, monkeypatch) -> None:
-    emulator, gcsfs = pytest.importorskip("gcp_storage_emulator.server"), pytest.importorskip("gcsfs")
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # a request that the emulator does not answer
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
-    try:
-        base = sharded(tmp_path / "base", pair[0])
-        system = gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{port}", use_listings_cache=False)
-        for file in base.iterdir():
-            system.pipe(f"bucket/base/{file.name}", file.read_bytes())
-        assert totals("gs://bucket/base", pair[1]) == totals(base, pair[1])
-        assert File("gs://bucket/base/config.json").identity == File("gs://bucket/base/config.json").identity
-        with pytest.raises(InputError, match="no such object or folder"):
-            open_checkpoint("gs://bucket/none")
-    finally:
-        server.stop()
