@@ -30,8 +30,8 @@ def open_checkpoint(source: Source) -> Checkpoint:
     Parameters
     ----------
     source : a ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.gguf`` file; a Hugging Face folder, sharded or not; a torch
-        distributed checkpoint; a folder of verl / FSDP rank shards; a PEFT LoRA folder; a Hub id, ``org/name@revision``; or
-        a mapping from names to tensors or arrays.
+        distributed checkpoint; a folder of verl / FSDP rank shards; a PEFT LoRA folder; a Hub id, ``org/name@revision``; a
+        URL of any of these in an object store, ``s3://bucket/folder``; or a mapping from names to tensors or arrays.
 
     Raises
     ------
