@@ -72,8 +72,8 @@ def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
     if not any(parameter_names.ADAPTED.search(name) for name in checkpoint.tensors):
         return checkpoint
     folder = path if path.is_dir() else path.parent
-    for config in (folder / "adapter_config.json", folder / "lora_adapter" / "adapter_config.json"):
-        if config.exists():
+    for inner in (folder, folder / "lora_adapter", folder / "actor" / "lora_adapter"):
+        if (config := inner / "adapter_config.json").exists():
             from dynamics.checkpoints.adapter import merge_own_factors
             from dynamics.checkpoints.files import read_json
 

@@ -10,6 +10,7 @@ import fnmatch
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,6 +30,8 @@ URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "crc32c", "generation", "LastModified", "Last-Modified", "updated", "mtime", "created")
 #: variables of the environment that hold addresses and credentials of stores start with these
 SETTINGS = ("AWS_", "FSSPEC_", "GCSFS_", "GOOGLE_", "HF_", "STORAGE_EMULATOR_HOST")
+#: times that a part of a file is asked of a web server
+TRIES = 4
 Result = TypeVar("Result")
 
 
@@ -122,9 +125,10 @@ class RemotePath:
     def read(self, start: int, stop: int) -> bytes:
         """Read bytes ``start:stop`` of an object."""
         system, path = _store(self.url)
+        tries = TRIES if urlsplit(self.url).scheme in ("http", "https") else 1  # the others try again by themselves
         try:
             exactly = {} if system.async_impl else {"cache_type": "none"}  # the others read ahead by themselves
-            data: bytes = self._ask(lambda: system.cat_file(path, start=start, end=stop, **exactly))
+            data: bytes = self._ask(lambda: system.cat_file(path, start=start, end=stop, **exactly), tries)
         except FileNotFoundError:
             raise InputError(f"{printable(self)}: no such object any more; it was there when it was opened") from None
         if len(data) != stop - start:
@@ -157,7 +161,7 @@ class RemotePath:
         if self._ask(lambda: sync(system.loop, status)) == 200:
             raise InputError(f"{printable(self)}: the server sends whole files only, not parts of them; download it first")
 
-    def _ask(self, request: Callable[[], Result]) -> Result:
+    def _ask(self, request: Callable[[], Result], tries: int = 1) -> Result:
         """Make a request of the store. A missing object is a FileNotFoundError; any other fault is an InputError of one line."""
         try:
             return request()
@@ -171,6 +175,9 @@ class RemotePath:
         except ImportError as error:
             raise InputError(f"{printable(self)}: needs the package {printable(error.name)}") from None
         except Exception as error:
+            if tries > 1 and getattr(error, "status", 500) >= 500:  # not access that is denied
+                time.sleep(1 / tries)
+                return self._ask(request, tries - 1)
             raise InputError(f"{printable(self)}: {_reason(error, self.url)}") from None
 
 

@@ -66,6 +66,24 @@ def test_the_state_dict_of_a_whole_peft_model_is_merged(tmp_path) -> None:
     check(compare(DATA / "base" / "llama", tmp_path), TRUTH["layernorm_save"]["rows"])
 
 
+def test_a_distributed_checkpoint_of_a_peft_model_is_merged(tmp_path) -> None:
+    torch = pytest.importorskip("torch")
+    import torch.distributed.checkpoint as dcp
+
+    tensors = open_checkpoint(write_without_config(tmp_path)).tensors
+    state = {name: torch.from_numpy(tensor.values().reshape(tensor.shape).copy()) for name, tensor in tensors.items()}
+    config = DATA / "whole" / "lora_adapter" / "adapter_config.json"
+    for folder, inside in (("dcp", "dcp"), ("verl", "verl/lora_adapter")):
+        dcp.save(state, checkpoint_id=tmp_path / folder, no_dist=True)
+        (tmp_path / inside).mkdir(exist_ok=True)
+        shutil.copy(config, tmp_path / inside)
+        check(compare(DATA / "base" / "llama", tmp_path / folder), TRUTH["layernorm_save"]["rows"])
+
+
+def write_without_config(tmp_path: Path) -> Path:
+    return Path(shutil.copy(DATA / "whole" / "model.safetensors", tmp_path))
+
+
 def test_weights_beside_an_adapter_are_named(tmp_path) -> None:
     shutil.copytree(DATA / "plain", tmp_path / "run")
     for name in ("model.safetensors", "pytorch_model_fsdp_0/.metadata", "second/adapter_config.json", "optimizer.pt"):
