@@ -31,8 +31,8 @@ def open_checkpoint(source: Source) -> Checkpoint:
     Parameters
     ----------
     source : a ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.gguf`` file; a Hugging Face folder, sharded or not; a torch
-        distributed checkpoint; a folder of verl / FSDP rank shards; a PEFT LoRA folder; a Hub id, ``org/name@revision``; or
-        a mapping from names to tensors or arrays.
+        distributed checkpoint; a folder of verl / FSDP rank shards; a PEFT LoRA folder; a Hub id, ``org/name@revision``; a
+        URL of any of these in an object store, ``s3://bucket/folder``; or a mapping from names to tensors or arrays.
 
     Raises
     ------
@@ -73,8 +73,8 @@ def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
     if not any(parameter_names.ADAPTED.search(name) for name in checkpoint.tensors):
         return checkpoint
     folder = path if path.is_dir() else path.parent
-    for config in (folder / "adapter_config.json", folder / "lora_adapter" / "adapter_config.json"):
-        if config.exists():
+    for inner in (folder, folder / "lora_adapter", folder / "actor" / "lora_adapter"):
+        if (config := inner / "adapter_config.json").exists():
             from dynamics.checkpoints.adapter import merge_own_factors
             from dynamics.checkpoints.files import read_json
 

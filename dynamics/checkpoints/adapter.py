@@ -311,7 +311,10 @@ def merge_own_factors(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Chec
     if len(weights) < len(rest):
         raise InputError(f"{where}: holds a module twice, as original_module and as itself; merge the adapter first")
     merged, _ = adapter.apply_to_base(replace(checkpoint, tensors=weights))
-    return replace(merged, format=checkpoint.format, ignored=checkpoint.ignored)
+    trained = [name for name in checkpoint.tensors if name not in rest]
+    reason = "an adapter: the weights were merged with it, in float64"
+    merged_parts = [Ignored(f"{trained[0]} and {len(trained) - 1} more", reason)] if trained else []
+    return replace(merged, format=checkpoint.format, ignored=(*checkpoint.ignored, *merged_parts))
 
 
 @dataclass

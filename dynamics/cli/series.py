@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dynamics.cli.command import tell
 from dynamics.errors import printable
+from dynamics.io.locations import without_secrets
 from dynamics.io.paths import natural_order
 
 
@@ -19,5 +20,5 @@ def sort_series(command: str, names: Sequence[str]) -> list[str]:
     """
     ordered = natural_order(names)
     if ordered != list(names):
-        tell(f"{command}: sorted the series by number: {', '.join(printable(name) for name in ordered)}")
+        tell(f"{command}: sorted the series by number: {', '.join(printable(without_secrets(name)) for name in ordered)}")
     return ordered

@@ -7,8 +7,10 @@ the readers of checkpoints use, so that they read both. The stores are those of 
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +28,10 @@ SCHEMES = {
 URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 #: details of an object that change with its content, the most exact first
 VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "crc32c", "generation", "LastModified", "Last-Modified", "updated", "mtime", "created")
+#: variables of the environment that hold addresses and credentials of stores start with these
+SETTINGS = ("AWS_", "FSSPEC_", "GCSFS_", "GOOGLE_", "HF_", "STORAGE_EMULATOR_HOST")
+#: times that a part of a file is asked of a web server
+TRIES = 4
 Result = TypeVar("Result")
 
 
@@ -119,8 +125,10 @@ class RemotePath:
     def read(self, start: int, stop: int) -> bytes:
         """Read bytes ``start:stop`` of an object."""
         system, path = _store(self.url)
+        tries = TRIES if urlsplit(self.url).scheme in ("http", "https") else 1  # the others try again by themselves
         try:
-            data: bytes = self._ask(lambda: system.cat_file(path, start=start, end=stop))
+            exactly = {} if system.async_impl else {"cache_type": "none"}  # the others read ahead by themselves
+            data: bytes = self._ask(lambda: system.cat_file(path, start=start, end=stop, **exactly), tries)
         except FileNotFoundError:
             raise InputError(f"{printable(self)}: no such object any more; it was there when it was opened") from None
         if len(data) != stop - start:
@@ -153,7 +161,7 @@ class RemotePath:
         if self._ask(lambda: sync(system.loop, status)) == 200:
             raise InputError(f"{printable(self)}: the server sends whole files only, not parts of them; download it first")
 
-    def _ask(self, request: Callable[[], Result]) -> Result:
+    def _ask(self, request: Callable[[], Result], tries: int = 1) -> Result:
         """Make a request of the store. A missing object is a FileNotFoundError; any other fault is an InputError of one line."""
         try:
             return request()
@@ -167,6 +175,9 @@ class RemotePath:
         except ImportError as error:
             raise InputError(f"{printable(self)}: needs the package {printable(error.name)}") from None
         except Exception as error:
+            if tries > 1 and getattr(error, "status", 500) >= 500:  # not access that is denied
+                time.sleep(1 / tries)
+                return self._ask(request, tries - 1)
             raise InputError(f"{printable(self)}: {_reason(error, self.url)}") from None
 
 
@@ -220,30 +231,39 @@ def without_secrets(url: str) -> str:
     return f"{scheme}{mark}{host}{slash}{path}"
 
 
-@lru_cache(maxsize=4096)
 def _store(url: str) -> tuple[Any, str]:
-    """Return the ``fsspec`` file system of a URL, and the path in it. A folder's listing is never taken from a cache: it may change."""
-    scheme = scheme_of(url)
+    """Return the ``fsspec`` file system of a URL, and the path in it."""
+    scheme = scheme_of(url) or ""
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(SETTINGS)))
+    try:
+        system = _file_system(scheme, "%" in url, settings)
+        return system, str(system._strip_protocol(url))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{printable(without_secrets(url))}: {_reason(error, url)}") from None
+
+
+@lru_cache(maxsize=32)
+def _file_system(scheme: str, encoded: bool, _settings: tuple[tuple[str, str], ...]) -> Any:
+    """Make the file system of a scheme for the settings of the environment. Listings are not kept: a folder may change."""
     with optional_import(f"reading {scheme}://"):
         import fsspec
-        from fsspec.core import url_to_fs
 
-        options: dict[str, Any] = {"use_listings_cache": False}
-        if scheme in ("http", "https"):  # a signed URL must be sent as it is
-            options |= {"headers": {"Accept-Encoding": "identity"}, "encoded": "%" in url}
-        elif scheme in ("hf", "memory"):
-            options = {}
         try:
             fsspec.get_filesystem_class(scheme)
         except ImportError as error:  # fsspec says which package is missing in its text only
-            raise ImportError(str(error), name=SCHEMES[scheme or ""]) from None
-        try:
-            system, path = url_to_fs(url, **options)
-        except ImportError:
-            raise
-        except Exception as error:
-            raise InputError(f"{printable(without_secrets(url))}: {_reason(error, url)}") from None
-    return system, str(path)
+            raise ImportError(str(error), name=SCHEMES[scheme]) from None
+    for package in ("aiobotocore", "asyncio", "fsspec", "gcsfs", "s3fs"):  # what they log is raised as well
+        logging.getLogger(package).addHandler(logging.NullHandler())
+    if scheme == "hf":
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it prints a line for each request that it repeats
+    if scheme in ("hf", "memory"):
+        return fsspec.filesystem(scheme, skip_instance_cache=scheme == "hf")
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme in ("http", "https"):  # a signed URL must be sent as it is
+        options |= {"headers": {"Accept-Encoding": "identity"}, "encoded": encoded}
+    return fsspec.filesystem(scheme, **options)
 
 
 def _is_folder(info: Mapping[str, Any]) -> bool:

@@ -88,7 +88,8 @@ class MergedWeights:
 
     def _compare(self, before: Checkpoint, after: Checkpoint) -> DiffStats:
         embedding = parameter_names.token_embedding(before.tensors)
-        moved, frozen = [], []
+        moved: list[Pair] = []
+        frozen: list[Pair] = []
         for name, tensor in after.tensors.items():
             base = before.tensors.get(name) or before.tensors[embedding or name]  # a head that is tied to the embedding
             same = tensor.source is not None and tensor.source == base.source

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 19
 
 
+@runtime_checkable
 class Model(Protocol):
     """A model of torch, whose trained parameters are measured."""
 
@@ -152,7 +153,7 @@ def snapshot(named_parameters: Parameters) -> dict[str, Stored]:
     """Copy the weights as flat arrays of stored values, with the names of their dtypes; for sharded tensors, the local shard."""
     if isinstance(named_parameters, Mapping):
         items: Iterable[tuple[str, Any]] = named_parameters.items()
-    elif hasattr(named_parameters, "named_parameters"):
+    elif isinstance(named_parameters, Model):
         items = trained_parameters(named_parameters)
     else:
         items = named_parameters

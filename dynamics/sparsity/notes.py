@@ -20,9 +20,10 @@ def explain(comparison: Comparison) -> list[str]:
     hidden = total.changed["exact"] - total.changed["bf16"]
     share = hidden / total.numel if total.numel else 0.0
     if comparison.adapters:
+        dora = " with the norms that DoRA stores" if any(record.get("dora") for record in comparison.adapters) else ""
         notes.append(
-            "tuned is an adapter: its weights are base + scaling B A, formed in float64 a chunk at a time. `exact` counts any update that "
-            "is not zero; `bf16` is what a merge into bfloat16 would change"
+            f"tuned is an adapter: its weights are base + scaling B A{dora}, formed in float64 a chunk at a time. `exact` counts any "
+            "update that is not zero; `bf16` is what a merge into bfloat16 would change"
         )
     elif base == tuned == "bfloat16":
         small = (total.changed["exact"] - total.changed["atol"]) / max(1, total.numel)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError
+from dynamics.io.locations import without_secrets
 from dynamics.spectra.comparison import METHODS, SCHEMA, SEQUENCE_FIELDS, Spectrum, compare
 from dynamics.spectra.linalg import MORE, TAIL
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
     resume_file = Path(options.resume) if options.resume else None
-    key = {"base": options.base, "tuned": options.tuned, "k": options.subspace, "alpha": options.alpha}
+    key = {"base": without_secrets(options.base), "tuned": without_secrets(options.tuned), "k": options.subspace, "alpha": options.alpha}
     key |= {"method": options.method, "seed": options.seed}
     done = _read_resume_file(resume_file, key) if resume_file else []
     done_names = {spectrum.name for spectrum in done}
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from dynamics.spectra.terminal import show
 
         with reader_may_leave():
-            show(options.base, options.tuned, spectra, skipped, options.method, remarks=remarks)
+            show(without_secrets(options.base), without_secrets(options.tuned), spectra, skipped, options.method, remarks=remarks)
     _write(options, spectra, skipped, remarks)
     check_complete(incomplete(spectra, skipped), options)
 
@@ -77,6 +78,7 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     from dynamics.cli.outputs import save_figure, write
     from dynamics.io.json import to_json
 
+    base, tuned = without_secrets(options.base), without_secrets(options.tuned)
     settings = {"method": options.method, "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL}
     if options.method == "approx":
         from dynamics.spectra.randomized_svd import FAILURE
@@ -88,8 +90,8 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
         document = {
             "schema": SCHEMA,
             "coverage": coverage_of(spectra, skipped),
-            "base": options.base,
-            "tuned": options.tuned,
+            "base": base,
+            "tuned": tuned,
             "settings": settings,
             "notes": [*remarks, *notes(spectra)],
             "matrices": [asdict(spectrum) for spectrum in spectra],
@@ -106,7 +108,7 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.html:
         from dynamics.spectra.page import page
 
-        write(options.html, page(options.base, options.tuned, spectra, skipped, settings, remarks))
+        write(options.html, page(base, tuned, spectra, skipped, settings, remarks))
     if options.figure:
         from dynamics.spectra.plot import figure
 

@@ -38,6 +38,7 @@ def check(comparison, truth) -> None:
 def test_adapters_of_peft_equal_their_merge(case) -> None:
     comparison = compare(DATA / "base" / TRUTH[case]["base"], DATA / case)
     check(comparison, TRUTH[case]["rows"])
+    assert ("norms that DoRA stores" in " ".join(comparison.notes)) == ("dora" in case)
     assert min(comparison.coverage.values()) == 1
 
 
@@ -57,13 +58,33 @@ def test_peft_still_writes_these_adapters(tmp_path) -> None:
 
 
 def test_the_state_dict_of_a_whole_peft_model_is_merged(tmp_path) -> None:
-    check(compare(DATA / "base" / "llama", DATA / "whole"), TRUTH["layernorm_save"]["rows"])
+    comparison = compare(DATA / "base" / "llama", DATA / "whole")
+    check(comparison, TRUTH["layernorm_save"]["rows"])
+    assert [skip.reason for skip in comparison.skipped] == ["an adapter: the weights were merged with it, in float64"]
     shutil.copy(DATA / "whole" / "model.safetensors", tmp_path)
     with pytest.raises(InputError, match=r"holds LoRA factors beside the weights .*put the adapter_config.json of the run beside them"):
         compare(DATA / "base" / "llama", tmp_path)
     shutil.copy(DATA / "whole" / "lora_adapter" / "adapter_config.json", tmp_path)
     check(compare(DATA / "base" / "llama", tmp_path / "model.safetensors"), TRUTH["layernorm_save"]["rows"])
     check(compare(DATA / "base" / "llama", tmp_path), TRUTH["layernorm_save"]["rows"])
+
+
+def test_a_distributed_checkpoint_of_a_peft_model_is_merged(tmp_path) -> None:
+    torch = pytest.importorskip("torch")
+    import torch.distributed.checkpoint as dcp
+
+    tensors = open_checkpoint(write_without_config(tmp_path)).tensors
+    state = {name: torch.from_numpy(tensor.values().reshape(tensor.shape).copy()) for name, tensor in tensors.items()}
+    config = DATA / "whole" / "lora_adapter" / "adapter_config.json"
+    for folder, inside in (("dcp", "dcp"), ("verl", "verl/lora_adapter")):
+        dcp.save(state, checkpoint_id=tmp_path / folder, no_dist=True)
+        (tmp_path / inside).mkdir(exist_ok=True)
+        shutil.copy(config, tmp_path / inside)
+        check(compare(DATA / "base" / "llama", tmp_path / folder), TRUTH["layernorm_save"]["rows"])
+
+
+def write_without_config(tmp_path: Path) -> Path:
+    return Path(shutil.copy(DATA / "whole" / "model.safetensors", tmp_path))
 
 
 def test_weights_beside_an_adapter_are_named(tmp_path) -> None:

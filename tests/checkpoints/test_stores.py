@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import subprocess
+import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -159,6 +161,12 @@ def test_faults_are_one_line_without_secrets(url, says, store, tmp_path, capsys)
     assert "hidden" not in line
 
 
+def test_a_missing_package_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(InputError, match=r"reading gs:// needs gcsfs: pip install 'training-dynamics\[stores\]'"):
+        open_checkpoint("gs://bucket/model")
+
+
 def test_outputs_go_to_files_of_this_machine(tmp_path, pair, capsys) -> None:
     write_safetensors(tmp_path / "a.safetensors", pair[0])
     assert cli([str(tmp_path / "a.safetensors"), str(tmp_path / "a.safetensors"), "--json", "s3://bucket/report.json"]) == 2
@@ -184,10 +192,14 @@ def test_paths_in_stores() -> None:
 class _Ranges(SimpleHTTPRequestHandler):
     """Serves files by ranges, as object stores do; ``sent`` counts the bytes of files."""
 
-    ranges, sent = True, 0
+    ranges, sent, lost = True, 0, 0
 
     def do_GET(self) -> None:
         path, wanted = Path(self.translate_path(self.path)), self.headers.get("Range")
+        if wanted and wanted != "bytes=0-0" and self.lost:
+            type(self).lost -= 1
+            self.close_connection = True
+            return
         if "denied" in self.path:
             self.send_error(403)
         elif wanted and self.ranges and path.is_file():
@@ -230,8 +242,9 @@ def test_a_web_server(tmp_path, pair, web) -> None:
     assert totals(f"{web}/base", f"{web}/tuned.safetensors?token=secret") == totals(base, tuned)
     assert open_checkpoint(f"{web}/tuned.safetensors?token=secret").path == f"{web}/tuned.safetensors"
     write_safetensors(tmp_path / "large.safetensors", {"w": np.zeros(1 << 22, np.float32)})
-    _Ranges.sent = 0
+    _Ranges.sent, _Ranges.lost = 0, 1  # the first connection is lost
     open_checkpoint(f"{web}/large.safetensors")
+    assert _Ranges.lost == 0
     assert _Ranges.sent < 2 * blocks.SMALL
 
 
@@ -278,3 +291,63 @@ def test_an_s3_server(tmp_path, pair, monkeypatch, capsys) -> None:
     assert "the server cannot be reached" in said
     assert "hidden-secret" not in said
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hidden-secret"
+
+
+class _Hub(_Ranges):
+    """Answers for the model ``org/name`` as the Hub does, with the files of the folder ``base``."""
+
+    def do_GET(self) -> None:
+        folder = Path(self.directory) / "base"
+        if self.path.startswith("/org/name/resolve/main/"):
+            self.path = self.path.replace("/org/name/resolve/main", "/base")
+            super().do_GET()
+        elif "/tree/main" in self.path:
+            self.answer([_hub_entry(file) for file in folder.iterdir()])
+        elif self.path.split("?")[0] in ("/api/models/org/name", "/api/models/org/name/revision/main"):
+            self.answer({"id": "org/name", "sha": "1" * 40, "siblings": []})
+        else:
+            self.answer({"error": "Repository not found"}, 404)
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        files = [Path(self.directory) / "base" / name for name in asked]
+        self.answer([_hub_entry(file) for file in files if file.is_file()])
+
+    def answer(self, value: object, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _hub_entry(file: Path) -> dict:
+    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0" * 40}
+
+
+@pytest.mark.slow
+def test_a_model_on_the_hub(tmp_path, pair) -> None:
+    pytest.importorskip("huggingface_hub")
+    base, tuned = sharded(tmp_path / "base", pair[0]), write_safetensors(tmp_path / "tuned.safetensors", pair[1])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Hub, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    settings = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_secret"}
+
+    def sparsity(url: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "dynamics.sparsity", url, str(tuned), "--json", "-"]
+        return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
+
+    try:
+        expected = compare(base, tuned).total.to_dict()
+        for url in ("hf://org/name", "hf://org/name@main"):
+            assert json.loads(sparsity(url).stdout)["total"] == json.loads(json.dumps(expected))
+        for url, says in (("hf://org/none", "the Hub refuses it"), ("hf://org/name/none.safetensors", "no such object or folder")):
+            answer = sparsity(url)
+            assert answer.returncode == 2
+            assert says in answer.stderr
+            assert "hf_secret" not in answer.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
