@@ -59,7 +59,7 @@ def test_weights_equal_those_of_the_library_that_wrote_them(writer):
 
 
 def test_what_is_not_read_of_a_file_is_named():
-    assert "its mode is mxfp4" in reasons(open_checkpoint(DATA / "mlx"))["mxfp4.weight"]
+    assert "its mode is nvfp4" in reasons(open_checkpoint(DATA / "mlx"))["nvfp4.weight"]
     assert "quanto in packed bits" in reasons(open_checkpoint(DATA / "quanto"))["int4.weight"]
 
 
@@ -333,6 +333,31 @@ def test_experts_of_gpt_oss_keep_their_bias():
     assert compared.total.changed["exact"] == nonzero + 64
 
 
+def test_original_files_of_gpt_oss_are_not_transposed():
+    blocks, scales = RNG.integers(0, 255, (3, 8, 2, 16)).astype(np.uint8), RNG.integers(100, 130, (3, 8, 2)).astype(np.uint8)
+    norm = {"norm.scale": np.ones(4, np.float32)}
+    original = open_checkpoint(norm | {"block.0.mlp.mlp1_weight.blocks": blocks, "block.0.mlp.mlp1_weight.scales": scales})
+    converted = open_checkpoint({"w_blocks": blocks, "w_scales": scales})
+    dense = converted.tensors["w"].values().reshape(3, 64, 8).swapaxes(1, 2)
+    assert original.tensors.keys() == {"norm.scale", "block.0.mlp.mlp1_weight"}
+    same_in_chunks(original.tensors["block.0.mlp.mlp1_weight"], dense)
+
+
+def test_codes_stored_as_bfloat16_are_no_weights_without_their_state():
+    """``quant_storage`` of bitsandbytes can be any dtype."""
+    codes = lazy("", RNG.integers(0, 2**15, (64, 1)).astype(np.uint16), "bfloat16")
+    checkpoint = open_checkpoint({"norm.weight": np.ones(2, np.float32), "w.weight": codes, "w.weight.absmax": np.ones(4, np.float32)})
+    assert checkpoint.tensors.keys() == {"norm.weight"}
+    assert "no quant_state" in reasons(checkpoint)["w.weight"]
+
+
+def test_zero_points_of_older_versions_of_compressed_tensors_are_not_packed():
+    codes, points = RNG.integers(0, 16, (8, 64)), RNG.integers(-3, 3, (8, 1)).astype(np.int8)
+    stored = {"w.weight_packed": pack_dense(codes, 4), "w.weight_shape": np.array([8, 64]), "w.weight_zero_point": points}
+    checkpoint = open_checkpoint(stored | {"w.weight_scale": np.ones((8, 1), np.float32)})
+    same_in_chunks(checkpoint.tensors["w.weight"], codes - 8 - points)
+
+
 def test_a_pair_of_nf4_checkpoints_is_compared_as_weights():
     """Every weight of tuned is half as large again; the codes are the same."""
     tensors, _, dense = nf4(np.random.default_rng(3))
@@ -377,7 +402,7 @@ REFUSED = {
     "GPTQ, but qzeros missing": {"qweight": integers("i4", 2, 16), "scales": floats(1, 16)},
     "bitsandbytes 4-bit, but no quant_state": {"weight": integers("u1", 8, 1), "weight.absmax": floats(1)},
     "MLX, but no config": {"weight": integers("u4", 4, 8), "scales": floats(4, 1), "biases": floats(4, 1)},
-    "int8 with scales": {"weight": integers("i1", 4, 4), "weight_scales": floats(4)},
+    "EETQ": {"weight": integers("i1", 4, 4), "weight_scales": floats(4)},
 }
 
 

@@ -42,7 +42,7 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     exponents = scale.dtype in ("uint8", "float8_e8m0fnu")
     if scale.dtype.startswith(("int", "uint", "bool")) and not (exponents and codes.dtype != "int8"):
         raise Unreadable(f"scales of {scale.dtype}")
-    if zero is not None and (zero.shape != scale.shape or not zero.dtype.startswith("int")):
+    if zero is not None and (zero.shape != scale.shape or not zero.dtype.startswith(("int", "float8_e4"))):
         raise Unreadable(f"zero points {zero.dtype} {zero.shape} for scales {scale.shape}")
     grid = Grid(codes.shape, scale.shape, blocks(settings.options))
     label = "INT8" if codes.dtype == "int8" else "MXFP8" if exponents and grid.block == (1, 32) else "FP8"

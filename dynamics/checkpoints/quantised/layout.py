@@ -174,6 +174,13 @@ def stored_bytes(tensor: Tensor, first: int, last: int) -> Shaped[np.ndarray, " 
     return raw[first - start * size : last - start * size]
 
 
+def as_bytes(tensor: Tensor) -> Tensor:
+    """Return a tensor of words as a tensor of bytes, of which each row has four or two times as many."""
+    size = tensor.storage.itemsize
+    shape = (*tensor.shape[:-1], tensor.shape[-1] * size) if tensor.shape else (size,)
+    return Tensor(tensor.name, shape, "uint8", lambda start, stop, _out: stored_bytes(tensor, start, stop), tensor.source)
+
+
 def nibbles(packed: Shaped[np.ndarray, "rows bytes"], high_first: bool = False) -> Shaped[np.ndarray, "rows codes"]:
     """Split bytes into two codes of four bits each along the last axis."""
     halves = (packed >> 4, packed & 0xF) if high_first else (packed & 0xF, packed >> 4)

@@ -115,29 +115,38 @@ def _certain(name: str) -> tuple[str, str] | None:
 
 def _attach(left: dict[str, Tensor], result: Sorted) -> None:
     """Move codes, and names that only codes give a meaning, from ``left`` into their groups."""
-    for name in [name for name in left if name.endswith("_blocks")]:  # gpt-oss: with its scales, or it is another parameter
-        weight = name.removesuffix("_blocks")
-        if f"{weight}_scales" in left:
-            group = result.groups.setdefault(weight, Group(weight))
-            group.parts.update(blocks=left.pop(name), scales=left.pop(f"{weight}_scales"))
+
+    def take(name: str, weight: str, role: str) -> None:
+        result.groups.setdefault(weight, Group(weight)).parts[role] = left.pop(name)
+
+    for name in [name for name in left if name.endswith(("_blocks", ".blocks"))]:  # gpt-oss, and its original files
+        weight, scales = name[: -len("_blocks")], f"{name.removesuffix('blocks')}scales"
+        if scales in left and left[name].dtype == "uint8":
+            take(name, weight, "blocks")
+            take(scales, weight, "scales")
     for name in list(left):
-        for pattern, suffix in WITH_CODES:
-            matched = pattern.match(name)
-            weight = matched.group(1) + suffix if matched else ""
-            if matched and (weight in result.groups or _codes(left.get(weight))):
-                result.groups.setdefault(weight, Group(weight)).parts[matched.group(2)] = left.pop(name)
-                break
-        else:
-            matched = MODULE_SCALE.match(name)
-            if matched and _codes(left.get(f"{matched.group(1)}.weight")):
-                weight = f"{matched.group(1)}.weight"
-                result.groups.setdefault(weight, Group(weight)).parts["module_scale"] = left.pop(name)
+        found = _with_codes(name, left, result)
+        if found is not None:
+            take(name, *found)
     for weight, group in result.groups.items():
-        if weight in left and (_codes(left[weight]) or any(role.startswith("quant_state.") for role in group.parts)):
+        any_dtype = any(role == "absmax" or role.startswith("quant_state.") for role in group.parts)  # quant_storage of bitsandbytes
+        if weight in left and (_codes(left[weight]) or any_dtype):
             group.parts["weight"] = left.pop(weight)
-        smooth = f"{group.module}.{SMOOTHED}"
-        if smooth in left:
+        if (smooth := f"{group.module}.{SMOOTHED}") in left:
             group.parts[SMOOTHED] = left.pop(smooth)
+
+
+def _with_codes(name: str, left: Mapping[str, Tensor], result: Sorted) -> tuple[str, str] | None:
+    """Return the weight and the role of a companion, if that weight is stored as codes."""
+    for pattern, suffix in WITH_CODES:
+        if matched := pattern.match(name):
+            weight = matched.group(1) + suffix
+            if weight in result.groups or _codes(left.get(weight)):
+                return weight, matched.group(2)
+    matched = MODULE_SCALE.match(name)
+    if matched and _codes(left.get(f"{matched.group(1)}.weight")):
+        return f"{matched.group(1)}.weight", "module_scale"
+    return None
 
 
 def _codes(tensor: Tensor | None) -> bool:

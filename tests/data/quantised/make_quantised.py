@@ -256,10 +256,13 @@ def mlx():
             tensors[f"bits{bits}.{name}"] = torch.from_numpy(numpy.array(part.astype(mx.float32))).bfloat16()
         expected[f"bits{bits}.weight"] = torch.from_numpy(numpy.array(dense.astype(mx.float32))).bfloat16()
         own[f"bits{bits}"] = {"bits": bits, "group_size": 64}
-    parts = mx.quantize(weight, mode="mxfp4")
-    tensors["mxfp4.weight"] = torch.from_numpy(numpy.array(parts[0]).copy())
-    tensors["mxfp4.scales"] = torch.from_numpy(numpy.array(parts[1]).copy())
-    own["mxfp4"] = {"mode": "mxfp4", "bits": 4, "group_size": 32}
+    for mode, size in (("mxfp4", 32), ("nvfp4", 16)):
+        parts = mx.quantize(weight, mode=mode)
+        tensors[f"{mode}.weight"] = torch.from_numpy(numpy.array(parts[0]).copy())
+        tensors[f"{mode}.scales"] = torch.from_numpy(numpy.array(parts[1]).copy())
+        own[mode] = {"mode": mode, "bits": 4, "group_size": size}
+        if mode == "mxfp4":
+            expected["mxfp4.weight"] = torch.from_numpy(numpy.array(mx.dequantize(*parts, mode=mode).astype(mx.float32))).bfloat16()
     return tensors, expected, {"quantization": {"bits": 4, "group_size": 64} | own}
 
 
