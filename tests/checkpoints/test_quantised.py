@@ -1,5 +1,6 @@
 """Quantised weights are dequantised, or set aside by name; codes and scales are never compared."""
 
+import contextlib
 import importlib
 import json
 import math
@@ -244,6 +245,42 @@ def test_any_chunk_of_random_weights_is_dequantised_right(quantise, seed):
     assert not checkpoint.ignored
     assert list(checkpoint.dequantised.values()) == [dense.size]
     same_in_chunks(checkpoint.tensors[name], dense, rng)
+
+
+def damage(tensors, rng):
+    """Drop a part, cut it, give it another dtype, or fill it with other bits."""
+    name = str(rng.choice(list(tensors)))
+    part = tensors[name]
+    bits = part.stored().reshape(part.shape) if hasattr(part, "stored") else np.asarray(part)
+    kind = int(rng.integers(5))
+    if kind == 0:
+        return {other: value for other, value in tensors.items() if other != name}
+    if kind == 1:
+        damaged = bits[: bits.shape[0] // 2] if bits.ndim else bits
+    elif kind == 2:
+        damaged = np.concatenate([bits, bits], axis=-1) if bits.ndim else np.stack([bits, bits])
+    elif kind == 3:
+        damaged = bits.astype(rng.choice(["u1", "i1", "i4", "u4", "f2", "f4", "i8"]))
+    else:
+        damaged = rng.integers(0, 256, bits.size * bits.itemsize).astype(np.uint8).view(bits.dtype).reshape(bits.shape)
+    return tensors | {name: damaged}
+
+
+@pytest.mark.filterwarnings("ignore:.*invalid value.*:RuntimeWarning")
+@pytest.mark.parametrize("quantise", QUANTISERS, ids=lambda quantise: quantise.__name__)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_damaged_parts_are_never_compared(quantise, seed):
+    """What is left is the norm, and at most one weight of dense floats, which is read or refused."""
+    rng = np.random.default_rng(seed)
+    tensors, config, _ = quantise(rng)
+    checkpoint = opened({"norm.weight": np.ones(2, np.float32)} | damage(tensors, rng), config)
+    for name, tensor in checkpoint.tensors.items():
+        assert name in ("norm.weight", "w", "w.weight"), (name, tensor.dtype)
+        assert tensor.dtype in ("float32", "float16", "bfloat16", "float64")
+        with contextlib.suppress(InputError):
+            tensor.values()
+    assert len(checkpoint.tensors) == 2 or checkpoint.ignored
 
 
 def test_older_packing_with_whole_codes_in_each_word():

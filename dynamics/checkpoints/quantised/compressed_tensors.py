@@ -14,6 +14,7 @@ from dynamics.checkpoints.quantised.layout import (
     Group,
     Settings,
     Unreadable,
+    check_scales,
     dense_weight,
     group_numbers,
     natural_shape,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     """Dequantise a packed weight; return the format's name and the dense weight."""
     codes, scale, stated = group.need("packed", "scale", "shape")
+    check_scales(scale)
     if stated.numel != 2 or codes.dtype != "int32" or len(codes.shape) != 2:
         raise Unreadable(f"codes {codes.dtype} {codes.shape}; stacks are not read")
     rows, columns = shape = natural_shape(stated.stored().tolist())

@@ -15,6 +15,7 @@ from dynamics.checkpoints.quantised.layout import (
     Group,
     Settings,
     Unreadable,
+    check_scales,
     dense_weight,
     group_numbers,
     stored_matrix,
@@ -37,6 +38,7 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     """Dequantise a GPTQ weight; return the format's name and the dense weight."""
     codes, scale, zeros = group.need("qweight", "scales", "qzeros")
     order = group.parts.get("g_idx")
+    check_scales(scale)
     if codes.dtype not in ("int32", "uint32") or zeros.dtype not in ("int32", "uint32") or len(codes.shape) != 2 or len(scale.shape) != 2:
         raise Unreadable(f"codes {codes.dtype} {codes.shape} and scales {scale.shape}")
     (words, outputs), groups = codes.shape, scale.shape[0]

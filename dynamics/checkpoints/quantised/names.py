@@ -31,8 +31,10 @@ WITH_CODES = (
 MODULE_SCALE = re.compile(r"^(.*)\.scale$")
 #: scales of activations and of the key-value cache, which are no part of a weight
 ACTIVATIONS = re.compile(
-    r"(^|\.)((input|output|activation|act|[kvq]|kv|prob|prob_output|attn)_(global_)?(scale|zero_point|scale_ub)|qscale_act|weight_sf\w*)$"
+    r"(^|\.|_proj_)((input|output|activation|act|[kvq]|kv|prob|prob_output|attn)_(global_)?(scale|zero_point|scale_ub)|qscale_act|weight_sf\w*)$"
 )
+#: scales that are set aside in a quantised model even where their codes are missing
+PLURAL = re.compile(r"^(.*)(?:\.|_)(scales|biases|zeros)$")
 #: what ModelOpt multiplies the inputs of a layer by (AWQ, SmoothQuant); the stored weight is divided by it
 SMOOTHED = "pre_quant_scale"
 
@@ -90,6 +92,8 @@ def sort(tensors: Mapping[str, Tensor], method: str) -> Sorted:
     for name, tensor in left.items():
         if quantised and (ACTIVATIONS.search(name) or name.endswith("." + SMOOTHED)):
             result.activations.append(tensor)
+        elif quantised and (matched := PLURAL.match(name)):
+            result.groups.setdefault(name, Group(name)).parts[matched.group(2)] = tensor
         else:
             result.rest[name] = tensor
     return result
@@ -121,7 +125,7 @@ def _attach(left: dict[str, Tensor], result: Sorted) -> None:
 
     for name in [name for name in left if name.endswith(("_blocks", ".blocks"))]:  # gpt-oss, and its original files
         weight, scales = name[: -len("_blocks")], f"{name.removesuffix('blocks')}scales"
-        if scales in left and left[name].dtype == "uint8":
+        if scales in left and "uint8" in (left[name].dtype, left[scales].dtype):
             take(name, weight, "blocks")
             take(scales, weight, "scales")
     for name in list(left):
