@@ -61,15 +61,21 @@ def test_weights_equal_those_of_the_library_that_wrote_them(writer):
 
 def test_what_is_not_read_of_a_file_is_named():
     assert "its mode is nvfp4" in reasons(open_checkpoint(DATA / "mlx"))["nvfp4.weight"]
+    assert "torchao, but its codes are int8" in reasons(open_checkpoint(DATA / "torchao"))["int4.weight"]
     assert "quanto in packed bits" in reasons(open_checkpoint(DATA / "quanto"))["int4.weight"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_the_libraries_still_write_the_same(writer, tmp_path):
-    module = {"finegrained_fp8": "transformers", "gpt_oss": "transformers", "gptqmodel_v2": "gptqmodel", "mlx": "mlx.core"}.get(
-        writer, writer
-    )
+    module = {
+        "finegrained_fp8": "transformers",
+        "gpt_oss": "transformers",
+        "gptqmodel_v2": "gptqmodel",
+        "nf4_base": "bitsandbytes",
+        "nf4_tuned": "bitsandbytes",
+        "mlx": "mlx.core",
+    }.get(writer, writer)
     pytest.importorskip("optimum.quanto" if module == "quanto" else module, exc_type=Exception)
     shutil.copy(DATA / "make_quantised.py", tmp_path)
     sys.path.insert(0, str(tmp_path))
@@ -341,6 +347,7 @@ PAIRS = {
         {f"{LAYER}.weight": np.full((16, 16), 0x53, np.uint8), f"{LAYER}.weight_scale": lazy("", F8_ONES, "float8_e4m3fn")},
         {f"{LAYER}.weight_scale_2": ONE, f"{LAYER}.input_scale": ONE, f"{LAYER}.k_scale": ONE},
     ),
+    "torchao": ({f"{LAYER}._weight_qdata": codes_of("int8", 16, 32)}, {f"{LAYER}._weight_scale": np.ones((16, 1), np.float32)}),
     "quanto": (
         {f"{LAYER}.weight._data": codes_of("int8", 16, 32)},
         {f"{LAYER}.weight._scale": np.ones((16, 1), np.float32), f"{LAYER}.input_scale": ONE, f"{LAYER}.output_scale": ONE},
@@ -355,7 +362,9 @@ def test_a_scale_twice_as_large_changes_every_weight(kind):
     compared = compare(norm | codes | scales, norm | codes | {name: 2 * scale for name, scale in scales.items()})
     assert (compared.total.numel, compared.total.changed["exact"]) == (520, 512)
     assert compared.coverage == {"base": 1.0, "tuned": 1.0}
-    assert [row.name for row in compared.rows if row.changed["exact"]] == [next(iter(codes)).replace("_packed", "").removesuffix("._data")]
+    assert [row.name for row in compared.rows if row.changed["exact"]] == [
+        next(iter(codes)).replace("_packed", "").replace("_weight_q", "weight.").removesuffix("._data").removesuffix(".data")
+    ]
     assert all("scales of activations" in skip.reason for skip in compared.skipped)
 
 
@@ -395,6 +404,19 @@ def test_zero_points_of_older_versions_of_compressed_tensors_are_not_packed():
     same_in_chunks(checkpoint.tensors["w.weight"], codes - 8 - points)
 
 
+def test_a_pair_that_bitsandbytes_wrote_is_compared_as_weights():
+    """Every weight of tuned is half as large again, so all change but those whose code is zero; most codes are the same."""
+    base, tuned = (read_safetensors(DATA / f"nf4_{side}.expected.safetensors").tensors for side in ("base", "tuned"))
+    before, after = (np.concatenate([tensor.values() for tensor in side.values()]) for side in (base, tuned))
+    compared = compare(DATA / "nf4_base", DATA / "nf4_tuned")
+    assert compared.total.numel == before.size + 64
+    assert compared.total.changed["exact"] == int(np.count_nonzero(before != after)) > 0.85 * before.size
+    layers = {row.name: row.relative_update for row in compared.layers}
+    assert layers["model.layers.0"] == pytest.approx(0.5, abs=0.01)
+    assert compared.coverage == {"base": 1.0, "tuned": 1.0}
+    assert not compared.skipped
+
+
 def test_a_pair_of_nf4_checkpoints_is_compared_as_weights():
     """Every weight of tuned is half as large again; the codes are the same."""
     tensors, _, dense = nf4(np.random.default_rng(3))
@@ -431,7 +453,7 @@ REFUSED = {
     "SpQR": {"dense_weights": integers("i8", 8), "col_vals": integers("i4", 3), "in_perm": integers("i2", 4)},
     "VPTQ": {"indices": integers("i4", 1, 4, 4), "centroids": floats(1, 4)},
     "HIGGS": {"weight": integers("i2", 4, 4), "scales": floats(4, 1), "tables2": floats(4, 4)},
-    "torchao": {"_weight_qdata": integers("i1", 4, 4), "_weight_scale": floats(4, 1)},
+    "torchao, but": {"_weight_qdata": integers("i1", 4, 8), "_weight_scale": floats(2, 4)},
     "an unknown format": {"weight": integers("u1", 4, 32), "weight_scale": floats(1)},
     "INT8, but scales": {"weight": integers("i1", 16, 16), "weight_scale": floats(3, 5)},
     "FP8, but scales": {"weight": codes_of("float8_e4m3fn", 200, 16), "weight_scale_inv": floats(2, 1)},
@@ -457,7 +479,7 @@ def test_a_format_that_is_not_read_is_named_and_left_out(says):
 
 
 @pytest.mark.parametrize(
-    ("method", "says"), [("torchao", "torchao"), ("hqq", "HQQ"), ("bitnet", "BitNet"), ("quark", "Quark"), ("auto-round", "AutoRound")]
+    ("method", "says"), [("eetq", "EETQ"), ("hqq", "HQQ"), ("bitnet", "BitNet"), ("quark", "Quark"), ("auto-round", "AutoRound")]
 )
 def test_a_method_of_the_config_is_refused_by_its_name(method, says):
     stored = {"a.weight": np.ones((4, 4), np.int8), "a.weight_scale": np.ones((4, 1), np.float32), "norm.weight": np.ones(4, np.float32)}

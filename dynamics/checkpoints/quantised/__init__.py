@@ -26,13 +26,13 @@ REFUSED = {
     "deepspeedfp": "DeepSpeed FP", "eetq": "EETQ", "exl2": "EXL2", "exl3": "EXL3", "fouroversix": "Four Over Six",
     "fp_quant": "FP-Quant", "gemma": "Gemma's own quantisation", "higgs": "HIGGS", "hqq": "HQQ", "ipex": "IPEX",
     "marlin": "Marlin", "metal": "Metal", "nvfp4": "NVFP4 of transformers", "paroquant": "ParoQuant", "qqq": "QQQ", "quark": "Quark",
-    "quip": "QuIP#", "sinq": "SINQ", "spqr": "SpQR", "torchao": "torchao", "vptq": "VPTQ",
+    "quip": "QuIP#", "sinq": "SINQ", "spqr": "SpQR", "vptq": "VPTQ",
 }  # fmt: skip
 ADVICE = "dequantise it with its own library and save it in bfloat16"
 #: JSON files that state how a folder's weights are quantised, beside config.json: ModelOpt, AutoGPTQ, AutoAWQ
 EXTRA = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 #: roles of tensors that hold codes
-CODE_ROLES = frozenset(["weight", "packed", "qweight", "blocks", "_data", "_data._data"])
+CODE_ROLES = frozenset(["weight", "packed", "qweight", "blocks", "_data", "_data._data", "qdata"])
 
 Reader = Callable[[Group, Settings], "tuple[str, Tensor]"]
 
@@ -153,6 +153,8 @@ def _reader(group: Group, settings: Settings) -> tuple[str, Reader | None]:  # n
         return ("AWQ", awq.read) if settings.method == "awq" or awq.is_awq(group) else ("GPTQ", gptq.read)
     if "blocks" in parts:
         return "MXFP4", mxfp4.read_experts
+    if "qdata" in parts:
+        return "torchao", block_fp8.read_torchao
     if "_data" in parts:
         return "quanto", block_fp8.read
     if "_data._data" in parts:
@@ -183,7 +185,7 @@ def numel_of(group: Group) -> int:
         return parts["qweight"].numel * 8
     if "blocks" in parts:
         return parts["blocks"].numel * 2
-    codes = next(parts[role] for role in ("weight", "packed", "_data", "_data._data") if role in parts)
+    codes = next(parts[role] for role in ("weight", "packed", "_data", "_data._data", "qdata") if role in parts)
     halves = "absmax" in parts or (codes.dtype == "uint8" and "scale" in parts) or codes.dtype in ("int32", "uint32")
     return codes.numel * codes.storage.itemsize * (2 if halves else 1)
 

@@ -20,6 +20,7 @@ CERTAIN = (
     (re.compile(r"^(.*)\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)$"), ""),
     (re.compile(r"^(.*)\.(SCB|weight_format|qweight|qzeros|g_idx|qscale_weight)$"), ".weight"),
     (re.compile(r"^(.*)\.weight_(packed|shape|scale|scale_inv|scale_2|zero_point|global_scale|g_idx)$"), ".weight"),
+    (re.compile(r"^(.*)\._weight_(\w+)$"), ".weight"),
     (re.compile(r"^(.*)_(scale_inv)$"), ""),
     (re.compile(r"^(.*?\.\w+)\.(_data|_scale|_shift|_data\._data)$"), ""),
 )
@@ -48,7 +49,6 @@ UNSUPPORTED: dict[str, frozenset[str]] = {
     "SpQR": frozenset(["dense_weights"]),
     "VPTQ": frozenset(["centroids", "res_centroids"]),
     "HIGGS": frozenset(["tables2"]),
-    "torchao": frozenset(["_weight_qdata"]),
     "Marlin": frozenset(["B"]),
     "QQQ": frozenset(["s_group", "s_channel"]),
     "NVFP4 of transformers": frozenset(["weight_sf_rowmajor"]),
