@@ -20,8 +20,10 @@ from dynamics.checkpoints.quantised.layout import E2M1, rounded, unpack
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import float8_values
 from dynamics.errors import InputError
+from dynamics.overlap.__main__ import cli as overlap
 from dynamics.sparsity import compare
 from dynamics.sparsity.__main__ import cli
+from dynamics.spectra.__main__ import cli as spectra
 
 DATA = Path(__file__).parent.parent / "data" / "quantised"
 WRITERS = sorted(path.name.split(".")[0] for path in DATA.glob("*.expected.safetensors"))
@@ -536,6 +538,22 @@ def test_8_bit_floats_are_weights_only_where_nothing_is_quantised():
     assert "without a scale" in reasons(checkpoint)["a.weight"]
 
 
+def test_a_tensor_in_memory_that_wraps_codes_is_named():
+    """torchao's and quanto's tensors claim the dtype of the dense weight."""
+
+    class Int8Tensor:
+        shape = (4, 4)
+
+        def __tensor_flatten__(self):
+            return ["qdata", "scale"], None
+
+    checkpoint = open_checkpoint({"a.weight": Int8Tensor(), "norm.weight": floats(4)})
+    assert checkpoint.tensors.keys() == {"norm.weight"}
+    (entry,) = checkpoint.ignored
+    assert (entry.name, entry.numel) == ("a.weight", 16)
+    assert "Int8Tensor; compare its dequantize()" in entry.reason
+
+
 # --- GPTQ without a config
 
 
@@ -585,6 +603,17 @@ def test_the_report_says_what_was_dequantised(tmp_path, capsys):
     assert "tuned was dequantised from AWQ 4-bit (8,192 weights)" in notes
     assert "only tuned is quantised" in notes
     assert "AWQ also moves a scale" in notes
+
+
+def test_overlap_and_spectra_say_so_too(tmp_path, capsys):
+    pytest.importorskip("torch")
+    base, tuned = str(DATA / "nf4_base"), str(DATA / "nf4_tuned")
+    for command, paths in ((overlap, [base, tuned, tuned]), (spectra, [base, tuned, "--method", "none"])):
+        report = tmp_path / "report.json"
+        assert command([*paths, "--json", str(report), "--html", str(tmp_path / "page.html")]) == 0
+        assert "base was dequantised from bitsandbytes nf4 (4,096 weights)" in " ".join(json.loads(report.read_text())["notes"])
+        assert "both sides are quantised" in " ".join(capsys.readouterr().out.split())
+        assert "dequantised from bitsandbytes nf4" in (tmp_path / "page.html").read_text()
 
 
 def test_a_refused_format_ends_with_exit_status_3(tmp_path, capsys):
