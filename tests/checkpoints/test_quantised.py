@@ -300,6 +300,7 @@ def test_older_packing_with_whole_codes_in_each_word():
     same_in_chunks(opened(stored, config).tensors["w.weight"], codes - 4)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 8), st.integers(0, 70), st.integers(1, 70))
 def test_unpacking_starts_anywhere(bits, first, count):
     codes = np.random.default_rng(bits).integers(0, 1 << bits, (2, 140))
@@ -610,10 +611,9 @@ def test_overlap_and_spectra_say_so_too(tmp_path, capsys):
     base, tuned = str(DATA / "nf4_base"), str(DATA / "nf4_tuned")
     for command, paths in ((overlap, [base, tuned, tuned]), (spectra, [base, tuned, "--method", "none"])):
         report = tmp_path / "report.json"
-        assert command([*paths, "--json", str(report), "--html", str(tmp_path / "page.html")]) == 0
+        assert command([*paths, "--json", str(report)]) == 0
         assert "base was dequantised from bitsandbytes nf4 (4,096 weights)" in " ".join(json.loads(report.read_text())["notes"])
         assert "both sides are quantised" in " ".join(capsys.readouterr().out.split())
-        assert "dequantised from bitsandbytes nf4" in (tmp_path / "page.html").read_text()
 
 
 def test_a_refused_format_ends_with_exit_status_3(tmp_path, capsys):
