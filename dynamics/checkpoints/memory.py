@@ -30,6 +30,8 @@ def _tensor(name: str, value: Any) -> Tensor | str:
     if isinstance(value, Tensor):
         return value.named(name)
     kind = type(value).__module__.split(".")[0]
+    if hasattr(value, "__tensor_flatten__") and not hasattr(value, "full_tensor"):  # torchao's and quanto's claim the dense dtype
+        return f"quantised as {kind} {type(value).__name__}; compare its dequantize() instead"
     if kind == "torch" and hasattr(value, "data_ptr"):
         return _torch_tensor(name, value)
     if not hasattr(value, "__array__"):

@@ -201,7 +201,7 @@ class Checkpoint:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """Number of elements by dtype as stored."""
+        """Number of elements by dtype as stored; of a quantised weight, by the dtype it is dequantised to."""
         counts: dict[str, int] = {}
         for tensor in self.tensors.values():
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel

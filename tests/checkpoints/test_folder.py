@@ -175,7 +175,8 @@ def test_mappings_of_arrays_and_tensors():
         "meta": torch.empty(2, device="meta"),
     }
     checkpoint = open_checkpoint(mapping)
-    assert reasons(checkpoint).keys() == {"list", "complex", "meta"}
+    assert reasons(checkpoint).keys() == {"list", "complex", "meta", "flag"}
+    assert "not a weight" in reasons(checkpoint)["flag"]
     assert checkpoint.tensors["bf16"].dtype == "bfloat16"
     assert checkpoint.tensors["transposed"].values().tolist() == [0, 3, 1, 4, 2, 5]
     assert checkpoint.tensors["big endian"].values().tolist() == [1, 1, 1, 1]

@@ -212,20 +212,6 @@ def test_buffers_are_named():
     assert len(found.skipped) == 2
 
 
-def test_quantised_weights_are_named_not_compared():
-    torch = pytest.importorskip("torch")
-    anchor = {"norm.weight": array(2)}
-    fp8 = {"a.weight": torch.ones(4, 4).to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(1, 1)} | anchor
-    gptq = {"b.qweight": np.zeros((2, 2), np.int32), "b.scales": array(2), "b.g_idx": np.zeros(2, np.int32)} | anchor
-    for quantised in (fp8, gptq):
-        found = matched(quantised, quantised)
-        assert [pair.name for pair in found.pairs] == ["norm.weight"]
-        assert all("quantised" in skip.reason for skip in found.skipped)
-    del fp8["norm.weight"]
-    with pytest.raises(InputError, match="dequantise first"):
-        matched(fp8, fp8)
-
-
 def test_nothing_is_dropped():
     """Every tensor of either side is in a pair or in the list of skipped tensors."""
     base = {"model.embed_tokens.weight": array(10, 4), "only.base.weight": array(2), "rotary_emb.inv_freq": array(2), "x.weight": array(3)}

@@ -1,6 +1,7 @@
 """Quantised weights are dequantised, or set aside by name; codes and scales are never compared."""
 
-import importlib
+import contextlib
+import importlib.util
 import json
 import math
 import shutil
@@ -19,8 +20,10 @@ from dynamics.checkpoints.quantised.layout import E2M1, rounded, unpack
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import float8_values
 from dynamics.errors import InputError
+from dynamics.overlap.__main__ import cli as overlap
 from dynamics.sparsity import compare
 from dynamics.sparsity.__main__ import cli
+from dynamics.spectra.__main__ import cli as spectra
 
 DATA = Path(__file__).parent.parent / "data" / "quantised"
 WRITERS = sorted(path.name.split(".")[0] for path in DATA.glob("*.expected.safetensors"))
@@ -59,17 +62,18 @@ def test_weights_equal_those_of_the_library_that_wrote_them(writer):
 
 
 def test_what_is_not_read_of_a_file_is_named():
-    assert "its mode is mxfp4" in reasons(open_checkpoint(DATA / "mlx"))["mxfp4.weight"]
+    assert "its mode is nvfp4" in reasons(open_checkpoint(DATA / "mlx"))["nvfp4.weight"]
+    assert "torchao, but its codes are int8" in reasons(open_checkpoint(DATA / "torchao"))["int4.weight"]
     assert "quanto in packed bits" in reasons(open_checkpoint(DATA / "quanto"))["int4.weight"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_the_libraries_still_write_the_same(writer, tmp_path):
-    module = {"finegrained_fp8": "transformers", "gpt_oss": "transformers", "gptqmodel_v2": "gptqmodel", "mlx": "mlx.core"}.get(
-        writer, writer
-    )
-    pytest.importorskip("optimum.quanto" if module == "quanto" else module, exc_type=Exception)
+    package = {"finegrained_fp8": "transformers", "gpt_oss": "transformers", "quanto": "optimum"}.get(writer, writer)
+    package = "bitsandbytes" if writer.startswith("nf4") else package.removesuffix("_v2")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
     shutil.copy(DATA / "make_quantised.py", tmp_path)
     sys.path.insert(0, str(tmp_path))
     try:
@@ -246,6 +250,42 @@ def test_any_chunk_of_random_weights_is_dequantised_right(quantise, seed):
     same_in_chunks(checkpoint.tensors[name], dense, rng)
 
 
+def damage(tensors, rng):
+    """Drop a part, cut it, give it another dtype, or fill it with other bits."""
+    name = str(rng.choice(list(tensors)))
+    part = tensors[name]
+    bits = part.stored().reshape(part.shape) if hasattr(part, "stored") else np.asarray(part)
+    kind = int(rng.integers(5))
+    if kind == 0:
+        return {other: value for other, value in tensors.items() if other != name}
+    if kind == 1:
+        damaged = bits[: bits.shape[0] // 2] if bits.ndim else bits
+    elif kind == 2:
+        damaged = np.concatenate([bits, bits], axis=-1) if bits.ndim else np.stack([bits, bits])
+    elif kind == 3:
+        damaged = bits.astype(rng.choice(["u1", "i1", "i4", "u4", "f2", "f4", "i8"]))
+    else:
+        damaged = rng.integers(0, 256, bits.size * bits.itemsize).astype(np.uint8).view(bits.dtype).reshape(bits.shape)
+    return tensors | {name: damaged}
+
+
+@pytest.mark.filterwarnings("ignore:.*invalid value.*:RuntimeWarning")
+@pytest.mark.parametrize("quantise", QUANTISERS, ids=lambda quantise: quantise.__name__)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_damaged_parts_are_never_compared(quantise, seed):
+    """What is left is the norm, and at most one weight of dense floats, which is read or refused."""
+    rng = np.random.default_rng(seed)
+    tensors, config, _ = quantise(rng)
+    checkpoint = opened({"norm.weight": np.ones(2, np.float32)} | damage(tensors, rng), config)
+    for name, tensor in checkpoint.tensors.items():
+        assert name in ("norm.weight", "w", "w.weight"), (name, tensor.dtype)
+        assert tensor.dtype in ("float32", "float16", "bfloat16", "float64")
+        with contextlib.suppress(InputError):
+            tensor.values()
+    assert len(checkpoint.tensors) == 2 or checkpoint.ignored
+
+
 def test_older_packing_with_whole_codes_in_each_word():
     """compressed-tensors packed ten codes of 3 bits into a word before it packed 32 into three words."""
     codes = RNG.integers(0, 8, (4, 50))
@@ -260,6 +300,7 @@ def test_older_packing_with_whole_codes_in_each_word():
     same_in_chunks(opened(stored, config).tensors["w.weight"], codes - 4)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 8), st.integers(0, 70), st.integers(1, 70))
 def test_unpacking_starts_anywhere(bits, first, count):
     codes = np.random.default_rng(bits).integers(0, 1 << bits, (2, 140))
@@ -304,6 +345,7 @@ PAIRS = {
         {f"{LAYER}.weight": np.full((16, 16), 0x53, np.uint8), f"{LAYER}.weight_scale": lazy("", F8_ONES, "float8_e4m3fn")},
         {f"{LAYER}.weight_scale_2": ONE, f"{LAYER}.input_scale": ONE, f"{LAYER}.k_scale": ONE},
     ),
+    "torchao": ({f"{LAYER}._weight_qdata": codes_of("int8", 16, 32)}, {f"{LAYER}._weight_scale": np.ones((16, 1), np.float32)}),
     "quanto": (
         {f"{LAYER}.weight._data": codes_of("int8", 16, 32)},
         {f"{LAYER}.weight._scale": np.ones((16, 1), np.float32), f"{LAYER}.input_scale": ONE, f"{LAYER}.output_scale": ONE},
@@ -318,7 +360,8 @@ def test_a_scale_twice_as_large_changes_every_weight(kind):
     compared = compare(norm | codes | scales, norm | codes | {name: 2 * scale for name, scale in scales.items()})
     assert (compared.total.numel, compared.total.changed["exact"]) == (520, 512)
     assert compared.coverage == {"base": 1.0, "tuned": 1.0}
-    assert [row.name for row in compared.rows if row.changed["exact"]] == [next(iter(codes)).replace("_packed", "").removesuffix("._data")]
+    own_names = {"fp8 of Mistral": "layers.0.attention.wq.weight", "fp8 of DeepSeek's own names": "layers.0.attn.wo.weight"}
+    assert [row.name for row in compared.rows if row.changed["exact"]] == [own_names.get(kind, f"{LAYER}.weight")]
     assert all("scales of activations" in skip.reason for skip in compared.skipped)
 
 
@@ -331,6 +374,44 @@ def test_experts_of_gpt_oss_keep_their_bias():
     assert {row.name: row.shape for row in compared.rows} == {name: (4, 32, 16), f"{name}_bias": (4, 16)}
     nonzero = int(np.count_nonzero(open_checkpoint(base).tensors[name].values()))
     assert compared.total.changed["exact"] == nonzero + 64
+
+
+def test_original_files_of_gpt_oss_are_not_transposed():
+    blocks, scales = RNG.integers(0, 255, (3, 8, 2, 16)).astype(np.uint8), RNG.integers(100, 130, (3, 8, 2)).astype(np.uint8)
+    norm = {"norm.scale": np.ones(4, np.float32)}
+    original = open_checkpoint(norm | {"block.0.mlp.mlp1_weight.blocks": blocks, "block.0.mlp.mlp1_weight.scales": scales})
+    converted = open_checkpoint({"w_blocks": blocks, "w_scales": scales})
+    dense = converted.tensors["w"].values().reshape(3, 64, 8).swapaxes(1, 2)
+    assert original.tensors.keys() == {"norm.scale", "block.0.mlp.mlp1_weight"}
+    same_in_chunks(original.tensors["block.0.mlp.mlp1_weight"], dense)
+
+
+def test_codes_stored_as_bfloat16_are_no_weights_without_their_state():
+    """``quant_storage`` of bitsandbytes can be any dtype."""
+    codes = lazy("", RNG.integers(0, 2**15, (64, 1)).astype(np.uint16), "bfloat16")
+    checkpoint = open_checkpoint({"norm.weight": np.ones(2, np.float32), "w.weight": codes, "w.weight.absmax": np.ones(4, np.float32)})
+    assert checkpoint.tensors.keys() == {"norm.weight"}
+    assert "no quant_state" in reasons(checkpoint)["w.weight"]
+
+
+def test_zero_points_of_older_versions_of_compressed_tensors_are_not_packed():
+    codes, points = RNG.integers(0, 16, (8, 64)), RNG.integers(-3, 3, (8, 1)).astype(np.int8)
+    stored = {"w.weight_packed": pack_dense(codes, 4), "w.weight_shape": np.array([8, 64]), "w.weight_zero_point": points}
+    checkpoint = open_checkpoint(stored | {"w.weight_scale": np.ones((8, 1), np.float32)})
+    same_in_chunks(checkpoint.tensors["w.weight"], codes - 8 - points)
+
+
+def test_a_pair_that_bitsandbytes_wrote_is_compared_as_weights():
+    """Every weight of tuned is half as large again, so all change but those whose code is zero; most codes are the same."""
+    base, tuned = (read_safetensors(DATA / f"nf4_{side}.expected.safetensors").tensors for side in ("base", "tuned"))
+    before, after = (np.concatenate([tensor.values() for tensor in side.values()]) for side in (base, tuned))
+    compared = compare(DATA / "nf4_base", DATA / "nf4_tuned")
+    assert compared.total.numel == before.size + 64
+    assert compared.total.changed["exact"] == int(np.count_nonzero(before != after)) > 0.85 * before.size
+    layers = {row.name: row.relative_update for row in compared.layers}
+    assert layers["model.layers.0"] == pytest.approx(0.5, abs=0.01)
+    assert compared.coverage == {"base": 1.0, "tuned": 1.0}
+    assert not compared.skipped
 
 
 def test_a_pair_of_nf4_checkpoints_is_compared_as_weights():
@@ -369,7 +450,7 @@ REFUSED = {
     "SpQR": {"dense_weights": integers("i8", 8), "col_vals": integers("i4", 3), "in_perm": integers("i2", 4)},
     "VPTQ": {"indices": integers("i4", 1, 4, 4), "centroids": floats(1, 4)},
     "HIGGS": {"weight": integers("i2", 4, 4), "scales": floats(4, 1), "tables2": floats(4, 4)},
-    "torchao": {"_weight_qdata": integers("i1", 4, 4), "_weight_scale": floats(4, 1)},
+    "torchao, but": {"_weight_qdata": integers("i1", 4, 8), "_weight_scale": floats(2, 4)},
     "an unknown format": {"weight": integers("u1", 4, 32), "weight_scale": floats(1)},
     "INT8, but scales": {"weight": integers("i1", 16, 16), "weight_scale": floats(3, 5)},
     "FP8, but scales": {"weight": codes_of("float8_e4m3fn", 200, 16), "weight_scale_inv": floats(2, 1)},
@@ -377,7 +458,7 @@ REFUSED = {
     "GPTQ, but qzeros missing": {"qweight": integers("i4", 2, 16), "scales": floats(1, 16)},
     "bitsandbytes 4-bit, but no quant_state": {"weight": integers("u1", 8, 1), "weight.absmax": floats(1)},
     "MLX, but no config": {"weight": integers("u4", 4, 8), "scales": floats(4, 1), "biases": floats(4, 1)},
-    "int8 with scales": {"weight": integers("i1", 4, 4), "weight_scales": floats(4)},
+    "EETQ": {"weight": integers("i1", 4, 4), "weight_scales": floats(4)},
 }
 
 
@@ -395,7 +476,7 @@ def test_a_format_that_is_not_read_is_named_and_left_out(says):
 
 
 @pytest.mark.parametrize(
-    ("method", "says"), [("torchao", "torchao"), ("hqq", "HQQ"), ("bitnet", "BitNet"), ("quark", "Quark"), ("auto-round", "AutoRound")]
+    ("method", "says"), [("eetq", "EETQ"), ("hqq", "HQQ"), ("bitnet", "BitNet"), ("quark", "Quark"), ("auto-round", "AutoRound")]
 )
 def test_a_method_of_the_config_is_refused_by_its_name(method, says):
     stored = {"a.weight": np.ones((4, 4), np.int8), "a.weight_scale": np.ones((4, 1), np.float32), "norm.weight": np.ones(4, np.float32)}
@@ -458,6 +539,22 @@ def test_8_bit_floats_are_weights_only_where_nothing_is_quantised():
     assert "without a scale" in reasons(checkpoint)["a.weight"]
 
 
+def test_a_tensor_in_memory_that_wraps_codes_is_named():
+    """torchao's and quanto's tensors claim the dtype of the dense weight."""
+
+    class Int8Tensor:
+        shape = (4, 4)
+
+        def __tensor_flatten__(self):
+            return ["qdata", "scale"], None
+
+    checkpoint = open_checkpoint({"a.weight": Int8Tensor(), "norm.weight": floats(4)})
+    assert checkpoint.tensors.keys() == {"norm.weight"}
+    (entry,) = checkpoint.ignored
+    assert (entry.name, entry.numel) == ("a.weight", 16)
+    assert "Int8Tensor; compare its dequantize()" in entry.reason
+
+
 # --- GPTQ without a config
 
 
@@ -507,6 +604,16 @@ def test_the_report_says_what_was_dequantised(tmp_path, capsys):
     assert "tuned was dequantised from AWQ 4-bit (8,192 weights)" in notes
     assert "only tuned is quantised" in notes
     assert "AWQ also moves a scale" in notes
+
+
+def test_overlap_and_spectra_say_so_too(tmp_path, capsys):
+    pytest.importorskip("torch")
+    base, tuned = str(DATA / "nf4_base"), str(DATA / "nf4_tuned")
+    for command, paths in ((overlap, [base, tuned, tuned]), (spectra, [base, tuned, "--method", "none"])):
+        report = tmp_path / "report.json"
+        assert command([*paths, "--json", str(report)]) == 0
+        assert "base was dequantised from bitsandbytes nf4 (4,096 weights)" in " ".join(json.loads(report.read_text())["notes"])
+        assert "both sides are quantised" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_refused_format_ends_with_exit_status_3(tmp_path, capsys):

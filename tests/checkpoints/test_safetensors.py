@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.checkpoints import open_checkpoint
+from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.errors import InputError
 
 
@@ -45,7 +46,7 @@ def test_reads_what_the_library_writes(tmp_path):
     tensors = {kind: torch.arange(30).reshape(2, 3, 5).to(getattr(torch, kind)) for kind in kinds}
     tensors["scalar"], tensors["empty"] = torch.tensor(3.0), torch.zeros(0, 4)
     library.save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    read = open_checkpoint(tmp_path / "x.safetensors").tensors
+    read = read_safetensors(tmp_path / "x.safetensors").tensors
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert read[name].shape == tuple(tensor.shape)
@@ -98,10 +99,10 @@ def test_a_bad_file_is_one_line(tmp_path, content, says):
 
 
 def test_dtypes_without_plain_values_are_named_not_refused(tmp_path):
-    path = write_safetensors(tmp_path / "x.safetensors", {"a": np.zeros(2, np.float32), "b": ("F8_E8M0", np.zeros(3, np.uint8))})
-    checkpoint = open_checkpoint(path)
+    values = {"a": np.zeros(2, np.float32), "b": ("C64", np.zeros(3, np.complex64)), "c": ("F8_E8M0", np.zeros(3, np.uint8))}
+    checkpoint = open_checkpoint(write_safetensors(tmp_path / "x.safetensors", values))
     assert list(checkpoint.tensors) == ["a"]
-    assert reasons(checkpoint) == {"b": "dtype F8_E8M0 has no comparison here"}
+    assert reasons(checkpoint) == {"b": "dtype C64 has no comparison here", "c": "float8_e8m0fnu holds scales, not weights"}
 
 
 def test_a_file_that_shrinks_after_it_was_opened_is_an_error_and_no_crash(tmp_path):

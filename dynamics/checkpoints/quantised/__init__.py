@@ -16,7 +16,7 @@ from typing import Any
 from dynamics.checkpoints.parameter_names import is_buffer
 from dynamics.checkpoints.quantised.layout import DENSE, Group, Settings, Unreadable
 from dynamics.checkpoints.quantised.names import SMOOTHED, Sorted, sort
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 
 __all__ = ["dequantise"]
 
@@ -26,13 +26,13 @@ REFUSED = {
     "deepspeedfp": "DeepSpeed FP", "eetq": "EETQ", "exl2": "EXL2", "exl3": "EXL3", "fouroversix": "Four Over Six",
     "fp_quant": "FP-Quant", "gemma": "Gemma's own quantisation", "higgs": "HIGGS", "hqq": "HQQ", "ipex": "IPEX",
     "marlin": "Marlin", "metal": "Metal", "nvfp4": "NVFP4 of transformers", "paroquant": "ParoQuant", "qqq": "QQQ", "quark": "Quark",
-    "quip": "QuIP#", "sinq": "SINQ", "spqr": "SpQR", "torchao": "torchao", "vptq": "VPTQ",
+    "quip": "QuIP#", "sinq": "SINQ", "spqr": "SpQR", "vptq": "VPTQ",
 }  # fmt: skip
 ADVICE = "dequantise it with its own library and save it in bfloat16"
 #: JSON files that state how a folder's weights are quantised, beside config.json: ModelOpt, AutoGPTQ, AutoAWQ
 EXTRA = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 #: roles of tensors that hold codes
-CODE_ROLES = frozenset(["weight", "packed", "qweight", "blocks", "_data", "_data._data"])
+CODE_ROLES = frozenset(["weight", "packed", "qweight", "blocks", "_data", "_data._data", "qdata"])
 
 Reader = Callable[[Group, Settings], "tuple[str, Tensor]"]
 
@@ -90,7 +90,8 @@ def settings_of(checkpoint: Checkpoint) -> Settings:
     if config is None and checkpoint.format in ("safetensors", "torch"):
         config = _json_beside(checkpoint, "config.json")
     config = config or {}
-    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    text = config.get("text_config")
+    inner: dict[str, Any] = text if isinstance(text, dict) else {}
     keys = ("quantization_config", "compression_config", "quantization")
     found = [source[key] for source in (config, inner) for key in keys if isinstance(source.get(key), dict)]
     if not found and checkpoint.format in ("huggingface", "safetensors", "torch"):
@@ -149,9 +150,11 @@ def _reader(group: Group, settings: Settings) -> tuple[str, Reader | None]:  # n
     if "SCB" in parts:
         return "bitsandbytes int8", bitsandbytes.read_int8
     if "qweight" in parts:
-        return ("AWQ", awq.read) if awq.is_awq(group) else ("GPTQ", gptq.read)
+        return ("AWQ", awq.read) if settings.method == "awq" or awq.is_awq(group) else ("GPTQ", gptq.read)
     if "blocks" in parts:
         return "MXFP4", mxfp4.read_experts
+    if "qdata" in parts:
+        return "torchao", block_fp8.read_torchao
     if "_data" in parts:
         return "quanto", block_fp8.read
     if "_data._data" in parts:
@@ -167,6 +170,8 @@ def _reader(group: Group, settings: Settings) -> tuple[str, Reader | None]:  # n
         return "MLX", mlx.read
     if codes.dtype in block_fp8.CODES and "scales" not in parts:
         return "INT8" if codes.dtype == "int8" else "FP8", block_fp8.read
+    if codes.dtype == "int8" and "scales" in parts:
+        return "EETQ", None
     companions = ", ".join(sorted(role for role in parts if role != "weight"))
     return f"{settings.method or 'an unknown format'} ({codes.dtype} with {companions})", None
 
@@ -180,7 +185,7 @@ def numel_of(group: Group) -> int:
         return parts["qweight"].numel * 8
     if "blocks" in parts:
         return parts["blocks"].numel * 2
-    codes = next(parts[role] for role in ("weight", "packed", "_data", "_data._data") if role in parts)
+    codes = next(parts[role] for role in ("weight", "packed", "_data", "_data._data", "qdata") if role in parts)
     halves = "absmax" in parts or (codes.dtype == "uint8" and "scale" in parts) or codes.dtype in ("int32", "uint32")
     return codes.numel * codes.storage.itemsize * (2 if halves else 1)
 
@@ -208,13 +213,12 @@ def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str
     kept: dict[str, Tensor] = {}
     others: list[Ignored] = []
     for name, tensor in tensors.items():
-        eight_bit = STORAGE[tensor.dtype].itemsize == 1
         if tensor.dtype == "float8_e8m0fnu":
             others.append(Ignored(name, "float8_e8m0fnu holds scales, not weights"))
         elif quantised and tensor.dtype.startswith("float8"):
             others.append(Ignored(name, f"{tensor.dtype} without a scale in a quantised model", tensor.numel))
         elif floats and "float" not in tensor.dtype and not is_buffer(name, tensor.shape):
-            codes = tensor.dtype != "bool" and len(tensor.shape) in (2, 3) and (eight_bit or "32" in tensor.dtype or "16" in tensor.dtype)
+            codes = tensor.dtype not in ("bool", "int64", "uint64") and len(tensor.shape) > 1
             reason = "integers in a model of floats: codes or a buffer, not a weight"
             others.append(Ignored(name, reason, tensor.numel if codes else 0))
         else:

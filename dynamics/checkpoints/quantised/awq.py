@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynamics.checkpoints.quantised.layout import Group, Settings, Unreadable, dense_weight, stored_matrix, value_matrix
+from dynamics.checkpoints.quantised.layout import Group, Settings, Unreadable, check_scales, dense_weight, stored_matrix, value_matrix
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32
@@ -33,6 +33,9 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     version = str(settings.options.get("version", settings.options.get("format", "gemm"))).lower()
     if settings.method == "awq" and version != "gemm":
         raise Unreadable(f"its layout is {version}; gemm is read")
+    check_scales(scale)
+    if not is_awq(group):
+        raise Unreadable(f"codes {codes.shape} and scales {scale.shape} are not those of gemm")
     (inputs, words), (groups, outputs) = codes.shape, scale.shape
     if settings.options.get("bits", settings.options.get("w_bit", 4)) != 4 or codes.dtype != "int32" or zeros.dtype != "int32":
         raise Unreadable(f"codes {codes.dtype} {codes.shape}; 4 bits in int32 are read")

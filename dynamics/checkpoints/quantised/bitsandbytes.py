@@ -18,7 +18,7 @@ from dynamics.checkpoints.quantised.layout import (
     Unreadable,
     dense_weight,
     natural_shape,
-    nibbles,
+    pairs,
     small_json,
     stored_bytes,
     stored_matrix,
@@ -48,7 +48,7 @@ def read_4bit(group: Group, _settings: Settings) -> tuple[str, Tensor]:
     numel = math.prod(shape)
     kind, dtype = names[0].removeprefix(STATE), state.get("dtype")
     size = codes.numel * codes.storage.itemsize
-    if kind not in ("nf4", "fp4") or dtype not in DENSE or table.shape != (16,) or table.dtype != "float32":
+    if kind not in ("nf4", "fp4") or block > 1 << 16 or dtype not in DENSE or table.shape != (16,) or table.dtype != "float32":
         raise Unreadable(f"a state of {kind}, {dtype}")
     if not -(-numel // 2) <= size < -(-numel // 2) + codes.storage.itemsize or absmax.numel != -(-numel // block):
         raise Unreadable(f"{size} bytes of codes and {absmax.numel} blocks of {block} do not fit {shape}")
@@ -59,10 +59,10 @@ def read_4bit(group: Group, _settings: Settings) -> tuple[str, Tensor]:
 
     def rectangle(row: int, last_row: int, column: int, last_column: int) -> Float32[np.ndarray, "rows columns"]:
         start, stop = row * columns + column, (last_row - 1) * columns + last_column
-        first = start // 2
-        picked = nibbles(stored_bytes(codes, first, -(-stop // 2)), high_first=True)[start - 2 * first : stop - 2 * first]
-        low = start // block
-        values = table.stored()[picked] * scales(low, -(-stop // block))[np.arange(start, stop) // block - low]
+        first, low = start // 2, start // block
+        values = pairs(table.stored(), high_first=True)[stored_bytes(codes, first, -(-stop // 2))].reshape(-1)
+        spread = np.repeat(scales(low, -(-stop // block)), block)
+        values = values[start - 2 * first : stop - 2 * first] * spread[start - low * block : stop - low * block]
         return values.reshape(last_row - row, -1)
 
     return label, dense_weight(group, label, shape, str(dtype), rectangle)

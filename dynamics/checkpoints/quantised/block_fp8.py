@@ -2,7 +2,7 @@
 
 The arithmetic is ``code * scale``, or ``(code - zero point) * scale``; a scale holds for a rectangle of codes. This is the layout of
 DeepSeek-V3 and Qwen3 (``weight_scale_inv``, blocks of 128 x 128), compressed-tensors and FBGEMM (``weight_scale``), ModelOpt's FP8,
-Mistral's ``qscale_weight``, and quanto's ``_data`` and ``_scale``.
+Mistral's ``qscale_weight``, and quanto's ``_data`` and ``_scale``, and torchao's ``_weight_qdata`` and ``_weight_scale``.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ USUAL_BLOCK = (128, 128)
 
 def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     """Dequantise codes of 8 bits; return the format's name and the dense weight."""
-    codes = group.parts.get("weight") or group.parts.get("_data")
+    codes = next((group.parts[role] for role in ("weight", "_data", "qdata") if role in group.parts), None)
     if codes is None or codes.dtype not in CODES:
         raise Unreadable(f"its codes are {'missing' if codes is None else codes.dtype}")
     found = [role for role in SCALES if role in group.parts]
     if len(found) != 1:
         raise Unreadable("no scale" if not found else f"several scales ({', '.join(found)})")
     scale, zero = group.parts[found[0]], group.parts.get("zero_point")
-    extra = group.parts.keys() - {"weight", "_data", found[0], "zero_point"}
+    extra = group.parts.keys() - {"weight", "_data", "qdata", found[0], "zero_point"}
     if extra:
         raise Unreadable(f"an unknown part {min(extra)}")
     exponents = scale.dtype in ("uint8", "float8_e8m0fnu")
     if scale.dtype.startswith(("int", "uint", "bool")) and not (exponents and codes.dtype != "int8"):
         raise Unreadable(f"scales of {scale.dtype}")
-    if zero is not None and (zero.shape != scale.shape or not zero.dtype.startswith("int")):
+    if zero is not None and (zero.shape != scale.shape or not zero.dtype.startswith(("int", "float8_e4"))):
         raise Unreadable(f"zero points {zero.dtype} {zero.shape} for scales {scale.shape}")
     grid = Grid(codes.shape, scale.shape, blocks(settings.options))
     label = "INT8" if codes.dtype == "int8" else "MXFP8" if exponents and grid.block == (1, 32) else "FP8"
-    label = f"quanto {label}" if "_data" in group.parts else label
+    label = f"quanto {label}" if "_data" in group.parts else f"torchao {label}" if "qdata" in group.parts else label
     width = codes.shape[-1] if codes.shape else 1
 
     def rectangle(row: int, last_row: int, column: int, last_column: int) -> Float32[np.ndarray, "rows columns"]:
@@ -56,6 +56,14 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
         return values * grid.spread(scale, row, last_row, column, last_column)
 
     return label, dense_weight(group, label, codes.shape, settings.dense(scale), rectangle)
+
+
+def read_torchao(group: Group, settings: Settings) -> tuple[str, Tensor]:
+    """Dequantise a weight of torchao with one scale, or one for each row; other layouts have the same names and are not told apart."""
+    codes, scale = group.need("qdata", "scale")
+    if codes.dtype not in CODES or len(codes.shape) != 2 or (scale.numel != 1 and scale.shape != (codes.shape[0], 1)):
+        raise Unreadable(f"its codes are {codes.dtype} {codes.shape} and its scales {scale.shape}")
+    return read(group, settings)
 
 
 def blocks(options: Any) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from dynamics.checkpoints.quantised.layout import (
     Group,
     Settings,
     Unreadable,
+    check_scales,
     dense_weight,
     group_numbers,
     natural_shape,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     """Dequantise a packed weight; return the format's name and the dense weight."""
     codes, scale, stated = group.need("packed", "scale", "shape")
+    check_scales(scale)
     if stated.numel != 2 or codes.dtype != "int32" or len(codes.shape) != 2:
         raise Unreadable(f"codes {codes.dtype} {codes.shape}; stacks are not read")
     rows, columns = shape = natural_shape(stated.stored().tolist())
@@ -42,7 +44,8 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
         raise Unreadable(f"scales {scale.shape} for a weight {shape}")
     size = columns // groups if per_row else columns
     zero = group.parts.get("zero_point")
-    if zero is not None and zero.shape != (_words(rows, bits, dense), groups):
+    plain = zero is not None and zero.dtype == "int8" and zero.shape == scale.shape  # older versions, also for symmetric weights
+    if zero is not None and not plain and (zero.shape != (_words(rows, bits, dense), groups) or zero.dtype != "int32"):
         raise Unreadable(f"zero points {zero.dtype} {zero.shape} for a weight {shape}")
     order = group.parts.get("g_idx")
     if order is not None and (order.numel != columns or int(order.stored(0, min(1, columns)).max(initial=0)) < 0):
@@ -52,12 +55,16 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     def rectangle(row: int, last_row: int, column: int, last_column: int) -> Float32[np.ndarray, "rows columns"]:
         values = _unpacked(codes, codes.shape[1], bits, dense, row, last_row, column, last_column)
         if not per_row:
+            if plain and zero is not None:
+                values = values - value_matrix(zero, 1, 0, 1, 0, 1)
             return values * value_matrix(scale, 1, 0, 1, 0, 1)
         numbers = group_numbers(order, size, column, last_column, groups)
         first, last = int(numbers.min()), int(numbers.max()) + 1
         scales = value_matrix(scale, groups, row, last_row, first, last)
         if zero is not None:
-            values = values - _zero_points(zero, bits, dense, row, last_row, first, last)[:, numbers - first]
+            box = (row, last_row, first, last)
+            points = value_matrix(zero, groups, *box) if plain else _zero_points(zero, bits, dense, *box)
+            values = values - points[:, numbers - first]
         return values.astype(np.float32) * scales[:, numbers - first]
 
     return label, dense_weight(group, label, shape, settings.dense(scale), rectangle)

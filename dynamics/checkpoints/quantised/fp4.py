@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynamics.checkpoints.quantised.layout import E2M1, nibbles, stored_matrix, value_matrix
+from dynamics.checkpoints.quantised.layout import E2M1, pairs, stored_matrix, value_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
     from dynamics.checkpoints.tensor import Tensor
 
+#: the two values of every byte, the lower half first
+PAIRS = pairs(E2M1)
+
 
 def values(codes: Tensor, width: int, row: int, last_row: int, column: int, last_column: int) -> Float32[np.ndarray, "rows columns"]:
     """Read codes without their scales; ``width`` is the number of codes of a row."""
     first = column // 2
     packed = stored_matrix(codes, width // 2, row, last_row, first, -(-last_column // 2))
-    return E2M1[nibbles(packed.view(np.uint8))[:, column - 2 * first : last_column - 2 * first]]
+    values = PAIRS[packed].reshape(last_row - row, -1)
+    return values[:, column - 2 * first : last_column - 2 * first]
 
 
 def scales(
@@ -30,7 +34,7 @@ def scales(
     """Read the scale of every code of a rectangle; ``block`` codes of a row share one."""
     first = column // block
     found = value_matrix(scale, width // block, row, last_row, first, -(-last_column // block))
-    return found[:, np.arange(column, last_column) // block - first]
+    return np.repeat(found, block, axis=1)[:, column - first * block : last_column - first * block]
 
 
 def fits(codes: tuple[int, ...], scale: tuple[int, ...], block: int) -> bool:

@@ -15,6 +15,7 @@ from dynamics.checkpoints.quantised.layout import (
     Group,
     Settings,
     Unreadable,
+    check_scales,
     dense_weight,
     group_numbers,
     stored_matrix,
@@ -37,6 +38,7 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     """Dequantise a GPTQ weight; return the format's name and the dense weight."""
     codes, scale, zeros = group.need("qweight", "scales", "qzeros")
     order = group.parts.get("g_idx")
+    check_scales(scale)
     if codes.dtype not in ("int32", "uint32") or zeros.dtype not in ("int32", "uint32") or len(codes.shape) != 2 or len(scale.shape) != 2:
         raise Unreadable(f"codes {codes.dtype} {codes.shape} and scales {scale.shape}")
     (words, outputs), groups = codes.shape, scale.shape[0]
@@ -67,8 +69,10 @@ def _bits(words: int, outputs: int, zeros: tuple[int, ...], group: Group, settin
         raise Unreadable(f"scales {group.parts['scales'].shape} for {outputs} outputs")
     stated = settings.options.get("bits", settings.options.get("w_bit"))
     order = group.parts.get("g_idx")
-    inputs = {bits: order.numel if order is not None else words * 32 // bits for bits in BITS if stated in (None, bits)}
+    inputs = {bits: order.numel if order is not None else words * 32 // bits for bits in BITS}
     found = [bits for bits, count in inputs.items() if zeros == (groups, -(-outputs * bits // 32)) and words == -(-count * bits // 32)]
+    if stated in found:  # GPTQModel states the bits of most modules, and overrides them for some
+        found = [stated]
     if len(found) != 1:
         raise Unreadable(f"{words} words of codes and zero points {zeros} fit {len(found)} numbers of bits")
     return found[0], inputs[found[0]]
@@ -76,10 +80,11 @@ def _bits(words: int, outputs: int, zeros: tuple[int, ...], group: Group, settin
 
 def _group_size(inputs: int, groups: int, settings: Settings) -> int:
     stated = settings.options.get("group_size", settings.options.get("q_group_size"))
-    size = stated if isinstance(stated, int) and stated > 0 else -(-inputs // groups) if groups else 0
-    if not size or -(-inputs // size) != groups:
-        raise Unreadable(f"{groups} groups of {size} do not fit {inputs} inputs")
-    return size
+    if isinstance(stated, int) and stated > 0 and -(-inputs // stated) == groups:
+        return stated
+    if not groups or inputs % groups:
+        raise Unreadable(f"{groups} groups do not fit {inputs} inputs")
+    return inputs // groups
 
 
 def _offset(zeros: Tensor, bits: int, settings: Settings) -> int:

@@ -82,6 +82,13 @@ class Settings:
         return self.dtype or (tensor.dtype if tensor.dtype in DENSE else "bfloat16")
 
 
+def check_scales(*scales: Tensor) -> None:
+    """Refuse scales that are no floats."""
+    for scale in scales:
+        if scale.dtype not in DENSE:
+            raise Unreadable(f"its scales are {scale.dtype}")
+
+
 def dense_weight(group: Group, label: str, shape: tuple[int, ...], dtype: str, rectangle: Rectangle) -> Tensor:
     """Make the dense weight of a group.
 
@@ -172,6 +179,22 @@ def stored_bytes(tensor: Tensor, first: int, last: int) -> Shaped[np.ndarray, " 
     start = first // size
     raw = tensor.stored(start, -(-last // size)).view(np.uint8)
     return raw[first - start * size : last - start * size]
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """Return a tensor of words as a tensor of bytes, of which each row has four or two times as many."""
+    size = tensor.storage.itemsize
+    shape = (*tensor.shape[:-1], tensor.shape[-1] * size) if tensor.shape else (size,)
+    return Tensor(tensor.name, shape, "uint8", lambda start, stop, _out: stored_bytes(tensor, start, stop), tensor.source)
+
+
+def pairs(values: Float32[np.ndarray, 16], high_first: bool = False) -> Float32[np.ndarray, "256 2"]:
+    """Tabulate the two values of every byte that holds two codes of four bits.
+
+    >>> pairs(E2M1)[0x21].tolist()
+    [0.5, 1.0]
+    """
+    return values[nibbles(np.arange(256, dtype=np.uint8)[:, None], high_first)]
 
 
 def nibbles(packed: Shaped[np.ndarray, "rows bytes"], high_first: bool = False) -> Shaped[np.ndarray, "rows codes"]:

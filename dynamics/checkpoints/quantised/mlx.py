@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamics.checkpoints.quantised import mxfp4
 from dynamics.checkpoints.quantised.layout import (
     DENSE,
     Group,
@@ -35,8 +36,10 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     """Dequantise a weight of MLX; return the format's name and the dense weight."""
     codes, scale = group.need("weight", "scales")
     options = _options(group.module, settings)
+    if options.get("mode") == "mxfp4" and "biases" not in group.parts:
+        return mxfp4.read_mlx(group, settings)
     if options.get("mode", "affine") != "affine" or "biases" not in group.parts:
-        raise Unreadable(f"its mode is {options.get('mode', 'unknown')}; affine is read")
+        raise Unreadable(f"its mode is {options.get('mode', 'unknown')}; affine and mxfp4 are read")
     bias = group.parts["biases"]
     bits, size = options.get("bits"), options.get("group_size")
     if bits not in BITS or not isinstance(size, int) or size <= 0:

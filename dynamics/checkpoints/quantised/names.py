@@ -20,6 +20,7 @@ CERTAIN = (
     (re.compile(r"^(.*)\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)$"), ""),
     (re.compile(r"^(.*)\.(SCB|weight_format|qweight|qzeros|g_idx|qscale_weight)$"), ".weight"),
     (re.compile(r"^(.*)\.weight_(packed|shape|scale|scale_inv|scale_2|zero_point|global_scale|g_idx)$"), ".weight"),
+    (re.compile(r"^(.*)\._weight_(\w+)$"), ".weight"),
     (re.compile(r"^(.*)_(scale_inv)$"), ""),
     (re.compile(r"^(.*?\.\w+)\.(_data|_scale|_shift|_data\._data)$"), ""),
 )
@@ -31,8 +32,10 @@ WITH_CODES = (
 MODULE_SCALE = re.compile(r"^(.*)\.scale$")
 #: scales of activations and of the key-value cache, which are no part of a weight
 ACTIVATIONS = re.compile(
-    r"(^|\.)((input|output|activation|act|[kvq]|kv|prob|prob_output|attn)_(global_)?(scale|zero_point|scale_ub)|qscale_act|weight_sf\w*)$"
+    r"(^|\.|_proj_)((input|output|activation|act|[kvq]|kv|prob|prob_output|attn)_(global_)?(scale|zero_point|scale_ub)|qscale_act|weight_sf\w*)$"
 )
+#: scales that are set aside in a quantised model even where their codes are missing
+PLURAL = re.compile(r"^(.*)(?:\.|_)(scales|biases|zeros)$")
 #: what ModelOpt multiplies the inputs of a layer by (AWQ, SmoothQuant); the stored weight is divided by it
 SMOOTHED = "pre_quant_scale"
 
@@ -46,7 +49,6 @@ UNSUPPORTED: dict[str, frozenset[str]] = {
     "SpQR": frozenset(["dense_weights"]),
     "VPTQ": frozenset(["centroids", "res_centroids"]),
     "HIGGS": frozenset(["tables2"]),
-    "torchao": frozenset(["_weight_qdata"]),
     "Marlin": frozenset(["B"]),
     "QQQ": frozenset(["s_group", "s_channel"]),
     "NVFP4 of transformers": frozenset(["weight_sf_rowmajor"]),
@@ -90,6 +92,8 @@ def sort(tensors: Mapping[str, Tensor], method: str) -> Sorted:
     for name, tensor in left.items():
         if quantised and (ACTIVATIONS.search(name) or name.endswith("." + SMOOTHED)):
             result.activations.append(tensor)
+        elif quantised and (matched := PLURAL.match(name)):
+            result.groups.setdefault(name, Group(name)).parts[matched.group(2)] = tensor
         else:
             result.rest[name] = tensor
     return result
@@ -115,29 +119,38 @@ def _certain(name: str) -> tuple[str, str] | None:
 
 def _attach(left: dict[str, Tensor], result: Sorted) -> None:
     """Move codes, and names that only codes give a meaning, from ``left`` into their groups."""
-    for name in [name for name in left if name.endswith("_blocks")]:  # gpt-oss: with its scales, or it is another parameter
-        weight = name.removesuffix("_blocks")
-        if f"{weight}_scales" in left:
-            group = result.groups.setdefault(weight, Group(weight))
-            group.parts.update(blocks=left.pop(name), scales=left.pop(f"{weight}_scales"))
+
+    def take(name: str, weight: str, role: str) -> None:
+        result.groups.setdefault(weight, Group(weight)).parts[role] = left.pop(name)
+
+    for name in [name for name in left if name.endswith(("_blocks", ".blocks"))]:  # gpt-oss, and its original files
+        weight, scales = name[: -len("_blocks")], f"{name.removesuffix('blocks')}scales"
+        if scales in left and "uint8" in (left[name].dtype, left[scales].dtype):
+            take(name, weight, "blocks")
+            take(scales, weight, "scales")
     for name in list(left):
-        for pattern, suffix in WITH_CODES:
-            matched = pattern.match(name)
-            weight = matched.group(1) + suffix if matched else ""
-            if matched and (weight in result.groups or _codes(left.get(weight))):
-                result.groups.setdefault(weight, Group(weight)).parts[matched.group(2)] = left.pop(name)
-                break
-        else:
-            matched = MODULE_SCALE.match(name)
-            if matched and _codes(left.get(f"{matched.group(1)}.weight")):
-                weight = f"{matched.group(1)}.weight"
-                result.groups.setdefault(weight, Group(weight)).parts["module_scale"] = left.pop(name)
+        found = _with_codes(name, left, result)
+        if found is not None:
+            take(name, *found)
     for weight, group in result.groups.items():
-        if weight in left and (_codes(left[weight]) or any(role.startswith("quant_state.") for role in group.parts)):
+        any_dtype = any(role == "absmax" or role.startswith("quant_state.") for role in group.parts)  # quant_storage of bitsandbytes
+        if weight in left and (_codes(left[weight]) or any_dtype):
             group.parts["weight"] = left.pop(weight)
-        smooth = f"{group.module}.{SMOOTHED}"
-        if smooth in left:
+        if (smooth := f"{group.module}.{SMOOTHED}") in left:
             group.parts[SMOOTHED] = left.pop(smooth)
+
+
+def _with_codes(name: str, left: Mapping[str, Tensor], result: Sorted) -> tuple[str, str] | None:
+    """Return the weight and the role of a companion, if that weight is stored as codes."""
+    for pattern, suffix in WITH_CODES:
+        if matched := pattern.match(name):
+            weight = matched.group(1) + suffix
+            if weight in result.groups or _codes(left.get(weight)):
+                return weight, matched.group(2)
+    matched = MODULE_SCALE.match(name)
+    if matched and _codes(left.get(f"{matched.group(1)}.weight")):
+        return f"{matched.group(1)}.weight", "module_scale"
+    return None
 
 
 def _codes(tensor: Tensor | None) -> bool:

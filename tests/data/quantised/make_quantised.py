@@ -28,6 +28,7 @@ VERSIONS = {
     "mlx": "0.32.4",
     "modelopt": "0.47.0",
     "quanto": "0.2.7",
+    "torchao": "0.18.0",
 }
 
 
@@ -57,6 +58,24 @@ def bitsandbytes():
     tensors |= {"int8.weight": codes, "int8.SCB": scale, "int8.weight_format": torch.tensor(0, dtype=torch.uint8)}
     expected["int8.weight"] = functional.int8_vectorwise_dequant(codes, scale)
     return tensors, expected, {}
+
+
+def nf4_base(factor: float = 1.0):
+    """Two layers with double quantisation; see ``nf4_tuned``."""
+    import bitsandbytes.functional as functional
+
+    tensors, expected = {"model.norm.weight": torch.ones(64, dtype=torch.bfloat16)}, {}
+    for layer in range(2):
+        name = f"model.layers.{layer}.self_attn.q_proj.weight"
+        codes, state = functional.quantize_4bit(random(32, 64) * factor, compress_statistics=True, quant_type="nf4")
+        tensors |= {name: codes} | {f"{name}.{key}": value.clone() for key, value in state.as_dict(packed=True).items()}
+        expected[name] = functional.dequantize_4bit(codes, state)
+    return tensors, expected, {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+
+
+def nf4_tuned():
+    """The same layers, every weight half as large again."""
+    return nf4_base(1.5)
 
 
 def compressed_tensors():
@@ -256,10 +275,13 @@ def mlx():
             tensors[f"bits{bits}.{name}"] = torch.from_numpy(numpy.array(part.astype(mx.float32))).bfloat16()
         expected[f"bits{bits}.weight"] = torch.from_numpy(numpy.array(dense.astype(mx.float32))).bfloat16()
         own[f"bits{bits}"] = {"bits": bits, "group_size": 64}
-    parts = mx.quantize(weight, mode="mxfp4")
-    tensors["mxfp4.weight"] = torch.from_numpy(numpy.array(parts[0]).copy())
-    tensors["mxfp4.scales"] = torch.from_numpy(numpy.array(parts[1]).copy())
-    own["mxfp4"] = {"mode": "mxfp4", "bits": 4, "group_size": 32}
+    for mode, size in (("mxfp4", 32), ("nvfp4", 16)):
+        parts = mx.quantize(weight, mode=mode)
+        tensors[f"{mode}.weight"] = torch.from_numpy(numpy.array(parts[0]).copy())
+        tensors[f"{mode}.scales"] = torch.from_numpy(numpy.array(parts[1]).copy())
+        own[mode] = {"mode": mode, "bits": 4, "group_size": size}
+        if mode == "mxfp4":
+            expected["mxfp4.weight"] = torch.from_numpy(numpy.array(mx.dequantize(*parts, mode=mode).astype(mx.float32))).bfloat16()
     return tensors, expected, {"quantization": {"bits": 4, "group_size": 64} | own}
 
 
@@ -298,7 +320,27 @@ def quanto():
     return tensors, expected, {"quantization_config": {"quant_method": "quanto"}}
 
 
-MAKERS = (bitsandbytes, compressed_tensors, finegrained_fp8, gpt_oss, auto_gptq, gptqmodel, gptqmodel_v2, awq, mlx, modelopt, quanto)
+def torchao():
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+    tensors, expected = {"norm.weight": torch.ones(8, dtype=torch.bfloat16)}, {}
+    for name, options in (("int8", Int8WeightOnlyConfig()), ("float8", Float8WeightOnlyConfig())):
+        model = torch.nn.Sequential(torch.nn.Linear(64, 32, bias=False)).bfloat16()
+        quantize_(model, options)
+        stored, _ = flatten_tensor_state_dict({f"{name}.weight": model[0].weight})
+        tensors |= stored
+        expected[f"{name}.weight"] = model[0].weight.dequantize()
+    # Int4WeightOnlyConfig needs a GPU; its tensors have these names and shapes
+    tensors |= {"int4._weight_qdata": torch.zeros(32, 32, dtype=torch.int8), "int4._weight_scale": torch.ones(2, 32, dtype=torch.bfloat16)}
+    tensors["int4._weight_zero_point"] = torch.zeros(2, 32, dtype=torch.bfloat16)
+    return tensors, expected, {"dtype": "bfloat16", "quantization_config": {"quant_method": "torchao"}}
+
+
+MAKERS = [
+    *(bitsandbytes, nf4_base, nf4_tuned, compressed_tensors, finegrained_fp8, gpt_oss, auto_gptq, gptqmodel, gptqmodel_v2),
+    *(awq, mlx, modelopt, quanto, torchao),
+]
 
 
 def main(names: list[str]) -> None:
