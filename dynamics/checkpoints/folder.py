@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dynamics.checkpoints.deepspeed import is_deepspeed, is_universal, read_deepspeed, read_universal, step_folder
 from dynamics.checkpoints.files import read_json
+from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
 from dynamics.checkpoints.safetensors import read_safetensors
-from dynamics.checkpoints.sharded import RANK_SHARD
+from dynamics.checkpoints.sharded import NOT_WEIGHTS
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
@@ -20,11 +21,6 @@ NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
 #: folders in which trainers store the weights of all ranks, beside those of the whole model
 SHARDED = re.compile(r"global_step\d+$|pytorch_model_fsdp_\d+$")
-#: files of a training run that contain tensors but no model weights
-NOT_WEIGHTS = re.compile(
-    r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"
-    r"|^(.*_)?(optim_states|extra_state_world|optim_world)"
-)
 
 
 def read_folder(folder: Path) -> Checkpoint:
@@ -43,10 +39,7 @@ def read_folder(folder: Path) -> Checkpoint:
         from dynamics.checkpoints.dcp import read_dcp
 
         return read_dcp(folder)
-    shards = [path for name, path in files.items() if RANK_SHARD.search(name)]
-    if shards:
-        from dynamics.checkpoints.fsdp import read_fsdp_shards
-
+    if shards := rank_files(files):
         return read_fsdp_shards(folder, shards)
     if is_universal(folder, children):
         return read_universal(folder)
