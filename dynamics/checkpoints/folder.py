@@ -6,9 +6,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from dynamics.checkpoints.dcp import read_dcp
 from dynamics.checkpoints.deepspeed import is_deepspeed, is_universal, read_deepspeed, read_universal, step_folder
 from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
+from dynamics.checkpoints.megatron import backend, iteration_folder, read_ranks, read_torch_dist, refuse_other_backend
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.sharded import NOT_WEIGHTS
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
@@ -36,9 +38,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
         return read_adapter(folder)
     if ".metadata" in files:
-        from dynamics.checkpoints.dcp import read_dcp
-
-        return read_dcp(folder)
+        return read_torch_dist(folder) if backend(folder) == "torch_dist" else read_dcp(folder)
     if shards := rank_files(files):
         return read_fsdp_shards(folder, shards)
     if is_universal(folder, children):
@@ -67,8 +67,15 @@ def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Che
         raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
     if "actor" in children:
         return read_folder(folder / "actor")
-    if step := step_folder(folder, children):
+    if step := step_folder(folder, children) or iteration_folder(folder, children):
         return _with_config(read_folder(step), folder, files)
+    refuse_other_backend(folder)
+    if checkpoint := read_ranks(folder, children):
+        return checkpoint
+    # accelerate and transformers store sharded weights in pytorch_model_fsdp_0/, NeMo in weights/, verl in dist_ckpt/
+    distributed = [name for name in children if (folder / name / ".metadata").is_file() and not NOT_WEIGHTS.match(name)]
+    if len(distributed) == 1:
+        return _with_config(read_folder(folder / distributed[0]), folder, files)
     if checkpoints := trainer_checkpoints(folder):
         raise InputError(choose_checkpoint(folder, checkpoints))
     contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"

@@ -301,10 +301,10 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
 
 
-def read_pickled(path: Path) -> Checkpoint:
+def read_pickled(path: Path, allowed: frozenset[str] = ALLOWED) -> Checkpoint:
     """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, alone or under a key such as ``model``."""
     where = printable(path)
-    saved = load_state(File(path))
+    saved = load_state(File(path), allowed=allowed)
     if not isinstance(saved.root, dict):
         contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
         raise InputError(f"{where}: holds {contents}, not a state dict of names and tensors")
