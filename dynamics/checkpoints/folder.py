@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from dynamics.checkpoints import tensor_parallel
 from dynamics.checkpoints.dcp import read_dcp
 from dynamics.checkpoints.deepspeed import is_deepspeed, is_universal, read_deepspeed, read_universal, step_folder
 from dynamics.checkpoints.files import read_json
@@ -48,6 +49,10 @@ def read_folder(folder: Path) -> Checkpoint:
     chosen = _choose(folder, files)
     if not chosen:
         return _read_other(folder, files, children)
+    if all(path.name.startswith("consolidated") for path in chosen):
+        ranks = tensor_parallel.rank_files([path.name for path in chosen])
+        consolidated = tensor_parallel.read_ranks(folder, ranks) if len(ranks) > 1 else _merge(folder, files, chosen)
+        return tensor_parallel.with_hugging_face_names(consolidated, tensor_parallel.parameters(folder))
     checkpoint = _merge(folder, files, chosen)
     others = [
         Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
@@ -107,11 +112,6 @@ def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
         if loose:
             return _complete(folder, loose)
     rest = {name: path for name, path in files.items() if name.endswith(WEIGHTS) and not NOT_WEIGHTS.match(name)}
-    if len(rest) > 1 and all(re.match(r"consolidated\.\d+\.pth$", name) for name in rest):
-        raise InputError(
-            f"{printable(folder)}: {len(rest)} tensor-parallel consolidated.*.pth files, whose split the files do not state; "
-            "convert to Hugging Face format first"
-        )
     return _complete(folder, rest) if rest else []
 
 
