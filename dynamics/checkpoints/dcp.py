@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state
+from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state, refuse_flat
 from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
@@ -54,6 +54,7 @@ def read_dcp(folder: Path) -> Checkpoint:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"{where}: is not the metadata of a checkpoint ({type(error).__name__}: {printable(error)})") from None
+    refuse_flat(entries, printable(folder))
     files = {name: _open(folder, name) for name in dict.fromkeys(name for item in items.values() for name, _, _ in item)}
 
     tensors: dict[str, Tensor] = {}

@@ -8,12 +8,20 @@ from pathlib import Path
 
 from dynamics.checkpoints import tensor_parallel
 from dynamics.checkpoints.dcp import read_dcp
-from dynamics.checkpoints.deepspeed import is_deepspeed, is_universal, read_deepspeed, read_universal, step_folder
+from dynamics.checkpoints.deepspeed import (
+    MODEL_STATES,
+    OPTIMIZER_STATES,
+    is_deepspeed,
+    is_universal,
+    read_deepspeed,
+    read_universal,
+    step_folder,
+)
 from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
 from dynamics.checkpoints.megatron import backend, iteration_folder, read_ranks, read_torch_dist, refuse_other_backend
 from dynamics.checkpoints.safetensors import read_safetensors
-from dynamics.checkpoints.sharded import NOT_WEIGHTS
+from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_SHARD
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
@@ -58,6 +66,23 @@ def read_folder(folder: Path) -> Checkpoint:
         Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
     ]
     return replace(checkpoint, ignored=checkpoint.ignored + tuple(others))
+
+
+def refuse_part(path: Path) -> None:
+    """Refuse a file that holds one rank's part of the weights, beside the other ranks' files."""
+    name = path.name
+    if RANK_SHARD.search(name):
+        raise InputError(f"{printable(path)}: is one rank's shard; name the folder that holds all of them")
+    if OPTIMIZER_STATES.fullmatch(name):
+        raise InputError(f"{printable(path)}: is one rank's optimizer state of DeepSpeed; name the folder that holds all of them")
+    for pattern in (tensor_parallel.RANK, MODEL_STATES):
+        match = pattern.fullmatch(name)
+        if match and any(
+            (other := pattern.fullmatch(entry.name)) and other[pattern.groups] != match[pattern.groups] for entry in path.parent.iterdir()
+        ):
+            raise InputError(
+                f"{printable(path)}: is one tensor-parallel rank's part of the weights; name the folder that holds all of them"
+            )
 
 
 def _read_other(folder: Path, files: dict[str, Path], children: set[str]) -> Checkpoint:

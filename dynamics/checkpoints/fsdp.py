@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, unwrap
+from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, refuse_flat, unwrap
 from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_FILE, RANK_SHARD, Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED, REBUILD, SHARDED_TENSOR, SUBCLASS, Node
@@ -87,6 +87,7 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
         if part.root.keys() != saved[0].root.keys():
             name = next(iter(part.root.keys() ^ saved[0].root.keys()))
             raise InputError(f"{where}: {printable(name)} is not in all ranks' files (compare rank 0 with {printable(path.name)})")
+    refuse_flat(map(str, saved[0].root), where)
     tensors: dict[str, Tensor] = {}
     ignored: list[Ignored] = []
     for name in saved[0].root:
@@ -140,11 +141,6 @@ def _part(name: Any, value: Any, saved: Saved) -> LocalShard | Rectangles | str:
     if not isinstance(name, str):
         return "not a name"
     value = unwrap(value)
-    if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
-        raise InputError(
-            f"{where}: is a flat parameter of FSDP1 (LOCAL_STATE_DICT), which does not say which parameters it holds; "
-            "save a SHARDED_STATE_DICT or a FULL_STATE_DICT"
-        )
     subclass = value.args[1].path.rsplit(".", 1)[-1] if isinstance(value, Node) and value.path == SUBCLASS else ""
     if subclass == "ShardedTensor" or (isinstance(value, Node) and value.path.endswith(".ShardedTensor")):
         return _rectangles(where, name, value, saved)

@@ -11,7 +11,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -363,17 +363,23 @@ def _flatten(state: Mapping[Any, Any], ignored: list[Ignored], prefix: str = "",
 
 def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
     """Refuse files of sharded trainers that look like checkpoints but hold only a part of the weights."""
-    for name in tensors:
-        if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
-            raise InputError(
-                f"{where}: {printable(name)} is an FSDP flat parameter, without names and shapes; save a full or sharded state dict"
-            )
+    refuse_flat(tensors, where)
     empty = sum(tensor.shape == (0,) for tensor in tensors.values())
     if empty and 2 * empty > len(tensors):
         raise InputError(
             f"{where}: {empty} of {len(tensors)} tensors are empty placeholders, as DeepSpeed ZeRO-3 leaves them; "
             "name the folder that holds the files of all ranks"
         )
+
+
+def refuse_flat(names: Iterable[str], where: str) -> None:
+    """Refuse the flat parameters of FSDP1, each of which holds several parameters end to end."""
+    for name in names:
+        if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
+            raise InputError(
+                f"{where}: {printable(name)} is a flat parameter of FSDP1 (LOCAL_STATE_DICT), which does not tell its parameters apart; "
+                "save a SHARDED_STATE_DICT or a FULL_STATE_DICT"
+            )
 
 
 def is_optimizer(name: object) -> bool:

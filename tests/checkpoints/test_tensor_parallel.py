@@ -154,3 +154,11 @@ def test_files_that_do_not_join_are_refused(tmp_path, damage, message):
     with pytest.raises(InputError, match=message) as caught:
         open_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_one_of_several_ranks_is_refused_and_a_single_file_read(tmp_path):
+    write_ranks(tmp_path / "two", meta_weights(), 2)
+    with pytest.raises(InputError, match="one tensor-parallel rank's part of the weights; name the folder"):
+        open_checkpoint(tmp_path / "two" / FIRST)
+    write_ranks(tmp_path / "one", meta_weights(), 1)
+    assert "layers.0.attention.wq.weight" in open_checkpoint(tmp_path / "one" / FIRST).tensors
