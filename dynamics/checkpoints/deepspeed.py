@@ -55,7 +55,8 @@ def step_folder(folder: Path, children: set[str]) -> Path | None:
     """Return the sub-folder that holds the files, as ``latest`` names it; None if this is not the folder of a DeepSpeed run."""
     for pointer in ("latest", "latest_universal"):
         if (folder / pointer).is_file():
-            name = File(folder / pointer).read(0, min((folder / pointer).stat().st_size, 200)).decode("utf-8", "replace").strip()
+            file = File(folder / pointer)
+            name = file.read(0, min(file.size, 200)).decode("utf-8", "replace").strip()
             if name not in children:
                 raise InputError(
                     f"{printable(folder)}: its file {pointer} names the folder {printable(name)}, which is not there; fetch it"
@@ -270,17 +271,19 @@ def _check_rounded(where: str, tensors: dict[str, Tensor], model: Saved) -> None
 
 def is_universal(folder: Path, children: set[str]) -> bool:
     """Tell whether a folder is a universal checkpoint of DeepSpeed: ``zero/NAME/fp32.pt`` for each parameter."""
-    return "zero" in children and next((folder / "zero").glob("*/fp32.pt"), None) is not None
+    return "zero" in children and any((entry / "fp32.pt").is_file() for entry in (folder / "zero").iterdir())
 
 
 def read_universal(folder: Path) -> Checkpoint:
     """Read a universal checkpoint, which holds each parameter whole, in fp32; frozen ones lie in the model states."""
     where = printable(folder)
     tensors = {}
-    for path in sorted((folder / "zero").glob("*/fp32.pt")):
-        saved = load_state(File(path), allowed=CLASSES)
+    for entry in sorted((folder / "zero").iterdir(), key=lambda entry: entry.name):
+        if not (entry / "fp32.pt").is_file():
+            continue
+        saved = load_state(File(entry / "fp32.pt"), allowed=CLASSES)
         value = saved.root.get("param") if isinstance(saved.root, dict) else saved.root
-        tensors[path.parent.name] = _tensor(saved, path.parent.name, value)
+        tensors[entry.name] = _tensor(saved, entry.name, value)
     ignored = []
     states = folder / "mp_rank_00_model_states.pt"
     if states.exists():

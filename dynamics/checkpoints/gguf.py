@@ -142,7 +142,7 @@ def split_parts(path: Path) -> list[Path]:
     stem, number, count = match.groups()
     if not 1 <= int(number) <= int(count):
         raise InputError(f"{printable(path)}: is part {int(number)} of {int(count)} by its name")
-    return [path.with_name(f"{stem}-{part:05d}-of-{count}.gguf") for part in range(1, int(count) + 1)]
+    return [path.parent / f"{stem}-{part:05d}-of-{count}.gguf" for part in range(1, int(count) + 1)]
 
 
 def _open(path: Path, gguf: Any) -> tuple[File, dict[str, Any], list[Entry]]:
