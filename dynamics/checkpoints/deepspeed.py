@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state
+from dynamics.checkpoints.pickled import BUFFER, Saved, Strided, as_strided, grouped, load_state
 from dynamics.checkpoints.sharded import concatenated
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED, Node
@@ -130,12 +130,8 @@ def _without_zero(folder: Path, models: list[Saved]) -> Checkpoint:
             "(*_optim_states.pt); fetch them"
         )
     buffers = set(saved.root.get("buffer_names") or ())
-    ignored = [_buffer(name) for name in tensors if name in buffers]
+    ignored = [Ignored(name, BUFFER) for name in tensors if name in buffers]
     return Checkpoint(str(folder), "deepspeed", {name: t for name, t in tensors.items() if name not in buffers}, ignored=grouped(ignored))
-
-
-def _buffer(name: str) -> Ignored:
-    return Ignored(name, "a buffer, not a weight: no optimizer updates it")
 
 
 def _zero(folder: Path, models: list[Saved], optimizers: list[Saved]) -> Checkpoint:
@@ -164,7 +160,7 @@ def _zero(folder: Path, models: list[Saved], optimizers: list[Saved]) -> Checkpo
         tensors |= _frozen(where, frozen, models if stage == 3 else models[:1])
         frozen = {}
     tensors |= {alias: tensors[name].named(alias) for alias, name in (root.get("shared_params") or {}).items() if name in tensors}
-    ignored = [_buffer(name) for name in root["buffer_names"]]
+    ignored = [Ignored(name, BUFFER) for name in root["buffer_names"]]
     ignored += [Ignored(name, "frozen, and saved without its values", math.prod(shape)) for name, shape in frozen.items()]
     if stage < 3:
         _check_rounded(where, tensors, models[0])
@@ -296,7 +292,7 @@ def read_universal(folder: Path) -> Checkpoint:
                 else:  # with ZeRO-3, the first rank's part
                     ignored.append(Ignored(name, "frozen, and saved without its values", math.prod(shape)))
             buffers = set(saved.root.get("buffer_names") or ())
-            ignored += [_buffer(name) for name in tensors if name in buffers]
+            ignored += [Ignored(name, BUFFER) for name in tensors if name in buffers]
             tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
             aliases = (saved.root.get("shared_params") or {}).items()
             tensors |= {alias: tensors[name].named(alias) for alias, name in aliases if name in tensors}

@@ -31,6 +31,7 @@ OPTIMIZER = frozenset([
 ])  # fmt: skip
 #: keys under which trainers store the weights, most specific first
 NESTED = ("model_state_dict", "state_dict", "model", "module", "network", "state")
+BUFFER = "a buffer, not a weight: no optimizer updates it"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 #: a strided read of up to this many bytes is a single read instead of a read for each run
 SLACK = 1 << 20
@@ -311,9 +312,12 @@ def read_pickled(path: Path, allowed: frozenset[str] = ALLOWED) -> Checkpoint:
     ignored: list[Ignored] = []
     state = _find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
+    buffers = saved.root.get("buffer_names")  # of DeepSpeed
     for name, value in _flatten(state, ignored):
         strided = as_strided(value, name, saved)
-        if strided is None:
+        if isinstance(buffers, list) and name in buffers:
+            ignored.append(Ignored(name, BUFFER))
+        elif strided is None:
             ignored.append(Ignored(name, "not a tensor"))
         elif isinstance(strided, str):
             if "DTensor" in strided:
