@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,9 +136,20 @@ def _choose(folder: Path, files: dict[str, Path]) -> list[Path]:
             if name.endswith(suffix) and not name.startswith("consolidated") and not NOT_WEIGHTS.match(name)
         }
         if loose:
+            _refuse_ranks(folder, loose)
             return _complete(folder, loose)
     rest = {name: path for name, path in files.items() if name.endswith(WEIGHTS) and not NOT_WEIGHTS.match(name)}
     return _complete(folder, rest) if rest else []
+
+
+def _refuse_ranks(folder: Path, names: Iterable[str]) -> None:
+    """Refuse the parts of several tensor-parallel ranks, as vLLM's ``save_sharded_state`` and TensorRT-LLM write them."""
+    ranks = {match[1] for name in names if (match := re.search(r"rank[_-]?(\d+)", name))}
+    if len(ranks) > 1:
+        raise InputError(
+            f"{printable(folder)}: its files are the parts of {len(ranks)} tensor-parallel ranks, which do not state how they are split; "
+            "name the folder of the model they were made from"
+        )
 
 
 def _from_index(folder: Path, index: str, files: dict[str, Path]) -> list[Path]:

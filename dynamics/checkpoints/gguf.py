@@ -110,6 +110,8 @@ def read_gguf(path: Path) -> Checkpoint:
         import gguf
     parts = [_open(part, gguf) for part in split_parts(path)]
     fields = parts[0][1]
+    if (kind := fields.get("general.type", "model")) not in ("model", "mmproj"):
+        raise InputError(f"{printable(path)}: is a GGUF file of type {printable(kind)}, not a model")
     _check_parts(path, parts)
     layout = _Layout.of(fields)
     tensors: dict[str, Tensor] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -388,7 +389,11 @@ def refuse_flat(names: Iterable[str], where: str) -> None:
 
 def is_optimizer(name: object) -> bool:
     """Tell whether an entry, or one of the first two parts of a flattened name, is a trainer's name for optimizer state."""
-    return any(part in OPTIMIZER for part in str(name).split(".")[:2]) if isinstance(name, str) else False
+    if not isinstance(name, str):
+        return False
+    return any(
+        re.sub(r"_?\d+$", "", part) in OPTIMIZER for part in name.split(".")[:2]
+    )  # optimizer_0: Lightning and accelerate number them
 
 
 def grouped(ignored: list[Ignored], limit: int = 8) -> tuple[Ignored, ...]:
