@@ -76,11 +76,9 @@ def read_deepspeed(folder: Path, names: Sequence[str]) -> Checkpoint:
             raise InputError(f"{where}: is a DeepSpeed checkpoint that {how}; {CONVERT}")
     model_files, optimizer_files = (_by_rank(where, names, pattern) for pattern in (MODEL_STATES, OPTIMIZER_STATES))
     models = [_load(folder / name) for name in model_files]
-    if not optimizer_files:
-        return _without_zero(folder, models)
     optimizers = [_load(folder / name) for name in optimizer_files]
     try:
-        return _zero(folder, models, optimizers)
+        return _zero(folder, models, optimizers) if optimizers else _without_zero(folder, models)
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -123,15 +121,21 @@ def _without_zero(folder: Path, models: list[Saved]) -> Checkpoint:
     """Read the module states of a run without ZeRO."""
     saved = models[0]
     module = saved.root.get("module")
-    tensors = {name: _tensor(saved, name, value) for name, value in module.items()} if isinstance(module, dict) else {}
+    buffers = set(saved.root.get("buffer_names") or ())
+    tensors: dict[str, Tensor] = {}
+    ignored: list[Ignored] = []
+    for name, value in module.items() if isinstance(module, dict) else ():
+        strided = as_strided(value, name, saved)
+        if name in buffers or not isinstance(strided, Strided):
+            ignored.append(Ignored(str(name), BUFFER if name in buffers else strided or "not a tensor"))
+        else:
+            tensors[name] = strided.tensor(name)
     if len(models) > 1 or any(tensor.shape == (0,) for tensor in tensors.values()) or not tensors:
         raise InputError(
             f"{printable(folder)}: holds the model states of DeepSpeed, but not the optimizer files with the weights "
             "(*_optim_states.pt); fetch them"
         )
-    buffers = set(saved.root.get("buffer_names") or ())
-    ignored = [Ignored(name, BUFFER) for name in tensors if name in buffers]
-    return Checkpoint(str(folder), "deepspeed", {name: t for name, t in tensors.items() if name not in buffers}, ignored=grouped(ignored))
+    return Checkpoint(str(folder), "deepspeed", tensors, ignored=grouped(ignored))
 
 
 def _zero(folder: Path, models: list[Saved], optimizers: list[Saved]) -> Checkpoint:
@@ -142,9 +146,9 @@ def _zero(folder: Path, models: list[Saved], optimizers: list[Saved]) -> Checkpo
     world = max(counts) if isinstance(counts, list) else counts
     if stage not in (1, 2, 3):
         raise InputError(f"{where}: is of ZeRO stage {printable(stage)}, which is not known here")
-    for files, kind in ((optimizers, "optim"), (models if stage == 3 else [None] * world, "model")):
-        if len(files) != world:
-            raise InputError(f"{where}: {len(files)} of {world} ranks' *_{kind}_states.pt are there; fetch the others")
+    for files, kind in ((optimizers, "optim"), (models, "model")):
+        if len(files) != world and (kind == "optim" or stage == 3):
+            raise InputError(f"{where}: {len(files)} of {printable(world)} ranks' *_{kind}_states.pt are there; fetch the others")
     root = models[0].root
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
     vectors = [_vectors(saved, state[key]) for saved, state in zip(optimizers, states, strict=True)]
@@ -166,9 +170,11 @@ def _zero(folder: Path, models: list[Saved], optimizers: list[Saved]) -> Checkpo
         _check_rounded(where, tensors, models[0])
         ignored.append(Ignored(models[0].file.path.name, "16-bit weights; the fp32 weights they are rounded from were read"))
     known = tensors.keys() | frozen.keys() | set(root["buffer_names"])
-    for name in root["module"].keys() - known:
-        count = _tensor(models[0], name, root["module"][name]).numel
-        ignored.append(Ignored(name, "its fp32 weights are not in the optimizer files", count))
+    for name, value in root["module"].items():
+        if name not in known:
+            copy = as_strided(value, name, models[0])
+            reason = "its fp32 weights are not in the optimizer files" if isinstance(copy, Strided) else copy or "not a tensor"
+            ignored.append(Ignored(str(name), reason, math.prod(copy.shape) if isinstance(copy, Strided) else 0))
     ordered = {name: tensors[name] for name in root["module"] if name in tensors} | tensors  # as in the module, and in other formats
     return Checkpoint(str(folder), f"deepspeed-zero{stage}", ordered, ignored=grouped(ignored))
 

@@ -226,7 +226,7 @@ class _Layout:
         name = f"{theirs}.{suffix}" if block is None else f"model.layers.{block}.{theirs}.{suffix}"
         if "*" not in theirs or expert:
             yield tensor.named(name.replace("*", expert or "*"))
-        elif len(tensor.shape) < 2:
+        elif len(tensor.shape) < 2 or not tensor.numel:
             raise InputError(f"{where}{printable(tensor.name)} {tensor.shape} is no stack of experts; the file is damaged")
         else:
             yield from (tensor.item(index, name.replace("*", str(index))) for index in range(tensor.shape[0]))

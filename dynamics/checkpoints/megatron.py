@@ -60,7 +60,8 @@ def read_torch_dist(folder: Path) -> Checkpoint:
     for name, tensor in stored.tensors.items():
         match = STACKED.fullmatch(name)
         # without one number of layers for all, the first axis is something else
-        unstacked = _layers(match[1], match[2], tensor) if match and len(counts[match[1]]) == 1 else [tensor]
+        stacked = match is not None and tensor.numel > 0 and len(counts[match[1]]) == 1
+        unstacked = _layers(match[1], match[2], tensor) if match and stacked else [tensor]
         for single in unstacked:
             if single.name in tensors:
                 raise InputError(f"{printable(folder)}: {printable(single.name)} is stored twice, stacked and alone; the folder is damaged")
