@@ -20,7 +20,7 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import BUFFER, Saved, Strided, as_strided, grouped, load_state
 from dynamics.checkpoints.sharded import concatenated
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Reader, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED, Node
 from dynamics.errors import InputError, printable
 
@@ -127,7 +127,8 @@ def _without_zero(folder: Path, models: list[Saved]) -> Checkpoint:
     for name, value in module.items() if isinstance(module, dict) else ():
         strided = as_strided(value, name, saved)
         if name in buffers or not isinstance(strided, Strided):
-            ignored.append(Ignored(str(name), BUFFER if name in buffers else strided or "not a tensor"))
+            reason = strided if isinstance(strided, str) else "not a tensor"
+            ignored.append(Ignored(str(name), BUFFER if name in buffers else reason))
         else:
             tensors[name] = strided.tensor(name)
     if len(models) > 1 or any(tensor.shape == (0,) for tensor in tensors.values()) or not tensors:
@@ -230,15 +231,38 @@ def _contiguous(
 
 def _partitioned(where: str, shapes: dict[str, tuple[int, ...]], vectors: list[list[Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Join the parameters of which each rank holds an equal part, one after another in its vectors (ZeRO-3)."""
+    dtype = vectors[0][0].dtype
     ends = [list(accumulate(vector.numel for vector in of_rank)) for of_rank in vectors]
+    parts = {name: -(-math.prod(shape) // len(vectors)) for name, shape in shapes.items()}
+    if any(end[-1] != sum(parts.values()) for end in ends):
+        raise InputError(f"{where}: a rank holds {ends[0][-1]} values, its parameters take {sum(parts.values())}; the layout is not known")
+    if any(vector.dtype != dtype for of_rank in vectors for vector in of_rank):
+        raise InputError(f"{where}: its flat groups have several dtypes; the layout is not known")
+    sources = tuple(vector.source for of_rank in vectors for vector in of_rank)
     offset = 0
     for name, shape in shapes.items():
-        part = -(-math.prod(shape) // len(vectors))
-        pieces = [piece for flat, end in zip(vectors, ends, strict=True) for piece in _cut(flat, end, offset, offset + part)]
-        yield name, concatenated(f"{where}: {printable(name)}", shape, vectors[0][0].dtype, pieces).named(name)
-        offset += part
-    if any(end[-1] != offset for end in ends):
-        raise InputError(f"{where}: a rank holds {ends[0][-1]} values, its parameters take {offset}; the layout is not known")
+        source = ("parts", name, offset, sources)
+        yield name, Tensor(name, shape, dtype, _reader(vectors, ends, offset, parts[name]), source)
+        offset += parts[name]
+
+
+def _reader(vectors: list[list[Tensor]], ends: list[list[int]], offset: int, part: int) -> Reader:
+    """Return the reader of a parameter of which each rank has ``part`` elements from ``offset`` on.
+
+    The pieces are looked up when they are read, because there are as many as parameters times ranks.
+    """
+
+    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        done = 0
+        while start + done < stop:
+            rank, first = divmod(start + done, part)
+            last = min(part, first + stop - start - done)
+            for piece in _cut(vectors[rank], ends[rank], offset + first, offset + last):
+                out[done : done + piece.numel] = piece.stored()
+                done += piece.numel
+        return out[:done]
+
+    return read
 
 
 def _frozen(where: str, shapes: dict[str, tuple[int, ...]], ranks: list[Saved]) -> dict[str, Tensor]:
