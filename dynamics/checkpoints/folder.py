@@ -22,13 +22,12 @@ from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
 from dynamics.checkpoints.megatron import backend, iteration_folder, read_ranks, read_torch_dist, refuse_other_backend
 from dynamics.checkpoints.safetensors import read_safetensors
-from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_SHARD
+from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_SHARD, WEIGHTS
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
 #: folders in which trainers store the weights of all ranks, beside those of the whole model

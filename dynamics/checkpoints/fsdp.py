@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, refuse_flat, unwrap
-from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_FILE, RANK_SHARD, Shard, join_shards
+from dynamics.checkpoints.pickled import Saved, Strided, as_strided, find_weights, grouped, load_state, refuse_flat, unwrap
+from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_FILE, RANK_SHARD, WEIGHTS, Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED, REBUILD, SHARDED_TENSOR, SUBCLASS, Node
 from dynamics.errors import InputError, printable
@@ -81,17 +81,19 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
     where = printable(folder)
     ranks = _by_rank(where, paths)
     saved = [load_state(File(path), allowed=ALLOWED | SHARDED_TENSOR) for path in ranks]
+    ignored: list[Ignored] = []
+    roots = []
     for path, part in zip(ranks, saved, strict=True):
         if not isinstance(part.root, dict):
             raise InputError(f"{printable(path)}: holds no state dict of names and tensors")
-        if part.root.keys() != saved[0].root.keys():
-            name = next(iter(part.root.keys() ^ saved[0].root.keys()))
+        roots.append(find_weights(part.root, printable(path), [] if roots else ignored))
+        if roots[-1].keys() != roots[0].keys():
+            name = next(iter(roots[-1].keys() ^ roots[0].keys()))
             raise InputError(f"{where}: {printable(name)} is not in all ranks' files (compare rank 0 with {printable(path.name)})")
-    refuse_flat(map(str, saved[0].root), where)
+    refuse_flat(map(str, roots[0]), where)
     tensors: dict[str, Tensor] = {}
-    ignored: list[Ignored] = []
-    for name in saved[0].root:
-        parts = [_part(name, part.root[name], part) for part in saved]
+    for name in roots[0]:
+        parts = [_part(name, root[name], part) for root, part in zip(roots, saved, strict=True)]
         reason = next((part for part in parts if isinstance(part, str)), None)
         placed = [part for part in parts if not isinstance(part, str)]
         whole = [part for part in placed if isinstance(part, LocalShard) and not part.is_split]
@@ -105,11 +107,12 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
 
 
 def rank_files(files: Mapping[str, Path]) -> list[Path]:
-    """Select the files of a folder that are named by rank: those of verl, else those with one stem, ``STEMrankR.pt``."""
+    """Select the files of a folder that are named by rank: those of verl, else ``STEMrankR.pt`` if it holds no other weights."""
     if shards := [path for name, path in files.items() if RANK_SHARD.search(name)]:
         return shards
-    named = {path: match for name, path in files.items() if (match := RANK_FILE.fullmatch(name)) and not NOT_WEIGHTS.match(name)}
-    return list(named) if len({match[1] for match in named.values()}) == 1 else []
+    weights = {name: path for name, path in files.items() if name.endswith(WEIGHTS) and not NOT_WEIGHTS.match(name)}
+    stems = {match[1] if (match := RANK_FILE.fullmatch(name)) else None for name in weights}
+    return list(weights.values()) if len(weights) > 1 and len(stems) == 1 and None not in stems else []
 
 
 def _by_rank(where: str, paths: list[Path]) -> list[Path]:

@@ -311,7 +311,7 @@ def read_pickled(path: Path, allowed: frozenset[str] = ALLOWED) -> Checkpoint:
         contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
         raise InputError(f"{where}: holds {contents}, not a state dict of names and tensors")
     ignored: list[Ignored] = []
-    state = _find_weights(saved.root, where, ignored)
+    state = find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
     buffers = saved.root.get("buffer_names")  # of DeepSpeed
     for name, value in _flatten(state, ignored):
@@ -332,7 +332,7 @@ def read_pickled(path: Path, allowed: frozenset[str] = ALLOWED) -> Checkpoint:
     return Checkpoint(str(path), "torch", tensors, ignored=grouped(ignored))
 
 
-def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) -> Mapping[Any, Any]:
+def find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) -> Mapping[Any, Any]:
     """Descend into ``{"state": {"model": ...}}``, and add the other entries to ``ignored``."""
     taken = ""
     for _ in range(3):

@@ -16,6 +16,7 @@ RANK_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 #: the same as accelerate, Composer and scripts write it: stem, rank, world size if it is given
 RANK_FILE = re.compile(r"(.*?)rank[_-]?(\d+)(?:[_-]of[_-]?(\d+))?\.(?:pt|pth|bin)")
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 #: files of a training run that contain tensors but no model weights
 NOT_WEIGHTS = re.compile(
     r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"

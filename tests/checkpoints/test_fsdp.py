@@ -229,12 +229,35 @@ def test_rank_files_under_the_names_of_other_trainers(tmp_path, name):
     assert_is_expected(open_checkpoint(tmp_path), np.load(DATA / "fsdp1" / "expected.npz"))
     with pytest.raises(InputError, match="name the folder with the files of all ranks"):
         open_checkpoint(tmp_path / name.format(1))
-    (tmp_path / name.format(0)).unlink()
-    with pytest.raises(InputError, match="is missing, 1 of 2 ranks"):
-        open_checkpoint(tmp_path)
     shutil.copy(tmp_path / name.format(1), tmp_path / name.format(0))
     with pytest.raises(InputError, match="a shard is missing"):
         open_checkpoint(tmp_path)
+
+
+def test_rank_files_with_the_weights_under_a_key_and_a_whole_model_of_one_rank(tmp_path):
+    def nested(mesh, rank):
+        return {"model": halves(mesh, rank), "optimizer": {"state": {0: torch.full((3,), rank)}}, "epoch": 1}
+
+    write_shards(tmp_path, (2,), nested)
+    for rank in range(2):
+        (tmp_path / f"model_world_size_2_rank_{rank}.pt").rename(tmp_path / f"epoch1_rank{rank}.pt")
+    checkpoint = open_checkpoint(tmp_path)
+    assert_same(checkpoint.tensors["w"], tensor_of(6, 4))
+    assert reasons(checkpoint)["optimizer"] == "optimizer state, not weights"
+    (tmp_path / "epoch1_rank1.pt").unlink()
+    with pytest.raises(InputError, match="one rank's part of a DTensor"):
+        open_checkpoint(tmp_path)
+    torch.save({"model": {"w": tensor_of(6, 4)}}, tmp_path / "epoch1_rank0.pt")
+    assert_same(open_checkpoint(tmp_path).tensors["w"], tensor_of(6, 4))
+
+
+def test_state_by_rank_beside_a_model_is_not_the_model(tmp_path):
+    torch.save({"w": tensor_of(3)}, tmp_path / "model.pt")
+    shutil.copy(SHARDED / "model_world_size_2_rank_0.pt", tmp_path / "dataloader_rank0.pt")
+    with pytest.raises(InputError, match="name the folder with the files of all ranks"):  # it is read as a further file of the model
+        open_checkpoint(tmp_path)
+    torch.save({"position": 3}, tmp_path / "dataloader_rank0.pt")
+    assert list(open_checkpoint(tmp_path).tensors) == ["w"]
 
 
 def test_flat_parameters_of_fsdp1_are_refused():
