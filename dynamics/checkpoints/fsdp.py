@@ -82,7 +82,7 @@ def read_fsdp_shards(folder: Path, paths: list[Path]) -> Checkpoint:
     ranks = _by_rank(where, paths)
     saved = [load_state(File(path), allowed=ALLOWED | SHARDED_TENSOR) for path in ranks]
     ignored: list[Ignored] = []
-    roots = []
+    roots: list[Mapping[Any, Any]] = []
     for path, part in zip(ranks, saved, strict=True):
         if not isinstance(part.root, dict):
             raise InputError(f"{printable(path)}: holds no state dict of names and tensors")
