@@ -31,8 +31,9 @@ def open_checkpoint(source: Source) -> Checkpoint:
     Parameters
     ----------
     source : a ``.safetensors``, ``.bin``, ``.pt``, ``.pth`` or ``.gguf`` file; a Hugging Face folder, sharded or not; a torch
-        distributed checkpoint; a folder of verl / FSDP rank shards; a PEFT LoRA folder; a Hub id, ``org/name@revision``; a
-        URL of any of these in an object store, ``s3://bucket/folder``; or a mapping from names to tensors or arrays.
+        distributed checkpoint, also of Megatron; a folder of verl / FSDP rank shards, of DeepSpeed, or of Meta's or Mistral's
+        ``consolidated`` files; a PEFT LoRA folder; a Hub id, ``org/name@revision``; a URL of any of these in an object store,
+        ``s3://bucket/folder``; or a mapping from names to tensors or arrays.
 
     Raises
     ------
@@ -106,12 +107,13 @@ def _read(path: Location) -> Checkpoint:
 
         return read_gguf(path)
     if path.suffix in (".bin", ".pt", ".pth"):
+        from dynamics.checkpoints.folder import refuse_part
         from dynamics.checkpoints.pickled import read_pickled
-        from dynamics.checkpoints.sharded import RANK_SHARD
 
-        if RANK_SHARD.search(path.name):
-            raise InputError(f"{printable(path)}: is one rank's shard; name the folder that holds all of them")
+        refuse_part(path)
         return read_pickled(path)
+    if path.suffix == ".distcp":
+        raise InputError(f"{printable(path)}: is one rank's part of a distributed checkpoint; name the folder it lies in")
     if path.suffix == ".json":
         raise InputError(f"{printable(path)}: is a JSON file; name the folder it lies in")
     raise InputError(f"{printable(path)}: unknown kind of file; expected .safetensors, .bin, .pt, .pth, .gguf or a folder")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state
+from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state, refuse_flat
 from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.checkpoints.unpickle import Node, unpickle
@@ -27,10 +27,15 @@ CLASSES = frozenset(
     ]
     + [f"torch.distributed.checkpoint.filesystem.{name}" for name in ("_StorageInfo", "_StoragePrefix", "SerializationFormat")]
     + [f"torch.distributed._shard.sharded_tensor.metadata.{name}" for name in ("TensorProperties", "MEM_FORMAT_ENCODING")]
+    # the plans of all ranks, which Megatron stores with the metadata
+    + [f"torch.distributed.checkpoint.planner.{name}" for name in ("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData")]
+    + ["megatron.core.dist_checkpointing.strategies.torch.MCoreSavePlan"]
     + ["torch.distributed._shard.metadata.ShardMetadata", "torch.serialization._get_layout", "torch.device"]
     + [f"pathlib.{module}{system}Path" for module in ("", "_local.") for system in ("Posix", "Windows")]
 )
 
+#: reason why ``_extra_state``, which Megatron's modules add for Transformer Engine, is not read
+EXTRA_STATE = "extra state of a module, not weights"
 #: origin and shape of a rectangle
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -49,6 +54,7 @@ def read_dcp(folder: Location) -> Checkpoint:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"{where}: is not the metadata of a checkpoint ({type(error).__name__}: {printable(error)})") from None
+    refuse_flat(entries, printable(folder))
     files = {name: _open(folder, name) for name in dict.fromkeys(name for item in items.values() for name, _, _ in item)}
 
     tensors: dict[str, Tensor] = {}
@@ -69,6 +75,8 @@ def _weights(entries: dict[str, Node], ignored: list[Ignored]) -> dict[str, tupl
     for name, entry in entries.items():
         if is_optimizer(name):
             ignored.append(Ignored(name, "optimizer state, not weights"))
+        elif "._extra_state" in str(name):
+            ignored.append(Ignored(str(name), EXTRA_STATE))
         elif not isinstance(name, str) or not entry.path.endswith(".TensorStorageMetadata"):
             ignored.append(Ignored(str(name), "not a tensor"))
         else:

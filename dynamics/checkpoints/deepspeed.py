@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state
+from dynamics.checkpoints.pickled import BUFFER, Saved, Strided, as_strided, grouped, load_state
 from dynamics.checkpoints.sharded import concatenated
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
+from dynamics.checkpoints.tensor import Checkpoint, Ignored, Reader, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED, Node
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
@@ -76,11 +76,9 @@ def read_deepspeed(folder: Location, names: Sequence[str]) -> Checkpoint:
             raise InputError(f"{where}: is a DeepSpeed checkpoint that {how}; {CONVERT}")
     model_files, optimizer_files = (_by_rank(where, names, pattern) for pattern in (MODEL_STATES, OPTIMIZER_STATES))
     models = [_load(folder / name) for name in model_files]
-    if not optimizer_files:
-        return _without_zero(folder, models)
     optimizers = [_load(folder / name) for name in optimizer_files]
     try:
-        return _zero(folder, models, optimizers)
+        return _zero(folder, models, optimizers) if optimizers else _without_zero(folder, models)
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -123,19 +121,22 @@ def _without_zero(folder: Location, models: list[Saved]) -> Checkpoint:
     """Read the module states of a run without ZeRO."""
     saved = models[0]
     module = saved.root.get("module")
-    tensors = {name: _tensor(saved, name, value) for name, value in module.items()} if isinstance(module, dict) else {}
+    buffers = set(saved.root.get("buffer_names") or ())
+    tensors: dict[str, Tensor] = {}
+    ignored: list[Ignored] = []
+    for name, value in module.items() if isinstance(module, dict) else ():
+        strided = as_strided(value, name, saved)
+        if name in buffers or not isinstance(strided, Strided):
+            reason = strided if isinstance(strided, str) else "not a tensor"
+            ignored.append(Ignored(str(name), BUFFER if name in buffers else reason))
+        else:
+            tensors[name] = strided.tensor(name)
     if len(models) > 1 or any(tensor.shape == (0,) for tensor in tensors.values()) or not tensors:
         raise InputError(
             f"{printable(folder)}: holds the model states of DeepSpeed, but not the optimizer files with the weights "
             "(*_optim_states.pt); fetch them"
         )
-    buffers = set(saved.root.get("buffer_names") or ())
-    ignored = [_buffer(name) for name in tensors if name in buffers]
-    return Checkpoint(str(folder), "deepspeed", {name: t for name, t in tensors.items() if name not in buffers}, ignored=grouped(ignored))
-
-
-def _buffer(name: str) -> Ignored:
-    return Ignored(name, "a buffer, not a weight: no optimizer updates it")
+    return Checkpoint(str(folder), "deepspeed", tensors, ignored=grouped(ignored))
 
 
 def _zero(folder: Location, models: list[Saved], optimizers: list[Saved]) -> Checkpoint:
@@ -146,9 +147,9 @@ def _zero(folder: Location, models: list[Saved], optimizers: list[Saved]) -> Che
     world = max(counts) if isinstance(counts, list) else counts
     if stage not in (1, 2, 3):
         raise InputError(f"{where}: is of ZeRO stage {printable(stage)}, which is not known here")
-    for files, kind in ((optimizers, "optim"), (models if stage == 3 else [None] * world, "model")):
-        if len(files) != world:
-            raise InputError(f"{where}: {len(files)} of {world} ranks' *_{kind}_states.pt are there; fetch the others")
+    for files, kind in ((optimizers, "optim"), (models, "model")):
+        if len(files) != world and (kind == "optim" or stage == 3):
+            raise InputError(f"{where}: {len(files)} of {printable(world)} ranks' *_{kind}_states.pt are there; fetch the others")
     root = models[0].root
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
     vectors = [_vectors(saved, state[key]) for saved, state in zip(optimizers, states, strict=True)]
@@ -164,15 +165,17 @@ def _zero(folder: Location, models: list[Saved], optimizers: list[Saved]) -> Che
         tensors |= _frozen(where, frozen, models if stage == 3 else models[:1])
         frozen = {}
     tensors |= {alias: tensors[name].named(alias) for alias, name in (root.get("shared_params") or {}).items() if name in tensors}
-    ignored = [_buffer(name) for name in root["buffer_names"]]
+    ignored = [Ignored(name, BUFFER) for name in root["buffer_names"]]
     ignored += [Ignored(name, "frozen, and saved without its values", math.prod(shape)) for name, shape in frozen.items()]
     if stage < 3:
         _check_rounded(where, tensors, models[0])
         ignored.append(Ignored(models[0].file.path.name, "16-bit weights; the fp32 weights they are rounded from were read"))
     known = tensors.keys() | frozen.keys() | set(root["buffer_names"])
-    for name in root["module"].keys() - known:
-        count = _tensor(models[0], name, root["module"][name]).numel
-        ignored.append(Ignored(name, "its fp32 weights are not in the optimizer files", count))
+    for name, value in root["module"].items():
+        if name not in known:
+            copy = as_strided(value, name, models[0])
+            reason = "its fp32 weights are not in the optimizer files" if isinstance(copy, Strided) else copy or "not a tensor"
+            ignored.append(Ignored(str(name), reason, math.prod(copy.shape) if isinstance(copy, Strided) else 0))
     ordered = {name: tensors[name] for name in root["module"] if name in tensors} | tensors  # as in the module, and in other formats
     return Checkpoint(str(folder), f"deepspeed-zero{stage}", ordered, ignored=grouped(ignored))
 
@@ -228,15 +231,38 @@ def _contiguous(
 
 def _partitioned(where: str, shapes: dict[str, tuple[int, ...]], vectors: list[list[Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Join the parameters of which each rank holds an equal part, one after another in its vectors (ZeRO-3)."""
+    dtype = vectors[0][0].dtype
     ends = [list(accumulate(vector.numel for vector in of_rank)) for of_rank in vectors]
+    parts = {name: -(-math.prod(shape) // len(vectors)) for name, shape in shapes.items()}
+    if any(end[-1] != sum(parts.values()) for end in ends):
+        raise InputError(f"{where}: a rank holds {ends[0][-1]} values, its parameters take {sum(parts.values())}; the layout is not known")
+    if any(vector.dtype != dtype for of_rank in vectors for vector in of_rank):
+        raise InputError(f"{where}: its flat groups have several dtypes; the layout is not known")
+    sources = tuple(vector.source for of_rank in vectors for vector in of_rank)
     offset = 0
     for name, shape in shapes.items():
-        part = -(-math.prod(shape) // len(vectors))
-        pieces = [piece for flat, end in zip(vectors, ends, strict=True) for piece in _cut(flat, end, offset, offset + part)]
-        yield name, concatenated(f"{where}: {printable(name)}", shape, vectors[0][0].dtype, pieces).named(name)
-        offset += part
-    if any(end[-1] != offset for end in ends):
-        raise InputError(f"{where}: a rank holds {ends[0][-1]} values, its parameters take {offset}; the layout is not known")
+        source = ("parts", name, offset, sources)
+        yield name, Tensor(name, shape, dtype, _reader(vectors, ends, offset, parts[name]), source)
+        offset += parts[name]
+
+
+def _reader(vectors: list[list[Tensor]], ends: list[list[int]], offset: int, part: int) -> Reader:
+    """Return the reader of a parameter of which each rank has ``part`` elements from ``offset`` on.
+
+    The pieces are looked up when they are read, because there are as many as parameters times ranks.
+    """
+
+    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
+        done = 0
+        while start + done < stop:
+            rank, first = divmod(start + done, part)
+            last = min(part, first + stop - start - done)
+            for piece in _cut(vectors[rank], ends[rank], offset + first, offset + last):
+                out[done : done + piece.numel] = piece.stored()
+                done += piece.numel
+        return out[:done]
+
+    return read
 
 
 def _frozen(where: str, shapes: dict[str, tuple[int, ...]], ranks: list[Saved]) -> dict[str, Tensor]:
@@ -300,7 +326,7 @@ def read_universal(folder: Location) -> Checkpoint:
                 else:  # with ZeRO-3, the first rank's part
                     ignored.append(Ignored(name, "frozen, and saved without its values", math.prod(shape)))
             buffers = set(saved.root.get("buffer_names") or ())
-            ignored += [_buffer(name) for name in tensors if name in buffers]
+            ignored += [Ignored(name, BUFFER) for name in tensors if name in buffers]
             tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
             aliases = (saved.root.get("shared_params") or {}).items()
             tensors |= {alias: tensors[name].named(alias) for alias, name in aliases if name in tensors}

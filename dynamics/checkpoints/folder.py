@@ -7,10 +7,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePath
 
-from dynamics.checkpoints.deepspeed import is_deepspeed, is_universal, read_deepspeed, read_universal, step_folder
+from dynamics.checkpoints import tensor_parallel
+from dynamics.checkpoints.dcp import read_dcp
+from dynamics.checkpoints.deepspeed import (
+    MODEL_STATES,
+    OPTIMIZER_STATES,
+    is_deepspeed,
+    is_universal,
+    read_deepspeed,
+    read_universal,
+    step_folder,
+)
 from dynamics.checkpoints.files import read_json
+from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
+from dynamics.checkpoints.megatron import backend, iteration_folder, read_ranks, read_torch_dist, refuse_other_backend
 from dynamics.checkpoints.safetensors import read_safetensors
-from dynamics.checkpoints.sharded import RANK_SHARD
+from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_SHARD, WEIGHTS
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
@@ -19,16 +31,10 @@ from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
 #: folders in which trainers store the weights of all ranks, beside those of the whole model
 SHARDED = re.compile(r"global_step\d+$|pytorch_model_fsdp_\d+$")
-#: files of a training run that contain tensors but no model weights
-NOT_WEIGHTS = re.compile(
-    r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"
-    r"|^(.*_)?(optim_states|extra_state_world|optim_world)"
-)
 
 
 def read_folder(folder: Location) -> Checkpoint:
@@ -45,13 +51,8 @@ def read_folder(folder: Location) -> Checkpoint:
 
         return read_adapter(folder, _beside_adapter(folder, files, children))
     if ".metadata" in files:
-        from dynamics.checkpoints.dcp import read_dcp
-
-        return read_dcp(folder)
-    shards = [path for name, path in files.items() if RANK_SHARD.search(name)]
-    if shards:
-        from dynamics.checkpoints.fsdp import read_fsdp_shards
-
+        return read_torch_dist(folder) if backend(folder) == "torch_dist" else read_dcp(folder)
+    if shards := rank_files(files):
         return read_fsdp_shards(folder, shards)
     if is_universal(folder, children):
         return read_universal(folder)
@@ -60,11 +61,32 @@ def read_folder(folder: Location) -> Checkpoint:
     chosen = _choose(folder, files)
     if not chosen:
         return _read_other(folder, files, children)
+    if all(path.name.startswith("consolidated") for path in chosen):
+        ranks = tensor_parallel.rank_files([path.name for path in chosen])
+        consolidated = tensor_parallel.read_ranks(folder, ranks) if len(ranks) > 1 else _merge(folder, files, chosen)
+        return tensor_parallel.with_hugging_face_names(consolidated, tensor_parallel.parameters(folder))
     checkpoint = _merge(folder, files, chosen)
     others = [
         Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
     ]
     return replace(checkpoint, ignored=checkpoint.ignored + tuple(others))
+
+
+def refuse_part(path: Location) -> None:
+    """Refuse a file that holds one rank's part of the weights, beside the other ranks' files."""
+    name = path.name
+    if RANK_SHARD.search(name):
+        raise InputError(f"{printable(path)}: is one rank's shard; name the folder that holds all of them")
+    if OPTIMIZER_STATES.fullmatch(name):
+        raise InputError(f"{printable(path)}: is one rank's optimizer state of DeepSpeed; name the folder that holds all of them")
+    for pattern in (tensor_parallel.RANK, MODEL_STATES):
+        match = pattern.fullmatch(name)
+        if match and any(
+            (other := pattern.fullmatch(entry.name)) and other[pattern.groups] != match[pattern.groups] for entry in path.parent.iterdir()
+        ):
+            raise InputError(
+                f"{printable(path)}: is one tensor-parallel rank's part of the weights; name the folder that holds all of them"
+            )
 
 
 def _holds_weights(files: Iterable[str]) -> bool:
@@ -103,8 +125,15 @@ def _read_other(folder: Location, files: dict[str, Location], children: set[str]
             f"{where}: holds no weights itself but {plural(len(adapters), 'adapter')}: {', '.join(map(printable, adapters[:6]))}; "
             f"name one of them, e.g. {folder / adapters[-1]}"
         )
-    if step := step_folder(folder, children):
+    if step := step_folder(folder, children) or iteration_folder(folder, children):
         return _with_config(read_folder(step), folder, files)
+    refuse_other_backend(folder)
+    if checkpoint := read_ranks(folder, children):
+        return checkpoint
+    # accelerate and transformers store sharded weights in pytorch_model_fsdp_0/, NeMo in weights/, verl in dist_ckpt/
+    distributed = [name for name in children if (folder / name / ".metadata").is_file() and not NOT_WEIGHTS.match(name)]
+    if len(distributed) == 1:
+        return _with_config(read_folder(folder / distributed[0]), folder, files)
     if checkpoints := trainer_checkpoints(folder):
         raise InputError(choose_checkpoint(folder, checkpoints))
     contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"
@@ -134,14 +163,20 @@ def _choose(folder: Location, files: dict[str, Location]) -> list[Location]:
             if name.endswith(suffix) and not name.startswith("consolidated") and not NOT_WEIGHTS.match(name)
         }
         if loose:
+            _refuse_ranks(folder, loose)
             return _complete(folder, loose)
     rest = {name: path for name, path in files.items() if name.endswith(WEIGHTS) and not NOT_WEIGHTS.match(name)}
-    if len(rest) > 1 and all(re.match(r"consolidated\.\d+\.pth$", name) for name in rest):
-        raise InputError(
-            f"{printable(folder)}: {len(rest)} tensor-parallel consolidated.*.pth files, whose split the files do not state; "
-            "convert to Hugging Face format first"
-        )
     return _complete(folder, rest) if rest else []
+
+
+def _refuse_ranks(folder: Location, names: Iterable[str]) -> None:
+    """Refuse the parts of several tensor-parallel ranks, as vLLM's ``save_sharded_state`` and TensorRT-LLM write them."""
+    ranks = {match[1] for name in names if (match := re.search(r"rank[_-]?(\d+)", name))}
+    if len(ranks) > 1:
+        raise InputError(
+            f"{printable(folder)}: its files are the parts of {len(ranks)} tensor-parallel ranks, which do not state how they are split; "
+            "name the folder of the model they were made from"
+        )
 
 
 def _from_index(folder: Location, index: str, files: dict[str, Location]) -> list[Location]:

@@ -1,9 +1,12 @@
-"""Rank shards of verl and FSDP2: the file ``model_world_size_{W}_rank_{R}.pt`` holds rank R's part of every tensor."""
+"""Rank shards of verl, FSDP1 and FSDP2: the file ``model_world_size_{W}_rank_{R}.pt`` holds rank R's part of every tensor.
+
+A part is a DTensor, whose placements say how the tensor is split, or a ShardedTensor (FSDP1), which lists the rank's rectangles.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
@@ -12,15 +15,17 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Saved, Strided, as_strided, grouped, load_state, unwrap
-from dynamics.checkpoints.sharded import RANK_SHARD, Shard, join_shards
+from dynamics.checkpoints.pickled import Saved, Strided, as_strided, find_weights, grouped, load_state, refuse_flat, unwrap
+from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_FILE, RANK_SHARD, WEIGHTS, Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
-from dynamics.checkpoints.unpickle import REBUILD, SUBCLASS, Node
+from dynamics.checkpoints.unpickle import ALLOWED, REBUILD, SHARDED_TENSOR, SUBCLASS, Node
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 
 #: one split of an axis: number of stripes (1 for ``Shard``), number of parts, and the index of this rank's part
 Split = tuple[int, int, int]
+#: origin and shape of a rectangle
+Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -31,25 +36,68 @@ class LocalShard:
     local: Strided
     splits: tuple[tuple[Split, ...], ...]
 
+    @property
+    def dtype(self) -> str:
+        """The dtype as stored."""
+        return self.local.dtype
+
+    @property
+    def is_split(self) -> bool:
+        """Whether an axis is split."""
+        return any(self.splits)
+
+    def boxes(self, where: str) -> Iterator[tuple[Box, Strided]]:
+        """List the rectangles of the whole tensor that the rank holds, with their values."""
+        runs = [_runs(size, splits) for size, splits in zip(self.shape, self.splits, strict=True)]
+        expected = tuple(sum(length for _, _, length in axis) for axis in runs)
+        if self.local.shape != expected and math.prod(self.local.shape) + math.prod(expected) > 0:
+            raise InputError(f"{where} holds {self.local.shape} of {self.shape}, its placement says {expected}")
+        for box in product(*runs):
+            local = self.local
+            for axis, (_, start, length) in enumerate(box):
+                local = local.narrow(axis, start, length)
+            yield (tuple(run[0] for run in box), tuple(run[2] for run in box)), local
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """One rank's part of a ShardedTensor: the shape of the whole tensor, its dtype, and the rectangles that the rank holds."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    parts: tuple[tuple[Box, Strided], ...]
+    is_split = True
+
+    def boxes(self, where: str) -> Iterator[tuple[Box, Strided]]:
+        """List the rectangles of the whole tensor that the rank holds, with their values."""
+        for (offsets, sizes), local in self.parts:
+            if local.shape != sizes:
+                raise InputError(f"{where} holds {local.shape} of {self.shape}, its metadata say {sizes}")
+            yield (offsets, sizes), local
+
 
 def read_fsdp_shards(folder: Location, paths: list[Location]) -> Checkpoint:
     """Read a checkpoint from the shards of all ranks."""
     where = printable(folder)
     ranks = _by_rank(where, paths)
-    saved = [load_state(File(path)) for path in ranks]
+    saved = [load_state(File(path), allowed=ALLOWED | SHARDED_TENSOR) for path in ranks]
+    ignored: list[Ignored] = []
+    roots: list[Mapping[Any, Any]] = []
     for path, part in zip(ranks, saved, strict=True):
         if not isinstance(part.root, dict):
             raise InputError(f"{printable(path)}: holds no state dict of names and tensors")
-        if part.root.keys() != saved[0].root.keys():
-            name = next(iter(part.root.keys() ^ saved[0].root.keys()))
+        roots.append(find_weights(part.root, printable(path), [] if roots else ignored))
+        if roots[-1].keys() != roots[0].keys():
+            name = next(iter(roots[-1].keys() ^ roots[0].keys()))
             raise InputError(f"{where}: {printable(name)} is not in all ranks' files (compare rank 0 with {printable(path.name)})")
+    refuse_flat(map(str, roots[0]), where)
     tensors: dict[str, Tensor] = {}
-    ignored: list[Ignored] = []
-    for name in saved[0].root:
-        parts = [_part(name, part.root[name], part) for part in saved]
+    for name in roots[0]:
+        parts = [_part(name, root[name], part) for root, part in zip(roots, saved, strict=True)]
         reason = next((part for part in parts if isinstance(part, str)), None)
-        placed = [part for part in parts if isinstance(part, LocalShard)]
-        if reason is None and not any(map(any, (part.splits for part in placed))) and not _same(placed[0], placed[-1]):
+        placed = [part for part in parts if not isinstance(part, str)]
+        whole = [part for part in placed if isinstance(part, LocalShard) and not part.is_split]
+        if reason is None and len(whole) == len(parts) and not _same(whole[0], whole[-1]):
             reason = "differs between ranks and does not say how it is split: state of a rank, or a shard without its place"
         if reason is not None:
             ignored.append(Ignored(str(name), reason, max((math.prod(part.shape) for part in placed), default=0)))
@@ -58,39 +106,57 @@ def read_fsdp_shards(folder: Location, paths: list[Location]) -> Checkpoint:
     return Checkpoint(str(folder), "fsdp-shards", tensors, ignored=grouped(ignored))
 
 
+def rank_files(files: Mapping[str, Location]) -> list[Location]:
+    """Select the files of a folder that are named by rank: those of verl, else ``STEMrankR.pt`` if it holds no other weights."""
+    if shards := [path for name, path in files.items() if RANK_SHARD.search(name)]:
+        return shards
+    weights = {name: path for name, path in files.items() if name.endswith(WEIGHTS) and not NOT_WEIGHTS.match(name)}
+    stems = {match[1] if (match := RANK_FILE.fullmatch(name)) else None for name in weights}
+    return list(weights.values()) if len(weights) > 1 and len(stems) == 1 and None not in stems else []
+
+
 def _by_rank(where: str, paths: list[Location]) -> list[Location]:
     path_of: dict[int, Location] = {}
     worlds = set()
     for path in paths:
-        match = RANK_SHARD.search(path.name)
+        verl = RANK_SHARD.search(path.name)
+        match = verl or RANK_FILE.fullmatch(path.name)
         if match is None:
             raise InputError(f"{printable(path)}: is not named like a rank shard, model_world_size_W_rank_R.pt")
-        worlds.add(int(match[1]))
+        worlds.add(int(match[1] if verl else match[3] or 0))
         path_of[int(match[2])] = path
     if len(worlds) != 1:
         raise InputError(f"{where}: holds shards of world sizes {sorted(worlds)}; keep those of one run")
-    world = worlds.pop()
+    world = worlds.pop() or max(path_of) + 1
     missing = [rank for rank in range(min(world, len(path_of) + 1)) if rank not in path_of]
     if missing:
-        name = f"model_world_size_{world}_rank_{missing[0]}.pt"
+        known = paths[0].name
+        name = f"model_world_size_{world}_rank_{missing[0]}.pt" if RANK_SHARD.search(known) else f"rank {missing[0]}'s {printable(known)}"
         raise InputError(f"{where}: {name} is missing, {len(path_of)} of {world} ranks are there; all are needed")
     if len(path_of) > world:
         raise InputError(f"{where}: holds rank {max(path_of)} of a world of {world}; remove what is of another run")
     return [path_of[rank] for rank in range(world)]
 
 
-def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
+def _part(name: Any, value: Any, saved: Saved) -> LocalShard | Rectangles | str:
     """Return one rank's part of an entry, or the reason why the entry has none, as text."""
     where = f"{printable(saved.file.path)}: {printable(name)}"
     if not isinstance(name, str):
         return "not a name"
     value = unwrap(value)
-    sharded = isinstance(value, Node) and value.path == SUBCLASS and value.args[1].path.endswith(".DTensor")
-    if not sharded:
+    subclass = value.args[1].path.rsplit(".", 1)[-1] if isinstance(value, Node) and value.path == SUBCLASS else ""
+    if subclass == "ShardedTensor" or (isinstance(value, Node) and value.path.endswith(".ShardedTensor")):
+        return _rectangles(where, name, value, saved)
+    if subclass != "DTensor":
         strided = as_strided(value, name, saved)
         if isinstance(strided, Strided):
             return LocalShard(strided.shape, strided, ((),) * len(strided.shape))
         return strided or "not a tensor"
+    return _dtensor(where, name, value, saved)
+
+
+def _dtensor(where: str, name: str, value: Node, saved: Saved) -> LocalShard | str:
+    """Return one rank's part of a DTensor, or the reason why it cannot be read."""
     try:
         function, _, args, state = value.args
         if isinstance(state, tuple):  # (__dict__, slots)
@@ -107,6 +173,40 @@ def _part(name: Any, value: Any, saved: Saved) -> LocalShard | str:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise InputError(f"{where}: has an unknown kind of DTensor record ({type(error).__name__}: {printable(error)})") from None
+
+
+def _rectangles(where: str, name: str, value: Node, saved: Saved) -> Rectangles | str:
+    """Return one rank's part of a ShardedTensor, or the reason why it cannot be read."""
+    try:
+        shards, metadata = (value.args[3] if value.path == SUBCLASS else value.state)[:2]
+        fields = _fields(metadata)
+        shape, dtype = _numbers(fields["size"]), _fields(fields["tensor_properties"])
+        parts = []
+        for shard in map(_fields, shards):
+            strided = as_strided(shard["tensor"], name, saved)
+            if not isinstance(strided, Strided):
+                return strided or "a shard without a tensor"
+            box = _fields(shard["metadata"])
+            parts.append(((_numbers(box["shard_offsets"]), _numbers(box["shard_sizes"])), strided))
+        return Rectangles(shape, parts[0][1].dtype if parts else str(dtype.get("dtype")), tuple(parts))
+    except InputError:
+        raise
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(f"{where}: has an unknown kind of ShardedTensor record ({type(error).__name__}: {printable(error)})") from None
+
+
+def _fields(node: Node) -> dict[str, Any]:
+    """Return the fields of an object, whose state is a dictionary, or a pair of ``__dict__`` and slots."""
+    state = node.state
+    if isinstance(state, tuple) and len(state) == 2 and all(part is None or isinstance(part, dict) for part in state):
+        return {**(state[0] or {}), **(state[1] or {})}
+    return state if isinstance(state, dict) else {}
+
+
+def _numbers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple) or not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError("a shape or offset is not made of numbers")
+    return tuple(values)
 
 
 def _same(a: LocalShard, b: LocalShard, limit: int = 4096) -> bool:
@@ -154,23 +254,15 @@ def _product(size: int | tuple[Any, ...]) -> int:
     return size if isinstance(size, int) else math.prod(map(_product, size))
 
 
-def _join(where: str, parts: list[LocalShard]) -> Tensor:
+def _join(where: str, parts: list[LocalShard | Rectangles]) -> Tensor:
     """Join the parts of all ranks into one tensor. Replicas are read from the first rank that holds them."""
-    shape, dtype = parts[0].shape, parts[0].local.dtype
-    shards: dict[tuple[tuple[int, ...], tuple[int, ...]], Shard] = {}
+    shape, dtype = parts[0].shape, parts[0].dtype
+    shards: dict[Box, Shard] = {}
     for rank, part in enumerate(parts):
-        if part.shape != shape or part.local.dtype != dtype:
-            raise InputError(f"{where}: is {dtype} {shape} on rank 0 and {part.local.dtype} {part.shape} on rank {rank}")
-        runs = [_runs(size, splits) for size, splits in zip(shape, part.splits, strict=True)]
-        expected = tuple(sum(length for _, _, length in axis) for axis in runs)
-        if part.local.shape != expected and math.prod(part.local.shape) + math.prod(expected) > 0:
-            raise InputError(f"{where}: rank {rank} holds {part.local.shape} of {shape}, its placement says {expected}")
-        for box in product(*runs):
-            offsets, sizes = tuple(run[0] for run in box), tuple(run[2] for run in box)
+        if part.shape != shape or part.dtype != dtype:
+            raise InputError(f"{where}: is {dtype} {shape} on rank 0 and {part.dtype} {part.shape} on rank {rank}")
+        for (offsets, sizes), local in part.boxes(f"{where}: rank {rank}"):
             if math.prod(sizes) and (offsets, sizes) not in shards:
-                local = part.local
-                for axis, (_, start, length) in enumerate(box):
-                    local = local.narrow(axis, start, length)
                 shards[offsets, sizes] = (offsets, sizes, local.tensor(where))
     return join_shards(where, shape, dtype, list(shards.values()))
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import FileRange, grouped
+from dynamics.checkpoints.rotary import halves
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
@@ -70,7 +71,7 @@ BLOCKS = {
     },
     "starcoder2": ATTENTION | NORMS | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
 }
-#: architectures in which llama.cpp stores the rows of q and k in another order, see ``_unpermute``
+#: architectures in which llama.cpp stores the rows of q and k in another order, see ``rotary.halves``
 PERMUTED = ("llama", "granite")
 #: architectures in which llama.cpp adds 1 to the weights of norms
 SHIFTED = ("gemma", "gemma2", "gemma3")
@@ -109,6 +110,8 @@ def read_gguf(path: Location) -> Checkpoint:
         import gguf
     parts = [_open(part, gguf) for part in split_parts(path)]
     fields = parts[0][1]
+    if (kind := fields.get("general.type", "model")) not in ("model", "mmproj"):
+        raise InputError(f"{printable(path)}: is a GGUF file of type {printable(kind)}, not a model")
     _check_parts(path, parts)
     layout = _Layout.of(fields)
     tensors: dict[str, Tensor] = {}
@@ -215,7 +218,7 @@ class _Layout:
         if part in self.heads:
             if not tensor.shape or tensor.shape[0] % (2 * self.heads[part]):
                 raise InputError(f"{where}{printable(tensor.name)} {tensor.shape} does not split into {self.heads[part]} heads")
-            tensor = _unpermute(tensor, self.heads[part])
+            tensor = halves(tensor, self.heads[part])
         if self.shifted and part.endswith("_norm"):
             tensor = _minus_one(tensor)
         if part == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:  # llama.cpp drops axes of length 1
@@ -223,7 +226,7 @@ class _Layout:
         name = f"{theirs}.{suffix}" if block is None else f"model.layers.{block}.{theirs}.{suffix}"
         if "*" not in theirs or expert:
             yield tensor.named(name.replace("*", expert or "*"))
-        elif len(tensor.shape) < 2:
+        elif len(tensor.shape) < 2 or not tensor.numel:
             raise InputError(f"{where}{printable(tensor.name)} {tensor.shape} is no stack of experts; the file is damaged")
         else:
             yield from (tensor.item(index, name.replace("*", str(index))) for index in range(tensor.shape[0]))
@@ -360,23 +363,3 @@ def _minus_one(tensor: Tensor) -> Tensor:
     return Tensor(
         tensor.name, tensor.shape, "float32", lambda start, stop, _out: read(start, stop).astype(np.float32) - np.float32(1), source
     )
-
-
-def _unpermute(tensor: Tensor, heads: int) -> Tensor:
-    """Undo llama.cpp's order of rows in q and k, which interleaves the two halves of a head for its rotary embedding.
-
-    Heads are contiguous in both orders, so reading a range needs only the heads that it overlaps.
-    """
-    half = tensor.shape[0] // heads // 2
-    head = 2 * half * math.prod(tensor.shape[1:])
-
-    def read(start: int, stop: int, out: np.ndarray) -> np.ndarray:
-        if start == stop:
-            return out[:0]
-        first, last = start // head, -(-stop // head)
-        values = tensor.stored(first * head, last * head).reshape(last - first, half, 2, -1).swapaxes(1, 2)
-        flat: np.ndarray = values.reshape(-1)
-        return flat[start - first * head : stop - first * head]
-
-    source = None if tensor.source is None else ("unpermuted", heads, tensor.source)
-    return Tensor(tensor.name, tensor.shape, tensor.dtype, read, source)

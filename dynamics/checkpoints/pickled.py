@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ OPTIMIZER = frozenset([
 ])  # fmt: skip
 #: keys under which trainers store the weights, most specific first
 NESTED = ("model_state_dict", "state_dict", "model", "module", "network", "state")
+BUFFER = "a buffer, not a weight: no optimizer updates it"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 #: a strided read of up to this many bytes is a single read instead of a read for each run
 SLACK = 1 << 20
@@ -301,19 +303,22 @@ def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
 
 
-def read_pickled(path: Location) -> Checkpoint:
+def read_pickled(path: Location, allowed: frozenset[str] = ALLOWED) -> Checkpoint:
     """Read the checkpoint in a ``.bin``, ``.pt`` or ``.pth`` file: a state dict, alone or under a key such as ``model``."""
     where = printable(path)
-    saved = load_state(File(path))
+    saved = load_state(File(path), allowed=allowed)
     if not isinstance(saved.root, dict):
         contents = "one tensor" if isinstance(saved.root, Node) else f"a {type(saved.root).__name__}"
         raise InputError(f"{where}: holds {contents}, not a state dict of names and tensors")
     ignored: list[Ignored] = []
-    state = _find_weights(saved.root, where, ignored)
+    state = find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
+    buffers = saved.root.get("buffer_names")  # of DeepSpeed
     for name, value in _flatten(state, ignored):
         strided = as_strided(value, name, saved)
-        if strided is None:
+        if isinstance(buffers, list) and name in buffers:
+            ignored.append(Ignored(name, BUFFER))
+        elif strided is None:
             ignored.append(Ignored(name, "not a tensor"))
         elif isinstance(strided, str):
             if "DTensor" in strided:
@@ -327,7 +332,7 @@ def read_pickled(path: Location) -> Checkpoint:
     return Checkpoint(str(path), "torch", tensors, ignored=grouped(ignored))
 
 
-def _find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) -> Mapping[Any, Any]:
+def find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) -> Mapping[Any, Any]:
     """Descend into ``{"state": {"model": ...}}``, and add the other entries to ``ignored``."""
     taken = ""
     for _ in range(3):
@@ -363,11 +368,7 @@ def _flatten(state: Mapping[Any, Any], ignored: list[Ignored], prefix: str = "",
 
 def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
     """Refuse files of sharded trainers that look like checkpoints but hold only a part of the weights."""
-    for name in tensors:
-        if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
-            raise InputError(
-                f"{where}: {printable(name)} is an FSDP flat parameter, without names and shapes; save a full or sharded state dict"
-            )
+    refuse_flat(tensors, where)
     empty = sum(tensor.shape == (0,) for tensor in tensors.values())
     if empty and 2 * empty > len(tensors):
         raise InputError(
@@ -376,9 +377,23 @@ def _check_whole(tensors: Mapping[str, Tensor], where: str) -> None:
         )
 
 
+def refuse_flat(names: Iterable[str], where: str) -> None:
+    """Refuse the flat parameters of FSDP1, each of which holds several parameters end to end."""
+    for name in names:
+        if name.rsplit(".", 1)[-1] in ("_flat_param", "flat_param"):
+            raise InputError(
+                f"{where}: {printable(name)} is a flat parameter of FSDP1 (LOCAL_STATE_DICT), which does not tell its parameters apart; "
+                "save a SHARDED_STATE_DICT or a FULL_STATE_DICT"
+            )
+
+
 def is_optimizer(name: object) -> bool:
     """Tell whether an entry, or one of the first two parts of a flattened name, is a trainer's name for optimizer state."""
-    return any(part in OPTIMIZER for part in str(name).split(".")[:2]) if isinstance(name, str) else False
+    if not isinstance(name, str):
+        return False
+    return any(
+        re.sub(r"_?\d+$", "", part) in OPTIMIZER for part in name.split(".")[:2]
+    )  # optimizer_0: Lightning and accelerate number them
 
 
 def grouped(ignored: list[Ignored], limit: int = 8) -> tuple[Ignored, ...]:

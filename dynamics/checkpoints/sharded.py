@@ -11,8 +11,17 @@ import numpy as np
 from dynamics.checkpoints.tensor import Tensor
 from dynamics.errors import InputError, printable
 
-#: file name of one rank's shard, as verl and FSDP2 write it: world size, rank
+#: file name of one rank's shard, as verl writes it: world size, rank
 RANK_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
+#: the same as accelerate, Composer and scripts write it: stem, rank, world size if it is given
+RANK_FILE = re.compile(r"(.*?)rank[_-]?(\d+)(?:[_-]of[_-]?(\d+))?\.(?:pt|pth|bin)")
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+#: files of a training run that contain tensors but no model weights
+NOT_WEIGHTS = re.compile(
+    r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"
+    r"|^(.*_)?(optim_states|extra_state_world|optim_world)"
+)
 
 #: origin of a shard in the whole tensor, shape of the shard, and the tensor of that shape
 Shard = tuple[tuple[int, ...], tuple[int, ...], Tensor]

@@ -68,6 +68,23 @@ DTENSOR = frozenset(
     ]
 )
 ALLOWED = INERT | DTENSOR
+#: a rank's part of a tensor of FSDP1; the pickle gets the last class with ``getattr``
+SHARDED_TENSOR = frozenset(
+    f"torch.distributed.{name}"
+    for name in [
+        "_shard.sharded_tensor.api.ShardedTensor",
+        "_shard.sharded_tensor.api.ShardedTensor.ProcessGroupState",
+        "_shard.sharded_tensor.metadata.ShardedTensorMetadata",
+        "_shard.sharded_tensor.metadata.TensorProperties",
+        "_shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING",
+        "_shard.sharded_tensor.shard.Shard",
+        "_shard.metadata.ShardMetadata",
+        "_shard.sharding_spec.api.EnumerableShardingSpec",
+        "_shard.sharding_spec.chunk_sharding_spec.ChunkShardingSpec",
+        "_shard.sharding_spec._internals.ShardMetadata",
+        "remote_device._remote_device",
+    ]
+)
 
 
 class Node:
@@ -127,14 +144,24 @@ class Unpickler(pickle._Unpickler):
         # A pickle can set attributes on a class that it names. New classes for each file keep files from affecting each other.
         if path in DICTS:
             return type("Dict", (dict,), {"__init__": _fill, "__setstate__": lambda _self, _state: None})
+        if path == "builtins.getattr" and self.allowed >= SHARDED_TENSOR:
+            return self._class_in_class
         if path in self.allowed:
             return type(name, (Node,), {"path": path, "__slots__": ()})
         if "ShardedTensor" in name:
-            raise InputError(f"{self.where}: holds a ShardedTensor, a rank's part of an FSDP1 model; save a full state dict")
+            raise InputError(
+                f"{self.where}: holds a ShardedTensor, one rank's part of a tensor; name the folder with the files of all ranks"
+            )
         raise InputError(
             f"{self.where}: its pickle wants {printable(path, 80)}, which is not on the list of harmless names; nothing was run; "
             "save only the state_dict, or convert the file to safetensors where you trust it"
         )
+
+    def _class_in_class(self, owner: Any, name: Any) -> Any:
+        """Return the stand-in for a class inside a class, which a pickle asks for as ``getattr(owner, name)``."""
+        if not (isinstance(owner, type) and issubclass(owner, Node) and isinstance(name, str)):
+            raise InputError(f"{self.where}: its pickle wants {printable(name, 80)} of something that is no class; nothing was run")
+        return self.find_class(*f"{owner.path}.{name}".rsplit(".", 1))
 
     def persistent_load(self, pid: Any) -> Storage:
         """Return the storage with this persistent id."""

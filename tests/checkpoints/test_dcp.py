@@ -65,6 +65,19 @@ def test_model_tensors_are_read_and_the_optimizer_is_set_aside(tmp_path, single_
     assert len(checkpoint.ignored) < 5
 
 
+def test_numbered_optimizers_are_set_aside(tmp_path):
+    save(tmp_path, {"model": {"w": tensor_of(2)}, "optimizer_0": {"state": {"w": {"exp_avg": tensor_of(2)}}}})
+    checkpoint = read_dcp(tmp_path)
+    assert list(checkpoint.tensors) == ["model.w"]
+    assert set(reasons(checkpoint).values()) == {"optimizer state, not weights"}
+
+
+def test_flat_parameters_are_refused(tmp_path):
+    save(tmp_path, {"model": {"layers.0._flat_param": tensor_of(2)}})
+    with pytest.raises(InputError, match="a flat parameter of FSDP1"):
+        read_dcp(tmp_path)
+
+
 def test_every_dtype_and_layout(tmp_path):
     state = {f"dtype.{name}": torch.ones(3, 5).to(getattr(torch, name)) for name in STORAGE}
     state |= {"transposed": tensor_of(5, 7).t(), "rows": tensor_of(6, 3)[2:4], "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3)}

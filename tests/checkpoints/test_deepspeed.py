@@ -87,6 +87,19 @@ def test_a_universal_checkpoint(tmp_path):
     }
 
 
+def test_a_file_of_one_rank(tmp_path):
+    shutil.copytree(FOLDERS / "zero1", tmp_path, dirs_exist_ok=True)
+    rounded = open_checkpoint(tmp_path / MODEL)
+    assert (len(rounded.tensors), reasons(rounded)["table"]) == (8, NOT_WEIGHTS["table"])
+    with pytest.raises(InputError, match="one rank's optimizer state of DeepSpeed; name the folder"):
+        open_checkpoint(tmp_path / OPTIMIZER)
+    shutil.copy(tmp_path / MODEL, tmp_path / MODEL.replace("rank_00", "rank_01"))
+    with pytest.raises(InputError, match="one tensor-parallel rank's part"):
+        open_checkpoint(tmp_path / MODEL)
+    with pytest.raises(InputError, match="placeholders, as DeepSpeed ZeRO-3 leaves them; name the folder"):
+        open_checkpoint(FOLDERS / "zero3-frozen" / STEP / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+
+
 STEP = "global_step3"
 MODEL = f"{STEP}/mp_rank_00_model_states.pt"
 OPTIMIZER = f"{STEP}/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"

@@ -204,3 +204,12 @@ def test_tensors_on_an_accelerator(rng):
     assert there.total == here.total
     assert compare(base, {n: t.cuda() for n, t in tuned.items()}).total == here.total
     assert 0 < here.total.changed["exact"] < here.total.numel
+
+
+def test_parts_of_tensor_parallel_ranks_are_refused(tmp_path):
+    for rank in range(2):
+        write_safetensors(tmp_path / f"model-rank-{rank}-part-0.safetensors", {"w": A})
+    with pytest.raises(InputError, match="parts of 2 tensor-parallel ranks"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "model-rank-1-part-0.safetensors").unlink()
+    assert list(open_checkpoint(tmp_path).tensors) == ["w"]

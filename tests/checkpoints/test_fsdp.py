@@ -1,11 +1,17 @@
 """Shards of all ranks, written by torch's DTensor and FSDP2, join to the original tensors."""
 
 import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints.ranks import run_ranks
-from helpers import assert_same, reasons
+from helpers import assert_same, ends_well, reasons
 
+from dynamics.checkpoints import open_checkpoint
 from dynamics.checkpoints.fsdp import read_fsdp_shards
 from dynamics.checkpoints.pickled import read_pickled
 from dynamics.errors import InputError
@@ -192,8 +198,86 @@ class Sharded:
         return ShardedTensor, ()
 
 
-def test_a_sharded_tensor_of_fsdp1_is_refused_with_advice(tmp_path):
+def test_a_sharded_tensor_without_its_shards_is_refused(tmp_path):
     for rank in (0, 1):
         torch.save({"w": Sharded()}, tmp_path / f"model_world_size_2_rank_{rank}.pt")
-    with pytest.raises(InputError, match=r"ShardedTensor.*full state dict"):
+    with pytest.raises(InputError, match="unknown kind of ShardedTensor"):
         read(tmp_path)
+
+
+DATA = Path(__file__).parents[1] / "data" / "checkpoints"
+SHARDED = DATA / "fsdp1" / "sharded"
+
+
+def assert_is_expected(checkpoint, expected):
+    assert list(checkpoint.tensors) == list(expected)
+    for name, tensor in checkpoint.tensors.items():
+        assert np.array_equal(tensor.values().reshape(tensor.shape), expected[name])
+
+
+def test_the_sharded_state_dict_of_fsdp1_in_the_files_of_all_ranks():
+    checkpoint = open_checkpoint(SHARDED)
+    assert_is_expected(checkpoint, np.load(DATA / "fsdp1" / "expected.npz"))
+    assert (checkpoint.format, checkpoint.ignored, checkpoint.tensors["0.weight"].dtype) == ("fsdp-shards", (), "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model_fsdp_rank{}.bin", "ep0-ba10-rank{}.pt", "rank_{}.pt", "model-rank{}-of-2.pth"])
+def test_rank_files_under_the_names_of_other_trainers(tmp_path, name):
+    for rank in range(2):
+        shutil.copy(SHARDED / f"model_world_size_2_rank_{rank}.pt", tmp_path / name.format(rank))
+        (tmp_path / f"rng_state_rank{rank}.pt").write_bytes(b"")
+    assert_is_expected(open_checkpoint(tmp_path), np.load(DATA / "fsdp1" / "expected.npz"))
+    with pytest.raises(InputError, match="name the folder with the files of all ranks"):
+        open_checkpoint(tmp_path / name.format(1))
+    shutil.copy(tmp_path / name.format(1), tmp_path / name.format(0))
+    with pytest.raises(InputError, match="a shard is missing"):
+        open_checkpoint(tmp_path)
+
+
+def test_rank_files_with_the_weights_under_a_key_and_a_whole_model_of_one_rank(tmp_path):
+    def nested(mesh, rank):
+        return {"model": halves(mesh, rank), "optimizer": {"state": {0: torch.full((3,), rank)}}, "epoch": 1}
+
+    write_shards(tmp_path, (2,), nested)
+    for rank in range(2):
+        (tmp_path / f"model_world_size_2_rank_{rank}.pt").rename(tmp_path / f"epoch1_rank{rank}.pt")
+    checkpoint = open_checkpoint(tmp_path)
+    assert_same(checkpoint.tensors["w"], tensor_of(6, 4))
+    assert reasons(checkpoint)["optimizer"] == "optimizer state, not weights"
+    (tmp_path / "epoch1_rank1.pt").unlink()
+    with pytest.raises(InputError, match="one rank's part of a DTensor"):
+        open_checkpoint(tmp_path)
+    torch.save({"model": {"w": tensor_of(6, 4)}}, tmp_path / "epoch1_rank0.pt")
+    assert_same(open_checkpoint(tmp_path).tensors["w"], tensor_of(6, 4))
+
+
+def test_state_by_rank_beside_a_model_is_not_the_model(tmp_path):
+    torch.save({"w": tensor_of(3)}, tmp_path / "model.pt")
+    shutil.copy(SHARDED / "model_world_size_2_rank_0.pt", tmp_path / "dataloader_rank0.pt")
+    with pytest.raises(InputError, match="name the folder with the files of all ranks"):  # it is read as a further file of the model
+        open_checkpoint(tmp_path)
+    torch.save({"position": 3}, tmp_path / "dataloader_rank0.pt")
+    assert list(open_checkpoint(tmp_path).tensors) == ["w"]
+
+
+def test_flat_parameters_of_fsdp1_are_refused():
+    with pytest.raises(InputError, match=r"flat parameter of FSDP1.*save a SHARDED_STATE_DICT"):
+        open_checkpoint(DATA / "fsdp1" / "local")
+
+
+def test_damage_anywhere_is_an_input_error_or_harmless(tmp_path):
+    shutil.copytree(SHARDED, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "model_world_size_2_rank_1.pt"
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for number in range(30):
+        data = bytearray(whole if number % 5 else whole[: rng.integers(0, len(whole))])
+        for place in rng.integers(0, 6000, 2) if number % 5 else ():
+            data[place] = rng.integers(0, 256)
+        path.write_bytes(data)
+        assert ends_well(open_checkpoint, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_files_of_fsdp1_are_written_anew(tmp_path):
+    subprocess.run([sys.executable, DATA / "make_fsdp1.py", tmp_path], check=True, timeout=300)
+    assert_is_expected(open_checkpoint(tmp_path / "sharded"), np.load(tmp_path / "expected.npz"))

@@ -312,6 +312,13 @@ def test_changed_architectures_are_read_as_transformers_loads_them(tmp_path, arc
             assert torch.equal(torch.tensor(np.array(stacked)).reshape(value.shape), value)
 
 
+@pytest.mark.parametrize("kind", ["adapter", "imatrix"])
+def test_a_file_that_is_no_model_is_refused(tmp_path, kind):
+    path = write(tmp_path / "w.gguf", {"blk.0.attn_q.weight.lora_a": np.ones((2, 4), np.float32)}, general__type=kind)
+    with pytest.raises(InputError, match=f"of type {kind}, not a model"):
+        read_gguf(path)
+
+
 def test_other_architectures_keep_their_names_and_tables_are_ignored(tmp_path):
     norm = np.ones(4, np.float32)
     path = write(tmp_path / "w.gguf", {"blk.0.attn_norm.weight": norm, "rope_freqs.weight": norm}, "nemotron")
