@@ -122,6 +122,7 @@ def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:
     a, b = _side("base", base, result), _side("tuned", tuned, result)
     _set_shifted_aside(a, b, result)
     _align(a, b, result)
+    _set_shifted_aside(a, b, result)
     _drop_aliases(a, b, result)
     refusal = _same_names(a, b, result)
     for side, other in ((a, b), (b, a)):
@@ -170,7 +171,7 @@ def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
 
 def _set_aside(side: _Side, name: str, reason: str, result: Match) -> None:
     if name in side.left:
-        result.skipped.append(Skip(name, side.which, reason, side.left.pop(name).numel))
+        result.skipped.append(Skip(side.own_names.get(name, name), side.which, reason, side.left.pop(name).numel))
 
 
 def _set_shifted_aside(a: _Side, b: _Side, result: Match) -> None:
@@ -273,8 +274,9 @@ def _is_transposed_stack(name: str, x: Tensor, y: Tensor) -> bool:
 
 
 def _usual(name: str) -> str:
-    """Return a name with the usual names of modules that differ on disk and in memory: Mixtral's router block, GPT-NeoX's head."""
-    return re.sub(r"(^|\.)embed_out\.", r"\1lm_head.", re.sub(r"\.(block_sparse_moe|feed_forward|moe)\.", ".mlp.", name))
+    """Return a name with the usual names of modules that have two: Mixtral's block and experts, GPT-NeoX's head."""
+    name = re.sub(r"(^|\.)embed_out\.", r"\1lm_head.", re.sub(r"\.(block_sparse_moe|feed_forward|moe)\.", ".mlp.", name))
+    return re.sub(r"(\.experts\.\d+\.)(w[123])\b", lambda found: f"{found[1]}{ROLES[found[2]]}_proj", name)
 
 
 def _vocabulary(name: str, x: Tensor, y: Tensor) -> bool:
