@@ -277,7 +277,7 @@ def _name_the_rest(found: Alignment, base: Mapping[str, Shape], tuned: Mapping[s
         for end in range(len(segments) - length, len(segments)):
             rules_below[".".join(segments[:end])].add(rule)
     taken = set(found.renamed.values())
-    for name in tuned.keys() - found.renamed.keys() - found.ambiguous:
+    for name in sorted(tuned.keys() - found.renamed.keys() - found.ambiguous):
         renamed = _as_neighbours(name, rules_below)
         if renamed != name and renamed not in taken and (renamed not in base or _turned(base[renamed], tuned[name])):
             found.renamed[name] = renamed

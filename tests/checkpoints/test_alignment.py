@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from checkpoints import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,9 +63,7 @@ def lost_weights(states):
     return found, compared, lost
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(architectures, styles, styles)
-def test_weights_are_compared_with_themselves_or_named(architecture, base_style, tuned_style):
+def check_that_weights_are_compared_with_themselves_or_named(architecture, base_style, tuned_style):
     try:
         found, compared, lost = lost_weights([synthetic.write(architecture, style) for style in (base_style, tuned_style)])
     except InputError:
@@ -79,9 +78,7 @@ def test_weights_are_compared_with_themselves_or_named(architecture, base_style,
         assert (coverage(side, len(compared), found.skipped) < 1) == (len(weights) > by_design)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(architectures, styles, styles)
-def test_no_weight_is_left_out_without_a_reason(architecture, base_style, tuned_style):
+def check_that_no_weight_is_left_out_without_a_reason(architecture, base_style, tuned_style):
     """With one stack of layers that is numbered from 0, and known orders of rows, all weights find their counterparts."""
     architecture = replace(architecture, twin=False)
     plain = {"first_layer": 0, "fuse_qkv": base_style.fuse_qkv.replace("heads", "rows"), "rows": 12, "value_head": False}
@@ -91,3 +88,21 @@ def test_no_weight_is_left_out_without_a_reason(architecture, base_style, tuned_
     tuned_style = replace(tuned_style, **plain | {"fuse_qkv": rows_of_tuned}, stack_experts=turned)
     _, _, lost = lost_weights([synthetic.write(architecture, style) for style in (base_style, tuned_style)])
     assert [len(weights) for weights in lost.values()] == [0, 0]
+
+
+CHECKS = [check_that_weights_are_compared_with_themselves_or_named, check_that_no_weight_is_left_out_without_a_reason]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(architectures, styles, styles)
+def test_two_states_of_one_model(check, architecture, base_style, tuned_style):
+    check(architecture, base_style, tuned_style)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS)
+@settings(max_examples=3000, deadline=None)
+@given(architectures, styles, styles)
+def test_many_states_of_one_model(check, architecture, base_style, tuned_style):
+    check(architecture, base_style, tuned_style)
