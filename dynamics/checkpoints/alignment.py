@@ -324,7 +324,8 @@ def _numbers(names: Iterable[str]) -> dict[tuple[str, ...], dict[int, list[str]]
     for name in names:
         path: list[str] = []
         for segment in name.split("."):
-            if match := NUMBERED.match(segment):
-                places[(*path, match.group(1))][int(match.group(2))].append(name)
+            if segment[-1:].isdigit() and (match := NUMBERED.match(segment)):
+                place = (*path, match.group(1))
+                places[place][int(match.group(2))].append(name)
             path.append("#" if segment.isdigit() else segment)
     return places

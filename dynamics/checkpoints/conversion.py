@@ -15,6 +15,7 @@ from typing import Any
 
 from dynamics.checkpoints import parameter_names, views
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
+from dynamics.errors import printable
 
 #: a configuration with more layers or experts than this is not built, even without storage
 LARGEST_COUNT = 2048
@@ -276,14 +277,13 @@ def load(config: dict[str, Any]) -> Mapper:
 
     settings = {key: value for key, value in config.items() if key not in ("quantization_config", "auto_map")}
     if config["model_type"] not in transformers.CONFIG_MAPPING:
-        raise UnsupportedError(f"this version does not know {config['model_type']!r}")
-    built = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_with_floats(settings))
-    architecture = _model_class(transformers, config, built)
+        raise UnsupportedError(f"this version does not know {printable(config['model_type'])!r}")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
+        built = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_with_floats(settings))
         with torch.device("meta"):
-            model = architecture(built)
+            model = _model_class(transformers, config, built)(built)
         transforms = conversion_mapping.get_model_conversion_mapping(model)
     finally:
         transformers.logging.set_verbosity(verbosity)
@@ -317,7 +317,7 @@ def _model_class(transformers: Any, config: dict[str, Any], built: Any) -> Any:
         if type(built) in classes:
             found = classes[type(built)]
             return found[0] if isinstance(found, tuple) else found
-    raise UnsupportedError(f"no class for {config['model_type']}")
+    raise UnsupportedError(f"no class for {printable(config['model_type'])}")
 
 
 def _check_counts(config: Mapping[str, Any]) -> None:
@@ -325,5 +325,11 @@ def _check_counts(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if isinstance(value, Mapping):
             _check_counts(value)
-        elif isinstance(value, int) and value > LARGEST_COUNT and re.search(r"layer|depth|block|expert", str(key)):
-            raise UnsupportedError(f"its configuration says {key} {value}")
+        counts = [item for item in value if isinstance(item, int)] + [len(value)] if isinstance(value, list) else [value]
+        for count in counts:
+            if (
+                isinstance(count, int)
+                and count > LARGEST_COUNT
+                and re.search(r"layer|depth|block|expert|stage|level|codebook|heads", str(key))
+            ):
+                raise UnsupportedError(f"its configuration says {printable(key)} {count}")
