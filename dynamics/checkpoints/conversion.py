@@ -7,6 +7,7 @@ model is used here where it is installed and the model's ``config.json`` is know
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -51,12 +52,23 @@ class Mapper:
     order: Callable[[str], Any]
 
     def holds(self, checkpoint: Checkpoint) -> bool:
-        """Tell whether all names and shapes of a checkpoint are those of the model in memory."""
+        """Tell whether a checkpoint has the names and the layout of the model in memory; vocabulary rows and added heads may differ."""
         short = parameter_names.canonical(checkpoint.tensors)
-        return all(
-            tensor.shape == self._shape(short[name]) or parameter_names.is_buffer(short[name], tensor.shape)
-            for name, tensor in checkpoint.tensors.items()
-        )
+        rename = self._renaming()
+        for stored, tensor in checkpoint.tensors.items():
+            name = short[stored]
+            expected = self._shape(name)
+            if expected is None:
+                if rename(name) != (name, None):
+                    return False
+            elif len(tensor.shape) != len(expected) or tensor.shape[1:] != expected[1:]:
+                return False
+        return True
+
+    def _renaming(self) -> Callable[[str], tuple[str, str | None]]:
+        """Return transformers' renaming with objects of its own: some of them remember which names they have seen."""
+        renamings, converters = copy.deepcopy(self.renamings), copy.deepcopy(self.converters)
+        return lambda name: self.rename(name, renamings, converters, self.prefix, self.shapes)
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         for candidate in (name, f"{self.prefix}.{name}", name.removeprefix(f"{self.prefix}.")):
@@ -70,9 +82,10 @@ class Mapper:
         stored = {short[name]: tensor for name, tensor in checkpoint.tensors.items()}
         plain: dict[str, Tensor] = {}
         groups: dict[str, tuple[Any, Collected, list[str]]] = {}
+        rename = self._renaming()
         by_pattern = {pattern: converter for converter in self.converters for pattern in converter.source_patterns}
         for name in sorted(stored, key=self.order):
-            target, pattern = self.rename(name, self.renamings, self.converters, self.prefix, self.shapes)
+            target, pattern = rename(name)
             if pattern is None:
                 _add(plain, target, name, stored[name])
             else:
