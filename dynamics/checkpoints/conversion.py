@@ -325,7 +325,8 @@ def _model_class(transformers: Any, config: dict[str, Any], built: Any) -> Any:
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
-    for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"):
+    tasks = ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"]
+    for auto in (tasks[1::-1] if "text_config" in config else tasks[:2]) + tasks[2:]:
         classes = getattr(getattr(transformers, auto, None), "_model_mapping", {})
         if type(built) in classes:
             found = classes[type(built)]

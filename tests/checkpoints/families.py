@@ -119,6 +119,8 @@ MORE: dict[str, dict[str, Any]] = {
     "zamba2": {"num_hidden_layers": 2, "layer_types": ["mamba", "hybrid"], "hybrid_layer_ids": [1]},
 }
 
+#: the version of transformers for which this module is written
+VERSION = "5.23."
 #: families that cannot be built here -> why
 NOT_BUILT = {
     "cohere_compass_text": "the default configuration has no rotary settings for its kinds of layers",
