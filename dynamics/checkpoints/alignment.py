@@ -104,6 +104,11 @@ def align(base: Mapping[str, Shape], tuned: Mapping[str, Shape], common: Iterabl
         rule = max(open_rules, key=lambda rule: (_weight(open_rules[rule], ours), rule))
         pairs = open_rules[rule]
         closed.add(rule)
+        if doubles := _doubles(rule, pairs, shared, ours, theirs):
+            found.ambiguous |= doubles
+            used_base |= {path for path, _ in pairs}
+            used_tuned |= {path for _, path in pairs}
+            continue
         if rival := _rival(rule, rules, ours):
             for other in (rule, rival):
                 closed.add(other)
@@ -254,6 +259,36 @@ def _rival(
         ):
             return rival
     return None
+
+
+def _doubles(
+    rule: Rule,
+    pairs: list[tuple[Path, Path]],
+    shared: set[str],
+    ours: Mapping[Path, _Pattern],
+    theirs: Mapping[Path, _Pattern],
+) -> set[str]:
+    """Find names that both sides have and that mean the same as one prefix of a rule, but not as the other; and the names of the rule.
+
+    With ``model`` on both sides, ``model.language_model`` of one side could stand for it as well as for ``expert`` of the other.
+    """
+    meanings = {_without_neutral(prefix) for prefix in rule}
+    if len(meanings) == 1:
+        return set()
+    ends = {path[-ours[path].from_layer :]: path for path, _ in pairs if "#" in path}
+    doubles = set()
+    for name in shared:
+        path, key = _path(name)
+        if "#" not in path or (pattern := ends.get(path[path.index("#") :])) is None or ours[pattern].shapes.get(key) is None:
+            continue
+        before = path[: path.index("#")]
+        stacks = {_without_neutral(pair[: pair.index("#")]) for pair in (pattern, dict(pairs)[pattern])}
+        if _without_neutral(before) in stacks:
+            doubles.add(name)
+    if doubles:
+        doubles |= {_name(path, key) for path, _ in pairs for key in ours[path].shapes}
+        doubles |= {_name(path, key) for _, path in pairs for key in theirs[path].shapes}
+    return doubles
 
 
 def _also_named(rule: Rule, shared: set[str], theirs: Mapping[Path, _Pattern]) -> set[str]:

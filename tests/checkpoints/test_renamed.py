@@ -182,3 +182,27 @@ def test_stacks_of_experts_that_lie_the_other_way_round():
         assert found.total.changed["exact"] == 0
         assert sum(row.numel for row in found.rows if "experts" in row.name) == sum(value.size for value in memory.values())
         assert any("compared after transposing" in note for note in found.notes)
+
+
+def test_a_copy_beside_the_model_is_not_taken_for_the_model():
+    layers = {f"layers.{i}.{name}": (4, 4) for i in range(2) for name in ("q_proj.weight", "o_proj.weight", "fc1.weight")}
+
+    def parts(**seeds):
+        return {
+            f"{prefix.replace('__', '.')}.{name}": np.random.default_rng([seed, i]).normal(size=shape)
+            for prefix, seed in seeds.items()
+            for i, (name, shape) in enumerate(layers.items())
+        }
+
+    for tuned in (
+        parts(policy__model=0, reference__model=1),
+        parts(student=0, teacher=1),
+        parts(model=0, ema_model=1),
+        parts(x=0, draft=1),
+    ):
+        found = match(open_checkpoint(parts(model=0)), open_checkpoint(tuned))
+        assert len(found.pairs) == len(found.skipped) == len(layers)
+        assert all(np.array_equal(pair.base.values(), pair.tuned.values()) for pair in found.pairs)
+    anchor = {"norm.weight": np.ones(3)}
+    found = match(open_checkpoint(parts(model=0, expert=1) | anchor), open_checkpoint(parts(model__language_model=0, model=1) | anchor))
+    assert [pair.name for pair in found.pairs] == ["norm.weight"]
