@@ -16,6 +16,8 @@ from dynamics.checkpoints import parameter_names
 
 Shape = tuple[int, ...]
 Path = tuple[str, ...]
+#: a prefix in the base and the prefix in the tuned checkpoint that stands for it
+Rule = tuple[Path, Path]
 
 #: segments that name a model or its inner model, and say nothing about which part of it a tensor belongs to
 NEUTRAL = frozenset(
@@ -34,6 +36,9 @@ MARKS: dict[str, re.Pattern[str]] = {
 }
 #: marks that one side may leave out
 OPTIONAL = frozenset(["encoder", "decoder"])
+
+#: usual names for a stack of layers
+STACKS = frozenset(["layers", "layer", "h", "blocks", "block"])
 
 NUMBERED = re.compile(r"^(.*?)(\d+)$")
 
@@ -87,18 +92,24 @@ def align(base: Mapping[str, Shape], tuned: Mapping[str, Shape], common: Iterabl
     shared = set(common)
     used_base: set[Path] = set()
     used_tuned: set[Path] = set()
-    closed: set[tuple[Path, Path]] = set()
+    closed: set[Rule] = set()
+    accepted: set[Rule] = set()
     while True:
         rules = _rules(candidates, used_base, used_tuned)
-        open_rules = {rule: pairs for rule, pairs in rules.items() if rule not in closed}
+        open_rules = {
+            rule: pairs for rule, pairs in rules.items() if rule not in closed and _plausible(*rule, pairs, ours, theirs, accepted)
+        }
         if not open_rules:
-            return _name_the_rest(found, base, tuned)
+            return _name_the_rest(found, base, tuned, shared)
         rule = max(open_rules, key=lambda rule: (_weight(open_rules[rule], ours), rule))
         pairs = open_rules[rule]
         closed.add(rule)
-        if not _plausible(*rule, pairs, ours, theirs):
+        if doubles := _doubles(rule, pairs, shared, ours, theirs):
+            found.ambiguous |= doubles
+            used_base |= {path for path, _ in pairs}
+            used_tuned |= {path for _, path in pairs}
             continue
-        if rival := _rival(rule, rules, ours, theirs):
+        if rival := _rival(rule, rules, ours):
             for other in (rule, rival):
                 closed.add(other)
                 for path, their_path in rules[other]:
@@ -107,6 +118,7 @@ def align(base: Mapping[str, Shape], tuned: Mapping[str, Shape], common: Iterabl
                     found.ambiguous |= {_name(path, key) for key in ours[path].shapes}
                     found.ambiguous |= {_name(their_path, key) for key in theirs[their_path].shapes}
             continue
+        accepted.add(rule)
         prefixes = (".".join(rule[0]), ".".join(rule[1]))
         for path, their_path in pairs:
             used_base.add(path)
@@ -188,9 +200,9 @@ def _same_marks(path: Path, other: Path) -> bool:
 
 def _rules(
     candidates: Iterable[tuple[Path, Path, int]], used_base: set[Path], used_tuned: set[Path]
-) -> dict[tuple[Path, Path], list[tuple[Path, Path]]]:
+) -> dict[Rule, list[tuple[Path, Path]]]:
     """Group candidates whose names still have no counterpart by the prefixes in which they differ."""
-    rules: dict[tuple[Path, Path], list[tuple[Path, Path]]] = defaultdict(list)
+    rules: dict[Rule, list[tuple[Path, Path]]] = defaultdict(list)
     for path, other, length in candidates:
         if path not in used_base and other not in used_tuned:
             rules[path[:-length], other[:-length]].append((path, other))
@@ -202,10 +214,20 @@ def _weight(pairs: Iterable[tuple[Path, Path]], ours: Mapping[Path, _Pattern]) -
 
 
 def _plausible(
-    prefix: Path, other: Path, pairs: list[tuple[Path, Path]], ours: Mapping[Path, _Pattern], theirs: Mapping[Path, _Pattern]
+    prefix: Path,
+    other: Path,
+    pairs: list[tuple[Path, Path]],
+    ours: Mapping[Path, _Pattern],
+    theirs: Mapping[Path, _Pattern],
+    accepted: set[Rule],
 ) -> bool:
-    """Tell whether two prefixes may stand for each other: they name the same, or what lies below them is the same stack of layers."""
+    """Tell whether two prefixes may stand for each other.
+
+    They name the same; or the same stack of layers lies below them, or below a name for a stack of layers in them.
+    """
     if _without_neutral(prefix) == _without_neutral(other):
+        return True
+    if any(rule[0][:-1] == prefix and rule[1][:-1] == other and {rule[0][-1], rule[1][-1]} <= STACKS for rule in accepted if all(rule)):
         return True
     kinds = sum("#" in path for path, _ in pairs)
     smaller = min(_kinds_below(prefix, ours), _kinds_below(other, theirs))
@@ -221,24 +243,55 @@ def _without_neutral(prefix: Path) -> Path:
 
 
 def _rival(
-    rule: tuple[Path, Path],
-    rules: Mapping[tuple[Path, Path], list[tuple[Path, Path]]],
+    rule: Rule,
+    rules: Mapping[Rule, list[tuple[Path, Path]]],
     ours: Mapping[Path, _Pattern],
-    theirs: Mapping[Path, _Pattern],
-) -> tuple[Path, Path] | None:
+) -> Rule | None:
     """Find another rule that gives a name of this rule another counterpart and explains as many tensors."""
     to_tuned = dict(rules[rule])
     to_base = {other: path for path, other in rules[rule]}
     weight = _weight(rules[rule], ours)
     for rival, pairs in rules.items():
-        if rival == rule or _weight(pairs, ours) < weight or not _plausible(*rival, pairs, ours, theirs):
-            continue
-        if any(to_tuned.get(path, other) != other or to_base.get(other, path) != path for path, other in pairs):
+        if (
+            rival != rule
+            and _weight(pairs, ours) >= weight
+            and any(to_tuned.get(path, other) != other or to_base.get(other, path) != path for path, other in pairs)
+        ):
             return rival
     return None
 
 
-def _also_named(rule: tuple[Path, Path], shared: set[str], theirs: Mapping[Path, _Pattern]) -> set[str]:
+def _doubles(
+    rule: Rule,
+    pairs: list[tuple[Path, Path]],
+    shared: set[str],
+    ours: Mapping[Path, _Pattern],
+    theirs: Mapping[Path, _Pattern],
+) -> set[str]:
+    """Find names that both sides have and that mean the same as one prefix of a rule, but not as the other; and the names of the rule.
+
+    With ``model`` on both sides, ``model.language_model`` of one side could stand for it as well as for ``expert`` of the other.
+    """
+    meanings = {_without_neutral(prefix) for prefix in rule}
+    if len(meanings) == 1:
+        return set()
+    ends = {path[-ours[path].from_layer :]: path for path, _ in pairs if "#" in path}
+    doubles = set()
+    for name in shared:
+        path, key = _path(name)
+        if "#" not in path or (pattern := ends.get(path[path.index("#") :])) is None or ours[pattern].shapes.get(key) is None:
+            continue
+        before = path[: path.index("#")]
+        stacks = {_without_neutral(pair[: pair.index("#")]) for pair in (pattern, dict(pairs)[pattern])}
+        if _without_neutral(before) in stacks:
+            doubles.add(name)
+    if doubles:
+        doubles |= {_name(path, key) for path, _ in pairs for key in ours[path].shapes}
+        doubles |= {_name(path, key) for _, path in pairs for key in theirs[path].shapes}
+    return doubles
+
+
+def _also_named(rule: Rule, shared: set[str], theirs: Mapping[Path, _Pattern]) -> set[str]:
     """Find names that both sides have, although by the rule the tuned checkpoint has the tensor under another name, which is there too."""
     doubtful = set()
     for name in shared:
@@ -249,33 +302,40 @@ def _also_named(rule: tuple[Path, Path], shared: set[str], theirs: Mapping[Path,
     return doubtful
 
 
-def _name_the_rest(found: Alignment, base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Alignment:
+def _name_the_rest(found: Alignment, base: Mapping[str, Shape], tuned: Mapping[str, Shape], shared: set[str]) -> Alignment:
     """Rename what is left of the tuned checkpoint as its neighbours are: fused or stacked modules, which have no counterpart by name."""
-    by_prefix: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for name, other in found.renamed.items():
-        length = _common_end(tuple(name.split(".")), tuple(other.split(".")))
+    rules_below: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for name, other in [*found.renamed.items(), *((name, name) for name in shared)]:
         segments, base_segments = name.split("."), other.split(".")
+        length = _common_end(tuple(segments), tuple(base_segments))
         rule = (".".join(base_segments[:-length]), ".".join(segments[:-length]))
         for end in range(len(segments) - length, len(segments)):
-            by_prefix[".".join(segments[:end])].add(rule)
-    taken = set(base) | set(found.renamed.values())
-    for name in tuned:
-        if name in found.renamed or name in found.ambiguous:
-            continue
-        segments = name.split(".")
-        for end in range(len(segments) - 1, -1, -1):
-            rules = by_prefix.get(".".join(segments[:end]))
-            if rules is None:
-                continue
-            if len(rules) == 1:
-                base_prefix, prefix = next(iter(rules))
-                rest = name.removeprefix(f"{prefix}." if prefix else "")
-                renamed = f"{base_prefix}.{rest}" if base_prefix else rest
-                if renamed not in taken:
-                    found.renamed[name] = renamed
-                    taken.add(renamed)
-            break
+            rules_below[".".join(segments[:end])].add(rule)
+    taken = set(found.renamed.values())
+    for name in sorted(tuned.keys() - found.renamed.keys() - found.ambiguous):
+        renamed = _as_neighbours(name, rules_below)
+        if renamed != name and renamed not in taken and (renamed not in base or _turned(base[renamed], tuned[name])):
+            found.renamed[name] = renamed
+            taken.add(renamed)
     return found
+
+
+def _as_neighbours(name: str, rules_below: Mapping[str, set[tuple[str, str]]]) -> str:
+    """Rename a tensor by the rule of the names that share most of its path, if they have one rule."""
+    segments = name.split(".")
+    for end in range(len(segments) - 1, -1, -1):
+        if rules := rules_below.get(".".join(segments[:end])):
+            if len(rules) > 1:
+                return name
+            base_prefix, prefix = next(iter(rules))
+            rest = name.removeprefix(f"{prefix}." if prefix else "")
+            return f"{base_prefix}.{rest}" if base_prefix else rest
+    return name
+
+
+def _turned(shape: Shape, other: Shape) -> bool:
+    """Tell whether two stacks of matrices differ in the order of rows and columns."""
+    return len(shape) == len(other) == 3 and shape == (other[0], other[2], other[1])
 
 
 def renumbered(base: Iterable[str], tuned: Iterable[str]) -> set[str]:
@@ -299,7 +359,8 @@ def _numbers(names: Iterable[str]) -> dict[tuple[str, ...], dict[int, list[str]]
     for name in names:
         path: list[str] = []
         for segment in name.split("."):
-            if match := NUMBERED.match(segment):
-                places[(*path, match.group(1))][int(match.group(2))].append(name)
+            if segment[-1:].isdigit() and (match := NUMBERED.match(segment)):
+                place = (*path, match.group(1))
+                places[place][int(match.group(2))].append(name)
             path.append("#" if segment.isdigit() else segment)
     return places

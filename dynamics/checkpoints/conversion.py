@@ -7,6 +7,7 @@ model is used here where it is installed and the model's ``config.json`` is know
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from dynamics.checkpoints import parameter_names, views
 from dynamics.checkpoints.tensor import Checkpoint, Tensor
+from dynamics.errors import printable
 
 #: a configuration with more layers or experts than this is not built, even without storage
 LARGEST_COUNT = 2048
@@ -50,12 +52,23 @@ class Mapper:
     order: Callable[[str], Any]
 
     def holds(self, checkpoint: Checkpoint) -> bool:
-        """Tell whether all names and shapes of a checkpoint are those of the model in memory."""
+        """Tell whether a checkpoint has the names and the layout of the model in memory; vocabulary rows and added heads may differ."""
         short = parameter_names.canonical(checkpoint.tensors)
-        return all(
-            tensor.shape == self._shape(short[name]) or parameter_names.is_buffer(short[name], tensor.shape)
-            for name, tensor in checkpoint.tensors.items()
-        )
+        rename = self._renaming()
+        for stored, tensor in checkpoint.tensors.items():
+            name = short[stored]
+            expected = self._shape(name)
+            if expected is None:
+                if rename(name) != (name, None):
+                    return False
+            elif len(tensor.shape) != len(expected) or tensor.shape[1:] != expected[1:]:
+                return False
+        return True
+
+    def _renaming(self) -> Callable[[str], tuple[str, str | None]]:
+        """Return transformers' renaming with objects of its own: some of them remember which names they have seen."""
+        renamings, converters = copy.deepcopy(self.renamings), copy.deepcopy(self.converters)
+        return lambda name: self.rename(name, renamings, converters, self.prefix, self.shapes)
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         for candidate in (name, f"{self.prefix}.{name}", name.removeprefix(f"{self.prefix}.")):
@@ -69,9 +82,10 @@ class Mapper:
         stored = {short[name]: tensor for name, tensor in checkpoint.tensors.items()}
         plain: dict[str, Tensor] = {}
         groups: dict[str, tuple[Any, Collected, list[str]]] = {}
+        rename = self._renaming()
         by_pattern = {pattern: converter for converter in self.converters for pattern in converter.source_patterns}
         for name in sorted(stored, key=self.order):
-            target, pattern = self.rename(name, self.renamings, self.converters, self.prefix, self.shapes)
+            target, pattern = rename(name)
             if pattern is None:
                 _add(plain, target, name, stored[name])
             else:
@@ -276,14 +290,13 @@ def load(config: dict[str, Any]) -> Mapper:
 
     settings = {key: value for key, value in config.items() if key not in ("quantization_config", "auto_map")}
     if config["model_type"] not in transformers.CONFIG_MAPPING:
-        raise UnsupportedError(f"this version does not know {config['model_type']!r}")
-    built = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_with_floats(settings))
-    architecture = _model_class(transformers, config, built)
+        raise UnsupportedError(f"this version does not know {printable(config['model_type'])!r}")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
+        built = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_with_floats(settings))
         with torch.device("meta"):
-            model = architecture(built)
+            model = _model_class(transformers, config, built)(built)
         transforms = conversion_mapping.get_model_conversion_mapping(model)
     finally:
         transformers.logging.set_verbosity(verbosity)
@@ -312,12 +325,13 @@ def _model_class(transformers: Any, config: dict[str, Any], built: Any) -> Any:
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
-    for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"):
+    tasks = ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"]
+    for auto in (tasks[1::-1] if "text_config" in config else tasks[:2]) + tasks[2:]:
         classes = getattr(getattr(transformers, auto, None), "_model_mapping", {})
         if type(built) in classes:
             found = classes[type(built)]
             return found[0] if isinstance(found, tuple) else found
-    raise UnsupportedError(f"no class for {config['model_type']}")
+    raise UnsupportedError(f"no class for {printable(config['model_type'])}")
 
 
 def _check_counts(config: Mapping[str, Any]) -> None:
@@ -325,5 +339,11 @@ def _check_counts(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if isinstance(value, Mapping):
             _check_counts(value)
-        elif isinstance(value, int) and value > LARGEST_COUNT and re.search(r"layer|depth|block|expert", str(key)):
-            raise UnsupportedError(f"its configuration says {key} {value}")
+        counts = [item for item in value if isinstance(item, int)] + [len(value)] if isinstance(value, list) else [value]
+        for count in counts:
+            if (
+                isinstance(count, int)
+                and count > LARGEST_COUNT
+                and re.search(r"layer|depth|block|expert|stage|level|codebook|heads", str(key))
+            ):
+                raise UnsupportedError(f"its configuration says {printable(key)} {count}")

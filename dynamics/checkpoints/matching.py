@@ -75,17 +75,9 @@ class _Attempt:
     """A match, and the line with which to refuse it if no other match is better."""
 
     match: Match
-    refusal: str | None = None
-
-    @property
-    def missing(self) -> dict[str, int]:
-        """Number of parameters of each side that have no counterpart, though the other side should have them."""
-        skips = [skip for skip in self.match.skipped if not skip.by_design]
-        return {side: sum(skip.numel for skip in skips if skip.where == side) for side in ("base", "tuned")}
-
-    @property
-    def compared(self) -> int:
-        return sum(pair.base.numel for pair in self.match.pairs)
+    refusal: str | None
+    #: number of parameters of each side that have no counterpart, though the other side should have them
+    missing: dict[str, int]
 
 
 def match(base: Checkpoint, tuned: Checkpoint) -> Match:
@@ -117,8 +109,12 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
 def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:
     result = Match()
     a, b = _side("base", base, result), _side("tuned", tuned, result)
-    _set_shifted_aside(a, b, result)
-    _align(a, b, result)
+    unreadable = len(result.skipped)
+    if a.left.keys() != b.left.keys():
+        _set_shifted_aside(a, b, result)
+        _align(a, b, result)
+        if b.own_names:
+            _set_shifted_aside(a, b, result)
     _drop_aliases(a, b, result)
     refusal = _same_names(a, b, result)
     for side, other in ((a, b), (b, a)):
@@ -127,14 +123,16 @@ def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:
     for side, other in ((a, b), (b, a)):
         _alias_of_compared(side, result)
         _tied_head(side, other, result)
+    drafts = {side.which for side, other in ((a, b), (b, a)) if any(_is_draft(name, side, other) for name in side.checkpoint.tensors)}
     for side, other in ((a, b), (b, a)):
         for name, tensor in side.left.items():
             reason = _only_reason(name, side, other)
-            by_design = parameter_names.is_added_head(name) or _is_draft(name, side, other)
+            by_design = parameter_names.is_added_head(name) or (drafts == {side.which} and _is_draft(name, side, other))
             result.skipped.append(Skip(side.own_names.get(name, name), side.which, reason, tensor.numel, by_design))
     if not result.pairs:
         refusal = refusal or _nothing_common(base, tuned, result)
-    return _Attempt(result, refusal)
+    left = [skip for skip in result.skipped[unreadable:] if not skip.by_design]
+    return _Attempt(result, refusal, {side: sum(skip.numel for skip in left if skip.where == side) for side in ("base", "tuned")})
 
 
 def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
@@ -162,7 +160,7 @@ def _side(which: str, checkpoint: Checkpoint, result: Match) -> _Side:
 
 def _set_aside(side: _Side, name: str, reason: str, result: Match) -> None:
     if name in side.left:
-        result.skipped.append(Skip(name, side.which, reason, side.left.pop(name).numel))
+        result.skipped.append(Skip(side.own_names.get(name, name), side.which, reason, side.left.pop(name).numel))
 
 
 def _set_shifted_aside(a: _Side, b: _Side, result: Match) -> None:
@@ -265,8 +263,9 @@ def _is_transposed_stack(name: str, x: Tensor, y: Tensor) -> bool:
 
 
 def _usual(name: str) -> str:
-    """Return a name with the usual names of modules that differ on disk and in memory: Mixtral's router block, GPT-NeoX's head."""
-    return re.sub(r"(^|\.)embed_out\.", r"\1lm_head.", re.sub(r"\.(block_sparse_moe|feed_forward|moe)\.", ".mlp.", name))
+    """Return a name with the usual names of modules that have two: Mixtral's block and experts, GPT-NeoX's head."""
+    name = re.sub(r"(^|\.)embed_out\.", r"\1lm_head.", re.sub(r"\.(block_sparse_moe|feed_forward|moe)\.", ".mlp.", name))
+    return re.sub(r"(\.experts\.\d+\.)(w[123])\b", lambda found: f"{found[1]}{ROLES[found[2]]}_proj", name)
 
 
 def _vocabulary(name: str, x: Tensor, y: Tensor) -> bool:
@@ -403,15 +402,13 @@ def _pair(name: str, side: _Side, tensor: Tensor, other: Tensor, result: Match) 
 
 
 def _is_draft(name: str, side: _Side, other: _Side) -> bool:
-    """Tell whether a tensor belongs to multi-token prediction, which the other checkpoint was written without."""
-    if any(parameter_names.is_draft(theirs) for theirs in other.checkpoint.tensors):
-        return False
+    """Tell whether a tensor belongs to multi-token prediction, by its name or by a layer's number beyond those of the model."""
     if parameter_names.is_draft(name):
         return True
     config = side.checkpoint.config or other.checkpoint.config or {}
     layers, extra = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
     layer = (parameter_names.layer(name) or "").rpartition(".")[2]
-    return isinstance(layers, int) and isinstance(extra, int) and layer.isdigit() and layers <= int(layer) < layers + extra
+    return isinstance(layers, int) and isinstance(extra, int) and layer.isdecimal() and layers <= int(layer) < layers + extra
 
 
 def _only_reason(name: str, side: _Side, other: _Side) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 #: the last segments of a setting's name -> its value in a small model; the first match counts
 SMALL: list[tuple[str, Any]] = [
+    (r"^first_k_dense_replace$", 1),
     (r"(num_nextn_predict_layers|num_mtp_layers|mtp_num_layers)$", None),
     (r"^(num_layers|num_hidden_layers|n_layers?|depth|depths|encoder_layers|decoder_layers|num_encoder_layers|num_decoder_layers)$", 2),
     (r"(^|_)(num_hidden_layers|num_layers|n_layer|num_blocks|num_hidden_groups)$", 2),
@@ -118,6 +119,8 @@ MORE: dict[str, dict[str, Any]] = {
     "zamba2": {"num_hidden_layers": 2, "layer_types": ["mamba", "hybrid"], "hybrid_layer_ids": [1]},
 }
 
+#: the version of transformers for which this module is written
+VERSION = "5.23."
 #: families that cannot be built here -> why
 NOT_BUILT = {
     "cohere_compass_text": "the default configuration has no rotary settings for its kinds of layers",

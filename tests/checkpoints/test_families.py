@@ -47,9 +47,12 @@ def table(request):
 
 
 def test_a_saved_family_is_the_model_in_memory(tmp_path, table, model_type, class_name):
+    transformers = pytest.importorskip("transformers")
     try:
         model = families.build(model_type, class_name)
     except Exception as error:
+        if model_type not in families.NOT_BUILT and transformers.__version__.startswith(families.VERSION):
+            raise
         reason = families.NOT_BUILT.get(model_type, f"{type(error).__name__}: {str(error).splitlines()[0][:80]}")
         table(f"cannot be built: {reason}")
         pytest.skip(reason)
