@@ -10,13 +10,14 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints.parameter_names import is_buffer
 from dynamics.checkpoints.quantised.layout import DENSE, Group, Settings, Unreadable
 from dynamics.checkpoints.quantised.names import SMOOTHED, Sorted, sort
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
+from dynamics.errors import InputError
+from dynamics.io.locations import location
 
 __all__ = ["dequantise"]
 
@@ -120,9 +121,13 @@ def _json_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
     """Read a JSON file that lies in the folder of the weights."""
     from dynamics.checkpoints.files import read_json
 
-    folder = Path(checkpoint.path)
-    path = (folder if folder.is_dir() else folder.parent) / name
-    return read_json(path) if path.is_file() else None
+    folder = location(checkpoint.path)
+    try:
+        path = (folder if folder.is_dir() else folder.parent) / name
+        exists = path.is_file()
+    except InputError:  # a store that gives access to the one file only
+        return None
+    return read_json(path) if exists else None
 
 
 def _read(group: Group, settings: Settings) -> tuple[str, Tensor]:
