@@ -326,6 +326,11 @@ def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
             f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {quantised} tensors are quantised with separate "
             "scales; dequantise first"
         )
+    if (base.format == "megatron") != (tuned.format == "megatron"):
+        return (
+            f"{printable(base.path)} and {printable(tuned.path)}: one has the names of Megatron, whose fused rows are ordered by query group; "
+            "convert it to the names of the other, or name another Megatron checkpoint"
+        )
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
     return (
         f"{printable(base.path)} and {printable(tuned.path)} have no tensor in common "
