@@ -328,7 +328,7 @@ def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
         )
     if (base.format == "megatron") != (tuned.format == "megatron"):
         return (
-            f"{printable(base.path)} and {printable(tuned.path)}: one has the names of Megatron, whose fused rows are ordered by query group; "
+            f"{printable(base.path)} and {printable(tuned.path)}: one has the names of Megatron, whose fused rows have another order; "
             "convert it to the names of the other, or name another Megatron checkpoint"
         )
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
