@@ -427,6 +427,11 @@ def _nothing_common(base: Checkpoint, tuned: Checkpoint, result: Match) -> str:
     if quantised:
         weights = f"{plural(len(quantised), 'weight')} {quantised[0].reason}"
         return f"{printable(base.path)} and {printable(tuned.path)}: nothing to compare: {weights}"
+    if (base.format == "megatron") != (tuned.format == "megatron"):
+        return (
+            f"{printable(base.path)} and {printable(tuned.path)}: one has the names of Megatron, whose fused rows have another order; "
+            "convert it to the names of the other, or name another Megatron checkpoint"
+        )
     of_base, of_tuned = (next(iter(checkpoint.tensors), "nothing") for checkpoint in (base, tuned))
     return (
         f"{printable(base.path)} and {printable(tuned.path)} have no tensor in common "
