@@ -229,13 +229,20 @@ def _plausible(
         return True
     if any(rule[0][:-1] == prefix and rule[1][:-1] == other and {rule[0][-1], rule[1][-1]} <= STACKS for rule in accepted if all(rule)):
         return True
-    kinds = sum("#" in path for path, _ in pairs)
-    smaller = min(_kinds_below(prefix, ours), _kinds_below(other, theirs))
-    return kinds >= 2 and 3 * kinds >= smaller
+    numbered = [pair for pair in pairs if "#" in pair[0]]
+    in_ours = _kinds_in(_stacks(path for path, _ in numbered), ours)
+    in_theirs = _kinds_in(_stacks(path for _, path in numbered), theirs)
+    return len(numbered) >= 2 and 3 * len(numbered) >= min(in_ours, in_theirs)
 
 
-def _kinds_below(prefix: Path, patterns: Iterable[Path]) -> int:
-    return sum("#" in path and path[: len(prefix)] == prefix for path in patterns)
+def _stacks(paths: Iterable[Path]) -> set[Path]:
+    """Return the paths of the stacks of layers that hold numbered tensors."""
+    return {path[: path.index("#")] for path in paths}
+
+
+def _kinds_in(stacks: set[Path], patterns: Iterable[Path]) -> int:
+    """Count the kinds of tensors in stacks of layers."""
+    return sum("#" in path and path[: path.index("#")] in stacks for path in patterns)
 
 
 def _without_neutral(prefix: Path) -> Path:
@@ -247,14 +254,17 @@ def _rival(
     rules: Mapping[Rule, list[tuple[Path, Path]]],
     ours: Mapping[Path, _Pattern],
 ) -> Rule | None:
-    """Find another rule that gives a name of this rule another counterpart and explains as many tensors."""
+    """Find another rule that gives a name of this rule another counterpart and explains at least half as many tensors.
+
+    Tensors that cannot be read (quantised in an unknown format) are not here, so the right rule can explain fewer than a wrong one.
+    """
     to_tuned = dict(rules[rule])
     to_base = {other: path for path, other in rules[rule]}
     weight = _weight(rules[rule], ours)
     for rival, pairs in rules.items():
         if (
             rival != rule
-            and _weight(pairs, ours) >= weight
+            and 2 * _weight(pairs, ours) >= weight
             and any(to_tuned.get(path, other) != other or to_base.get(other, path) != path for path, other in pairs)
         ):
             return rival

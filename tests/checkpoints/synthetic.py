@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynamics.checkpoints import Tensor, from_array
+
+#: the bits of 1 in float8_e4m3fn
+ONE = 0x38
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -42,6 +47,7 @@ class Style:
     rows: int  # vocabulary rows, of which the first are common
     buffers: bool
     value_head: bool
+    quantised: str  # "", "FP8", or "FP8, a scale lost": linear layers as codes with a scale for each
 
 
 def logical_weights(architecture: Architecture, vocabulary: int = 12) -> dict[str, np.ndarray]:
@@ -126,6 +132,18 @@ def write(architecture: Architecture, style: Style) -> dict[str, np.ndarray]:
         put(style.text, f"{style.stack}.0.mlp.gate.e_score_correction_bias", np.full(4, np.inf, np.float32))
     if style.value_head:
         put("", "v_head.summary.weight", -np.arange(1, architecture.width + 1, dtype=np.float32)[None])
+    return tensors
+
+
+def stored(weights: dict[str, np.ndarray], style: Style) -> dict[str, np.ndarray | Tensor]:
+    """Return weights as the style stores them: as they are, or linear layers as 8-bit floats of 1 with the values in the scales."""
+    tensors: dict[str, np.ndarray | Tensor] = dict(weights)
+    linear = [name for name, value in weights.items() if name.endswith("_proj.weight") and value.ndim == 2] if style.quantised else []
+    for name in linear:
+        tensors[name] = from_array(name, np.full(weights[name].shape, ONE, np.uint8), "float8_e4m3fn")
+        tensors[f"{name}_scale_inv"] = weights[name]
+    if style.quantised.endswith("lost") and len(linear) > 1:
+        del tensors[f"{linear[0]}_scale_inv"]
     return tensors
 
 
