@@ -83,7 +83,8 @@ def check_that_weights_are_compared_with_themselves_or_named(architecture, base_
 def check_that_no_weight_is_left_out_without_a_reason(architecture, base_style, tuned_style):
     """With one stack of layers that is numbered from 0, and known orders of rows, all weights find their counterparts."""
     architecture = replace(architecture, twin=False)
-    plain = {"first_layer": 0, "fuse_qkv": base_style.fuse_qkv.replace("heads", "rows"), "rows": 12, "value_head": False, "quantised": base_style.quantised[:3]}
+    plain = {"first_layer": 0, "rows": 12, "value_head": False}
+    plain |= {"fuse_qkv": base_style.fuse_qkv.replace("heads", "rows"), "quantised": base_style.quantised[:3]}
     base_style = replace(base_style, **plain, stack_experts=base_style.stack_experts.replace("in out", "out in"))
     rows_of_tuned = tuned_style.fuse_qkv.replace("heads", "rows")
     turned = tuned_style.stack_experts if base_style.stack_experts else tuned_style.stack_experts.replace("in out", "out in")
