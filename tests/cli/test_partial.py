@@ -35,6 +35,8 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_partial_comparison_ends_with_status_3(command, files, tmp_path, capsys):
+    if command == "spectra":
+        pytest.importorskip("torch")
     cli = COMMANDS[command]
     paths = files if command == "overlap" else files[:2]
     assert cli(paths) == 3
@@ -74,6 +76,7 @@ def test_each_update_has_its_own_coverage():
 
 
 def test_stacked_experts_are_measured_each():
+    pytest.importorskip("torch")
     base, tuned = (state(seed, model__layers__0__mlp__experts__up_proj=(4, 5, 6)) for seed in (0, 1))
     name = "model.layers.0.mlp.experts.up_proj"
     measured, skipped = spectra.compare(base, tuned, k=2, method="none")
