@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 #: suffixes of figures
 FIGURES = (".png", ".svg", ".pdf")
+#: option -> suffixes of its outputs; a path without a suffix, or with one that is not of KNOWN, is accepted too
+KINDS = {"json": (".json",), "csv": (".csv",), "html": (".html", ".htm")}
+#: suffixes of other kinds of files, which an output may not have
+KNOWN = frozenset(
+    [*FIGURES, ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".html", ".htm", ".parquet", ".txt", ".md", ".eval", ".npz", ".npy"]
+    + [".safetensors", ".bin", ".pt", ".pth", ".gguf", ".distcp", ".yaml", ".yml", ".py", ".zip", ".gz", ".zst"]
+)
+#: what an earlier report of a command begins with
+REPORT = re.compile(rb'\s*\{\s*"schema"\s*:\s*"dynamics\.(?!run)')
 
 
 def check_output(path: str | None, suffixes: Sequence[str] = ()) -> None:
@@ -57,16 +67,52 @@ def add_outputs(parser: argparse.ArgumentParser, numbers: str, drawing: str) -> 
     parser.add_argument("--figure", metavar="FILE", help=f"draw {drawing} to FILE, whose suffix is .png, .svg or .pdf")
 
 
-def check_outputs(options: Any) -> None:
-    """Check that all outputs can be written, and that no two of them go to the same place."""
-    for path in (options.json, options.csv, options.html):
+def check_outputs(options: Any, inputs: Iterable[str], others: Mapping[str | None, Sequence[str]] | None = None) -> None:
+    """Check that all outputs can be written, that no two of them go to the same place, and that none replaces an input.
+
+    Parameters
+    ----------
+    options : the parsed options, with those that ``add_outputs`` adds, or some of them.
+    inputs : files and folders that the command reads; ``NAME=PATH`` stands for the path.
+    others : outputs of other options -> allowed suffixes.
+    """
+    for option, suffixes in KINDS.items():
+        path = getattr(options, option, None)
+        if path not in (None, "-") and (suffix := Path(path).suffix.lower()) in KNOWN and suffix not in suffixes:
+            raise InputError(f"{printable(path)}: --{option} writes {suffixes[0]}, not {suffix}; name another file")
         check_output(path)
-    check_output(options.figure, FIGURES)
-    if sum(path == "-" for path in (options.json, options.csv)) > 1:
+    for path, allowed in ((getattr(options, "figure", None), FIGURES), *(others or {}).items()):
+        check_output(path, allowed)
+    if sum(getattr(options, option, None) == "-" for option in ("json", "csv")) > 1:
         raise InputError("--json - and --csv - both want standard output; name a file for one of them")
-    files = [os.path.abspath(path) for path in (options.json, options.csv, options.html, options.figure) if path not in (None, "-")]
+    paths = [getattr(options, option, None) for option in (*KINDS, "figure")] + list(others or {})
+    files = [os.path.abspath(path) for path in paths if path not in (None, "-")]
     if twice := next((path for path in files if files.count(path) > 1), None):
         raise InputError(f"{printable(twice)}: is named for two outputs; each needs a file of its own")
+    sources = list(inputs)
+    for file in files:
+        _refuse_input(Path(file), sources)
+
+
+def _refuse_input(target: Path, inputs: Sequence[str]) -> None:
+    """Refuse to replace an input, or a file in an input folder that is no figure, page or report of an earlier command."""
+    if not target.is_file() or target.suffix.lower() in (*FIGURES, *KINDS["html"]):
+        return
+    with open(target, "rb") as file:
+        if REPORT.match(file.read(200)):
+            return
+    paths = {path for text in inputs for path in (text, text.partition("=")[2]) if path}
+    if any(_holds(path, target) for path in paths):
+        raise InputError(f"{printable(target)}: is an input, which the output would replace; name another file")
+
+
+def _holds(path: str, target: Path) -> bool:
+    """Tell whether an existing file is at a path, or in the folder at it."""
+    try:
+        source = Path(path)
+        return source.exists() and (target.samefile(source) or (source.is_dir() and source.resolve() in target.resolve().parents))
+    except (OSError, ValueError):  # not a path of this machine
+        return False
 
 
 def write(path: str, content: str | bytes) -> None:

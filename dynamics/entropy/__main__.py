@@ -28,11 +28,11 @@ RENAMED = 0.01
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    from dynamics.cli.outputs import FIGURES, check_output
+    from dynamics.cli.outputs import check_outputs
 
     options = build_parser().parse_args(argv)
-    for path, suffixes in ((options.out, (".parquet",)), (options.json, ()), (options.html, ()), (options.figure, FIGURES)):
-        check_output(path, suffixes)
+    models = [options.model, options.against, *(options.checkpoints or [])]
+    check_outputs(options, [path for path in (*models, *options.texts) if path], {options.out: (".parquet",)})
     if options.temperature <= 0:
         raise InputError(f"--temperature {options.temperature}: must be above 0")
     if options.model == "logprobs":

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.io.json import to_json
 
     options = build_parser().parse_args(argv)
-    check_outputs(options)
+    check_outputs(options, [options.base, *options.tuned])
     checkpoints = [options.base, *options.tuned]
     if options.series:
         checkpoints = sort_series("dynamics.overlap", checkpoints)

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.io.json import to_json
 
     options = build_parser().parse_args(argv)
-    check_outputs(options)
+    check_outputs(options, options.samples)
     ks = _ks(options.k)
     with ProgressBar("reading") as bar:
         fields = {name: getattr(options, name) for name in ("problem", "correct", "sample", "model", "answer")}

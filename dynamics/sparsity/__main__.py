@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.series import sort_series
 
     options = build_parser().parse_args(argv)
-    check_outputs(options)
+    check_outputs(options, [options.base, options.tuned, *options.more])
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper, "threads": options.threads}
     checkpoints = [options.base, options.tuned, *options.more]
     if options.more:

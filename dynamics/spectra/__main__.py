@@ -25,14 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.checkpoints import open_checkpoint
     from dynamics.checkpoints.quantised.notes import explain
     from dynamics.cli.command import reader_may_leave
-    from dynamics.cli.outputs import check_output, check_outputs, wrote
+    from dynamics.cli.outputs import check_outputs, wrote
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
     from dynamics.spectra.notes import incomplete
 
     options = build_parser().parse_args(argv)
-    check_outputs(options)
-    check_output(options.resume)
+    check_outputs(options, [options.base, options.tuned], {options.resume: ()})
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
     resume_file = Path(options.resume) if options.resume else None
