@@ -13,6 +13,7 @@ import numpy as np
 
 from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
 from dynamics.checkpoints.coverage import coverage, warning
+from dynamics.checkpoints.quantised import notes as quantised
 from dynamics.descriptions import plural, small_table
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import repeated
@@ -165,7 +166,7 @@ class Comparison:
         """What to know before any number: checkpoints that share little, or are identical to the base; else an empty text."""
         unchanged = {str(row.a + 1) for row in self.total if self.numel and not row.rules["exact"].first}
         unchanged |= {str(row.b + 1) for row in self.total if self.numel and not row.rules["exact"].second}
-        lines = [self.incomplete]
+        lines = [self.incomplete, *dict.fromkeys(quantised.headline(self.base, tuned) for tuned in self.tuned)]
         if unchanged:
             lines.append(f"identical to the base: {', '.join(sorted(unchanged, key=int))}")
         return "; ".join(filter(None, lines))

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 
 from dynamics.checkpoints.parameter_names import MODULE_ORDER, OUTSIDE, kind
+from dynamics.checkpoints.quantised import notes as quantised
 from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import html, style, text
@@ -149,7 +150,7 @@ def _sides(comparison: Comparison) -> list[dict[str, str]]:
         {
             "role": role,
             "path": html.one_line(checkpoint.path),
-            "storage": f"{html.one_line(checkpoint.format)}, {text.types(checkpoint.dtypes)}",
+            "storage": f"{html.one_line(checkpoint.format)}, {text.types(checkpoint.dtypes)}{quantised.stored(checkpoint)}",
         }
         for role, checkpoint in (("base", comparison.base), ("tuned", comparison.tuned))
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dynamics.checkpoints import Checkpoint, Skip, parameter_names
 from dynamics.checkpoints.coverage import coverage, warning
 from dynamics.checkpoints.parameter_names import OUTSIDE
+from dynamics.checkpoints.quantised import notes as quantised
 from dynamics.descriptions import plural, small_table
 from dynamics.errors import printable
 from dynamics.presentation.text import percent
@@ -114,7 +115,7 @@ class Comparison:
     @property
     def headline(self) -> str:
         """What to know before any number: that the sides share little, or that they are identical; else an empty text."""
-        lines = [self.incomplete]
+        lines = [self.incomplete, quantised.headline(self.base, self.tuned)]
         if self.total.numel and not self.total.changed["exact"]:
             lines.append(f"identical: {plural(self.total.numel, 'weight')} compared, none differs")
         return "; ".join(filter(None, lines))

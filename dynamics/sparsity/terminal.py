@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from dynamics.checkpoints.parameter_names import OUTSIDE
+from dynamics.checkpoints.quantised import notes as quantised
 from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import tables, text
@@ -53,7 +54,7 @@ def _header(comparison: Comparison) -> Section:
     lines: Section = [Text(comparison.headline, "bold")] if comparison.headline else []
     for side in ("base", "tuned"):
         checkpoint = getattr(comparison, side)
-        stored = f"{printable(checkpoint.format)}, {text.types(checkpoint.dtypes)}"
+        stored = f"{printable(checkpoint.format)}, {text.types(checkpoint.dtypes)}{quantised.stored(checkpoint)}"
         lines.append(Text.assemble((f"{side:<6} {printable(checkpoint.path, 300)}", "bold"), (f"  {stored}", "dim")))
     skipped = len(comparison.skipped)
     line = f"{plural(comparison.total.numel, 'weight')} in {plural(len(comparison.rows), 'tensor')} compared"

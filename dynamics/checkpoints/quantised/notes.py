@@ -20,8 +20,8 @@ def explain(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     elif len(quantised) == 1:
         other = "tuned" if quantised == ["base"] else "base"
         notes.append(
-            f"only {quantised[0]} is quantised: the differences are mostly the rounding of the quantiser, which moves nearly every weight; "
-            f"they do not show what training did. Compare the weights from before the quantisation, or quantise {other} in the same way"
+            f"only {quantised[0]} is quantised: where values differ, that is mostly the rounding of the quantiser, which moves nearly every "
+            f"weight. Compare the weights from before the quantisation, or quantise {other} in the same way"
         )
     elif quantised:
         notes.append(
@@ -31,6 +31,19 @@ def explain(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     if quantised and any(label.startswith("AWQ") for checkpoint in sides.values() for label in checkpoint.dequantised):
         notes.append("AWQ also moves a scale of each channel into the layer before, so norms and neighbouring weights differ too")
     return notes + [_plain(side, checkpoint) for side, checkpoint in sides.items() if _float8(checkpoint)]
+
+
+def headline(base: Checkpoint, tuned: Checkpoint) -> str:
+    """Warn if only one of two checkpoints is quantised; else return an empty text."""
+    if tuned.format == "peft-lora" or bool(base.dequantised) == bool(tuned.dequantised):
+        return ""
+    side = "base" if base.dequantised else "tuned"
+    return f"only {side} is quantised: the numbers show the rounding of the quantiser rather than the training"
+
+
+def stored(checkpoint: Checkpoint) -> str:
+    """Name the formats that were dequantised, for a description of the checkpoint; empty if there are none."""
+    return f", dequantised from {' and '.join(checkpoint.dequantised)}" if checkpoint.dequantised else ""
 
 
 def _dequantised(side: str, checkpoint: Checkpoint) -> str:
