@@ -12,12 +12,15 @@ import stat
 import sys
 import threading
 import time
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import write_safetensors
 
 from analyses.__main__ import main as analyses
+from analyses.analysis import main as run_analysis
 from dynamics.__main__ import COMMANDS
 from dynamics.__main__ import main as dispatch
 from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, reader_may_leave, run
@@ -373,6 +376,26 @@ def test_without_torch(tmp_path, capsys, monkeypatch, pair):
     assert sparsity_cli(files) == 0
     assert train_cli(["sft", "--out", "x", "--dry-run"]) == 0
     assert not (tmp_path / "x").exists()
+
+
+def test_analyses_without_torch(tmp_path, capsys, monkeypatch):
+    for name in ("torch", "transformers", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert analyses(["--figures", str(tmp_path / "figures"), "--runs", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err.startswith("analyses: error: the analysis comparison needs torch: pip install ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_of_an_analysis_reports_a_missing_package_in_one_line(tmp_path, capsys):
+    def measure(_runs):
+        raise ModuleNotFoundError(name="safetensors")
+
+    script = types.SimpleNamespace(__name__="analyses.question", __doc__="Ask.", measure=measure)
+    recorded = str(Path(__file__).parent.parent / "data" / "runs")
+    assert run_analysis(script, [recorded, "--out", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("analyses.question: error: analyses.question needs safetensors: pip install ")
+    assert message.count("\n") == 1
 
 
 def test_a_checkpoint_given_twice_is_noted(tmp_path, capsys, monkeypatch, pair):
