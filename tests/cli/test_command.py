@@ -441,6 +441,26 @@ def test_help_fits_the_terminal(words, capsys, monkeypatch):
         assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
 
 
+@pytest.mark.parametrize("word", ["help", "--help", "-h"])
+def test_help_names_its_command_before_or_after(word, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        dispatch([word, "sparsity"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m dynamics.sparsity")
+    assert dispatch([word, "sparsty"]) == 2
+    assert capsys.readouterr().err == "dynamics: error: sparsty: no such command; did you mean sparsity?\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["help", "sparsity"], ["passk", "--help"]])
+def test_help_for_a_reader_that_has_left_is_no_error(words, capsys, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert dispatch(words) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_list_of_commands_asks_a_question_each(capsys):
     assert dispatch([]) == 0
     listed = capsys.readouterr().out
