@@ -410,12 +410,15 @@ def test_a_checkpoint_given_twice_is_noted(tmp_path, capsys, monkeypatch, pair):
     copied = "step_2.safetensors: identical to the checkpoint before it, step_1.safetensors"
     for cli, more, expected in (
         (sparsity_cli, ["./step_1.safetensors", "step_2.safetensors"], [twice, copied]),
+        (sparsity_cli, [], []),
         (overlap_cli, ["./step_1.safetensors"], [twice]),
         (overlap_cli, ["step_2.safetensors"], []),
     ):
         assert cli([*given, *more, "--json", "-"]) == 0
         notes = json.loads(capsys.readouterr().out)["notes"]
         assert [note for note in notes if note in (twice, copied)] == expected
+    assert sparsity_cli([given[1], f"./{given[1]}", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"].count(twice) == 1
 
 
 # help
