@@ -58,3 +58,10 @@ ANALYSES: dict[str, Callable[[Request], list[Path]]] = {
     "rewards": _rewards,
     "comparison": _comparison,
 }
+#: name -> the optional packages that it needs
+NEEDS: dict[str, tuple[str, ...]] = {
+    "precision": ("torch", "transformers", "safetensors", "gguf"),
+    "uncertainty": ("torch", "transformers", "safetensors"),
+    "rewards": (),
+    "comparison": ("torch", "transformers", "safetensors"),
+}

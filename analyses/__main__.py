@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analyses import ANALYSES, QUICK, Request
+from analyses import ANALYSES, NEEDS, QUICK, Request
 from analyses.presets import PRESETS, commands, runs_folder
 from dynamics.cli.command import Parser, run, tell
 from dynamics.cli.outputs import wrote
 from dynamics.errors import InputError, did_you_mean, printable
+from dynamics.extras import require
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +32,8 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
         return
     request = Request(options.runs, options.figures, options.force, options.preset)
     names = options.names or QUICK
+    for name in names:  # before the first of them writes anything
+        require(NEEDS[name], f"the analysis {name}")
     tell(f"plan: {', then '.join(names)}")
     written: list[Path] = []
     for number, name in enumerate(names, start=1):

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from analyses.claims import Verdict
 from analyses.runs import Run, find
-from dynamics import InputError
+from dynamics.cli import command
+from dynamics.extras import optional_import
 from dynamics.io.atomic import replacing
 from dynamics.presentation import style
 
@@ -72,22 +73,25 @@ def write(analysis: Analysis, runs: Sequence[Run], folder: Path) -> tuple[pd.Dat
 
 def main(analysis: Analysis, argv: Sequence[str] | None = None) -> int:
     """Run the command line ``RUNS... --out FOLDER``; return the exit status."""
-    parser = argparse.ArgumentParser(description=analysis.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders of them")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the figure and its table (default: figures/)")
-    options = parser.parse_args(argv)
-    try:
-        table, paths = write(analysis, find(options.runs), options.out)
+    name = f"analyses.{name_of(analysis)}"
+
+    def measure(arguments: Sequence[str] | None) -> None:
+        parser = command.Parser(
+            prog=f"python -m {name}", description=analysis.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run directories, or folders of them")
+        parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the figure and its table (default: figures/)")
+        options = parser.parse_args(arguments)
+        with optional_import(name):
+            table, paths = write(analysis, find(options.runs), options.out)
         for claim in analysis.verdicts(table):
             interval = f" [{claim.low:+.3g}, {claim.high:+.3g}]" if np.isfinite(claim.low) else ""
             measured = f"{claim.measured} {claim.effect:+.3g}{interval}, {claim.interval}; by seed {claim.by_seed}"
             print(f"{claim.finding}: {claim.verdict} ({measured})")
         for path in paths:
             print(path)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return command.run(name, measure, argv)
 
 
 def run_script() -> int:

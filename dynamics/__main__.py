@@ -16,31 +16,39 @@ COMMANDS = {
     "train": ("How do I get a run to measure?", "train the small embedded model, or any other, by SFT, RLVR or self-play"),
 }
 
+#: first arguments that ask for help
+HELP = ("-h", "--help", "help")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names; give its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments and arguments[0] in HELP and arguments[1:]:  # ``dynamics help sparsity`` is ``dynamics sparsity --help``
+        arguments = [*arguments[1:], "--help"]
+    if arguments and arguments[0] in COMMANDS:
+        status: int = importlib.import_module(f"dynamics.{arguments[0]}.__main__").cli(arguments[1:])
+        return status
+    from dynamics.cli.command import run
+
+    return run("dynamics", _answer, arguments)
+
+
+def _answer(arguments: Sequence[str] | None) -> None:
+    """Print the list of commands or the version; refuse a command that does not exist."""
+    if not arguments or arguments[0] in HELP:
         from dynamics.cli.command import wrap_to_terminal
 
         print(wrap_to_terminal(usage()))
-        return 0
+        return
     if arguments[0] in ("-V", "--version"):
         from dynamics import __version__
 
         print(__version__)
-        return 0
-    command = arguments[0]
-    if command not in COMMANDS:
-        from dynamics.errors import did_you_mean, printable
+        return
+    from dynamics.errors import InputError, did_you_mean, printable
 
-        commands = f"there are {', '.join(COMMANDS)}"
-        print(
-            f"dynamics: error: {printable(command)}: no such command{did_you_mean(command, COMMANDS) or f'; {commands}'}", file=sys.stderr
-        )
-        return 2
-    status: int = importlib.import_module(f"dynamics.{command}.__main__").cli(arguments[1:])
-    return status
+    command, commands = arguments[0], f"there are {', '.join(COMMANDS)}"
+    raise InputError(f"{printable(command)}: no such command{did_you_mean(command, COMMANDS) or f'; {commands}'}")
 
 
 def usage() -> str:

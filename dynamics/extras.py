@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterable, Iterator
 
 from dynamics.errors import InputError
 
@@ -53,6 +54,27 @@ def optional_import(purpose: str) -> Iterator[None]:
         if message is None:
             raise
         raise InputError(message) from None
+
+
+def require(packages: Iterable[str], purpose: str) -> None:
+    """Check that optional packages are installed, without importing them.
+
+    Parameters
+    ----------
+    packages : iterable of str
+        Packages by the names that are imported, of ``PACKAGES``.
+    purpose : str
+        What needs them, as for ``optional_import``.
+
+    Raises
+    ------
+    InputError
+        One of them is not installed.
+    """
+    with optional_import(purpose):
+        for name in packages:
+            if importlib.util.find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
 
 
 def explain(error: ImportError, purpose: str) -> str | None:

@@ -47,7 +47,11 @@ def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[
     """
     try:
         with handle_signals(_terminate, signal.SIGTERM):
-            main(argv)
+            try:
+                main(argv)
+            except SystemExit:  # the help was printed
+                sys.stdout.flush()
+                raise
             sys.stdout.flush()
         return DONE
     except IncompleteError as error:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from dynamics.descriptions import plural
 from dynamics.errors import nearest, printable
-from dynamics.io.locations import Location
+from dynamics.io.locations import Location, without_secrets
 
 _NUMBER = re.compile(r"(\d+)")
 #: names of the checkpoint folders of transformers and TRL, this project, and verl
@@ -60,7 +60,7 @@ def repeated(paths: Sequence[object]) -> list[str]:
     by_target: dict[str, list[str]] = {}
     for path in paths:
         if isinstance(path, (str, os.PathLike)):
-            by_target.setdefault(os.path.realpath(path), []).append(printable(os.fspath(path)))
+            by_target.setdefault(os.path.realpath(path), []).append(printable(without_secrets(os.fspath(path))))
     return [f"the same checkpoint is given {len(names)} times: {', '.join(names)}" for names in by_target.values() if len(names) > 1]
 
 

@@ -69,7 +69,9 @@ def compare(
     if after.adapter is not None:
         after, adapters = after.adapter.apply_to_base(before)
     matched = match(before, after)
-    return _measure(before, after, matched, adapters, rtol, atol, like, threads, progress)
+    comparison = _measure(before, after, matched, adapters, rtol, atol, like, threads, progress)
+    comparison.notes.extend(repeated([base, tuned]))
+    return comparison
 
 
 def _measure(
@@ -231,6 +233,12 @@ def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
 def last_against_first(steps: Sequence[Step]) -> Comparison:
     """Return the comparison of the last checkpoint of a series with the first."""
     return [step.comparison for step in steps if step.against == "first"][-1]
+
+
+def headline(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
+    """Return the headline of a comparison; of a series, it says that it is about the last checkpoint against the first."""
+    about = "the last checkpoint of the series against its first: " if steps and comparison.headline else ""
+    return about + comparison.headline
 
 
 def incomplete(comparison: Comparison, steps: Sequence[Step] = ()) -> str:

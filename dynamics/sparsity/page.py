@@ -21,6 +21,7 @@ from dynamics.errors import printable
 from dynamics.presentation import html, style, text
 from dynamics.presentation.text import percent
 from dynamics.sparsity import plot_rules
+from dynamics.sparsity.comparison import headline
 from dynamics.sparsity.definitions import RULES, rule_texts
 from dynamics.sparsity.plot import color_scale, heat_rows, series_lines, series_table
 
@@ -123,7 +124,7 @@ def page(comparison: Comparison, steps: Sequence[Step] = ()) -> str:
     total = comparison.total
     context = {
         "sides": _sides(comparison),
-        "headline": html.one_line(comparison.headline, 300),
+        "headline": html.one_line(headline(comparison, steps), 300),
         "weight_count": plural(total.numel, "weight"),
         "tensor_count": plural(len(comparison.rows), "tensor"),
         "paper": _paper(comparison.like) if comparison.like else None,

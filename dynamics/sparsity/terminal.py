@@ -16,6 +16,7 @@ from dynamics.errors import printable
 from dynamics.presentation import tables, text
 from dynamics.presentation.tables import Section
 from dynamics.presentation.text import percent
+from dynamics.sparsity.comparison import headline
 from dynamics.sparsity.definitions import RULES, rule_texts
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def show(comparison: Comparison, steps: Sequence[Step] = (), console: Console | 
 
     def sections(width: int, fancy: bool) -> list[Section]:
         return [
-            _header(comparison),
+            _header(comparison, headline(comparison, steps)),
             _like(comparison),
             _rules(comparison),
             _norms(comparison.total),
@@ -50,8 +51,8 @@ def show(comparison: Comparison, steps: Sequence[Step] = (), console: Console | 
     tables.show(sections, console)
 
 
-def _header(comparison: Comparison) -> Section:
-    lines: Section = [Text(comparison.headline, "bold")] if comparison.headline else []
+def _header(comparison: Comparison, first: str) -> Section:
+    lines: Section = [Text(first, "bold")] if first else []
     for side in ("base", "tuned"):
         checkpoint = getattr(comparison, side)
         stored = f"{printable(checkpoint.format)}, {text.types(checkpoint.dtypes)}{quantised.stored(checkpoint)}"

@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_outputs, wrote
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
+    from dynamics.io.paths import repeated
     from dynamics.spectra.notes import incomplete
 
     options = build_parser().parse_args(argv)
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             done=done,
             each=append,
         )
-    remarks = explain(base, tuned)
+    remarks = [*explain(base, tuned), *repeated([options.base, options.tuned])]
     if resume_file:
         wrote(resume_file)
     if "-" not in (options.json, options.csv):

@@ -8,7 +8,6 @@ python -m dynamics.train rlvr --model smollm2 --task chain_sum --out runs/chain_
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dynamics.errors import InputError
-from dynamics.extras import optional_import
+from dynamics.extras import require
 
 if TYPE_CHECKING:
     from dynamics.train.command_line import Command
@@ -71,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _missing_package() -> InputError | None:
     """Describe the package that is missing for training, without importing any."""
     try:
-        with optional_import("training"):
-            for name in ("torch", "transformers"):
-                if importlib.util.find_spec(name) is None:
-                    raise ModuleNotFoundError(name=name)
+        require(("torch", "transformers"), "training")
     except InputError as error:
         return error
     return None

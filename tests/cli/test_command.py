@@ -12,12 +12,15 @@ import stat
 import sys
 import threading
 import time
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import write_safetensors
 
 from analyses.__main__ import main as analyses
+from analyses.analysis import main as run_analysis
 from dynamics.__main__ import COMMANDS
 from dynamics.__main__ import main as dispatch
 from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, reader_may_leave, run
@@ -375,6 +378,26 @@ def test_without_torch(tmp_path, capsys, monkeypatch, pair):
     assert not (tmp_path / "x").exists()
 
 
+def test_analyses_without_torch(tmp_path, capsys, monkeypatch):
+    for name in ("torch", "transformers", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert analyses(["--figures", str(tmp_path / "figures"), "--runs", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err.startswith("analyses: error: the analysis comparison needs torch: pip install ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_of_an_analysis_reports_a_missing_package_in_one_line(tmp_path, capsys):
+    def measure(_runs):
+        raise ModuleNotFoundError(name="safetensors")
+
+    script = types.SimpleNamespace(__name__="analyses.question", __doc__="Ask.", measure=measure)
+    recorded = str(Path(__file__).parent.parent / "data" / "runs")
+    assert run_analysis(script, [recorded, "--out", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("analyses.question: error: analyses.question needs safetensors: pip install ")
+    assert message.count("\n") == 1
+
+
 def test_a_checkpoint_given_twice_is_noted(tmp_path, capsys, monkeypatch, pair):
     monkeypatch.chdir(tmp_path)
     base, tuned = pair
@@ -387,12 +410,15 @@ def test_a_checkpoint_given_twice_is_noted(tmp_path, capsys, monkeypatch, pair):
     copied = "step_2.safetensors: identical to the checkpoint before it, step_1.safetensors"
     for cli, more, expected in (
         (sparsity_cli, ["./step_1.safetensors", "step_2.safetensors"], [twice, copied]),
+        (sparsity_cli, [], []),
         (overlap_cli, ["./step_1.safetensors"], [twice]),
         (overlap_cli, ["step_2.safetensors"], []),
     ):
         assert cli([*given, *more, "--json", "-"]) == 0
         notes = json.loads(capsys.readouterr().out)["notes"]
         assert [note for note in notes if note in (twice, copied)] == expected
+    assert sparsity_cli([given[1], f"./{given[1]}", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"].count(twice) == 1
 
 
 # help
@@ -416,6 +442,26 @@ def test_help_fits_the_terminal(words, capsys, monkeypatch):
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) > 10
         assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
+
+
+@pytest.mark.parametrize("word", ["help", "--help", "-h"])
+def test_help_names_its_command_before_or_after(word, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        dispatch([word, "sparsity"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m dynamics.sparsity")
+    assert dispatch([word, "sparsty"]) == 2
+    assert capsys.readouterr().err == "dynamics: error: sparsty: no such command; did you mean sparsity?\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["help", "sparsity"], ["passk", "--help"]])
+def test_help_for_a_reader_that_has_left_is_no_error(words, capsys, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert dispatch(words) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_list_of_commands_asks_a_question_each(capsys):

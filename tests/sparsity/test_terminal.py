@@ -10,6 +10,8 @@ from rich.console import Console
 
 from dynamics.presentation.text import percent
 from dynamics.sparsity import compare, series
+from dynamics.sparsity.comparison import last_against_first
+from dynamics.sparsity.page import page
 from dynamics.sparsity.terminal import show
 
 
@@ -55,6 +57,14 @@ def test_strangers_names_cannot_speak_to_the_terminal():
     text = printed(compare(base, base | {name + "s": value for name, value in base.items()}), force_terminal=False)
     assert "\x1b" not in text
     assert "[bold red]x[/bold red]" in text
+
+
+def test_the_headline_of_a_series_says_which_comparison_it_is_about(pair):
+    base, tuned = pair
+    steps = series([base, tuned, base])
+    assert printed(last_against_first(steps), steps).startswith("the last checkpoint of the series against its first: identical: ")
+    assert "the last checkpoint of the series against its first: identical: " in page(last_against_first(steps), steps)
+    assert printed(compare(base, base)).startswith("identical: ")
 
 
 def test_a_series_lists_its_steps(pair):
