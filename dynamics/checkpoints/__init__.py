@@ -109,9 +109,12 @@ def _read(path: Location) -> Checkpoint:
     if path.suffix in (".bin", ".pt", ".pth"):
         from dynamics.checkpoints.folder import refuse_part
         from dynamics.checkpoints.pickled import read_pickled
+        from dynamics.checkpoints.tensor_parallel import check_alone
 
         refuse_part(path)
-        return read_pickled(path)
+        checkpoint = read_pickled(path)
+        check_alone(path, checkpoint)
+        return checkpoint
     if path.suffix == ".distcp":
         raise InputError(f"{printable(path)}: is one rank's part of a distributed checkpoint; name the folder it lies in")
     if path.suffix == ".json":

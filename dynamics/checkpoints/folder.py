@@ -59,13 +59,20 @@ def read_folder(folder: Location) -> Checkpoint:
     if is_deepspeed(list(files)):
         return read_deepspeed(folder, list(files))
     chosen = _choose(folder, files)
+    if any(name.endswith(".distcp") for name in files) and not any(path.suffix in (".safetensors", ".bin") for path in chosen):
+        raise InputError(f"{where}: holds .distcp files, but not the file .metadata, which says what they hold; fetch it")
     if not chosen:
         return _read_other(folder, files, children)
     if all(path.name.startswith("consolidated") for path in chosen):
         ranks = tensor_parallel.rank_files([path.name for path in chosen])
         consolidated = tensor_parallel.read_ranks(folder, ranks) if len(ranks) > 1 else _merge(folder, files, chosen)
+        if len(ranks) == 1:
+            tensor_parallel.check_alone(folder / ranks[0], consolidated)
         return tensor_parallel.with_hugging_face_names(consolidated, tensor_parallel.parameters(folder))
     checkpoint = _merge(folder, files, chosen)
+    if not checkpoint.tensors and children and not any(path.suffix == ".safetensors" for path in chosen):
+        rest = {name: path for name, path in files.items() if path not in chosen}  # states of other parts of a trainer
+        return _read_other(folder, rest, children)
     others = [
         Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
     ]
@@ -117,6 +124,10 @@ def _read_other(folder: Location, files: dict[str, Location], children: set[str]
         if set(ggufs) <= set(split_parts(ggufs[0])):
             return replace(read_gguf(ggufs[0]), path=str(folder))
         raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
+    if any(OPTIMIZER_STATES.fullmatch(name) for name in files):
+        raise InputError(
+            f"{where}: holds the optimizer files of DeepSpeed, but not the *_model_states.pt that name the weights; fetch them"
+        )
     if "actor" in children:
         return read_folder(folder / "actor")
     adapters = [child for child in sorted(children) if (folder / child / "adapter_config.json").exists()]

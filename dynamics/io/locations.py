@@ -227,6 +227,8 @@ def without_secrets(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0] if scheme.lower() in ("http", "https") else rest
     host, slash, path = rest.partition("/")
+    if "@" not in host and re.search(r":(?!\d*$)", host) and "@" in path:  # a password with a slash, as keys of AWS have
+        host, slash, path = rest.rpartition("@")[2].partition("/")
     host = host.rpartition("@")[2] if scheme.lower() != "hf" else host
     return f"{scheme}{mark}{host}{slash}{path}"
 

@@ -279,7 +279,7 @@ def test_an_s3_server(tmp_path, pair, monkeypatch, capsys) -> None:
         assert first.identity == again.identity
         for url, says in (
             ("s3://bucket/none", "no such object or folder"),
-            ("s3://bucket/run", "holds no weights itself but 1 checkpoint: checkpoint-50"),
+            ("s3://bucket/run", "contains no weights itself, but 1 checkpoint: checkpoint-50"),
             ("s3://nowhere/model", "no such"),
         ):
             assert cli([url, str(tuned)]) == 2
