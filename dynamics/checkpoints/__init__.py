@@ -98,6 +98,10 @@ def _read(path: Location) -> Checkpoint:
         from dynamics.checkpoints.folder import read_folder
 
         return read_folder(path)
+    if path.name in ("adapter_model.safetensors", "adapter_model.bin") and (path.parent / "adapter_config.json").exists():
+        from dynamics.checkpoints.adapter import read_adapter
+
+        return read_adapter(path.parent)
     if path.suffix == ".safetensors":
         from dynamics.checkpoints.safetensors import read_safetensors
 

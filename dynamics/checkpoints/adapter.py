@@ -399,4 +399,6 @@ def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping
         raise InputError(f"{where}: {printable(module)}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
     scale = scaling(where, module, a.shape[0], config)
     down, up = a.values().astype(float).reshape(a.shape[0], -1), b.values().astype(float).reshape(b.shape[:2])
+    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+        raise InputError(f"{where}: the factors of {printable(module)} hold NaN or infinity; the training has diverged")
     return LowRank(scale * up, down), scale
