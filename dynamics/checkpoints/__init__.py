@@ -98,6 +98,10 @@ def _read(path: Location) -> Checkpoint:
         from dynamics.checkpoints.folder import read_folder
 
         return read_folder(path)
+    if path.name in ("adapter_model.safetensors", "adapter_model.bin") and (path.parent / "adapter_config.json").exists():
+        from dynamics.checkpoints.adapter import read_adapter
+
+        return read_adapter(path.parent)
     if path.suffix == ".safetensors":
         from dynamics.checkpoints.safetensors import read_safetensors
 
@@ -109,9 +113,12 @@ def _read(path: Location) -> Checkpoint:
     if path.suffix in (".bin", ".pt", ".pth"):
         from dynamics.checkpoints.folder import refuse_part
         from dynamics.checkpoints.pickled import read_pickled
+        from dynamics.checkpoints.tensor_parallel import check_alone
 
         refuse_part(path)
-        return read_pickled(path)
+        checkpoint = read_pickled(path)
+        check_alone(path, checkpoint)
+        return checkpoint
     if path.suffix == ".distcp":
         raise InputError(f"{printable(path)}: is one rank's part of a distributed checkpoint; name the folder it lies in")
     if path.suffix == ".json":

@@ -81,6 +81,7 @@ class Adapter:
     tokens : embedding -> rows of it that are stored whole, and their values.
     flagged : whether the adapter says that its layers are stored transposed (``fan_in_fan_out``). PEFT saves what held for the last layer.
     ignored : what else lies in the folder.
+    base_name : the model that the adapter says it was trained on; empty if it does not say.
     """
 
     path: str
@@ -92,6 +93,7 @@ class Adapter:
     tokens: Mapping[str, tuple[Int[np.ndarray, " rows"], Tensor]] = field(default_factory=dict)
     flagged: bool = False
     ignored: tuple[Ignored, ...] = ()
+    base_name: str = ""
 
     def apply_to_base(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
         """Apply the adapter to its base lazily; also return a record per update: name, rank, numerical_rank, scaling, update_norm.
@@ -118,7 +120,8 @@ class Adapter:
         for target, (rows, values) in self.tokens.items():
             name, tensor = self._target(target, base, _stored_names(base), tensors)
             tensors[name] = self._with_rows(name, tensor, rows, values)
-        return replace(base, path=self.path, format="peft-lora", tensors=tensors, ignored=self.ignored), records
+        applied = replace(base, path=self.path, format="peft-lora", tensors=tensors, ignored=self.ignored, base_name=self.base_name)
+        return applied, records
 
     def factors(self, base: Checkpoint) -> dict[str, LowRank]:
         """Return the updates that are low-rank products, by the name of the weight in the base, with the shape of the weight."""
@@ -281,7 +284,13 @@ def read_adapter(folder: Location, beside: tuple[Ignored, ...] = ()) -> Checkpoi
     weights = _weights(folder)
     adapter, rest = _collect(str(folder), weights.tensors, config)
     replaced = {**adapter.replaced, **{_full_weight(name): tensor for name, tensor in rest.items()}}
-    adapter = replace(adapter, replaced=replaced, ignored=(*weights.ignored, *beside))
+    base_name = config.get("base_model_name_or_path")
+    adapter = replace(
+        adapter,
+        replaced=replaced,
+        ignored=(*weights.ignored, *beside),
+        base_name=base_name if isinstance(base_name, str) else "",
+    )
     if not adapter.updates and not replaced and not adapter.tokens:
         raise InputError(f"{printable(folder)}: the adapter holds no factors")
     return Checkpoint(str(folder), "peft-lora", {}, config, adapter.ignored, adapter)
@@ -399,4 +408,6 @@ def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping
         raise InputError(f"{where}: {printable(module)}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
     scale = scaling(where, module, a.shape[0], config)
     down, up = a.values().astype(float).reshape(a.shape[0], -1), b.values().astype(float).reshape(b.shape[:2])
+    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+        raise InputError(f"{where}: the factors of {printable(module)} hold NaN or infinity; the training has diverged")
     return LowRank(scale * up, down), scale

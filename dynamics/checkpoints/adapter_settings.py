@@ -90,6 +90,8 @@ def _not_of_peft(config: Mapping[str, Any]) -> str:
 
 def scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> float:
     """Compute lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA, with the module's rank and alpha from the patterns if they match."""
+    if not all(isinstance(config.get(name) or {}, dict) for name in ("rank_pattern", "alpha_pattern")):
+        raise InputError(f"{where}: adapter_config.json has a rank_pattern or alpha_pattern that is no mapping; the file is damaged")
     expected, alpha = (
         _patterned(module, config.get("rank_pattern"), config.get("r")),
         _patterned(module, config.get("alpha_pattern"), config.get("lora_alpha")),

@@ -23,6 +23,7 @@ from dynamics.checkpoints.tensor import Checkpoint, Ignored, Reader, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED, Node
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.paths import natural_key
 
 #: model states: data-parallel rank (ZeRO-3 only), tensor-parallel rank
 MODEL_STATES = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)_model_states\.pt")
@@ -64,7 +65,9 @@ def step_folder(folder: Location, children: set[str]) -> Location | None:
             return folder / name
     steps = [name for name in children if re.fullmatch(r"global_step\d+(_universal)?", name)]
     if len(steps) > 1:
-        raise InputError(f"{printable(folder)}: holds {len(steps)} DeepSpeed steps ({', '.join(sorted(steps)[:4])}); name one of them")
+        raise InputError(
+            f"{printable(folder)}: holds {len(steps)} DeepSpeed steps ({', '.join(sorted(steps, key=natural_key)[:4])}); name one of them"
+        )
     return folder / steps[0] if steps else None
 
 

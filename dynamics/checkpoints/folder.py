@@ -62,14 +62,23 @@ def read_folder(folder: Location) -> Checkpoint:
     if not chosen:
         return _read_other(folder, files, children)
     if all(path.name.startswith("consolidated") for path in chosen):
-        ranks = tensor_parallel.rank_files([path.name for path in chosen])
-        consolidated = tensor_parallel.read_ranks(folder, ranks) if len(ranks) > 1 else _merge(folder, files, chosen)
-        return tensor_parallel.with_hugging_face_names(consolidated, tensor_parallel.parameters(folder))
+        return _consolidated(folder, files, chosen)
     checkpoint = _merge(folder, files, chosen)
+    if children and not checkpoint.tensors and chosen[0].suffix != ".safetensors":
+        return _read_other(folder, {name: path for name, path in files.items() if path not in chosen}, children)
     others = [
         Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
     ]
     return replace(checkpoint, ignored=checkpoint.ignored + tuple(others))
+
+
+def _consolidated(folder: Location, files: dict[str, Location], chosen: list[Location]) -> Checkpoint:
+    """Read the weights as Meta or Mistral publish them."""
+    ranks = tensor_parallel.rank_files([path.name for path in chosen])
+    checkpoint = tensor_parallel.read_ranks(folder, ranks) if len(ranks) > 1 else _merge(folder, files, chosen)
+    if len(ranks) == 1:
+        tensor_parallel.check_alone(folder / ranks[0], checkpoint)
+    return tensor_parallel.with_hugging_face_names(checkpoint, tensor_parallel.parameters(folder))
 
 
 def refuse_part(path: Location) -> None:
@@ -117,6 +126,10 @@ def _read_other(folder: Location, files: dict[str, Location], children: set[str]
         if set(ggufs) <= set(split_parts(ggufs[0])):
             return replace(read_gguf(ggufs[0]), path=str(folder))
         raise InputError(f"{where}: holds {len(ggufs)} .gguf files; name one of them")
+    if any(OPTIMIZER_STATES.fullmatch(name) for name in files):
+        raise InputError(
+            f"{where}: holds the optimizer files of DeepSpeed, but not the *_model_states.pt that name the weights; fetch them"
+        )
     if "actor" in children:
         return read_folder(folder / "actor")
     adapters = [child for child in sorted(children) if (folder / child / "adapter_config.json").exists()]
@@ -165,6 +178,8 @@ def _choose(folder: Location, files: dict[str, Location]) -> list[Location]:
         if loose:
             _refuse_ranks(folder, loose)
             return _complete(folder, loose)
+    if any(name.endswith(".distcp") for name in files):
+        raise InputError(f"{printable(folder)}: holds .distcp files, but not the file .metadata, which says what they hold; fetch it")
     rest = {name: path for name, path in files.items() if name.endswith(WEIGHTS) and not NOT_WEIGHTS.match(name)}
     return _complete(folder, rest) if rest else []
 

@@ -103,7 +103,20 @@ def match(base: Checkpoint, tuned: Checkpoint) -> Match:
     if attempt.refusal:
         raise InputError(attempt.refusal)
     attempt.match.notes += explain(base, tuned)
+    if tuned.base_name and not base.base_name and not _is_named(base, tuned.base_name):
+        attempt.match.notes.append(
+            f"the adapter says that it was trained on {printable(tuned.base_name)}: the numbers hold only if BASE, {printable(base.path)}, "
+            "has the weights of that model"
+        )
     return attempt.match
+
+
+def _is_named(base: Checkpoint, name: str) -> bool:
+    """Tell whether a checkpoint is the one that an adapter names: by the end of its path, in the Hub's cache, or by its config."""
+    known = [base.path, (base.config or {}).get("_name_or_path")]
+    last = re.split(r"[/\\@]", name.rstrip("/\\"))[-1].lower()
+    parts = {part.lower().rpartition("--")[2] for path in known if isinstance(path, str) for part in re.split(r"[/\\@]", path)}
+    return not last or last in parts
 
 
 def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:

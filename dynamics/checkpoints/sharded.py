@@ -21,6 +21,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 NOT_WEIGHTS = re.compile(
     r"^(optimizer|optim|scheduler|lr_scheduler|scaler|rng_state|training_args|trainer_state|random_states|extra_state|random_state)"
     r"|^(.*_)?(optim_states|extra_state_world|optim_world)"
+    r"|^(sampler(_\d+)?|dl_state_dict(_\d+)?|data|(train_|val_)?dataloader(_\d+)?)\.(bin|pt|pth)$"  # where the data loader was
 )
 
 #: origin of a shard in the whole tensor, shape of the shard, and the tensor of that shape

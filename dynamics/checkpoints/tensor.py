@@ -180,6 +180,7 @@ class Checkpoint:
     ignored : files and entries that are not weights of this model, or cannot be read as weights.
     adapter : for ``peft-lora``, the adapter to apply to a base; such a checkpoint has no tensors of its own.
     dequantised : number of weights that are dequantised when they are read, by the format they are stored in.
+    base_name : of an adapter that was applied to a base, the model that it says it was trained on; empty if it does not say.
     """
 
     path: str
@@ -189,6 +190,7 @@ class Checkpoint:
     ignored: tuple[Ignored, ...] = ()
     adapter: Any = field(default=None, repr=False)
     dequantised: dict[str, int] = field(default_factory=dict)
+    base_name: str = ""
 
     @property
     def ties_head(self) -> bool:

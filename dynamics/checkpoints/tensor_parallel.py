@@ -70,6 +70,21 @@ def read_ranks(folder: Location, names: Sequence[str]) -> Checkpoint:
     return Checkpoint(str(folder), "consolidated", tensors, ignored=grouped([entry for rank in ranks for entry in rank.ignored]))
 
 
+def check_alone(path: Location, checkpoint: Checkpoint) -> None:
+    """Refuse a single ``consolidated.NN.pth`` that is one rank's part of a model whose other files are missing."""
+    match = RANK.fullmatch(path.name)
+    if not match:
+        return
+    where = printable(path)
+    if int(match[1]):
+        raise InputError(f"{where}: is one tensor-parallel rank's part of the weights; fetch the other files, consolidated.00.pth on")
+    norm = checkpoint.tensors.get("norm.weight")
+    if norm is not None and len(norm.shape) == 1:
+        layers = {name: LAYER.fullmatch(name) for name in checkpoint.tensors}
+        known = {name: tensor for name, tensor in checkpoint.tensors.items() if name in TOP or ((m := layers[name]) and m[2] in AXES)}
+        _check_shapes(where, known, norm.shape[0], parameters(path.parent))
+
+
 def _axis(where: str, name: str, shape: tuple[int, ...], width: int) -> int | None:
     """Return the axis along which a weight is split; None if all ranks hold it."""
     match = LAYER.fullmatch(name)
@@ -107,14 +122,16 @@ def _check_shapes(where: str, tensors: Mapping[str, Tensor], width: int, params:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     vocabulary = params.get("vocab_size")
     counts = _heads(params)
+    head = params.get("head_dim")
+    queries = counts[0] * head if counts and type(head) is int and head > 0 else width
     for name, shape in shapes.items():
         match = LAYER.fullmatch(name)
         module = match[2] if match else name
         hidden = shapes.get(name.replace(".w2.", ".w1."), (0,))[0]
-        keys = width * counts[1] // counts[0] if counts else shape[0]
+        keys = queries * counts[1] // counts[0] if counts else shape[0]
         expected = {
-            "wq": (width, width),
-            "wo": (width, width),
+            "wq": (queries, width),
+            "wo": (width, queries),
             "wk": (keys, width),
             "wv": (keys, width),
             "w1": (shape[0], width),
@@ -125,7 +142,7 @@ def _check_shapes(where: str, tensors: Mapping[str, Tensor], width: int, params:
         }.get(module, (width,))
         if shape != expected:
             raise InputError(
-                f"{where}: {printable(name)} joins to {shape}, where the other tensors and params.json imply {expected}; "
+                f"{where}: {printable(name)} is of shape {shape}, where the other tensors and params.json imply {expected}; "
                 "a rank's file is missing, or the model is split in another way: convert it to Hugging Face format"
             )
 

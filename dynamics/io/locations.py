@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
@@ -197,15 +197,31 @@ def location(text: str | Location) -> Location:
     if scheme is None:
         return Path(text)
     if scheme == "file":
-        return Path(urlsplit(text).path)
+        return _local(text)
     if scheme not in SCHEMES or "::" in text:
         known = ", ".join(f"{name}://" for name in SCHEMES if name not in ("gcs", "http", "memory"))
         raise InputError(f"{printable(without_secrets(text))}: is no kind of URL that is read; there are {known}")
     parts = urlsplit(text)
     if parts.hostname in ("huggingface.co", "hf.co") and not re.search("/(resolve|raw)/", parts.path):
         raise InputError(f"{printable(without_secrets(text))}: is a page for people; name the model as hf://org/name or org/name")
+    if scheme not in ("http", "https", "hf") and "@" in _user(text):
+        raise InputError(
+            f"{printable(without_secrets(text))}: was given with credentials in it, which are not read there; "
+            "set them as the store's own tools do (~/.aws, AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, ...)"
+        )
     base, mark, query = text.partition("?")
-    return RemotePath(base.rstrip("/") + mark + query)
+    path = base.partition("://")[2].rstrip("/")
+    if not path and scheme != "memory":
+        raise InputError(f"{printable(base)}: names no bucket, host or model")
+    return RemotePath(f"{scheme}://{path}{mark}{query}")
+
+
+def _local(url: str) -> Path:
+    """Return the path of a ``file://`` URL, in which spaces and the like may be encoded."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(f"{printable(url)}: names the host {printable(parts.netloc)}; a file of this machine is file:///folder/file")
+    return Path(unquote(url.partition("://")[2].removeprefix("localhost")))
 
 
 def scheme_of(text: str) -> str | None:
@@ -226,9 +242,23 @@ def without_secrets(url: str) -> str:
     """
     scheme, mark, rest = url.partition("://")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0] if scheme.lower() in ("http", "https") else rest
-    host, slash, path = rest.partition("/")
-    host = host.rpartition("@")[2] if scheme.lower() != "hf" else host
-    return f"{scheme}{mark}{host}{slash}{path}"
+    return f"{scheme}{mark}{rest[len(_user(url)) :]}"
+
+
+def _user(url: str) -> str:
+    """Return the part of a URL that names the user, up to its ``@``; empty if there is none, as in the paths of the Hub.
+
+    >>> _user("s3://key:pass/word@bucket/model")
+    'key:pass/word@'
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() == "hf":
+        return ""
+    end = len(re.split(r"[?#]", rest, maxsplit=1)[0]) if scheme.lower() in ("http", "https") else len(rest)
+    host = rest[:end].partition("/")[0]
+    if "@" not in host and re.search(r":(?!\d*$)", host):  # a password with a slash in it, as keys of AWS have
+        host = rest[:end]
+    return rest[: host.rfind("@") + 1]
 
 
 def _store(url: str) -> tuple[Any, str]:
@@ -286,5 +316,8 @@ def _reason(error: BaseException, url: str) -> str:
         return f"the Hub refuses it ({kind}); check the name, or log in with `hf auth login`"
     if kind == "NoSuchBucket":
         return "no such bucket"
-    text = re.sub(r"\S+://\S+", lambda found: without_secrets(found[0]), str(error).replace(url, without_secrets(url)))
+    text = str(error).replace(url, without_secrets(url))
+    for secret in filter(None, (_user(url), urlsplit(url).query)):
+        text = text.replace(secret, "")
+    text = re.sub(r"\S+://\S+", lambda found: without_secrets(found[0]), text)
     return f"cannot be read ({kind}: {printable(text, 100)})"

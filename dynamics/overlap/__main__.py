@@ -60,9 +60,16 @@ def build_parser() -> argparse.ArgumentParser:
         description="Did several runs from one base move the same weights? Compares the overlap of their updates with chance.",
         epilog="example: python -m dynamics.overlap Qwen2.5-7B run-seed-1 run-seed-2 --json overlap.json --figure overlap.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint that all the others were trained from: a file, a folder or a Hub id")
     parser.add_argument(
-        "tuned", metavar="TUNED", nargs="+", help="two or more checkpoints after training: files, folders, PEFT LoRA folders or Hub ids"
+        "base",
+        metavar="BASE",
+        help="checkpoint that all the others were trained from: a file, a folder, a Hub id or a URL (s3://, https://, ...)",
+    )
+    parser.add_argument(
+        "tuned",
+        metavar="TUNED",
+        nargs="+",
+        help="two or more checkpoints after training: files, folders, PEFT LoRA folders, Hub ids or URLs",
     )
     parser.add_argument(
         "--series",

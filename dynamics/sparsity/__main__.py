@@ -72,8 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Which weights moved between two checkpoints? Counts them by four rules, with norms and distances in bfloat16 steps.",
         epilog="example: python -m dynamics.sparsity Qwen2.5-7B Qwen2.5-7B-RL --json report.json --html report.html --figure heat.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder or a Hub id")
-    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder or a Hub id")
+    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://...")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL")
     parser.add_argument(
         "more",
         metavar="MORE",

@@ -155,8 +155,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="In which directions did the weights move? Rank, spectral drift and principal angles of the update of every matrix.",
         epilog="example: python -m dynamics.spectra Qwen2.5-0.5B my-run --only 'self_attn' --resume spectra.jsonl --figure spectra.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder or a Hub id")
-    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder or a Hub id")
+    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://...")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL")
     parser.add_argument("--only", metavar="REGEX", help="measure only matrices whose names match this regular expression")
     parser.add_argument("--limit", type=int, metavar="N", help="measure only the first N matrices")
     parser.add_argument(

@@ -14,6 +14,7 @@ from helpers import write_safetensors
 from dynamics.checkpoints import open_checkpoint
 from dynamics.checkpoints.adapter import LowRank, with_dora_update
 from dynamics.checkpoints.adapter_settings import CHANGES_BASE, METHODS, NO_WEIGHTS
+from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import from_array
 from dynamics.errors import InputError
 from dynamics.sparsity import compare, series
@@ -336,3 +337,39 @@ def test_weights_the_adapter_leaves_alone_cost_no_second_reading(tmp_path):
     tuned, _ = open_checkpoint(adapter_folder(tmp_path, {})).adapter.apply_to_base(open_checkpoint(base))
     untouched = open_checkpoint(base).tensors["model.norm.weight"]
     assert tuned.tensors["model.norm.weight"].source == untouched.source
+
+
+def changed_copy(folder, **settings):
+    """Copy an adapter with other settings."""
+    shutil.copytree(DATA / "plain", folder)
+    config = json.loads((folder / "adapter_config.json").read_text()) | settings
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_base_that_the_adapter_does_not_name_is_noted(tmp_path) -> None:
+    base = DATA / "base" / TRUTH["plain"]["base"]
+    for number, (name, noted) in enumerate(
+        [(None, False), (str(base), False), (f"org/{base.name.upper()}", False), ("org/another", True), ("/gone/another/", True)]
+    ):
+        notes = compare(base, changed_copy(tmp_path / str(number), base_model_name_or_path=name)).notes
+        assert ("the numbers hold only if BASE" in " ".join(notes)) == noted
+
+
+def test_damaged_settings_and_factors_are_refused(tmp_path) -> None:
+    base = DATA / "base" / TRUTH["plain"]["base"]
+    with pytest.raises(InputError, match="a rank_pattern or alpha_pattern that is no mapping"):
+        compare(base, changed_copy(tmp_path / "list", rank_pattern=[1]))
+    folder = changed_copy(tmp_path / "diverged")
+    stored = read_safetensors(folder / "adapter_model.safetensors").tensors
+    tensors = {name: tensor.values().astype(np.float32).reshape(tensor.shape) for name, tensor in stored.items()}
+    next(iter(tensors.values()))[0, 0] = np.nan
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
+    with pytest.raises(InputError, match="hold NaN or infinity; the training has diverged"):
+        compare(base, folder)
+
+
+def test_the_file_of_an_adapter_is_read_as_its_folder() -> None:
+    base = DATA / "base" / TRUTH["plain"]["base"]
+    by_file = compare(base, DATA / "plain" / "adapter_model.safetensors")
+    assert by_file.total == compare(base, DATA / "plain").total

@@ -10,6 +10,7 @@ import pytest
 from checkpoints.ranks import run_ranks
 from helpers import assert_same, ends_well, reasons
 
+from dynamics.checkpoints import open_checkpoint
 from dynamics.checkpoints.dcp import read_dcp
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.tensor import STORAGE
@@ -256,3 +257,18 @@ def test_the_older_module_path_of_tensor_properties(tmp_path):
     assert data.count(old) == 2
     (tmp_path / ".metadata").write_bytes(data)
     assert_same(read_dcp(tmp_path).tensors["w"], tensor_of(6, 3))
+
+
+def test_the_state_of_a_data_loader_beside_the_folder_is_no_weights(tmp_path):
+    dcp.save({"w": torch.arange(6.0).reshape(2, 3)}, checkpoint_id=tmp_path / "pytorch_model_fsdp_0", no_dist=True)
+    for name in ("sampler.bin", "dl_state_dict_1.bin", "data.pt", "custom.pt"):  # of accelerate and verl, and of a script
+        torch.save({"epoch": 1}, tmp_path / name)
+    assert list(open_checkpoint(tmp_path).tensors) == ["w"]
+
+
+def test_files_of_ranks_without_their_metadata_are_refused(tmp_path):
+    dcp.save({"w": torch.ones(3)}, checkpoint_id=tmp_path, no_dist=True)
+    torch.save({"iteration": 3}, tmp_path / "common.pt")
+    (tmp_path / ".metadata").unlink()
+    with pytest.raises(InputError, match=r"holds \.distcp files, but not the file \.metadata, which says what they hold; fetch it"):
+        open_checkpoint(tmp_path)

@@ -154,3 +154,10 @@ def test_the_files_are_written_anew_by_deepspeed(tmp_path):
     subprocess.run([sys.executable, DATA / "make_deepspeed.py", tmp_path], check=True, timeout=500)
     for kind in ("zero1", "zero2-frozen", "zero3-frozen"):
         assert_equals(open_checkpoint(tmp_path / kind), np.load(tmp_path / f"{kind}.npz"))
+
+
+def test_optimizer_files_without_the_names_of_the_weights_are_refused(tmp_path):
+    for path in (FOLDERS / "zero1" / "global_step3").glob("*optim_states.pt"):
+        shutil.copy(path, tmp_path)
+    with pytest.raises(InputError, match=r"holds the optimizer files of DeepSpeed, but not \*_model_states\.pt"):
+        open_checkpoint(tmp_path)

@@ -279,7 +279,7 @@ def test_an_s3_server(tmp_path, pair, monkeypatch, capsys) -> None:
         assert first.identity == again.identity
         for url, says in (
             ("s3://bucket/none", "no such object or folder"),
-            ("s3://bucket/run", "holds no weights itself but 1 checkpoint: checkpoint-50"),
+            ("s3://bucket/run", "contains no weights itself, but 1 checkpoint: checkpoint-50"),
             ("s3://nowhere/model", "no such"),
         ):
             assert cli([url, str(tuned)]) == 2
@@ -351,3 +351,22 @@ def test_a_model_on_the_hub(tmp_path, pair) -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_credentials_in_a_url_are_refused_and_never_shown() -> None:
+    for url in ("s3://key:hunter2@bucket/model", "s3://key:hun/ter2@bucket/model", "gs://hunter2@bucket/model"):
+        with pytest.raises(InputError, match=r"^(s3|gs)://bucket/model: was given with credentials in it, which are not read there"):
+            location(url)
+    assert without_secrets("https://host:8000/a@b") == "https://host:8000/a@b"
+    assert without_secrets("https://me:pass/word@host:8000/a?key=1") == "https://host:8000/a"
+
+
+def test_urls_are_those_of_the_standards(tmp_path) -> None:
+    assert location("S3://Bucket/Model/") == RemotePath("s3://Bucket/Model")
+    spaced = tmp_path / "a b#1"
+    spaced.mkdir()
+    assert location(f"file://localhost{tmp_path}/a%20b%231") == location(spaced.as_uri()) == spaced
+    with pytest.raises(InputError, match="names the host data; a file of this machine is file:///folder/file"):
+        location("file://data/model")
+    with pytest.raises(InputError, match="names no bucket, host or model"):
+        location("s3://")

@@ -129,7 +129,7 @@ FIRST, LAST = "consolidated.00.pth", "consolidated.03.pth"
     ("damage", "message"),
     [
         (lambda folder: (folder / "consolidated.02.pth").unlink(), "not rank 2's"),
-        (lambda folder: (folder / LAST).unlink(), r"joins to \(\d+, \d+\), where the other tensors"),
+        (lambda folder: (folder / LAST).unlink(), r"is of shape \(\d+, \d+\), where the other tensors"),
         (lambda folder: change(folder / LAST, lambda state: state.pop("output.weight")), "output.weight is not in all files"),
         (
             lambda folder: change(folder / LAST, lambda state: state.update({"norm.weight": torch.ones(WIDTH).bfloat16()})),
@@ -145,7 +145,7 @@ FIRST, LAST = "consolidated.00.pth", "consolidated.03.pth"
             "not known",
         ),
         (lambda folder: (folder / FIRST).write_bytes((folder / FIRST).read_bytes()[:700]), "fetch it again"),
-        (lambda folder: (folder / "params.json").write_text(json.dumps({**PARAMS, "n_kv_heads": 4})), "joins to"),
+        (lambda folder: (folder / "params.json").write_text(json.dumps({**PARAMS, "n_kv_heads": 4})), "is of shape"),
     ],
 )
 def test_files_that_do_not_join_are_refused(tmp_path, damage, message):
@@ -162,3 +162,27 @@ def test_one_of_several_ranks_is_refused_and_a_single_file_read(tmp_path):
         open_checkpoint(tmp_path / "two" / FIRST)
     write_ranks(tmp_path / "one", meta_weights(), 1)
     assert "layers.0.attention.wq.weight" in open_checkpoint(tmp_path / "one" / FIRST).tensors
+
+
+@pytest.mark.parametrize("params", [PARAMS, None])
+def test_one_rank_alone_is_refused_where_the_others_are_missing(tmp_path, params):
+    folder = write_ranks(tmp_path, meta_weights(), 2, params=params)
+    (folder / "consolidated.01.pth").unlink()
+    for path in (folder, folder / "consolidated.00.pth"):
+        with pytest.raises(InputError, match=r"is of shape \(\d+, \d+\), where the other tensors .* a rank's file is missing"):
+            open_checkpoint(path)
+    (folder / "consolidated.00.pth").rename(folder / "consolidated.01.pth")
+    for path in (folder, folder / "consolidated.01.pth"):
+        with pytest.raises(InputError, match=r"one tensor-parallel rank's part of the weights; fetch the other files"):
+            open_checkpoint(path)
+
+
+def test_the_width_of_all_heads_may_differ_from_that_of_the_model(tmp_path):
+    weights = meta_weights()
+    for layer in range(2):
+        for module, rows in (("wq", 2 * WIDTH), ("wk", 2 * WIDTH * KEYS // HEADS), ("wv", 2 * WIDTH * KEYS // HEADS)):
+            weights[f"layers.{layer}.attention.{module}.weight"] = torch.ones(rows, WIDTH).bfloat16()
+        weights[f"layers.{layer}.attention.wo.weight"] = torch.ones(WIDTH, 2 * WIDTH).bfloat16()
+    for world in (1, 2):
+        folder = write_ranks(tmp_path / str(world), weights, world, params={**PARAMS, "head_dim": 2 * WIDTH // HEADS})
+        assert open_checkpoint(folder).tensors["model.layers.0.self_attn.q_proj.weight"].shape == (2 * WIDTH, WIDTH)
