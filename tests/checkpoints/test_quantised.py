@@ -528,6 +528,18 @@ def test_integers_of_a_model_of_floats_are_no_weights():
     assert open_checkpoint(stored).tensors.keys() == stored.keys()  # an array of integers by itself is compared as it is
 
 
+def test_codes_of_8_bits_without_scales_are_no_weights():
+    for dtype in ("float8_e4m3fn", "float8_e5m2"):
+        values = float8_values(dtype)
+        nearest = {
+            size: np.array([np.nanargmin(np.abs(values - x)) for x in size * RNG.normal(size=256)], np.uint8) for size in (0.5, 100.0)
+        }
+        plain, codes = (open_checkpoint({"a.weight": lazy("a.weight", bits.reshape(16, 16), dtype)}) for bits in nearest.values())
+        assert list(plain.tensors) == ["a.weight"]
+        assert not codes.tensors
+        assert [(entry.reason, entry.numel) for entry in codes.ignored] == [(f"{dtype} codes without a scale", 256)]
+
+
 def test_8_bit_floats_are_weights_only_where_nothing_is_quantised():
     cast = {"a.weight": codes_of("float8_e4m3fn", 4, 4), "norm.weight": np.ones(4, np.float32)}
     compared = compare(cast, cast)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from dynamics.checkpoints.parameter_names import is_buffer
 from dynamics.checkpoints.quantised.layout import DENSE, Group, Settings, Unreadable
@@ -34,6 +36,12 @@ ADVICE = "dequantise it with its own library and save it in bfloat16"
 EXTRA = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 #: roles of tensors that hold codes
 CODE_ROLES = frozenset(["weight", "packed", "qweight", "blocks", "_data", "_data._data", "qdata"])
+
+FLOATS_OF_8_BITS = ("float8_e4m3fn", "float8_e5m2")
+#: root mean square above which matrices of 8-bit floats are codes: weights are far smaller, codes reach 448 or 57344
+LARGE = 8.0
+#: number of matrices that are tried for it
+SAMPLED = 8
 
 Reader = Callable[[Group, Settings], "tuple[str, Tensor]"]
 
@@ -68,7 +76,7 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
                 position[tensor.name] = min(position[part.name] for part in group.parts.values())
     ignored += _unsupported(found)
     ignored += _activations(found)
-    quantised = bool(found.groups or found.unsupported or settings.method)
+    quantised = bool(found.groups or found.unsupported or settings.method) or _are_codes(tensors.values())
     tensors, others = _weights_only(tensors, quantised)
     ignored += others
     if not ignored and not counts:
@@ -212,6 +220,17 @@ def _activations(found: Sorted) -> list[Ignored]:
     return [Ignored(name, "scales of activations of a quantised model, not weights")]
 
 
+def _are_codes(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether matrices of 8-bit floats are codes whose scales are not stored: a quantiser fills the range of the dtype."""
+    matrices = [tensor for tensor in tensors if tensor.dtype in FLOATS_OF_8_BITS and len(tensor.shape) > 1 and tensor.numel >= 256]
+    for tensor in matrices[:SAMPLED]:
+        values = tensor.values(0, min(tensor.numel, 4096))
+        finite = values[np.isfinite(values)]
+        if finite.size and np.sqrt(np.mean(np.square(finite))) > LARGE:
+            return True
+    return False
+
+
 def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str, Tensor], list[Ignored]]:
     """Set aside integers of a model of floats, and 8-bit floats without a scale in a quantised model."""
     floats = quantised or any("float" in tensor.dtype and tensor.dtype != "float8_e8m0fnu" for tensor in tensors.values())
@@ -221,9 +240,9 @@ def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str
         if tensor.dtype == "float8_e8m0fnu":
             others.append(Ignored(name, "float8_e8m0fnu holds scales, not weights"))
         elif quantised and tensor.dtype.startswith("float8"):
-            others.append(Ignored(name, f"{tensor.dtype} without a scale in a quantised model", tensor.numel))
+            others.append(Ignored(name, f"{tensor.dtype} codes without a scale", tensor.numel))
         elif floats and "float" not in tensor.dtype and not is_buffer(name, tensor.shape):
-            codes = tensor.dtype not in ("bool", "int64", "uint64") and len(tensor.shape) > 1
+            codes = tensor.dtype not in ("bool", "int64", "uint64") and len(tensor.shape) > 1 and not name.endswith("mask")
             reason = "integers in a model of floats: codes or a buffer, not a weight"
             others.append(Ignored(name, reason, tensor.numel if codes else 0))
         else:
