@@ -528,6 +528,21 @@ def test_integers_of_a_model_of_floats_are_no_weights():
     assert open_checkpoint(stored).tensors.keys() == stored.keys()  # an array of integers by itself is compared as it is
 
 
+def test_scales_of_an_unknown_format_are_no_weights():
+    codes = RNG.integers(-99, 99, (16, 16))
+    unknown = {
+        f"{LAYER}.codes": codes.astype(np.int16),
+        f"{LAYER}.steps": np.ones(16, np.float32),
+        f"{LAYER}.bias": np.ones(16, np.float32),
+    }
+    checkpoint = open_checkpoint(unknown)
+    assert list(checkpoint.tensors) == [f"{LAYER}.bias"]
+    assert "scale, not a weight" in reasons(checkpoint)[f"{LAYER}.steps"]
+    widened = open_checkpoint({f"{LAYER}.weight": codes.astype(np.float32), f"{LAYER}.weight_scale": np.ones(16, np.float32)})
+    assert not widened.tensors
+    assert [(entry.name, entry.numel) for entry in widened.ignored] == [(f"{LAYER}.weight", 256)]
+
+
 def test_codes_of_8_bits_without_scales_are_no_weights():
     for dtype in ("float8_e4m3fn", "float8_e5m2"):
         values = float8_values(dtype)

@@ -88,7 +88,12 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
 def _without_codes(group: Group, tensors: dict[str, Tensor]) -> Ignored:
     """Set aside scales whose codes are in no file, or that lie beside a weight of plain floats."""
     if group.name in tensors:
-        name = next(iter(group.parts.values())).name
+        name, weight = next(iter(group.parts.values())).name, tensors[group.name]
+        if len(weight.shape) > 1 and weight.numel >= 256 and _fills_its_range(weight):
+            del tensors[group.name]
+            return Ignored(
+                group.name, f"{weight.dtype} beside {name}: its values are too large for weights, so they are codes", weight.numel
+            )
         return Ignored(name, f"a scale beside {group.name}, which is stored as {tensors[group.name].dtype}")
     return Ignored(group.name, "a scale of a quantised weight whose codes are not beside it")
 
@@ -221,14 +226,16 @@ def _activations(found: Sorted) -> list[Ignored]:
 
 
 def _are_codes(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether matrices of 8-bit floats are codes whose scales are not stored: a quantiser fills the range of the dtype."""
+    """Tell whether matrices of 8-bit floats are codes whose scales are not stored."""
     matrices = [tensor for tensor in tensors if tensor.dtype in FLOATS_OF_8_BITS and len(tensor.shape) > 1 and tensor.numel >= 256]
-    for tensor in matrices[:SAMPLED]:
-        values = tensor.values(0, min(tensor.numel, 4096))
-        finite = values[np.isfinite(values)]
-        if finite.size and np.sqrt(np.mean(np.square(finite))) > LARGE:
-            return True
-    return False
+    return any(_fills_its_range(tensor) for tensor in matrices[:SAMPLED])
+
+
+def _fills_its_range(tensor: Tensor) -> bool:
+    """Tell whether values are too large for weights: a quantiser fills the range of the dtype of its codes."""
+    values = tensor.values(0, min(tensor.numel, 4096))
+    finite = values[np.isfinite(values)]
+    return finite.size > 0 and bool(np.sqrt(np.mean(np.square(finite))) > LARGE)
 
 
 def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str, Tensor], list[Ignored]]:
@@ -236,6 +243,7 @@ def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str
     floats = quantised or any("float" in tensor.dtype and tensor.dtype != "float8_e8m0fnu" for tensor in tensors.values())
     kept: dict[str, Tensor] = {}
     others: list[Ignored] = []
+    coded: dict[str, int] = {}
     for name, tensor in tensors.items():
         if tensor.dtype == "float8_e8m0fnu":
             others.append(Ignored(name, "float8_e8m0fnu holds scales, not weights"))
@@ -245,6 +253,13 @@ def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str
             codes = tensor.dtype not in ("bool", "int64", "uint64") and len(tensor.shape) > 1 and not name.endswith("mask")
             reason = "integers in a model of floats: codes or a buffer, not a weight"
             others.append(Ignored(name, reason, tensor.numel if codes else 0))
+            if codes:
+                coded[name.rpartition(".")[0]] = tensor.numel
         else:
             kept[name] = tensor
+    for name, tensor in list(kept.items()):
+        module, _, child = name.rpartition(".")
+        if module in coded and child not in ("weight", "bias") and tensor.numel < coded[module]:
+            others.append(Ignored(name, "beside integer codes in the same module: a scale, not a weight"))
+            del kept[name]
     return kept, others
