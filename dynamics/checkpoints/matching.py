@@ -263,8 +263,11 @@ def _same_names(a: _Side, b: _Side, result: Match) -> str | None:
             result.pairs.append(Pair(name, x, views.swapped(y, 1)))
         elif x.shape == y.shape:
             result.pairs.append(Pair(name, x, y))
-        elif _vocabulary(name, x, y):
+        elif _vocabulary(name, x, y) and not parameter_names.is_added_head(name):
             _common_rows(name, x, y, result)
+        elif parameter_names.is_added_head(name):
+            reason = f"a head of another size: {x.shape} in base, {y.shape} in tuned"
+            result.skipped += [Skip(name, which, reason, tensor.numel, by_design=True) for which, tensor in (("base", x), ("tuned", y))]
         elif x.numel == y.numel == 1:  # a scalar is stored as () or (1,)
             result.pairs.append(Pair(name, x, y))
         else:
@@ -394,7 +397,10 @@ def _tied_head(side: _Side, other: _Side, result: Match) -> None:
         (
             name
             for name in side.left
-            if parameter_names.kind(name) == "head" and parameter_names.layer(name) is None and name.endswith("weight")
+            if parameter_names.kind(name) == "head"
+            and parameter_names.layer(name) is None
+            and name.endswith("weight")
+            and not parameter_names.is_added_head(name)
         ),
         None,
     )

@@ -204,8 +204,15 @@ def test_a_reward_model_lacks_the_output_head_by_design():
     base = {"model.embed_tokens.weight": array(20, 4), "lm_head.weight": array(20, 4)}
     reward = {"model.embed_tokens.weight": base["model.embed_tokens.weight"], "score.weight": array(1, 4)}
     assert [skip.by_design for skip in matched(base, reward).skipped] == [True, True]
-    without = {"model.embed_tokens.weight": base["model.embed_tokens.weight"]}
-    assert [skip.by_design for skip in matched(base, without).skipped] == [False]
+    tied = {"model.embed_tokens.weight": base["model.embed_tokens.weight"]}
+    for head in ("score.weight", "v_head.weight", "value_head.weight"):
+        found = matched(tied, tied | {head: array(1, 4)}, base_config={"tie_word_embeddings": True})
+        assert [pair.name for pair in found.pairs] == ["model.embed_tokens.weight"]
+        assert [(skip.name, skip.by_design) for skip in found.skipped] == [(head, True)]
+    found = matched(reward, reward | {"score.weight": array(3, 4)})
+    assert [pair.name for pair in found.pairs] == ["model.embed_tokens.weight"]
+    assert all("another size" in skip.reason and skip.by_design for skip in found.skipped)
+    assert [skip.by_design for skip in matched(base, tied).skipped] == [False]
 
 
 def test_a_tied_head_stored_on_one_side_counts_once():
