@@ -332,6 +332,10 @@ PAIRS = {
         {"layers.0.attention.wq.weight": codes_of("float8_e4m3fn", 16, 32)},
         {"layers.0.attention.wq.qscale_weight": ONE, "layers.0.attention.wq.qscale_act": ONE},
     ),
+    "fp8 of ComfyUI": (
+        {f"{LAYER}.weight": codes_of("float8_e4m3fn", 16, 32)},
+        {f"{LAYER}.scale_weight": ONE, f"{LAYER}.scale_input": ONE},
+    ),
     "fp8 of DeepSeek's own names": (
         {"layers.0.attn.wo.weight": codes_of("float8_e4m3fn", 16, 32)},
         {"layers.0.attn.wo.scale": np.ones((1, 1), np.float32)},
@@ -538,6 +542,10 @@ def test_scales_of_an_unknown_format_are_no_weights():
     checkpoint = open_checkpoint(unknown)
     assert list(checkpoint.tensors) == [f"{LAYER}.bias"]
     assert "scale, not a weight" in reasons(checkpoint)[f"{LAYER}.steps"]
+    other = {f"{LAYER}.weight": lazy("", np.full((16, 16), 0x7E, np.uint8), "float8_e4m3fn"), f"{LAYER}.fp8_scale": np.ones(1, np.float32)}
+    assert not open_checkpoint(other).tensors
+    offset = {f"{LAYER}.weight": codes.astype(np.int8), f"{LAYER}.weight_scale": ONE, f"{LAYER}.weight_offset": ONE}
+    assert "weight_offset" in reasons(open_checkpoint(offset))[f"{LAYER}.weight"]
     widened = open_checkpoint({f"{LAYER}.weight": codes.astype(np.float32), f"{LAYER}.weight_scale": np.ones(16, np.float32)})
     assert not widened.tensors
     assert [(entry.name, entry.numel) for entry in widened.ignored] == [(f"{LAYER}.weight", 256)]

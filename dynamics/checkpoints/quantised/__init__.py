@@ -249,6 +249,7 @@ def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str
             others.append(Ignored(name, "float8_e8m0fnu holds scales, not weights"))
         elif quantised and tensor.dtype.startswith("float8"):
             others.append(Ignored(name, f"{tensor.dtype} codes without a scale", tensor.numel))
+            coded[name.rpartition(".")[0]] = tensor.numel
         elif floats and "float" not in tensor.dtype and not is_buffer(name, tensor.shape):
             codes = tensor.dtype not in ("bool", "int64", "uint64") and len(tensor.shape) > 1 and not name.endswith("mask")
             reason = "integers in a model of floats: codes or a buffer, not a weight"
@@ -260,6 +261,6 @@ def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str
     for name, tensor in list(kept.items()):
         module, _, child = name.rpartition(".")
         if module in coded and child not in ("weight", "bias") and tensor.numel < coded[module]:
-            others.append(Ignored(name, "beside integer codes in the same module: a scale, not a weight"))
+            others.append(Ignored(name, "beside codes in the same module: a scale, not a weight"))
             del kept[name]
     return kept, others
