@@ -209,11 +209,13 @@ def _align(a: _Side, b: _Side, result: Match) -> None:
     renamed |= {name: ours[usual] for usual, name in theirs.items() if usual in ours and name not in renamed}
     b.left = {renamed.get(name, name): tensor for name, tensor in b.left.items()}
     b.own_names = {target: name for name, target in renamed.items()}
-    if aligned.rules:
-        rules = sorted(aligned.rules, key=lambda rule: -aligned.rules[rule])
+    rules = sorted((rule for rule in aligned.rules if rule[0] != rule[1]), key=lambda rule: -aligned.rules[rule])
+    if rules:
         texts = [f"{printable(prefix) + '.*' if prefix else '*'} = {printable(other) + '.*' if other else '*'}" for prefix, other in rules]
         rest = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
         result.notes.append(f"names were matched by structure, base = tuned: {', '.join(texts[:3])}{rest}")
+    elif renamed:
+        result.notes.append("modules that have two usual names were paired, such as block_sparse_moe and mlp")
 
 
 def _drop_aliases(a: _Side, b: _Side, result: Match) -> None:

@@ -184,6 +184,13 @@ def test_vocabulary_rows_of_other_tokens_are_left_out():
     assert "other tokens" in found.skipped[0].reason
 
 
+def test_the_note_names_modules_with_two_names():
+    base, tuned = ({f"model.layers.0.{block}.gate.weight": array(4, 8)} for block in ("block_sparse_moe", "mlp"))
+    found = matched(base, tuned)
+    assert len(found.pairs) == 1
+    assert found.notes == ["modules that have two usual names were paired, such as block_sparse_moe and mlp"]
+
+
 def test_layers_that_moved_up_after_a_removal_are_left_out():
     base = {f"model.layers.{layer}.mlp.{module}.weight": array(16, 8) for layer in range(4) for module in ("up_proj", "gate_proj")}
     kept = {0: 0, 2: 1, 3: 2}
