@@ -6,12 +6,13 @@ Each tensor of either checkpoint ends up either in a pair or, with a reason, in 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from dynamics.checkpoints import alignment, conversion, parameter_names, views
+from dynamics.checkpoints import alignment, conversion, correspondence, parameter_names, views
 from dynamics.checkpoints.quantised.notes import explain
 from dynamics.checkpoints.tensor import Checkpoint, Skip, Tensor
 from dynamics.descriptions import plural
@@ -128,6 +129,7 @@ def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:
         _align(a, b, result)
         if b.own_names:
             _set_shifted_aside(a, b, result)
+        _set_moved_layers_aside(a, b, result)
     _drop_aliases(a, b, result)
     refusal = _same_names(a, b, result)
     for side, other in ((a, b), (b, a)):
@@ -140,7 +142,8 @@ def _attempt(base: Checkpoint, tuned: Checkpoint) -> _Attempt:
     for side, other in ((a, b), (b, a)):
         for name, tensor in side.left.items():
             reason = _only_reason(name, side, other)
-            by_design = parameter_names.is_added_head(name) or (drafts == {side.which} and _is_draft(name, side, other))
+            added = parameter_names.is_added_head(name) or (drafts == {side.which} and _is_draft(name, side, other))
+            by_design = added or _is_replaced_head(name, other)
             result.skipped.append(Skip(side.own_names.get(name, name), side.which, reason, tensor.numel, by_design))
     if not result.pairs:
         refusal = refusal or _nothing_common(base, tuned, result)
@@ -183,6 +186,26 @@ def _set_shifted_aside(a: _Side, b: _Side, result: Match) -> None:
             _set_aside(side, name, "numbered differently on the two sides, so that equal names are not the same module", result)
 
 
+def _set_moved_layers_aside(a: _Side, b: _Side, result: Match) -> None:
+    """Leave out layers that hold another layer's weights, where one side has layers that the other lacks: removed, or put in between."""
+    layers: tuple[dict[str, list[str]], dict[str, list[str]]] = (defaultdict(list), defaultdict(list))
+    for side, found in zip((a, b), layers, strict=True):
+        for name in side.left:
+            if (layer := parameter_names.layer(name)) is not None:
+                found[layer].append(name)
+    uneven = {layer.rpartition(".")[0] for layer in layers[0].keys() ^ layers[1].keys()}
+    for layer in layers[0].keys() & layers[1].keys():
+        if layer.rpartition(".")[0] not in uneven:
+            continue
+        pairs = [(a.left[name], b.left[name]) for name in layers[0][layer] if name in b.left]
+        matrix = next(((x, y) for x, y in pairs if len(x.shape) == 2 and x.shape == y.shape and x.shape[0] >= correspondence.FEWEST), None)
+        if matrix and not correspondence.rows_correspond(*matrix):
+            reason = "one side has more layers, and the layer of this number is another one: its rows are not those of the other side"
+            for side, names in ((a, layers[0][layer]), (b, layers[1][layer])):
+                for name in names:
+                    _set_aside(side, name, reason, result)
+
+
 def _align(a: _Side, b: _Side, result: Match) -> None:
     """Give tensors of the tuned checkpoint the base's names where the two differ in prefixes or in usual names of modules."""
     common = a.left.keys() & b.left.keys()
@@ -199,11 +222,13 @@ def _align(a: _Side, b: _Side, result: Match) -> None:
     renamed |= {name: ours[usual] for usual, name in theirs.items() if usual in ours and name not in renamed}
     b.left = {renamed.get(name, name): tensor for name, tensor in b.left.items()}
     b.own_names = {target: name for name, target in renamed.items()}
-    if aligned.rules:
-        rules = sorted(aligned.rules, key=lambda rule: -aligned.rules[rule])
+    rules = sorted((rule for rule in aligned.rules if rule[0] != rule[1]), key=lambda rule: -aligned.rules[rule])
+    if rules:
         texts = [f"{printable(prefix) + '.*' if prefix else '*'} = {printable(other) + '.*' if other else '*'}" for prefix, other in rules]
         rest = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
         result.notes.append(f"names were matched by structure, base = tuned: {', '.join(texts[:3])}{rest}")
+    elif renamed:
+        result.notes.append("modules that have two usual names were paired, such as block_sparse_moe and mlp")
 
 
 def _drop_aliases(a: _Side, b: _Side, result: Match) -> None:
@@ -253,8 +278,11 @@ def _same_names(a: _Side, b: _Side, result: Match) -> str | None:
             result.pairs.append(Pair(name, x, views.swapped(y, 1)))
         elif x.shape == y.shape:
             result.pairs.append(Pair(name, x, y))
-        elif _vocabulary(name, x, y):
+        elif _vocabulary(name, x, y) and not parameter_names.is_added_head(name):
             _common_rows(name, x, y, result)
+        elif parameter_names.is_added_head(name):
+            reason = f"a head of another size: {x.shape} in base, {y.shape} in tuned"
+            result.skipped += [Skip(name, which, reason, tensor.numel, by_design=True) for which, tensor in (("base", x), ("tuned", y))]
         elif x.numel == y.numel == 1:  # a scalar is stored as () or (1,)
             result.pairs.append(Pair(name, x, y))
         else:
@@ -289,6 +317,10 @@ def _vocabulary(name: str, x: Tensor, y: Tensor) -> bool:
 
 def _common_rows(name: str, x: Tensor, y: Tensor, result: Match) -> None:
     rows = min(x.shape[0], y.shape[0])
+    if x.shape[0] != y.shape[0] and not correspondence.rows_correspond(x, y):
+        reason = f"{x.shape[0]} vocabulary rows in base and {y.shape[0]} in tuned, which are in another order or belong to other tokens"
+        result.skipped += [Skip(name, which, reason, tensor.numel) for which, tensor in (("base", x), ("tuned", y))]
+        return
     result.pairs.append(Pair(name, x.rows(0, rows), y.rows(0, rows)))
     if x.shape[0] != y.shape[0]:
         longer, where = (x, "base") if x.shape[0] > rows else (y, "tuned")
@@ -380,7 +412,10 @@ def _tied_head(side: _Side, other: _Side, result: Match) -> None:
         (
             name
             for name in side.left
-            if parameter_names.kind(name) == "head" and parameter_names.layer(name) is None and name.endswith("weight")
+            if parameter_names.kind(name) == "head"
+            and parameter_names.layer(name) is None
+            and name.endswith("weight")
+            and not parameter_names.is_added_head(name)
         ),
         None,
     )
@@ -422,6 +457,14 @@ def _is_draft(name: str, side: _Side, other: _Side) -> bool:
     layers, extra = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
     layer = (parameter_names.layer(name) or "").rpartition(".")[2]
     return isinstance(layers, int) and isinstance(extra, int) and layer.isdecimal() and layers <= int(layer) < layers + extra
+
+
+def _is_replaced_head(name: str, other: _Side) -> bool:
+    """Tell whether a tensor is the output head of a language model, in place of which the other side has that of a reward model."""
+    if parameter_names.kind(name) != "head" or parameter_names.layer(name) is not None:
+        return False
+    added = {theirs: parameter_names.is_added_head(theirs) for theirs in other.checkpoint.tensors}
+    return any(added.values()) and all(added[theirs] for theirs in added if parameter_names.kind(theirs) == "head")
 
 
 def _only_reason(name: str, side: _Side, other: _Side) -> str:

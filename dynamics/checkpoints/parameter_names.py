@@ -172,8 +172,8 @@ def is_draft(name: str) -> bool:
 #: heads of critics, reward models and classifiers, which the language model does not have
 ADDED_HEAD = re.compile(r"(^|\.)(v_head|value_head|values_head|reward_head|rm_head|critic_head|regression_head|score|classifier)\.")
 
-#: modules for multi-token prediction
-DRAFT = re.compile(r"(^|\.)(mtp|mtp_layers|mtp_block|nextn_predict_layers)\.")
+#: modules for multi-token prediction: trained with the model, or added to it (Medusa, EAGLE)
+DRAFT = re.compile(r"(^|\.)(mtp|mtp_layers|mtp_block|nextn_predict_layers|medusa_heads?|eagle_module)\.")
 
 OUTSIDE = "(no layer)"
 MODULE_ORDER = ("embedding", "q", "k", "v", "kv", "qkv", "o", "gate", "up", "gate_up", "down", "router", "norm", "head", "other")

@@ -174,6 +174,54 @@ def test_vocabulary_rows_that_one_side_lacks():
         assert "12 values" in found.skipped[0].reason
 
 
+def test_vocabulary_rows_of_other_tokens_are_left_out():
+    embedding = {"model.embed_tokens.weight": array(60, 8)}
+    anchor = {"model.norm.weight": array(8)}
+    for kept, pairs in ((slice(0, 40), 2), (slice(20, 60), 1), (np.r_[0:15, 30:60], 1)):
+        found = matched(embedding | anchor, {name: value[kept] for name, value in embedding.items()} | anchor)
+        assert len(found.pairs) == pairs
+    assert [(skip.where, skip.numel) for skip in found.skipped] == [("base", 480), ("tuned", 360)]
+    assert "other tokens" in found.skipped[0].reason
+
+
+def test_the_note_names_modules_with_two_names():
+    base, tuned = ({f"model.layers.0.{block}.gate.weight": array(4, 8)} for block in ("block_sparse_moe", "mlp"))
+    found = matched(base, tuned)
+    assert len(found.pairs) == 1
+    assert found.notes == ["modules that have two usual names were paired, such as block_sparse_moe and mlp"]
+
+
+def test_layers_that_moved_up_after_a_removal_are_left_out():
+    base = {f"model.layers.{layer}.mlp.{module}.weight": array(16, 8) for layer in range(4) for module in ("up_proj", "gate_proj")}
+    kept = {0: 0, 2: 1, 3: 2}
+    tuned = {
+        name.replace(f".{old}.", f".{new}."): base[name] + 0.1 * array(16, 8)
+        for old, new in kept.items()
+        for name in base
+        if f".{old}." in name
+    }
+    found = matched(base, tuned)
+    assert [pair.name for pair in found.pairs] == ["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.gate_proj.weight"]
+    assert sum("another one" in skip.reason for skip in found.skipped) == 8
+    cut_off = matched(base, {name: value for name, value in base.items() if ".3." not in name})
+    assert len(cut_off.pairs) == 6
+
+
+def test_a_reward_model_lacks_the_output_head_by_design():
+    base = {"model.embed_tokens.weight": array(20, 4), "lm_head.weight": array(20, 4)}
+    reward = {"model.embed_tokens.weight": base["model.embed_tokens.weight"], "score.weight": array(1, 4)}
+    assert [skip.by_design for skip in matched(base, reward).skipped] == [True, True]
+    tied = {"model.embed_tokens.weight": base["model.embed_tokens.weight"]}
+    for head in ("score.weight", "v_head.weight", "value_head.weight"):
+        found = matched(tied, tied | {head: array(1, 4)}, base_config={"tie_word_embeddings": True})
+        assert [pair.name for pair in found.pairs] == ["model.embed_tokens.weight"]
+        assert [(skip.name, skip.by_design) for skip in found.skipped] == [(head, True)]
+    found = matched(reward, reward | {"score.weight": array(3, 4)})
+    assert [pair.name for pair in found.pairs] == ["model.embed_tokens.weight"]
+    assert all("another size" in skip.reason and skip.by_design for skip in found.skipped)
+    assert [skip.by_design for skip in matched(base, tied).skipped] == [False]
+
+
 def test_a_tied_head_stored_on_one_side_counts_once():
     embedding = array(10, 4)
     base = {"model.embed_tokens.weight": embedding}

@@ -332,6 +332,10 @@ PAIRS = {
         {"layers.0.attention.wq.weight": codes_of("float8_e4m3fn", 16, 32)},
         {"layers.0.attention.wq.qscale_weight": ONE, "layers.0.attention.wq.qscale_act": ONE},
     ),
+    "fp8 of ComfyUI": (
+        {f"{LAYER}.weight": codes_of("float8_e4m3fn", 16, 32)},
+        {f"{LAYER}.scale_weight": ONE, f"{LAYER}.scale_input": ONE},
+    ),
     "fp8 of DeepSeek's own names": (
         {"layers.0.attn.wo.weight": codes_of("float8_e4m3fn", 16, 32)},
         {"layers.0.attn.wo.scale": np.ones((1, 1), np.float32)},
@@ -526,6 +530,37 @@ def test_integers_of_a_model_of_floats_are_no_weights():
     assert {entry.name: entry.numel for entry in checkpoint.ignored} == {"codes": 16, "mask": 0, "steps": 0}
     del stored["w"]
     assert open_checkpoint(stored).tensors.keys() == stored.keys()  # an array of integers by itself is compared as it is
+
+
+def test_scales_of_an_unknown_format_are_no_weights():
+    codes = RNG.integers(-99, 99, (16, 16))
+    unknown = {
+        f"{LAYER}.codes": codes.astype(np.int16),
+        f"{LAYER}.steps": np.ones(16, np.float32),
+        f"{LAYER}.bias": np.ones(16, np.float32),
+    }
+    checkpoint = open_checkpoint(unknown)
+    assert list(checkpoint.tensors) == [f"{LAYER}.bias"]
+    assert "scale, not a weight" in reasons(checkpoint)[f"{LAYER}.steps"]
+    other = {f"{LAYER}.weight": lazy("", np.full((16, 16), 0x7E, np.uint8), "float8_e4m3fn"), f"{LAYER}.fp8_scale": np.ones(1, np.float32)}
+    assert not open_checkpoint(other).tensors
+    offset = {f"{LAYER}.weight": codes.astype(np.int8), f"{LAYER}.weight_scale": ONE, f"{LAYER}.weight_offset": ONE}
+    assert "weight_offset" in reasons(open_checkpoint(offset))[f"{LAYER}.weight"]
+    widened = open_checkpoint({f"{LAYER}.weight": codes.astype(np.float32), f"{LAYER}.weight_scale": np.ones(16, np.float32)})
+    assert not widened.tensors
+    assert [(entry.name, entry.numel) for entry in widened.ignored] == [(f"{LAYER}.weight", 256)]
+
+
+def test_codes_of_8_bits_without_scales_are_no_weights():
+    for dtype in ("float8_e4m3fn", "float8_e5m2"):
+        values = float8_values(dtype)
+        nearest = {
+            size: np.array([np.nanargmin(np.abs(values - x)) for x in size * RNG.normal(size=256)], np.uint8) for size in (0.5, 100.0)
+        }
+        plain, codes = (open_checkpoint({"a.weight": lazy("a.weight", bits.reshape(16, 16), dtype)}) for bits in nearest.values())
+        assert list(plain.tensors) == ["a.weight"]
+        assert not codes.tensors
+        assert [(entry.reason, entry.numel) for entry in codes.ignored] == [(f"{dtype} codes without a scale", 256)]
 
 
 def test_8_bit_floats_are_weights_only_where_nothing_is_quantised():

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from dynamics.checkpoints.parameter_names import is_buffer
 from dynamics.checkpoints.quantised.layout import DENSE, Group, Settings, Unreadable
@@ -34,6 +36,12 @@ ADVICE = "dequantise it with its own library and save it in bfloat16"
 EXTRA = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 #: roles of tensors that hold codes
 CODE_ROLES = frozenset(["weight", "packed", "qweight", "blocks", "_data", "_data._data", "qdata"])
+
+FLOATS_OF_8_BITS = ("float8_e4m3fn", "float8_e5m2")
+#: root mean square above which matrices of 8-bit floats are codes: weights are far smaller, codes reach 448 or 57344
+LARGE = 8.0
+#: number of matrices that are tried for it
+SAMPLED = 8
 
 Reader = Callable[[Group, Settings], "tuple[str, Tensor]"]
 
@@ -68,7 +76,7 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
                 position[tensor.name] = min(position[part.name] for part in group.parts.values())
     ignored += _unsupported(found)
     ignored += _activations(found)
-    quantised = bool(found.groups or found.unsupported or settings.method)
+    quantised = bool(found.groups or found.unsupported or settings.method) or _are_codes(tensors.values())
     tensors, others = _weights_only(tensors, quantised)
     ignored += others
     if not ignored and not counts:
@@ -80,7 +88,12 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
 def _without_codes(group: Group, tensors: dict[str, Tensor]) -> Ignored:
     """Set aside scales whose codes are in no file, or that lie beside a weight of plain floats."""
     if group.name in tensors:
-        name = next(iter(group.parts.values())).name
+        name, weight = next(iter(group.parts.values())).name, tensors[group.name]
+        if len(weight.shape) > 1 and weight.numel >= 256 and _fills_its_range(weight):
+            del tensors[group.name]
+            return Ignored(
+                group.name, f"{weight.dtype} beside {name}: its values are too large for weights, so they are codes", weight.numel
+            )
         return Ignored(name, f"a scale beside {group.name}, which is stored as {tensors[group.name].dtype}")
     return Ignored(group.name, "a scale of a quantised weight whose codes are not beside it")
 
@@ -212,20 +225,42 @@ def _activations(found: Sorted) -> list[Ignored]:
     return [Ignored(name, "scales of activations of a quantised model, not weights")]
 
 
+def _are_codes(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether matrices of 8-bit floats are codes whose scales are not stored."""
+    matrices = [tensor for tensor in tensors if tensor.dtype in FLOATS_OF_8_BITS and len(tensor.shape) > 1 and tensor.numel >= 256]
+    return any(_fills_its_range(tensor) for tensor in matrices[:SAMPLED])
+
+
+def _fills_its_range(tensor: Tensor) -> bool:
+    """Tell whether values are too large for weights: a quantiser fills the range of the dtype of its codes."""
+    values = tensor.values(0, min(tensor.numel, 4096))
+    finite = values[np.isfinite(values)]
+    return finite.size > 0 and bool(np.sqrt(np.mean(np.square(finite))) > LARGE)
+
+
 def _weights_only(tensors: dict[str, Tensor], quantised: bool) -> tuple[dict[str, Tensor], list[Ignored]]:
     """Set aside integers of a model of floats, and 8-bit floats without a scale in a quantised model."""
     floats = quantised or any("float" in tensor.dtype and tensor.dtype != "float8_e8m0fnu" for tensor in tensors.values())
     kept: dict[str, Tensor] = {}
     others: list[Ignored] = []
+    coded: dict[str, int] = {}
     for name, tensor in tensors.items():
         if tensor.dtype == "float8_e8m0fnu":
             others.append(Ignored(name, "float8_e8m0fnu holds scales, not weights"))
         elif quantised and tensor.dtype.startswith("float8"):
-            others.append(Ignored(name, f"{tensor.dtype} without a scale in a quantised model", tensor.numel))
+            others.append(Ignored(name, f"{tensor.dtype} codes without a scale", tensor.numel))
+            coded[name.rpartition(".")[0]] = tensor.numel
         elif floats and "float" not in tensor.dtype and not is_buffer(name, tensor.shape):
-            codes = tensor.dtype not in ("bool", "int64", "uint64") and len(tensor.shape) > 1
+            codes = tensor.dtype not in ("bool", "int64", "uint64") and len(tensor.shape) > 1 and not name.endswith("mask")
             reason = "integers in a model of floats: codes or a buffer, not a weight"
             others.append(Ignored(name, reason, tensor.numel if codes else 0))
+            if codes:
+                coded[name.rpartition(".")[0]] = tensor.numel
         else:
             kept[name] = tensor
+    for name, tensor in list(kept.items()):
+        module, _, child = name.rpartition(".")
+        if module in coded and child not in ("weight", "bias") and tensor.numel < coded[module]:
+            others.append(Ignored(name, "beside codes in the same module: a scale, not a weight"))
+            del kept[name]
     return kept, others

@@ -2,7 +2,8 @@
 
 The arithmetic is ``code * scale``, or ``(code - zero point) * scale``; a scale holds for a rectangle of codes. This is the layout of
 DeepSeek-V3 and Qwen3 (``weight_scale_inv``, blocks of 128 x 128), compressed-tensors and FBGEMM (``weight_scale``), ModelOpt's FP8,
-Mistral's ``qscale_weight``, and quanto's ``_data`` and ``_scale``, and torchao's ``_weight_qdata`` and ``_weight_scale``.
+Mistral's ``qscale_weight``, ComfyUI's ``scale_weight``, quanto's ``_data`` and ``_scale``, and torchao's ``_weight_qdata`` and
+``_weight_scale``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dynamics.checkpoints.tensor import Tensor
 
 #: roles of scales that multiply the codes, whatever their names suggest
-SCALES = ("scale", "scale_inv", "qscale_weight", "module_scale", "_scale")
+SCALES = ("scale", "scale_inv", "qscale_weight", "scale_weight", "module_scale", "_scale")
 CODES = ("float8_e4m3fn", "float8_e5m2", "int8")
 #: block of DeepSeek-V3's training, in rows and columns, if the config gives none
 USUAL_BLOCK = (128, 128)

@@ -18,7 +18,7 @@ CODES = frozenset(["float8_e4m3fn", "float8_e5m2", "int8", "uint8", "int16", "ui
 #: names that only a quantised weight has: pattern of (name of the weight or its module, role)
 CERTAIN = (
     (re.compile(r"^(.*)\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)$"), ""),
-    (re.compile(r"^(.*)\.(SCB|weight_format|qweight|qzeros|g_idx|qscale_weight)$"), ".weight"),
+    (re.compile(r"^(.*)\.(SCB|weight_format|qweight|qzeros|g_idx|qscale_weight|scale_weight|weight_offset)$"), ".weight"),
     (re.compile(r"^(.*)\.weight_(packed|shape|scale|scale_inv|scale_2|zero_point|global_scale|g_idx)$"), ".weight"),
     (re.compile(r"^(.*)\._weight_(\w+)$"), ".weight"),
     (re.compile(r"^(.*)_(scale_inv)$"), ""),
@@ -32,7 +32,8 @@ WITH_CODES = (
 MODULE_SCALE = re.compile(r"^(.*)\.scale$")
 #: scales of activations and of the key-value cache, which are no part of a weight
 ACTIVATIONS = re.compile(
-    r"(^|\.|_proj_)((input|output|activation|act|[kvq]|kv|prob|prob_output|attn)_(global_)?(scale|zero_point|scale_ub)|qscale_act|weight_sf\w*)$"
+    r"(^|\.|_proj_)((input|output|activation|act|[kvq]|kv|prob|prob_output|attn)_(global_)?(scale|zero_point|scale_ub|offset)"
+    r"|qscale_act|scale_input|deq_scale|quant_bias|weight_sf\w*)$"
 )
 #: scales that are set aside in a quantised model even where their codes are missing
 PLURAL = re.compile(r"^(.*)(?:\.|_)(scales|biases|zeros)$")
