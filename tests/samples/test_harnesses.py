@@ -712,3 +712,36 @@ def test_infinite_rewards_are_no_verdicts(tmp_path, suffix):
     (tmp_path / f"x.{suffix}").write_text(text)
     table = samples.read([tmp_path / f"x.{suffix}"], threshold=0.5).table
     assert table["correct"].notna().tolist() == [False, True, False]
+
+
+# files that hold samples again
+
+
+def inspect_log(path, epochs):
+    parts = {"eval": {"task": "t", "model": "m"}, "samples": []}
+    for problem, sample, right in GRID:
+        if sample < epochs:
+            parts["samples"].append({"id": f"p{problem}", "epoch": sample + 1, "scores": {"s": {"value": "C" if right else "I"}}})
+    return document(path, parts)
+
+
+def test_a_retry_of_an_inspect_evaluation_takes_the_place_of_the_attempt_before(tmp_path):
+    """A retry copies the samples that were finished into a new log with the id of the evaluation in its name."""
+    folder, identity = tmp_path / "logs", "fWDCvt6eCfjmwWxcQHMXrm"
+    inspect_log(folder / f"2026-01-01T10-00-00-00-00_t_{identity}.json", epochs=2)
+    inspect_log(folder / f"2026-01-01T11-00-00-00-00_t_{identity}.json", epochs=4)
+    assert only(folder) == RIGHT
+    assert only(f"m={folder}/*.json") == RIGHT
+    assert any("a retry of this evaluation" in line for line in samples.read([folder]).left_out)
+    inspect_log(folder / "2026-01-01T12-00-00-00-00_t_HJXV2kxxiyGHkv8UdNdLtp.json", epochs=4)
+    assert only(folder) == (7 / 16, 3 / 4, 4, 8)
+
+
+def test_livecodebench_results_by_test_and_by_sample_are_the_same_samples(tmp_path):
+    by_test = {str(problem): [[True, True if right else -2] for right in MATRIX[problem]] for problem in range(4)}
+    document(tmp_path / "generation_4_0.2_eval.json", [{"pass@1": 7 / 16, "detail": {}}, by_test, []])
+    assert only(tmp_path) == RIGHT
+    by_sample = [{"question_id": f"abc{p}", "code_list": list("abcd"), "graded_list": MATRIX[p].tolist()} for p in range(4)]
+    document(tmp_path / "generation_4_0.2_eval_all.json", by_sample)
+    assert only(tmp_path) == RIGHT
+    assert any("holds the same results" in line for line in samples.read([tmp_path]).left_out)
