@@ -745,3 +745,22 @@ def test_livecodebench_results_by_test_and_by_sample_are_the_same_samples(tmp_pa
     document(tmp_path / "generation_4_0.2_eval_all.json", by_sample)
     assert only(tmp_path) == RIGHT
     assert any("holds the same results" in line for line in samples.read([tmp_path]).left_out)
+
+
+# JSON lines
+
+
+def test_a_field_that_the_first_record_lacks_is_read_wherever_it_is(tmp_path):
+    records = [{"problem": f"q{p}", "completion": f"{s}" * 300, "correct": right, "z": 1} for p, s, right in GRID]
+    whole = lines(tmp_path / "whole.jsonl", records)
+    del records[0]["correct"]
+    table = samples.read([lines(tmp_path / "lacking.jsonl", records)]).table
+    assert table["correct"].tolist()[1:] == samples.read([whole]).table["correct"].tolist()[1:]
+    assert table["correct"].isna().sum() == 1
+
+
+def test_a_record_with_a_key_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.jsonl"
+    path.write_text('{"problem": "q", "correct": false, "completion": "' + "x" * 300 + '", "correct": true, "z": {"z": 1}}\n')
+    with pytest.raises(InputError, match="line 1: has the field 'correct' twice"):
+        samples.read([path])
