@@ -72,7 +72,9 @@ def _refuse_repeated_keys(line: bytes, number: int, path: Path) -> None:
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"{printable(path)}, line {number}: has the field {printable(twice, 40)!r} twice; which of them counts is not defined")
+        raise InputError(
+            f"{printable(path)}, line {number}: has the field {printable(twice, 40)!r} twice; which of them counts is not defined"
+        )
 
 
 def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | None) -> dict[str, Any] | None:

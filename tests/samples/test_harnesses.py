@@ -764,3 +764,28 @@ def test_a_record_with_a_key_twice_is_refused(tmp_path):
     path.write_text('{"problem": "q", "correct": false, "completion": "' + "x" * 300 + '", "correct": true, "z": {"z": 1}}\n')
     with pytest.raises(InputError, match="line 1: has the field 'correct' twice"):
         samples.read([path])
+
+
+# counts, and tables
+
+
+def test_a_number_of_right_responses_is_no_verdict(tmp_path):
+    """``correct`` beside the number of responses is a count; where it is only ever 0 or 1, the file does not say what it is."""
+    counted = [{"problem": f"q{p}", "correct": right, "total": 4} for p, right in enumerate(CORRECT)]
+    assert only(lines(tmp_path / "counts.jsonl", counted)) == RIGHT
+    pd.DataFrame(counted).to_csv(tmp_path / "counts.csv", index=False)
+    assert only(tmp_path / "counts.csv") == RIGHT
+    for name, value in {"total": 1, "n": True, "n_samples": 0.0}.items():
+        path = lines(tmp_path / f"{name}.jsonl", [{"problem": f"q{p}", "correct": value if p else 0, name: 4} for p in range(4)])
+        with pytest.raises(InputError, match=f"'{name}' says that it is of several responses"):
+            samples.read([path])
+        assert len(samples.read([path], correct="correct").table) == 4
+    each = [{"problem": f"q{p}", "correct": bool(right), "n_samples": 4} for p, _, right in GRID]
+    assert only(lines(tmp_path / "each.jsonl", each)) == RIGHT
+
+
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+def test_the_delimiter_and_the_words_of_a_table_are_found(tmp_path, mark):
+    path = tmp_path / "table.csv"
+    path.write_text(f"id{mark}status\n" + "".join(f"q{p}{mark}{'pass' if right else 'fail'}\n" for p, _, right in GRID))
+    assert only(path) == RIGHT
