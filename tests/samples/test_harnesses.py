@@ -789,3 +789,10 @@ def test_the_delimiter_and_the_words_of_a_table_are_found(tmp_path, mark):
     path = tmp_path / "table.csv"
     path.write_text(f"id{mark}status\n" + "".join(f"q{p}{mark}{'pass' if right else 'fail'}\n" for p, _, right in GRID))
     assert only(path) == RIGHT
+
+
+def test_equal_samples_are_kept_where_their_number_is_that_of_something_else(tmp_path):
+    records = [{"problem": f"q{p}", "epoch": 0, "response": "A" if right else "B", "correct": right} for p, _, right in GRID]
+    path = lines(tmp_path / "records.jsonl", records)
+    assert only(path) == RIGHT
+    assert not any("dropped" in note for note in samples.read([path]).notes)
