@@ -125,6 +125,7 @@ def read(
     from dynamics.samples import inspect_log
     from dynamics.samples.gather import Gather
     from dynamics.samples.models import Source
+    from dynamics.samples.superseded import superseded
 
     if not sources:
         raise InputError("no samples: name at least one file")
@@ -132,6 +133,9 @@ def read(
     left_out: list[str] = []
     named = [path for source in sources for path in _without_pattern(str(source))]
     jobs = [job for source in named for job in _expand(source, left_out)]
+    again = superseded([(name, path) for name, path, _ in jobs])
+    left_out += [f"left out: {printable(path)}: {reason}" for path, reason in again.items()]
+    jobs = [job for job in jobs if job[1] not in again]
     runs = {path for source in named for path in _of_a_run(source)}
     given = Counter((name, path.resolve()) for name, path, _ in jobs)
     if twice := next((path for (_, path), times in given.items() if times > 1), None):

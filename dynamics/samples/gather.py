@@ -170,6 +170,11 @@ def _without_repeats(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     identity = ["model", "problem", "sample", "source"]
     same = [*identity, "score", "fingerprint", "answer", "status"]
     copies = numbered & frame.duplicated(same)
+    # where different samples have one number, as with the epoch of a training run, it does not identify a sample
+    ambiguous = frame.loc[
+        numbered & ~copies & frame[~copies].duplicated(identity).reindex(frame.index, fill_value=False), "source"
+    ].unique()
+    copies &= ~frame["source"].isin(ambiguous)
     if copies.any():
         notes.append(
             f"dropped {plural(int(copies.sum()), 'row')} with the problem, sample number, text and score of another (a resumed run)"

@@ -51,10 +51,30 @@ def _first_records(path: Path) -> list[dict[str, Any]]:
             record = _parse_record(line, number, path, [] if records else None)
             if record is None:
                 break
+            _refuse_repeated_keys(line, number, path)
             records.append(record)
     if not records:
         raise InputError(f"{printable(path)}: is empty")
     return records
+
+
+def _refuse_repeated_keys(line: bytes, number: int, path: Path) -> None:
+    """Raise an error if a record has a key twice: which of the two values counts depends on the parser."""
+    pairs: list[tuple[str, Any]] = []
+
+    def keep(found: list[tuple[str, Any]]) -> None:
+        pairs[:] = found  # the outermost object is the last one
+
+    try:
+        json.loads(line, object_pairs_hook=keep)
+    except (ValueError, RecursionError):
+        return
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(
+            f"{printable(path)}, line {number}: has the field {printable(twice, 40)!r} twice; which of them counts is not defined"
+        )
 
 
 def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | None) -> dict[str, Any] | None:
@@ -139,6 +159,7 @@ class RecordDecoder:
         self.cut_field, self.key, self.next_key = self._learn_cut()
         # fields that all the first records have must remain after the cut; other fields may be missing
         required = set.intersection(*(set(record) for record in self.first)) if self.first else set()
+        self.optional = [json.dumps(name).encode() + b":" for name in self.fields if name not in required]
         self.record_type, self.decode_line = self._parser(set(), self.text)
         _, self.decode_rest = self._parser(required, None if self.cut_field == self.text else self.text)
 
@@ -190,6 +211,8 @@ class RecordDecoder:
         start, stop = line.find(self.key), line.rfind(self.next_key)
         if not 0 < start < stop or line[start - 1] == BACKSLASH or line[stop - 1] == BACKSLASH:
             return None
+        if self.optional and any(line.find(name, start, stop) >= 0 for name in self.optional):
+            return None  # a field that some records lack may lie between the two keys
         try:
             record = self.decode_rest(line[:start] + line[stop:])
         except ERRORS:

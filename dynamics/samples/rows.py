@@ -83,6 +83,10 @@ TEXT = ("completion_ids", "completion", "response", "output", "generation", "sol
 #: fields with the step of the policy that drew a sample
 STEP = ("step", "global_step", "global_steps", "training_step", "train_step", "trainer_step", "policy_step")
 TOTAL = ("n", "num_samples", "n_samples", "num_total")
+#: fields that hold the number of responses or of something else
+PERHAPS_TOTAL = (*TOTAL, "total")
+#: fields that hold a verdict or, beside a number of responses, how many of them are right
+VERDICT_OR_COUNT = ("correct", "passed", "solved", "success", "resolved")
 RIGHT = ("c", "num_correct", "n_correct", "correct_count")
 #: fields that hold one text if a record has one response
 RESPONSE = ("completion", "response", "generation", "generated_text", "response_text", "model_output", "completion_ids")
@@ -102,13 +106,19 @@ NO_VERDICT = ("advantage", "advantages", "index", "epoch", "seed", "temperature"
 
 @dataclass(frozen=True)
 class Kinds:
-    """What the fields of the first records hold: numbers, lists, texts, only 0 and 1 (``verdicts``), only words for these (``words``)."""
+    """What the fields of the first records hold: numbers, lists, texts, only 0 and 1 (``verdicts``), only words for these (``words``).
+
+    ``several`` are the fields that hold only whole numbers of more than 1, ``counts`` those that hold whole numbers, at least one of them
+    more than 1.
+    """
 
     numbers: frozenset[str] = frozenset()
     lists: frozenset[str] = frozenset()
     texts: frozenset[str] = frozenset()
     verdicts: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
+    counts: frozenset[str] = frozenset()
+    several: frozenset[str] = frozenset()
 
 
 def kinds(first: Sequence[Mapping[str, Any]]) -> Kinds:
@@ -128,7 +138,14 @@ def kinds(first: Sequence[Mapping[str, Any]]) -> Kinds:
         having(lambda column: any(isinstance(value, str) for value in column)),
         having(lambda column: bool(column) and all(isinstance(value, (int, float)) and value in (0, 1) for value in column)),
         having(lambda column: bool(column) and all(is_word(value) for value in column)),
+        having(lambda column: bool(column) and all(map(_is_whole, column)) and max(column) > 1),
+        having(lambda column: bool(column) and all(map(_is_whole, column)) and min(column) > 1),
     )
+
+
+def _is_whole(value: Any) -> bool:
+    """Tell whether a value is a count: a whole number of at least 0."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and value == value // 1
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,7 @@ class Layout:
     responses : fields that may hold a list with an entry per response, if verdicts are lists.
     response : fields that may hold the only response, if verdicts are lists.
     alternatives : fields that could be the verdict instead.
+    of_several : field that says of how many responses a record is, if the verdict is not known to be that of one response.
     sample, model, answer, text, status, temperature, step, error : fields for these attributes of ``Row``; ``text`` is the completion,
         ``step`` the step of the policy, and ``error`` what went wrong while the sample was drawn or graded.
     """
@@ -167,6 +185,7 @@ class Layout:
     responses: tuple[str, ...] = ()
     response: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
+    of_several: str | None = None
 
     def fields(self) -> list[str]:
         """List the fields to decode, without the completion."""
@@ -252,7 +271,13 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
         responses,
         response,
         tuple(others),
+        None if columns.correct or total or lists else next(iter(name for name in _totals(fields) if name in seen.several), None),
     )
+
+
+def _totals(fields: _Fields) -> list[str]:
+    """List the fields that may hold the number of responses."""
+    return [fields.lower[name] for name in PERHAPS_TOTAL if name in fields.lower]
 
 
 #: names of fields that could be a verdict if they hold 0 and 1
@@ -285,6 +310,9 @@ def _verdict(fields: _Fields, columns: Columns, trl: bool, seen: Kinds) -> tuple
     if total and right:
         return right, total
     correct = fields.first(CORRECT)
+    counted = next((name for name in _totals(fields) if name in seen.counts), None)
+    if counted and correct and correct.lower() in VERDICT_OR_COUNT and correct in seen.counts:
+        return correct, counted
     if trl:
         rewards = [key for key in fields.keys if key.lower() not in NO_VERDICT and key in seen.numbers]
         if len(rewards) > 1 and correct not in rewards:
@@ -349,8 +377,26 @@ def note_contents(chosen: Layout, first: Sequence[Mapping[str, Any]], notes: Sou
 
 
 def finished(chosen: Layout, made: Batches, path: str, notes: SourceNotes) -> Batches:
-    """Tell problems and sessions apart by ``uid`` if the records have one; otherwise return the batches as they are."""
+    """Tell problems and sessions apart by ``uid`` if the records have one, and check that a record is of one response."""
+    if chosen.of_several:
+        made = _check_one_response(chosen, made, path)
     return sessions.by_uid(made, path, notes) if chosen.by_uid else made
+
+
+def _check_one_response(chosen: Layout, made: Batches, path: str) -> Batches:
+    """Refuse a file in which each problem has one record, of several responses: the verdict may be a count, or that of the best of them."""
+    problems: set[str] = set()
+    count = 0
+    for batch in made:
+        problems.update(batch.problem)
+        count += len(batch)
+        yield batch
+    if count and len(problems) == count:
+        raise InputError(
+            f"{path}: each problem has one record, and {chosen.of_several!r} says that it is of several responses, so {chosen.correct!r} "
+            f"may be how many are right, or whether any is; name the counts n and c, or give --correct {chosen.correct} if it is the "
+            "verdict of one response"
+        )
 
 
 class Reader:

@@ -16,6 +16,8 @@ from dynamics.samples.aggregates import correct_counts, is_aggregate, is_vote, p
 from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, name_of, score
 
 BATCH = 4096
+#: rows of a CSV table that are read to detect what its columns hold
+FIRST_ROWS = 20
 
 
 def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
@@ -23,16 +25,19 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
     import pyarrow as pa
     from pyarrow import csv
 
-    parse = csv.ParseOptions(newlines_in_values=True)
+    parse = csv.ParseOptions(newlines_in_values=True, delimiter=_delimiter(path))
     with opened(path) as stream:
         try:
-            names = csv.open_csv(_arrow(stream), parse_options=parse).schema.names
+            reader = csv.open_csv(_arrow(stream), parse_options=parse)
+            names = reader.schema.names
+            first = next(iter(reader), None)
         except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
             raise InputError(f"{printable(path)}: is no CSV table: {printable(str(error), 120)}") from None
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise InputError(f"{printable(path)}: has two columns called {printable(repeated[0])!r}; rename one")
-    layout = rows.layout(names, columns, printable(path))
+    seen = rows.kinds(first.slice(0, FIRST_ROWS).to_pylist()) if first is not None else rows.Kinds()
+    layout = rows.layout(names, columns, printable(path), seen)
     rows.describe(layout, columns, notes)
     wanted = list(dict.fromkeys([*layout.fields(), *([layout.text] if layout.text else [])]))
 
@@ -46,6 +51,13 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
                 raise InputError(f"{printable(path)}: is damaged, or no CSV table: {printable(str(error), 120)}") from None
 
     return layout.name, rows.finished(layout, _columns(parts(), layout, printable(path), notes), printable(path), notes)
+
+
+def _delimiter(path: Path) -> str:
+    """Return the delimiter of a table: the mark that its first line has most often, a comma if there is none."""
+    with opened(path) as stream:
+        line = stream.readline(1 << 16)
+    return max(",\t;|", key=lambda mark: line.count(mark.encode()))
 
 
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:

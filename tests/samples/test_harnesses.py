@@ -712,3 +712,87 @@ def test_infinite_rewards_are_no_verdicts(tmp_path, suffix):
     (tmp_path / f"x.{suffix}").write_text(text)
     table = samples.read([tmp_path / f"x.{suffix}"], threshold=0.5).table
     assert table["correct"].notna().tolist() == [False, True, False]
+
+
+# files that hold samples again
+
+
+def inspect_log(path, epochs):
+    parts = {"eval": {"task": "t", "model": "m"}, "samples": []}
+    for problem, sample, right in GRID:
+        if sample < epochs:
+            parts["samples"].append({"id": f"p{problem}", "epoch": sample + 1, "scores": {"s": {"value": "C" if right else "I"}}})
+    return document(path, parts)
+
+
+def test_a_retry_of_an_inspect_evaluation_takes_the_place_of_the_attempt_before(tmp_path):
+    """A retry copies the samples that were finished into a new log with the id of the evaluation in its name."""
+    folder, identity = tmp_path / "logs", "fWDCvt6eCfjmwWxcQHMXrm"
+    inspect_log(folder / f"2026-01-01T10-00-00-00-00_t_{identity}.json", epochs=2)
+    inspect_log(folder / f"2026-01-01T11-00-00-00-00_t_{identity}.json", epochs=4)
+    assert only(folder) == RIGHT
+    assert only(f"m={folder}/*.json") == RIGHT
+    assert any("a retry of this evaluation" in line for line in samples.read([folder]).left_out)
+    inspect_log(folder / "2026-01-01T12-00-00-00-00_t_HJXV2kxxiyGHkv8UdNdLtp.json", epochs=4)
+    assert only(folder) == (7 / 16, 3 / 4, 4, 8)
+
+
+def test_livecodebench_results_by_test_and_by_sample_are_the_same_samples(tmp_path):
+    by_test = {str(problem): [[True, True if right else -2] for right in MATRIX[problem]] for problem in range(4)}
+    document(tmp_path / "generation_4_0.2_eval.json", [{"pass@1": 7 / 16, "detail": {}}, by_test, []])
+    assert only(tmp_path) == RIGHT
+    by_sample = [{"question_id": f"abc{p}", "code_list": list("abcd"), "graded_list": MATRIX[p].tolist()} for p in range(4)]
+    document(tmp_path / "generation_4_0.2_eval_all.json", by_sample)
+    assert only(tmp_path) == RIGHT
+    assert any("holds the same results" in line for line in samples.read([tmp_path]).left_out)
+
+
+# JSON lines
+
+
+def test_a_field_that_the_first_record_lacks_is_read_wherever_it_is(tmp_path):
+    records = [{"problem": f"q{p}", "completion": f"{s}" * 300, "correct": right, "z": 1} for p, s, right in GRID]
+    whole = lines(tmp_path / "whole.jsonl", records)
+    del records[0]["correct"]
+    table = samples.read([lines(tmp_path / "lacking.jsonl", records)]).table
+    assert table["correct"].tolist()[1:] == samples.read([whole]).table["correct"].tolist()[1:]
+    assert table["correct"].isna().sum() == 1
+
+
+def test_a_record_with_a_key_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.jsonl"
+    path.write_text('{"problem": "q", "correct": false, "completion": "' + "x" * 300 + '", "correct": true, "z": {"z": 1}}\n')
+    with pytest.raises(InputError, match="line 1: has the field 'correct' twice"):
+        samples.read([path])
+
+
+# counts, and tables
+
+
+def test_a_number_of_right_responses_is_no_verdict(tmp_path):
+    """``correct`` beside the number of responses is a count; where it is only ever 0 or 1, the file does not say what it is."""
+    counted = [{"problem": f"q{p}", "correct": right, "total": 4} for p, right in enumerate(CORRECT)]
+    assert only(lines(tmp_path / "counts.jsonl", counted)) == RIGHT
+    pd.DataFrame(counted).to_csv(tmp_path / "counts.csv", index=False)
+    assert only(tmp_path / "counts.csv") == RIGHT
+    for name, value in {"total": 1, "n": True, "n_samples": 0.0}.items():
+        path = lines(tmp_path / f"{name}.jsonl", [{"problem": f"q{p}", "correct": value if p else 0, name: 4} for p in range(4)])
+        with pytest.raises(InputError, match=f"'{name}' says that it is of several responses"):
+            samples.read([path])
+        assert len(samples.read([path], correct="correct").table) == 4
+    each = [{"problem": f"q{p}", "correct": bool(right), "n_samples": 4} for p, _, right in GRID]
+    assert only(lines(tmp_path / "each.jsonl", each)) == RIGHT
+
+
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+def test_the_delimiter_and_the_words_of_a_table_are_found(tmp_path, mark):
+    path = tmp_path / "table.csv"
+    path.write_text(f"id{mark}status\n" + "".join(f"q{p}{mark}{'pass' if right else 'fail'}\n" for p, _, right in GRID))
+    assert only(path) == RIGHT
+
+
+def test_equal_samples_are_kept_where_their_number_is_that_of_something_else(tmp_path):
+    records = [{"problem": f"q{p}", "epoch": 0, "response": "A" if right else "B", "correct": right} for p, _, right in GRID]
+    path = lines(tmp_path / "records.jsonl", records)
+    assert only(path) == RIGHT
+    assert not any("dropped" in note for note in samples.read([path]).notes)
