@@ -20,8 +20,8 @@ def explain(base: Checkpoint, tuned: Checkpoint) -> list[str]:
     elif len(quantised) == 1:
         other = "tuned" if quantised == ["base"] else "base"
         notes.append(
-            f"only {quantised[0]} is quantised: where values differ, that is mostly the rounding of the quantiser, which moves nearly every "
-            f"weight. Compare the weights from before the quantisation, or quantise {other} in the same way"
+            f"only {quantised[0]} is quantised: where values differ, that is mostly the rounding of the quantiser, which moves nearly "
+            f"every weight. Compare the weights from before the quantisation, or quantise {other} in the same way"
         )
     elif quantised:
         notes.append(
