@@ -48,6 +48,19 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
     return layout.name, rows.finished(layout, _columns(parts(), layout, printable(path), notes), printable(path), notes)
 
 
+def is_csv(path: Path) -> bool:
+    """Tell whether a file is a CSV table of more than one column, as far as its first block says."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    with opened(path) as stream:
+        try:
+            names = csv.open_csv(_arrow(stream), parse_options=csv.ParseOptions(newlines_in_values=True)).schema.names
+        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError):
+            return False
+    return len(names) > 1
+
+
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Read a Parquet table; return the name of the format and the samples."""
     import pyarrow as pa
