@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -149,9 +149,17 @@ def _read_other(folder: Location, files: dict[str, Location], children: set[str]
         return _with_config(read_folder(folder / distributed[0]), folder, files)
     if checkpoints := trainer_checkpoints(folder):
         raise InputError(choose_checkpoint(folder, checkpoints))
-    contents = f"holds only {', '.join(map(printable, list(files)[:4]))}" if files else "is empty"
-    inside = f" (sub-folders: {', '.join(map(printable, sorted(children)[:4]))})" if children else ""
-    raise InputError(f"{where}: no weights in it: {contents}{inside}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
+    held = [*sorted(files), *(f"{child}/" for child in sorted(children))]
+    contents = f"no weights in it: holds {_listed(held)}" if held else "is an empty folder"
+    raise InputError(f"{where}: {contents}; expected *.safetensors, *.bin, *.pt or a checkpoint folder")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Join the first names with commas, and count the others."""
+    shown = ", ".join(map(printable, names[:4]))
+    if len(names) <= 4:
+        return f"only {shown}"
+    return f"{shown} and {len(names) - 4} more"
 
 
 def _with_config(checkpoint: Checkpoint, folder: Location, files: dict[str, Location]) -> Checkpoint:

@@ -6,6 +6,7 @@ describes more data than the file contains indicates an interrupted download or 
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from typing import Any
@@ -63,6 +64,8 @@ def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
         raise InputError(f"{where}: {file.size} bytes is too short for a safetensors file; fetch or save it again")
     length = int.from_bytes(file.read(0, 8), "little")
     if length > MAX_HEADER:
+        if text := _beginning_of_text(file.read(0, min(file.size, 64))):
+            raise InputError(f"{where}: is a text file, not a safetensors file; it begins with {printable(text, 40)!r}")
         raise InputError(f"{where}: header of {length} bytes is over the format's limit of {MAX_HEADER}; not a safetensors file")
     if length + 8 > file.size:
         raise InputError(f"{where}: header says {length} bytes, the file has {file.size}; truncated, fetch or save it again")
@@ -81,6 +84,15 @@ def read_header(file: File) -> tuple[dict[str, tuple[str, tuple[int, ...], int]]
     if end < available:
         raise InputError(f"{where}: {available - end} bytes after the last tensor that no header entry names; the file is corrupt")
     return {name: (code, shape, begin) for name, (code, shape, begin, _) in entries.items()}, 8 + length
+
+
+def _beginning_of_text(start: bytes) -> str:
+    """Return the first line of a text file, such as an error page that was saved under the name of a checkpoint; empty for other bytes."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)  # the last character may be cut
+    except UnicodeDecodeError:
+        return ""
+    return text.strip().partition("\n")[0].rstrip() if all(c.isprintable() or c in "\t\r\n" for c in text) else ""
 
 
 def _parse_json(raw: bytes, where: str) -> dict[str, Any]:

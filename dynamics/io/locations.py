@@ -26,6 +26,8 @@ SCHEMES = {
     "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "memory": None,
 }  # fmt: skip
 URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+#: a URL with one slash after the colon, or none
+CUT_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/?(?!/)")
 #: details of an object that change with its content, the most exact first
 VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "crc32c", "generation", "LastModified", "Last-Modified", "updated", "mtime", "created")
 #: variables of the environment that hold addresses and credentials of stores start with these
@@ -195,6 +197,10 @@ def location(text: str | Location) -> Location:
         return text
     scheme = scheme_of(text)
     if scheme is None:
+        if (cut := CUT_URL.match(text)) and cut[1].lower() in SCHEMES and not os.path.lexists(text):
+            meant = without_secrets(f"{cut[1]}://{text[cut.end() :]}")
+            given = meant.replace("://", cut[0][len(cut[1]) :], 1)
+            raise InputError(f"{printable(given)}: no such file or folder; did you mean {printable(meant)}?")
         return Path(text)
     if scheme == "file":
         return _local(text)

@@ -235,7 +235,7 @@ def _step(path: Path) -> str | None:
 def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Choose the reader of a file by its first bytes, then by its name."""
     from dynamics.io.compression import PARQUET, ZIP, opened
-    from dynamics.samples import arrays, documents, inspect_log, jsonl, tables
+    from dynamics.samples import arrays, documents, inspect_log, tables
 
     with opened(path) as stream:
         start = stream.read(4096)
@@ -252,6 +252,13 @@ def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batche
         raise InputError(f"{printable(path)}: is not what its name says; it is damaged or was renamed")
     if name.endswith((".yaml", ".yml")):
         return documents.read_yaml(path, columns, notes)
+    return _open_text(path, name, start, columns, notes)
+
+
+def _open_text(path: Path, name: str, start: bytes, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
+    """Choose the reader of a text file: of JSON, of JSON lines or of CSV."""
+    from dynamics.samples import documents, jsonl, tables
+
     body = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if name.endswith(".json") or (body.startswith(b"[") and not name.endswith(".csv")):
         return documents.read(path, columns, notes) if not _is_lines(start) else jsonl.read(path, columns, notes)
@@ -259,6 +266,8 @@ def _open(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batche
         return jsonl.read(path, columns, notes)
     if b"\0" in start:
         raise InputError(f"{printable(path)}: is no text, and no format that is read here: expected {', '.join(SUFFIXES)}")
+    if not name.endswith(SUFFIXES) and not tables.is_csv(path):
+        raise InputError(f"{printable(path)}: is not a file of graded samples; expected {', '.join(SUFFIXES)}")
     return tables.read_csv(path, columns, notes)
 
 

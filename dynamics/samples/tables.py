@@ -60,6 +60,21 @@ def _delimiter(path: Path) -> str:
     return max(",\t;|", key=lambda mark: line.count(mark.encode()))
 
 
+def is_csv(path: Path) -> bool:
+    """Tell whether a file is a CSV table of more than one column, as far as its first block says."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    with opened(path) as stream:
+        try:
+            names = csv.open_csv(
+                _arrow(stream), parse_options=csv.ParseOptions(newlines_in_values=True, delimiter=_delimiter(path))
+            ).schema.names
+        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError):
+            return False
+    return len(names) > 1
+
+
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Read a Parquet table; return the name of the format and the samples."""
     import pyarrow as pa

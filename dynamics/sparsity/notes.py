@@ -51,9 +51,7 @@ def _of_dtypes(comparison: Comparison, base: str | None, tuned: str | None) -> s
     if base == tuned == "bfloat16":
         small = total.changed["exact"] - total.changed["atol"]
         agree = "`exact`, `bf16` and `rtol` agree" if comparison.rtol < 2**-8 else "`exact` and `bf16` agree"
-        note = (
-            f"both sides store bfloat16: {agree} by arithmetic, since two different ones differ by at least 2^-8 of the larger"
-        )
+        note = f"both sides store bfloat16: {agree} by arithmetic, since two different ones differ by at least 2^-8 of the larger"
         if small:
             unchanged = percent(small / total.numel)
             note += f"; `atol` also calls unchanged {unchanged} of the weights, which changed by no more than {comparison.atol:g}"

@@ -110,7 +110,7 @@ def spoil_pointer(folder):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (spoil_nothing, "is empty"),
+        (spoil_nothing, "is an empty folder; expected"),
         (spoil_shard, "names the shard model-00002-of-00002.safetensors, which is not there"),
         (spoil_shard_and_index, "model-00002-of-00002.safetensors is missing"),
         (spoil_index, "not valid JSON"),
@@ -126,6 +126,22 @@ def test_a_bad_folder_is_one_line(tmp_path, spoil, says):
     with pytest.raises(InputError, match=says) as caught:
         open_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["a.md", "b.md"], r"no weights in it: holds only a\.md, b\.md; expected"),
+        (["c.md", "a.md", "src/x.py", "b.md", "d.md", "e.md"], r"no weights in it: holds a\.md, b\.md, c\.md, d\.md and 2 more; expected"),
+        (["b.md", "src/x.py"], "no weights in it: holds only b.md, src/; expected"),
+    ],
+)
+def test_a_folder_without_weights_says_what_it_holds(tmp_path, names, says):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=says):
+        open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
