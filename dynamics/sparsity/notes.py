@@ -27,10 +27,12 @@ def explain(comparison: Comparison) -> list[str]:
         )
     elif base == tuned == "bfloat16":
         small = (total.changed["exact"] - total.changed["atol"]) / max(1, total.numel)
+        more = f"; `atol` also calls unchanged {percent(small)} of the weights, which changed by no more than {comparison.atol:g}"
+        also = more if small else ""
         agree = "`exact`, `bf16` and `rtol` agree" if comparison.rtol < 2**-8 else "`exact` and `bf16` agree"
         notes.append(
-            f"both sides store bfloat16: {agree} by arithmetic, since two different bfloat16 values are at least 2^-8 apart; `atol` also "
-            f"calls unchanged {percent(small)} of the weights, which changed by no more than {comparison.atol:g}"
+            f"both sides store bfloat16: {agree} by arithmetic, since two different bfloat16 values are at least 2^-8 apart, relative to "
+            f"the larger{also}"
         )
     elif not total.changed["exact"]:
         pass  # identical: nothing for the dtypes to hide
@@ -38,7 +40,7 @@ def explain(comparison: Comparison) -> list[str]:
         notes.append(
             f"both sides store {base}: {percent(share)} of the weights changed by less than bfloat16 can show, so sparsity is "
             f"{percent(total.sparsity['exact'])} as stored and {percent(total.sparsity['bf16'])} as a bfloat16 checkpoint would show it; "
-            "compare with other papers under their own dtype"
+            "compare with a paper only in the dtype it used"
         )
     else:
         notes.append(
