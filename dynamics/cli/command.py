@@ -21,6 +21,8 @@ DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 
 TRACEBACK = "DYNAMICS_TRACEBACK"
 #: what stands before the text of a line: a name and two or more spaces, or ``usage:``
 _COLUMN = re.compile(r"\s*\S+\s{2,}|usage: ")
+#: an option with its value in a usage, and what stands for the space between them where the line must not be broken there
+_OPTIONAL, _GLUE = re.compile(r"\[[^][]*(?:\[[^][]*\][^][]*)*\]"), "\0"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -163,8 +165,10 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Format the help; no line is wider than the terminal, which argparse does not ensure for the usage."""
         usage, gap, rest = super().format_help().partition("\n\n")
-        if any(len(line) > shutil.get_terminal_size().columns for line in usage.splitlines()):
-            usage = " ".join(usage.split())
+        width = shutil.get_terminal_size().columns
+        if any(len(line) > width for line in usage.splitlines()):
+            usage = _OPTIONAL.sub(lambda part: part[0].replace(" ", _GLUE) if len(part[0]) <= width else part[0], " ".join(usage.split()))
+            usage = wrap_to_terminal(usage).replace(_GLUE, " ")
         return wrap_to_terminal(usage + gap + rest)
 
     def error(self, message: str) -> NoReturn:

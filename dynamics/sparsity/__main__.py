@@ -84,7 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_outputs(parser, "every row", "layer x module (a series: sparsity against step)")
     parser.add_argument(
-        "--paper", choices=sorted(PAPERS), help="also count the changed weights exactly as this paper does, and print that number first"
+        "--paper",
+        choices=sorted(PAPERS),
+        help="also count the changed weights exactly as this paper does, and print that number first: "
+        + "; ".join(f"{name} is {paper.title}" for name, paper in sorted(PAPERS.items())),
     )
     parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
     add_thresholds(parser)

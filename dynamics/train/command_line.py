@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -127,6 +127,7 @@ def parse(argv: Sequence[str] | None = None) -> Command:
     """
     words = _current_words(list(sys.argv[1:] if argv is None else argv))
     _check_options(words)
+    _check_numbers(words)
     command = _parsed(words, None, "tiny")  # for the names of preset and model, on which the defaults depend
     if preset_values(command.method, command.preset, command.config.model):
         command = _parsed(words, command.preset, command.config.model)
@@ -222,6 +223,29 @@ def _check_options(words: list[str]) -> None:
         name = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and name not in known:
             raise InputError(f"{name}: unknown option{did_you_mean(name, known) or '; see --help'}")
+
+
+def _check_numbers(words: list[str]) -> None:
+    """Refuse what is no number where an option takes one."""
+    types = get_type_hints(METHODS[words[0]]) if words[0] in METHODS else {}
+    kinds = {option_of(name): {kind, *get_args(kind)} & {int, float} for name, kind in types.items()}
+    lists = {option_of(name) for name, kind in types.items() if get_origin(kind) is tuple}
+    option = ""
+    for word in words[1:]:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            option = name.replace("_", "-")
+        else:
+            equals, value = "=", word
+        if not equals or not (expected := kinds.get(option)):
+            continue
+        try:
+            (float if float in expected else int)(value)
+        except ValueError:
+            what = "number" if float in expected else "whole number"
+            raise InputError(f"{option}: {printable(value)!r} is not a {what}; see --help") from None
+        if option not in lists:
+            option = ""
 
 
 def _current_words(words: list[str]) -> list[str]:

@@ -464,6 +464,18 @@ def test_help_for_a_reader_that_has_left_is_no_error(words, capsys, monkeypatch)
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("command", ["sparsity", "overlap", "spectra", "entropy", "passk"])
+@pytest.mark.parametrize("width", [45, 50, 60])
+def test_a_usage_keeps_options_and_their_values_together(command, width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        dispatch([command, "--help"])
+    usage = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert max(map(len, usage)) <= width
+    assert [line for line in usage if line.count("[") != line.count("]")] == []
+    assert sum(" FILE]" in line for line in usage) >= 2
+
+
 def test_the_list_of_commands_asks_a_question_each(capsys):
     assert dispatch([]) == 0
     listed = capsys.readouterr().out

@@ -117,7 +117,10 @@ def test_every_old_name_is_of_a_setting_that_exists() -> None:
         ([], "name a method first: sft, rlvr, selfplay; see --help"),
         (["sft", "extra"], "extra: not recognized; see --help"),
         (["sft", "--steps"], "Missing value for argument '--steps'"),
-        (["sft", "--steps", "1.5"], "Error parsing --steps: invalid literal for int() with base 10: '1.5'"),
+        (["sft", "--steps", "1.5"], "--steps: '1.5' is not a whole number"),
+        (["sft", "--steps=abc"], "--steps: 'abc' is not a whole number; see --help"),
+        (["sft", "--learning_rate", "fast"], "--learning-rate: 'fast' is not a number; see --help"),
+        (["sft", "--eval-temperatures", "1,a"], "--eval-temperatures: 'a' is not a number"),
         (["sft", "--preset", "azr-code"], "invalid choice 'azr-code' for argument '--preset'"),
         (["selfplay", "--advantage", "rloo"], "Expected one of ('reinforce++', 'reinforce++-sequence', 'reinforce')"),
         (["selfplay", "--solver-delay", "2"], "--solver-delay"),
@@ -136,6 +139,8 @@ def test_what_is_not_understood_is_one_line(words: list[str], message: str) -> N
 def test_a_run_needs_a_folder() -> None:
     with pytest.raises(InputError, match=r"--out DIR run directory to write \(required\); see --help"):
         parse(["sft"])
+    with pytest.raises(InputError, match="--steps: 'abc' is not a whole number; see --help"):  # without the folder too
+        parse(["sft", "--steps", "abc"])
 
 
 @pytest.mark.parametrize(

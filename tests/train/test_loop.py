@@ -293,7 +293,7 @@ def test_another_config_does_not_resume(base: Path, tmp_path: Path, capsys) -> N
         (["--learning-rate", "nan"], "must be a number"),
         (["--temperature", "0"], "all samples of a group would be the same"),
         (["--top-p", "0.9", "--num-iterations", "2"], "--top-p and --top-k"),
-        (["--eval-temperatures", "a"], "Error parsing --eval-temperatures: Could not find valid parse for arguments: ['a']"),
+        (["--eval-temperatures", "a"], "--eval-temperatures: 'a' is not a number"),
         (["--eval-temperatures", "1", "-1"], "--eval-temperatures 1 -1: must be one or more numbers of at least 0"),
         (["--loss-aggregation", "mean"], "invalid choice"),
         (["--compute-dtype", "float16"], "invalid choice"),
