@@ -159,5 +159,5 @@ def test_the_files_are_written_anew_by_deepspeed(tmp_path):
 def test_optimizer_files_without_the_names_of_the_weights_are_refused(tmp_path):
     for path in (FOLDERS / "zero1" / "global_step3").glob("*optim_states.pt"):
         shutil.copy(path, tmp_path)
-    with pytest.raises(InputError, match=r"holds the optimizer files of DeepSpeed, but not \*_model_states\.pt"):
+    with pytest.raises(InputError, match=r"holds the optimizer files of DeepSpeed, but not the \*_model_states\.pt"):
         open_checkpoint(tmp_path)

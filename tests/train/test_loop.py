@@ -341,7 +341,7 @@ def refused(words: list[str], capsys) -> str:
         (["--task", "none.jsonl"], "none.jsonl: no such file"),
         (["--model", "/nowhere"], "/nowhere: no such folder"),
         (["--model", "run"], "run: is not a model that transformers can read: it has no config.json"),
-        (["--model", "file"], "file: is a file; name the folder of the model"),
+        (["--model", "file"], "file: is a file; name the folder with config.json"),
         (["--out", "run"], "run: already contains a run; continue it with --resume"),
         (["--out", "run", "--resume"], "run: was started with steps = 7, not 3"),
         (["--out", "full"], "full: is not empty and contains no run"),
@@ -393,7 +393,7 @@ def test_a_verifier_that_fails_ends_the_run(base: Path, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("", "prompt of .*: is empty"), ("<D>" + "x+1" * 200, r"601 tokens and 2 new ones are beyond .* 512 positions")],
+    [("", "prompt of .*: is empty"), ("<D>" + "x+1" * 200, r"601 tokens and 2 new ones exceed .* 512 positions")],
 )
 def test_a_prompt_of_no_tokens_or_too_many(prompt: str, message: str, base: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"

@@ -147,7 +147,7 @@ def test_bad_input() -> None:
     model = MODELS["llama"]().eval()
     with pytest.raises(InputError, match="prompt 1: is empty"):
         some(model, prompts=[[1], []])
-    with pytest.raises(InputError, match="beyond the model's 256 positions"):
+    with pytest.raises(InputError, match="exceed the model's 256 positions"):
         some(model, max_new_tokens=255)
     with pytest.raises(InputError, match="at least 0"):
         some(model, temperature=-1.0)
