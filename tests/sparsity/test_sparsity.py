@@ -202,7 +202,7 @@ def test_the_report_says_what_the_dtypes_do(pair):
     assert "both sides store float32" in compare(base, tuned).notes[0]
     assert "both sides store bfloat16" in compare(stored, stored).notes[0]
     assert compare(stored, stored).notes[0].endswith("at least 2^-8 of the larger")  # `atol` hides nothing
-    assert "compare with a paper only in the dtype it used" in compare(base, tuned).notes[0]
+    assert "compare with a paper only in the dtype that it used" in compare(base, tuned).notes[0]
     mixed = compare(stored, base)
     assert "two files cannot tell which" in mixed.notes[0]
     assert mixed.total.changed["exact"] > 0.9 * mixed.total.numel
