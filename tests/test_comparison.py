@@ -138,7 +138,9 @@ def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: 
     assert copy.read_text() == page.read_text()
 
 
-@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[pytest.mark.slow] if name in ("full", "smollm2") else []) for name in presets.PRESETS]
+)
 def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default, the compared runs are those of the methods, with each seed."""
     monkeypatch.chdir(tmp_path)

@@ -75,6 +75,7 @@ def test_the_page_holds_the_text_and_is_safe():
     assert page(trace, "m", "other") == page(trace, "m", "other")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(browser() is None, reason="no browser")
 def test_in_a_browser(tmp_path):
     """The script runs, colours tokens, stays out of reach of the text, and draws a sliver of thirty thousand tokens."""

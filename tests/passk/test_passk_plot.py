@@ -32,7 +32,7 @@ def made(names=("base", "rl", "selfplay"), n=32, **settings):
     [
         (("base",), {}),
         pytest.param(("base", "rl"), {}, marks=pytest.mark.slow),
-        (("base", "rl", "selfplay"), {"extrapolate": 4096}),
+        pytest.param(("base", "rl", "selfplay"), {"extrapolate": 4096}, marks=pytest.mark.slow),
         (("a model with a rather long name, step 100", "$x_1$ <b>", "c"), {"ks": [1, 2, 3, 5, 7, 11]}),
         (("one", "two"), {"ks": [1]}),
     ],

@@ -97,7 +97,7 @@ def assert_sampler_is_the_trainer(line: dict, compute: str) -> None:
     assert line["sampler/max_difference" if compute == "float32" else "sampler/kl"] < 1e-3
 
 
-@pytest.mark.parametrize("method", QUICK)
+@pytest.mark.parametrize("method", ["rlvr", *(pytest.param(name, marks=pytest.mark.slow) for name in QUICK if name != "rlvr")])
 def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -> None:
     """Sampling, gradient, probes, evaluation and recorder, by autocast."""
     out = tmp_path / "run"

@@ -176,7 +176,8 @@ def options(base: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("compute", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: Path, monkeypatch) -> None:
     dtype = ["--compute-dtype", compute]
     assert command.cli(options(base, tmp_path / "whole", *dtype)) == 0
