@@ -182,9 +182,9 @@ def read(
 
 
 def _counted(number: int, text: str) -> str:
-    """Return a count with its noun, the first word of ``text``, which is a plural."""
+    """Return a count with its noun, the first word of ``text``, which is a plural that ends in s."""
     noun, _, rest = text.partition(" ")
-    return f"{number:,} {noun.removesuffix('s') if number == 1 else noun} {rest}"
+    return f"{plural(number, noun.removesuffix('s'))} {rest}"
 
 
 def _kind_of_name(path: Path) -> str:
