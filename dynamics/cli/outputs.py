@@ -76,17 +76,17 @@ def check_outputs(options: Any, inputs: Iterable[str], others: Mapping[str | Non
     inputs : files and folders that the command reads; ``NAME=PATH`` stands for the path.
     others : outputs of other options -> allowed suffixes.
     """
+    paths = {option: getattr(options, option, None) for option in (*KINDS, "figure")}
     for option, suffixes in KINDS.items():
-        path = getattr(options, option, None)
+        path = paths[option]
         if path not in (None, "-") and (suffix := Path(path).suffix.lower()) in KNOWN and suffix not in suffixes:
             raise InputError(f"{printable(path)}: --{option} writes {suffixes[0]}, not {suffix}; name another file")
         check_output(path)
-    for path, allowed in ((getattr(options, "figure", None), FIGURES), *(others or {}).items()):
+    for path, allowed in ((paths["figure"], FIGURES), *(others or {}).items()):
         check_output(path, allowed)
-    if sum(getattr(options, option, None) == "-" for option in ("json", "csv")) > 1:
+    if paths["json"] == paths["csv"] == "-":
         raise InputError("--json - and --csv - both want standard output; name a file for one of them")
-    paths = [getattr(options, option, None) for option in (*KINDS, "figure")] + list(others or {})
-    files = [os.path.abspath(path) for path in paths if path not in (None, "-")]
+    files = [os.path.abspath(path) for path in (*paths.values(), *(others or {})) if path not in (None, "-")]
     if twice := next((path for path in files if files.count(path) > 1), None):
         raise InputError(f"{printable(twice)}: is named for two outputs; each needs a file of its own")
     sources = list(inputs)
