@@ -1,45 +1,66 @@
-"""The confined side of the sandbox: a process that drops its privileges, then forks a child for every program.
+"""The confined side of the sandbox: a process that gives up its privileges, then forks a child for every program or answer.
 
-``dynamics.train.sandbox.host`` starts it as a script, with an empty environment; it uses the standard library only. Requests and answers
-pass through its standard input and output, each as a length of 4 bytes and that many bytes of JSON. The only open file of a child that
-leads outside is the pipe for its own result, so a program can forge nothing but its own result.
+``dynamics.train.sandbox.template`` starts it as a script, with an empty environment; it uses the standard library only. This process, the
+template, never sees a program: it gets the two ends of pipes through its standard input, a Unix socket, and hands them to a new child.
+The child reads its request from the one and writes its results to the other, so it finds nothing of other programs in its memory, and can
+forge nothing but its own results.
+
+A child that runs a program has no access to files: the modules of the standard library are in the memory of the template. Children that
+run the judge of a library may read the folders that the library needs.
+
+Messages of the socket: a letter, a number of the child and a length, and that many bytes. F: fork, with three descriptors. K: kill the
+child. E: kill the child, and reply with its status. P: prepare the judge. Messages of the pipes: a length, and that many bytes.
 """
 
 from __future__ import annotations
 
-import ast
+import array
 import contextlib
 import ctypes
+import fcntl
 import gc
+import importlib.machinery
+import importlib.util
+import io
 import json
+import marshal
 import os
+import pickle
 import platform
 import resource
-import select
 import signal
+import socket
 import struct
 import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
-#: modules imported in advance, so that programs can use them without reading files
+#: modules imported in advance; a program that imports another one loads it from memory
 WARM = (
     "math cmath itertools collections functools operator re string heapq bisect random datetime copy statistics fractions decimal "
-    "typing dataclasses enum textwrap json calendar numbers array struct hashlib unicodedata"
+    "typing dataclasses enum textwrap json calendar numbers array struct hashlib unicodedata ast"
 )
-#: limit of the size of a result in bytes; a larger result is an error, and is never truncated
+#: modules in shared libraries, which cannot be loaded once files are out of reach; systems differ in which are built in. Each makes forking
+#: slower, so those are left out that are of no use here or have a substitute: hashlib does without _hashlib if the others are there
+SHARED_LIBRARIES = (
+    "_bisect _blake2 _contextvars _csv _ctypes _datetime _decimal _heapq _json _md5 _opcode _pickle _posixsubprocess _random _sha1 _sha2 "
+    "_sha256 _sha3 _sha512 _statistics _struct array binascii cmath fcntl math resource select unicodedata zlib"
+)
+#: folders of the standard library that programs do not import from
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data"}
+#: limit of the size of all results in bytes; larger results are an error, and are never truncated
 MAX_RESULT = 1 << 16
 #: recursion limit that a program starts with
 RECURSION = 1000
 
-# system call -> numbers on x86_64 and aarch64; None if an architecture lacks the call
-_CALLS: dict[str, tuple[int | None, int | None]] = {
+#: a pair of numbers of a system call: on x86_64 and on aarch64; None if an architecture lacks the call
+Numbers = tuple["int | None", "int | None"]
+#: system calls that a program may make; none of them takes a path
+CALLS: dict[str, Numbers] = {
     "read": (0, 63),
     "write": (1, 64),
     "close": (3, 57),
-    "stat": (4, None),
     "fstat": (5, 80),
-    "lstat": (6, None),
     "lseek": (8, 62),
     "mmap": (9, 222),
     "mprotect": (10, 226),
@@ -48,65 +69,70 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "rt_sigaction": (13, 134),
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
-    "pread64": (17, 67),
-    "access": (21, None),
     "sched_yield": (24, 124),
     "mremap": (25, 216),
-    "madvise": (28, 233),
     "dup": (32, 23),
     "nanosleep": (35, 101),
     "getpid": (39, 172),
     "exit": (60, 93),
-    "uname": (63, 160),
-    "getcwd": (79, 17),
-    "readlink": (89, None),
     "gettimeofday": (96, 169),
     "getuid": (102, 174),
     "getgid": (104, 176),
     "geteuid": (107, 175),
     "getegid": (108, 177),
-    "getppid": (110, 173),
     "sigaltstack": (131, 132),
     "gettid": (186, 178),
     "futex": (202, 98),
     "sched_getaffinity": (204, 123),
-    "getdents64": (217, 61),
     "clock_gettime": (228, 113),
     "clock_getres": (229, 114),
     "clock_nanosleep": (230, 115),
     "exit_group": (231, 94),
+    "getrandom": (318, 278),
+}
+#: further calls of children that may read folders
+READING: dict[str, Numbers] = {
+    "stat": (4, None),
+    "lstat": (6, None),
+    "pread64": (17, 67),
+    "access": (21, None),
+    "uname": (63, 160),
+    "getcwd": (79, 17),
+    "readlink": (89, None),
+    "sysinfo": (99, 179),
+    "getdents64": (217, 61),
     "openat": (257, 56),
     "newfstatat": (262, 79),
     "readlinkat": (267, 78),
     "faccessat": (269, 48),
-    "set_robust_list": (273, 99),
-    "getrandom": (318, 278),
     "statx": (332, 291),
-    "rseq": (334, 293),
     "faccessat2": (439, 439),
 }
-# further calls that the forking process needs; its children lose them
-_FORKING: dict[str, tuple[int | None, int | None]] = {
-    "poll": (7, None),
-    "ppoll": (271, 73),
+#: further calls of the template; its children lose them
+FORKING: dict[str, Numbers] = {
     "dup2": (33, None),
-    "dup3": (292, 24),
+    "sendto": (44, 206),
+    "recvmsg": (47, 212),
     "clone": (56, 220),
     "fork": (57, None),
     "wait4": (61, 260),
     "kill": (62, 129),
     "setsid": (112, 157),
     "prctl": (157, 167),
-    "pipe": (22, None),
-    "pipe2": (293, 59),
+    "set_robust_list": (273, 99),
+    "dup3": (292, 24),
     "prlimit64": (302, 261),
     "seccomp": (317, 277),
+    "rseq": (334, 293),
 }
-_FCNTL = (72, 25)
+#: calls of which only some values of an argument are allowed: numbers, the argument, the values
+FCNTL = ((72, 25), 1, (0, 1, 2, 3, 1030))  # copy a descriptor, read its flags; not those that send signals or change shared flags
+MADVISE = ((28, 233), 2, (4, 8, 14, 15))  # give memory back, huge pages; not those that poison, page out or merge memory
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-#: commands of fcntl that copy a descriptor or access its flags; commands that send signals to other processes are excluded
-_FCNTL_ALLOWED = (0, 1, 2, 3, 1030)
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_DUMPABLE = 38, 22, 4
+_CAPSET = (126, 91)
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 22, 24, 38, 47
+#: user and group that a process of root becomes
+NOBODY = 65534
 
 
 class _FilterProgram(ctypes.Structure):
@@ -122,12 +148,12 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("access", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-def seccomp_filter(extra: dict[str, tuple[int | None, int | None]]) -> Any:
-    """Build a seccomp filter: listed calls and ``extra`` are allowed, other calls fail with EPERM, foreign architectures are killed."""
+def seccomp_filter(calls: dict[str, Numbers], refusal: int) -> Any:
+    """Build a seccomp filter: ``calls`` are allowed, other calls fail with the error ``refusal``, foreign architectures are killed."""
     which, arch = _MACHINES[platform.machine()]
-    numbers = sorted(pair[which] for pair in (_CALLS | extra).values() if pair[which] is not None)  # type: ignore[type-var]
+    numbers = sorted(pair[which] for pair in calls.values() if pair[which] is not None)  # type: ignore[type-var]
     load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
-    allow, deny, kill = 0x7FFF0000, 0x00050001, 0x80000000
+    allow, deny, kill = 0x7FFF0000, 0x00050000 | refusal, 0x80000000
     code: list[tuple[int, int, int, int | None]] = [
         (load, 0, 0, 4),
         (equal, 1, 0, arch),
@@ -138,13 +164,20 @@ def seccomp_filter(extra: dict[str, tuple[int | None, int | None]]) -> Any:
     ]
     for number in numbers:
         code += [(equal, 0, 1, number), (result, 0, 0, allow)]
-    code += [(equal, 1, 0, _FCNTL[which]), (result, 0, 0, deny), (load, 0, 0, 24)]
-    for command in _FCNTL_ALLOWED:
-        code += [(equal, 0, 1, command), (result, 0, 0, allow)]
+    for pair, argument, values in (FCNTL, MADVISE):
+        checks: list[tuple[int, int, int, int | None]] = [(load, 0, 0, 16 + 8 * argument)]
+        for value in values:
+            checks += [(equal, 0, 1, value), (result, 0, 0, allow)]
+        code += [(equal, 0, len(checks) + 1, pair[which]), *checks, (result, 0, 0, deny)]
     code.append((result, 0, 0, deny))
     text = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
     memory = ctypes.create_string_buffer(text, len(text))
     return _FilterProgram(len(code), ctypes.addressof(memory)), memory
+
+
+def install_filter(libc: Any, filter_: Any) -> None:
+    """Restrict this process to the system calls that ``seccomp_filter`` allows."""
+    _checked(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_[0]), 0, 0), "seccomp")
 
 
 def _checked(value: int, what: str) -> int:
@@ -153,8 +186,27 @@ def _checked(value: int, what: str) -> int:
     return value
 
 
+def drop_privileges(libc: Any, readable: list[str]) -> None:
+    """Give up all capabilities for good; a process of root that reads no files becomes a user without rights."""
+    which, _ = _MACHINES[platform.machine()]
+    _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    capability = 0
+    while libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) >= 0:  # fails without capabilities, and after the last one
+        capability += 1
+    if os.geteuid() == 0 and not readable:
+        with contextlib.suppress(OSError):  # without CAP_SETUID, or in a namespace that knows no other user
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+    libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    _checked(libc.syscall(_CAPSET[which], header, sets), "capset")
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def landlock(libc: Any, readable: list[str]) -> int:
-    """Allow only reading files beneath ``readable``; deny TCP, and signals and sockets to the outside if the kernel supports that.
+    """Allow only reading beneath ``readable``; deny TCP, and signals and sockets to the outside if the kernel supports that.
 
     Return the version of the kernel's Landlock ABI.
     """
@@ -166,10 +218,10 @@ def landlock(libc: Any, readable: list[str]) -> int:
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _checked(libc.syscall(444, ctypes.byref(rules), ctypes.c_size_t(size), 0), "landlock_create_ruleset")
     for path in readable:
-        if not os.path.isdir(path):
+        if not os.path.exists(path):
             continue
         parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        beneath = _Beneath(4 | 8, parent)
+        beneath = _Beneath(4 | (8 if os.path.isdir(path) else 0), parent)
         _checked(libc.syscall(445, ruleset, 1, ctypes.byref(beneath), 0), "landlock_add_rule")
         os.close(parent)
     _checked(libc.syscall(446, ruleset, 0), "landlock_restrict_self")
@@ -177,151 +229,318 @@ def landlock(libc: Any, readable: list[str]) -> int:
     return version
 
 
-def confine(libc: Any) -> str:
-    """Drop all privileges except computing, forking and reading the standard library; return a description of the confinement."""
+def confine(libc: Any, readable: list[str], landlock_required: bool, refusal: int) -> str:
+    """Drop all privileges except computing, forking and reading ``readable``; return a description of the confinement."""
     if platform.machine() not in _MACHINES:
         raise OSError(f"no table of system calls for {platform.machine()}")
-    _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    version = landlock(libc, [os.path.dirname(os.__file__)])
-    install_filter(libc, seccomp_filter(_FORKING))
-    return f"Landlock ABI {version}, seccomp"
-
-
-def install_filter(libc: Any, filter_: Any) -> None:
-    """Restrict this process to the system calls that ``seccomp_filter`` allows."""
-    _checked(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_[0]), 0, 0), "seccomp")
-
-
-def run_program(request: dict[str, Any], result: int, null: int, libc: Any, filter_: Any) -> None:
-    """Run one program in this process and write its result; never returns."""
-    report = b"Eended"
+    drop_privileges(libc, readable)
+    parts = []
     try:
-        os.setsid()
-        os.dup2(null, 0), os.dup2(null, 1), os.dup2(null, 2)
-        seconds = int(request["timeout"]) + 2
-        if request["memory"]:
-            resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if filter_ is not None:
-            install_filter(libc, filter_)
-        inputs = ast.literal_eval(request["inputs"])
-        namespace: dict[str, Any] = {"__name__": "program"}
-        exec(compile(request["source"], "<program>", "exec"), namespace)
-        function = namespace[request["entry"]]
-        report = b"V" + repr([function(*arguments) for arguments in inputs]).encode("utf-8", "surrogatepass")
-    except MemoryError:
-        report = b"Ememory"
-    except RecursionError:
-        report = b"ERecursionError"
-    except BaseException as error:
-        try:
-            report = f"E{type(error).__name__}: {error}"[:300].encode("utf-8", "replace")
-        except BaseException:
-            report = b"Ean exception that cannot be shown"
+        parts.append(f"Landlock ABI {landlock(libc, readable)}")
+    except OSError:
+        if landlock_required:
+            raise
+    install_filter(libc, seccomp_filter(CALLS | FORKING | (READING if readable else {}), refusal))
+    return ", ".join([*parts, "seccomp"])
+
+
+class Library:
+    """The modules of the standard library, in memory; an importer for processes without access to files."""
+
+    def __init__(self) -> None:
+        self._modules: dict[str, tuple[str, bool, bool, int, int]] = {}  # file, whether it is a package and byte code, begin, end
+        content = io.BytesIO()
+        root = os.path.dirname(os.__file__)
+        for folder, folders, files in os.walk(root):
+            folders[:] = [name for name in folders if name.isidentifier() and name not in LEFT_OUT and not name.startswith("__")]
+            package = os.path.relpath(folder, root).replace(os.sep, ".").lstrip(".")
+            for file in files:
+                stem, suffix = os.path.splitext(file)
+                if suffix == ".py" and "." not in stem:
+                    is_package = stem == "__init__"
+                    name = package if is_package else f"{package}.{stem}" if package else stem
+                    path = os.path.join(folder, file)
+                    with contextlib.suppress(OSError):
+                        begin, is_code = content.tell(), _add_code(content, path)
+                        self._modules[name] = (path, is_package, is_code, begin, content.tell())
+        self._content = _shared(content.getbuffer())
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        """Find a module by its full name."""
+        del path, target
+        found = self._modules.get(name)
+        return None if found is None else importlib.machinery.ModuleSpec(name, self, origin=found[0], is_package=found[1])  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> None:
+        """Leave making the module to Python."""
+
+    def exec_module(self, module: Any) -> None:
+        """Run the code of a module."""
+        path, _, is_code, begin, end = self._modules[module.__name__]
+        content = self._content[begin:end]
+        exec(marshal.loads(content) if is_code else compile(content, path, "exec", dont_inherit=True), module.__dict__)
+
+
+def _add_code(content: io.BytesIO, path: str) -> bool:
+    """Append the byte code of a module if it is up to date, else its source; tell whether it is byte code."""
+    status = os.stat(path)
+    with contextlib.suppress(OSError, NotImplementedError), open(importlib.util.cache_from_source(path), "rb") as file:
+        magic, flags, seconds, size = struct.unpack("<4sIII", file.read(16))
+        if magic == importlib.util.MAGIC_NUMBER and not flags and (seconds, size) == (int(status.st_mtime), status.st_size):
+            content.write(file.read())
+            return True
+    with open(path, "rb") as file:
+        content.write(file.read())
+    return False
+
+
+def _shared(content: memoryview) -> Any:
+    """Put bytes into memory that forking need not copy and that nobody can change; an array of ctypes, of which a slice is bytes."""
+    size = len(content)
+    if not hasattr(os, "memfd_create"):
+        return bytes(content)
+    descriptor = os.memfd_create("library", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        view = memoryview(report[: MAX_RESULT + 1])
-        while view:
-            view = view[os.write(result, view) :]
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        fcntl.fcntl(descriptor, 1033, 1 | 2 | 4 | 8)  # F_ADD_SEALS: no further seals, no shrinking, no growing, no writing
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+        address = libc.mmap(None, size, 1, 1, descriptor, 0)  # Python's mmap would keep the descriptor, whose position children share
+        if address in (None, ctypes.c_void_p(-1).value):
+            raise OSError(ctypes.get_errno(), "mmap")
+        return (ctypes.c_char * size).from_address(address)
     finally:
-        os._exit(0)
+        os.close(descriptor)
 
 
-def serve_one(request: dict[str, Any], null: int, libc: Any, filter_: Any) -> dict[str, str]:
-    """Fork a child for a request, read its result with a size limit and a deadline, and make sure that the child is gone."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        run_program(request, writing, null, libc, filter_)
-    os.close(writing)
-    deadline = time.monotonic() + request["timeout"]
-    parts, size, error = [], 0, ""
-    poll = select.poll()
-    poll.register(reading, select.POLLIN)
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            error = "timeout"
-            break
-        part = os.read(reading, 1 << 16)
-        if not part:
-            break
-        parts.append(part)
-        size += len(part)
-        if size > MAX_RESULT:
-            error = "output too long"
-            break
-    os.close(reading)
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(OSError):
-            kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    text = b"".join(parts).decode("utf-8", "surrogatepass") if not error else ""
-    if not error and not text:
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        silent = "ended without a result" if number in (0, signal.SIGKILL) else f"signal {number}"
-        error = "timeout" if number == signal.SIGXCPU else silent
-    return {"error": error} if error else {"value": text[1:]} if text[0] == "V" else {"error": text[1:]}
-
-
-def _read(count: int) -> bytes:
-    parts = b""
-    while len(parts) < count:
-        part = os.read(0, count - len(parts))
-        if not part:
-            os._exit(0)
-        parts += part
-    return parts
-
-
-def _answer(message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode()
-    view = memoryview(struct.pack("<I", len(data)) + data)
-    while view:
-        view = view[os.write(1, view) :]
-
-
-def main(confined: bool) -> None:
-    """Drop privileges, report the confinement of this process, and serve requests until the other side closes the pipe."""
+def import_from_memory() -> None:
+    """Load the modules that need files, and import all others from memory from now on."""
+    for name in SHARED_LIBRARIES.split():
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    if not {"_sha2", "_sha256"} & set(sys.modules):  # a Python that has the functions of hashlib from OpenSSL only
+        with contextlib.suppress(ImportError):
+            __import__("_hashlib")
+    library = Library()
+    sys.meta_path[:] = [importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, library]
+    sys.path[:] = []
+    sys.path_hooks[:] = []
+    sys.path_importer_cache.clear()
     for name in WARM.split():
         __import__(name)
-    sys.setrecursionlimit(RECURSION)
-    libc = ctypes.CDLL(None, use_errno=True)
-    null = os.open(os.devnull, os.O_RDWR)
-    confinement, filter_ = "nothing", None
+
+
+def read_message(descriptor: int) -> bytes | None:
+    """Read a message; None at the end."""
+    header = _read(descriptor, 4)
+    return None if header is None else _read(descriptor, struct.unpack("<I", header)[0])
+
+
+def _read(descriptor: int, count: int) -> bytes | None:
+    parts = []
+    while count:
+        part = os.read(descriptor, min(count, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def write_message(descriptor: int, data: bytes) -> None:
+    """Write a message."""
+    view = memoryview(struct.pack("<I", len(data)) + data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def run_program(head: dict[str, Any], request: int, result: int) -> None:
+    """Define a program, and call its function with the arguments of each request, which come one after the other."""
+    import ast
+
+    namespace: dict[str, Any] = {"__name__": "program"}
+    exec(compile(head["source"], "<program>", "exec"), namespace)
+    function = namespace[head["entry"]]
+    while (text := read_message(request)) is not None:
+        report = b"V" + repr(function(*ast.literal_eval(text.decode("utf-8", "surrogatepass")))).encode("utf-8", "surrogatepass")
+        write_message(result, report[: MAX_RESULT + 1])
+    write_message(result, b"D")
+
+
+def run_judge(judge: Callable[[Any], Any], request: int, result: int) -> None:
+    """Judge the answers that come as requests."""
+    while (text := read_message(request)) is not None:
+        write_message(result, b"V" + json.dumps(judge(pickle.loads(text))).encode()[:MAX_RESULT])
+
+
+def failure(error: BaseException) -> bytes:
+    """Describe an exception, whose class and text the program may have written."""
+    if isinstance(error, MemoryError):
+        return b"Ememory"
+    if isinstance(error, RecursionError):
+        return b"ERecursionError"
     try:
+        return f"E{type(error).__name__}: {error}"[:300].encode("utf-8", "replace")
+    except BaseException:
+        return b"Ean exception that cannot be shown"
+
+
+class Template:
+    """The process that forks the children."""
+
+    def __init__(self, settings: dict[str, Any], control: socket.socket):
+        self.settings = settings
+        self.control = control
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.filter: Any = None
+        self.judge: dict[str, Any] = {}
+        self.children: dict[int, int] = {}
+
+    def start(self) -> str:
+        """Import what children need, and give up all privileges; return a description of the confinement."""
+        sys.setrecursionlimit(RECURSION)
+        script, readable = self.settings["judge"], self.settings["readable"]
+        if script:
+            sys.path[:] = self.settings["path"]
+            with open(script, "rb") as file:
+                source = file.read()
+        else:
+            import_from_memory()
+        confinement = "nothing"
         if sys.platform == "linux":
             try:  # if memory runs out, the kernel kills this process instead of the training process
                 with open("/proc/self/oom_score_adj", "w") as file:
                     file.write("1000")
             except OSError:
                 pass
-            libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-            if confined:
-                filter_ = seccomp_filter({})
-                confinement = confine(libc)
-        elif confined:
+            if self.settings["confined"]:
+                refusal = self.settings["refusal"]
+                self.filter = seccomp_filter(CALLS | (READING if readable else {}), refusal)
+                confinement = confine(self.libc, readable, self.settings["landlock"], refusal)
+        elif self.settings["confined"]:
             confinement = "sandbox-exec"
-    except (OSError, KeyError) as error:
-        _answer({"unavailable": str(error)})
-        return
-    gc.collect()
-    gc.freeze()
-    _answer({"confinement": confinement})
-    while True:
-        (size,) = struct.unpack("<I", _read(4))
-        request = json.loads(_read(size))
+        if script:
+            self.judge["__name__"] = "judge"
+            exec(compile(source, script, "exec"), self.judge)
+        gc.collect()
+        gc.freeze()
+        return confinement
+
+    def serve(self) -> None:
+        """Obey the socket until its other side is closed."""
+        while True:
+            header, descriptors = self._receive()
+            kind, number, size = struct.unpack("<cII", header)
+            if kind == b"F":
+                self._fork(number, descriptors)
+            elif kind == b"E":
+                self.send(struct.pack("<Ii", number, self._end(self.children.pop(number, 0))))
+            elif kind == b"K":
+                self._end(self.children.pop(number, 0))
+            elif kind == b"P":
+                self.send(self._prepare(_read(self.control.fileno(), size) or b""))
+
+    def send(self, data: bytes) -> None:
+        """Send a reply."""
+        self.control.sendall(struct.pack("<I", len(data)) + data)
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        header, found = b"", array.array("i")
+        while len(header) < 9:
+            part, ancillary, _, _ = self.control.recvmsg(9 - len(header), socket.CMSG_SPACE(3 * found.itemsize))
+            if not part:
+                self._leave()
+            header += part
+            for level, kind, data in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    found.frombytes(data[: len(data) - len(data) % found.itemsize])
+        return header, list(found)
+
+    def _leave(self) -> None:
+        """End all children and this process, since nobody waits for results."""
+        for pid in self.children.values():
+            self._end(pid)
+        os._exit(0)
+
+    def _fork(self, number: int, descriptors: list[int]) -> None:
         try:
-            answer = serve_one(request, null, libc, filter_)
-        except OSError as error:
-            answer = {"error": f"executor: {error}"}
-        except ValueError:
-            answer = {"error": "not text"}
-        _answer(answer)
+            pid = os.fork()
+        except OSError:  # the other side finds the end of the pipe
+            pid = -1
+        if pid == 0:
+            self._child(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if pid > 0:
+            self.children[number] = pid
+
+    def _end(self, pid: int) -> int:
+        """Kill a child and all that it may have started; return the number of the signal that ended it."""
+        if pid <= 0:
+            return 0
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(OSError):
+                kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+    def _child(self, request: int, result: int, null: int) -> None:
+        """Run one request in a new process; never returns."""
+        try:
+            self.control.close()
+            os.setsid()
+            if sys.platform == "linux":
+                self.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            os.close(null)
+            for name, limit in (("AS", self.settings["memory"]), ("FSIZE", 0), ("NOFILE", 64), ("CORE", 0)):
+                if limit is not None:
+                    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+            text = read_message(request)
+            if text is None:  # the request was withdrawn
+                os._exit(0)
+            head = json.loads(text)
+            resource.setrlimit(resource.RLIMIT_CPU, (head["seconds"], head["seconds"] + 1))
+            if self.filter is not None:
+                install_filter(self.libc, self.filter)
+            if self.judge:
+                run_judge(self.judge["judge"], request, result)
+            else:
+                run_program(head, request, result)
+        except BaseException as error:
+            with contextlib.suppress(BaseException):
+                write_message(result, failure(error))
+        finally:
+            os._exit(0)
+
+    def _prepare(self, data: bytes) -> bytes:
+        try:
+            value = self.judge["prepare"](*pickle.loads(data))
+            gc.freeze()
+            return b"V" + json.dumps(value).encode()
+        except Exception as error:
+            return failure(error)
+
+
+def main(settings: dict[str, Any]) -> None:
+    """Start the template, report its confinement, and serve."""
+    template = Template(settings, socket.socket(fileno=os.dup(0)))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    try:
+        greeting = {"confinement": template.start()}
+    except (OSError, KeyError) as error:
+        greeting = {"unavailable": str(error) or type(error).__name__}
+    except Exception as error:
+        greeting = {"failed": failure(error)[1:].decode()}
+    template.send(json.dumps(greeting).encode())
+    if "confinement" in greeting:
+        template.serve()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] == "confined")
+    main(json.loads(sys.argv[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from dynamics.train.sandbox import Job, Outcome, Sandbox, SandboxUnavailable
+from dynamics.train.sandbox.confined import CALLS, FCNTL, MADVISE
 from dynamics.train.tasks.problem import Problem
 from dynamics.train.tasks.triplets import verify
-from train.sandbox.attacks import ATTACKS, judged
+from train.sandbox.attacks import ALL_CALLS, ATTACKS, MAILBOX, MARKER, REFUSED, SEARCH, judged, not_refused
 
 try:
     Sandbox(1).close()
@@ -58,7 +60,74 @@ def test_contained_as_an_ordinary_user() -> None:
             break
     else:
         pytest.skip("an ordinary user has no interpreter here, or cannot read this checkout")
-    assert done.stdout.strip().endswith(f"{len(ATTACKS)} contained"), done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.strip().endswith(f"{len(ATTACKS) + len(REFUSED)} contained"), done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def marked():
+    with Sandbox(1, refused=MARKER) as made:
+        yield made
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the calls are those of x86_64")
+@pytest.mark.parametrize(("what", "calls"), REFUSED, ids=[attack[0] for attack in REFUSED])
+def test_calls_are_refused_by_the_filter(what: str, calls: str, marked: Sandbox) -> None:
+    assert not_refused(marked, calls) == ""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the calls are those of x86_64")
+def test_all_other_calls_are_refused(marked: Sandbox) -> None:
+    allowed = [*(numbers[0] for numbers in CALLS.values()), FCNTL[0][0], MADVISE[0][0]]
+    (result,) = marked.run(ALL_CALLS, [(allowed,)], timeout=10).values or [None]
+    assert result == ([MARKER], 598 - len(allowed))
+
+
+def test_a_program_sees_nothing_of_the_program_before(sandbox: Sandbox) -> None:
+    word = "tigerlily"
+    source = f"def f(x):\n    # {word}\n    return '{word}' + x"
+    for _ in range(3):
+        assert sandbox.run(source, [(word,), (word * 2,)]).values == [word * 2, word * 3]
+    assert sandbox.run(SEARCH, [([*word],)], timeout=10) == Outcome([[]], None)
+    beside = f"{SEARCH}\nmine = ['{word}' + str(len(SystemExit.__name__))]\n"  # the search finds what is in its own process
+    assert sandbox.run(beside, [([*word],)], timeout=10).values == [["frame", "memory", "object"]]
+
+
+def test_a_program_sees_an_argument_only_after_it_has_answered_the_one_before(sandbox: Sandbox) -> None:
+    word = "tigerlily"
+    assert (
+        sandbox.run(SEARCH, [([*word],), ([*"snapdragon"], word)], timeout=10).error
+        == "TypeError: f() takes 1 positional argument but 2 were given"
+    )
+    kept = SEARCH.replace("return sorted(found)", "return sorted(found) if letters[0] == 't' else None").replace(
+        "f(letters)", "f(letters, *others)"
+    )
+    assert sandbox.run(kept, [([*word],), ([*"snapdragon"], word)], timeout=10).values == [[], None]
+    peek = "import os\ndef f(x):\n    for d in range(3, 64):\n        try: return os.read(d, 99)\n        except OSError: pass"
+    assert sandbox.run(peek, [(1,), (2,)], timeout=0.3) == Outcome(None, "timeout")
+
+
+def test_programs_cannot_leave_each_other_messages(sandbox: Sandbox) -> None:
+    before = sandbox.run(MAILBOX, [(False,)])
+    assert before.values is not None, before
+    assert sandbox.run(MAILBOX, [(True,)]).values is not None
+    assert sandbox.run(MAILBOX, [(False,)]) == before
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc of Linux")
+def test_no_process_has_capabilities(sandbox: Sandbox) -> None:
+    sandbox.run("def f(x):\n    return x", [(1,)])
+    templates = children_of(os.getpid())
+    assert templates
+    for pid in [*templates, *(child for template in templates for child in children_of(template))]:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+        assert os.geteuid() or status["CapBnd"] == "0" * 16
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        assert os.geteuid() or status["Uid"].split()[0] == "65534"
 
 
 def test_patches_do_not_last(sandbox: Sandbox) -> None:
@@ -101,10 +170,8 @@ def test_an_answer_is_never_code(sandbox: Sandbox) -> None:
 def test_many_at_once_and_a_dead_executor(sandbox: Sandbox) -> None:
     jobs = [Job(f"def f(x):\n    return x * {n}", [(2,)]) for n in range(40)]
     assert [outcome.values for outcome in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
-    parent = sandbox.run("import os\ndef f(x):\n    return os.getppid()", [(1,)])
-    assert parent.values is not None
-    assert parent.values[0] > 1
-    os.kill(parent.values[0], signal.SIGKILL)
+    for template in children_of(os.getpid()):
+        os.kill(template, signal.SIGKILL)
     assert [outcome.values for outcome in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
 
 

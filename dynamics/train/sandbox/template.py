@@ -1,0 +1,355 @@
+"""The host's side of a template: the confined process that forks a child for every request (``dynamics.train.sandbox.confined``)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import pickle
+import select
+import signal as signals
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dynamics.train.sandbox.backends import Backend, SandboxUnavailable, Unconfined, refusal
+
+_SCRIPT = Path(__file__).with_name("confined.py")
+#: limit of the size of all results of a child in bytes, as in ``confined``
+MAX_RESULT = 1 << 16
+#: seconds for a template to start, and for it to reply once a child is to end
+_START, _REPLY = 60.0, 10.0
+#: seconds beyond the time limit after which the kernel ends a child whose host is gone
+_GRACE = 2
+
+
+class _TemplateDied(Exception):
+    pass
+
+
+class Child:
+    """A child that waits for its request, with the ends of its pipes."""
+
+    def __init__(self, number: int, request: int, result: int):
+        self.number, self.request, self.result = number, request, result
+
+    def close(self) -> None:
+        """Close both pipes."""
+        for name in ("request", "result"):
+            descriptor = getattr(self, name)
+            if descriptor >= 0:
+                os.close(descriptor)
+                setattr(self, name, -1)
+
+
+class Template:
+    """A confined process that forks a child for every request; restarted when it has died.
+
+    Parameters
+    ----------
+    backend : what surrounds the process.
+    seed : hash seed.
+    memory : maximum address space of a child in bytes.
+    judge : script with the functions ``prepare`` and ``judge`` that children call; None for children that run programs.
+    readable : files and folders that the judge may read.
+    path : folders to import from, for a judge.
+    refused : error number of system calls that are not allowed.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        seed: int,
+        memory: int,
+        judge: Path | None = None,
+        readable: Sequence[str] = (),
+        path: Sequence[str] = (),
+        refused: int = errno.EPERM,
+    ):
+        self.backend = backend
+        self.lock = threading.Lock()
+        self.confinement = ""
+        self._settings: dict[str, Any] = {
+            "confined": backend.confined,
+            "landlock": backend.landlock,
+            "memory": memory,
+            "judge": None if judge is None else str(judge),
+            "readable": list(readable),
+            "path": list(path),
+            "refusal": refused,
+        }
+        self._environment = {"PYTHONHASHSEED": str(seed)}
+        if judge is not None:  # threads of libraries do not survive forking
+            self._environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._prepared: list[tuple[str, Any]] = []
+        self._next: Child | None = None
+        self._number = 0
+
+    def start(self) -> None:
+        """Start the process.
+
+        Raises
+        ------
+        SandboxUnavailable : it cannot be confined here, or its judge cannot be imported.
+        """
+        folders = [str(_SCRIPT.parent), *self._settings["readable"]]
+        flags = ["-s", "-S", "-P", "-B"] if sys.version_info >= (3, 11) else ["-s", "-S", "-B"]
+        python = [sys.executable, *flags, str(_SCRIPT), json.dumps(self._settings)]
+        command = self.backend.command(python, folders, self._environment)
+        here, there = socket.socketpair()
+        self._control = here
+        try:
+            with there:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=there.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=self._environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            greeting = json.loads(self._receive(_START))
+        except (OSError, _TemplateDied, ValueError) as error:
+            self.stop()
+            raise SandboxUnavailable(refusal(f"the sandbox did not start ({error})")) from None
+        if "confinement" not in greeting:
+            self.stop()
+            if "failed" in greeting:
+                raise SandboxUnavailable(str(greeting["failed"]))
+            raise SandboxUnavailable(refusal(f"programs that a model wrote cannot be confined here ({greeting.get('unavailable')})"))
+        self.confinement = ", ".join(filter(None, [self.backend.name, str(greeting["confinement"])]))
+        if isinstance(self.backend, Unconfined):
+            self.confinement = self.backend.name
+        for data in self._prepared:
+            self._prepare(data)
+
+    def stop(self) -> None:
+        """End the process and its children."""
+        if self._next is not None:
+            self._next.close()
+            self._next = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def prepare(self, key: str, config: Any) -> Any:
+        """Call ``prepare(key, config)`` of the judge in the process that later children are forked from; return its result.
+
+        Raises
+        ------
+        ValueError : it failed; the text says how.
+        """
+        with self.lock:
+            self._ensure()
+            if self._next is not None:  # it does not know what is prepared now
+                self._status(self._next)
+                self._next = None
+            value = self._prepare((key, config))
+            self._prepared.append((key, config))
+            return value
+
+    def _prepare(self, data: tuple[str, Any]) -> Any:
+        content = pickle.dumps(data)
+        assert self._control is not None
+        self._control.sendall(struct.pack("<cII", b"P", 0, len(content)) + content)
+        reply = self._receive(_START)
+        if reply[:1] != b"V":
+            raise ValueError(reply[1:].decode("utf-8", "replace"))
+        return json.loads(reply[1:])
+
+    def exchange(self, head: dict[str, Any], requests: Sequence[bytes], timeout: float, cpu: int | None = None) -> tuple[list[bytes], str]:
+        """Send requests to a new child, each once the one before is answered.
+
+        Parameters
+        ----------
+        head : what the child reads first.
+        requests : sent one by one; if there are none, the child is asked to end.
+        timeout : seconds for all requests.
+        cpu : seconds of processor time for all requests; a little more than ``timeout`` if None.
+
+        Returns
+        -------
+        results : of the requests; empty after an error.
+        error : short reason, or an empty text.
+        """
+        first = json.dumps(head | {"seconds": math.ceil(timeout) + _GRACE if cpu is None else cpu}).encode()
+        with self.lock:
+            for _ in range(2):
+                try:
+                    self._ensure()
+                    child = self._next or self._fork()
+                    self._next = None
+                    try:
+                        self._next = self._fork()  # while the child works
+                        results, error = _Conversation(child, first, requests).run(time.monotonic() + timeout)
+                        signal = self._status(child) if error == "ended" else self._kill(child)
+                    finally:
+                        child.close()
+                except (OSError, _TemplateDied):
+                    self.stop()
+                    continue
+                return results, _explained(error, signal)
+        return [], "the executor died"
+
+    def _ensure(self) -> None:
+        if self._process is None:
+            self.start()
+
+    def _fork(self) -> Child:
+        assert self._control is not None
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        request, result = os.pipe(), os.pipe()
+        null = os.open(os.devnull, os.O_RDWR)
+        child = Child(self._number, request[1], result[0])
+        try:
+            os.set_blocking(child.request, False)
+            socket.send_fds(self._control, [struct.pack("<cII", b"F", self._number, 0)], [request[0], result[1], null])
+        except BaseException:
+            child.close()
+            raise
+        finally:
+            for descriptor in (request[0], result[1], null):
+                os.close(descriptor)
+        return child
+
+    def _kill(self, child: Child) -> int:
+        child.close()
+        assert self._control is not None
+        self._control.sendall(struct.pack("<cII", b"K", child.number, 0))
+        return 0
+
+    def _status(self, child: Child) -> int:
+        """End a child; return the number of the signal that ended it, 0 for none."""
+        child.close()
+        assert self._control is not None
+        self._control.sendall(struct.pack("<cII", b"E", child.number, 0))
+        number, signal = struct.unpack("<Ii", self._receive(_REPLY))
+        if number != child.number:
+            raise _TemplateDied("another child's status")
+        return int(signal)
+
+    def _receive(self, seconds: float) -> bytes:
+        deadline = time.monotonic() + seconds
+        (size,) = struct.unpack("<I", self._exactly(4, deadline))
+        return self._exactly(size, deadline)
+
+    def _exactly(self, count: int, deadline: float) -> bytes:
+        assert self._control is not None
+        parts = b""
+        while len(parts) < count:
+            self._control.settimeout(max(0.001, deadline - time.monotonic()))
+            part = self._control.recv(count - len(parts))
+            if not part:
+                raise _TemplateDied("no answer")
+            parts += part
+        self._control.settimeout(None)
+        return parts
+
+
+class _Conversation:
+    """Sends requests to a child one by one, and reads its results; a program may write anything into the pipe of its results.
+
+    Attributes
+    ----------
+    results : of the requests so far.
+    end : why the conversation is over, an empty text if it went as planned; None while it goes on.
+    """
+
+    def __init__(self, child: Child, head: bytes, requests: Sequence[bytes]):
+        self.results: list[bytes] = []
+        self.end: str | None = None
+        self._child = child
+        self._requests = requests
+        self._pending = memoryview(_message(head) + (_message(requests[0]) if requests else b""))
+        self._buffer, self._received = b"", 0
+        self._poll = select.poll()
+        self._poll.register(child.result, select.POLLIN)
+        self._poll.register(child.request, select.POLLOUT)
+
+    def run(self, deadline: float) -> tuple[list[bytes], str]:
+        """Return the results, or no results and the reason."""
+        while self.end is None:
+            left = deadline - time.monotonic()
+            ready = [descriptor for descriptor, _ in self._poll.poll(left * 1000)] if left > 0 else []
+            if not ready:
+                self.end = "timeout"
+            elif self._child.result in ready:
+                self._read()
+            else:
+                self._write()
+        return ([], self.end) if self.end else (self.results, "")
+
+    def _write(self) -> None:
+        try:
+            self._pending = self._pending[os.write(self._child.request, self._pending) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # the child has ended; what it said is still to be read
+            self._pending = memoryview(b"")
+        if not self._pending:
+            self._poll.unregister(self._child.request)
+            if not self._requests:
+                os.close(self._child.request)
+                self._child.request = -1
+
+    def _read(self) -> None:
+        part = os.read(self._child.result, 1 << 16)
+        self._buffer += part
+        self._received += len(part)
+        if not part:
+            self.end = "ended"
+        elif self._received > MAX_RESULT + 4 * len(self._requests) + 5:
+            self.end = "output too long"
+        elif len(self._buffer) >= 4:
+            (size,) = struct.unpack("<I", self._buffer[:4])
+            if size > MAX_RESULT:
+                self.end = "output too long"
+            elif len(self._buffer) > 4 + size:  # nobody has asked for more
+                self.end = "forged"
+            elif len(self._buffer) == 4 + size:
+                self._take(self._buffer[4:5], self._buffer[5:])
+                self._buffer = b""
+
+    def _take(self, kind: bytes, content: bytes) -> None:
+        if kind == b"E":
+            self.end = "E" + content.decode("utf-8", "replace")
+        elif kind == b"D" and not self._requests:
+            self.end = ""
+        elif kind != b"V" or self._pending or not self._requests:  # a result of a request that was not sent
+            self.end = "forged"
+        else:
+            self.results.append(content)
+            if len(self.results) == len(self._requests):
+                self.end = ""
+            else:
+                self._pending = memoryview(_message(self._requests[len(self.results)]))
+                self._poll.register(self._child.request, select.POLLOUT)
+
+
+def _message(data: bytes) -> bytes:
+    return struct.pack("<I", len(data)) + data
+
+
+def _explained(error: str, signal: int) -> str:
+    """Word the reason for which a child gave no result."""
+    if error == "ended":
+        if signal == signals.SIGXCPU:
+            return "timeout"
+        return "ended without a result" if signal in (0, signals.SIGKILL) else f"signal {signal}"
+    return error[1:] if error[:1] == "E" else error
