@@ -527,6 +527,7 @@ class Template:
 
 def main(settings: dict[str, Any]) -> None:
     """Start the template, report its confinement, and serve."""
+    os.environ.pop("PWD", None)  # set by bwrap
     template = Template(settings, socket.socket(fileno=os.dup(0)))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

@@ -350,9 +350,7 @@ ATTACKS: list[tuple[str, str, object]] = [
 
 def judged(sandbox: Sandbox, program: str, expected: object, argument: object) -> str:
     """Return an empty string if the attack was contained."""
-    outcome = sandbox.run(program, [(argument,)], timeout=0.5)
-    if outcome.error == "timeout" and "timeout" not in str(expected):  # a busy machine
-        outcome = sandbox.run(program, [(argument,)], timeout=10)
+    outcome = sandbox.run(program, [(argument,)], timeout=0.25 if "timeout" in str(expected) else 10)
     if isinstance(expected, str) and expected != "\ud800":
         if not (outcome.error or "").isprintable():
             return f"an error with control characters: {outcome}"

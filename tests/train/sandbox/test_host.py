@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,52 @@ def test_many_at_once_and_a_dead_executor(sandbox: Sandbox) -> None:
     for template in children_of(os.getpid()):
         os.kill(template, signal.SIGKILL)
     assert [outcome.values for outcome in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc of Linux")
+def test_nothing_stays_behind_a_killed_trainer() -> None:
+    program = (
+        "from dynamics.train.sandbox import Sandbox\nimport threading, time\nbox = Sandbox(1)\n"
+        "threading.Thread(target=box.run, args=('def f(x):\\n    while True: pass', [(1,)], 'f', 60), daemon=True).start()\n"
+        "time.sleep(0.3)\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "ready\n"
+        processes = [*(templates := children_of(trainer.pid)), *(child for template in templates for child in children_of(template))]
+        assert len(processes) == 3  # the template, the child at work, and the next
+        trainer.kill()
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in processes if _runs(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
+def test_bubblewrap_contains_the_attacks_too(every: int) -> None:
+    try:
+        made = Sandbox(1, backend="bubblewrap")
+    except SandboxUnavailable as unavailable:
+        pytest.skip(str(unavailable))
+    with made:
+        assert made.confinement.startswith("bubblewrap, ")
+        assert made.run("def f(x):\n    return x + 1", [(1,), (2,)]).values == [2, 3]
+        for what, program, expected in ATTACKS[::every]:
+            assert judged(made, program, expected, "/etc/hostname") == "", what
+
+
+def test_a_backend_that_is_not_there_is_refused_by_name(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SandboxUnavailable, match="bwrap is not installed"):
+        Sandbox(1, backend="bubblewrap")
 
 
 def test_it_refuses_without_confinement(monkeypatch) -> None:
