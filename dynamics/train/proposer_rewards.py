@@ -12,6 +12,7 @@ import difflib
 import importlib
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from dynamics.errors import InputError, did_you_mean, printable
+from dynamics.train.sandbox.expressions import Refused, length, syntax_tree
 
 PerProposal = Float[np.ndarray, " proposals"]
 
@@ -274,6 +276,10 @@ def combine(reward: PerProposal, bonuses: Float[np.ndarray, "proposals terms"], 
 
 def _tree(program: str) -> ast.AST:
     try:
-        return ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = syntax_tree(program, levels=200)
+    except Refused:
         return ast.Module(body=[], type_ignores=[])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and length(node.value) == sys.maxsize:  # more digits than the interpreter prints
+            node.value = hex(node.value) if isinstance(node.value, int) else ""
+    return tree

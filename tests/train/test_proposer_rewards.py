@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -105,3 +106,13 @@ def test_the_figure(tmp_path) -> None:
     assert set(table["reward"]) == set(rewards.REWARDS)
     end = table[(table["reward"] == "one_minus") & (table["p"] == 1)]
     np.testing.assert_allclose(end["expected"], 0)
+
+
+@pytest.mark.parametrize(
+    "program", ["def f(x):\n    return 0x" + "f" * 20000, "x" + "+1" * 2000, "(" * 5000, "'\ud800'", "x + '\\d'", "\0"]
+)
+def test_terms_of_hostile_programs(program: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for term in (rewards.complexity(program), rewards.edit_distance(program, [program, "x"]), rewards.halstead(program)):
+            assert 0 <= term <= 1

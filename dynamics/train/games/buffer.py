@@ -9,6 +9,7 @@ from typing import Any
 
 from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import literal
+from dynamics.train.sandbox.literals import MAX_DEPTH
 from dynamics.train.tasks.problem import ProposedTask
 
 
@@ -43,7 +44,7 @@ class BufferEntry:
     @staticmethod
     def from_json(row: dict[str, Any]) -> BufferEntry:
         """Convert from the JSON of ``to_json``."""
-        inputs, outputs = (literal(row[name], 1 << 20) for name in ("inputs", "outputs"))
+        inputs, outputs = (literal(row[name], 1 << 20, MAX_DEPTH + 2) for name in ("inputs", "outputs"))
         return BufferEntry(row["kind"], ProposedTask(row["program"], inputs, row["message"]), outputs, row["step"])
 
     @property

@@ -8,19 +8,26 @@ without a separate process. Programs in full Python need the sandbox.
 from __future__ import annotations
 
 import ast
+import cmath
+import itertools
 import operator
 import re
-from collections.abc import Callable, Sequence
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from dynamics.train.sandbox.literals import MAX_DEPTH, MAX_DIGITS, MAX_KEYS, Refused, parse
+
 #: characters of a program or a literal, steps of one evaluation, magnitude of an int, length of a list or str
 MAX_TEXT, MAX_STEPS, MAX_INT, MAX_LENGTH = 1000, 1000, 10**9, 200
-
-
-class Refused(Exception):
-    """Raised for texts that cannot be evaluated, with a short reason."""
+#: levels of a syntax tree, items of values that are compared
+MAX_TREE, MAX_ITEMS = 100, 1 << 16
+_TOO_LARGE = 10**MAX_DIGITS
+_PARSING = threading.Lock()  # filters of warnings belong to the whole process
 
 
 @dataclass(frozen=True)
@@ -42,41 +49,88 @@ def as_function(program: str) -> str:
     return program if re.search(r"^def ", program, re.MULTILINE) else f"def f(x):\n    return {program}"
 
 
-def literal(text: str, size: int = MAX_TEXT) -> Any:
-    """Evaluate a Python literal of at most ``size`` characters; raise ``Refused`` for any other text, also for inf and nan."""
+def literal(text: str, size: int = MAX_TEXT, depth: int = MAX_DEPTH) -> Any:
+    """Evaluate a Python literal of at most ``size`` characters, with at most ``depth`` brackets within each other.
+
+    Raises ``Refused``, and nothing else, for any other text, also for inf and nan, for numbers of more than ``MAX_DIGITS`` digits, and for
+    sets and dictionaries of more than ``MAX_KEYS`` items. The value can be printed with ``repr``, whatever the interpreter's settings.
+    """
     text = text.strip()
     if len(text) > size:
         raise Refused("too long")
+    return parse(text, depth)
+
+
+def length(value: Any) -> int:
+    """Return the number of characters of a value as text; ``sys.maxsize`` for what cannot be printed."""
     try:
-        value = ast.literal_eval(text)
-        canonical(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise Refused("not a literal") from None
-    return value
+        return len(repr(value))
+    except (ValueError, MemoryError, RecursionError):  # ints of more digits than the interpreter prints, nesting
+        return sys.maxsize
 
 
 def canonical(value: Any) -> Any:
     """Return a hashable form that is equal for two values exactly if they are equal and have the same types, recursively.
 
-    Raises ValueError for values other than literals.
+    Raises ``Refused`` for values other than literals within the limits of ``literal``.
     """
+    try:
+        return _canonical(value, MAX_DEPTH, itertools.count())
+    except (MemoryError, RecursionError):
+        raise Refused("memory") from None
+
+
+def _canonical(value: Any, depth: int, items: Iterator[int]) -> Any:
     type_ = type(value)
-    if type_ in (list, tuple):
-        return type_.__name__, tuple(map(canonical, value))
-    if type_ is dict:
-        return "dict", frozenset((canonical(key), canonical(item)) for key, item in value.items())
-    if type_ in (set, frozenset):
-        return type_.__name__, frozenset(map(canonical, value))
-    if type_ not in (int, bool, str, bytes, float, complex, type(None)) or (type_ in (float, complex) and not abs(value) < float("inf")):
-        raise ValueError("not a plain value")
+    if next(items) > MAX_ITEMS:  # a list may hold another one many times
+        raise Refused("too many items")
+    if type_ in (list, tuple, dict, set, frozenset):
+        if depth == 0:
+            raise Refused("nested too deeply")
+        if type_ not in (list, tuple) and len(value) > MAX_KEYS:
+            raise Refused("too many keys")
+        if type_ is dict:
+            pairs = [(_canonical(key, depth - 1, items), _canonical(item, depth - 1, items)) for key, item in value.items()]
+            return "dict", frozenset(pairs)
+        parts = [_canonical(item, depth - 1, items) for item in value]
+        return type_.__name__, tuple(parts) if type_ in (list, tuple) else frozenset(parts)
+    if type_ not in (int, bool, str, bytes, float, complex, type(None)):
+        raise Refused("not a plain value")
+    if (type_ is int and abs(value) >= _TOO_LARGE) or (type_ in (float, complex) and not cmath.isfinite(value)):
+        raise Refused("number too large")
     return type_.__name__, value
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two literal values are equal and have the same types, recursively: 1 is neither True nor 1.0."""
-    if type(a) is not type(b):
+    """Whether two literal values are equal and have the same types, recursively: 1 is neither True nor 1.0.
+
+    Never raises; values that ``canonical`` refuses are the same as nothing.
+    """
+    try:
+        return type(a) is type(b) and bool(canonical(a) == canonical(b))
+    except Refused:
         return False
-    return bool(canonical(a) == canonical(b))
+
+
+def syntax_tree(source: str, levels: int = MAX_TREE) -> ast.Module:
+    """Parse a program; raise ``Refused`` if that fails, or if the tree has more levels than ``levels``.
+
+    Warnings about the program are neither shown nor raised.
+    """
+    try:
+        with _PARSING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise Refused("SyntaxError") from None
+    if len(source) < levels // 2:  # each level takes a character
+        return tree
+    level: list[ast.AST] = [tree]
+    for _ in range(levels):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return tree
+    raise Refused("nested too deeply")
 
 
 class Expressions:
@@ -109,7 +163,7 @@ class Expressions:
                 values.append(_Evaluation(dict(zip(names, arguments, strict=True))).value(body))
         except Refused as error:
             return Outcome(None, str(error))
-        except (TypeError, ValueError, ZeroDivisionError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        except (TypeError, ValueError, ZeroDivisionError, IndexError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             return Outcome(None, type(error).__name__)
         return Outcome(values, None)
 
@@ -118,11 +172,7 @@ class Expressions:
 def _parsed(source: str, entry: str) -> tuple[tuple[str, ...], ast.expr]:
     if len(source) > MAX_TEXT:
         raise Refused("too long")
-    try:
-        tree = ast.parse(source.strip())
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise Refused("SyntaxError") from None
-    match tree.body:
+    match syntax_tree(source.strip()).body:
         case [ast.Expr(value)]:
             return ("x",), value
         case [ast.FunctionDef(name=name, args=arguments, body=[ast.Return(value)], decorator_list=[])] if name == entry and value:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from dynamics.train.sandbox.expressions import Refused, as_function, literal
+from dynamics.train.sandbox.expressions import Refused, as_function, length, literal
 from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, SHOWN_PAIRS, Problem, ProposedTask, Question
 
@@ -25,7 +25,6 @@ SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>", "<D>", "<A>", "<I>", "<PD>", "<PA>"
 MAX_INPUT = 200
 #: instruction that makes the answer easy to extract from a completion
 ANSWER_REQUEST = "Give only the final answer, between <answer> and </answer>."
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @runtime_checkable
@@ -107,11 +106,11 @@ class PlainText:
 
     def parse_proposal(self, kind: str, text: str, program: str | None) -> ProposedTask:
         """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
-        inputs = [(_value(value_text),) for value_text in re.findall(r"<input>(.*?)</input>", text, re.DOTALL)]
-        message = " ".join(re.findall(r"<message>(.*?)</message>", text, re.DOTALL))[:300].strip()
+        inputs = [(_value(value_text),) for value_text in _tagged(text, "input")]
+        message = " ".join(_tagged(text, "message"))[:300].strip()
         if kind == "induction":
             return ProposedTask(str(program), _distinct(inputs), message)
-        sources = re.findall(r"<program>(.*?)</program>", text, re.DOTALL)
+        sources = _tagged(text, "program")
         if len(sources) != 1 or len(inputs) != 1:
             raise Refused("form")
         source = sources[0].strip()
@@ -128,7 +127,13 @@ class PlainText:
 
     def accepts_value(self, value: Any) -> bool:
         """Whether a value is not too long."""
-        return len(repr(value)) <= MAX_INPUT
+        return length(value) <= MAX_INPUT
+
+
+def _tagged(text: str, tag: str) -> list[str]:
+    """Return what stands between each <tag> and the next </tag>, in linear time for any text."""
+    parts = (part.partition(f"<{tag}>") for part in text.split(f"</{tag}>")[:-1])
+    return [content for _, opening, content in parts if opening]
 
 
 def _value(text: str) -> Any:
@@ -183,7 +188,7 @@ def problem_in_plain_text(problem: Problem, message: str = "") -> tuple[str, str
 
 def extract_answer(text: str) -> str | None:
     """Return the text between the last <answer> and </answer>, or None without such tags."""
-    answers = _ANSWER.findall(text)
+    answers = _tagged(text, "answer")
     return answers[-1].strip() if answers else None
 
 
