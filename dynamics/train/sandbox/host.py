@@ -26,7 +26,7 @@ from typing import Any
 from dynamics.errors import printable
 from dynamics.io.threads import cores
 from dynamics.train.sandbox.backends import BackendName, SandboxUnavailable, Unconfined, candidates
-from dynamics.train.sandbox.expressions import Outcome, Refused, literal, same
+from dynamics.train.sandbox.expressions import Outcome, Refused, length, literal, same
 from dynamics.train.sandbox.template import MAX_RESULT, Template
 
 #: hash seeds; values that depend on the order of sets differ between them
@@ -138,12 +138,10 @@ def _run(job: Job, template: Template) -> Outcome:
         return Outcome(None, printable(error, MAX_ERROR))
     try:
         values = [literal(result.decode("utf-8", "surrogatepass"), size=MAX_RESULT) for result in results]
-        if any(len(repr(value)) > MAX_VALUE for value in values):
+        if any(length(value) > MAX_VALUE for value in values):
             return Outcome(None, "output too long")
     except UnicodeDecodeError:
         return Outcome(None, "not text")
-    except ValueError:  # TODO length
-        return Outcome(None, "output too long")
     except Refused as refused:
         return Outcome(None, str(refused))
     return Outcome(values, None)
