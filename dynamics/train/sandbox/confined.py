@@ -82,11 +82,6 @@ CALLS: dict[str, Numbers] = {
     "getegid": (108, 177),
     "sigaltstack": (131, 132),
     "gettid": (186, 178),
-    "futex": (202, 98),
-    "sched_getaffinity": (204, 123),
-    "clock_gettime": (228, 113),
-    "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115),
     "exit_group": (231, 94),
     "getrandom": (318, 278),
 }
@@ -125,9 +120,14 @@ FORKING: dict[str, Numbers] = {
     "seccomp": (317, 277),
     "rseq": (334, 293),
 }
-#: calls of which only some values of an argument are allowed: numbers, the argument, the values
-FCNTL = ((72, 25), 1, (0, 1, 2, 3, 1030))  # copy a descriptor, read its flags; not those that send signals or change shared flags
-MADVISE = ((28, 233), 2, (4, 8, 14, 15))  # give memory back, huge pages; not those that poison, page out or merge memory
+#: calls of which only some values of an argument are allowed: their numbers, the argument, the values
+LIMITED: tuple[tuple[Numbers, int, tuple[int, ...]], ...] = (
+    ((72, 25), 1, (0, 1, 2, 3, 1030)),  # fcntl: copy a descriptor, read its flags; not: send signals, change flags that others share
+    ((28, 233), 2, (4, 8, 14, 15)),  # madvise: give memory back, huge pages; not: poison, page out or merge memory
+    ((202, 98), 1, (128, 129, 137, 393)),  # futex: wait and wake within the process; not: on memory that is shared with other processes
+    ((204, 123), 0, (0,)),  # sched_getaffinity, clock_gettime, clock_getres, clock_nanosleep: of this process; not: of others
+    *(((number, other), 0, tuple(range(8))) for number, other in ((228, 113), (229, 114), (230, 115))),
+)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CAPSET = (126, 91)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 22, 24, 38, 47
@@ -164,7 +164,7 @@ def seccomp_filter(calls: dict[str, Numbers], refusal: int) -> Any:
     ]
     for number in numbers:
         code += [(equal, 0, 1, number), (result, 0, 0, allow)]
-    for pair, argument, values in (FCNTL, MADVISE):
+    for pair, argument, values in LIMITED:
         checks: list[tuple[int, int, int, int | None]] = [(load, 0, 0, 16 + 8 * argument)]
         for value in values:
             checks += [(equal, 0, 1, value), (result, 0, 0, allow)]

@@ -112,6 +112,11 @@ def same(a: Any, b: Any) -> bool:
         return False
 
 
+def all_same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two sequences have as many values, and all are the ``same``; a value that is missing is the same as nothing."""
+    return len(a) == len(b) and all(map(same, a, b))
+
+
 def syntax_tree(source: str, levels: int = MAX_TREE) -> ast.Module:
     """Parse a program; raise ``Refused`` if that fails, or if the tree has more levels than ``levels``.
 

@@ -26,8 +26,8 @@ from typing import Any
 from dynamics.errors import printable
 from dynamics.io.threads import cores
 from dynamics.train.sandbox.backends import BackendName, SandboxUnavailable, Unconfined, candidates
-from dynamics.train.sandbox.expressions import Outcome, Refused, length, literal, same
-from dynamics.train.sandbox.template import MAX_RESULT, Template
+from dynamics.train.sandbox.expressions import Outcome, Refused, all_same, length, literal
+from dynamics.train.sandbox.template import Template
 
 #: hash seeds; values that depend on the order of sets differ between them
 _SEEDS = (0, 4242)
@@ -122,7 +122,7 @@ class Sandbox:
         first, second = (self._spread(jobs, pool) for pool in self._pools)
         outcomes = []
         for a, b in zip(first, second, strict=True):
-            differs = a.values is not None and (b.values is None or not all(map(same, a.values, b.values)))
+            differs = a.values is not None and (b.values is None or not all_same(a.values, b.values))
             outcomes.append(Outcome(None, "not deterministic") if differs else a)
         return outcomes
 
@@ -134,11 +134,14 @@ def _run(job: Job, template: Template) -> Outcome:
     head = {"source": job.source, "entry": job.entry}
     requests = [repr(arguments).encode("utf-8", "surrogatepass") for arguments in job.inputs]
     results, error = template.exchange(head, requests, job.timeout)
-    if error:
+    if results is None:
         return Outcome(None, printable(error, MAX_ERROR))
     try:
-        values = [literal(result.decode("utf-8", "surrogatepass"), size=MAX_RESULT) for result in results]
-        if any(length(value) > MAX_VALUE for value in values):
+        texts = [result.decode("utf-8", "surrogatepass") for result in results]
+        if any(len(text) > MAX_VALUE for text in texts):
+            return Outcome(None, "output too long")
+        values = [literal(text, size=MAX_VALUE) for text in texts]
+        if any(length(value) > MAX_VALUE for value in values):  # as with \N{...}, written by a program
             return Outcome(None, "output too long")
     except UnicodeDecodeError:
         return Outcome(None, "not text")

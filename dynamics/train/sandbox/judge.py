@@ -131,7 +131,7 @@ class Judge:
 
 def _verdict(request: Any, timeout: float, template: Template) -> Reply:
     results, error = template.exchange({}, [pickle.dumps(request)], _PATIENCE * timeout, cpu=math.ceil(timeout))
-    if error:
+    if results is None:
         return Reply(None, printable(error, MAX_ERROR))
     try:
         return Reply(msgspec.json.decode(results[0]))

@@ -173,7 +173,9 @@ class Template:
             raise ValueError(reply[1:].decode("utf-8", "replace"))
         return json.loads(reply[1:])
 
-    def exchange(self, head: dict[str, Any], requests: Sequence[bytes], timeout: float, cpu: int | None = None) -> tuple[list[bytes], str]:
+    def exchange(
+        self, head: dict[str, Any], requests: Sequence[bytes], timeout: float, cpu: int | None = None
+    ) -> tuple[list[bytes] | None, str]:
         """Send requests to a new child, each once the one before is answered.
 
         Parameters
@@ -185,8 +187,8 @@ class Template:
 
         Returns
         -------
-        results : of the requests; empty after an error.
-        error : short reason, or an empty text.
+        results : of the requests, as many as there are; None after an error.
+        error : short reason; empty without an error.
         """
         first = json.dumps(head | {"seconds": math.ceil(timeout) + _GRACE if cpu is None else cpu}).encode()
         with self.lock:
@@ -197,15 +199,15 @@ class Template:
                     self._next = None
                     try:
                         self._next = self._fork()  # while the child works
-                        results, error = _Conversation(child, first, requests).run(time.monotonic() + timeout)
+                        results, error = Conversation(child, first, requests).run(time.monotonic() + timeout)
                         signal = self._status(child) if error == "ended" else self._kill(child)
                     finally:
                         child.close()
                 except (OSError, _TemplateDied):
                     self.stop()
                     continue
-                return results, _explained(error, signal)
-        return [], "the executor died"
+                return results, "" if results is not None else _explained(error, signal)
+        return None, "the executor died"
 
     def _ensure(self) -> None:
         if self._process is None:
@@ -262,13 +264,16 @@ class Template:
         return parts
 
 
-class _Conversation:
+_COMPLETE = "complete"
+
+
+class Conversation:
     """Sends requests to a child one by one, and reads its results; a program may write anything into the pipe of its results.
 
     Attributes
     ----------
     results : of the requests so far.
-    end : why the conversation is over, an empty text if it went as planned; None while it goes on.
+    end : why the conversation is over, None while it goes on.
     """
 
     def __init__(self, child: Child, head: bytes, requests: Sequence[bytes]):
@@ -282,8 +287,8 @@ class _Conversation:
         self._poll.register(child.result, select.POLLIN)
         self._poll.register(child.request, select.POLLOUT)
 
-    def run(self, deadline: float) -> tuple[list[bytes], str]:
-        """Return the results, or no results and the reason."""
+    def run(self, deadline: float) -> tuple[list[bytes] | None, str]:
+        """Return a result for each request, or None and the reason."""
         while self.end is None:
             left = deadline - time.monotonic()
             ready = [descriptor for descriptor, _ in self._poll.poll(left * 1000)] if left > 0 else []
@@ -293,7 +298,7 @@ class _Conversation:
                 self._read()
             else:
                 self._write()
-        return ([], self.end) if self.end else (self.results, "")
+        return (self.results, "") if self.end is _COMPLETE and len(self.results) == len(self._requests) else (None, self.end)
 
     def _write(self) -> None:
         try:
@@ -330,13 +335,13 @@ class _Conversation:
         if kind == b"E":
             self.end = "E" + content.decode("utf-8", "replace")
         elif kind == b"D" and not self._requests:
-            self.end = ""
+            self.end = _COMPLETE
         elif kind != b"V" or self._pending or not self._requests:  # a result of a request that was not sent
             self.end = "forged"
         else:
             self.results.append(content)
             if len(self.results) == len(self._requests):
-                self.end = ""
+                self.end = _COMPLETE
             else:
                 self._pending = memoryview(_message(self._requests[len(self.results)]))
                 self._poll.register(self._child.request, select.POLLOUT)
@@ -352,4 +357,4 @@ def _explained(error: str, signal: int) -> str:
         if signal == signals.SIGXCPU:
             return "timeout"
         return "ended without a result" if signal in (0, signals.SIGKILL) else f"signal {signal}"
-    return error[1:] if error[:1] == "E" else error
+    return (error[1:] if error[:1] == "E" else error) or "an error without a text"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamics.train.rng import stream
-from dynamics.train.sandbox.expressions import Expressions, Refused, literal, same
+from dynamics.train.sandbox.expressions import Expressions, Refused, all_same, literal, same
 from dynamics.train.sandbox.runner import Runner
 from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, TASK_TYPES, Problem, Question, Verdict
@@ -32,7 +32,7 @@ def verify(problem: Problem, answer: str, runner: Runner) -> Verdict:
         outcome = runner.run(text, list(problem.inputs), entry="f")
         if outcome.values is None:
             return Verdict.binary(False, outcome.error or "no value")
-        return Verdict.binary(all(map(same, outcome.values, problem.outputs)), "other outputs")
+        return Verdict.binary(all_same(outcome.values, problem.outputs), "other outputs")
     try:
         value = literal(text)
     except Refused as error:
@@ -42,7 +42,7 @@ def verify(problem: Problem, answer: str, runner: Runner) -> Verdict:
     outcome = runner.run(problem.program, [value if isinstance(value, tuple) and len(problem.inputs[0]) > 1 else (value,)], entry="f")
     if outcome.values is None:
         return Verdict.binary(False, outcome.error or "no value")
-    return Verdict.binary(same(outcome.values[0], problem.outputs[0]), "another output")
+    return Verdict.binary(all_same(outcome.values, problem.outputs[:1]), "another output")
 
 
 class Triplets:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from dynamics.train.sandbox import Job, Outcome, Sandbox, SandboxUnavailable
-from dynamics.train.sandbox.confined import CALLS, FCNTL, MADVISE
+from dynamics.train.sandbox.confined import CALLS, LIMITED
 from dynamics.train.tasks.problem import Problem
 from dynamics.train.tasks.triplets import verify
-from train.sandbox.attacks import ALL_CALLS, ATTACKS, MAILBOX, MARKER, REFUSED, SEARCH, judged, not_refused
+from train.sandbox.attacks import ALL_CALLS, ATTACKS, CTYPES, FORGE, MAILBOX, MARKER, REFUSED, SEARCH, judged, not_refused
 
 try:
     Sandbox(1).close()
@@ -79,7 +79,7 @@ def test_calls_are_refused_by_the_filter(what: str, calls: str, marked: Sandbox)
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the calls are those of x86_64")
 def test_all_other_calls_are_refused(marked: Sandbox) -> None:
-    allowed = [*(numbers[0] for numbers in CALLS.values()), FCNTL[0][0], MADVISE[0][0]]
+    allowed = [*(numbers[0] for numbers in CALLS.values()), *(numbers[0] for numbers, _, _ in LIMITED)]
     (result,) = marked.run(ALL_CALLS, [(allowed,)], timeout=10).values or [None]
     assert result == ([MARKER], 598 - len(allowed))
 
@@ -167,6 +167,33 @@ def test_an_answer_is_never_code(sandbox: Sandbox) -> None:
     assert verify(stated, "def f(x):\n    return x", sandbox).correct
     for answer in ("class E:\n    __eq__ = lambda a, b: True\ndef f(x):\n    return E()", "def f(x):\n    return True if x == 1 else 2"):
         assert not verify(stated, answer, sandbox).correct
+
+
+@pytest.mark.parametrize("message", ["forge(b'E')", "forge(b'D')", "forge(b'V1')", "forge()", "pass"])
+def test_a_program_without_results_is_never_correct(message: str, sandbox: Sandbox) -> None:
+    program = f"{FORGE}\n{message}\nos._exit(0)"
+    outcome = sandbox.run(program, [(1,), (2,)])
+    assert outcome.values is None
+    assert outcome.error
+    assert sandbox.run_deterministic(program, [(1,), (2,)]).values is None
+    assert not verify(Problem("induction", "", ((1,), (2,)), (1, 2), "p"), program, sandbox).correct
+    assert not verify(Problem("abduction", program, ((1,), (2,)), (5, 2), "p"), "1", sandbox).correct
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of the call is that of x86_64")
+def test_programs_that_run_at_once_cannot_wake_each_other() -> None:
+    wait = f"""{CTYPES}import time
+word = ctypes.cast(libc.printf, ctypes.c_void_p).value & -4
+value = ctypes.c_int.from_address(word).value
+def f(x):
+    end = time.monotonic() + 0.5
+    woken = 0
+    while time.monotonic() < end:
+        woken += libc.syscall(202, ctypes.c_void_p(word), x, value, (ctypes.c_long * 2)(0, 10**7), 0, 0) == (0 if x % 128 == 0 else 1)
+    return woken"""
+    with Sandbox(2) as pair:
+        waiting, waking = pair.run_all([Job(wait, [(0,)]), Job(wait, [(1,)])])
+    assert (waiting.values, waking.values) == ([0], [0])
 
 
 def test_many_at_once_and_a_dead_executor(sandbox: Sandbox) -> None:
