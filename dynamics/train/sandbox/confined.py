@@ -8,8 +8,8 @@ forge nothing but its own results.
 A child that runs a program has no access to files: the modules of the standard library are in the memory of the template. Children that
 run the judge of a library may read the folders that the library needs.
 
-Messages of the socket: a letter, a number of the child and a length, and that many bytes. F: fork, with three descriptors. K: kill the
-child. E: kill the child, and reply with its status. P: prepare the judge. Messages of the pipes: a length, and that many bytes.
+Messages of the socket: a letter, a number of the child and a length, and that many bytes. F: fork, with three descriptors. E: end
+the child, and reply with its status. P: prepare the judge. Messages of the pipes: a length, and that many bytes.
 """
 
 from __future__ import annotations
@@ -437,8 +437,6 @@ class Template:
                 self._fork(number, descriptors)
             elif kind == b"E":
                 self.send(struct.pack("<Ii", number, self._end(self.children.pop(number, 0))))
-            elif kind == b"K":
-                self._end(self.children.pop(number, 0))
             elif kind == b"P":
                 self.send(self._prepare(_read(self.control.fileno(), size) or b""))
 

@@ -93,6 +93,7 @@ class Template:
         self._control: socket.socket | None = None
         self._prepared: list[tuple[str, Any]] = []
         self._next: Child | None = None
+        self._ending: Child | None = None
         self._number = 0
 
     def start(self) -> None:
@@ -139,6 +140,7 @@ class Template:
         if self._next is not None:
             self._next.close()
             self._next = None
+        self._ending = None
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -157,8 +159,10 @@ class Template:
         """
         with self.lock:
             self._ensure()
+            self._ended()
             if self._next is not None:  # it does not know what is prepared now
-                self._status(self._next)
+                self._end(self._next)
+                self._ended()
                 self._next = None
             value = self._prepare((key, config))
             self._prepared.append((key, config))
@@ -195,14 +199,16 @@ class Template:
             for _ in range(2):
                 try:
                     self._ensure()
+                    self._ended()  # so that no two children are at work
                     child = self._next or self._fork()
                     self._next = None
                     try:
                         self._next = self._fork()  # while the child works
                         results, error = Conversation(child, first, requests).run(time.monotonic() + timeout)
-                        signal = self._status(child) if error == "ended" else self._kill(child)
+                        self._end(child)
                     finally:
                         child.close()
+                    signal = self._ended() if error == "ended" else 0
                 except (OSError, _TemplateDied):
                     self.stop()
                     continue
@@ -230,20 +236,21 @@ class Template:
                 os.close(descriptor)
         return child
 
-    def _kill(self, child: Child) -> int:
-        child.close()
-        assert self._control is not None
-        self._control.sendall(struct.pack("<cII", b"K", child.number, 0))
-        return 0
-
-    def _status(self, child: Child) -> int:
-        """End a child; return the number of the signal that ended it, 0 for none."""
+    def _end(self, child: Child) -> None:
+        """Ask for the end of a child; ``_ended`` waits for it."""
         child.close()
         assert self._control is not None
         self._control.sendall(struct.pack("<cII", b"E", child.number, 0))
+        self._ending = child
+
+    def _ended(self) -> int:
+        """Wait until the child that is to end is gone; return the number of the signal that ended it, 0 for none."""
+        if self._ending is None:
+            return 0
         number, signal = struct.unpack("<Ii", self._receive(_REPLY))
-        if number != child.number:
+        if number != self._ending.number:
             raise _TemplateDied("another child's status")
+        self._ending = None
         return int(signal)
 
     def _receive(self, seconds: float) -> bytes:

@@ -196,6 +196,19 @@ def f(x):
     assert (waiting.values, waking.values) == ([0], [0])
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc of Linux")
+def test_a_program_is_gone_before_the_next_begins() -> None:
+    stay = f"{FORGE}def f(x):\n    forge(b'V7')\n    bytearray(100 << 20)\n    while True: pass"
+    others = children_of(os.getpid())
+    with Sandbox(1) as own:
+        (template,) = set(children_of(os.getpid())) - set(others)
+        for _ in range(5):
+            assert own.run(stay, [(1,)]).values == [7]
+            staying = children_of(template)
+            assert own.run("def f(x):\n    return x", [(1,)]).values == [1]
+            assert sum(_runs(child) for child in children_of(template) if child in staying) <= 1  # the child of the second program
+
+
 def test_many_at_once_and_a_dead_executor(sandbox: Sandbox) -> None:
     jobs = [Job(f"def f(x):\n    return x * {n}", [(2,)]) for n in range(40)]
     assert [outcome.values for outcome in sandbox.run_all(jobs)] == [[2 * n] for n in range(40)]
