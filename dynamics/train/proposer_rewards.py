@@ -23,7 +23,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from dynamics.errors import InputError, did_you_mean, printable
-from dynamics.train.sandbox.expressions import Refused, length, syntax_tree
+from dynamics.train.sandbox.expressions import length, syntax_tree
+from dynamics.train.sandbox.literals import Refused
 
 PerProposal = Float[np.ndarray, " proposals"]
 

@@ -16,7 +16,8 @@ import time
 import warnings
 from collections import Counter
 
-from dynamics.train.sandbox.expressions import Expressions, Refused, length, literal, same
+from dynamics.train.sandbox.expressions import Expressions, length, literal, same
+from dynamics.train.sandbox.literals import Refused
 
 SEEDS = [
     "1", "-1", "0", "-0.0", "1_000", "0x_ff", "0b101", "0o17", "1e308", "1e-5", "1.", ".5", "2j", "-1.5-2.5j", "1.7e308+1.7e308j", "(1+2j)",

@@ -13,7 +13,7 @@ from dynamics.train.games.buffer import Buffer, BufferEntry
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import SampledCompletion, sample
-from dynamics.train.sandbox.expressions import Refused
+from dynamics.train.sandbox.literals import Refused
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.problem import ProposedTask
 from dynamics.train.tasks.prompt_formats import PromptFormat, decode, encode_prompt

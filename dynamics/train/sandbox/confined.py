@@ -9,7 +9,8 @@ A child that runs a program has no access to files: the modules of the standard 
 run the judge of a library may read the folders that the library needs.
 
 Messages of the socket: a letter, a number of the child and a length, and that many bytes. F: fork, with three descriptors. E: end
-the child, and reply with its status. P: prepare the judge. Messages of the pipes: a length, and that many bytes.
+the child, and reply with its status. P: prepare the judge. Messages of the pipes: a length, and that many bytes. The first message of a
+child is R: it is confined, and the program begins. Whatever comes before it is a failure of the sandbox.
 """
 
 from __future__ import annotations
@@ -356,6 +357,14 @@ def write_message(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def limit(kind: int, soft: int, hard: int) -> None:
+    """Set a limit of this process, which may be lower already."""
+    _, most = resource.getrlimit(kind)
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(kind, (soft, hard))
+
+
 def run_program(head: dict[str, Any], request: int, result: int) -> None:
     """Define a program, and call its function with the arguments of each request, which come one after the other."""
     import ast
@@ -494,16 +503,17 @@ class Template:
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             os.close(null)
-            for name, limit in (("AS", self.settings["memory"]), ("FSIZE", 0), ("NOFILE", 64), ("CORE", 0)):
-                if limit is not None:
-                    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+            for kind, most in ((resource.RLIMIT_AS, self.settings["memory"]), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+                limit(kind, most, most)
+            limit(resource.RLIMIT_NOFILE, 64, 64)
             text = read_message(request)
             if text is None:  # the request was withdrawn
                 os._exit(0)
             head = json.loads(text)
-            resource.setrlimit(resource.RLIMIT_CPU, (head["seconds"], head["seconds"] + 1))
+            limit(resource.RLIMIT_CPU, head["seconds"], head["seconds"] + 1)
             if self.filter is not None:
                 install_filter(self.libc, self.filter)
+            write_message(result, b"R")
             if self.judge:
                 run_judge(self.judge["judge"], request, result)
             else:
@@ -526,6 +536,9 @@ class Template:
 def main(settings: dict[str, Any]) -> None:
     """Start the template, report its confinement, and serve."""
     os.environ.pop("PWD", None)  # set by bwrap
+    for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # may be ignored or blocked by a launcher
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     template = Template(settings, socket.socket(fileno=os.dup(0)))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

@@ -26,7 +26,8 @@ from typing import Any
 from dynamics.errors import printable
 from dynamics.io.threads import cores
 from dynamics.train.sandbox.backends import BackendName, SandboxUnavailable, Unconfined, candidates
-from dynamics.train.sandbox.expressions import Outcome, Refused, all_same, length, literal
+from dynamics.train.sandbox.expressions import Outcome, all_same, length, literal
+from dynamics.train.sandbox.literals import Refused
 from dynamics.train.sandbox.template import Template
 
 #: hash seeds; values that depend on the order of sets differ between them
@@ -86,6 +87,10 @@ class Sandbox:
         self._pools[0][0] = chosen
         self.confinement = chosen.confinement
         self._threads = ThreadPoolExecutor(2 * self.workers)
+        outcome = self.run("def f(x):\n    return x + 1", [(1,)], timeout=30)
+        if outcome.values != [2]:
+            self.close()
+            raise SandboxUnavailable(f"the sandbox does not run a program that adds 1: {outcome.error}; see the limits of this machine")
 
     def __enter__(self) -> Sandbox:
         """Return the sandbox, whose processes stop at the end of the block."""

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dynamics.errors import printable
 from dynamics.train.sandbox.backends import Backend, SandboxUnavailable, Unconfined, refusal
 
 _SCRIPT = Path(__file__).with_name("confined.py")
@@ -27,6 +28,8 @@ _SCRIPT = Path(__file__).with_name("confined.py")
 MAX_RESULT = 1 << 16
 #: seconds for a template to start, and for it to reply once a child is to end
 _START, _REPLY = 60.0, 10.0
+#: seconds for which a child that cannot be started is started again
+_PATIENCE = 10.0
 #: seconds beyond the time limit after which the kernel ends a child whose host is gone
 _GRACE = 2
 
@@ -106,6 +109,8 @@ class Template:
         folders = [str(_SCRIPT.parent), *self._settings["readable"]]
         flags = ["-s", "-S", "-P", "-B"] if sys.version_info >= (3, 11) else ["-s", "-S", "-B"]
         python = [sys.executable, *flags, str(_SCRIPT), json.dumps(self._settings)]
+        if not sys.executable:
+            raise SandboxUnavailable(refusal("this Python does not know the path of its program, which the sandbox starts"))
         command = self.backend.command(python, folders, self._environment)
         here, there = socket.socketpair()
         self._control = here
@@ -160,10 +165,7 @@ class Template:
         with self.lock:
             self._ensure()
             self._ended()
-            if self._next is not None:  # it does not know what is prepared now
-                self._end(self._next)
-                self._ended()
-                self._next = None
+            self._drop_next()  # it does not know what is prepared now
             value = self._prepare((key, config))
             self._prepared.append((key, config))
             return value
@@ -196,24 +198,49 @@ class Template:
         """
         first = json.dumps(head | {"seconds": math.ceil(timeout) + _GRACE if cpu is None else cpu}).encode()
         with self.lock:
-            for _ in range(2):
+            begin, begun, failure = time.monotonic(), 0, ""
+            while begun < 2:
+                talk = Conversation(first, requests, timeout)
                 try:
-                    self._ensure()
-                    self._ended()  # so that no two children are at work
-                    child = self._next or self._fork()
-                    self._next = None
-                    try:
-                        self._next = self._fork()  # while the child works
-                        results, error = Conversation(child, first, requests).run(time.monotonic() + timeout)
-                        self._end(child)
-                    finally:
-                        child.close()
-                    signal = self._ended() if error == "ended" else 0
-                except (OSError, _TemplateDied):
+                    signal = self._talk(talk)
+                except (OSError, _TemplateDied) as died:
                     self.stop()
-                    continue
-                return results, "" if results is not None else _explained(error, signal)
+                    begun, failure = begun + talk.begun, str(died)
+                except BaseException:  # such as KeyboardInterrupt
+                    self.stop()
+                    raise
+                else:
+                    if talk.begun:
+                        return talk.outcome(signal)
+                    failure = talk.end[1:] if talk.end and talk.end[0] == "E" else "no process can be started"
+                    self._drop_next()
+                if not talk.begun:
+                    if time.monotonic() - begin > _PATIENCE:
+                        what = f"the sandbox has not worked for {_PATIENCE:.0f} seconds ({printable(failure, 200)})"
+                        raise SandboxUnavailable(f"{what}; see the limits of this machine")
+                    time.sleep(0.05)
         return None, "the executor died"
+
+    def _talk(self, talk: Conversation) -> int:
+        """Have a conversation with a new child; return the number of the signal that ended it, 0 for none."""
+        self._ensure()
+        self._ended()  # so that no two children are at work
+        child = self._next or self._fork()
+        self._next = None
+        try:
+            self._next = self._fork()  # while the child works
+            talk.run(child)
+            self._end(child)
+        finally:
+            child.close()
+        return self._ended() if talk.end == _ENDED else 0
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._ended()
+            self._end(self._next)
+            self._ended()
+            self._next = None
 
     def _ensure(self) -> None:
         if self._process is None:
@@ -222,19 +249,14 @@ class Template:
     def _fork(self) -> Child:
         assert self._control is not None
         self._number = (self._number + 1) & 0xFFFFFFFF
-        request, result = os.pipe(), os.pipe()
-        null = os.open(os.devnull, os.O_RDWR)
-        child = Child(self._number, request[1], result[0])
-        try:
-            os.set_blocking(child.request, False)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            request, result = _pipe(theirs, ours), _pipe(ours, theirs)
+            null = os.open(os.devnull, os.O_RDWR)
+            theirs.callback(os.close, null)
+            os.set_blocking(request[1], False)
             socket.send_fds(self._control, [struct.pack("<cII", b"F", self._number, 0)], [request[0], result[1], null])
-        except BaseException:
-            child.close()
-            raise
-        finally:
-            for descriptor in (request[0], result[1], null):
-                os.close(descriptor)
-        return child
+            ours.pop_all()
+        return Child(self._number, request[1], result[0])
 
     def _end(self, child: Child) -> None:
         """Ask for the end of a child; ``_ended`` waits for it."""
@@ -271,7 +293,8 @@ class Template:
         return parts
 
 
-_COMPLETE = "complete"
+#: ends of a conversation
+_COMPLETE, _ENDED = "complete", "ended"
 
 
 class Conversation:
@@ -280,24 +303,27 @@ class Conversation:
     Attributes
     ----------
     results : of the requests so far.
+    begun : whether the program, or the judge, has begun; nothing that comes before is its doing.
     end : why the conversation is over, None while it goes on.
     """
 
-    def __init__(self, child: Child, head: bytes, requests: Sequence[bytes]):
+    def __init__(self, head: bytes, requests: Sequence[bytes], timeout: float):
         self.results: list[bytes] = []
+        self.begun = False
         self.end: str | None = None
-        self._child = child
-        self._requests = requests
+        self._requests, self._timeout = requests, timeout
         self._pending = memoryview(_message(head) + (_message(requests[0]) if requests else b""))
         self._buffer, self._received = b"", 0
         self._poll = select.poll()
+
+    def run(self, child: Child) -> None:
+        """Talk to a child until the end."""
+        self._child = child
         self._poll.register(child.result, select.POLLIN)
         self._poll.register(child.request, select.POLLOUT)
-
-    def run(self, deadline: float) -> tuple[list[bytes] | None, str]:
-        """Return a result for each request, or None and the reason."""
+        self._deadline = time.monotonic() + _PATIENCE
         while self.end is None:
-            left = deadline - time.monotonic()
+            left = self._deadline - time.monotonic()
             ready = [descriptor for descriptor, _ in self._poll.poll(left * 1000)] if left > 0 else []
             if not ready:
                 self.end = "timeout"
@@ -305,7 +331,17 @@ class Conversation:
                 self._read()
             else:
                 self._write()
-        return (self.results, "") if self.end is _COMPLETE and len(self.results) == len(self._requests) else (None, self.end)
+
+    def outcome(self, signal: int) -> tuple[list[bytes] | None, str]:
+        """Return a result for each request, or None and the reason; ``signal`` ended the child."""
+        if self.end == _COMPLETE and len(self.results) == len(self._requests):
+            return self.results, ""
+        if self.end == _ENDED:
+            if signal == signals.SIGXCPU:
+                return None, "timeout"
+            return None, "ended without a result" if signal in (0, signals.SIGKILL) else f"signal {signal}"
+        error = self.end or ""
+        return None, (error[1:] if error[:1] == "E" else error) or "an error without a text"
 
     def _write(self) -> None:
         try:
@@ -325,25 +361,35 @@ class Conversation:
         self._buffer += part
         self._received += len(part)
         if not part:
-            self.end = "ended"
-        elif self._received > MAX_RESULT + 4 * len(self._requests) + 5:
+            self.end = _ENDED
+        elif self._received > MAX_RESULT + 4 * len(self._requests) + 10:
             self.end = "output too long"
-        elif len(self._buffer) >= 4:
+        else:
+            self._parse()
+
+    def _parse(self) -> None:
+        """Take the messages that are complete: one for each request that was sent, after the one that the program begins."""
+        while self.end is None and len(self._buffer) >= 4:
             (size,) = struct.unpack("<I", self._buffer[:4])
             if size > MAX_RESULT:
                 self.end = "output too long"
-            elif len(self._buffer) > 4 + size:  # nobody has asked for more
-                self.end = "forged"
-            elif len(self._buffer) == 4 + size:
-                self._take(self._buffer[4:5], self._buffer[5:])
-                self._buffer = b""
+            if len(self._buffer) < 4 + size:
+                return
+            message, self._buffer = self._buffer[4 : 4 + size], self._buffer[4 + size :]
+            if not self.begun and message == b"R":
+                self.begun = True
+                self._deadline = time.monotonic() + self._timeout
+            else:
+                self._take(message[:1], message[1:])
+                if self._buffer and self.end in (None, _COMPLETE):  # nobody has asked for more
+                    self.end = "forged"
 
     def _take(self, kind: bytes, content: bytes) -> None:
         if kind == b"E":
             self.end = "E" + content.decode("utf-8", "replace")
         elif kind == b"D" and not self._requests:
             self.end = _COMPLETE
-        elif kind != b"V" or self._pending or not self._requests:  # a result of a request that was not sent
+        elif kind != b"V" or not self.begun or self._pending or not self._requests:  # a result of a request that was not sent
             self.end = "forged"
         else:
             self.results.append(content)
@@ -358,10 +404,9 @@ def _message(data: bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-def _explained(error: str, signal: int) -> str:
-    """Word the reason for which a child gave no result."""
-    if error == "ended":
-        if signal == signals.SIGXCPU:
-            return "timeout"
-        return "ended without a result" if signal in (0, signals.SIGKILL) else f"signal {signal}"
-    return (error[1:] if error[:1] == "E" else error) or "an error without a text"
+def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe, whose ends these stacks close."""
+    ends = os.pipe()
+    reading.callback(os.close, ends[0])
+    writing.callback(os.close, ends[1])
+    return ends

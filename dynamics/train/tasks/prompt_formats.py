@@ -15,7 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from dynamics.train.sandbox.expressions import Refused, as_function, length, literal
+from dynamics.train.sandbox.expressions import as_function, length, literal
+from dynamics.train.sandbox.literals import Refused
 from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, SHOWN_PAIRS, Problem, ProposedTask, Question
 

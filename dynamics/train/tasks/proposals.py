@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dynamics.train.rng import stream
-from dynamics.train.sandbox.expressions import Refused, as_function
+from dynamics.train.sandbox.expressions import as_function
+from dynamics.train.sandbox.literals import Refused
 from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Verdict
 from dynamics.train.tasks.prompt_formats import Notation, PlainText, PromptFormat
 from dynamics.train.tasks.triplets import draw_triplet

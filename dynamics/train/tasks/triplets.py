@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynamics.train.rng import stream
-from dynamics.train.sandbox.expressions import Expressions, Refused, all_same, literal, same
+from dynamics.train.sandbox.expressions import Expressions, all_same, literal, same
+from dynamics.train.sandbox.literals import Refused
 from dynamics.train.sandbox.runner import Runner
 from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, TASK_TYPES, Problem, Question, Verdict

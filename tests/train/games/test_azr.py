@@ -20,7 +20,7 @@ from dynamics.train.games.azr import SelfPlay
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.samplers.transformers import SampledCompletion
-from dynamics.train.sandbox.expressions import Refused
+from dynamics.train.sandbox.literals import Refused
 from dynamics.train.tasks.prompt_formats import Notation
 from train.helpers import contents
 
