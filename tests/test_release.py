@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from importlib.metadata import distribution
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import pytest
 
 import dynamics
 
@@ -38,3 +45,14 @@ def test_the_citation_is_of_the_newest_release() -> None:
     released = [section for section in SECTIONS if section[1] != "unreleased"]
     expected = released[0] if released else (dynamics.__version__, None)
     assert (field("version"), field("date-released")) == expected
+
+
+@pytest.mark.skipif("PYTHONPATH" in os.environ, reason="PYTHONPATH says which package is tested")
+def test_the_package_that_is_tested_is_the_one_that_is_installed() -> None:
+    installed = distribution("training-dynamics")
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable", False):
+        folder = Path(url2pathname(urlsplit(origin["url"]).path)) / "dynamics"
+    else:
+        folder = Path(str(installed.locate_file("dynamics")))
+    assert Path(dynamics.__file__).parent.resolve() == folder.resolve()

@@ -33,7 +33,7 @@ PIECES = [
     "(" * 30, "[" * 101, "-" * 50, "9" * 700,
 ]  # fmt: skip
 #: notations that are literals to Python, and that the parser refuses
-STRICTER = re.compile(r"\.\.\.|[-+]\s*\(|\)\s*[-+]|set\s*\)?\s*\(\s*\)|[^\x00-\x7f]|\\[4-7][0-7][0-7]")
+STRICTER = re.compile(r"\.\.\.|[-+]\s*\(|\)\s*[-+]|set\s*\)?\s*\(\s*\)|[^\x00-\x7f]|\\[4-7][0-7][0-7]|^[^\[({]*\\\n")
 INPUTS = [(3,), ("abc",), ([1, 2, "a"],)]
 
 
