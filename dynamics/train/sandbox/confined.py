@@ -8,9 +8,9 @@ forge nothing but its own results.
 A child that runs a program has no access to files: the modules of the standard library are in the memory of the template. Children that
 run the judge of a library may read the folders that the library needs.
 
-Messages of the socket: a letter, a number of the child and a length, and that many bytes. F: fork, with three descriptors. E: end
-the child, and reply with its status. P: prepare the judge. Messages of the pipes: a length, and that many bytes. The first message of a
-child is R: it is confined, and the program begins. Whatever comes before it is a failure of the sandbox.
+Messages of the socket: a letter, a number of the child and a length, and that many bytes. F: fork, with three descriptors. E: wait as many
+milliseconds as the length says, end the child, and reply with its status. P: prepare the judge. Messages of the pipes: a length, and that
+many bytes. The first message of a child is R: it is confined, and the program begins. Whatever comes before it is a failure of the sandbox.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,6 @@ READING: dict[str, Numbers] = {
     "readlink": (89, None),
     "sysinfo": (99, 179),
     "getdents64": (217, 61),
-    "openat": (257, 56),
     "newfstatat": (262, 79),
     "readlinkat": (267, 78),
     "faccessat": (269, 48),
@@ -129,6 +129,8 @@ LIMITED: tuple[tuple[Numbers, int, tuple[int, ...]], ...] = (
     ((204, 123), 0, (0,)),  # sched_getaffinity, clock_gettime, clock_getres, clock_nanosleep: of this process; not: of others
     *(((number, other), 0, tuple(range(8))) for number, other in ((228, 113), (229, 114), (230, 115))),
 )
+#: opening files, for reading only: the flags that must not be set (write, create, truncate, append, temporary)
+OPENAT, WRITING = (257, 56), 0x3 | 0x40 | 0x200 | 0x400 | 0x400000
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CAPSET = (126, 91)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 22, 24, 38, 47
@@ -150,10 +152,13 @@ class _Beneath(ctypes.Structure):
 
 
 def seccomp_filter(calls: dict[str, Numbers], refusal: int) -> Any:
-    """Build a seccomp filter: ``calls`` are allowed, other calls fail with the error ``refusal``, foreign architectures are killed."""
+    """Build a seccomp filter: ``calls`` are allowed, other calls fail with the error ``refusal``, foreign architectures are killed.
+
+    If ``calls`` has those of ``READING``, files can be opened for reading.
+    """
     which, arch = _MACHINES[platform.machine()]
     numbers = sorted(pair[which] for pair in calls.values() if pair[which] is not None)  # type: ignore[type-var]
-    load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
+    load, equal, at_least, any_bit, result = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, deny, kill = 0x7FFF0000, 0x00050000 | refusal, 0x80000000
     code: list[tuple[int, int, int, int | None]] = [
         (load, 0, 0, 4),
@@ -170,6 +175,8 @@ def seccomp_filter(calls: dict[str, Numbers], refusal: int) -> Any:
         for value in values:
             checks += [(equal, 0, 1, value), (result, 0, 0, allow)]
         code += [(equal, 0, len(checks) + 1, pair[which]), *checks, (result, 0, 0, deny)]
+    if "getdents64" in calls:
+        code += [(equal, 0, 4, OPENAT[which]), (load, 0, 0, 16 + 8 * 2), (any_bit, 1, 0, WRITING), (result, 0, 0, allow)]
     code.append((result, 0, 0, deny))
     text = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
     memory = ctypes.create_string_buffer(text, len(text))
@@ -445,7 +452,7 @@ class Template:
             if kind == b"F":
                 self._fork(number, descriptors)
             elif kind == b"E":
-                self.send(struct.pack("<Ii", number, self._end(self.children.pop(number, 0))))
+                self.send(struct.pack("<Ii", number, self._end(self.children.pop(number, 0), size / 1000)))
             elif kind == b"P":
                 self.send(self._prepare(_read(self.control.fileno(), size) or b""))
 
@@ -483,15 +490,26 @@ class Template:
         if pid > 0:
             self.children[number] = pid
 
-    def _end(self, pid: int) -> int:
-        """Kill a child and all that it may have started; return the number of the signal that ended it."""
+    def _end(self, pid: int, patience: float = 0) -> int:
+        """Kill a child and all that it may have started.
+
+        Return the number of the signal that ended it within ``patience`` seconds; 0 if it ended by itself, or only now.
+        """
         if pid <= 0:
             return 0
-        for kill in (os.killpg, os.kill):
+        ended, status = 0, 0
+        deadline = time.monotonic() + patience
+        while not ended:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended or time.monotonic() >= deadline:
+                break
+            time.sleep(0.001)
+        for kill in (os.killpg, os.kill) if not ended else ():
             with contextlib.suppress(OSError):
                 kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if not ended:
+            os.waitpid(pid, 0)
+        return os.WTERMSIG(status) if ended and os.WIFSIGNALED(status) else 0
 
     def _child(self, request: int, result: int, null: int) -> None:
         """Run one request in a new process; never returns."""

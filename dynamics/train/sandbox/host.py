@@ -36,6 +36,8 @@ _SEEDS = (0, 4242)
 MAX_VALUE = 1000
 #: maximum length of an error message in characters
 MAX_ERROR = 300
+#: errors that depend on the machine and its load
+_NOT_ITS_DOING = ("timeout", "memory", "killed by the system", "the executor died")
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,12 @@ class Sandbox:
         first, second = (self._spread(jobs, pool) for pool in self._pools)
         outcomes = []
         for a, b in zip(first, second, strict=True):
-            differs = a.values is not None and (b.values is None or not all_same(a.values, b.values))
-            outcomes.append(Outcome(None, "not deterministic") if differs else a)
+            if a.values is not None and b.values is None and b.error in _NOT_ITS_DOING:
+                outcomes.append(b)
+            elif a.values is not None and (b.values is None or not all_same(a.values, b.values)):
+                outcomes.append(Outcome(None, "not deterministic"))
+            else:
+                outcomes.append(a)
         return outcomes
 
     def _spread(self, jobs: Sequence[Job], pool: list[Template]) -> list[Outcome]:
@@ -151,7 +157,7 @@ def _run(job: Job, template: Template) -> Outcome:
     except UnicodeDecodeError:
         return Outcome(None, "not text")
     except Refused as refused:
-        return Outcome(None, str(refused))
+        return Outcome(None, f"no plain value: {refused}")
     return Outcome(values, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
 import json
@@ -30,6 +31,8 @@ MAX_RESULT = 1 << 16
 _START, _REPLY = 60.0, 10.0
 #: seconds for which a child that cannot be started is started again
 _PATIENCE = 10.0
+#: milliseconds in which a child that closed its pipe is gone, unless it stays on purpose
+_LAST_BREATH = 200
 #: seconds beyond the time limit after which the kernel ends a child whose host is gone
 _GRACE = 2
 
@@ -98,6 +101,7 @@ class Template:
         self._next: Child | None = None
         self._ending: Child | None = None
         self._number = 0
+        self._owner = os.getpid()
 
     def start(self) -> None:
         """Start the process.
@@ -129,6 +133,9 @@ class Template:
         except (OSError, _TemplateDied, ValueError) as error:
             self.stop()
             raise SandboxUnavailable(refusal(f"the sandbox did not start ({error})")) from None
+        except BaseException:  # such as KeyboardInterrupt
+            self.stop()
+            raise
         if "confinement" not in greeting:
             self.stop()
             if "failed" in greeting:
@@ -142,18 +149,17 @@ class Template:
 
     def stop(self) -> None:
         """End the process and its children."""
-        if self._next is not None:
-            self._next.close()
-            self._next = None
-        self._ending = None
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is not None:
+        child, self._next, self._ending = self._next, None, None
+        control, self._control = self._control, None
+        process, self._process = self._process, None
+        if child is not None:
+            child.close()
+        if control is not None:
+            control.close()
+        if process is not None and self._owner == os.getpid():
             with contextlib.suppress(OSError):
-                self._process.kill()
-            self._process.wait()
-            self._process = None
+                process.kill()
+            process.wait()
 
     def prepare(self, key: str, config: Any) -> Any:
         """Call ``prepare(key, config)`` of the judge in the process that later children are forked from; return its result.
@@ -162,6 +168,7 @@ class Template:
         ------
         ValueError : it failed; the text says how.
         """
+        self._leave_parent()
         with self.lock:
             self._ensure()
             self._ended()
@@ -196,6 +203,7 @@ class Template:
         results : of the requests, as many as there are; None after an error.
         error : short reason; empty without an error.
         """
+        self._leave_parent()
         first = json.dumps(head | {"seconds": math.ceil(timeout) + _GRACE if cpu is None else cpu}).encode()
         with self.lock:
             begin, begun, failure = time.monotonic(), 0, ""
@@ -210,6 +218,9 @@ class Template:
                     self.stop()
                     raise
                 else:
+                    if talk.begun and signal == signals.SIGKILL and not begun:  # by the kernel, as when memory runs out
+                        begun += 1
+                        continue
                     if talk.begun:
                         return talk.outcome(signal)
                     failure = talk.end[1:] if talk.end and talk.end[0] == "E" else "no process can be started"
@@ -221,6 +232,13 @@ class Template:
                     time.sleep(0.05)
         return None, "the executor died"
 
+    def _leave_parent(self) -> None:
+        """In a fork of the process that started this, leave its template alone, and start another one."""
+        if self._owner != os.getpid():
+            self.lock = threading.Lock()
+            self.stop()
+            self._owner = os.getpid()
+
     def _talk(self, talk: Conversation) -> int:
         """Have a conversation with a new child; return the number of the signal that ended it, 0 for none."""
         self._ensure()
@@ -230,7 +248,7 @@ class Template:
         try:
             self._next = self._fork()  # while the child works
             talk.run(child)
-            self._end(child)
+            self._end(child, _LAST_BREATH if talk.end == _ENDED else 0)
         finally:
             child.close()
         return self._ended() if talk.end == _ENDED else 0
@@ -243,8 +261,15 @@ class Template:
             self._next = None
 
     def _ensure(self) -> None:
-        if self._process is None:
-            self.start()
+        """Start the process unless it runs; one that worked before and died is not refused but tried again."""
+        if self._process is None or self._control is None:
+            worked = bool(self.confinement)
+            try:
+                self.start()
+            except SandboxUnavailable as error:
+                if worked:
+                    raise _TemplateDied(f"it died and did not start again: {str(error).partition(';')[0]}") from None
+                raise
 
     def _fork(self) -> Child:
         assert self._control is not None
@@ -258,20 +283,21 @@ class Template:
             ours.pop_all()
         return Child(self._number, request[1], result[0])
 
-    def _end(self, child: Child) -> None:
-        """Ask for the end of a child; ``_ended`` waits for it."""
+    def _end(self, child: Child, patience: int = 0) -> None:
+        """Ask for the end of a child, ``patience`` milliseconds from now; ``_ended`` waits for it."""
         child.close()
         assert self._control is not None
-        self._control.sendall(struct.pack("<cII", b"E", child.number, 0))
+        self._control.sendall(struct.pack("<cII", b"E", child.number, patience))
         self._ending = child
 
     def _ended(self) -> int:
         """Wait until the child that is to end is gone; return the number of the signal that ended it, 0 for none."""
         if self._ending is None:
             return 0
-        number, signal = struct.unpack("<Ii", self._receive(_REPLY))
-        if number != self._ending.number:
-            raise _TemplateDied("another child's status")
+        reply = self._receive(_REPLY)
+        if reply[:4] != struct.pack("<I", self._ending.number) or len(reply) != 8:
+            raise _TemplateDied("not the status of the child")
+        (signal,) = struct.unpack("<i", reply[4:])
         self._ending = None
         return int(signal)
 
@@ -339,9 +365,11 @@ class Conversation:
         if self.end == _ENDED:
             if signal == signals.SIGXCPU:
                 return None, "timeout"
-            return None, "ended without a result" if signal in (0, signals.SIGKILL) else f"signal {signal}"
+            if signal == signals.SIGKILL:
+                return None, "killed by the system"
+            return None, f"signal {signal}" if signal else "ended without a result"
         error = self.end or ""
-        return None, (error[1:] if error[:1] == "E" else error) or "an error without a text"
+        return None, _exception(error[1:]) if error[:1] == "E" else error
 
     def _write(self) -> None:
         try:
@@ -398,6 +426,14 @@ class Conversation:
             else:
                 self._pending = memoryview(_message(self._requests[len(self.results)]))
                 self._poll.register(self._child.request, select.POLLOUT)
+
+
+def _exception(text: str) -> str:
+    """Word an exception, whose text a program may have written, so that it resembles no other reason."""
+    name = text.partition(":")[0]
+    known = getattr(builtins, name, None) if name.isidentifier() else None
+    is_builtin = isinstance(known, type) and issubclass(known, BaseException)
+    return text if is_builtin or text == "memory" else f"exception: {text}"
 
 
 def _message(data: bytes) -> bytes:

@@ -267,8 +267,10 @@ ATTACKS: list[tuple[str, str, object]] = [
     ("a forged result of its own", FORGE + "forge(b'V7')\nos._exit(0)", 7),
     ("a forged list of results", FORGE + "forge(b'V[1, 2')\nos._exit(0)", "not a literal"),
     ("a forged end", FORGE + "forge(b'D')\nos._exit(0)", "forged"),
-    ("a forged error without a text", FORGE + "forge(b'E')\nos._exit(0)", "without a text"),
-    ("a forged error of a blank", FORGE + "forge(b'E ')\nos._exit(0)", ""),
+    ("a forged error without a text", FORGE + "forge(b'E')\nos._exit(0)", "exception:"),
+    ("an exception that passes for a time-out", "E = type('timeout', (Exception,), {})\ndef f(x):\n    raise E", "exception:"),
+    ("an exception without a name", "E = type(':', (Exception,), {})\ndef f(x):\n    raise E", "exception:"),
+    ("a forged error of a blank", FORGE + "forge(b'E ')\nos._exit(0)", "exception"),
     ("a forged error of a zero byte", FORGE + "forge(b'E\\0')\nos._exit(0)", "\\x00"),
     ("a message of an unknown kind", FORGE + "forge(b'X1')\nos._exit(0)", "forged"),
     ("an empty message", FORGE + "forge(b'')\nos._exit(0)", "forged"),
@@ -367,8 +369,6 @@ def judged(sandbox: Sandbox, program: str, expected: object, argument: object) -
     """Return an empty string if the attack was contained."""
     outcome = sandbox.run(program, [(argument,)], timeout=0.25 if "timeout" in str(expected) else 10)
     if isinstance(expected, str) and expected != "\ud800":
-        if not expected:
-            return "" if outcome.values is None and outcome.error else f"gave {outcome}"
         if not (outcome.error or "").isprintable():
             return f"an error with control characters: {outcome}"
         fine = outcome.values is None and any(word in (outcome.error or "") for word in expected.split())
