@@ -75,7 +75,6 @@ CALLS: dict[str, Numbers] = {
     "mremap": (25, 216),
     "dup": (32, 23),
     "nanosleep": (35, 101),
-    "getpid": (39, 172),
     "exit": (60, 93),
     "gettimeofday": (96, 169),
     "getuid": (102, 174),
@@ -83,12 +82,13 @@ CALLS: dict[str, Numbers] = {
     "geteuid": (107, 175),
     "getegid": (108, 177),
     "sigaltstack": (131, 132),
-    "gettid": (186, 178),
     "exit_group": (231, 94),
     "getrandom": (318, 278),
 }
 #: further calls of children that may read folders
 READING: dict[str, Numbers] = {
+    "getpid": (39, 172),
+    "gettid": (186, 178),
     "stat": (4, None),
     "lstat": (6, None),
     "pread64": (17, 67),
@@ -127,6 +127,8 @@ LIMITED: tuple[tuple[Numbers, int, tuple[int, ...]], ...] = (
     ((28, 233), 2, (4, 8, 14, 15)),  # madvise: give memory back, huge pages; not: poison, page out or merge memory
     ((202, 98), 1, (128, 129, 137, 393)),  # futex: wait and wake within the process; not: on memory that is shared with other processes
     ((204, 123), 0, (0,)),  # sched_getaffinity, clock_gettime, clock_getres, clock_nanosleep: of this process; not: of others
+    ((23, None), 0, (0,)),  # select, pselect6: without descriptors, to sleep
+    ((270, 72), 0, (0,)),
     *(((number, other), 0, tuple(range(8))) for number, other in ((228, 113), (229, 114), (230, 115))),
 )
 #: opening files, for reading only: the flags that must not be set (write, create, truncate, append, temporary)
@@ -171,12 +173,14 @@ def seccomp_filter(calls: dict[str, Numbers], refusal: int) -> Any:
     for number in numbers:
         code += [(equal, 0, 1, number), (result, 0, 0, allow)]
     for pair, argument, values in LIMITED:
+        if pair[which] is None:
+            continue
         checks: list[tuple[int, int, int, int | None]] = [(load, 0, 0, 16 + 8 * argument)]
         for value in values:
             checks += [(equal, 0, 1, value), (result, 0, 0, allow)]
         code += [(equal, 0, len(checks) + 1, pair[which]), *checks, (result, 0, 0, deny)]
     if "getdents64" in calls:
-        code += [(equal, 0, 4, OPENAT[which]), (load, 0, 0, 16 + 8 * 2), (any_bit, 1, 0, WRITING), (result, 0, 0, allow)]
+        code += [(equal, 0, 3, OPENAT[which]), (load, 0, 0, 16 + 8 * 2), (any_bit, 1, 0, WRITING), (result, 0, 0, allow)]
     code.append((result, 0, 0, deny))
     text = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
     memory = ctypes.create_string_buffer(text, len(text))
@@ -515,6 +519,7 @@ class Template:
         """Run one request in a new process; never returns."""
         try:
             self.control.close()
+            self.children.clear()
             os.setsid()
             if sys.platform == "linux":
                 self.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -524,6 +529,7 @@ class Template:
             for kind, most in ((resource.RLIMIT_AS, self.settings["memory"]), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
                 limit(kind, most, most)
             limit(resource.RLIMIT_NOFILE, 64, 64)
+            limit(resource.RLIMIT_MEMLOCK, 0, 0)
             text = read_message(request)
             if text is None:  # the request was withdrawn
                 os._exit(0)
@@ -553,7 +559,8 @@ class Template:
 
 def main(settings: dict[str, Any]) -> None:
     """Start the template, report its confinement, and serve."""
-    os.environ.pop("PWD", None)  # set by bwrap
+    for name in ("PWD", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"):  # of bwrap and of the start; nothing for programs
+        os.environ.pop(name, None)
     for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # may be ignored or blocked by a launcher
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -26,7 +26,7 @@ from typing import Any
 from dynamics.errors import printable
 from dynamics.io.threads import cores
 from dynamics.train.sandbox.backends import BackendName, SandboxUnavailable, Unconfined, candidates
-from dynamics.train.sandbox.expressions import Outcome, all_same, length, literal
+from dynamics.train.sandbox.expressions import Outcome, all_same, canonical, length, literal
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.sandbox.template import Template
 
@@ -107,7 +107,7 @@ class Sandbox:
         self._threads.shutdown()
         for pool in self._pools:
             for template in pool:
-                template.stop()
+                template.close()
 
     def run(self, source: str, inputs: Sequence[tuple[Any, ...]], entry: str = "f", timeout: float = 2.0) -> Outcome:
         """Call ``entry`` with each tuple of arguments, all in one fresh confined process. Never raises for what a program does.
@@ -143,7 +143,11 @@ class Sandbox:
 
 def _run(job: Job, template: Template) -> Outcome:
     head = {"source": job.source, "entry": job.entry}
-    requests = [repr(arguments).encode("utf-8", "surrogatepass") for arguments in job.inputs]
+    try:
+        canonical(list(job.inputs))
+        requests = [repr(arguments).encode("utf-8", "surrogatepass") for arguments in job.inputs]
+    except (Refused, ValueError):  # ValueError: integers of more digits than this interpreter prints
+        return Outcome(None, "an argument is no plain value")
     results, error = template.exchange(head, requests, job.timeout)
     if results is None:
         return Outcome(None, printable(error, MAX_ERROR))

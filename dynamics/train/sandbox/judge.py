@@ -40,7 +40,7 @@ class Reply:
 
     Attributes
     ----------
-    value : result of the script's ``judge``; None after an error.
+    value : result of the script's ``judge``, which is never None; None after an error.
     error : short reason, or an empty text.
     """
 
@@ -102,7 +102,7 @@ class Judge:
         """End the processes."""
         self._threads.shutdown()
         for template in self._templates:
-            template.stop()
+            template.close()
 
     def prepare(self, key: str, config: Any) -> Any:
         """Call ``prepare(key, config)`` of the script in each process that children are forked from; return its result.
@@ -134,9 +134,10 @@ def _verdict(request: Any, timeout: float, template: Template) -> Reply:
     if results is None:
         return Reply(None, printable(error, MAX_ERROR))
     try:
-        return Reply(msgspec.json.decode(results[0]))
+        value = msgspec.json.decode(results[0])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Reply(None, "forged")
+        value = None
+    return Reply(value, "forged" if value is None else "")
 
 
 def library_folders(packages: Sequence[str]) -> set[str]:

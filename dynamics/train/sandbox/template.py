@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import builtins
 import contextlib
 import errno
@@ -15,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +26,10 @@ from typing import Any
 from dynamics.errors import printable
 from dynamics.train.sandbox.backends import Backend, SandboxUnavailable, Unconfined, refusal
 
+#: writing to a socket whose other end is closed is an error, and no signal
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+#: what a Python needs to find its libraries
+_LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 _SCRIPT = Path(__file__).with_name("confined.py")
 #: limit of the size of all results of a child in bytes, as in ``confined``
 MAX_RESULT = 1 << 16
@@ -31,6 +37,7 @@ MAX_RESULT = 1 << 16
 _START, _REPLY = 60.0, 10.0
 #: seconds for which a child that cannot be started is started again
 _PATIENCE = 10.0
+_DAY = 86_400.0
 #: milliseconds in which a child that closed its pipe is gone, unless it stays on purpose
 _LAST_BREATH = 200
 #: seconds beyond the time limit after which the kernel ends a child whose host is gone
@@ -42,18 +49,17 @@ class _TemplateDied(Exception):
 
 
 class Child:
-    """A child that waits for its request, with the ends of its pipes."""
+    """A child that waits for its request, with this process's ends of its socket and its pipe."""
 
-    def __init__(self, number: int, request: int, result: int):
+    def __init__(self, number: int, request: socket.socket, result: int):
         self.number, self.request, self.result = number, request, result
 
     def close(self) -> None:
-        """Close both pipes."""
-        for name in ("request", "result"):
-            descriptor = getattr(self, name)
-            if descriptor >= 0:
-                os.close(descriptor)
-                setattr(self, name, -1)
+        """Close both."""
+        self.request.close()
+        result, self.result = self.result, -1
+        if result >= 0:
+            os.close(result)
 
 
 class Template:
@@ -93,6 +99,7 @@ class Template:
             "refusal": refused,
         }
         self._environment = {"PYTHONHASHSEED": str(seed)}
+        self._environment |= {name: os.environ[name] for name in _LIBRARY_PATHS if name in os.environ}
         if judge is not None:  # threads of libraries do not survive forking
             self._environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,6 +109,7 @@ class Template:
         self._ending: Child | None = None
         self._number = 0
         self._owner = os.getpid()
+        self._closed = False
 
     def start(self) -> None:
         """Start the process.
@@ -114,25 +122,31 @@ class Template:
         flags = ["-s", "-S", "-P", "-B"] if sys.version_info >= (3, 11) else ["-s", "-S", "-B"]
         python = [sys.executable, *flags, str(_SCRIPT), json.dumps(self._settings)]
         if not sys.executable:
-            raise SandboxUnavailable(refusal("this Python does not know the path of its program, which the sandbox starts"))
+            raise SandboxUnavailable("this Python does not know the path of its program, which the sandbox starts; set sys.executable")
         command = self.backend.command(python, folders, self._environment)
         here, there = socket.socketpair()
         self._control = here
+        said = ""
         try:
-            with there:
+            with there, tempfile.TemporaryFile() as errors:
                 self._process = subprocess.Popen(
                     command,
                     stdin=there.fileno(),
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stderr=errors,
                     env=self._environment,
                     cwd="/",
                     start_new_session=True,
                 )
-            greeting = json.loads(self._receive(_START))
+                there.close()
+                try:
+                    greeting = json.loads(self._receive(_START))
+                finally:
+                    errors.seek(0)
+                    said = errors.read(1 << 16).decode("utf-8", "replace").strip().rpartition("\n")[2]
         except (OSError, _TemplateDied, ValueError) as error:
             self.stop()
-            raise SandboxUnavailable(refusal(f"the sandbox did not start ({error})")) from None
+            raise SandboxUnavailable(f"the sandbox did not start ({printable(said or error, 300)})") from None
         except BaseException:  # such as KeyboardInterrupt
             self.stop()
             raise
@@ -144,11 +158,20 @@ class Template:
         self.confinement = ", ".join(filter(None, [self.backend.name, str(greeting["confinement"])]))
         if isinstance(self.backend, Unconfined):
             self.confinement = self.backend.name
-        for data in self._prepared:
-            self._prepare(data)
+        try:
+            for data in self._prepared:
+                self._prepare(data)
+        except (OSError, _TemplateDied, ValueError) as error:
+            self.stop()
+            raise SandboxUnavailable(f"the sandbox did not start again as before ({printable(error, 300)})") from None
+
+    def close(self) -> None:
+        """End the process and its children for good."""
+        self._closed = True
+        self.stop()
 
     def stop(self) -> None:
-        """End the process and its children."""
+        """End the process and its children; the next call starts it again."""
         child, self._next, self._ending = self._next, None, None
         control, self._control = self._control, None
         process, self._process = self._process, None
@@ -170,17 +193,32 @@ class Template:
         """
         self._leave_parent()
         with self.lock:
+            try:
+                value = self._prepare_anew((key, config))
+            except (OSError, _TemplateDied):
+                try:
+                    value = self._prepare_anew((key, config))
+                except (OSError, _TemplateDied) as died:
+                    raise SandboxUnavailable(f"the sandbox died while it prepared a judge ({died})") from None
+            self._prepared.append((key, config))
+            return value
+
+    def _prepare_anew(self, data: tuple[str, Any]) -> Any:
+        try:
             self._ensure()
             self._ended()
             self._drop_next()  # it does not know what is prepared now
-            value = self._prepare((key, config))
-            self._prepared.append((key, config))
-            return value
+            return self._prepare(data)
+        except ValueError:  # said by the judge
+            raise
+        except BaseException:
+            self.stop()
+            raise
 
     def _prepare(self, data: tuple[str, Any]) -> Any:
         content = pickle.dumps(data)
         assert self._control is not None
-        self._control.sendall(struct.pack("<cII", b"P", 0, len(content)) + content)
+        self._control.sendall(struct.pack("<cII", b"P", 0, len(content)) + content, _FLAGS)
         reply = self._receive(_START)
         if reply[:1] != b"V":
             raise ValueError(reply[1:].decode("utf-8", "replace"))
@@ -204,6 +242,7 @@ class Template:
         error : short reason; empty without an error.
         """
         self._leave_parent()
+        timeout = min(timeout, _DAY)
         first = json.dumps(head | {"seconds": math.ceil(timeout) + _GRACE if cpu is None else cpu}).encode()
         with self.lock:
             begin, begun, failure = time.monotonic(), 0, ""
@@ -254,14 +293,16 @@ class Template:
         return self._ended() if talk.end == _ENDED else 0
 
     def _drop_next(self) -> None:
-        if self._next is not None:
+        child, self._next = self._next, None
+        if child is not None:
             self._ended()
-            self._end(self._next)
+            self._end(child)
             self._ended()
-            self._next = None
 
     def _ensure(self) -> None:
         """Start the process unless it runs; one that worked before and died is not refused but tried again."""
+        if self._closed:
+            raise RuntimeError("the sandbox is closed")
         if self._process is None or self._control is None:
             worked = bool(self.confinement)
             try:
@@ -275,19 +316,26 @@ class Template:
         assert self._control is not None
         self._number = (self._number + 1) & 0xFFFFFFFF
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            request, result = _pipe(theirs, ours), _pipe(ours, theirs)
+            request, asked = socket.socketpair()  # writing to a pipe can end this process by SIGPIPE
+            ours.enter_context(request)
+            theirs.enter_context(asked)
+            request.setblocking(False)
+            result, answered = os.pipe()
+            ours.callback(os.close, result)
+            theirs.callback(os.close, answered)
             null = os.open(os.devnull, os.O_RDWR)
             theirs.callback(os.close, null)
-            os.set_blocking(request[1], False)
-            socket.send_fds(self._control, [struct.pack("<cII", b"F", self._number, 0)], [request[0], result[1], null])
+            descriptors = array.array("i", [asked.fileno(), answered, null])
+            message = struct.pack("<cII", b"F", self._number, 0)
+            self._control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], _FLAGS)
             ours.pop_all()
-        return Child(self._number, request[1], result[0])
+        return Child(self._number, request, result)
 
     def _end(self, child: Child, patience: int = 0) -> None:
         """Ask for the end of a child, ``patience`` milliseconds from now; ``_ended`` waits for it."""
         child.close()
         assert self._control is not None
-        self._control.sendall(struct.pack("<cII", b"E", child.number, patience))
+        self._control.sendall(struct.pack("<cII", b"E", child.number, patience), _FLAGS)
         self._ending = child
 
     def _ended(self) -> int:
@@ -349,8 +397,8 @@ class Conversation:
         self._poll.register(child.request, select.POLLOUT)
         self._deadline = time.monotonic() + _PATIENCE
         while self.end is None:
-            left = self._deadline - time.monotonic()
-            ready = [descriptor for descriptor, _ in self._poll.poll(left * 1000)] if left > 0 else []
+            left = max(0.0, self._deadline - time.monotonic())  # what is there already counts, however late this process looks
+            ready = [descriptor for descriptor, _ in self._poll.poll(left * 1000)]
             if not ready:
                 self.end = "timeout"
             elif self._child.result in ready:
@@ -373,16 +421,15 @@ class Conversation:
 
     def _write(self) -> None:
         try:
-            self._pending = self._pending[os.write(self._child.request, self._pending) :]
+            self._pending = self._pending[self._child.request.send(self._pending, _FLAGS) :]
         except BlockingIOError:
             return
-        except BrokenPipeError:  # the child has ended; what it said is still to be read
+        except (BrokenPipeError, ConnectionResetError):  # the child has ended; what it said is still to be read
             self._pending = memoryview(b"")
         if not self._pending:
             self._poll.unregister(self._child.request)
             if not self._requests:
-                os.close(self._child.request)
-                self._child.request = -1
+                self._child.request.close()
 
     def _read(self) -> None:
         part = os.read(self._child.result, 1 << 16)
@@ -438,11 +485,3 @@ def _exception(text: str) -> str:
 
 def _message(data: bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
-
-
-def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
-    """Make a pipe, whose ends these stacks close."""
-    ends = os.pipe()
-    reading.callback(os.close, ends[0])
-    writing.callback(os.close, ends[1])
-    return ends

@@ -57,7 +57,7 @@ REFUSED = [
     ("sending and receiving", "[libc.sendmsg(d, buffer, 0) for d in range(5)] + [libc.recvmsg(d, buffer, 0) for d in range(5)]"),
     ("shared memory, semaphores and queues", "[libc.syscall(n, 7, 1, 0o1666) for n in (29, 64, 68, 240)]"),
     ("keys of the kernel", "[libc.syscall(n, b'user', b'x', b'y', 1, -3) for n in (248, 249, 250)]"),
-    ("signals", "[libc.kill(raw.getpid(), 0), libc.kill(-1, 0), libc.syscall(200, 1, 0), libc.syscall(234, 1, 1, 0)]"),
+    ("signals", "[libc.kill(1, 0), libc.kill(-1, 0), libc.syscall(200, 1, 0), libc.syscall(234, 1, 1, 0)]"),
     ("descriptors of other processes", "[libc.syscall(434, 1, 0), libc.syscall(438, 1, 0, 0), libc.syscall(424, 1, 0, 0, 0)]"),
     ("flags of a shared descriptor", "[libc.fcntl(d, 4, 0o4000) for d in range(5)]"),
     ("owner of a descriptor", "[libc.fcntl(d, c, 1) for d in range(5) for c in (8, 10, 1024, 1025, 1026, 1033)]"),
@@ -75,7 +75,10 @@ REFUSED = [
     ("sleeping by the clock of another process", "libc.syscall(230, (~1 << 3) | 2, 0, buffer, 0)"),
     ("processors of other processes", "[libc.syscall(204, pid, 8, buffer) for pid in (1, 2)]"),
     ("namespaces", "[libc.unshare(0x10000000), libc.setns(3, 0)]"),
-    ("the parent, names and load of the machine", "[libc.syscall(110), libc.uname(buffer), libc.sysinfo(buffer), libc.getcwd(buffer, 99)]"),
+    (
+        "its number, the parent, names and load of the machine",
+        "[libc.syscall(39), libc.syscall(186), libc.syscall(110), libc.uname(buffer), libc.sysinfo(buffer), libc.getcwd(buffer, 99)]",
+    ),
     (
         "priorities and processors",
         "[libc.setpriority(0, 0, 5), libc.getpriority(0, 1), libc.sched_setaffinity(0, 8, buffer), libc.nice(1)]",
@@ -86,7 +89,10 @@ REFUSED = [
         "[libc.syscall(298, buffer, 0, -1, -1, 0), libc.syscall(103, 3, buffer, 9), libc.syscall(175, 0, 0, 0)]",
     ),
     ("alarms and timers", "[libc.setitimer(0, buffer, None), libc.alarm(1), libc.syscall(222, 0, 0, buffer), libc.syscall(283, 0, 0)]"),
-    ("events and watches", "[libc.syscall(n, 0, 0, 0, 0) for n in (284, 290, 253, 294, 254, 291, 300, 7, 23)]"),
+    (
+        "events and watches",
+        "[libc.syscall(n, 0, 0, 0, 0) for n in (284, 290, 253, 294, 254, 291, 300, 7)] + [libc.syscall(n, 5, buffer, 0, 0, 0, 0) for n in (23, 270)]",
+    ),
     ("terminals and queues of pipes", "[libc.ioctl(d, c, buffer) for d in range(5) for c in (0x541B, 0x5401, 0x5412)]"),
     ("moving data between descriptors", "[libc.syscall(n, 1, 0, 0, 9, 0, 0) for n in (40, 275, 276, 278, 326)]"),
     (
