@@ -221,7 +221,7 @@ class Template:
         self._control.sendall(struct.pack("<cII", b"P", 0, len(content)) + content, _FLAGS)
         reply = self._receive(_START)
         if reply[:1] != b"V":
-            raise ValueError(reply[1:].decode("utf-8", "replace"))
+            raise ValueError(printable(reply[1:].decode("utf-8", "replace"), 300))
         return json.loads(reply[1:])
 
     def exchange(

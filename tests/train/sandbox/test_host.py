@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -270,3 +271,40 @@ def test_it_refuses_without_confinement(monkeypatch) -> None:
     with Sandbox(1, allow_unconfined=True) as open_sandbox:
         assert open_sandbox.confinement == "nothing"
         assert open_sandbox.run("def f(x):\n    return x", [(1,)]).values == [1]
+
+
+def test_limits_of_the_machine_are_kept_and_said() -> None:
+    program = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nsignal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU):\n    resource.setrlimit(kind, (60, 60))\n"
+        "from dynamics.train.sandbox import Sandbox\n"
+        "with Sandbox(1) as box:\n"
+        "    print([box.run(f'import os\\ndef f(x):\\n    return x + {n}', [(1,)]).values for n in range(3)])\n"
+        "    print(box.run('import os\\nos.closerange(3, 64)\\ndef f(x):\\n    return x', [(1,), (2,)]).values)\n"
+        "    print(box.run('import os\\ndef f(x):\\n    os._exit(0)', [(1,)]).error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["[[1], [2], [3]]", "None", "ended without a result"], done
+
+
+def test_an_interrupt_leaves_a_sandbox_that_works(sandbox: Sandbox) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for seconds in (0.001, 0.004, 0.01, 0.03):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                while True:
+                    sandbox.run("def f(x):\n    return x", [(1,)])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert sandbox.run("def f(x):\n    return x", [(1,)]).values == [1]
+
+
+@pytest.mark.parametrize("arguments", [(float("inf"),), (object(),), (10**5000,)])
+def test_an_argument_that_is_no_plain_value_is_named(arguments: tuple[object, ...], sandbox: Sandbox) -> None:
+    assert sandbox.run("def f(x):\n    return 1", [arguments], timeout=float("inf")).error == "an argument is no plain value"
