@@ -19,7 +19,6 @@ from dynamics.train import state, tasks
 from dynamics.train.config import METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.prompt_formats import folder_reads_notation
-from dynamics.train.tasks.records import Records
 
 
 def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> None:
@@ -81,7 +80,8 @@ def _document_to_resume(method: str, config: TrainConfig, out: Path, resume: boo
         raise InputError(f"{out}: already contains a run; continue it with --resume, or choose another folder")
     document = RunDirectory(out).read_run()
     asked = {"method": method, **as_recorded(config)}
-    begun = {"method": document.get("method"), **document.get("config", {})}
+    # earlier runs of sft and rlvr did not have this setting
+    begun = {"method": document.get("method"), "allow_unconfined": False, **document.get("config", {})}
     for name, value in asked.items():
         if value != begun.get(name):
             raise InputError(
@@ -127,13 +127,13 @@ def _check_device(device: str) -> None:
 
 def _check_task(config: TrainConfig, notation: bool) -> None:
     """Check that the task exists, has problems to train on and to evaluate, and can grade them."""
-    source = tasks.source(config.task, plain=not notation)
+    source = tasks.source(config.task, plain=not notation, allow_unconfined=config.allow_unconfined)
     trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:
             source.questions(split, 1, config.seed)
-    for part in source.sources if isinstance(source, tasks.Mixture) else [source]:
-        if isinstance(part, Records):
+    for part in tasks.parts(source):
+        if isinstance(part, tasks.ScoredSource):
             if isinstance(config, RLVRConfig):
                 part.check_gradable("training", config.num_problems)
             if config.eval_problems:

@@ -1,0 +1,406 @@
+"""The confined side of the judges: scorers of other packages, which must not execute the text that they score.
+
+``dynamics.train.tasks.judges`` has this file run as a script in the sandbox. It uses the standard library and the package of the scorer only,
+which is imported after the process gave up its rights.
+
+Some scorers call ``eval`` on an answer, or SymPy's ``parse_expr``, which does. Code in an answer would run in the process that decides on
+its score, and could forge it. Before a scorer sees an answer, ``eval`` is therefore replaced in its modules by ``literal_value``, and SymPy
+evaluates only expressions of numbers, symbols and the mathematical functions in ``FUNCTIONS``. What is refused is an error to the
+scorer, as other text that it cannot read.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import logging
+import operator
+import pickle
+import resource
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+#: calls of functions of these names are evaluated in answers that SymPy parses; all are defined by SymPy or are functions of numbers
+FUNCTIONS = frozenset(
+    "Add Mul Pow Integer Rational Float Symbol Function Eq Ne Lt Le Gt Ge And Or Not "
+    "abs round pow max min Abs Max Min Mod sign floor ceiling frac re im conjugate arg gcd lcm igcd ilcm "
+    "sqrt cbrt root real_root exp log ln LambertW sin cos tan cot sec csc sinc asin acos atan acot asec acsc atan2 "
+    "sinh cosh tanh coth sech csch asinh acosh atanh acoth asech acsch erf erfc erfi erf2 erfinv erfcinv "
+    "Si Ci Shi Chi Ei E1 li Li expint fresnels fresnelc gamma lowergamma uppergamma loggamma digamma polygamma beta zeta polylog "
+    "besselj bessely besseli besselk Heaviside DiracDelta Piecewise "
+    "factorial factorial2 subfactorial binomial rf ff fibonacci lucas bernoulli euler catalan harmonic".split()
+)
+#: functions of integers whose values grow fast
+_GROWING = frozenset(
+    "gamma lowergamma uppergamma loggamma digamma polygamma beta zeta polylog factorial factorial2 subfactorial binomial rf ff fibonacci "
+    "lucas bernoulli euler catalan harmonic".split()
+)
+#: constants of SymPy
+_CONSTANTS = frozenset("pi E I oo zoo nan EulerGamma GoldenRatio Catalan".split())
+_NAMES = FUNCTIONS | _CONSTANTS
+#: largest size of an integer argument of these functions
+_MAX_ARGUMENT = 10_000
+#: largest size of an integer in bits, of a text or a list in elements, and of the exponent of a decimal number
+_MAX_BITS, _MAX_LENGTH, _MAX_EXPONENT = 1 << 20, 1 << 16, 10_000
+#: an answer that takes more memory than this is judged in a process of its own, in bytes
+_MAX_GROWTH = 64 << 20
+
+#: reasons of refusals
+CODE, SIZE = "the answer holds code", "the answer is too large to evaluate"
+
+
+class Refused(ValueError):
+    """An answer is not evaluated."""
+
+
+#: the reasons for which parts of the current answer were refused
+_reasons: list[str] = []
+
+
+def refuse(reason: str) -> Refused:
+    """Build the exception for a refusal and remember its reason: scorers catch the exceptions of ``eval``."""
+    _reasons.append(reason)
+    return Refused(reason)
+
+
+# values of Python: what scorers pass to eval
+
+
+def literal_value(source: Any, *_: Any) -> Any:
+    """Evaluate literals and arithmetic on them, in place of ``eval``.
+
+    Parameters
+    ----------
+    source : text.
+
+    Returns
+    -------
+    Any
+        Numbers, text, lists, tuples, sets and dictionaries.
+    """
+    if not isinstance(source, str):
+        raise refuse(CODE)
+    if len(source) > _MAX_LENGTH:
+        raise refuse(SIZE)
+    return _value(ast.parse(source.lstrip(" \t"), mode="eval").body)
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.List():
+            return [_value(element) for element in node.elts]
+        case ast.Tuple():
+            return tuple(_value(element) for element in node.elts)
+        case ast.Set():
+            return {_value(element) for element in node.elts}
+        case ast.Dict() if None not in node.keys:
+            return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True) if key is not None}
+        case ast.UnaryOp() if type(node.op) in _UNARY:
+            return _UNARY[type(node.op)](_value(node.operand))
+        case ast.BinOp() if type(node.op) in _BINARY:
+            return _bounded(_BINARY[type(node.op)], _value(node.left), _value(node.right))
+        case ast.Name():
+            raise NameError("a name")
+    raise refuse(CODE)
+
+
+_UNARY: dict[type, Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Invert: operator.invert, ast.Not: operator.not_}
+_BINARY: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.BitXor: operator.xor,
+}
+
+
+def _bounded(function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """Apply an operator of Python, unless the result may be large."""
+    if function is operator.mod and not isinstance(left, (int, float)):
+        raise refuse(CODE)  # formatting of text
+    size = 0
+    if isinstance(left, int) and isinstance(right, int):
+        if function is operator.pow:
+            size = left.bit_length() * abs(right)
+        elif function is operator.lshift:
+            size = left.bit_length() + max(right, 0)
+        elif function is operator.mul:
+            size = left.bit_length() + right.bit_length()
+    elif function is operator.mul:
+        lengths = [len(value) if isinstance(value, (str, bytes, list, tuple)) else value for value in (left, right)]
+        size = abs(lengths[0] * lengths[1]) * (_MAX_BITS // _MAX_LENGTH) if all(isinstance(value, int) for value in lengths) else 0
+    elif function is operator.add and isinstance(left, (str, bytes, list, tuple)) and isinstance(right, type(left)):
+        size = (len(left) + len(right)) * (_MAX_BITS // _MAX_LENGTH)
+    if size > _MAX_BITS:
+        raise refuse(SIZE)
+    return function(left, right)
+
+
+def replace_eval(package: str) -> None:
+    """Replace ``eval`` and ``exec`` in the loaded modules of a package."""
+
+    def no_exec(*_: Any) -> None:
+        raise refuse(CODE)
+
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == package and module is not None:
+            for function, replacement in (("eval", literal_value), ("exec", no_exec)):
+                if function not in vars(module):
+                    setattr(module, function, replacement)
+
+
+# SymPy
+
+_NODES = (
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Tuple, ast.Load),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.BitAnd, ast.BitOr, ast.BitXor),
+    *(ast.UAdd, ast.USub, ast.Invert, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE),
+)
+
+
+def check_expression(code: str, known: Any) -> None:
+    """Refuse an expression of Python that SymPy wrote from an answer if it does more than mathematics.
+
+    Parameters
+    ----------
+    code : the expression, with ``Integer (2 )`` for 2, and ``Symbol ('x')`` for an unknown name.
+    known : further names that it may use.
+    """
+    if len(code) > _MAX_LENGTH:
+        raise refuse(SIZE)
+    texts: set[ast.AST] = set()  # constants that may be text, and names of functions, as seen before those inside a call
+    functions: set[ast.AST] = set()
+    for node in ast.walk(ast.parse(code.lstrip(" \t"), mode="eval")):
+        if isinstance(node, (ast.List, ast.Set, ast.Dict)):
+            raise TypeError("not mathematics")
+        if not isinstance(node, _NODES):
+            raise refuse(CODE)
+        if isinstance(node, ast.Call):
+            _check_call(node, known, texts)
+            functions.add(node.func)
+        elif isinstance(node, ast.Constant):
+            if not isinstance(node.value, (bool, int, float, complex)) and node not in texts:
+                raise TypeError("not mathematics")
+        elif isinstance(node, ast.Name) and node not in functions and node.id not in _NAMES and node.id not in known:
+            raise NameError("a name")  # a word of the answer that is the name of something else in SymPy
+
+
+def _check_call(node: ast.Call, known: Any, texts: set[ast.AST]) -> None:
+    """Check the function of a call; collect its arguments if they may be text."""
+    if node.keywords:
+        raise refuse(CODE)
+    function = node.func
+    if isinstance(function, ast.Call):  # Function('f')(x)
+        if not (isinstance(function.func, ast.Name) and function.func.id == "Function"):
+            raise refuse(CODE)
+        return
+    if not isinstance(function, ast.Name) or (function.id not in FUNCTIONS and function.id not in known):
+        raise refuse(CODE)
+    if len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and isinstance(text := node.args[0].value, str):
+        if function.id in ("Symbol", "Function") and text.isidentifier():
+            texts.add(node.args[0])
+        elif function.id == "Float":
+            exponent = text.lower().replace("_", "").partition("e")[2]
+            if len(exponent) > 6 or abs(int(exponent or "0")) > _MAX_EXPONENT:
+                raise refuse(SIZE)
+            texts.add(node.args[0])
+
+
+def _small(function: Any) -> Any:
+    """Let a function of SymPy refuse large integers."""
+
+    def bounded(*arguments: Any) -> Any:
+        if any(getattr(argument, "is_Integer", False) and abs(argument.p) > _MAX_ARGUMENT for argument in arguments):
+            raise refuse(SIZE)
+        return function(*arguments)
+
+    return bounded
+
+
+def guard_sympy() -> None:
+    """Let SymPy evaluate text only if ``check_expression`` accepts it, and refuse powers that are too large."""
+    import sympy
+    from sympy.core import numbers
+    from sympy.parsing import sympy_parser
+
+    names = {name: getattr(sympy, name) for name in _NAMES if hasattr(sympy, name)}
+    names |= {"abs": abs, "round": round, "pow": pow, "max": sympy.Max, "min": sympy.Min}
+    names |= {name: _small(names[name]) for name in _GROWING if name in names}
+    names["__builtins__"] = {}
+    transform = sympy_parser.evaluateFalse
+
+    def evaluate(code: str | types.CodeType, local_dict: dict[Any, Any], global_dict: dict[str, Any]) -> Any:
+        del global_dict  # holds the functions of Python
+        if isinstance(code, str):
+            check_expression(code, local_dict)
+        return eval(code, dict(names), local_dict)  # code that is compiled already was checked by unevaluated
+
+    def unevaluated(code: str) -> Any:
+        check_expression(code, ())
+        return transform(code)
+
+    sympy_parser.eval_expr, sympy_parser.evaluateFalse = evaluate, unevaluated
+    for kind in (numbers.Integer, numbers.Rational):
+        kind._eval_power = _bounded_power(kind._eval_power, numbers)
+
+
+def _bounded_power(power: Callable[[Any, Any], Any], numbers: types.ModuleType) -> Callable[[Any, Any], Any]:
+    def bounded(base: Any, exponent: Any) -> Any:
+        if isinstance(exponent, numbers.Rational):
+            bits = max(abs(base.p).bit_length(), base.q.bit_length())
+            if bits > 1 and bits * abs(exponent.p) > _MAX_BITS * exponent.q:
+                raise refuse(SIZE)
+        return power(base, exponent)
+
+    return bounded
+
+
+# reasoning-gym
+
+
+def _import_task(module: str) -> Any:
+    """Import the module of a task without the other tasks, which take time and memory; return the factory of its datasets.
+
+    The packages above the module are empty stand-ins; if the module needs more of them, the whole package is imported.
+    """
+    if (factory := sys.modules.get("reasoning_gym.factory")) is None or module not in sys.modules:
+        spec = importlib.util.find_spec("reasoning_gym")
+        if spec is None or not spec.submodule_search_locations:
+            raise ImportError("reasoning_gym is not installed")
+        parts = module.split(".")
+        for depth in range(1, min(len(parts), 3)):
+            name = ".".join(parts[:depth])
+            if name not in sys.modules:
+                stand_in = types.ModuleType(name)
+                stand_in.__path__ = ["/".join([spec.submodule_search_locations[0], *parts[1:depth]])]
+                sys.modules[name] = stand_in
+        try:
+            importlib.import_module(module)
+        except (ImportError, AttributeError):
+            for name in [name for name in sys.modules if name.partition(".")[0] == "reasoning_gym"]:
+                del sys.modules[name]
+            importlib.import_module("reasoning_gym")
+        factory = importlib.import_module("reasoning_gym.factory")
+        if "sympy" in sys.modules:
+            _guard_once()
+    return factory
+
+
+_guarded: list[bool] = []
+
+
+def _guard_once() -> None:
+    if not _guarded:
+        guard_sympy()
+        _guarded.append(True)
+
+
+def _reasoning_gym(config: dict[str, Any]) -> Callable[[str, Any], float]:
+    """Return the scorer of a task. It scores a correct answer first, so that what scorers import and compute once is ready."""
+    dataset = _import_task(config["module"]).create_dataset(config["name"], size=1, seed=0, **config["settings"])
+
+    def score(answer: str, entry: Any) -> float:
+        return dataset.score_answer(answer, entry)  # type: ignore[no-any-return]
+
+    replace_eval("reasoning_gym")
+    if (warm := config.get("warm")) is not None:
+        _graded(score, *warm)
+        replace_eval("reasoning_gym")
+    return score
+
+
+# math-verify
+
+#: expressions that are compared once in advance, for what the packages import and compute at the first time
+_WARM = ("1/2", "2.5", "-3", r"$\frac{\sqrt{3}}{2}$", r"$x^2+2x+1$", r"$\{1,2\}$", r"$(0,\infty)$", r"\boxed{\sin(\pi/3)+2^{10}}", "$x<2$", "50%")
+
+
+def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
+    """Return a function that compares an answer with the correct one as mathematics."""
+    del config
+    import math_verify
+
+    logging.disable(logging.CRITICAL)  # it warns of disabled time limits: the sandbox ends what takes too long
+
+    def score(answer: str, gold: str) -> float:
+        correct, given = math_verify.parse(gold, parsing_timeout=None), math_verify.parse(answer, parsing_timeout=None)
+        return float(bool(math_verify.verify(correct, given, timeout_seconds=None)))
+
+    _guard_once()
+    for gold in _WARM:
+        score(gold.replace("1", "7"), gold)
+        score(gold, gold)
+    return score
+
+
+# what the sandbox calls
+
+_LIBRARIES = {"reasoning_gym": _reasoning_gym, "math_verify": _math_verify}
+_scorers: dict[str, Callable[[str, Any], float]] = {}
+
+
+def prepare(key: str, config: dict[str, Any]) -> str:
+    """Import a package and make a scorer, before any answer is seen.
+
+    Parameters
+    ----------
+    key : name of the scorer in requests.
+    config : ``library``, and what its function takes.
+
+    Returns
+    -------
+    str
+        The version of Python.
+    """
+    _scorers[key] = _LIBRARIES[config["library"]](config)
+    _reasons.clear()
+    return sys.version.partition(" ")[0]
+
+
+def judge(request: Sequence[tuple[str, bytes, str]]) -> list[dict[str, Any]]:
+    """Score answers.
+
+    Parameters
+    ----------
+    request : the key of the scorer, the pickled question in the form of the scorer, and the answer, for each.
+
+    Returns
+    -------
+    list of dict
+        ``score`` and ``refused``, the reason why a part of the answer was not evaluated or an empty text; or ``failure``, the exception
+        of the scorer.
+
+    Raises
+    ------
+    MemoryError : an answer took much memory; each should be judged in a process of its own.
+    """
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    verdicts = []
+    for key, item, answer in request:
+        verdicts.append(_graded(_scorers[key], answer, pickle.loads(item)))
+        if len(request) > 1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > _MAX_GROWTH >> 10:
+            raise MemoryError
+    return verdicts
+
+
+def _graded(scorer: Callable[[str, Any], float], answer: str, item: Any) -> dict[str, Any]:
+    _reasons.clear()
+    try:
+        score = float(scorer(answer, item))
+    except MemoryError:
+        raise
+    except BaseException as error:
+        return {"failure": type(error).__name__}
+    return {"score": repr(score), "refused": CODE if CODE in _reasons else next(iter(_reasons), "")}
