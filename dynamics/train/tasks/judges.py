@@ -22,11 +22,12 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.extras import require
+from dynamics.io.threads import cores
 from dynamics.train.sandbox.backends import SandboxUnavailable
 from dynamics.train.sandbox.judge import Judge, Reply
 from dynamics.train.tasks import problem
 from dynamics.train.tasks.problem import Question, Verdict
-from dynamics.train.tasks.scorers import CODE, SIZE
+from dynamics.train.tasks.scorers import CODE, NAN, SIZE
 
 _SCRIPT = Path(__file__).with_name("scorers.py")
 #: package of the scorers -> packages that it imports from elsewhere
@@ -37,6 +38,8 @@ _BATCH = 16
 TIME_LIMIT = 5.0
 #: address space of a process in bytes
 _MEMORY = 2 << 30
+#: reasons why a scorer was not shown the value of an answer, as kinds of failures
+_KINDS = {CODE: "code", SIZE: "size", NAN: "nan"}
 #: rounding errors of scores
 _TOLERANCE = 1e-9
 
@@ -166,7 +169,7 @@ def failure_metrics(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 def _graded(judge: Judge, jobs: Sequence[tuple[str, bytes, str]]) -> list[Verdict]:
     """Judge answers, each given with the key of its scorer and its question."""
-    size = max(1, min(_BATCH, math.ceil(len(jobs) / judge.workers)))
+    size = max(1, min(_BATCH, math.ceil(len(jobs) / cores())))
     batches = [list(jobs[start : start + size]) for start in range(0, len(jobs), size)]
     verdicts = [_verdicts(reply, len(batch)) for reply, batch in zip(judge.verdicts(batches, TIME_LIMIT), batches, strict=True)]
     alone = [job for batch, known in zip(batches, verdicts, strict=True) if known is None for job in batch]
@@ -197,11 +200,11 @@ def _verdict(score: float, refused: Any) -> Verdict:
     """Turn a score into a verdict; ``refused`` is the reason why the scorer was not shown the value of the answer."""
     if not 0 <= score <= 1 + _TOLERANCE:
         return Verdict(False, f"the score {score:g} is not between 0 and 1", 0.0, "range")
-    if refused == CODE:
-        return Verdict(False, CODE, score if score < 1 else 0.0, "code")
-    if score >= 1:
+    if score >= 1 and refused != CODE:
         return Verdict(True, "", score)
-    return Verdict(False, SIZE, score, "size") if refused == SIZE else Verdict(False, "another answer", score)
+    if refused in _KINDS:
+        return Verdict(False, refused, score if score < 1 else 0.0, _KINDS[refused])
+    return Verdict(False, "another answer", score)
 
 
 def _failed(reply: Reply) -> Verdict:

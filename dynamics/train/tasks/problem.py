@@ -22,8 +22,8 @@ class Verdict:
     correct : whether the answer is correct.
     reason : short reason why it is not.
     score : 1 for a correct answer; tasks with their own scorer can give partial credit.
-    failure : why the scorer of another package could not judge the answer, which is wrong then: code, size, exception, time, memory, death
-        or range; empty otherwise.
+    failure : why the scorer of another package could not judge the answer, which is wrong then: code, size, nan, exception, time, memory,
+        death or range; empty otherwise.
     """
 
     correct: bool

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.machinery
 import importlib.util
+import inspect
 import logging
 import operator
 import pickle
@@ -49,7 +51,7 @@ _MAX_BITS, _MAX_LENGTH, _MAX_EXPONENT = 1 << 20, 1 << 16, 10_000
 _MAX_GROWTH = 64 << 20
 
 #: reasons of refusals
-CODE, SIZE = "the answer holds code", "the answer is too large to evaluate"
+CODE, SIZE, NAN = "the answer holds code", "the answer is too large to evaluate", "the answer is not a number"
 
 
 class Refused(ValueError):
@@ -245,15 +247,35 @@ def guard_sympy() -> None:
         del global_dict  # holds the functions of Python
         if isinstance(code, str):
             check_expression(code, local_dict)
-        return eval(code, dict(names), local_dict)  # code that is compiled already was checked by unevaluated
+        return eval(code, names, local_dict)  # code that is compiled already was checked by unevaluated
 
     def unevaluated(code: str) -> Any:
         check_expression(code, ())
         return transform(code)
 
     sympy_parser.eval_expr, sympy_parser.evaluateFalse = evaluate, unevaluated
+    _keep_names(sympy_parser)
     for kind in (numbers.Integer, numbers.Rational):
         kind._eval_power = _bounded_power(kind._eval_power, numbers)
+
+
+def _keep_names(sympy_parser: types.ModuleType) -> None:
+    """Let ``parse_expr`` use one dictionary of SymPy's names; it builds an equal one in each call, which takes longer than parsing."""
+    built: list[dict[str, Any]] = []
+    evaluate = sympy_parser.eval_expr
+
+    def keep(code: Any, local_dict: dict[Any, Any], global_dict: dict[str, Any]) -> Any:
+        built.append(global_dict)
+        return evaluate(code, local_dict, global_dict)
+
+    sympy_parser.eval_expr = keep
+    sympy_parser.parse_expr("1")
+    sympy_parser.eval_expr = evaluate
+    parse = sympy_parser.parse_expr
+    names = list(inspect.signature(parse).parameters)
+    defaults = list(parse.__defaults__)
+    defaults[names.index("global_dict") - len(names)] = built[0]
+    parse.__defaults__ = tuple(defaults)
 
 
 def _bounded_power(power: Callable[[Any, Any], Any], numbers: types.ModuleType) -> Callable[[Any, Any], Any]:
@@ -269,33 +291,65 @@ def _bounded_power(power: Callable[[Any, Any], Any], numbers: types.ModuleType) 
 
 # reasoning-gym
 
+#: tasks whose scorers compare numbers in such a way that nan equals every number
+_NAN_IS_RIGHT = ("complex_arithmetic", "number_sorting")
+
+
+class _NoDrawing:
+    """An importer of empty packages for drawing, which some tasks import and no scorer uses; the real ones write files when imported."""
+
+    packages = ("matplotlib", "mpl_toolkits")
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        """Find the packages and their modules."""
+        del path, target
+        return importlib.util.spec_from_loader(name, self, is_package=True) if name.partition(".")[0] in self.packages else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: object) -> None:
+        """Leave making the module to Python."""
+
+    def exec_module(self, module: Any) -> None:
+        """Let the module have all names."""
+
+        def attribute(name: str) -> type:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return object
+
+        module.__getattr__ = attribute
+
 
 def _import_task(module: str) -> Any:
     """Import the module of a task without the other tasks, which take time and memory; return the factory of its datasets.
 
     The packages above the module are empty stand-ins; if the module needs more of them, the whole package is imported.
     """
-    if (factory := sys.modules.get("reasoning_gym.factory")) is None or module not in sys.modules:
-        spec = importlib.util.find_spec("reasoning_gym")
-        if spec is None or not spec.submodule_search_locations:
-            raise ImportError("reasoning_gym is not installed")
-        parts = module.split(".")
-        for depth in range(1, min(len(parts), 3)):
-            name = ".".join(parts[:depth])
-            if name not in sys.modules:
-                stand_in = types.ModuleType(name)
-                stand_in.__path__ = ["/".join([spec.submodule_search_locations[0], *parts[1:depth]])]
-                sys.modules[name] = stand_in
+    if not any(isinstance(finder, _NoDrawing) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NoDrawing())  # type: ignore[arg-type]
+    if module not in sys.modules:
+        if "reasoning_gym" not in sys.modules:
+            _stand_in("reasoning_gym", importlib.util.find_spec("reasoning_gym"))
+        category = module.rpartition(".")[0]
+        if category.count(".") == 1 and category not in sys.modules:
+            _stand_in(category, importlib.util.find_spec(category))
         try:
             importlib.import_module(module)
         except (ImportError, AttributeError):
             for name in [name for name in sys.modules if name.partition(".")[0] == "reasoning_gym"]:
                 del sys.modules[name]
             importlib.import_module("reasoning_gym")
-        factory = importlib.import_module("reasoning_gym.factory")
         if "sympy" in sys.modules:
             _guard_once()
-    return factory
+    return importlib.import_module("reasoning_gym.factory")
+
+
+def _stand_in(name: str, spec: importlib.machinery.ModuleSpec | None) -> None:
+    """Add an empty package under the name of a real one, so that its modules can be imported."""
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"{name} is not installed")
+    package = types.ModuleType(name)
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules[name] = package
 
 
 _guarded: list[bool] = []
@@ -312,6 +366,8 @@ def _reasoning_gym(config: dict[str, Any]) -> Callable[[str, Any], float]:
     dataset = _import_task(config["module"]).create_dataset(config["name"], size=1, seed=0, **config["settings"])
 
     def score(answer: str, entry: Any) -> float:
+        if config["name"] in _NAN_IS_RIGHT and "nan" in answer.lower():
+            raise refuse(NAN)
         return dataset.score_answer(answer, entry)  # type: ignore[no-any-return]
 
     replace_eval("reasoning_gym")
@@ -386,12 +442,10 @@ def judge(request: Sequence[tuple[str, bytes, str]]) -> list[dict[str, Any]]:
     ------
     MemoryError : an answer took much memory; each should be judged in a process of its own.
     """
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    verdicts = []
-    for key, item, answer in request:
-        verdicts.append(_graded(_scorers[key], answer, pickle.loads(item)))
-        if len(request) > 1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > _MAX_GROWTH >> 10:
-            raise MemoryError
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    verdicts = [_graded(_scorers[key], answer, pickle.loads(item)) for key, item, answer in request]
+    if len(request) > 1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin > _MAX_GROWTH >> 10:
+        raise MemoryError
     return verdicts
 
 
@@ -401,6 +455,8 @@ def _graded(scorer: Callable[[str, Any], float], answer: str, item: Any) -> dict
         score = float(scorer(answer, item))
     except MemoryError:
         raise
+    except Refused:
+        score = 0.0
     except BaseException as error:
         return {"failure": type(error).__name__}
     return {"score": repr(score), "refused": CODE if CODE in _reasons else next(iter(_reasons), "")}
