@@ -334,7 +334,9 @@ def _import_task(module: str) -> Any:
             _stand_in(category, importlib.util.find_spec(category))
         try:
             importlib.import_module(module)
-        except (ImportError, AttributeError):
+        except (ImportError, AttributeError) as error:
+            if isinstance(error, ImportError) and error.name == module:
+                raise
             for name in [name for name in sys.modules if name.partition(".")[0] == "reasoning_gym"]:
                 del sys.modules[name]
             importlib.import_module("reasoning_gym")
