@@ -10,7 +10,6 @@ whose process failed: each of its answers is judged again in a process of its ow
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import math
 import pickle
@@ -52,6 +51,10 @@ def _judge(package: str, allow_unconfined: bool) -> Judge:
     return judge
 
 
+#: processes and the scorers that they have
+_ready: set[tuple[Judge, str]] = set()
+
+
 class LibraryScorer:
     """The scorer of a task in another package, in confined processes that start when it is first used.
 
@@ -59,7 +62,7 @@ class LibraryScorer:
     ----------
     task : the task, as messages name it.
     package : ``reasoning_gym`` or ``math_verify``.
-    key : identifies the scorer among those of the package.
+    key : identifies the scorer among those of the package; equal keys have equal scorers.
     config : what the package needs to make it, see ``scorers.prepare``.
     correct : pairs of a question and a correct answer; one of them must be judged correct before others are judged.
     allow_unconfined : run without a sandbox if none is available.
@@ -90,20 +93,30 @@ class LibraryScorer:
         require([self.package], self.task)
         try:
             judge = _judge(self.package, self.allow_unconfined)
-            judge.prepare(self.key, self._config)
         except SandboxUnavailable as error:
             raise InputError(f"{self.task}: its answers are judged by {self.package}, in a sandbox: {error}") from None
+        self._prepare(judge)
+        correct = list(self._correct())
+        verdicts = _graded(judge, [(self.key, pickle.dumps(item), answer) for item, answer in correct])
+        if correct and not any(verdict.correct for verdict in verdicts):
+            answer, reason = printable(correct[0][1], 60), verdicts[0].reason
+            raise InputError(
+                f"{self.task}: {self.package} does not judge its own answer {answer!r} correct ({reason}); choose another task"
+            )
+        return judge
+
+    def _prepare(self, judge: Judge) -> None:
+        """Make the scorer in the processes, unless they have it."""
+        if (judge, self.key) in _ready:
+            return
+        try:
+            judge.prepare(self.key, self._config)
         except ValueError as error:
             raise InputError(
                 f"{self.task}: its answers are judged by {self.package}, which cannot be used in the sandbox ({printable(error, 200)}); "
                 "choose another task"
             ) from None
-        correct = list(self._correct())
-        verdicts = _graded(judge, [(self.key, pickle.dumps(item), answer) for item, answer in correct])
-        if correct and not any(verdict.correct for verdict in verdicts):
-            answer, reason = printable(correct[0][1], 60), verdicts[0].reason
-            raise InputError(f"{self.task}: {self.package} does not judge its own answer {answer!r} correct ({reason}); choose another task")
-        return judge
+        _ready.add((judge, self.key))
 
     def executor(self) -> str:
         """Describe where the scorer runs, for ``run.json``."""

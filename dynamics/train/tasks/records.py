@@ -14,7 +14,6 @@ from dynamics.train.tasks.judges import LibraryScorer, ScoredAnswer
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import extract_answer
 
-
 #: the number of answers of the file that are judged before those of the model; one of them must be accepted
 _CHECKED = 8
 
@@ -32,7 +31,7 @@ class Records:
         self.name = Path(path).name
         self.path = path
         self.rows = read_records(path)
-        self.scorer = LibraryScorer(printable(path), "math_verify", "", {}, self._correct, allow_unconfined)
+        self.scorer = LibraryScorer(printable(path), "math_verify", "mathematics", {}, self._correct, allow_unconfined)
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """Return the rows of a split: of every ten rows, the tenth is for the test set and the ninth for validation."""
@@ -79,7 +78,7 @@ def _answer(text: str) -> str:
     return extract_answer(text) or text
 
 
-def _unverifiable(text: str) -> Verdict:
+def _unverifiable(_: str) -> Verdict:
     raise InputError("a row without an answer cannot be verified: rlvr needs the fields prompt and answer")
 
 

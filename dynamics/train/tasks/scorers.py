@@ -1,7 +1,7 @@
 """The confined side of the judges: scorers of other packages, which must not execute the text that they score.
 
-``dynamics.train.tasks.judges`` has this file run as a script in the sandbox. It uses the standard library and the package of the scorer only,
-which is imported after the process gave up its rights.
+``dynamics.train.tasks.judges`` has this file run as a script in the sandbox. It uses only the standard library and the package of the
+scorer, which is imported after the process gave up its rights.
 
 Some scorers call ``eval`` on an answer, or SymPy's ``parse_expr``, which does. Code in an answer would run in the process that decides on
 its score, and could forge it. Before a scorer sees an answer, ``eval`` is therefore replaced in its modules by ``literal_value``, and SymPy
@@ -25,23 +25,22 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-#: calls of functions of these names are evaluated in answers that SymPy parses; all are defined by SymPy or are functions of numbers
-FUNCTIONS = frozenset(
+#: functions of integers whose values grow fast
+_GROWING = (
+    "gamma lowergamma uppergamma loggamma digamma polygamma beta zeta polylog factorial factorial2 subfactorial binomial rf ff fibonacci "
+    "lucas bernoulli euler catalan harmonic"
+)
+#: other functions of SymPy, and of numbers in Python, that an answer may call
+_FUNCTIONS = (
     "Add Mul Pow Integer Rational Float Symbol Function Eq Ne Lt Le Gt Ge And Or Not "
     "abs round pow max min Abs Max Min Mod sign floor ceiling frac re im conjugate arg gcd lcm igcd ilcm "
     "sqrt cbrt root real_root exp log ln LambertW sin cos tan cot sec csc sinc asin acos atan acot asec acsc atan2 "
     "sinh cosh tanh coth sech csch asinh acosh atanh acoth asech acsch erf erfc erfi erf2 erfinv erfcinv "
-    "Si Ci Shi Chi Ei E1 li Li expint fresnels fresnelc gamma lowergamma uppergamma loggamma digamma polygamma beta zeta polylog "
-    "besselj bessely besseli besselk Heaviside DiracDelta Piecewise "
-    "factorial factorial2 subfactorial binomial rf ff fibonacci lucas bernoulli euler catalan harmonic".split()
+    "Si Ci Shi Chi Ei E1 li Li expint fresnels fresnelc besselj bessely besseli besselk Heaviside DiracDelta Piecewise"
 )
-#: functions of integers whose values grow fast
-_GROWING = frozenset(
-    "gamma lowergamma uppergamma loggamma digamma polygamma beta zeta polylog factorial factorial2 subfactorial binomial rf ff fibonacci "
-    "lucas bernoulli euler catalan harmonic".split()
-)
+FUNCTIONS = {*_GROWING.split(), *_FUNCTIONS.split()}
 #: constants of SymPy
-_CONSTANTS = frozenset("pi E I oo zoo nan EulerGamma GoldenRatio Catalan".split())
+_CONSTANTS = {"pi", "E", "I", "oo", "zoo", "nan", "EulerGamma", "GoldenRatio", "Catalan"}
 _NAMES = FUNCTIONS | _CONSTANTS
 #: largest size of an integer argument of these functions
 _MAX_ARGUMENT = 10_000
@@ -111,7 +110,12 @@ def _value(node: ast.expr) -> Any:
     raise refuse(CODE)
 
 
-_UNARY: dict[type, Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Invert: operator.invert, ast.Not: operator.not_}
+_UNARY: dict[type, Callable[[Any], Any]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+    ast.Invert: operator.invert,
+    ast.Not: operator.not_,
+}
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -239,7 +243,7 @@ def guard_sympy() -> None:
 
     names = {name: getattr(sympy, name) for name in _NAMES if hasattr(sympy, name)}
     names |= {"abs": abs, "round": round, "pow": pow, "max": sympy.Max, "min": sympy.Min}
-    names |= {name: _small(names[name]) for name in _GROWING if name in names}
+    names |= {name: _small(names[name]) for name in _GROWING.split() if name in names}
     names["__builtins__"] = {}
     transform = sympy_parser.evaluateFalse
 
@@ -259,7 +263,7 @@ def guard_sympy() -> None:
         kind._eval_power = _bounded_power(kind._eval_power, numbers)
 
 
-def _keep_names(sympy_parser: types.ModuleType) -> None:
+def _keep_names(sympy_parser: Any) -> None:
     """Let ``parse_expr`` use one dictionary of SymPy's names; it builds an equal one in each call, which takes longer than parsing."""
     built: list[dict[str, Any]] = []
     evaluate = sympy_parser.eval_expr
@@ -325,7 +329,7 @@ def _import_task(module: str) -> Any:
     The packages above the module are empty stand-ins; if the module needs more of them, the whole package is imported.
     """
     if not any(isinstance(finder, _NoDrawing) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _NoDrawing())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _NoDrawing())
     if module not in sys.modules:
         if "reasoning_gym" not in sys.modules:
             _stand_in("reasoning_gym", importlib.util.find_spec("reasoning_gym"))
@@ -370,7 +374,7 @@ def _reasoning_gym(config: dict[str, Any]) -> Callable[[str, Any], float]:
     def score(answer: str, entry: Any) -> float:
         if config["name"] in _NAN_IS_RIGHT and "nan" in answer.lower():
             raise refuse(NAN)
-        return dataset.score_answer(answer, entry)  # type: ignore[no-any-return]
+        return dataset.score_answer(answer, entry)
 
     replace_eval("reasoning_gym")
     if (warm := config.get("warm")) is not None:
@@ -382,7 +386,10 @@ def _reasoning_gym(config: dict[str, Any]) -> Callable[[str, Any], float]:
 # math-verify
 
 #: expressions that are compared once in advance, for what the packages import and compute at the first time
-_WARM = ("1/2", "2.5", "-3", r"$\frac{\sqrt{3}}{2}$", r"$x^2+2x+1$", r"$\{1,2\}$", r"$(0,\infty)$", r"\boxed{\sin(\pi/3)+2^{10}}", "$x<2$", "50%")
+_WARM = (
+    *("1/2", "2.5", "-3", "50%", r"$\frac{\sqrt{3}}{2}$", "$x^2+2x+1$", "$x<2$"),
+    *(r"$\{1,2\}$", r"$(0,\infty)$", r"\boxed{\sin(\pi/3)+2^{10}}"),
+)
 
 
 def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
