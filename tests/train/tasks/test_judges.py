@@ -87,6 +87,7 @@ def test_code_in_an_answer_does_not_run(tmp_path: Path) -> None:
 
 #: each would make the answer right if it ran in the process that scores it
 FORGERIES = [
+    "\"__import__('os').getpid()\"",
     # the frame of the scorer holds the question
     "().__class__.__base__.__subclasses__()[-1].__init__.__globals__['sys']._getframe(1).f_locals['entry']['answer']",
     "[x.f_back.f_locals for x in [(i for i in [1]).gi_frame]]",
@@ -201,8 +202,8 @@ def test_every_task_scores_honest_answers_as_the_package_does() -> None:
     checked = 0
     for name in sorted(set(DATASETS) - {"composite"}):
         source = tasks.source(name)
-        questions = source.questions("training", 3, 1)
-        data = reasoning_gym.create_dataset(name, size=3, seed=3)
+        questions = source.questions("training", 2, 1)
+        data = reasoning_gym.create_dataset(name, size=2, seed=3)
         for number, question in enumerate(questions):
             answers = honest_answers(data[number].get("answer"))
             for answer, verdict in zip(answers, judge_all([question] * len(answers), answers), strict=True):
@@ -214,7 +215,7 @@ def test_every_task_scores_honest_answers_as_the_package_does() -> None:
                 assert expected == (verdict.reason if verdict.failure == "exception" else verdict.score), (name, answer)
                 assert verdict.correct == (not isinstance(expected, str) and expected >= 1), (name, answer)
                 checked += 1
-    assert checked > 3000
+    assert checked > 5000
 
 
 def honest_answers(gold: str | None) -> list[str]:
