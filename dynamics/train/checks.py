@@ -21,13 +21,18 @@ from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.prompt_formats import folder_reads_notation
 
 
-def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> None:
+def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> list[str]:
     """Check everything that is known before the model is loaded.
 
     Parameters
     ----------
     method, config, out, resume, tensorboard, wandb
         See ``loop.Run``.
+
+    Returns
+    -------
+    list of str
+        Where answers are judged that other packages judge.
 
     Raises
     ------
@@ -42,9 +47,10 @@ def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorb
         _check_model(config.model)
     _check_device(config.device)
     notation = config.model == "tiny" or folder_reads_notation(config.model)
-    _check_task(config, notation)
+    executors = _check_task(config, notation)
     if isinstance(config, SelfPlayConfig):
         ProgramRunner(notation, config.allow_unconfined).close()
+    return executors
 
 
 def refuse_busy(out: Path) -> None:
@@ -125,16 +131,22 @@ def _check_device(device: str) -> None:
         raise InputError(f"--device {printable(device)}: cannot be used here ({reason})") from None
 
 
-def _check_task(config: TrainConfig, notation: bool) -> None:
-    """Check that the task exists, has problems to train on and to evaluate, and can grade them."""
+def _check_task(config: TrainConfig, notation: bool) -> list[str]:
+    """Check that the task exists, has problems to train on and to evaluate, and can grade them; say where other packages grade them."""
     source = tasks.source(config.task, plain=not notation, allow_unconfined=config.allow_unconfined)
     trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:
             source.questions(split, 1, config.seed)
-    for part in tasks.parts(source):
-        if isinstance(part, tasks.ScoredSource):
-            if isinstance(config, RLVRConfig):
-                part.check_gradable("training", config.num_problems)
-            if config.eval_problems:
-                part.check_gradable("test", config.eval_problems)
+    for part in scored_parts(config, source):
+        if isinstance(config, RLVRConfig):
+            part.check_gradable("training", config.num_problems)
+        if config.eval_problems:
+            part.check_gradable("test", config.eval_problems)
+    return list(dict.fromkeys(part.executor() for part in scored_parts(config, source)))
+
+
+def scored_parts(config: TrainConfig, source: tasks.Source) -> list[tasks.ScoredSource]:
+    """List the parts of a source whose answers other packages judge, if the run judges any."""
+    judges = isinstance(config, RLVRConfig) or config.eval_problems
+    return [part for part in tasks.parts(source) if isinstance(part, tasks.ScoredSource)] if judges else []

@@ -32,7 +32,7 @@ from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import checks, evaluate, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
-from dynamics.train.config import PolicyGradientConfig, RLVRConfig, TrainConfig
+from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 
@@ -134,16 +134,10 @@ class Run:
             "record_every": self.recorder.every,
             "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
         } | self.method.metadata()
-        self._describe_executors()
+        if scorers := [part.executor() for part in checks.scored_parts(self.config, self.source)]:
+            programs = [name for name in (self.method.metadata().get("executor"),) if name]
+            self.document["executor"] = "; ".join(dict.fromkeys(programs + scorers))
         self.directory.write_run(self.document)
-
-    def _describe_executors(self) -> None:
-        """Add to ``run.json`` where the scorers of other packages run."""
-        if isinstance(self.config, RLVRConfig) or self.config.eval_problems:
-            scorers = [part.executor() for part in tasks.parts(self.source) if isinstance(part, tasks.ScoredSource)]
-            if scorers:
-                programs = self.method.metadata().get("executor")
-                self.document["executor"] = "; ".join(dict.fromkeys([*([programs] if programs else []), *scorers]))
 
     def _resume_from_state(self, resume: bool) -> None:
         """Load the last saved state of a resumed run, and remove later records from the run directory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import re
@@ -205,11 +206,12 @@ def test_every_task_scores_honest_answers_as_the_package_does() -> None:
         questions = source.questions("training", 2, 1)
         data = reasoning_gym.create_dataset(name, size=2, seed=3)
         for number, question in enumerate(questions):
-            answers = honest_answers(data[number].get("answer"))
+            entry = data[number]
+            answers = honest_answers(entry.get("answer"))
             for answer, verdict in zip(answers, judge_all([question] * len(answers), answers), strict=True):
                 expected: float | str
                 try:
-                    expected = float(data.score_answer(answer, data[number]))
+                    expected = float(data.score_answer(answer, copy.deepcopy(entry)))
                 except Exception as error:
                     expected = f"the scorer failed: {type(error).__name__}"
                 assert expected == (verdict.reason if verdict.failure == "exception" else verdict.score), (name, answer)
