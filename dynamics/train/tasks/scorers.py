@@ -54,17 +54,23 @@ CODE, SIZE, NAN = "the answer holds code", "the answer is too large to evaluate"
 
 
 class Refused(ValueError):
-    """An answer is not evaluated."""
+    """A part of an answer is not evaluated. Scorers take this for an answer that they cannot read."""
 
 
+class Ended(BaseException):
+    """The same for scorers that would try something else for seconds."""
+
+
+#: what ``refuse`` makes
+_kind: type[BaseException] = Refused
 #: the reasons for which parts of the current answer were refused
 _reasons: list[str] = []
 
 
-def refuse(reason: str) -> Refused:
+def refuse(reason: str) -> BaseException:
     """Build the exception for a refusal and remember its reason: scorers catch the exceptions of ``eval``."""
     _reasons.append(reason)
-    return Refused(reason)
+    return _kind(reason)
 
 
 # values of Python: what scorers pass to eval
@@ -228,7 +234,7 @@ def _check_call(node: ast.Call, known: Any, texts: set[ast.AST]) -> None:
 
 
 def _small(function: Any) -> Any:
-    """Let a function of SymPy refuse large integers."""
+    """Let a function refuse large integers of SymPy."""
 
     def bounded(*arguments: Any) -> Any:
         if any(getattr(argument, "is_Integer", False) and abs(argument.p) > _MAX_ARGUMENT for argument in arguments):
@@ -246,7 +252,11 @@ def guard_sympy() -> None:
 
     names = {name: getattr(sympy, name) for name in _NAMES if hasattr(sympy, name)}
     names |= {"abs": abs, "round": round, "pow": pow, "max": sympy.Max, "min": sympy.Min}
-    names |= {name: _small(names[name]) for name in _GROWING.split() if name in names}
+    for name in _GROWING.split():
+        if isinstance(kind := names.get(name), type) and "eval" in vars(kind):
+            kind.eval = classmethod(_small(vars(kind)["eval"].__func__))  # also evaluates what LaTeX left unevaluated
+        elif kind is not None:
+            names[name] = _small(kind)
     names["__builtins__"] = {}
     transform = sympy_parser.evaluateFalse
 
@@ -397,6 +407,7 @@ _WARM = (
 
 def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
     """Return a function that compares an answer with the correct one as mathematics."""
+    global _kind
     del config
     import math_verify
 
@@ -407,6 +418,7 @@ def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
         return float(bool(math_verify.verify(correct, given, timeout_seconds=None)))
 
     _guard_once()
+    _kind = Ended
     for gold in _WARM:
         score(gold.replace("1", "7"), gold)
         score(gold, gold)
@@ -467,7 +479,7 @@ def _graded(scorer: Callable[[str, Any], float], answer: str, item: Any) -> dict
         score = float(scorer(answer, item))
     except MemoryError:
         raise
-    except Refused:
+    except (Refused, Ended):
         score = 0.0
     except BaseException as error:
         return {"failure": type(error).__name__}

@@ -220,6 +220,74 @@ def test_every_task_scores_honest_answers_as_the_package_does() -> None:
     assert checked > 5000
 
 
+#: correct answers, and answers in the forms that models give
+MATHEMATICS = (
+    "1/2",
+    "42",
+    r"$\frac{\sqrt{2}}{2}$",
+    r"$\{1,2,3\}$",
+    "$x^2+1$",
+    r"$(0,\infty)$",
+    "12%",
+    "cat",
+    r"\boxed{7}",
+    "$x<2$",
+    "$x=5$",
+    "24",
+)
+GIVEN = (
+    *(
+        "0.5",
+        ".5",
+        "50%",
+        r"$\frac12$",
+        r"\boxed{1/2}",
+        "42.0",
+        "forty two",
+        r"$\frac{1}{\sqrt{2}}$",
+        "0.7071067",
+        r"$\{3,2,1\}$",
+        "1, 2, 3",
+    ),
+    *(
+        "$1+x^2$",
+        "x^2+1",
+        "$x>0$",
+        "(0, oo)",
+        "0.12",
+        r"$12\%$",
+        "dog",
+        "7",
+        "$2>x$",
+        "5",
+        "the final answer is 42. I hope",
+        "3*(4+5)-2**3",
+    ),
+    *("2**10", "$4!$", "$2^{10}$", r"$\frac{1}{0}$", r"$\binom{4}{2}\cdot 4$", "$x$", "", "so it is $42$ or 1/2"),
+)
+
+
+@pytest.mark.slow
+def test_mathematics_is_compared_as_the_package_does() -> None:
+    math_verify = pytest.importorskip("math_verify")
+    scores = LibraryScorer("mathematics", "math_verify", "mathematics", {}, lambda: [("1/2", "0.5")])
+    for gold in MATHEMATICS:
+        answers = [*MATHEMATICS, *GIVEN]
+        question = Question(gold, "", None, "data", "test", ScoredAnswer(scores, pickle.dumps(gold), str.strip))
+        for answer, verdict in zip(answers, judge_all([question] * len(answers), answers), strict=True):
+            assert verdict.correct == bool(math_verify.verify(math_verify.parse(gold), math_verify.parse(answer))), (gold, answer)
+            assert verdict.failure == "", (gold, answer)
+    huge = [
+        "$9^{9^{9^{9}}}$",
+        "9**9**9**9",
+        "$2^{100000000}$",
+        "$100000000!$",
+        r"$\binom{100000000}{50000000}$",
+        r"$\prod_{k=1}^{100000}k$",
+    ]
+    assert [verdict.failure for verdict in judge_all([question] * len(huge), huge)] == ["size"] * len(huge)
+
+
 def honest_answers(gold: str | None) -> list[str]:
     """A correct answer, and others of the same form."""
     answers = ["0", "1", "-7", "12", "3.5", "1/2", "yes", "no", "True", "A", "red"]
