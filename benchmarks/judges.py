@@ -52,7 +52,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def answers_of(question: Question) -> list[str]:
-    """A right and a wrong answer in turn."""
+    """Return a right and a wrong answer in turn."""
     right = str(question.answer).removeprefix("<answer>").removesuffix("</answer>")
     return [right if number % 2 else f"{right} + {number}" for number in range(GROUP)]
 

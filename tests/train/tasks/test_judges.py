@@ -15,19 +15,12 @@ import pytest
 
 from dynamics import InputError
 from dynamics.train import tasks
-from dynamics.train.sandbox.backends import SandboxUnavailable
-from dynamics.train.sandbox.host import Sandbox
 from dynamics.train.tasks import scorers
 from dynamics.train.tasks.judges import LibraryScorer, ScoredAnswer, failure_metrics, judge_all
 from dynamics.train.tasks.problem import Question, Verdict
 
 if find_spec("reasoning_gym") is None:  # importing it takes seconds
     pytest.skip("reasoning-gym is not installed", allow_module_level=True)
-try:
-    Sandbox(1).close()
-except SandboxUnavailable as unavailable:
-    pytest.skip(str(unavailable), allow_module_level=True)
-
 #: tasks whose scorers evaluate the answer: module, a question, and a right answer
 EVALUATING: dict[str, tuple[str, dict[str, Any], str]] = {
     "countdown": ("games.countdown", {"metadata": {"numbers": [2, 3, 4], "target": 10}}, "2*3 + 4"),
@@ -61,6 +54,16 @@ def questions_of(name: str, module: str, entry: dict[str, Any]) -> Question:
 
 
 QUESTIONS = {name: questions_of(name, module, entry) for name, (module, entry, _) in EVALUATING.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _processes() -> None:
+    try:
+        _ = scorer("countdown", "games.countdown").judge
+    except InputError as error:
+        if "in a sandbox: " in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def verdicts(answers: Sequence[str], names: Sequence[str] = tuple(EVALUATING)) -> dict[tuple[str, str], Verdict]:
@@ -221,71 +224,34 @@ def test_every_task_scores_honest_answers_as_the_package_does() -> None:
 
 
 #: correct answers, and answers in the forms that models give
-MATHEMATICS = (
-    "1/2",
-    "42",
-    r"$\frac{\sqrt{2}}{2}$",
-    r"$\{1,2,3\}$",
-    "$x^2+1$",
-    r"$(0,\infty)$",
-    "12%",
-    "cat",
-    r"\boxed{7}",
-    "$x<2$",
-    "$x=5$",
-    "24",
-)
-GIVEN = (
-    *(
-        "0.5",
-        ".5",
-        "50%",
-        r"$\frac12$",
-        r"\boxed{1/2}",
-        "42.0",
-        "forty two",
-        r"$\frac{1}{\sqrt{2}}$",
-        "0.7071067",
-        r"$\{3,2,1\}$",
-        "1, 2, 3",
-    ),
-    *(
-        "$1+x^2$",
-        "x^2+1",
-        "$x>0$",
-        "(0, oo)",
-        "0.12",
-        r"$12\%$",
-        "dog",
-        "7",
-        "$2>x$",
-        "5",
-        "the final answer is 42. I hope",
-        "3*(4+5)-2**3",
-    ),
-    *("2**10", "$4!$", "$2^{10}$", r"$\frac{1}{0}$", r"$\binom{4}{2}\cdot 4$", "$x$", "", "so it is $42$ or 1/2"),
-)
+CORRECT = ["1/2", "42", r"$\frac{\sqrt{2}}{2}$", r"$\{1,2,3\}$", "$x^2+1$", r"$(0,\infty)$"]
+CORRECT += ["12%", "cat", r"\boxed{7}", "$x<2$", "$x=5$", "24"]
+GIVEN = ["0.5", ".5", "50%", r"$\frac12$", r"\boxed{1/2}", "42.0", "forty two", r"$\frac{1}{\sqrt{2}}$", "0.7071067", r"$\{3,2,1\}$"]
+GIVEN += ["1, 2, 3", "$1+x^2$", "x^2+1", "$x>0$", "(0, oo)", "0.12", r"$12\%$", "dog", "7", "$2>x$", "5", "3*(4+5)-2**3", "2**10"]
+GIVEN += [
+    "the final answer is 42. I hope",
+    "$4!$",
+    "$2^{10}$",
+    r"$\frac{1}{0}$",
+    r"$\binom{4}{2}\cdot 4$",
+    "$x$",
+    "",
+    "so it is $42$ or 1/2",
+]
+HUGE = ["$9^{9^{9^{9}}}$", "9**9**9**9", "$2^{100000000}$", "$100000000!$", r"$\binom{100000000}{50000000}$", r"$\prod_{k=1}^{100000}k$"]
 
 
 @pytest.mark.slow
 def test_mathematics_is_compared_as_the_package_does() -> None:
     math_verify = pytest.importorskip("math_verify")
     scores = LibraryScorer("mathematics", "math_verify", "mathematics", {}, lambda: [("1/2", "0.5")])
-    for gold in MATHEMATICS:
-        answers = [*MATHEMATICS, *GIVEN]
+    for gold in CORRECT:
+        answers = CORRECT + GIVEN
         question = Question(gold, "", None, "data", "test", ScoredAnswer(scores, pickle.dumps(gold), str.strip))
         for answer, verdict in zip(answers, judge_all([question] * len(answers), answers), strict=True):
-            assert verdict.correct == bool(math_verify.verify(math_verify.parse(gold), math_verify.parse(answer))), (gold, answer)
-            assert verdict.failure == "", (gold, answer)
-    huge = [
-        "$9^{9^{9^{9}}}$",
-        "9**9**9**9",
-        "$2^{100000000}$",
-        "$100000000!$",
-        r"$\binom{100000000}{50000000}$",
-        r"$\prod_{k=1}^{100000}k$",
-    ]
-    assert [verdict.failure for verdict in judge_all([question] * len(huge), huge)] == ["size"] * len(huge)
+            equal = math_verify.verify(math_verify.parse(gold), math_verify.parse(answer))
+            assert (verdict.correct, verdict.failure) == (bool(equal), ""), (gold, answer)
+    assert [verdict.failure for verdict in judge_all([question] * len(HUGE), HUGE)] == ["size"] * len(HUGE)
 
 
 def honest_answers(gold: str | None) -> list[str]:
