@@ -15,6 +15,7 @@ import pytest
 
 from dynamics import InputError
 from dynamics.train import tasks
+from dynamics.train.sandbox.judge import Reply
 from dynamics.train.tasks import scorers
 from dynamics.train.tasks.judges import LibraryScorer, ScoredAnswer, failure_metrics, judge_all
 from dynamics.train.tasks.problem import Question, Verdict
@@ -151,6 +152,49 @@ def test_exceptions_of_scorers_are_wrong_answers() -> None:
     assert got[1].score == 0
     assert failure_metrics(got) == {"judge/exception": 3}
     assert primes.verify("2 × x") == got[1]
+
+
+REPLIES = {
+    "right": Reply([{"score": "1.0", "refused": ""}]),
+    "half": Reply([{"score": "0.5", "refused": ""}]),
+    "slow": Reply(None, "timeout"),
+    "large": Reply(None, "memory"),
+    "crash": Reply(None, "signal 11"),
+    "seven": Reply([{"score": "7.0", "refused": ""}]),
+    "nan": Reply([{"score": "nan", "refused": ""}]),
+    "forged": Reply({"score": "1.0"}),
+    "two": Reply([{"score": "1.0", "refused": ""}] * 2),
+    "empty": Reply([{}]),
+}
+
+
+class Processes:
+    """Processes that fail when an answer that fails is among several."""
+
+    def verdicts(self, requests: Sequence[list[tuple[str, bytes, str]]], timeout: float) -> list[Reply]:
+        assert timeout > 0
+        return [self.reply([answer for _, _, answer in request]) for request in requests]
+
+    @staticmethod
+    def reply(answers: list[str]) -> Reply:
+        if len(answers) == 1:
+            return REPLIES[answers[0]]
+        return Reply([REPLIES[answer].value[0] for answer in answers]) if {*answers} <= {"right", "half"} else Reply(None, "ended")
+
+
+def test_processes_that_fail_spoil_no_other_verdict() -> None:
+    judged = scorer("any", "games.any")
+    judged.judge = Processes()
+    question = Question("any", "", None, "any", "test", ScoredAnswer(judged, b"", str.strip))
+    answers = ["right", "right", *REPLIES, "half", "right"] * 3
+    got = judge_all([question] * len(answers), answers)
+    assert [verdict.correct for verdict in got] == [answer == "right" for answer in answers]
+    assert [verdict.score for verdict in got] == [{"right": 1, "half": 0.5}.get(answer, 0) for answer in answers]
+    kinds = {"slow": "time", "large": "memory", "seven": "range", "nan": "range", "right": "", "half": ""}
+    assert [verdict.failure for verdict in got] == [kinds.get(answer, "death") for answer in answers]
+    assert failure_metrics(got) == {"judge/death": 12, "judge/memory": 3, "judge/range": 6, "judge/time": 3}
+    assert {verdict.reason for verdict in got if verdict.failure == "time"} == {"the scorer ran out of time"}
+    assert "the process of the scorer failed: signal 11" in {verdict.reason for verdict in got}
 
 
 def test_nan_is_not_a_right_answer() -> None:
