@@ -217,6 +217,7 @@ class Template:
 
     def prepare_later(self, key: str, config: Any) -> None:
         """Like ``prepare``, but when the process starts if it has not."""
+        self._leave_parent()
         with self.lock:
             if self._process is None:
                 self._prepared.append((key, config))
