@@ -95,20 +95,20 @@ class LibraryScorer:
             judge = _judge(self.package, self.allow_unconfined)
         except SandboxUnavailable as error:
             raise InputError(f"{self.task}: its answers are judged by {self.package}, in a sandbox: {error}") from None
-        self._prepare(judge)
-        correct = list(self._correct())
-        verdicts = _graded(judge, [(self.key, pickle.dumps(item), answer) for item, answer in correct])
+        correct = [(pickle.dumps(item), answer) for item, answer in self._correct()]
+        self._prepare(judge, correct)
+        verdicts = _graded(judge, [(self.key, item, answer) for item, answer in correct])
         if correct and not any(verdict.correct for verdict in verdicts):
             answer, reason = printable(correct[0][1], 60), verdicts[0].reason
             raise InputError(f"{self.task}: {self.package} does not accept its own answer {answer!r} ({reason}); choose another task")
         return judge
 
-    def _prepare(self, judge: Judge) -> None:
+    def _prepare(self, judge: Judge, correct: Sequence[tuple[bytes, str]]) -> None:
         """Make the scorer in the processes, unless they have it."""
         if (judge, self.key) in _ready:
             return
         try:
-            judge.prepare(self.key, self._config)
+            judge.prepare(self.key, self._config | {"correct": correct})
         except ValueError as error:
             raise InputError(
                 f"{self.task}: its answers are judged by {self.package}, which cannot be used in the sandbox ({printable(error, 200)}); "

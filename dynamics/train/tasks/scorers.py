@@ -381,7 +381,7 @@ def _guard_once() -> None:
 
 
 def _reasoning_gym(config: dict[str, Any]) -> Callable[[str, Any], float]:
-    """Return the scorer of a task. It scores a correct answer first, so that what scorers import and compute once is ready."""
+    """Return the scorer of a task. It scores answers first, so that what scorers import and compute once is ready."""
     dataset = _import_task(config["module"]).create_dataset(config["name"], size=1, seed=0, **config["settings"])
 
     def score(answer: str, entry: Any) -> float:
@@ -390,19 +390,22 @@ def _reasoning_gym(config: dict[str, Any]) -> Callable[[str, Any], float]:
         return dataset.score_answer(answer, entry)
 
     replace_eval("reasoning_gym")
-    if (warm := config.get("warm")) is not None:
-        _graded(score, *warm)
-        replace_eval("reasoning_gym")
+    for item, answer in config["correct"]:
+        for text in (answer, "1", "x + 1"):
+            _graded(score, text, pickle.loads(item))
+    replace_eval("reasoning_gym")  # in modules that were imported by that
     return score
 
 
 # math-verify
 
-#: expressions that are compared once in advance, for what the packages import and compute at the first time
+#: correct answers, and wrong ones, that are compared once in advance, for what the packages import and compute at the first time
 _WARM = (
-    *("1/2", "2.5", "-3", "50%", r"$\frac{\sqrt{3}}{2}$", "$x^2+2x+1$", "$x<2$"),
-    *(r"$\{1,2\}$", r"$(0,\infty)$", r"\boxed{\sin(\pi/3)+2^{10}}"),
+    *("1/2", "2.5", "-3", "50%", "1,2,3", r"$\frac{\sqrt{3}}{2}$", r"$-\frac{5}{7}$", "$x^2+2x+1$", r"$\frac{a+b}{c-d}$", "$x<2$", "$x=3$"),
+    *(r"$\{1,2\}$", r"$(0,\infty)$", r"$\left[0,1\right)$", r"$x\in[1,2]$", r"\boxed{\sin(\pi/3)+2^{10}}", r"$3\cdot 10^5$", r"$\log_2 8$"),
+    *(r"$1+2i$", "$10!$", r"$45^\circ$", "$f(x)=x^2$", r"$\begin{pmatrix}1&2\\3&4\end{pmatrix}$", r"$\text{yes}$", r"$e^{2x}$"),
 )
+_WRONG = ("7", r"$\sqrt{2}+1$", "$x+1$")
 
 
 def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
@@ -420,8 +423,8 @@ def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
     _guard_once()
     _kind = Ended
     for gold in _WARM:
-        score(gold.replace("1", "7"), gold)
-        score(gold, gold)
+        for answer in (gold, *_WRONG):
+            score(answer, gold)
     return score
 
 
@@ -437,7 +440,7 @@ def prepare(key: str, config: dict[str, Any]) -> str:
     Parameters
     ----------
     key : name of the scorer in requests.
-    config : ``library``, and what its function takes.
+    config : ``library``; ``correct``, pairs of a pickled question and a correct answer; and what the function of the package takes.
 
     Returns
     -------
