@@ -253,7 +253,8 @@ def guard_sympy() -> None:
     names = {name: getattr(sympy, name) for name in _NAMES if hasattr(sympy, name)}
     names |= {"abs": abs, "round": round, "pow": pow, "max": sympy.Max, "min": sympy.Min}
     for name in _GROWING.split():
-        if isinstance(kind := names.get(name), type) and "eval" in vars(kind):
+        kind: Any = names.get(name)
+        if "eval" in getattr(kind, "__dict__", ()):
             kind.eval = classmethod(_small(vars(kind)["eval"].__func__))  # also evaluates what LaTeX left unevaluated
         elif kind is not None:
             names[name] = _small(kind)
