@@ -352,7 +352,7 @@ class Unpickler(pickle._Unpickler):
 
 
 class Dict(dict[Any, Any]):
-    """A dictionary made from the arguments of ``OrderedDict([(key, value), ...])``; the factory of a ``defaultdict``, a Node, is ignored."""
+    """A dictionary from the arguments of ``OrderedDict([(key, value), ...])``; the factory of a ``defaultdict``, a Node, is ignored."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__()
