@@ -58,17 +58,7 @@ def check_settings(where: str, config: Mapping[str, Any], own_base: bool = False
     config : its settings.
     own_base : whether the base is the one that was trained, so that the initialisation does not matter.
     """
-    kind = config.get("peft_type")
-    if kind is None:
-        raise InputError(f"{where}: {_not_of_peft(config)}")
-    if not isinstance(kind, str):
-        raise InputError(f"{where}: adapter_config.json has a peft_type that is no text; the file is damaged")
-    if kind in NO_WEIGHTS:
-        raise InputError(f"{where}: is a {NO_WEIGHTS[kind]} adapter, which has no one set of weights: there is nothing to compare")
-    if kind != "LORA":
-        raise InputError(
-            f"{where}: is a {METHODS.get(kind) or printable(kind, 40)} adapter; only LoRA and DoRA are read as adapters, {MERGE}"
-        )
+    _check_method(where, config)
     for setting, text in UNSUPPORTED.items():
         if config.get(setting):
             raise InputError(f"{where}: {text}")
@@ -88,6 +78,20 @@ def check_settings(where: str, config: Mapping[str, Any], own_base: bool = False
         raise InputError(f"{where}: was initialised in a way that is not known ({printable(initialised, 20)}); {MERGE}")
 
 
+def _check_method(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse what is no LoRA or DoRA adapter of PEFT."""
+    kind = config.get("peft_type")
+    if kind is None:
+        raise InputError(f"{where}: {_not_of_peft(config)}")
+    if not isinstance(kind, str):
+        raise InputError(f"{where}: adapter_config.json has a peft_type that is no text; the file is damaged")
+    if kind in NO_WEIGHTS:
+        raise InputError(f"{where}: is a {NO_WEIGHTS[kind]} adapter, which has no one set of weights: there is nothing to compare")
+    if kind != "LORA":
+        name = METHODS.get(kind) or printable(kind, 40)
+        raise InputError(f"{where}: is a {name} adapter; only LoRA and DoRA are read as adapters, {MERGE}")
+
+
 def _not_of_peft(config: Mapping[str, Any]) -> str:
     """Name the library of an adapter that PEFT did not write, and what to do."""
     if "lora_parameters" in config or "num_layers" in config or "lora_layers" in config:
@@ -102,9 +106,8 @@ def scaling(where: str, module: str, rank: int, config: Mapping[str, Any], steps
 
     ``steps`` is what the patterns may take for all modules of the adapter.
     """
-    for name in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(name) or {}, dict):
-            raise InputError(f"{where}: adapter_config.json has a {name} that is no mapping; the file is damaged")
+    if not all(isinstance(config.get(name) or {}, dict) for name in ("rank_pattern", "alpha_pattern")):
+        raise InputError(f"{where}: adapter_config.json has a rank_pattern or alpha_pattern that is no mapping; the file is damaged")
     expected = _patterned(where, module, "rank_pattern", config.get("r"), config, steps)
     alpha = _patterned(where, module, "alpha_pattern", config.get("lora_alpha"), config, steps)
     if type(expected) is not int or expected != rank:
@@ -123,13 +126,14 @@ def scaling(where: str, module: str, rank: int, config: Mapping[str, Any], steps
 
 def _patterned(where: str, module: str, name: str, default: Any, config: Mapping[str, Any], steps: Steps) -> Any:
     """Look up the setting of a module: the value of the first pattern that matches the end of its name, as in PEFT."""
-    for pattern, value in (config.get(name) or {}).items():
-        try:
+    patterns, pattern = config.get(name) or {}, ""
+    try:
+        for pattern in patterns:
             if matches_end(pattern, module, steps):
-                return value
-        except UnsupportedError as error:
-            said = f"a pattern in {name} of adapter_config.json {error} ({printable(pattern, 40)}); write the names of the modules instead"
-            raise InputError(f"{where}: {said}") from None
+                return patterns[pattern]
+    except UnsupportedError as error:
+        said = f"a pattern in {name} of adapter_config.json {error} ({printable(pattern, 40)}); write the names of the modules instead"
+        raise InputError(f"{where}: {said}") from None
     return default
 
 

@@ -219,7 +219,7 @@ def _automaton(pattern: str) -> _Automaton:
 
 
 def matches_end(pattern: str, module: str, steps: Steps) -> bool:
-    """Tell whether a pattern matches the end of a module's name, from a dot on, as PEFT matches it.
+    r"""Tell whether a pattern matches the end of a module's name, from a dot on, as PEFT matches it.
 
     A pattern that is not a valid regular expression is compared as text.
 
@@ -233,7 +233,7 @@ def matches_end(pattern: str, module: str, steps: Steps) -> bool:
     ------
     UnsupportedError : a pattern that would take too long, or that an automaton cannot match.
 
-    >>> matches_end(r"layers\\.(0|1)\\.q_proj", "model.layers.1.q_proj", Steps())
+    >>> matches_end(r"layers\.(0|1)\.q_proj", "model.layers.1.q_proj", Steps())
     True
     """
     steps.take(len(pattern) + 1)

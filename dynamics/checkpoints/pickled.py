@@ -373,7 +373,7 @@ def read_pickled(path: Location, allowed: frozenset[str] = ALLOWED) -> Checkpoin
     ignored: list[Ignored] = []
     state = find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
-    buffers = names(saved.root.get("buffer_names"))  # of DeepSpeed
+    buffers = texts_in(saved.root.get("buffer_names"))  # of DeepSpeed
     for name, value in _flatten(where, state, ignored):
         strided = as_strided(value, name, saved)
         if name in buffers:
@@ -410,7 +410,7 @@ def find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) ->
     return root
 
 
-def names(value: Any) -> set[str]:
+def texts_in(value: Any) -> set[str]:
     """Return the texts in a list or tuple; empty for anything else."""
     return {name for name in value if isinstance(name, str)} if isinstance(value, (list, tuple)) else set()
 
