@@ -167,8 +167,9 @@ def _zero(folder: Location, models: list[Saved], optimizers: list[Saved]) -> Che
     if stage == 3:
         tensors = dict(_partitioned(where, {name: shape for group in groups for name, shape in group.items()}, vectors))
     else:
-        stated = states[0].get("param_alignment_paddings")
-        paddings = [naturals(padding, MOST_PARTS) for padding in stated] if stated else [(0,) * len(group) for group in groups]
+        paddings = [(0,) * len(group) for group in groups]
+        if stated := states[0].get("param_alignment_paddings"):
+            paddings = [naturals(part, len(group)) for part, group in zip(stated, groups, strict=True)]
         tensors = _contiguous(where, groups, vectors, paddings)
     frozen = _shapes(root.get("frozen_param_shapes") or {})
     if root.get("frozen_param_fragments"):

@@ -217,10 +217,13 @@ class Checkpoint:
     def ties_head(self) -> bool:
         """Whether the output head shares the input embedding: the config says so, or a causal model stores no head."""
         config = self.config or {}
-        says = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
+        text = config.get("text_config")
+        says = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, dict) else None)
         if says is not None:
             return says is True
-        causal = any(str(name).endswith(("LMHeadModel", "ForCausalLM")) for name in config.get("architectures") or ())
+        architectures = config.get("architectures")
+        names = architectures if isinstance(architectures, list) else ()
+        causal = any(str(name).endswith(("LMHeadModel", "ForCausalLM")) for name in names)
         return causal and not any(parameter_names.kind(name) == "head" for name in self.tensors)
 
     @property

@@ -88,7 +88,7 @@ def test_a_line_and_a_document_are_bounded(tmp_path, monkeypatch):
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b"{", "is not valid JSON"),
-        (b"\xff\xfe{}", "is not UTF-8"),
+        (b"\xff\xfe{}", "not UTF-8 text at byte 0"),
         (b'{"a": 1} x', "is not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[" * 100 + b"]" * 100, "nested too deeply"),
