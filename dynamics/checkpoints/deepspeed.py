@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import BUFFER, LONGEST_NAME, Saved, Strided, as_strided, grouped, load_state, texts_in
+from dynamics.checkpoints.pickled import BUFFER, Saved, Strided, as_strided, grouped, load_state, texts_in
 from dynamics.checkpoints.sharded import concatenated
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Reader, Tensor, natural_shape, naturals
+from dynamics.checkpoints.tensor import LONGEST_NAME, Checkpoint, Ignored, Reader, Tensor, natural_shape, naturals
 from dynamics.checkpoints.unpickle import ALLOWED, Node, plain
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
@@ -167,10 +167,7 @@ def _zero(folder: Location, models: list[Saved], optimizers: list[Saved]) -> Che
     if stage == 3:
         tensors = dict(_partitioned(where, {name: shape for group in groups for name, shape in group.items()}, vectors))
     else:
-        paddings = [(0,) * len(group) for group in groups]
-        if stated := states[0].get("param_alignment_paddings"):
-            paddings = [naturals(part, len(group)) for part, group in zip(stated, groups, strict=True)]
-        tensors = _contiguous(where, groups, vectors, paddings)
+        tensors = _contiguous(where, groups, vectors, _paddings(states[0], groups))
     frozen = _shapes(root.get("frozen_param_shapes") or {})
     if root.get("frozen_param_fragments"):
         tensors |= _frozen(where, frozen, models if stage == 3 else models[:1])
@@ -200,6 +197,13 @@ def _shapes(group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in group):
         raise ValueError("a name of a parameter is no text, or endless")
     return {name: natural_shape(shape) for name, shape in group.items()}
+
+
+def _paddings(state: dict[str, Any], groups: list[dict[str, tuple[int, ...]]]) -> list[tuple[int, ...]]:
+    """Return the values that follow each parameter of a group to align the next one."""
+    if stated := state.get("param_alignment_paddings"):
+        return [naturals(padding, len(group)) for padding, group in zip(stated, groups, strict=True)]
+    return [(0,) * len(group) for group in groups]
 
 
 def _few(groups: list[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.sharded import split_into_boxes
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file, natural_shape, naturals
+from dynamics.checkpoints.tensor import LONGEST_NAME, STORAGE, Checkpoint, Ignored, Tensor, from_file, natural_shape, naturals
 from dynamics.checkpoints.unpickle import (
     ALLOWED,
     PLAIN,
@@ -54,8 +54,6 @@ LARGEST_LIST = 1 << 26
 WRAPPED = 8
 #: Tensors may share values, so that they have more bytes than their file; no model has so many times more.
 SHARED, FEW = 64, 1 << 30
-#: characters of a name
-LONGEST_NAME = 1000
 #: a strided read of up to this many bytes is a single read instead of a read for each run
 SLACK = 1 << 20
 

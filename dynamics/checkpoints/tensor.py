@@ -45,6 +45,8 @@ FITS_FLOAT32 = frozenset([
 Reader = Callable[[int, int, np.ndarray], np.ndarray]
 
 
+#: characters of a name
+LONGEST_NAME = 1000
 #: axes that numpy's arrays can have; elements that a file can hold
 MOST_AXES, MOST_ELEMENTS = 32, 2**62
 
