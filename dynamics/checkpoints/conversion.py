@@ -28,9 +28,7 @@ NOT_NEEDED = re.compile(r"quantization_config|auto_map|use_kernels|kernel_config
 #: settings that make transformers fetch another model
 FETCHED = re.compile(r"backbone|timm|pretrained")
 #: models that compute a table of sines for all positions when they are built, one value after another, and the largest table
-TABLES = re.compile(
-    r"distilbert|flaubert|xlm\b|marian|pegasus|bigbird_pegasus|roformer|informer|autoformer|time_series|videomae|fsmt|ctrl|speech"
-)
+TABLES = re.compile(r"distilbert|flaubert|xlm\b|marian|pegasus|roformer|informer|autoformer|time_series|videomae|fsmt|ctrl|speech")
 LARGEST_TABLE = 1 << 14
 
 #: source pattern -> its tensors
@@ -337,8 +335,9 @@ def _without_code(value: Any) -> Any:
         return [_without_code(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if fetched := next((key for key, item in value.items() if item and FETCHED.search(str(key))), None):
-        raise UnsupportedError(f"its configuration names another model ({printable(fetched, 40)})")
+    for key, item in value.items():
+        if item and isinstance(item, (str, bool)) and (FETCHED.search(str(key)) or (key == "model_type" and "timm" in str(item))):
+            raise UnsupportedError(f"its configuration names another model ({printable(key, 40)})")
     return {key: _without_code(item) for key, item in value.items() if not NOT_NEEDED.fullmatch(str(key))}
 
 
