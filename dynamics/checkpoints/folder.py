@@ -18,6 +18,7 @@ from dynamics.checkpoints.deepspeed import (
     read_universal,
     step_folder,
 )
+from dynamics.checkpoints.files import File
 from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
 from dynamics.checkpoints.megatron import backend, iteration_folder, read_ranks, read_torch_dist, refuse_other_backend
 from dynamics.checkpoints.safetensors import read_safetensors
@@ -33,19 +34,15 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
+#: names of files that are read, of weights or of what is said about them
+READ = re.compile(r"\.(json|safetensors|bin|pt|pth|gguf|distcp|metadata)$|^latest")
 #: folders in which trainers store the weights of all ranks, beside those of the whole model
 SHARDED = re.compile(r"global_step\d+$|pytorch_model_fsdp_\d+$")
 
 
 def read_folder(folder: Location) -> Checkpoint:
     """Read the checkpoint in ``folder``, in any of the supported layouts."""
-    where = printable(folder)
-    try:
-        entries: list[Location] = sorted(folder.iterdir(), key=lambda entry: entry.name)
-        files = {entry.name: entry for entry in entries if entry.is_file() or entry.is_symlink()}
-        children = {entry.name for entry in entries if entry.is_dir()}
-    except OSError as error:
-        raise InputError(f"{where}: {error.strerror or error}") from error
+    files, children = _entries(folder)
     if "adapter_config.json" in files and (ADAPTERS & files.keys() or not _holds_weights(files)):
         from dynamics.checkpoints.adapter import read_adapter
 
@@ -70,6 +67,20 @@ def read_folder(folder: Location) -> Checkpoint:
         Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
     ]
     return replace(checkpoint, ignored=checkpoint.ignored + tuple(others))
+
+
+def _entries(folder: Location) -> tuple[dict[str, Location], set[str]]:
+    """List the files and the folders in a folder; refuse a pipe or a device that has the name of a file which is read."""
+    try:
+        entries: list[Location] = sorted(folder.iterdir(), key=lambda entry: entry.name)
+        files = {entry.name: entry for entry in entries if entry.is_file() or entry.is_symlink()}
+        children = {entry.name for entry in entries if entry.is_dir()}
+    except OSError as error:
+        raise InputError(f"{printable(folder)}: {error.strerror or error}") from error
+    for entry in entries:
+        if entry.name not in files and entry.name not in children and READ.search(entry.name):
+            File(entry)
+    return files, children
 
 
 def _consolidated(folder: Location, files: dict[str, Location], chosen: list[Location]) -> Checkpoint:

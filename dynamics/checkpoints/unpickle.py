@@ -11,6 +11,7 @@ that take for ever to hash. So each opcode is charged with the memory that it ma
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import pickle
 import struct
@@ -423,6 +424,8 @@ def unpickle(stream: Any, where: str, allowed: frozenset[str] = ALLOWED, storage
     budget = memory()
     if isinstance(stream, io.BytesIO):
         budget -= PER_BYTE * len(stream.getbuffer())
+    collects = gc.isenabled()
+    gc.disable()  # it would look for garbage among millions of new objects, again and again
     try:
         return Unpickler(stream, where, allowed, {} if storages is None else storages, budget).load()
     except InputError:
@@ -432,3 +435,6 @@ def unpickle(stream: Any, where: str, allowed: frozenset[str] = ALLOWED, storage
     except Exception as error:  # a damaged pickle can fail at any opcode, with any exception
         description = f"{type(error).__name__}: {printable(error, 80)}"
         raise InputError(f"{where}: its pickle is damaged ({description}); fetch the file again") from None
+    finally:
+        if collects:
+            gc.enable()
