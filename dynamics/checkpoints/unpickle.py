@@ -221,7 +221,8 @@ class Unpickler(pickle._Unpickler):
     def load_instance(self) -> None:
         """Call the stand-in that is named in the opcode (INST)."""
         module, name = (self.readline()[:-1].decode("ascii") for _ in range(2))
-        self.append(self._call(self.find_class(module, name), tuple(self.pop_mark())))
+        arguments = self.pop_mark()
+        self.append(self._call(self.find_class(module, name), tuple(arguments)))
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not callable(function) or type(arguments) is not tuple:
@@ -279,7 +280,8 @@ class Unpickler(pickle._Unpickler):
 
     def load_frozen(self) -> None:
         """Make a set of members (FROZENSET)."""
-        self.append(set(map(_key, self.pop_mark())))
+        items = self.pop_mark()  # this changes what ``append`` appends to
+        self.append(set(map(_key, items)))
 
     def load_number(self) -> None:
         """Read a whole number of many bytes (LONG4)."""
