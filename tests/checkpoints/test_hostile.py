@@ -91,7 +91,7 @@ def test_strangers_names_are_printed_in_bounded_time():
 def test_a_configuration_names_no_code(monkeypatch):
     """A kernel on the Hub would be fetched and run; a backbone would be fetched."""
     config = {
-        "model_type": "llama", "attn_implementation": "org/kernel", "_attn_implementation": "org/kernel", "auto_map": {"AutoModel": "x--y.Z"},
+        "model_type": "llama", "attn_implementation": "org/kernel", "_attn_implementation": "org/kernel", "auto_map": {"A": "x--y.Z"},
         "text_config": {"experts_implementation": "org/kernel", "hidden_size": 4}, "layers": [{"use_kernels": True}],
     }  # fmt: skip
     assert conversion._without_code(config) == {"model_type": "llama", "text_config": {"hidden_size": 4}, "layers": [{}]}
