@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "o
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
 
 #: a number in a name that is that of no layer
+SURROGATE = re.compile("[\ud800-\udfff]")
 LONG_NUMBER = re.compile(r"\d{19}")
 
 
@@ -73,9 +75,16 @@ def _opened(path: Location) -> Checkpoint:
         if not checkpoint.tensors and checkpoint.adapter is None:
             raise InputError(f"{printable(path)}: holds no tensors")
         _check_names(checkpoint)
-        return _merged(dequantise(checkpoint), path)
+        return _merged(dequantise(replace(checkpoint, ignored=tuple(map(_printable, checkpoint.ignored)))), path)
     except MemoryError:
         raise InputError(f"{printable(path)}: takes more memory than this machine has to spare; if it should not, fetch it again") from None
+
+
+def _printable(entry: Ignored) -> Ignored:
+    """Make what a stranger's file says of an entry safe to print and to write."""
+    if entry.name.isprintable() and entry.reason.isprintable() and len(entry.name) <= LONGEST_NAME:
+        return entry
+    return replace(entry, name=printable(entry.name, LONGEST_NAME), reason=printable(entry.reason, LONGEST_NAME))
 
 
 def _check_names(checkpoint: Checkpoint) -> None:
@@ -83,6 +92,8 @@ def _check_names(checkpoint: Checkpoint) -> None:
     for name in checkpoint.tensors:
         if len(name) > LONGEST_NAME:
             raise InputError(f"{printable(checkpoint.path)}: has a tensor whose name has {len(name)} characters ({printable(name, 40)})")
+        if not name.isascii() and SURROGATE.search(name):
+            raise InputError(f"{printable(checkpoint.path)}: has a tensor whose name is not valid Unicode ({printable(name, 40)})")
         if LONG_NUMBER.search(name):
             raise InputError(
                 f"{printable(checkpoint.path)}: has a tensor with a number of over 18 digits in its name ({printable(name, 40)})"
@@ -111,8 +122,6 @@ def _from_hub(text: str) -> Checkpoint:
 
     if not is_hub_id(text):
         raise InputError(no_such_path(text))
-    from dataclasses import replace
-
     return replace(_opened(download(text)), path=text)
 
 

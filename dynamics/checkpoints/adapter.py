@@ -30,6 +30,8 @@ MAGNITUDE = re.compile(r"^(.*)\.lora_magnitude_vector(?:\.([\w-]+?))??(?:\.weigh
 TOKENS = re.compile(r"^(.*)\.token_adapter\.trainable_tokens_delta(?:\.([\w-]+))?$")
 SAVED = re.compile(r"^(.*)\.modules_to_save(?:\.([\w-]+?))??\.(weight|bias)$")
 PREFIX = re.compile(r"^(base_model\.model\.)+")
+#: factors beyond this would overflow in a product of norms
+LARGEST_FACTOR = 1e100
 #: elements of a weight that are held as float64 while the norms of a DoRA adapter are computed
 CHUNK = 1 << 19
 
@@ -411,6 +413,6 @@ def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping
         raise InputError(f"{where}: {printable(module)}: lora_A {a.shape} and lora_B {b.shape} are empty; save the adapter again")
     scale = scaling(where, module, a.shape[0], config, steps)
     down, up = a.values().astype(float).reshape(a.shape[0], -1), b.values().astype(float).reshape(b.shape[:2])
-    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+    if not max(np.abs(down).max(), np.abs(up).max()) < LARGEST_FACTOR:  # also if one is NaN
         raise InputError(f"{where}: the factors of {printable(module)} hold NaN or infinity; the training has diverged")
     return LowRank(scale * up, down), scale

@@ -37,6 +37,10 @@ MARKS: dict[str, re.Pattern[str]] = {
 #: marks that one side may leave out
 OPTIONAL = frozenset(["encoder", "decoder"])
 
+#: Pairs of names that are tried, and those of them that fit. The work grows with the square of the latter. A model has some hundred kinds
+#: of tensors; where there are more than these, names are not aligned.
+MOST_PAIRS, MOST_CANDIDATES = 1_000_000, 4_000
+
 #: usual names for a stack of layers
 STACKS = frozenset(["layers", "layer", "h", "blocks", "block"])
 
@@ -152,12 +156,16 @@ def _candidates(ours: Mapping[Path, _Pattern], theirs: Mapping[Path, _Pattern]) 
     by_end: dict[Path, list[Path]] = defaultdict(list)
     for path, pattern in theirs.items():
         by_end[path[-pattern.from_layer :]].append(path)
+    if sum(len(by_end.get(path[-pattern.from_layer :], ())) for path, pattern in ours.items()) > MOST_PAIRS:
+        return []
     candidates = [
         (path, other, _common_end(path, other))
         for path, pattern in ours.items()
         for other in by_end.get(path[-pattern.from_layer :], [])
         if _compatible(pattern, theirs[other]) and _same_marks(path, other)
     ]
+    if len(candidates) > MOST_CANDIDATES:
+        return []
     longest: dict[tuple[int, Path], int] = defaultdict(int)
     for path, other, length in candidates:
         for end in ((0, path), (1, other)):
