@@ -1,0 +1,67 @@
+"""Check the fields of records from other programs' files by msgspec types, and say in one line what was expected and what was found."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from dynamics.errors import InputError, printable
+
+Kind = TypeVar("Kind")
+#: a value that is no list and no object
+Scalar = None | bool | int | float | str
+
+_MISMATCH = re.compile(r"(?:Object missing required field `(?P<missing>[^`]*)`|Expected `(?P<expected>[^`]*)`, got `(?P<found>[^`]*)`)(?P<rest>.*)", re.S)
+_PLACE = re.compile(r" - at `\$\.?(?P<place>.*)`", re.S)
+#: names of msgspec's types, and of any struct, in plain words
+_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def converted(value: Any, kind: type[Kind], where: str) -> Kind:
+    """Convert a parsed record to ``kind``; fields that ``kind`` does not have are not looked at.
+
+    Raises
+    ------
+    InputError : a field has another type; the message has ``where``, the field, and what was expected and found.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{where}{mismatch(error)}") from None
+    except RecursionError:
+        raise InputError(f"{where}: is nested too deeply") from None
+
+
+def mismatch(error: msgspec.ValidationError) -> str:
+    """Say which field has the wrong type, as the end of a message that names the record.
+
+    >>> mismatch(msgspec.ValidationError("Expected `int | null`, got `array` - at `$.scores[0]`"))
+    ", field 'scores[0]': expected a whole number or null, found a list"
+    """
+    text = str(error)
+    match = _MISMATCH.fullmatch(text)
+    if match is None:
+        return f": is not as expected: {printable(text, 120)}"
+    place = _PLACE.fullmatch(match["rest"])
+    field = f", field {printable(place['place'], 60)!r}" if place and place["place"] else ""
+    if match["missing"] is not None:
+        return f"{field}: has no field {printable(match['missing'], 60)!r}"
+    return f"{field}: expected {_words(match['expected'])}, found {_words(match['found'])}"
+
+
+def _words(types: str) -> str:
+    """Name msgspec's types, such as ``int | null``, in plain words."""
+    names = list(dict.fromkeys(_NAMES.get(name, printable(name, 40)) for name in types.split(" | ")))
+    if "a number" in names and "a whole number" in names:
+        names.remove("a whole number")
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
