@@ -49,6 +49,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
     except OSError as error:
         raise InputError(f"{printable(path)}: {error.strerror or error}") from None
+    except MemoryError:
+        raise InputError(f"{printable(path)}: needs more memory to read than there is; give fewer or smaller files") from None
     except Exception as error:
         if type(error).__name__ == "ZstdError":
             raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None

@@ -162,7 +162,9 @@ def _lm_eval(path: Path, raws: list[Any], plan: lm_eval.Plan, first: dict[str, A
     if plan.wants_filters(first):
         plan.choose_filter(str(_decode(path, raw, dict[str, Any]).get("filter")) for raw in raws)
     for line, raw in enumerate(raws, start=1):
-        yield from plan.rows(line, _decode(path, raw, dict[str, Any]).get)
+        record = _decode(path, raw, dict[str, Any])
+        lm_eval.check(record, f"{printable(path)}, record {line}")
+        yield from plan.rows(line, record.get)
     plan.finish()
 
 

@@ -12,7 +12,7 @@ from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.samples import models
 from dynamics.samples.models import Source
-from dynamics.samples.row import SCORED, STATUSES, UNSCORED, Batches
+from dynamics.samples.row import MOST_SAMPLES, SCORED, STATUSES, UNSCORED, Batches, as_float
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,7 @@ class Gather:
     codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
+    count: int = 0
 
     def add(self, source: Source, batches: Batches) -> int:
         """Add all samples of a file, and return their number."""
@@ -58,9 +59,14 @@ class Gather:
                 self._put(name, self.codes[name].of(getattr(batch, name) or ([SCORED] * size if name == "status" else None), size))
             self._put("fingerprint", _filled(batch.fingerprint, size, _NONE, np.int64))
             self._put("temperature", _filled(batch.temperature, size, np.nan, float))
-            self._put("score", np.asarray(batch.score, float))
+            self._put("score", _scores(batch.score))
             self._put("source", np.full(size, len(self.sources)))
             count += size
+            self.count += size
+            if self.count > MOST_SAMPLES:
+                raise InputError(
+                    f"{printable(source.path)}: with it there are over {MOST_SAMPLES:,} samples, more than are read at once; give fewer files"
+                )
         self.sources.append(source)
         return count
 
@@ -113,6 +119,13 @@ class Gather:
         if not np.isnan(temperatures := frame["temperature"].to_numpy()).all():
             table["temperature"] = temperatures
         return table, notes
+
+
+def _scores(values: Any) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(values, float)
+    except OverflowError:
+        return np.array(list(map(as_float, values)))
 
 
 def _printable_text(value: Any) -> Any:
