@@ -13,8 +13,9 @@ Kind = TypeVar("Kind")
 #: a value that is no list and no object
 Scalar = None | bool | int | float | str
 
-_MISMATCH = re.compile(r"(?:Object missing required field `(?P<missing>[^`]*)`|Expected `(?P<expected>[^`]*)`, got `(?P<found>[^`]*)`)(?P<rest>.*)", re.S)
-_PLACE = re.compile(r" - at `\$\.?(?P<place>.*)`", re.S)
+_MISSING = re.compile(r"Object missing required field `([^`]*)`(.*)", re.S)
+_MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(.*)", re.S)
+_PLACE = re.compile(r" - at `\$\.?(.*)`", re.S)
 #: names of msgspec's types, and of any struct, in plain words
 _NAMES = {
     "int": "a whole number",
@@ -49,14 +50,19 @@ def mismatch(error: msgspec.ValidationError) -> str:
     ", field 'scores[0]': expected a whole number or null, found a list"
     """
     text = str(error)
-    match = _MISMATCH.fullmatch(text)
-    if match is None:
-        return f": is not as expected: {printable(text, 120)}"
-    place = _PLACE.fullmatch(match["rest"])
-    field = f", field {printable(place['place'], 60)!r}" if place and place["place"] else ""
-    if match["missing"] is not None:
-        return f"{field}: has no field {printable(match['missing'], 60)!r}"
-    return f"{field}: expected {_words(match['expected'])}, found {_words(match['found'])}"
+    if match := _MISMATCH.fullmatch(text):
+        expected, found, rest = match.groups()
+        return f"{_field(rest)}: expected {_words(expected)}, found {_words(found)}"
+    if match := _MISSING.fullmatch(text):
+        name, rest = match.groups()
+        return f"{_field(rest)}: has no field {printable(name, 60)!r}"
+    return f": is not as expected: {printable(text, 120)}"
+
+
+def _field(rest: str) -> str:
+    """Name the field at the end of a message of msgspec; the record itself has no name."""
+    place = _PLACE.fullmatch(rest)
+    return f", field {printable(place[1], 60)!r}" if place and place[1] else ""
 
 
 def _words(types: str) -> str:

@@ -65,7 +65,7 @@ class Gather:
             self.count += size
             if self.count > MOST_SAMPLES:
                 raise InputError(
-                    f"{printable(source.path)}: with it there are over {MOST_SAMPLES:,} samples, more than are read at once; give fewer files"
+                    f"{printable(source.path)}: with it there are over {MOST_SAMPLES:,} samples, more than are read at once; give fewer"
                 )
         self.sources.append(source)
         return count

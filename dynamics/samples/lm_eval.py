@@ -244,9 +244,7 @@ class Plan:
         self.notes.fields["correct"] = f"{self.metric}, filter {chosen}"
         also = [*self.alternatives, *(f"{self.metric},{name}" for name in names if name != chosen)]
         if also:
-            self.notes.remarks.append(
-                f"verdict is {self.metric} under filter {chosen}; --correct takes another: {listed(also)}"
-            )
+            self.notes.remarks.append(f"verdict is {self.metric} under filter {chosen}; --correct takes another: {listed(also)}")
         if is_vote(chosen) or is_vote(self.metric):
             self.notes.remarks.append(f"verdict is that of a majority vote ({chosen}): pass@1 is the share of problems whose vote is right")
 
@@ -323,7 +321,7 @@ class Plan:
                 fits = these if fits is None else fits & these
         if not fits:
             raise InputError(
-                f"{self.path}, line {number}: {printable(self.metric)}={shown(get(self.metric))} fits no number of correct samples out of {n}"
+                f"{self.path}, line {number}: {printable(self.metric)}={shown(get(self.metric))} fits no number of correct samples of {n}"
             )
         if len(fits) > 1:
             self.notes.counts[f"problems whose {self.metric} fits several numbers of correct samples: the smallest is taken"] += 1

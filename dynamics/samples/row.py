@@ -183,7 +183,7 @@ def label(value: Any) -> str:
     return str(value)
 
 
-def listed(names: Iterable[str], limit: int = 12) -> str:
+def listed(names: Iterable[object], limit: int = 12) -> str:
     """List names of a file in a message, only the first of many."""
     names = list(names)
     if not names:

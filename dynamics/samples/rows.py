@@ -324,7 +324,8 @@ def _verdict(fields: _Fields, columns: Columns, trl: bool, seen: Kinds) -> tuple
         correct = correct or (rewards[0] if rewards else None)
     correct = correct or next((fields.lower[name] for name in OUTCOME if fields.lower.get(name) in seen.words), None)
     if correct is None:
-        raise InputError(f"{fields.where}: no field says whether a sample is correct; it has {listed(fields.keys)}; name one with --correct")
+        has = listed(fields.keys)
+        raise InputError(f"{fields.where}: no field says whether a sample is correct; it has {has}; name one with --correct")
     return correct, None
 
 
