@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,8 +41,21 @@ def converted(value: Any, kind: type[Kind], where: str) -> Kind:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InputError(f"{where}{mismatch(error)}") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: the name of a field holds half of a surrogate pair, which UTF-8 cannot encode") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply") from None
+
+
+@contextlib.contextmanager
+def within_bounds(path: object) -> Iterator[None]:
+    """Raise an ``InputError`` where a file cannot be read within the depth of Python's stack or the memory of the machine."""
+    try:
+        yield
+    except RecursionError:
+        raise InputError(f"{printable(path)}: a record in it is nested too deeply") from None
+    except MemoryError:
+        raise InputError(f"{printable(path)}: needs more memory to read than there is; give fewer or smaller files") from None
 
 
 def mismatch(error: msgspec.ValidationError) -> str:

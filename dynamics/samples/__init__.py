@@ -19,11 +19,10 @@ following decisions are counted and reported when they apply:
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import unpacked_name
 from dynamics.io.paths import choose_run, expand_pattern, files_under, natural_key, no_such_path, run_folders
+from dynamics.io.validation import within_bounds
 from dynamics.samples.row import STATUSES, Batches, Columns, SourceNotes, listed
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def read(
     for index, (name, path, required) in enumerate(jobs):
         source_notes = SourceNotes()
         try:
-            with _bounded(path):
+            with within_bounds(path):
                 kind, batches = _open(path, columns, source_notes)
         except InputError as error:
             if required:
@@ -165,7 +165,7 @@ def read(
         fixed = None if path in runs and not alone else name is not None and not alone
         pattern = _kind_of_name(path) if not required and path not in runs and kind != inspect_log.NAME else None
         step = None if path in runs else steps.get((name, path))
-        with _bounded(path):
+        with within_bounds(path):
             count = gather.add(Source(str(path), model, fixed, step, pattern), batches)
         alternatives.update(dict.fromkeys(source_notes.alternatives))
         if not count:
@@ -182,17 +182,6 @@ def read(
         raise InputError(f"no file holds samples; {left_out[0]}")
     table, notes = gather.table(threshold, list(alternatives))
     return Samples(table, files, [*left_out, *twice_notes, *notes], left_out)
-
-
-@contextlib.contextmanager
-def _bounded(path: Path) -> Iterator[None]:
-    """Raise an ``InputError`` where a file cannot be read within the depth of Python's stack or the memory of the machine."""
-    try:
-        yield
-    except RecursionError:
-        raise InputError(f"{printable(path)}: a record in it is nested too deeply") from None
-    except MemoryError:
-        raise InputError(f"{printable(path)}: needs more memory to read than there is; give fewer or smaller files") from None
 
 
 def _counted(number: int, text: str) -> str:

@@ -153,7 +153,7 @@ def as_float(value: int | float) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def shown(value: Any, limit: int = 60) -> str:
