@@ -42,7 +42,7 @@ def converted(value: Any, kind: type[Kind], where: str) -> Kind:
     except msgspec.ValidationError as error:
         raise InputError(f"{where}{mismatch(error)}") from None
     except UnicodeEncodeError:
-        raise InputError(f"{where}: the name of a field holds half of a surrogate pair, which UTF-8 cannot encode") from None
+        raise InputError(f"{where}: a field that is read, or its name, holds half of a surrogate pair, which UTF-8 cannot encode") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply") from None
 

@@ -241,5 +241,5 @@ def _ids(values: Any, name: str, where: str) -> tuple[int, ...]:
     """Check token ids."""
     try:
         return tuple(msgspec.convert(values, TokenIds))
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         raise InputError(f"{where}, field {name!r}: token ids are a list of whole numbers of at least 0, within 32 bits") from None

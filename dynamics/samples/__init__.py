@@ -180,7 +180,8 @@ def read(
             progress(sum(sizes[: index + 1]), sum(sizes))
     if not files:
         raise InputError(f"no file holds samples; {left_out[0]}")
-    table, notes = gather.table(threshold, list(alternatives))
+    with within_bounds(", ".join(map(str, sources))):
+        table, notes = gather.table(threshold, list(alternatives))
     return Samples(table, files, [*left_out, *twice_notes, *notes], left_out)
 
 

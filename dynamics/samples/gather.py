@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NONE = -(2**63)
+#: models that are compared at once
+MOST_MODELS = 10_000
 #: columns that are stored as integer codes
 CODED = ("model", "problem", "sample", "answer", "content", "status")
 
@@ -77,7 +79,12 @@ class Gather:
         """Make the tidy table, and a note on each decision; ``alternatives`` are fields that could be the verdict instead, for an error."""
         import pandas as pd
 
-        data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        if len(self.codes["model"].code_of) > MOST_MODELS:
+            raise InputError(
+                f"the samples name {len(self.codes['model'].code_of):,} models and steps, over {MOST_MODELS:,}: give fewer files, or name "
+                "the field of the model with --model"
+            )
+        data = {name: np.concatenate(self.columns.pop(name)) for name in list(self.columns)}
         data["score"] = np.where(np.isfinite(data["score"]), data["score"], np.nan)
         labels = {name: list(map(_printable_text, codes.code_of)) for name, codes in self.codes.items()}
         data["model"], labels["model"], notes = models.names(self.sources, data["source"], data["model"], labels["model"])

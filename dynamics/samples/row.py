@@ -81,7 +81,7 @@ Rows = Iterator[Row]
 TAIL = 128
 #: samples per batch
 BATCH = 4096
-#: samples that are read at once; each takes about 150 bytes of memory
+#: samples that are read at once; each takes up to 300 bytes of memory
 MOST_SAMPLES = 10_000_000
 
 

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dynamics.errors import InputError, did_you_mean, printable
@@ -256,7 +256,7 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
     responses = _responses(fields, taken, seen.lists) if lists else ()
     response = tuple(name for name in (fields.lower.get(name) for name in RESPONSE) if name and name in seen.texts) if lists else ()
     text = fields.first(TEXT)
-    return Layout(
+    chosen = Layout(
         _format(verl, trl, human_eval, livecodebench),
         problem,
         by_content,
@@ -265,7 +265,7 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
         fields.lower["uid"] if by_uid else _sample(fields, columns, verl or trl, (*problem, correct)),
         fields.chosen("model", columns.model, MODEL),
         fields.chosen("answer", columns.answer, ANSWER),
-        None if text in (*responses, *response) else text,  # a list of verdicts has no single completion
+        None,
         fields.lower.get("result") if human_eval else fields.first(("status",)),
         fields.first(("temperature",)),
         fields.first(STEP),
@@ -277,6 +277,8 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
         tuple(others),
         None if columns.correct or total or lists else next(iter(name for name in _totals(fields) if name in seen.several), None),
     )
+    # a list of verdicts has no single completion, and a field that has another role is not the completion
+    return chosen if text in chosen.fields() else replace(chosen, text=text)
 
 
 def _totals(fields: _Fields) -> list[str]:

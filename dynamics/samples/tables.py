@@ -108,6 +108,8 @@ def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str,
         schema = file.schema_arrow
         names = schema.names
     _check_names(names, printable(path))
+    if file.metadata.num_rows > MOST_SAMPLES:
+        raise InputError(f"{printable(path)}: has {file.metadata.num_rows:,} rows; over {MOST_SAMPLES:,} samples are not read at once")
 
     def parts(wanted: list[str]) -> Iterator[Any]:
         yield from file.iter_batches(BATCH, columns=wanted)
