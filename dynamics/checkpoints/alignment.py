@@ -139,7 +139,7 @@ def _patterns(shapes: Mapping[str, Shape]) -> dict[Path, _Pattern]:
 
 def _path(name: str) -> tuple[Path, tuple[int, ...]]:
     segments = name.split(".")
-    return tuple("#" if s.isdigit() else s for s in segments), tuple(int(s) for s in segments if s.isdigit())
+    return tuple("#" if s.isdecimal() else s for s in segments), tuple(int(s) for s in segments if s.isdecimal())
 
 
 def _name(path: Path, numbers: tuple[int, ...]) -> str:
@@ -369,8 +369,8 @@ def _numbers(names: Iterable[str]) -> dict[tuple[str, ...], dict[int, list[str]]
     for name in names:
         path: list[str] = []
         for segment in name.split("."):
-            if segment[-1:].isdigit() and (match := NUMBERED.match(segment)):
+            if segment[-1:].isdecimal() and (match := NUMBERED.match(segment)):
                 place = (*path, match.group(1))
                 places[place][int(match.group(2))].append(name)
-            path.append("#" if segment.isdigit() else segment)
+            path.append("#" if segment.isdecimal() else segment)
     return places

@@ -204,15 +204,21 @@ def _refuse_ranks(folder: Location, names: Iterable[str]) -> None:
 
 def _from_index(folder: Location, index: str, files: dict[str, Location]) -> list[Location]:
     where = printable(folder / index)
-    weight_map = read_json(folder / index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise InputError(f"{where}: has no weight_map of names to shards; the index is corrupt")
+    weight_map = _read_index(folder / index)
     for shard in sorted(set(weight_map.values())):
-        if PurePath(shard).name != shard:
+        if PurePath(shard).name != shard or "\0" in shard:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is outside the folder")
         if shard not in files:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is not there; fetch it, or remove a stale index")
     return [files[shard] for shard in sorted(set(weight_map.values()))]
+
+
+def _read_index(path: Location) -> dict[str, str]:
+    """Read the file that each tensor is in."""
+    weight_map = read_json(path, unique=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(f"{printable(path)}: has no weight_map of names to shards; the index is corrupt")
+    return weight_map
 
 
 def _complete(folder: Location, files: dict[str, Location]) -> list[Location]:
@@ -251,8 +257,9 @@ def _merge(folder: Location, files: dict[str, Location], chosen: list[Location])
                 )
             else:
                 tensors[name] = tensor
+    known = tensors.keys() | {entry.name for entry in ignored}
     for name, shard in weight_map.items():
-        if name not in tensors and not any(name == entry.name for entry in ignored):
+        if name not in known:
             raise InputError(
                 f"{printable(folder)}: the index places {printable(name)} in {printable(shard)}, which does not hold it; the index is stale"
             )
@@ -269,7 +276,7 @@ def _weight_map(files: dict[str, Location], chosen: list[Location]) -> dict[str,
     if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
         for index in INDEXES:
             if index in files and index.split(".")[-3] == chosen[0].suffix[1:]:
-                weight_map = read_json(files[index])["weight_map"]
+                weight_map = _read_index(files[index])
     return weight_map
 
 

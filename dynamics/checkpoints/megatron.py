@@ -23,6 +23,8 @@ POINTER = "latest_checkpointed_iteration.txt"
 #: a name in which the layers are stacked: ``decoder.layers.mlp.linear_fc1.weight``
 STACKED = re.compile(r"(.*?\blayers\.)(?!\d)(.+)")
 EXPERTS = ".experts.experts."
+#: layers of a model, experts of a layer
+MOST_LAYERS = 16_384
 RANK = re.compile(r"mp_rank_\d+(_\d+)*")
 
 #: classes in the arguments that Megatron stores in the older files
@@ -60,7 +62,7 @@ def read_torch_dist(folder: Location) -> Checkpoint:
     for name, tensor in stored.tensors.items():
         match = STACKED.fullmatch(name)
         # without one number of layers for all, the first axis is something else
-        stacked = match is not None and tensor.numel > 0 and len(counts[match[1]]) == 1
+        stacked = match is not None and tensor.numel > 0 and len(counts[match[1]]) == 1 and max(tensor.shape[:1]) <= MOST_LAYERS
         unstacked = _layers(match[1], match[2], tensor) if match and stacked else [tensor]
         for single in unstacked:
             if single.name in tensors:
@@ -74,7 +76,7 @@ def _layers(prefix: str, rest: str, tensor: Tensor) -> Iterator[Tensor]:
     for layer in range(tensor.shape[0]):
         name = f"{prefix}{layer}.{rest}"
         single = tensor.item(layer, name)
-        if EXPERTS in name and len(single.shape) == 3:
+        if EXPERTS in name and len(single.shape) == 3 and single.shape[0] <= MOST_LAYERS:
             for expert in range(single.shape[0]):
                 yield single.item(expert, name.replace(EXPERTS, f".experts.local_experts.{expert}."))
         else:

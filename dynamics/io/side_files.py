@@ -116,7 +116,7 @@ def parse_json(text: bytes, where: str, unique: bool = False, surrogates: bool =
         if not surrogates and SURROGATE.search(text):
             _check_text(value)
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: is not UTF-8 text at byte {error.start}; {ADVICE}") from None
+        raise InputError(f"{where}: is not valid JSON (not UTF-8 text at byte {error.start}); {ADVICE}") from None
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply; {ADVICE}") from None
     except ValueError as error:
@@ -183,7 +183,7 @@ def _check_text(value: Any) -> None:
         item = waiting.pop()
         if isinstance(item, str):
             if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
-                raise ValueError(f"half of a surrogate pair in {printable(item, 40)}")
+                raise ValueError(f"not valid Unicode: half of a surrogate pair in {printable(item, 20)}")
         elif isinstance(item, dict):
             waiting += item
             waiting += item.values()

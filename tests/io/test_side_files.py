@@ -49,7 +49,9 @@ def no_file(request, tmp_path, monkeypatch):
 
 def test_only_regular_files_are_opened(no_file):
     for read in (open_regular, read_bytes, read_text, read_json, read_pointer, read_document, lambda path: list(read_json_lines(path))):
-        assert str(no_file) in refusal(read, no_file)
+        said = refusal(read, no_file)
+        assert str(no_file) in said
+        assert any(reason in said for reason in ("is not a regular file but", "Too many levels of symbolic links", "No such file"))
 
 
 def test_sizes_are_bounded(tmp_path):
@@ -86,7 +88,7 @@ def test_a_line_and_a_document_are_bounded(tmp_path, monkeypatch):
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b"{", "is not valid JSON"),
-        (b"\xff\xfe{}", "is not UTF-8"),
+        (b"\xff\xfe{}", "not UTF-8 text at byte 0"),
         (b'{"a": 1} x', "is not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[" * 100 + b"]" * 100, "nested too deeply"),

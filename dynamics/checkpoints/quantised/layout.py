@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.checkpoints.tensor import STORAGE, Tensor, decode
+from dynamics.checkpoints.tensor import MOST_AXES, MOST_ELEMENTS, STORAGE, Tensor, decode
 from dynamics.errors import InputError, printable
 from dynamics.io.side_files import json_object
 
@@ -256,6 +256,6 @@ def natural_shape(sizes: Any) -> tuple[int, ...]:
     if not isinstance(sizes, Iterable):
         raise Unreadable("it states no shape")
     shape = tuple(int(size) if isinstance(size, (int, np.integer)) and not isinstance(size, bool) else -1 for size in sizes)
-    if not shape or min(shape) < 0 or math.prod(shape) >= 2**62:
+    if not 1 <= len(shape) <= MOST_AXES or min(shape) < 0 or math.prod(shape) >= MOST_ELEMENTS:
         raise Unreadable(f"it states the shape {printable(sizes, 60)}")
     return shape
