@@ -95,6 +95,8 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
             if not files:
                 raise InputError(f"{printable(inside)}: a folder without texts in it; expected {', '.join(SUFFIXES)}")
             yield from files
+        elif path.exists():
+            raise InputError(f"{printable(path)}: is neither a file nor a folder")
         else:
             raise InputError(no_such_path(path))
 

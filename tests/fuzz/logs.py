@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the readers of logs: ``python tests/fuzz/logs.py READER [SECONDS [INPUTS]]``; it needs atheris.
 
-Inputs that reach new code are kept in ``fuzz-logs/READER`` under the system's temporary folder. A few small ones are in
-``tests/data/fuzz/logs/READER``, and ``tests/samples/test_fuzz_corpus.py`` reads them again.
+Inputs that reach new code are kept in ``fuzz-logs/READER`` under the system's temporary folder. ``python tests/fuzz/logs.py keep READER``
+takes a few small ones of them into ``tests/data/fuzz/logs/READER``, which ``tests/samples/test_fuzz_corpus.py`` reads again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 from mutations import DELETED, DOUBLED, WRONG, mutated, paths
 
+CORPUS = TESTS / "data" / "fuzz" / "logs"
 #: where atheris keeps inputs
 KEPT = Path(tempfile.gettempdir()) / "fuzz-logs"
 #: where inputs are written to be read; in memory where there is such a folder
@@ -31,13 +32,16 @@ Read = Callable[[Path], object]
 
 
 def samples(path: Path) -> None:
-    """Read graded samples as ``dynamics.samples.read`` does, without the table."""
+    """Read graded samples as ``dynamics.samples.read`` does, without the names of models and the table."""
     from dynamics import samples as package
+    from dynamics.io.validation import within_bounds
+    from dynamics.samples.gather import Gather
+    from dynamics.samples.models import Source
     from dynamics.samples.row import Columns, SourceNotes
 
-    _, batches = package._open(path, Columns(), SourceNotes())
-    for _ in batches:
-        pass
+    with within_bounds(path):
+        _, batches = package._open(path, Columns(), SourceNotes())
+        Gather().add(Source(str(path), "model", None), batches)
 
 
 def texts(path: Path) -> object:
@@ -299,5 +303,46 @@ def fuzz(name: str, seconds: str = "300", inputs: str = "1000000") -> None:
     atheris.Fuzz()
 
 
+def keep(name: str, most: str = "20") -> None:
+    """Take at most ``most`` small inputs that together reach nearly all lines that the kept ones reach."""
+    read, suffix = READERS[name]
+    folder = CORPUS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    target = SCRATCH / f"keep-{name}{suffix}"
+    reached: dict[bytes, set[tuple[str, int]]] = {}
+    for path in sorted((KEPT / name).iterdir(), key=lambda path: path.stat().st_size):
+        target.write_bytes(data := path.read_bytes())
+        reached[data] = traced(lambda: holds(read, target))
+    target.unlink()
+    for number in range(int(most)):
+        best = max(reached, key=lambda data: len(reached[data]) / (1 + len(data) / 2000))
+        if not (found := reached[best]):
+            break
+        (folder / f"{number:02d}{suffix}").write_bytes(best)
+        reached = {data: lines - found for data, lines in reached.items()}
+
+
+def traced(run: Callable[[], object]) -> set[tuple[str, int]]:
+    """Return the lines of the readers that a call reaches."""
+    reached: set[tuple[str, int]] = set()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        file = frame.f_code.co_filename
+        if "/dynamics/samples/" not in file and "/dynamics/rollouts/" not in file and "/dynamics/io/" not in file:
+            return None
+        if event == "line":
+            reached.add((file, frame.f_lineno))
+        return trace
+
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(None)
+    return reached
+
+
 if __name__ == "__main__":
-    fuzz(*sys.argv[1:])
+    (keep if sys.argv[1] == "keep" else fuzz)(*sys.argv[2 if sys.argv[1] == "keep" else 1 :])

@@ -156,8 +156,12 @@ def test_pipes_in_a_folder_of_texts(tmp_path):
     try:
         with pytest.raises(InputError, match=r"a\.txt: is not a regular file but a pipe"):
             texts.read([tmp_path])
-        with pytest.raises(InputError, match=r"a\.txt: is no"):
+        with pytest.raises(InputError, match=r"a\.txt: is neither a file nor a folder"):
             texts.read([tmp_path / "a.txt"])
+        with pytest.raises(InputError, match="is not a regular file but a pipe"):
+            read_records(str(tmp_path / "a.txt"))
+        with pytest.raises(InputError, match="is not a regular file but a folder"):
+            read_records(str(tmp_path))
         with pytest.raises(InputError, match="is not a regular file but a pipe"):
             read_token_logprobs(str(tmp_path / "a.txt"))
     finally:

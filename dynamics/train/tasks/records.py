@@ -70,7 +70,7 @@ def _mathematics(text: str, answer: Any) -> Verdict:
 def read_records(path: str) -> list[dict[str, Any]]:
     """Read rows with ``prompt`` and ``completion`` or ``answer``, all text, from a JSON-lines or Parquet file."""
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise InputError(no_such_path(path, "file"))
     with within_bounds(path):
         rows = _read_parquet(file) if file.suffix == ".parquet" else [row for _, row in read_json_lines(file)]
