@@ -131,7 +131,8 @@ def _check_yaml(events: Iterator[Any], path: Path) -> None:
 
 
 def _decode(path: Path, raw: Any, kind: Any) -> Any:
-    if len(raw_bytes := bytes(raw)) > CONTAINERS and kind is Any and raw_bytes.count(b"[") + raw_bytes.count(b"{") > CONTAINERS:
+    size = memoryview(raw).nbytes
+    if size > CONTAINERS and kind is Any and bytes(raw).count(b"[") + bytes(raw).count(b"{") > CONTAINERS:
         raise InputError(f"{printable(path)}: a record holds over {CONTAINERS:,} lists and objects; it is not a record")
     try:
         return msgspec.json.decode(raw, type=kind)
@@ -139,12 +140,12 @@ def _decode(path: Path, raw: Any, kind: Any) -> Any:
         raise InputError(f"{printable(path)}: is not laid out as expected{mismatch(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    if len(raw_bytes) > LENIENT:
+    if size > LENIENT:
         raise InputError(
             f"{printable(path)}: a part of over {LENIENT >> 20} MiB holds NaN or half of a surrogate pair; save it as JSON lines"
         )
     try:
-        return msgspec.convert(json.loads(raw_bytes), kind, strict=False)  # Python's json module writes NaN
+        return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # Python's json module writes NaN
     except msgspec.ValidationError as error:
         raise InputError(f"{printable(path)}: is not laid out as expected{mismatch(error)}") from None
     except (ValueError, RecursionError) as error:

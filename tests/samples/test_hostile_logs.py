@@ -391,7 +391,8 @@ def parquet_rows(folder):
 @file
 def parquet_text(folder):
     path = folder / "text.parquet"
-    pq.write_table(pa.table({"problem": ["a" * 900_000_000], "correct": [1], "completion": ["a" * 900_000_000]}), path, compression="zstd")
+    text = pa.array(["a" * 700_000_000])
+    pq.write_table(pa.table({"problem": text, "correct": [1], "completion": text}), path, compression="zstd")
     return path
 
 
