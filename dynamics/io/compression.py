@@ -38,7 +38,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             magic = file.read(4)
             file.seek(0)
             if magic[:2] == GZIP:
-                with gzip.open(file, "rb") as stream:
+                stream: Any = gzip.open(file, "rb")  # noqa: SIM115 - closed below
+                with stream:
                     yield stream
             elif magic == ZSTD:
                 with zstandard().open(file, "rb") as stream:

@@ -19,7 +19,7 @@ LINE = 1 << 27
 #: lists and objects of a line that is decoded as a whole; each takes up to 25 times the memory of its text
 CONTAINERS = 5_000_000
 #: bytes that any file may unpack to, and how many times its own size a larger one may; text is seldom packed to less than a fiftieth
-UNPACKED, RATIO = 1 << 28, 200
+UNPACKED, RATIO = 1 << 27, 200
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
