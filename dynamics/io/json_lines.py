@@ -49,7 +49,7 @@ def numbered_lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]
     for number, line in enumerate(iter(partial(stream.readline, LINE + 1), b""), start=1):
         size = len(line)
         if size > LINE:
-            raise InputError(f"{printable(path)}, line {number}: over {LINE >> 20} MiB; it is not a file of JSON lines")
+            raise InputError(f"{printable(path)}, line {number}: over {LINE} bytes; it is not a file of JSON lines")
         most -= size
         if most < 0:
             raise InputError(f"{printable(path)}: unpacks to over {RATIO} times its size, as no log does; unpack it first if it is one")
