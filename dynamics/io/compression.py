@@ -38,7 +38,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             magic = file.read(4)
             file.seek(0)
             if magic[:2] == GZIP:
-                with gzip.open(file, "rb") as stream:
+                stream: Any = gzip.open(file, "rb")  # noqa: SIM115 - closed below
+                with stream:
                     yield stream
             elif magic == ZSTD:
                 with zstandard().open(file, "rb") as stream:
@@ -49,6 +50,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
     except OSError as error:
         raise InputError(f"{printable(path)}: {error.strerror or error}") from None
+    except MemoryError:
+        raise InputError(f"{printable(path)}: needs more memory to read than there is; give fewer or smaller files") from None
     except Exception as error:
         if type(error).__name__ == "ZstdError":
             raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None

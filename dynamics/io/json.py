@@ -20,6 +20,8 @@ from dynamics.io.side_files import BYTE_ORDER_MARK, why_not_json
 
 #: bytes of a JSON document after decompression
 DOCUMENT = 1 << 30
+#: lists and objects of a JSON document; each takes up to 25 times the memory of its text
+CONTAINERS = 20_000_000
 PART = 1 << 24
 
 
@@ -64,6 +66,8 @@ def read_document(path: Path, kind: Any = Any) -> Any:
     text = text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
         raise InputError(f"{printable(path)}: is empty")
+    if len(text) > CONTAINERS and text.count(b"[") + text.count(b"{") > CONTAINERS:
+        raise InputError(f"{printable(path)}: holds over {CONTAINERS:,} lists and objects; save it as JSON lines")
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:

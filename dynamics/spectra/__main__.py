@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
 from dynamics.spectra.comparison import METHODS, SCHEMA, SEQUENCE_FIELDS, Spectrum, compare
 from dynamics.spectra.linalg import MORE, TAIL
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import argparse
 
     from dynamics.checkpoints import Skip
+
+
+#: fields of a spectrum
+FIELDS = {entry.name for entry in fields(Spectrum)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -121,6 +125,8 @@ def _ends(spectrum: Spectrum) -> dict[str, float]:
 
 def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
     """Read the spectra that an earlier command with the same settings wrote; drop an incomplete last line."""
+    import msgspec
+
     from dynamics.io.atomic import replacing
     from dynamics.io.json_lines import read_json_lines
 
@@ -131,13 +137,13 @@ def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
     for number, row in read_json_lines(path, unfinished):
         try:
             row_key = row.pop("of")
-            row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-            row["bounds"] = {name: tuple(ends) for name, ends in row["bounds"].items()}
-            spectra.append(Spectrum(**row))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
+            spectra.append(msgspec.convert(row, Spectrum))
+            if set(row) - FIELDS:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(f"{printable(path)}, line {number}: was not written by this command; name another file for --resume") from None
         if row_key != key:
-            raise InputError(f"{path}: belongs to other checkpoints or settings; name another file for --resume")
+            raise InputError(f"{printable(path)}: belongs to other checkpoints or settings; name another file for --resume")
     lines = path.read_bytes().splitlines()
     with replacing(path) as temporary:  # without an incomplete last line
         temporary.write_bytes(b"".join(line + b"\n" for line in lines[: len(lines) - len(unfinished)]))
