@@ -54,6 +54,7 @@ from analyses.runs import read_json_lines
 from dynamics import InputError
 from dynamics.cli import outputs
 from dynamics.cli.command import tell
+from dynamics.io.csv import to_csv
 from dynamics.io.json import to_json
 from dynamics.io.json_lines import write_json_lines
 from dynamics.presentation import style
@@ -305,7 +306,7 @@ def main(runs: Path, figures: Path, force: bool = False) -> list[Path]:
     figures.mkdir(parents=True, exist_ok=True)
     written = [figures / "precision.csv", figures / "precision-ulp.csv"]
     for path, table in zip(written, (by_rule, by_step), strict=True):
-        outputs.write(str(path), table.replace({r"\n": ", "}, regex=True).to_csv(index=False))
+        outputs.write(str(path), to_csv(table.replace({r"\n": ", "}, regex=True)))
     with style.use_style():
         written.append(style.save(draw(by_rule, by_step, describe_runs(directory, source)), figures / "precision.png"))
     return written

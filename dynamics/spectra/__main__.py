@@ -101,10 +101,12 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.csv:
         import pandas as pd
 
+        from dynamics.io.csv import to_csv
+
         rows = [
             {key: value for key, value in asdict(spectrum).items() if key not in SEQUENCE_FIELDS} | _ends(spectrum) for spectrum in spectra
         ]
-        write(options.csv, pd.DataFrame(rows).to_csv(index=False))
+        write(options.csv, to_csv(pd.DataFrame(rows)))
     if options.html:
         from dynamics.spectra.page import page
 
