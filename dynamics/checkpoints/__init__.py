@@ -77,7 +77,7 @@ def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
     for inner in (folder, folder / "lora_adapter", folder / "actor" / "lora_adapter"):
         if (config := inner / "adapter_config.json").exists():
             from dynamics.checkpoints.adapter import merge_own_factors
-            from dynamics.checkpoints.files import read_json
+            from dynamics.io.side_files import read_json
 
             return merge_own_factors(checkpoint, read_json(config))
     return checkpoint

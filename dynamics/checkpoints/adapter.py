@@ -17,11 +17,11 @@ from jaxtyping import Float, Int, Shaped
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.adapter_settings import check_settings, scaling, token_rows
-from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.side_files import read_json
 
 #: names of what PEFT stores of a module, with the name of the adapter where it is left in, as in the state dict of a whole model
 FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.([\w-]+?))??(?:\.weight)?$")

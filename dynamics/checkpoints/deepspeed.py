@@ -24,6 +24,7 @@ from dynamics.checkpoints.unpickle import ALLOWED, Node
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 from dynamics.io.paths import natural_key
+from dynamics.io.side_files import read_pointer
 
 #: model states: data-parallel rank (ZeRO-3 only), tensor-parallel rank
 MODEL_STATES = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)_model_states\.pt")
@@ -56,8 +57,7 @@ def step_folder(folder: Location, children: set[str]) -> Location | None:
     """Return the sub-folder that holds the files, as ``latest`` names it; None if this is not the folder of a DeepSpeed run."""
     for pointer in ("latest", "latest_universal"):
         if (folder / pointer).is_file():
-            file = File(folder / pointer)
-            name = file.read(0, min(file.size, 200)).decode("utf-8", "replace").strip()
+            name = read_pointer(folder / pointer)
             if name not in children:
                 raise InputError(
                     f"{printable(folder)}: its file {pointer} names the folder {printable(name)}, which is not there; fetch it"

@@ -18,7 +18,6 @@ from dynamics.checkpoints.deepspeed import (
     read_universal,
     step_folder,
 )
-from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
 from dynamics.checkpoints.megatron import backend, iteration_folder, read_ranks, read_torch_dist, refuse_other_backend
 from dynamics.checkpoints.safetensors import read_safetensors
@@ -28,6 +27,7 @@ from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
+from dynamics.io.side_files import read_json
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dynamics.checkpoints.dcp import EXTRA_STATE, read_dcp
-from dynamics.checkpoints.files import File, read_json
 from dynamics.checkpoints.pickled import grouped, read_pickled
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.side_files import read_json, read_pointer
 
 POINTER = "latest_checkpointed_iteration.txt"
 #: a name in which the layers are stacked: ``decoder.layers.mlp.linear_fc1.weight``
@@ -93,9 +93,8 @@ def iteration_folder(folder: Location, children: set[str]) -> Location | None:
     """Return the sub-folder of the last iteration, as Megatron's pointer names it; None if there is no pointer."""
     if not (folder / POINTER).is_file():
         return None
-    file = File(folder / POINTER)
-    text = file.read(0, min(file.size, 100)).decode("utf-8", "replace").strip()
-    name = f"iter_{int(text):07d}" if text.isdecimal() else text
+    text = read_pointer(folder / POINTER)
+    name = f"iter_{text:0>7}" if text.isdecimal() else text
     if name not in children:
         raise InputError(f"{printable(folder)}: {POINTER} names the folder {printable(name)}, which is not there; fetch it")
     return folder / name

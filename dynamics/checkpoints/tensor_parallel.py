@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.pickled import grouped, read_pickled
 from dynamics.checkpoints.rotary import halves
 from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.side_files import read_json
 
 RANK = re.compile(r"consolidated\.(\d+)\.pth")
 LAYER = re.compile(r"layers\.(\d+)\.(?:attention\.|feed_forward\.)?(\w+)\.weight")

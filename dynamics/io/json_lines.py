@@ -9,8 +9,11 @@ from typing import IO, Any
 from dynamics.errors import InputError, printable
 from dynamics.io.atomic import replacing
 from dynamics.io.compression import opened
-from dynamics.io.json import BYTE_ORDER_MARK, decode, encode, why_not_json
+from dynamics.io.json import decode, encode
+from dynamics.io.side_files import BYTE_ORDER_MARK, why_not_json
 
+#: bytes of a line after decompression
+LINE = 1 << 28
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -36,7 +39,9 @@ def read_json_lines(path: Path, unfinished: list[int] | None = None) -> Iterator
 
 def numbered_lines(stream: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a file with their numbers, starting at 1; skip blank lines and a byte order mark."""
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(iter(lambda: stream.readline(LINE + 1), b""), start=1):
+        if len(line) > LINE:
+            raise InputError(f"{printable(path)}, line {number}: over {LINE} bytes; it is not a file of JSON lines")
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
             if line[:2] in UTF_16 or b"\0" in line[:64]:

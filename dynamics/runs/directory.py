@@ -13,6 +13,7 @@ from dynamics.errors import InputError
 from dynamics.io.atomic import replacing
 from dynamics.io.json import decode, encode, to_json
 from dynamics.io.json_lines import write_json_lines
+from dynamics.io.side_files import read_json
 from dynamics.runs.schema import current_document, current_metrics
 
 
@@ -35,13 +36,7 @@ class RunDirectory:
         ------
         InputError : it cannot be read, or is not an object.
         """
-        try:
-            document = decode((self.path / "run.json").read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{self.path / 'run.json'}: cannot be read ({error})") from None
-        if not isinstance(document, dict):
-            raise InputError(f"{self.path / 'run.json'}: is not an object")
-        return current_document(document)
+        return current_document(read_json(self.path / "run.json", surrogates=True))
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append the metrics of a step in a single write, so that a killed run leaves at most the last line incomplete."""

@@ -332,12 +332,12 @@ def _expand(source: str, left_out: list[str]) -> list[tuple[str | None, Path, bo
 
 def _is_not_the_control(run: Path) -> Callable[[Path], bool]:
     """Give a key that sorts a run's samples of the base at the temperature of the trained model first: others are compared with them."""
-    import json
+    from dynamics.io.side_files import read_json
 
     try:
-        temperature = json.loads((run / "run.json").read_bytes())["config"]["eval_temperatures"][0]
+        temperature = read_json(run / "run.json", surrogates=True)["config"]["eval_temperatures"][0]
         control = f"base_T{temperature:g}"
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError):  # an InputError is a ValueError
         control = ""
     return lambda file: file.name.partition(".jsonl")[0] != control
 

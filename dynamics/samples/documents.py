@@ -17,7 +17,8 @@ import msgspec
 
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
-from dynamics.io.json import decode, encode, read_document, why_not_json
+from dynamics.io.json import decode, encode, read_document
+from dynamics.io.side_files import why_not_json
 from dynamics.samples import inspect_log, lm_eval, rows
 from dynamics.samples.row import (
     BATCH,

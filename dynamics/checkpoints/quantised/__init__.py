@@ -132,7 +132,7 @@ def _method(options: dict[str, Any]) -> str:
 
 def _json_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
     """Read a JSON file that lies in the folder of the weights."""
-    from dynamics.checkpoints.files import read_json
+    from dynamics.io.side_files import read_json
 
     folder = location(checkpoint.path)
     try:
