@@ -1,8 +1,8 @@
 r"""Write tables as CSV that a spreadsheet shows as text and numbers, and never as formulas.
 
 A spreadsheet takes a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, and runs it when the file is opened; some skip a tab
-or a line break before it. Names of tensors, models and problems come from strangers' files. So text that begins like that gets an apostrophe
-before it, which spreadsheets take for "this is text"; numbers stay numbers. Control characters are written as ``\x1b``.
+or a line break before it. Names of tensors, models and problems come from strangers' files. So text that begins like that gets an
+apostrophe before it, which spreadsheets take for "this is text"; numbers stay numbers. Control characters are written as ``\x1b``.
 """
 
 from __future__ import annotations

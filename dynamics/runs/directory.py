@@ -35,7 +35,12 @@ class RunDirectory:
         ------
         InputError : it cannot be read, or is not an object.
         """
-        return current_document(read_json(self.path / "run.json", surrogates=True))
+        path = self.path / "run.json"
+        document = read_json(path, surrogates=True)
+        try:
+            return current_document(document)
+        except (ValueError, TypeError, AttributeError) as error:  # the last two of settings of the first schema
+            raise InputError(f"{printable(path)}: is not that of a run: {error}; restore the file from a copy") from None
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append the metrics of a step; a killed run leaves at most the last line incomplete."""
