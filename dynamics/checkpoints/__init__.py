@@ -79,7 +79,7 @@ def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
             from dynamics.checkpoints.adapter import merge_own_factors
             from dynamics.io.side_files import read_json
 
-            return merge_own_factors(checkpoint, read_json(config))
+            return merge_own_factors(checkpoint, read_json(config, unique=True))
     return checkpoint
 
 

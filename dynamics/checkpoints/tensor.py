@@ -45,6 +45,27 @@ FITS_FLOAT32 = frozenset([
 Reader = Callable[[int, int, np.ndarray], np.ndarray]
 
 
+#: axes that numpy's arrays can have; elements that a file can hold
+MOST_AXES, MOST_ELEMENTS = 32, 2**62
+
+
+def naturals(values: Any, most: int = MOST_AXES) -> tuple[int, ...]:
+    """Check the numbers of a shape, of an origin or of strides that a file states; a ValueError if they are none."""
+    if not isinstance(values, (list, tuple)) or len(values) > most:
+        raise ValueError("a shape or offset is not made of numbers, or of too many")
+    if not all(type(value) is int and 0 <= value < MOST_ELEMENTS for value in values):
+        raise ValueError("a shape or offset is not made of numbers that a file can have")
+    return tuple(values)
+
+
+def natural_shape(values: Any) -> tuple[int, ...]:
+    """Check a shape that a file states; a ValueError if no file can hold so many elements."""
+    shape = naturals(values)
+    if math.prod(shape) >= MOST_ELEMENTS:
+        raise ValueError(f"it claims the shape {shape}, which no file can hold")
+    return shape
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of a checkpoint, read lazily and in row-major order.

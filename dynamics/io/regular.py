@@ -30,7 +30,9 @@ def open_regular(path: Path) -> int:
     try:
         _check(path, os.stat(path))  # opening a device can have an effect, so it is not opened
         descriptor = _opened(path)
-    except ValueError:
+    except InputError:
+        raise
+    except ValueError:  # a zero byte in a name
         raise InputError(f"{printable(path)}: is not a path") from None
     except OSError as error:
         raise InputError(f"{printable(path)}: {error.strerror or error}") from None

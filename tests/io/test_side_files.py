@@ -49,7 +49,9 @@ def no_file(request, tmp_path, monkeypatch):
 
 def test_only_regular_files_are_opened(no_file):
     for read in (open_regular, read_bytes, read_text, read_json, read_pointer, read_document, lambda path: list(read_json_lines(path))):
-        assert str(no_file) in refusal(read, no_file)
+        said = refusal(read, no_file)
+        assert str(no_file) in said
+        assert any(reason in said for reason in ("is not a regular file but", "Too many levels of symbolic links", "No such file"))
 
 
 def test_sizes_are_bounded(tmp_path):
