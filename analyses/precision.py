@@ -49,7 +49,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.launch import is_finished, train_run
+from analyses.launch import Children, is_finished, train_run
 from analyses.runs import read_json_lines
 from dynamics import InputError
 from dynamics.cli import outputs
@@ -155,7 +155,7 @@ def make_runs(directory: Path, source: Source, force: bool = False) -> None:
         options = ["sft", "--model", str(base), "--task", str(task), "--master-dtype", dtype, *source.options.split()]
         if not is_finished(directory / name, options):
             tell(f"precision: training {name}: {' '.join(options)}")
-            train_run(directory / name, options, discard=False)
+            train_run(directory / name, options, discard=False, children=Children())
     if not (directory / "fp32_saved_as_bf16" / "config.json").exists():
         save_as_bfloat16(str(last_checkpoint(directory / "fp32")), directory / "fp32_saved_as_bf16")
 

@@ -75,9 +75,11 @@ def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[
             try:
                 main(argv)
             except SystemExit:  # the help was printed
-                _flush_stdout()
+                with writing_stdout():
+                    pass
                 raise
-            _flush_stdout()
+            with writing_stdout():
+                pass
         return DONE
     except IncompleteError as error:
         return _end(name, f"incomplete: {error}", INCOMPLETE)
@@ -105,9 +107,11 @@ def _end(name: str, message: str, status: int) -> int:
     return status
 
 
-def _flush_stdout() -> None:
-    """Write what standard output still holds, and say where there was no room for it."""
+@contextlib.contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Write what standard output holds at the end of the block, and name it if that fails, as on a full disk."""
     try:
+        yield
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -170,8 +174,8 @@ def silence_stdout() -> None:
 def reader_may_leave() -> Iterator[None]:
     """Ignore a broken pipe on standard output (``| head``), so that the command still writes its files."""
     try:
-        yield
-        sys.stdout.flush()
+        with writing_stdout():
+            yield
     except BrokenPipeError:
         silence_stdout()
 

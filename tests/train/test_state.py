@@ -151,7 +151,9 @@ def test_a_damaged_state_falls_back_or_is_refused(states: Path, name: str, damag
         assert len(resumed.notes) == (1 if checksums else 2)
     DAMAGE[damage](states / "step_000001" / name)
     if checksums or damage != "longer":
-        with pytest.raises(InputError, match="step_000002: is damaged .* no earlier state is left: train again into another folder") as caught:
+        with pytest.raises(
+            InputError, match="step_000002: is damaged .* no earlier state is left: train again into another folder"
+        ) as caught:
             Saved(states).resume()
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)
@@ -587,7 +589,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(name: str, half: Path, base
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-@pytest.mark.parametrize(("name", "rights"), [("", 0o555), ("run.json", 0o000), ("metrics.jsonl", 0o000), ("state/step_000004/state.pt", 0)])
+@pytest.mark.parametrize(
+    ("name", "rights"), [("", 0o555), ("run.json", 0o000), ("metrics.jsonl", 0o000), ("state/step_000004/state.pt", 0)]
+)
 def test_what_may_not_be_read_or_written_is_one_line(name: str, rights: int, half: Path, base: Path) -> None:
     (half / name).chmod(rights)
     try:
