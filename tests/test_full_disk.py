@@ -6,16 +6,14 @@ import json
 import linecache
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import write_safetensors
+from helpers import room, write_safetensors
 
 from dynamics import InputError
 from dynamics.__main__ import main
@@ -23,20 +21,7 @@ from dynamics.io import atomic
 from dynamics.io.atomic import Appender, replacing
 from dynamics.runs.directory import RunDirectory
 
-resource = pytest.importorskip("resource")
-
-
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a number of bytes, with the same errors as of a full disk but for their name."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+pytest.importorskip("resource")
 
 
 @pytest.fixture
@@ -124,7 +109,7 @@ def test_what_is_appended_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_metrics_that_have_no_room_are_not_half_there(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     directory.append_metrics({"step": 1})
-    with room(20), pytest.raises(InputError, match="metrics.jsonl: File too large"):
+    with room(20), pytest.raises(InputError, match=r"metrics\.jsonl: File too large"):
         directory.append_metrics({"step": 2, "loss": 0.123456789})
     directory.append_metrics({"step": 2})
     assert directory.truncate(2) == [1, 2]
@@ -191,8 +176,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_run_on_a_full_disk_is_one_line_and_continues_when_there_is_room(free: int, small_disk: Path, tmp_path: Path, capsys) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from dynamics.train.__main__ import cli
     from train.helpers import contents
+
+    from dynamics.train.__main__ import cli
 
     base = Path(__file__).parent / "data" / "base"
     words = ["rlvr", "--model", str(base), "--steps", "3", "--save-every", "1", "--eval-problems", "4", "--eval-samples", "2", "--threads"]

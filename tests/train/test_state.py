@@ -15,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from helpers import room
+
 from dynamics import InputError
 from dynamics.train import state, tiny
 from dynamics.train.config import RLVRConfig, SelfPlayConfig, SFTConfig
@@ -152,7 +154,7 @@ def test_a_damaged_state_falls_back_or_is_refused(states: Path, name: str, damag
     DAMAGE[damage](states / "step_000001" / name)
     if checksums or damage != "longer":
         with pytest.raises(
-            InputError, match="step_000002: is damaged .* no earlier state is left: train again into another folder"
+            InputError, match=r"step_000002: is damaged .* no earlier state is left: train again into another folder"
         ) as caught:
             Saved(states).resume()
         assert "\n" not in str(caught.value)
@@ -265,46 +267,10 @@ def test_a_disk_that_keeps_other_bytes_is_noticed_when_it_is_written(states: Pat
     assert folders(states) == ["step_000002"]
 
 
-OPEN = open
-
-
-class Full:
-    """A disk with room for a number of bytes."""
-
-    def __init__(self, room: int):
-        self.room = room
-
-    def __call__(self, path, mode="r", *arguments, **more):
-        file = OPEN(path, mode, *arguments, **more)
-        if "w" not in mode:
-            return file
-        real = file.write
-
-        class Limited:
-            def write(limited, data) -> int:  # noqa: N805
-                self.room -= len(data)
-                if self.room < 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return real(data)
-
-            def __getattr__(limited, name: str):  # noqa: N805
-                return getattr(file, name)
-
-            def __enter__(limited):  # noqa: N805
-                return limited
-
-            def __exit__(limited, *_: object) -> None:  # noqa: N805
-                file.close()
-
-        return Limited()
-
-
-@pytest.mark.parametrize("room", [0, 100, 20_000, 100_000])
-def test_a_full_disk_names_the_state_and_keeps_the_one_before(states: Path, room: int, monkeypatch) -> None:
-    monkeypatch.setattr("builtins.open", Full(room))
-    with pytest.raises(InputError, match=r"step_000003: cannot be written \(No space left on device\); .*--resume"):
+@pytest.mark.parametrize("size", [0, 100, 20_000, 100_000])
+def test_a_full_disk_names_the_state_and_keeps_the_one_before(states: Path, size: int) -> None:
+    with room(size), pytest.raises(InputError, match=r"step_000003: cannot be written \(File too large\); .*--resume"):
         Saved(states).save(3)
-    monkeypatch.undo()
     assert folders(states) == ["step_000002"]
     resumed = Saved(states).resume()
     assert resumed is not None
@@ -315,8 +281,9 @@ def test_a_state_that_may_not_be_read_is_not_called_damaged(states: Path, monkey
     def denied(path, *arguments, **more):
         if Path(path).name == state.TENSORS:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return OPEN(path, *arguments, **more)
+        return real(path, *arguments, **more)
 
+    real = open
     monkeypatch.setattr("builtins.open", denied)
     with pytest.raises(InputError, match=r"step_000002/state.pt: Permission denied"):
         Saved(states).resume()
@@ -455,7 +422,7 @@ METRICS = {
 def test_damaged_metrics_are_one_line(name: str, half: Path, base: Path) -> None:
     file = half / "metrics.jsonl"
     file.write_bytes(METRICS[name](file.read_bytes()))
-    with pytest.raises(InputError, match="metrics.jsonl") as caught:
+    with pytest.raises(InputError, match=r"metrics\.jsonl") as caught:
         run("sft", CONFIGS["sft"](base), half, resume=True)
     assert "\n" not in str(caught.value)
 
@@ -569,7 +536,7 @@ def test_a_step_whose_records_cannot_be_written_is_done_again_with_the_same_bits
         real(self, name, rows)
 
     monkeypatch.setattr(RunDirectory, "write_rows", write_rows)
-    with pytest.raises(InputError, match="rollouts/step_4.jsonl: No space left on device"):
+    with pytest.raises(InputError, match=r"rollouts/step_4\.jsonl: No space left on device"):
         run(method, config, out)
     assert state.latest(out / "state").name == "step_000003"
     monkeypatch.undo()
