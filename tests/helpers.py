@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,14 +146,19 @@ def made_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path],
 
 @contextmanager
 def room(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a number of bytes, with the same errors as of a full disk but for their name."""
+    """Let no file of this process grow beyond a number of bytes, with the same errors as of a full disk but for their name.
+
+    Modules that are imported meanwhile are not cached: Python would leave half a file.
+    """
     import resource
 
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, caches = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+        sys.dont_write_bytecode = caches

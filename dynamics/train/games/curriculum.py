@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dynamics.errors import InputError
 from dynamics.io.json_lines import read_json_lines
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.games.buffer import BufferEntry
@@ -23,11 +24,9 @@ def draw(directory: RunDirectory, seed: int, count: int) -> list[PhaseProposal]:
     files = sorted((directory.path / "rollouts").glob("step_*.jsonl"), key=lambda path: int(path.stem[5:]))
     drawn: list[PhaseProposal] = []
     for phase, part in enumerate(np.array_split(np.array(files, object), min(4, len(files)))):
-        entries = [(int(file.stem[5:]), row) for file in part for row in _read(file) if row["role"] == "proposer" and row["valid"]]
+        entries = [entry for file in part for entry in _proposals(file)]
         rng = stream(seed, "curriculum", phase)
-        for index in rng.permutation(len(entries))[:count]:
-            step, row = entries[int(index)]
-            drawn.append((phase, step, BufferEntry.from_json(row["entry"])))
+        drawn += [_phase_proposal(phase, *entries[int(index)]) for index in rng.permutation(len(entries))[:count]]
     return drawn
 
 
@@ -49,5 +48,14 @@ def rows(proposals: list[PhaseProposal], solutions: list[list[JudgedCompletion]]
     ]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read_json_lines(path)]
+def _proposals(path: Path) -> list[tuple[Path, int, Any]]:
+    """Read the valid proposals of a step, each with its file and line."""
+    rows = ((number, row if isinstance(row, dict) else {"role": "proposer", "valid": True}) for number, row in read_json_lines(path))
+    return [(path, number, row.get("entry")) for number, row in rows if row.get("role") == "proposer" and row.get("valid")]
+
+
+def _phase_proposal(phase: int, path: Path, line: int, entry: Any) -> PhaseProposal:
+    try:
+        return phase, int(path.stem[5:]), BufferEntry.from_json(entry)
+    except Exception:  # whatever is missing, or cannot be parsed
+        raise InputError(f"{path}, line {line}: is not a proposal of this run; restore the file from a copy") from None
