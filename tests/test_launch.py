@@ -70,6 +70,7 @@ def test_an_interrupted_parent_waits_for_its_child(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("embedded_model")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_analysis_that_is_ended_continues_later(number: int, tmp_path: Path) -> None:
     program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -80,7 +81,7 @@ def test_an_analysis_that_is_ended_continues_later(number: int, tmp_path: Path) 
     end = time.monotonic() + 300
     while not list(tmp_path.glob("runs/*/*/metrics.jsonl")):
         assert time.monotonic() < end
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(number)
     _, error = process.communicate(timeout=300)
