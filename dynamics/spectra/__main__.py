@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_outputs, wrote
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
+    from dynamics.io.atomic import Appender
     from dynamics.io.paths import repeated
     from dynamics.spectra.notes import incomplete
 
@@ -43,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = {"base": without_secrets(options.base), "tuned": without_secrets(options.tuned), "k": options.subspace, "alpha": options.alpha}
     key |= {"method": options.method, "seed": options.seed}
     done = _read_resume_file(resume_file, key) if resume_file else []
+    finished = Appender(resume_file) if resume_file else None
     done_names = {spectrum.name for spectrum in done}
     with ProgressBar("decomposing", "matrices", compiles=True) as bar:
 
         def append(spectrum: Spectrum, number: int, count: int) -> None:
             bar(number, count)
-            if resume_file and spectrum.name not in done_names:
-                with open(resume_file, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(spectrum) | {"of": key}) + "\n")
+            if finished is not None and spectrum.name not in done_names:
+                finished.append(json.dumps(asdict(spectrum) | {"of": key}).encode() + b"\n")
 
         base, tuned = open_checkpoint(options.base), open_checkpoint(options.tuned)
         spectra, skipped = compare(
@@ -105,10 +106,12 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.csv:
         import pandas as pd
 
+        from dynamics.io.csv import to_csv
+
         rows = [
             {key: value for key, value in asdict(spectrum).items() if key not in SEQUENCE_FIELDS} | _ends(spectrum) for spectrum in spectra
         ]
-        write(options.csv, pd.DataFrame(rows).to_csv(index=False))
+        write(options.csv, to_csv(pd.DataFrame(rows)))
     if options.html:
         from dynamics.spectra.page import page
 
