@@ -37,6 +37,7 @@ def child(seed: int, number: int, request: int, result: int, null: int) -> None:
     rng, parts = said(seed, number)
     try:
         data = os.read(request, 1 << 16)
+        os.write(result, message(b"R"))
         for part in parts:
             while data and part:
                 part = part[os.write(result, part[: rng.choice((1, 3, 4, 5, 1 << 16))]) :]
