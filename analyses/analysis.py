@@ -16,7 +16,7 @@ from analyses.claims import Verdict
 from analyses.runs import Run, find
 from dynamics.cli import command
 from dynamics.extras import optional_import
-from dynamics.io.atomic import replacing
+from dynamics.io.csv import write_csv
 from dynamics.presentation import style
 
 
@@ -66,8 +66,7 @@ def write(analysis: Analysis, runs: Sequence[Run], folder: Path) -> tuple[pd.Dat
     with style.use_style():
         figure = analysis.figure(table)
         paths = [style.save(figure, folder / f"{name}{suffix}") for suffix in (".png", ".svg")]
-    with replacing(folder / f"{name}.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_csv(folder / f"{name}.csv", table, "%.6g")
     return table, [*paths, folder / f"{name}.csv"]
 
 

@@ -39,7 +39,7 @@ from dynamics import InputError
 from dynamics.cli import outputs
 from dynamics.cli.command import tell
 from dynamics.descriptions import plural
-from dynamics.io.atomic import replacing
+from dynamics.io.csv import restored, write_csv
 from dynamics.presentation import html
 
 QUESTIONS: tuple[Analysis, ...] = (
@@ -106,8 +106,7 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
         sections.append(section | {"figure": html.svg_uri((figures / f"{name}.svg").read_bytes())})
     verdicts = pd.DataFrame(rows, columns=[*(field.name for field in fields(Verdict)), "verdict", "figure"])
     outputs.write(str(figures / "machine.json"), json.dumps(_machine(runs, preset), indent=1) + "\n")
-    with replacing(figures / "verdicts.csv") as temporary:
-        verdicts.to_csv(temporary, index=False, float_format="%.4g")
+    write_csv(figures / "verdicts.csv", verdicts, "%.4g")
     outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections))
     return [*paths, figures / "verdicts.csv", figures / "machine.json", figures / "report.html"]
 
@@ -142,7 +141,7 @@ def fill(document: Path, table: pd.DataFrame, preset: str = "full") -> None:
     _, mark, after = rest.partition(END)
     if not mark:
         raise InputError(f"{document}: has no {begin} ... {END}")
-    outputs.write(str(document), f"{before}{begin}\n\n{markdown(table)}\n\n{END}{after}")
+    outputs.write(str(document), f"{before}{begin}\n\n{markdown(restored(table))}\n\n{END}{after}")
 
 
 def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]]) -> str:

@@ -30,6 +30,7 @@ from analyses import analysis
 from analyses.claims import Verdict, check_claim
 from analyses.runs import Run, default_game, default_settings, lowest_lr
 from dynamics import InputError, sparsity
+from dynamics.io.folders import save_folder
 from dynamics.presentation import methods, style
 from dynamics.sparsity.definitions import RULES
 
@@ -89,9 +90,11 @@ def rounded(checkpoint: Path, target: Path) -> Path:
     """Write a copy of a checkpoint's weights, rounded to bfloat16; return its folder."""
     from safetensors.torch import load_file, save_file
 
-    target.mkdir()
-    for file in sorted(checkpoint.glob("*.safetensors")):
-        save_file({name: value.bfloat16() for name, value in load_file(file).items()}, target / file.name)
+    def fill(folder: Path) -> None:
+        for file in sorted(checkpoint.glob("*.safetensors")):
+            save_file({name: value.bfloat16() for name, value in load_file(file).items()}, folder / file.name)
+
+    save_folder(target, fill, "TMPDIR names the folder of temporary files")
     return target
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from analyses.presets import BASE_RUN, PRESETS, plan
 from analyses.runs import Run, find
 from dynamics import InputError
-from dynamics.cli.command import tell
+from dynamics.cli.command import INTERRUPTED, tell
 from dynamics.runs.directory import RunDirectory
 
 
@@ -63,21 +64,63 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
     if any("--model" not in options for options in pending.values()):
         with ProgressBar("making the embedded model") as bar:
             tiny.find(progress=bar)
-    progress = _Progress(len(pending))
+    progress, children = _Progress(len(pending)), Children()
 
     def train_one(name: str) -> None:
-        train_run(folder / name, pending[name], name in discarded)
+        train_run(folder / name, pending[name], name in discarded, children)
         progress.finished(name)
 
-    if BASE_RUN in pending:
-        train_one(BASE_RUN)
     with ThreadPoolExecutor(workers) as pool:
         try:
+            if BASE_RUN in pending:
+                pool.submit(train_one, BASE_RUN).result()
             for _ in pool.map(train_one, [name for name in pending if name != BASE_RUN]):
                 pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                children.stop()
+            try:
+                pool.shutdown(cancel_futures=True)
+            except KeyboardInterrupt:
+                children.stop()
+                raise
             raise
+
+
+class Children:
+    """Processes that train runs, each in a group of its own, so that a signal reaches them only from here."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, command: Sequence[str]) -> tuple[int, str]:
+        """Run a command to its end; return its exit status and what it wrote to stderr. After ``stop`` it is not started."""
+        with self._lock:
+            if self._stopped:
+                return INTERRUPTED, "interrupted"
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+            )
+            self._running.add(process)
+        try:
+            _, error = process.communicate()
+        except KeyboardInterrupt:  # in the main thread
+            self.stop()
+            process.communicate()
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        return process.returncode, error
+
+    def stop(self) -> None:
+        """Ask every process to save and end; a second call ends it at once."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
 
 
 class _Progress:
@@ -95,15 +138,15 @@ class _Progress:
         tell(f"  {self.done}/{self.total} {name}; {elapsed / 60:.1f} min, about {remaining / 60:.1f} min to go")
 
 
-def train_run(target: Path, options: list[str], discard: bool) -> None:
+def train_run(target: Path, options: list[str], discard: bool, children: Children) -> None:
     """Train or resume one run in a separate process."""
     if discard and target.exists():
         shutil.rmtree(target)
     resume = ["--resume"] if (target / "run.json").exists() else []
     command = [sys.executable, "-m", "dynamics.train", options[0], "--out", str(target), *options[1:], *resume]
-    process = subprocess.run(command, capture_output=True, text=True)
-    if process.returncode:
-        raise InputError(f"{target.name}: {(process.stderr.strip().splitlines() or ['failed'])[-1]}")
+    status, error = children.run(command)
+    if status:
+        raise InputError(f"{target.name}: {(error.strip().splitlines() or ['failed'])[-1]}")
     shutil.rmtree(target / "state", ignore_errors=True)  # three times the size of the model, and needed only to resume
 
 

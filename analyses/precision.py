@@ -49,11 +49,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.launch import is_finished, train_run
+from analyses.launch import Children, is_finished, train_run
 from analyses.runs import read_json_lines
 from dynamics import InputError
 from dynamics.cli import outputs
 from dynamics.cli.command import tell
+from dynamics.io.csv import to_csv
 from dynamics.io.json import to_json
 from dynamics.io.json_lines import write_json_lines
 from dynamics.presentation import style
@@ -154,7 +155,7 @@ def make_runs(directory: Path, source: Source, force: bool = False) -> None:
         options = ["sft", "--model", str(base), "--task", str(task), "--master-dtype", dtype, *source.options.split()]
         if not is_finished(directory / name, options):
             tell(f"precision: training {name}: {' '.join(options)}")
-            train_run(directory / name, options, discard=False)
+            train_run(directory / name, options, discard=False, children=Children())
     if not (directory / "fp32_saved_as_bf16" / "config.json").exists():
         save_as_bfloat16(str(last_checkpoint(directory / "fp32")), directory / "fp32_saved_as_bf16")
 
@@ -305,7 +306,7 @@ def main(runs: Path, figures: Path, force: bool = False) -> list[Path]:
     figures.mkdir(parents=True, exist_ok=True)
     written = [figures / "precision.csv", figures / "precision-ulp.csv"]
     for path, table in zip(written, (by_rule, by_step), strict=True):
-        outputs.write(str(path), table.replace({r"\n": ", "}, regex=True).to_csv(index=False))
+        outputs.write(str(path), to_csv(table.replace({r"\n": ", "}, regex=True)))
     with style.use_style():
         written.append(style.save(draw(by_rule, by_step, describe_runs(directory, source)), figures / "precision.png"))
     return written

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +82,10 @@ class Run:
     @property
     def learning_rate(self) -> float:
         """The learning rate; NaN where none was recorded."""
-        return float(self.config.get("learning_rate") or "nan")
+        value = self.config.get("learning_rate") or math.nan
+        if not _is_number(value):
+            raise InputError(f"{self.path / 'run.json'}: has a learning rate that is not a number; restore the file from a copy")
+        return float(value)
 
     @property
     def has_evals(self) -> bool:
@@ -119,10 +123,14 @@ class Run:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """One row per step."""
-        rows = read_json_lines(self.path / "metrics.jsonl")
+        file = self.path / "metrics.jsonl"
+        rows = read_json_lines(file, {"step": _is_number})
         if not rows:
-            raise InputError(f"{self.path / 'metrics.jsonl'}: contains no steps")
-        return pd.DataFrame([current_metrics(row) for row in rows])
+            raise InputError(f"{file}: contains no steps")
+        metrics = pd.DataFrame([current_metrics(row) for row in rows])
+        if text := [name for name in MEASURED if name in metrics and not metrics[name].dropna().map(_is_number).all()]:
+            raise InputError(f"{file}: {text[0]} is not a number in every line; restore the file from a copy")
+        return metrics
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -133,12 +141,13 @@ class Run:
 
     @cached_property
     def _saved(self) -> list[Path]:
-        return sorted((self.path / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
+        folders = [path for path in (self.path / "checkpoints").glob("step_*") if re.fullmatch(r"step_\d{1,18}", path.name)]
+        return sorted(folders, key=lambda path: int(path.name[5:]))
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """Read the rows of ``evals/``, one per graded sample."""
         for file in sorted((self.path / "evals").glob("*.jsonl")):
-            yield from read_json_lines(file)
+            yield from read_json_lines(file, SAMPLE)
 
     @cached_property
     def evals(self) -> pd.DataFrame:
@@ -168,7 +177,10 @@ def is_of_base(sample: Mapping[str, Any]) -> bool:
 
 def _temperature(sample: Mapping[str, Any]) -> float:
     """Temperature of a graded sample; 1 where none was recorded."""
-    return float(sample.get("temperature", 1.0))
+    value = sample.get("temperature", 1.0)
+    if not _is_number(value):
+        raise InputError(f"a sample of {sample['problem']} has a temperature that is not a number")
+    return float(value)
 
 
 def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, float]:
@@ -180,11 +192,48 @@ def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, flo
     return float(values.iloc[:size].mean()), float(values.iloc[-size:].mean())
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a file, ignoring an incomplete last row of a killed run."""
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+#: columns of ``metrics.jsonl`` that analyses compute with
+MEASURED = ("reward", "entropy", "nll_sampled", "grad_norm", "loss", "tokens", "learning_rate")
+#: fields of a graded sample, and what each must be
+SAMPLE: dict[str, Callable[[object], bool]] = {
+    "model": _is_text,
+    "problem": _is_text,
+    "split": _is_text,
+    "task": _is_text,
+    "correct": lambda value: isinstance(value, (bool, int, float)),
+}
+
+
+def read_json_lines(path: Path, fields: Mapping[str, Callable[[object], bool]] | None = None) -> list[dict[str, Any]]:
+    """Read the rows of a file, ignoring an incomplete last row of a killed run.
+
+    Parameters
+    ----------
+    path : path of the file.
+    fields : what each row must have: field -> whether its value is one.
+
+    Raises
+    ------
+    InputError : the file does not exist or cannot be read, or a row is not as expected.
+    """
     if not path.exists():
         raise InputError(f"{path}: does not exist; is the run finished?")
-    return [row for _, row in json_lines.read_json_lines(path, unfinished=[])]
+    rows = []
+    for number, row in json_lines.read_json_lines(path, unfinished=[]):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: is not an object")
+        if missing := [name for name, is_one in (fields or {}).items() if not is_one(row.get(name))]:
+            raise InputError(f"{path}, line {number}: has no {missing[0]}, or one of another type; restore the file from a copy")
+        rows.append(row)
+    return rows
 
 
 def find(paths: Sequence[Path]) -> list[Run]:

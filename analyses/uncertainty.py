@@ -14,7 +14,7 @@ from analyses import precision
 from dynamics import entropy
 from dynamics.entropy.plot import figure
 from dynamics.errors import InputError
-from dynamics.io.atomic import replacing
+from dynamics.io.csv import write_csv
 from dynamics.presentation import style
 
 README = Path(__file__).parent.parent / "README.md"
@@ -36,7 +36,6 @@ def main(runs: Path, figures: Path) -> list[Path]:
         written = [style.save(figure(traced, "SmolLM2-135M", "fine-tuned with fp32 masters"), figures / "uncertainty.png")]
     tables = {"uncertainty.csv": entropy.summary(traced.tokens), "uncertainty-change.csv": entropy.change_by_percentile(traced.tokens)}
     for name, table in (tables | {"uncertainty-tokens.csv": entropy.by_token(traced.tokens)}).items():
-        with replacing(figures / name) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+        write_csv(figures / name, table, "%.6g")
         written.append(figures / name)
     return written

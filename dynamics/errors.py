@@ -12,7 +12,11 @@ class InputError(ValueError):
 
 def printable(name: object, limit: int = 120) -> str:
     """Make a name from a stranger's file safe to print: no control characters, one line, at most ``limit`` characters."""
-    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(name))
+    try:
+        start = str(name)[: limit + 1]
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists in lists
+        start = f"a {type(name).__name__} too large to print"
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in start)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

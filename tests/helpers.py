@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +142,23 @@ def made_once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path],
         if not (root / name).exists():
             save_folder(root / name, fill)
     return root / name
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a number of bytes, with the same errors as of a full disk but for their name.
+
+    Modules that are imported meanwhile are not cached: Python would leave half a file.
+    """
+    import resource
+
+    before, caches = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sys.dont_write_bytecode = True
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+        sys.dont_write_bytecode = caches

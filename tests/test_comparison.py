@@ -345,6 +345,59 @@ def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path)
         runs.read_json_lines(file)
 
 
+METRICS = {
+    "a list": "[1]",
+    "no step": '{"reward": 1}',
+    "a step that is text": '{"step": "1"}',
+    "a reward that is text": '{"step": 1, "reward": "high"}',
+    "deep": "[" * 100_000,
+    "no JSON": "step 1",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_damaged_metrics_are_refused_by_the_file(name: str, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", seed=0, config={})
+    (folder / "metrics.jsonl").write_text(METRICS[name] + "\n" * bool(METRICS[name]))
+    (run,) = runs.find([folder])
+    with pytest.raises(InputError, match=r"metrics\.jsonl") as caught:
+        _ = run.metrics
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"correct": "yes"}, {"model": None}, {"problem": 3}, {"task": []}, {"temperature": "hot"}])
+def test_damaged_samples_are_refused_by_the_file(change: dict, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", seed=0, config={})
+    (folder / "evals").mkdir()
+    sample = {"model": "base, T=1", "problem": "p", "split": "test", "task": "t", "correct": True, "temperature": 1.0}
+    (folder / "evals/base_T1.jsonl").write_text(json.dumps(sample) + "\n" + json.dumps(sample | change) + "\n")
+    (run,) = runs.find([folder])
+    with pytest.raises(InputError, match=r"base_T1\.jsonl, line 2|sample of p") as caught:
+        _ = run.evals
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"config": []}', '{"seed": "0"}', '{"method": {}}', '{"config": {"learning_rate": "fast"}}', '{"packages": 1}'],
+)
+def test_a_damaged_run_json_is_refused_by_the_file(text: str, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json") as caught:
+        _ = [run.learning_rate for run in runs.find([folder])]
+    assert "\n" not in str(caught.value)
+
+
+def test_other_folders_beside_the_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", seed=0, config={})
+    for name in ("step_000000", "step_000010", "step_000002", "step_best", "step_3.partial"):
+        (folder / "checkpoints" / name).mkdir(parents=True)
+    (run,) = runs.find([folder])
+    assert [path.name for path in run.checkpoints] == ["step_000000", "step_000002", "step_000010"]
+
+
 def test_few_problems_or_tasks_make_no_verdict(tmp_path: Path) -> None:
     """Intervals that assume a normal distribution would be narrow here by chance."""
     solved = pd.DataFrame({"base": [True] * 3 + [False] * 9, "tuned": [False] * 12})

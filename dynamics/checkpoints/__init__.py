@@ -8,13 +8,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.quantised import dequantise
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Skip, Tensor, from_array
+from dynamics.checkpoints.tensor import LONGEST_NAME, Checkpoint, Ignored, Skip, Tensor, from_array
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location, location
 from dynamics.io.paths import no_such_path
@@ -23,6 +25,10 @@ __all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "o
 
 #: a path, a Hub id, a mapping from names to tensors or arrays, or an open checkpoint
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
+
+#: a number in a name that is that of no layer
+SURROGATE = re.compile("[\ud800-\udfff]")
+LONG_NUMBER = re.compile(r"\d{19}")
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
@@ -60,10 +66,38 @@ def open_checkpoint(source: Source) -> Checkpoint:
         if isinstance(path, Path):
             return _from_hub(str(source))
         raise InputError(f"{printable(path)}: no such object or folder")
-    checkpoint = _read(path)
-    if not checkpoint.tensors and checkpoint.adapter is None:
-        raise InputError(f"{printable(path)}: holds no tensors")
-    return _merged(dequantise(checkpoint), path)
+    return _opened(path)
+
+
+def _opened(path: Location) -> Checkpoint:
+    try:
+        checkpoint = _read(path)
+        if not checkpoint.tensors and checkpoint.adapter is None:
+            raise InputError(f"{printable(path)}: holds no tensors")
+        _check_names(checkpoint)
+        return _merged(dequantise(replace(checkpoint, ignored=tuple(map(_printable, checkpoint.ignored)))), path)
+    except MemoryError:
+        raise InputError(f"{printable(path)}: takes more memory than this machine has to spare; if it should not, fetch it again") from None
+
+
+def _printable(entry: Ignored) -> Ignored:
+    """Make what a stranger's file says of an entry safe to print and to write."""
+    if entry.name.isprintable() and entry.reason.isprintable() and len(entry.name) <= LONGEST_NAME:
+        return entry
+    return replace(entry, name=printable(entry.name, LONGEST_NAME), reason=printable(entry.reason, LONGEST_NAME))
+
+
+def _check_names(checkpoint: Checkpoint) -> None:
+    """Refuse names that no model has: what compares and prints names takes them to be short."""
+    for name in checkpoint.tensors:
+        if len(name) > LONGEST_NAME:
+            raise InputError(f"{printable(checkpoint.path)}: has a tensor whose name has {len(name)} characters ({printable(name, 40)})")
+        if not name.isascii() and SURROGATE.search(name):
+            raise InputError(f"{printable(checkpoint.path)}: has a tensor whose name is not valid Unicode ({printable(name, 40)})")
+        if LONG_NUMBER.search(name):
+            raise InputError(
+                f"{printable(checkpoint.path)}: has a tensor with a number of over 18 digits in its name ({printable(name, 40)})"
+            )
 
 
 def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
@@ -77,9 +111,9 @@ def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:
     for inner in (folder, folder / "lora_adapter", folder / "actor" / "lora_adapter"):
         if (config := inner / "adapter_config.json").exists():
             from dynamics.checkpoints.adapter import merge_own_factors
-            from dynamics.checkpoints.files import read_json
+            from dynamics.io.side_files import read_json
 
-            return merge_own_factors(checkpoint, read_json(config))
+            return merge_own_factors(checkpoint, read_json(config, unique=True))
     return checkpoint
 
 
@@ -88,9 +122,7 @@ def _from_hub(text: str) -> Checkpoint:
 
     if not is_hub_id(text):
         raise InputError(no_such_path(text))
-    from dataclasses import replace
-
-    return replace(dequantise(_read(download(text))), path=text)
+    return replace(_opened(download(text)), path=text)
 
 
 def _read(path: Location) -> Checkpoint:

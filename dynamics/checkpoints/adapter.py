@@ -17,11 +17,12 @@ from jaxtyping import Float, Int, Shaped
 
 from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.adapter_settings import check_settings, scaling, token_rows
-from dynamics.checkpoints.files import read_json
+from dynamics.checkpoints.module_patterns import Steps
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.side_files import read_json
 
 #: names of what PEFT stores of a module, with the name of the adapter where it is left in, as in the state dict of a whole model
 FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.([\w-]+?))??(?:\.weight)?$")
@@ -29,6 +30,8 @@ MAGNITUDE = re.compile(r"^(.*)\.lora_magnitude_vector(?:\.([\w-]+?))??(?:\.weigh
 TOKENS = re.compile(r"^(.*)\.token_adapter\.trainable_tokens_delta(?:\.([\w-]+))?$")
 SAVED = re.compile(r"^(.*)\.modules_to_save(?:\.([\w-]+?))??\.(weight|bias)$")
 PREFIX = re.compile(r"^(base_model\.model\.)+")
+#: factors beyond this would overflow in a product of norms
+LARGEST_FACTOR = 1e100
 #: elements of a weight that are held as float64 while the norms of a DoRA adapter are computed
 CHUNK = 1 << 19
 
@@ -279,7 +282,7 @@ def read_adapter(folder: Location, beside: tuple[Ignored, ...] = ()) -> Checkpoi
     folder : folder of the adapter.
     beside : what else lies in the folder.
     """
-    config = read_json(folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json", unique=True)
     check_settings(printable(folder), config)
     weights = _weights(folder)
     adapter, rest = _collect(str(folder), weights.tensors, config)
@@ -367,11 +370,11 @@ def _collect(path: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
             raise InputError(f"{where}: {printable(name)} is no plain LoRA factor; merge the adapter and compare the result")
     if len(parts.adapters) > 1:
         raise InputError(f"{where}: holds several adapters ({', '.join(sorted(parts.adapters))}); save one of them alone")
-    updates, scalings = {}, {}
+    updates, scalings, steps = {}, {}, Steps()
     for module, pair in parts.factors.items():
         if pair.keys() != {"A", "B"}:
             raise InputError(f"{where}: {printable(module)} has lora_{next(iter(pair))} but not its partner")
-        updates[f"{module}.weight"], scalings[f"{module}.weight"] = _update(where, module, pair, config)
+        updates[f"{module}.weight"], scalings[f"{module}.weight"] = _update(where, module, pair, config, steps)
     lost = parts.magnitudes.keys() ^ updates.keys() if config.get("use_dora") else parts.magnitudes.keys()
     if lost:
         raise InputError(f"{where}: {printable(min(lost))} has only one of DoRA's magnitudes and factors; save the adapter again")
@@ -399,15 +402,17 @@ def _full_weight(name: str) -> str:
     return PREFIX.sub("", name).replace(".base_layer.", ".")
 
 
-def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[LowRank, float]:
+def _update(where: str, module: str, pair: Mapping[str, Tensor], config: Mapping[str, Any], steps: Steps) -> tuple[LowRank, float]:
     """Return the update of a module, (outputs, inputs), and its scaling; the kernel of a convolution counts as inputs."""
     if module.endswith(".base_layer") or ".base_layer." in module:
         raise InputError(f"{where}: {printable(module)} has an adapter of an adapter; merge the inner one into the base first")
     a, b = pair["A"], pair["B"]
     if min(len(a.shape), len(b.shape)) < 2 or a.shape[0] != b.shape[1] or b.numel != b.shape[0] * b.shape[1]:
         raise InputError(f"{where}: {printable(module)}: lora_A {a.shape} and lora_B {b.shape} do not multiply")
-    scale = scaling(where, module, a.shape[0], config)
+    if not a.numel or not b.numel:
+        raise InputError(f"{where}: {printable(module)}: lora_A {a.shape} and lora_B {b.shape} are empty; save the adapter again")
+    scale = scaling(where, module, a.shape[0], config, steps)
     down, up = a.values().astype(float).reshape(a.shape[0], -1), b.values().astype(float).reshape(b.shape[:2])
-    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+    if not max(np.abs(down).max(), np.abs(up).max()) < LARGEST_FACTOR:  # also if one is NaN
         raise InputError(f"{where}: the factors of {printable(module)} hold NaN or infinity; the training has diverged")
     return LowRank(scale * up, down), scale

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from dynamics.checkpoints.module_patterns import Steps, UnsupportedError, matches_end
+from dynamics.checkpoints.tensor import MOST_ELEMENTS
 from dynamics.errors import InputError, printable
 
+#: a factor beyond which an update has no digits left
+LARGEST_ALPHA = 1e30
 MERGE = "merge it (merge_and_unload) and compare the result"
 
 #: methods of PEFT that change weights in another way than LoRA: ``peft_type`` -> usual name
@@ -55,17 +58,13 @@ def check_settings(where: str, config: Mapping[str, Any], own_base: bool = False
     config : its settings.
     own_base : whether the base is the one that was trained, so that the initialisation does not matter.
     """
-    kind = config.get("peft_type")
-    if kind is None:
-        raise InputError(f"{where}: {_not_of_peft(config)}")
-    if kind in NO_WEIGHTS:
-        raise InputError(f"{where}: is a {NO_WEIGHTS[kind]} adapter, which has no one set of weights: there is nothing to compare")
-    if kind != "LORA":
-        name = METHODS.get(kind) if isinstance(kind, str) else None
-        raise InputError(f"{where}: is a {name or printable(kind, 40)} adapter; only LoRA and DoRA are read as adapters, {MERGE}")
+    _check_method(where, config)
     for setting, text in UNSUPPORTED.items():
         if config.get(setting):
             raise InputError(f"{where}: {text}")
+    for setting in ("use_rslora", "use_dora", "fan_in_fan_out"):
+        if not isinstance(config.get(setting, False), (bool, type(None))):
+            raise InputError(f"{where}: adapter_config.json has a {setting} that is neither true nor false; the file is damaged")
     if own_base:
         return
     initialised = str(config.get("init_lora_weights")).lower()
@@ -79,6 +78,20 @@ def check_settings(where: str, config: Mapping[str, Any], own_base: bool = False
         raise InputError(f"{where}: was initialised in a way that is not known ({printable(initialised, 20)}); {MERGE}")
 
 
+def _check_method(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse what is no LoRA or DoRA adapter of PEFT."""
+    kind = config.get("peft_type")
+    if kind is None:
+        raise InputError(f"{where}: {_not_of_peft(config)}")
+    if not isinstance(kind, str):
+        raise InputError(f"{where}: adapter_config.json has a peft_type that is no text; the file is damaged")
+    if kind in NO_WEIGHTS:
+        raise InputError(f"{where}: is a {NO_WEIGHTS[kind]} adapter, which has no one set of weights: there is nothing to compare")
+    if kind != "LORA":
+        name = METHODS.get(kind) or printable(kind, 40)
+        raise InputError(f"{where}: is a {name} adapter; only LoRA and DoRA are read as adapters, {MERGE}")
+
+
 def _not_of_peft(config: Mapping[str, Any]) -> str:
     """Name the library of an adapter that PEFT did not write, and what to do."""
     if "lora_parameters" in config or "num_layers" in config or "lora_layers" in config:
@@ -88,18 +101,21 @@ def _not_of_peft(config: Mapping[str, Any]) -> str:
     return "adapter_config.json names no peft_type; only adapters that PEFT saved are read"
 
 
-def scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Compute lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA, with the module's rank and alpha from the patterns if they match."""
+def scaling(where: str, module: str, rank: int, config: Mapping[str, Any], steps: Steps) -> float:
+    """Compute lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA, with the module's rank and alpha from the patterns if they match.
+
+    ``steps`` is what the patterns may take for all modules of the adapter.
+    """
     if not all(isinstance(config.get(name) or {}, dict) for name in ("rank_pattern", "alpha_pattern")):
         raise InputError(f"{where}: adapter_config.json has a rank_pattern or alpha_pattern that is no mapping; the file is damaged")
-    expected, alpha = (
-        _patterned(module, config.get("rank_pattern"), config.get("r")),
-        _patterned(module, config.get("alpha_pattern"), config.get("lora_alpha")),
-    )
-    if expected != rank:
-        raise InputError(f"{where}: {printable(module)} has rank {rank}, adapter_config.json says {printable(expected)}")
-    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise InputError(f"{where}: adapter_config.json has no lora_alpha")
+    expected = _patterned(where, module, "rank_pattern", config.get("r"), config, steps)
+    alpha = _patterned(where, module, "alpha_pattern", config.get("lora_alpha"), config, steps)
+    if type(expected) is not int or expected != rank:
+        raise InputError(f"{where}: {printable(module)} has rank {rank}, adapter_config.json says {printable(expected, 40)}")
+    if rank < 1:
+        raise InputError(f"{where}: {printable(module)} has rank {rank}, so that there is no update; save the adapter again")
+    if type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:
+        raise InputError(f"{where}: adapter_config.json has no lora_alpha that is a number ({printable(alpha, 40)}); the file is damaged")
     if alpha == 0:
         raise InputError(
             f"{where}: adapter_config.json says lora_alpha = 0, which makes every update zero (verl's merger writes that); "
@@ -108,20 +124,17 @@ def scaling(where: str, module: str, rank: int, config: Mapping[str, Any]) -> fl
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _patterned(module: str, patterns: Any, default: Any) -> Any:
+def _patterned(where: str, module: str, name: str, default: Any, config: Mapping[str, Any], steps: Steps) -> Any:
     """Look up the setting of a module: the value of the first pattern that matches the end of its name, as in PEFT."""
-    for pattern, value in (patterns or {}).items():
-        if _matches(pattern, module):
-            return value
-    return default
-
-
-def _matches(pattern: str, module: str) -> bool:
-    """Tell whether the end of a module's name matches; a pattern that is not a valid regular expression is compared as text."""
+    patterns, pattern = config.get(name) or {}, ""
     try:
-        return bool(re.match(rf"(.*\.)?({pattern})$", module))
-    except re.error:
-        return module.endswith(pattern)
+        for pattern in patterns:
+            if matches_end(pattern, module, steps):
+                return patterns[pattern]
+    except UnsupportedError as error:
+        said = f"a pattern in {name} of adapter_config.json {error} ({printable(pattern, 40)}); write the names of the modules instead"
+        raise InputError(f"{where}: {said}") from None
+    return default
 
 
 def token_rows(where: str, module: str, config: Mapping[str, Any]) -> list[int]:
@@ -129,6 +142,6 @@ def token_rows(where: str, module: str, config: Mapping[str, Any]) -> list[int]:
     indices = config.get("trainable_token_indices")
     if isinstance(indices, dict):
         indices = next((rows for name, rows in indices.items() if module == name or module.endswith(f".{name}")), None)
-    if not isinstance(indices, list) or not all(type(row) is int and row >= 0 for row in indices):
+    if not isinstance(indices, list) or not all(type(row) is int and 0 <= row < MOST_ELEMENTS for row in indices):
         raise InputError(f"{where}: adapter_config.json does not say which rows of {printable(module)} were trained")
     return indices

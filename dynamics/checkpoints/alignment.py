@@ -37,6 +37,10 @@ MARKS: dict[str, re.Pattern[str]] = {
 #: marks that one side may leave out
 OPTIONAL = frozenset(["encoder", "decoder"])
 
+#: Pairs of names that are tried, and those of them that fit. The work grows with the square of the latter. A model has some hundred kinds
+#: of tensors; where there are more than these, names are not aligned.
+MOST_PAIRS, MOST_CANDIDATES = 1_000_000, 4_000
+
 #: usual names for a stack of layers
 STACKS = frozenset(["layers", "layer", "h", "blocks", "block"])
 
@@ -139,7 +143,7 @@ def _patterns(shapes: Mapping[str, Shape]) -> dict[Path, _Pattern]:
 
 def _path(name: str) -> tuple[Path, tuple[int, ...]]:
     segments = name.split(".")
-    return tuple("#" if s.isdigit() else s for s in segments), tuple(int(s) for s in segments if s.isdigit())
+    return tuple("#" if s.isdecimal() else s for s in segments), tuple(int(s) for s in segments if s.isdecimal())
 
 
 def _name(path: Path, numbers: tuple[int, ...]) -> str:
@@ -152,12 +156,16 @@ def _candidates(ours: Mapping[Path, _Pattern], theirs: Mapping[Path, _Pattern]) 
     by_end: dict[Path, list[Path]] = defaultdict(list)
     for path, pattern in theirs.items():
         by_end[path[-pattern.from_layer :]].append(path)
+    if sum(len(by_end.get(path[-pattern.from_layer :], ())) for path, pattern in ours.items()) > MOST_PAIRS:
+        return []
     candidates = [
         (path, other, _common_end(path, other))
         for path, pattern in ours.items()
         for other in by_end.get(path[-pattern.from_layer :], [])
         if _compatible(pattern, theirs[other]) and _same_marks(path, other)
     ]
+    if len(candidates) > MOST_CANDIDATES:
+        return []
     longest: dict[tuple[int, Path], int] = defaultdict(int)
     for path, other, length in candidates:
         for end in ((0, path), (1, other)):
@@ -369,8 +377,8 @@ def _numbers(names: Iterable[str]) -> dict[tuple[str, ...], dict[int, list[str]]
     for name in names:
         path: list[str] = []
         for segment in name.split("."):
-            if segment[-1:].isdigit() and (match := NUMBERED.match(segment)):
+            if segment[-1:].isdecimal() and (match := NUMBERED.match(segment)):
                 place = (*path, match.group(1))
                 places[place][int(match.group(2))].append(name)
-            path.append("#" if segment.isdigit() else segment)
+            path.append("#" if segment.isdecimal() else segment)
     return places

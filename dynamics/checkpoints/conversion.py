@@ -21,6 +21,16 @@ from dynamics.errors import printable
 #: a configuration with more layers or experts than this is not built, even without storage
 LARGEST_COUNT = 2048
 
+#: a count of classes, each of which gets a name
+LARGEST_CLASSES = 100_000
+#: settings that name code or a quantisation, which the names and shapes of weights do not need
+NOT_NEEDED = re.compile(r"quantization_config|auto_map|use_kernels|kernel_config|\w*implementation\w*")
+#: settings that make transformers fetch another model
+FETCHED = re.compile(r"backbone|timm|pretrained")
+#: models that compute a table of sines for all positions when they are built, one value after another, and the largest table
+TABLES = re.compile(r"distilbert|flaubert|xlm\b|marian|pegasus|roformer|informer|autoformer|time_series|videomae|fsmt|ctrl|speech")
+LARGEST_TABLE = 1 << 14
+
 #: source pattern -> its tensors
 Collected = dict[str, list[Tensor]]
 
@@ -288,7 +298,7 @@ def load(config: dict[str, Any]) -> Mapper:
     import transformers
     from transformers import conversion_mapping, core_model_loading
 
-    settings = {key: value for key, value in config.items() if key not in ("quantization_config", "auto_map")}
+    settings = _without_code(config)
     if config["model_type"] not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(f"this version does not know {printable(config['model_type'])!r}")
     verbosity = transformers.logging.get_verbosity()
@@ -319,9 +329,22 @@ def _with_floats(value: Any) -> Any:
     return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
+def _without_code(value: Any) -> Any:
+    """Leave out settings that name code, such as a kernel on the Hub; refuse those that name another model to fetch."""
+    if isinstance(value, list):
+        return [_without_code(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    for key, item in value.items():
+        if item and isinstance(item, (str, bool)) and (FETCHED.search(str(key)) or (key == "model_type" and "timm" in str(item))):
+            raise UnsupportedError(f"its configuration names another model ({printable(key, 40)})")
+    return {key: _without_code(item) for key, item in value.items() if not NOT_NEEDED.fullmatch(str(key))}
+
+
 def _model_class(transformers: Any, config: dict[str, Any], built: Any) -> Any:
     """Return the class of the model that the configuration names, or that transformers loads for it."""
-    for name in config.get("architectures") or []:
+    architectures = config.get("architectures")
+    for name in architectures if isinstance(architectures, list) else []:
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
@@ -336,14 +359,20 @@ def _model_class(transformers: Any, config: dict[str, Any], built: Any) -> Any:
 
 def _check_counts(config: Mapping[str, Any]) -> None:
     """Refuse a configuration with so many layers or experts that building it would take minutes."""
+    tabulated = bool(TABLES.search(str(config.get("model_type"))))
     for key, value in config.items():
         if isinstance(value, Mapping):
             _check_counts(value)
         counts = [item for item in value if isinstance(item, int)] + [len(value)] if isinstance(value, list) else [value]
         for count in counts:
-            if (
-                isinstance(count, int)
-                and count > LARGEST_COUNT
-                and re.search(r"layer|depth|block|expert|stage|level|codebook|heads", str(key))
-            ):
-                raise UnsupportedError(f"its configuration says {printable(key)} {count}")
+            if isinstance(count, int) and count > _largest(str(key), tabulated):
+                raise UnsupportedError(f"its configuration says {printable(key, 40)} {printable(count, 40)}")
+
+
+def _largest(key: str, tabulated: bool) -> float:
+    """Return the largest number that a setting may have."""
+    if re.search(r"layer|depth|block|expert|stage|level|codebook|heads", key):
+        return LARGEST_COUNT
+    if re.search(r"label|class", key):
+        return LARGEST_CLASSES
+    return LARGEST_TABLE if tabulated and re.search(r"position|length|size|frames", key) and "vocab" not in key else math.inf

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import Strided, as_strided, grouped, is_optimizer, load_state, refuse_flat
+from dynamics.checkpoints.pickled import FEW, SHARED, Strided, as_strided, grouped, is_optimizer, load_state, refuse_flat, whole_or_stream
+from dynamics.checkpoints.safetensors import MAX_HEADER
 from dynamics.checkpoints.sharded import Shard, join_shards
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
-from dynamics.checkpoints.unpickle import Node, unpickle
+from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file, natural_shape, naturals
+from dynamics.checkpoints.unpickle import Node, plain, unpickle
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location, exists
+from dynamics.io.side_files import json_object
 
 #: classes in ``.metadata``, under the module paths of all versions of torch
 CLASSES = frozenset(
@@ -44,18 +44,21 @@ def read_dcp(folder: Location) -> Checkpoint:
     """Read the checkpoint in a folder with a ``.metadata`` file."""
     file = File(folder / ".metadata")
     where = printable(file.path)
-    metadata = unpickle(io.BytesIO(file.read(0, file.size)), where, CLASSES)
+    metadata = unpickle(whole_or_stream(file, 0, file.size), where, CLASSES)
     ignored: list[Ignored] = []
     try:
         entries = _weights(metadata.state["state_dict_metadata"], ignored)
-        infos = {(index.state["fqn"], index.state.get("offset")): info for index, info in metadata.state["storage_data"].items()}
+        infos = dict(_item_info(index.state, info) for index, info in metadata.state["storage_data"].items())
         items = {name: [_locate(where, name, box, dtype, infos) for box in boxes] for name, (_, dtype, boxes) in entries.items()}
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{where}: is not the metadata of a checkpoint ({type(error).__name__}: {printable(error)})") from None
+        raise InputError(f"{where}: is not the metadata of a checkpoint ({type(error).__name__}: {printable(error, 60)})") from None
     refuse_flat(entries, printable(folder))
     files = {name: _open(folder, name) for name in dict.fromkeys(name for item in items.values() for name, _, _ in item)}
+    claimed = sum(math.prod(box[1]) * STORAGE[dtype].itemsize for _, dtype, boxes in entries.values() for box in boxes)
+    if claimed > SHARED * sum(opened.size for opened in files.values()) + FEW:
+        raise InputError(f"{where}: claims {claimed} bytes of values, more than its files could hold; the file is damaged")
 
     tensors: dict[str, Tensor] = {}
     for name, (shape, dtype, boxes) in entries.items():
@@ -72,6 +75,7 @@ def read_dcp(folder: Location) -> Checkpoint:
 def _weights(entries: dict[str, Node], ignored: list[Ignored]) -> dict[str, tuple[tuple[int, ...], str, list[Box]]]:
     """Map the name of each tensor that is not optimizer state to (shape, dtype, rectangles)."""
     weights = {}
+    seen: set[int] = set()
     for name, entry in entries.items():
         if is_optimizer(name):
             ignored.append(Ignored(name, "optimizer state, not weights"))
@@ -82,37 +86,42 @@ def _weights(entries: dict[str, Node], ignored: list[Ignored]) -> dict[str, tupl
         else:
             properties = entry.state["properties"].state
             dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
-            if dtype not in STORAGE:
-                count = math.prod(_numbers(entry.state["size"]))
-                ignored.append(Ignored(name, f"its dtype {printable(dtype)} is not one this reads", count))
+            shape = natural_shape(entry.state["size"])
+            if not isinstance(dtype, str) or dtype not in STORAGE:
+                ignored.append(Ignored(name, f"its dtype {plain(dtype)} is not one this reads", math.prod(shape)))
                 continue
-            boxes = [(_numbers(chunk.state["offsets"]), _numbers(chunk.state["sizes"])) for chunk in entry.state["chunks"]]
-            weights[name] = (_numbers(entry.state["size"]), dtype, boxes)
+            if id(entry.state["chunks"]) in seen:  # a list of a million parts, named a million times
+                raise ValueError("two tensors share one list of parts")
+            seen.add(id(entry.state["chunks"]))
+            boxes = [(naturals(chunk.state["offsets"]), natural_shape(chunk.state["sizes"])) for chunk in entry.state["chunks"]]
+            weights[name] = (shape, dtype, boxes)
     return weights
 
 
-def _numbers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or not all(type(value) is int and value >= 0 for value in values):
-        raise ValueError("a shape or offset is not made of numbers")
-    return values
+def _item_info(index: dict[str, Any], info: Node) -> tuple[tuple[str, tuple[int, ...] | None], Node]:
+    """Return the name and the origin of a part, and where it lies."""
+    name, origin = index["fqn"], index.get("offset")
+    return (name if isinstance(name, str) else "", None if origin is None else naturals(origin)), info
 
 
-def _locate(where: str, name: str, box: Box, dtype: str, infos: dict[tuple[str, Any], Node]) -> tuple[str, int, int]:
+def _locate(where: str, name: str, box: Box, dtype: str, infos: dict[tuple[str, tuple[int, ...] | None], Node]) -> tuple[str, int, int]:
     """Return file, first byte and length of the item that holds a rectangle."""
     info = infos.get((name, box[0]))
     if info is None:
         raise InputError(f"{where}: does not say where the part of {printable(name)} at {box[0]} lies; the save was not finished")
     if info.state.get("transform_descriptors"):
-        how = ", ".join(map(str, info.state["transform_descriptors"]))
+        how = ", ".join(map(plain, info.state["transform_descriptors"]))
         raise InputError(f"{where}: {printable(name)} is stored transformed ({printable(how)}); save again without stream transforms")
-    path, offset, length = str(info.state["relative_path"]), *_numbers((info.state["offset"], info.state["length"]))
+    path, (offset, length) = info.state["relative_path"], naturals((info.state["offset"], info.state["length"]))
+    if not isinstance(path, str):
+        raise ValueError("the name of a file is no text")
     if math.prod(box[1]) * STORAGE[dtype].itemsize > length:
         raise InputError(f"{where}: claims {math.prod(box[1])} {dtype} of {printable(name)} in {length} bytes")
     return path, offset, length
 
 
 def _open(folder: Location, name: str) -> File:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
         raise InputError(f"{printable(folder)}: .metadata refers to {printable(name)}, which is outside the folder")
     if not exists(folder / name):
         raise InputError(f"{printable(folder)}: {printable(name)} is missing, which .metadata refers to; fetch it")
@@ -148,11 +157,11 @@ def _in_safetensors(where: str, name: str, shape: tuple[int, ...], dtype: str, f
     """Return the first byte of a tensor in a file of ``SerializationFormat.SAFETENSORS``, where all items point to the same header."""
     try:
         size = int.from_bytes(file.read(offset, 8), "little")
-        header = json.loads(file.read(offset + 8, size)) if size <= file.size - offset - 8 else {}
+        header = json_object(file.read(offset + 8, size), where) if size <= min(file.size - offset - 8, MAX_HEADER) else {}
         begin, end = header[name]["data_offsets"]
         fits = end - begin == math.prod(shape) * STORAGE[dtype].itemsize and begin >= 0 and offset + 8 + size + end <= file.size
         if fits and tuple(header[name]["shape"]) == shape:
             return int(offset + 8 + size + begin)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):  # an InputError is a ValueError
         pass
     raise InputError(f"{where}: is not at byte {offset} of {printable(file.path.name)} as .metadata says; the file is damaged")

@@ -17,17 +17,20 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.pickled import BUFFER, Saved, Strided, as_strided, grouped, load_state
+from dynamics.checkpoints.pickled import BUFFER, Saved, Strided, as_strided, grouped, load_state, texts_in
 from dynamics.checkpoints.sharded import concatenated
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Reader, Tensor
-from dynamics.checkpoints.unpickle import ALLOWED, Node
+from dynamics.checkpoints.tensor import LONGEST_NAME, Checkpoint, Ignored, Reader, Tensor, natural_shape, naturals
+from dynamics.checkpoints.unpickle import ALLOWED, Node, plain
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 from dynamics.io.paths import natural_key
+from dynamics.io.side_files import read_pointer
 
 #: model states: data-parallel rank (ZeRO-3 only), tensor-parallel rank
 MODEL_STATES = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)_model_states\.pt")
 OPTIMIZER_STATES = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?optim_states\.pt")
+#: parameters, ranks; groups of parameters of an optimizer
+MOST_PARTS, MOST_GROUPS = 1 << 20, 10_000
 #: parts of models that are split in ways other than ZeRO's
 OTHER_SPLITS = {
     re.compile(r"layer_\d+-model_\d+-model_states\.pt"): "is split into pipeline stages",
@@ -56,8 +59,7 @@ def step_folder(folder: Location, children: set[str]) -> Location | None:
     """Return the sub-folder that holds the files, as ``latest`` names it; None if this is not the folder of a DeepSpeed run."""
     for pointer in ("latest", "latest_universal"):
         if (folder / pointer).is_file():
-            file = File(folder / pointer)
-            name = file.read(0, min(file.size, 200)).decode("utf-8", "replace").strip()
+            name = read_pointer(folder / pointer)
             if name not in children:
                 raise InputError(
                     f"{printable(folder)}: its file {pointer} names the folder {printable(name)}, which is not there; fetch it"
@@ -85,7 +87,9 @@ def read_deepspeed(folder: Location, names: Sequence[str]) -> Checkpoint:
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{where}: is a DeepSpeed checkpoint of an unknown layout ({type(error).__name__}: {printable(error)})") from None
+        raise InputError(
+            f"{where}: is a DeepSpeed checkpoint of an unknown layout ({type(error).__name__}: {printable(error, 60)})"
+        ) from None
 
 
 def _by_rank(where: str, names: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
@@ -124,12 +128,12 @@ def _without_zero(folder: Location, models: list[Saved]) -> Checkpoint:
     """Read the module states of a run without ZeRO."""
     saved = models[0]
     module = saved.root.get("module")
-    buffers = set(saved.root.get("buffer_names") or ())
+    buffers = texts_in(saved.root.get("buffer_names"))
     tensors: dict[str, Tensor] = {}
     ignored: list[Ignored] = []
     for name, value in module.items() if isinstance(module, dict) else ():
         strided = as_strided(value, name, saved)
-        if name in buffers or not isinstance(strided, Strided):
+        if name in buffers or not isinstance(name, str) or not isinstance(strided, Strided):
             reason = strided if isinstance(strided, str) else "not a tensor"
             ignored.append(Ignored(str(name), BUFFER if name in buffers else reason))
         else:
@@ -147,33 +151,35 @@ def _zero(folder: Location, models: list[Saved], optimizers: list[Saved]) -> Che
     states = [saved.root["optimizer_state_dict"] for saved in optimizers]
     stage = _number(states[0].get("zero_stage", 1))  # DeepSpeed's BF16_Optimizer, which is like ZeRO-1, does not store it
     counts = states[0]["partition_count"]
-    world = max(counts) if isinstance(counts, list) else counts
-    if stage not in (1, 2, 3):
-        raise InputError(f"{where}: is of ZeRO stage {printable(stage)}, which is not known here")
+    world = max(naturals(counts, MOST_PARTS)) if isinstance(counts, list) else counts
+    if type(stage) is not int or stage not in (1, 2, 3):
+        raise InputError(f"{where}: is of ZeRO stage {plain(stage)}, which is not known here")
+    if type(world) is not int:
+        raise ValueError("the number of ranks is no number")
     for files, kind in ((optimizers, "optim"), (models, "model")):
         if len(files) != world and (kind == "optim" or stage == 3):
-            raise InputError(f"{where}: {len(files)} of {printable(world)} ranks' *_{kind}_states.pt are there; fetch the others")
+            raise InputError(f"{where}: {len(files)} of {world} ranks' *_{kind}_states.pt are there; fetch the others")
     root = models[0].root
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
     vectors = [_vectors(saved, state[key]) for saved, state in zip(optimizers, states, strict=True)]
     shapes = root["param_shapes"]
-    groups = [_shapes(group) for group in (shapes if isinstance(shapes, list) else [shapes])]
+    groups = [_shapes(group) for group in _few(shapes if isinstance(shapes, list) else [shapes])]
     if stage == 3:
         tensors = dict(_partitioned(where, {name: shape for group in groups for name, shape in group.items()}, vectors))
     else:
-        paddings = states[0].get("param_alignment_paddings") or [[0] * len(group) for group in groups]
-        tensors = _contiguous(where, groups, vectors, paddings)
+        tensors = _contiguous(where, groups, vectors, _paddings(states[0], groups))
     frozen = _shapes(root.get("frozen_param_shapes") or {})
     if root.get("frozen_param_fragments"):
         tensors |= _frozen(where, frozen, models if stage == 3 else models[:1])
         frozen = {}
-    tensors |= {alias: tensors[name].named(alias) for alias, name in (root.get("shared_params") or {}).items() if name in tensors}
-    ignored = [Ignored(name, BUFFER) for name in root["buffer_names"]]
+    tensors |= _aliases(tensors, root)
+    buffers = texts_in(root["buffer_names"])
+    ignored = [Ignored(name, BUFFER) for name in root["buffer_names"] if isinstance(name, str)]
     ignored += [Ignored(name, "frozen, and saved without its values", math.prod(shape)) for name, shape in frozen.items()]
     if stage < 3:
         _check_rounded(where, tensors, models[0])
         ignored.append(Ignored(models[0].file.path.name, "16-bit weights; the fp32 weights they are rounded from were read"))
-    known = tensors.keys() | frozen.keys() | set(root["buffer_names"])
+    known = tensors.keys() | frozen.keys() | buffers
     for name, value in root["module"].items():
         if name not in known:
             copy = as_strided(value, name, models[0])
@@ -188,14 +194,33 @@ def _number(value: Any) -> Any:
 
 
 def _shapes(group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    shapes = {name: tuple(shape) for name, shape in group.items()}
-    if not all(type(size) is int and size >= 0 for shape in shapes.values() for size in shape):
-        raise ValueError("a shape is not made of numbers")
-    return shapes
+    if not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in group):
+        raise ValueError("a name of a parameter is no text, or endless")
+    return {name: natural_shape(shape) for name, shape in group.items()}
+
+
+def _paddings(state: dict[str, Any], groups: list[dict[str, tuple[int, ...]]]) -> list[tuple[int, ...]]:
+    """Return the values that follow each parameter of a group to align the next one."""
+    if stated := state.get("param_alignment_paddings"):
+        return [naturals(padding, len(group)) for padding, group in zip(stated, groups, strict=True)]
+    return [(0,) * len(group) for group in groups]
+
+
+def _few(groups: list[Any]) -> list[Any]:
+    """Check that groups of parameters are not one group many times."""
+    if len(groups) > MOST_GROUPS or sum(len(group) for group in groups if isinstance(group, dict)) > MOST_PARTS:
+        raise ValueError("too many groups of parameters")
+    return groups
+
+
+def _aliases(tensors: dict[str, Tensor], root: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the parameters that share the values of others, by their names."""
+    aliases = {alias: name for alias, name in (root.get("shared_params") or {}).items() if isinstance(name, str) and name in tensors}
+    return {alias: tensors[name].named(alias) for alias, name in aliases.items() if isinstance(alias, str)}
 
 
 def _vectors(saved: Saved, flat: list[Any]) -> list[Tensor]:
-    vectors = [_tensor(saved, f"flat group {index}", value) for index, value in enumerate(flat)]
+    vectors = [_tensor(saved, f"flat group {index}", value) for index, value in enumerate(_few(flat))]
     if any(len(vector.shape) != 1 for vector in vectors):
         raise ValueError("a flat group is not a vector")
     return vectors
@@ -213,7 +238,7 @@ def _cut(vectors: Sequence[Tensor], ends: Sequence[int], start: int, stop: int) 
 
 
 def _contiguous(
-    where: str, groups: list[dict[str, tuple[int, ...]]], vectors: list[list[Tensor]], paddings: list[list[int]]
+    where: str, groups: list[dict[str, tuple[int, ...]]], vectors: list[list[Tensor]], paddings: Sequence[Sequence[int]]
 ) -> dict[str, Tensor]:
     """Cut the parameters of each group out of the vector that the ranks' parts form (ZeRO-1, ZeRO-2)."""
     sizes = [len(group) for group in groups]
@@ -328,13 +353,12 @@ def read_universal(folder: Location) -> Checkpoint:
                     tensors[name] = fragment
                 else:  # with ZeRO-3, the first rank's part
                     ignored.append(Ignored(name, "frozen, and saved without its values", math.prod(shape)))
-            buffers = set(saved.root.get("buffer_names") or ())
+            buffers = texts_in(saved.root.get("buffer_names"))
             ignored += [Ignored(name, BUFFER) for name in tensors if name in buffers]
             tensors = {name: tensor for name, tensor in tensors.items() if name not in buffers}
-            aliases = (saved.root.get("shared_params") or {}).items()
-            tensors |= {alias: tensors[name].named(alias) for alias, name in aliases if name in tensors}
+            tensors |= _aliases(tensors, saved.root)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{where}: has model states of an unknown layout ({type(error).__name__}: {printable(error)})") from None
+            raise InputError(f"{where}: has model states of an unknown layout ({type(error).__name__}: {printable(error, 60)})") from None
     return Checkpoint(str(folder), "deepspeed-universal", tensors, ignored=grouped(ignored))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dynamics.errors import InputError, printable
 from dynamics.io.blocks import BlockReader
 from dynamics.io.locations import Location, RemotePath, location
+from dynamics.io.regular import open_regular
 
 LFS_POINTER = b"version https://git-lfs"
 
@@ -63,10 +62,7 @@ class _LocalReader:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            self._fd = _open(path)
-        except OSError as error:
-            raise InputError(f"{printable(path)}: {error.strerror or error}") from error
+        self._fd = open_regular(path)
         status = os.fstat(self._fd)
         self.size = status.st_size
         self.identity: Hashable = (status.st_dev, status.st_ino)
@@ -100,35 +96,3 @@ class _LocalReader:
         fd, self._fd = getattr(self, "_fd", -1), -1
         if fd >= 0:
             os.close(fd)
-
-
-def _open(path: Path) -> int:
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{printable(path)}: is not a regular file")
-    try:
-        return os.open(path, flags)
-    except OSError as error:
-        if error.errno != 24:  # EMFILE: more shards than the soft limit allows
-            raise
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return os.open(path, flags)
-
-
-def read_json(path: Location, limit: int = 200_000_000) -> dict[str, Any]:
-    """Read a JSON object of at most ``limit`` bytes."""
-    file = File(path)
-    if file.size > limit:
-        raise InputError(f"{printable(path)}: over {limit} bytes; not a model's JSON file")
-    try:
-        value = json.loads(file.read(0, file.size).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{printable(path)}: is not valid JSON; fetch or save it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{printable(path)}: is not a JSON object")
-    return value

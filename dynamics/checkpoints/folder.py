@@ -18,7 +18,7 @@ from dynamics.checkpoints.deepspeed import (
     read_universal,
     step_folder,
 )
-from dynamics.checkpoints.files import read_json
+from dynamics.checkpoints.files import File
 from dynamics.checkpoints.fsdp import rank_files, read_fsdp_shards
 from dynamics.checkpoints.megatron import backend, iteration_folder, read_ranks, read_torch_dist, refuse_other_backend
 from dynamics.checkpoints.safetensors import read_safetensors
@@ -28,24 +28,21 @@ from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 from dynamics.io.paths import choose_checkpoint, trainer_checkpoints
+from dynamics.io.side_files import read_json
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ADAPTERS = frozenset(["adapter_model.safetensors", "adapter_model.bin"])
 NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
 
+#: names of files that are read, of weights or of what is said about them
+READ = re.compile(r"\.(json|safetensors|bin|pt|pth|gguf|distcp|metadata)$|^latest")
 #: folders in which trainers store the weights of all ranks, beside those of the whole model
 SHARDED = re.compile(r"global_step\d+$|pytorch_model_fsdp_\d+$")
 
 
 def read_folder(folder: Location) -> Checkpoint:
     """Read the checkpoint in ``folder``, in any of the supported layouts."""
-    where = printable(folder)
-    try:
-        entries: list[Location] = sorted(folder.iterdir(), key=lambda entry: entry.name)
-        files = {entry.name: entry for entry in entries if entry.is_file() or entry.is_symlink()}
-        children = {entry.name for entry in entries if entry.is_dir()}
-    except OSError as error:
-        raise InputError(f"{where}: {error.strerror or error}") from error
+    files, children = _entries(folder)
     if "adapter_config.json" in files and (ADAPTERS & files.keys() or not _holds_weights(files)):
         from dynamics.checkpoints.adapter import read_adapter
 
@@ -70,6 +67,20 @@ def read_folder(folder: Location) -> Checkpoint:
         Ignored(name, f"folder not read: the weights were taken from {chosen[0].name}") for name in sorted(children) if SHARDED.match(name)
     ]
     return replace(checkpoint, ignored=checkpoint.ignored + tuple(others))
+
+
+def _entries(folder: Location) -> tuple[dict[str, Location], set[str]]:
+    """List the files and the folders in a folder; refuse a pipe or a device that has the name of a file which is read."""
+    try:
+        entries: list[Location] = sorted(folder.iterdir(), key=lambda entry: entry.name)
+        files = {entry.name: entry for entry in entries if entry.is_file() or entry.is_symlink()}
+        children = {entry.name for entry in entries if entry.is_dir()}
+    except OSError as error:
+        raise InputError(f"{printable(folder)}: {error.strerror or error}") from error
+    for entry in entries:
+        if entry.name not in files and entry.name not in children and READ.search(entry.name):
+            File(entry)
+    return files, children
 
 
 def _consolidated(folder: Location, files: dict[str, Location], chosen: list[Location]) -> Checkpoint:
@@ -204,15 +215,21 @@ def _refuse_ranks(folder: Location, names: Iterable[str]) -> None:
 
 def _from_index(folder: Location, index: str, files: dict[str, Location]) -> list[Location]:
     where = printable(folder / index)
-    weight_map = read_json(folder / index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise InputError(f"{where}: has no weight_map of names to shards; the index is corrupt")
+    weight_map = _read_index(folder / index)
     for shard in sorted(set(weight_map.values())):
-        if PurePath(shard).name != shard:
+        if PurePath(shard).name != shard or "\0" in shard:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is outside the folder")
         if shard not in files:
             raise InputError(f"{where}: names the shard {printable(shard)}, which is not there; fetch it, or remove a stale index")
     return [files[shard] for shard in sorted(set(weight_map.values()))]
+
+
+def _read_index(path: Location) -> dict[str, str]:
+    """Read the file that each tensor is in."""
+    weight_map = read_json(path, unique=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(f"{printable(path)}: has no weight_map of names to shards; the index is corrupt")
+    return weight_map
 
 
 def _complete(folder: Location, files: dict[str, Location]) -> list[Location]:
@@ -251,8 +268,9 @@ def _merge(folder: Location, files: dict[str, Location], chosen: list[Location])
                 )
             else:
                 tensors[name] = tensor
+    known = tensors.keys() | {entry.name for entry in ignored}
     for name, shard in weight_map.items():
-        if name not in tensors and not any(name == entry.name for entry in ignored):
+        if name not in known:
             raise InputError(
                 f"{printable(folder)}: the index places {printable(name)} in {printable(shard)}, which does not hold it; the index is stale"
             )
@@ -269,7 +287,7 @@ def _weight_map(files: dict[str, Location], chosen: list[Location]) -> dict[str,
     if len(chosen) > 1 or chosen[0].name not in ("model.safetensors", "pytorch_model.bin"):
         for index in INDEXES:
             if index in files and index.split(".")[-3] == chosen[0].suffix[1:]:
-                weight_map = read_json(files[index])["weight_map"]
+                weight_map = _read_index(files[index])
     return weight_map
 
 

@@ -9,21 +9,21 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, product
+from itertools import accumulate, product
 from typing import Any
-
-import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import Saved, Strided, as_strided, find_weights, grouped, load_state, refuse_flat, unwrap
 from dynamics.checkpoints.sharded import NOT_WEIGHTS, RANK_FILE, RANK_SHARD, WEIGHTS, Shard, join_shards
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
-from dynamics.checkpoints.unpickle import ALLOWED, REBUILD, SHARDED_TENSOR, SUBCLASS, Node
+from dynamics.checkpoints.tensor import MOST_AXES, Checkpoint, Ignored, Tensor, natural_shape, naturals
+from dynamics.checkpoints.unpickle import ALLOWED, REBUILD, SHARDED_TENSOR, SUBCLASS, Node, plain
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 
 #: one split of an axis: number of stripes (1 for ``Shard``), number of parts, and the index of this rank's part
 Split = tuple[int, int, int]
+#: ranks, and stripes of an axis; rectangles of one rank
+MOST_PARTS, MOST_BOXES = 1 << 24, 1 << 20
 #: origin and shape of a rectangle
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -52,6 +52,8 @@ class LocalShard:
         expected = tuple(sum(length for _, _, length in axis) for axis in runs)
         if self.local.shape != expected and math.prod(self.local.shape) + math.prod(expected) > 0:
             raise InputError(f"{where} holds {self.local.shape} of {self.shape}, its placement says {expected}")
+        if math.prod(map(len, runs)) > MOST_BOXES:
+            raise InputError(f"{where} holds {self.shape} in over {MOST_BOXES} pieces; the file is damaged")
         for box in product(*runs):
             local = self.local
             for axis, (_, start, length) in enumerate(box):
@@ -143,8 +145,11 @@ def _part(name: Any, value: Any, saved: Saved) -> LocalShard | Rectangles | str:
     where = f"{printable(saved.file.path)}: {printable(name)}"
     if not isinstance(name, str):
         return "not a name"
-    value = unwrap(value)
-    subclass = value.args[1].path.rsplit(".", 1)[-1] if isinstance(value, Node) and value.path == SUBCLASS else ""
+    try:
+        value = unwrap(value)
+        subclass = value.args[1].path.rsplit(".", 1)[-1] if isinstance(value, Node) and value.path == SUBCLASS else ""
+    except (TypeError, ValueError, IndexError, AttributeError):
+        raise InputError(f"{where}: its tensor record is damaged; fetch the file again") from None
     if subclass == "ShardedTensor" or (isinstance(value, Node) and value.path.endswith(".ShardedTensor")):
         return _rectangles(where, name, value, saved)
     if subclass != "DTensor":
@@ -161,10 +166,9 @@ def _dtensor(where: str, name: str, value: Node, saved: Saved) -> LocalShard | s
         function, _, args, state = value.args
         if isinstance(state, tuple):  # (__dict__, slots)
             state = {**(state[0] or {}), **(state[1] or {})}
-        shape, spec = tuple(args[2]), state["_spec"].state
+        shape, spec = natural_shape(args[2]), state["_spec"].state
         local = as_strided(state["_local_tensor"], name, saved)
-        sound = all(type(size) is int and size >= 0 for size in shape)
-        if function.path != f"{REBUILD}wrapper_subclass" or local is None or not sound:
+        if function.path != f"{REBUILD}wrapper_subclass" or local is None:
             raise InputError(f"{where}: is a DTensor without a shape or a local tensor; the file is damaged")
         if isinstance(local, str):
             return local
@@ -172,7 +176,7 @@ def _dtensor(where: str, name: str, value: Node, saved: Saved) -> LocalShard | s
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{where}: has an unknown kind of DTensor record ({type(error).__name__}: {printable(error)})") from None
+        raise InputError(f"{where}: has an unknown kind of DTensor record ({type(error).__name__}: {printable(error, 60)})") from None
 
 
 def _rectangles(where: str, name: str, value: Node, saved: Saved) -> Rectangles | str:
@@ -180,19 +184,19 @@ def _rectangles(where: str, name: str, value: Node, saved: Saved) -> Rectangles 
     try:
         shards, metadata = (value.args[3] if value.path == SUBCLASS else value.state)[:2]
         fields = _fields(metadata)
-        shape, dtype = _numbers(fields["size"]), _fields(fields["tensor_properties"])
+        shape, dtype = natural_shape(fields["size"]), _fields(fields["tensor_properties"])
         parts = []
         for shard in map(_fields, shards):
             strided = as_strided(shard["tensor"], name, saved)
             if not isinstance(strided, Strided):
                 return strided or "a shard without a tensor"
             box = _fields(shard["metadata"])
-            parts.append(((_numbers(box["shard_offsets"]), _numbers(box["shard_sizes"])), strided))
-        return Rectangles(shape, parts[0][1].dtype if parts else str(dtype.get("dtype")), tuple(parts))
+            parts.append(((naturals(box["shard_offsets"]), natural_shape(box["shard_sizes"])), strided))
+        return Rectangles(shape, parts[0][1].dtype if parts else plain(dtype.get("dtype")), tuple(parts))
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{where}: has an unknown kind of ShardedTensor record ({type(error).__name__}: {printable(error)})") from None
+        raise InputError(f"{where}: has an unknown kind of ShardedTensor record ({type(error).__name__}: {printable(error, 60)})") from None
 
 
 def _fields(node: Node) -> dict[str, Any]:
@@ -201,12 +205,6 @@ def _fields(node: Node) -> dict[str, Any]:
     if isinstance(state, tuple) and len(state) == 2 and all(part is None or isinstance(part, dict) for part in state):
         return {**(state[0] or {}), **(state[1] or {})}
     return state if isinstance(state, dict) else {}
-
-
-def _numbers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or not all(type(value) is int and value >= 0 for value in values):
-        raise ValueError("a shape or offset is not made of numbers")
-    return tuple(values)
 
 
 def _same(a: LocalShard, b: LocalShard, limit: int = 4096) -> bool:
@@ -223,7 +221,7 @@ def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, .
     if coordinates is None:
         raise InputError(f"{where}: its device mesh does not record the coordinates of this rank; save it again with a newer torch")
     # torch >= 2.10 can record an order other than the mesh's; it does so for plain shards only
-    if any(list(entry.args[1]) != sorted(entry.args[1]) for entry in spec.get("shard_order") or ()):
+    if any(list(order) != sorted(order) for order in (naturals(entry.args[1]) for entry in spec.get("shard_order") or ())):
         raise InputError(f"{where}: is sharded against the order of its mesh, which is not supported; save a full state dict")
     splits: list[list[Split]] = [[] for _ in range(axes)]
     for placement, parts, index in zip(spec["placements"], sizes, coordinates, strict=True):
@@ -231,8 +229,8 @@ def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, .
         if kind in ("Shard", "_StridedShard"):
             stripes = placement.state["split_factor"] if kind == "_StridedShard" else 1
             split = (stripes, parts, index)
-            if not all(type(number) is int for number in split) or not (stripes > 0 and 0 <= index < parts):
-                raise InputError(f"{where}: part {printable(index)} of {printable(parts)} is no shard; the file is damaged")
+            if not all(type(number) is int for number in split) or not (0 < stripes < MOST_PARTS and 0 <= index < parts < MOST_PARTS):
+                raise InputError(f"{where}: part {plain(index)} of {plain(parts)} is no shard; the file is damaged")
             splits[placement.state["dim"]].append(split)
         elif kind != "Replicate":
             raise InputError(f"{where}: is {kind}, an unfinished sum over ranks; save a full or sharded state dict")
@@ -242,16 +240,20 @@ def _splits(where: str, axes: int, spec: dict[str, Any]) -> tuple[tuple[Split, .
 def _mesh_sizes(mesh: dict[str, Any]) -> tuple[int, ...]:
     """Return the number of ranks along each axis of a device mesh, whose fields torch has changed twice."""
     if "mesh" in mesh:  # torch <= 2.9: a tensor of ranks, whose shape is args[2] of its record
-        return tuple(unwrap(mesh["mesh"]).args[2])
+        return naturals(unwrap(mesh["mesh"]).args[2])
     layout = mesh["_layout"].state
     if "axes" in layout:
-        return tuple(math.prod(axis.state["shape"]) for axis in layout["axes"])
+        return tuple(_product(axis.state["shape"]) for axis in layout["axes"])
     shape = layout["shape"]
     return tuple(map(_product, shape)) if isinstance(shape, tuple) else (shape,)
 
 
-def _product(size: int | tuple[Any, ...]) -> int:
-    return size if isinstance(size, int) else math.prod(map(_product, size))
+def _product(size: Any, depth: int = 0) -> int:
+    if type(size) is int:
+        return size
+    if not isinstance(size, (list, tuple)) or depth > 4 or len(size) > MOST_AXES:
+        raise ValueError("a mesh is not made of numbers")
+    return math.prod(_product(part, depth + 1) for part in size)
 
 
 def _join(where: str, parts: list[LocalShard | Rectangles]) -> Tensor:
@@ -276,23 +278,44 @@ def _runs(size: int, splits: tuple[Split, ...]) -> tuple[tuple[int, int, int], .
     """
     if not splits:
         return ((0, 0, size),)
-    if size > 1 << 28:
-        raise InputError(f"an axis of {size} is sharded, which is more than this takes for a tensor's")
-    indices = np.arange(size)
+    runs = [(0, size)]  # start in the whole, length
     for stripes, parts, index in splits:
-        stripe = _step(len(indices), stripes)
-        cut = [indices[start : start + stripe] for start in range(0, len(indices), stripe)]
-        steps = [_step(len(chunk), parts) for chunk in cut]
-        indices = np.concatenate([indices[:0], *(chunk[index * step : (index + 1) * step] for chunk, step in zip(cut, steps, strict=True))])
-    return tuple(_consecutive(indices))
+        count = sum(length for _, length in runs)
+        stripe = _step(count, stripes)
+        if len(runs) + -(-count // stripe) > MOST_BOXES:
+            raise InputError(f"an axis of {size} is sharded in over {MOST_BOXES} pieces; the file is damaged")
+        wanted = []
+        for start in range(0, count, stripe):
+            length = min(stripe, count - start)
+            step = _step(length, parts)
+            wanted.append((start + min(index * step, length), start + min((index + 1) * step, length)))
+        runs = list(_cut(runs, wanted))
+    starts = accumulate((length for _, length in runs), initial=0)
+    return tuple((first, start, length) for (first, length), start in zip(runs, starts, strict=False))
 
 
 def _step(size: int, parts: int) -> int:
     return max(1, -(-size // parts))
 
 
-def _consecutive(indices: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    cuts = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
-    for begin, end in pairwise(cuts):
-        if begin < end:
-            yield int(indices[begin]), begin, end - begin
+def _cut(runs: list[tuple[int, int]], wanted: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Cut ranges of positions, which ascend, out of runs of indices; join what follows one another."""
+    latest: tuple[int, int] | None = None
+    number, before = 0, 0  # a run, and the positions before it
+    for begin, end in wanted:
+        while begin < end:
+            first, length = runs[number]
+            if begin >= before + length:
+                number, before = number + 1, before + length
+                continue
+            stop = min(end, before + length)
+            start, size = first + begin - before, stop - begin
+            if latest is not None and sum(latest) == start:
+                latest = (latest[0], latest[1] + size)
+            else:
+                if latest is not None:
+                    yield latest
+                latest = (start, size)
+            begin = stop
+    if latest is not None:
+        yield latest

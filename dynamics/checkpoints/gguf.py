@@ -20,7 +20,7 @@ import numpy as np
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import FileRange, grouped
 from dynamics.checkpoints.rotary import halves
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor, from_file
+from dynamics.checkpoints.tensor import MOST_ELEMENTS, Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.io.locations import Location
@@ -75,6 +75,8 @@ BLOCKS = {
 PERMUTED = ("llama", "granite")
 #: architectures in which llama.cpp adds 1 to the weights of norms
 SHIFTED = ("gemma", "gemma2", "gemma3")
+#: bytes of metadata and of the list of tensors; numbers of tensors, of fields, of values in fields, and of experts
+LARGEST_HEADER, MOST_TENSORS, MOST_FIELDS, MOST_VALUES, MOST_EXPERTS = 100_000_000, 1_000_000, 100_000, 4_000_000, 65_536
 #: name of a part of a checkpoint that llama-gguf-split wrote
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 ROTARY = re.compile(r"(.*\.)?(rope_freqs|rope_factors_long|rope_factors_short|attn_rot_embd)\.weight$")
@@ -226,7 +228,7 @@ class _Layout:
         name = f"{theirs}.{suffix}" if block is None else f"model.layers.{block}.{theirs}.{suffix}"
         if "*" not in theirs or expert:
             yield tensor.named(name.replace("*", expert or "*"))
-        elif len(tensor.shape) < 2 or not tensor.numel:
+        elif len(tensor.shape) < 2 or not tensor.numel or tensor.shape[0] > MOST_EXPERTS:
             raise InputError(f"{where}{printable(tensor.name)} {tensor.shape} is no stack of experts; the file is damaged")
         else:
             yield from (tensor.item(index, name.replace("*", str(index))) for index in range(tensor.shape[0]))
@@ -234,7 +236,8 @@ class _Layout:
 
 def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Entry]]:
     """Read metadata (scalars, strings, short arrays of numbers) and tensor entries, and check them against the file size."""
-    stream = io.BufferedReader(FileRange(file, 0, file.size), 1 << 16)
+    limit = min(file.size, LARGEST_HEADER)
+    stream = io.BufferedReader(FileRange(file, 0, limit), 1 << 16)
     if stream.read(4) != b"GGUF":
         raise InputError(f"{where}: is not a GGUF file (it does not start with GGUF)")
     (version,) = _unpack(stream, "I")
@@ -242,12 +245,12 @@ def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Ent
         kind = "big-endian" if version & 0xFFFF == 0 else f"of version {version}"
         raise InputError(f"{where}: is a GGUF file {kind}; little-endian version 2 or 3 is read: convert it again")
     count, fields_count = _unpack(stream, "QQ")
-    if 24 * count + 13 * fields_count > file.size:
+    if 24 * count + 13 * fields_count > file.size or count > MOST_TENSORS or fields_count > MOST_FIELDS:
         raise InputError(f"{where}: claims {count} tensors and {fields_count} fields in {file.size} bytes; fetch it again")
-    fields = _fields(stream, fields_count, file.size, where)
+    fields = _fields(stream, fields_count, limit, where)
     entry_of: dict[str, Entry] = {}
     for _ in range(count):
-        name = _string(stream, file.size)
+        name = _string(stream, limit)
         if name in entry_of:
             raise InputError(f"{where}: holds two tensors named {printable(name)}")
         entry_of[name] = _entry(stream, name, where, gguf)
@@ -256,10 +259,15 @@ def _header(file: File, where: str, gguf: Any) -> tuple[dict[str, Any], list[Ent
         raise InputError(f"{where}: its alignment {printable(align)} is not a power of two; the file is damaged")
     start = -(-stream.tell() // align) * align
     entries = []
+    room = file.size - start
     for entry in entry_of.values():
-        end = start + entry.offset + math.prod(entry.shape) // entry.block * entry.width
-        if end > file.size:
+        size = math.prod(entry.shape) // entry.block * entry.width
+        end = start + entry.offset + size
+        if end > file.size or max(entry.shape, default=0) >= MOST_ELEMENTS:
             raise InputError(f"{where}: {printable(entry.name)} reaches to byte {end}, the file has {file.size}; fetch it again")
+        room -= size
+        if room < 0:
+            raise InputError(f"{where}: {printable(entry.name)} overlaps another tensor; the file is damaged")
         entries.append(Entry(entry.name, entry.shape, entry.kind, start + entry.offset, entry.block, entry.width))
     return fields, entries
 
@@ -298,7 +306,7 @@ def _value(stream: Stream, code: int, limit: int, where: str, depth: int = 0) ->
     if code != ARRAY or depth > 4:
         raise InputError(f"{where}: has a metadata value of unknown type {code}; the file is damaged")
     inner, count = _unpack(stream, "IQ")
-    if count * (struct.calcsize(SCALARS[inner]) if inner in SCALARS else 8) > limit:
+    if count * (struct.calcsize(SCALARS[inner]) if inner in SCALARS else 8) > limit or (inner not in SCALARS and count > MOST_VALUES):
         raise InputError(f"{where}: has an array of {count} values in a file of {limit} bytes; fetch it again")
     if inner in SCALARS and count > 4096:  # token scores and types
         _skip(stream, count * struct.calcsize(SCALARS[inner]), limit)

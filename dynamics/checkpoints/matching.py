@@ -5,6 +5,7 @@ Each tensor of either checkpoint ends up either in a pair or, with a reason, in 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from dynamics.errors import InputError, printable
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 #: fused modules whose row order depends on the architecture (by head, by group, or transposed), which are never split
 INTERLEAVED = ("query_key_value", "c_attn", "Wqkv", "wqkv", "linear_qkv", "linear_fc1")
+#: embeddings and heads with which another one is compared
+COPIES = 256
 EXPERT = re.compile(r"^(.*\.)experts\.(\d+)\.(\w+)(?:\.weight)?$")
 STACKED = re.compile(r"^(.*\.)experts\.(\w+?)(?:\.weight)?$")
 ROLES = {
@@ -400,7 +403,7 @@ def _alias_of_compared(side: _Side, result: Match) -> None:
             result.skipped.append(Skip(name, side.which, f"the same memory as {first}, which is compared"))
         elif parameter_names.kind(name) in ("head", "embedding") and parameter_names.layer(name) is None and name.endswith("weight"):
             copies = (x for x in side.compared if x.shape == tensor.shape and parameter_names.kind(x.name) in ("head", "embedding"))
-            if any(equal(tensor, x) for x in copies):
+            if any(equal(tensor, x) for x in itertools.islice(copies, COPIES)):
                 del side.left[name]
                 reason = "tied: holds the values of the input embedding, which is compared"
                 result.skipped.append(Skip(name, side.which, reason))

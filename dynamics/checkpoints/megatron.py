@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dynamics.checkpoints.dcp import EXTRA_STATE, read_dcp
-from dynamics.checkpoints.files import File, read_json
 from dynamics.checkpoints.pickled import grouped, read_pickled
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.checkpoints.unpickle import ALLOWED
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.side_files import read_json, read_pointer
 
 POINTER = "latest_checkpointed_iteration.txt"
 #: a name in which the layers are stacked: ``decoder.layers.mlp.linear_fc1.weight``
 STACKED = re.compile(r"(.*?\blayers\.)(?!\d)(.+)")
 EXPERTS = ".experts.experts."
+#: layers of a model, experts of a layer
+MOST_LAYERS = 16_384
 RANK = re.compile(r"mp_rank_\d+(_\d+)*")
 
 #: classes in the arguments that Megatron stores in the older files
@@ -60,7 +62,7 @@ def read_torch_dist(folder: Location) -> Checkpoint:
     for name, tensor in stored.tensors.items():
         match = STACKED.fullmatch(name)
         # without one number of layers for all, the first axis is something else
-        stacked = match is not None and tensor.numel > 0 and len(counts[match[1]]) == 1
+        stacked = match is not None and tensor.numel > 0 and len(counts[match[1]]) == 1 and max(tensor.shape[:1]) <= MOST_LAYERS
         unstacked = _layers(match[1], match[2], tensor) if match and stacked else [tensor]
         for single in unstacked:
             if single.name in tensors:
@@ -74,7 +76,7 @@ def _layers(prefix: str, rest: str, tensor: Tensor) -> Iterator[Tensor]:
     for layer in range(tensor.shape[0]):
         name = f"{prefix}{layer}.{rest}"
         single = tensor.item(layer, name)
-        if EXPERTS in name and len(single.shape) == 3:
+        if EXPERTS in name and len(single.shape) == 3 and single.shape[0] <= MOST_LAYERS:
             for expert in range(single.shape[0]):
                 yield single.item(expert, name.replace(EXPERTS, f".experts.local_experts.{expert}."))
         else:
@@ -93,9 +95,8 @@ def iteration_folder(folder: Location, children: set[str]) -> Location | None:
     """Return the sub-folder of the last iteration, as Megatron's pointer names it; None if there is no pointer."""
     if not (folder / POINTER).is_file():
         return None
-    file = File(folder / POINTER)
-    text = file.read(0, min(file.size, 100)).decode("utf-8", "replace").strip()
-    name = f"iter_{int(text):07d}" if text.isdecimal() else text
+    text = read_pointer(folder / POINTER)
+    name = f"iter_{text:0>7}" if text.isdecimal() else text
     if name not in children:
         raise InputError(f"{printable(folder)}: {POINTER} names the folder {printable(name)}, which is not there; fetch it")
     return folder / name

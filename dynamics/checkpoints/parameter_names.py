@@ -93,7 +93,7 @@ def layer(name: str) -> str | None:
 def layer_order(name: str) -> tuple[str, int]:
     """Return a sort key that puts layer 10 after layer 9."""
     stack, _, number = name.rpartition(".")
-    return (stack, int(number)) if number.isdigit() else (name, -1)
+    return (stack, int(number)) if number.isdecimal() else (name, -1)
 
 
 @lru_cache(maxsize=65536)

@@ -7,21 +7,35 @@ with a quantized or nested tensor and on shards of an older ``DeviceMesh``, and 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dynamics.checkpoints.files import File
 from dynamics.checkpoints.sharded import split_into_boxes
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
-from dynamics.checkpoints.unpickle import ALLOWED, PLAIN, REBUILD, SUBCLASS, UNREADABLE, WIDTHS, WRAPPERS, Node, Storage, unpickle
+from dynamics.checkpoints.tensor import LONGEST_NAME, STORAGE, Checkpoint, Ignored, Tensor, from_file, natural_shape, naturals
+from dynamics.checkpoints.unpickle import (
+    ALLOWED,
+    PLAIN,
+    REBUILD,
+    SUBCLASS,
+    UNREADABLE,
+    WHOLE,
+    WIDTHS,
+    WRAPPERS,
+    Node,
+    Storage,
+    plain,
+    unpickle,
+)
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 
@@ -34,6 +48,12 @@ OPTIMIZER = frozenset([
 NESTED = ("model_state_dict", "state_dict", "model", "module", "network", "state")
 BUFFER = "a buffer, not a weight: no optimizer updates it"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+#: bytes of the list of records in an archive; a record takes about a hundred
+LARGEST_LIST = 1 << 26
+#: wrappers around one tensor, such as a parameter of a subclass
+WRAPPED = 8
+#: Tensors may share values, so that they have more bytes than their file; no model has so many times more.
+SHARED, FEW = 64, 1 << 30
 #: a strided read of up to this many bytes is a single read instead of a read for each run
 SLACK = 1 << 20
 
@@ -76,6 +96,24 @@ class Saved:
     file: File
     root: Any
     offset_of: Callable[[Storage], int]
+    _claimed: list[int] = field(default_factory=list)
+
+    def claim(self, count: int) -> bool:
+        """Add a tensor's bytes to those of the others; return whether the file can have so many."""
+        self._claimed[:] = [sum(self._claimed) + count]
+        return self._claimed[0] <= SHARED * self.file.size + FEW
+
+
+class _Stream(io.BufferedReader):
+    """A part of a file, of which nothing is read at once that is larger than the list of records in an archive."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read some bytes."""
+        position = self.tell()
+        left = self.seek(0, io.SEEK_END) - self.seek(position)
+        if (left if size is None or size < 0 else size) > LARGEST_LIST:
+            raise ValueError("its list of records is too long")
+        return super().read(size)
 
 
 def load_state(file: File, start: int = 0, size: int | None = None, allowed: frozenset[str] = ALLOWED) -> Saved:
@@ -111,7 +149,12 @@ def _load_zip(file: File, start: int, size: int, allowed: frozenset[str]) -> Sav
 
     if "byteorder" in archive and file.read(*archive.body("byteorder")) != b"little":
         raise InputError(f"{where}: was written on a big-endian machine; load and save it once on a little-endian one")
-    return Saved(file, unpickle(io.BytesIO(file.read(*archive.body("data.pkl"))), where, allowed), offset_of)
+    return Saved(file, unpickle(whole_or_stream(file, *archive.body("data.pkl")), where, allowed), offset_of)
+
+
+def whole_or_stream(file: File, start: int, size: int) -> io.BytesIO | io.BufferedReader[FileRange]:
+    """Return a pickle in a file as a stream: in memory, which is faster, or as it is needed if it is large."""
+    return io.BytesIO(file.read(start, size)) if size <= WHOLE else io.BufferedReader(FileRange(file, start, size))
 
 
 class _Archive:
@@ -120,7 +163,7 @@ class _Archive:
     def __init__(self, file: File, start: int, size: int):
         self.file, self.start, self.end, self.where = file, start, start + size, printable(file.path)
         try:
-            infos = zipfile.ZipFile(io.BufferedReader(FileRange(file, start, size))).infolist()
+            infos = zipfile.ZipFile(_Stream(FileRange(file, start, size))).infolist()
         except InputError:
             raise
         except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as error:
@@ -245,14 +288,22 @@ def _gather(file: File, origin: int, shape: tuple[int, ...], strides: tuple[int,
 
 def unwrap(value: Any) -> Any:
     """Remove wrappers such as ``Parameter`` from a tensor record."""
-    while isinstance(value, Node):
+    for _ in range(WRAPPED):
+        if not isinstance(value, Node) or not value.args:
+            return value
+        inner = value.args[0]
         if value.path in WRAPPERS:
-            value = value.args[0]
-        elif value.path == SUBCLASS and issubclass(value.args[0], Node) and value.args[0].path != f"{REBUILD}wrapper_subclass":
-            value = value.args[0](*value.args[2])
+            value = inner
+        elif value.path == SUBCLASS and _rebuilds(inner) and len(value.args) > 2 and isinstance(value.args[2], tuple):
+            value = inner(*value.args[2])
         else:
-            break
-    return value
+            return value
+    raise ValueError("a tensor is wrapped in itself")
+
+
+def _rebuilds(value: Any) -> bool:
+    """Tell whether a value is the stand-in for a function that makes a tensor."""
+    return isinstance(value, type) and issubclass(value, Node) and value.path != f"{REBUILD}wrapper_subclass"
 
 
 def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
@@ -265,7 +316,7 @@ def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
         if value.path in UNREADABLE:
             return f"{UNREADABLE[value.path]}, not read"
         if value.path == SUBCLASS:
-            return f"a tensor subclass ({printable(value.args[1].path)}), not read"
+            return f"a tensor subclass ({printable(value.args[1].path, 60)}), not read"
         return _strided(value, where, saved) if value.path in PLAIN else None
     except InputError:
         raise
@@ -273,34 +324,41 @@ def as_strided(value: Any, name: str, saved: Saved) -> Strided | str | None:
         raise InputError(f"{where}: its tensor record is damaged ({type(error).__name__}); fetch the file again") from None
 
 
-def _claimed(record: Any) -> int:
+def claimed_elements(record: Any) -> int:
     """Count the elements of the shape in the record of a tensor that cannot be read; 0 if there is none."""
     record = unwrap(record)
-    arguments = record.args[2] if record.path == SUBCLASS else record.args
+    arguments = record.args[2] if record.path == SUBCLASS and len(record.args) > 2 else record.args
     for shape in arguments if isinstance(arguments, tuple) else ():
-        if isinstance(shape, tuple) and shape and all(type(size) is int and size >= 0 for size in shape):
-            return math.prod(shape)
+        with contextlib.suppress(ValueError):
+            if isinstance(shape, tuple) and shape:
+                return math.prod(natural_shape(shape))
     return 0
 
 
 def _strided(node: Node, where: str, saved: Saved) -> Strided | str:
     storage, offset, shape, strides = node.args[:4]
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
     dtype = node.args[6] if node.path.endswith("_v3") else storage.dtype
-    if dtype not in STORAGE:
-        return f"its dtype {printable(dtype)} is not one this reads"
-    numbers = (offset, *shape, *strides)
-    if len(shape) != len(strides) or not all(type(number) is int and number >= 0 for number in numbers):
+    if not isinstance(dtype, str) or dtype not in STORAGE:
+        return f"its dtype {plain(dtype)} is not one this reads"
+    try:
+        (offset,), shape, strides = naturals([offset]), naturals(shape), naturals(strides)
+    except ValueError:
+        shape, strides = (), (0,)
+    if len(shape) != len(strides):
         raise InputError(f"{where}: its tensor record is damaged (shape or strides); fetch the file again")
     width, room = STORAGE[dtype].itemsize, storage.size * WIDTHS[storage.dtype]
     if math.prod(shape) == 0:
-        return Strided(saved.file, 0, dtype, tuple(shape), tuple(strides))
+        return Strided(saved.file, 0, dtype, shape, strides)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if (last + 1) * width > room:
         raise InputError(f"{where}: reaches to byte {(last + 1) * width} of a storage of {room}; the file is damaged")
     # a stride of 0 repeats values, so the storage does not limit the shape, and reading an absurd shape would not end
-    if math.prod(shape) * width > max(saved.file.size, 1 << 30):
+    count = math.prod(shape) * width
+    if count > max(saved.file.size, FEW) or not saved.claim(count):
         raise InputError(f"{where}: claims {math.prod(shape)} elements, more than the file could hold")
-    return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, tuple(shape), tuple(strides))
+    return Strided(saved.file, saved.offset_of(storage) + offset * width, dtype, shape, strides)
 
 
 def read_pickled(path: Location, allowed: frozenset[str] = ALLOWED) -> Checkpoint:
@@ -313,17 +371,17 @@ def read_pickled(path: Location, allowed: frozenset[str] = ALLOWED) -> Checkpoin
     ignored: list[Ignored] = []
     state = find_weights(saved.root, where, ignored)
     tensors: dict[str, Tensor] = {}
-    buffers = saved.root.get("buffer_names")  # of DeepSpeed
-    for name, value in _flatten(state, ignored):
+    buffers = texts_in(saved.root.get("buffer_names"))  # of DeepSpeed
+    for name, value in _flatten(where, state, ignored):
         strided = as_strided(value, name, saved)
-        if isinstance(buffers, list) and name in buffers:
+        if name in buffers:
             ignored.append(Ignored(name, BUFFER))
         elif strided is None:
             ignored.append(Ignored(name, "not a tensor"))
         elif isinstance(strided, str):
             if "DTensor" in strided:
                 raise InputError(f"{where}: {printable(name)} is one rank's part of a DTensor; all ranks' files are needed")
-            ignored.append(Ignored(name, strided, _claimed(value)))
+            ignored.append(Ignored(name, strided, claimed_elements(value)))
         elif name in tensors:
             raise InputError(f"{where}: holds two entries named {printable(name)}")
         else:
@@ -338,7 +396,7 @@ def find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) ->
     for _ in range(3):
         if "param_groups" in root and "state" in root:
             raise InputError(f"{where}: holds optimizer state, not weights")
-        key = next((key for key in NESTED if isinstance(root.get(key), dict) and next(_flatten(root[key], []), None)), None)
+        key = next((key for key in NESTED if isinstance(root.get(key), dict) and next(_flatten(where, root[key], []), None)), None)
         if key is None:
             break
         taken += f"{key}."
@@ -350,18 +408,27 @@ def find_weights(root: Mapping[Any, Any], where: str, ignored: list[Ignored]) ->
     return root
 
 
-def _flatten(state: Mapping[Any, Any], ignored: list[Ignored], prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+def texts_in(value: Any) -> set[str]:
+    """Return the texts in a list or tuple; empty for anything else."""
+    return {name for name in value if isinstance(name, str)} if isinstance(value, (list, tuple)) else set()
+
+
+def _flatten(
+    where: str, state: Mapping[Any, Any], ignored: list[Ignored], prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Collect tensor records under the keys of their parent dictionaries, joined by dots; other entries go to ``ignored``."""
     seen = set() if seen is None else seen
     for key, value in state.items():
         name = f"{prefix}{key}" if isinstance(key, str | int) else f"{prefix}?"
+        if len(name) > LONGEST_NAME:
+            raise InputError(f"{where}: has an entry whose name has {len(name)} characters ({printable(name, 40)}); the file is damaged")
         if isinstance(value, Node):
             yield name, value
         elif is_optimizer(key) and isinstance(value, dict | list):
             ignored.append(Ignored(name, "optimizer state, not weights"))
         elif isinstance(value, dict) and id(value) not in seen and len(seen) < 100_000 and prefix.count(".") < 50:
             seen.add(id(value))  # a dictionary can occur several times in a pickle, and even contain itself
-            yield from _flatten(value, ignored, f"{name}.", seen)
+            yield from _flatten(where, value, ignored, f"{name}.", seen)
         else:
             ignored.append(Ignored(name, "not a tensor"))
 

@@ -7,17 +7,16 @@ describes more data than the file contains indicates an interrupted download or 
 from __future__ import annotations
 
 import codecs
-import json
 import math
 from typing import Any
 
 from dynamics.checkpoints.files import File
-from dynamics.checkpoints.tensor import STORAGE, Checkpoint, Ignored, Tensor, from_file
+from dynamics.checkpoints.tensor import MOST_AXES, MOST_ELEMENTS, STORAGE, Checkpoint, Ignored, Tensor, from_file
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.side_files import ADVICE, parse_json
 
 MAX_HEADER = 100_000_000  # limit of the format, in bytes
-MAX_ELEMENTS = 2**62
 
 #: safetensors dtype -> dtype of ``Tensor``
 DTYPES = {
@@ -96,16 +95,10 @@ def _beginning_of_text(start: bytes) -> str:
 
 
 def _parse_json(raw: bytes, where: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(pairs)
-        if len(entries) != len(pairs):
-            raise ValueError("a name stands twice")
-        return entries
-
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        fault = "is nested too deeply" if isinstance(error, RecursionError) else f"is not valid JSON ({printable(error, 80)})"
+        header = parse_json(raw, "header", unique=True)
+    except InputError as error:
+        fault = str(error).removeprefix("header: ").removesuffix(f"; {ADVICE}")
         raise InputError(f"{where}: header {fault}; not a safetensors file, or a corrupt one") from None
     if not isinstance(header, dict):
         raise InputError(f"{where}: header is a JSON {type(header).__name__}, not an object; not a safetensors file")
@@ -118,10 +111,6 @@ def _entry(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int
     def refuse(fault: str) -> InputError:
         return InputError(f"{where}: tensor {printable(name)}: {fault}; the header is corrupt")
 
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise refuse("its name is not valid Unicode") from None
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise refuse("needs dtype, shape and data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -130,8 +119,8 @@ def _entry(name: str, entry: Any, where: str) -> tuple[str, tuple[int, ...], int
         raise refuse(f"unknown dtype {printable(code, 40)}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise refuse("shape and data_offsets must be lists of whole numbers")
-    numel = math.prod(shape) if len(shape) <= 64 and all(size < MAX_ELEMENTS for size in shape) else MAX_ELEMENTS
-    if numel >= MAX_ELEMENTS:
+    numel = math.prod(shape) if len(shape) <= MOST_AXES and all(size < MOST_ELEMENTS for size in shape) else MOST_ELEMENTS
+    if numel >= MOST_ELEMENTS:
         raise refuse("its shape has more elements than any file holds")
     begin, stop = offsets
     needed = (numel * (bits or 8 * STORAGE[DTYPES[code]].itemsize) + 7) // 8

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from dynamics.checkpoints.tensor import Tensor
+from dynamics.checkpoints.tensor import MOST_ELEMENTS, Tensor
 from dynamics.errors import InputError, printable
 
 #: file name of one rank's shard, as verl writes it: world size, rank
@@ -24,6 +24,8 @@ NOT_WEIGHTS = re.compile(
     r"|^(sampler(_\d+)?|dl_state_dict(_\d+)?|data|(train_|val_)?dataloader(_\d+)?)\.(bin|pt|pth)$"  # where the data loader was
 )
 
+#: pairs of shards that are compared; ten thousand that are cut along two axes need fewer
+MOST_COMPARED = 200_000_000
 #: origin of a shard in the whole tensor, shape of the shard, and the tensor of that shape
 Shard = tuple[tuple[int, ...], tuple[int, ...], Tensor]
 
@@ -34,7 +36,7 @@ def join_shards(name: str, shape: tuple[int, ...], dtype: str, shards: Sequence[
     A shard keeps the row-major order of the whole, so the elements of a shard that fall into a flat range of the
     whole are themselves a flat range of the shard. Each read therefore reads a single range of each shard that it overlaps.
     """
-    if math.prod(shape) >= 2**62:
+    if math.prod(shape) >= MOST_ELEMENTS:
         raise InputError(f"{printable(name)}: claims the shape {shape}, which no file can hold")
     filled = [(tuple(offsets), tuple(sizes), shard) for offsets, sizes, shard in shards if math.prod(sizes)]
     for offsets, sizes, shard in filled:
@@ -149,11 +151,13 @@ def _check_cover(name: str, shape: tuple[int, ...], shards: list[tuple[tuple[int
         return
     low = np.array([offsets for offsets, _, _ in shards], np.int64)
     high = low + np.array([sizes for _, sizes, _ in shards], np.int64)
-    order = np.argsort(low[:, 0], kind="stable")
+    # a later shard can overlap this shard only if it starts before the end of this shard, on the axis along which most are cut
+    axis = max(range(len(shape)), key=lambda axis: len(np.unique(low[:, axis])))
+    order = np.argsort(low[:, axis], kind="stable")
     low, high = low[order], high[order]
-    ends = np.searchsorted(
-        low[:, 0], high[:, 0]
-    )  # a later shard can overlap this shard only if it starts before the end of this shard on axis 0
+    ends = np.searchsorted(low[:, axis], high[:, axis])
+    if (ends - np.arange(1, len(ends) + 1)).clip(0).sum() > MOST_COMPARED:
+        raise InputError(f"{printable(name)}: {len(shards)} shards lie too close to one another; the file is damaged")
     for index, end in enumerate(ends):
         later = slice(index + 1, end)
         overlaps = ((low[later] < high[index]) & (high[later] > low[index])).all(axis=1)

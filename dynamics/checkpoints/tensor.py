@@ -45,6 +45,29 @@ FITS_FLOAT32 = frozenset([
 Reader = Callable[[int, int, np.ndarray], np.ndarray]
 
 
+#: characters of a name
+LONGEST_NAME = 1000
+#: axes that numpy's arrays can have; elements that a file can hold
+MOST_AXES, MOST_ELEMENTS = 32, 2**62
+
+
+def naturals(values: Any, most: int = MOST_AXES) -> tuple[int, ...]:
+    """Check the numbers of a shape, of an origin or of strides that a file states; a ValueError if they are none."""
+    if not isinstance(values, (list, tuple)) or len(values) > most:
+        raise ValueError("a shape or offset is not made of numbers, or of too many")
+    if not all(type(value) is int and 0 <= value < MOST_ELEMENTS for value in values):
+        raise ValueError("a shape or offset is not made of numbers that a file can have")
+    return tuple(values)
+
+
+def natural_shape(values: Any) -> tuple[int, ...]:
+    """Check a shape that a file states; a ValueError if no file can hold so many elements."""
+    shape = naturals(values)
+    if math.prod(shape) >= MOST_ELEMENTS:
+        raise ValueError(f"it claims the shape {shape}, which no file can hold")
+    return shape
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of a checkpoint, read lazily and in row-major order.
@@ -196,10 +219,13 @@ class Checkpoint:
     def ties_head(self) -> bool:
         """Whether the output head shares the input embedding: the config says so, or a causal model stores no head."""
         config = self.config or {}
-        says = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
+        text = config.get("text_config")
+        says = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, dict) else None)
         if says is not None:
             return says is True
-        causal = any(str(name).endswith(("LMHeadModel", "ForCausalLM")) for name in config.get("architectures") or ())
+        architectures = config.get("architectures")
+        names = architectures if isinstance(architectures, list) else ()
+        causal = any(str(name).endswith(("LMHeadModel", "ForCausalLM")) for name in names)
         return causal and not any(parameter_names.kind(name) == "head" for name in self.tensors)
 
     @property

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from dynamics.checkpoints.files import read_json
 from dynamics.checkpoints.pickled import grouped, read_pickled
 from dynamics.checkpoints.rotary import halves
 from dynamics.checkpoints.sharded import Shard, join_shards
 from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
+from dynamics.io.side_files import read_json
 
 RANK = re.compile(r"consolidated\.(\d+)\.pth")
 LAYER = re.compile(r"layers\.(\d+)\.(?:attention\.|feed_forward\.)?(\w+)\.weight")
@@ -95,7 +95,7 @@ def _axis(where: str, name: str, shape: tuple[int, ...], width: int) -> int | No
     if name == "output.weight":
         return 0
     if name == "tok_embeddings.weight":  # Llama 1 and 2 split the width, Llama 3 the vocabulary
-        return 0 if shape[-1] == width else 1
+        return 0 if shape[-1:] == (width,) else 1
     raise InputError(
         f"{where}: it is not known how this tensor is split over the consolidated.NN.pth files; convert to Hugging Face format"
     )
@@ -124,6 +124,8 @@ def _check_shapes(where: str, tensors: Mapping[str, Tensor], width: int, params:
     counts = _heads(params)
     head = params.get("head_dim")
     queries = counts[0] * head if counts and type(head) is int and head > 0 else width
+    if scalar := next((name for name, shape in shapes.items() if not shape), None):
+        raise InputError(f"{where}: {printable(scalar)} is a single number; the file is damaged")
     for name, shape in shapes.items():
         match = LAYER.fullmatch(name)
         module = match[2] if match else name

@@ -16,13 +16,15 @@ from typing import NoReturn
 from dynamics.errors import InputError, did_you_mean
 from dynamics.extras import explain
 
-DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 #: environment variable that shows the traceback of an unexpected error
 TRACEBACK = "DYNAMICS_TRACEBACK"
 #: what stands before the text of a line: a name and two or more spaces, or ``usage:``
 _COLUMN = re.compile(r"\s*\S+\s{2,}|usage: ")
 #: an option with its value in a usage, and what stands for the space between them where the line must not be broken there
 _OPTIONAL, _GLUE = re.compile(r"\[[^][]*(?:\[[^][]*\][^][]*)*\]"), "\0"
+#: what torch says when memory ran out, on any device
+_NO_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -31,7 +33,28 @@ class IncompleteError(InputError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM was received. It derives from ``KeyboardInterrupt``, so code that saves its work on Ctrl-C also does so here."""
+    """SIGTERM or SIGHUP was received.
+
+    It derives from ``KeyboardInterrupt``, so code that saves its work on Ctrl-C also does so here.
+
+    Parameters
+    ----------
+    message : what became of the work, for the last line of the command.
+    number : the signal; the exit status is 128 and this number.
+    """
+
+    def __init__(self, message: str = "", number: int = signal.SIGTERM):
+        super().__init__(message)
+        self.number = number
+
+
+#: signals that end a command like Ctrl-C: clusters send SIGTERM, a terminal that is closed SIGHUP
+TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def interruption(number: int, message: str = "") -> KeyboardInterrupt:
+    """Make the exception for a signal: of Ctrl-C, or one of ``TERMINATING``."""
+    return KeyboardInterrupt(message) if number == signal.SIGINT else Terminated(message, number)
 
 
 def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
@@ -45,25 +68,26 @@ def run(name: str, main: Callable[[Sequence[str] | None], None], argv: Sequence[
 
     Returns
     -------
-    0 done, 1 internal error, 2 bad input, 3 incomplete result, 130 interrupted, 143 terminated.
+    0 done, 1 internal error, 2 bad input, 3 incomplete result, 130 interrupted, 143 terminated, 129 terminated by a closed terminal.
     """
     try:
-        with handle_signals(_terminate, signal.SIGTERM):
+        with handle_signals(_terminate, *TERMINATING):
             try:
                 main(argv)
             except SystemExit:  # the help was printed
-                sys.stdout.flush()
+                with writing_stdout():
+                    pass
                 raise
-            sys.stdout.flush()
+            with writing_stdout():
+                pass
         return DONE
     except IncompleteError as error:
         return _end(name, f"incomplete: {error}", INCOMPLETE)
     except InputError as error:
         return _end(name, f"error: {error}", BAD_INPUT)
-    except Terminated:
-        return _end(name, "terminated", TERMINATED)
-    except KeyboardInterrupt:
-        return _end(name, "interrupted", INTERRUPTED)
+    except KeyboardInterrupt as end:
+        what, status = ("terminated", 128 + end.number) if isinstance(end, Terminated) else ("interrupted", INTERRUPTED)
+        return _end(name, f"{what}: {end}" if str(end) else what, status)
     except BrokenPipeError:  # `| head` has seen enough
         silence_stdout()
         return DONE
@@ -83,13 +107,31 @@ def _end(name: str, message: str, status: int) -> int:
     return status
 
 
+@contextlib.contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Write what standard output holds at the end of the block, and name it if that fails, as on a full disk."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence_stdout()
+        raise InputError(f"standard output: {error.strerror or error}") from None
+
+
 def _unexpected(name: str, error: Exception) -> int:
-    """Report an internal error in one line."""
+    """Report an internal error in one line, or that memory ran out."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return _end(name, f"error: memory ran out ({_first_line(error)}); end other programs, or use a machine with more", BAD_INPUT)
     if os.environ.get(TRACEBACK):
         raise error
+    return _end(name, f"internal error: {_first_line(error)}; please report it with the traceback, which {TRACEBACK}=1 shows", FAILED)
+
+
+def _first_line(error: Exception) -> str:
     what = str(error).partition("\n")[0]
-    text = f"{type(error).__name__}: {what}" if what else type(error).__name__
-    return _end(name, f"internal error: {text}; please report it with the traceback, which {TRACEBACK}=1 shows", FAILED)
+    return f"{type(error).__name__}: {what}" if what else type(error).__name__
 
 
 def tell(line: str) -> None:
@@ -100,9 +142,13 @@ def tell(line: str) -> None:
 
 @contextlib.contextmanager
 def handle_signals(handler: Callable[[int, object], None], *numbers: int) -> Iterator[None]:
-    """Handle signals by ``handler``, called with the number and the frame; outside the main thread, do nothing."""
+    """Handle signals by ``handler``, called with the number and the frame; outside the main thread, do nothing.
+
+    SIGHUP stays ignored where it is, as by nohup.
+    """
+    ignored = {number for number in TERMINATING if number != signal.SIGTERM and signal.getsignal(number) == signal.SIG_IGN}
     try:
-        previous = {number: signal.signal(number, handler) for number in numbers}
+        previous = {number: signal.signal(number, handler) for number in numbers if number not in ignored}
     except ValueError:  # not the main thread
         yield
         return
@@ -113,9 +159,9 @@ def handle_signals(handler: Callable[[int, object], None], *numbers: int) -> Ite
             signal.signal(number, former)
 
 
-def _terminate(*_: object) -> None:
+def _terminate(number: int, _frame: object) -> None:
     """Raise ``Terminated``, so that temporary files are removed and finished work is saved."""
-    raise Terminated
+    raise interruption(number)
 
 
 def silence_stdout() -> None:
@@ -128,8 +174,8 @@ def silence_stdout() -> None:
 def reader_may_leave() -> Iterator[None]:
     """Ignore a broken pipe on standard output (``| head``), so that the command still writes its files."""
     try:
-        yield
-        sys.stdout.flush()
+        with writing_stdout():
+            yield
     except BrokenPipeError:
         silence_stdout()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamics.cli.command import tell
+from dynamics.cli.command import tell, writing_stdout
 from dynamics.errors import InputError, printable
 from dynamics.io.atomic import check_target, replacing
 from dynamics.io.locations import scheme_of, without_secrets
@@ -118,7 +118,8 @@ def _holds(path: str, target: Path) -> bool:
 def write(path: str, content: str | bytes) -> None:
     """Write a file atomically and report it on stderr. ``-`` is standard output."""
     if path == "-":
-        sys.stdout.write(content if isinstance(content, str) else content.decode())
+        with writing_stdout():
+            sys.stdout.write(content if isinstance(content, str) else content.decode())
         return
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

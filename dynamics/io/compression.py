@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dynamics.errors import InputError, printable
+from dynamics.io.regular import open_regular
 
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
 #: errors that reading a damaged file can raise
@@ -30,23 +31,27 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
     Raises
     ------
-    InputError : the file cannot be read; the message has one line.
+    InputError : it is not a regular file, or cannot be read; the message has one line.
     """
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb", buffering=BUFFER) as file:
             magic = file.read(4)
-        if magic[:2] == GZIP:
-            stream: Any = gzip.open(path, "rb")  # noqa: SIM115 - closed below
-        elif magic == ZSTD:
-            stream = zstandard().open(path, "rb")
-        else:
-            stream = open(path, "rb", buffering=BUFFER)  # noqa: SIM115 - closed below
-        with stream:
-            yield stream
+            file.seek(0)
+            if magic[:2] == GZIP:
+                stream: Any = gzip.open(file, "rb")  # noqa: SIM115 - closed below
+                with stream:
+                    yield stream
+            elif magic == ZSTD:
+                with zstandard().open(file, "rb") as stream:
+                    yield stream
+            else:
+                yield file
     except BROKEN as error:
         raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
     except OSError as error:
         raise InputError(f"{printable(path)}: {error.strerror or error}") from None
+    except MemoryError:
+        raise InputError(f"{printable(path)}: needs more memory to read than there is; give fewer or smaller files") from None
     except Exception as error:
         if type(error).__name__ == "ZstdError":
             raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None

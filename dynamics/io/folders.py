@@ -15,6 +15,7 @@ except ImportError:  # not available on this system
     fcntl = None  # type: ignore[assignment]
 
 from dynamics.errors import InputError
+from dynamics.io.atomic import sync
 
 #: the file that is locked if the folder itself cannot be locked
 LOCK = ".lock"
@@ -38,10 +39,8 @@ def save_folder(target: Path, fill: Callable[[Path], None], advice: str = "", ke
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
+        for file in (*temporary.rglob("*"), temporary):
+            sync(file)
         if not keep:
             shutil.rmtree(target, ignore_errors=True)
         try:
@@ -49,6 +48,7 @@ def save_folder(target: Path, fill: Callable[[Path], None], advice: str = "", ke
         except OSError:
             if not (keep and target.is_dir()):
                 raise
+        sync(target.parent)
     except Exception as error:  # a full disk raises OSError, RuntimeError or SafetensorError
         if isinstance(error, (InputError, AssertionError)):
             raise

@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
+from dynamics.io.side_files import BYTE_ORDER_MARK, why_not_json
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: bytes of a JSON document after decompression
+DOCUMENT = 1 << 30
+#: lists and objects of a JSON document; each takes up to 25 times the memory of its text
+CONTAINERS = 20_000_000
+PART = 1 << 24
 
 
 def encode(value: Any) -> bytes:
@@ -54,19 +59,31 @@ def read_document(path: Path, kind: Any = Any) -> Any:
 
     Raises
     ------
-    InputError : the file cannot be read, is empty or not JSON, or its content is not of type ``kind``.
+    InputError : the file cannot be read, is too large, is empty or not JSON, or its content is not of type ``kind``.
     """
     with opened(path) as stream:
-        text = stream.read()
+        text = _read_bounded(stream, path)
     text = text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
         raise InputError(f"{printable(path)}: is empty")
+    if len(text) > CONTAINERS and text.count(b"[") + text.count(b"{") > CONTAINERS:
+        raise InputError(f"{printable(path)}: holds over {CONTAINERS:,} lists and objects; save it as JSON lines")
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise InputError(f"{printable(path)}: does not have the expected structure: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _read_leniently(text, path, kind)
+
+
+def _read_bounded(stream: IO[bytes], path: Path) -> bytes:
+    parts, size = [], 0
+    while part := stream.read(PART):
+        parts.append(part)
+        size += len(part)
+        if size > DOCUMENT:
+            raise InputError(f"{printable(path)}: over {DOCUMENT} bytes, more than is read as one JSON document; save it as JSON lines")
+    return b"".join(parts)
 
 
 def _read_leniently(text: bytes, path: Path, kind: Any) -> Any:
@@ -83,11 +100,6 @@ def _read_leniently(text: bytes, path: Path, kind: Any) -> Any:
         raise InputError(f"{printable(path)}: is not UTF-8 text at byte {error.start}; convert it first") from None
     except (ValueError, RecursionError, OverflowError) as error:
         raise InputError(f"{printable(path)}: is not a JSON document: {why_not_json(error)}") from None
-
-
-def why_not_json(error: Exception) -> str:
-    """Describe briefly why a text is not JSON."""
-    return printable(str(error).partition("(char")[0].strip() or type(error).__name__, 80)
 
 
 def _builtin(value: Any) -> Any:

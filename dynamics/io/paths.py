@@ -7,12 +7,12 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from dynamics.descriptions import plural
-from dynamics.errors import nearest, printable
+from dynamics.errors import InputError, nearest, printable
 from dynamics.io.locations import Location, without_secrets
 
 _NUMBER = re.compile(r"(\d+)")
@@ -100,6 +100,21 @@ def suggest_path(path: str | os.PathLike[str]) -> str:
         return ""
     close = nearest(first, (name for name in names if not rest or existing.joinpath(name, *rest).exists()))
     return f"; did you mean {printable(existing.joinpath(close, *rest))}?" if close else ""
+
+
+def files_under(folder: Path) -> Iterator[Path]:
+    """Yield everything in a folder and its sub-folders that is not a folder: files, links, pipes, devices. Links are not followed.
+
+    Raises
+    ------
+    InputError : a folder cannot be listed, so that files in it would be left out in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{printable(error.filename)}: {error.strerror or error}")
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in names)
 
 
 def trainer_checkpoints(folder: Location) -> list[str]:

@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
     from dynamics.cli.series import sort_series
+    from dynamics.io.csv import to_csv
     from dynamics.io.json import to_json
 
     options = build_parser().parse_args(argv)
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json:
         write(options.json, to_json(comparison.to_dict()))
     if options.csv:
-        write(options.csv, table(comparison).to_csv(index=False))
+        write(options.csv, to_csv(table(comparison)))
     if options.html:
         from dynamics.overlap.page import page
 

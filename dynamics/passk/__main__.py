@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.command import reader_may_leave, tell
     from dynamics.cli.outputs import check_outputs, save_figure, write
     from dynamics.cli.progress import ProgressBar
+    from dynamics.io.csv import to_csv
     from dynamics.io.json import to_json
 
     options = build_parser().parse_args(argv)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json:
         write(options.json, to_json(result.to_dict()))
     if options.csv:
-        write(options.csv, result.table().to_csv(index=False))
+        write(options.csv, to_csv(result.table()))
     if options.html:
         from dynamics.passk.page import page
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dynamics.errors import InputError
 from dynamics.extras import optional_import
 
 
@@ -18,10 +19,13 @@ def open_sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
         writer = SummaryWriter(str(out / "tensorboard"))
 
         def to_tensorboard(step: int | None, line: dict[str, Any]) -> None:
-            if step is None:
-                writer.close()
-            for name, value in _numbers(line):
-                writer.add_scalar(name, value, step)
+            try:
+                if step is None:
+                    writer.close()
+                for name, value in _numbers(line):
+                    writer.add_scalar(name, value, step)
+            except OSError as error:  # of the thread that writes
+                raise InputError(f"{out / 'tensorboard'}: {error.strerror or error}") from None
 
         sinks.append(to_tensorboard)
     if wandb:

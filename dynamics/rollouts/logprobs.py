@@ -16,6 +16,7 @@ import numpy as np
 
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
+from dynamics.io.validation import within_bounds
 from dynamics.rollouts.responses import Row, failed, is_chunk, rows
 
 #: relative distance of two log-probabilities that are taken for one value
@@ -80,6 +81,16 @@ def read_token_logprobs(path: str) -> tuple[list[TokenLogprobs], list[str]]:
     ------
     InputError : the file is not JSON, a record has no log-probabilities, or they are too coarse for any bound.
     """
+    where = printable(path)
+    with within_bounds(path):
+        groups, lost, errors = _groups(path)
+        if not groups:
+            raise InputError(f"{where}: holds {plural(errors, 'failed request')} and no response" if errors else f"{where}: is empty")
+        return _tokens(groups, lost, errors, where)
+
+
+def _groups(path: str) -> tuple[list[list[Row]], int, int]:
+    """Read the tokens of each response; return them, the number of tokens that are left out, and the number of failed requests."""
     from pathlib import Path
 
     from dynamics.io.json_lines import read_json_lines
@@ -91,7 +102,10 @@ def read_token_logprobs(path: str) -> tuple[list[TokenLogprobs], list[str]]:
         if failed(record):
             errors += 1
             continue
-        found = list(rows(record))
+        try:
+            found = list(rows(record))
+        except InputError as error:
+            raise InputError(f"{where}, line {number}{error}") from None
         kept = [row for row in found if row is not None]
         if not kept and is_chunk(record):
             continue
@@ -99,8 +113,11 @@ def read_token_logprobs(path: str) -> tuple[list[TokenLogprobs], list[str]]:
             raise InputError(f"{where}, line {number}: has no top log-probabilities; ask the server for them (top_logprobs, or logprobs=k)")
         lost += len(found) - len(kept)
         groups.append(kept)
-    if not groups:
-        raise InputError(f"{where}: holds {plural(errors, 'failed request')} and no response" if errors else f"{where}: is empty")
+    return groups, lost, errors
+
+
+def _tokens(groups: list[list[Row]], lost: int, errors: int, where: str) -> tuple[list[TokenLogprobs], list[str]]:
+    """Find the ceiling and the rounding of each token."""
     every = [row for group in groups for row in group]
     rounding = _rounding([value for row in every[:EXAMINED] for _, value in row.entries], where)
     pooled = Asked.of(every)

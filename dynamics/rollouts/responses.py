@@ -7,12 +7,23 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+
+from dynamics.errors import InputError, printable
+from dynamics.io.validation import converted
 
 #: log-probabilities below this say that the token has none: -9999 of OpenAI and vLLM, the least float32 of llama.cpp
 NO_VALUE = -9000.0
 #: keys under which a log nests the response itself, outermost first
 WRAPPERS = ("response", "body", "raw_response", "result", "output", "data")
+#: number of tokens
+Count = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+#: responses, or lists of them, in one another
+DEEPEST = 20
+#: rounding can make a log-probability larger than 0 by less than this
+ABOVE_ZERO = 1e-2
 #: remarks on values that are not those of the model's own distribution
 SGLANG = (
     "SGLang divides the logits of generated tokens by the temperature, unless SGLANG_RETURN_ORIGINAL_LOGPROB is set: "
@@ -71,15 +82,22 @@ def is_chunk(record: Any) -> bool:
     return isinstance(record, dict) and str(record.get("object", "")).endswith(".chunk")
 
 
-def rows(record: Any) -> Iterator[Row | None]:
-    """Yield a row for each token of a response, or of a list of responses, and None for a token without log-probabilities."""
+def rows(record: Any, depth: int = 0) -> Iterator[Row | None]:
+    """Yield a row for each token of a response, or of a list of responses, and None for a token without log-probabilities.
+
+    Raises
+    ------
+    InputError : a value is not what it must be; the message is the end of one that names the record.
+    """
+    if depth > DEEPEST:
+        return
     if isinstance(record, list):
         for one in record:
-            yield from rows(one)
+            yield from rows(one, depth + 1)
         return
     if not isinstance(record, dict):
         return
-    inner = [partial(rows, record[key]) for key in WRAPPERS if isinstance(record.get(key), (dict, list))]
+    inner = [partial(rows, record[key], depth + 1) for key in WRAPPERS if isinstance(record.get(key), (dict, list))]
     yield from _first_of(*(partial(read, record) for read in _LAYOUTS), *inner)
 
 
@@ -100,7 +118,7 @@ def value(number: Any) -> float | None:
         return None
     try:
         found = float(number)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if found > NO_VALUE and math.isfinite(found) else None
 
@@ -108,6 +126,19 @@ def value(number: Any) -> float | None:
 def _log(probability: Any) -> float | None:
     number = value(probability)
     return math.log(number) if number is not None and number > 0 else None
+
+
+def _name(token: dict[str, Any], key: str, other: str) -> Any:
+    """Return the name of a token, a text or an id, under one of two keys."""
+    name = token.get(key, token.get(other))
+    if isinstance(name, (list, dict)):
+        found = "a list" if isinstance(name, list) else "an object"
+        raise InputError(f", field {key!r}: a token is named by a text or a number, found {found}")
+    return name
+
+
+def _lists(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else []
 
 
 def _dicts(values: Any) -> Iterator[dict[str, Any]]:
@@ -159,25 +190,33 @@ def _token_entries(entries: Any) -> Iterator[Row | None]:
 
 def _token_entry(token: dict[str, Any]) -> Row | None:
     sampled = value(token.get("logprob"))
-    name = token.get("token", token.get("id"))
+    name = _name(token, "token", "id")
     if isinstance(top := token.get("top_logprobs"), dict):  # alternatives as an object, as in text completions
         return _by_text(top, (name, sampled), False)
     if isinstance(top, list):
-        listed = [(entry.get("token", entry.get("id")), value(entry.get("logprob"))) for entry in _dicts(top)]
+        listed = [(_name(entry, "token", "id"), value(entry.get("logprob"))) for entry in _dicts(top)]
         by_id = all("id" in entry for entry in _dicts(top))
         different = by_id or len({text for text, _ in listed}) < len(listed)
         rounding = LLAMA_CPP_ROUNDING if by_id else 0.0
         return _row(listed, (name, sampled), merged=False if different else None, rounding=rounding)
     after = token.get("top_probs", token.get("probs"))
     if isinstance(after, list):  # llama.cpp
-        listed = [(entry.get("token", entry.get("tok_str")), _log(entry.get("prob"))) for entry in _dicts(after)]
+        listed = [(_name(entry, "token", "tok_str"), _log(entry.get("prob"))) for entry in _dicts(after)]
         return _row(listed, None, extra=False, remark=LLAMA_CPP, rounding=LLAMA_CPP_ROUNDING)
     return None
 
 
 def _row(listed: list[tuple[Any, float | None]], sampled: tuple[Any, float | None] | None, **settings: Any) -> Row | None:
     entries = [(name, number) for name, number in listed if number is not None]
+    _check_values(entries)
     return Row(entries, None if sampled == (None, None) else sampled, listed=len(listed), **settings) if entries else None
+
+
+def _check_values(entries: list[tuple[Any, float]]) -> None:
+    """Refuse numbers that are no logarithms of probabilities."""
+    largest = max((number for _, number in entries), default=0.0)
+    if largest > ABOVE_ZERO:
+        raise InputError(f": has a log-probability of {largest:g}; a logarithm of a probability is at most 0")
 
 
 def _by_text(top: dict[str, Any], sampled: tuple[Any, float | None] | None, prompt: bool, remark: str = "") -> Row | None:
@@ -234,6 +273,7 @@ def _by_id(top: Any, prompt: bool) -> Row | None:
         return None
     names = list(top)
     entries = [(names[index], number) for index in known if (number := numbers[index]) is not None]
+    _check_values(entries)
     ranked = [rank for index in known if isinstance(rank := ranks[index], int)]
     return Row(entries, entries[0], prompt, ranks=ranked if len(ranked) == len(known) else None)
 
@@ -267,22 +307,41 @@ def _sglang_tops(about: dict[str, Any], name: str) -> list[Any]:
     """Return the lists of one side of a response, which may be written as one flat array."""
     if isinstance(tops := about.get(f"{name}_top_logprobs"), list):
         return tops
-    shape = about.get(f"{name}_top_logprobs_shape")
-    if not isinstance(shape, list) or len(shape) != 2:
+    start = f"{name}_top_logprobs_"
+    given = {key.removeprefix(start): item for key, item in about.items() if key.startswith(start)}
+    flat = converted(given, Flat, f", field {start}*")
+    if flat.shape is None:
         return []
+    count, width = flat.shape
     columns = []
-    for kind, dtype in (("val", "<f4"), ("idx", "<i4")):
-        flat = about.get(f"{name}_top_logprobs_{kind}_flat")
-        if flat is None and isinstance(coded := about.get(f"{name}_top_logprobs_{kind}_flat_b64"), str):
-            import numpy as np
-
-            flat = np.frombuffer(base64.b64decode(coded), dtype).tolist()
-        if not isinstance(flat, list) or len(flat) != shape[0] * shape[1]:
+    for numbers, coded, dtype in ((flat.val_flat, flat.val_flat_b64, "<f4"), (flat.idx_flat, flat.idx_flat_b64, "<i4")):
+        column: list[Any] = numbers if numbers is not None else _decoded(coded, dtype) if coded is not None else []
+        if len(column) != count * width:
             return []
-        columns.append(flat)
+        columns.append(column)
     pairs = list(zip(*columns, strict=True))
-    lists: list[Any] = [pairs[start : start + shape[1]] for start in range(0, len(pairs), shape[1] or 1)]
-    return [None] * int(about.get(f"{name}_top_logprobs_null_prefix") or 0) + lists
+    lists: list[Any] = [pairs[first : first + width] for first in range(0, len(pairs), width or 1)]
+    return [None] * (flat.null_prefix or 0) + lists
+
+
+class Flat(msgspec.Struct):
+    """The lists of one side of a response of SGLang as flat arrays, which may be in base64."""
+
+    shape: tuple[Count, Count] | None = None
+    null_prefix: Count | None = None
+    val_flat: list[float | None] | None = None
+    idx_flat: list[int | None] | None = None
+    val_flat_b64: str | None = None
+    idx_flat_b64: str | None = None
+
+
+def _decoded(text: str, dtype: str) -> list[Any]:
+    import numpy as np
+
+    try:
+        return np.frombuffer(base64.b64decode(text), dtype).tolist()
+    except ValueError as error:
+        raise InputError(f": its log-probabilities in base64 cannot be decoded ({printable(str(error), 60)})") from None
 
 
 def _tgi(record: dict[str, Any]) -> Iterator[Row | None]:
@@ -290,7 +349,7 @@ def _tgi(record: dict[str, Any]) -> Iterator[Row | None]:
     if not isinstance(details, dict):
         return
     for sequence in (details, *_dicts(details.get("best_of_sequences"))):
-        for top in sequence.get("top_tokens") or []:
+        for top in _lists(sequence.get("top_tokens")):
             yield _row([(entry.get("id"), value(entry.get("logprob"))) for entry in _dicts(top)], None, extra=False, remark=TGI)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from dynamics.errors import InputError, printable
-from dynamics.io.paths import choose_run, no_such_path, run_folders
+from dynamics.io.paths import choose_run, files_under, no_such_path, run_folders
+from dynamics.io.validation import converted, within_bounds
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".parquet")
 PROMPT = ("prompt", "input", "question", "instruction", "query")
@@ -24,6 +27,9 @@ ABOUT = ("step", "role", "task", "reward", "score", "temperature", "problem")
 UNREAD = ("system", "system_prompt", "history", "reasoning", "reasoning_content", "thinking")
 #: whether each token of the response was generated, 1 or True, or is the output of a tool
 MASKS = ("completion_mask", "response_mask")
+#: bytes of a file that is one text
+LARGEST = 1 << 28
+TokenIds = list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ def read(sources: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
     for path in _files(sources):
         name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
         read_file = _parquet if name.endswith(".parquet") else _json_lines if name.endswith((".jsonl", ".ndjson")) else _plain
-        candidates = list(read_file(path))
+        with within_bounds(path):
+            candidates = list(read_file(path))
         texts = [document for document in candidates if document.prompt or document.response or document.messages or document.ids]
         if len(texts) < len(candidates):
             notes.append(f"{printable(path)}: {len(candidates) - len(texts):,} empty texts are left out")
@@ -84,12 +91,12 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
             if runs := run_folders(path):
                 raise InputError(choose_run(path, runs))
             inside = path / "rollouts" if (path / "rollouts").is_dir() else path
-            files = sorted(
-                file for file in inside.rglob("*") if file.is_file() and file.suffix in SUFFIXES and file.name != "metrics.jsonl"
-            )
+            files = sorted(file for file in files_under(inside) if file.suffix in SUFFIXES and file.name != "metrics.jsonl")
             if not files:
                 raise InputError(f"{printable(inside)}: a folder without texts in it; expected {', '.join(SUFFIXES)}")
             yield from files
+        elif path.exists():
+            raise InputError(f"{printable(path)}: is neither a file nor a folder")
         else:
             raise InputError(no_such_path(path))
 
@@ -98,7 +105,9 @@ def _plain(path: Path) -> Iterator[Document]:
     from dynamics.io.compression import opened
 
     with opened(path) as stream:
-        content = stream.read()
+        content = stream.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise InputError(f"{printable(path)}: is one text of over {LARGEST >> 20} MiB; split it, or give JSON lines with a text each")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -125,7 +134,9 @@ def _parquet(path: Path) -> Iterator[Document]:
             for record in batch.to_pylist():
                 number += 1
                 yield document(record, f"{path.stem}:{number}", f"{printable(path)}, row {number}")
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
         raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None
 
 
@@ -159,12 +170,13 @@ def document(record: Any, name: str, where: str) -> Document:
 
 def _of_tokens(record: dict[str, Any], name: str, about: dict[str, Any], where: str) -> Document | None:
     if record.get("completion_ids") is not None:
-        prompt, completion = _ids(record.get("prompt_ids") or [], where), _ids(record["completion_ids"], where)
+        prompt, completion = (_ids(record.get(name) or [], name, where) for name in ("prompt_ids", "completion_ids"))
         mask = next((record[key] for key in MASKS if isinstance(record.get(key), list)), None)
         generated = (False,) * len(prompt) + _mask(mask, len(completion), where) if mask and any(mask) else None
         return Document(name, ids=prompt + completion, prompt_tokens=len(prompt), about=about, generated=generated)
     if record.get("token_ids") is not None:  # prime-rl's token exports: the tokens that are trained on are the response
-        ids, mask = _ids(record["token_ids"], where), record.get("loss_mask")
+        ids = _ids(record["token_ids"], "token_ids", where)
+        mask = converted(record.get("loss_mask") or [], list[bool | int | float], f"{where}, field 'loss_mask'")
         if not mask or not any(mask):
             return Document(name, ids=ids, about=about)
         generated = _mask(mask, len(ids), where)
@@ -172,7 +184,7 @@ def _of_tokens(record: dict[str, Any], name: str, about: dict[str, Any], where: 
     return None
 
 
-def _mask(values: Any, count: int, where: str) -> tuple[bool, ...]:
+def _mask(values: Sequence[Any], count: int, where: str) -> tuple[bool, ...]:
     if len(values) != count or not all(value in (0, 1) for value in values):
         raise InputError(f"{where}: a mask of {len(values):,} values for {count:,} tokens; expected a 0 or 1 for each")
     return tuple(bool(value) for value in values)
@@ -227,7 +239,9 @@ def _first(record: dict[str, Any], names: Sequence[str]) -> Any:
     return next(filter(None, found), found[0] if found else None)
 
 
-def _ids(values: Any, where: str) -> tuple[int, ...]:
-    if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values):
-        raise InputError(f"{where}: token ids must be whole numbers of at least 0")
-    return tuple(values)
+def _ids(values: Any, name: str, where: str) -> tuple[int, ...]:
+    """Check token ids."""
+    try:
+        return tuple(msgspec.convert(values, TokenIds))
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        raise InputError(f"{where}, field {name!r}: token ids are a list of whole numbers of at least 0, within 32 bits") from None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError
-from dynamics.io.atomic import replacing
-from dynamics.io.json import decode, encode, to_json
-from dynamics.io.json_lines import write_json_lines
+from dynamics.errors import InputError, printable
+from dynamics.io.atomic import Appender, replacing
+from dynamics.io.json import encode, to_json
+from dynamics.io.json_lines import read_json_lines, write_json_lines
+from dynamics.io.side_files import read_json
 from dynamics.runs.schema import current_document, current_metrics
 
 
@@ -21,7 +21,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._metrics: int | None = None
+        self._metrics = Appender(self.path / "metrics.jsonl")
 
     def write_run(self, document: dict[str, Any]) -> None:
         """Write ``run.json``."""
@@ -35,25 +35,24 @@ class RunDirectory:
         ------
         InputError : it cannot be read, or is not an object.
         """
+        path = self.path / "run.json"
+        document = read_json(path, surrogates=True)
         try:
-            document = decode((self.path / "run.json").read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{self.path / 'run.json'}: cannot be read ({error})") from None
-        if not isinstance(document, dict):
-            raise InputError(f"{self.path / 'run.json'}: is not an object")
-        return current_document(document)
+            return current_document(document)
+        except (ValueError, TypeError, AttributeError) as error:  # the last two of settings of the first schema
+            raise InputError(f"{printable(path)}: is not that of a run: {error}; restore the file from a copy") from None
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Append the metrics of a step in a single write, so that a killed run leaves at most the last line incomplete."""
-        target = self.path / "metrics.jsonl"
-        try:
-            if self._metrics is None:
-                self._metrics = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            data = encode(line) + b"\n"
-            if os.write(self._metrics, data) != len(data):
-                raise OSError(28, "no space left on the device")
-        except OSError as error:
-            raise InputError(f"{target}: {error.strerror or error}") from None
+        """Append the metrics of a step; a killed run leaves at most the last line incomplete."""
+        self._metrics.append(encode(line) + b"\n")
+
+    def sync(self) -> None:
+        """Wait until the metrics are on disk. Call it before a state is saved, which must not outlive the metrics of its steps."""
+        self._metrics.sync()
+
+    def close(self) -> None:
+        """Close ``metrics.jsonl``."""
+        self._metrics.close()
 
     def write_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Write a JSON-lines file such as ``rollouts/step_12.jsonl`` atomically."""
@@ -64,39 +63,51 @@ class RunDirectory:
             raise InputError(f"{target.parent}: {error.strerror or error}") from None
         write_json_lines(target, rows)
 
-    def truncate(self, step: int) -> None:
+    def truncate(self, step: int) -> list[int]:
         """Remove metrics, rollouts and checkpoints of later steps, and unfinished files.
 
         The remaining metrics are renamed to the current schema.
+
+        Returns
+        -------
+        The steps whose metrics remain.
+
+        Raises
+        ------
+        InputError : ``metrics.jsonl`` is damaged, other than by an unfinished last line, or something cannot be removed.
         """
+        self.close()
         target = self.path / "metrics.jsonl"
+        lines: list[dict[str, Any]] = []
         if target.exists():
-            lines = [line for line in target.read_bytes().splitlines(keepends=True) if _is_up_to(line, step)]
-            write_json_lines(target, (current_metrics(decode(line)) for line in lines))
+            if step:
+                lines = [line for line in self._read_metrics() if line["step"] <= step]
+            write_json_lines(target, map(current_metrics, lines))
+        try:
+            self._remove_after(step)
+        except OSError as error:
+            raise InputError(f"{error.filename or self.path}: cannot be removed ({error.strerror or error})") from None
+        return [line["step"] for line in lines]
+
+    def _read_metrics(self) -> Iterator[dict[str, Any]]:
+        """Read the lines of ``metrics.jsonl``; the last one may be unfinished."""
+        target = self.path / "metrics.jsonl"
+        for number, line in read_json_lines(target, unfinished=[]):
+            if not isinstance(line, dict) or type(line.get("step")) is not int:
+                raise InputError(f"{printable(target)}, line {number}: is not the metrics of a step; restore the file from a copy")
+            yield line
+
+    def _remove_after(self, step: int) -> None:
         for file in (self.path / "rollouts").glob("step_*.jsonl"):
             if _number(file) > step:
                 file.unlink()
         for folder in (self.path / "checkpoints").glob("step_*"):
             if _number(folder) > step:
                 shutil.rmtree(folder)
-        for leftover in (*self.path.glob(".run-*.json"), *self.path.glob(".metrics-*.jsonl"), *self.path.glob("*/.*-*.jsonl")):
+        for leftover in (*self.path.glob(".run-*.json"), *self.path.glob(".*-*.jsonl"), *self.path.glob("*/.*-*.jsonl")):
             leftover.unlink()
         for leftover in self.path.glob("*/.step_*.partial"):
             shutil.rmtree(leftover)
-
-    def close(self) -> None:
-        """Close ``metrics.jsonl``."""
-        if self._metrics is not None:
-            os.close(self._metrics)
-            self._metrics = None
-
-
-def _is_up_to(line: bytes, last_step: int) -> bool:
-    """Check whether a line is complete and its step is at most the last."""
-    try:
-        return line.endswith(b"\n") and int(decode(line)["step"]) <= last_step
-    except (ValueError, KeyError, TypeError):
-        return False
 
 
 def _number(path: Path) -> int:

@@ -5,8 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 SCHEMA = "dynamics.run/2"
 _FIRST = "dynamics.run/1"
+
+
+class _Document(msgspec.Struct):
+    """The fields of ``run.json`` that are read, which other trainers' recorders may leave out; of other fields nothing is expected."""
+
+    schema: str | None = None
+    method: str | None = None
+    preset: str | None = None
+    config: dict[str, Any] | None = None
+    seed: int | None = None
+    model: str | None = None
+    threads: int | None = None
+    compute_dtype: str | None = None
+    status: str | None = None
+    packages: dict[str, str | None] | None = None
+    machines: list[dict[str, Any]] | None = None
+    notes: list[str] | None = None
+    checksums: dict[str, str] | None = None
+
 
 #: renamed settings: name in the first schema -> current name
 RENAMED_SETTINGS = {
@@ -58,7 +79,13 @@ def current_document(document: Mapping[str, Any]) -> dict[str, Any]:
     -------
     dict
         A new document.
+
+    Raises
+    ------
+    ValueError
+        A field has another type than expected; the message names it.
     """
+    msgspec.convert(document, _Document)
     if document.get("schema") != _FIRST:
         return dict(document)
     current = {("probe_prompts" if key == "fixed_prompts" else key): value for key, value in document.items()}

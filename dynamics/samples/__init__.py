@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import unpacked_name
-from dynamics.io.paths import choose_run, expand_pattern, natural_key, no_such_path, run_folders
-from dynamics.samples.row import STATUSES, Batches, Columns, SourceNotes
+from dynamics.io.paths import choose_run, expand_pattern, files_under, natural_key, no_such_path, run_folders
+from dynamics.io.validation import within_bounds
+from dynamics.samples.row import STATUSES, Batches, Columns, SourceNotes, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +152,8 @@ def read(
     for index, (name, path, required) in enumerate(jobs):
         source_notes = SourceNotes()
         try:
-            kind, batches = _open(path, columns, source_notes)
+            with within_bounds(path):
+                kind, batches = _open(path, columns, source_notes)
         except InputError as error:
             if required:
                 raise
@@ -163,7 +165,8 @@ def read(
         fixed = None if path in runs and not alone else name is not None and not alone
         pattern = _kind_of_name(path) if not required and path not in runs and kind != inspect_log.NAME else None
         step = None if path in runs else steps.get((name, path))
-        count = gather.add(Source(str(path), model, fixed, step, pattern), batches)
+        with within_bounds(path):
+            count = gather.add(Source(str(path), model, fixed, step, pattern), batches)
         alternatives.update(dict.fromkeys(source_notes.alternatives))
         if not count:
             raise InputError(f"{printable(path)}: has no samples")
@@ -177,7 +180,8 @@ def read(
             progress(sum(sizes[: index + 1]), sum(sizes))
     if not files:
         raise InputError(f"no file holds samples; {left_out[0]}")
-    table, notes = gather.table(threshold, list(alternatives))
+    with within_bounds(", ".join(map(str, sources))):
+        table, notes = gather.table(threshold, list(alternatives))
     return Samples(table, files, [*left_out, *twice_notes, *notes], left_out)
 
 
@@ -280,7 +284,7 @@ def _is_lines(start: bytes) -> bool:
         return False
     try:
         return isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -315,29 +319,41 @@ def _expand(source: str, left_out: list[str]) -> list[tuple[str | None, Path, bo
     inside = path / "evals" if (path / "evals").is_dir() else path
     if inside == path:
         _refuse_runs(path)
-    every = (file for file in inside.rglob("*") if file.is_file() and unpacked_name(file).endswith(SUFFIXES))
-    candidates = sorted(filter(_may_hold_samples, every), key=natural_key)
-    files = [file for file in candidates if _is_of_the_harness(file)]
-    if others := [str(file.relative_to(inside)) for file in candidates if file not in set(files)]:
-        named = ", ".join(printable(name, 60) for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
-        left_out.append(
-            f"{printable(inside)}: read samples_* or details_* only, as a harness writes them, and left out {plural(len(others), 'file')}: "
-            f"{named}; name a file to read it"
-        )
+    files = _files_of_samples(inside, left_out)
     if not files:
         raise InputError(f"{printable(inside)}: a folder without samples in it; expected {', '.join(SUFFIXES)}")
     files.sort(key=_is_not_the_control(path))
     return [(name or path.resolve().name, file, False) for file in files]
 
 
+def _files_of_samples(inside: Path, left_out: list[str]) -> list[Path]:
+    """List the files of a folder that are read, in natural order; what is left out is named in ``left_out``."""
+    every = (file for file in files_under(inside) if unpacked_name(file).endswith(SUFFIXES))
+    named = sorted(filter(_may_hold_samples, every), key=natural_key)
+    candidates = [file for file in named if file.is_file()]
+    if irregular := sorted(set(named) - set(candidates), key=natural_key):
+        left_out.append(
+            f"{printable(inside)}: left out what is no regular file (a pipe, a device, or a link to nothing): "
+            f"{listed([file.relative_to(inside) for file in irregular], NAMED)}"
+        )
+    files = [file for file in candidates if _is_of_the_harness(file)]
+    if others := [str(file.relative_to(inside)) for file in candidates if file not in set(files)]:
+        names = ", ".join(printable(name, 60) for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+        left_out.append(
+            f"{printable(inside)}: read samples_* or details_* only, as a harness writes them, and left out {plural(len(others), 'file')}: "
+            f"{names}; name a file to read it"
+        )
+    return files
+
+
 def _is_not_the_control(run: Path) -> Callable[[Path], bool]:
     """Give a key that sorts a run's samples of the base at the temperature of the trained model first: others are compared with them."""
-    import json
+    from dynamics.io.side_files import read_json
 
     try:
-        temperature = json.loads((run / "run.json").read_bytes())["config"]["eval_temperatures"][0]
+        temperature = read_json(run / "run.json", surrogates=True)["config"]["eval_temperatures"][0]
         control = f"base_T{temperature:g}"
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError):  # an InputError is a ValueError
         control = ""
     return lambda file: file.name.partition(".jsonl")[0] != control
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
 
-_PASS_AT = re.compile(r"(?i)^pass@(?:k:k=|k=)?(\d+)\b")
+_PASS_AT = re.compile(r"(?i)^pass@(?:k:k=|k=)?(\d{1,9})\b")
 _MEAN = re.compile(r"(?i)^(avg|mean|acc|average)@")
-_SAMPLES = re.compile(r"(?i)(?:^(?:avg|mean|acc|average)@|[:&?]n=)(\d+)")
+_SAMPLES = re.compile(r"(?i)(?:^(?:avg|mean|acc|average)@|[:&?]n=)(\d{1,9})(?!\d)")
 _VOTE = re.compile(r"(?i)^maj(ority)?[@_-]")
 
 
@@ -43,6 +42,7 @@ def correct_counts(name: str, value: float, n: int) -> list[int]:
         expected = c / n
     elif k > n:
         return []
-    else:
-        expected = np.array([1 - math.comb(n - correct, k) / math.comb(n, k) for correct in range(n + 1)])
+    else:  # the share of draws of k without a correct one is multiplied by (n - c - k) / (n - c) for each further correct sample
+        rest = np.arange(n, 0, -1)
+        expected = 1 - np.concatenate([[1.0], np.cumprod(np.maximum(rest - k, 0) / rest)])
     return [int(count) for count in c[np.abs(expected - value) < 1e-9]]

@@ -6,22 +6,24 @@ not read.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from dynamics.errors import InputError, printable
-from dynamics.samples.row import BATCH, Batch, Batches, Columns, SourceNotes, label
+from dynamics.io.compression import opened
+from dynamics.samples.row import BATCH, MOST_SAMPLES, Batch, Batches, Columns, SourceNotes, label, listed
 
 NAME = "matrix of verdicts"
 #: arrays that hold the ids of problems and the names of models
 PROBLEMS = ("problem", "problems", "problem_id", "problem_ids", "task_id", "task_ids", "ids", "questions")
 MODELS = ("model", "models", "model_names", "names")
-#: limit on the size of an array, because a damaged or hostile header can declare any size
-LARGEST = 2 << 30
+#: bytes of an array, because a damaged or hostile header can declare any size
+LARGEST = 1 << 29
 
 
 def is_npy(start: bytes) -> bool:
@@ -32,7 +34,7 @@ def is_npy(start: bytes) -> bool:
 def is_npz(path: Path) -> bool:
     """Tell whether a zip file holds arrays."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as stream, zipfile.ZipFile(stream) as archive:
             names = archive.namelist()
     except Exception:  # a damaged archive, which the reader of zip files will describe
         return False
@@ -41,53 +43,76 @@ def is_npz(path: Path) -> bool:
 
 def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Choose the arrays; return the name of the format and the samples."""
-    with _loaded(path) as loaded:
-        if isinstance(loaded, np.ndarray):
-            arrays, chosen = {"": loaded}, [""]
+    where = printable(path)
+    with opened(path) as stream:
+        if is_npy(stream.read(6)):
+            stream.seek(0)
+            arrays, chosen = {"": _array(stream, "the array", where)}, [""]
         else:
-            chosen = _chosen(loaded, columns, printable(path))
-            wanted = {*chosen, *(name for name in (*PROBLEMS, *MODELS) if name in loaded.files)}
-            arrays = {name: _array(loaded, name, path) for name in wanted}
+            stream.seek(0)
+            arrays, chosen = _members(stream, columns, where)
     for name in chosen:
-        _check(arrays[name], name, printable(path))
+        _check(arrays[name], name, where)
     axes = "problems x samples" if arrays[chosen[0]].ndim == 2 else "models x problems x samples"
     notes.fields = {"problem": "row", "correct": ", ".join(chosen) or "the array"}
     notes.remarks.append(f"the axes are taken for {axes}: {', '.join(str(arrays[name].shape) for name in chosen)}")
-    return NAME, _batches(arrays, chosen, path.name.partition(".")[0], printable(path))
+    return NAME, _batches(arrays, chosen, path.name.partition(".")[0], where)
 
 
-def _loaded(path: Path) -> Any:
-    """Open a file of arrays as a context manager that yields an array or an archive."""
-    import contextlib
-
+def _members(stream: IO[bytes], columns: Columns, where: str) -> tuple[dict[str, np.ndarray[Any, Any]], list[str]]:
+    """Read the arrays of an archive that are verdicts, or names of problems and models."""
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        archive = zipfile.ZipFile(stream)
+        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+    except Exception as error:  # a damaged archive can lead to any error
+        raise InputError(f"{where}: cannot be read as arrays: {printable(str(error), 80)}") from None
+    chosen = _chosen(list(names), columns, where)
+    arrays = {}
+    for name in (*chosen, *(name for name in (*PROBLEMS, *MODELS) if name in names and name not in chosen)):
+        what = f"array {printable(name, 40)!r}"
+        try:
+            with archive.open(names[name]) as member:
+                arrays[name] = _array(member, what, where)
+        except InputError:
+            raise
+        except Exception as error:  # a damaged or encrypted member
+            raise InputError(f"{where}: {what} cannot be read: {printable(str(error), 80)}") from None
+    return arrays, chosen
+
+
+def _array(stream: IO[bytes], what: str, where: str) -> np.ndarray[Any, Any]:
+    """Read an array after its header, which can declare any size."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(stream)
     except Exception as error:  # a damaged header can lead to any error
-        raise InputError(f"{printable(path)}: cannot be read as arrays: {printable(str(error), 80)}") from None
-    return contextlib.nullcontext(loaded) if isinstance(loaded, np.ndarray) else loaded
-
-
-def _array(archive: Any, name: str, path: Path) -> np.ndarray[Any, Any]:
-    member = f"{name}.npy"
+        raise InputError(f"{where}: {what} cannot be read: {printable(str(error), 80)}") from None
+    if dtype.hasobject:
+        raise InputError(f"{where}: {what} cannot be read: it holds pickled objects; save numbers or texts")
+    size = math.prod(shape)
+    if size > MOST_SAMPLES or size * dtype.itemsize > LARGEST or max(shape, default=0) > MOST_SAMPLES or min(shape, default=0) < 0:
+        raise InputError(f"{where}: {what} has the shape {printable(shape, 60)}; over {MOST_SAMPLES:,} values are not read at once")
+    if not size:
+        return np.empty(shape, dtype)
+    data = stream.read(size * dtype.itemsize)
+    if len(data) < size * dtype.itemsize:
+        raise InputError(f"{where}: {what} is cut short; copy the file again")
     try:
-        if archive.zip.getinfo(member if member in archive.zip.NameToInfo else name).file_size > LARGEST:
-            raise InputError(f"{printable(path)}: array {printable(name)!r} has more than {LARGEST >> 30} GiB; it is not read")
-        return np.asarray(archive[name])
-    except InputError:
-        raise
-    except Exception as error:  # a damaged member, or pickled objects
-        raise InputError(f"{printable(path)}: array {printable(name)!r} cannot be read: {printable(str(error), 80)}") from None
+        return np.frombuffer(data, dtype, size).reshape(shape, order="F" if fortran_order else "C")
+    except ValueError as error:  # a type without bytes
+        raise InputError(f"{where}: {what} cannot be read: {printable(str(error), 80)}") from None
 
 
-def _chosen(archive: Any, columns: Columns, path: str) -> list[str]:
+def _chosen(given: list[str], columns: Columns, path: str) -> list[str]:
     """Return the names of the arrays: the one named, or all that are matrices. ``combined`` repeats the other arrays of scorio."""
-    names = [name for name in archive.files if name not in (*PROBLEMS, *MODELS)]
+    names = [name for name in given if name not in (*PROBLEMS, *MODELS)]
     if columns.correct:
         if columns.correct not in names:
-            raise InputError(f"{path}: has no array {printable(columns.correct)!r}; it has {', '.join(map(printable, archive.files))}")
+            raise InputError(f"{path}: has no array {printable(columns.correct)!r}; it has {listed(given)}")
         return [columns.correct]
     if len(names) != 1:
-        raise InputError(f"{path}: has several arrays; choose one with --correct: {', '.join(map(printable, names)) or 'none'}")
+        raise InputError(f"{path}: has several arrays; choose one with --correct: {listed(names)}")
     return names
 
 
@@ -97,13 +122,13 @@ def _check(array: np.ndarray[Any, Any], name: str, path: str) -> None:
         raise InputError(f"{path}: {what} has values of type {array.dtype}, which are no verdicts")
     if array.ndim not in (2, 3):
         raise InputError(f"{path}: {what} has the shape {array.shape}; expected problems x samples, or models x problems x samples")
-    if array.nbytes > LARGEST:
-        raise InputError(f"{path}: {what} has more than {LARGEST >> 30} GiB; it is not read")
 
 
 def _batches(arrays: dict[str, np.ndarray[Any, Any]], chosen: list[str], stem: str, path: str) -> Batches:
     for name in chosen:
         array = arrays[name]
+        if not array.size:
+            continue
         models = array if array.ndim == 3 else array[None]
         problems = _labels(arrays, PROBLEMS, models.shape[1], path) or [str(index) for index in range(models.shape[1])]
         names = _labels(arrays, MODELS, len(models), path) or [f"model {index + 1}" for index in range(len(models))]

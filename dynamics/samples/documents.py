@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ import msgspec
 
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
-from dynamics.io.json import decode, encode, read_document, why_not_json
+from dynamics.io.json import decode, encode, read_document
+from dynamics.io.side_files import why_not_json
+from dynamics.io.validation import mismatch
 from dynamics.samples import inspect_log, lm_eval, rows
 from dynamics.samples.row import (
     BATCH,
@@ -31,16 +32,17 @@ from dynamics.samples.row import (
     batches,
     fingerprint,
     label,
+    listed,
     number,
     score,
 )
 
 #: fields of OpenCompass's details that hold a verdict
 OPENCOMPASS = ("correct", "is_correct", "cascade_correct", "judge_correct")
-#: what a YAML alias looks like, and much else
-_ALIAS = re.compile(rb"(?:^|[\s\[,{:-])\*[^\s*]")
-#: limit on a YAML file, which is parsed slowly
-LARGEST_YAML = 256 << 20
+#: limits on a YAML file, which is parsed slowly: bytes, values, and depth, because its parser recurses without a limit of its own
+LARGEST_YAML, MOST_VALUES, DEEPEST = 256 << 20, 250_000, 100
+#: bytes of a part of a document that Python's json module parses, and lists and objects of one that is parsed as a whole
+LENIENT, CONTAINERS = 1 << 28, 5_000_000
 
 
 def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
@@ -94,17 +96,17 @@ def _yaml(path: Path) -> Any:
     except ImportError:
         raise InputError(f"{printable(path)}: YAML needs PyYAML: pip install 'training-dynamics[yaml]'") from None
     with opened(path) as stream:
-        text = stream.read()
+        text = stream.read(LARGEST_YAML + 1)
     if len(text) > LARGEST_YAML:
         raise InputError(f"{printable(path)}: is a YAML file of more than {LARGEST_YAML >> 20} MiB; convert it to JSON lines first")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        if _ALIAS.search(text) and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
-            raise InputError(f"{printable(path)}: has YAML aliases, which could unfold to any size; write it without them, or as JSON")
+        _check_yaml(yaml.parse(text, loader), path)
         value = yaml.load(text, loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    # a wrong tag, such as !!bool on a text, leads to these errors as well
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         raise InputError(f"{printable(path)}: is not YAML: {printable(' '.join(str(error).split()), 120)}") from None
     try:
         return decode(encode(value))  # dates and other types of YAML have no place in a record
@@ -112,15 +114,40 @@ def _yaml(path: Path) -> Any:
         raise InputError(f"{printable(path)}: holds a value that is no plain data: {printable(str(error), 80)}") from None
 
 
+def _check_yaml(events: Iterator[Any], path: Path) -> None:
+    """Refuse aliases, many values and deep nesting before a document is built from its events."""
+    import yaml
+
+    depth = values = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(f"{printable(path)}: has YAML aliases, which could unfold to any size; write it without them, or as JSON")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        values += isinstance(event, yaml.NodeEvent)
+        if depth > DEEPEST:
+            raise InputError(f"{printable(path)}: is nested deeper than {DEEPEST} levels, as no log is")
+        if values > MOST_VALUES:
+            raise InputError(f"{printable(path)}: is a YAML file of over {MOST_VALUES:,} values; convert it to JSON lines first")
+
+
 def _decode(path: Path, raw: Any, kind: Any) -> Any:
+    size = memoryview(raw).nbytes
+    if size > CONTAINERS and kind is Any and bytes(raw).count(b"[") + bytes(raw).count(b"{") > CONTAINERS:
+        raise InputError(f"{printable(path)}: a record holds over {CONTAINERS:,} lists and objects; it is not a record")
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{printable(path)}: is not laid out as expected: {error}") from None
+        raise InputError(f"{printable(path)}: is not laid out as expected{mismatch(error)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
+    if size > LENIENT:
+        raise InputError(
+            f"{printable(path)}: a part of over {LENIENT >> 20} MiB holds NaN or half of a surrogate pair; save it as JSON lines"
+        )
     try:
         return msgspec.convert(json.loads(bytes(raw)), kind, strict=False)  # Python's json module writes NaN
+    except msgspec.ValidationError as error:
+        raise InputError(f"{printable(path)}: is not laid out as expected{mismatch(error)}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{printable(path)}: is not laid out as expected: {why_not_json(error)}") from None
 
@@ -161,7 +188,9 @@ def _lm_eval(path: Path, raws: list[Any], plan: lm_eval.Plan, first: dict[str, A
     if plan.wants_filters(first):
         plan.choose_filter(str(_decode(path, raw, dict[str, Any]).get("filter")) for raw in raws)
     for line, raw in enumerate(raws, start=1):
-        yield from plan.rows(line, _decode(path, raw, dict[str, Any]).get)
+        record = _decode(path, raw, dict[str, Any])
+        lm_eval.check(record, f"{printable(path)}, record {line}")
+        yield from plan.rows(line, record.get)
     plan.finish()
 
 
@@ -188,7 +217,7 @@ def _opencompass(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> 
     keys = [str(index) for index in range(len(records))] if isinstance(details, list) else [key for key in details if key != "type"]
     wanted = columns.correct or next((name for name in OPENCOMPASS if any(name in record for record in records)), None)
     if wanted is None or not any(wanted in record for record in records):
-        had = ", ".join(printable(name, 40) for name in records[0])
+        had = listed(records[0])
         raise InputError(f"{printable(path)}: no field of its details says whether a sample is correct; they have {had}")
     notes.fields = {"problem": "file name and number", "correct": wanted}
     dataset = path.name.partition(".")[0]
@@ -229,15 +258,28 @@ def _skythought(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[
     return "SkyThought results", batches(make())
 
 
+class _EvalPlusSample(msgspec.Struct):
+    """The fields of a sample of EvalPlus or BigCodeBench that are read; older files hold [status, details] under ``base`` and ``plus``."""
+
+    base_status: str | None = None
+    plus_status: str | None = None
+    base: str | list[Any] | None = None
+    plus: str | list[Any] | None = None
+    status: str | None = None
+    solution: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _MultiPLSample(msgspec.Struct):
+    """The fields of a sample of MultiPL-E that are read."""
+
+    status: str = ""
+    exit_code: int | None = None
+
+
 def _evalplus(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Read EvalPlus or BigCodeBench results. As in EvalPlus, a sample passes ``plus`` only if it also passes the base tests."""
-    sample = msgspec.defstruct(
-        "Sample",
-        [(name, Any, None) for name in ("base_status", "plus_status", "base", "plus", "status")]
-        + [("solution", msgspec.Raw, msgspec.Raw(b""))],
-    )
-    problems = _decode(path, raw, dict[str, list[sample]])  # type: ignore[valid-type]
-    states = {label(result.status) for results in problems.values() for result in results if result.status is not None}
+    problems = _decode(path, raw, dict[str, list[_EvalPlusSample]])
+    states = {result.status for results in problems.values() for result in results if result.status is not None}
     if states and not any(_state(result, "base") for results in problems.values() for result in results):
         return _bigcodebench(path, problems, states, notes)
     has_plus = any(_state(result, "plus") is not None for results in problems.values() for result in results)
@@ -265,7 +307,7 @@ def _evalplus(path: Path, raw: Any, columns: Columns, notes: SourceNotes) -> tup
     return "EvalPlus results", batches(make())
 
 
-def _bigcodebench(path: Path, problems: dict[str, list[Any]], states: set[str], notes: SourceNotes) -> tuple[str, Batches]:
+def _bigcodebench(path: Path, problems: dict[str, list[_EvalPlusSample]], states: set[str], notes: SourceNotes) -> tuple[str, Batches]:
     """Make the samples of BigCodeBench's results, whose ``status`` is pass, fail or timeout."""
     if unknown := states - {"pass", "fail", "timeout"}:
         raise InputError(f"{printable(path)}: has the status {printable(min(unknown))!r}; expected pass, fail or timeout")
@@ -282,8 +324,8 @@ def _bigcodebench(path: Path, problems: dict[str, list[Any]], states: set[str], 
     return "BigCodeBench results", batches(make())
 
 
-def _state(sample: Any, part: str) -> str | None:
-    """Return ``pass``, ``fail``, ``timeout`` or None; older files hold [status, details] under ``base`` and ``plus``."""
+def _state(sample: _EvalPlusSample, part: str) -> str | None:
+    """Return ``pass``, ``fail``, ``timeout`` or None."""
     state = getattr(sample, f"{part}_status")
     if state is None:
         state = getattr(sample, part)
@@ -315,12 +357,11 @@ def _multiple(path: Path, outer: dict[str, Any], notes: SourceNotes) -> tuple[st
     """Read MultiPL-E results of the bigcode harness: ``NAME.results.json``, a file per problem."""
     notes.fields = {"problem": "name", "correct": "status OK and exit code 0"}
     name = _decode(path, outer["name"], str) if "name" in outer else path.name.removesuffix(".results.json")
-    results = _decode(path, outer["results"], list[dict[str, Any]])
+    results = _decode(path, outer["results"], list[_MultiPLSample])
 
     def make() -> Iterator[Row]:
         for index, result in enumerate(results):
-            status = str(result.get("status", ""))
-            passed = status == "OK" and result.get("exit_code") == 0
-            yield Row(name, float(passed), TIMED_OUT if status.lower() == "timeout" else SCORED, index)
+            passed = result.status == "OK" and result.exit_code == 0
+            yield Row(name, float(passed), TIMED_OUT if result.status.lower() == "timeout" else SCORED, index)
 
     return "MultiPL-E results", batches(make())

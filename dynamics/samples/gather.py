@@ -12,12 +12,14 @@ from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.samples import models
 from dynamics.samples.models import Source
-from dynamics.samples.row import SCORED, STATUSES, UNSCORED, Batches
+from dynamics.samples.row import MOST_SAMPLES, SCORED, STATUSES, UNSCORED, Batches, as_float
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _NONE = -(2**63)
+#: models that are compared at once
+MOST_MODELS = 10_000
 #: columns that are stored as integer codes
 CODED = ("model", "problem", "sample", "answer", "content", "status")
 
@@ -48,6 +50,7 @@ class Gather:
     codes: dict[str, Codes] = field(default_factory=lambda: {name: Codes() for name in CODED})
     columns: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
+    count: int = 0
 
     def add(self, source: Source, batches: Batches) -> int:
         """Add all samples of a file, and return their number."""
@@ -58,9 +61,14 @@ class Gather:
                 self._put(name, self.codes[name].of(getattr(batch, name) or ([SCORED] * size if name == "status" else None), size))
             self._put("fingerprint", _filled(batch.fingerprint, size, _NONE, np.int64))
             self._put("temperature", _filled(batch.temperature, size, np.nan, float))
-            self._put("score", np.asarray(batch.score, float))
+            self._put("score", _scores(batch.score))
             self._put("source", np.full(size, len(self.sources)))
             count += size
+            self.count += size
+            if self.count > MOST_SAMPLES:
+                raise InputError(
+                    f"{printable(source.path)}: with it there are over {MOST_SAMPLES:,} samples, more than are read at once; give fewer"
+                )
         self.sources.append(source)
         return count
 
@@ -71,7 +79,12 @@ class Gather:
         """Make the tidy table, and a note on each decision; ``alternatives`` are fields that could be the verdict instead, for an error."""
         import pandas as pd
 
-        data = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        if len(self.codes["model"].code_of) > MOST_MODELS:
+            raise InputError(
+                f"the samples name {len(self.codes['model'].code_of):,} models and steps, over {MOST_MODELS:,}: give fewer files, or name "
+                "the field of the model with --model"
+            )
+        data = {name: np.concatenate(self.columns.pop(name)) for name in list(self.columns)}
         data["score"] = np.where(np.isfinite(data["score"]), data["score"], np.nan)
         labels = {name: list(map(_printable_text, codes.code_of)) for name, codes in self.codes.items()}
         data["model"], labels["model"], notes = models.names(self.sources, data["source"], data["model"], labels["model"])
@@ -113,6 +126,13 @@ class Gather:
         if not np.isnan(temperatures := frame["temperature"].to_numpy()).all():
             table["temperature"] = temperatures
         return table, notes
+
+
+def _scores(values: Any) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(values, float)
+    except OverflowError:
+        return np.array(list(map(as_float, values)))
 
 
 def _printable_text(value: Any) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ import msgspec
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 from dynamics.io.json_lines import UNFINISHED, numbered_lines, parse_line
+from dynamics.io.validation import converted
 from dynamics.samples import lm_eval, rows, verifiers
 from dynamics.samples.row import BATCH, TAIL, Batches, Columns, Row, SourceNotes, batches, fingerprint
 
@@ -34,7 +36,7 @@ def read(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches
     first = _first_records(path)
     if verifiers.matches(first[0]):
         episodes = verifiers.plan(path, first, columns, notes)
-        return verifiers.NAME, batches(_read_records(path, verifiers.FIELDS, episodes.rows, notes))
+        return verifiers.NAME, batches(_read_episodes(path, episodes, notes))
     if lm_eval.matches(first[0]):
         return lm_eval.NAME, batches(_lm_eval_rows(path, lm_eval.plan(path, first, columns, notes), first[0], notes))
     keys = list(dict.fromkeys(key for record in first for key in record))
@@ -71,7 +73,8 @@ def _refuse_repeated_keys(line: bytes, number: int, path: Path) -> None:
         return
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        seen = Counter(keys)
+        twice = next(key for key in keys if seen[key] > 1)
         raise InputError(
             f"{printable(path)}, line {number}: has the field {printable(twice, 40)!r} twice; which of them counts is not defined"
         )
@@ -90,7 +93,13 @@ def _parse_record(line: bytes, number: int, path: Path, unfinished: list[int] | 
 def _lm_eval_rows(path: Path, plan: lm_eval.Plan, first: dict[str, Any], notes: SourceNotes) -> Iterator[Row]:
     if plan.wants_filters(first):
         plan.choose_filter(_values(path, "filter"))
-    yield from _read_records(path, lm_eval.FIELDS + tuple(plan.extra), plan.rows, notes)
+    decoder = RecordDecoder(lm_eval.FIELDS + tuple(plan.extra), None, [], path, notes.unfinished, lm_eval.KINDS)
+    with opened(path) as stream:
+        for number, line in numbered_lines(stream, path):
+            record = decoder.decode(number, line)
+            if record is None:
+                break
+            yield from plan.rows(number, decoder.getter(record))
     plan.finish()
 
 
@@ -105,17 +114,19 @@ def _values(path: Path, name: str) -> Iterator[str]:
             yield str(decoder.getter(record)(name))
 
 
-def _read_records(
-    path: Path, fields: tuple[str, ...], make_rows: Callable[[int, Callable[[str], Any]], Iterator[Row]], notes: SourceNotes
-) -> Iterator[Row]:
-    """Read record by record, for formats with several rows per record."""
-    decoder = RecordDecoder(fields, None, [], path, notes.unfinished)
+def _read_episodes(path: Path, plan: verifiers.Plan, notes: SourceNotes) -> Iterator[Row]:
+    """Read the episodes of verifiers record by record."""
+    decode = msgspec.json.Decoder(verifiers.Episode).decode
     with opened(path) as stream:
         for number, line in numbered_lines(stream, path):
-            record = decoder.decode(number, line)
-            if record is None:
-                return
-            yield from make_rows(number, decoder.getter(record))
+            try:
+                episode = decode(line)
+            except ERRORS:
+                parsed = _parse_record(line, number, path, notes.unfinished)
+                if parsed is None:
+                    return
+                episode = converted(parsed, verifiers.Episode, f"{printable(path)}, line {number}")
+            yield from plan.rows(number, episode)
 
 
 def _read_columns(path: Path, layout: rows.Layout, first: Sequence[dict[str, Any]], notes: SourceNotes) -> Batches:
@@ -145,6 +156,7 @@ class RecordDecoder:
     first : the first records of the file, which determine the field to cut out; empty to cut nothing.
     path : of the file, for errors.
     unfinished : list to which the number of an incomplete last line is added.
+    kinds : types of fields; a field that is not among them can be of any type.
     """
 
     fields: tuple[str, ...]
@@ -152,22 +164,26 @@ class RecordDecoder:
     first: Sequence[dict[str, Any]]
     path: Path
     unfinished: list[int]
+    kinds: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the parsers of a whole line and of a line without the field that is cut out."""
         self.members = {name: f"f{index}" for index, name in enumerate(self.fields)}
+        self.plain = all(map(_is_plain, (*self.fields, self.text or "")))
         self.cut_field, self.key, self.next_key = self._learn_cut()
         # fields that all the first records have must remain after the cut; other fields may be missing
         required = set.intersection(*(set(record) for record in self.first)) if self.first else set()
         self.optional = [json.dumps(name).encode() + b":" for name in self.fields if name not in required]
+        self.checked = msgspec.defstruct("Checked", [(name, kind, None) for name, kind in self.kinds.items()])
         self.record_type, self.decode_line = self._parser(set(), self.text)
         _, self.decode_rest = self._parser(required, None if self.cut_field == self.text else self.text)
 
     def _parser(self, required: set[str], text: str | None) -> tuple[Any, Callable[[bytes], Any]]:
         """Make a record type with a member per field, ``text`` as bytes, and its parser, which fails if a ``required`` field is missing."""
-        present: list[Any] = [(member, Any) for name, member in self.members.items() if name in required]
-        optional: list[Any] = [(member, Any, None) for name, member in self.members.items() if name not in required]
-        names = {member: name for name, member in self.members.items()} | {"text": text or NOWHERE}
+        kinds = {member: self.kinds.get(name, Any) for name, member in self.members.items()}
+        present: list[Any] = [(member, kinds[member]) for name, member in self.members.items() if name in required]
+        optional: list[Any] = [(member, kinds[member], None) for name, member in self.members.items() if name not in required]
+        names = {member: name for name, member in self.members.items()} | {"text": text or NOWHERE} if self.plain else {}
         raw: Any = msgspec.Raw(b"")
         record_type = msgspec.defstruct(
             "Record", [*present, *optional, ("text", msgspec.Raw if text else Any, raw)], rename=names, gc=False
@@ -176,7 +192,7 @@ class RecordDecoder:
 
     def _learn_cut(self) -> tuple[str | None, bytes, bytes]:
         """Choose the field to cut out; return its name, its key as written in a line, and the key that follows."""
-        if not self.first:
+        if not self.first or not self.plain:
             return None, b"", b""
         keys = list(self.first[0])
         sizes = {key: len(json.dumps(self.first[0][key], default=str)) for key in keys[:-1] if key not in self.members}
@@ -229,14 +245,20 @@ class RecordDecoder:
     def decode(self, number: int, line: bytes) -> Any:
         """Decode a whole line into a record; return None for an incomplete last line."""
         try:
-            return self.decode_line(line)
+            if self.plain:
+                return self.decode_line(line)
         except ERRORS:
-            parsed = _parse_record(line, number, self.path, self.unfinished)
-            if parsed is None:
-                return None
-            values = {member: parsed.get(name) for name, member in self.members.items()}
-            text = parsed.get(self.text) if self.text else None
-            return self.record_type(**values, text=json.dumps(text).encode() if text is not None else b"")
+            pass
+        parsed = _parse_record(line, number, self.path, self.unfinished)
+        if parsed is None:
+            return None
+        values = {name: parsed[name] for name in self.kinds if name in parsed}
+        converted(values, self.checked, f"{printable(self.path)}, line {number}")
+        text = parsed.get(self.text) if self.text else None
+        return self.record_type(
+            **{member: parsed.get(name) for name, member in self.members.items()},
+            text=json.dumps(text).encode() if text is not None else b"",
+        )
 
     def getter(self, record: Any) -> Callable[[str], Any]:
         """Return a function that looks up a field of ``record`` by name, and returns None for a missing field."""
@@ -247,3 +269,8 @@ class RecordDecoder:
             return None if member is None else getattr(record, member)
 
         return get
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether msgspec can look for a field of this name."""
+    return name.isprintable() and not set(name) & set('"\\')

@@ -19,12 +19,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import unpacked_name
+from dynamics.io.validation import Scalar, converted
 from dynamics.samples.aggregates import correct_counts, is_aggregate, is_vote
-from dynamics.samples.row import NO_ANSWER, SCORED, UNSCORED, Columns, Row, SourceNotes, fingerprint, label, score
+from dynamics.samples.row import (
+    NO_ANSWER,
+    SCORED,
+    UNSCORED,
+    Columns,
+    Row,
+    SourceNotes,
+    as_float,
+    fingerprint,
+    label,
+    listed,
+    score,
+    shown,
+)
 
 NAME = "lm-evaluation-harness samples"
+#: fields of a record that are read beside the metrics, and their types
+KINDS: dict[str, Any] = {
+    "doc_id": Scalar,
+    "doc_hash": str | int | None,
+    "resps": list[Any] | None,
+    "filtered_resps": list[Any] | None,
+    "filter": Scalar,
+    "metrics": list[str] | None,
+}
 FIELDS = ("doc_id", "doc_hash", "resps", "filtered_resps", "filter")
 #: fields of a record that are not metrics; the hashes precede the metrics from version 0.4.3 on, their list follows from 0.4.6 on
 NOT_METRICS = (*FIELDS, "doc", "target", "arguments", "metrics", "prompt_hash", "target_hash")
@@ -41,6 +66,15 @@ PAIRS = ("f1", "mcc")
 VERDICT, REPEATS, PAIR, INSTRUCTIONS, OTHER = "a verdict", "a verdict for each response", "(gold, prediction)", "instructions", "no verdict"
 
 
+#: type that checks these fields of a record
+_RECORD = msgspec.defstruct("_RECORD", [(name, kind, None) for name, kind in KINDS.items()])
+
+
+def check(record: Mapping[str, Any], where: str) -> None:
+    """Refuse a record whose fields have other types than those of the harness."""
+    converted(record, _RECORD, where)
+
+
 def matches(record: Mapping[str, Any]) -> bool:
     """Tell whether a file with this first record was written by the harness."""
     return {"doc_id", "resps", "filtered_resps"} <= set(record)
@@ -54,10 +88,12 @@ def task(path: Path) -> str:
 
 def plan(path: Path, first: Sequence[Mapping[str, Any]], columns: Columns, notes: SourceNotes) -> Plan:
     """Choose metric and filter: those named by ``--correct METRIC[,FILTER]``, or the first ones in the file that grade responses."""
-    listed = [name for record in first for name in record.get("metrics") or []]
-    metrics = list(dict.fromkeys(listed)) or [key for key in first[0] if key not in NOT_METRICS]
+    for number, record in enumerate(first, start=1):
+        check(record, f"{printable(path)}, record {number}")
+    given = [name for record in first for name in record.get("metrics") or []]
+    metrics = list(dict.fromkeys(given)) or [key for key in first[0] if key not in NOT_METRICS]
     wanted, _, chosen = (columns.correct or "").partition(",")
-    known = ", ".join(map(printable, metrics)) or "none"
+    known = listed(metrics)
     if wanted and wanted not in metrics:
         raise InputError(f"{printable(path)}: has no metric {printable(wanted)!r}; it has {known}")
     meanings = {name: _meaning(name, first) for name in metrics}
@@ -104,10 +140,10 @@ def _is_binary(name: str, first: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether a metric is 0 or 1, or a list of these, in all the first records."""
     values = [record[name] for record in first if record.get(name) is not None]
     entries = [entry for value in values for entry in (value if isinstance(value, (list, tuple)) else [value])]
-    return all(score(entry, name) in (0.0, 1.0, NOT_OF_IT) for entry in entries)
+    return all(not _no_verdict(entry) and score(entry, name) in (0.0, 1.0, NOT_OF_IT) for entry in entries)
 
 
-def _no_verdict(value: str) -> bool:
+def _no_verdict(value: Any) -> bool:
     try:
         score(value, "")
     except InputError:
@@ -133,7 +169,7 @@ def _check_meaning(metric: str, meanings: Mapping[str, str], usable: Sequence[st
     why = "no verdict of a response"
     if meanings[metric] == INSTRUCTIONS:
         why = "a list with an entry for each instruction of a prompt, not for each response"
-    instead = f"; name another with --correct: {', '.join(map(printable, usable))}" if usable else "; no other metric of the file is one"
+    instead = f"; name another with --correct: {listed(usable)}" if usable else "; no other metric of the file is one"
     raise InputError(f"{path}: metric {printable(metric)!r} is {why}{instead}")
 
 
@@ -181,7 +217,7 @@ class Plan:
         """Return the number of the filter among filters without names, starting at 1."""
         if self.filter is None:
             return 1
-        match = re.fullmatch(r"#([1-9]\d*)", self.filter)
+        match = re.fullmatch(r"#([1-9]\d{0,8})", self.filter)
         if not match:
             raise InputError(f"{self.path}: names no filters; --correct {self.metric},#2 takes the second record of each problem")
         return int(match.group(1))
@@ -200,7 +236,7 @@ class Plan:
         if self.named:
             filters = list(self.seen)
             if self.filter not in filters:
-                raise InputError(f"{self.path}: has no filter {printable(str(self.filter))!r}; it has {', '.join(map(printable, filters))}")
+                raise InputError(f"{self.path}: has no filter {printable(str(self.filter))!r}; it has {listed(filters)}")
             names = {name: name for name in filters}
         else:
             names = self._unnamed()
@@ -208,9 +244,7 @@ class Plan:
         self.notes.fields["correct"] = f"{self.metric}, filter {chosen}"
         also = [*self.alternatives, *(f"{self.metric},{name}" for name in names if name != chosen)]
         if also:
-            self.notes.remarks.append(
-                f"verdict is {self.metric} under filter {chosen}; --correct takes another: {', '.join(map(printable, also))}"
-            )
+            self.notes.remarks.append(f"verdict is {self.metric} under filter {chosen}; --correct takes another: {listed(also)}")
         if is_vote(chosen) or is_vote(self.metric):
             self.notes.remarks.append(f"verdict is that of a majority vote ({chosen}): pass@1 is the share of problems whose vote is right")
 
@@ -224,7 +258,7 @@ class Plan:
                 "filter's name in them, so nothing says which belong together; write the samples again with a newer harness"
             )
         if self._ordinal() > times[0]:
-            raise InputError(f"{self.path}: has no filter {self.filter}; it has {', '.join(f'#{index + 1}' for index in range(times[0]))}")
+            raise InputError(f"{self.path}: has no filter {self.filter}; it has {listed(f'#{index + 1}' for index in range(times[0]))}")
         if times[0] == 1:
             self.filter = "none"
             return {"none": "none"}
@@ -266,12 +300,14 @@ class Plan:
     def _listed(self, value: Sequence[Any], n: int, kept: int, where: str) -> list[float]:
         """Return the verdicts in a list: an entry for each response, or for each that the filter keeps, or (gold, prediction)."""
         if self.meaning == PAIR:
+            if len(value) != 2:
+                raise InputError(f"{where}: is a list of {len(value)}, not (gold, prediction)")
             gold, prediction = value
             return [float(prediction in gold if isinstance(gold, list) else prediction == gold)]
         if len(value) not in {n, kept}:
             raise InputError(
                 f"{where}: is a list of {len(value)} for {n} response{'s' * (n != 1)}, so its entries are not verdicts of responses"
-                + (f"; name another metric with --correct: {', '.join(map(printable, self.alternatives))}" if self.alternatives else "")
+                + (f"; name another metric with --correct: {listed(self.alternatives)}" if self.alternatives else "")
             )
         return [score(entry, where) for entry in value]
 
@@ -281,10 +317,12 @@ class Plan:
         for name in self.extra:
             value = get(name)
             if isinstance(value, (int, float)):
-                these = set(correct_counts(name, float(value), n))
+                these = set(correct_counts(name, as_float(value), n))
                 fits = these if fits is None else fits & these
         if not fits:
-            raise InputError(f"{self.path}, line {number}: {self.metric}={get(self.metric)} fits no number of correct samples out of {n}")
+            raise InputError(
+                f"{self.path}, line {number}: {printable(self.metric)}={shown(get(self.metric))} fits no number of correct samples of {n}"
+            )
         if len(fits) > 1:
             self.notes.counts[f"problems whose {self.metric} fits several numbers of correct samples: the smallest is taken"] += 1
         return [float(repeat < min(fits)) for repeat in range(n)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -81,6 +81,8 @@ Rows = Iterator[Row]
 TAIL = 128
 #: samples per batch
 BATCH = 4096
+#: samples that are read at once; each takes up to 300 bytes of memory
+MOST_SAMPLES = 10_000_000
 
 
 @dataclass
@@ -132,7 +134,7 @@ def score(value: Any, where: Any) -> float:
     if value is False:
         return 0.0
     if isinstance(value, (int, float)):
-        return float(value)
+        return as_float(value)
     if value is None:
         return math.nan
     if isinstance(value, str):
@@ -143,9 +145,23 @@ def score(value: Any, where: Any) -> float:
             return float(word)
         except ValueError:
             pass
-    raise InputError(
-        f"{where() if callable(where) else where}: {printable(repr(value), 60)} is no verdict: expected true, false or a number"
-    )
+    raise InputError(f"{where() if callable(where) else where}: {shown(value)} is no verdict: expected true, false or a number")
+
+
+def as_float(value: int | float) -> float:
+    """Convert to float; a whole number that is too large for it becomes infinity, as it does when it is written with a point."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """Show a value of a record in a message."""
+    try:
+        return printable(repr(value[:limit] if isinstance(value, (str, list)) else value), limit)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes; deep nesting
+        return f"a value of type {type(value).__name__}"
 
 
 def fingerprint(text: bytes | memoryview) -> int:
@@ -167,10 +183,20 @@ def label(value: Any) -> str:
     return str(value)
 
 
+def listed(names: Iterable[object], limit: int = 12) -> str:
+    """List names of a file in a message, only the first of many."""
+    names = list(names)
+    if not names:
+        return "none"
+    return ", ".join(printable(name, 40) for name in names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 def number(value: Any) -> float | None:
     """Convert a setting such as the temperature to a number, or None."""
     if isinstance(value, bool):
         return None
+    if isinstance(value, int):
+        return as_float(value)
     try:
         return float(value)
     except (TypeError, ValueError):

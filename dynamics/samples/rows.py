@@ -14,12 +14,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.samples import sessions
 from dynamics.samples.row import (
+    MOST_SAMPLES,
     SCORED,
     TIMED_OUT,
     Batch,
@@ -30,6 +31,7 @@ from dynamics.samples.row import (
     batches,
     is_word,
     label,
+    listed,
     name_of,
     number,
     score,
@@ -85,6 +87,8 @@ STEP = ("step", "global_step", "global_steps", "training_step", "train_step", "t
 TOTAL = ("n", "num_samples", "n_samples", "num_total")
 #: fields that hold the number of responses or of something else
 PERHAPS_TOTAL = (*TOTAL, "total")
+#: samples after which a batch ends where records hold counts
+LONGEST = 1 << 16
 #: fields that hold a verdict or, beside a number of responses, how many of them are right
 VERDICT_OR_COUNT = ("correct", "passed", "solved", "success", "resolved")
 RIGHT = ("c", "num_correct", "n_correct", "correct_count")
@@ -215,7 +219,7 @@ class _Fields:
         if value in self.keys or root(value) in self.keys:
             return value
         suggestion = did_you_mean(value, self.keys)
-        raise InputError(f"{self.where}: has no field {printable(value)!r} for --{option}; it has {_list(self.keys)}{suggestion}")
+        raise InputError(f"{self.where}: has no field {printable(value)!r} for --{option}; it has {listed(self.keys)}{suggestion}")
 
     def chosen(self, option: str, value: str | None, names: Iterable[str]) -> str | None:
         """Return the field that the caller named or, if None, the first of ``names`` that is a field."""
@@ -252,7 +256,7 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
     responses = _responses(fields, taken, seen.lists) if lists else ()
     response = tuple(name for name in (fields.lower.get(name) for name in RESPONSE) if name and name in seen.texts) if lists else ()
     text = fields.first(TEXT)
-    return Layout(
+    chosen = Layout(
         _format(verl, trl, human_eval, livecodebench),
         problem,
         by_content,
@@ -261,7 +265,7 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
         fields.lower["uid"] if by_uid else _sample(fields, columns, verl or trl, (*problem, correct)),
         fields.chosen("model", columns.model, MODEL),
         fields.chosen("answer", columns.answer, ANSWER),
-        None if text in (*responses, *response) else text,  # a list of verdicts has no single completion
+        None,
         fields.lower.get("result") if human_eval else fields.first(("status",)),
         fields.first(("temperature",)),
         fields.first(STEP),
@@ -273,6 +277,8 @@ def layout(keys: Sequence[str], columns: Columns, where: str, seen: Kinds = Kind
         tuple(others),
         None if columns.correct or total or lists else next(iter(name for name in _totals(fields) if name in seen.several), None),
     )
+    # a list of verdicts has no single completion, and a field that has another role is not the completion
+    return chosen if text in chosen.fields() else replace(chosen, text=text)
 
 
 def _totals(fields: _Fields) -> list[str]:
@@ -316,11 +322,12 @@ def _verdict(fields: _Fields, columns: Columns, trl: bool, seen: Kinds) -> tuple
     if trl:
         rewards = [key for key in fields.keys if key.lower() not in NO_VERDICT and key in seen.numbers]
         if len(rewards) > 1 and correct not in rewards:
-            raise InputError(f"{fields.where}: several columns could be the verdict: {_list(rewards)}; choose one with --correct")
+            raise InputError(f"{fields.where}: several columns could be the verdict: {listed(rewards)}; choose one with --correct")
         correct = correct or (rewards[0] if rewards else None)
     correct = correct or next((fields.lower[name] for name in OUTCOME if fields.lower.get(name) in seen.words), None)
     if correct is None:
-        raise InputError(f"{fields.where}: no field says whether a sample is correct; it has {_list(fields.keys)}; name one with --correct")
+        has = listed(fields.keys)
+        raise InputError(f"{fields.where}: no field says whether a sample is correct; it has {has}; name one with --correct")
     return correct, None
 
 
@@ -338,7 +345,7 @@ def _problem(fields: _Fields, columns: Columns, verl: bool, livecodebench: bool,
     if content is not None:
         question = fields.first(QUESTION)  # a prompt can be the same for all questions
         return (content, *([question] if question not in (None, content) else [])), True
-    raise InputError(f"{fields.where}: no field says which problem a sample is of; it has {_list(fields.keys)}; name one with --problem")
+    raise InputError(f"{fields.where}: no field says which problem a sample is of; it has {listed(fields.keys)}; name one with --problem")
 
 
 def _sample(fields: _Fields, columns: Columns, unnumbered: bool, taken: Sequence[str]) -> str | None:
@@ -358,7 +365,7 @@ def describe(chosen: Layout, columns: Columns, notes: SourceNotes) -> None:
             notes.fields["samples" if key == "total" else "uid" if key == "sample" and chosen.by_uid else key] = value
     notes.alternatives = list(chosen.alternatives)
     if chosen.alternatives and not columns.correct and chosen.total is None:
-        notes.remarks.append(f"verdict is {printable(chosen.correct)}; --correct takes another: {_list(chosen.alternatives)}")
+        notes.remarks.append(f"verdict is {printable(chosen.correct)}; --correct takes another: {listed(chosen.alternatives)}")
 
 
 #: fields with the text of a problem that has an id
@@ -404,6 +411,7 @@ class Reader:
 
     def __init__(self, chosen: Layout, path: str, notes: SourceNotes, unit: str = "line"):
         self.chosen, self.path, self.notes, self.unit = chosen, path, notes, unit
+        self.counted = 0
         self.statuses: dict[Any, str] = {}
         self.contents: dict[tuple[Any, ...], str] = {}
 
@@ -424,7 +432,10 @@ class Reader:
         plain = verdicts is not None and not any(kind in (list, tuple, dict) for kind in set(map(type, verdicts)))
         dotted = (*chosen.problem, chosen.correct, chosen.sample, chosen.model, chosen.answer)
         judged = root(chosen.correct).lower() in JUDGEMENT
-        if not plain or judged or chosen.total is not None or any("." in name for name in dotted if name):
+        if chosen.total is not None:
+            yield from self._counts(numbers, columns)
+            return
+        if not plain or judged or any("." in name for name in dotted if name):
             yield from batches(self._slowly(numbers, columns, fingerprints))
             return
         if set(map(type, verdicts or [])) <= {bool, int, float}:
@@ -446,6 +457,25 @@ class Reader:
             self._models(columns),
             [number(value) for value in columns[chosen.temperature]] if chosen.temperature else None,
         )
+
+    def _counts(self, numbers: Sequence[int], columns: dict[str, list[Any]]) -> Batches:
+        """Make the samples of records that hold the numbers of samples and of correct ones."""
+        chosen = self.chosen
+        problems: list[str] = []
+        scores: list[float] = []
+        models: list[str | None] = []
+        for index, number_ in enumerate(numbers):
+            get = {name: column[index] for name, column in columns.items()}.get
+            problem = self._problem(number_, get)
+            model = _model(_at(get, chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
+            n, c = self._counted(number_, get(str(chosen.total)), _at(get, chosen.correct))
+            problems += [problem] * n
+            scores += [1.0] * c + [0.0] * (n - c)
+            models += [model] * n
+            if len(problems) >= LONGEST:
+                yield Batch(problems, scores, model=models)
+                problems, scores, models = [], [], []
+        yield Batch(problems, scores, model=models)
 
     def _slowly(self, numbers: Sequence[int], columns: dict[str, list[Any]], fingerprints: Sequence[int | None] | None) -> Iterator[Row]:
         for index, number_ in enumerate(numbers):
@@ -520,9 +550,6 @@ class Reader:
         model = _model(_at(get, chosen.model) if chosen.model else None, get(chosen.step) if chosen.step else None)
         temperature = number(get(chosen.temperature)) if chosen.temperature else None
         answer = _at(get, chosen.answer) if chosen.answer else None
-        if chosen.total is not None:
-            yield from self._counted(number_, problem, get(chosen.total), verdict, model)
-            return
         if isinstance(verdict, (list, tuple)):
             self._check_repeats(number_, verdict, get)
             self.notes.counts["records with an empty list of verdicts, which give no sample"] += not verdict
@@ -557,7 +584,7 @@ class Reader:
         if len(verdict) in counts and not texts:
             return
         held = "one response" if texts else f"{min(counts)} responses" if counts else "no list of as many responses"
-        instead = f"name another field with --correct: {_list(chosen.alternatives)}; or " if chosen.alternatives else ""
+        instead = f"name another field with --correct: {listed(chosen.alternatives)}; or " if chosen.alternatives else ""
         raise InputError(
             f"{self.path}, {self.unit} {number_}: {chosen.correct!r} is a list of {len(verdict)}, and the record has {held}, so its "
             f"entries may be tests or instructions; {instead}--correct '{chosen.correct}[]' if each entry is a sample"
@@ -573,7 +600,8 @@ class Reader:
         words = message.lower() if isinstance(message, str) else ""
         return TIMED_OUT if "timed out" in words or "timeout" in words else SCORED
 
-    def _counted(self, number_: int, problem: str, total: Any, right: Any, model: str | None) -> Iterator[Row]:
+    def _counted(self, number_: int, total: Any, right: Any) -> tuple[int, int]:
+        """Check the counts of a record."""
         where = f"{self.path}, {self.unit} {number_}"
         n, c = score(total, f"{where}, field {self.chosen.total!r}"), score(right, f"{where}, field {self.chosen.correct!r}")
         for name, value in ((self.chosen.total, n), (self.chosen.correct, c)):
@@ -581,8 +609,10 @@ class Reader:
                 raise InputError(f"{where}: {name}={value:g} is no count; counts are whole numbers of at least 0")
         if c > n:
             raise InputError(f"{where}: {self.chosen.correct}={c:g} correct of {self.chosen.total}={n:g}: more than there are samples")
-        for sample in range(int(n)):
-            yield Row(problem, float(sample < c), SCORED, None, None, None, model)
+        self.counted += int(n)
+        if self.counted > MOST_SAMPLES:
+            raise InputError(f"{where}: {self.chosen.total}={n:g} makes over {MOST_SAMPLES:,} samples, more than are read at once")
+        return int(n), int(c)
 
 
 def _at(get: Callable[[str], Any], path: str) -> Any:
@@ -610,7 +640,7 @@ def _count(name: str, value: Any) -> int | None:
 
 def _judged(text: str) -> float:
     """Return the verdict of a judge that ends in "Judgement: Yes"; a text without one is a wrong answer, as in NeMo-Skills."""
-    found = re.findall(r"(?i)judge?ment:\s*\W*(yes|no)\b", text)
+    found = re.findall(r"(?i)judge?ment:\W*(yes|no)\b", text)
     if not found and text.strip().lower() in ("yes", "no", "true", "false", "correct", "incorrect"):
         return score(text, "")
     return float(bool(found) and found[-1].lower() == "yes")
@@ -632,11 +662,6 @@ def _answer(value: Any) -> str | None:
 
 def _id(value: Any) -> str | int | None:
     return value if value is None or isinstance(value, (str, int)) else label(value)
-
-
-def _list(keys: Iterable[str], limit: int = 12) -> str:
-    names = [printable(key, 40) for key in keys]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") if names else "none"
 
 
 __all__ = ["Kinds", "Layout", "Reader", "describe", "finished", "kinds", "layout", "root"]

@@ -22,7 +22,7 @@ from typing import Any
 from dynamics.errors import InputError, printable
 from dynamics.samples.row import Batch, Batches, Row, SourceNotes, batches
 
-_OUTPUT = re.compile(r"(.+)_(\d+)_(\d+)")
+_OUTPUT = re.compile(r"(.+)_(\d{1,18})_(\d{1,18})")
 _SESSION = re.compile(r"(.+)_(\d+)")
 
 

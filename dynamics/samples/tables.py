@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,26 @@ from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 from dynamics.samples import rows
 from dynamics.samples.aggregates import correct_counts, is_aggregate, is_vote, pass_k, samples_of
-from dynamics.samples.row import SCORED, UNSCORED, Batches, Columns, Row, SourceNotes, batches, fingerprint, label, name_of, score
+from dynamics.samples.row import (
+    MOST_SAMPLES,
+    SCORED,
+    UNSCORED,
+    Batches,
+    Columns,
+    Row,
+    SourceNotes,
+    batches,
+    fingerprint,
+    label,
+    listed,
+    name_of,
+    score,
+)
 
 BATCH = 4096
 #: rows of a CSV table that are read to detect what its columns hold
 FIRST_ROWS = 20
+MOST_COLUMNS = 10_000
 
 
 def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
@@ -31,11 +47,9 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
             reader = csv.open_csv(_arrow(stream), parse_options=parse)
             names = reader.schema.names
             first = next(iter(reader), None)
-        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"{printable(path)}: is no CSV table: {printable(str(error), 120)}") from None
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise InputError(f"{printable(path)}: has two columns called {printable(repeated[0])!r}; rename one")
+    _check_names(names, printable(path))
     seen = rows.kinds(first.slice(0, FIRST_ROWS).to_pylist()) if first is not None else rows.Kinds()
     layout = rows.layout(names, columns, printable(path), seen)
     rows.describe(layout, columns, notes)
@@ -47,10 +61,19 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
         with opened(path) as stream:
             try:
                 yield from csv.open_csv(_arrow(stream), parse_options=parse, convert_options=convert)
-            except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            except (pa.ArrowException, UnicodeDecodeError) as error:
                 raise InputError(f"{printable(path)}: is damaged, or no CSV table: {printable(str(error), 120)}") from None
 
     return layout.name, rows.finished(layout, _columns(parts(), layout, printable(path), notes), printable(path), notes)
+
+
+def _check_names(names: list[str], path: str) -> None:
+    """Refuse a table with two columns of one name, or with so many columns that a row is no record."""
+    if len(names) > MOST_COLUMNS:
+        raise InputError(f"{path}: has {len(names):,} columns, which no log has; is the delimiter or the quoting of the table damaged?")
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise InputError(f"{path}: has two columns called {printable(repeated[0])!r}; rename one")
 
 
 def _delimiter(path: Path) -> str:
@@ -70,7 +93,7 @@ def is_csv(path: Path) -> bool:
             names = csv.open_csv(
                 _arrow(stream), parse_options=csv.ParseOptions(newlines_in_values=True, delimiter=_delimiter(path))
             ).schema.names
-        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError):
+        except (pa.ArrowException, UnicodeDecodeError):
             return False
     return len(names) > 1
 
@@ -84,6 +107,9 @@ def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str,
         file = parquet.ParquetFile(path)
         schema = file.schema_arrow
         names = schema.names
+    _check_names(names, printable(path))
+    if file.metadata.num_rows > MOST_SAMPLES:
+        raise InputError(f"{printable(path)}: has {file.metadata.num_rows:,} rows; over {MOST_SAMPLES:,} samples are not read at once")
 
     def parts(wanted: list[str]) -> Iterator[Any]:
         yield from file.iter_batches(BATCH, columns=wanted)
@@ -163,7 +189,14 @@ def _lighteval(
     The verdicts of several responses are recovered from an aggregate metric (pass@k, avg@n). Other metrics are of the best of the responses
     (exact matches) or of their vote (maj@n), and give a verdict only where there is one response.
     """
+    import pyarrow as pa
+
     struct, old = ("metric", False) if "metric" in schema.names else ("metrics", True)
+    holders = ("metrics",) if old else ("metric", "doc", "model_response")
+    if plain := [name for name in holders if not pa.types.is_struct(schema.field(name).type)]:
+        raise InputError(
+            f"{printable(path)}: its column {plain[0]!r} is of type {schema.field(plain[0]).type}, not a struct as in lighteval"
+        )
     types = {field.name: field.type for field in schema.field(struct).type}
     metric = _metric(types, columns, notes, printable(path))
     notes.fields = {"problem": "full_prompt" if old else "doc.task_name and doc.id", "correct": f"metric {metric}"}
@@ -199,25 +232,25 @@ def _metric(types: dict[str, Any], columns: Columns, notes: SourceNotes, path: s
     others = [name for name in plain if not is_aggregate(name) and not is_vote(name)]
     metric = columns.correct or next(iter([*aggregate, *others, *plain]), "")
     if metric not in types:
-        raise InputError(f"{path}: has no metric {printable(metric)!r}; it has {', '.join(map(printable, types)) or 'none'}")
+        raise InputError(f"{path}: has no metric {printable(metric)!r}; it has {listed(types)}")
     if metric not in plain:
-        raise InputError(
-            f"{path}: metric {printable(metric)!r} is of the whole task, not of a response; there are {', '.join(plain) or 'none'}"
-        )
+        raise InputError(f"{path}: metric {printable(metric)!r} is of the whole task, not of a response; there are {listed(plain)}")
     if len(plain) > 1:
-        also = ", ".join(printable(name) for name in plain if name != metric)
+        also = listed(name for name in plain if name != metric)
         notes.remarks.append(f"verdict is {metric}; --correct takes another: {also}")
     return metric
 
 
 def _texts(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or [""])
+    return list(value or [""]) if isinstance(value, list) or not value else [value]
 
 
 def _verdicts(metric: str, value: float, responses: int, where: str, notes: SourceNotes) -> list[float]:
     """Return a verdict for each response of a problem, given only the value of a metric."""
     if value == value and is_aggregate(metric):
         n = samples_of(metric) or responses
+        if n > MOST_SAMPLES:
+            raise InputError(f"{where}: is of {n:,} samples, more than are read at once")
         fits = [count for count in correct_counts(metric, value, n) if count <= responses]
         if not fits:
             raise InputError(f"{where}: {value} fits no number of correct responses out of {n}")

@@ -44,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _write(options: Any, comparison: Comparison, steps: Sequence[Step]) -> None:
     from dynamics.cli.outputs import save_figure, write
+    from dynamics.io.csv import to_csv
     from dynamics.io.json import to_json
 
     if options.json:
         write(options.json, to_json(series_dict(steps) if steps else comparison.to_dict()))
     if options.csv:
-        write(options.csv, table(comparison, steps).to_csv(index=False))
+        write(options.csv, to_csv(table(comparison, steps)))
     if options.html:
         from dynamics.sparsity.page import page
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
 from dynamics.spectra.comparison import METHODS, SCHEMA, SEQUENCE_FIELDS, Spectrum, compare
 from dynamics.spectra.linalg import MORE, TAIL
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from dynamics.checkpoints import Skip
 
 
+#: fields of a spectrum
+FIELDS = {entry.name for entry in fields(Spectrum)}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the matrices and write the requested outputs."""
     from dynamics.checkpoints import open_checkpoint
@@ -28,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_outputs, wrote
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
+    from dynamics.io.atomic import Appender
     from dynamics.io.paths import repeated
     from dynamics.spectra.notes import incomplete
 
@@ -39,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = {"base": without_secrets(options.base), "tuned": without_secrets(options.tuned), "k": options.subspace, "alpha": options.alpha}
     key |= {"method": options.method, "seed": options.seed}
     done = _read_resume_file(resume_file, key) if resume_file else []
+    finished = Appender(resume_file) if resume_file else None
     done_names = {spectrum.name for spectrum in done}
     with ProgressBar("decomposing", "matrices", compiles=True) as bar:
 
         def append(spectrum: Spectrum, number: int, count: int) -> None:
             bar(number, count)
-            if resume_file and spectrum.name not in done_names:
-                with open(resume_file, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(spectrum) | {"of": key}) + "\n")
+            if finished is not None and spectrum.name not in done_names:
+                finished.append(json.dumps(asdict(spectrum) | {"of": key}).encode() + b"\n")
 
         base, tuned = open_checkpoint(options.base), open_checkpoint(options.tuned)
         spectra, skipped = compare(
@@ -101,10 +106,12 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.csv:
         import pandas as pd
 
+        from dynamics.io.csv import to_csv
+
         rows = [
             {key: value for key, value in asdict(spectrum).items() if key not in SEQUENCE_FIELDS} | _ends(spectrum) for spectrum in spectra
         ]
-        write(options.csv, pd.DataFrame(rows).to_csv(index=False))
+        write(options.csv, to_csv(pd.DataFrame(rows)))
     if options.html:
         from dynamics.spectra.page import page
 
@@ -121,6 +128,8 @@ def _ends(spectrum: Spectrum) -> dict[str, float]:
 
 def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
     """Read the spectra that an earlier command with the same settings wrote; drop an incomplete last line."""
+    import msgspec
+
     from dynamics.io.atomic import replacing
     from dynamics.io.json_lines import read_json_lines
 
@@ -131,13 +140,13 @@ def _read_resume_file(path: Path, key: dict[str, Any]) -> list[Spectrum]:
     for number, row in read_json_lines(path, unfinished):
         try:
             row_key = row.pop("of")
-            row = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-            row["bounds"] = {name: tuple(ends) for name, ends in row["bounds"].items()}
-            spectra.append(Spectrum(**row))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{path}, line {number}: was not written by this command; name another file for --resume") from None
+            spectra.append(msgspec.convert(row, Spectrum))
+            if set(row) - FIELDS:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(f"{printable(path)}, line {number}: was not written by this command; name another file for --resume") from None
         if row_key != key:
-            raise InputError(f"{path}: belongs to other checkpoints or settings; name another file for --resume")
+            raise InputError(f"{printable(path)}: belongs to other checkpoints or settings; name another file for --resume")
     lines = path.read_bytes().splitlines()
     with replacing(path) as temporary:  # without an incomplete last line
         temporary.write_bytes(b"".join(line + b"\n" for line in lines[: len(lines) - len(unfinished)]))

@@ -20,6 +20,9 @@ from dynamics.train.config import METHODS, RLVRConfig, SelfPlayConfig, TrainConf
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.prompt_formats import folder_reads_notation
 
+#: settings that a resumed run may change
+MAY_CHANGE = frozenset({"max_tokens_per_microbatch"})
+
 
 def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> list[str]:
     """Check everything that is known before the model is loaded.
@@ -87,15 +90,18 @@ def _document_to_resume(method: str, config: TrainConfig, out: Path, resume: boo
     document = RunDirectory(out).read_run()
     asked = {"method": method, **as_recorded(config)}
     # earlier runs of sft and rlvr did not have this setting
-    begun = {"method": document.get("method"), "allow_unconfined": False, **document.get("config", {})}
+    begun = {"method": document.get("method"), "allow_unconfined": False, **(document.get("config") or {})}
     for name, value in asked.items():
-        if value != begun.get(name):
+        if value != begun.get(name) and name not in MAY_CHANGE:
             raise InputError(
                 f"{out}: was started with {name} = {begun.get(name)!r}, not {value!r}; resume with the same settings, "
                 "or choose another folder"
             )
     if document.get("status") == "finished" and state.latest(out / "state") is None:
         raise InputError(f"{out}: is finished and has no state/ to resume from; choose another folder")
+    threads = document.get("threads")
+    if type(threads) is not int or threads < 1:
+        raise InputError(f"{out / 'run.json'}: does not say with how many threads the run began; restore it, or choose another folder")
     return document | {"status": "running"}
 
 

@@ -11,31 +11,36 @@ sums differs: the run differs by rounding, and diverges once a sampled token dif
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.metadata
 import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dynamics.cli.command import Terminated, handle_signals
+from dynamics.cli.command import TERMINATING, handle_signals, interruption, tell
 from dynamics.errors import InputError
 from dynamics.io.folders import exclusive
+from dynamics.models import out_of_memory
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import checks, evaluate, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
-from dynamics.train.config import PolicyGradientConfig, TrainConfig
+from dynamics.train.config import PolicyGradientConfig, TrainConfig, as_recorded, option_of
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 
+#: what to do if memory runs out in a step
+OUT_OF_MEMORY = (
+    "continue with --resume after ending other programs, or with a smaller --max-tokens-per-microbatch, which a resumed run may change"
+)
 #: called after every step with its number and its line of ``metrics.jsonl``
 OnStep = Callable[[int, dict[str, Any]], None]
 
@@ -64,8 +69,12 @@ class Run:
         Contents of ``run.json``.
     step : int
         Number of the last completed step; 0 before the first.
-    stopping : type of KeyboardInterrupt or None
-        Set to stop the run after the current step: the exception is raised once everything is saved.
+    saved : int
+        Number of the last step whose state is saved; 0 if there is none.
+    stopping : int or None
+        Signal that stops the run after the current step, once the state is saved.
+    stops_at_once : bool
+        Whether a signal stops the run at once, because its state is saved: during an evaluation, not during a step.
     """
 
     def __init__(
@@ -84,9 +93,20 @@ class Run:
         _set_up_torch(self.document["threads"])
         device = None if config.device == "auto" else config.device
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
-        self.policy = policy.load(config.model, device, config.master_dtype, compute)
+        with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
+            self.policy = policy.load(config.model, device, config.master_dtype, compute)
         self.source = tasks.source(config.task, not reads_notation(self.policy.tokenizer), config.allow_unconfined)
         self.method = METHODS[method].make(config, self.policy, self.source)
+        try:
+            self._prepare(resume, tensorboard, wandb)
+        except BaseException:
+            self.method.close()
+            raise
+
+    def _prepare(self, resume: bool, tensorboard: bool, wandb: str | None) -> None:
+        """Do what remains once the model is loaded, up to the last saved state of a resumed run."""
+        config = self.config
+        self._compare_inputs()
         self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
         self.reference = self._reference()
         self.optimizer = torch.optim.AdamW(
@@ -97,11 +117,12 @@ class Run:
             fused=True,
         )
         every = config.record_every or self.method.record_every
-        self.recorder = Recorder(out, every=every, base=self.policy.masters, tensorboard=tensorboard, wandb=wandb)
-        self._describe()
-        self.step = 0
-        self.stopping: type[KeyboardInterrupt] | None = None
+        self.recorder = Recorder(self.out, every=every, base=self.policy.masters, tensorboard=tensorboard, wandb=wandb)
+        self.step = self.saved = 0
+        self.stopping: int | None = None
+        self.stops_at_once = False
         self._resume_from_state(resume)
+        self._describe()
         self._consistent = True  # weights, step number and files belong to the same step
 
     def _begun(self, preset: str | None) -> dict[str, Any]:
@@ -112,7 +133,7 @@ class Run:
             "schema": SCHEMA,
             "method": self.name,
             "preset": preset,
-            "config": asdict(self.config),
+            "config": as_recorded(self.config),
             "seed": self.config.seed,
             "model": self.config.model,
             "master_dtype": self.config.master_dtype,
@@ -139,14 +160,54 @@ class Run:
             self.document["executor"] = "; ".join(dict.fromkeys(programs + scorers))
         self.directory.write_run(self.document)
 
+    def _compare_inputs(self) -> None:
+        """Compare the base model and the problems with those that the run began with; runs of earlier versions have no checksums."""
+        problems = hashlib.sha256()
+        for part in self.method.inputs():
+            problems.update(part)
+        checksums = {"base": state.weights_checksum(self.policy), "problems": problems.hexdigest()}
+        begun = self.document.setdefault("checksums", checksums)
+        for name, what in (("base", f"--model {self.config.model}: its weights"), ("problems", f"--task {self.config.task}: its problems")):
+            if begun.get(name, checksums[name]) != checksums[name]:
+                raise InputError(f"{what} are not those that {self.out} began with; restore them, or train again into another folder")
+
     def _resume_from_state(self, resume: bool) -> None:
-        """Load the last saved state of a resumed run, and remove later records from the run directory."""
-        folder = state.latest(self.out / "state") if resume else None
-        if folder is not None:
-            self.step, method_state = state.load(folder, self.policy, self.optimizer)
-            self.method.load(method_state)
-        self.directory.truncate(self.step)
+        """Load the last sound state of a resumed run, and remove later records from the run directory."""
+        resumed = state.resume(self.out / "state", self.policy, self.optimizer, self.method.load) if resume else None
+        if resumed is not None:
+            self.step = self.saved = resumed.step
+            self._note(*resumed.notes)
+        self._note_changes()
+        if self.step < self.config.steps:  # after a state that was damaged; as the weights, the samples will be the same
+            for file in (self.out / "evals").glob(f"{evaluate.file_name(self._final_name, 0).rpartition('_')[0]}_*.jsonl"):
+                file.unlink()
+        kept = self.directory.truncate(self.step)
+        if kept != list(range(1, self.step + 1)):
+            missing = next((step for step in range(1, self.step + 1) if step not in kept), self.step)
+            raise InputError(
+                f"{self.out / 'metrics.jsonl'}: does not have the metrics of step {missing} once; restore the file, or train again into "
+                "another folder"
+            )
         self.recorder.follow(self.step, self.policy.masters)
+
+    def _note_changes(self) -> None:
+        """Note settings that a resumed run changes."""
+        begun, now = self.document["config"], as_recorded(self.config)
+        for name in sorted(checks.MAY_CHANGE):
+            if begun.get(name) != now[name]:
+                self._note(f"{option_of(name)} is {now[name]} after step {self.step}, before {begun.get(name)}: the order of sums changes")
+        self.document["config"] = begun | {name: now[name] for name in checks.MAY_CHANGE}
+
+    def _note(self, *notes: str) -> None:
+        """Tell something about the run, and record it in ``run.json``."""
+        for note in notes:
+            tell(f"dynamics.train: {note}")
+            self.document.setdefault("notes", []).append(note)
+
+    @property
+    def _final_name(self) -> str:
+        """Name of the trained model in ``evals/``."""
+        return f"{self.name}, {self.config.steps} steps"
 
     def _reference(self) -> policy.Policy | None:
         """Copy the base model if the KL penalty needs its log-probabilities; call it before loading a state."""
@@ -221,8 +282,12 @@ class Run:
         metrics: dict[str, Any] = {}
         for iteration in range(config.num_iterations if isinstance(config, PolicyGradientConfig) else 1):
             tokens = update.gradient(self.policy, batch, config, before)
-            norm = update.optimizer_step(self.policy, self.optimizer, config, number, tokens, batch)
-            self._consistent = False
+            consistent, self._consistent = self._consistent, False
+            try:
+                norm = update.optimizer_step(self.policy, self.optimizer, config, number, tokens, batch)
+            except InputError:  # the weights are as before
+                self._consistent = consistent
+                raise
             if iteration == 0:
                 metrics = token_metrics.token_metrics(tokens, batch) | {"grad_norm": norm} | token_metrics.mismatch(tokens.logp, batch)
             else:
@@ -231,9 +296,20 @@ class Run:
             metrics["kl"] = token_metrics.kl_to_reference(tokens.logp, before.reference)
         return metrics
 
-    def save(self) -> None:
-        """Save the state from which ``--resume`` continues."""
-        state.save(self.out / "state", self.step, self.policy, self.optimizer, self.method.state())
+    def save(self, method_state: dict[str, Any] | None = None) -> None:
+        """Save the state from which ``--resume`` continues, unless it is saved already.
+
+        Parameters
+        ----------
+        method_state
+            State of the method after the last completed step; that of now if None.
+        """
+        if self.step and self.saved == self.step:
+            return
+        self.directory.sync()
+        kept = self.method.state() if method_state is None else method_state
+        state.save(self.out / "state", self.step, self.policy, self.optimizer, kept, last=self.step == self.config.steps)
+        self.saved = self.step
 
     def checkpoint(self) -> None:
         """Save the weights as a Hugging Face folder, unless they are already saved."""
@@ -245,8 +321,9 @@ class Run:
         """Run the remaining steps, with the evaluations before and after training."""
         temperatures = self.config.eval_temperatures
         if self.step == 0:
-            self.checkpoint()
-            self.evaluate_at_temperatures("base", temperatures)
+            with self._stopping_at_once():
+                self.checkpoint()
+                self._evaluate("base", temperatures)
         while self.step < self.config.steps:
             metrics = self._one_step_or_save()
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
@@ -254,29 +331,54 @@ class Run:
                 self.save()
             if on_step is not None:
                 on_step(self.step, metrics)
-            if self.stopping is not None and self.step < self.config.steps:
+            if self.stopping is not None:
                 self.save()
-                raise self.stopping
-        self.checkpoint()
-        self.evaluate_at_temperatures(f"{self.name}, {self.step} steps", temperatures[:1])
-        self.method.on_train_end(self.directory, self.load_base)
+                raise self.interruption(self.stopping)
+        with self._stopping_at_once():
+            self.checkpoint()
+            self._evaluate(self._final_name, temperatures[:1])
+            self.method.on_train_end(self.directory, self.load_base)
+
+    @contextmanager
+    def _stopping_at_once(self) -> Iterator[None]:
+        """Let a signal stop the run at once, also one that came just before."""
+        self.stops_at_once = True
+        if self.stopping is not None:
+            raise self.interruption(self.stopping)
+        yield
+        self.stops_at_once = False
+
+    def interruption(self, number: int) -> KeyboardInterrupt:
+        """Make the exception by which a signal ends the run; it says what is saved."""
+        saved = f"the state after step {self.saved} is saved" if self.saved else "no step is saved"
+        return interruption(number, f"{saved}; continue with --resume")
+
+    def _evaluate(self, name: str, temperatures: Sequence[float]) -> None:
+        with _memory("memory ran out in the evaluation", "end other programs, and continue with --resume"):
+            self.evaluate_at_temperatures(name, temperatures)
 
     def _one_step_or_save(self) -> dict[str, Any]:
         """Run a step; if it fails before the weights changed, save the state after the previous step."""
+        before = self.method.snapshot()
         try:
-            return self.one_step()
+            with _memory(f"step {self.step + 1}: memory ran out", OUT_OF_MEMORY):
+                return self.one_step()
         except InputError:
             if self._consistent:
-                self.save()
+                self.optimizer.zero_grad()
+                with suppress(InputError):  # a full disk, say, of which the first error tells
+                    self.save(before())
             raise
 
     def finish(self, status: str) -> None:
         """Write the final status to ``run.json``, and close files and processes."""
         self.document["status"] = status
         self.document["time"] = {"recorder_seconds": self.recorder.seconds}
-        self.directory.write_run(self.document)
-        self.recorder.close()
-        self.method.close()
+        try:
+            self.directory.write_run(self.document)
+        finally:
+            self.recorder.close()
+            self.method.close()
 
 
 def run(
@@ -289,7 +391,10 @@ def run(
     wandb: str | None = None,
     preset: str | None = None,
 ) -> Run:
-    """Train to completion, resuming if asked. The first Ctrl-C or SIGTERM saves and stops after the current step, the second at once.
+    """Train to completion, resuming if asked.
+
+    The first Ctrl-C, SIGTERM or SIGHUP saves and stops after the current step, the second at once; during an evaluation, the first stops at
+    once, as the state is saved.
 
     Parameters
     ----------
@@ -306,31 +411,39 @@ def run(
     checks.check_run(method, config, out, resume, tensorboard, wandb)
     with exclusive(out, partial(checks.refuse_busy, out)):
         training = Run(method, config, out, resume, tensorboard, wandb, preset)
-        status = "failed"
         with _interruptible(training):
             try:
                 training.train(on_step)
-                status = "finished"
-            except KeyboardInterrupt:
-                status = "interrupted"
+            except BaseException as error:
+                with suppress(InputError):  # the disk may be full, of which this error tells
+                    training.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
                 raise
-            finally:
-                training.finish(status)
+            training.finish("finished")
         return training
 
 
 @contextmanager
 def _interruptible(training: Run) -> Iterator[None]:
-    """Stop after the current step on the first Ctrl-C or SIGTERM, and at once on the second."""
+    """Stop after the current step on the first signal, and at once on the second."""
 
     def stop(number: int, _frame: object) -> None:
-        kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        if training.stopping is not None:
-            raise kind
-        training.stopping = kind
+        if training.stops_at_once or training.stopping is not None:
+            raise training.interruption(number)
+        training.stopping = number
 
-    with handle_signals(stop, signal.SIGINT, signal.SIGTERM):
+    with handle_signals(stop, signal.SIGINT, *TERMINATING):
         yield
+
+
+@contextmanager
+def _memory(what: str, advice: str) -> Iterator[None]:
+    """Say in a line that memory ran out, on whatever device."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(f"{what}; {advice}") from None
 
 
 def _set_up_torch(threads: int) -> None:

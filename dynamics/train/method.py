@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,15 @@ class Method:
     def state(self) -> dict[str, Any]:
         """Return the JSON-serialisable state that ``load`` restores in a resumed run."""
         return {}
+
+    def snapshot(self) -> Callable[[], dict[str, Any]]:
+        """Return a function that gives the state as it is now, also after later steps."""
+        state = self.state()
+        return lambda: state
+
+    def inputs(self) -> Iterable[bytes]:
+        """Return what the batches are made of, by which a resumed run notices that it has changed."""
+        return ()
 
     def load(self, kept: dict[str, Any]) -> None:
         """Restore a state."""

@@ -214,11 +214,14 @@ def complexity(program: str) -> float:
 
 
 def edit_distance(program: str, references: Sequence[str]) -> float:
-    """Compute 1 - similarity of the syntax trees, averaged over the references; 0 without references."""
+    """Compute 1 - similarity of the syntax trees, averaged over the references; 0 without references.
+
+    Comparing takes quadratic time: trees of more than ``MAX_DUMP`` characters are compared up to there.
+    """
     if not references:
         return 0.0
-    tree = ast.dump(_tree(program))
-    return float(np.mean([1 - difflib.SequenceMatcher(None, tree, ast.dump(_tree(other))).ratio() for other in references]))
+    tree, *others = (ast.dump(_tree(source))[:MAX_DUMP] for source in (program, *references))
+    return float(np.mean([1 - difflib.SequenceMatcher(None, tree, other).ratio() for other in others]))
 
 
 def halstead(program: str) -> float:
@@ -256,6 +259,8 @@ def surprise(answer: Any, earlier: Counter[str]) -> float:
     return 1 - 0.5 * (earlier[f"{type_name} {answer!r}"] + of_type) / total
 
 
+#: largest length of the text of a syntax tree that is compared with others; that of 30 lines of code is shorter
+MAX_DUMP = 10_000
 BONUSES = ("complexity", "edit_distance", "halstead", "answer_diversity")
 COMBINE = ("sum", "multiply", "sum_multiply", "multiply_sum")
 

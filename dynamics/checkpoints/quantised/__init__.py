@@ -17,8 +17,8 @@ import numpy as np
 from dynamics.checkpoints.parameter_names import is_buffer
 from dynamics.checkpoints.quantised.layout import DENSE, Group, Settings, Unreadable
 from dynamics.checkpoints.quantised.names import SMOOTHED, Sorted, sort
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
-from dynamics.errors import InputError
+from dynamics.checkpoints.tensor import MOST_ELEMENTS, Checkpoint, Ignored, Tensor
+from dynamics.errors import InputError, printable
 from dynamics.io.locations import location
 
 __all__ = ["dequantise"]
@@ -127,12 +127,12 @@ def _method(options: dict[str, Any]) -> str:
         method = "awq"
     if not method and {"bits", "group_size"} <= options.keys():
         method = "mlx"
-    return str(method or "").lower()
+    return method.lower() if isinstance(method, str) else ""
 
 
 def _json_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any] | None:
     """Read a JSON file that lies in the folder of the weights."""
-    from dynamics.checkpoints.files import read_json
+    from dynamics.io.side_files import read_json
 
     folder = location(checkpoint.path)
     try:
@@ -191,14 +191,14 @@ def _reader(group: Group, settings: Settings) -> tuple[str, Reader | None]:  # n
     if codes.dtype == "int8" and "scales" in parts:
         return "EETQ", None
     companions = ", ".join(sorted(role for role in parts if role != "weight"))
-    return f"{settings.method or 'an unknown format'} ({codes.dtype} with {companions})", None
+    return f"{printable(settings.method or 'an unknown format', 40)} ({codes.dtype} with {companions})", None
 
 
 def numel_of(group: Group) -> int:
     """Estimate the number of weights of a group that is not read: exactly where a tensor states the shape, else by bits of a code."""
     parts = group.parts
     if "shape" in parts and 0 < parts["shape"].numel <= 8:
-        return math.prod(max(0, int(size)) for size in parts["shape"].stored())
+        return min(math.prod(max(0, int(size)) for size in parts["shape"].stored()), MOST_ELEMENTS)
     if "qweight" in parts:
         return parts["qweight"].numel * 8
     if "blocks" in parts:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.checkpoints.quantised.layout import Group, Settings, Unreadable, check_scales, dense_weight, stored_matrix, value_matrix
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32
@@ -32,7 +33,7 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     codes, scale, zeros = group.need("qweight", "scales", "qzeros")
     version = str(settings.options.get("version", settings.options.get("format", "gemm"))).lower()
     if settings.method == "awq" and version != "gemm":
-        raise Unreadable(f"its layout is {version}; gemm is read")
+        raise Unreadable(f"its layout is {printable(version, 40)}; gemm is read")
     check_scales(scale)
     if not is_awq(group):
         raise Unreadable(f"codes {codes.shape} and scales {scale.shape} are not those of gemm")

@@ -24,6 +24,7 @@ from dynamics.checkpoints.quantised.layout import (
     stored_matrix,
     value_matrix,
 )
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def read_4bit(group: Group, _settings: Settings) -> tuple[str, Tensor]:
     kind, dtype = names[0].removeprefix(STATE), state.get("dtype")
     size = codes.numel * codes.storage.itemsize
     if kind not in ("nf4", "fp4") or block > 1 << 16 or dtype not in DENSE or table.shape != (16,) or table.dtype != "float32":
-        raise Unreadable(f"a state of {kind}, {dtype}")
+        raise Unreadable(f"a state of {printable(kind, 40)}, {printable(dtype, 40)}")
     if not -(-numel // 2) <= size < -(-numel // 2) + codes.storage.itemsize or absmax.numel != -(-numel // block):
         raise Unreadable(f"{size} bytes of codes and {absmax.numel} blocks of {block} do not fit {shape}")
     scales = _scales(group, state)
@@ -78,7 +79,7 @@ def _scales(group: Group, state: dict[str, Any]) -> Callable[[int, int], Float32
     (table,) = group.need("nested_quant_map")
     block, offset = _natural(state, "nested_blocksize"), state.get("nested_offset")
     known = absmax.dtype == "uint8" and table.shape == (256,) and table.dtype == nested.dtype == "float32"
-    if not known or nested.numel != -(-absmax.numel // block) or not isinstance(offset, (int, float)):
+    if not known or nested.numel != -(-absmax.numel // block) or type(offset) not in (int, float):
         raise Unreadable("its nested scales do not fit")
 
     def scales(first: int, last: int) -> Float32[np.ndarray, " blocks"]:
@@ -91,7 +92,7 @@ def _scales(group: Group, state: dict[str, Any]) -> Callable[[int, int], Float32
 
 def _natural(state: dict[str, Any], key: str) -> int:
     value = state.get(key)
-    if not isinstance(value, int) or value <= 0:
+    if type(value) is not int or value <= 0:
         raise Unreadable(f"its state has no {key}")
     return value
 

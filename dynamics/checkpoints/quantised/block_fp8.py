@@ -15,6 +15,7 @@ import numpy as np
 
 from dynamics.checkpoints.quantised.layout import Group, Settings, Unreadable, dense_weight, stored_matrix, value_matrix
 from dynamics.checkpoints.tensor import decode
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -39,7 +40,7 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     scale, zero = group.parts[found[0]], group.parts.get("zero_point")
     extra = group.parts.keys() - {"weight", "_data", "qdata", found[0], "zero_point"}
     if extra:
-        raise Unreadable(f"an unknown part {min(extra)}")
+        raise Unreadable(f"an unknown part {printable(min(extra), 40)}")
     exponents = scale.dtype in ("uint8", "float8_e8m0fnu")
     if scale.dtype.startswith(("int", "uint", "bool")) and not (exponents and codes.dtype != "int8"):
         raise Unreadable(f"scales of {scale.dtype}")

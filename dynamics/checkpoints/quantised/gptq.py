@@ -23,6 +23,7 @@ from dynamics.checkpoints.quantised.layout import (
     value_matrix,
     words_of,
 )
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt32
@@ -93,7 +94,7 @@ def _offset(zeros: Tensor, bits: int, settings: Settings) -> int:
     if settings.method == "gptq" and layout in (None, "gptq", "gptq_v2"):
         return 0 if layout == "gptq_v2" else 1
     if layout not in (None, "gptq", "gptq_v2"):
-        raise Unreadable(f"its layout is {layout}")
+        raise Unreadable(f"its layout is {printable(layout, 40)}")
     sample = zeros.stored(0, min(zeros.numel, SAMPLE)).view(np.uint32)
     middle = 1 << (bits - 1)
     for point, offset in ((middle - 1, 1), (middle, 0)):

@@ -5,7 +5,6 @@ Arithmetic is done in float32 and rounded once to the dtype of the dense weight.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.checkpoints.tensor import STORAGE, Tensor, decode
+from dynamics.checkpoints.tensor import MOST_AXES, MOST_ELEMENTS, STORAGE, Tensor, decode
 from dynamics.errors import InputError, printable
+from dynamics.io.side_files import json_object
 
 if TYPE_CHECKING:  # importing jaxtyping takes longer than all other imports needed to read a checkpoint
     from jaxtyping import Float32, Int64, Shaped, UInt32
@@ -246,12 +246,9 @@ def small_json(tensor: Tensor) -> dict[str, Any]:
     if tensor.storage.itemsize != 1 or tensor.numel > 100_000:
         raise Unreadable("its state is no JSON text")
     try:
-        value = json.loads(tensor.stored().tobytes().decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise Unreadable("its state is no JSON text") from None
-    if not isinstance(value, dict):
-        raise Unreadable("its state is no JSON object")
-    return value
+        return json_object(tensor.stored().tobytes(), printable(tensor.name))
+    except InputError as error:
+        raise Unreadable(f"its state cannot be read: {error}") from None
 
 
 def natural_shape(sizes: Any) -> tuple[int, ...]:
@@ -259,6 +256,6 @@ def natural_shape(sizes: Any) -> tuple[int, ...]:
     if not isinstance(sizes, Iterable):
         raise Unreadable("it states no shape")
     shape = tuple(int(size) if isinstance(size, (int, np.integer)) and not isinstance(size, bool) else -1 for size in sizes)
-    if not shape or min(shape) < 0 or math.prod(shape) >= 2**62:
+    if not 1 <= len(shape) <= MOST_AXES or min(shape) < 0 or math.prod(shape) >= MOST_ELEMENTS:
         raise Unreadable(f"it states the shape {printable(sizes, 60)}")
     return shape

@@ -23,6 +23,7 @@ from dynamics.checkpoints.quantised.layout import (
     words_of,
 )
 from dynamics.checkpoints.tensor import decode
+from dynamics.errors import printable
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -39,10 +40,10 @@ def read(group: Group, settings: Settings) -> tuple[str, Tensor]:
     if options.get("mode") == "mxfp4" and "biases" not in group.parts:
         return mxfp4.read_mlx(group, settings)
     if options.get("mode", "affine") != "affine" or "biases" not in group.parts:
-        raise Unreadable(f"its mode is {options.get('mode', 'unknown')}; affine and mxfp4 are read")
+        raise Unreadable(f"its mode is {printable(options.get('mode', 'unknown'), 40)}; affine and mxfp4 are read")
     bias = group.parts["biases"]
     bits, size = options.get("bits"), options.get("group_size")
-    if bits not in BITS or not isinstance(size, int) or size <= 0:
+    if type(bits) is not int or bits not in BITS or type(size) is not int or size <= 0:
         raise Unreadable("no config states its bits and group size")
     groups = scale.shape[-1] if scale.shape else 0
     columns, width = groups * size, codes.shape[-1] if codes.shape else 0

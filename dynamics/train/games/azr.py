@@ -80,10 +80,15 @@ class SelfPlay(Method):
 
     def state(self) -> dict[str, Any]:
         """Return the buffer, the delayed tasks, and the number of steps without a valid proposal."""
-        return {
-            "buffer": [entry.to_json() for entry in self.buffer],
-            "waiting": [entry.to_json() for entry in self.delayed],
-            "steps_without_valid": self.steps_without_valid,
+        return self.snapshot()()
+
+    def snapshot(self) -> Callable[[], dict[str, Any]]:
+        """Return a function that gives the state as it is now; a full buffer is converted only if that is needed."""
+        buffer, delayed, without_valid = list(self.buffer), self.delayed, self.steps_without_valid
+        return lambda: {
+            "buffer": [entry.to_json() for entry in buffer],
+            "waiting": [entry.to_json() for entry in delayed],
+            "steps_without_valid": without_valid,
         }
 
     def load(self, kept: dict[str, Any]) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
+from dynamics.io.validation import converted
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.selfplay_metrics import JudgedCompletion
 from dynamics.train.proposer_rewards import complexity
 from dynamics.train.rng import stream
+from dynamics.train.sandbox.expressions import Refused
 
 #: phase, step and task of a proposal
 PhaseProposal = tuple[int, int, BufferEntry]
@@ -20,14 +24,18 @@ PhaseProposal = tuple[int, int, BufferEntry]
 
 def draw(directory: RunDirectory, seed: int, count: int) -> list[PhaseProposal]:
     """Draw at most ``count`` valid proposals of each phase from the rollouts of a run."""
-    files = sorted((directory.path / "rollouts").glob("step_*.jsonl"), key=lambda path: int(path.stem[5:]))
+    every = {path: step for path in (directory.path / "rollouts").glob("step_*.jsonl") if (step := _step(path)) is not None}
+    files = sorted(every, key=every.__getitem__)
     drawn: list[PhaseProposal] = []
     for phase, part in enumerate(np.array_split(np.array(files, object), min(4, len(files)))):
-        entries = [(int(file.stem[5:]), row) for file in part for row in _read(file) if row["role"] == "proposer" and row["valid"]]
+        entries = [entry for file in part for entry in _read(file)]
         rng = stream(seed, "curriculum", phase)
         for index in rng.permutation(len(entries))[:count]:
-            step, row = entries[int(index)]
-            drawn.append((phase, step, BufferEntry.from_json(row["entry"])))
+            step, where, entry = entries[int(index)]
+            try:
+                drawn.append((phase, step, BufferEntry.from_json(msgspec.structs.asdict(entry))))
+            except (Refused, ValueError) as error:
+                raise InputError(f"{where}: its inputs or outputs are no literals: {printable(error, 80)}") from None
     return drawn
 
 
@@ -49,5 +57,36 @@ def rows(proposals: list[PhaseProposal], solutions: list[list[JudgedCompletion]]
     ]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read_json_lines(path)]
+class _Entry(msgspec.Struct):
+    """A valid proposal as rollouts hold it."""
+
+    kind: str
+    program: str
+    inputs: str
+    message: str
+    outputs: str
+    step: int
+
+
+class _Rollout(msgspec.Struct):
+    """The fields of a rollout that are read."""
+
+    role: str
+    valid: bool = False
+    entry: _Entry | None = None
+
+
+def _step(path: Path) -> int | None:
+    """Return the step in the name of a file of rollouts, ``step_12.jsonl``; None if it has another name."""
+    return int(path.stem[5:]) if path.stem[5:].isdecimal() else None
+
+
+def _read(path: Path) -> list[tuple[int, str, _Entry]]:
+    """Return the step of each valid proposal in a file, its place in the file, and the proposal."""
+    found = []
+    for number, row in read_json_lines(path):
+        where = f"{printable(path)}, line {number}"
+        rollout = converted(row, _Rollout, where)
+        if rollout.role == "proposer" and rollout.valid and rollout.entry is not None:
+            found.append((_step(path) or 0, where, rollout.entry))
+    return found

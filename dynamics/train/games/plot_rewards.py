@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynamics.io.atomic import replacing
+from dynamics.io.csv import write_csv
 from dynamics.presentation import style
 from dynamics.train.proposer_rewards import REWARDS, expected
 
@@ -62,6 +62,5 @@ def write(path: Path) -> list[Path]:
     """Write the figure, and the table of its curves beside it."""
     with style.use_style():
         style.save(figure(), path)
-    with replacing(path.with_suffix(".csv")) as temporary:
-        curves().to_csv(temporary, index=False, float_format="%.5g")
+    write_csv(path.with_suffix(".csv"), curves(), "%.5g")
     return [path, path.with_suffix(".csv")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
@@ -41,6 +42,10 @@ class RLVR(Method):
         if not self.questions:
             raise InputError(f"{source.name}: has no problems to train on")
         self.prompts = encode_questions(policy.tokenizer, self.questions)
+
+    def inputs(self) -> Iterable[bytes]:
+        """Return the tokens of the problems."""
+        return (tokens.tobytes() + b"\n" for tokens in self.prompts)
 
     def probe_prompts(self) -> ProbePrompts:
         """Return validation problems of the task."""

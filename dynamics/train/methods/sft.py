@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from dynamics.errors import InputError
@@ -41,6 +43,10 @@ class SFT(Method):
         self.answers = [np.array(encode_completion(policy.tokenizer, str(question.answer)), np.int64) for question in self.questions]
         names = [f"prompt of {question.id}" for question in self.questions]
         check_lengths(policy.model, self.prompts, [len(answer) for answer in self.answers], names)
+
+    def inputs(self) -> Iterable[bytes]:
+        """Return the tokens of the problems and answers."""
+        return (tokens.tobytes() + b"\n" for tokens in [*self.prompts, *self.answers])
 
     def probe_prompts(self) -> ProbePrompts:
         """Return validation problems of the task."""

@@ -418,6 +418,7 @@ class Template:
         self.filter: Any = None
         self.judge: dict[str, Any] = {}
         self.children: dict[int, int] = {}
+        self.spacers: list[bytes] = []
 
     def start(self) -> str:
         """Import what children need, and give up all privileges; return a description of the confinement."""
@@ -445,6 +446,8 @@ class Template:
         if script:
             self.judge["__name__"] = "judge"
             exec(compile(source, script, "exec"), self.judge)
+        # without randomised addresses of the kernel, a program that depends on addresses would seem deterministic
+        self.spacers = [bytes(size % 512) for size in os.urandom(1 + int.from_bytes(os.urandom(2), "little") % 4096)]
         gc.collect()
         gc.freeze()
         return confinement

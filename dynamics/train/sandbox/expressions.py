@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from dynamics.train.sandbox.literals import MAX_DEPTH, MAX_DIGITS, MAX_KEYS, Refused, parse
+from dynamics.train.sandbox.literals import MAX_DEPTH, MAX_DIGITS, MAX_KEYS, parse
+from dynamics.train.sandbox.literals import Refused as Refused  # what the functions of this module raise
 
 #: characters of a program or a literal, steps of one evaluation, magnitude of an int, length of a list or str
 MAX_TEXT, MAX_STEPS, MAX_INT, MAX_LENGTH = 1000, 1000, 10**9, 200

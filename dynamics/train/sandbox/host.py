@@ -126,15 +126,14 @@ class Sandbox:
 
     def run_all_deterministic(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Apply ``run_deterministic`` to each job."""
-        first, second = (self._spread(jobs, pool) for pool in self._pools)
-        outcomes = []
-        for a, b in zip(first, second, strict=True):
-            if a.values is not None and b.values is None and b.error in _NOT_ITS_DOING:
-                outcomes.append(b)
-            elif a.values is not None and (b.values is None or not all_same(a.values, b.values)):
-                outcomes.append(Outcome(None, "not deterministic"))
-            else:
-                outcomes.append(a)
+        outcomes = self._spread(jobs, self._pools[0])
+        good = [number for number, outcome in enumerate(outcomes) if outcome.values is not None]
+        for number, second in zip(good, self._spread([jobs[number] for number in good], self._pools[1]), strict=True):
+            first = outcomes[number]
+            if second.error in _NOT_ITS_DOING:
+                outcomes[number] = second
+            elif second.values is None or not all_same(first.values or [], second.values):
+                outcomes[number] = Outcome(None, "not deterministic")
         return outcomes
 
     def _spread(self, jobs: Sequence[Job], pool: list[Template]) -> list[Outcome]:

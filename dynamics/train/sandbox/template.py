@@ -38,6 +38,8 @@ _START, _REPLY = 60.0, 10.0
 #: seconds for which a child that cannot be started is started again
 _PATIENCE = 10.0
 _DAY = 86_400.0
+#: bytes of a reply of a template
+_MAX_REPLY = 1 << 20
 #: milliseconds in which a child that closed its pipe is gone, unless it stays on purpose
 _LAST_BREATH = 200
 #: seconds beyond the time limit after which the kernel ends a child whose host is gone
@@ -144,7 +146,9 @@ class Template:
                 finally:
                     errors.seek(0)
                     said = errors.read(1 << 16).decode("utf-8", "replace").strip().rpartition("\n")[2]
-        except (OSError, _TemplateDied, ValueError) as error:
+                if not isinstance(greeting, dict):
+                    raise ValueError("not a greeting")
+        except (OSError, _TemplateDied, ValueError, RecursionError) as error:
             self.stop()
             raise SandboxUnavailable(f"the sandbox did not start ({printable(said or error, 300)})") from None
         except BaseException:  # such as KeyboardInterrupt
@@ -153,9 +157,10 @@ class Template:
         if "confinement" not in greeting:
             self.stop()
             if "failed" in greeting:
-                raise SandboxUnavailable(str(greeting["failed"]))
-            raise SandboxUnavailable(refusal(f"programs that a model wrote cannot be confined here ({greeting.get('unavailable')})"))
-        self.confinement = ", ".join(filter(None, [self.backend.name, str(greeting["confinement"])]))
+                raise SandboxUnavailable(printable(greeting["failed"], 300))
+            reason = printable(greeting.get("unavailable"), 300)
+            raise SandboxUnavailable(refusal(f"programs that a model wrote cannot be confined here ({reason})"))
+        self.confinement = ", ".join(filter(None, [self.backend.name, printable(greeting["confinement"])]))
         if isinstance(self.backend, Unconfined):
             self.confinement = self.backend.name
         try:
@@ -361,19 +366,21 @@ class Template:
     def _receive(self, seconds: float) -> bytes:
         deadline = time.monotonic() + seconds
         (size,) = struct.unpack("<I", self._exactly(4, deadline))
+        if size > _MAX_REPLY:
+            raise _TemplateDied("a reply that is too long")
         return self._exactly(size, deadline)
 
     def _exactly(self, count: int, deadline: float) -> bytes:
         assert self._control is not None
-        parts = b""
-        while len(parts) < count:
+        content = bytearray()
+        while len(content) < count:
             self._control.settimeout(max(0.001, deadline - time.monotonic()))
-            part = self._control.recv(count - len(parts))
+            part = self._control.recv(count - len(content))
             if not part:
                 raise _TemplateDied("no answer")
-            parts += part
+            content += part
         self._control.settimeout(None)
-        return parts
+        return bytes(content)
 
 
 #: ends of a conversation

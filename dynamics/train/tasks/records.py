@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
 from dynamics.io.paths import no_such_path
+from dynamics.io.validation import within_bounds
 from dynamics.train.tasks.judges import LibraryScorer, ScoredAnswer
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import extract_answer
 
+#: rows of a table that are read at once
+MOST_ROWS = 10_000_000
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 #: the number of answers of the file that are judged before those of the model; one of them must be accepted
 _CHECKED = 8
 
@@ -85,25 +91,45 @@ def _unverifiable(_: str) -> Verdict:
 def read_records(path: str) -> list[dict[str, Any]]:
     """Read rows with ``prompt`` and ``completion`` or ``answer``, all text, from a JSON-lines or Parquet file."""
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise InputError(no_such_path(path, "file"))
-    rows = _read_parquet(file) if file.suffix == ".parquet" else [row for _, row in read_json_lines(file)]
+    with within_bounds(path):
+        rows = _read_parquet(file) if file.suffix == ".parquet" else [row for _, row in read_json_lines(file)]
     if not rows:
         raise InputError(f"{printable(path)}: has no rows")
     for number, row in enumerate(rows, start=1):
-        fields = ", ".join(printable(key, 30) for key in row) if isinstance(row, dict) else type(row).__name__
+        fields = _fields(row)
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
             raise InputError(f"{printable(path)}, row {number}: has no text field prompt; it has {fields}")
         if not isinstance(row.get("completion", row.get("answer")), (str, int, float)):
             raise InputError(f"{printable(path)}, row {number}: has neither completion nor answer; it has {fields}")
+        texts = [row.get(name) for name in ("prompt", "completion", "answer")]
+        if any(isinstance(text, str) and not text.isascii() and HALF_PAIR.search(text) for text in texts):
+            raise InputError(f"{printable(path)}, row {number}: holds half of a surrogate pair, which no tokenizer reads")
     return rows
 
 
+def _fields(row: Any) -> str:
+    """List the fields of a row, only the first of many."""
+    if not isinstance(row, dict):
+        return f"no fields, but is of type {type(row).__name__}"
+    return ", ".join(printable(key, 30) for key in islice(row, 12)) + (", ..." if len(row) > 12 else "") if row else "nothing"
+
+
 def _read_parquet(file: Path) -> list[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dynamics.io.regular import open_regular
+
     try:
-        rows: list[Any] = pq.read_table(file).to_pylist()
-    except (OSError, ValueError) as error:
+        with open(open_regular(file), "rb") as stream:
+            table = pq.ParquetFile(stream)
+            if table.metadata.num_rows > MOST_ROWS:
+                raise InputError(f"{printable(file)}: has over {MOST_ROWS:,} rows, more than are read at once; give a part of them")
+            rows: list[Any] = table.read().to_pylist()
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{printable(file)}: cannot be read as Parquet: {printable(error)}") from None
     return rows

@@ -13,9 +13,11 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynamics.errors import InputError
+from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
 from dynamics.train import policy, tasks
 from dynamics.train.config import SelfPlayConfig
+from dynamics.train.games import curriculum
 from dynamics.train.games.azr import SelfPlay
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.proposals import Proposal
@@ -227,3 +229,13 @@ def test_presets_are_what_options_change(capsys) -> None:
     assert changed["azr-paper"]["entropy_coef"] == 0.001
     apart = {key for key in changed["azr-paper"] if changed["azr-paper"][key] != changed["azr-code"][key]}
     assert apart == {"preset", "advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}
+
+
+@pytest.mark.parametrize(
+    "row", [[], {"role": "proposer", "valid": True}, {"role": "proposer", "valid": True, "entry": {"kind": "deduction"}}]
+)
+def test_a_damaged_rollout_is_refused_by_its_line(row: object, tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.write_rows("rollouts/step_1.jsonl", [{"role": "solver"}, row])
+    with pytest.raises(InputError, match=r"step_1\.jsonl, line 2: is not a proposal of this run"):
+        curriculum.draw(directory, 0, 5)

@@ -1,0 +1,115 @@
+"""Checkpoints that were made to do harm are refused in one line, in bounded memory and time."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import hostile
+from checkpoints.hostile import ATTACKS, LONG
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamics.checkpoints import conversion, open_checkpoint
+from dynamics.checkpoints.module_patterns import Steps, UnsupportedError, matches_end
+from dynamics.errors import InputError, printable
+
+TESTS = Path(__file__).parents[1]
+#: attacks of which each takes an instant, one of each kind
+QUICK = [
+    "a tensor wrapped in itself", "a dtype of doubled lists", "a key of doubled pairs", "a set of doubled pairs", "a number of megabytes",
+    "a number of five thousand digits", "a number that overflows", "a storage that is changed", "a class that is changed",
+    "one value a billion times", "a record without arguments", "an archive with an endless list", "an old pickle with an endless text",
+    "metadata with a name of doubled pairs", "metadata of a huge shape", "metadata that names a pipe",
+    "a sparse gguf with an endless vocabulary", "a sparse gguf with an endless text", "experts without end",
+    "gguf tensors that lie on one another", "a name of five thousand digits", "a layer with a huge number", "a header of brackets",
+    "a pattern that repeats", "a pattern that looks back", "an alpha of 401 digits", "an alpha that is true", "an adapter of rank zero",
+    "a method that is a list", "a flag of text", "a pipe named config.json", "a pipe named model.safetensors", "a device as config.json",
+    "a sparse config", "pointers that are pipes", "a pointer to the parent", "an index with a zero byte",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_attack_is_refused(name, tmp_path):
+    with pytest.raises(InputError) as caught:
+        open_checkpoint(ATTACKS[name](tmp_path))
+    said = str(caught.value)
+    assert said.isprintable()
+    assert len(said) < 500
+
+
+@pytest.mark.slow
+def test_all_attacks_with_little_memory(tmp_path):
+    """The time only catches what does not end; the address space is that of ``hostile.MEMORY``."""
+    command = [sys.executable, hostile.__file__, str(tmp_path), *ATTACKS]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "DYNAMICS_PROGRESS": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=True)
+    results = {result["attack"]: result for result in map(json.loads, done.stdout.splitlines())}
+    assert results.keys() == ATTACKS.keys() >= LONG
+    for name, result in results.items():
+        assert result["status"] == 2, (name, result)
+        lines = [line for line in result["error"].splitlines() if not line.startswith("comparing: ")]
+        assert len(lines) == 1, (name, result)
+        assert "error: " in lines[0], (name, result)
+        assert "internal error" not in lines[0], (name, result)
+        assert result["seconds"] < 300, (name, result)
+
+
+PARTS = st.sampled_from(["a", "b", "1", ".", r"\.", r"\d", "[ab]", "[^a]", "(a|b)", "(?:ab|a)", "^", "$", r"\b", r"\w", "(a", "|"])
+QUANTIFIERS = st.sampled_from(["", "", "*", "+", "?", "{2}", "{0,2}", "*?"])
+
+
+@given(st.lists(st.tuples(PARTS, QUANTIFIERS), max_size=5), st.text("ab.12", max_size=8))
+def test_patterns_match_as_in_peft(parts, module):
+    pattern = "".join(map("".join, parts))
+    try:
+        expected = bool(re.match(rf"(.*\.)?({pattern})$", module))
+    except re.error:
+        expected = module.endswith(pattern)
+    assert matches_end(pattern, module, Steps()) == expected
+
+
+def test_patterns_that_python_would_never_finish():
+    for pattern in ("(a|a)*b", "(a+)+b", "(.*a){20}b"):
+        assert not matches_end(pattern, "a" * 60, Steps())
+    with pytest.raises(UnsupportedError, match="too long to match"):
+        matches_end("((a?){50}){3}b", "a" * 200, Steps(1000))
+
+
+def test_strangers_names_are_printed_in_bounded_time():
+    assert printable(10**5000) == "a int too large to print"
+    assert printable("x" * 10_000_000, 5) == "xxxx…"
+    assert printable("\ud800\n", 20) == "\\xd800\\x0a"
+
+
+def test_a_configuration_names_no_code(monkeypatch):
+    """A kernel on the Hub would be fetched and run; a backbone would be fetched."""
+    config = {
+        "model_type": "llama", "attn_implementation": "org/kernel", "_attn_implementation": "org/kernel", "auto_map": {"A": "x--y.Z"},
+        "text_config": {"experts_implementation": "org/kernel", "hidden_size": 4}, "layers": [{"use_kernels": True}],
+    }  # fmt: skip
+    assert conversion._without_code(config) == {"model_type": "llama", "text_config": {"hidden_size": 4}, "layers": [{}]}
+    for named in ({"backbone": "org/name"}, {"vision_config": {"use_pretrained_backbone": True}}, {"model_type": "timm_wrapper"}):
+        with pytest.raises(conversion.UnsupportedError, match="names another model"):
+            conversion._without_code(named)
+
+
+def test_objects_of_ordinary_pickles_are_read(tmp_path):
+    """What other programs put beside weights: states of random numbers, sets, nested tuples, large numbers."""
+    import torch
+
+    state = {
+        "w": torch.arange(4.0), "seed": 2**127, "names": {"a", "b"}, "shapes": {("a", 1): (1, (2, 3))}, "frozen": frozenset([1]),
+        "none": None, "bytes": b"x" * 70_000, "more": frozenset({("a", 2), None}), "deep": [[[[]]]], "rng": torch.get_rng_state(),
+    }  # fmt: skip
+    torch.save(state, tmp_path / "w.pt")
+    assert open_checkpoint(tmp_path / "w.pt").tensors["w"].values().tolist() == [0, 1, 2, 3]
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        torch.save(state, tmp_path / "w.pt", pickle_protocol=max(protocol, 2))
+        assert open_checkpoint(tmp_path / "w.pt").tensors["w"].shape == (4,)
