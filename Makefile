@@ -57,6 +57,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/passk.py
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/judges.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/compute_dtype.py
 	$(BIN)/python benchmarks/spectra.py

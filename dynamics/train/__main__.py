@@ -41,12 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_output(command.json)
     missing = _missing_package()
     if command.dry_run or missing:
-        _check(command)  # wrong settings are named first, missing packages second
+        executors = _check(command)  # wrong settings are named first, missing packages second
     if missing and not command.dry_run:
         raise missing
     if missing:
         tell(f"dynamics.train: {missing}")
     if command.dry_run:
+        if executors:
+            tell(f"dynamics.train: answers are judged by {'; '.join(executors)}")
         sys.stdout.write(to_json({"method": command.method, "out": str(command.out), "preset": preset, **asdict(command.config)}))
         return
     from dynamics.train.loop import run
@@ -76,15 +78,16 @@ def _missing_package() -> InputError | None:
     return None
 
 
-def _check(command: Command) -> None:
-    """Check what a run would check before it starts."""
+def _check(command: Command) -> list[str]:
+    """Check what a run would check before it starts; say where answers are judged that other packages judge."""
     from dynamics.io.folders import exclusive
     from dynamics.train.checks import check_run, refuse_busy
 
-    check_run(command.method, command.config, command.out, command.resume, command.tensorboard, command.wandb)
+    executors = check_run(command.method, command.config, command.out, command.resume, command.tensorboard, command.wandb)
     if command.out.is_dir():
         with exclusive(command.out, partial(refuse_busy, command.out)):
             pass
+    return executors
 
 
 def _report(command: Command, run: Run) -> None:

@@ -19,19 +19,23 @@ from dynamics.train import state, tasks
 from dynamics.train.config import METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.prompt_formats import folder_reads_notation
-from dynamics.train.tasks.records import Records
 
 #: settings that a resumed run may change
 MAY_CHANGE = frozenset({"max_tokens_per_microbatch"})
 
 
-def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> None:
+def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> list[str]:
     """Check everything that is known before the model is loaded.
 
     Parameters
     ----------
     method, config, out, resume, tensorboard, wandb
         See ``loop.Run``.
+
+    Returns
+    -------
+    list of str
+        Where answers are judged that other packages judge.
 
     Raises
     ------
@@ -46,9 +50,10 @@ def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorb
         _check_model(config.model)
     _check_device(config.device)
     notation = config.model == "tiny" or folder_reads_notation(config.model)
-    _check_task(config, notation)
+    executors = _check_task(config, notation)
     if isinstance(config, SelfPlayConfig):
         ProgramRunner(notation, config.allow_unconfined).close()
+    return executors
 
 
 def refuse_busy(out: Path) -> None:
@@ -84,7 +89,8 @@ def _document_to_resume(method: str, config: TrainConfig, out: Path, resume: boo
         raise InputError(f"{out}: already contains a run; continue it with --resume, or choose another folder")
     document = RunDirectory(out).read_run()
     asked = {"method": method, **as_recorded(config)}
-    begun = {"method": document.get("method"), **(document.get("config") or {})}
+    # earlier runs of sft and rlvr did not have this setting
+    begun = {"method": document.get("method"), "allow_unconfined": False, **(document.get("config") or {})}
     for name, value in asked.items():
         if value != begun.get(name) and name not in MAY_CHANGE:
             raise InputError(
@@ -131,16 +137,22 @@ def _check_device(device: str) -> None:
         raise InputError(f"--device {printable(device)}: cannot be used here ({reason})") from None
 
 
-def _check_task(config: TrainConfig, notation: bool) -> None:
-    """Check that the task exists, has problems to train on and to evaluate, and can grade them."""
-    source = tasks.source(config.task, plain=not notation)
+def _check_task(config: TrainConfig, notation: bool) -> list[str]:
+    """Check that the task exists, has problems to train on and to evaluate, and can grade them; say where other packages grade them."""
+    source = tasks.source(config.task, plain=not notation, allow_unconfined=config.allow_unconfined)
     trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:
             source.questions(split, 1, config.seed)
-    for part in source.sources if isinstance(source, tasks.Mixture) else [source]:
-        if isinstance(part, Records):
-            if isinstance(config, RLVRConfig):
-                part.check_gradable("training", config.num_problems)
-            if config.eval_problems:
-                part.check_gradable("test", config.eval_problems)
+    for part in scored_parts(config, source):
+        if isinstance(config, RLVRConfig):
+            part.check_gradable("training", config.num_problems)
+        if config.eval_problems:
+            part.check_gradable("test", config.eval_problems)
+    return list(dict.fromkeys(part.executor() for part in scored_parts(config, source)))
+
+
+def scored_parts(config: TrainConfig, source: tasks.Source) -> list[tasks.ScoredSource]:
+    """List the parts of a source whose answers other packages judge, if the run judges any."""
+    judges = isinstance(config, RLVRConfig) or config.eval_problems
+    return [part for part in tasks.parts(source) if isinstance(part, tasks.ScoredSource)] if judges else []

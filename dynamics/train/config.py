@@ -79,6 +79,8 @@ class TrainConfig:
         sampling temperatures at which the base model is evaluated; the trained model is evaluated at the first; 0 is greedy decoding
     max_new_tokens : int
         maximum length of a completion in tokens
+    allow_unconfined : bool
+        run programs written by the model, and verifiers of other packages, without a sandbox if none is available on this machine
     """
 
     model: str = "tiny"
@@ -105,6 +107,7 @@ class TrainConfig:
     eval_samples: int = 16
     eval_temperatures: tuple[float, ...] = (1.0, 0.6, 0.3, 0.0)
     max_new_tokens: int = 32
+    allow_unconfined: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,8 +242,6 @@ class SelfPlayConfig(PolicyGradientConfig):
         steps without a valid proposal before --on-collapse applies
     curriculum_samples : int
         number of proposals per quarter of the run whose difficulty is measured after training, by the solve rate of the base model
-    allow_unconfined : bool
-        run programs written by the model without a sandbox if none is available on this machine
     """
 
     steps: int = 250
@@ -265,7 +266,6 @@ class SelfPlayConfig(PolicyGradientConfig):
     on_collapse: Literal["stop", "solver"] = "stop"
     collapse_steps: int = 10
     curriculum_samples: int = 60
-    allow_unconfined: bool = False
 
 
 METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig}

@@ -11,7 +11,8 @@ from typing import Any
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import generate
-from dynamics.train.tasks.problem import Question, judge
+from dynamics.train.tasks.judges import judge_all
+from dynamics.train.tasks.problem import Question
 from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
@@ -64,9 +65,9 @@ def graded_samples(
         autocast=policy.autocast,
     )
     for question, prompt, group in zip(questions, prompts, groups, strict=True):
-        for number, sampled in enumerate(group):
-            text = decode(policy.tokenizer, sampled.ids, policy.eos)
-            verdict = judge(question, text)
+        texts = [decode(policy.tokenizer, sampled.ids, policy.eos) for sampled in group]
+        verdicts = judge_all([question] * len(texts), texts)
+        for number, (sampled, text, verdict) in enumerate(zip(group, texts, verdicts, strict=True)):
             yield {
                 "model": label(name, temperature),
                 "problem": question.id,

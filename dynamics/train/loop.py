@@ -95,7 +95,7 @@ class Run:
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
         with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
             self.policy = policy.load(config.model, device, config.master_dtype, compute)
-        self.source = tasks.source(config.task, plain=not reads_notation(self.policy.tokenizer))
+        self.source = tasks.source(config.task, not reads_notation(self.policy.tokenizer), config.allow_unconfined)
         self.method = METHODS[method].make(config, self.policy, self.source)
         try:
             self._prepare(resume, tensorboard, wandb)
@@ -155,6 +155,9 @@ class Run:
             "record_every": self.recorder.every,
             "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
         } | self.method.metadata()
+        if scorers := [part.executor() for part in checks.scored_parts(self.config, self.source)]:
+            programs = [name for name in (self.method.metadata().get("executor"),) if name]
+            self.document["executor"] = "; ".join(dict.fromkeys(programs + scorers))
         self.directory.write_run(self.document)
 
     def _compare_inputs(self) -> None:

@@ -16,7 +16,8 @@ from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import sample
-from dynamics.train.tasks.problem import Source, judge
+from dynamics.train.tasks.judges import failure_metrics, judge_all
+from dynamics.train.tasks.problem import Source
 from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
@@ -61,7 +62,7 @@ class RLVR(Method):
         prompt_of = np.repeat(np.arange(len(indices)), config.group_size)
         questions = [self.questions[indices[prompt]] for prompt in prompt_of]
         texts = [decode(self.policy.tokenizer, sampled.ids, self.policy.eos) for sampled in samples]
-        verdicts = [judge(question, text) for question, text in zip(questions, texts, strict=True)]
+        verdicts = judge_all(questions, texts)
         rewards = np.array([verdict.score for verdict in verdicts])
         lengths = np.array([len(sampled.ids) for sampled in samples])
         advantages = objectives.advantages(config.advantage, rewards, prompt_of, lengths)
@@ -95,7 +96,9 @@ class RLVR(Method):
                 prompt_of, samples, questions, texts, verdicts, advantages, strict=True
             )
         ]
-        metrics = reward_metrics(rewards.reshape(-1, config.group_size), [question.task for question in questions]) | {
+        metrics = reward_metrics(rewards.reshape(-1, config.group_size), [question.task for question in questions])
+        metrics |= failure_metrics(verdicts)
+        metrics |= {
             "length/mean": float(lengths.mean()),
             "length/truncated": float(np.mean([sampled.ended == "length" for sampled in samples])),
             "time/sampling": seconds,

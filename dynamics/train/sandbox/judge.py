@@ -107,12 +107,17 @@ class Judge:
     def prepare(self, key: str, config: Any) -> Any:
         """Call ``prepare(key, config)`` of the script in each process that children are forked from; return its result.
 
+        Processes that are not needed yet do so when they start.
+
         Raises
         ------
         ValueError : it failed; the text says how.
         """
-        first, *_ = self._threads.map(lambda template: template.prepare(key, config), self._templates)
-        return first
+        first, *others = self._templates
+        value = first.prepare(key, config)
+        for template in others:
+            template.prepare_later(key, config)
+        return value
 
     def verdict(self, request: Any, timeout: float = 5.0) -> Reply:
         """Call ``judge(request)`` in a process of its own.

@@ -220,6 +220,15 @@ class Template:
             self.stop()
             raise
 
+    def prepare_later(self, key: str, config: Any) -> None:
+        """Like ``prepare``, but when the process starts if it has not."""
+        self._leave_parent()
+        with self.lock:
+            if self._process is None:
+                self._prepared.append((key, config))
+                return
+        self.prepare(key, config)
+
     def _prepare(self, data: tuple[str, Any]) -> Any:
         content = pickle.dumps(data)
         assert self._control is not None

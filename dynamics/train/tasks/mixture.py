@@ -39,25 +39,31 @@ class Mixture:
         return list(by_id.values())[:count]
 
 
-def source(name: str, plain: bool = True) -> Source:
+def parts(source: Source) -> Sequence[Source]:
+    """Return the sources of a mixture, or the source itself."""
+    return source.sources if isinstance(source, Mixture) else [source]
+
+
+def source(name: str, plain: bool = True, allow_unconfined: bool = False) -> Source:
     """Return the source of questions of a task.
 
     Parameters
     ----------
     name : ``code``, one of its types, ``proposals``, a reasoning-gym task, a file, or several of these joined by +.
     plain : whether prompts are plain text rather than the notation of the embedded model.
+    allow_unconfined : run scorers of other packages without a sandbox if none is available.
     """
     if "+" in name and not Path(name).is_file():
-        return Mixture([source(part, plain) for part in name.split("+")])
+        return Mixture([source(part, plain, allow_unconfined) for part in name.split("+")])
     if name == "code" or name in TASK_TYPES:
         return Triplets(TASK_TYPES if name == "code" else [name], plain)
     if name == "proposals":
         return Proposals(plain)
     if name.endswith((".jsonl", ".parquet")):
-        return Records(name)
+        return Records(name, allow_unconfined)
     known = task_names()
     if name.partition(":")[0] in known:
-        return ReasoningGym(name)
+        return ReasoningGym(name, allow_unconfined)
     more = "" if len(known) > 5 else f"; for those of reasoning-gym: {how_to_install(*PACKAGES['reasoning_gym'])}"
     task = f"task {printable(name)!r}"
     raise InputError(f"{task}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}{did_you_mean(name, known)}")

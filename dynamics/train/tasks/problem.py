@@ -22,11 +22,14 @@ class Verdict:
     correct : whether the answer is correct.
     reason : short reason why it is not.
     score : 1 for a correct answer; tasks with their own scorer can give partial credit.
+    failure : why the scorer of another package could not judge the answer, which is wrong then: code, size, nan, exception, time, memory,
+        death or range; empty otherwise.
     """
 
     correct: bool
     reason: str
     score: float
+    failure: str = ""
 
     @classmethod
     def binary(cls, correct: bool, reason: str = "") -> Verdict:
@@ -84,6 +87,17 @@ class Source(Protocol):
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """Return ``count`` questions of a split, training, validation or test: the first of a sequence that depends only on the seed."""
+
+
+@runtime_checkable
+class ScoredSource(Source, Protocol):
+    """A source whose answers another package scores."""
+
+    def check_gradable(self, split: str, count: int) -> None:
+        """Check that answers to the first ``count`` questions of a split can be scored here; raise InputError if not."""
+
+    def executor(self) -> str:
+        """Describe where the scorer runs."""
 
 
 @dataclass(frozen=True)

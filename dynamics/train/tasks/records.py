@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
-from dynamics.extras import optional_import
 from dynamics.io.json_lines import read_json_lines
 from dynamics.io.paths import no_such_path
 from dynamics.io.validation import within_bounds
+from dynamics.train.tasks.judges import LibraryScorer, ScoredAnswer
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import extract_answer
 
 #: rows of a table that are read at once
 MOST_ROWS = 10_000_000
 HALF_PAIR = re.compile("[\ud800-\udfff]")
+#: the number of answers of the file that are judged before those of the model; one of them must be accepted
+_CHECKED = 8
 
 
 class Records:
-    """Prompts with completions or answers from a JSON-lines or Parquet file; math-verify grades answers as mathematics."""
+    """Prompts with completions or answers from a JSON-lines or Parquet file; math-verify grades answers as mathematics, in the sandbox.
 
-    def __init__(self, path: str):
+    Parameters
+    ----------
+    path : the file.
+    allow_unconfined : run math-verify without a sandbox if none is available.
+    """
+
+    def __init__(self, path: str, allow_unconfined: bool = False):
         self.name = Path(path).name
         self.path = path
         self.rows = read_records(path)
+        self.scorer = LibraryScorer(printable(path), "math_verify", "mathematics", {}, self._correct, allow_unconfined)
 
     def questions(self, split: str, count: int, seed: int) -> list[Question]:
         """Return the rows of a split: of every ten rows, the tenth is for the test set and the ninth for validation."""
@@ -34,15 +45,23 @@ class Records:
         return [self._question(number, row, split) for number, row in self._rows(split)[:count]]
 
     def check_gradable(self, split: str, count: int) -> None:
-        """Check that answers to the rows of a split can be graded: each row has an answer, and math-verify is installed."""
+        """Check that answers to the rows of a split can be graded: each row has an answer, and math-verify accepts the first of them."""
         for number, row in self._rows(split)[:count]:
             if row.get("answer") is None:
                 raise InputError(
                     f"{printable(self.path)}, row {number + 1}: has no answer to grade completions by; add the field answer, or use sft "
                     "with --eval-problems 0"
                 )
-        with optional_import("comparing answers as mathematics"):
-            import math_verify  # noqa: F401
+        _ = self.scorer.judge
+
+    def executor(self) -> str:
+        """Describe where answers are scored."""
+        return self.scorer.executor()
+
+    def _correct(self) -> list[tuple[Any, str]]:
+        """Return the first answers of the file; each is a question to the scorer and its correct answer."""
+        answers = [str(row["answer"]) for row in self.rows if row.get("answer") is not None]
+        return [(answer, answer) for answer in answers[:_CHECKED]]
 
     def _rows(self, split: str) -> list[tuple[int, dict[str, Any]]]:
         """Return the rows of a split with their positions in the file, counted from 0."""
@@ -55,16 +74,18 @@ class Records:
     def _question(self, number: int, row: dict[str, Any], split: str) -> Question:
         answer = row.get("answer")
         completion = row.get("completion", answer)
-        return Question(f"{self.name} row {number + 1}", row["prompt"], completion, "data", split, lambda text: _mathematics(text, answer))
+        verify: Callable[[str], Verdict] = _unverifiable
+        if answer is not None:
+            verify = ScoredAnswer(self.scorer, pickle.dumps(str(answer)), _answer)
+        return Question(f"{self.name} row {number + 1}", row["prompt"], completion, "data", split, verify)
 
 
-def _mathematics(text: str, answer: Any) -> Verdict:
-    if answer is None:
-        raise InputError("a row without an answer cannot be verified: rlvr needs the fields prompt and answer")
-    with optional_import("comparing answers as mathematics"):
-        from math_verify import parse
-        from math_verify import verify as equal
-    return Verdict.binary(bool(equal(parse(str(answer)), parse(extract_answer(text) or text))), "another answer")
+def _answer(text: str) -> str:
+    return extract_answer(text) or text
+
+
+def _unverifiable(_: str) -> Verdict:
+    raise InputError("a row without an answer cannot be verified: rlvr needs the fields prompt and answer")
 
 
 def read_records(path: str) -> list[dict[str, Any]]:

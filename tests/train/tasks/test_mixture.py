@@ -60,6 +60,7 @@ def test_a_task_of_reasoning_gym_is_judged_by_its_own_scorer() -> None:
     assert source.questions("training", 3, 0)[0].prompt != source.questions("test", 3, 0)[0].prompt
 
 
+@pytest.mark.slow
 def test_free_form_mathematics(tmp_path) -> None:
     pytest.importorskip("math_verify")
     file = tmp_path / "m.jsonl"
