@@ -103,7 +103,7 @@ class Head:
         import torch
 
         values, ids = [], []
-        for first in range(0, len(hidden), self.tokens):
+        for first in range(0, max(1, len(hidden)), self.tokens):  # no tokens give no rows
             piece = hidden[first : first + self.tokens]
             best = [self(piece, start, stop).topk(min(count, stop - start)) for start, stop in self.stretches()]
             logits = torch.cat([part.values for part in best], 1)

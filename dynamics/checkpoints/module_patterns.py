@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -162,7 +162,7 @@ def _is_boundary(text: str, index: int) -> bool:
     return before != after
 
 
-POSITIONS = {
+POSITIONS: dict[Any, Callable[[str, int], bool]] = {
     constants.AT_BEGINNING: lambda _text, index: index == 0,
     constants.AT_BEGINNING_STRING: lambda _text, index: index == 0,
     constants.AT_END: lambda text, index: index == len(text) or (index == len(text) - 1 and text[index] == "\n"),

@@ -150,8 +150,11 @@ class Storage:
     size: int
 
 
-# The standard library's Python unpickler; the C version allocates as much memory as a hostile file requests.
-class Unpickler(pickle._Unpickler):
+#: The standard library's module with its Python unpickler; the C version allocates as much memory as a hostile file requests.
+PYTHON: Any = pickle
+
+
+class Unpickler(PYTHON._Unpickler):  # type: ignore[misc]
     """Build plain containers and ``Node``s within a budget of memory; any other name in the pickle raises an ``InputError``."""
 
     def __init__(self, stream: Any, where: str, allowed: frozenset[str], storages: dict[str, Storage], budget: int):
@@ -164,7 +167,7 @@ class Unpickler(pickle._Unpickler):
 
     def load(self) -> Any:
         """Read one pickle, and charge each opcode."""
-        self._unframer = pickle._Unframer(self._file_read, self._file_readline)
+        self._unframer = PYTHON._Unframer(self._file_read, self._file_readline)
         self.read, self.readinto, self.readline = self._unframer.read, self._unframer.readinto, self._unframer.readline
         self.metastack: list[Any] = []
         self.stack: list[Any] = []
@@ -177,7 +180,7 @@ class Unpickler(pickle._Unpickler):
                 if self.left < 0:
                     self.charge(0)
                 dispatch[key[0]](self)
-        except pickle._Stop as stop:
+        except PYTHON._Stop as stop:
             return stop.value
         raise EOFError
 
@@ -297,7 +300,7 @@ class Unpickler(pickle._Unpickler):
             raise Damaged(f"holds a whole number of {len(digits)} digits")
         self.append(digits == b"01" if digits in (b"00", b"01") else int(digits.removesuffix(b"L")))
 
-    dispatch = pickle._Unpickler.dispatch | {
+    dispatch = PYTHON._Unpickler.dispatch | {
         opcode[0]: handler
         for opcode, handler in {
             pickle.REDUCE: load_call, pickle.NEWOBJ: load_new, pickle.NEWOBJ_EX: load_new_with_names, pickle.OBJ: load_object,

@@ -23,8 +23,8 @@ TRACEBACK = "DYNAMICS_TRACEBACK"
 _COLUMN = re.compile(r"\s*\S+\s{2,}|usage: ")
 #: an option with its value in a usage, and what stands for the space between them where the line must not be broken there
 _OPTIONAL, _GLUE = re.compile(r"\[[^][]*(?:\[[^][]*\][^][]*)*\]"), "\0"
-#: what torch says when memory ran out, on any device
-_NO_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
+#: what torch says when memory ran out, on any device, and Python when there is none for a thread
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread", re.IGNORECASE)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 

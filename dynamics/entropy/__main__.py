@@ -171,7 +171,7 @@ def _trace(
     finished: list[pd.DataFrame] = []
     try:
         with ProgressBar("tracing", "tokens", compiles=True) as bar:
-            return trace(model, tokenizer, documents, against=against, progress=bar, keep=finished.append, **settings)
+            result = trace(model, tokenizer, documents, against=against, progress=bar, keep=finished.append, **settings)
     except (InputError, KeyboardInterrupt) as error:
         if not (options.out and finished):
             raise
@@ -180,6 +180,9 @@ def _trace(
         if isinstance(error, InputError):
             raise IncompleteError(f"{error}; the texts finished so far are in {partial}") from None
         raise
+    if result.tokens["entropy"].isna().all():
+        raise InputError("no text has two tokens: nothing precedes the first, so it has no distribution; give longer texts")
+    return result
 
 
 def _series(options: argparse.Namespace, first: Trace, documents: Sequence[Document], settings: dict[str, Any]) -> pd.DataFrame:

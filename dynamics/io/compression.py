@@ -39,13 +39,12 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             file.seek(0)
             if magic[:2] == GZIP:
                 stream: Any = gzip.open(file, "rb")  # noqa: SIM115 - closed below
-                with stream:
-                    yield stream
             elif magic == ZSTD:
-                with zstandard().open(file, "rb") as stream:
-                    yield stream
+                stream = zstandard().open(file, "rb")
             else:
-                yield file
+                stream = file
+            with stream:
+                yield stream
     except BROKEN as error:
         raise InputError(f"{printable(path)}: the compressed file is damaged or cut short ({error}); copy it again") from None
     except OSError as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
@@ -207,7 +207,7 @@ def location(text: str | Location) -> Location:
     if scheme not in SCHEMES or "::" in text:
         known = ", ".join(f"{name}://" for name in SCHEMES if name not in ("gcs", "http", "memory"))
         raise InputError(f"{printable(without_secrets(text))}: is no kind of URL that is read; there are {known}")
-    parts = urlsplit(text)
+    parts = _split(text)
     if parts.hostname in ("huggingface.co", "hf.co") and not re.search("/(resolve|raw)/", parts.path):
         raise InputError(f"{printable(without_secrets(text))}: is a page for people; name the model as hf://org/name or org/name")
     if scheme not in ("http", "https", "hf") and "@" in _user(text):
@@ -222,9 +222,16 @@ def location(text: str | Location) -> Location:
     return RemotePath(f"{scheme}://{path}{mark}{query}")
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:  # brackets that hold no address
+        raise InputError(f"{printable(without_secrets(url))}: is no URL that can be read ({printable(error, 60)})") from None
+
+
 def _local(url: str) -> Path:
     """Return the path of a ``file://`` URL, in which spaces and the like may be encoded."""
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.netloc not in ("", "localhost"):
         raise InputError(f"{printable(url)}: names the host {printable(parts.netloc)}; a file of this machine is file:///folder/file")
     return Path(unquote(url.partition("://")[2].removeprefix("localhost")))

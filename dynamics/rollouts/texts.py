@@ -6,6 +6,7 @@ none.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import choose_run, files_under, no_such_path, run_folders
 from dynamics.io.validation import converted, within_bounds
@@ -75,11 +77,34 @@ def read(sources: Sequence[str | Path]) -> tuple[list[Document], list[str]]:
         texts = [document for document in candidates if document.prompt or document.response or document.messages or document.ids]
         if len(texts) < len(candidates):
             notes.append(f"{printable(path)}: {len(candidates) - len(texts):,} empty texts are left out")
+        if broken := [document for document in texts if not _is_whole(document)]:
+            notes.append(
+                f"{printable(path)}: {plural(len(broken), 'text')} with half of a surrogate pair, which no tokenizer reads, left out: "
+                f"{printable(broken[0].name, 40)}" + (", ..." if len(broken) > 1 else "")
+            )
+            texts = [document for document in texts if _is_whole(document)]
         if not texts:
             raise InputError(f"{printable(path)}: holds no text")
         notes += [f"{printable(path)}: {remark}" for remark in dict.fromkeys(document.remark for document in texts) if remark]
         documents += texts
     return documents, notes
+
+
+def _is_whole(document: Document) -> bool:
+    """Tell whether a text can be written in UTF-8: it has no half of a surrogate pair."""
+    text = document.prompt + document.response
+    if document.messages is not None:
+        text = json.dumps(document.messages, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escaped(value: Any) -> Any:
+    """Write half of a surrogate pair in the name of a document as an escape, because tables cannot hold it; keep other values."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
@@ -157,9 +182,9 @@ def document(record: Any, name: str, where: str) -> Document:
         return Document(name, response=record)
     if not isinstance(record, dict):
         raise InputError(f"{where}: is neither an object nor a text")
-    about = {key: record[key] for key in ABOUT if isinstance(record.get(key), (str, int, float, bool))}
+    about = {key: _escaped(record[key]) for key in ABOUT if isinstance(record.get(key), (str, int, float, bool))}
     if isinstance(record.get("id"), (str, int)):
-        name = str(record["id"])
+        name = _escaped(str(record["id"]))
     found = _of_tokens(record, name, about, where) or _of_messages(record, name, about, where) or _of_text(record, name, about, where)
     unread = [key for key in UNREAD if isinstance(record.get(key), (str, list)) and record[key]]
     if unread and found.ids is None:
@@ -213,7 +238,13 @@ def _messages(values: list[Any], where: str) -> tuple[dict[str, Any], ...]:
     for value in values:
         if not isinstance(value, dict) or not isinstance(value.get("role"), str) or not {"content", "tool_calls"} & set(value):
             raise InputError(f"{where}: a list that is not of chat messages with role and content; several texts need a record each")
+        if not isinstance(value.get("content"), (str, list, type(None))):
+            raise InputError(f"{where}: the content of a chat message is a text, a list of parts or null, found {_kind(value['content'])}")
     return tuple(values)
+
+
+def _kind(value: Any) -> str:
+    return "an object" if isinstance(value, dict) else "a number"
 
 
 def _of_text(record: dict[str, Any], name: str, about: dict[str, Any], where: str) -> Document:

@@ -113,3 +113,10 @@ def test_objects_of_ordinary_pickles_are_read(tmp_path):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         torch.save(state, tmp_path / "w.pt", pickle_protocol=max(protocol, 2))
         assert open_checkpoint(tmp_path / "w.pt").tensors["w"].shape == (4,)
+
+
+@pytest.mark.parametrize("text", ["s3://[bucket/x", "https://[::1", "file://[a]b/c", "hf://a]b"])
+def test_addresses_that_are_none(text):
+    with pytest.raises(InputError) as caught:
+        open_checkpoint(text)
+    assert str(caught.value).isprintable()

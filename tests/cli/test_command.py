@@ -23,7 +23,7 @@ from analyses.__main__ import main as analyses
 from analyses.analysis import main as run_analysis
 from dynamics.__main__ import COMMANDS
 from dynamics.__main__ import main as dispatch
-from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, reader_may_leave, run
+from dynamics.cli.command import TRACEBACK, IncompleteError, Parser, Terminated, reader_may_leave, run
 from dynamics.cli.outputs import check_output
 from dynamics.cli.progress import ProgressBar
 from dynamics.cli.series import sort_series
@@ -199,6 +199,12 @@ def raises(error):
             "test: error: this needs gguf: pip install 'training-dynamics[gguf]'",
         ),
         (ValueError("two\nlines"), 1, "test: internal error: ValueError: two; please report it"),
+        (MemoryError(), 2, "test: error: memory ran out (MemoryError); end other programs, or use a machine with more"),
+        (RuntimeError("CUDA out of memory. Tried\nmore"), 2, "test: error: memory ran out (RuntimeError: CUDA out of memory. Tried); end"),
+        (RuntimeError("can't start new thread"), 2, "test: error: memory ran out (RuntimeError: can't start new thread); end other"),
+        (Terminated(), 143, "test: terminated\n"),
+        (Terminated("step 3 is saved", signal.SIGHUP), 129, "test: terminated: step 3 is saved\n"),
+        (KeyboardInterrupt("step 3 is saved"), 130, "test: interrupted: step 3 is saved\n"),
     ],
 )
 def test_every_end_has_its_status_and_one_line(error, status, text, capsys):
@@ -234,6 +240,23 @@ def test_termination_cleans_up_and_has_its_status(capsys):
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) == before
     assert capsys.readouterr().err == "test: terminated\n"
+
+
+def test_a_closed_terminal_ends_a_command_unless_nohup_started_it(capsys):
+    def main(_argv):
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.01)
+
+    before = signal.getsignal(signal.SIGHUP)
+    assert run("test", main, []) == 129
+    assert capsys.readouterr().err == "test: terminated\n"
+    assert signal.getsignal(signal.SIGHUP) == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run("test", main, []) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_traceback_of_an_unexpected_error_can_be_had(monkeypatch):

@@ -119,6 +119,10 @@ def test_hostile_responses_are_refused_in_one_line(tmp_path, capsys, content, sa
         ('{"token_ids": [1, 2], "loss_mask": 5}', "field 'loss_mask': expected a list, found a whole number"),
         ('{"token_ids": [1, 2], "loss_mask": [1, "a"]}', "field 'loss_mask', field '[1]': expected"),
         ('{"messages": [[]]}', "a list that is not of chat messages"),
+        (
+            '{"messages": [{"role": "user", "content": {}}]}',
+            "a chat message is a text, a list of parts or null, found an object",
+        ),
     ],
 )
 def test_hostile_texts_are_refused_in_one_line(tmp_path, record, says):
@@ -127,6 +131,18 @@ def test_hostile_texts_are_refused_in_one_line(tmp_path, record, says):
     with pytest.raises(InputError, match=r"^[^\n]*t\.jsonl, line 1[^\n]*$") as caught:
         texts.read([path])
     assert says in str(caught.value)
+
+
+def test_texts_of_one_token_and_halves_of_surrogate_pairs(tmp_path, capsys):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a"}\n')
+    assert cli([str(DATA / "base"), str(path), "--html", str(tmp_path / "x.html")]) == 2
+    assert "no text has two tokens" in capsys.readouterr().err
+    path.write_text('{"text": "ab", "id": "\\ud800", "task": "\\ud800"}\n{"text": "b \\ud800", "id": "half"}\n')
+    outputs = [part for name in ("json", "html") for part in (f"--{name}", str(tmp_path / f"x.{name}"))]
+    assert cli([str(DATA / "base"), str(path), "--out", str(tmp_path / "x.parquet"), *outputs]) == 0
+    assert "1 text with half of a surrogate pair, which no tokenizer reads, left out: half" in " ".join(capsys.readouterr().out.split())
+    assert pq.read_table(tmp_path / "x.parquet").column("text").to_pylist() == ["\\ud800"] * 2
 
 
 def test_records_of_tasks(tmp_path):

@@ -416,9 +416,10 @@ METRICS = {
     "deep": lambda text: text + b"[" * 100_000 + b"\n",
     "empty": lambda text: b"",
 }
+QUICK = ("a line less", "no JSON")
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METRICS])
 def test_damaged_metrics_are_one_line(name: str, half: Path, base: Path) -> None:
     file = half / "metrics.jsonl"
     file.write_bytes(METRICS[name](file.read_bytes()))

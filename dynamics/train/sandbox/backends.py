@@ -12,11 +12,13 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast, get_args
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, printable
 
 BackendName = Literal["auto", "landlock", "bubblewrap"]
+#: environment variable with the name of a backend
+VARIABLE = "DYNAMICS_SANDBOX"
 
 
 class SandboxUnavailable(InputError):
@@ -104,7 +106,12 @@ class Unconfined:
 
 
 def candidates(name: BackendName) -> list[Backend]:
-    """List the backends to try, in this order."""
+    """List the backends to try, in this order; ``auto`` is what the environment variable ``DYNAMICS_SANDBOX`` says, if it is set."""
+    if name == "auto":
+        chosen = os.environ.get(VARIABLE) or name
+        if chosen not in get_args(BackendName):
+            raise InputError(f"{VARIABLE}={printable(chosen)}: is not one of {', '.join(get_args(BackendName))}")
+        name = cast(BackendName, chosen)
     if name == "bubblewrap":
         return [Bubblewrap()]
     if name == "landlock":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamics.errors import InputError
 from dynamics.train.sandbox import Job, Outcome, Sandbox, SandboxUnavailable
 from dynamics.train.sandbox.confined import CALLS, LIMITED
 from dynamics.train.tasks.problem import Problem
@@ -262,6 +263,16 @@ def test_a_backend_that_is_not_there_is_refused_by_name(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SandboxUnavailable, match="bwrap is not installed"):
         Sandbox(1, backend="bubblewrap")
+
+
+def test_the_environment_chooses_the_backend(monkeypatch) -> None:
+    monkeypatch.setenv("DYNAMICS_SANDBOX", "bubblewrap")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SandboxUnavailable, match="bwrap is not installed"):
+        Sandbox(1)
+    monkeypatch.setenv("DYNAMICS_SANDBOX", "docker")
+    with pytest.raises(InputError, match="DYNAMICS_SANDBOX=docker: is not one of auto, landlock, bubblewrap"):
+        Sandbox(1)
 
 
 def test_it_refuses_without_confinement(monkeypatch) -> None:
