@@ -120,7 +120,7 @@ class Template:
         ------
         SandboxUnavailable : it cannot be confined here, or its judge cannot be imported.
         """
-        folders = [str(_SCRIPT.parent), *self._settings["readable"]]
+        folders = [str(_SCRIPT.parent), *filter(None, [self._settings["judge"]]), *self._settings["readable"]]
         flags = ["-s", "-S", "-P", "-B"] if sys.version_info >= (3, 11) else ["-s", "-S", "-B"]
         python = [sys.executable, *flags, str(_SCRIPT), json.dumps(self._settings)]
         if not sys.executable:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from dynamics.train.sandbox import SandboxUnavailable
+from dynamics.train.sandbox import Sandbox, SandboxUnavailable
 from dynamics.train.sandbox.judge import Judge, Reply
 from train.sandbox.test_host import children_of
 
@@ -143,3 +144,15 @@ def test_a_fork_of_the_trainer_uses_processes_of_its_own(judge: Judge) -> None:
     assert all(judge.verdict(("value", "k")).value == 5 for _ in range(3))
     assert os.waitpid(pid, 0)[1] == 0
     assert judge.verdict(("value", "k")).value == 5
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+def test_bubblewrap_shows_a_judge_its_script(script) -> None:
+    try:
+        Sandbox(1, backend="bubblewrap").close()
+    except SandboxUnavailable as unavailable:
+        pytest.skip(str(unavailable))
+    with Judge(script, [], 1, backend="bubblewrap") as judge:
+        judge.prepare("a", 1)
+        assert judge.verdict(("value", "a")) == Reply(1)
+        assert judge.verdict(("attempt", "open", str(script), os.O_RDONLY)) == Reply("PermissionError")
