@@ -44,6 +44,8 @@ MOST_PAIRS, MOST_CANDIDATES = 1_000_000, 4_000
 #: usual names for a stack of layers
 STACKS = frozenset(["layers", "layer", "h", "blocks", "block"])
 
+#: a segment that is a number; with zeros before it, or in other digits, the name could not be put together again
+NUMBER = re.compile(r"0|[1-9][0-9]*")
 NUMBERED = re.compile(r"^(.*?)(\d+)$")
 
 
@@ -143,7 +145,7 @@ def _patterns(shapes: Mapping[str, Shape]) -> dict[Path, _Pattern]:
 
 def _path(name: str) -> tuple[Path, tuple[int, ...]]:
     segments = name.split(".")
-    return tuple("#" if s.isdecimal() else s for s in segments), tuple(int(s) for s in segments if s.isdecimal())
+    return tuple("#" if NUMBER.fullmatch(s) else s for s in segments), tuple(int(s) for s in segments if NUMBER.fullmatch(s))
 
 
 def _name(path: Path, numbers: tuple[int, ...]) -> str:

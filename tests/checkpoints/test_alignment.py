@@ -10,7 +10,7 @@ from checkpoints import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamics.checkpoints import open_checkpoint
+from dynamics.checkpoints import alignment, open_checkpoint
 from dynamics.checkpoints.coverage import coverage
 from dynamics.checkpoints.matching import match
 from dynamics.errors import InputError
@@ -109,3 +109,9 @@ def test_two_states_of_one_model(check, architecture, base_style, tuned_style):
 @given(architectures, styles, styles)
 def test_many_states_of_one_model(check, architecture, base_style, tuned_style):
     check(architecture, base_style, tuned_style)
+
+
+def test_numbers_with_zeros_before_them_are_other_names():
+    base = {f"model.layers.{n}.{m}.weight": (4, 2) for n in (0, 1) for m in ("q_proj", "up_proj")}
+    tuned = {"model.language_model.layers.0.q_proj.weight": (4, 2), "model.language_model.layers.00.up_proj.weight": (4, 2)}
+    assert set(alignment.align(base, tuned).renamed) <= set(tuned)

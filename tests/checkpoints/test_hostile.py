@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from checkpoints import hostile
 from checkpoints.hostile import ATTACKS, LONG
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.checkpoints import conversion, open_checkpoint
@@ -65,6 +65,7 @@ PARTS = st.sampled_from(["a", "b", "1", ".", r"\.", r"\d", "[ab]", "[^a]", "(a|b
 QUANTIFIERS = st.sampled_from(["", "", "*", "+", "?", "{2}", "{0,2}", "*?"])
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(PARTS, QUANTIFIERS), max_size=5), st.text("ab.12", max_size=8))
 def test_patterns_match_as_in_peft(parts, module):
     pattern = "".join(map("".join, parts))

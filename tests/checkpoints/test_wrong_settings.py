@@ -67,7 +67,7 @@ def sweep(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], step: i
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_few_wrong_settings(case, tmp_path, capsys):
-    sweep(case, tmp_path, capsys, 211)
+    sweep(case, tmp_path, capsys, 409)
 
 
 @pytest.mark.slow
