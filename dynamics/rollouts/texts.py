@@ -159,7 +159,7 @@ def _parquet(path: Path) -> Iterator[Document]:
             for record in batch.to_pylist():
                 number += 1
                 yield document(record, f"{path.stem}:{number}", f"{printable(path)}, row {number}")
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
         raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None

@@ -47,6 +47,8 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
             reader = csv.open_csv(_arrow(stream), parse_options=parse)
             names = reader.schema.names
             first = next(iter(reader), None)
+        except MemoryError:
+            raise
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"{printable(path)}: is no CSV table: {printable(str(error), 120)}") from None
     _check_names(names, printable(path))
@@ -61,6 +63,8 @@ def read_csv(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Bat
         with opened(path) as stream:
             try:
                 yield from csv.open_csv(_arrow(stream), parse_options=parse, convert_options=convert)
+            except MemoryError:
+                raise
             except (pa.ArrowException, UnicodeDecodeError) as error:
                 raise InputError(f"{printable(path)}: is damaged, or no CSV table: {printable(str(error), 120)}") from None
 
@@ -149,7 +153,7 @@ def _damage(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
         raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None

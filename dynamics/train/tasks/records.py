@@ -128,7 +128,7 @@ def _read_parquet(file: Path) -> list[Any]:
             if table.metadata.num_rows > MOST_ROWS:
                 raise InputError(f"{printable(file)}: has over {MOST_ROWS:,} rows, more than are read at once; give a part of them")
             rows: list[Any] = table.read().to_pylist()
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{printable(file)}: cannot be read as Parquet: {printable(error)}") from None
