@@ -61,8 +61,8 @@ class Ended(BaseException):
     """The same for scorers that would try something else for seconds."""
 
 
-#: what ``refuse`` makes
-_kind: type[BaseException] = Refused
+#: what ``refuse`` makes of a part that is too large
+_too_large: type[BaseException] = Refused
 #: the reasons for which parts of the current answer were refused
 _reasons: list[str] = []
 
@@ -70,7 +70,7 @@ _reasons: list[str] = []
 def refuse(reason: str) -> BaseException:
     """Build the exception for a refusal and remember its reason: scorers catch the exceptions of ``eval``."""
     _reasons.append(reason)
-    return _kind(reason)
+    return _too_large(reason) if reason == SIZE else Refused(reason)
 
 
 # values of Python: what scorers pass to eval
@@ -219,7 +219,7 @@ def _check_call(node: ast.Call, known: Any, texts: set[ast.AST]) -> None:
     function = node.func
     if isinstance(function, ast.Call):  # Function('f')(x)
         if not (isinstance(function.func, ast.Name) and function.func.id == "Function"):
-            raise refuse(CODE)
+            raise TypeError("not a function")  # as Python says of (3)(4)
         return
     if not isinstance(function, ast.Name) or (function.id not in FUNCTIONS and function.id not in known):
         raise refuse(CODE)
@@ -411,7 +411,7 @@ _WRONG = ("7", r"$\sqrt{2}+1$", "$x+1$")
 
 def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
     """Return a function that compares an answer with the correct one as mathematics."""
-    global _kind
+    global _too_large
     del config
     import math_verify
 
@@ -419,10 +419,13 @@ def _math_verify(config: dict[str, Any]) -> Callable[[str, Any], float]:
 
     def score(answer: str, gold: str) -> float:
         correct, given = math_verify.parse(gold, parsing_timeout=None), math_verify.parse(answer, parsing_timeout=None)
-        return float(bool(math_verify.verify(correct, given, timeout_seconds=None)))
+        equal = bool(math_verify.verify(correct, given, timeout_seconds=None))
+        if equal:  # by a part of the text that was evaluated; math-verify goes on from what it cannot read
+            _reasons[:] = [reason for reason in _reasons if reason != CODE]
+        return float(equal)
 
     _guard_once()
-    _kind = Ended
+    _too_large = Ended
     for gold in _WARM:
         for answer in (gold, *_WRONG):
             score(answer, gold)
