@@ -35,14 +35,14 @@ class ReasoningGym:
             self.gym = importlib.import_module("reasoning_gym")
         try:
             self.settings = {key: json.loads(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
-            first = self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)
-        except (ValueError, TypeError, AssertionError) as error:
+            data = self.gym.create_dataset(self.name, size=1, seed=0, **self.settings)
+            first = data[0]
+        except Exception as error:  # whatever the package makes of settings that it does not expect
             raise InputError(f"{task}: its settings are not valid: {printable(error)}") from None
-        config = {"name": self.name, "settings": self.settings, "module": type(first).__module__}
+        config = {"name": self.name, "settings": self.settings, "module": type(data).__module__}
 
         def correct() -> list[tuple[Any, str]]:
-            entry = first[0]
-            return [] if entry.get("answer") is None else [(entry, str(entry["answer"]).strip())]
+            return [] if first.get("answer") is None else [(first, str(first["answer"]).strip())]
 
         self.scorer = LibraryScorer(task, "reasoning_gym", name, config, correct, allow_unconfined)
 

@@ -36,14 +36,17 @@ _FUNCTIONS = (
     "abs round pow max min Abs Max Min Mod sign floor ceiling frac re im conjugate arg gcd lcm igcd ilcm "
     "sqrt cbrt root real_root exp log ln LambertW sin cos tan cot sec csc sinc asin acos atan acot asec acsc atan2 "
     "sinh cosh tanh coth sech csch asinh acosh atanh acoth asech acsch erf erfc erfi erf2 erfinv erfcinv "
-    "Si Ci Shi Chi Ei E1 li Li expint fresnels fresnelc besselj bessely besseli besselk Heaviside DiracDelta Piecewise"
+    "Si Ci Shi Chi Ei E1 li Li expint fresnels fresnelc besselj bessely besseli besselk Heaviside DiracDelta Piecewise "
+    "S sympify expand factor simplify"
 )
+#: those of them that take seconds for an argument of some thousands
+_SLOW = {"zeta", "harmonic", "bernoulli", "euler", "polygamma", "polylog"}
 FUNCTIONS = {*_GROWING.split(), *_FUNCTIONS.split()}
 #: constants of SymPy
 _CONSTANTS = {"pi", "E", "I", "oo", "zoo", "nan", "EulerGamma", "GoldenRatio", "Catalan"}
 _NAMES = FUNCTIONS | _CONSTANTS
 #: largest size of an integer argument of these functions
-_MAX_ARGUMENT = 10_000
+_MAX_ARGUMENT, _MAX_SLOW_ARGUMENT = 10_000, 1000
 #: largest size of an integer in bits, of a text or a list in elements, and of the exponent of a decimal number
 _MAX_BITS, _MAX_LENGTH, _MAX_EXPONENT = 1 << 20, 1 << 16, 10_000
 #: an answer that takes more memory than this is judged in a process of its own, in bytes
@@ -233,11 +236,11 @@ def _check_call(node: ast.Call, known: Any, texts: set[ast.AST]) -> None:
             texts.add(node.args[0])
 
 
-def _small(function: Any) -> Any:
-    """Let a function refuse large integers of SymPy."""
+def _small(function: Any, most: int) -> Any:
+    """Let a function refuse integers of SymPy that are larger than ``most``."""
 
     def bounded(*arguments: Any) -> Any:
-        if any(getattr(argument, "is_Integer", False) and abs(argument.p) > _MAX_ARGUMENT for argument in arguments):
+        if any(getattr(argument, "is_Integer", False) and abs(argument.p) > most for argument in arguments):
             raise refuse(SIZE)
         return function(*arguments)
 
@@ -254,10 +257,11 @@ def guard_sympy() -> None:
     names |= {"abs": abs, "round": round, "pow": pow, "max": sympy.Max, "min": sympy.Min}
     for name in _GROWING.split():
         kind: Any = names.get(name)
+        most = _MAX_SLOW_ARGUMENT if name in _SLOW else _MAX_ARGUMENT
         if "eval" in getattr(kind, "__dict__", ()):
-            kind.eval = classmethod(_small(vars(kind)["eval"].__func__))  # also evaluates what LaTeX left unevaluated
+            kind.eval = classmethod(_small(vars(kind)["eval"].__func__, most))  # also evaluates what LaTeX left unevaluated
         elif kind is not None:
-            names[name] = _small(kind)
+            names[name] = _small(kind, most)
     names["__builtins__"] = {}
     transform = sympy_parser.evaluateFalse
 

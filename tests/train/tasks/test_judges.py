@@ -81,13 +81,15 @@ def test_code_in_an_answer_does_not_run(tmp_path: Path) -> None:
         f"open('{marker}', 'w').write('x')",
         f"exec(\"open('{marker}', 'w')\")",
         "(lambda: 24)()",
-        "sympify('24')",
+        "parse_expr('24')",
         "Symbol('x').func.__class__",
     ]
     for (name, answer), verdict in verdicts(code).items():
         assert not verdict.correct, (name, answer)
         assert (verdict.reason, verdict.failure) == (scorers.CODE, "code"), (name, answer)
     assert not marker.exists()
+    for (name, answer), verdict in verdicts(["sympify('24')", "S('24')", "simplify('6*4')"]).items():  # text is never evaluated again
+        assert not verdict.correct, (name, answer)
 
 
 #: each would make the answer right if it ran in the process that scores it
