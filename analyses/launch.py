@@ -167,7 +167,7 @@ def is_finished(folder: Path, options: list[str]) -> bool:
     if not (folder / "run.json").exists():
         return False
     document = RunDirectory(folder).read_run()
-    recorded: dict[str, Any] = document.get("config") or {}
+    recorded: dict[str, Any] = config.EARLIER | (document.get("config") or {})
     forced, computed = config.forced_compute_dtype(), document.get("compute_dtype")
     if forced not in (None, computed) and recorded.get("compute_dtype") == "auto":
         raise InputError(f"{folder}: computes in {computed}, and {config.COMPUTE_DTYPE} says {forced}; --force trains all runs again")

@@ -16,7 +16,7 @@ from dynamics.io.folders import LOCK
 from dynamics.models import check_model
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import state, tasks
-from dynamics.train.config import METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
+from dynamics.train.config import EARLIER, METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.prompt_formats import folder_reads_notation
 
@@ -89,8 +89,7 @@ def _document_to_resume(method: str, config: TrainConfig, out: Path, resume: boo
         raise InputError(f"{out}: already contains a run; continue it with --resume, or choose another folder")
     document = RunDirectory(out).read_run()
     asked = {"method": method, **as_recorded(config)}
-    # earlier runs of sft and rlvr did not have this setting
-    begun = {"method": document.get("method"), "allow_unconfined": False, **(document.get("config") or {})}
+    begun = {"method": document.get("method"), **EARLIER, **(document.get("config") or {})}
     for name, value in asked.items():
         if value != begun.get(name) and name not in MAY_CHANGE:
             raise InputError(

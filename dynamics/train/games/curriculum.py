@@ -87,6 +87,8 @@ def _read(path: Path) -> list[tuple[int, str, _Entry]]:
     for number, row in read_json_lines(path):
         where = f"{printable(path)}, line {number}"
         rollout = converted(row, _Rollout, where)
-        if rollout.role == "proposer" and rollout.valid and rollout.entry is not None:
+        if rollout.role == "proposer" and rollout.valid:
+            if rollout.entry is None:
+                raise InputError(f"{where}: is a valid proposal without its entry; restore the file from a copy")
             found.append((_step(path) or 0, where, rollout.entry))
     return found

@@ -232,10 +232,15 @@ def test_presets_are_what_options_change(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [[], {"role": "proposer", "valid": True}, {"role": "proposer", "valid": True, "entry": {"kind": "deduction"}}]
+    ("row", "message"),
+    [
+        ([], "expected an object, found a list"),
+        ({"role": "proposer", "valid": True}, "is a valid proposal without its entry"),
+        ({"role": "proposer", "valid": True, "entry": {"kind": "deduction"}}, "has no field 'program'"),
+    ],
 )
-def test_a_damaged_rollout_is_refused_by_its_line(row: object, tmp_path: Path) -> None:
+def test_a_damaged_rollout_is_refused_by_its_line(row: object, message: str, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     directory.write_rows("rollouts/step_1.jsonl", [{"role": "solver"}, row])
-    with pytest.raises(InputError, match=r"step_1\.jsonl, line 2: is not a proposal of this run"):
+    with pytest.raises(InputError, match=rf"step_1\.jsonl, line 2.*{message}"):
         curriculum.draw(directory, 0, 5)
