@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the readers of logs: ``python tests/fuzz/logs.py READER [SECONDS [INPUTS]]``; it needs atheris.
 
 Inputs that reach new code are kept in ``fuzz-logs/READER`` under the system's temporary folder. ``python tests/fuzz/logs.py keep READER``
-takes a few small ones of them into ``tests/data/fuzz/logs/READER``, which ``tests/samples/test_fuzz_corpus.py`` reads again.
+takes a few small ones of them into ``tests/data/fuzz/logs/READER``, which ``tests/samples/test_fuzz_corpus_of_logs.py`` reads again.
 """
 
 from __future__ import annotations
