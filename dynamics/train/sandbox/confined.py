@@ -379,13 +379,11 @@ def limit(kind: int, soft: int, hard: int) -> None:
 
 def run_program(head: dict[str, Any], request: int, result: int) -> None:
     """Define a program, and call its function with the arguments of each request, which come one after the other."""
-    import ast
-
     namespace: dict[str, Any] = {"__name__": "program"}
     exec(compile(head["source"], "<program>", "exec"), namespace)
     function = namespace[head["entry"]]
-    while (text := read_message(request)) is not None:
-        report = b"V" + repr(function(*ast.literal_eval(text.decode("utf-8", "surrogatepass")))).encode("utf-8", "surrogatepass")
+    while (arguments := read_message(request)) is not None:
+        report = b"V" + repr(function(*marshal.loads(arguments))).encode("utf-8", "surrogatepass")
         write_message(result, report[: MAX_RESULT + 1])
     write_message(result, b"D")
 
@@ -419,6 +417,7 @@ class Template:
         self.judge: dict[str, Any] = {}
         self.children: dict[int, int] = {}
         self.spacers: list[bytes] = []
+        self.cpu = 0
 
     def start(self) -> str:
         """Import what children need, and give up all privileges; return a description of the confinement."""
@@ -452,8 +451,18 @@ class Template:
         gc.freeze()
         return confinement
 
+    def limit_children(self) -> None:
+        """Set the limits that children inherit."""
+        for kind, most in ((resource.RLIMIT_AS, self.settings["memory"]), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+            limit(kind, most, most)
+        limit(resource.RLIMIT_NOFILE, 64, 64)
+        limit(resource.RLIMIT_MEMLOCK, 0, 0)
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        self.cpu = sys.maxsize if most == resource.RLIM_INFINITY else most
+
     def serve(self) -> None:
         """Obey the socket until its other side is closed."""
+        self.limit_children()
         while True:
             header, descriptors = self._receive()
             kind, number, size = struct.unpack("<cII", header)
@@ -506,16 +515,16 @@ class Template:
         if pid <= 0:
             return 0
         ended, status = 0, 0
-        deadline = time.monotonic() + patience
-        while not ended:
+        deadline = time.monotonic() + patience if patience else 0
+        while deadline and not ended and time.monotonic() < deadline:
             ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended or time.monotonic() >= deadline:
-                break
-            time.sleep(0.001)
-        for kill in (os.killpg, os.kill) if not ended else ():
-            with contextlib.suppress(OSError):
-                kill(pid, signal.SIGKILL)
+            if not ended:
+                time.sleep(0.001)
         if not ended:
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except OSError:  # it has not made its group yet
+                os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         return os.WTERMSIG(status) if ended and os.WIFSIGNALED(status) else 0
 
@@ -530,15 +539,11 @@ class Template:
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             os.close(null)
-            for kind, most in ((resource.RLIMIT_AS, self.settings["memory"]), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
-                limit(kind, most, most)
-            limit(resource.RLIMIT_NOFILE, 64, 64)
-            limit(resource.RLIMIT_MEMLOCK, 0, 0)
-            text = read_message(request)
-            if text is None:  # the request was withdrawn
+            content = read_message(request)
+            if content is None:  # the request was withdrawn
                 os._exit(0)
-            head = json.loads(text)
-            limit(resource.RLIMIT_CPU, head["seconds"], head["seconds"] + 1)
+            head = marshal.loads(content)
+            resource.setrlimit(resource.RLIMIT_CPU, (min(head["seconds"], self.cpu), min(head["seconds"] + 1, self.cpu)))
             if self.filter is not None:
                 install_filter(self.libc, self.filter)
             write_message(result, b"R")

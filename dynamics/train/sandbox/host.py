@@ -18,6 +18,7 @@ confines, it refuses, unless told ``allow_unconfined``. docs/security.md has the
 from __future__ import annotations
 
 import errno
+import marshal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -144,9 +145,9 @@ def _run(job: Job, template: Template) -> Outcome:
     head = {"source": job.source, "entry": job.entry}
     try:
         canonical(list(job.inputs))
-        requests = [repr(arguments).encode("utf-8", "surrogatepass") for arguments in job.inputs]
-    except (Refused, ValueError):  # ValueError: integers of more digits than this interpreter prints
+    except Refused:
         return Outcome(None, "an argument is no plain value")
+    requests = [marshal.dumps(tuple(arguments)) for arguments in job.inputs]  # read by the same Python
     results, error = template.exchange(head, requests, job.timeout)
     if results is None:
         return Outcome(None, printable(error, MAX_ERROR))

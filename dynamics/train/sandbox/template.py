@@ -7,6 +7,7 @@ import builtins
 import contextlib
 import errno
 import json
+import marshal
 import math
 import os
 import pickle
@@ -257,7 +258,7 @@ class Template:
         """
         self._leave_parent()
         timeout = min(timeout, _DAY)
-        first = json.dumps(head | {"seconds": math.ceil(timeout) + _GRACE if cpu is None else cpu}).encode()
+        first = marshal.dumps(head | {"seconds": math.ceil(timeout) + _GRACE if cpu is None else cpu})
         with self.lock:
             begin, begun, failure = time.monotonic(), 0, ""
             while begun < 2:
@@ -299,12 +300,13 @@ class Template:
         child = self._next or self._fork()
         self._next = None
         try:
-            self._next = self._fork()  # while the child works
             talk.run(child)
             self._end(child, _LAST_BREATH if talk.end == _ENDED else 0)
         finally:
             child.close()
-        return self._ended() if talk.end == _ENDED else 0
+        signal = self._ended() if talk.end == _ENDED else 0
+        self._next = self._fork()  # in advance; not while a child works, since both would copy more of their memory
+        return signal
 
     def _drop_next(self) -> None:
         child, self._next = self._next, None
@@ -329,20 +331,25 @@ class Template:
     def _fork(self) -> Child:
         assert self._control is not None
         self._number = (self._number + 1) & 0xFFFFFFFF
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            request, asked = socket.socketpair()  # writing to a pipe can end this process by SIGPIPE
-            ours.enter_context(request)
-            theirs.enter_context(asked)
-            request.setblocking(False)
+        descriptors = array.array("i")
+        request, asked = socket.socketpair()  # writing to a pipe can end this process by SIGPIPE
+        try:
+            descriptors.append(asked.detach())
             result, answered = os.pipe()
-            ours.callback(os.close, result)
-            theirs.callback(os.close, answered)
-            null = os.open(os.devnull, os.O_RDWR)
-            theirs.callback(os.close, null)
-            descriptors = array.array("i", [asked.fileno(), answered, null])
-            message = struct.pack("<cII", b"F", self._number, 0)
-            self._control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], _FLAGS)
-            ours.pop_all()
+            try:
+                descriptors.append(answered)
+                descriptors.append(os.open(os.devnull, os.O_RDWR))
+                message = struct.pack("<cII", b"F", self._number, 0)
+                self._control.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], _FLAGS)
+            except BaseException:
+                os.close(result)
+                raise
+        except BaseException:
+            request.close()
+            raise
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         return Child(self._number, request, result)
 
     def _end(self, child: Child, patience: int = 0) -> None:
@@ -364,23 +371,24 @@ class Template:
         return int(signal)
 
     def _receive(self, seconds: float) -> bytes:
-        deadline = time.monotonic() + seconds
-        (size,) = struct.unpack("<I", self._exactly(4, deadline))
-        if size > _MAX_REPLY:
-            raise _TemplateDied("a reply that is too long")
-        return self._exactly(size, deadline)
-
-    def _exactly(self, count: int, deadline: float) -> bytes:
+        """Receive a reply; nothing comes after it that was not asked for."""
         assert self._control is not None
-        content = bytearray()
-        while len(content) < count:
-            self._control.settimeout(max(0.001, deadline - time.monotonic()))
-            part = self._control.recv(count - len(content))
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        content, size = bytearray(), 4
+        while len(content) < size:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise _TemplateDied("no answer in time")
+            part = self._control.recv(1 << 16)
             if not part:
                 raise _TemplateDied("no answer")
             content += part
-        self._control.settimeout(None)
-        return bytes(content)
+            if len(content) >= 4:
+                size = 4 + struct.unpack_from("<I", content)[0]
+                if size > _MAX_REPLY or len(content) > size:
+                    raise _TemplateDied("a reply that is too long")
+        return bytes(content[4:])
 
 
 #: ends of a conversation
@@ -404,14 +412,15 @@ class Conversation:
         self._requests, self._timeout = requests, timeout
         self._pending = memoryview(_message(head) + (_message(requests[0]) if requests else b""))
         self._buffer, self._received = b"", 0
+        self._waiting = False
         self._poll = select.poll()
 
     def run(self, child: Child) -> None:
         """Talk to a child until the end."""
         self._child = child
         self._poll.register(child.result, select.POLLIN)
-        self._poll.register(child.request, select.POLLOUT)
         self._deadline = time.monotonic() + _PATIENCE
+        self._write()
         while self.end is None:
             left = max(0.0, self._deadline - time.monotonic())  # what is there already counts, however late this process looks
             ready = [descriptor for descriptor, _ in self._poll.poll(left * 1000)]
@@ -436,16 +445,20 @@ class Conversation:
         return None, _exception(error[1:]) if error[:1] == "E" else error
 
     def _write(self) -> None:
+        """Send what can be sent now; wait for the rest in ``run``."""
         try:
-            self._pending = self._pending[self._child.request.send(self._pending, _FLAGS) :]
+            self._pending = self._pending[self._child.request.send(self._pending, _FLAGS | socket.MSG_DONTWAIT) :]
         except BlockingIOError:
-            return
+            pass
         except (BrokenPipeError, ConnectionResetError):  # the child has ended; what it said is still to be read
             self._pending = memoryview(b"")
-        if not self._pending:
+        if self._pending and not self._waiting:
+            self._poll.register(self._child.request, select.POLLOUT)
+        elif self._waiting and not self._pending:
             self._poll.unregister(self._child.request)
-            if not self._requests:
-                self._child.request.close()
+        self._waiting = bool(self._pending)
+        if not self._pending and not self._requests:
+            self._child.request.close()
 
     def _read(self) -> None:
         part = os.read(self._child.result, 1 << 16)
@@ -488,7 +501,7 @@ class Conversation:
                 self.end = _COMPLETE
             else:
                 self._pending = memoryview(_message(self._requests[len(self.results)]))
-                self._poll.register(self._child.request, select.POLLOUT)
+                self._write()
 
 
 def _exception(text: str) -> str:
