@@ -141,10 +141,11 @@ class Adapter:
     def _placed(self, base: Checkpoint, tensors: dict[str, Tensor]) -> Iterator[tuple[str, str, Tensor, LowRank, bool]]:
         """Yield target, name and tensor in the base, update in the orientation of the tensor, and whether outputs are its rows."""
         stored = _stored_names(base)
+        widening = parameter_names.widening_layers({name: tensor.shape for name, tensor in base.tensors.items()})
         for target, natural in self.updates.items():
             name, tensor = self._target(target, base, stored, tensors)
             shape = (tensor.shape[0], tensor.numel // tensor.shape[0]) if tensor.numel else tensor.shape
-            by_row = not self._is_transposed(target, natural, shape, base)
+            by_row = not self._is_transposed(target, natural, shape, widening)
             update = natural if by_row else natural.transposed
             if update.shape != shape:
                 raise InputError(
@@ -154,7 +155,7 @@ class Adapter:
                 raise InputError(f"{printable(self.path)}: the magnitudes of {printable(target)} are not one for each of its outputs")
             yield target, name, tensor, update, by_row
 
-    def _is_transposed(self, target: str, update: LowRank, shape: tuple[int, ...], base: Checkpoint) -> bool:
+    def _is_transposed(self, target: str, update: LowRank, shape: tuple[int, ...], widening: Mapping[str, tuple[int, ...]]) -> bool:
         """Tell whether a weight is stored as (inputs, outputs): embeddings, and the Conv1D layers of GPT-2.
 
         The shape says so, or for a square weight the other layers of its model; PEFT's own setting is that of the last layer only.
@@ -163,7 +164,7 @@ class Adapter:
             return True
         if update.shape[0] != update.shape[1]:
             return update.shape != shape and update.transposed.shape == shape
-        by_layout = parameter_names.is_transposed(target, {name: tensor.shape for name, tensor in base.tensors.items()})
+        by_layout = parameter_names.is_transposed(target, widening)
         return self.flagged if by_layout is None else by_layout
 
     def _target(self, target: str, base: Checkpoint, stored: dict[str, str], tensors: dict[str, Tensor]) -> tuple[str, Tensor]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dynamics.checkpoints.module_patterns import Steps, UnsupportedError, matches_end
+from dynamics.checkpoints.module_patterns import Patterns, Steps, UnsupportedError
 from dynamics.checkpoints.tensor import MOST_ELEMENTS
 from dynamics.errors import InputError, printable
 
@@ -126,15 +126,15 @@ def scaling(where: str, module: str, rank: int, config: Mapping[str, Any], steps
 
 def _patterned(where: str, module: str, name: str, default: Any, config: Mapping[str, Any], steps: Steps) -> Any:
     """Look up the setting of a module: the value of the first pattern that matches the end of its name, as in PEFT."""
-    patterns, pattern = config.get(name) or {}, ""
+    values = config.get(name) or {}
+    if name not in steps.patterns:
+        steps.patterns[name] = Patterns(values)
     try:
-        for pattern in patterns:
-            if matches_end(pattern, module, steps):
-                return patterns[pattern]
+        pattern = steps.patterns[name].first(module, steps)
     except UnsupportedError as error:
-        said = f"a pattern in {name} of adapter_config.json {error} ({printable(pattern, 40)}); write the names of the modules instead"
+        said = f"a pattern in {name} of adapter_config.json {error}; write the names of the modules instead"
         raise InputError(f"{where}: {said}") from None
-    return default
+    return default if pattern is None else values[pattern]
 
 
 def token_rows(where: str, module: str, config: Mapping[str, Any]) -> list[int]:

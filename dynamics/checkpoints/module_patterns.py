@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+from dynamics.errors import printable
 
 if sys.version_info >= (3, 11):
     from re import _constants as constants  # type: ignore[attr-defined]
@@ -36,9 +38,10 @@ class UnsupportedError(ValueError):
 
 @dataclass
 class Steps:
-    """What is left of the steps that the patterns of one adapter may take."""
+    """What is left of the steps that the patterns of one adapter may take, and those patterns, by the name of the setting."""
 
     left: int = STEPS
+    patterns: dict[str, Patterns] = field(default_factory=dict)
 
     def take(self, count: int) -> None:
         """Take some; raise an ``UnsupportedError`` if there are no more."""
@@ -198,14 +201,6 @@ def _test(operation: Any, argument: Any) -> Any:
     return lambda character: any(test(character) for test in tests) != negated
 
 
-def _is_named(pattern: str, module: str) -> bool:
-    """Match a pattern that is a name."""
-    rest, end = module[: -len(pattern)], module[-len(pattern) :]
-    if len(end) < len(pattern) or (rest and not rest.endswith(".")):
-        return False
-    return end == pattern or all(expected in (".", character) for expected, character in zip(pattern, end, strict=True))
-
-
 @lru_cache(maxsize=1024)
 def _automaton(pattern: str) -> _Automaton:
     if len(pattern) > LONGEST:
@@ -218,29 +213,61 @@ def _automaton(pattern: str) -> _Automaton:
         raise UnsupportedError("is nested too deeply, or not known") from None
 
 
-def matches_end(pattern: str, module: str, steps: Steps) -> bool:
-    r"""Tell whether a pattern matches the end of a module's name, from a dot on, as PEFT matches it.
+class Patterns:
+    r"""Patterns that are matched with the end of a module's name, from a dot on, as PEFT matches them.
 
-    A pattern that is not a valid regular expression is compared as text.
+    A pattern is a regular expression, as a rule the plain name of a module, and one that is not valid is compared as text. Plain names are
+    looked up, however many there are: those of the same length with dots at the same positions at once, as a dot stands for any character.
 
-    Parameters
-    ----------
-    pattern : a regular expression, as a rule the plain name of a module.
-    module : name of a module.
-    steps : what all matches together may take.
-
-    Raises
-    ------
-    UnsupportedError : a pattern that would take too long, or that an automaton cannot match.
-
-    >>> matches_end(r"layers\.(0|1)\.q_proj", "model.layers.1.q_proj", Steps())
-    True
+    >>> Patterns([r"layers\.(0|1)\.q_proj", "q_proj"]).first("model.layers.1.q_proj", Steps())
+    'layers\\.(0|1)\\.q_proj'
     """
-    steps.take(len(pattern) + 1)
-    if NAME.fullmatch(pattern) and "\n" not in module:
-        return _is_named(pattern, module)
-    try:
-        automaton = _automaton(rf"(.*\.)?({pattern})$")
-    except re.error:
-        return module.endswith(pattern)
-    return automaton.matches(module, steps)
+
+    def __init__(self, patterns: Iterable[str]):
+        self.patterns = list(patterns)
+        self._names: dict[tuple[int, tuple[int, ...]], dict[str, int]] = {}
+        self._others: list[int] = []
+        for number, pattern in enumerate(self.patterns):
+            if NAME.fullmatch(pattern):
+                dots = tuple(index for index, character in enumerate(pattern) if character == ".")
+                self._names.setdefault((len(pattern), dots), {}).setdefault(pattern, number)
+            else:
+                self._others.append(number)
+
+    def first(self, module: str, steps: Steps) -> str | None:
+        """Return the first pattern that matches; None if there is none.
+
+        Parameters
+        ----------
+        module : name of a module.
+        steps : what all matches together may take.
+
+        Raises
+        ------
+        UnsupportedError : a pattern would take too long, or an automaton cannot match it; the message names it.
+        """
+        found = len(self.patterns)
+        for (length, dots), numbers in self._names.items():
+            steps.take(1 + len(dots))
+            start = len(module) - length
+            if start == 0 or (start > 0 and module[start - 1] == "." and "\n" not in module[:start]):
+                end = list(module[start:])
+                for dot in dots:
+                    end[dot] = "." if end[dot] != "\n" else "\n"
+                found = min(found, numbers.get("".join(end), found))
+        for number in self._others:
+            if number > found:
+                break
+            if self._matches(self.patterns[number], module, steps):
+                return self.patterns[number]
+        return self.patterns[found] if found < len(self.patterns) else None
+
+    @staticmethod
+    def _matches(pattern: str, module: str, steps: Steps) -> bool:
+        steps.take(len(pattern) + 1)
+        try:
+            return _automaton(rf"(.*\.)?({pattern})$").matches(module, steps)
+        except re.error:
+            return module.endswith(pattern)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{error} ({printable(pattern, 40)})") from None

@@ -137,16 +137,25 @@ def token_embedding(names: Iterable[str]) -> str | None:
     return next((name for name in names if name.endswith(TOKEN_EMBEDDINGS)), None)
 
 
-def is_transposed(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool | None:
-    """Tell whether a square weight is stored as (inputs, outputs), by the layers of its model whose shapes show it; None if none does.
+def widening_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """Return the layers of GPT-2 that are wider on one side, whose shapes show how weights are stored.
+
+    >>> widening_layers({"h.0.attn.c_attn.weight": (8, 24), "h.0.attn.c_proj.weight": (8, 8)})
+    {'h.0.attn.c_attn.weight': (8, 24)}
+    """
+    names = ("attn.c_attn.weight", "mlp.c_fc.weight")
+    return {name: (shape[0], shape[1]) for name, shape in shapes.items() if name.endswith(names) and len(shape) == 2}
+
+
+def is_transposed(name: str, widening: Mapping[str, tuple[int, ...]]) -> bool | None:
+    """Tell whether a square weight is stored as (inputs, outputs), by the ``widening_layers`` of its model; None if they do not show it.
 
     >>> is_transposed("h.0.attn.c_proj.weight", {"h.0.attn.c_attn.weight": (8, 24)})
     True
     """
-    widening = [shape for other, shape in shapes.items() if other.endswith(("attn.c_attn.weight", "mlp.c_fc.weight")) and len(shape) == 2]
-    if not widening or all(rows == columns for rows, columns in widening):
+    if all(rows == columns for rows, columns in widening.values()):
         return None
-    return name.removesuffix(".weight").endswith(CONV1D) and all(rows <= columns for rows, columns in widening)
+    return name.removesuffix(".weight").endswith(CONV1D) and all(rows <= columns for rows, columns in widening.values())
 
 
 def is_added_head(name: str) -> bool:

@@ -18,8 +18,9 @@ from dynamics.io.side_files import BYTE_ORDER_MARK, why_not_json
 LINE = 1 << 27
 #: lists and objects of a line that is decoded as a whole; each takes up to 25 times the memory of its text
 CONTAINERS = 5_000_000
-#: bytes that any file may unpack to, and how many times its own size a larger one may; text is seldom packed to less than a fiftieth
-UNPACKED, RATIO = 1 << 27, 200
+#: bytes that any file may unpack to, and how many times its own size a larger one may: gzip packs nothing to less than a thousandth, and
+#: rollouts of a collapsed policy nearly to that
+UNPACKED, RATIO = 1 << 27, 1100
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 

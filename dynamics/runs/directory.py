@@ -39,8 +39,9 @@ class RunDirectory:
         document = read_json(path, surrogates=True)
         try:
             return current_document(document)
-        except (ValueError, TypeError, AttributeError) as error:  # the last two of settings of the first schema
-            raise InputError(f"{printable(path)}: is not that of a run: {error}; restore the file from a copy") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            what = str(error) if type(error) is ValueError else "its settings are of other types"  # settings of the first schema
+            raise InputError(f"{printable(path)}: is not that of a run: {what}; restore the file from a copy") from None
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append the metrics of a step; a killed run leaves at most the last line incomplete."""

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.checkpoints import conversion, open_checkpoint
-from dynamics.checkpoints.module_patterns import Steps, UnsupportedError, matches_end
+from dynamics.checkpoints.module_patterns import Patterns, Steps, UnsupportedError
 from dynamics.errors import InputError, printable
 
 TESTS = Path(__file__).parents[1]
@@ -73,14 +73,28 @@ def test_patterns_match_as_in_peft(parts, module):
         expected = bool(re.match(rf"(.*\.)?({pattern})$", module))
     except re.error:
         expected = module.endswith(pattern)
-    assert matches_end(pattern, module, Steps()) == expected
+    assert (Patterns([pattern]).first(module, Steps()) is not None) == expected
 
 
 def test_patterns_that_python_would_never_finish():
     for pattern in ("(a|a)*b", "(a+)+b", "(.*a){20}b"):
-        assert not matches_end(pattern, "a" * 60, Steps())
+        assert Patterns([pattern]).first("a" * 60, Steps()) is None
     with pytest.raises(UnsupportedError, match="too long to match"):
-        matches_end("((a?){50}){3}b", "a" * 200, Steps(1000))
+        Patterns(["((a?){50}){3}b"]).first("a" * 200, Steps(1000))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text("ab.", min_size=1, max_size=4), min_size=1, max_size=6), st.text("ab.", max_size=8))
+def test_the_first_of_many_names_counts(patterns, module):
+    expected = next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), None)
+    assert Patterns(patterns).first(module, Steps()) == expected
+
+
+def test_every_module_of_a_mixture_of_experts_may_have_its_rank():
+    names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj" for layer in range(48) for expert in range(128)]
+    patterns, steps = Patterns(names), Steps()
+    assert all(patterns.first(f"base.{name}", steps) == name for name in names)
+    assert steps.left > 0
 
 
 def test_strangers_names_are_printed_in_bounded_time():

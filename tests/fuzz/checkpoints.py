@@ -279,11 +279,11 @@ def match(data: bytes) -> None:
 
 def module_patterns(data: bytes) -> None:
     """A regular expression and the name of a module, in a line each."""
-    from dynamics.checkpoints.module_patterns import Steps, UnsupportedError, matches_end
+    from dynamics.checkpoints.module_patterns import Patterns, Steps, UnsupportedError
 
     pattern, _, module = data.decode("utf-8", "replace").partition("\n")
     with contextlib.suppress(UnsupportedError):
-        matches_end(pattern, module, Steps(300_000))
+        Patterns([pattern]).first(module, Steps(300_000))
 
 
 def location(data: bytes) -> None:
