@@ -89,6 +89,7 @@ $(MODEL): $(READY) requirements/model.txt
 $(DOCS): $(READY) requirements/docs.txt
 ifeq ($(LOCKED),yes)
 	$(BIN)/python -m pip install --quiet $(LOCK)/docs.txt
+	$(BIN)/python -m pip check
 else
 	$(BIN)/python -m pip install --quiet --upgrade --editable '.[docs]'
 endif
