@@ -58,6 +58,12 @@ def with_local_files(entries: dict[str, str], previous: Path) -> None:
     entries[name] = entries[name].rstrip("\n") + "".join(f" \\\n    --hash=sha256:{value}" for value in sorted(hashes - known)) + "\n"
 
 
+def everywhere(entry: str) -> bool:
+    """Tell whether the entry of a package is for all platforms and all versions of Python."""
+    match = ENTRY.fullmatch(entry)
+    return match is not None and not match["marker"].strip(" ;")
+
+
 def write(path: Path, purpose: str, entries: dict[str, str]) -> None:
     """Write a lock."""
     path.write_text(f"# {purpose} Written by `make lock`.\n" + "".join(entries.values()))
@@ -73,7 +79,7 @@ def main(arguments: list[str]) -> None:
     with_local_files(entries, dev)
     write(dev, "What tests and style checks run with.", entries)
     docs = compiled("pyproject.toml", FOLDER / "docs.txt", ["--extra", "docs", "--constraint", str(dev), *arguments])
-    docs = {name: entry for name, entry in docs.items() if entries.get(name) != entry}  # dev.txt may have it on some platforms only
+    docs = {name: entry for name, entry in docs.items() if not everywhere(entries.get(name, ""))}
     write(FOLDER / "docs.txt", "What the manual is built with, beside dev.txt.", docs)
     release = compiled("", FOLDER / "release.txt", ["--group", "pyproject.toml:release", "--constraint", str(dev), *arguments])
     write(FOLDER / "release.txt", "What `make lock`, `make audit` and `make package` run.", release)
