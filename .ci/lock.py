@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
     with_local_files(entries, dev)
     write(dev, "What tests and style checks run with.", entries)
     docs = compiled("pyproject.toml", FOLDER / "docs.txt", ["--extra", "docs", "--constraint", str(dev), *arguments])
-    docs = {name: entry for name, entry in docs.items() if not everywhere(entries.get(name, ""))}
+    docs = {name: entry for name, entry in docs.items() if name not in entries or (everywhere(entry) and not everywhere(entries[name]))}
     write(FOLDER / "docs.txt", "What the manual is built with, beside dev.txt.", docs)
     release = compiled("", FOLDER / "release.txt", ["--group", "pyproject.toml:release", "--constraint", str(dev), *arguments])
     write(FOLDER / "release.txt", "What `make lock`, `make audit` and `make package` run.", release)
