@@ -62,7 +62,7 @@ INERT = frozenset(
     + ["torch.per_channel_affine_float_qparams", "torch.serialization._get_layout", "torch.device", "torch.Tensor"]
     + ["torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.nested._internal.nested_tensor.NestedTensor"]
     + [f"datetime.{kind}" for kind in ("date", "datetime", "time", "timedelta", "timezone")]
-    + ["builtins.list", "builtins.dict", "builtins.set", "builtins.int", "builtins.float", "builtins.range", "collections.Counter"]
+    + ["builtins.list", "builtins.int", "builtins.float", "builtins.range", "builtins.xrange", "collections.Counter"]
     + ["builtins.complex", "builtins.bytearray", "builtins.slice", "_codecs.encode", "_io.BytesIO", "argparse.Namespace"]
     + [f"numpy.{core}.multiarray.{kind}" for core in ("core", "_core") for kind in ("scalar", "_reconstruct")]
     + ["numpy.dtype", "numpy.ndarray", "pathlib.PosixPath", "pathlib._local.PosixPath", "torch._dynamo.decorators._DimRange"]

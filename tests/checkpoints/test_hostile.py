@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -117,11 +119,12 @@ def test_a_configuration_names_no_code(monkeypatch):
 
 def test_objects_of_ordinary_pickles_are_read(tmp_path):
     """What other programs put beside weights: states of random numbers, sets, nested tuples, large numbers."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     state = {
-        "w": torch.arange(4.0), "seed": 2**127, "names": {"a", "b"}, "shapes": {("a", 1): (1, (2, 3))}, "frozen": frozenset([1]),
-        "none": None, "bytes": b"x" * 70_000, "more": frozenset({("a", 2), None}), "deep": [[[[]]]], "rng": torch.get_rng_state(),
+        "date": datetime.datetime(2026, 11, 27, tzinfo=datetime.timezone.utc), "took": datetime.timedelta(1), "of": range(3),
+        "counts": Counter("aab"), "lists": defaultdict(list, a=[1]), "w": torch.arange(4.0), "seed": 2**127, "names": {"a", "b"},
+        "shapes": {("a", 1): (1, (2, 3))}, "frozen": frozenset([1]), "none": None, "bytes": b"x" * 70_000,
+        "more": frozenset({("a", 2), None}), "deep": [[[[]]]], "rng": torch.get_rng_state(),
     }  # fmt: skip
     torch.save(state, tmp_path / "w.pt")
     assert open_checkpoint(tmp_path / "w.pt").tensors["w"].values().tolist() == [0, 1, 2, 3]

@@ -181,7 +181,7 @@ EPISODE = '{"id": %s, "env": {"id": "o"}, "task": %s, "run": %s, "traces": [{"ag
         ("a.npy", array("{'descr': '|O', 'fortran_order': False, 'shape': (1, 1)}"), "holds pickled objects"),
         ("c.csv", "problem,correct\n" + ",".join("x" * 3000) + "\n", "no CSV table"),
         ("c.csv", ",".join(f"c{number}" for number in range(10_001)) + "\n" + "," * 10_000 + "\n", "has 10,001 columns"),
-        ("y.yaml", "[" * 5000, "nested deeper than 100"),
+        ("y.yaml", "[" * 500, "nested deeper than 100"),
         ("y.yaml", "a: &a [1]\nb: [*a, *a]\n", "has YAML aliases"),
         ("y.yaml", "problem: !!bool perhaps\ncorrect: 1\n", "is not YAML"),
         ("y.yaml", "problem: !!timestamp perhaps\ncorrect: 1\n", "is not YAML"),
