@@ -162,3 +162,16 @@ def room(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
         sys.dont_write_bytecode = caches
+
+
+def check_read_or_refused(read, path, where):
+    """Check that a file is read, or refused in one line; ``where`` names the case."""
+    message = ""
+    try:
+        read(path)
+    except InputError as error:
+        message = str(error)
+    except Exception as error:
+        raise AssertionError(where) from error
+    assert len(message) < 2000, where
+    assert "\n" not in message, where

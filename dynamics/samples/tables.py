@@ -15,6 +15,7 @@ from dynamics.io.compression import opened
 from dynamics.samples import rows
 from dynamics.samples.aggregates import correct_counts, is_aggregate, is_vote, pass_k, samples_of
 from dynamics.samples.row import (
+    BATCH,
     MOST_SAMPLES,
     SCORED,
     UNSCORED,
@@ -30,7 +31,6 @@ from dynamics.samples.row import (
     score,
 )
 
-BATCH = 4096
 #: rows of a CSV table that are read to detect what its columns hold
 FIRST_ROWS = 20
 MOST_COLUMNS = 10_000
