@@ -1,9 +1,9 @@
 """The confined side of the sandbox: a process that gives up its privileges, then forks a child for every program or answer.
 
-``dynamics.train.sandbox.template`` starts it as a script, with an empty environment; it uses the standard library only. This process, the
-template, never sees a program: it gets the two ends of pipes through its standard input, a Unix socket, and hands them to a new child.
-The child reads its request from the one and writes its results to the other, so it finds nothing of other programs in its memory, and can
-forge nothing but its own results.
+``dynamics.train.sandbox.template`` starts it with an empty environment; it uses the standard library only, and little of it, because every
+page of memory makes forking a child, and its end, slower. This process, the template, never sees a program: it gets the two ends of pipes
+through its standard input, a Unix socket, and hands them to a new child. The child reads its request from the one and writes its results to
+the other, so it finds nothing of other programs in its memory, and can forge nothing but its own results.
 
 A child that runs a program has no access to files: the modules of the standard library are in the memory of the template. Children that
 run the judge of a library may read the folders that the library needs.
@@ -15,38 +15,30 @@ many bytes. The first message of a child is R: it is confined, and the program b
 
 from __future__ import annotations
 
-import array
+import _socket as socket
 import contextlib
 import ctypes
 import fcntl
 import gc
 import importlib.machinery
-import importlib.util
 import io
-import json
 import marshal
 import os
-import pickle
-import platform
 import resource
 import signal
-import socket
 import struct
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-#: modules imported in advance; a program that imports another one loads it from memory
-WARM = (
-    "math cmath itertools collections functools operator re string heapq bisect random datetime copy statistics fractions decimal "
-    "typing dataclasses enum textwrap json calendar numbers array struct hashlib unicodedata ast"
-)
+#: modules imported in advance; a program that imports another one loads it from memory. Without _ast each call of compile would make it
+WARM = "math cmath itertools collections functools operator re string heapq bisect typing _ast"
 #: modules in shared libraries, which cannot be loaded once files are out of reach; systems differ in which are built in. Each makes forking
 #: slower, so those are left out that are of no use here or have a substitute: hashlib does without _hashlib if the others are there
 SHARED_LIBRARIES = (
-    "_bisect _blake2 _contextvars _csv _ctypes _datetime _decimal _heapq _json _md5 _opcode _pickle _posixsubprocess _random _sha1 _sha2 "
-    "_sha256 _sha3 _sha512 _statistics _struct array binascii cmath fcntl math resource select unicodedata zlib"
+    "_bisect _blake2 _csv _ctypes _datetime _decimal _heapq _json _md5 _opcode _posixsubprocess _random _sha1 _sha2 _sha256 _sha3 _sha512 "
+    "_statistics _struct array binascii cmath fcntl math resource select unicodedata zlib"
 )
 #: folders of the standard library that programs do not import from
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "pydoc_data"}
@@ -55,6 +47,8 @@ MAX_RESULT = 1 << 16
 #: recursion limit that a program starts with
 RECURSION = 1000
 
+#: what importlib.util has of byte code, without what it imports
+_bytecode: Any = sys.modules["_frozen_importlib_external"]
 #: a pair of numbers of a system call: on x86_64 and on aarch64; None if an architecture lacks the call
 Numbers = tuple["int | None", "int | None"]
 #: system calls that a program may make; none of them takes a path
@@ -159,7 +153,7 @@ def seccomp_filter(calls: dict[str, Numbers], refusal: int) -> Any:
 
     If ``calls`` has those of ``READING``, files can be opened for reading.
     """
-    which, arch = _MACHINES[platform.machine()]
+    which, arch = _MACHINES[os.uname().machine]
     numbers = sorted(pair[which] for pair in calls.values() if pair[which] is not None)  # type: ignore[type-var]
     load, equal, at_least, any_bit, result = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, deny, kill = 0x7FFF0000, 0x00050000 | refusal, 0x80000000
@@ -201,7 +195,7 @@ def _checked(value: int, what: str) -> int:
 
 def drop_privileges(libc: Any, readable: list[str]) -> None:
     """Give up all capabilities for good; a process of root that reads no files becomes a user without rights."""
-    which, _ = _MACHINES[platform.machine()]
+    which, _ = _MACHINES[os.uname().machine]
     _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     capability = 0
     while libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) >= 0:  # fails without capabilities, and after the last one
@@ -244,8 +238,8 @@ def landlock(libc: Any, readable: list[str]) -> int:
 
 def confine(libc: Any, readable: list[str], landlock_required: bool, refusal: int) -> str:
     """Drop all privileges except computing, forking and reading ``readable``; return a description of the confinement."""
-    if platform.machine() not in _MACHINES:
-        raise OSError(f"no table of system calls for {platform.machine()}")
+    if os.uname().machine not in _MACHINES:
+        raise OSError(f"no table of system calls for {os.uname().machine}")
     drop_privileges(libc, readable)
     parts = []
     try:
@@ -297,9 +291,9 @@ class Library:
 def _add_code(content: io.BytesIO, path: str) -> bool:
     """Append the byte code of a module if it is up to date, else its source; tell whether it is byte code."""
     status = os.stat(path)
-    with contextlib.suppress(OSError, NotImplementedError), open(importlib.util.cache_from_source(path), "rb") as file:
+    with contextlib.suppress(OSError, NotImplementedError), open(_bytecode.cache_from_source(path), "rb") as file:
         magic, flags, seconds, size = struct.unpack("<4sIII", file.read(16))
-        if magic == importlib.util.MAGIC_NUMBER and not flags and (seconds, size) == (int(status.st_mtime), status.st_size):
+        if magic == _bytecode.MAGIC_NUMBER and not flags and (seconds, size) == (int(status.st_mtime), status.st_size):
             content.write(file.read())
             return True
     with open(path, "rb") as file:
@@ -390,6 +384,9 @@ def run_program(head: dict[str, Any], request: int, result: int) -> None:
 
 def run_judge(judge: Callable[[Any], Any], request: int, result: int) -> None:
     """Judge the answers that come as requests."""
+    import json
+    import pickle
+
     while (text := read_message(request)) is not None:
         write_message(result, b"V" + json.dumps(judge(pickle.loads(text))).encode()[:MAX_RESULT])
 
@@ -424,6 +421,9 @@ class Template:
         sys.setrecursionlimit(RECURSION)
         script, readable = self.settings["judge"], self.settings["readable"]
         if script:
+            import json  # noqa: F401  for the children, as pickle
+            import pickle  # noqa: F401
+
             sys.path[:] = self.settings["path"]
             with open(script, "rb") as file:
                 source = file.read()
@@ -446,8 +446,10 @@ class Template:
             self.judge["__name__"] = "judge"
             exec(compile(source, script, "exec"), self.judge)
         # without randomised addresses of the kernel, a program that depends on addresses would seem deterministic
-        self.spacers = [bytes(size % 512) for size in os.urandom(1 + int.from_bytes(os.urandom(2), "little") % 4096)]
+        self.spacers = [bytes(2 * size) for size in os.urandom(1 + int.from_bytes(os.urandom(2), "little") % 512)]
         gc.collect()
+        if sys.platform == "linux" and hasattr(self.libc, "malloc_trim"):
+            self.libc.malloc_trim(0)
         gc.freeze()
         return confinement
 
@@ -478,16 +480,16 @@ class Template:
         self.control.sendall(struct.pack("<I", len(data)) + data)
 
     def _receive(self) -> tuple[bytes, list[int]]:
-        header, found = b"", array.array("i")
+        header, found = b"", b""
         while len(header) < 9:
-            part, ancillary, _, _ = self.control.recvmsg(9 - len(header), socket.CMSG_SPACE(3 * found.itemsize))
+            part, ancillary, _, _ = self.control.recvmsg(9 - len(header), socket.CMSG_SPACE(3 * 4))
             if not part:
                 self._leave()
             header += part
             for level, kind, data in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    found.frombytes(data[: len(data) - len(data) % found.itemsize])
-        return header, list(found)
+                    found += data
+        return header, [number for (number,) in struct.iter_unpack("i", found[: len(found) // 4 * 4])]
 
     def _leave(self) -> None:
         """End all children and this process, since nobody waits for results."""
@@ -558,6 +560,9 @@ class Template:
             os._exit(0)
 
     def _prepare(self, data: bytes) -> bytes:
+        import json
+        import pickle
+
         try:
             value = self.judge["prepare"](*pickle.loads(data))
             gc.collect()
@@ -567,9 +572,10 @@ class Template:
             return failure(error)
 
 
-def main(settings: dict[str, Any]) -> None:
-    """Start the template, report its confinement, and serve."""
-    for name in ("PWD", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"):  # of bwrap and of the start; nothing for programs
+def main(arguments: str) -> None:
+    """Start the template, report its confinement, and serve; ``arguments`` are the settings, marshalled, as hexadecimal digits."""
+    settings = marshal.loads(bytes.fromhex(arguments))
+    for name in ("PWD", "LD_BIND_NOW", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"):  # nothing for programs
         os.environ.pop(name, None)
     for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # may be ignored or blocked by a launcher
         signal.signal(number, signal.SIG_DFL)
@@ -579,15 +585,11 @@ def main(settings: dict[str, Any]) -> None:
     os.dup2(null, 0)
     os.close(null)
     try:
-        greeting = {"confinement": template.start()}
+        greeting = b"C" + template.start().encode()
     except (OSError, KeyError) as error:
-        greeting = {"unavailable": str(error) or type(error).__name__}
+        greeting = b"U" + (str(error) or type(error).__name__).encode("utf-8", "replace")
     except Exception as error:
-        greeting = {"failed": failure(error)[1:].decode()}
-    template.send(json.dumps(greeting).encode())
-    if "confinement" in greeting:
+        greeting = failure(error)
+    template.send(greeting)
+    if greeting[:1] == b"C":
         template.serve()
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class Template:
             "path": list(path),
             "refusal": refused,
         }
-        self._environment = {"PYTHONHASHSEED": str(seed)}
+        self._environment = {"PYTHONHASHSEED": str(seed), "LD_BIND_NOW": "1"}  # else each child looks the same symbols up
         self._environment |= {name: os.environ[name] for name in _LIBRARY_PATHS if name in os.environ}
         if judge is not None:  # threads of libraries do not survive forking
             self._environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -123,7 +124,9 @@ class Template:
         """
         folders = [str(_SCRIPT.parent), *filter(None, [self._settings["judge"]]), *self._settings["readable"]]
         flags = ["-s", "-S", "-P", "-B"] if sys.version_info >= (3, 11) else ["-s", "-S", "-B"]
-        python = [sys.executable, *flags, str(_SCRIPT), json.dumps(self._settings)]
+        SourceFileLoader(_SCRIPT.stem, str(_SCRIPT)).get_code(_SCRIPT.stem)  # writes its byte code, as an import does, if it can
+        start = f"import sys; sys.path.insert(0, {str(_SCRIPT.parent)!r}); import confined; del sys.path[0]; confined.main(sys.argv[1])"
+        python = [sys.executable, *flags, "-c", start, marshal.dumps(self._settings).hex()]
         if not sys.executable:
             raise SandboxUnavailable("this Python does not know the path of its program, which the sandbox starts; set sys.executable")
         command = self.backend.command(python, folders, self._environment)
@@ -143,25 +146,25 @@ class Template:
                 )
                 there.close()
                 try:
-                    greeting = json.loads(self._receive(_START))
+                    greeting = self._receive(_START)
                 finally:
                     errors.seek(0)
                     said = errors.read(1 << 16).decode("utf-8", "replace").strip().rpartition("\n")[2]
-                if not isinstance(greeting, dict):
-                    raise ValueError("not a greeting")
-        except (OSError, _TemplateDied, ValueError, RecursionError) as error:
+                if greeting[:1] not in (b"C", b"U", b"E"):
+                    raise _TemplateDied("not a greeting")
+        except (OSError, _TemplateDied) as error:
             self.stop()
             raise SandboxUnavailable(f"the sandbox did not start ({printable(said or error, 300)})") from None
         except BaseException:  # such as KeyboardInterrupt
             self.stop()
             raise
-        if "confinement" not in greeting:
+        text = printable(greeting[1:].decode("utf-8", "replace"), 300)
+        if greeting[:1] != b"C":
             self.stop()
-            if "failed" in greeting:
-                raise SandboxUnavailable(printable(greeting["failed"], 300))
-            reason = printable(greeting.get("unavailable"), 300)
-            raise SandboxUnavailable(refusal(f"programs that a model wrote cannot be confined here ({reason})"))
-        self.confinement = ", ".join(filter(None, [self.backend.name, printable(greeting["confinement"])]))
+            if greeting[:1] == b"E":
+                raise SandboxUnavailable(text)
+            raise SandboxUnavailable(refusal(f"programs that a model wrote cannot be confined here ({text})"))
+        self.confinement = ", ".join(filter(None, [self.backend.name, text]))
         if isinstance(self.backend, Unconfined):
             self.confinement = self.backend.name
         try:
