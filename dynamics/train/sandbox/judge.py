@@ -31,7 +31,7 @@ from dynamics.train.sandbox.template import Template
 #: folders and files that libraries with compiled parts need
 _SYSTEM = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache")
 #: a loaded machine may take this many times the processor time
-_PATIENCE = 4
+_WALL_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Judge:
 
 
 def _verdict(request: Any, timeout: float, template: Template) -> Reply:
-    results, error = template.exchange({}, [pickle.dumps(request)], _PATIENCE * timeout, cpu=math.ceil(timeout))
+    results, error = template.exchange({}, [pickle.dumps(request)], _WALL_TIME * timeout, cpu=math.ceil(timeout))
     if results is None:
         return Reply(None, printable(error, MAX_ERROR))
     try:
