@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -43,6 +43,16 @@ def check_number(rows: list[Scalar], path: object) -> None:
     if len(rows) > MOST:
         del rows[MOST:]
         raise InputError(f"{printable(path)}: more than {MOST:,} values of metrics; the later ones were left out")
+
+
+def take(read: Callable[[], None], path: object, notes: list[str]) -> None:
+    """Read a file of metrics; if it cannot be read to its end, what was read stays, and a line is added to ``notes``."""
+    try:
+        read()
+    except InputError as error:
+        notes.append(str(error))
+    except Exception as error:  # protobuf's DecodeError, whose class differs between its versions
+        notes.append(f"{printable(path)}: is damaged ({printable(type(error).__name__)}); its metrics after this were left out")
 
 
 def _first(candidates: Iterable[str], present: set[str]) -> str | None:

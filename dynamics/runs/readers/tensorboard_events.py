@@ -12,13 +12,14 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
-from dynamics.runs.readers.metric_names import Scalar, check_number
+from dynamics.runs.readers.metric_names import Scalar, check_number, take
 
 NAME = re.compile(r"events\.out\.tfevents\.")
 #: folders below a run's in which event files are looked for, and folders that are opened at most
@@ -97,35 +98,26 @@ def read_events(files: list[Path], notes: list[str]) -> Events:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
     events = Events()
-    opened: list[tuple[float, Path]] = []
-    for path in files:
-        try:
-            opened.append((_start(path, Event), path))
-        except InputError as error:
-            notes.append(f"{error}; its metrics were left out")
-    for _, path in sorted(opened):
-        try:
-            for record in _records(path, masked_crc32c):
-                _add(events, Event.FromString(record))
-                check_number(events.rows, path)
-        except InputError as error:
-            notes.append(str(error))
-        except Exception as error:  # DecodeError of protobuf, whose class differs between versions
-            notes.append(f"{printable(path)}: is damaged ({printable(type(error).__name__)}); its metrics after this were left out")
+
+    def read(path: Path) -> None:
+        for record in _records(path, masked_crc32c):
+            _add(events, Event.FromString(record))
+            check_number(events.rows, path)
+
+    for path in sorted(files, key=lambda file: _start(file, Event)):
+        take(partial(read, path), path, notes)
     return events
 
 
 def _start(path: Path, kind: Any) -> float:
-    """Return the time of the first event; 0 if there is none."""
-    with open(open_regular(path), "rb") as file:
-        head = file.read(12)
-        size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
-        if not 0 < size <= LARGEST:
-            return 0.0
-        try:
-            time = kind.FromString(file.read(size)).wall_time
-        except Exception:  # reported when the file is read
-            return 0.0
+    """Return the time of the first event; 0 if there is none, or it cannot be read."""
+    try:
+        with open(open_regular(path), "rb") as file:
+            head = file.read(12)
+            size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
+            time = kind.FromString(file.read(size)).wall_time if 0 < size <= LARGEST else 0.0
+    except Exception:  # reported when the file is read
+        return 0.0
     return float(time) if math.isfinite(time) else 0.0
 
 

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
 from dynamics.io.side_files import parse_json
 from dynamics.io.yaml import parse_yaml
-from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number
+from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, take
 
 MAGIC = b":W&B\xe1\xbe\x00"
 BLOCK = 1 << 15
@@ -74,30 +75,26 @@ def read_runs(files: list[Path], notes: list[str]) -> Logged:
     with optional_import("reading the files of W&B"):
         from wandb.proto.wandb_internal_pb2 import Record
     logged = Logged()
-    for path in files:
-        settings = _settings_file(path, notes)
-        try:
-            for record in _records(path):
-                _add(logged, settings, Record.FromString(record))
-                check_number(logged.rows, path)
-        except InputError as error:
-            notes.append(str(error))
-        except Exception as error:  # DecodeError of protobuf, whose class differs between versions
-            notes.append(f"{printable(path)}: is damaged ({printable(type(error).__name__)}); its metrics after this were left out")
+
+    def read(path: Path) -> None:
+        settings = _settings_file(path)
         logged.settings = settings or logged.settings
+        for record in _records(path):
+            _add(logged, settings, Record.FromString(record))
+            logged.settings = settings
+            check_number(logged.rows, path)
+
+    for path in files:
+        take(partial(read, path), path, notes)
     return logged
 
 
-def _settings_file(path: Path, notes: list[str]) -> dict[str, Any]:
+def _settings_file(path: Path) -> dict[str, Any]:
     """Read ``files/config.yaml`` beside a file, which versions of W&B up to 0.18 write; its values lie under ``value``."""
     file = path.parent / "files" / "config.yaml"
     if not file.is_file():
         return {}
-    try:
-        document = parse_yaml(file)
-    except InputError as error:
-        notes.append(str(error))
-        return {}
+    document = parse_yaml(file)
     entries = document.items() if isinstance(document, dict) else ()
     return {str(name): entry["value"] for name, entry in entries if isinstance(entry, dict) and "value" in entry}
 
