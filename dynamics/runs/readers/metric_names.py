@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import pandas as pd
 
 from dynamics.errors import InputError, printable
 from dynamics.runs.view import METRICS, metrics_table
 
+Found = TypeVar("Found")
 #: step, name and value of a metric
 Scalar = tuple[int, str, float]
 #: number of values that are read of a run; a run of a million steps has about as many
@@ -53,6 +55,15 @@ def take(read: Callable[[], None], path: object, notes: list[str]) -> None:
         notes.append(str(error))
     except Exception as error:  # protobuf's DecodeError, whose class differs between its versions
         notes.append(f"{printable(path)}: is damaged ({printable(type(error).__name__)}); its metrics after this were left out")
+
+
+def or_refuse(notes: list[str] | None, read: Callable[[list[str]], Found]) -> Found:
+    """Call ``read`` with the notes; without any, refuse what it notes."""
+    found: list[str] = []
+    result = read(found if notes is None else notes)
+    if found:
+        raise InputError(found[0])
+    return result
 
 
 def _first(candidates: Iterable[str], present: set[str]) -> str | None:

@@ -19,7 +19,7 @@ from typing import IO, Any
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
-from dynamics.runs.readers.metric_names import Scalar, check_number, take
+from dynamics.runs.readers.metric_names import Scalar, check_number, or_refuse, take
 
 NAME = re.compile(r"events\.out\.tfevents\.")
 #: folders below a run's in which event files are looked for, and folders that are opened at most
@@ -78,8 +78,18 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def scalars(folder: Path, notes: list[str] | None = None) -> list[Scalar]:
-    """Read the scalars of the event files below a folder, in the order in which they were written; see ``read_events``."""
-    return read_events(event_files(folder), [] if notes is None else notes).rows
+    """Read the scalars of the event files in a folder, not of those below it, in the order in which they were written.
+
+    Parameters
+    ----------
+    folder : the folder.
+    notes : lines are added on what could not be read; None to refuse it.
+
+    Raises
+    ------
+    InputError : tensorboard is not installed, or, without ``notes``, a file cannot be read to its end.
+    """
+    return or_refuse(notes, lambda found: read_events(_entries(folder)[0], found)).rows
 
 
 def read_events(files: list[Path], notes: list[str]) -> Events:

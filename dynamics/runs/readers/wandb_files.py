@@ -20,7 +20,7 @@ from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
 from dynamics.io.side_files import parse_json
 from dynamics.io.yaml import parse_yaml
-from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, take
+from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, or_refuse, take
 
 MAGIC = b":W&B\xe1\xbe\x00"
 BLOCK = 1 << 15
@@ -48,16 +48,25 @@ class Logged:
 
 
 def run_files(folder: Path) -> list[Path]:
-    """List the files of W&B in a folder, or in ``wandb/`` in it, by the time in the names of their folders."""
-    found = [
-        path for parent in (folder, folder / "wandb") for path in parent.glob("*run-*/run-*.wandb") if path.parent.name != "latest-run"
-    ]
+    """List the files of W&B of a run's folder, which has ``wandb/``, of ``wandb/`` itself, or of one folder in it, the earliest first."""
+    found = [path for pattern in ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb") for path in folder.glob(pattern)]
+    found = [path for path in found if path.parent.name != "latest-run" or path.parent == folder]  # a link to one of the others
     return sorted(found, key=lambda path: (path.parent.name.partition("run-")[2], path.name))
 
 
 def scalars(folder: Path, notes: list[str] | None = None) -> list[Scalar]:
-    """Read the metrics of the folders of W&B in a folder, in the order in which they were written; see ``read_runs``."""
-    return read_runs(run_files(folder), [] if notes is None else notes).rows
+    """Read the metrics of the files that ``run_files`` lists, in the order in which they were written.
+
+    Parameters
+    ----------
+    folder : the folder.
+    notes : lines are added on what could not be read; None to refuse it.
+
+    Raises
+    ------
+    InputError : wandb is not installed, or, without ``notes``, a file cannot be read to its end.
+    """
+    return or_refuse(notes, lambda found: read_runs(run_files(folder), found)).rows
 
 
 def read_runs(files: list[Path], notes: list[str]) -> Logged:
