@@ -1,4 +1,4 @@
-"""``training_args.bin``: the settings of a Trainer, an object that ``torch.save`` pickled. It is read as inert values; nothing is executed."""
+"""``training_args.bin``: the settings of a Trainer, an object that ``torch.save`` pickled. Nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ class Arguments:
     kind : the class with its module, such as ``trl.trainer.grpo_config.GRPOConfig``.
     values : settings by name, nested ones with dots; plain values only, and no tokens or passwords.
     processes : number of processes that trained; None if it does not say.
+    distributed : how they shared the work, such as ``NO``, ``MULTI_GPU``, ``FSDP`` or ``DEEPSPEED``; empty if it does not say.
     """
 
     path: Path
     kind: str
     values: dict[str, Any] = field(default_factory=dict)
     processes: int | None = None
+    distributed: str = ""
 
     @property
     def name(self) -> str:
@@ -74,7 +76,12 @@ def read_arguments(path: Path) -> Arguments:
     if kind is None or not isinstance(state, dict):
         raise InputError(f"{printable(path)}: holds {plain(root)}, not the settings of a Trainer")
     values = flat({name: value for name, value in state.items() if not str(name).startswith("_") and name != "distributed_state"})
-    return Arguments(path, printable(kind), values, _processes(state))
+    _, distributed = _instance(state.get("distributed_state"))
+    shared = flat(distributed) if isinstance(distributed, dict) else {}
+    count, how = shared.get("num_processes"), shared.get("distributed_type")
+    return Arguments(
+        path, printable(kind), values, count if type(count) is int and count > 0 else None, how if isinstance(how, str) else ""
+    )
 
 
 def _instance(value: Any) -> tuple[str | None, Any]:
@@ -88,12 +95,6 @@ def _instance(value: Any) -> tuple[str | None, Any]:
     if isinstance(state, tuple) and state and isinstance(state[0], dict):  # of a class with slots
         state = state[0]
     return kind, state
-
-
-def _processes(state: Mapping[Any, Any]) -> int | None:
-    _, distributed = _instance(state.get("distributed_state"))
-    count = distributed.get("num_processes") if isinstance(distributed, dict) else None
-    return count if type(count) is int and count > 0 else None
 
 
 def flat(settings: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def flat(settings: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[
 
 
 def _plain(value: Any) -> Any:
-    """Return what stands for a value: text, number, truth, None, a list or a dictionary; for anything else a ``Node``, which is left out."""
+    """Return a value as text, number, truth, None, list or dictionary; anything else as a ``Node``, which is left out."""
     if isinstance(value, Node):
         _, state = _instance(value)
         if isinstance(state, dict):
