@@ -17,7 +17,7 @@ from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_
 from dynamics.runs.readers.hf_files import Card, json_file, number_setting, read_card, text_setting, whole_setting
 from dynamics.runs.readers.hf_log import LLAMA_FACTORY, STATE, Log, read_log
 from dynamics.runs.readers.training_arguments import NAME, Arguments, flat, read_arguments
-from dynamics.runs.view import RolloutFile, Run, Settings
+from dynamics.runs.view import RolloutFile, Run, SavedCheckpoint, Settings
 
 LOOKED_FOR = "checkpoint-N, trainer_state.json or training_args.bin (transformers, TRL, LLaMA-Factory, axolotl, Unsloth)"
 #: settings that LLaMA-Factory's page writes
@@ -46,6 +46,7 @@ class _Found:
     ----------
     folder : the directory.
     saved : complete checkpoints.
+    own : the model in the directory itself, if it is complete.
     places : the directory and all its checkpoints, also those that are not complete, the newest first.
     arguments : of the newest ``training_args.bin``; None if there is none.
     page : settings of LLaMA-Factory's page.
@@ -55,6 +56,7 @@ class _Found:
 
     folder: Path
     saved: list[Saved]
+    own: Saved | None
     places: list[Path]
     arguments: Arguments | None
     page: dict[str, Any]
@@ -73,12 +75,13 @@ def read(folder: Path) -> Run | None:
     states = [folder, *places] if _is_newest(folder, places) else [*places, folder]
     page = _page(folder, run.notes)
     card = next((card for place in (folder, *places) if (card := read_card(place)).text), Card())
-    found = _Found(folder, saved, places, _arguments([folder, *places], run.notes), page, card, read_log(folder, states, run.notes))
+    arguments = _arguments([folder, *places], run.notes)
+    found = _Found(folder, saved, own_model(folder, run.notes), places, arguments, page, card, read_log(folder, states, run.notes))
     run.trainer, run.method = _trainer(found)
     base, run.base_from = _base(found)
     run.base = base and _beside(base, folder)
     run.config = _config(found)
-    _add_checkpoints(run, found)
+    run.checkpoints = _checkpoints(found, run.config, run.remarks)
     run.settings = _settings(found, run)
     run.metrics, run.metric_names = found.log.table(run.method)
     run.rollouts = _rollouts(folder)
@@ -213,15 +216,24 @@ def _config(found: _Found) -> dict[str, Any]:
     return logged | values | {f"page.{name}": value for name, value in found.page.items()}
 
 
-def _add_checkpoints(run: Run, found: _Found) -> None:
-    own = own_model(found.folder, run.notes)
-    if own is None:
-        run.checkpoints = with_own_model(found.saved, found.saved[-1], None, []) if found.saved else []
-        return
-    state = json_file(found.folder / STATE, []) or found.log.state
-    best = run.config.get("load_best_model_at_end") is True and whole_setting(state, "best_global_step")
-    planned = whole_setting(state, "max_steps")
-    run.checkpoints = with_own_model(found.saved, own, best or found.log.steps if (found.folder / STATE).exists() else planned, run.remarks)
+def _checkpoints(found: _Found, config: dict[str, Any], remarks: list[str]) -> list[SavedCheckpoint]:
+    """List the checkpoints, and the model in the directory itself unless it is one of them."""
+    if found.own is None:
+        return [SavedCheckpoint(saved.step, saved.path, saved.adapter) for saved in found.saved]
+    return with_own_model(found.saved, found.own, _own_step(found, config), remarks)
+
+
+def _own_step(found: _Found, config: dict[str, Any]) -> int | None:
+    """Return the step of the model in the directory itself: that of its state, the last that was logged, or the last that was planned."""
+    state = json_file(found.folder / STATE, [])
+    if config.get("load_best_model_at_end") is True and (best := whole_setting(state or found.log.state, "best_global_step")):
+        return best
+    if step := whole_setting(state, "global_step"):
+        return step
+    last = found.saved[-1].step if found.saved else 0
+    if found.log.last > (last or 0):
+        return found.log.last
+    return whole_setting(found.log.state, "max_steps")
 
 
 def _settings(found: _Found, run: Run) -> Settings:
@@ -270,21 +282,26 @@ def _master_dtype(found: _Found, values: dict[str, Any]) -> str | None:
     return None if copies and stored != "float32" else stored
 
 
+def _newest(found: _Found) -> Saved | None:
+    return found.saved[-1] if found.saved else found.own
+
+
 def _stored(found: _Found) -> str | None:
     """Return the dtype of most of the weights of the newest checkpoint; None if there is none, or they are quantised."""
-    counts = found.saved[-1].dtypes if found.saved else {}
+    newest = _newest(found)
+    counts = newest.dtypes if newest else {}
     return max((name for name in counts if "float" in name), key=lambda name: counts[name], default=None)
 
 
 def _storage_dtype(found: _Found, remarks: list[str]) -> str | None:
     """Return the dtype that the newest ``config.json`` states; a remark if the weights have another."""
-    if not found.saved or found.saved[-1].adapter:
+    newest = _newest(found)
+    if newest is None or newest.adapter:
         return None
-    config = json_file(found.saved[-1].path / "config.json", [])
-    stated = text_setting(config, "dtype", "torch_dtype")
+    stated = text_setting(json_file(newest.path / "config.json", []), "dtype", "torch_dtype")
     stored = _stored(found)
     if stated and stored and stated != stored:
-        remarks.append(f"{printable(found.saved[-1].path)}: config.json says {stated}, but most weights are {stored}")
+        remarks.append(f"{printable(newest.path)}: config.json says {stated}, but most weights are {stored}")
     return stated
 
 

@@ -22,7 +22,7 @@ DEPTH, ITEMS, TEXT = 4, 100, 2000
 #: names of settings whose values are nobody's business
 SECRET = re.compile(r"(hub|hf|api|auth|access|server|wandb)_?token$|secret|password|api_?key", re.IGNORECASE)
 #: what the pickle of an object calls to make an instance of a class without its ``__init__``
-_MAKES_INSTANCE = frozenset(["copyreg._reconstructor", "copyreg.__newobj__"])
+_MAKES_INSTANCE = frozenset(f"{module}.{name}" for module in ("copyreg", "copy_reg") for name in ("_reconstructor", "__newobj__"))
 _HARMLESS = INERT | _MAKES_INSTANCE | {"builtins.object", "builtins.str", "builtins.bool"}
 
 
@@ -88,7 +88,7 @@ def _instance(value: Any) -> tuple[str | None, Any]:
     """Return the class of a pickled object, and its attributes; (None, None) for what is no object."""
     if not isinstance(value, Node):
         return None, None
-    kind = value.path
+    kind: str | None = value.path
     if kind in _MAKES_INSTANCE:
         kind = getattr(value.args[0], "path", None) if value.args else None
     state = value.state

@@ -30,6 +30,7 @@ UNREAD = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "scaler.pt",
+    "chat_template.jinja",
 )
 TEXTS = [f"{a}+{b}={a + b}" for a in range(5) for b in range(5)]
 
