@@ -128,6 +128,13 @@ def json_log(path: Path, notes: list[str], line: Callable[[dict[str, Any]], tupl
         notes.append(f"{printable(path)}: {odd:,} lines are no metrics of a step and are left out")
 
 
+def mean_of(log: Log, name: str, pattern: re.Pattern[str], remarks: list[str]) -> None:
+    """Add the mean over the metrics that match a pattern, at the steps that have all of them, and say so if they are several."""
+    parts = [part for part in log.own_names() if pattern.fullmatch(part)]
+    if parts and log.combine(name, parts, lambda wide: wide.mean(axis=1)) and len(parts) > 1:
+        remarks.append(f"{name} is over {len(parts)}: {', '.join(map(printable, parts[:4]))}{', ...' if len(parts) > 4 else ''}")
+
+
 def is_step(value: Any) -> bool:
     """Tell whether a value is the number of a step."""
     return type(value) is int and 0 <= value < LAST_STEP

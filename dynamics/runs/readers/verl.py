@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
-from dynamics.runs.readers.logs import Log, console_log, event_folders, event_logs, first_record, json_log
+from dynamics.runs.readers.logs import Log, console_log, event_folders, event_logs, first_record, json_log, mean_of
 from dynamics.runs.readers.settings import dtype, number, read_settings, resolved, text, whole
 from dynamics.runs.readers.weights import (
+    WRITING,
     base_of_adapter,
     base_of_config,
     complete,
@@ -29,6 +28,7 @@ from dynamics.runs.readers.weights import (
     local_base,
     numbered,
     read_pointer_number,
+    shown,
 )
 from dynamics.runs.view import RolloutFile, Run, Settings
 
@@ -263,11 +263,8 @@ def _add_metrics(run: Run, layout: Layout) -> None:
             for entry in entries(folder):
                 if entry.suffix in (".log", ".out", ".txt") and entry.is_file():
                     console_log(entry, run.notes, log)
-    names = log.own_names()
     for mean, pattern in VALIDATION:
-        parts = [name for name in names if pattern.fullmatch(name)]
-        if parts and log.combine(mean, parts, _mean):
-            run.remarks.append(f"held-out reward is the mean over {len(parts)} data sources" if len(parts) > 1 else f"held-out: {parts[0]}")
+        mean_of(log, mean, pattern, run.remarks)
     log.write_to(run)
     if not len(log):
         run.remarks.append("no log of metrics was found: expected PROJECT/EXPERIMENT.jsonl, events of TensorBoard, or a log of the output")
@@ -278,10 +275,6 @@ def _line(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     data = record.get("data")
     values = data if isinstance(data, dict) else {}
     return (record.get("step") if values is data else None), {name: math.nan if value is None else value for name, value in values.items()}
-
-
-def _mean(wide: pd.DataFrame) -> pd.Series[float]:
-    return wide.mean(axis=1)
 
 
 def _json_logs(layout: Layout) -> Iterator[Path]:
