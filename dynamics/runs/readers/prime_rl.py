@@ -1,8 +1,8 @@
 """Directories of prime-rl: RL and SFT.
 
 A run has ``configs/`` with the settings of its parts, ``metrics.jsonl``, ``rollouts/step_N`` with episodes of verifiers,
-``checkpoints/step_N/trainer`` with torch's distributed checkpoints, and ``broadcasts/step_N`` with weights for inference. Before August 2026 it
-also had ``weights/step_N`` in the format of transformers, and before July 2026 a file of rollouts per step.
+``checkpoints/step_N/trainer`` with torch's distributed checkpoints, and ``broadcasts/step_N`` with weights for inference. Before August
+2026 it also had ``weights/step_N`` in the format of transformers, and before July 2026 a file of rollouts per step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ NAMES = {
     "loss": ("loss/mean",),
     "held_out_loss": ("val/loss",),
     "entropy": ("entropy/all/mean", "entropy/mean"),
-    "kl": (),
     "length": ("train/agg/all/num_output_tokens/mean", "completion_len/mean"),
     "truncated": ("mean of train/agg/all/*/is_truncated/mean", "is_truncated/mean"),
     "clip_fraction": ("is_masked/all/mean", "is_masked/mean"),
@@ -51,9 +50,8 @@ def read(folder: Path) -> Run | None:
     """Read a directory of prime-rl; None if another trainer wrote it."""
     notes: list[str] = []
     files, settings = _settings(folder, notes)
-    stable = next(
-        (step for name in ("weights", "broadcasts") for _, step in numbered(folder / name, STEP) if (step / "STABLE").is_file()), None
-    )
+    steps = [step for name in ("weights", "broadcasts") for _, step in numbered(folder / name, STEP)]
+    stable = next((step for step in steps if (step / "STABLE").is_file()), None)
     if not files and stable is None:
         return None
     rl = any(name.startswith("orchestrator.") for name in settings) or (folder / "rollouts").is_dir()
@@ -118,11 +116,8 @@ def _add_samples(run: Run) -> None:
     """List the episodes: all that were sampled, not only those that were trained on, where both are kept."""
     for step, folder in numbered(run.path / "rollouts", STEP):
         for kind, held_out in (("train", False), ("eval", True)):
-            subset = next(
-                (folder / kind / name for name in ("all", "effective") if (folder / kind / name / "traces.jsonl").is_file()), None
-            )
-            if subset is not None:
-                run.rollouts.append(RolloutFile(step, subset / "traces.jsonl", held_out))
+            subsets = [folder / kind / name / "traces.jsonl" for name in ("all", "effective")]
+            run.rollouts += [RolloutFile(step, path, held_out) for path in [path for path in subsets if path.is_file()][:1]]
             older = [entry for entry in entries(folder) if re.fullmatch(rf"{kind}_rollouts.*\.jsonl", entry.name)]
             run.rollouts += [RolloutFile(step, entry, held_out) for entry in older]
     run.evals = [file.path for file in run.rollouts if file.held_out]
