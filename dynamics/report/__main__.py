@@ -191,7 +191,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", help="write every number on the page, unrounded, to FILE; - writes it to standard output")
     parser.add_argument("--out", metavar="DIR", help="write all tables as CSV and all figures as SVG into DIR; the page then links to them")
     parser.add_argument("--markdown", metavar="FILE", help="write a summary to FILE, for a model card or a pull request")
-    parser.add_argument("--watch", metavar="SECONDS", type=float, help="look every SECONDS whether the runs went on, and make the page again")
+    parser.add_argument(
+        "--watch", metavar="SECONDS", type=float, help="look every SECONDS whether the runs went on, and make the page again"
+    )
     parser.add_argument(
         "--cache",
         metavar="DIR",

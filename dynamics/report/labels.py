@@ -32,3 +32,15 @@ def legend_label(label: str) -> str:
     ' _a\\$b\\$'
     """
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
+def by_run(lines: Sequence[tuple[str, str]], runs: int) -> list[str]:
+    """Write lines about runs once each, after the labels of the runs that they are about, unless it is every run.
+
+    >>> by_run([("a", "few steps"), ("b", "few steps"), ("b", "no base")], 2)
+    ['few steps', 'b: no base']
+    """
+    labels: dict[str, list[str]] = {}
+    for label, line in lines:
+        labels.setdefault(line, []).append(label)
+    return [line if len(of) >= runs else f"{', '.join(of)}: {line}" for line, of in labels.items()]

@@ -74,18 +74,17 @@ def _facts(report: Report) -> list[dict[str, Any]]:
     """Lay the facts out with a column for each run."""
     names = dict.fromkeys(fact.name for facts in report.facts for fact in facts)
     by_run = [{fact.name: fact for fact in facts} for facts in report.facts]
-    return [
-        {
-            "name": name,
-            "cells": [
-                {"text": html.one_line(facts[name].text, 400), "source": html.one_line(facts[name].source, 300)}
-                if name in facts
-                else {"text": "-", "source": ""}
-                for facts in by_run
-            ],
-        }
-        for name in names
-    ]
+    rows = []
+    for name in names:
+        cells = [
+            {"text": html.one_line(facts[name].text, 400), "source": html.one_line(facts[name].source, 300)}
+            if name in facts
+            else {"text": "-", "source": ""}
+            for facts in by_run
+        ]
+        same = all(cell["text"] == cells[0]["text"] for cell in cells)
+        rows.append({"name": name, "cells": cells[:1] if same else cells, "same": same})
+    return rows
 
 
 def _section(section: Section, figures: Mapping[str, bytes], files: str | None) -> dict[str, Any]:
@@ -140,7 +139,9 @@ def _sample(sample: Sample) -> dict[str, Any]:
     return {
         "title": html.one_line(sample.title, HEADING),
         "prompt": html.lines(sample.prompt, TEXT),
-        "completions": [{"heading": html.one_line(heading, HEADING), "text": html.lines(text, TEXT)} for heading, text in sample.completions],
+        "completions": [
+            {"heading": html.one_line(heading, HEADING), "text": html.lines(text, TEXT)} for heading, text in sample.completions
+        ],
     }
 
 

@@ -19,7 +19,13 @@ def show(report: Report, console: Console | None = None) -> None:
     """Print a report to standard output (or to ``console``)."""
 
     def sections(_width: int, _fancy: bool) -> list[Section]:
-        return [_facts(report), _headline(report), _missing(report), _lines("incomplete", report.incomplete), _lines("doubt", report.doubts)]
+        return [
+            _facts(report),
+            _headline(report),
+            _missing(report),
+            _lines("incomplete", report.incomplete),
+            _lines("doubt", report.doubts),
+        ]
 
     tables.show(sections, console)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -19,15 +19,14 @@ from dynamics.errors import InputError
 from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
 from dynamics.report import cache
-from dynamics.report.labels import legend_label, run_color, run_labels
+from dynamics.report.labels import by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.updates import Base, base_of, command, spread, step_name
 from dynamics.runs import Run, SavedCheckpoint
+from dynamics.spectra import Spectrum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from dynamics.spectra import Spectrum
 
 #: weights of a matrix beyond which it is left out: its update takes about 40 bytes of memory a weight
 LARGEST = 40_000_000
@@ -109,11 +108,13 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         section.missing = "no update was decomposed: " + "; ".join(dict.fromkeys(reasons))
         return section
     section.incomplete += reasons
+    section.findings += _side_by_side(turned) if len(turned) > 1 else []
     for of in turned:
-        section.findings += _findings(of, f"{of.label}." if len(runs) > 1 else "", f"{of.label}: " if len(runs) > 1 else "")
-        section.doubts += _doubts(of)
+        findings = _findings(of, f"{of.label}." if len(runs) > 1 else "", f"{of.label}: " if len(runs) > 1 else "")
+        section.findings += [replace(finding, weight=0.0) for finding in findings] if len(turned) > 1 else findings
         words = ["spectra", of.base.name, str(of.saved.path), "--method", "approx", "--subspace", str(of.k), "--seed", str(options.seed)]
         section.commands.append(command(*words, "--html", "directions.html", "--csv", "directions.csv"))
+    section.doubts = by_run([(of.label, line) for of in turned for line in _doubts(of)], len(runs))
     section.tables += _tables(turned)
     section.pictures += _pictures(turned)
     section.document = {"directions": {of.label: {"k": of.k, "measured": len(of.spectra), "matrices": of.of} for of in turned}}
@@ -171,13 +172,13 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
     """Say how concentrated the update is, how far it turned the matrices, and whether it lies in their principal directions."""
     rows = turned.rows[turned.rows["update_norm"] > 0]
     if rows.empty:
-        return [Finding(f"{of}none of the {plural(len(turned.spectra), 'matrix', 'matrices')} changed at {step_name(turned.saved)}.")]
+        return [Finding(f"{of}None of the {plural(len(turned.spectra), 'matrix', 'matrices')} changed at {step_name(turned.saved)}.")]
     count = plural(len(rows), "matrix", "matrices")
     findings = []
     middle, low, high = _quartiles(rows["rank_1_share"])
     findings.append(
         Finding(
-            f"{of}the strongest direction of an update holds {percent(middle)} of its energy (median of {count} at {step_name(turned.saved)}; "
+            f"{of}The strongest direction of an update holds {percent(middle)} of its energy (median of {count} at {step_name(turned.saved)}; "
             f"half of them lie between {percent(low)} and {percent(high)}; stable rank {number(1 / middle)}).",
             f"{key}rank_1_share", middle, low, high, 0.55,
         )
@@ -185,12 +186,32 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
     middle, low, high = _quartiles(rows["nss"])
     findings.append(
         Finding(
-            f"{of}the singular values moved by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} and "
+            f"{of}The singular values moved by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} and "
             f"{number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in the table).",
             f"{key}nss", middle, low, high, 0.35,
         )
     )  # fmt: skip
     return findings + _inside(rows, turned, key, of) + _angles(rows, turned, key, of)
+
+
+def _side_by_side(turned: Sequence[Turned]) -> list[Finding]:
+    """Compare the runs in a sentence for each number."""
+    parts: dict[str, list[str]] = {"rank_1_share": [], "inside": []}
+    for of in turned:
+        rows = of.rows[of.rows["update_norm"] > 0].assign(inside=lambda rows: rows["inside"] / rows["inside_chance"])
+        for name, texts in parts.items():
+            middle, low, high = _quartiles(rows[name])
+            form = percent if name == "rank_1_share" else number
+            texts.append(f"{of.label} {form(middle)} ({form(low)} to {form(high)})")
+    end = "median, and the range of the middle half of the matrices"
+    return [
+        Finding(f"Share of an update's energy in its strongest direction ({end}): {', '.join(parts['rank_1_share'])}.", weight=0.55),
+        Finding(
+            f"Energy of the update in the first {turned[0].k} directions of the base, relative to a random update ({end}): "
+            f"{', '.join(parts['inside'])}.",
+            weight=0.4,
+        ),
+    ]
 
 
 def _quartiles(values: pd.Series[float]) -> tuple[float, float, float]:
@@ -208,7 +229,7 @@ def _inside(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
     end = "" if where == "avoids" else " than by chance" if low > 1 else " as by chance"
     return [
         Finding(
-            f"{of}the update {where} the first {turned.k} directions of the base{end}: its energy there is {number(middle)} times that of a "
+            f"{of}The update {where} the first {turned.k} directions of the base{end}: its energy there is {number(middle)} times that of a "
             f"random update (median; half of the matrices between {number(low)} and {number(high)}).",
             f"{key}inside_over_chance", middle, low, high, 0.4,
         )
@@ -221,7 +242,7 @@ def _angles(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
         return []
     return [
         Finding(
-            f"{of}the first {turned.k} left directions turned by up to {number(middle)} degrees (median; half of the matrices between "
+            f"{of}The first {turned.k} left directions turned by up to {number(middle)} degrees (median; half of the matrices between "
             f"{number(low)} and {number(high)}). The largest angle means little where the singular values around the {turned.k}th agree.",
             f"{key}angle_left_max", middle, low, high, 0.15,
         )
@@ -230,12 +251,12 @@ def _angles(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
 
 def _doubts(turned: Turned) -> list[str]:
     lines = [
-        f"{turned.label}, directions: singular directions are estimated by random projections; bounds are in directions_by_matrix.csv. "
+        f"Directions: they are estimated by random projections; bounds are in directions_by_matrix.csv. "
         "`--method full` computes them exactly."
     ]
     if len(turned.spectra) < turned.of:
         lines.append(
-            f"{turned.label}, directions: {len(turned.spectra):,} of {turned.of:,} matrices were decomposed: whole layers, evenly spread, and "
+            f"Directions: {len(turned.spectra):,} of {turned.of:,} matrices were decomposed: whole layers, evenly spread, and "
             f"none with over {LARGEST:,} weights. Other matrices can differ."
         )
     return lines
@@ -302,4 +323,3 @@ def _profiles(turned: Sequence[Turned]) -> Figure:
     if handles:
         drawing.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False, fontsize=7)
     return drawing
-

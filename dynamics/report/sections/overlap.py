@@ -82,7 +82,9 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     ]
     section.tables = _tables(table)
     section.pictures = [_picture(table, labels)]
-    section.commands = [command("overlap", base.name, *(str(saved.path) for saved in last), "--html", "overlap.html", "--csv", "overlap.csv")]
+    section.commands = [
+        command("overlap", base.name, *(str(saved.path) for saved in last), "--html", "overlap.html", "--csv", "overlap.csv")
+    ]
     return section  # fmt: skip
 
 
@@ -147,7 +149,9 @@ def _findings(table: pd.DataFrame, runs: int) -> list[Finding]:
         if math.isnan(row["jaccard"]):
             continue
         pair = f"{row['first_run']} and {row['second_run']}"
-        which = "" if runs == 2 or len(rows) <= 3 else ("The pair that is most alike: " if position == 0 else "The pair that is least alike: ")
+        which = (
+            "" if runs == 2 or len(rows) <= 3 else ("The pair that is most alike: " if position == 0 else "The pair that is least alike: ")
+        )
         times = f" ({row['ratio']:.2f} times)" if row["ratio"] == row["ratio"] and math.isfinite(row["ratio"]) else ""
         cosine = "" if math.isnan(row["cosine_all"]) else f" The cosine of the two updates is {row['cosine_all']:.3f}."
         findings.append(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from dynamics.checkpoints.parameter_names import OUTSIDE
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
-from dynamics.report.labels import legend_label, run_color, run_labels
+from dynamics.report.labels import by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.updates import Base, Update, base_of, command, spread, step_name, update
 from dynamics.runs import Run, SavedCheckpoint
@@ -79,10 +80,12 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         return section
     section.incomplete += reasons
     several = len(runs) > 1
+    section.findings += _side_by_side(moved) if len(moved) > 1 else []
     for of_run in moved:
-        section.findings += _findings(of_run, several)
-        section.doubts += _doubts(of_run, several)
+        findings = _findings(of_run, several)
+        section.findings += [replace(finding, weight=0.0) for finding in findings] if len(moved) > 1 else findings
         section.commands += _commands(of_run)
+    section.doubts = by_run([(of_run.label, line) for of_run in moved for line in _doubts(of_run)], len(runs))
     section.tables += _tables(moved)
     section.pictures += _pictures(moved)
     section.document = {"notes": {of_run.label: of_run.last.notes for of_run in moved}}
@@ -125,46 +128,61 @@ def _progress(label: str, options: Options, done: int, of: int) -> Callable[[int
     return lambda weights, total: tell(f"comparing the checkpoints of {label}", done * total + weights, of * total)
 
 
+def _side_by_side(moved: Sequence[Moved]) -> list[Finding]:
+    """Compare the runs in a sentence for each number."""
+    shares = ", ".join(f"{of.label} {percent(of.last.total.sparsity['bf16'])}" for of in moved)
+    norms = ", ".join(f"{of.label} {number(of.last.total.relative_update)}" for of in moved)
+    caveats = " ".join(by_run([(of.label, caveat(of)) for of in moved], len(moved)))
+    return [
+        Finding(
+            f"Weights that are the same as in the base when both are rounded to bf16, at the last checkpoint: {shares}. All were counted, so "
+            f"there is no interval. {caveats}",
+            weight=1.0,
+        ),
+        Finding(f"Norm of the update divided by the norm of the base, at the last checkpoint: {norms}. No interval either.", weight=0.8),
+    ]
+
+
 def _findings(moved: Moved, several: bool) -> list[Finding]:
     """Say how many weights moved, how far, where most, and when."""
     total, key = moved.last.total, f"{moved.label}." if several else ""
     of = f"{moved.label}: at {moved.end}" if several else f"At {moved.end}"
-    since = f"since {step_name(moved.base.first)}, the first checkpoint," if moved.base.first else "from the base"
+    before = f"{step_name(moved.base.first)}, the first checkpoint" if moved.base.first else "the base"
     others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
     if not total.changed["exact"]:
-        text = f"{of}, none of the {total.numel:,} weights differs {since} (all were compared, so there is no interval)."
+        text = f"{of}, none of the {total.numel:,} weights differs from {before} (all were compared, so there is no interval)."
         return [Finding(text, f"{key}unchanged_bf16", 1.0, weight=1.0)]
     findings = [
         Finding(
-            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same {since} in bf16 (by the other rules: "
-            f"{others}). All were counted, so there is no interval. {caveat(moved)}",
+            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same as in {before} when both are rounded to bf16 "
+            f"(by the other rules: {others}). All were counted, so there is no interval. {caveat(moved)}",
             f"{key}unchanged_bf16",
             total.sparsity["bf16"],
             weight=1.0,
         ),
         Finding(
-            f"{of}, the update has {number(total.relative_update)} times the norm of the weights; {_largest(moved.last)}",
+            f"{of}, the norm of the update is {number(total.relative_update)} of the norm of the base; {_largest(moved.last)}",
             f"{key}relative_update",
             total.relative_update,
             weight=0.8,
         ),
     ]
     if steps := _steps(moved.last):
-        findings.append(Finding(steps[0], f"{key}one_step", steps[1], weight=0.3))
+        findings.append(Finding(f"{moved.label}: {steps[0]}" if several else steps[0], f"{key}one_step", steps[1], weight=0.3))
     return findings + _over_time(moved, key)
 
 
 def _largest(last: Update) -> str:
-    """Name the kind of module and the layer with the largest relative update."""
+    """Name the kinds of module and the layers with the largest and the smallest relative update."""
     modules = [row for row in last.modules if row.relative_update == row.relative_update]
-    layers = [row for row in last.layers if row.relative_update == row.relative_update]
+    layers = [row for row in last.layers if row.relative_update == row.relative_update and row.name != OUTSIDE]
     texts = []
-    for what, rows in (("kind of module", modules), ("part", layers)):
+    for what, rows in (("kinds of module", modules), ("layers", layers)):
         if len(rows) > 1:
             most, least = (choose(rows, key=lambda row: row.relative_update) for choose in (max, min))
             texts.append(
-                f"the {what} that moved most is {printable(most.name, 60)} ({number(most.relative_update)}), the one that moved least "
-                f"{printable(least.name, 60)} ({number(least.relative_update)})"
+                f"of the {what}, {printable(most.name, 60)} moved most ({number(most.relative_update)}) and {printable(least.name, 60)} "
+                f"least ({number(least.relative_update)})"
             )
     return ("; ".join(texts) or "there is one part only") + "."
 
@@ -175,7 +193,10 @@ def _steps(last: Update) -> tuple[str, float] | None:
     if not changed:
         return None
     share = last.total.ulp["1"] / changed
-    return f"Of the {changed:,} weights that differ in bf16, {percent(share)} moved by one bf16 step, the smallest that can be seen.", share
+    return (
+        f"Of the {changed:,} weights that differ in bf16, {percent(share)} moved by one bf16 step, the smallest difference in bf16.",
+        share,
+    )
 
 
 def _over_time(moved: Moved, key: str) -> list[Finding]:
@@ -222,8 +243,8 @@ def caveat(moved: Moved) -> str:
     return f"The base is stored in {base}, the checkpoint in {tuned}: exact counts rounding as change, bf16 treats both sides alike."
 
 
-def _doubts(moved: Moved, several: bool) -> list[str]:
-    of, settings, lines = f"{moved.label}: " if several else "", moved.run.settings, []
+def _doubts(moved: Moved) -> list[str]:
+    settings, lines = moved.run.settings, []
     base, tuned = dtypes(moved.last.base_dtypes), dtypes(moved.last.tuned_dtypes)
     if not moved.last.adapter:
         master = f"the optimizer's weights are {settings.master_dtype}" if settings.master_dtype else "no file says the optimizer's dtype"
@@ -244,7 +265,7 @@ def _doubts(moved: Moved, several: bool) -> list[str]:
             f"Total change: {moved.base.problem}. Everything is compared with the first checkpoint, {step_name(moved.base.first)}; what "
             "changed before it is not counted."
         )
-    return [of + line for line in lines]
+    return lines
 
 
 def _commands(moved: Moved) -> list[str]:
@@ -330,7 +351,14 @@ def _lines(moved: Sequence[Moved]) -> Figure:
     for of in moved:
         x = [saved.step if stepped else position for position, (saved, _) in enumerate(of.updates, 1)]
         if len(moved) > 1:
-            ax.plot(x, [row.total.sparsity["bf16"] for _, row in of.updates], marker="o", markersize=4, color=of.color, label=legend_label(of.label))
+            ax.plot(
+                x,
+                [row.total.sparsity["bf16"] for _, row in of.updates],
+                marker="o",
+                markersize=4,
+                color=of.color,
+                label=legend_label(of.label),
+            )
             continue
         for rule, (marker, size, width) in MARKS.items():
             shares = [row.total.sparsity[rule] for _, row in of.updates]
@@ -348,7 +376,7 @@ def _heat_map(moved: Moved) -> Figure:
 
     grid = layer_module_grid(pd.DataFrame([flat_record("tensor", row) for row in moved.last.tensors]))
     rows, columns = len(heat_rows(grid["layer"])), grid["module"].nunique()
-    height = 0.9 + max(1.3, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1))
+    height = 0.9 + max(1.9, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1))
     drawing = style.new_figure(max(style.TWO_COLUMN, 2.6 + 0.62 * columns), min(height, 14.0))
     heat_map(grid, "bf16", drawing.subplots())
     return drawing
@@ -358,6 +386,22 @@ def _step_dots(moved: Sequence[Moved]) -> Figure:
     from dynamics.sparsity.plot_ulp import ulp_histogram
 
     drawing = style.new_figure(style.TWO_COLUMN + 1.5, 3.2)
-    table = pd.concat([_histogram(of.last).assign(series=legend_label(of.label)) for of in moved])
-    ulp_histogram(table, drawing.subplots())
+    ax = drawing.subplots()
+    if len(moved) <= 2:
+        ulp_histogram(pd.concat([_histogram(of.last).assign(series=legend_label(of.label)) for of in moved]), ax)
+        return drawing
+    for of in moved:  # the labels of more than two runs would cover each other
+        part = _histogram(of.last)
+        ax.plot(
+            part["steps"],
+            part["fraction"].where(part["fraction"] > 0),
+            marker="o",
+            markersize=4,
+            color=of.color,
+            label=legend_label(of.label),
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("size of the update, in bf16 steps (both sides rounded to bf16)")
+    ax.set_ylabel("fraction of weights")
+    style.legend_beside(ax)
     return drawing
