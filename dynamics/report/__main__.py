@@ -169,9 +169,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.report",
-        description="What did this run do to the model? Reads the output directory of a training run, of this project or of another trainer, "
-        "and writes one page: which weights moved, in which directions, how training went, what the model can solve, and what cannot be "
-        "concluded.",
+        description="What did this run do to the model? Reads the output directory of a training run, of this project or of another "
+        "trainer, and writes one page: which weights moved, in which directions, how training went, what the model can solve, "
+        "and what cannot be concluded.",
         epilog="example: python -m dynamics.report runs/grpo --base Qwen/Qwen3-4B --html grpo.html",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="output directory of a training run; several are shown side by side")
@@ -189,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--html", metavar="FILE", default=PAGE, help="write the page to FILE (default %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every number on the page, unrounded, to FILE; - writes it to standard output")
-    parser.add_argument("--out", metavar="DIR", help="write all tables as CSV and all figures as SVG into DIR; the page then links to them")
+    parser.add_argument("--out", metavar="DIR", help="write all tables as CSV and all figures as SVG into DIR; the page links to them")
     parser.add_argument("--markdown", metavar="FILE", help="write a summary to FILE, for a model card or a pull request")
     parser.add_argument(
         "--watch", metavar="SECONDS", type=float, help="look every SECONDS whether the runs went on, and make the page again"

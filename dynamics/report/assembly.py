@@ -110,13 +110,21 @@ def open_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     runs: dict[Path, Run] = {}
     problems = []
     for path in paths:
-        try:
-            runs.setdefault(Path(path).resolve(), open_run(path))
-        except InputError as error:
-            problems.append(str(error))
+        run, problem = _opened(path)
+        if run is None:
+            problems.append(problem)
+        else:
+            runs.setdefault(Path(path).resolve(), run)
     if not runs:
         raise InputError("; ".join(problems) or "no run is named")
     return list(runs.values()), problems
+
+
+def _opened(path: str | Path) -> tuple[Run | None, str]:
+    try:
+        return open_run(path), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def report(runs: Sequence[Run], options: Options | None = None) -> Report:

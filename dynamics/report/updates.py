@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -71,12 +72,8 @@ def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
 def _near(name: str, folder: Path) -> str:
     """Find a relative path from where the run's program was likely started: here, in the run's folder, or in one above it."""
     if not Path(name).is_absolute():
-        for parent in (Path(), folder, *folder.resolve().parents[:3]):
-            try:
-                if (parent / name).exists():
-                    return str(parent / name)
-            except (OSError, ValueError):  # a text that is no path
-                break
+        with contextlib.suppress(OSError, ValueError):  # a text that is no path
+            return next(str(parent / name) for parent in (Path(), folder, *folder.resolve().parents[:3]) if (parent / name).exists())
     return name
 
 

@@ -15,8 +15,10 @@ from dynamics.report.section import Finding, Options, Section, Table
 from dynamics.runs import Run
 
 #: what differs between any two runs and explains nothing: names, folders, times, machines, logging
-NAMES = re.compile(r"(^|[._])(out|output|log|logging|cache|run|save|experiment|project|hub|report|resume|local|default)[\w]*(_dir|_name|_to|_path"
-                   r"|_id|_folder)|(^|[._])(uuid|host|hostname|time|date|started|seconds|packages|pid|rank|wandb|port|output|out|argv)([._]|$)")  # fmt: skip
+NAMES = re.compile(
+    r"(^|[._])(out|output|log|logging|cache|run|save|experiment|project|hub|report|resume|local|default)\w*(_dir|_name|_to|_path|_id|_folder)"
+    r"|(^|[._])(uuid|host|hostname|time|date|started|seconds|packages|pid|rank|wandb|port|output|out|argv)([._]|$)"
+)
 #: settings that are known to change how far the weights move
 STRONG = ("learning_rate", "steps", "batch_size", "master_dtype", "storage_dtype")
 
@@ -27,8 +29,8 @@ def make(runs: Sequence[Run], options: Options) -> Section:  # noqa: ARG001 - al
     if len(runs) < 2:
         section.missing = "one run only; name several runs to see how their settings differ"
         section.doubts = [
-            "Cause: one run without a control (another seed, another method with the same learning rate, steps and dtypes) shows what changed, and "
-            "not why."
+            "Cause: one run without a control (another seed, another method with the same learning rate, steps and dtypes) shows what "
+            "changed, and not why."
         ]
         return section
     labels = [f"run {label}" if label in ("setting", "source") else label for label in run_labels(runs)]
@@ -67,20 +69,22 @@ def _different(settings: Sequence[dict[str, Any]], labels: Sequence[str], source
 def _findings(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Finding], list[str]]:
     settings = frame[frame["source"] == "setting"] if len(frame) else frame
     rows = {row["setting"]: [row[label] for label in labels] for row in settings.to_dict("records")}
-    words = {name: f"{name.replace('_', ' ')} ({', '.join('unknown' if _absent(value) else printable(value, 40) for value in values)})"
-             for name, values in rows.items()}  # fmt: skip
+    words = {
+        name: f"{name.replace('_', ' ')} ({', '.join('unknown' if _absent(value) else printable(value, 40) for value in values)})"
+        for name, values in rows.items()
+    }
     strong = [words[name] for name in STRONG if name in words]
     if not words:
         text = "The settings that trainers have in common are the same in all runs, as far as the files say."
-        return [Finding(text, weight=0.3)], []
+        return [Finding(text, weight=3)], []
     text = f"The runs differ in {', '.join(words.values())}."
     doubts = []
     if strong:
         doubts.append(
-            f"Differences between the runs: they differ in {', '.join(strong)}, which change how far weights move under any method. A difference "
-            "between the runs is not a difference between their methods."
+            f"Differences between the runs: they differ in {', '.join(strong)}, which change how far weights move under any method. A "
+            "difference between the runs is not a difference between their methods."
         )
-    return [Finding(text, "different_settings", float(len(rows)), weight=0.6 if strong else 0.35)], doubts
+    return [Finding(text, "different_settings", float(len(rows)), weight=6.0 if strong else 3.5)], doubts
 
 
 def _absent(value: object) -> bool:

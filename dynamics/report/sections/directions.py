@@ -46,9 +46,9 @@ COLUMNS = {
     "inside_chance": "by chance, %",
 }
 NOTE = (
-    "Medians over the matrices. Rank-1 share: energy of the update in its strongest direction, 1 / stable rank. NSS: relative change of the "
-    "singular values. Angles in degrees between the first k directions before and after. Energy inside: share of the update's energy in the "
-    "first k directions of the base; a random update has the share by chance."
+    "Medians over the matrices. Rank-1 share: energy of the update in its strongest direction, 1 / stable rank. NSS: relative change of "
+    "the singular values. Angles in degrees between the first k directions before and after. Energy inside: share of the update's energy "
+    "in the first k directions of the base; a random update has the share by chance."
 )
 
 
@@ -178,9 +178,9 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
     middle, low, high = _quartiles(rows["rank_1_share"])
     findings.append(
         Finding(
-            f"{of}The strongest direction of an update holds {percent(middle)} of its energy (median of {count} at {step_name(turned.saved)}; "
-            f"half of them lie between {percent(low)} and {percent(high)}; stable rank {number(1 / middle)}).",
-            f"{key}rank_1_share", middle, low, high, 0.55,
+            f"{of}The strongest direction of an update holds {percent(middle)} of its energy (median of {count} at "
+            f"{step_name(turned.saved)}; half of them lie between {percent(low)} and {percent(high)}; stable rank {number(1 / middle)}).",
+            f"{key}rank_1_share", middle, low, high, 5.5,
         )
     )  # fmt: skip
     middle, low, high = _quartiles(rows["nss"])
@@ -188,7 +188,7 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
         Finding(
             f"{of}The singular values moved by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} and "
             f"{number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in the table).",
-            f"{key}nss", middle, low, high, 0.35,
+            f"{key}nss", middle, low, high, 3.5,
         )
     )  # fmt: skip
     return findings + _inside(rows, turned, key, of) + _angles(rows, turned, key, of)
@@ -205,11 +205,11 @@ def _side_by_side(turned: Sequence[Turned]) -> list[Finding]:
             texts.append(f"{of.label} {form(middle)} ({form(low)} to {form(high)})")
     end = "median, and the range of the middle half of the matrices"
     return [
-        Finding(f"Share of an update's energy in its strongest direction ({end}): {', '.join(parts['rank_1_share'])}.", weight=0.55),
+        Finding(f"Share of an update's energy in its strongest direction ({end}): {', '.join(parts['rank_1_share'])}.", weight=5.5),
         Finding(
             f"Energy of the update in the first {turned[0].k} directions of the base, relative to a random update ({end}): "
             f"{', '.join(parts['inside'])}.",
-            weight=0.4,
+            weight=4,
         ),
     ]
 
@@ -229,9 +229,9 @@ def _inside(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
     end = "" if where == "avoids" else " than by chance" if low > 1 else " as by chance"
     return [
         Finding(
-            f"{of}The update {where} the first {turned.k} directions of the base{end}: its energy there is {number(middle)} times that of a "
-            f"random update (median; half of the matrices between {number(low)} and {number(high)}).",
-            f"{key}inside_over_chance", middle, low, high, 0.4,
+            f"{of}The update {where} the first {turned.k} directions of the base{end}: its energy there is {number(middle)} times that of "
+            f"a random update (median; half of the matrices between {number(low)} and {number(high)}).",
+            f"{key}inside_over_chance", middle, low, high, 4,
         )
     ]  # fmt: skip
 
@@ -244,16 +244,13 @@ def _angles(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
         Finding(
             f"{of}The first {turned.k} left directions turned by up to {number(middle)} degrees (median; half of the matrices between "
             f"{number(low)} and {number(high)}). The largest angle means little where the singular values around the {turned.k}th agree.",
-            f"{key}angle_left_max", middle, low, high, 0.15,
+            f"{key}angle_left_max", middle, low, high, 1.5,
         )
     ]  # fmt: skip
 
 
 def _doubts(turned: Turned) -> list[str]:
-    lines = [
-        f"Directions: they are estimated by random projections; bounds are in directions_by_matrix.csv. "
-        "`--method full` computes them exactly."
-    ]
+    lines = ["Directions: they are estimated by random projections, with bounds in directions_by_matrix.csv; --method full is exact."]
     if len(turned.spectra) < turned.of:
         lines.append(
             f"Directions: {len(turned.spectra):,} of {turned.of:,} matrices were decomposed: whole layers, evenly spread, and "
@@ -284,12 +281,13 @@ def _tables(turned: Sequence[Turned]) -> list[Table]:
         for frames, frame in ((modules, medians), (matrices, table), (values, pd.DataFrame(singular))):
             frame.insert(0, "run", of.label)
             frames.append(frame)
+    by_module, by_matrix, singular_values = (pd.concat(frames, ignore_index=True) for frames in (modules, matrices, values))
+    of_module, of_matrix = {"module": "module", "matrices": "matrices"}, {"name": "matrix", "shape": "shape"}
     return [
-        Table("directions_by_module", "By kind of module", pd.concat(modules, ignore_index=True),
-              run | {"module": "module", "matrices": "matrices"} | COLUMNS, note=NOTE),
-        Table("directions_by_matrix", "By matrix", pd.concat(matrices, ignore_index=True), run | {"name": "matrix", "shape": "shape"} | COLUMNS, 12),
-        Table("directions_singular_values", "Singular values", pd.concat(values, ignore_index=True)),
-    ]  # fmt: skip
+        Table("directions_by_module", "By kind of module", by_module, run | of_module | COLUMNS, note=NOTE),
+        Table("directions_by_matrix", "By matrix", by_matrix, run | of_matrix | COLUMNS, 12),
+        Table("directions_singular_values", "Singular values", singular_values),
+    ]
 
 
 def _pictures(turned: Sequence[Turned]) -> list[Picture]:

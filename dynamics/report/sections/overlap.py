@@ -33,9 +33,9 @@ COLUMNS = {
     "cosine_all": "cosine",
 }
 NOTE = (
-    "o1: share of the weights changed by the first run that the second changed too; o2 the reverse. By chance: Jaccard index of independent "
-    "masks with the same density in every tensor. Same sign: over the weights that both changed as stored. Cosine: of the two updates, over "
-    "all weights."
+    "o1: share of the weights changed by the first run that the second changed too; o2 the reverse. By chance: Jaccard index of "
+    "independent masks with the same density in every tensor. Same sign: over the weights that both changed as stored. Cosine: of the two "
+    "updates, over all weights."
 )
 
 
@@ -75,17 +75,17 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         return section
     section.incomplete += [pairs.incomplete] if pairs.incomplete else []
     table = _named(pd.DataFrame(pairs.rows), labels)
-    section.findings = _findings(table, len(runs))
+    section.findings = _findings(table)
     section.doubts = [
-        "Overlap: layers and modules that move in any training make masks overlap more than chance, also where the methods have nothing else in "
-        "common. A second seed of the same method is the control: compare the overlap of two methods with that of two seeds.",
+        "Overlap: layers and modules that move in any training make masks overlap more than chance, also where the methods have nothing "
+        "else in common. A second seed of the same method is the control: compare the overlap of two methods with that of two seeds.",
     ]
     section.tables = _tables(table)
     section.pictures = [_picture(table, labels)]
     section.commands = [
         command("overlap", base.name, *(str(saved.path) for saved in last), "--html", "overlap.html", "--csv", "overlap.csv")
     ]
-    return section  # fmt: skip
+    return section
 
 
 def _of_one_base(runs: Sequence[Run], options: Options) -> tuple[Base, list[str], list[SavedCheckpoint], list[str]] | str:
@@ -138,7 +138,7 @@ def _named(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return table.assign(first_share=table["first"] / table["numel"], second_share=table["second"] / table["numel"])
 
 
-def _findings(table: pd.DataFrame, runs: int) -> list[Finding]:
+def _findings(table: pd.DataFrame) -> list[Finding]:
     """Describe each pair; of many, the pair that is most alike and the one that is least."""
     total = table[(table["level"] == "total") & (table["rule"] == "bf16")]
     ordered = total.assign(ratio=total["jaccard"] / total["jaccard_chance_by_tensor"]).sort_values("ratio", ascending=False, kind="stable")
@@ -149,19 +149,18 @@ def _findings(table: pd.DataFrame, runs: int) -> list[Finding]:
         if math.isnan(row["jaccard"]):
             continue
         pair = f"{row['first_run']} and {row['second_run']}"
-        which = (
-            "" if runs == 2 or len(rows) <= 3 else ("The pair that is most alike: " if position == 0 else "The pair that is least alike: ")
-        )
+        which = f"The pair that is {('most', 'least')[position]} alike: " if len(rows) > len(shown) else ""
+        shares = [percent(row[name]) for name in ("first_share", "second_share", "jaccard", "jaccard_chance_by_tensor")]
         times = f" ({row['ratio']:.2f} times)" if row["ratio"] == row["ratio"] and math.isfinite(row["ratio"]) else ""
         cosine = "" if math.isnan(row["cosine_all"]) else f" The cosine of the two updates is {row['cosine_all']:.3f}."
         findings.append(
             Finding(
-                f"{which}{pair} changed {percent(row['first_share'])} and {percent(row['second_share'])} of the weights in bf16; of those that "
-                f"either changed, both changed {percent(row['jaccard'])}, against {percent(row['jaccard_chance_by_tensor'])} for independent "
-                f"masks with the same density in each tensor{times}. All weights were counted, so there is no interval.{cosine}",
+                f"{which}{pair} changed {shares[0]} and {shares[1]} of the weights in bf16; of those that either changed, both changed "
+                f"{shares[2]}, against {shares[3]} for independent masks with the same density in each tensor{times}. All weights were "
+                f"counted, so there is no interval.{cosine}",
                 f"{row['first_run']}, {row['second_run']}.jaccard",
                 row["jaccard"],
-                weight=0.7 - 0.1 * position,
+                weight=7.0 - position,
             )
         )
     return findings

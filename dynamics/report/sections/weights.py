@@ -31,9 +31,10 @@ FEW = 3
 SHARES = {f"sparsity_{rule}": f"{rule}, %" for rule in RULES}
 NORMS = {"relative_update": "relative update", "cosine_distance": "1 - cosine", "max_abs_update": "max |d|"}
 RULES_NOTE = (
-    "Share of the weights that did not change, under four rules. " + "; ".join(f"{rule}: {text}" for rule, text in rule_texts(1e-3, 1e-5).items())
+    "Share of the weights that did not change, under four rules. A weight changed by "
+    + "; by ".join(f"{rule} if {text}" for rule, text in rule_texts(1e-3, 1e-5).items())
     + ". Relative update: norm of the difference divided by the norm of the base."
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ def _side_by_side(moved: Sequence[Moved]) -> list[Finding]:
     caveats = " ".join(by_run([(of.label, caveat(of)) for of in moved], len(moved)))
     return [
         Finding(
-            f"Weights that are the same as in the base when both are rounded to bf16, at the last checkpoint: {shares}. All were counted, so "
-            f"there is no interval. {caveats}",
-            weight=1.0,
+            f"Weights that are the same as in the base when both are rounded to bf16, at the last checkpoint: {shares}. All were counted, "
+            f"so there is no interval. {caveats}",
+            weight=10,
         ),
-        Finding(f"Norm of the update divided by the norm of the base, at the last checkpoint: {norms}. No interval either.", weight=0.8),
+        Finding(f"Norm of the update divided by the norm of the base, at the last checkpoint: {norms}. No interval either.", weight=8),
     ]
 
 
@@ -151,24 +152,24 @@ def _findings(moved: Moved, several: bool) -> list[Finding]:
     others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
     if not total.changed["exact"]:
         text = f"{of}, none of the {total.numel:,} weights differs from {before} (all were compared, so there is no interval)."
-        return [Finding(text, f"{key}unchanged_bf16", 1.0, weight=1.0)]
+        return [Finding(text, f"{key}unchanged_bf16", 1.0, weight=10)]
     findings = [
         Finding(
-            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same as in {before} when both are rounded to bf16 "
-            f"(by the other rules: {others}). All were counted, so there is no interval. {caveat(moved)}",
+            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same as in {before} when both are rounded to "
+            f"bf16 (by the other rules: {others}). All were counted, so there is no interval. {caveat(moved)}",
             f"{key}unchanged_bf16",
             total.sparsity["bf16"],
-            weight=1.0,
+            weight=10,
         ),
         Finding(
             f"{of}, the norm of the update is {number(total.relative_update)} of the norm of the base; {_largest(moved.last)}",
             f"{key}relative_update",
             total.relative_update,
-            weight=0.8,
+            weight=8,
         ),
     ]
     if steps := _steps(moved.last):
-        findings.append(Finding(f"{moved.label}: {steps[0]}" if several else steps[0], f"{key}one_step", steps[1], weight=0.3))
+        findings.append(Finding(f"{moved.label}: {steps[0]}" if several else steps[0], f"{key}one_step", steps[1], weight=3))
     return findings + _over_time(moved, key)
 
 
@@ -213,7 +214,7 @@ def _over_time(moved: Moved, key: str) -> list[Finding]:
             f"{number(norms[0])} to {number(norms[1])}. A weight that went back to its value counts as the same.",
             f"{key}unchanged_bf16_change",
             change,
-            weight=0.45,
+            weight=4.5,
         )
     ]
 
@@ -255,8 +256,8 @@ def _doubts(moved: Moved) -> list[str]:
     rate = f"{settings.learning_rate:g}" if settings.learning_rate is not None else "which no file says"
     steps = f"{settings.steps:,}" if settings.steps is not None else "which no file says"
     lines.append(
-        f"Size of the update: it depends on the learning rate ({rate}) and the number of steps ({steps}) at least as much as on the method; "
-        "one run cannot separate them."
+        f"Size of the update: it depends on the learning rate ({rate}) and the number of steps ({steps}) at least as much as on the "
+        "method; one run cannot separate them."
     )
     if len(moved.updates) < FEW:
         lines.append(f"When the weights moved: {plural(len(moved.updates), 'checkpoint')} cannot show it; save more of them.")
@@ -291,17 +292,15 @@ def _tables(moved: Sequence[Moved]) -> list[Table]:
             frames[-1].insert(0, "run", of.label)
     frames = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
     run = {"run": "run"} if len(moved) > 1 else {}
-    row = {"numel": "weights", **SHARES, **NORMS}
+    row, tensor = {"numel": "weights", **SHARES, **NORMS}, {"name": "tensor", "shape": "shape"}
     return [
         Table("weights_over_checkpoints", "Each checkpoint against the base", frames["over"], run | {"step": "step"} | row, 60, RULES_NOTE),
         Table("weights_by_module", "By kind of module, last checkpoint", frames["modules"], run | {"name": "module"} | row),
         Table("weights_by_layer", "By layer, last checkpoint", frames["layers"], run | {"name": "layer"} | row, 12),
         Table("weights_heat_map", "By layer and kind of module, last checkpoint", frames["grid"]),
         Table("weights_steps", "Distance in bf16 steps, last checkpoint", frames["steps"]),
-        Table(
-            "weights_by_tensor", "Tensors with the largest relative update", frames["tensors"], run | {"name": "tensor", "shape": "shape"} | row, 12
-        ),
-    ]  # fmt: skip
+        Table("weights_by_tensor", "Tensors with the largest relative update", frames["tensors"], run | tensor | row, 12),
+    ]
 
 
 def _histogram(last: Update) -> pd.DataFrame:
