@@ -148,14 +148,15 @@ def _findings(moved: Moved, several: bool) -> list[Finding]:
     """Say how many weights moved, how far, where most, and when."""
     total, key = moved.last.total, f"{moved.label}." if several else ""
     of = f"{moved.label}: at {moved.end}" if several else f"At {moved.end}"
-    before = f"{step_name(moved.base.first)}, the first checkpoint" if moved.base.first else "the base"
+    first = f"{step_name(moved.base.first)}, the first checkpoint," if moved.base.first else ""
+    before = f"at {first}" if first else "in the base"
     others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
     if not total.changed["exact"]:
-        text = f"{of}, none of the {total.numel:,} weights differs from {before} (all were compared, so there is no interval)."
+        text = f"{of}, none of the {total.numel:,} weights differs from what it was {before} (all were compared, so there is no interval)."
         return [Finding(text, f"{key}unchanged_bf16", 1.0, weight=10)]
     findings = [
         Finding(
-            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same as in {before} when both are rounded to "
+            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same as {before} when both are rounded to "
             f"bf16 (by the other rules: {others}). All were counted, so there is no interval. {caveat(moved)}",
             f"{key}unchanged_bf16",
             total.sparsity["bf16"],
