@@ -42,7 +42,8 @@ class Table:
     name : file name without suffix, such as ``weights_by_module``.
     title : above the table.
     frame : the rows.
-    show : columns that the page shows -> their headings; empty if it shows none, as for a table that belongs to a figure.
+    show : columns that the page shows -> their headings; empty if it shows none, as for a table that belongs to a figure. A heading that
+        ends with ``, %`` shows a fraction as a percentage.
     most : number of rows that the page shows.
     note : below the table.
     """

@@ -1,0 +1,46 @@
+"""Short names and colours of the runs of a report, the same in all of its sections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynamics.presentation import style
+from dynamics.presentation.text import short_paths
+from dynamics.runs import Run
+
+
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """Name each run by the end of its path, printable, and distinct if the paths are.
+
+    >>> from pathlib import Path
+    >>> run_labels([Run(Path("runs/sft"), "TRL SFTTrainer"), Run(Path("runs/grpo"), "TRL GRPOTrainer")])
+    ['sft', 'grpo']
+    """
+    short = short_paths([str(run.path.resolve()) for run in runs])
+    return [short[str(run.path.resolve())] for run in runs]
+
+
+def run_color(index: int) -> str:
+    """Return the colour of a run by its position in the report."""
+    return style.SERIES_COLORS[index % len(style.SERIES_COLORS)]
+
+
+def legend_label(label: str) -> str:
+    r"""Write a label so that a legend shows it as it is: not as a formula, and also if it begins with an underscore.
+
+    >>> legend_label("_a$b$")
+    ' _a\\$b\\$'
+    """
+    return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
+def by_run(lines: Sequence[tuple[str, str]], runs: int) -> list[str]:
+    """Write lines about runs once each, after the labels of the runs that they are about, unless it is every run.
+
+    >>> by_run([("a", "few steps"), ("b", "few steps"), ("b", "no base")], 2)
+    ['few steps', 'b: no base']
+    """
+    labels: dict[str, list[str]] = {}
+    for label, line in lines:
+        labels.setdefault(line, []).append(label)
+    return [line if len(of) >= runs else f"{', '.join(of)}: {line}" for line, of in labels.items()]
