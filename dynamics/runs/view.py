@@ -135,7 +135,7 @@ class Run:
     def series(self, name: str) -> pd.Series[float]:
         """Return a metric by step, ascending; empty if the run has none of this name. The last value of a step counts."""
         rows = self.metrics[self.metrics["name"] == name]
-        return rows.groupby("step")["value"].last().sort_index()
+        return rows.drop_duplicates("step", keep="last").set_index("step")["value"].sort_index()
 
 
 def metrics_table(rows: list[tuple[int, str, float]]) -> pd.DataFrame:
