@@ -248,8 +248,8 @@ class Recorder:
             counted = int(stats.counts[kernels.NUMEL])
             if self._together and counted != self._numel and (self._adapter is None or key.startswith("factors/")):
                 raise InputError(
-                    f"the ranks counted {counted:,} of {self._numel:,} weights: a rank holds other parts than at the start; give every rank's "
-                    "parameters in their sharded form, after reshard()"
+                    f"the ranks counted {counted:,} of {self._numel:,} weights: a rank holds other parts than at the start; "
+                    "give the parameters in their sharded form, after reshard()"
                 )
             metrics |= _named(stats, key)
         return metrics
