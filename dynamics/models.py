@@ -241,8 +241,13 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     if divided := getattr(text, "logits_scaling", None):
         scale = 1.0 / divided
     softcap = getattr(text, "final_logit_softcapping", None)
-    _try(wrapped, Head(output.weight, getattr(output, "bias", None), softcap, float(scale), vocabulary or rows))
+    _try(wrapped, Head(_whole(output.weight), _whole(getattr(output, "bias", None)), softcap, float(scale), vocabulary or rows))
     return wrapped
+
+
+def _whole(value: Any) -> Any:
+    """Gather a parameter that is sharded over the ranks of ``torch.distributed``, all of which load the model."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _try(wrapped: CausalModel, head: Head) -> None:
