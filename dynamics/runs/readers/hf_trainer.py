@@ -31,6 +31,8 @@ STAGES = {
 WITH_BETA = frozenset(["grpo", "rloo", "dpo", "kto", "onlinedpo", "xpo", "nashmd"])
 #: folders above a run in which a base is looked for that is named by a relative path
 ABOVE = 4
+#: checkpoints whose logs are compared with the newest one's
+COMPARED = 20
 COMPLETIONS = re.compile(r"completions_(\d{1,15})\.parquet")
 _CONFIG = re.compile(r"(?:Unsloth|Axolotl|AxolotlAsync|FastAsync)?([A-Z]\w*?)(?:Config|TrainingArguments)")
 #: ways to share the work in which the optimizer may keep weights of its own, other than those that are saved
@@ -85,6 +87,7 @@ def read(folder: Path) -> Run | None:
     run.settings = _settings(found, run)
     run.metrics, run.metric_names = found.log.table(run.method)
     run.rollouts = _rollouts(folder)
+    run.remarks += _of_other_runs(found)
     return run
 
 
@@ -303,6 +306,19 @@ def _storage_dtype(found: _Found, remarks: list[str]) -> str | None:
     if stated and stored and stated != stored:
         remarks.append(f"{printable(newest.path)}: config.json says {stated}, but most weights are {stored}")
     return stated
+
+
+def _of_other_runs(found: _Found) -> list[str]:
+    """Name checkpoints that an earlier run left in the directory: their logs differ from the newest one's at the same step."""
+    known = {step: value for step, name, value in found.log.rows if name == "loss"}
+    strangers: list[str] = []
+    for saved in found.saved[-COMPARED - 1 : -1]:
+        history = json_file(saved.path / STATE, []).get("log_history")
+        entries = [entry for entry in history if isinstance(entry, dict) and "loss" in entry] if isinstance(history, list) else []
+        step, loss = (entries[-1].get("step"), entries[-1]["loss"]) if entries else (None, None)
+        if type(step) is int and isinstance(loss, float) and step in known and loss == loss and known[step] != loss:
+            strangers.append(saved.path.name)
+    return [f"{name} is of another run than the newest checkpoint: their logs differ at the same step" for name in strangers]
 
 
 def _rollouts(folder: Path) -> list[RolloutFile]:
