@@ -63,13 +63,8 @@ class Log:
                 self._dropped += 1
                 continue
             self._others += not known
-            self.rows.append(
-                (
-                    step,
-                    sys.intern(printable(name, 200)),
-                    float(value) if abs(value) < LARGEST or value != value else math.copysign(math.inf, value),
-                )
-            )
+            number = math.copysign(math.inf, value) if abs(value) >= LARGEST else float(value)
+            self.rows.append((step, sys.intern(printable(name, 200)), number))
 
     def combine(self, name: str, parts: Sequence[str], how: Callable[[pd.DataFrame], pd.Series[float]]) -> bool:
         """Add a metric that is computed from others, at the steps that have all of them; return whether any has."""

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dynamics.runs.readers.hf_checkpoints import same_weights
 from dynamics.runs.readers.logs import Log, event_logs, first_record
 from dynamics.runs.readers.settings import number, text, whole
 from dynamics.runs.readers.weights import WRITING, base_of_config, complete, entries, local_base, numbered, shown
@@ -104,7 +105,9 @@ def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
                 missing = MARKER if saved != out else COMPLETED
                 run.notes.append(f"{shown(path, run.path)}: checkpoint left out: it has no file {missing}, which is written last{WRITING}")
     if (out / "config.json").is_file() or (out / "adapter_config.json").is_file():
-        if (out / MARKER).is_file() or saved == out:
+        if found and same_weights(out, found[-1][1]):
+            pass  # listed already
+        elif (out / MARKER).is_file() or saved == out:
             found.append((None, out, (out / "adapter_config.json").is_file()))
         else:
             run.notes.append(f"{shown(out, run.path)}: checkpoint left out: it has no file {MARKER}, which is written last{WRITING}")

@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
+from dynamics.runs.readers.hf_checkpoints import same_weights, weight_files
 from dynamics.runs.readers.logs import Log, event_logs
 from dynamics.runs.readers.settings import number, text, whole
-from dynamics.runs.readers.weights import base_of_adapter, base_of_config, complete, entries, fault, local_base, numbered, shown
+from dynamics.runs.readers.weights import base_of_adapter, base_of_config, complete, entries, local_base, numbered, shown
 from dynamics.runs.view import Run, Settings
 
 LOOKED_FOR = "global_stepN_hf/ or _actor/ (OpenRLHF)"
@@ -92,14 +94,12 @@ def _add_checkpoints(run: Run, checkpoints: Path) -> None:
     states = numbered(checkpoints / "_actor", STATE_FOLDER) or numbered(checkpoints, STATE_FOLDER)
     steps = dict(numbered(checkpoints, HF_FOLDER))  # of a step with two folders, the one that is not best_ comes last, and is taken
     if steps and states:
-        run.remarks.append(f"{len(states)} states of DeepSpeed, with the weights in float32, are left aside: the saved models are read")
+        count = plural(len(states), "state")
+        run.remarks.append(f"{count} of DeepSpeed, with the weights in float32, left aside: the saved models are read")
     chosen = sorted(steps.items()) or sorted(dict(states).items())
     found: list[tuple[int | None, Path, bool]] = [(step, path, (path / "adapter_config.json").is_file()) for step, path in chosen]
-    if (run.path / "config.json").is_file() and any(entry.suffix in (".safetensors", ".bin") for entry in entries(run.path)):
-        if fault(run.path):
-            run.notes.append(f"{printable(run.path)}: the weights after the last step are left out: {fault(run.path)}")
-        else:
-            found.append((None, run.path, (run.path / "adapter_config.json").is_file()))
+    if (run.path / "config.json").is_file() and weight_files(run.path) and not (chosen and same_weights(run.path, chosen[-1][1])):
+        found.append((None, run.path, (run.path / "adapter_config.json").is_file()))
     run.checkpoints = complete(found, run.notes)
 
 
