@@ -11,7 +11,7 @@ from dynamics.io.paths import suggest_path
 from dynamics.runs.view import Run
 
 #: modules of ``dynamics.runs.readers``, in the order in which they are asked; the first that knows a directory reads it
-READERS: tuple[str, ...] = ("hf_trainer",)
+READERS: tuple[str, ...] = ("own", "verl", "openrlhf", "prime_rl", "open_instruct", "hf_trainer")
 
 
 class Reader(Protocol):
