@@ -17,8 +17,7 @@ def test_a_run_whose_only_metrics_are_those_of_wandb_says_what_to_install(monkey
     run = open_run(RUNS / "trainer_wandb")
     assert [(checkpoint.step, checkpoint.path.name) for checkpoint in run.checkpoints] == [(None, "trainer_wandb")]
     assert run.notes == [
-        "no metrics: reading the files of W&B needs wandb: "
-        "pip install 'training-dynamics[runs]' (in a checkout: pip install -e '.[runs]')"
+        "no metrics: reading the files of W&B needs wandb: pip install 'training-dynamics[runs]' (in a checkout: pip install -e '.[runs]')"
     ]
 
 
