@@ -382,7 +382,6 @@ def test_settings_of_ones_own_class_without_their_secrets(copy: Any) -> None:
 @pytest.mark.parametrize(("kind", "master"), [("MULTI_GPU", "bfloat16"), ("FSDP", None), ("DEEPSPEED", None)])
 def test_masters_are_not_guessed_where_the_optimizer_may_keep_its_own(copy: Any, kind: str, master: str | None) -> None:
     folder = copy("trl_grpo")
-    state = {"learning_rate": 1e-4, "distributed_state": {"num_processes": 2, "distributed_type": kind}}
     for args in folder.rglob("training_args.bin"):
         args.unlink()
     inner = pickle.dumps(state["distributed_state"], 2)[2:-1]

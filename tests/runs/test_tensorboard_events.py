@@ -10,11 +10,12 @@ import pytest
 
 pytest.importorskip("tensorboard")
 
-from dynamics.errors import InputError
-from dynamics.runs.readers.tensorboard_events import LARGEST, event_files, read_events, scalars
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.util.tensor_util import make_tensor_proto
+
+from dynamics.errors import InputError
+from dynamics.runs.readers.tensorboard_events import LARGEST, event_files, read_events, scalars
 
 RUNS = Path(__file__).parent.parent / "data" / "runs"
 
@@ -61,9 +62,12 @@ def test_tensors_of_one_number_are_scalars_and_others_are_not(tmp_path: Path) ->
     numpy = pytest.importorskip("numpy")
     write(
         tmp_path / "events.out.tfevents.1.host",
-        (1, "float", numpy.float32(0.5)), (1, "double", numpy.array([0.25])), (1, "whole", numpy.int64(3)), (1, "image", numpy.zeros((2, 2))),
+        (1, "float", numpy.float32(0.5)),
+        (1, "double", numpy.array([0.25])),
+        (1, "whole", numpy.int64(3)),
+        (1, "image", numpy.zeros((2, 2))),
         (1, "args/text_summary", numpy.array([b"{}"])),
-    )  # fmt: skip
+    )
     events = read_events(event_files(tmp_path), [])
     assert events.rows == [(1, "float", 0.5), (1, "double", 0.25), (1, "whole", 3.0)]
     assert events.texts == {"args": "{}"}
