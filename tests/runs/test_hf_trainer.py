@@ -384,13 +384,9 @@ def test_masters_are_not_guessed_where_the_optimizer_may_keep_its_own(copy: Any,
     folder = copy("trl_grpo")
     for args in folder.rglob("training_args.bin"):
         args.unlink()
-    inner = pickle.dumps(state["distributed_state"], 2)[2:-1]
-    outer = (
-        b"\x80\x02ctrl.trainer.x\nGRPOConfig\n)\x81}X\x11\x00\x00\x00distributed_statecaccelerate.state\nPartialState\n)\x81"
-        + inner
-        + b"bsb."
-    )
-    write_pickle(folder / "training_args.bin", outer)
+    shared = pickled("accelerate.state PartialState", {"num_processes": 2, "distributed_type": kind})[2:-1]
+    state = b"}" + pickle.dumps("distributed_state", 2)[2:-1] + shared + b"s"
+    write_pickle(folder / "training_args.bin", b"\x80\x02ctrl.trainer.x\nGRPOConfig\n)\x81" + state + b"b.")
     run = open_run(folder)
     assert run.notes == []
     assert run.settings.master_dtype == master
