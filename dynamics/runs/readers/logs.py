@@ -2,107 +2,92 @@
 
 from __future__ import annotations
 
+import math
 import re
-from array import array
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
-from dynamics.runs.readers.weights import entries
+from dynamics.runs.readers.metric_names import LARGEST_STEP, MOST, Scalar, common_names
+from dynamics.runs.readers.settings import flat
+from dynamics.runs.readers.tensorboard_events import event_files, read_events
+from dynamics.runs.readers.wandb_files import Logged, read_runs, run_files
 from dynamics.runs.view import Run, metrics_table
 
-#: values that are kept of metrics with a name of ``METRICS``, and of all others together; names of others
-MOST_KNOWN, MOST_OTHER, MOST_NAMES = 10_000_000, 2_000_000, 5_000
-#: largest step
-LAST_STEP = 1 << 53
+#: values that are kept of metrics without a name in ``METRICS``
+MOST_OTHERS = MOST // 2
+#: numbers beyond this are infinite for what follows
+LARGEST = 1e300
 #: a value in a line of a console log, ``step:3 - critic/score/mean:0.5 - ...``
 CONSOLE = re.compile(rb"(?:^|\s)step:(\d{1,15}) - (.*)")
 CONSOLE_VALUE = re.compile(r"([^\s:]+):(?:np\.float(?:32|64)\()?([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))\)?$", re.I)
 #: bytes of a log of text that is read, from its start, and of one of its lines
 LONGEST_LOG, LONGEST_LINE = 1 << 30, 1 << 20
-#: folders in folders that are searched for logs, and how many
-DEPTH, FOLDERS = 4, 2_000
 
 
 class Log:
-    """Values of metrics by step and by the trainer's own names, as the files have them.
+    """Values of metrics by step, under the trainer's own names, as the files have them.
 
     Parameters
     ----------
-    names : key of ``METRICS`` -> the trainer's names for it, the first that the run has is taken.
+    names : key of ``METRICS`` -> the trainer's names for it; the first that the run has is taken.
+
+    Attributes
+    ----------
+    rows : step, name and value of each, in the order of the files.
+    settings : what W&B recorded of the settings; empty if it recorded nothing.
     """
 
     def __init__(self, names: Mapping[str, Sequence[str]]):
         self.names = names
+        self.rows: list[Scalar] = []
+        self.settings: dict[str, Any] = {}
         self._known = {name for candidates in names.values() for name in candidates}
-        self._identity: dict[str, str] = {}
-        self._steps, self._values = array("q"), array("d")
-        self._labels: list[str] = []
         self._others = self._dropped = 0
 
-    def __len__(self) -> int:
-        """Count the values."""
-        return len(self._labels)
-
     def add(self, step: int, values: Iterable[tuple[str, Any]]) -> None:
-        """Add the values of a step; those that are no numbers are left out."""
+        """Add the values of a step; those that are no numbers are left out.
+
+        Of more values than can be kept, those of metrics without a name in ``METRICS`` are left out first.
+        """
         for name, value in values:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
-            label = self._label(name)
-            if label is None:
+            known = name in self._known
+            if len(self.rows) >= MOST or (not known and self._others >= MOST_OTHERS):
                 self._dropped += 1
                 continue
-            self._steps.append(step)
-            self._labels.append(label)
-            self._values.append(float(value) if abs(value) < 1e300 or value != value else np.copysign(np.inf, value))
-
-    def _label(self, name: str) -> str | None:
-        """Return the name as it is kept, one object for all equal ones; None if there are too many values already."""
-        if name in self._known:
-            return self._identity.setdefault(name, name) if len(self) < MOST_KNOWN else None
-        if self._others >= MOST_OTHER or (name not in self._identity and len(self._identity) >= MOST_NAMES):
-            return None
-        self._others += 1
-        return self._identity.setdefault(name, printable(name, 200))
+            self._others += not known
+            number = math.copysign(math.inf, value) if abs(value) >= LARGEST else float(value)
+            self.rows.append((step, sys.intern(printable(name, 200)), number))
 
     def combine(self, name: str, parts: Sequence[str], how: Callable[[pd.DataFrame], pd.Series[float]]) -> bool:
-        """Add a metric that is computed from others of the same step, where all of them are there; return whether any was."""
-        table = self.table()
-        table = table[table["name"].isin(parts)]
-        wide = table.pivot_table(index="step", columns="name", values="value", aggfunc="last", dropna=False).reindex(columns=list(parts))
-        wide = wide.dropna()
-        if not len(wide):
-            return False
-        for step, value in how(wide).items():
+        """Add a metric that is computed from others, at the steps that have all of them; return whether any has."""
+        chosen = set(parts)
+        table = metrics_table([row for row in self.rows if row[1] in chosen])
+        wide = table.pivot_table(index="step", columns="name", values="value", aggfunc="last").reindex(columns=list(parts)).dropna()
+        for step, value in how(wide).items() if len(wide) else ():
             self.add(int(str(step)), [(name, float(value))])
-        return True
+        return len(wide) > 0
+
+    def mean_of(self, name: str, pattern: re.Pattern[str], remarks: list[str]) -> None:
+        """Add the mean over the metrics that match a pattern, at the steps that have all of them, and say so if they are several."""
+        parts = [part for part in self.own_names() if pattern.fullmatch(part)]
+        if parts and self.combine(name, parts, lambda wide: wide.mean(axis=1)) and len(parts) > 1:
+            remarks.append(f"{name} is over {len(parts)}: {', '.join(map(printable, parts[:4]))}{', ...' if len(parts) > 4 else ''}")
 
     def own_names(self) -> list[str]:
         """List the trainer's names."""
-        return sorted(set(self._labels))
-
-    def table(self) -> pd.DataFrame:
-        """Return the table of the values under the trainer's own names."""
-        table = metrics_table([])
-        if not self._labels:
-            return table
-        columns = {"step": np.array(self._steps), "name": np.array(self._labels, dtype=object), "value": np.array(self._values)}
-        return pd.DataFrame(columns).astype(table.dtypes.to_dict())
+        return sorted({name for _, name, _ in self.rows})
 
     def write_to(self, run: Run) -> None:
         """Put the metrics into a run, under the names of ``METRICS``."""
-        there = set(self._labels)
-        chosen = {key: name for key, names in self.names.items() if (name := next((name for name in names if name in there), None))}
-        keys = {name: key for key, name in chosen.items()}
-        table = self.table()
-        table["name"] = table["name"].map(lambda name: keys.get(name, name))
-        run.metrics, run.metric_names = table, {**run.metric_names, **chosen}
+        run.metrics, run.metric_names = common_names(self.rows, self.names)
         if self._dropped:
             run.notes.append(f"{printable(run.path)}: {self._dropped:,} logged values are left out: the logs hold more than are read")
 
@@ -128,16 +113,9 @@ def json_log(path: Path, notes: list[str], line: Callable[[dict[str, Any]], tupl
         notes.append(f"{printable(path)}: {odd:,} lines are no metrics of a step and are left out")
 
 
-def mean_of(log: Log, name: str, pattern: re.Pattern[str], remarks: list[str]) -> None:
-    """Add the mean over the metrics that match a pattern, at the steps that have all of them, and say so if they are several."""
-    parts = [part for part in log.own_names() if pattern.fullmatch(part)]
-    if parts and log.combine(name, parts, lambda wide: wide.mean(axis=1)) and len(parts) > 1:
-        remarks.append(f"{name} is over {len(parts)}: {', '.join(map(printable, parts[:4]))}{', ...' if len(parts) > 4 else ''}")
-
-
 def is_step(value: Any) -> bool:
     """Tell whether a value is the number of a step."""
-    return type(value) is int and 0 <= value < LAST_STEP
+    return type(value) is int and 0 <= value <= LARGEST_STEP
 
 
 def records(path: Path, notes: list[str], most: int | None = None) -> Iterator[Any]:
@@ -179,32 +157,17 @@ def console_log(path: Path, notes: list[str], log: Log) -> None:
         notes.append(f"{printable(path)}: only its first {LONGEST_LOG >> 30} GiB are read")
 
 
-def event_folders(folder: Path) -> list[Path]:
-    """List the folders with event files of TensorBoard, and those of offline W&B runs, in a folder and in the folders in it."""
-    found, waiting, seen = [], [(folder, 0)], 0
-    while waiting and seen < FOLDERS:
-        current, depth = waiting.pop(0)
-        seen += 1
-        inside = entries(current)
-        if any("tfevents" in entry.name for entry in inside) or (current.name.startswith("offline-run-")):
-            found.append(current)
-        if depth < DEPTH and not current.name.startswith("offline-run-"):
-            waiting += [(entry, depth + 1) for entry in inside if entry.is_dir() and not entry.is_symlink()]
-    return found
-
-
 def event_logs(folders: Iterable[Path], notes: list[str], log: Log) -> None:
-    """Add the scalars of folders with events of TensorBoard or an offline W&B run; what cannot be read becomes a note."""
-    from dynamics.runs.readers.tensorboard_events import scalars
-
-    for folder in folders:
-        _add_events(folder, scalars, notes, log)
-
-
-def _add_events(folder: Path, scalars: Callable[[Path], list[tuple[int, str, float]]], notes: list[str], log: Log) -> None:
+    """Add the scalars of TensorBoard's events in folders and below them; if there are none, those of offline runs of W&B, and settings."""
+    events = dict.fromkeys(file for folder in folders for file in event_files(folder))
+    files = dict.fromkeys(file for folder in folders for file in run_files(folder))
     try:
-        for step, name, value in scalars(folder):
-            if is_step(step):
-                log.add(step, [(name, value)])
-    except InputError as error:
+        rows = read_events(list(events), notes).rows if events else []
+        logged = read_runs(list(files), notes) if files else Logged()
+    except InputError as error:  # a package that reads them is not installed
         notes.append(str(error))
+        return
+    log.settings = flat(logged.settings)
+    for step, name, value in rows or logged.rows:
+        if is_step(step):
+            log.add(step, [(name, value)])

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dynamics.errors import InputError
-from dynamics.runs.readers.logs import Log, event_folders, event_logs, first_record
-from dynamics.runs.readers.settings import number, text, wandb_settings, whole
+from dynamics.runs.readers.hf_checkpoints import same_weights
+from dynamics.runs.readers.logs import Log, event_logs, first_record
+from dynamics.runs.readers.settings import number, text, whole
 from dynamics.runs.readers.weights import WRITING, base_of_config, complete, entries, local_base, numbered, shown
 from dynamics.runs.view import RolloutFile, Run, Settings
 
@@ -44,15 +44,17 @@ def read(folder: Path) -> Run | None:
     if not _is_ours(folder, out, saved):
         return None
     run = Run(folder, "open-instruct")
-    _add_samples(run, out)
-    where = _add_settings(run, out)
-    _add_checkpoints(run, out, saved)
-    _add_base(run, out, where)
     log = Log(NAMES)
-    event_logs(event_folders(out), run.notes, log)
+    event_logs([out], run.notes, log)
+    run.config = log.settings
+    if not run.config:
+        run.remarks.append("open-instruct does not write its settings, and W&B recorded none in this folder")
+    _add_samples(run, out)
+    _add_checkpoints(run, out, saved)
+    _add_base(run, out)
     log.combine("1 - val/stop_rate", ("val/stop_rate",), lambda wide: 1 - wide["val/stop_rate"])
     log.write_to(run)
-    if not len(log):
+    if not log.rows:
         run.remarks.append("no log of metrics was found: expected events of TensorBoard or an offline W&B run")
     run.method = _method(run, out, saved)
     run.settings = _shared(run)
@@ -93,20 +95,6 @@ def _add_samples(run: Run, out: Path) -> None:
     run.rollouts = [RolloutFile(None, entry) for _, entry in shards]
 
 
-def _add_settings(run: Run, out: Path) -> Path | None:
-    """Take the settings from W&B's record of them; return the file."""
-    try:
-        recorded = wandb_settings(out)
-    except InputError as error:
-        run.notes.append(str(error))
-        return None
-    if recorded is None:
-        run.remarks.append("open-instruct does not write its settings, and no record of W&B was found")
-        return None
-    run.config = recorded[1]
-    return recorded[0]
-
-
 def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
     found: list[tuple[int | None, Path, bool]] = []
     for pattern in (STEP, EPOCH):
@@ -117,7 +105,9 @@ def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
                 missing = MARKER if saved != out else COMPLETED
                 run.notes.append(f"{shown(path, run.path)}: checkpoint left out: it has no file {missing}, which is written last{WRITING}")
     if (out / "config.json").is_file() or (out / "adapter_config.json").is_file():
-        if (out / MARKER).is_file() or saved == out:
+        if found and same_weights(out, found[-1][1]):
+            pass  # listed already
+        elif (out / MARKER).is_file() or saved == out:
             found.append((None, out, (out / "adapter_config.json").is_file()))
         else:
             run.notes.append(f"{shown(out, run.path)}: checkpoint left out: it has no file {MARKER}, which is written last{WRITING}")
@@ -130,10 +120,10 @@ def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
         run.evidence = shown(run.rollouts[0].path, run.path) if run.rollouts else MARKER
 
 
-def _add_base(run: Run, out: Path, where: Path | None) -> None:
+def _add_base(run: Run, out: Path) -> None:
     """Find the base: in W&B's record, in the metadata beside samples, or in ``config.json``."""
-    if (name := text(run.config, "model_name_or_path")) and where is not None:
-        run.base, run.base_from = local_base(name, out.parent), f"{shown(where, run.path)}: model_name_or_path"
+    if name := text(run.config, "model_name_or_path"):
+        run.base, run.base_from = local_base(name, out.parent), "W&B: model_name_or_path"
         return
     for shard in run.rollouts:
         match = ROLLOUTS.fullmatch(shard.path.name)

@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
-from dynamics.runs.readers.logs import Log, event_folders, event_logs, mean_of
-from dynamics.runs.readers.settings import number, text, wandb_settings, whole
-from dynamics.runs.readers.weights import base_of_adapter, base_of_config, complete, entries, fault, local_base, numbered, shown
+from dynamics.runs.readers.hf_checkpoints import same_weights, weight_files
+from dynamics.runs.readers.logs import Log, event_logs
+from dynamics.runs.readers.settings import number, text, whole
+from dynamics.runs.readers.weights import base_of_adapter, base_of_config, complete, entries, local_base, numbered, shown
 from dynamics.runs.view import Run, Settings
 
 LOOKED_FOR = "global_stepN_hf/ or _actor/ (OpenRLHF)"
@@ -47,15 +49,17 @@ def read(folder: Path) -> Run | None:
     if checkpoints is None:
         return None
     run = Run(folder, "OpenRLHF", evidence=shown(checkpoints / _evidence(checkpoints), folder))
-    where = _add_settings(run, checkpoints)
-    _add_checkpoints(run, checkpoints)
-    _add_base(run, where)
     log = Log(NAMES)
-    event_logs(dict.fromkeys(found for parent in (folder, checkpoints) for found in event_folders(parent)), run.notes, log)
-    mean_of(log, "mean of eval/*_pass1", re.compile(r"eval/.+_pass1"), run.remarks)
+    event_logs([folder, checkpoints], run.notes, log)
+    run.config = log.settings
+    if not run.config:
+        run.remarks.append("OpenRLHF does not write its settings, and W&B recorded none in this folder")
+    _add_checkpoints(run, checkpoints)
+    _add_base(run)
+    log.mean_of("mean of eval/*_pass1", re.compile(r"eval/.+_pass1"), run.remarks)
     log.write_to(run)
     run.method = _method(run, checkpoints)
-    if not len(log):
+    if not log.rows:
         run.remarks.append("no log of metrics was found: expected events of TensorBoard (--logger.tensorboard_dir) or an offline W&B run")
     run.remarks.append("OpenRLHF does not keep its samples")
     run.settings = _shared(run)
@@ -85,42 +89,26 @@ def _evidence(checkpoints: Path) -> str:
     return "_actor" if (checkpoints / "_actor").is_dir() else "global_stepN"
 
 
-def _add_settings(run: Run, checkpoints: Path) -> Path | None:
-    """Take the settings from W&B's record of them; return the file."""
-    for folder in dict.fromkeys((run.path, checkpoints)):
-        try:
-            recorded = wandb_settings(folder)
-        except InputError as error:
-            run.notes.append(str(error))
-            continue
-        if recorded:
-            run.config = recorded[1]
-            return recorded[0]
-    run.remarks.append("OpenRLHF does not write its settings, and no record of W&B was found")
-    return None
-
-
 def _add_checkpoints(run: Run, checkpoints: Path) -> None:
     """List the checkpoints of transformers' format, or those of DeepSpeed if there are none, and the weights after the last step."""
     states = numbered(checkpoints / "_actor", STATE_FOLDER) or numbered(checkpoints, STATE_FOLDER)
     steps = dict(numbered(checkpoints, HF_FOLDER))  # of a step with two folders, the one that is not best_ comes last, and is taken
     if steps and states:
-        run.remarks.append(f"{len(states)} states of DeepSpeed, with the weights in float32, are left aside: the saved models are read")
+        count = plural(len(states), "state")
+        run.remarks.append(f"{count} of DeepSpeed, with the weights in float32, left aside: the saved models are read")
     chosen = sorted(steps.items()) or sorted(dict(states).items())
     found: list[tuple[int | None, Path, bool]] = [(step, path, (path / "adapter_config.json").is_file()) for step, path in chosen]
-    if (run.path / "config.json").is_file() and any(entry.suffix in (".safetensors", ".bin") for entry in entries(run.path)):
-        if fault(run.path):
-            run.notes.append(f"{printable(run.path)}: the weights after the last step are left out: {fault(run.path)}")
-        else:
-            found.append((None, run.path, (run.path / "adapter_config.json").is_file()))
+    if (run.path / "config.json").is_file() and weight_files(run.path) and not (chosen and same_weights(run.path, chosen[-1][1])):
+        found.append((None, run.path, (run.path / "adapter_config.json").is_file()))
     run.checkpoints = complete(found, run.notes)
 
 
-def _add_base(run: Run, where: Path | None) -> None:
+def _add_base(run: Run) -> None:
+    """Find the base: in W&B's record of the settings, else in what the checkpoints say of themselves."""
     names = ("actor.model_name_or_path", "model.model_name_or_path", "pretrain")
     name = next((name for name in names if text(run.config, name)), None)
-    if name is not None and where is not None:
-        run.base, run.base_from = local_base(str(run.config[name]), run.path), f"{shown(where, run.path)}: {name}"
+    if name is not None:
+        run.base, run.base_from = local_base(str(run.config[name]), run.path), f"W&B: {name}"
         return
     for saved in run.checkpoints:
         file, key = ("adapter_config.json", "base_model_name_or_path") if saved.adapter else ("config.json", "_name_or_path")

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dynamics.errors import InputError, printable
-from dynamics.runs.readers.logs import Log, event_folders, event_logs, first_record, json_log, mean_of
+from dynamics.runs.readers.logs import Log, event_logs, first_record, json_log
 from dynamics.runs.readers.settings import dtype, number, read_settings, text, whole
 from dynamics.runs.readers.weights import WRITING, complete, entries, fault, local_base, numbered, shown
 from dynamics.runs.view import RolloutFile, Run, Settings
@@ -130,17 +130,17 @@ def _add_metrics(run: Run) -> None:
     for path in (run.path / "metrics.jsonl", run.path / "run_default" / "metrics.jsonl"):
         if path.is_file() and isinstance(first_record(path), dict):
             json_log(path, run.notes, _line, log)
-    if not len(log):
-        event_logs(event_folders(run.path), run.notes, log)
+    if not log.rows:
+        event_logs([run.path], run.notes, log)
     for name, pattern in MEANS.items():
-        mean_of(log, name, pattern, run.remarks)
+        log.mean_of(name, pattern, run.remarks)
     for none, every in ((r"train/agg/all/[^/]+/solved_none", r"train/agg/all/[^/]+/solved_all"), ("batch/solve_none", "batch/solve_all")):
         parts = [name for name in log.own_names() if re.fullmatch(none, name) or re.fullmatch(every, name)]
         if len(parts) == 2:
             name = "solved_none + solved_all" if parts[0].startswith("train") else "batch/solve_none + batch/solve_all"
             log.combine(name, parts, _sum)
     log.write_to(run)
-    if not len(log):
+    if not log.rows:
         run.remarks.append("no log of metrics was found: expected metrics.jsonl or an offline W&B run")
 
 

@@ -135,17 +135,3 @@ def dtype(settings: Mapping[str, Any], *names: str) -> str | None:
         return None
     short = name.lower().removeprefix("torch.")
     return DTYPES.get(short, short)
-
-
-def wandb_settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Read the settings that W&B recorded of the last run in a folder, ``wandb/*run-*/files/config.yaml``; None if there are none.
-
-    Raises
-    ------
-    InputError : the file cannot be read.
-    """
-    found = sorted(folder.glob("wandb/*run-*/files/config.yaml"), key=lambda path: path.parent.parent.name.partition("run-")[2])
-    if not found:
-        return None
-    values = {name.replace(".value", "", 1): value for name, value in read_settings(found[-1]).items()}
-    return found[-1], {name: value for name, value in values.items() if not name.startswith("_wandb")}

@@ -16,7 +16,7 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
-from dynamics.runs.readers.logs import Log, console_log, event_folders, event_logs, first_record, json_log, mean_of
+from dynamics.runs.readers.logs import Log, console_log, event_logs, first_record, json_log
 from dynamics.runs.readers.settings import dtype, number, read_settings, resolved, text, whole
 from dynamics.runs.readers.weights import (
     WRITING,
@@ -254,19 +254,19 @@ def _add_metrics(run: Run, layout: Layout) -> None:
         json_log(path, run.notes, _line, log)
         break
     else:
-        events = [folder for parent in layout.folders for folder in event_folders(parent)]
-        if not events and layout.root and layout.names:
-            events = event_folders(layout.root / "tensorboard_log" / layout.names[0] / layout.names[1])
-        event_logs(dict.fromkeys(events), run.notes, log)
-    if not len(log):
+        folders = list(layout.folders)
+        if layout.root and layout.names:
+            folders.append(layout.root / "tensorboard_log" / layout.names[0] / layout.names[1])
+        event_logs(folders, run.notes, log)
+    if not log.rows:
         for folder in layout.folders:
             for entry in entries(folder):
                 if entry.suffix in (".log", ".out", ".txt") and entry.is_file():
                     console_log(entry, run.notes, log)
     for mean, pattern in VALIDATION:
-        mean_of(log, mean, pattern, run.remarks)
+        log.mean_of(mean, pattern, run.remarks)
     log.write_to(run)
-    if not len(log):
+    if not log.rows:
         run.remarks.append("no log of metrics was found: expected PROJECT/EXPERIMENT.jsonl, events of TensorBoard, or a log of the output")
 
 
