@@ -16,7 +16,7 @@ import pandas as pd
 from dynamics.errors import InputError, printable
 from dynamics.io.compression import opened
 from dynamics.io.json_lines import read_json_lines
-from dynamics.runs.completions import Completion, NoCompletion, reader, token_ids
+from dynamics.runs.completions import Completion, NoCompletion, reader
 from dynamics.runs.view import RolloutFile, Run
 
 #: columns of the table, and what stands in them
@@ -56,7 +56,10 @@ def read_rollouts(run: Run, most: int = 200_000) -> tuple[pd.DataFrame, list[str
     files = _selected(run, most, notes)
     rewards = _rewards(run)
     found = _Found(most)
-    for file in files:
+    for place, file in enumerate(files):
+        if found.is_full:
+            notes.append(f"{printable(run.path)}: {len(files) - place:,} files of samples are not read: those before hold {most:,} samples")
+            break
         _read(file, rewards, found, notes)
     return found.table(), notes
 
@@ -86,6 +89,8 @@ class _Found:
         table = pd.DataFrame(self.rows, columns=list(COLUMNS))
         types = {"step": "int64", "reward": "float64", "tokens": "float64", "held_out": "bool"}
         types |= dict.fromkeys(("prompt", "completion", "truncated", "role", "file"), "object")
+        if table["role"].nunique() == 1:  # no game: our solver alone
+            table["role"] = ""
         return table.astype(types).sort_values("step", kind="stable", ignore_index=True)
 
 
@@ -160,7 +165,7 @@ def _read(file: RolloutFile, rewards: Callable[[Sequence[str]], list[tuple[str, 
                 bad.append(f"{place} {completions}")
                 continue
             if found.is_full:
-                notes.append(f"{where}: only its first {len(found.rows) - before:,} samples are read, and none of the files after it")
+                notes.append(f"{where}: only its first {len(found.rows) - before:,} samples are read")
                 break
             for completion in completions:
                 found.add(completion, file, name)
@@ -197,9 +202,8 @@ def _parquet(path: Path, rewards: Callable[[Sequence[str]], list[tuple[str, floa
 
     try:
         table = parquet.ParquetFile(path)
-        columns = rewards(
-            [column.name for column in table.schema_arrow if pa.types.is_floating(column.type) or pa.types.is_integer(column.type)]
-        )
+        numbers = [column.name for column in table.schema_arrow if pa.types.is_floating(column.type) or pa.types.is_integer(column.type)]
+        columns = rewards(numbers)
         place = 0
         for batch in table.iter_batches(ROWS):
             for row in batch.to_pylist():
@@ -215,14 +219,3 @@ def _sum(row: Mapping[str, Any], columns: Sequence[tuple[str, float]]) -> float:
     """Sum the rewards of the functions that returned one, as TRL does; NaN if none did."""
     parts = [row[name] * weight for name, weight in columns if isinstance(row.get(name), (int, float)) and not math.isnan(row[name])]
     return math.fsum(parts) if parts and all(map(math.isfinite, parts)) else sum(parts) if parts else math.nan
-
-
-def has_only_token_ids(run: Run) -> bool:
-    """Whether a run keeps the ids of tokens instead of their text."""
-    for file in run.rollouts[:1]:
-        try:
-            record = next((record for _, record in read_json_lines(file.path, [])), None) if file.path.suffix != ".parquet" else None
-        except InputError:
-            return False
-        return isinstance(record, dict) and reader(record) is token_ids
-    return False

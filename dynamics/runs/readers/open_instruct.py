@@ -93,6 +93,8 @@ def _add_samples(run: Run, out: Path) -> None:
         if (match := ROLLOUTS.fullmatch(entry.name)) and _is_rollout(entry)
     )
     run.rollouts = [RolloutFile(None, entry) for _, entry in shards]
+    if shards:
+        run.remarks.append("open-instruct keeps the token ids of its samples, not their text")
 
 
 def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
