@@ -171,3 +171,9 @@ def event_logs(folders: Iterable[Path], notes: list[str], log: Log) -> None:
     for step, name, value in rows or logged.rows:
         if is_step(step):
             log.add(step, [(name, value)])
+
+
+def learning_rate(run: Run, configured: float | None) -> float | None:
+    """Return the learning rate that the settings give, else the largest that was logged; None if there is neither."""
+    logged = run.series("learning_rate").dropna()
+    return configured if configured is not None or not len(logged) else float(logged.max())
