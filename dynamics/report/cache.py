@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import stat
@@ -99,12 +100,18 @@ def measured(
 
 
 def _key(kind: str, sources: Sequence[str | Path | Checkpoint], settings: dict[str, Any]) -> str | None:
-    from dynamics import __version__
-
     files = [identity(source) for source in sources]
     if any(entry is None for entry in files):
         return None
-    return json.dumps([SCHEMA, __version__, kind, files, settings], sort_keys=True)
+    return json.dumps([SCHEMA, _version(), kind, files, settings], sort_keys=True)
+
+
+def _version() -> str:
+    """Return the version of this package as it is installed; empty if it is not."""
+    try:
+        return importlib.metadata.version("training-dynamics")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _read(path: Path, key: str, result: type[Measured]) -> Measured | None:

@@ -289,9 +289,9 @@ def _tables(moved: Sequence[Moved]) -> list[Table]:
         parts["tensors"].append(tensors.sort_values("relative_update", ascending=False, kind="stable"))
         parts["grid"].append(layer_module_grid(tensors))
         parts["steps"].append(_histogram(last))
-        for frames in parts.values():
-            frames[-1].insert(0, "run", of.label)
-    frames = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+        for of_runs in parts.values():
+            of_runs[-1].insert(0, "run", of.label)
+    frames = {name: pd.concat(of_runs, ignore_index=True) for name, of_runs in parts.items()}
     run = {"run": "run"} if len(moved) > 1 else {}
     row, tensor = {"numel": "weights", **SHARES, **NORMS}, {"name": "tensor", "shape": "shape"}
     return [
@@ -347,9 +347,10 @@ def _lines(moved: Sequence[Moved]) -> Figure:
 
     drawing = style.new_figure(style.TWO_COLUMN, 3.0)
     ax: Axes = drawing.subplots()
-    stepped = all(saved.step is not None for of in moved for saved, _ in of.updates)
-    for of in moved:
-        x = [saved.step if stepped else position for position, (saved, _) in enumerate(of.updates, 1)]
+    steps = [[saved.step for saved, _ in of.updates if saved.step is not None] for of in moved]
+    stepped = all(len(known) == len(of.updates) for known, of in zip(steps, moved, strict=True))
+    for known, of in zip(steps, moved, strict=True):
+        x = known if stepped else list(range(1, len(of.updates) + 1))
         if len(moved) > 1:
             ax.plot(
                 x,
