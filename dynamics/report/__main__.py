@@ -163,8 +163,6 @@ def _state(options: argparse.Namespace) -> list[tuple[str, int, int]]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    import argparse
-
     from dynamics.cli.command import Parser
 
     parser = Parser(
