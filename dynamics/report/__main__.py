@@ -163,8 +163,6 @@ def _state(options: argparse.Namespace) -> list[tuple[str, int, int]]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    import argparse
-
     from dynamics.cli.command import Parser
 
     parser = Parser(
@@ -184,9 +182,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model-passes",
-        action=argparse.BooleanOptionalAction,
+        action="store_true",
+        default=None,
         help="run the models, for entropy and divergence on texts and rollouts (default: if the estimate is under a minute)",
     )
+    parser.add_argument("--no-model-passes", action="store_false", dest="model_passes", help="do not run the models")
     parser.add_argument("--html", metavar="FILE", default=PAGE, help="write the page to FILE (default %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write every number on the page, unrounded, to FILE; - writes it to standard output")
     parser.add_argument("--out", metavar="DIR", help="write all tables as CSV and all figures as SVG into DIR; the page links to them")

@@ -165,7 +165,8 @@ def _headline(sections: Sequence[Section]) -> list[tuple[str, Finding]]:
     findings = [(section.key, finding) for section in sections for finding in section.findings if finding.weight > 0]
     findings.sort(key=lambda entry: -entry[1].weight)
     taken: dict[str, int] = {}
-    first, rest = [], []
+    first: list[tuple[str, Finding]] = []
+    rest: list[tuple[str, Finding]] = []
     for key, finding in findings:
         taken[key] = taken.get(key, 0) + 1
         (first if taken[key] <= OF_ONE_SECTION else rest).append((key, finding))

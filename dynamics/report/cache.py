@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
     from dynamics.checkpoints import Checkpoint
 
-    Measured = TypeVar("Measured", bound=DataclassInstance)
-
+Measured = TypeVar("Measured", bound="DataclassInstance")
 SCHEMA = "dynamics.report-cache/1"
 #: bytes of an entry: a comparison of 20,000 tensors takes about 20 MB
 LARGEST = 200_000_000
@@ -66,61 +66,85 @@ def _identity_of_path(path: Path) -> list[Any] | None:
     return [os.path.realpath(path), *entries] if entries else None
 
 
-def measured(
+@dataclass(frozen=True)
+class Entry(Generic[Measured]):
+    """The place of a measurement of some checkpoints in the cache.
+
+    Attributes
+    ----------
+    folder : of the cache; None for none.
+    kind : name of the measure.
+    sources : the checkpoints, see ``identity``; if one of them cannot be described, nothing is kept.
+    settings : of the measure, plain values.
+    result : dataclass of the result, with fields of plain values and of other such dataclasses.
+    key : of the files as they are when the entry is made.
+    """
+
+    folder: Path | None
+    kind: str
+    sources: Sequence[str | Path | Checkpoint]
+    settings: dict[str, Any]
+    result: type[Measured]
+    key: str | None
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None if nothing is kept."""
+        if self.folder is None or self.key is None:
+            return None
+        return self.folder / f"{self.kind}-{hashlib.sha256(self.key.encode()).hexdigest()[:32]}.json"
+
+    def read(self) -> Measured | None:
+        """Return what an earlier report measured; None if there is nothing, or nothing that this package wrote for these files."""
+        if self.path is None:
+            return None
+        try:
+            document = parse_json(read_bytes(self.path, LARGEST), str(self.path))
+            return msgspec.convert(document["result"], self.result) if document["key"] == self.key else None
+        except (InputError, OSError, KeyError, TypeError, ValueError, RecursionError, MemoryError):
+            return None
+
+    def write(self, value: Measured) -> None:
+        """Keep a result, unless the files changed meanwhile; if the folder cannot be written, nothing is kept."""
+        if self.path is None or _key(self.kind, self.sources, self.settings) != self.key:
+            return
+        with contextlib.suppress(InputError, OSError):
+            self.path.parent.mkdir(exist_ok=True)
+            with replacing(self.path) as temporary:
+                temporary.write_text(json.dumps({"schema": SCHEMA, "key": self.key, "result": asdict(value)}))
+
+
+def entry(
     folder: Path | None,
     kind: str,
     sources: Sequence[str | Path | Checkpoint],
     settings: dict[str, Any],
     result: type[Measured],
-    measure: Callable[[], Measured],
-) -> Measured:
-    """Return what an earlier report measured, or measure it and keep it.
+) -> Entry[Measured]:
+    """Make the entry of a measurement; see ``Entry`` for the parameters."""
+    return Entry(folder, kind, sources, settings, result, _key(kind, sources, settings) if folder is not None else None)
 
-    Parameters
-    ----------
-    folder : of the cache; None for none.
-    kind : name of the measure.
-    sources : the checkpoints, see ``identity``; if one of them cannot be described, or changes meanwhile, nothing is kept.
-    settings : of the measure, plain values.
-    result : dataclass of the result, with fields of plain values and of other such dataclasses.
-    measure : makes the result.
-    """
-    key = _key(kind, sources, settings) if folder is not None else None
-    if folder is None or key is None:
-        return measure()
-    path = folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    earlier = _read(path, key, result)
+
+def measured(place: Entry[Measured], measure: Callable[[], Measured]) -> Measured:
+    """Return what an earlier report measured, or measure it and keep it."""
+    earlier = place.read()
     if earlier is not None:
         return earlier
     value = measure()
-    if _key(kind, sources, settings) == key:
-        _write(path, key, value)
+    place.write(value)
     return value
 
 
 def _key(kind: str, sources: Sequence[str | Path | Checkpoint], settings: dict[str, Any]) -> str | None:
-    from dynamics import __version__
-
     files = [identity(source) for source in sources]
     if any(entry is None for entry in files):
         return None
-    return json.dumps([SCHEMA, __version__, kind, files, settings], sort_keys=True)
+    return json.dumps([SCHEMA, _version(), kind, files, settings], sort_keys=True)
 
 
-def _read(path: Path, key: str, result: type[Measured]) -> Measured | None:
-    """Read an entry; None if there is none, or none that this package wrote for this key."""
+def _version() -> str:
+    """Return the version of this package as it is installed; empty if it is not."""
     try:
-        document = parse_json(read_bytes(path, LARGEST), str(path))
-        if document["key"] != key:
-            return None
-        return msgspec.convert(document["result"], result)
-    except (InputError, OSError, KeyError, TypeError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _write(path: Path, key: str, value: Any) -> None:
-    """Keep an entry; if the folder cannot be written, nothing is kept."""
-    with contextlib.suppress(InputError, OSError):
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"schema": SCHEMA, "key": key, "result": asdict(value)}))
+        return importlib.metadata.version("training-dynamics")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -73,7 +73,8 @@ def _near(name: str, folder: Path) -> str:
     """Find a relative path from where the run's program was likely started: here, in the run's folder, or in one above it."""
     if not Path(name).is_absolute():
         with contextlib.suppress(OSError, ValueError):  # a text that is no path
-            return next(str(parent / name) for parent in (Path(), folder, *folder.resolve().parents[:3]) if (parent / name).exists())
+            parents = (Path(), folder, *folder.resolve().parents[:3])
+            return next((str(parent / name) for parent in parents if (parent / name).exists()), name)
     return name
 
 
@@ -132,19 +133,37 @@ class Update:
     notes: list[str] = field(default_factory=list)
 
 
-def update(base: Base, saved: SavedCheckpoint, options: Options, progress: Callable[[int, int], None] | None = None) -> Update:
-    """Compare a checkpoint with a base, or take what an earlier report measured.
+def updates(
+    base: Base, checkpoints: Sequence[SavedCheckpoint], options: Options, progress: Callable[[int, int], None] | None = None
+) -> list[Update | str]:
+    """Compare checkpoints with a base in one pass, but for those that an earlier report measured.
 
-    Raises
-    ------
-    InputError : the checkpoint cannot be read or compared.
+    Returns
+    -------
+    Of each checkpoint its update, or why it cannot be read or compared.
     """
-    from dynamics.sparsity import compare
+    from dynamics.sparsity import compare, compare_all
 
-    def measure() -> Update:
-        return _plain(compare(base.checkpoint, str(saved.path), progress=progress))
+    entries = [cache.entry(options.cache, "sparsity", [base.source, saved.path], {}, Update) for saved in checkpoints]
+    results: list[Update | str | None] = [entry.read() for entry in entries]
+    new = [index for index, result in enumerate(results) if result is None]
+    try:
+        made = compare_all(base.checkpoint, [str(checkpoints[index].path) for index in new], progress=progress) if new else []
+        results = [_plain(made[new.index(index)]) if index in new else result for index, result in enumerate(results)]
+    except InputError:  # one of them; each alone says which, and the others are measured
+        for index in new:
+            results[index] = _one(lambda index=index: compare(base.checkpoint, str(checkpoints[index].path)))  # type: ignore[misc]
+    for index in new:
+        if isinstance(update := results[index], Update):
+            entries[index].write(update)
+    return [result for result in results if result is not None]
 
-    return cache.measured(options.cache, "sparsity", [base.source, saved.path], {}, Update, measure)
+
+def _one(measure: Callable[[], Comparison]) -> Update | str:
+    try:
+        return _plain(measure())
+    except InputError as error:
+        return str(error)
 
 
 def _plain(comparison: Comparison) -> Update:

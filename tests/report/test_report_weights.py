@@ -183,13 +183,13 @@ def test_a_large_model_has_a_selection_of_its_layers_decomposed() -> None:
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the checkpoints that are compared, rather than read from the cache."""
     calls: list[str] = []
-    compare = sparsity.compare
+    compare_all = sparsity.compare_all
 
     def counted(base, tuned, **more):
-        calls.append(Path(tuned).name)
-        return compare(base, tuned, **more)
+        calls.extend(Path(path).name for path in tuned)
+        return compare_all(base, tuned, **more)
 
-    monkeypatch.setattr(sparsity, "compare", counted)
+    monkeypatch.setattr(sparsity, "compare_all", counted)
     return calls
 
 

@@ -61,8 +61,10 @@ def _different(settings: Sequence[dict[str, Any]], labels: Sequence[str], source
     for name in dict.fromkeys(name for values in settings for name in values):
         values = [entry.get(name) for entry in settings]
         if any(value != values[0] for value in values[1:]):
-            plain = [value if isinstance(value, (int, float, str)) or value is None else printable(value) for value in values]
-            rows.append({"source": source, "setting": printable(name)} | dict(zip(labels, plain, strict=True)))
+            row: dict[str, Any] = {"source": source, "setting": printable(name)}
+            for label, value in zip(labels, values, strict=True):
+                row[label] = value if isinstance(value, (int, float, str)) or value is None else printable(value)
+            rows.append(row)
     return rows
 
 

@@ -24,6 +24,7 @@ from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.updates import Base, base_of, command, spread, step_name
 from dynamics.runs import Run, SavedCheckpoint
 from dynamics.spectra import Spectrum
+from dynamics.spectra.comparison import SEQUENCE_FIELDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,7 +163,7 @@ def _measure(label: str, color: str, base: Base, saved: SavedCheckpoint, options
         )  # fmt: skip
 
     settings = {"k": k, "only": only, "seed": options.seed}
-    spectra = cache.measured(options.cache, "spectra", [base.source, saved.path], settings, Spectra, measure).spectra
+    spectra = cache.measured(cache.entry(options.cache, "spectra", [base.source, saved.path], settings, Spectra), measure).spectra
     rows = changed_only(frame(spectra))
     rows["rank_1_share"] = 1 / rows["stable_rank"]
     return Turned(label, color, base, saved, k, len(shapes), spectra, rows)
@@ -261,12 +262,14 @@ def _doubts(turned: Turned) -> list[str]:
 
 def _tables(turned: Sequence[Turned]) -> list[Table]:
     run = {"run": "run"} if len(turned) > 1 else {}
-    modules, matrices, values = [], [], []
+    modules: list[pd.DataFrame] = []
+    matrices: list[pd.DataFrame] = []
+    values: list[pd.DataFrame] = []
     for of in turned:
         medians = of.rows.groupby("module", sort=False)[list(COLUMNS)].median().reset_index()
         medians.insert(1, "matrices", of.rows.groupby("module", sort=False).size().to_numpy())
         medians = medians.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
-        table = of.rows.drop(columns=[name for name in of.rows if name.startswith(("sigma_", "angles_")) or name == "bounds"])
+        table = of.rows.drop(columns=list(SEQUENCE_FIELDS))
         table["shape"] = ["x".join(map(str, shape)) for shape in table["shape"]]
         for spectrum in of.spectra:
             for name, ends in spectrum.bounds.items():

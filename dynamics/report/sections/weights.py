@@ -11,12 +11,12 @@ import pandas as pd
 
 from dynamics.checkpoints.parameter_names import OUTSIDE
 from dynamics.descriptions import plural
-from dynamics.errors import InputError, printable
+from dynamics.errors import printable
 from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
 from dynamics.report.labels import by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
-from dynamics.report.updates import Base, Update, base_of, command, spread, step_name, update
+from dynamics.report.updates import Base, Update, base_of, command, spread, step_name, updates
 from dynamics.runs import Run, SavedCheckpoint
 from dynamics.sparsity.definitions import RULES, rule_texts
 from dynamics.sparsity.results import flat_record, layer_module_grid
@@ -105,28 +105,26 @@ def _measure(run: Run, label: str, color: str, options: Options, section: Sectio
         section.incomplete.append(f"{label}: compared with its first checkpoint, because the base cannot be read: {base.problem}")
     checkpoints = [saved for saved in run.checkpoints if base.first is None or saved.path != base.first.path]
     chosen = spread(checkpoints)
-    updates = []
-    for number_of, saved in enumerate(chosen):
-        try:
-            updates.append((saved, update(base, saved, options, _progress(label, options, number_of, len(chosen)))))
-        except InputError as error:
-            section.incomplete.append(f"{label}, {step_name(saved)}: {error}")
-            continue
-        if updates[-1][1].incomplete:
-            section.incomplete.append(f"{label}, {step_name(saved)}: {updates[-1][1].incomplete}")
+    compared = []
+    for saved, update in zip(chosen, updates(base, chosen, options, _progress(label, options)), strict=True):
+        problem = update if isinstance(update, str) else update.incomplete
+        if problem:
+            section.incomplete.append(f"{label}, {step_name(saved)}: {problem}")
+        if not isinstance(update, str):
+            compared.append((saved, update))
     if len(chosen) < len(checkpoints):
         section.document.setdefault("selected", {})[label] = [len(chosen), len(checkpoints)]
-    if not updates:
+    if not compared:
         reasons.append(f"{label}: none of its checkpoints could be compared with {printable(base.name)}")
         return None
-    return Moved(label, color, run, base, updates)
+    return Moved(label, color, run, base, compared)
 
 
-def _progress(label: str, options: Options, done: int, of: int) -> Callable[[int, int], None] | None:
+def _progress(label: str, options: Options) -> Callable[[int, int], None] | None:
     if options.progress is None:
         return None
     tell = options.progress
-    return lambda weights, total: tell(f"comparing the checkpoints of {label}", done * total + weights, of * total)
+    return lambda weights, total: tell(f"comparing the checkpoints of {label}", weights, total)
 
 
 def _side_by_side(moved: Sequence[Moved]) -> list[Finding]:
@@ -289,9 +287,9 @@ def _tables(moved: Sequence[Moved]) -> list[Table]:
         parts["tensors"].append(tensors.sort_values("relative_update", ascending=False, kind="stable"))
         parts["grid"].append(layer_module_grid(tensors))
         parts["steps"].append(_histogram(last))
-        for frames in parts.values():
-            frames[-1].insert(0, "run", of.label)
-    frames = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+        for of_runs in parts.values():
+            of_runs[-1].insert(0, "run", of.label)
+    frames = {name: pd.concat(of_runs, ignore_index=True) for name, of_runs in parts.items()}
     run = {"run": "run"} if len(moved) > 1 else {}
     row, tensor = {"numel": "weights", **SHARES, **NORMS}, {"name": "tensor", "shape": "shape"}
     return [
@@ -347,9 +345,10 @@ def _lines(moved: Sequence[Moved]) -> Figure:
 
     drawing = style.new_figure(style.TWO_COLUMN, 3.0)
     ax: Axes = drawing.subplots()
-    stepped = all(saved.step is not None for of in moved for saved, _ in of.updates)
-    for of in moved:
-        x = [saved.step if stepped else position for position, (saved, _) in enumerate(of.updates, 1)]
+    steps = [[saved.step for saved, _ in of.updates if saved.step is not None] for of in moved]
+    stepped = all(len(known) == len(of.updates) for known, of in zip(steps, moved, strict=True))
+    for known, of in zip(steps, moved, strict=True):
+        x = known if stepped else list(range(1, len(of.updates) + 1))
         if len(moved) > 1:
             ax.plot(
                 x,
