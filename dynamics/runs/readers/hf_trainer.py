@@ -14,11 +14,12 @@ from typing import Any
 from dynamics.errors import InputError, printable
 from dynamics.io.yaml import parse_yaml
 from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_model, with_own_model
+from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.hf_files import Card, json_file, named, read_card
 from dynamics.runs.readers.hf_log import LLAMA_FACTORY, STATE, Log, read_log
 from dynamics.runs.readers.settings import flat, number, text, whole
 from dynamics.runs.readers.training_arguments import NAME, Arguments, read_arguments
-from dynamics.runs.view import RolloutFile, Run, SavedCheckpoint, Settings
+from dynamics.runs.view import Run, SavedCheckpoint, Settings
 
 LOOKED_FOR = "checkpoint-N, trainer_state.json or training_args.bin (transformers, TRL, LLaMA-Factory, axolotl, Unsloth)"
 #: settings that LLaMA-Factory's page writes
@@ -32,9 +33,6 @@ STAGES = {
 WITH_BETA = frozenset(["grpo", "rloo", "dpo", "kto", "onlinedpo", "xpo", "nashmd"])
 #: folders above a run in which a base is looked for that is named by a relative path
 ABOVE = 4
-#: checkpoints whose logs are compared with the newest one's
-COMPARED = 20
-COMPLETIONS = re.compile(r"completions_(\d{1,15})\.parquet")
 _CONFIG = re.compile(r"(?:Unsloth|Axolotl|AxolotlAsync|FastAsync)?([A-Z]\w*?)(?:Config|TrainingArguments)")
 #: ways to share the work in which the optimizer may keep weights of its own, other than those that are saved
 OWN_MASTERS = frozenset(["FSDP", "DEEPSPEED", "MEGATRON_LM"])
@@ -87,7 +85,7 @@ def read(folder: Path) -> Run | None:
     run.checkpoints = _checkpoints(found, run.config, run.remarks)
     run.settings = _settings(found, run)
     run.metrics, run.metric_names = found.log.table(run.method)
-    run.rollouts = _rollouts(folder)
+    run.rollouts = completions(folder, found.log.rows, run.config, run.notes)
     run.remarks += _of_other_runs(found)
     return run
 
@@ -106,6 +104,8 @@ def _evidence(folder: Path) -> str | None:
 
 def _is_newest(folder: Path, places: list[Path]) -> bool:
     """Tell whether the state in the directory itself is of as late a step as that of the last checkpoint."""
+    if not (folder / STATE).exists():
+        return False
     steps = [json_file(place / STATE, []).get("global_step") for place in (folder, *places[:1])]
     known = [step if type(step) is int else -1 for step in steps]
     return known[0] >= max(known[1:], default=-1)
@@ -310,19 +310,19 @@ def _storage_dtype(found: _Found, remarks: list[str]) -> str | None:
 
 
 def _of_other_runs(found: _Found) -> list[str]:
-    """Name checkpoints that an earlier run left in the directory: their logs differ from the newest one's at the same step."""
+    """Name checkpoints that another run left in the directory: their logs differ from the newest one's at the same step.
+
+    The first, the middle and the last but one are compared: a state holds the log since the beginning, and may be large.
+    """
     known = {step: value for step, name, value in found.log.rows if name == "loss"}
-    strangers: list[str] = []
-    for saved in found.saved[-COMPARED - 1 : -1]:
+    older = found.saved[:-1]
+    compared = {saved.step: saved for saved in (*older[:1], *older[len(older) // 2 :][:1], *older[-1:])}
+    names: list[str] = []
+    for saved in compared.values():
         history = json_file(saved.path / STATE, []).get("log_history")
         entries = [entry for entry in history if isinstance(entry, dict) and "loss" in entry] if isinstance(history, list) else []
         step, loss = (entries[-1].get("step"), entries[-1]["loss"]) if entries else (None, None)
         if type(step) is int and isinstance(loss, float) and step in known and loss == loss and known[step] != loss:
-            strangers.append(saved.path.name)
-    return [f"{name} is of another run than the newest checkpoint: their logs differ at the same step" for name in strangers]
-
-
-def _rollouts(folder: Path) -> list[RolloutFile]:
-    """List the completions that TRL has kept, by step."""
-    matches = [(match, path) for path in (folder / "completions").glob("*.parquet") if (match := COMPLETIONS.fullmatch(path.name))]
-    return [RolloutFile(int(match[1]), path) for match, path in sorted(matches, key=lambda pair: int(pair[0][1]))]
+            names.append(saved.path.name)
+    message = "of another run than the newest checkpoint, whose log differs at the same step; use a directory for each run"
+    return [f"{', '.join(names)}: {message}"] if names else []
