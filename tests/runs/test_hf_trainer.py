@@ -139,6 +139,13 @@ def test_checkpoints_stand_in_the_order_of_their_numbers(copy: Any) -> None:
     assert steps(open_run(folder)) == [(5, "checkpoint-5"), (10, "checkpoint-10"), (100, "checkpoint-100")]
 
 
+def test_a_checkpoint_instead_of_its_run_is_a_remark() -> None:
+    run = open_run(RUNS / "trl_grpo" / "checkpoint-10")
+    assert steps(run) == [(10, "checkpoint-10")]
+    assert run.series("reward").index.tolist() == list(range(1, 11))
+    assert run.remarks == [f"this is one checkpoint of a run; name {RUNS / 'trl_grpo'} for all of it"]
+
+
 def damage_nothing_yet(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
 
@@ -364,6 +371,15 @@ def test_damaged_settings_are_a_note(copy: Any, data: bytes, reason: str) -> Non
     run = open_run(folder)
     assert reason in run.notes[0]
     assert len(run.checkpoints) == 1
+
+
+def test_completions_of_several_steps_are_a_remark(copy: Any) -> None:
+    folder = copy("trl_grpo")
+    for args in folder.rglob("training_args.bin"):
+        args.unlink()
+    settings = {"num_iterations": 3, "steps_per_generation": 4, "gradient_accumulation_steps": 2}
+    write_pickle(folder / "training_args.bin", pickled("trl.trainer.grpo_config GRPOConfig", settings))
+    assert open_run(folder).remarks == ["completions: each is used for 6 steps, and stands in the file of each of them that was logged"]
 
 
 def test_settings_that_hold_themselves_end(copy: Any) -> None:

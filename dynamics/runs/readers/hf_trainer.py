@@ -13,6 +13,7 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.yaml import parse_yaml
+from dynamics.runs.readers.hf_checkpoints import NAME as CHECKPOINT
 from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_model, with_own_model
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.hf_files import Card, json_file, named, read_card
@@ -86,7 +87,7 @@ def read(folder: Path) -> Run | None:
     run.settings = _settings(found, run)
     run.metrics, run.metric_names = found.log.table(run.method)
     run.rollouts = completions(folder, found.log.rows, run.config, run.notes)
-    run.remarks += _of_other_runs(found)
+    run.remarks += _of_other_runs(found) + _reused(run) + _one_checkpoint(folder)
     return run
 
 
@@ -326,3 +327,22 @@ def _of_other_runs(found: _Found) -> list[str]:
             names.append(saved.path.name)
     message = "of another run than the newest checkpoint, whose log differs at the same step; use a directory for each run"
     return [f"{', '.join(names)}: {message}"] if names else []
+
+
+def _reused(run: Run) -> list[str]:
+    """Say how often the files of completions repeat, which TRL does while it makes several steps from the same ones."""
+    settings = run.config
+    names = ("num_iterations", "steps_per_generation", "gradient_accumulation_steps")
+    iterations, generated, parts = (whole(settings, name) or 1 for name in names)
+    steps = iterations * generated // parts
+    if not run.rollouts or steps < 2:
+        return []
+    return [f"completions: each is used for {steps} steps, and stands in the file of each of them that was logged"]
+
+
+def _one_checkpoint(folder: Path) -> list[str]:
+    """Say that a checkpoint was named instead of the run that it is of."""
+    above = folder.resolve().parent
+    if not CHECKPOINT.fullmatch(folder.name) or len(numbered(above)) < 2:
+        return []
+    return [f"this is one checkpoint of a run; name {printable(above)} for all of it"]
