@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -103,15 +103,15 @@ def json_log(path: Path, notes: list[str], line: Callable[[dict[str, Any]], tupl
     odd = 0
     for record in records(path, notes):
         step, values = line(record) if isinstance(record, dict) else (None, {})
-        if not is_step(step) or not isinstance(values, Mapping):
+        if is_step(step) and isinstance(values, Mapping):
+            log.add(step, values.items())
+        else:
             odd += 1
-            continue
-        log.add(step, values.items())
     if odd:
         notes.append(f"{printable(path)}: {odd:,} lines are no metrics of a step and are left out")
 
 
-def is_step(value: Any) -> bool:
+def is_step(value: Any) -> TypeGuard[int]:
     """Tell whether a value is the number of a step."""
     return type(value) is int and 0 <= value <= LARGEST_STEP
 

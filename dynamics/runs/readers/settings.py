@@ -62,7 +62,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     while waiting and len(result) < MOST_SETTINGS:
         prefix, value, depth = waiting.pop()
         if isinstance(value, Mapping) and depth < DEEPEST:
-            waiting += [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in reversed(value.items())]
+            waiting += [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in reversed(list(value.items()))]
         elif not (SECRET.search(prefix) and isinstance(value, str)):
             result[printable(prefix)] = _plain(value)
     return result
