@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,21 +70,7 @@ def _unquoted(text: str) -> str:
     return printable(text.strip().strip("'\""), 1000)
 
 
-def text_setting(settings: dict[str, Any], *names: str) -> str | None:
-    """Return the first of the settings that is a text with something in it."""
-    return next((printable(value, 1000) for name in names if isinstance(value := settings.get(name), str) and value not in UNKNOWN), None)
-
-
-def number_setting(settings: dict[str, Any], name: str) -> float | None:
-    """Return a setting that is a number, also one that YAML made a text, such as 1e-5; None for any other value."""
+def named(settings: Mapping[str, Any], name: str) -> str | None:
+    """Return the path or the id of a model that a setting names; None if it names none."""
     value = settings.get(name)
-    try:
-        return None if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def whole_setting(settings: dict[str, Any], name: str, least: int = 1) -> int | None:
-    """Return a setting that is a whole number of at least ``least``."""
-    value = number_setting(settings, name)
-    return int(value) if value is not None and value.is_integer() and least <= value <= 2**53 else None
+    return printable(value, 1000) if isinstance(value, str) and value.strip() not in UNKNOWN else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from dynamics.io.json_lines import read_json_lines
 from dynamics.io.side_files import parse_json
 from dynamics.runs.readers import tensorboard_events, wandb_files
 from dynamics.runs.readers.hf_files import json_file
-from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, common_names, take
+from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, common_names, drop_repeated, take
 
 STATE = "trainer_state.json"
 #: file that LLaMA-Factory appends a line to whenever it logs
@@ -41,6 +42,10 @@ NAMES = {
 SAMPLING = frozenset(["grpo", "rloo", "ppo", "onlinedpo", "xpo", "nashmd", "gspo", "drgrpo"])
 #: methods that call something else ``kl``: a sum over a sequence, or a baseline
 OTHER_KL = frozenset(["kto", "ppo", "onlinedpo", "xpo", "nashmd"])
+#: times that a run is resumed
+RESUMED = 1000
+#: characters of a name
+LONGEST = 100
 #: entries of a log that are no metrics
 _UNMEASURED = frozenset(["step", "epoch", "current_steps", "total_steps", "percentage"])
 
@@ -150,7 +155,7 @@ def _add_entry(entry: Any, step_name: str, rows: list[Scalar]) -> bool:
         return False
     for name, value in entry.items():
         if name not in _UNMEASURED and (number := _number(value)) is not None:
-            rows.append((step, printable(name), number))
+            rows.append((step, name if name.isprintable() and len(name) < LONGEST else sys.intern(printable(name)), number))
     return True
 
 
@@ -171,10 +176,19 @@ def _llama_factory(folder: Path, notes: list[str]) -> list[Scalar]:
     rows: list[Scalar] = []
 
     def read() -> None:
-        odd = 0
+        odd = last = resumed = 0
         for _, line in read_json_lines(path, unfinished=[]):
+            start = len(rows)
             odd += not _add_entry(line, "current_steps", rows)
             check_number(rows, path)
+            if len(rows) > start:
+                step = rows[-1][0]
+                if step < last:
+                    resumed += 1
+                    drop_repeated(rows, start)
+                if resumed > RESUMED:
+                    raise InputError(f"{printable(path)}: goes back to earlier steps over {RESUMED} times; its later lines were left out")
+                last = step
         if odd:
             raise InputError(f"{printable(path)}: {odd} lines have no current_steps; they were left out")
 

@@ -13,11 +13,14 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.yaml import parse_yaml
+from dynamics.runs.readers.hf_checkpoints import NAME as CHECKPOINT
 from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_model, with_own_model
-from dynamics.runs.readers.hf_files import Card, json_file, number_setting, read_card, text_setting, whole_setting
+from dynamics.runs.readers.hf_completions import completions
+from dynamics.runs.readers.hf_files import Card, json_file, named, read_card
 from dynamics.runs.readers.hf_log import LLAMA_FACTORY, STATE, Log, read_log
-from dynamics.runs.readers.training_arguments import NAME, Arguments, flat, read_arguments
-from dynamics.runs.view import RolloutFile, Run, SavedCheckpoint, Settings
+from dynamics.runs.readers.settings import flat, number, text, whole
+from dynamics.runs.readers.training_arguments import NAME, Arguments, read_arguments
+from dynamics.runs.view import Run, SavedCheckpoint, Settings
 
 LOOKED_FOR = "checkpoint-N, trainer_state.json or training_args.bin (transformers, TRL, LLaMA-Factory, axolotl, Unsloth)"
 #: settings that LLaMA-Factory's page writes
@@ -31,7 +34,6 @@ STAGES = {
 WITH_BETA = frozenset(["grpo", "rloo", "dpo", "kto", "onlinedpo", "xpo", "nashmd"])
 #: folders above a run in which a base is looked for that is named by a relative path
 ABOVE = 4
-COMPLETIONS = re.compile(r"completions_(\d{1,15})\.parquet")
 _CONFIG = re.compile(r"(?:Unsloth|Axolotl|AxolotlAsync|FastAsync)?([A-Z]\w*?)(?:Config|TrainingArguments)")
 #: ways to share the work in which the optimizer may keep weights of its own, other than those that are saved
 OWN_MASTERS = frozenset(["FSDP", "DEEPSPEED", "MEGATRON_LM"])
@@ -84,7 +86,8 @@ def read(folder: Path) -> Run | None:
     run.checkpoints = _checkpoints(found, run.config, run.remarks)
     run.settings = _settings(found, run)
     run.metrics, run.metric_names = found.log.table(run.method)
-    run.rollouts = _rollouts(folder)
+    run.rollouts = completions(folder, found.log.rows, run.config, run.notes)
+    run.remarks += _of_other_runs(found) + _reused(run) + _one_checkpoint(folder)
     return run
 
 
@@ -102,6 +105,8 @@ def _evidence(folder: Path) -> str | None:
 
 def _is_newest(folder: Path, places: list[Path]) -> bool:
     """Tell whether the state in the directory itself is of as late a step as that of the last checkpoint."""
+    if not (folder / STATE).exists():
+        return False
     steps = [json_file(place / STATE, []).get("global_step") for place in (folder, *places[:1])]
     known = [step if type(step) is int else -1 for step in steps]
     return known[0] >= max(known[1:], default=-1)
@@ -173,25 +178,25 @@ def _method(found: _Found, name: str) -> str | None:
 def _base(found: _Found) -> tuple[str | None, str]:
     """Return the model that training started from, and where that stands."""
     for place in (found.folder, *found.places):
-        name = text_setting(json_file(place / "adapter_config.json", []), "base_model_name_or_path")
+        name = named(json_file(place / "adapter_config.json", []), "base_model_name_or_path")
         if name:
             return name, f"{_relative(place / 'adapter_config.json', found.folder)}, base_model_name_or_path"
-    if name := text_setting(found.page, "model_name_or_path"):
+    if name := named(found.page, "model_name_or_path"):
         return name, f"{PAGE_ARGUMENTS}, model_name_or_path"
     for place in (*reversed(found.places), found.folder):
-        name = text_setting(json_file(place / "config.json", []), "_name_or_path")
+        name = named(json_file(place / "config.json", []), "_name_or_path")
         if name and not _inside(name, found):
             return name, f"{_relative(place / 'config.json', found.folder)}, _name_or_path"
     if found.card.base:
         return found.card.base, "README.md, base_model"
-    name = text_setting(found.log.settings, "_name_or_path")
+    name = named(found.log.settings, "_name_or_path")
     return (name, "settings in the logs, _name_or_path") if name and not _inside(name, found) else (None, "")
 
 
 def _inside(name: str, found: _Found) -> bool:
     """Tell whether a name is that of a checkpoint of the run itself, as after a resume."""
     path = Path(name)
-    output = text_setting(found.arguments.values, "output_dir") if found.arguments else None
+    output = text(found.arguments.values, "output_dir") if found.arguments else None
     beside = path.name in {place.name for place in found.places} and path.parent.name == found.folder.name
     return beside or (output is not None and Path(output) != Path() and Path(output) in (path, *path.parents))
 
@@ -226,38 +231,38 @@ def _checkpoints(found: _Found, config: dict[str, Any], remarks: list[str]) -> l
 def _own_step(found: _Found, config: dict[str, Any]) -> int | None:
     """Return the step of the model in the directory itself: that of its state, the last that was logged, or the last that was planned."""
     state = json_file(found.folder / STATE, [])
-    if config.get("load_best_model_at_end") is True and (best := whole_setting(state or found.log.state, "best_global_step")):
+    if config.get("load_best_model_at_end") is True and (best := whole(state or found.log.state, "best_global_step")):
         return best
-    if step := whole_setting(state, "global_step"):
+    if step := whole(state, "global_step"):
         return step
     last = found.saved[-1].step if found.saved else 0
     if found.log.last > (last or 0):
         return found.log.last
-    return whole_setting(found.log.state, "max_steps")
+    return whole(found.log.state, "max_steps")
 
 
 def _settings(found: _Found, run: Run) -> Settings:
     """Return the settings that many trainers share."""
     values = run.config
     logged = [value for _, name, value in found.log.rows if name in ("learning_rate", "lr") and value == value]
-    planned = whole_setting(found.log.state, "max_steps") or whole_setting(values, "max_steps")
+    planned = whole(found.log.state, "max_steps") or whole(values, "max_steps")
     return Settings(
-        learning_rate=number_setting(values, "learning_rate") or max(logged, default=None),
+        learning_rate=number(values, "learning_rate") or max(logged, default=None),
         steps=found.log.steps or planned,
         batch_size=_batch_size(found, values),
-        group_size=whole_setting(values, "num_generations"),
+        group_size=whole(values, "num_generations"),
         master_dtype=_master_dtype(found, values),
         storage_dtype=_storage_dtype(found, run.remarks),
-        temperature=number_setting(values, "temperature"),
-        kl_coef=number_setting(values, "beta") if run.method in WITH_BETA else None,
-        seed=whole_setting(values, "seed", 0),
+        temperature=number(values, "temperature"),
+        kl_coef=number(values, "beta") if run.method in WITH_BETA else None,
+        seed=whole(values, "seed"),
     )
 
 
 def _batch_size(found: _Found, values: dict[str, Any]) -> int | None:
     """Return the samples per optimizer step; None if the number of processes, or of parts of a step, is not known."""
-    one = whole_setting(found.log.state, "train_batch_size") or whole_setting(values, "per_device_train_batch_size")
-    parts = whole_setting(values, "gradient_accumulation_steps")
+    one = whole(found.log.state, "train_batch_size") or whole(values, "per_device_train_batch_size")
+    parts = whole(values, "gradient_accumulation_steps")
     processes = _processes(found)
     split = any(value not in (None, 1, False) for name, value in values.items() if name.startswith("parallelism_config"))
     return None if one is None or parts is None or processes is None or split else one * parts * processes
@@ -298,14 +303,46 @@ def _storage_dtype(found: _Found, remarks: list[str]) -> str | None:
     newest = _newest(found)
     if newest is None or newest.adapter:
         return None
-    stated = text_setting(json_file(newest.path / "config.json", []), "dtype", "torch_dtype")
+    stated = text(json_file(newest.path / "config.json", []), "dtype", "torch_dtype")
     stored = _stored(found)
     if stated and stored and stated != stored:
         remarks.append(f"{printable(newest.path)}: config.json says {stated}, but most weights are {stored}")
     return stated
 
 
-def _rollouts(folder: Path) -> list[RolloutFile]:
-    """List the completions that TRL has kept, by step."""
-    matches = [(match, path) for path in (folder / "completions").glob("*.parquet") if (match := COMPLETIONS.fullmatch(path.name))]
-    return [RolloutFile(int(match[1]), path) for match, path in sorted(matches, key=lambda pair: int(pair[0][1]))]
+def _of_other_runs(found: _Found) -> list[str]:
+    """Name checkpoints that another run left in the directory: their logs differ from the newest one's at the same step.
+
+    The first, the middle and the last but one are compared: a state holds the log since the beginning, and may be large.
+    """
+    known = {step: value for step, name, value in found.log.rows if name == "loss"}
+    older = found.saved[:-1]
+    compared = {saved.step: saved for saved in (*older[:1], *older[len(older) // 2 :][:1], *older[-1:])}
+    names: list[str] = []
+    for saved in compared.values():
+        history = json_file(saved.path / STATE, []).get("log_history")
+        entries = [entry for entry in history if isinstance(entry, dict) and "loss" in entry] if isinstance(history, list) else []
+        step, loss = (entries[-1].get("step"), entries[-1]["loss"]) if entries else (None, None)
+        if type(step) is int and isinstance(loss, float) and step in known and loss == loss and known[step] != loss:
+            names.append(saved.path.name)
+    message = "of another run than the newest checkpoint, whose log differs at the same step; use a directory for each run"
+    return [f"{', '.join(names)}: {message}"] if names else []
+
+
+def _reused(run: Run) -> list[str]:
+    """Say how often the files of completions repeat, which TRL does while it makes several steps from the same ones."""
+    settings = run.config
+    names = ("num_iterations", "steps_per_generation", "gradient_accumulation_steps")
+    iterations, generated, parts = (whole(settings, name) or 1 for name in names)
+    steps = iterations * generated // parts
+    if not run.rollouts or steps < 2:
+        return []
+    return [f"completions: each is used for {steps} steps, and stands in the file of each of them that was logged"]
+
+
+def _one_checkpoint(folder: Path) -> list[str]:
+    """Say that a checkpoint was named instead of the run that it is of."""
+    above = folder.resolve().parent
+    if not CHECKPOINT.fullmatch(folder.name) or len(numbered(above)) < 2:
+        return []
+    return [f"this is one checkpoint of a run; name {printable(above)} for all of it"]

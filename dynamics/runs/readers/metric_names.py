@@ -47,6 +47,14 @@ def check_number(rows: list[Scalar], path: object) -> None:
         raise InputError(f"{printable(path)}: more than {MOST:,} values of metrics; the later ones were left out")
 
 
+def drop_repeated(rows: list[Scalar], start: int) -> None:
+    """Drop what a resumed run made anew: values before ``rows[start:]``, a later file, of steps from that on at which its metric begins."""
+    first: dict[str, int] = {}
+    for step, name, _ in rows[start:]:
+        first.setdefault(name, step)
+    rows[:start] = [row for row in rows[:start] if row[0] < first.get(row[1], LARGEST_STEP + 1)]
+
+
 def take(read: Callable[[], None], path: object, notes: list[str]) -> None:
     """Read a file of metrics; if it cannot be read to its end, what was read stays, and a line is added to ``notes``."""
     try:

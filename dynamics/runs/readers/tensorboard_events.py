@@ -10,6 +10,7 @@ import math
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,11 +20,11 @@ from typing import IO, Any
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
-from dynamics.runs.readers.metric_names import Scalar, check_number, or_refuse, take
+from dynamics.runs.readers.metric_names import Scalar, check_number, drop_repeated, or_refuse, take
 
 NAME = re.compile(r"events\.out\.tfevents\.")
-#: folders below a run's in which event files are looked for, and folders that are opened at most
-DEPTH, FOLDERS = 4, 2000
+#: folders below a run's in which event files are looked for, folders that are opened at most, and files that are read
+DEPTH, FOLDERS, FILES = 4, 2000, 1000
 #: bytes of a record that is read; the settings of a large run take some 10,000
 LARGEST = 1 << 20
 #: bytes of all texts that are kept
@@ -97,7 +98,7 @@ def read_events(files: list[Path], notes: list[str]) -> Events:
 
     Parameters
     ----------
-    files : the files; those that began earlier are read first, so that of a step that was repeated the last value comes last.
+    files : the files; those that began earlier are read first; of steps that a resumed run made again, only the later values are kept.
     notes : lines are added on what could not be read. An unfinished last record, as in a run that goes on, is none.
 
     Raises
@@ -114,8 +115,12 @@ def read_events(files: list[Path], notes: list[str]) -> Events:
             _add(events, Event.FromString(record))
             check_number(events.rows, path)
 
-    for path in sorted(files, key=lambda file: _start(file, Event)):
+    if len(files) > FILES:
+        notes.append(f"{printable(files[0].parent)}: {len(files)} event files; only the {FILES} that began last were read")
+    for path in sorted(files, key=lambda file: _start(file, Event))[-FILES:]:
+        start = len(events.rows)
         take(partial(read, path), path, notes)
+        drop_repeated(events.rows, start)
     return events
 
 
@@ -157,13 +162,13 @@ def _checked(file: IO[bytes], length: int, checksum: Any, path: Path) -> bytes:
 def _add(events: Events, event: Any) -> None:
     for value in event.summary.value:
         if value.HasField("simple_value"):
-            events.rows.append((event.step, value.tag, value.simple_value))
+            events.rows.append((event.step, sys.intern(value.tag), value.simple_value))
         elif value.HasField("tensor"):
             tensor = value.tensor
             if tensor.dtype == _STRING:
                 _add_text(events, value.tag, tensor)
             elif (number := _number(tensor)) is not None:
-                events.rows.append((event.step, value.tag, number))
+                events.rows.append((event.step, sys.intern(value.tag), number))
 
 
 def _number(tensor: Any) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,14 +12,13 @@ from dynamics.checkpoints.files import File
 from dynamics.checkpoints.pickled import load_state
 from dynamics.checkpoints.unpickle import INERT, Node, plain
 from dynamics.errors import InputError, printable
+from dynamics.runs.readers.settings import flat, text, whole
 
 NAME = "training_args.bin"
 #: bytes of the file; it has about 8000
 LARGEST = 1 << 20
-#: depth of the settings that are kept, items of a list that are kept, and characters of a text
-DEPTH, ITEMS, TEXT = 4, 100, 2000
-#: names of settings whose values are nobody's business
-SECRET = re.compile(r"(hub|hf|api|auth|access|server|wandb)_?token$|secret|password|api_?key", re.IGNORECASE)
+#: values that are read, and how deep they may lie
+VALUES, DEPTH = 20_000, 6
 #: what the pickle of an object calls to make an instance of a class without its ``__init__``
 _MAKES_INSTANCE = frozenset(f"{module}.{name}" for module in ("copyreg", "copy_reg") for name in ("_reconstructor", "__newobj__"))
 _HARMLESS = INERT | _MAKES_INSTANCE | {"builtins.object", "builtins.str", "builtins.bool"}
@@ -41,7 +39,7 @@ class Arguments:
     ----------
     path : the file.
     kind : the class with its module, such as ``trl.trainer.grpo_config.GRPOConfig``.
-    values : settings by name, nested ones with dots; plain values only, and no tokens or passwords.
+    values : settings by name, nested ones with dots; plain values only, and no passwords or tokens of services.
     processes : number of processes that trained; None if it does not say.
     distributed : how they shared the work, such as ``NO``, ``MULTI_GPU``, ``FSDP`` or ``DEEPSPEED``; empty if it does not say.
     """
@@ -75,12 +73,12 @@ def read_arguments(path: Path) -> Arguments:
     kind, state = _instance(root)
     if kind is None or not isinstance(state, dict):
         raise InputError(f"{printable(path)}: holds {plain(root)}, not the settings of a Trainer")
-    values = flat({name: value for name, value in state.items() if not str(name).startswith("_") and name != "distributed_state"})
-    _, distributed = _instance(state.get("distributed_state"))
-    shared = flat(distributed) if isinstance(distributed, dict) else {}
-    count, how = shared.get("num_processes"), shared.get("distributed_type")
+    settings = _Plain(path).settings(state)
+    shared = settings.pop("distributed_state", None)
+    values = flat({name: value for name, value in settings.items() if not name.startswith("_")})
+    distributed = shared if isinstance(shared, dict) else {}
     return Arguments(
-        path, printable(kind), values, count if type(count) is int and count > 0 else None, how if isinstance(how, str) else ""
+        path, printable(kind), values, whole(distributed, "num_processes") or None, text(distributed, "distributed_type") or ""
     )
 
 
@@ -97,37 +95,37 @@ def _instance(value: Any) -> tuple[str | None, Any]:
     return kind, state
 
 
-def flat(settings: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """Flatten nested settings: names joined by dots, enumerations as their values, no secrets, and nothing that is no plain value."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{printable(key, 80)}"
-        if SECRET.search(name) and isinstance(value, str):
-            continue
-        value = _plain(value)
+class _Plain:
+    """Turns values of a pickle into plain ones: objects into their attributes, enumerations into their values; others are left out."""
+
+    def __init__(self, path: Path):
+        self.path, self.left = path, VALUES
+
+    def settings(self, values: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
+        """Convert the values of a mapping."""
+        items = ((printable(name, 80), self.value(value, depth + 1)) for name, value in values.items())
+        return {name: value for name, value in items if not isinstance(value, Node)}
+
+    def value(self, value: Any, depth: int) -> Any:
+        """Convert a value; what cannot be is returned as a ``Node``. A pickle can hold itself, and one value in many places."""
+        self.left -= 1
+        if self.left < 0:
+            raise InputError(f"{printable(self.path)}: holds over {VALUES} values; it is not the settings of a Trainer")
+        if isinstance(value, Node):
+            value = _content(value)
         if isinstance(value, dict):
-            if depth < DEPTH:
-                values |= flat(value, f"{name}.", depth + 1)
-        elif isinstance(value, list):
-            items = [_plain(item) for item in value[:ITEMS]]
-            values[name] = [item for item in items if not isinstance(item, (dict, list, Node))]
-        elif not isinstance(value, Node):
-            values[name] = value
-    return values
+            return self.settings(value, depth) if depth < DEPTH else Node()
+        if isinstance(value, (list, tuple, set)):
+            items = sorted(value, key=str) if isinstance(value, set) else value
+            converted = [self.value(item, depth + 1) for item in items] if depth < DEPTH else []
+            return [item for item in converted if not isinstance(item, Node)]
+        return value if value is None or isinstance(value, (bool, int, float, str)) else Node()
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as text, number, truth, None, list or dictionary; anything else as a ``Node``, which is left out."""
-    if isinstance(value, Node):
-        _, state = _instance(value)
-        if isinstance(state, dict):
-            return state
-        single = value.args[0] if state is None and len(value.args) == 1 else None
-        return single if isinstance(single, (str, int, float)) else Node()
-    if isinstance(value, str):
-        return printable(value, TEXT)
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    if isinstance(value, set):
-        return sorted(value, key=str)
-    return value if value is None or isinstance(value, (bool, int, float, dict)) else Node()
+def _content(node: Node) -> Any:
+    """Return the attributes of an object, or the value of an enumeration; for anything else an empty ``Node``."""
+    _, state = _instance(node)
+    if isinstance(state, dict):
+        return state
+    single = node.args[0] if state is None and len(node.args) == 1 else None
+    return single if isinstance(single, (str, int, float)) else Node()

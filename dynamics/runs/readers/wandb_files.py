@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
 from dynamics.io.side_files import parse_json
 from dynamics.io.yaml import parse_yaml
-from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, or_refuse, take
+from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, drop_repeated, or_refuse, take
 
 MAGIC = b":W&B\xe1\xbe\x00"
 BLOCK = 1 << 15
@@ -74,7 +75,7 @@ def read_runs(files: list[Path], notes: list[str]) -> Logged:
 
     Parameters
     ----------
-    files : the files, the earliest first.
+    files : the files, the earliest first; of steps that a resumed run made again, only the later values are kept.
     notes : lines are added on what could not be read. An unfinished last record, as in a run that goes on, is none.
 
     Raises
@@ -94,7 +95,9 @@ def read_runs(files: list[Path], notes: list[str]) -> Logged:
             check_number(logged.rows, path)
 
     for path in files:
+        start = len(logged.rows)
         take(partial(read, path), path, notes)
+        drop_repeated(logged.rows, start)
     return logged
 
 
@@ -145,7 +148,7 @@ def _add(logged: Logged, settings: dict[str, Any], record: Any) -> None:
 
 
 def _name(item: Any) -> str:
-    return item.key or ".".join(item.nested_key)
+    return sys.intern(item.key or ".".join(item.nested_key))
 
 
 def _number(text: str) -> float | None:
