@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.runs.readers.hf_checkpoints import same_weights
-from dynamics.runs.readers.logs import Log, event_logs, first_record
+from dynamics.runs.readers.logs import Log, event_logs, first_record, learning_rate
 from dynamics.runs.readers.settings import number, text, whole
 from dynamics.runs.readers.weights import WRITING, base_of_config, complete, entries, local_base, numbered, shown
 from dynamics.runs.view import RolloutFile, Run, Settings
@@ -93,6 +93,8 @@ def _add_samples(run: Run, out: Path) -> None:
         if (match := ROLLOUTS.fullmatch(entry.name)) and _is_rollout(entry)
     )
     run.rollouts = [RolloutFile(None, entry) for _, entry in shards]
+    if shards:
+        run.remarks.append("open-instruct keeps the token ids of its samples, not their text")
 
 
 def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
@@ -152,7 +154,7 @@ def _shared(run: Run) -> Settings:
     prompts = whole(settings, "num_unique_prompts_rollout")
     group = whole(settings, "num_samples_per_prompt_rollout")
     return Settings(
-        learning_rate=number(settings, "learning_rate"),
+        learning_rate=learning_rate(run, number(settings, "learning_rate")),
         steps=last or None,
         batch_size=prompts * group if prompts and group else None,
         group_size=group,

@@ -15,7 +15,7 @@ from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
 from dynamics.runs.readers.hf_checkpoints import same_weights, weight_files
-from dynamics.runs.readers.logs import Log, event_logs
+from dynamics.runs.readers.logs import Log, event_logs, learning_rate
 from dynamics.runs.readers.settings import number, text, whole
 from dynamics.runs.readers.weights import base_of_adapter, base_of_config, complete, entries, local_base, numbered, shown
 from dynamics.runs.view import Run, Settings
@@ -135,7 +135,7 @@ def _shared(run: Run) -> Settings:
     bf16 = settings.get("bf16")
     stored = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(str(settings.get("ds.param_dtype")))
     return Settings(
-        learning_rate=number(settings, "actor.adam.lr", "adam.lr", "actor_learning_rate", "learning_rate"),
+        learning_rate=learning_rate(run, number(settings, "actor.adam.lr", "adam.lr", "actor_learning_rate", "learning_rate")),
         steps=last or None,
         batch_size=whole(settings, "train.batch_size", "train_batch_size"),
         group_size=whole(settings, "rollout.n_samples_per_prompt", "n_samples_per_prompt"),

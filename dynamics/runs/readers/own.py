@@ -10,7 +10,7 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.side_files import read_json
-from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, records
+from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
 from dynamics.runs.readers.settings import dtype, flat, number, text, whole
 from dynamics.runs.readers.weights import complete, entries, numbered
 from dynamics.runs.schema import current_document, current_metrics
@@ -209,7 +209,7 @@ def _settings(run: Run, document: dict[str, Any], settings: dict[str, Any]) -> S
     if batch is None and processes and per_process:
         batch = per_process * (whole(settings, "gradient_accumulation_steps") or 1) * processes
     return Settings(
-        learning_rate=number(settings, "learning_rate"),
+        learning_rate=learning_rate(run, number(settings, "learning_rate")),
         steps=int(made) if made is not None else whole(settings, "steps", "max_steps"),
         batch_size=batch,
         group_size=group,

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dynamics.errors import InputError, printable
-from dynamics.runs.readers.logs import Log, event_logs, first_record, json_log
+from dynamics.runs.readers.logs import Log, event_logs, first_record, json_log, learning_rate
 from dynamics.runs.readers.settings import dtype, number, read_settings, text, whole
 from dynamics.runs.readers.weights import WRITING, complete, entries, fault, local_base, numbered, shown
 from dynamics.runs.view import RolloutFile, Run, Settings
@@ -156,7 +156,7 @@ def _sum(wide: pd.DataFrame) -> pd.Series[float]:
 def _shared(run: Run, settings: dict[str, Any]) -> Settings:
     made = int(run.metrics["step"].max()) if len(run.metrics) else None
     return Settings(
-        learning_rate=number(settings, "trainer.optim.lr", "optim.lr"),
+        learning_rate=learning_rate(run, number(settings, "trainer.optim.lr", "optim.lr")),
         steps=made if made is not None else whole(settings, "max_steps", "trainer.max_steps", "orchestrator.max_steps"),
         batch_size=whole(settings, "orchestrator.batch_size", "data.batch_size"),
         group_size=whole(settings, "orchestrator.group_size", "orchestrator.rollouts_per_example"),

@@ -16,7 +16,7 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
-from dynamics.runs.readers.logs import Log, console_log, event_logs, first_record, json_log
+from dynamics.runs.readers.logs import Log, console_log, event_logs, first_record, json_log, learning_rate
 from dynamics.runs.readers.settings import dtype, number, read_settings, resolved, text, whole
 from dynamics.runs.readers.weights import (
     WRITING,
@@ -300,7 +300,7 @@ def _shared(run: Run, settings: dict[str, Any]) -> Settings:
         kl = 0.0
     stored = dtype(settings, f"{ACTOR}.fsdp_config.model_dtype", "engine.model_dtype")
     return Settings(
-        learning_rate=number(settings, f"{ACTOR}.optim.lr", "optim.lr"),
+        learning_rate=learning_rate(run, number(settings, f"{ACTOR}.optim.lr", "optim.lr")),
         steps=last or whole(settings, "trainer.total_training_steps", f"{ACTOR}.optim.total_training_steps"),
         batch_size=prompts * (group or 1) if prompts else whole(settings, "data.train_batch_size"),
         group_size=group,
