@@ -17,6 +17,8 @@ REWARD = ("reward", "score")
 CUT = frozenset(["length", "max_tokens", "max_length"])
 #: conditions at which verifiers cuts a trace
 STOPPED = frozenset(["max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "context_length"])
+#: numbers from this on are infinite for what follows
+LARGEST = 1e300
 #: messages of a chat, and branches of a trace
 MOST_MESSAGES = 10_000
 
@@ -149,7 +151,12 @@ def number(value: Any, name: str) -> float:
         return math.nan
     if not isinstance(value, (bool, int, float)):
         raise NoCompletion(f"field {printable(name, 40)!r} is no number")
-    return float(value) if abs(value) < 1e300 else math.copysign(math.inf, value)
+    return finite_or_infinite(value)
+
+
+def finite_or_infinite(value: float) -> float:
+    """Return a number as a float; one beyond its range, as JSON can hold, is infinite."""
+    return (math.inf if value > 0 else -math.inf) if abs(value) >= LARGEST else float(value)
 
 
 def text(value: Any, name: str) -> str:

@@ -202,7 +202,8 @@ def _parquet(path: Path, rewards: Callable[[Sequence[str]], list[tuple[str, floa
 
     try:
         table = parquet.ParquetFile(path)
-        numbers = [column.name for column in table.schema_arrow if pa.types.is_floating(column.type) or pa.types.is_integer(column.type)]
+        kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_null)  # null: no reward of a function applied
+        numbers = [column.name for column in table.schema_arrow if any(is_kind(column.type) for is_kind in kinds)]
         columns = rewards(numbers)
         place = 0
         for batch in table.iter_batches(ROWS):

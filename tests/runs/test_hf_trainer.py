@@ -104,6 +104,21 @@ def test_metrics_have_their_common_names() -> None:
     assert open_run(RUNS / "trl_sft").series("held_out_loss").index.tolist() == [4, 8, 12]
 
 
+@pytest.mark.parametrize(("prompts", "held_out"), [(2, True), (1, None)])
+def test_completions_that_an_evaluation_has_overwritten(copy: Any, prompts: int, held_out: bool | None) -> None:
+    folder = copy("trl_grpo")
+    state = folder / "checkpoint-12" / "trainer_state.json"
+    history = json.loads(state.read_text())["log_history"]
+    time = {"eval_runtime": 0.3364, "eval_samples_per_second": round(prompts / 0.3364, 3)}
+    edit(state, log_history=[*history, *({"step": step, "eval_reward": 0.5, **time} for step in (4, 8))])
+    run = open_run(folder)
+    assert run.series("held_out").to_dict() == {4: 0.5, 8: 0.5}
+    files = {file.step: file.held_out for file in run.rollouts}
+    assert (files.get(4), files.get(8), files[3]) == (held_out, held_out, False)
+    mixed = f"{folder / 'completions'}: 2 files (steps 4, 8) hold samples of training and of an evaluation; left out"
+    assert run.notes == ([] if held_out else [mixed])
+
+
 @pytest.mark.parametrize(("config", "names"), [("KTOConfig", {"trainer/kl"}), ("GRPOConfig", {"kl"})])
 def test_what_only_has_the_name_of_a_metric_is_not_taken_for_it(copy: Any, config: str, names: set[str]) -> None:
     folder = copy("trl_dpo")
@@ -122,6 +137,13 @@ def test_checkpoints_stand_in_the_order_of_their_numbers(copy: Any) -> None:
     (folder / "checkpoint-12").rename(folder / "checkpoint-100")
     (folder / "checkpoint-final").mkdir()
     assert steps(open_run(folder)) == [(5, "checkpoint-5"), (10, "checkpoint-10"), (100, "checkpoint-100")]
+
+
+def test_a_checkpoint_instead_of_its_run_is_a_remark() -> None:
+    run = open_run(RUNS / "trl_grpo" / "checkpoint-10")
+    assert steps(run) == [(10, "checkpoint-10")]
+    assert run.series("reward").index.tolist() == list(range(1, 11))
+    assert run.remarks == [f"this is one checkpoint of a run; name {RUNS / 'trl_grpo'} for all of it"]
 
 
 def damage_nothing_yet(checkpoint: Path) -> None:
@@ -300,7 +322,9 @@ def test_checkpoints_of_an_earlier_run_in_the_same_directory_are_a_remark(copy: 
     history = json.loads(state.read_text())["log_history"]
     history[-1]["loss"] += 1
     edit(state, log_history=history)
-    assert open_run(folder).remarks == ["checkpoint-5 is of another run than the newest checkpoint: their logs differ at the same step"]
+    assert open_run(folder).remarks == [
+        "checkpoint-5: of another run than the newest checkpoint, whose log differs at the same step; use a directory for each run"
+    ]
 
 
 def pickled(name: str, state: dict[str, Any], arguments: tuple[Any, ...] = ()) -> bytes:
@@ -347,6 +371,15 @@ def test_damaged_settings_are_a_note(copy: Any, data: bytes, reason: str) -> Non
     run = open_run(folder)
     assert reason in run.notes[0]
     assert len(run.checkpoints) == 1
+
+
+def test_completions_of_several_steps_are_a_remark(copy: Any) -> None:
+    folder = copy("trl_grpo")
+    for args in folder.rglob("training_args.bin"):
+        args.unlink()
+    settings = {"num_iterations": 3, "steps_per_generation": 4, "gradient_accumulation_steps": 2}
+    write_pickle(folder / "training_args.bin", pickled("trl.trainer.grpo_config GRPOConfig", settings))
+    assert open_run(folder).remarks == ["completions: each is used for 6 steps, and stands in the file of each of them that was logged"]
 
 
 def test_settings_that_hold_themselves_end(copy: Any) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import numpy as np
 import pandas as pd
 
 from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
+from dynamics.runs.completions import finite_or_infinite
 from dynamics.runs.readers.metric_names import LARGEST_STEP, MOST, Scalar, common_names
 from dynamics.runs.readers.settings import flat
 from dynamics.runs.readers.tensorboard_events import event_files, read_events
@@ -21,8 +22,6 @@ from dynamics.runs.view import Run, metrics_table
 
 #: values that are kept of metrics without a name in ``METRICS``
 MOST_OTHERS = MOST // 2
-#: numbers beyond this are infinite for what follows
-LARGEST = 1e300
 #: a value in a line of a console log, ``step:3 - critic/score/mean:0.5 - ...``
 CONSOLE = re.compile(rb"(?:^|\s)step:(\d{1,15}) - (.*)")
 CONSOLE_VALUE = re.compile(r"([^\s:]+):(?:np\.float(?:32|64)\()?([-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf))\)?$", re.I)
@@ -63,8 +62,7 @@ class Log:
                 self._dropped += 1
                 continue
             self._others += not known
-            number = math.copysign(math.inf, value) if abs(value) >= LARGEST else float(value)
-            self.rows.append((step, sys.intern(printable(name, 200)), number))
+            self.rows.append((step, sys.intern(printable(name, 200)), finite_or_infinite(value)))
 
     def combine(self, name: str, parts: Sequence[str], how: Callable[[pd.DataFrame], pd.Series[float]]) -> bool:
         """Add a metric that is computed from others, at the steps that have all of them; return whether any has."""
@@ -105,15 +103,15 @@ def json_log(path: Path, notes: list[str], line: Callable[[dict[str, Any]], tupl
     odd = 0
     for record in records(path, notes):
         step, values = line(record) if isinstance(record, dict) else (None, {})
-        if not is_step(step) or not isinstance(values, Mapping):
+        if is_step(step) and isinstance(values, Mapping):
+            log.add(step, values.items())
+        else:
             odd += 1
-            continue
-        log.add(step, values.items())
     if odd:
         notes.append(f"{printable(path)}: {odd:,} lines are no metrics of a step and are left out")
 
 
-def is_step(value: Any) -> bool:
+def is_step(value: Any) -> TypeGuard[int]:
     """Tell whether a value is the number of a step."""
     return type(value) is int and 0 <= value <= LARGEST_STEP
 
@@ -176,4 +174,7 @@ def event_logs(folders: Iterable[Path], notes: list[str], log: Log) -> None:
 def learning_rate(run: Run, configured: float | None) -> float | None:
     """Return the learning rate that the settings give, else the largest that was logged; None if there is neither."""
     logged = run.series("learning_rate").dropna()
-    return configured if configured is not None or not len(logged) else float(logged.max())
+    if configured is not None or not len(logged):
+        return configured
+    largest, short = float(logged.max()), np.float32(logged.max())
+    return float(str(short)) if float(short) == largest else largest  # TensorBoard keeps 32 bits of 2e-05

@@ -18,7 +18,7 @@ MOST_SETTINGS, DEEPEST, LONGEST = 20_000, 30, 2_000
 #: a reference of OmegaConf to another setting: ``${trainer.seed}`` or ``${oc.select:trainer.seed,0}``
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?\s*([\w.]+)\s*(?:,\s*([^{}]*))?\}")
 #: names of settings whose values are secret
-SECRET = re.compile(r"(?i)(?:^|[._])(?:token|api_?key|password|secret)$")
+SECRET = re.compile(r"(?i)(?:token|api_?key|password|secret)$")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
 
 
@@ -62,7 +62,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     while waiting and len(result) < MOST_SETTINGS:
         prefix, value, depth = waiting.pop()
         if isinstance(value, Mapping) and depth < DEEPEST:
-            waiting += [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in reversed(value.items())]
+            waiting += [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in reversed(list(value.items()))]
         elif not (SECRET.search(prefix) and isinstance(value, str)):
             result[printable(prefix)] = _plain(value)
     return result
@@ -119,8 +119,8 @@ def number(settings: Mapping[str, Any], *names: str) -> float | None:
 
 def whole(settings: Mapping[str, Any], *names: str) -> int | None:
     """Return the first of the settings that is a positive whole number, or 0; trainers write -1 for what is not set."""
-    value = number({name: settings.get(name) for name in names if (number(settings, name) or 0) >= 0}, *names)
-    return int(value) if value is not None and value.is_integer() else None
+    values = (number(settings, name) for name in names)
+    return next((int(value) for value in values if value is not None and value >= 0 and value.is_integer()), None)
 
 
 def text(settings: Mapping[str, Any], *names: str) -> str | None:
