@@ -73,8 +73,9 @@ class Report:
 
     @property
     def doubts(self) -> list[str]:
-        """Why the numbers could mislead, of all sections, each once."""
-        return list(dict.fromkeys(line for section in self.sections for line in section.doubts))
+        """Why the numbers could mislead, of all sections, each once; first what concerns all of them: the cause of what was found."""
+        ordered = sorted(self.sections, key=lambda section: section.key != "configuration")
+        return list(dict.fromkeys(line for section in ordered for line in section.doubts))
 
     @property
     def commands(self) -> list[str]:

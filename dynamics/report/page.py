@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ def page(report: Report, figures: Mapping[str, bytes], files: str | None = None)
         "facts": _facts(report),
         "remarks": [html.one_line(remark, LINE) for run in report.runs for remark in run.remarks],
         "headline": [
-            {"text": html.one_line(finding.text, LINE), "key": key, "section": html.one_line(titles[key], HEADING)}
+            _lead(html.one_line(finding.text, LINE)) | {"key": key, "section": html.one_line(titles[key], HEADING)}
             for key, finding in report.headline
         ],
         "incomplete": [html.one_line(line, LINE) for line in report.incomplete],
@@ -54,6 +55,12 @@ def page(report: Report, figures: Mapping[str, bytes], files: str | None = None)
         "commands": [html.one_line(line, 4000) for line in report.commands],
     }
     return html.render("report.html", context)
+
+
+def _lead(text: str) -> dict[str, str]:
+    """Divide a text into its first sentence and the rest."""
+    parts = re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)
+    return {"lead": parts[0], "rest": "".join(parts[1:])}
 
 
 def draw(report: Report) -> dict[str, bytes]:

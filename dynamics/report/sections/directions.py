@@ -244,7 +244,7 @@ def _angles(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
     return [
         Finding(
             f"{of}The first {turned.k} left directions turned by up to {number(middle)} degrees (median; half of the matrices between "
-            f"{number(low)} and {number(high)}). The largest angle means little where the singular values around the {turned.k}th agree.",
+            f"{number(low)} and {number(high)}). The largest angle means little where singular value number {turned.k} and the next agree.",
             f"{key}angle_left_max", middle, low, high, 1.5,
         )
     ]  # fmt: skip
