@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from dynamics.entropy.summaries import forking, text_interval
 from dynamics.report.kinds import KINDS, kind_of_token
 
 #: column of the result -> how it is computed from the columns of a trace
-MEASURES = {
+MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "entropy": lambda rows: rows["entropy"],
     "entropy_b": lambda rows: rows["entropy_b"],
     "change": lambda rows: rows["entropy_b"] - rows["entropy"],

@@ -18,7 +18,7 @@ from dynamics.extras import require
 from dynamics.report import plot_uncertainty
 from dynamics.report.kinds import KINDS
 from dynamics.report.labels import run_labels
-from dynamics.report.passes import Estimate, estimate, measured_speed, parameters_of
+from dynamics.report.passes import estimate, measured_speed, parameters_of
 from dynamics.report.run_texts import Chosen, choose, described
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.token_means import by_kind, forking_table, means, with_kinds
@@ -68,19 +68,19 @@ class Pair:
 def make(runs: Sequence[Run], options: Options) -> Section:
     """Measure base and last checkpoint of each run, if that was asked for or is quick."""
     section = Section("uncertainty", "Where is the model unsure?")
+    if options.model_passes is False:
+        section.missing = "no entropy: the models were not run, as was asked for; --model-passes runs them"
+        return section
     try:
         require(("torch", "transformers"), "measuring entropy")
-        pairs, reasons = _pairs(runs, options)
-        guess = _estimate(pairs, options)
     except InputError as error:
         section.missing = f"no entropy: {error}"
         return section
+    pairs, reasons = _pairs(runs, options)
     if not pairs:
         section.missing = f"no entropy: {'; '.join(reasons)}"
         return section
-    if guess is None:
-        section.missing = "no entropy: the models were not run, as was asked for; --model-passes runs them"
-        return section
+    guess = estimate([(pair.parameters, pair.chosen.tokens) for pair in pairs], measured_speed())
     section.document["estimate"] = vars(guess)
     if options.model_passes is None and guess.seconds > UNASKED:
         section.missing = f"no entropy: running base and last checkpoint takes about {_duration(guess.seconds)}; --model-passes runs them"
@@ -155,13 +155,6 @@ def _parameters(base: str, last: str, adapter: bool) -> int:
 
     config = try_to_load_from_cache(base, "config.json")
     return 2 * parameters_of(Path(config).parent) if isinstance(config, str) else 0
-
-
-def _estimate(pairs: Sequence[Pair], options: Options) -> Estimate | None:
-    """Estimate the time for all pairs; None if the models are not to be run."""
-    if options.model_passes is False:
-        return None
-    return estimate([(pair.parameters, pair.chosen.tokens) for pair in pairs], measured_speed()) if pairs else Estimate(0, 0, math.nan, 0.0)
 
 
 def _duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_two_runs_have_tables_of_their_own(rng: np.random.Generator) -> None:
 def test_without_divergence_the_section_is_incomplete(rng: np.random.Generator) -> None:
     section = Section("uncertainty", "")
     traced = a_trace(rng)
-    traced.tokens.drop(columns=["kl_ab", "kl_ba"], inplace=True)
+    traced = replace(traced, tokens=traced.tokens.drop(columns=["kl_ab", "kl_ba"]))
     uncertainty.describe(a_pair(), traced, [], 0, True, section)
     assert section.findings == []
     assert len(section.incomplete) == 1
