@@ -25,6 +25,8 @@ SAME_HEAD = {"float32": 1e-3, "float64": 1e-6}
 #: files of which every tokenizer of transformers has one
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
 WEIGHT_FILES = ("*.safetensors", "*.bin")
+#: share of token ids that may stand for another token in a second model, as those do that a fine-tune gave a new name
+RENAMED = 0.01
 #: number of tokens of the sequences on which a model is tried
 PROBE = 16
 #: differences of logits that are taken for rounding, relative to the largest logit, by dtype; and relative to those of equal sequences
@@ -373,6 +375,37 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     except Exception as error:
         raise InputError(f"{printable(name)}: cannot be loaded as a causal language model ({_reason(error)})") from None
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
+
+
+def compare_vocabularies(tokenizer: Any, other: Any, name: str) -> list[str]:
+    """Compare the tokenizers of two models that are run over the same token ids.
+
+    Parameters
+    ----------
+    tokenizer, other : of the first and of the second model.
+    name : of the second model.
+
+    Returns
+    -------
+    A remark if few token ids stand for other tokens, such as renamed ones.
+
+    Raises
+    ------
+    InputError : most token ids stand for other tokens in the second model.
+    """
+    ours, theirs = ({number: token for token, number in one.get_vocab().items()} for one in (tokenizer, other))
+    shared = ours.keys() & theirs.keys()
+    different = sorted(number for number in shared if ours[number] != theirs[number])
+    if len(different) > RENAMED * len(shared):
+        raise InputError(
+            f"{printable(name)}: its tokenizer is another: {len(different):,} of {len(shared):,} token ids stand for other tokens; "
+            "give a model with the same vocabulary"
+        )
+    if not different:
+        return []
+    first = different[0]
+    example = f"{first} is {ours[first]!r} and {theirs[first]!r}"
+    return [f"second model: {plural(len(different), 'token id stands', 'token ids stand')} for another token, for example {example}"]
 
 
 def check_model(name: str) -> None:

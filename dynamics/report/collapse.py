@@ -95,13 +95,14 @@ def zero_variance(fraction: pd.Series[float], spread: pd.Series[float]) -> Flag 
     fraction : of groups whose samples all have the same reward.
     spread : standard deviation of the rewards, which is read if there is no fraction: it is 0 only if all groups have no variance.
     """
+    empty: Bool[np.ndarray, " steps"]
     if not len(finite(fraction)):
         known = finite(spread)
-        empty = known.to_numpy(float) == 0
+        empty = np.equal(known.to_numpy(float), 0)
         source = "the standard deviation of the rewards is 0"
     else:
         known = finite(fraction)
-        empty = known.to_numpy(float) >= 1 - 1e-9
+        empty = np.greater_equal(known.to_numpy(float), 1 - 1e-9)
         source = "the fraction of groups with zero variance is 1"
     if len(empty) < IN_A_ROW:
         return None

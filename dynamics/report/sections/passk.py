@@ -54,9 +54,8 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         )
     if why and len(models) > 1:
         section.doubts.append(f"pass@k: {why}.")
-    result = _report(graded.samples, kept, base, options.seed)
-    if isinstance(result, str):
-        result = _without_strangers(graded.samples, kept, base, options.seed, section)
+    whole = _report(graded.samples, kept, base, options.seed)
+    result = whole if isinstance(whole, Report) else _without_strangers(graded.samples, kept, base, options.seed, section)
     if result is None:
         section.missing = "no pass@k: no model has samples with a verdict; give others with --evals NAME=FILE"
         return section
@@ -226,7 +225,7 @@ def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, leve
         return [
             Finding(f"{b} and {a} share no k with an estimate on their {plural(comparison.paired, 'common problem')}.", f"difference/{b}")
         ]
-    findings = []
+    findings: list[Finding] = []
     for point in (points.iloc[0], points.iloc[-1])[: len(points)]:
         k = int(point["k"])
         unsure = "" if point["low"] > 0 or point["high"] < 0 else " The interval holds 0, so neither is known to be better."
