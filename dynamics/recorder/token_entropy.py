@@ -145,7 +145,7 @@ def encode_text(text: Any, tokenizer: Any) -> FixedText:
         ids, prompt = tuple(text), list(text)
     else:
         raise InputError(
-            f"probes: {printable(repr(text), 60)} is no text; give strings, lists of token ids, or mappings with the strings prompt and completion"
+            f"probes: {printable(repr(text), 60)} is no text; give strings, lists of token ids, or mappings with prompt and completion"
         )
     if len(ids) < 2:
         raise InputError(f"probes: {printable(repr(text), 60)} has {plural(len(ids), 'token')}; the first token of a text is not predicted")
