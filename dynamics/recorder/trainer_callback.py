@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dynamics.cli.command import tell
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.recorder import ranks
@@ -65,7 +65,7 @@ def callback(
     probe_every : steps between measurements of ``probes``, which take a forward pass for each; ``every`` if None.
     method : name of the method in ``run.json``; if None, derived from the trainer's arguments.
     report : whether to write ``report.html`` into ``out`` at the end of training, as ``python -m dynamics.report`` does without running
-        the model. A report that fails is a warning.
+        the model. If that fails, a line on stderr says so.
 
     Raises
     ------
@@ -248,11 +248,21 @@ class _Hooks:
 
 
 def write_report(out: Path) -> None:
-    """Write ``report.html`` into a run directory; a failure is a warning, for the training is done."""
+    """Write ``report.html`` into a run directory, without running its model. A failure is a line on stderr, for the training is done."""
     try:
-        ...
+        from dynamics.io.atomic import replacing
+        from dynamics.report.assembly import report
+        from dynamics.report.page import draw, page
+        from dynamics.report.section import Options
+        from dynamics.runs.open import open_run
+
+        result = report([open_run(out)], Options(model_passes=False))
+        text = page(result, draw(result))
+        with replacing(out / "report.html") as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except Exception as error:
-        warnings.warn(f"{out}: the report could not be written ({printable(str(error) or type(error).__name__)})", stacklevel=2)
+        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {printable(error)}"
+        tell(f"dynamics.recorder: the report was not written ({what}); python -m dynamics.report {printable(out)} makes it")
 
 
 def _is_due(step: int, every: int) -> bool:
