@@ -361,7 +361,7 @@ class _Tokens:
         if not _same_shape(self.ids, self.labels):
             return None
         if _same_shape(self._mask, self.labels):
-            return self._mask != 0  # type: ignore[no-any-return]
+            return self._mask != 0
         return self.labels == self.labels if self._mask is None else None  # without a mask, the model attends to all tokens
 
     def completions(self) -> Iterator[tuple[Ids, Ids]]:
@@ -391,7 +391,7 @@ def undisturbed(model: Any) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
     on = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
-    with torch.random.fork_rng(**on):  # type: ignore[arg-type]
+    with torch.random.fork_rng(**on):
         model.eval()
         try:
             yield

@@ -283,7 +283,9 @@ def _dropout_note(model: Any) -> str:
     import torch
 
     dropout = torch.nn.modules.dropout._DropoutNd
-    if any(isinstance(module, dropout) and module.p > 0 for module in model.modules()) or getattr(model.config, "attention_dropout", 0):
+    if any(isinstance(module, dropout) and module.p > 0 for module in model.modules()) or bool(
+        getattr(model.config, "attention_dropout", None)
+    ):
         return (
             "entropy, prompt/entropy and the like are those of the training passes, in which dropout is active; probe/ is without dropout"
         )

@@ -90,7 +90,17 @@ def weights(kind: str, dtype: str, world: int, out: Path) -> dict:
 
 
 def failure(kind: str, rank: int, world: int, out: Path) -> dict:
-    """Spoil the weights of one rank: all ranks raise the same error."""
+    """Let one rank fail: all ranks raise the same error."""
+    if kind == "fsdp1":
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        model = FullyShardedDataParallel(make_model(), use_orig_params=True, device_id=torch.device("cpu"))
+        try:
+            Recorder(out, base=model)
+        except InputError as error:
+            return {"error": str(error)}
+    if kind == "disk":
+        return full_disk(rank, out)
     model = shard(make_model(), kind, world)
     recorder = Recorder(out, base=model, together=True)
     parameters = dict(model.named_parameters())
@@ -99,6 +109,20 @@ def failure(kind: str, rank: int, world: int, out: Path) -> dict:
         parameters[name] = torch.ones(3)
     try:
         recorder.step(1, parameters, {})
+    except InputError as error:
+        return {"error": str(error)}
+    return {"error": ""}
+
+
+def full_disk(rank: int, out: Path) -> dict:
+    """Let rank 0 not be able to write: its error is raised at the next measurement, on all ranks."""
+    model = make_model()
+    if rank == 0:
+        (out / "metrics.jsonl").mkdir(parents=True)
+    recorder = Recorder(out, base=model, together=True)
+    recorder.step(1, model, {})
+    try:
+        recorder.step(2, model, {})
     except InputError as error:
         return {"error": str(error)}
     return {"error": ""}

@@ -85,11 +85,16 @@ def test_several_ranks_write_the_lines_of_one_process(world: int, kinds: str, tm
 
 @pytest.mark.slow
 def test_an_error_on_one_rank_is_raised_on_all(tmp_path) -> None:
-    first, second = launch("failure:ddp,fsdp", 2, tmp_path)
+    first, second = launch("failure:ddp,fsdp,fsdp1,disk", 2, tmp_path)
     for kind in ("ddp", "fsdp"):
         assert first[kind]["error"] == second[kind]["error"]
         assert first[kind]["error"].startswith("rank 1: ")
         assert "weights and has 3" in first[kind]["error"]
+    assert first["disk"]["error"] == second["disk"]["error"]
+    assert first["disk"]["error"].startswith("rank 0: ")
+    assert "metrics.jsonl" in first["disk"]["error"]
+    for rank in (first, second):
+        assert "is split by FSDP1" in rank["fsdp1"]["error"]
 
 
 @pytest.mark.slow

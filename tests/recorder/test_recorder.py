@@ -329,3 +329,23 @@ def test_what_is_not_merged_is_said(tmp_path) -> None:
     recorder.step(1, weights, {})
     assert "give the recorder the model itself" in recorder.not_merged
     assert lines(tmp_path / "names")[0]["factors/sparsity/exact"] == 1
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_its_report(tmp_path, capsys) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    model, words = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    model = type(model).from_pretrained(tmp_path / "base")
+    data = datasets.Dataset.from_list([{"prompt": f"<D>x+{n}<in>2<out>", "completion": str(n + 2)} for n in range(8)])
+    args = trl.SFTConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, max_steps=3, logging_steps=1, learning_rate=1e-3, use_cpu=True, bf16=False,
+        report_to=[], save_strategy="steps", save_steps=1, disable_tqdm=True,
+    )  # fmt: skip
+    record = callback(tmp_path / "run", every=1, probes=["<D>x+1<in>2<out>3"], probe_every=1)
+    trl.SFTTrainer(model, args, train_dataset=data, processing_class=words, callbacks=[record]).train()
+    assert "the report was not written" not in capsys.readouterr().err
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "What did this run do to the model?" in text
+    whole = sparsity.compare(tmp_path / "base", tmp_path / "out" / "checkpoint-3").total
+    assert f"{100 * whole.sparsity['bf16']:.4g} %" in text
