@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from dynamics.errors import InputError, printable
 
 T = TypeVar("T")
+#: number of values by which the copies of a weight on several ranks are compared
+SOME = 64
 #: attributes of parameters that hold a part of a weight without saying which part -> who splits them
 PARTITIONS = {
     "ds_id": "by DeepSpeed ZeRO-3",
@@ -93,11 +97,13 @@ class Held:
     numel : size of the whole weight.
     mesh : ranks over which it is spread; this rank alone if it holds all of it.
     first : whether this rank is the first of those that hold the same part.
+    values : some of its values, if this rank holds all of it, by which copies are told from parts of a weight.
     """
 
     numel: int
     mesh: tuple[int, ...]
     first: bool
+    values: bytes = b""
 
 
 def held(weights: Iterable[tuple[str, Any]]) -> dict[str, Held]:
@@ -107,11 +113,20 @@ def held(weights: Iterable[tuple[str, Any]]) -> dict[str, Held]:
 
 def _held(value: Any) -> Held:
     if not is_sharded(value):
-        return Held(math.prod(value.shape), (rank_and_world()[0],), True)
+        return Held(math.prod(value.shape), (rank_and_world()[0],), True, _some_values(value))
     mesh = value.device_mesh
     coordinate = mesh.get_coordinate()
     replicas = [at for at, placement in zip(coordinate or (), value.placements, strict=False) if placement.is_replicate()]
     return Held(math.prod(value.shape), tuple(mesh.mesh.flatten().tolist()), coordinate is not None and not any(replicas))
+
+
+def _some_values(value: Any) -> bytes:
+    if isinstance(value, np.ndarray):
+        return bytes(value.ravel()[:: max(1, value.size // SOME)].tobytes())
+    import torch
+
+    some = value.detach().flatten()[:: max(1, value.numel() // SOME)]
+    return bytes(some.cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def share(holdings: Sequence[Mapping[str, Held]], rank: int, spread: bool) -> tuple[set[str], int]:
@@ -130,7 +145,7 @@ def share(holdings: Sequence[Mapping[str, Held]], rank: int, spread: bool) -> tu
 
     Raises
     ------
-    InputError : a weight has different sizes on two ranks.
+    InputError : a weight has different sizes on two ranks, or different values on two that hold it whole.
     """
     work = [0] * len(holdings)
     names: set[str] = set()
@@ -139,6 +154,11 @@ def share(holdings: Sequence[Mapping[str, Held]], rank: int, spread: bool) -> tu
         copies = [holding[name] for holding in holdings if name in holding]
         if len({copy.numel for copy in copies}) > 1:
             raise InputError(f"{printable(name)}: has {' and '.join(f'{size:,}' for size in sorted({c.numel for c in copies}))} weights")
+        if len({copy.values for copy in copies if copy.values}) > 1:
+            raise InputError(
+                f"{printable(name)}: is not the same on all ranks; only parts that are DTensors are counted as parts of a weight, and the "
+                "ranks of DDP are equal only after it has wrapped the model"
+            )
         meshes = sorted({copy.mesh for copy in copies})
         mesh = min(meshes, key=lambda ranks: work[ranks[0]]) if spread and all(len(ranks) == 1 for ranks in meshes) else meshes[0]
         for member in mesh:

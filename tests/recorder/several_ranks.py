@@ -91,12 +91,16 @@ def weights(kind: str, dtype: str, world: int, out: Path) -> dict:
 
 def failure(kind: str, rank: int, world: int, out: Path) -> dict:
     """Let one rank fail: all ranks raise the same error."""
-    if kind == "fsdp1":
+    if kind in ("fsdp1", "parts"):
         from torch.distributed.fsdp import FullyShardedDataParallel
 
-        model = FullyShardedDataParallel(make_model(), use_orig_params=True, device_id=torch.device("cpu"))
+        model = make_model()
+        if kind == "fsdp1":
+            model = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+        else:  # each rank has a part that is no DTensor
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach()[30 * rank : 30 * rank + 30].clone())
         try:
-            Recorder(out, base=model)
+            Recorder(out, base=model, together=True)
         except InputError as error:
             return {"error": str(error)}
     if kind == "disk":

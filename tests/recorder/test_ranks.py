@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 
 import several_ranks
 
-from dynamics import sparsity
+from dynamics import InputError, sparsity
 from dynamics.recorder.ranks import Held, share
 
 #: seconds after which ranks that wait for each other are stopped
@@ -85,7 +85,7 @@ def test_several_ranks_write_the_lines_of_one_process(world: int, kinds: str, tm
 
 @pytest.mark.slow
 def test_an_error_on_one_rank_is_raised_on_all(tmp_path) -> None:
-    first, second = launch("failure:ddp,fsdp,fsdp1,disk", 2, tmp_path)
+    first, second = launch("failure:ddp,fsdp,fsdp1,disk,parts", 2, tmp_path)
     for kind in ("ddp", "fsdp"):
         assert first[kind]["error"] == second[kind]["error"]
         assert first[kind]["error"].startswith("rank 1: ")
@@ -95,6 +95,7 @@ def test_an_error_on_one_rank_is_raised_on_all(tmp_path) -> None:
     assert "metrics.jsonl" in first["disk"]["error"]
     for rank in (first, second):
         assert "is split by FSDP1" in rank["fsdp1"]["error"]
+        assert "is not the same on all ranks" in rank["parts"]["error"]
 
 
 @pytest.mark.slow
@@ -144,5 +145,9 @@ def test_each_weight_is_counted_once() -> None:
     assert [share(stages, rank, spread=False) for rank in range(2)] == [({"a"}, 11), ({"b"}, 11)]
     grids = [{"a": Held(8, mesh, first)} for mesh, first in (((0, 2), True), ((1, 3), True), ((0, 2), True), ((1, 3), True))]
     assert [share(grids, rank, spread=True)[0] for rank in range(4)] == [{"a"}, set(), {"a"}, set()]
+    with pytest.raises(InputError, match="a: has 6 and 8 weights"):
+        share([{"a": Held(6, (0,), True)}, {"a": Held(8, (1,), True)}], 0, spread=True)
+    with pytest.raises(InputError, match="a: is not the same on all ranks"):
+        share([{"a": Held(6, (0,), True, b"1")}, {"a": Held(6, (1,), True, b"2")}], 0, spread=True)
     replicas = [{"a": Held(8, (0, 1), True)}, {"a": Held(8, (0, 1), False)}]
     assert [share(replicas, rank, spread=True)[0] for rank in range(2)] == [{"a"}, set()]
