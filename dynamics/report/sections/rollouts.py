@@ -76,7 +76,7 @@ def describe(labels: Sequence[str], tables: Sequence[pd.DataFrame], options: Opt
         )
         return section
     if silent:
-        section.incomplete.append(f"no completions were kept of {', '.join(silent)}")
+        section.doubts.append(f"Completions: none were kept of {', '.join(silent)}; what is said of completions is not about them.")
     series: list[Series] = []
     for index, (label, table) in enumerate(zip(labels, tables, strict=True)):
         if len(table):
