@@ -308,6 +308,18 @@ def test_a_resumed_log_counts_as_logged_last(copy: Any) -> None:
     assert run.notes == [], "the last line is being written"
 
 
+def test_the_evaluation_after_the_last_step(copy: Any) -> None:
+    folder = copy("llamafactory_lora")
+    edit(folder / "all_results.json", eval_loss=3.25, eval_accuracy=None, train_loss=9.0)
+    run = open_run(folder)
+    assert run.series("held_out_loss").to_dict() == {6: 3.25}
+    assert "train_loss" in set(run.metrics["name"]), "of the state"
+    assert run.series("train_loss").tolist() != [9.0]
+    folder = copy("llamafactory")
+    edit(folder / "all_results.json", eval_loss=9.0)
+    assert open_run(folder).series("held_out_loss")[6] != 9.0, "the log of the step itself stays"
+
+
 def test_a_log_that_goes_back_without_end_is_cut(copy: Any) -> None:
     folder = copy("llamafactory")
     for state in folder.rglob("trainer_state.json"):
