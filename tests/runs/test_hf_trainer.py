@@ -68,6 +68,26 @@ def test_a_directory_says_what_it_is(
     assert run.series("learning_rate").iloc[0] == run.settings.learning_rate == run.config["learning_rate"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "trainer", "method"),
+    [
+        ("trl.experimental.async_grpo.x AsyncGRPOConfig", "TRL AsyncGRPOTrainer", "grpo"),
+        ("trl.experimental.online_dpo.x OnlineDPOConfig", "TRL OnlineDPOTrainer", "onlinedpo"),
+        ("axolotl.core.trainers.grpo.args AxolotlAsyncGRPOConfig", "axolotl", "grpo"),
+        ("UnslothDPOTrainer UnslothDPOConfig", "Unsloth with TRL DPOTrainer", "dpo"),
+        ("llamafactory.hparams.training_args TrainingArguments", "LLaMA-Factory", "dpo"),
+        ("transformers.training_args_seq2seq Seq2SeqTrainingArguments", "transformers Trainer", "dpo"),
+    ],
+)
+def test_the_class_of_the_settings_says_the_trainer_and_the_method(copy: Any, kind: str, trainer: str, method: str) -> None:
+    folder = copy("trl_dpo")  # whose model card has the tag dpo
+    args = folder / "checkpoint-4" / "training_args.bin"
+    args.unlink()
+    write_pickle(args, pickled(kind, {"seed": 0}))
+    run = open_run(folder)
+    assert (run.trainer, run.method, run.settings.seed, run.notes) == (trainer, method, 0, [])
+
+
 def test_the_settings_of_grpo() -> None:
     run = open_run(RUNS / "trl_grpo")
     assert run.settings == Settings(3e-3, 12, 8, 4, "bfloat16", "bfloat16", 0.9, 0.04, 7)
