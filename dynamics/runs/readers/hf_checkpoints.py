@@ -96,15 +96,15 @@ def same_weights(first: Path, second: Path) -> bool:
 
 def _same(first: Path, second: Path) -> bool:
     try:
-        with open(open_regular(first), "rb") as one, open(open_regular(second), "rb") as other:
-            size = os.fstat(one.fileno()).st_size
-            if size != os.fstat(other.fileno()).st_size:
+        with open(open_regular(first), "rb") as first_file, open(open_regular(second), "rb") as second_file:
+            size = os.fstat(first_file.fileno()).st_size
+            if size != os.fstat(second_file.fileno()).st_size:
                 return False
             for part in range(BLOCKS):
                 position = max(0, size - BLOCK) * part // (BLOCKS - 1)
-                one.seek(position)
-                other.seek(position)
-                if one.read(BLOCK) != other.read(BLOCK):
+                first_file.seek(position)
+                second_file.seek(position)
+                if first_file.read(BLOCK) != second_file.read(BLOCK):
                     return False
     except OSError:
         return False

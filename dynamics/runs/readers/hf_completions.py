@@ -32,13 +32,13 @@ def completions(folder: Path, rows: Iterable[Scalar], settings: Mapping[str, Any
     settings : of the Trainer.
     notes : a line is added if files hold samples of training and of an evaluation, which nothing tells apart; they are left out.
     """
-    found = sorted((int(match[1]), path) for path in (folder / "completions").glob("*.parquet") if (match := NAME.fullmatch(path.name)))
+    numbered = sorted((int(match[1]), path) for path in (folder / "completions").glob("*.parquet") if (match := NAME.fullmatch(path.name)))
     prompts = _evaluated(rows)
     generations = whole(settings, "num_generations_eval") or whole(settings, "num_generations") or 0
     kept = whole(settings, "generation_batch_size")
     files: list[RolloutFile] = []
     mixed: list[str] = []
-    for step, path in found:
+    for step, path in numbered:
         if step in prompts and step and (kept is None or prompts[step] * generations < kept):
             mixed.append(str(step))
         else:

@@ -105,11 +105,11 @@ def read_log(folder: Path, states: list[Path], notes: list[str]) -> Log:
     The metrics of the newest readable state, and those of later steps from other logs, which are written before the next checkpoint.
     """
     log = Log()
-    for place in states:
-        if document := json_file(place / STATE, notes):
+    for parent in states:
+        if document := json_file(parent / STATE, notes):
             log.state = {name: value for name, value in document.items() if name != "log_history"}
             log.source = STATE
-            take(lambda document=document, place=place: _add_history(document, log.rows, place / STATE), place / STATE, notes)  # type: ignore[misc]
+            take(lambda document=document, parent=parent: _add_history(document, log.rows, parent / STATE), parent / STATE, notes)  # type: ignore[misc]
             break
     _add(log, LLAMA_FACTORY, _llama_factory(folder, notes))
     _add_foreign(log, "TensorBoard", lambda: _events(folder, log.settings, notes), notes, bool(tensorboard_events.event_files(folder)))

@@ -32,7 +32,7 @@ STAGES = {
 }  # fmt: skip
 #: methods of TRL whose ``beta`` is the weight of the divergence from the reference policy
 WITH_BETA = frozenset(["grpo", "rloo", "dpo", "kto", "onlinedpo", "xpo", "nashmd"])
-#: folders above a run in which a base is looked for that is named by a relative path
+#: checkpoints above a run in which a base is looked for that is named by a relative path
 ABOVE = 4
 _CONFIG = re.compile(r"(?:Unsloth|Axolotl|AxolotlAsync|FastAsync)?([A-Z]\w*?)(?:Config|TrainingArguments)")
 #: ways to share the work in which the optimizer may keep weights of its own, other than those that are saved
@@ -41,25 +41,25 @@ _RANK = re.compile(r"rng_state_\d+\.pth")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Directory:
     """The files of a directory.
 
     Attributes
     ----------
-    folder : the directory.
+    path : the directory.
     saved : complete checkpoints.
     own : the model in the directory itself, if it is complete.
-    places : the directory and all its checkpoints, also those that are not complete, the newest first.
+    checkpoints : folders of all checkpoints, also of those that are not complete, the newest first.
     arguments : of the newest ``training_args.bin``; None if there is none.
     page : settings of LLaMA-Factory's page.
     card : model card.
     log : metrics.
     """
 
-    folder: Path
+    path: Path
     saved: list[Saved]
     own: Saved | None
-    places: list[Path]
+    checkpoints: list[Path]
     arguments: Arguments | None
     page: dict[str, Any]
     card: Card
@@ -73,55 +73,60 @@ def read(folder: Path) -> Run | None:
         return None
     run = Run(folder, "", evidence=evidence)
     saved = complete(folder, run.notes)
-    places = [path for _, path in reversed(numbered(folder))]
-    states = [folder, *places] if _is_newest(folder, places) else [*places, folder]
+    checkpoints = [path for _, path in reversed(numbered(folder))]
+    states = [folder, *checkpoints] if _is_newest(folder, checkpoints) else [*checkpoints, folder]
     page = _page(folder, run.notes)
-    card = next((card for place in (folder, *places) if (card := read_card(place)).text), Card())
-    arguments = _arguments([folder, *places], run.notes)
-    found = _Found(folder, saved, own_model(folder, run.notes), places, arguments, page, card, read_log(folder, states, run.notes))
-    run.trainer, run.method = _trainer(found)
-    base, run.base_from = _base(found)
+    card = next((card for parent in (folder, *checkpoints) if (card := read_card(parent)).text), Card())
+    arguments = _arguments([folder, *checkpoints], run.notes)
+    log = read_log(folder, states, run.notes)
+    directory = _Directory(folder, saved, own_model(folder, run.notes), checkpoints, arguments, page, card, log)
+    run.trainer, run.method = _trainer(directory)
+    base, run.base_from = _base(directory)
     run.base = base and _beside(base, folder)
-    run.config = _config(found)
-    run.checkpoints = _checkpoints(found, run.config, run.remarks)
-    run.settings = _settings(found, run)
-    run.metrics, run.metric_names = found.log.table(run.method)
-    run.rollouts = completions(folder, found.log.rows, run.config, run.notes)
-    run.remarks += _of_other_runs(found) + _reused(run) + _one_checkpoint(folder)
+    run.config = _config(directory)
+    run.checkpoints = _checkpoints(directory, run.config, run.remarks)
+    run.settings = _settings(directory, run)
+    run.metrics, run.metric_names = directory.log.table(run.method)
+    run.rollouts = completions(folder, directory.log.rows, run.config, run.notes)
+    run.remarks += _of_other_runs(directory) + _reused(run) + _one_checkpoint(folder)
     return run
 
 
 def _evidence(folder: Path) -> str | None:
     """Return the file that shows that a Trainer wrote a directory; None if there is none."""
-    for place in (folder, *(path for _, path in numbered(folder))):
+    for parent in (folder, *(path for _, path in numbered(folder))):
         for name in (STATE, NAME):
-            if (place / name).is_file():
-                return str((place / name).relative_to(folder))
+            if (parent / name).is_file():
+                return str((parent / name).relative_to(folder))
     if (folder / LLAMA_FACTORY).is_file():
         return LLAMA_FACTORY
     saved = [path for _, path in numbered(folder) if (path / "config.json").is_file() or (path / "adapter_config.json").is_file()]
     return f"{saved[0].name}/" if saved else None
 
 
-def _is_newest(folder: Path, places: list[Path]) -> bool:
+def _is_newest(folder: Path, checkpoints: list[Path]) -> bool:
     """Tell whether the state in the directory itself is of as late a step as that of the last checkpoint."""
     if not (folder / STATE).exists():
         return False
-    steps = [json_file(place / STATE, []).get("global_step") for place in (folder, *places[:1])]
+    steps = [json_file(parent / STATE, []).get("global_step") for parent in (folder, *checkpoints[:1])]
     known = [step if type(step) is int else -1 for step in steps]
     return known[0] >= max(known[1:], default=-1)
 
 
-def _arguments(places: list[Path], notes: list[str]) -> Arguments | None:
-    """Read the settings of the directory itself, or of the newest checkpoint that has them."""
-    for place in places:
-        if (path := place / NAME).is_file():
-            try:
-                return read_arguments(path)
-            except InputError as error:
-                notes.append(str(error))
-                return None
+def _arguments(folders: list[Path], notes: list[str]) -> Arguments | None:
+    """Read the settings of the directory itself, or of the newest checkpoint that has them; a note for those that cannot be read."""
+    for path in (folder / NAME for folder in folders):
+        if path.is_file() and (arguments := _readable(path, notes)) is not None:
+            return arguments
     return None
+
+
+def _readable(path: Path, notes: list[str]) -> Arguments | None:
+    try:
+        return read_arguments(path)
+    except InputError as error:
+        notes.append(str(error))
+        return None
 
 
 def _page(folder: Path, notes: list[str]) -> dict[str, Any]:
@@ -138,14 +143,14 @@ def _page(folder: Path, notes: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _trainer(found: _Found) -> tuple[str, str | None]:
+def _trainer(directory: _Directory) -> tuple[str, str | None]:
     """Return the library with its class or program, and the method."""
-    arguments, tags = found.arguments, found.card.tags
+    arguments, tags = directory.arguments, directory.card.tags
     kind, name = (arguments.kind, arguments.name) if arguments else ("", "")
-    method = _method(found, name)
-    if kind.startswith("llamafactory.") or (found.folder / LLAMA_FACTORY).is_file() or "llama-factory" in tags:
+    method = _method(directory, name)
+    if kind.startswith("llamafactory.") or (directory.path / LLAMA_FACTORY).is_file() or "llama-factory" in tags:
         return "LLaMA-Factory", method
-    if kind.startswith("axolotl.") or "axolotl version: `" in found.card.text or "axolotl" in tags:
+    if kind.startswith("axolotl.") or "axolotl version: `" in directory.card.text or "axolotl" in tags:
         return "axolotl", method
     trl = "TRL " + _CONFIG.sub(r"\1Trainer", name) if _is_trl(kind, name) else ""
     marked = any(setting.startswith("unsloth_") for setting in (arguments.values if arguments else ()))
@@ -163,41 +168,41 @@ def _is_trl(kind: str, name: str) -> bool:
     return kind.startswith("trl.") or (name.startswith("Unsloth") and name.endswith("Config"))
 
 
-def _method(found: _Found, name: str) -> str | None:
+def _method(directory: _Directory, name: str) -> str | None:
     """Return the method, from LLaMA-Factory's stage, the class of the settings, or the tags of the model card."""
     for setting in ("stage", "train.training_stage"):
-        if (stage := found.page.get(setting)) in STAGES:
+        if (stage := directory.page.get(setting)) in STAGES:
             return STAGES[stage]
     match = _CONFIG.fullmatch(name)
     if match and match[1] not in ("Seq2Seq", "Training", "Axolotl") and name.endswith("Config"):
         return match[1].lower()
     known = {"sft", "grpo", "dpo", "kto", "rloo", "orpo", "cpo", "ppo", "gkd", "online-dpo", "xpo", "nash-md", "reward-trainer"}
-    return next((tag.removesuffix("-trainer").replace("-", "") for tag in found.card.tags if tag in known), None)
+    return next((tag.removesuffix("-trainer").replace("-", "") for tag in directory.card.tags if tag in known), None)
 
 
-def _base(found: _Found) -> tuple[str | None, str]:
+def _base(directory: _Directory) -> tuple[str | None, str]:
     """Return the model that training started from, and where that stands."""
-    for place in (found.folder, *found.places):
-        name = named(json_file(place / "adapter_config.json", []), "base_model_name_or_path")
+    for parent in (directory.path, *directory.checkpoints):
+        name = named(json_file(parent / "adapter_config.json", []), "base_model_name_or_path")
         if name:
-            return name, f"{_relative(place / 'adapter_config.json', found.folder)}, base_model_name_or_path"
-    if name := named(found.page, "model_name_or_path"):
+            return name, f"{_relative(parent / 'adapter_config.json', directory.path)}, base_model_name_or_path"
+    if name := named(directory.page, "model_name_or_path"):
         return name, f"{PAGE_ARGUMENTS}, model_name_or_path"
-    for place in (*reversed(found.places), found.folder):
-        name = named(json_file(place / "config.json", []), "_name_or_path")
-        if name and not _inside(name, found):
-            return name, f"{_relative(place / 'config.json', found.folder)}, _name_or_path"
-    if found.card.base:
-        return found.card.base, "README.md, base_model"
-    name = named(found.log.settings, "_name_or_path")
-    return (name, "settings in the logs, _name_or_path") if name and not _inside(name, found) else (None, "")
+    for parent in (*reversed(directory.checkpoints), directory.path):
+        name = named(json_file(parent / "config.json", []), "_name_or_path")
+        if name and not _inside(name, directory):
+            return name, f"{_relative(parent / 'config.json', directory.path)}, _name_or_path"
+    if directory.card.base:
+        return directory.card.base, "README.md, base_model"
+    name = named(directory.log.settings, "_name_or_path")
+    return (name, "settings in the logs, _name_or_path") if name and not _inside(name, directory) else (None, "")
 
 
-def _inside(name: str, found: _Found) -> bool:
+def _inside(name: str, directory: _Directory) -> bool:
     """Tell whether a name is that of a checkpoint of the run itself, as after a resume."""
     path = Path(name)
-    output = text(found.arguments.values, "output_dir") if found.arguments else None
-    beside = path.name in {place.name for place in found.places} and path.parent.name == found.folder.name
+    output = text(directory.arguments.values, "output_dir") if directory.arguments else None
+    beside = path.name in {parent.name for parent in directory.checkpoints} and path.parent.name == directory.path.name
     return beside or (output is not None and Path(output) != Path() and Path(output) in (path, *path.parents))
 
 
@@ -207,116 +212,116 @@ def _beside(name: str, folder: Path) -> str:
     if path.is_absolute() or ".." in path.parts or path.exists():
         return name
     above = [parent / path for parent in folder.resolve().parents[:ABOVE]]
-    return next((str(place) for place in above if (place / "config.json").is_file()), name)
+    return next((str(parent) for parent in above if (parent / "config.json").is_file()), name)
 
 
 def _relative(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder))
 
 
-def _config(found: _Found) -> dict[str, Any]:
+def _config(directory: _Directory) -> dict[str, Any]:
     """Return all settings by name: of the logs, of the Trainer, and, under ``page.``, of LLaMA-Factory's page."""
-    logged = flat(found.log.settings) if found.arguments is None else {}
-    values = found.arguments.values if found.arguments else {}
-    return logged | values | {f"page.{name}": value for name, value in found.page.items()}
+    logged = flat(directory.log.settings) if directory.arguments is None else {}
+    values = directory.arguments.values if directory.arguments else {}
+    return logged | values | {f"page.{name}": value for name, value in directory.page.items()}
 
 
-def _checkpoints(found: _Found, config: dict[str, Any], remarks: list[str]) -> list[SavedCheckpoint]:
+def _checkpoints(directory: _Directory, config: dict[str, Any], remarks: list[str]) -> list[SavedCheckpoint]:
     """List the checkpoints, and the model in the directory itself unless it is one of them."""
-    if found.own is None:
-        return [SavedCheckpoint(saved.step, saved.path, saved.adapter) for saved in found.saved]
-    return with_own_model(found.saved, found.own, _own_step(found, config), remarks)
+    if directory.own is None:
+        return [SavedCheckpoint(saved.step, saved.path, saved.adapter) for saved in directory.saved]
+    return with_own_model(directory.saved, directory.own, _own_step(directory, config), remarks)
 
 
-def _own_step(found: _Found, config: dict[str, Any]) -> int | None:
+def _own_step(directory: _Directory, config: dict[str, Any]) -> int | None:
     """Return the step of the model in the directory itself: that of its state, the last that was logged, or the last that was planned."""
-    state = json_file(found.folder / STATE, [])
-    if config.get("load_best_model_at_end") is True and (best := whole(state or found.log.state, "best_global_step")):
+    state = json_file(directory.path / STATE, [])
+    if config.get("load_best_model_at_end") is True and (best := whole(state or directory.log.state, "best_global_step")):
         return best
     if step := whole(state, "global_step"):
         return step
-    last = found.saved[-1].step if found.saved else 0
-    if found.log.last > (last or 0):
-        return found.log.last
-    return whole(found.log.state, "max_steps")
+    last = directory.saved[-1].step if directory.saved else 0
+    if directory.log.last > (last or 0):
+        return directory.log.last
+    return whole(directory.log.state, "max_steps")
 
 
-def _settings(found: _Found, run: Run) -> Settings:
+def _settings(directory: _Directory, run: Run) -> Settings:
     """Return the settings that many trainers share."""
     values = run.config
-    logged = [value for _, name, value in found.log.rows if name in ("learning_rate", "lr") and value == value]
-    planned = whole(found.log.state, "max_steps") or whole(values, "max_steps")
+    logged = [value for _, name, value in directory.log.rows if name in ("learning_rate", "lr") and value == value]
+    planned = whole(directory.log.state, "max_steps") or whole(values, "max_steps")
     return Settings(
         learning_rate=number(values, "learning_rate") or max(logged, default=None),
-        steps=found.log.steps or planned,
-        batch_size=_batch_size(found, values),
+        steps=directory.log.steps or planned,
+        batch_size=_batch_size(directory, values),
         group_size=whole(values, "num_generations"),
-        master_dtype=_master_dtype(found, values),
-        storage_dtype=_storage_dtype(found, run.remarks),
+        master_dtype=_master_dtype(directory, values),
+        storage_dtype=_storage_dtype(directory, run.remarks),
         temperature=number(values, "temperature"),
         kl_coef=number(values, "beta") if run.method in WITH_BETA else None,
         seed=whole(values, "seed"),
     )
 
 
-def _batch_size(found: _Found, values: dict[str, Any]) -> int | None:
+def _batch_size(directory: _Directory, values: dict[str, Any]) -> int | None:
     """Return the samples per optimizer step; None if the number of processes, or of parts of a step, is not known."""
-    one = whole(found.log.state, "train_batch_size") or whole(values, "per_device_train_batch_size")
+    per_process = whole(directory.log.state, "train_batch_size") or whole(values, "per_device_train_batch_size")
     parts = whole(values, "gradient_accumulation_steps")
-    processes = _processes(found)
+    processes = _processes(directory)
     split = any(value not in (None, 1, False) for name, value in values.items() if name.startswith("parallelism_config"))
-    return None if one is None or parts is None or processes is None or split else one * parts * processes
+    return None if per_process is None or parts is None or processes is None or split else per_process * parts * processes
 
 
-def _processes(found: _Found) -> int | None:
+def _processes(directory: _Directory) -> int | None:
     """Return the number of processes: the settings hold it, and each process saves the state of its random numbers."""
-    if found.arguments is not None and found.arguments.processes:
-        return found.arguments.processes
-    ranks = sum(bool(_RANK.fullmatch(path.name)) for path in (found.places[0].iterdir() if found.places else ()))
-    return ranks or (1 if found.places and (found.places[0] / "rng_state.pth").exists() else None)
+    if directory.arguments is not None and directory.arguments.processes:
+        return directory.arguments.processes
+    ranks = sum(bool(_RANK.fullmatch(path.name)) for path in (directory.checkpoints[0].iterdir() if directory.checkpoints else ()))
+    return ranks or (1 if directory.checkpoints and (directory.checkpoints[0] / "rng_state.pth").exists() else None)
 
 
-def _master_dtype(found: _Found, values: dict[str, Any]) -> str | None:
+def _master_dtype(directory: _Directory, values: dict[str, Any]) -> str | None:
     """Return the dtype of the weights that the optimizer updates.
 
     A Trainer saves these, except under FSDP and DeepSpeed, whose optimizers may update float32 copies of what is saved in fewer bits.
     """
-    stored = _stored(found)
-    arguments = found.arguments
+    stored = _stored(directory)
+    arguments = directory.arguments
     copies = arguments is None or arguments.distributed in OWN_MASTERS or values.get("fsdp") or values.get("deepspeed")
     return None if copies and stored != "float32" else stored
 
 
-def _newest(found: _Found) -> Saved | None:
-    return found.saved[-1] if found.saved else found.own
+def _newest(directory: _Directory) -> Saved | None:
+    return directory.saved[-1] if directory.saved else directory.own
 
 
-def _stored(found: _Found) -> str | None:
+def _stored(directory: _Directory) -> str | None:
     """Return the dtype of most of the weights of the newest checkpoint; None if there is none, or they are quantised."""
-    newest = _newest(found)
+    newest = _newest(directory)
     counts = newest.dtypes if newest else {}
     return max((name for name in counts if "float" in name), key=lambda name: counts[name], default=None)
 
 
-def _storage_dtype(found: _Found, remarks: list[str]) -> str | None:
+def _storage_dtype(directory: _Directory, remarks: list[str]) -> str | None:
     """Return the dtype that the newest ``config.json`` states; a remark if the weights have another."""
-    newest = _newest(found)
+    newest = _newest(directory)
     if newest is None or newest.adapter:
         return None
     stated = text(json_file(newest.path / "config.json", []), "dtype", "torch_dtype")
-    stored = _stored(found)
+    stored = _stored(directory)
     if stated and stored and stated != stored:
         remarks.append(f"{printable(newest.path)}: config.json says {stated}, but most weights are {stored}")
     return stated
 
 
-def _of_other_runs(found: _Found) -> list[str]:
+def _of_other_runs(directory: _Directory) -> list[str]:
     """Name checkpoints that another run left in the directory: their logs differ from the newest one's at the same step.
 
     The first, the middle and the last but one are compared: a state holds the log since the beginning, and may be large.
     """
-    known = {step: value for step, name, value in found.log.rows if name == "loss"}
-    older = found.saved[:-1]
+    known = {step: value for step, name, value in directory.log.rows if name == "loss"}
+    older = directory.saved[:-1]
     compared = {saved.step: saved for saved in (*older[:1], *older[len(older) // 2 :][:1], *older[-1:])}
     names: list[str] = []
     for saved in compared.values():

@@ -10,7 +10,7 @@ import pandas as pd
 from dynamics.errors import InputError, printable
 from dynamics.runs.view import METRICS, metrics_table
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 #: step, name and value of a metric
 Scalar = tuple[int, str, float]
 #: number of values that are read of a run; a run of a million steps has about as many
@@ -65,12 +65,12 @@ def take(read: Callable[[], None], path: object, notes: list[str]) -> None:
         notes.append(f"{printable(path)}: is damaged ({printable(type(error).__name__)}); its metrics after this were left out")
 
 
-def or_refuse(notes: list[str] | None, read: Callable[[list[str]], Found]) -> Found:
+def or_refuse(notes: list[str] | None, read: Callable[[list[str]], Result]) -> Result:
     """Call ``read`` with the notes; without any, refuse what it notes."""
-    found: list[str] = []
-    result = read(found if notes is None else notes)
-    if found:
-        raise InputError(found[0])
+    faults: list[str] = []
+    result = read(faults if notes is None else notes)
+    if faults:
+        raise InputError(faults[0])
     return result
 
 

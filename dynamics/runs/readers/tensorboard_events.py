@@ -52,19 +52,17 @@ class Events:
 
 def event_files(folder: Path) -> list[Path]:
     """List the event files in a folder and a few levels below it, outside of its checkpoints."""
-    found: list[Path] = []
-    level, seen = [folder], 0
+    files: list[Path] = []
+    level, opened = [folder], 0
     for _ in range(DEPTH + 1):
         below: list[Path] = []
-        for parent in level:
-            seen += 1
-            if seen > FOLDERS:
-                return found
-            files, folders = _entries(parent)
-            found += files
+        for parent in level[: FOLDERS - opened]:
+            inside, folders = _entries(parent)
+            files += inside
             below += folders
+        opened += len(level)
         level = below
-    return found
+    return files
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -90,7 +88,7 @@ def scalars(folder: Path, notes: list[str] | None = None) -> list[Scalar]:
     ------
     InputError : tensorboard is not installed, or, without ``notes``, a file cannot be read to its end.
     """
-    return or_refuse(notes, lambda found: read_events(_entries(folder)[0], found)).rows
+    return or_refuse(notes, lambda lines: read_events(_entries(folder)[0], lines)).rows
 
 
 def read_events(files: list[Path], notes: list[str]) -> Events:

@@ -50,9 +50,9 @@ class Logged:
 
 def run_files(folder: Path) -> list[Path]:
     """List the files of W&B of a run's folder, which has ``wandb/``, of ``wandb/`` itself, or of one folder in it, the earliest first."""
-    found = [path for pattern in ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb") for path in folder.glob(pattern)]
-    found = [path for path in found if path.parent.name != "latest-run" or path.parent == folder]  # a link to one of the others
-    return sorted(found, key=lambda path: (path.parent.name.partition("run-")[2], path.name))
+    paths = [path for pattern in ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb") for path in folder.glob(pattern)]
+    own = [path for path in paths if path.parent.name != "latest-run" or path.parent == folder]  # a link to one of the others
+    return sorted(own, key=lambda path: (path.parent.name.partition("run-")[2], path.name))
 
 
 def scalars(folder: Path, notes: list[str] | None = None) -> list[Scalar]:
@@ -67,7 +67,7 @@ def scalars(folder: Path, notes: list[str] | None = None) -> list[Scalar]:
     ------
     InputError : wandb is not installed, or, without ``notes``, a file cannot be read to its end.
     """
-    return or_refuse(notes, lambda found: read_runs(run_files(folder), found)).rows
+    return or_refuse(notes, lambda lines: read_runs(run_files(folder), lines)).rows
 
 
 def read_runs(files: list[Path], notes: list[str]) -> Logged:
