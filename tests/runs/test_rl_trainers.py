@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import runpy
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.runs.readers import weights
 from dynamics.runs.readers.logs import Log, console_log, json_log
-from dynamics.runs.readers.settings import flat, number, read_settings, resolved, whole
+from dynamics.runs.readers.settings import flat, number, read_settings, resolved, unfolded, whole
 from dynamics.runs.view import METRICS, Settings
 
 DATA = Path(__file__).parent.parent / "data" / "runs"
@@ -100,6 +101,18 @@ def test_recorder_in_a_trainer_that_saves_elsewhere(tmp_path):
     assert steps(run) == [9, 10]
     assert run.settings.batch_size is None  # the number of processes is not known
     assert run.notes == [f"{record}/metrics.jsonl: is missing; the run has no training curves"]
+
+
+def test_recorder_in_trl_with_its_completions(tmp_path):
+    shutil.copytree(DATA / "trl_grpo", tmp_path / "out")
+    settings = {"output_dir": str(tmp_path / "out"), "num_generations": 4}
+    document = {"schema": "dynamics.run/2", "method": "rlvr", "config": settings, "model": "base", "packages": {"trl": "1.16.0"}}
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5, "entropy": 2.0}\n')
+    run = runs.open_run(tmp_path)
+    assert [file.step for file in run.rollouts] == list(range(1, 13))
+    assert len(run.checkpoints) == len(list((DATA / "trl_grpo").glob("checkpoint-*")))
+    assert run.remarks[-1].startswith("the checkpoints are those in ")
 
 
 def test_embedded_model_without_its_checkpoint_has_no_base(copied):
@@ -321,6 +334,14 @@ def test_settings(tmp_path):
     assert whole({"a": True}, "a") is None
     assert flat({"token": "secret", "api_key": "secret", "max_token": 5, "x.password": "secret"}) == {"max_token": 5}
     assert resolved({"a": "${b}", "b": "${a}"}).keys() == {"a", "b"}
+    recorded = {
+        "a": "Namespace(x=[1], y=SimpleNamespace(key='secret', z='n'))",
+        "use_wandb": "secret",
+        "b": "namespace(f=open('/etc'))",
+        "c": "(",
+    }
+    assert flat(unfolded(recorded)) == {"a.x": "[1]", "a.y.z": "n", "c": "("}
+    assert unfolded({"a": "namespace(" * 1000}) == {}
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(InputError, match="does not hold settings by name"):
         read_settings(tmp_path / "list.yaml")
@@ -345,3 +366,27 @@ def test_logs(tmp_path):
     console_log(tmp_path / "missing.log", notes, log)
     assert "No such file" in notes[2]
     assert not log.combine("sum", ("r", "q"), lambda wide: wide.sum(axis=1))
+
+
+def _alike(first, second):
+    """Compare two runs, apart from their paths."""
+    for name in ("trainer", "method", "settings", "metric_names", "notes"):
+        assert getattr(first, name) == getattr(second, name)
+    assert steps(first) == steps(second)
+    assert [(file.step, file.held_out) for file in first.rollouts] == [(file.step, file.held_out) for file in second.rollouts]
+    assert first.metrics["name"].tolist() == second.metrics["name"].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["verl", "openrlhf", "prime_rl"])
+def test_directories_by_the_installed_trainer(trainer, tmp_path):
+    pytest.importorskip({"prime_rl": "verifiers"}.get(trainer, trainer))
+    runpy.run_path(str(DATA / f"make_{trainer}.py"))["make"](tmp_path / trainer)
+    _alike(runs.open_run(tmp_path / trainer), runs.open_run(DATA / trainer))
+
+
+@pytest.mark.slow
+def test_directories_by_this_projects_training(tmp_path):
+    runpy.run_path(str(DATA / "make_own.py"))["make"](tmp_path)
+    for method in ("sft", "rlvr", "selfplay"):
+        _alike(runs.open_run(tmp_path / f"own_{method}"), runs.open_run(DATA / f"own_{method}"))

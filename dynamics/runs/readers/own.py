@@ -10,6 +10,7 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.side_files import read_json
+from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
 from dynamics.runs.readers.settings import dtype, flat, number, text, whole
 from dynamics.runs.readers.weights import complete, entries, numbered
@@ -60,8 +61,9 @@ def read(folder: Path) -> Run | None:
         run.remarks.append(f"run.json says that the run is {document['status']}")
     elsewhere = _trainers_folder(folder, settings)
     _add_checkpoints(run, document, elsewhere)
-    _add_samples(run, elsewhere)
+    run.evals = [entry for entry in entries(folder / "evals") if entry.name.endswith(".jsonl") and not entry.name.startswith(".")]
     _add_metrics(run)
+    _add_samples(run, elsewhere, settings)
     run.settings = _settings(run, document, settings)
     return run
 
@@ -143,17 +145,16 @@ def _add_checkpoints(run: Run, document: dict[str, Any], elsewhere: Path) -> Non
         run.remarks.append(f"the checkpoints are those in {printable(elsewhere)}, which run.json names")
 
 
-def _add_samples(run: Run, elsewhere: Path) -> None:
-    """List rollouts, evaluations, and what the model can be measured on."""
+def _add_samples(run: Run, elsewhere: Path, settings: dict[str, Any]) -> None:
+    """List rollouts, or the completions that TRL kept, and what the model can be measured on."""
     for entry in entries(run.path / "rollouts"):
         if match := re.fullmatch(r"step_(\d{1,15})\.jsonl", entry.name):
             run.rollouts.append(RolloutFile(int(match[1]), entry))
-    if not run.rollouts:
-        for entry in entries(elsewhere / "completions"):
-            if match := re.fullmatch(r"completions_(\d{1,15})\.parquet", entry.name):
-                run.rollouts.append(RolloutFile(int(match[1]), entry))
     run.rollouts.sort(key=lambda file: file.step or 0)
-    run.evals = [entry for entry in entries(run.path / "evals") if entry.name.endswith(".jsonl") and not entry.name.startswith(".")]
+    if not run.rollouts:
+        rows = run.metrics.itertuples(index=False, name=None)
+        logged = ((step, name.removeprefix("trainer/"), value) for step, name, value in rows)
+        run.rollouts = completions(elsewhere, logged, settings, run.notes)
     run.texts = [file.path for file in run.rollouts] or list(run.evals)
 
 
