@@ -133,9 +133,10 @@ def _weighted(rewards: Any) -> float:
 
 
 def _cut_trace(record: Mapping[str, Any]) -> bool | None:
-    if record.get("stop_condition") in STOPPED:
+    condition, listed = record.get("stop_condition"), record.get("calls")
+    if isinstance(condition, str) and condition in STOPPED:
         return True
-    calls = [call for call in record.get("calls") or [] if isinstance(call, dict) and call.get("error") is None]
+    calls = [call for call in listed if isinstance(call, dict) and call.get("error") is None] if isinstance(listed, list) else []
     return calls[-1].get("finish_reason") == "length" if calls else None
 
 

@@ -68,6 +68,26 @@ def test_a_directory_says_what_it_is(
     assert run.series("learning_rate").iloc[0] == run.settings.learning_rate == run.config["learning_rate"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "trainer", "method"),
+    [
+        ("trl.experimental.async_grpo.x AsyncGRPOConfig", "TRL AsyncGRPOTrainer", "grpo"),
+        ("trl.experimental.online_dpo.x OnlineDPOConfig", "TRL OnlineDPOTrainer", "onlinedpo"),
+        ("axolotl.core.trainers.grpo.args AxolotlAsyncGRPOConfig", "axolotl", "grpo"),
+        ("UnslothDPOTrainer UnslothDPOConfig", "Unsloth with TRL DPOTrainer", "dpo"),
+        ("llamafactory.hparams.training_args TrainingArguments", "LLaMA-Factory", "dpo"),
+        ("transformers.training_args_seq2seq Seq2SeqTrainingArguments", "transformers Trainer", "dpo"),
+    ],
+)
+def test_the_class_of_the_settings_says_the_trainer_and_the_method(copy: Any, kind: str, trainer: str, method: str) -> None:
+    folder = copy("trl_dpo")  # whose model card has the tag dpo
+    args = folder / "checkpoint-4" / "training_args.bin"
+    args.unlink()
+    write_pickle(args, pickled(kind, {"seed": 0}))
+    run = open_run(folder)
+    assert (run.trainer, run.method, run.settings.seed, run.notes) == (trainer, method, 0, [])
+
+
 def test_the_settings_of_grpo() -> None:
     run = open_run(RUNS / "trl_grpo")
     assert run.settings == Settings(3e-3, 12, 8, 4, "bfloat16", "bfloat16", 0.9, 0.04, 7)
@@ -308,11 +328,23 @@ def test_a_resumed_log_counts_as_logged_last(copy: Any) -> None:
     assert run.notes == [], "the last line is being written"
 
 
+def test_the_evaluation_after_the_last_step(copy: Any) -> None:
+    folder = copy("llamafactory_lora")
+    edit(folder / "all_results.json", eval_loss=3.25, eval_accuracy=None, train_loss=9.0)
+    run = open_run(folder)
+    assert run.series("held_out_loss").to_dict() == {6: 3.25}
+    assert "train_loss" in set(run.metrics["name"]), "of the state"
+    assert run.series("train_loss").tolist() != [9.0]
+    folder = copy("llamafactory")
+    edit(folder / "all_results.json", eval_loss=9.0)
+    assert open_run(folder).series("held_out_loss")[6] != 9.0, "the log of the step itself stays"
+
+
 def test_a_log_that_goes_back_without_end_is_cut(copy: Any) -> None:
     folder = copy("llamafactory")
     for state in folder.rglob("trainer_state.json"):
         state.unlink()
-    write_json_lines(folder / "trainer_log.jsonl", [{"current_steps": 2 - n % 2, f"m{n}": 1.0} for n in range(3000)])
+    write_json_lines(folder / "trainer_log.jsonl", [{"current_steps": 2 - n % 2, f"m{n}": 1.0} for n in range(2010)])
     assert any("goes back to earlier steps over 1000 times" in note for note in open_run(folder).notes)
 
 

@@ -15,7 +15,7 @@ from dynamics import runs
 from dynamics.errors import InputError
 from dynamics.runs.readers import weights
 from dynamics.runs.readers.logs import Log, console_log, json_log
-from dynamics.runs.readers.settings import flat, number, read_settings, resolved, whole
+from dynamics.runs.readers.settings import flat, number, read_settings, resolved, unfolded, whole
 from dynamics.runs.view import METRICS, Settings
 
 DATA = Path(__file__).parent.parent / "data" / "runs"
@@ -334,6 +334,14 @@ def test_settings(tmp_path):
     assert whole({"a": True}, "a") is None
     assert flat({"token": "secret", "api_key": "secret", "max_token": 5, "x.password": "secret"}) == {"max_token": 5}
     assert resolved({"a": "${b}", "b": "${a}"}).keys() == {"a", "b"}
+    recorded = {
+        "a": "Namespace(x=[1], y=SimpleNamespace(key='secret', z='n'))",
+        "use_wandb": "secret",
+        "b": "namespace(f=open('/etc'))",
+        "c": "(",
+    }
+    assert flat(unfolded(recorded)) == {"a.x": "[1]", "a.y.z": "n", "c": "("}
+    assert unfolded({"a": "namespace(" * 1000}) == {}
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(InputError, match="does not hold settings by name"):
         read_settings(tmp_path / "list.yaml")

@@ -88,8 +88,14 @@ def test_episodes_with_several_agents_turns_and_branches(tmp_path):
         node("assistant", "done", 3, True),
     ]
     traces = [
-        {"agent": {"name": "solver", "trainable": True}, "nodes": turns, "rewards": {"a": {"score": 2, "weight": 0.5}, "b": None}},
-        {"agent": {"name": "proposer", "trainable": True}, "nodes": turns[:1], "rewards": {}},
+        {
+            "agent": {"name": "solver", "trainable": True},
+            "nodes": turns,
+            "rewards": {"a": {"score": 2, "weight": 0.5}, "b": None},
+            "stop_condition": {},
+            "calls": 5,
+        },
+        {"agent": {"name": "proposer", "trainable": True}, "nodes": turns[:1], "rewards": {}, "stop_condition": {}, "calls": 5},
         {"agent": {"name": "judge", "trainable": False}, "nodes": turns, "rewards": {}},
     ]
     table, notes = table_of(tmp_path, [{"traces": traces, "run": {"work": {"step": 7}}}])

@@ -21,6 +21,8 @@ from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_numbe
 STATE = "trainer_state.json"
 #: file that LLaMA-Factory appends a line to whenever it logs
 LLAMA_FACTORY = "trainer_log.jsonl"
+#: totals of training and of the evaluation after it
+RESULTS = "all_results.json"
 #: metric -> names in the logs of TRL and of trainers built on it, the current ones first
 NAMES = {
     "reward": ("reward", "objective/scores"),
@@ -112,6 +114,7 @@ def read_log(folder: Path, states: list[Path], notes: list[str]) -> Log:
             take(lambda document=document, parent=parent: _add_history(document, log.rows, parent / STATE), parent / STATE, notes)  # type: ignore[misc]
             break
     _add(log, LLAMA_FACTORY, _llama_factory(folder, notes))
+    _add_results(log, json_file(folder / RESULTS, notes))
     _add_foreign(log, "TensorBoard", lambda: _events(folder, log.settings, notes), notes, bool(tensorboard_events.event_files(folder)))
     _add_foreign(log, "W&B", lambda: _wandb(folder, log.settings, notes), notes, bool(wandb_files.run_files(folder)))
     return log
@@ -123,6 +126,15 @@ def _add(log: Log, source: str, rows: list[Scalar]) -> None:
     log.rows += [row for row in rows if row[0] > last]
     if rows and not log.source:
         log.source = source
+
+
+def _add_results(log: Log, results: Mapping[str, Any]) -> None:
+    """Add the evaluation after the last step, which scripts of transformers and LLaMA-Factory make after they have saved the state."""
+    step = log.steps
+    known = {name for other, name, _ in log.rows if other == step}
+    for name, value in results.items():
+        if step and name.startswith("eval_") and name not in known and (number := _number(value)) is not None:
+            log.rows.append((step, printable(name), number))
 
 
 def _add_foreign(log: Log, source: str, read: Callable[[], list[Scalar]], notes: list[str], present: bool) -> None:

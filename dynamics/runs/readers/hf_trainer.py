@@ -34,7 +34,7 @@ STAGES = {
 WITH_BETA = frozenset(["grpo", "rloo", "dpo", "kto", "onlinedpo", "xpo", "nashmd"])
 #: checkpoints above a run in which a base is looked for that is named by a relative path
 ABOVE = 4
-_CONFIG = re.compile(r"(?:Unsloth|Axolotl|AxolotlAsync|FastAsync)?([A-Z]\w*?)(?:Config|TrainingArguments)")
+_CONFIG = re.compile(r"(?:Unsloth|Axolotl)?(?:Fast)?(?:Async)?([A-Z]\w*?)Config")
 #: ways to share the work in which the optimizer may keep weights of its own, other than those that are saved
 OWN_MASTERS = frozenset(["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 _RANK = re.compile(r"rng_state_\d+\.pth")
@@ -152,7 +152,7 @@ def _trainer(directory: _Directory) -> tuple[str, str | None]:
         return "LLaMA-Factory", method
     if kind.startswith("axolotl.") or "axolotl version: `" in directory.card.text or "axolotl" in tags:
         return "axolotl", method
-    trl = "TRL " + _CONFIG.sub(r"\1Trainer", name) if _is_trl(kind, name) else ""
+    trl = f"TRL {name.removeprefix('Unsloth').removesuffix('Config')}Trainer" if _is_trl(kind, name) else ""
     marked = any(setting.startswith("unsloth_") for setting in (arguments.values if arguments else ()))
     if marked or name.startswith("Unsloth") or "unsloth" in tags:
         return f"Unsloth{f' with {trl}' if trl else ''}", method
@@ -173,8 +173,7 @@ def _method(directory: _Directory, name: str) -> str | None:
     for setting in ("stage", "train.training_stage"):
         if (stage := directory.page.get(setting)) in STAGES:
             return STAGES[stage]
-    match = _CONFIG.fullmatch(name)
-    if match and match[1] not in ("Seq2Seq", "Training", "Axolotl") and name.endswith("Config"):
+    if match := _CONFIG.fullmatch(name):
         return match[1].lower()
     known = {"sft", "grpo", "dpo", "kto", "rloo", "orpo", "cpo", "ppo", "gkd", "online-dpo", "xpo", "nash-md", "reward-trainer"}
     return next((tag.removesuffix("-trainer").replace("-", "") for tag in directory.card.tags if tag in known), None)

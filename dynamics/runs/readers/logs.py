@@ -15,7 +15,7 @@ from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
 from dynamics.runs.completions import finite_or_infinite
 from dynamics.runs.readers.metric_names import LARGEST_STEP, MOST, Scalar, common_names
-from dynamics.runs.readers.settings import flat
+from dynamics.runs.readers.settings import flat, unfolded
 from dynamics.runs.readers.tensorboard_events import event_files, read_events
 from dynamics.runs.readers.wandb_files import Logged, read_runs, run_files
 from dynamics.runs.view import Run, metrics_table
@@ -165,7 +165,7 @@ def event_logs(folders: Iterable[Path], notes: list[str], log: Log) -> None:
     except InputError as error:  # a package that reads them is not installed
         notes.append(str(error))
         return
-    log.settings = flat(logged.settings)
+    log.settings = flat(unfolded(logged.settings))
     for step, name, value in rows or logged.rows:
         if is_step(step):
             log.add(step, [(name, value)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import math
 import re
@@ -15,10 +17,14 @@ from dynamics.io.yaml import parse_yaml
 
 #: number of settings that are kept, levels of nesting, and characters of a value
 MOST_SETTINGS, DEEPEST, LONGEST = 20_000, 30, 2_000
+#: characters of the text of a namespace
+LONGEST_NAMESPACE = 100_000
 #: a reference of OmegaConf to another setting: ``${trainer.seed}`` or ``${oc.select:trainer.seed,0}``
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?\s*([\w.]+)\s*(?:,\s*([^{}]*))?\}")
-#: names of settings whose values are secret
-SECRET = re.compile(r"(?i)(?:token|api_?key|password|secret)$")
+#: names of settings whose values are secret; OpenRLHF's ``use_wandb`` takes the key of W&B
+SECRET = re.compile(r"(?i)(?:token|api_?key|password|secret|(?:^|\.)key|(?:^|\.)use_wandb)$")
+#: nested settings of Python's argparse and types, as W&B writes them
+NAMESPACE = re.compile(r"(?:Simple)?[Nn]amespace\(")
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
 
 
@@ -66,6 +72,29 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif not (SECRET.search(prefix) and isinstance(value, str)):
             result[printable(prefix)] = _plain(value)
     return result
+
+
+def unfolded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Unfold settings that W&B recorded as the text of a namespace, as OpenRLHF's are; leave out what cannot be, as it may hold secrets.
+
+    >>> unfolded({"seed": 1, "actor": "namespace(path='base', adam=namespace(lr=5e-07))"})
+    {'seed': 1, 'actor': {'path': 'base', 'adam': {'lr': 5e-07}}}
+    """
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        if not (isinstance(value, str) and NAMESPACE.match(value)):
+            result[name] = value
+            continue
+        with contextlib.suppress(SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            result[name] = _namespace(ast.parse(value[:LONGEST_NAMESPACE], mode="eval").body)
+    return result
+
+
+def _namespace(node: ast.expr) -> Any:
+    """Return the value of a literal, or the fields of a namespace; nothing is called."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and NAMESPACE.match(f"{node.func.id}("):
+        return {keyword.arg: _namespace(keyword.value) for keyword in node.keywords if keyword.arg}
+    return ast.literal_eval(node)
 
 
 def _plain(value: Any) -> Any:

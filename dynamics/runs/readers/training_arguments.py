@@ -21,7 +21,12 @@ LARGEST = 1 << 20
 VALUES, DEPTH = 20_000, 6
 #: what the pickle of an object calls to make an instance of a class without its ``__init__``
 _MAKES_INSTANCE = frozenset(f"{module}.{name}" for module in ("copyreg", "copy_reg") for name in ("_reconstructor", "__newobj__"))
-_HARMLESS = INERT | _MAKES_INSTANCE | {"builtins.object", "builtins.str", "builtins.bool"}
+_HARMLESS = (
+    INERT
+    | _MAKES_INSTANCE
+    | {f"builtins.{name}" for name in ("object", "str", "bool", "tuple", "dict")}
+    | {"types.SimpleNamespace", "functools.partial", "logging.getLogger"}
+)
 
 
 class _Names(frozenset[str]):

@@ -28,7 +28,7 @@ BLOCK = 1 << 15
 #: bytes of a record that is read, and of a value in it that can be a number
 LARGEST, NUMBER = 1 << 24, 64
 #: names under which trainers log the step of the optimizer; the step of W&B itself counts the calls
-STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "global_step")
+STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "eval/global_step", "training_step", "global_step", "step")
 #: names of what is not measured
 UNMEASURED = frozenset(STEPS) | {"_step", "_timestamp", "_runtime"}
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
