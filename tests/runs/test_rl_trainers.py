@@ -100,6 +100,8 @@ def test_recorder_in_a_trainer_that_saves_elsewhere(tmp_path):
     assert (run.trainer, run.method, run.base) == ("TRL, recorded by dynamics.recorder", "dr_grpo", "Qwen/Qwen3-4B")
     assert steps(run) == [9, 10]
     assert run.settings.batch_size is None  # the number of processes is not known
+    (record / "run.json").write_text(json.dumps(document | {"ranks": 2}))
+    assert runs.open_run(record).settings.batch_size == 8
     assert run.notes == [f"{record}/metrics.jsonl: is missing; the run has no training curves"]
 
 
