@@ -100,6 +100,8 @@ def test_recorder_in_a_trainer_that_saves_elsewhere(tmp_path):
     assert (run.trainer, run.method, run.base) == ("TRL, recorded by dynamics.recorder", "dr_grpo", "Qwen/Qwen3-4B")
     assert steps(run) == [9, 10]
     assert run.settings.batch_size is None  # the number of processes is not known
+    (record / "run.json").write_text(json.dumps(document | {"ranks": 2}))
+    assert runs.open_run(record).settings.batch_size == 8
     assert run.notes == [f"{record}/metrics.jsonl: is missing; the run has no training curves"]
 
 
@@ -166,6 +168,18 @@ def test_verl_reads_what_it_printed(tmp_path):
     assert run.base is None
     assert run.checkpoints == []
     assert run.notes == [f"{tmp_path}/global_step_4: checkpoint left out: it holds no weights; it may still be being written"]
+
+
+def test_verl_does_not_take_the_logs_of_another_experiment(copied):
+    folder = copied("verl")
+    (folder / "demo" / "grpo.jsonl").rename(folder / "demo" / "other.jsonl")
+    (folder / "tensorboard_log" / "demo" / "grpo").rename(folder / "tensorboard_log" / "demo" / "other")
+    config = folder / "outputs/2026-01-02/03-04-05/.hydra/config.yaml"
+    config.write_text(config.read_text().replace("experiment_name: grpo", "experiment_name: other"))
+    run = runs.open_run(folder)
+    assert run.metrics.empty
+    assert (run.base, run.config) == (None, {})
+    assert steps(run) == [2, 10]
 
 
 def test_verl_half_written_checkpoints(copied):

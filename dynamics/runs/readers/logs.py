@@ -155,10 +155,19 @@ def console_log(path: Path, notes: list[str], log: Log) -> None:
         notes.append(f"{printable(path)}: only its first {LONGEST_LOG >> 30} GiB are read")
 
 
-def event_logs(folders: Iterable[Path], notes: list[str], log: Log) -> None:
-    """Add the scalars of TensorBoard's events in folders and below them; if there are none, those of offline runs of W&B, and settings."""
+def event_logs(folders: Iterable[Path], notes: list[str], log: Log, wandb: Iterable[Path] = ()) -> None:
+    """Add the scalars of TensorBoard's events in folders and below them; if there are none, those of offline runs of W&B, and settings.
+
+    Parameters
+    ----------
+    folders : where both are looked for.
+    notes : receives what cannot be read.
+    log : receives scalars and settings.
+    wandb : further files of W&B.
+    """
+    folders = list(folders)
     events = dict.fromkeys(file for folder in folders for file in event_files(folder))
-    files = dict.fromkeys(file for folder in folders for file in run_files(folder))
+    files = dict.fromkeys([*(file for folder in folders for file in run_files(folder)), *wandb])
     try:
         rows = read_events(list(events), notes).rows if events else []
         logged = read_runs(list(files), notes) if files else Logged()

@@ -206,7 +206,7 @@ def _settings(run: Run, document: dict[str, Any], settings: dict[str, Any]) -> S
     batch = prompts * (group or 1) if prompts else whole(settings, "batch_size", "generation_batch_size")
     if document.get("method") == "selfplay":  # a step has proposals as well, and how many of both are valid differs by step
         batch = None
-    processes, per_process = whole(document, "world_size"), whole(settings, "per_device_train_batch_size")
+    processes, per_process = whole(document, "ranks"), whole(settings, "per_device_train_batch_size")
     if batch is None and processes and per_process:
         batch = per_process * (whole(settings, "gradient_accumulation_steps") or 1) * processes
     return Settings(

@@ -17,7 +17,8 @@ from typing import Any
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
 from dynamics.runs.readers.logs import Log, console_log, event_logs, first_record, json_log, learning_rate
-from dynamics.runs.readers.settings import dtype, number, read_settings, resolved, text, whole
+from dynamics.runs.readers.settings import dtype, flat, number, read_settings, resolved, text, whole
+from dynamics.runs.readers.wandb_files import read_runs, run_files
 from dynamics.runs.readers.weights import (
     WRITING,
     base_of_adapter,
@@ -81,6 +82,11 @@ class Layout:
     def names(self) -> tuple[str, str] | None:
         """Project and experiment, as the names of the folders say."""
         return (self.checkpoints.parent.name, self.checkpoints.name) if self.root and self.checkpoints else None
+
+    @property
+    def own(self) -> list[Path]:
+        """The folders that hold nothing of other runs: verl's working folder may have logs of several."""
+        return [self.checkpoints] if self.root and self.checkpoints else self.folders
 
     @property
     def folders(self) -> list[Path]:
@@ -250,24 +256,44 @@ def _is_dump(path: Path) -> bool:
 def _add_metrics(run: Run, layout: Layout) -> None:
     """Read the log of JSON lines; if there is none, events of TensorBoard or of W&B; if there are none, what verl printed."""
     log = Log(NAMES)
-    for path in _json_logs(layout):
+    path = _json_log(layout)
+    if path is not None:
         json_log(path, run.notes, _line, log)
-        break
+    elif layout.root and layout.names:
+        events = layout.root / "tensorboard_log" / layout.names[0] / layout.names[1]
+        event_logs([*layout.own, events], run.notes, log, _wandb_files(layout.root, layout.names))
     else:
-        folders = list(layout.folders)
-        if layout.root and layout.names:
-            folders.append(layout.root / "tensorboard_log" / layout.names[0] / layout.names[1])
-        event_logs(folders, run.notes, log)
+        event_logs(layout.own, run.notes, log)
     if not log.rows:
-        for folder in layout.folders:
-            for entry in entries(folder):
-                if entry.suffix in (".log", ".out", ".txt") and entry.is_file():
-                    console_log(entry, run.notes, log)
+        _add_printed(run, layout, log)
     for mean, pattern in VALIDATION:
         log.mean_of(mean, pattern, run.remarks)
     log.write_to(run)
     if not log.rows:
         run.remarks.append("no log of metrics was found: expected PROJECT/EXPERIMENT.jsonl, events of TensorBoard, or a log of the output")
+
+
+def _add_printed(run: Run, layout: Layout, log: Log) -> None:
+    """Read what verl printed, if it was written to files; if they are several, say which."""
+    read: list[str] = []
+    for entry in [entry for folder in layout.folders for entry in entries(folder) if entry.suffix in (".log", ".out", ".txt")]:
+        before = len(log.rows)
+        if entry.is_file():
+            console_log(entry, run.notes, log)
+        read += [printable(entry.name)] * (len(log.rows) > before)
+    if len(read) > 1:
+        run.remarks.append(f"the metrics are those of {len(read)} files of output, of which later ones count: {', '.join(read[:6])}")
+
+
+def _wandb_files(root: Path, names: tuple[str, str]) -> list[Path]:
+    """List the files of W&B in the folder that verl was started in whose settings name the run's project and experiment."""
+    files = run_files(root)
+    try:
+        recorded = {path: flat(read_runs([path], []).settings) for path in files}
+    except InputError:  # wandb is not installed, which is told when they are read
+        return files
+    keys = ("trainer.project_name", "trainer.experiment_name")
+    return [path for path, settings in recorded.items() if tuple(settings.get(key) for key in keys) == names]
 
 
 def _line(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -277,16 +303,18 @@ def _line(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return (record.get("step") if values is data else None), {name: math.nan if value is None else value for name, value in values.items()}
 
 
-def _json_logs(layout: Layout) -> Iterator[Path]:
-    """Yield the logs of verl's logger ``file``, whose lines hold a step and its data."""
-    candidates = [entry for folder in layout.folders for entry in entries(folder) if entry.suffix == ".jsonl" and entry.is_file()]
+def _json_log(layout: Layout) -> Path | None:
+    """Find the log of verl's logger ``file``, whose lines hold a step and its data."""
+    candidates = [entry for folder in layout.own for entry in entries(folder) if entry.suffix == ".jsonl"]
     if layout.root and layout.names:
         candidates.append(layout.root / layout.names[0] / f"{layout.names[1]}.jsonl")
-    candidates += [entry for child in entries(layout.given) if child.is_dir() for entry in entries(child) if entry.suffix == ".jsonl"]
+    else:
+        candidates += [entry for child in entries(layout.given) if child.is_dir() for entry in entries(child) if entry.suffix == ".jsonl"]
     for path in dict.fromkeys(candidates):
         record = first_record(path) if path.is_file() else None
         if isinstance(record, dict) and isinstance(record.get("data"), dict) and "step" in record:
-            yield path
+            return path
+    return None
 
 
 def _shared(run: Run, settings: dict[str, Any]) -> Settings:

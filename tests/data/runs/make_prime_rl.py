@@ -115,7 +115,7 @@ def _episode(step: int, task: int, sample: int, held_out: bool) -> dict[str, Any
         agent=AgentInfo.model_construct(config=None, name="solver", trainable=True),
         nodes=nodes,
         calls=[ModelCall(node=2, finish_reason="stop" if good else "length")],
-        rewards={"right": Reward(score=float(good)), "format": Reward(score=1.0, weight=0.1)},
+        rewards={"right": Reward(score=float(good)), "format": Reward(score=1.0, weight=0.0 if held_out else 0.1)},
         timing=Timing(start=0.0),
         is_completed=True,
         ok=True,

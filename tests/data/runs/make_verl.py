@@ -25,12 +25,13 @@ PROJECT, EXPERIMENT = "demo", "grpo"
 def make(out: Path) -> None:
     """Write the folder that verl was started in."""
     with tempfile.TemporaryDirectory() as scratch:
+        before = os.getcwd()
         os.chdir(scratch)
-        _configuration()
-        _checkpoints()
-        _dumps()
-        _logs()
-        os.chdir("/")
+        try:
+            for write in (_configuration, _checkpoints, _dumps, _logs):
+                write()
+        finally:
+            os.chdir(before)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(scratch, out)
 
