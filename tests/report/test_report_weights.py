@@ -84,6 +84,8 @@ def test_without_a_base_the_first_checkpoint_stands_in(tmp_path: Path) -> None:
     assert not section.incomplete  # no file claims that there is a base
     gone = weights_section.make([dataclasses.replace(run, base="models/gone")], Options())
     assert "compared with its first checkpoint, because the base cannot be read: models/gone: no such file or folder" in gone.incomplete[0]
+    for name in ("x" * 10_000, "a\0b", "~/\x1b[2J"):  # no paths
+        assert "cannot be read" in weights_section.make([dataclasses.replace(run, base=name)], Options()).incomplete[0]
     alone = dataclasses.replace(run, checkpoints=run.checkpoints[:1])
     assert weights_section.make([alone], Options()).missing.endswith("name it with --base")
     assert weights_section.make([dataclasses.replace(run, checkpoints=[])], Options()).missing.endswith(
@@ -102,6 +104,15 @@ def test_an_update_of_nothing_says_so(tmp_path: Path) -> None:
     section = weights_section.make([run], Options())
     assert "none of the" in section.findings[0].text
     assert section.findings[0].value == 1.0
+
+
+def test_weights_without_a_finite_value_are_counted(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", steps=(10,))
+    broken = weights(1, 0.01)
+    broken["model.layers.0.self_attn.q_proj.weight"][0, :3] = np.nan
+    write_checkpoint(run.checkpoints[0].path, broken)
+    findings = {finding.key: finding for finding in weights_section.make([run], Options()).findings}
+    assert findings["nonfinite"].text.startswith("At step 10, 3 weights of 232 are NaN or infinite")
 
 
 def test_checkpoints_are_spread_evenly_and_stay_chosen() -> None:
