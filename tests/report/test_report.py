@@ -274,11 +274,11 @@ def test_the_page_in_a_browser(tmp_path: Path, reader: None) -> None:  # noqa: F
     target = tmp_path / "report.html"
     made = report([read(run)], Options())  # type: ignore[list-item]
     script = (
-        "<script>document.body.append(Object.assign(document.createElement('output'), {textContent: JSON.stringify({"
+        "<script>addEventListener('load', () => document.body.append(Object.assign(document.createElement('output'), {textContent: JSON.stringify({"
         "wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,"
         "images: [...document.images].map(image => image.complete && image.naturalWidth > 0),"
         "hostile: document.querySelectorAll('img[src=x], script:not(:last-of-type)').length,"
-        "buttons: document.querySelectorAll('th button').length})}))</script></body>"
+        "buttons: document.querySelectorAll('th button').length})})))</script></body>"
     )
     target.write_text(page(made, draw(made)).replace("</body>", script))
     for width in (500, 1280):  # a headless window is at least 500 pixels wide
