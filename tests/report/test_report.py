@@ -274,7 +274,8 @@ def test_the_page_in_a_browser(tmp_path: Path, reader: None) -> None:  # noqa: F
     target = tmp_path / "report.html"
     made = report([read(run)], Options())  # type: ignore[list-item]
     script = (
-        "<script>addEventListener('load', () => document.body.append(Object.assign(document.createElement('output'), {textContent: JSON.stringify({"
+        "<script>addEventListener('load', () => document.body.append(Object.assign(document.createElement('output'), {textContent: "
+        "JSON.stringify({"
         "wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,"
         "images: [...document.images].map(image => image.complete && image.naturalWidth > 0),"
         "hostile: document.querySelectorAll('img[src=x], script:not(:last-of-type)').length,"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: weights of a matrix beyond which it is left out: its update takes about 40 bytes of memory a weight
-LARGEST = 40_000_000
+LARGEST = 80_000_000
 #: weights of all matrices together that are decomposed; of more, an even selection of layers is
 MOST = 600_000_000
 #: largest number of principal directions; never more than a quarter of the median shorter side
