@@ -271,9 +271,16 @@ def _tables(turned: Sequence[Turned]) -> list[Table]:
         medians = medians.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
         table = of.rows.drop(columns=list(SEQUENCE_FIELDS))
         table["shape"] = ["x".join(map(str, shape)) for shape in table["shape"]]
-        for spectrum in of.spectra:
-            for name, ends in spectrum.bounds.items():
-                table.loc[table["name"] == spectrum.name, [f"{name}_low", f"{name}_high"]] = list(map(float, ends))
+        ends = [
+            {"name": spectrum.name}
+            | {
+                f"{name}_{end}": float(value)
+                for name, pair in spectrum.bounds.items()
+                for end, value in zip(("low", "high"), pair, strict=True)
+            }
+            for spectrum in of.spectra
+        ]
+        table = table.merge(pd.DataFrame(ends), on="name", how="left")
         singular = [
             {"name": spectrum.name, "index": index, "base": base, "tuned": tuned, "update": update}
             for spectrum in of.spectra
