@@ -16,12 +16,13 @@ from dynamics.io.csv import to_csv
 from dynamics.presentation import html, style
 from dynamics.report.assembly import Report
 from dynamics.report.cells import shown
+from dynamics.report.labels import by_run
 from dynamics.report.section import Picture, Sample, Section, Table
 
 #: bytes of a table as CSV that is embedded in the page; a larger one is written by --out only
 EMBEDDED = 1_000_000
-#: characters of a line, of a prompt or completion, and of a heading
-LINE, TEXT, HEADING = 1500, 12_000, 300
+#: characters of a line, of a remark, of a prompt or completion, and of a heading
+LINE, REMARK, TEXT, HEADING = 1500, 500, 12_000, 300
 
 
 def page(report: Report, figures: Mapping[str, bytes], files: str | None = None) -> str:
@@ -43,12 +44,12 @@ def page(report: Report, figures: Mapping[str, bytes], files: str | None = None)
         "names": [html.one_line(label) for label in report.labels],
         "paths": [html.one_line(run.path, 1000) for run in report.runs],
         "facts": _facts(report),
-        "remarks": [html.one_line(remark, LINE) for run in report.runs for remark in run.remarks],
+        "remarks": [html.one_line(line, REMARK) for line in _remarks(report)],
         "headline": [
             _lead(html.one_line(finding.text, LINE)) | {"key": key, "section": html.one_line(titles[key], HEADING)}
             for key, finding in report.headline
         ],
-        "incomplete": [html.one_line(line, LINE) for line in report.incomplete],
+        "incomplete": [html.one_line(line, REMARK) for line in report.incomplete],
         "sections": [_section(section, figures, files) for section in report.sections],
         "doubts": [html.one_line(line, LINE) for line in report.doubts],
         "command": html.one_line(report.command, 4000),
@@ -77,6 +78,12 @@ def draw(report: Report) -> dict[str, bytes]:
     return drawn
 
 
+def _remarks(report: Report) -> list[str]:
+    """List what the reader should know of the files of each run."""
+    remarks = [(label, remark) for run, label in zip(report.runs, report.labels, strict=True) for remark in run.remarks]
+    return by_run(remarks, len(report.runs))
+
+
 def _facts(report: Report) -> list[dict[str, Any]]:
     """Lay the facts out with a column for each run."""
     names = dict.fromkeys(fact.name for facts in report.facts for fact in facts)
@@ -101,7 +108,7 @@ def _section(section: Section, figures: Mapping[str, bytes], files: str | None) 
         "title": html.one_line(section.title, HEADING),
         "missing": html.one_line(section.missing, LINE),
         "findings": [html.one_line(finding.text, LINE) for finding in section.findings],
-        "incomplete": [html.one_line(line, LINE) for line in section.incomplete],
+        "incomplete": [html.one_line(line, REMARK) for line in section.incomplete],
         "pictures": [_picture(picture, figures, links) for picture in section.pictures if picture.name in figures],
         "tables": [_table(table, links[table.name]) for table in section.tables if table.show],
         "samples": [_sample(sample) for sample in section.samples],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -42,8 +41,7 @@ class Base:
     @property
     def source(self) -> Path | Checkpoint:
         """What identifies its files in the cache."""
-        path = Path(self.name)
-        return path if path.exists() else self.checkpoint
+        return Path(self.name) if _exists(self.name) else self.checkpoint
 
 
 def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
@@ -57,7 +55,7 @@ def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
     named, problem = options.base or run.base, "no file says which model training started from; name it with --base"
     if named:
         name = _near(named, run.path)
-        checkpoint, problem = _opened_locally(name) if Path(name).exists() else _opened_elsewhere(name)
+        checkpoint, problem = _opened_locally(name) if _exists(name) else _opened_elsewhere(name)
         if checkpoint is not None:
             return Base(name, checkpoint), ""
     later = [saved for saved in run.checkpoints if not saved.adapter]
@@ -69,12 +67,19 @@ def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
     return Base(str(later[0].path), first, later[0], problem), problem
 
 
+def _exists(name: str) -> bool:
+    """Tell whether there is a file or folder of a name; a text that is no path names none."""
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _near(name: str, folder: Path) -> str:
     """Find a relative path from where the run's program was likely started: here, in the run's folder, or in one above it."""
     if not Path(name).is_absolute():
-        with contextlib.suppress(OSError, ValueError):  # a text that is no path
-            parents = (Path(), folder, *folder.resolve().parents[:3])
-            return next((str(parent / name) for parent in parents if (parent / name).exists()), name)
+        parents = (Path(), folder, *folder.resolve().parents[:3])
+        return next((str(parent / name) for parent in parents if _exists(str(parent / name))), name)
     return name
 
 

@@ -125,7 +125,7 @@ def test_one_command_writes_the_page_and_what_is_asked_for(run: Path, monkeypatc
 
 @pytest.mark.usefixtures("reader")
 def test_what_cannot_be_read_is_a_line_and_status_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(assembly, "SECTIONS", ("weights", "overlap", "configuration"))
+    monkeypatch.setattr(assembly, "SECTIONS", ("overlap", "weights", "configuration"))
     monkeypatch.chdir(tmp_path)
     broken = write_run(tmp_path / "a")
     (broken / "checkpoint-20" / "model.safetensors").write_bytes(b"half")
@@ -135,11 +135,12 @@ def test_what_cannot_be_read_is_a_line_and_status_3(tmp_path: Path, monkeypatch:
     printed = capsys.readouterr()
     document = json.loads(printed.out)
     assert not (tmp_path / ".dynamics-cache").exists()
-    assert [row["step"] for row in document["sections"][0]["tables"][0]["rows"]] == [10]
+    assert [row["step"] for row in document["sections"][1]["tables"][0]["rows"]] == [10]
     assert document["incomplete"][0].startswith("b: is not the output directory of a known trainer")
     assert [line.split(":")[0] for line in document["incomplete"][1:]] == ["a, step 20", "a, step 30"]
     assert printed.err.splitlines()[-1].startswith("dynamics.report: incomplete: b: is not the output directory")
     assert "This report is incomplete" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
     assert cli(["a", "b", "--json", "-", "--cache", "none", "--allow-partial"]) == 0
 
 
@@ -273,11 +274,12 @@ def test_the_page_in_a_browser(tmp_path: Path, reader: None) -> None:  # noqa: F
     target = tmp_path / "report.html"
     made = report([read(run)], Options())  # type: ignore[list-item]
     script = (
-        "<script>document.body.append(Object.assign(document.createElement('output'), {textContent: JSON.stringify({"
+        "<script>addEventListener('load', () => document.body.append(Object.assign(document.createElement('output'), {textContent: "
+        "JSON.stringify({"
         "wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,"
         "images: [...document.images].map(image => image.complete && image.naturalWidth > 0),"
         "hostile: document.querySelectorAll('img[src=x], script:not(:last-of-type)').length,"
-        "buttons: document.querySelectorAll('th button').length})}))</script></body>"
+        "buttons: document.querySelectorAll('th button').length})})))</script></body>"
     )
     target.write_text(page(made, draw(made)).replace("</body>", script))
     for width in (500, 1280):  # a headless window is at least 500 pixels wide

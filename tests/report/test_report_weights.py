@@ -14,10 +14,11 @@ from report_helpers import SHAPES, read, weights, write_checkpoint, write_run
 
 from dynamics import overlap, sparsity
 from dynamics.report import Options, cache
+from dynamics.report.labels import run_labels
 from dynamics.report.sections import configuration, directions
 from dynamics.report.sections import overlap as overlap_section
 from dynamics.report.sections import weights as weights_section
-from dynamics.report.updates import base_of, spread
+from dynamics.report.updates import base_of, spread, updates
 from dynamics.runs import Run, SavedCheckpoint, Settings
 
 
@@ -83,6 +84,8 @@ def test_without_a_base_the_first_checkpoint_stands_in(tmp_path: Path) -> None:
     assert not section.incomplete  # no file claims that there is a base
     gone = weights_section.make([dataclasses.replace(run, base="models/gone")], Options())
     assert "compared with its first checkpoint, because the base cannot be read: models/gone: no such file or folder" in gone.incomplete[0]
+    for name in ("x" * 10_000, "a\0b", "~/\x1b[2J"):  # no paths
+        assert "cannot be read" in weights_section.make([dataclasses.replace(run, base=name)], Options()).incomplete[0]
     alone = dataclasses.replace(run, checkpoints=run.checkpoints[:1])
     assert weights_section.make([alone], Options()).missing.endswith("name it with --base")
     assert weights_section.make([dataclasses.replace(run, checkpoints=[])], Options()).missing.endswith(
@@ -103,9 +106,18 @@ def test_an_update_of_nothing_says_so(tmp_path: Path) -> None:
     assert section.findings[0].value == 1.0
 
 
+def test_weights_without_a_finite_value_are_counted(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", steps=(10,))
+    broken = weights(1, 0.01)
+    broken["model.layers.0.self_attn.q_proj.weight"][0, :3] = np.nan
+    write_checkpoint(run.checkpoints[0].path, broken)
+    findings = {finding.key: finding for finding in weights_section.make([run], Options()).findings}
+    assert findings["nonfinite"].text.startswith("At step 10, 3 weights of 232 are NaN or infinite")
+
+
 def test_checkpoints_are_spread_evenly_and_stay_chosen() -> None:
     assert spread(range(24)) == list(range(24))
-    for count in range(1, 400):
+    for count in range(1, 400, 7):
         chosen = spread(range(count))
         assert len(chosen) <= 24
         assert chosen[:1] + chosen[-1:] == [0, count - 1]
@@ -123,6 +135,12 @@ def test_several_runs_are_compared_in_one_sentence(tmp_path: Path) -> None:
         assert f"{label} {100 * share:.2f} %" in lead[0].text
     assert [picture.name for picture in section.pictures if "heat" in picture.name] == ["weights_heat_map_1", "weights_heat_map_2"]
     assert next(finding.key for finding in section.findings if finding.value is not None) == "a.unchanged_bf16"
+
+
+def test_long_names_of_runs_stay_distinct(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / ("x" * 100 + end), steps=(1,)) for end in "ab"]
+    assert [label[:4] for label in run_labels(runs)] == ["1: x", "2: x"]
+    assert len(configuration.make([dataclasses.replace(runs[0], method="a"), runs[1]], Options()).tables[0].frame.columns) == 4
 
 
 def test_overlap_of_runs_of_one_base(tmp_path: Path) -> None:
@@ -211,32 +229,22 @@ def test_a_second_report_measures_only_what_is_new(tmp_path: Path, compared: lis
     assert len(compared) == 8
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b'{"key": 1}',
-        b'{"schema": "dynamics.report-cache/1", "key": "other", "result": {}}',
-        b"\xff\xfe",
-        b"[" * 100_000,
-    ],
-)
-def test_a_foreign_entry_of_the_cache_is_not_used(content: bytes, tmp_path: Path, compared: list[str]) -> None:
+def test_a_foreign_entry_of_the_cache_is_not_used(tmp_path: Path, compared: list[str]) -> None:
     run, options = run_of(tmp_path / "run", steps=(10,)), Options(cache=tmp_path / "cache")
-    expected = weights_section.make([run], options).tables[0].frame
+    base, _ = base_of(run, options)
+    assert base is not None
+    expected = updates(base, run.checkpoints, options)
     (entry,) = (tmp_path / "cache").iterdir()
     good = entry.read_bytes()
-    entry.write_bytes(content)
-    assert weights_section.make([run], options).tables[0].frame.equals(expected)
-    assert entry.read_bytes() == good
-    document = json.loads(good)
-    document["result"]["total"]["numel"] = "many"
-    entry.write_text(json.dumps(document))
-    assert weights_section.make([run], options).tables[0].frame.equals(expected)
-    assert len(compared) == 3
+    wrong = json.loads(good)
+    wrong["result"]["total"]["numel"] = "many"
+    foreign = b'{"schema": "dynamics.report-cache/1", "key": "other", "result": {}}'
+    contents = [b"", b"{", b"[]", b"null", b'{"key": 1}', foreign, b"\xff\xfe", b"[" * 100_000, json.dumps(wrong).encode()]
+    for content in contents:
+        entry.write_bytes(content)
+        assert updates(base, run.checkpoints, options) == expected
+        assert entry.read_bytes() == good
+    assert len(compared) == 1 + len(contents)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: weights of a matrix beyond which it is left out: its update takes about 40 bytes of memory a weight
-LARGEST = 40_000_000
+LARGEST = 80_000_000
 #: weights of all matrices together that are decomposed; of more, an even selection of layers is
 MOST = 600_000_000
 #: largest number of principal directions; never more than a quarter of the median shorter side
@@ -271,9 +271,16 @@ def _tables(turned: Sequence[Turned]) -> list[Table]:
         medians = medians.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
         table = of.rows.drop(columns=list(SEQUENCE_FIELDS))
         table["shape"] = ["x".join(map(str, shape)) for shape in table["shape"]]
-        for spectrum in of.spectra:
-            for name, ends in spectrum.bounds.items():
-                table.loc[table["name"] == spectrum.name, [f"{name}_low", f"{name}_high"]] = list(map(float, ends))
+        ends = [
+            {"name": spectrum.name}
+            | {
+                f"{name}_{end}": float(value)
+                for name, pair in spectrum.bounds.items()
+                for end, value in zip(("low", "high"), pair, strict=True)
+            }
+            for spectrum in of.spectra
+        ]
+        table = table.merge(pd.DataFrame(ends), on="name", how="left")
         singular = [
             {"name": spectrum.name, "index": index, "base": base, "tuned": tuned, "update": update}
             for spectrum in of.spectra

@@ -169,7 +169,16 @@ def _findings(moved: Moved, several: bool) -> list[Finding]:
     ]
     if steps := _steps(moved.last):
         findings.append(Finding(f"{moved.label}: {steps[0]}" if several else steps[0], f"{key}one_step", steps[1], weight=3))
-    return findings + _over_time(moved, key)
+    return findings + _nonfinite(moved, of, key) + _over_time(moved, f"{moved.label}: from" if several else "From", key)
+
+
+def _nonfinite(moved: Moved, of: str, key: str) -> list[Finding]:
+    """Say that there are weights without a finite value, which no norm or histogram holds."""
+    count = moved.last.total.nonfinite
+    if not count:
+        return []
+    text = f"{of}, {plural(count, 'weight')} of {moved.last.total.numel:,} are NaN or infinite in the base or in the checkpoint."
+    return [Finding(f"{text} Norms, cosine and steps leave them out.", f"{key}nonfinite", float(count), weight=9)]
 
 
 def _largest(last: Update) -> str:
@@ -199,7 +208,7 @@ def _steps(last: Update) -> tuple[str, float] | None:
     )
 
 
-def _over_time(moved: Moved, key: str) -> list[Finding]:
+def _over_time(moved: Moved, start: str, key: str) -> list[Finding]:
     """Say how the share of unchanged weights went on from the first to the last checkpoint."""
     if len(moved.updates) < 2:
         return []
@@ -208,7 +217,7 @@ def _over_time(moved: Moved, key: str) -> list[Finding]:
     norms = before.total.relative_update, last.total.relative_update
     return [
         Finding(
-            f"{moved.label}: from {step_name(first)} to {moved.end}, the share of weights that are the same in bf16 went from "
+            f"{start} {step_name(first)} to {moved.end}, the share of weights that are the same in bf16 went from "
             f"{percent(before.total.sparsity['bf16'])} to {percent(last.total.sparsity['bf16'])}, and the relative update from "
             f"{number(norms[0])} to {number(norms[1])}. A weight that went back to its value counts as the same.",
             f"{key}unchanged_bf16_change",
