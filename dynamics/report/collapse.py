@@ -98,11 +98,11 @@ def zero_variance(fraction: pd.Series[float], spread: pd.Series[float]) -> Flag 
     empty: Bool[np.ndarray, " steps"]
     if not len(finite(fraction)):
         known = finite(spread)
-        empty = np.equal(known.to_numpy(float), 0)
+        empty = np.asarray(known.to_numpy(float) == 0)
         source = "the standard deviation of the rewards is 0"
     else:
         known = finite(fraction)
-        empty = np.greater_equal(known.to_numpy(float), 1 - 1e-9)
+        empty = np.asarray(known.to_numpy(float) >= 1 - 1e-9)
         source = "the fraction of groups with zero variance is 1"
     if len(empty) < IN_A_ROW:
         return None
