@@ -117,7 +117,7 @@ def test_one_step_has_no_change(rng: np.random.Generator) -> None:
 
 
 def test_roles_and_held_out_problems_are_apart(rng: np.random.Generator) -> None:
-    table = a_table(rng)
+    table = a_table(rng, prompts=2)
     table["role"] = np.where(np.arange(len(table)) % 2, "solver", "proposer")
     table["held_out"] = table["step"] == 90
     section = rollouts.describe(["a"], [table], Options())
