@@ -10,14 +10,15 @@ from dynamics.runs import Run
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Name each run by the end of its path, printable, and distinct if the paths are.
+    """Name each run by the end of its path, printable, and distinct: two long names with the same start get numbers.
 
     >>> from pathlib import Path
     >>> run_labels([Run(Path("runs/sft"), "TRL SFTTrainer"), Run(Path("runs/grpo"), "TRL GRPOTrainer")])
     ['sft', 'grpo']
     """
     short = short_paths([str(run.path.resolve()) for run in runs])
-    return [short[str(run.path.resolve())] for run in runs]
+    labels = [short[str(run.path.resolve())] for run in runs]
+    return labels if len(set(labels)) == len(labels) else [f"{number}: {label}" for number, label in enumerate(labels, 1)]
 
 
 def run_color(index: int) -> str:
@@ -32,3 +33,15 @@ def legend_label(label: str) -> str:
     ' _a\\$b\\$'
     """
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
+def by_run(lines: Sequence[tuple[str, str]], runs: int) -> list[str]:
+    """Write lines about runs once each, after the labels of the runs that they are about, unless it is every run.
+
+    >>> by_run([("a", "few steps"), ("b", "few steps"), ("b", "no base")], 2)
+    ['few steps', 'b: no base']
+    """
+    labels: dict[str, list[str]] = {}
+    for label, line in lines:
+        labels.setdefault(line, []).append(label)
+    return [line if len(of) >= runs else f"{', '.join(of)}: {line}" for line, of in labels.items()]
