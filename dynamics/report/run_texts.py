@@ -115,7 +115,7 @@ def _from_table(run: Run, notes: list[str]) -> tuple[dict[str, list[Document]], 
     parts: dict[str, list[Document]] = {}
     for step in dict.fromkeys((table["step"].min(), table["step"].max())):
         rows = table[table["step"] == step]
-        part = f"step {int(step):,}"
+        part = f"step {int(step):,}" if step >= 0 else "completions"
         prompts, completions, roles = (strings(rows[name]) for name in ("prompt", "completion", "role"))
         parts[part] = [
             Document(f"completion {number + 1}", prompt, completion, about={"part": part, **({"role": role} if role else {})})

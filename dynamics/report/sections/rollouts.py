@@ -99,7 +99,7 @@ def describe(labels: Sequence[str], tables: Sequence[pd.DataFrame], options: Opt
 def _split(run: int, label: str, table: pd.DataFrame, several: bool, section: Section) -> list[Series]:
     """Split the completions of a run by role, and by training and held-out problems."""
     steps = pd.to_numeric(table["step"], errors="coerce").to_numpy(float)
-    known = np.isfinite(steps)
+    known = np.isfinite(steps) & (steps >= 0)
     if not known.all():
         section.incomplete.append(f"{int((~known).sum()):,} completions of {label} say no step: they are left out")
     table = table[known].reset_index(drop=True)

@@ -36,7 +36,8 @@ def test_a_run_without_completions_is_missing() -> None:
 def test_completions_without_a_step_are_left_out_and_counted(rng: np.random.Generator) -> None:
     table = a_table(rng)
     table["step"] = table["step"].astype(object)
-    table.loc[:2, "step"] = None
+    table.loc[:1, "step"] = None
+    table.loc[2, "step"] = -1
     section = rollouts.describe(["a"], [table], Options())
     assert section.incomplete == ["3 completions of a say no step: they are left out"]
     nothing = rollouts.describe(["a"], [table.assign(step=None)], Options())
