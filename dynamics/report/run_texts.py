@@ -157,6 +157,18 @@ def _some(documents: Sequence[Document], budget: int, rng: np.random.Generator) 
     return [documents[index] for index in sorted(chosen)]
 
 
+def of_vocabulary(documents: Sequence[Document], size: int) -> tuple[list[Document], list[str]]:
+    """Leave out documents with token ids of at least ``size``, such as rows of padding that a policy has sampled; return also a note.
+
+    If these are most of the documents, they belong to another model, and none is left out.
+    """
+    kept = [document for document in documents if document.ids is None or max(document.ids, default=0) < size]
+    lost = len(documents) - len(kept)
+    if not lost or 2 * lost > len(documents):
+        return list(documents), []
+    return kept, [f"{plural(lost, 'text')} with token ids outside the tokenizer's vocabulary of {size:,}: left out of the entropy"]
+
+
 def described(chosen: Chosen) -> str:
     """Say how many texts were chosen, and of which parts."""
     parts = dict.fromkeys(str(document.about["part"]) for document in chosen.documents)

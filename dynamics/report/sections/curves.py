@@ -182,7 +182,9 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     if change.values < 2:
         text = f"{start} was logged once: {number(change.first)}; nothing can be said of its change."
         return Finding(text, _key(curve, labels), None, weight=min(weight, 1.0))
-    span = f"mean of the first and of the last {plural(change.window, 'logged step')} of {change.values:,}"
+    span = f"means of the first and of the last {change.window:,} of {change.values:,} logged steps"
+    if change.window == 1:
+        span = f"first and last of {change.values:,} logged steps"
     moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span})"
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."

@@ -19,7 +19,7 @@ from dynamics.report import plot_uncertainty
 from dynamics.report.kinds import KINDS
 from dynamics.report.labels import run_labels
 from dynamics.report.passes import estimate, measured_speed, parameters_of
-from dynamics.report.run_texts import Chosen, choose, described
+from dynamics.report.run_texts import Chosen, choose, described, of_vocabulary
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.token_means import by_kind, forking_table, means, with_kinds
 from dynamics.runs import Run
@@ -174,11 +174,12 @@ def _measure(pair: Pair, options: Options, section: Section, alone: bool) -> Non
         base, tokenizer = load(pair.base, dtype=pair.dtype)
         last, other = load(pair.last, dtype=pair.dtype)
         notes = compare_vocabularies(tokenizer, other, pair.last)
-        traced = trace(base, tokenizer, pair.chosen.documents, against=last, rank=False, progress=tell)
+        documents, lost = of_vocabulary(pair.chosen.documents, len(tokenizer))
+        traced = trace(base, tokenizer, documents, against=last, rank=False, progress=tell)
     except InputError as error:
         section.incomplete.append(str(error) if alone else f"{pair.label}: {error}")
         return
-    section.incomplete += pair.chosen.notes
+    section.incomplete += [*pair.chosen.notes, *lost]
     describe(pair, traced, [*notes, *traced.notes], options.seed, alone, section)
     section.commands.append(command(pair))
 
