@@ -142,7 +142,8 @@ def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Seq
     findings = [_trend_finding(curve, labels, 10.0 if len(labels) == 1 else 0.0) for curve in mains]
     if len(labels) > 1 and mains:
         joined = "; ".join(_short(curve, labels) for curve in mains)
-        findings.insert(0, Finding(f"{joined}. Caveat: {ONE_RUN}.", weight=10.0))
+        caveat = "one run each" if all(math.isnan(curve.trend.low) for curve in mains) else ONE_RUN
+        findings.insert(0, Finding(f"{joined}. Caveat: {caveat}.", weight=10.0))
     for index, several in found.items():
         findings += [_flag_finding(flag, labels, index) for flag in several]
     if len(labels) == 1:
