@@ -126,8 +126,8 @@ def draw(panel: Panel, ax: Axes) -> Axes:
         ax.set_yscale("log")
     elif (ends := limits(every)) is not None:
         _cut(drawn, ends, ax)
-    elif len(known) and known.min() == known.max() > 0:
-        ax.set_ylim(0, 2 * float(known.max()))
+    elif len(known) and known.min() == known.max() >= 0:
+        ax.set_ylim(0, 2 * float(known.max()) or 1.0)
     ax.set_title(panel.title, fontsize=8.5, pad=4)
     if ax.get_yscale() == "linear":
         ax.yaxis.set_major_locator(MaxNLocator(4))

@@ -51,7 +51,9 @@ def lines(table: pd.DataFrame, measures: Mapping[str, str], x: str, xlabel: str)
             _line(part[part["series"] == series], x, looks[index], ax)
         ax.set_title(measures[name], fontsize=8.5, pad=4)
         ax.set_xlabel(xlabel)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        if len(part) and part["low"].min() == part["high"].max() == 0:
+            ax.set_ylim(0, 1)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=x == "step"))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
         ax.yaxis.set_major_locator(MaxNLocator(5))
     for ax in axes[len(panels) :]:

@@ -75,7 +75,16 @@ def test_without_common_prompts_the_change_says_so(rng: np.random.Generator) -> 
     main = max(section.findings, key=lambda finding: finding.weight)
     assert "share none" in main.text
     assert any("No prompt was sampled in both halves" in doubt for doubt in section.doubts)
-    assert section.samples  # of the prompt that was sampled longest
+    assert len(section.samples) == 1
+    assert "sampled over the longest time" in section.samples[0].title
+
+
+def test_prompts_of_one_step_each_are_shown_from_both_ends(rng: np.random.Generator) -> None:
+    table = a_table(rng, steps=3)
+    table["prompt"] = table["prompt"] + table["step"].astype(str)
+    samples = rollouts.describe(["a"], [table], Options()).samples
+    assert [sample.completions[0][0].partition(",")[0] for sample in samples] == ["step 0", "step 20"]
+    assert "none was sampled at two" in samples[0].title
 
 
 def test_many_copies_and_cut_completions_are_flags(rng: np.random.Generator) -> None:
