@@ -95,18 +95,17 @@ def zero_variance(fraction: pd.Series[float], spread: pd.Series[float]) -> Flag 
     fraction : of groups whose samples all have the same reward.
     spread : standard deviation of the rewards, which is read if there is no fraction: it is 0 only if all groups have no variance.
     """
-    empty: Bool[np.ndarray, " steps"]
     if not len(finite(fraction)):
         known = finite(spread)
-        empty = np.equal(known.to_numpy(float), 0)
+        empty = known.to_numpy(float) == 0
         source = "the standard deviation of the rewards is 0"
     else:
         known = finite(fraction)
-        empty = np.greater_equal(known.to_numpy(float), 1 - 1e-9)
+        empty = known.to_numpy(float) >= 1 - 1e-9
         source = "the fraction of groups with zero variance is 1"
     if len(empty) < IN_A_ROW:
         return None
-    several = np.lib.stride_tricks.sliding_window_view(empty, IN_A_ROW).all(axis=1)
+    several = np.logical_and.reduce(np.lib.stride_tricks.sliding_window_view(empty, IN_A_ROW), axis=1)
     step = first_step(known.iloc[: len(several)], several)
     if step is None:
         return None

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dynamics.presentation import style
-from dynamics.report.labels import run_color
+from dynamics.report.labels import legend_label, run_color
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,9 +108,7 @@ def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
             ax.xaxis.set_tick_params(labelbottom=True)
     if several:
         handles = [Line2D([], [], **line(index)) for index in range(len(labels))]
-        legend = figure.legend(handles, list(labels), loc="outside upper left", ncols=min(3, len(labels)), handlelength=3.2)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        figure.legend(handles, list(map(legend_label, labels)), loc="outside upper left", ncols=min(3, len(labels)), handlelength=3.2)
     return figure
 
 
@@ -128,8 +126,8 @@ def draw(panel: Panel, ax: Axes) -> Axes:
         ax.set_yscale("log")
     elif (ends := limits(every)) is not None:
         _cut(drawn, ends, ax)
-    elif len(known) and known.min() == known.max() > 0:
-        ax.set_ylim(0, 2 * float(known.max()))
+    elif len(known) and known.min() == known.max() >= 0:
+        ax.set_ylim(0, 2 * float(known.max()) or 1.0)
     ax.set_title(panel.title, fontsize=8.5, pad=4)
     if ax.get_yscale() == "linear":
         ax.yaxis.set_major_locator(MaxNLocator(4))

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dynamics.errors import printable
 from dynamics.presentation import style
-from dynamics.report.labels import run_color
+from dynamics.report.labels import legend_label, run_color
 from dynamics.report.plot_curves import line
 
 if TYPE_CHECKING:
@@ -39,28 +39,29 @@ def lines(table: pd.DataFrame, measures: Mapping[str, str], x: str, xlabel: str)
     names = list(dict.fromkeys(table["series"]))
     runs = dict(zip(table["series"], table["run"], strict=True))
     looks = [line(index) | {"color": run_color(runs[name]), "marker": MARKERS[index % len(MARKERS)]} for index, name in enumerate(names)]
-    shown = [name for name in measures if (table["measure"] == name).any()]
-    columns = min(2, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    panels = [name for name in measures if (table["measure"] == name).any()]
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
     several = len(names) > 1
     figure = style.new_figure(3.5 * max(columns, 1.3), 2.1 * rows + 0.35 * several * math.ceil(len(names) / 3) + 0.2)
     axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, name in zip(axes, shown, strict=False):
+    for ax, name in zip(axes, panels, strict=False):
         part = table[table["measure"] == name]
         for index, series in enumerate(names):
             _line(part[part["series"] == series], x, looks[index], ax)
         ax.set_title(measures[name], fontsize=8.5, pad=4)
         ax.set_xlabel(xlabel)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        if len(part) and part["low"].min() == part["high"].max() == 0:
+            ax.set_ylim(0, 1)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=x == "step"))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
         ax.yaxis.set_major_locator(MaxNLocator(5))
-    for ax in axes[len(shown) :]:
+    for ax in axes[len(panels) :]:
         ax.set_visible(False)
     if several:
         handles = [Line2D([], [], markersize=3.5, **look) for look in looks]
-        legend = figure.legend(handles, [printable(name, 40) for name in names], loc="outside upper left", ncols=3, handlelength=3.2)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        shown = [legend_label(printable(name, 40)) for name in names]
+        figure.legend(handles, shown, loc="outside upper left", ncols=3, handlelength=3.2)
     return figure
 
 

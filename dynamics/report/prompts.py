@@ -55,13 +55,17 @@ def means_over_prompts(
     Indexed by bin: mean, low, high (t interval over prompts), prompts, completions.
     """
     known = ~np.isnan(values)
-    frame = pd.DataFrame({"bin": bins[known], "prompt": prompts[known], "value": values[known]})
-    of_prompt = frame.groupby(["bin", "prompt"])["value"].agg(["mean", "size"])
-    grouped = of_prompt.groupby(level="bin")
-    table = grouped["mean"].agg(["mean", "std", "size"])
-    low, high = t_interval(*(table[name].to_numpy() for name in ("mean", "std", "size")))
-    completions = grouped["size"].sum()
-    return pd.DataFrame({"mean": table["mean"], "low": low, "high": high, "prompts": table["size"], "completions": completions})
+    width = int(prompts.max(initial=0)) + 1
+    keys, inverse = np.unique(bins[known].astype(np.int64) * width + prompts[known], return_inverse=True)
+    sizes = np.bincount(inverse, minlength=len(keys))
+    of_prompt = np.bincount(inverse, values[known], len(keys)) / np.maximum(sizes, 1)
+    names, bin_of = np.unique(keys // width, return_inverse=True)
+    count = np.bincount(bin_of, minlength=len(names))
+    mean = np.bincount(bin_of, of_prompt, len(names)) / np.maximum(count, 1)
+    squares = np.bincount(bin_of, (of_prompt - mean[bin_of]) ** 2, len(names))
+    low, high = t_interval(mean, np.sqrt(squares / np.maximum(count - 1, 1)), count)
+    completions = np.bincount(bin_of, sizes, len(names)).astype(np.int64)
+    return pd.DataFrame({"mean": mean, "low": low, "high": high, "prompts": count, "completions": completions}, index=names)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _from_table(run: Run, notes: list[str]) -> tuple[dict[str, list[Document]], 
     parts: dict[str, list[Document]] = {}
     for step in dict.fromkeys((table["step"].min(), table["step"].max())):
         rows = table[table["step"] == step]
-        part = f"step {int(step):,}"
+        part = f"step {int(step):,}" if step >= 0 else "completions"
         prompts, completions, roles = (strings(rows[name]) for name in ("prompt", "completion", "role"))
         parts[part] = [
             Document(f"completion {number + 1}", prompt, completion, about={"part": part, **({"role": role} if role else {})})
@@ -155,6 +155,18 @@ def _some(documents: Sequence[Document], budget: int, rng: np.random.Generator) 
         chosen.append(index)
         total += lengths[index]
     return [documents[index] for index in sorted(chosen)]
+
+
+def of_vocabulary(documents: Sequence[Document], size: int) -> tuple[list[Document], list[str]]:
+    """Leave out documents with token ids of at least ``size``, such as rows of padding that a policy has sampled; return also a note.
+
+    If these are most of the documents, they belong to another model, and none is left out.
+    """
+    kept = [document for document in documents if document.ids is None or max(document.ids, default=0) < size]
+    lost = len(documents) - len(kept)
+    if not lost or 2 * lost > len(documents):
+        return list(documents), []
+    return kept, [f"{plural(lost, 'text')} with token ids outside the tokenizer's vocabulary of {size:,}: left out of the entropy"]
 
 
 def described(chosen: Chosen) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamics.report.run_texts import choose, described, length
+from dynamics.report.run_texts import choose, described, length, of_vocabulary
 from dynamics.rollouts.texts import Document
 from dynamics.runs.view import RolloutFile, Run
 
@@ -77,3 +77,11 @@ def test_what_cannot_be_read_is_a_note(tmp_path: Path) -> None:
 )
 def test_lengths(document: Document, tokens: int) -> None:
     assert length(document) == tokens
+
+
+def test_token_ids_outside_the_vocabulary() -> None:
+    inside, outside, text = Document("a", ids=(1, 9)), Document("b", ids=(1, 10)), Document("c", response="text")
+    kept, notes = of_vocabulary([inside, outside, text], 10)
+    assert kept == [inside, text]
+    assert notes == ["1 text with token ids outside the tokenizer's vocabulary of 10: left out of the entropy"]
+    assert of_vocabulary([outside, outside, inside], 10) == ([outside, outside, inside], [])

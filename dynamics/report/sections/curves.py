@@ -142,7 +142,8 @@ def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Seq
     findings = [_trend_finding(curve, labels, 10.0 if len(labels) == 1 else 0.0) for curve in mains]
     if len(labels) > 1 and mains:
         joined = "; ".join(_short(curve, labels) for curve in mains)
-        findings.insert(0, Finding(f"{joined}. Caveat: {ONE_RUN}.", weight=10.0))
+        caveat = "one run each" if all(math.isnan(curve.trend.low) for curve in mains) else ONE_RUN
+        findings.insert(0, Finding(f"{joined}. Caveat: {caveat}.", weight=10.0))
     for index, several in found.items():
         findings += [_flag_finding(flag, labels, index) for flag in several]
     if len(labels) == 1:
@@ -182,7 +183,9 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     if change.values < 2:
         text = f"{start} was logged once: {number(change.first)}; nothing can be said of its change."
         return Finding(text, _key(curve, labels), None, weight=min(weight, 1.0))
-    span = f"mean of the first and of the last {plural(change.window, 'logged step')} of {change.values:,}"
+    span = f"means of the first and of the last {change.window:,} of {change.values:,} logged steps"
+    if change.window == 1:
+        span = f"first and last of {change.values:,} logged steps"
     moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span})"
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."

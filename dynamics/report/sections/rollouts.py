@@ -99,7 +99,7 @@ def describe(labels: Sequence[str], tables: Sequence[pd.DataFrame], options: Opt
 def _split(run: int, label: str, table: pd.DataFrame, several: bool, section: Section) -> list[Series]:
     """Split the completions of a run by role, and by training and held-out problems."""
     steps = pd.to_numeric(table["step"], errors="coerce").to_numpy(float)
-    known = np.isfinite(steps)
+    known = np.isfinite(steps) & (steps >= 0)
     if not known.all():
         section.incomplete.append(f"{int((~known).sum()):,} completions of {label} say no step: they are left out")
     table = table[known].reset_index(drop=True)
@@ -376,14 +376,18 @@ def _samples(measured: Measured) -> list[Sample]:
     chosen: dict[int, str] = {}
     if len(tested):
         rises, falls = tested[tested["low"] > 0], tested[tested["high"] < 0]
-        for rows, why in ((rises, "its reward rose most"), (falls, "its reward fell most")):
+        for rows, why in ((rises, "the reward of this prompt rose most"), (falls, "the reward of this prompt fell most")):
             if len(rows):
                 chosen.setdefault(int(rows["prompt"].iloc[0]), why)
-        chosen.setdefault(int(tested["prompt"].iloc[-1]), "its reward changed least")
+        chosen.setdefault(int(tested["prompt"].iloc[-1]), "the reward of this prompt changed least")
     else:
-        spans = pd.DataFrame({"prompt": measured.series.prompts, "step": measured.series.steps}).groupby("prompt")["step"].agg(np.ptp)
-        if len(spans):
-            chosen[int(spans.idxmax())] = "it was sampled over the longest time"
+        of_prompt = pd.DataFrame({"prompt": measured.series.prompts, "step": measured.series.steps}).groupby("prompt")["step"]
+        spans = of_prompt.max() - of_prompt.min()
+        if spans.max() > 0:
+            chosen[int(spans.idxmax())] = "this prompt was sampled over the longest time"
+        else:  # every prompt has one step
+            chosen.setdefault(int(measured.series.prompts[0]), "a prompt of the first step; none was sampled at two")
+            chosen.setdefault(int(measured.series.prompts[-1]), "a prompt of the last step; none was sampled at two")
     return [_sample(measured.series, prompt, why) for prompt, why in chosen.items()]
 
 
@@ -395,5 +399,6 @@ def _sample(series: Series, prompt: int, why: str) -> Sample:
         row = rows[series.steps[rows] == step][0]
         reward = "" if math.isnan(series.rewards[row]) else f", reward {series.rewards[row]:.3g}"
         completions.append((f"step {step:,}{reward}", readable(series.table["completion"].iloc[row], COMPLETION_CHARACTERS)))
-    title = f"{series.name}: {why} (the first completion of the file at its first and last step)"
+    which = "the first completion of its first and of its last step" if len(ends) > 1 else "the first completion"
+    title = f"{series.name}: {why} ({which})"
     return Sample(title, readable(series.table["prompt"].iloc[rows[0]], PROMPT_CHARACTERS), completions)

@@ -19,13 +19,14 @@ from dynamics.report import plot_uncertainty
 from dynamics.report.kinds import KINDS
 from dynamics.report.labels import run_labels
 from dynamics.report.passes import estimate, measured_speed, parameters_of
-from dynamics.report.run_texts import Chosen, choose, described
+from dynamics.report.run_texts import Chosen, choose, described, of_vocabulary
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.token_means import by_kind, forking_table, means, with_kinds
 from dynamics.runs import Run
 
 if TYPE_CHECKING:
     from dynamics.entropy.traces import Trace
+    from dynamics.io.threads import Progress
 
 #: estimated seconds up to which models are run unasked
 UNASKED = 60.0
@@ -163,24 +164,36 @@ def _duration(seconds: float) -> str:
 
 def _measure(pair: Pair, options: Options, section: Section, alone: bool) -> None:
     """Run both models, and fill the section; what goes wrong makes it incomplete."""
-    from dynamics.entropy.traces import trace
-    from dynamics.models import compare_vocabularies, load
 
     def tell(done: int, total: int) -> None:
         if options.progress:
             options.progress(f"model passes, {pair.label}", done, total)
 
     try:
-        base, tokenizer = load(pair.base, dtype=pair.dtype)
-        last, other = load(pair.last, dtype=pair.dtype)
-        notes = compare_vocabularies(tokenizer, other, pair.last)
-        traced = trace(base, tokenizer, pair.chosen.documents, against=last, rank=False, progress=tell)
+        traced, notes, lost = _run(pair, tell)
     except InputError as error:
         section.incomplete.append(str(error) if alone else f"{pair.label}: {error}")
         return
-    section.incomplete += pair.chosen.notes
+    section.incomplete += [*pair.chosen.notes, *lost]
     describe(pair, traced, [*notes, *traced.notes], options.seed, alone, section)
     section.commands.append(command(pair))
+
+
+def _run(pair: Pair, progress: Progress) -> tuple[Trace, list[str], list[str]]:
+    """Run both models; return also remarks on their tokenizers and what was left out. Too little memory is an ``InputError``."""
+    from dynamics.entropy.traces import trace
+    from dynamics.models import compare_vocabularies, load, out_of_memory
+
+    try:
+        base, tokenizer = load(pair.base, dtype=pair.dtype)
+        last, other = load(pair.last, dtype=pair.dtype)
+        notes = compare_vocabularies(tokenizer, other, pair.last)
+        documents, lost = of_vocabulary(pair.chosen.documents, len(tokenizer))
+        return trace(base, tokenizer, documents, against=last, rank=False, progress=progress), notes, lost
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(f"{printable(pair.base, 60)} and {printable(pair.last, 80)} do not fit into memory together") from None
 
 
 def command(pair: Pair) -> str:

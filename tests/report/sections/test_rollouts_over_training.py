@@ -36,7 +36,8 @@ def test_a_run_without_completions_is_missing() -> None:
 def test_completions_without_a_step_are_left_out_and_counted(rng: np.random.Generator) -> None:
     table = a_table(rng)
     table["step"] = table["step"].astype(object)
-    table.loc[:2, "step"] = None
+    table.loc[:1, "step"] = None
+    table.loc[2, "step"] = -1
     section = rollouts.describe(["a"], [table], Options())
     assert section.incomplete == ["3 completions of a say no step: they are left out"]
     nothing = rollouts.describe(["a"], [table.assign(step=None)], Options())
@@ -74,7 +75,16 @@ def test_without_common_prompts_the_change_says_so(rng: np.random.Generator) -> 
     main = max(section.findings, key=lambda finding: finding.weight)
     assert "share none" in main.text
     assert any("No prompt was sampled in both halves" in doubt for doubt in section.doubts)
-    assert section.samples  # of the prompt that was sampled longest
+    assert len(section.samples) == 1
+    assert "sampled over the longest time" in section.samples[0].title
+
+
+def test_prompts_of_one_step_each_are_shown_from_both_ends(rng: np.random.Generator) -> None:
+    table = a_table(rng, steps=3)
+    table["prompt"] = table["prompt"] + table["step"].astype(str)
+    samples = rollouts.describe(["a"], [table], Options()).samples
+    assert [sample.completions[0][0].partition(",")[0] for sample in samples] == ["step 0", "step 20"]
+    assert "none was sampled at two" in samples[0].title
 
 
 def test_many_copies_and_cut_completions_are_flags(rng: np.random.Generator) -> None:
@@ -117,7 +127,7 @@ def test_one_step_has_no_change(rng: np.random.Generator) -> None:
 
 
 def test_roles_and_held_out_problems_are_apart(rng: np.random.Generator) -> None:
-    table = a_table(rng)
+    table = a_table(rng, prompts=2)
     table["role"] = np.where(np.arange(len(table)) % 2, "solver", "proposer")
     table["held_out"] = table["step"] == 90
     section = rollouts.describe(["a"], [table], Options())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shlex
 from dataclasses import replace
@@ -44,9 +45,8 @@ def a_run(**changes: object) -> Run:
         ({}, Options(texts=["/nothing.txt"]), "no such"),
     ],
 )
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="without transformers there is another reason")
 def test_why_no_model_was_run_is_one_line(changes: dict[str, object], options: Options, reason: str) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
     section = uncertainty.make([a_run(**changes)], options)
     assert reason in section.missing
     assert "\n" not in section.missing
