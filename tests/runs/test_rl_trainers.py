@@ -37,9 +37,9 @@ def steps(run):
 
 
 def test_own_sft():
-    run = runs.open_run(DATA / "own_sft")
+    run = runs.open_run(DATA / "own/sft")
     assert (run.trainer, run.method, run.evidence) == ("dynamics.train sft", "sft", "run.json")
-    assert run.base == str(DATA / "own_sft" / "checkpoints" / "step_000000")
+    assert run.base == str(DATA / "own/sft/checkpoints" / "step_000000")
     assert steps(run) == [2, 4]
     assert run.settings == Settings(1e-3, 4, 4, None, "float32", "float32", None, None, 0)
     assert run.series("loss").index.tolist() == [1, 2, 3, 4]
@@ -53,7 +53,7 @@ def test_own_sft():
 
 
 def test_own_rlvr_and_selfplay():
-    rlvr, selfplay = (runs.open_run(DATA / f"own_{name}") for name in ("rlvr", "selfplay"))
+    rlvr, selfplay = (runs.open_run(DATA / f"own/{name}") for name in ("rlvr", "selfplay"))
     assert (rlvr.method, selfplay.method) == ("grpo", "selfplay")
     assert rlvr.settings == Settings(1e-3, 4, 8, 4, "float32", "float32", 1.0, 0.01, 0)
     assert selfplay.settings.batch_size is None
@@ -69,7 +69,7 @@ def test_own_runs_of_the_first_schema_are_read():
 
 
 def test_own_held_out_scores(copied):
-    folder = copied("own_sft")
+    folder = copied("own/sft")
     for name, scores in (("base_T1", (0, 1, 0, 0)), ("sft,_4_steps_T1", (1, 1, 0, 1)), ("base_greedy", (1, 1)), ("base_T1.5", (1, 1))):
         (folder / "evals" / f"{name}.jsonl").write_text("".join(json.dumps({"score": float(score)}) + "\n" for score in scores))
     assert runs.open_run(folder).series("held_out").to_dict() == {0: 0.25, 4: 0.75}
@@ -118,7 +118,7 @@ def test_recorder_in_trl_with_its_completions(tmp_path):
 
 
 def test_embedded_model_without_its_checkpoint_has_no_base(copied):
-    folder = copied("own_rlvr")
+    folder = copied("own/rlvr")
     shutil.rmtree(folder / "checkpoints" / "step_000000")
     document = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(document | {"model": "tiny"}))
@@ -403,4 +403,4 @@ def test_directories_by_the_installed_trainer(trainer, tmp_path):
 def test_directories_by_this_projects_training(tmp_path):
     runpy.run_path(str(DATA / "make_own.py"))["make"](tmp_path)
     for method in ("sft", "rlvr", "selfplay"):
-        _alike(runs.open_run(tmp_path / f"own_{method}"), runs.open_run(DATA / f"own_{method}"))
+        _alike(runs.open_run(tmp_path / f"own/{method}"), runs.open_run(DATA / f"own/{method}"))

@@ -28,13 +28,13 @@ def table_of(tmp_path, records, most=200_000, **settings):
 
 
 def test_own_samples():
-    run = open_run(DATA / "own_selfplay")
+    run = open_run(DATA / "own/selfplay")
     table, notes = read_rollouts(run)
     assert list(table) == list(COLUMNS)
     assert notes == []
     assert table["step"].is_monotonic_increasing
     assert set(table["role"]) == {"proposer", "solver"}
-    first = json.loads((DATA / "own_selfplay/rollouts/step_1.jsonl").read_text().splitlines()[0])
+    first = json.loads((DATA / "own/selfplay/rollouts/step_1.jsonl").read_text().splitlines()[0])
     row = table.iloc[0]
     assert (row.prompt, row.completion, row.reward, row.tokens) == (
         first["prompt"],
@@ -43,10 +43,10 @@ def test_own_samples():
         len(first["completion_ids"]),
     )
     assert row.truncated == (first["ended"] == "length")
-    rlvr, _ = read_rollouts(open_run(DATA / "own_rlvr"))
+    rlvr, _ = read_rollouts(open_run(DATA / "own/rlvr"))
     assert set(rlvr["role"]) == {""}
     assert len(rlvr) == 32
-    nothing, _ = read_rollouts(open_run(DATA / "own_sft"))
+    nothing, _ = read_rollouts(open_run(DATA / "own/sft"))
     assert list(nothing) == list(COLUMNS)
     assert nothing.empty
 

@@ -1,4 +1,4 @@
-"""Make own_sft, own_rlvr and own_selfplay, runs of this project's training from a small base.
+"""Make own/sft, own/rlvr and own/selfplay, runs of this project's training from a small base.
 
 python tests/data/runs/make_own.py [OUT]
 
@@ -48,12 +48,12 @@ def make(out: Path) -> None:
         model.save_pretrained("base")
         tokenizer.save_pretrained("base")
         for method, options in RUNS.items():
-            status = main([method, *SHARED.split(), *options.split(), "--out", f"own_{method}"])
+            status = main([method, *SHARED.split(), *options.split(), "--out", f"own/{method}"])
             if status:
                 raise SystemExit(status)
-            shutil.rmtree(f"own_{method}/state")
-            shutil.rmtree(out / f"own_{method}", ignore_errors=True)
-            shutil.copytree(f"own_{method}", out / f"own_{method}")
+            shutil.rmtree(f"own/{method}/state")
+            shutil.rmtree(out / f"own/{method}", ignore_errors=True)
+            shutil.copytree(f"own/{method}", out / f"own/{method}")
 
 
 if __name__ == "__main__":
