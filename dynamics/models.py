@@ -190,7 +190,10 @@ class CausalModel:
         def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             kind = ids.device.type
             dtype = str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else self.dtype
-            states.append((getattr(output, "last_hidden_state", None), dtype))
+            hidden = getattr(output, "last_hidden_state", None)
+            if hidden is not None and hidden.dtype in (torch.bfloat16, torch.float16):  # fully_shard may cast the weights for the pass
+                dtype = str(hidden.dtype).removeprefix("torch.")
+            states.append((hidden, dtype))
 
         body = getattr(self.model, "base_model", None)
         uncompiled: Any = torch.compiler.disable

@@ -196,8 +196,9 @@ class TokenEntropy:
                 wrapped = wrap(model, None)
             if _is_plain_head(model):
                 self._head, self._window = wrapped.head, wrapped.window
-        except InputError as error:
-            self.reason = f"entropy is not measured: {error}"
+        except Exception as error:  # of a model's own code, which may want other inputs
+            what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {printable(error)}"
+            self.reason = f"entropy is not measured: {what}"
         if self._head is None:
             self.reason = self.reason or "entropy is not measured: the logits could not be computed from the hidden states"
             return

@@ -44,9 +44,15 @@ def shard(model, kind: str, world: int):
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
     mesh = mesh["shards"] if kind == "submesh" else mesh
     layers = [module for module in model.modules() if type(module).__name__ == "LlamaDecoderLayer"]
+    options = {}
+    if kind == "mixed":
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    layers += [model.lm_head] if kind == "head" else []
     kept = {model.model.norm.weight, layers[0].input_layernorm.weight} if kind == "ignored" else set()
     for module in (*layers, model):
-        fully_shard(module, mesh=mesh, ignored_params={value for value in module.parameters() if value in kept})
+        fully_shard(module, mesh=mesh, **options, ignored_params={value for value in module.parameters() if value in kept})
         module.set_force_sum_reduction_for_comms(True)
     return model
 

@@ -100,22 +100,22 @@ def test_an_error_on_one_rank_is_raised_on_all(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_callback_under_several_ranks(tmp_path) -> None:
-    results = launch("hooks:ddp,fsdp", 2, tmp_path)
+    results = launch("hooks:ddp,fsdp,head,mixed", 2, tmp_path)
     several_ranks.train(several_ranks.make_model(), 0, 1, tmp_path / "alone")
     expected = lines(tmp_path / "alone")
     assert expected[1]["probe/prompt/entropy"] > 0
     assert expected[1]["prompt/tokens"] + expected[1]["tokens"] == 4 * 8 - 3
-    for kind in ("ddp", "fsdp"):
+    for kind, rounding in (("ddp", 1e-3), ("fsdp", 1e-3), ("head", 1e-3), ("mixed", 0.1)):
         assert [result[kind]["same"] for result in results] == [True, True]
         ours = lines(tmp_path / kind)
         assert len(ours) == several_ranks.STEPS
         for a, b in zip(ours, expected, strict=True):
             for name, value in b.items():
                 if "sparsity" not in name:  # the gradients are rounded in another order
-                    assert a[name] == (value if value is None else pytest.approx(value, rel=1e-3)), name
+                    assert a[name] == (value if value is None else pytest.approx(value, rel=rounding)), name
         first, alone = (json.loads((tmp_path / run / "run.json").read_text()) for run in (kind, "alone"))
         assert first["ranks"] == 2
-        assert first["probes"]["start"] == pytest.approx(alone["probes"]["start"], rel=1e-6)
+        assert first["probes"]["start"] == pytest.approx(alone["probes"]["start"], rel=1e-6 if kind != "mixed" else 1e-2)
 
 
 @pytest.mark.slow
