@@ -13,8 +13,8 @@ Update sparsity is computed by ``dynamics.sparsity`` every ``every`` steps, inde
 that it takes is recorded in ``time/recorder_seconds``. The callback also measures the entropy of the trained tokens, of prompts, and of
 right and wrong completions, every ``entropy_every`` steps, that of fixed texts every ``probe_every`` steps, and ends with a report.
 
-Under several ranks of ``torch.distributed`` (DDP, ``fully_shard``), rank 0 writes the numbers of the whole model, and no weights
-are gathered.
+Under several ranks of ``torch.distributed`` (DDP, ``fully_shard``), rank 0 writes the numbers of the whole model, and each
+measures what it holds.
 """
 
 from __future__ import annotations

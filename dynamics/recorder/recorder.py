@@ -68,7 +68,8 @@ class Recorder:
     Under several ranks of ``torch.distributed``, rank 0 writes, and its lines are those of one process: each weight is counted once. Of
     weights that are sharded (DTensors, as those of ``fully_shard``), each rank measures its own part, and only counts and sums are
     exchanged; all ranks must call the recorder then. Tensors that are no DTensors must be the same on all ranks that have them, as under
-    DDP: rank 0 measures them, and need not be joined by the others. Merged weights of a sharded model with an adapter are not measured.
+    DDP: rank 0 measures them, and need not be joined by the others. To merge its rows of a sharded model, a rank needs the factors A whole;
+    they are exchanged.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class Recorder:
         self._names: set[str] = set()
         self._counted: set[str] = set()
         self._numel = 0
+        #: of weights that this rank keeps whole, the part that it counts
+        self._own: dict[str, tuple[int, int]] = {}
         #: why the last line could not be written; it is raised on all ranks at their next exchange
         self._failure: InputError | None = None
         self._sinks: list[Any] = []
@@ -166,16 +169,9 @@ class Recorder:
             self._base = self._first(named_parameters, list_parameters(named_parameters))
             self._previous = self._base if before_next else None
         elif measured or before_next:
-            current: dict[str, Stored] = {}
-
-            def changes() -> dict[str, DiffStats]:
-                self.check()
-                current.update(self._part(list_parameters(named_parameters)))
-                return self._changes(current) if measured else {}
-
-            changes_of_ranks = self._from_all(changes)
+            current = self._copy(named_parameters)
             if measured and (self.writes or self._together):
-                metrics |= self._metrics(changes_of_ranks)
+                metrics |= self._metrics(self._from_all(lambda: self._changes(current)))
             self._previous = current if before_next else None
         self.seconds += time.perf_counter() - begin
         return metrics | {"time/recorder_seconds": time.perf_counter() - begin}
@@ -205,8 +201,23 @@ class Recorder:
             self._counted, self._numel = ranks.share(holdings, self._rank, spread=self._adapter is None)
         elif self.writes:
             self._counted = self._names
+        return self._copy(items)
+
+    def _copy(self, parameters: Parameters) -> dict[str, Stored]:
+        """Copy what this rank counts, and the factors that it needs whole to merge its rows."""
+        whole = self._adapter.whole if self._adapter is not None else ()
         weights: dict[str, Stored] = {}
-        self._from_all(lambda: weights.update(self._part(items)))
+
+        def copy() -> dict[str, np.ndarray[Any, Any]]:
+            self.check()
+            weights.update(self._part(list_parameters(parameters)))
+            return {name: weights[name][0] for name in whole}
+
+        parts = self._from_all(copy)
+        for name in whole:
+            start = sum(part[name].size for part in parts[: self._rank])
+            self._own[name] = (start, start + parts[self._rank][name].size)
+            weights[name] = (np.concatenate([part[name] for part in parts]), weights[name][1])
         return weights
 
     def _find_adapter(self, parameters: object, items: Iterable[tuple[str, Any]]) -> None:
@@ -230,8 +241,8 @@ class Recorder:
         assert self._base is not None
         states = {"sparsity": self._base} | ({} if self._previous is None else {"sparsity_step": self._previous})
         prefix = "factors/" if self._adapter or self.not_merged else ""
-        changes = {f"{prefix}{rules}": _diff_stats(state, current) for rules, state in states.items()}
-        if self._adapter is not None and self.writes:
+        changes = {f"{prefix}{rules}": _diff_stats(state, current, self._own) for rules, state in states.items()}
+        if self._adapter is not None and (self.writes or self._adapter.sharded):
             changes["sparsity"] = self._adapter.change_since_start(self._base, current)
             if self._previous is not None:
                 changes["sparsity_step"] = self._adapter.change(self._previous, current)
@@ -310,17 +321,19 @@ def _named(stats: DiffStats, key: str) -> dict[str, Any]:
     return {f"{prefix}/{name}" if prefix else name: value for name, value in metrics.items()}
 
 
-def _diff_stats(base: dict[str, Stored], current: dict[str, Stored]) -> DiffStats:
+def _diff_stats(base: dict[str, Stored], current: dict[str, Stored], own: Mapping[str, tuple[int, int]]) -> DiffStats:
+    """Compare two states of the weights; of those in ``own``, the range of values that it gives."""
     from dynamics.io import threads
     from dynamics.sparsity import accumulate
 
-    def stats_of_part(part: tuple[str, int]) -> DiffStats:
-        name, start = part
+    def stats_of_part(part: tuple[str, int, int]) -> DiffStats:
+        name, start, stop = part
         (a, dtype_a), (b, dtype_b) = base[name], current[name]
         if a.shape != b.shape:
             raise InputError(f"{name}: had {a.size:,} weights and has {b.size:,}")
-        return accumulate.accumulate_arrays(a[start : start + CHUNK], dtype_a, b[start : start + CHUNK], dtype_b)
+        return accumulate.accumulate_arrays(a[start:stop], dtype_a, b[start:stop], dtype_b)
 
-    parts = [(name, start) for name, (values, _) in base.items() for start in range(0, values.size, CHUNK)]
+    ranges = {name: own.get(name, (0, values.size)) for name, (values, _) in base.items()}
+    parts = [(name, at, min(at + CHUNK, stop)) for name, (start, stop) in ranges.items() for at in range(start, stop, CHUNK)]
     with ThreadPoolExecutor(threads.cores()) as pool:
         return accumulate.total(pool.map(stats_of_part, parts))

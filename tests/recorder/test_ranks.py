@@ -59,7 +59,7 @@ def assert_same(ours: list[dict], theirs: list[dict], tolerance: float = 1e-12) 
 @pytest.mark.parametrize(
     ("world", "kinds"),
     [(2, "ddp.float32,ddp-first.float32,fsdp.float32,fsdp.bfloat16,ignored.float32,lora-ddp.float32,lora-fsdp.float32"),
-     (4, "hsdp.float32,submesh.bfloat16,fsdp.float32")],
+     (4, "hsdp.float32,submesh.bfloat16,fsdp.float32,lora-hsdp.float32,lora-fsdp.bfloat16")],
 )  # fmt: skip
 def test_several_ranks_write_the_lines_of_one_process(world: int, kinds: str, tmp_path) -> None:
     results = launch(f"weights:{kinds}", world, tmp_path)
@@ -71,13 +71,18 @@ def test_several_ranks_write_the_lines_of_one_process(world: int, kinds: str, tm
         (tmp_path / "alone" / "metrics.jsonl").unlink()
         held = [result[kind]["held"] for result in results]
         copies = sum(value.nbytes for value, _ in alone._base.values())
-        if layout == "lora-fsdp":  # the factors only
+        if layout == "lora-hsdp":  # the factors only
             assert "the model is sharded" in results[0][kind]["not_merged"]
             kept = [[name for name in line if name in ("step", "loss") or name.startswith("factors/")] for line in expected]
             expected = [{name: line[name] for name in names} for names, line in zip(kept, expected, strict=True)]
             assert any(name.startswith("factors/") for name in expected[-1])
-        assert "sparsity/exact" in expected[-1] or layout == "lora-fsdp"
+        else:
+            assert results[0][kind]["not_merged"] == ""
+            assert "sparsity/exact" in expected[-1]
         assert_same(lines(tmp_path / kind), expected)
+        if layout == "lora-fsdp":
+            assert copies < sum(held) < world * copies  # the factors A are kept by all
+            continue
         assert sum(held) == copies  # each weight is kept by one rank
         if layout in ("ddp", "fsdp"):
             assert max(held) < 1.2 * copies / world
