@@ -125,8 +125,8 @@ def _pair(label: str, run: Run, options: Options) -> Pair:
     last = run.checkpoints[-1]
     if options.model_passes is None and not _is_here(base):
         raise InputError(f"the base {printable(base, 80)} is not on this machine; --model-passes downloads it")
-    for name in (base, str(last.path)):
-        check_local_model(name)
+    check_local_model(base)
+    check_local_model(str(last.path), needs_tokenizer=False)
     chosen = choose(run, options.texts, options.seed)
     if not chosen.documents:
         raise InputError("; ".join(chosen.notes) or "there are no texts to read; --texts names files of them")
@@ -182,12 +182,14 @@ def _measure(pair: Pair, options: Options, section: Section, alone: bool) -> Non
 def _run(pair: Pair, progress: Progress) -> tuple[Trace, list[str], list[str]]:
     """Run both models; return also remarks on their tokenizers and what was left out. Too little memory is an ``InputError``."""
     from dynamics.entropy.traces import trace
-    from dynamics.models import compare_vocabularies, load, out_of_memory
+    from dynamics.models import compare_vocabularies, lacks_tokenizer, load, out_of_memory
 
     try:
         base, tokenizer = load(pair.base, dtype=pair.dtype)
-        last, other = load(pair.last, dtype=pair.dtype)
+        last, other = load(pair.last, dtype=pair.dtype, tokenizer_of=pair.base)
         notes = compare_vocabularies(tokenizer, other, pair.last)
+        if lacks_tokenizer(pair.last):
+            notes.append(f"{printable(pair.last, 80)} has no tokenizer: that of the base is used")
         documents, lost = of_vocabulary(pair.chosen.documents, len(tokenizer))
         return trace(base, tokenizer, documents, against=last, rank=False, progress=progress), notes, lost
     except (MemoryError, RuntimeError) as error:

@@ -39,7 +39,7 @@ NAMES = {
 #: file of an evaluation: what was evaluated, and the temperature
 EVAL = re.compile(r"(?:base|.*,_(\d{1,15})_steps)_(T[\d.]+|greedy)\.jsonl")
 #: fields of ``run.json`` that are not settings
-NO_SETTINGS = ("schema", "config", "notes", "packages", "machines", "time", "probe_prompts")
+NO_SETTINGS = ("schema", "config", "notes", "packages", "machines", "time", "probe_prompts", "probes")
 
 
 def read(folder: Path) -> Run | None:
