@@ -149,7 +149,7 @@ def report(runs: Sequence[Run], options: Options | None = None) -> Report:
     incomplete += [line for section in sections for line in section.incomplete]
     if all(section.missing for section in sections):
         incomplete.append("no section could be made")
-    facts = [_facts(run) for run in runs]
+    facts = [_facts(run, options) for run in runs]
     return Report(list(runs), labels, facts, _headline(sections), sections, list(dict.fromkeys(incomplete)))
 
 
@@ -174,13 +174,13 @@ def _headline(sections: Sequence[Section]) -> list[tuple[str, Finding]]:
     return sorted([*first, *rest][:SENTENCES], key=lambda entry: -entry[1].weight)
 
 
-def _facts(run: Run) -> list[Fact]:
+def _facts(run: Run, options: Options) -> list[Fact]:
     """Say what a run is: trainer, method, base, checkpoints, dtypes and the settings that matter."""
     settings = run.settings
     facts = [
         Fact("trainer", run.trainer, run.evidence),
         Fact("method", run.method or "not said by any file"),
-        Fact("base", without_secrets(run.base) if run.base else "not said by any file", run.base_from),
+        _base(run, options),
         Fact("checkpoints", _checkpoints(run)),
         Fact("dtype of the optimizer's weights", settings.master_dtype or "not said by any file"),
         Fact("dtype of the saved weights", _storage(run)),
@@ -192,6 +192,14 @@ def _facts(run: Run) -> list[Fact]:
         elif name in ("learning_rate", "steps"):
             facts.append(Fact(name.replace("_", " "), "not said by any file"))
     return facts
+
+
+def _base(run: Run, options: Options) -> Fact:
+    """Name the base that is asked for, or else the one that the run's files name."""
+    if options.base:
+        said = f"; {run.base_from} says {without_secrets(run.base)}" if run.base and run.base != options.base else ""
+        return Fact("base", without_secrets(options.base), f"--base{said}")
+    return Fact("base", without_secrets(run.base) if run.base else "not said by any file", run.base_from)
 
 
 def _checkpoints(run: Run) -> str:

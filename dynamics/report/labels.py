@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from dynamics.presentation import style
 from dynamics.presentation.text import short_paths
 from dynamics.runs import Run
@@ -45,3 +47,13 @@ def by_run(lines: Sequence[tuple[str, str]], runs: int) -> list[str]:
     for label, line in lines:
         labels.setdefault(line, []).append(label)
     return [line if len(of) >= runs else f"{', '.join(of)}: {line}" for line, of in labels.items()]
+
+
+def beside(frame: pd.DataFrame) -> pd.DataFrame:
+    """Order the rows of several runs so that the first of each run come first, then the second of each: runs stand beside each other.
+
+    >>> beside(pd.DataFrame({"run": ["a", "a", "b", "b"], "layer": [0, 1, 0, 1]}))["run"].tolist()
+    ['a', 'b', 'a', 'b']
+    """
+    position = frame.groupby("run", sort=False).cumcount()
+    return frame.loc[position.sort_values(kind="stable").index].reset_index(drop=True)

@@ -9,8 +9,8 @@ from dynamics.report.assembly import Report
 from dynamics.report.cells import shown
 from dynamics.report.section import Section, Table
 
-#: characters that Markdown or HTML in it could take for markup
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+|~$!@&-])")
+#: characters that Markdown or HTML in it could take for markup; a list at the start; what GitHub makes links of
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!@&]|^[-+]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
 #: rows of a table: a card is read, not searched
 MOST = 12
 
@@ -35,8 +35,8 @@ def markdown(report: Report) -> str:
 def escape(text: str, limit: int = 1500) -> str:
     r"""Make text safe in Markdown: one line, and none of its characters is markup.
 
-    >>> escape("<b>|*x*")
-    '\\<b\\>\\|\\*x\\*'
+    >>> escape("<b>|*x*"), escape("- https://x")
+    ('\\<b\\>\\|\\*x\\*', '\\- https\\://x')
     """
     return SPECIAL.sub(r"\\\1", printable(text, limit))
 

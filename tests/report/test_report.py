@@ -257,6 +257,8 @@ def test_a_section_that_fails_on_its_input_is_a_line(tmp_path: Path, monkeypatch
     assert run is not None
     made = report([run], Options(base=str(tmp_path / "run" / "by_hand.json")))
     assert "is a JSON file" in made.incomplete[0]
+    said = [(fact.text, fact.source) for fact in made.facts[0] if fact.name == "base"]
+    assert said == [(str(tmp_path / "run" / "by_hand.json"), f"--base;  says {tmp_path / 'base'}")]
     assert [row["step"] for row in made.to_dict()["sections"][0]["tables"][0]["rows"]] == [20, 30]  # against the first checkpoint
 
 

@@ -133,6 +133,9 @@ def test_several_runs_are_compared_in_one_sentence(tmp_path: Path) -> None:
     assert len(lead) == 2
     for label, share in zip("ab", section.tables[0].frame.groupby("run")["sparsity_bf16"].last(), strict=True):
         assert f"{label} {100 * share:.2f} %" in lead[0].text
+    layers = section.tables[2].frame
+    assert layers["run"].tolist() == ["a", "b"] * 3
+    assert layers["name"].tolist() == [name for name in layers["name"].unique() for _ in "ab"]
     assert [picture.name for picture in section.pictures if "heat" in picture.name] == ["weights_heat_map_1", "weights_heat_map_2"]
     assert next(finding.key for finding in section.findings if finding.value is not None) == "a.unchanged_bf16"
 

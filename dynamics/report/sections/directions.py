@@ -19,7 +19,7 @@ from dynamics.errors import InputError
 from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
 from dynamics.report import cache
-from dynamics.report.labels import by_run, legend_label, run_color, run_labels
+from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.updates import Base, base_of, command, spread, step_name
 from dynamics.runs import Run, SavedCheckpoint
@@ -291,12 +291,12 @@ def _tables(turned: Sequence[Turned]) -> list[Table]:
         for frames, frame in ((modules, medians), (matrices, table), (values, pd.DataFrame(singular))):
             frame.insert(0, "run", of.label)
             frames.append(frame)
-    by_module, by_matrix, singular_values = (pd.concat(frames, ignore_index=True) for frames in (modules, matrices, values))
+    by_module, by_matrix = (beside(pd.concat(frames, ignore_index=True)) for frames in (modules, matrices))
     of_module, of_matrix = {"module": "module", "matrices": "matrices"}, {"name": "matrix", "shape": "shape"}
     return [
         Table("directions_by_module", "By kind of module", by_module, run | of_module | COLUMNS, note=NOTE),
-        Table("directions_by_matrix", "By matrix", by_matrix, run | of_matrix | COLUMNS, 12),
-        Table("directions_singular_values", "Singular values", singular_values),
+        Table("directions_by_matrix", "By matrix", by_matrix, run | of_matrix | COLUMNS, 12 * len(turned)),
+        Table("directions_singular_values", "Singular values", pd.concat(values, ignore_index=True)),
     ]
 
 

@@ -160,7 +160,7 @@ def _findings(table: pd.DataFrame) -> list[Finding]:
                 f"counted, so there is no interval.{cosine}",
                 f"{row['first_run']}, {row['second_run']}.jaccard",
                 row["jaccard"],
-                weight=7.0 - position,
+                weight=3.0 if position else 7.0,
             )
         )
     return findings

@@ -14,7 +14,7 @@ from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
-from dynamics.report.labels import by_run, legend_label, run_color, run_labels
+from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.updates import Base, Update, base_of, command, spread, step_name, updates
 from dynamics.runs import Run, SavedCheckpoint
@@ -299,15 +299,16 @@ def _tables(moved: Sequence[Moved]) -> list[Table]:
         for of_runs in parts.values():
             of_runs[-1].insert(0, "run", of.label)
     frames = {name: pd.concat(of_runs, ignore_index=True) for name, of_runs in parts.items()}
+    frames |= {name: beside(frames[name]) for name in ("modules", "layers", "tensors")}
     run = {"run": "run"} if len(moved) > 1 else {}
     row, tensor = {"numel": "weights", **SHARES, **NORMS}, {"name": "tensor", "shape": "shape"}
     return [
         Table("weights_over_checkpoints", "Each checkpoint against the base", frames["over"], run | {"step": "step"} | row, 60, RULES_NOTE),
         Table("weights_by_module", "By kind of module, last checkpoint", frames["modules"], run | {"name": "module"} | row),
-        Table("weights_by_layer", "By layer, last checkpoint", frames["layers"], run | {"name": "layer"} | row, 12),
+        Table("weights_by_layer", "By layer, last checkpoint", frames["layers"], run | {"name": "layer"} | row, 12 * len(moved)),
         Table("weights_heat_map", "By layer and kind of module, last checkpoint", frames["grid"]),
         Table("weights_steps", "Distance in bf16 steps, last checkpoint", frames["steps"]),
-        Table("weights_by_tensor", "Tensors with the largest relative update", frames["tensors"], run | tensor | row, 12),
+        Table("weights_by_tensor", "Tensors with the largest relative update", frames["tensors"], run | tensor | row, 12 * len(moved)),
     ]
 
 
