@@ -20,7 +20,7 @@ from dynamics.runs import Run, open_run
 
 SCHEMA = "dynamics.report/1"
 #: modules of ``dynamics.report.sections``, in the order of the page
-SECTIONS = ("weights", "directions", "curves", "rollouts", "passk", "uncertainty", "overlap", "configuration")
+SECTIONS = ("weights", "directions", "overlap", "curves", "rollouts", "passk", "uncertainty", "configuration")
 #: sentences of the headline, and how many of them may come from one section if others have some
 SENTENCES, OF_ONE_SECTION = 6, 2
 
