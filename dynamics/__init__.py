@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dynamics import checkpoints as checkpoints
     from dynamics import models as models
     from dynamics import presentation as presentation
+    from dynamics import report as report
     from dynamics import rollouts as rollouts
     from dynamics import runs as runs
     from dynamics import samples as samples
@@ -35,6 +36,7 @@ _SUBMODULES = (
     "passk",
     "presentation",
     "recorder",
+    "report",
     "rollouts",
     "runs",
     "samples",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 #: command -> the question that it answers, and how
 COMMANDS = {
+    "report": ("What did this run do to the model?", "one page from the output directory of a training run, or of several"),
     "sparsity": ("Which weights moved?", "compare two checkpoints weight by weight, or a series of them"),
     "overlap": ("Did several runs move the same weights?", "compare the updates of one base with each other and with chance"),
     "spectra": ("In which directions did they move?", "rank, principal angles and spectral drift of every matrix's update"),
@@ -64,7 +65,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "example: dynamics sparsity BASE TUNED --html report.html",
+            "example: dynamics report runs/grpo",
             "dynamics COMMAND --help lists the options of a command, with an example.",
         ]
     )

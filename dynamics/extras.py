@@ -23,8 +23,8 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "gcsfs": ("gcsfs", "stores"),
     "aiohttp": ("aiohttp", "stores"),
     "peft": ("peft", None),
-    "tensorboard": ("tensorboard", None),
-    "wandb": ("wandb", None),
+    "tensorboard": ("tensorboard", "runs"),
+    "wandb": ("wandb", "runs"),
 }
 
 

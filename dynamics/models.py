@@ -25,6 +25,8 @@ SAME_HEAD = {"float32": 1e-3, "float64": 1e-6}
 #: files of which every tokenizer of transformers has one
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken.json")
 WEIGHT_FILES = ("*.safetensors", "*.bin")
+#: share of token ids that may stand for another token in a second model, as those do that a fine-tune gave a new name
+RENAMED = 0.01
 #: number of tokens of the sequences on which a model is tried
 PROBE = 16
 #: differences of logits that are taken for rounding, relative to the largest logit, by dtype; and relative to those of equal sequences
@@ -188,7 +190,10 @@ class CausalModel:
         def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             kind = ids.device.type
             dtype = str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else self.dtype
-            states.append((getattr(output, "last_hidden_state", None), dtype))
+            hidden = getattr(output, "last_hidden_state", None)
+            if hidden is not None and hidden.dtype in (torch.bfloat16, torch.float16):  # fully_shard may cast the weights for the pass
+                dtype = str(hidden.dtype).removeprefix("torch.")
+            states.append((hidden, dtype))
 
         body = getattr(self.model, "base_model", None)
         uncompiled: Any = torch.compiler.disable
@@ -241,8 +246,13 @@ def wrap(model: Any, tokenizer: Any = None, window: int | None = None, vocabular
     if divided := getattr(text, "logits_scaling", None):
         scale = 1.0 / divided
     softcap = getattr(text, "final_logit_softcapping", None)
-    _try(wrapped, Head(output.weight, getattr(output, "bias", None), softcap, float(scale), vocabulary or rows))
+    _try(wrapped, Head(_whole(output.weight), _whole(getattr(output, "bias", None)), softcap, float(scale), vocabulary or rows))
     return wrapped
+
+
+def _whole(value: Any) -> Any:
+    """Gather a parameter that is sharded over the ranks of ``torch.distributed``, all of which load the model."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _try(wrapped: CausalModel, head: Head) -> None:
@@ -330,7 +340,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in words or "can't allocate memory" in words
 
 
-def load(name: str, device: str | None = None, dtype: str | None = None) -> tuple[Any, Any]:
+def load(name: str, device: str | None = None, dtype: str | None = None, tokenizer_of: str | None = None) -> tuple[Any, Any]:
     """Load a transformers causal language model and its tokenizer.
 
     Parameters
@@ -338,17 +348,18 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     name : a folder, a hub id, or ``smollm2``.
     device : device of the model; if None, ``cuda`` if available, else ``cpu``.
     dtype : ``float32``, ``bfloat16`` or ``float16``; the stored dtype if None.
+    tokenizer_of : model whose tokenizer is used if ``name`` is a folder without one, as checkpoints of a Trainer can be.
 
     Raises
     ------
     InputError : transformers is not installed, or the model does not exist, is not causal or has no tokenizer.
     """
-    check_local_model(name)
+    check_local_model(name, needs_tokenizer=tokenizer_of is None)
     with optional_import("running a model"):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
-    check_model(name)
+    check_model(name, needs_tokenizer=tokenizer_of is None)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
@@ -359,7 +370,7 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
         model_options = {"quantization_config": GgufConfig(dequantize=True)}
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_of if tokenizer_of and lacks_tokenizer(name) else source, **options)
     except Exception as error:
         raise InputError(f"{printable(name)}: its tokenizer cannot be loaded ({_reason(error)})") from None
     try:
@@ -370,36 +381,74 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> tupl
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
 
 
-def check_model(name: str) -> None:
+def lacks_tokenizer(name: str) -> bool:
+    """Tell whether a model is a folder that holds no file of a tokenizer."""
+    folder = Path(name)
+    return folder.is_dir() and not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
+
+
+def compare_vocabularies(tokenizer: Any, other: Any, name: str) -> list[str]:
+    """Compare the tokenizers of two models that are run over the same token ids.
+
+    Parameters
+    ----------
+    tokenizer, other : of the first and of the second model.
+    name : of the second model.
+
+    Returns
+    -------
+    A remark if few token ids stand for other tokens, such as renamed ones.
+
+    Raises
+    ------
+    InputError : most token ids stand for other tokens in the second model.
+    """
+    ours, theirs = ({number: token for token, number in one.get_vocab().items()} for one in (tokenizer, other))
+    shared = ours.keys() & theirs.keys()
+    different = sorted(number for number in shared if ours[number] != theirs[number])
+    if len(different) > RENAMED * len(shared):
+        raise InputError(
+            f"{printable(name)}: its tokenizer is another: {len(different):,} of {len(shared):,} token ids stand for other tokens; "
+            "give a model with the same vocabulary"
+        )
+    if not different:
+        return []
+    first = different[0]
+    example = f"{first} is {ours[first]!r} and {theirs[first]!r}"
+    return [f"second model: {plural(len(different), 'token id stands', 'token ids stand')} for another token, for example {example}"]
+
+
+def check_model(name: str, needs_tokenizer: bool = True) -> None:
     """Check that a model exists and has the files that ``load`` needs, without loading or downloading it.
 
     Parameters
     ----------
     name : see ``load``. A Hub id that is not in the Hub's cache takes one request to the Hub.
+    needs_tokenizer : whether a folder without a tokenizer is refused.
 
     Raises
     ------
     InputError : there is no such model, or a file is missing.
     """
-    check_local_model(name)
+    check_local_model(name, needs_tokenizer)
     if name != "smollm2" and not Path(name).exists():
         check_available(name)
 
 
-def check_local_model(name: str) -> None:
+def check_local_model(name: str, needs_tokenizer: bool = True) -> None:
     """Check what ``check_model`` does, but assume that a name with the form of a Hub id is a model on the Hub."""
     folder = Path(name)
     if name == "smollm2":
         _smollm2()
     elif folder.is_dir():
-        _check_folder(folder)
+        _check_folder(folder, needs_tokenizer)
     elif folder.exists():
         raise InputError(f"{printable(name)}: is a file; name the folder with config.json, the tokenizer and the weights")
     elif not is_hub_name(name):
         raise InputError(no_such_path(name, "folder"))
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, needs_tokenizer: bool) -> None:
     """Check that a folder has a configuration, a tokenizer and weights; the adapter's configuration names the model of an adapter."""
     is_adapter = (folder / "adapter_config.json").exists()
     if not is_adapter and not (folder / "config.json").exists():
@@ -408,7 +457,7 @@ def _check_folder(folder: Path) -> None:
         if runs := run_folders(folder):
             raise InputError(choose_run(folder, runs))
         raise InputError(f"{printable(folder)}: is not a model that transformers can read: it has no config.json")
-    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+    if needs_tokenizer and lacks_tokenizer(str(folder)):
         raise InputError(f"{printable(folder)}: has no tokenizer; save it in the folder of the model")
     if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
         raise InputError(f"{printable(folder)}: has no weights; expected {' or '.join(WEIGHT_FILES)}")

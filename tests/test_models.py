@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dynamics.entropy.traces import trace
 from dynamics.errors import InputError
-from dynamics.models import wrap
+from dynamics.models import load, wrap
 from dynamics.rollouts.texts import Document
 from dynamics.rope import LengthRule, length_rule
 
@@ -207,3 +209,14 @@ def test_what_depends_on_the_length():
             return {"rope_scaling": {"type": "something"}}
 
     assert [length_rule(Config()).group(length) for length in (1, 2, 51)] == [1, 2, 51]
+
+
+def test_a_checkpoint_without_tokenizer_uses_that_of_another_model(tmp_path: Path) -> None:
+    base = Path(__file__).parent / "data" / "runs" / "own" / "sft" / "checkpoints" / "step_000000"
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(InputError, match="has no tokenizer"):
+        load(str(bare))
+    _, tokenizer = load(str(bare), tokenizer_of=str(base))
+    _, own = load(str(base), tokenizer_of="not-there")
+    assert tokenizer.get_vocab() == own.get_vocab()

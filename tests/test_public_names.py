@@ -18,13 +18,14 @@ NAMES = {
         sketch sparsity spectra train""",
     "dynamics.__main__": "main",
     "dynamics.errors": "InputError",
-    "dynamics.sparsity": "Comparison Row compare series table",
+    "dynamics.sparsity": "Comparison Row compare compare_all series table",
     "dynamics.overlap": "compare overlap",
     "dynamics.spectra": "Spectrum angles compare hill measure ranks",
     "dynamics.entropy": """Document Fit TokenStats Trace bounds by_token change_by_percentile divergence fit forking from_hidden from_logits
         load read_logprobs summary trace""",
     "dynamics.passk": """Comparison Curve Report auc_at_k compare counts curve g_pass_at_k maj_at_k mg_pass_at_k pass_at_k pass_hat_k
         report""",
+    "dynamics.report": "Finding Options Picture Report Sample Section Table open_runs report",
     "dynamics.samples": "STATUSES File Samples read",
     "dynamics.checkpoints": "Checkpoint Skip Source Tensor from_array open_checkpoint",
     "dynamics.recorder": "Recorder callback recording",
@@ -128,6 +129,6 @@ def test_importing_dynamics_loads_nothing_heavy():
     assert python("-c", f"import sys, dynamics; print([name for name in {heavy} if name in sys.modules])").strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["sparsity", "spectra", "overlap", "entropy", "passk", "train"])
+@pytest.mark.parametrize("command", ["report", "sparsity", "spectra", "overlap", "entropy", "passk", "train"])
 def test_a_command_is_a_module_that_can_be_run(command):
     assert python("-m", f"dynamics.{command}", "--help").startswith(f"usage: python -m dynamics.{command} ")

@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.descriptions import plural
 from dynamics.entropy.logprob_bounds import bounds
 from dynamics.entropy.summaries import SCHEMA, summary, to_dict
 from dynamics.entropy.traces import Trace, trace
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import repeated
-from dynamics.models import check_local_model, load
+from dynamics.models import check_local_model, compare_vocabularies, load
 from dynamics.rollouts.logprobs import TokenLogprobs, read_token_logprobs
 from dynamics.rollouts.texts import Document
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: share of token ids that may stand for another token in a second model, as those do that a fine-tune gave a new name
-RENAMED = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,7 +99,7 @@ def _report_trace(options: argparse.Namespace) -> None:
     model, tokenizer = _load(options.model, options)
     against, other = _load(options.against, options) if options.against else (None, None)
     if other is not None:
-        notes += _compare_tokens(tokenizer, other, options.against)
+        notes += compare_vocabularies(tokenizer, other, options.against)
     settings = {
         "temperature": options.temperature,
         "top": 5 * bool(options.html) if options.top is None else options.top,
@@ -134,23 +130,6 @@ def _report_trace(options: argparse.Namespace) -> None:
         from dynamics.entropy.page import page
 
         write(options.html, page(result, options.model, options.against, lambda token: tokenizer.decode([token])))
-
-
-def _compare_tokens(tokenizer: Any, other: Any, name: str) -> list[str]:
-    """Raise InputError if most token ids stand for other tokens in the second model; return a remark if few do, such as renamed ones."""
-    ours, theirs = ({number: token for token, number in one.get_vocab().items()} for one in (tokenizer, other))
-    shared = ours.keys() & theirs.keys()
-    different = sorted(number for number in shared if ours[number] != theirs[number])
-    if len(different) > RENAMED * len(shared):
-        raise InputError(
-            f"{printable(name)}: its tokenizer is another: {len(different):,} of {len(shared):,} token ids stand for other tokens; "
-            "give a model with the same vocabulary"
-        )
-    if not different:
-        return []
-    first = different[0]
-    example = f"{first} is {ours[first]!r} and {theirs[first]!r}"
-    return [f"second model: {plural(len(different), 'token id stands', 'token ids stand')} for another token, for example {example}"]
 
 
 def _load(name: str, options: argparse.Namespace) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from dynamics.bootstrap import percentile_interval, resampled_counts
 from dynamics.entropy.traces import Trace
@@ -86,7 +86,7 @@ def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -
     for part, rows in (("all", known), ("prompt", known[known["prompt"]]), ("response", known[~known["prompt"]])):
         if rows.empty or (part != "all" and len(rows) == len(known)):
             continue
-        low, high = _text_interval(rows["text"].to_numpy(), rows["entropy"].to_numpy(float), replicates, seed)
+        low, high = text_interval(rows["text"].to_numpy(), rows["entropy"].to_numpy(float), replicates, seed)
         record = {"part": part, "texts": rows["text"].nunique(), "tokens": len(rows), "entropy": rows["entropy"].mean()}
         record |= {"low": low, "high": high, "certain": float((rows["entropy"] < CERTAIN).mean())}
         record |= {f"p{p}": float(value) for p, value in zip(PERCENTILES, np.percentile(rows["entropy"], PERCENTILES), strict=True)}
@@ -95,7 +95,7 @@ def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -
             record["entropy_at_temperature"] = rows["entropy_at_temperature"].mean()
         if "entropy_b" in rows:
             change = (rows["entropy_b"] - rows["entropy"]).to_numpy(float)
-            ends = _text_interval(rows["text"].to_numpy(), change, replicates, seed)
+            ends = text_interval(rows["text"].to_numpy(), change, replicates, seed)
             record |= {"entropy_b": rows["entropy_b"].mean(), "change": change.mean(), "change_low": ends[0], "change_high": ends[1]}
             record |= {name: rows[name].mean() for name in ("kl_ab", "kl_ba") if name in rows}
             ours, theirs = forking(rows["entropy"]), forking(rows["entropy_b"])
@@ -104,8 +104,17 @@ def summary(tokens: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -
     return pd.DataFrame(records)
 
 
-def _text_interval(texts: np.ndarray, values: Float[np.ndarray, " tokens"], replicates: int, seed: int) -> tuple[float, float]:
-    """Estimate a 95 % interval of the mean over tokens by resampling texts."""
+def text_interval(
+    texts: Shaped[np.ndarray, " tokens"], values: Float[np.ndarray, " tokens"], replicates: int = REPLICATES, seed: int = 0
+) -> tuple[float, float]:
+    """Estimate a 95 % interval of the mean over tokens by resampling texts; NaN for a single text.
+
+    Parameters
+    ----------
+    texts : name of the text of each token.
+    values : finite.
+    replicates, seed : of the bootstrap.
+    """
     import pandas as pd
 
     codes, names = pd.factorize(texts)

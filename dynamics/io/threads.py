@@ -17,12 +17,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(pool: ThreadPoolExecutor, worker: Callable[[Any], Result], spans: Iterable[Any], ahead: int) -> Iterator[tuple[int, Result]]:
+def in_order(pool: ThreadPoolExecutor, worker: Callable[[Any], Result], spans: Iterable[Any], ahead: int) -> Iterator[tuple[Any, Result]]:
     """Run ``worker`` on every span, and yield the first entry of each span with its result, in the order of the spans.
 
     At most ``ahead`` spans are submitted at a time. After an error, spans that have not started are cancelled.
     """
-    waiting: list[tuple[int, Future[Result]]] = []
+    waiting: list[tuple[Any, Future[Result]]] = []
     try:
         for span in spans:
             waiting.append((span[0], pool.submit(worker, span)))

@@ -61,6 +61,13 @@ def one_line(value: object, limit: int = 200) -> str:
     return printable(value, limit)
 
 
+def lines(value: object, limit: int = 20_000) -> str:
+    """Make untrusted text printable, of at most about ``limit`` characters, and keep its line breaks."""
+    start = str(value)[:limit]
+    shown = "\n".join(printable(line.replace("\t", "    "), 4 * limit) for line in start.splitlines())
+    return f"{shown}\n… ({len(str(value)) - limit:,} characters more)" if len(str(value)) > limit else shown
+
+
 def figure_uri(figure: Figure) -> str:
     """Encode a figure as the source of an image element. Call it inside ``style.use_style``."""
     buffer = io.BytesIO()

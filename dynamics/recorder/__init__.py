@@ -10,7 +10,11 @@ With a trainer of transformers or TRL::
     trainer = GRPOTrainer(..., callbacks=[dynamics.recorder.callback("runs/grpo")])
 
 Update sparsity is computed by ``dynamics.sparsity`` every ``every`` steps, independent of time, so that runs are reproducible. The time
-that it takes is recorded in ``time/recorder_seconds``.
+that it takes is recorded in ``time/recorder_seconds``. The callback also measures the entropy of the trained tokens, of prompts, and of
+right and wrong completions, every ``entropy_every`` steps, that of fixed texts every ``probe_every`` steps, and ends with a report.
+
+Under several ranks of ``torch.distributed`` (DDP, ``fully_shard``), rank 0 writes the numbers of the whole model, and each
+measures what it holds.
 """
 
 from __future__ import annotations

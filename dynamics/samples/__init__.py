@@ -220,14 +220,14 @@ def _steps(jobs: Sequence[tuple[str | None, Path, bool]]) -> dict[tuple[str | No
             by_model.setdefault(name, []).append(path)
     steps: dict[tuple[str | None, Path], str] = {}
     for name, paths in by_model.items():
-        own = {path: _step(path) for path in paths}
+        own = {path: training_step(path) for path in paths}
         if len(set(own.values())) > 1:
             steps.update({(name, path): step for path, step in own.items() if step})
     return steps
 
 
-def _step(path: Path) -> str | None:
-    """Return the training step in the name of a file or of its folders."""
+def training_step(path: Path) -> str | None:
+    """Return the training step in the name of a file or of its folders, as ``step 10``; None if there is none."""
     stem = path.name.partition(".")[0]
     for part in (stem, *reversed(path.parts[:-1])):
         if found := list(_STEP.finditer(part)):

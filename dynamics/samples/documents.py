@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from dynamics.errors import InputError, printable
-from dynamics.io.compression import opened
-from dynamics.io.json import decode, encode, read_document
+from dynamics.io.json import encode, read_document
 from dynamics.io.side_files import why_not_json
 from dynamics.io.validation import mismatch
+from dynamics.io.yaml import parse_yaml
 from dynamics.samples import inspect_log, lm_eval, rows
 from dynamics.samples.row import (
     BATCH,
@@ -39,8 +39,6 @@ from dynamics.samples.row import (
 
 #: fields of OpenCompass's details that hold a verdict
 OPENCOMPASS = ("correct", "is_correct", "cascade_correct", "judge_correct")
-#: limits on a YAML file, which is parsed slowly: bytes, values, and depth, because its parser recurses without a limit of its own
-LARGEST_YAML, MOST_VALUES, DEEPEST = 256 << 20, 250_000, 100
 #: bytes of a part of a document that Python's json module parses, and lists and objects of one that is parsed as a whole
 LENIENT, CONTAINERS = 1 << 28, 5_000_000
 
@@ -78,7 +76,7 @@ def _read_object(path: Path, outer: dict[str, Any], columns: Columns, notes: Sou
 
 def read_yaml(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Read a YAML document: MultiPL-E's results, a problem with a list of verdicts (Large Language Monkeys), or a list of records."""
-    value = _yaml(path)
+    value = parse_yaml(path)
     if isinstance(value, dict) and {"results", "tests", "language"} <= set(value):
         return _multiple(path, {str(name): msgspec.Raw(encode(part)) for name, part in value.items()}, notes)
     records = value if isinstance(value, list) else [value]
@@ -87,47 +85,6 @@ def read_yaml(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Ba
     if isinstance(value, dict) and not set(map(str.lower, map(str, value))) & {*rows.PROBLEM, *rows.CONTENT} and not columns.problem:
         value.setdefault("id", path.name.partition(".")[0])  # a file per problem, named by it
     return _list(path, [msgspec.Raw(encode(record)) for record in records], columns, notes)
-
-
-def _yaml(path: Path) -> Any:
-    """Parse YAML, plain data only: nothing in the file can construct an object."""
-    try:
-        import yaml
-    except ImportError:
-        raise InputError(f"{printable(path)}: YAML needs PyYAML: pip install 'training-dynamics[yaml]'") from None
-    with opened(path) as stream:
-        text = stream.read(LARGEST_YAML + 1)
-    if len(text) > LARGEST_YAML:
-        raise InputError(f"{printable(path)}: is a YAML file of more than {LARGEST_YAML >> 20} MiB; convert it to JSON lines first")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        _check_yaml(yaml.parse(text, loader), path)
-        value = yaml.load(text, loader)
-    except InputError:
-        raise
-    # a wrong tag, such as !!bool on a text, leads to these errors as well
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(f"{printable(path)}: is not YAML: {printable(' '.join(str(error).split()), 120)}") from None
-    try:
-        return decode(encode(value))  # dates and other types of YAML have no place in a record
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{printable(path)}: holds a value that is no plain data: {printable(str(error), 80)}") from None
-
-
-def _check_yaml(events: Iterator[Any], path: Path) -> None:
-    """Refuse aliases, many values and deep nesting before a document is built from its events."""
-    import yaml
-
-    depth = values = 0
-    for event in events:
-        if isinstance(event, yaml.AliasEvent):
-            raise InputError(f"{printable(path)}: has YAML aliases, which could unfold to any size; write it without them, or as JSON")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        values += isinstance(event, yaml.NodeEvent)
-        if depth > DEEPEST:
-            raise InputError(f"{printable(path)}: is nested deeper than {DEEPEST} levels, as no log is")
-        if values > MOST_VALUES:
-            raise InputError(f"{printable(path)}: is a YAML file of over {MOST_VALUES:,} values; convert it to JSON lines first")
 
 
 def _decode(path: Path, raw: Any, kind: Any) -> Any:

@@ -25,7 +25,7 @@ by the number of weights; none is a mean over tensors.
 
 from __future__ import annotations
 
-from dynamics.sparsity.comparison import compare, last_against_first, row, series, series_dict, table
+from dynamics.sparsity.comparison import compare, compare_all, last_against_first, row, series, series_dict, table
 from dynamics.sparsity.definitions import RULES
 from dynamics.sparsity.results import SCHEMA, STEPS, Comparison, Row, Step
 
@@ -37,6 +37,7 @@ __all__ = [
     "Row",
     "Step",
     "compare",
+    "compare_all",
     "last_against_first",
     "row",
     "series",

@@ -7,7 +7,7 @@ in order, so results do not depend on the number of threads or on the sharding o
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -74,7 +74,7 @@ def accumulate_pairs(
 
     Parameters
     ----------
-    pairs : tensors to compare.
+    pairs : tensors to compare. Pairs of the same base tensor are compared together, so that it is read once.
     thresholds : of the rules ``rtol`` and ``atol``.
     threads : number of threads; one per core if None.
     progress : called with (weights done, total weights) from this thread.
@@ -88,37 +88,54 @@ def accumulate_pairs(
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
-        for index, stats in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
-            results[index] += stats
-            weights_done += int(stats.counts[kernels.NUMEL])
+        for indices, stats_of_pairs in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
+            for index, stats in zip(indices, stats_of_pairs, strict=True):
+                results[index] += stats
+                weights_done += int(stats.counts[kernels.NUMEL])
             if progress:
                 progress(weights_done, weights)
     return results
 
 
-Span = tuple[int, Pair, int, int]
+#: indices of the pairs, the pairs, which have the same base tensor, and the range of elements
+Span = tuple[list[int], list[Pair], int, int]
 
 
 def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
+    groups: dict[Hashable, list[int]] = {}
     for index, pair in enumerate(pairs):
-        length = max(kernels.BLOCK, chunk // max(pair.base.storage.itemsize, pair.tuned.storage.itemsize))
-        for start in range(0, pair.base.numel, length):
-            yield index, pair, start, min(start + length, pair.base.numel)
+        base = pair.base
+        same = index if base.source is None else ("source", base.source)
+        groups.setdefault((same, base.shape, base.dtype, _length(pair, chunk)), []).append(index)
+    for indices in groups.values():
+        members = [pairs[index] for index in indices]
+        numel, length = members[0].base.numel, _length(members[0], chunk)
+        for start in range(0, numel, length):
+            yield indices, members, start, min(start + length, numel)
+
+
+def _length(pair: Pair, chunk: int) -> int:
+    """Return the number of elements in a chunk of a pair."""
+    return max(kernels.BLOCK, chunk // max(pair.base.storage.itemsize, pair.tuned.storage.itemsize))
 
 
 class _Worker(threading.local):
-    """Reads and accumulates one span, with a pair of buffers per thread."""
+    """Reads and accumulates one span of the pairs of a base tensor, with a pair of buffers per thread."""
 
     def __init__(self, thresholds: Thresholds, chunk: int):
         self.thresholds = thresholds
         self.buffers = np.empty((2, max(chunk, 8 * kernels.BLOCK)), np.uint8)
 
-    def __call__(self, span: Span) -> DiffStats:
-        _, pair, start, stop = span
-        a = self._stored(pair.base, start, stop, 0)
-        same = pair.base.source is not None and pair.base.source == pair.tuned.source
-        b = a if same else self._stored(pair.tuned, start, stop, 1)
-        return accumulate_arrays(a, pair.base.dtype, b, pair.tuned.dtype, self.thresholds)
+    def __call__(self, span: Span) -> list[DiffStats]:
+        _, pairs, start, stop = span
+        base = pairs[0].base
+        a = self._stored(base, start, stop, 0)
+        results = []
+        for pair in pairs:
+            same = base.source is not None and base.source == pair.tuned.source
+            b = a if same else self._stored(pair.tuned, start, stop, 1)
+            results.append(accumulate_arrays(a, base.dtype, b, pair.tuned.dtype, self.thresholds))
+        return results
 
     def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> Shaped[np.ndarray, " n"]:
         return tensor.read(start, stop, self.buffers[which].view(tensor.storage)[: stop - start])

@@ -55,42 +55,76 @@ def compare(
     >>> compare(before, after).total.sparsity["exact"]
     0.75
     """
-    from dynamics.checkpoints.matching import match
+    return compare_all(base, [tuned], rtol=rtol, atol=atol, like=like, threads=threads, progress=progress)[0]
+
+
+def compare_all(
+    base: Source,
+    tuned: Sequence[Source],
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-5,
+    like: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Comparison]:
+    """Compare several checkpoints with one base, in one pass over all files: the base is read once.
+
+    Parameters
+    ----------
+    base, rtol, atol, like, threads, progress : as for ``compare``.
+    tuned : the other checkpoints, each as for ``compare``.
+
+    Returns
+    -------
+    The comparison that ``compare`` makes of each, in order.
+    """
+    from dynamics.sparsity.accumulate import accumulate_pairs
 
     if like is not None and like not in PAPERS:
         raise InputError(f"like={like!r}: there are {', '.join(PAPERS)}{did_you_mean(like, PAPERS)}")
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise InputError(f"{name}={value}: must be a number of at least 0")
-    before, after = open_checkpoint(base), open_checkpoint(tuned)
-    adapters: list[dict[str, Any]] = []
+    before = open_checkpoint(base)
     if before.adapter is not None:
         raise InputError(f"{before.path}: is a LoRA adapter, which has no weights of its own; name the model it belongs to as BASE")
-    if after.adapter is not None:
-        after, adapters = after.adapter.apply_to_base(before)
-    matched = match(before, after)
-    comparison = _measure(before, after, matched, adapters, rtol, atol, like, threads, progress)
-    comparison.notes.extend(repeated([base, tuned]))
-    return comparison
+    matched = [_matched(before, open_checkpoint(source)) for source in tuned]
+    thresholds = Thresholds(rtol, atol, mukherjee_threshold(atol) if like == "mukherjee" else None)
+    stats = iter(accumulate_pairs([pair for *_, match in matched for pair in match.pairs], thresholds, threads, progress))
+    comparisons = []
+    for source, (after, adapters, match) in zip(tuned, matched, strict=True):
+        pairs = [(pair, next(stats)) for pair in match.pairs]
+        comparison = _from_statistics(before, after, match, pairs, adapters, rtol, atol, like)
+        comparison.notes.extend(repeated([base, source]))
+        comparisons.append(comparison)
+    return comparisons
 
 
-def _measure(
+def _matched(base: Checkpoint, tuned: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]], Match]:
+    """Match a checkpoint with its base; of an adapter, what it makes of the base, with a record of each of its factors."""
+    from dynamics.checkpoints.matching import match
+
+    adapters: list[dict[str, Any]] = []
+    if tuned.adapter is not None:
+        tuned, adapters = tuned.adapter.apply_to_base(base)
+    return tuned, adapters, match(base, tuned)
+
+
+def _from_statistics(
     base: Checkpoint,
     tuned: Checkpoint,
     matched: Match,
+    pairs: list[tuple[Pair, DiffStats]],
     adapters: list[dict[str, Any]],
     rtol: float,
     atol: float,
     like: str | None,
-    threads: int | None,
-    progress: Progress | None,
 ) -> Comparison:
     from dynamics.checkpoints import parameter_names
-    from dynamics.sparsity.accumulate import accumulate_pairs, total
+    from dynamics.sparsity.accumulate import total
 
-    bf16_atol = mukherjee_threshold(atol) if like == "mukherjee" else None
-    stats_of_pairs = accumulate_pairs(matched.pairs, Thresholds(rtol, atol, bf16_atol), threads, progress)
-    pairs = list(zip(matched.pairs, stats_of_pairs, strict=True))
+    stats_of_pairs = [stats for _, stats in pairs]
     total_stats = total(stats_of_pairs)
     comparison = Comparison(
         base,

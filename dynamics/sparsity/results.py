@@ -96,11 +96,7 @@ class Comparison:
     @property
     def grid(self) -> pd.DataFrame:
         """One row per layer and module, weighted by numel: numel, changed_* and sparsity_*. The data of the heat map."""
-        counts = ["numel", *(f"changed_{rule}" for rule in RULES)]
-        cells = self.tensors.groupby(["layer", "module"], sort=False, as_index=False)[counts].sum()
-        for rule in RULES:
-            cells[f"sparsity_{rule}"] = 1 - cells[f"changed_{rule}"] / cells["numel"]
-        return cells
+        return layer_module_grid(self.tensors)
 
     @property
     def coverage(self) -> dict[str, float]:
@@ -168,6 +164,15 @@ class Step:
 def _side(checkpoint: Checkpoint) -> dict[str, Any]:
     side: dict[str, Any] = {"path": checkpoint.path, "format": checkpoint.format, "dtypes": checkpoint.dtypes}
     return side | {"dequantised": checkpoint.dequantised} if checkpoint.dequantised else side
+
+
+def layer_module_grid(tensors: pd.DataFrame) -> pd.DataFrame:
+    """Add up a table with a row per tensor, as ``Comparison.tensors``, to a row per layer and module; see ``Comparison.grid``."""
+    counts = ["numel", *(f"changed_{rule}" for rule in RULES)]
+    cells = tensors.groupby(["layer", "module"], sort=False, as_index=False)[counts].sum()
+    for rule in RULES:
+        cells[f"sparsity_{rule}"] = 1 - cells[f"changed_{rule}"] / cells["numel"]
+    return cells
 
 
 def flat_record(level: str, row: Row) -> dict[str, Any]:

@@ -242,6 +242,15 @@ def _matrices(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Skip]]:
     return matrices, others
 
 
+def matrix_shapes(base: Source, tuned: Source) -> dict[str, tuple[int, int]]:
+    """List the matrices that ``compare`` measures with their shapes, by name; no weight is read."""
+    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    if after.adapter is not None:
+        after, _ = after.adapter.apply_to_base(before)
+    matrices, _ = _matrices(match(before, after).pairs)
+    return {pair.name: (pair.base.shape[0], pair.base.shape[1]) for pair in matrices}
+
+
 def compare(
     base: Source,
     tuned: Source,

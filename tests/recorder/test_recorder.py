@@ -148,7 +148,7 @@ def test_transformers_trainer(compute: str, tmp_path) -> None:
         str(tmp_path / "out"), per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3, logging_steps=1,
         learning_rate=1e-3, use_cpu=True, bf16=compute == "bfloat16", report_to=[], save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    record = callback(tmp_path / "run", every=1, method="sft")
+    record = callback(tmp_path / "run", every=1, method="sft", report=False)
     trainer = transformers.Trainer(model, args, train_dataset=data, callbacks=[record])
     trainer.train()
     recorded = check(tmp_path / "run", tmp_path, trainer, 3)
@@ -171,7 +171,9 @@ def test_a_compiled_model_in_a_trainer(compute: str, tmp_path) -> None:
         str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=1, logging_steps=1, use_cpu=True, bf16=compute == "bfloat16",
         torch_compile=True, torch_compile_backend="eager", report_to=[], save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    transformers.Trainer(model, args, train_dataset=data, callbacks=[callback(tmp_path / "run", every=1, method="sft")]).train()
+    transformers.Trainer(
+        model, args, train_dataset=data, callbacks=[callback(tmp_path / "run", every=1, method="sft", report=False)]
+    ).train()
     (line,) = lines(tmp_path / "run")
     assert (line["entropy"], line["nll_sampled"]) == pytest.approx(expected, rel=1e-5 if compute == "float32" else 1e-2)
 
@@ -186,7 +188,9 @@ def test_trl_sft(compute: str, tmp_path) -> None:
         bf16=compute == "bfloat16",
         report_to=[], save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    trainer = trl.SFTTrainer(model, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)])
+    trainer = trl.SFTTrainer(
+        model, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1, report=False)]
+    )
     trainer.train()
     rows = check(tmp_path / "run", tmp_path, trainer, 3)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["method"] == "sft"
@@ -208,9 +212,9 @@ def test_trl_grpo(compute: str, tmp_path) -> None:
     def length(completions, **_):
         return [float(len(completion)) for completion in completions]
 
-    reward = recording(length, tmp_path / "run")
+    reward = recording(length, tmp_path / "run", right_above=6)
     trainer = trl.GRPOTrainer(
-        model, reward, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1)]
+        model, reward, args, train_dataset=data, processing_class=words, callbacks=[callback(tmp_path / "run", every=1, report=False)]
     )
     trainer.train()
     recorded = check(tmp_path / "run", tmp_path, trainer, 3)
@@ -218,6 +222,14 @@ def test_trl_grpo(compute: str, tmp_path) -> None:
         rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()]
         assert np.mean([row["reward"] for row in rows]) == pytest.approx(recorded[step - 1]["reward"], rel=1e-5)
         assert "group/zero_std" in recorded[step - 1]
+        line = recorded[step - 1]
+        roles = {role: line.get(f"{role}/tokens", 0) for role in ("right", "wrong", "prompt")}
+        assert roles["right"] == sum(len(row["completion_ids"]) for row in rows if row["reward"] > 6)
+        assert roles["right"] + roles["wrong"] == line["tokens"] == sum(len(row["completion_ids"]) for row in rows)
+        parts = [line[f"{role}/entropy"] * roles[role] for role in ("right", "wrong") if roles[role]]
+        assert sum(parts) / line["tokens"] == pytest.approx(line["entropy"], rel=1e-12)
+        assert roles["prompt"] == sum(len(words(text=row["prompt"])["input_ids"]) - 1 for row in rows)
+        assert line["prompt/entropy"] > 0
 
 
 @pytest.mark.slow
@@ -236,7 +248,7 @@ def test_trl_grpo_with_lora(tmp_path) -> None:
         args,
         train_dataset=data,
         processing_class=words,
-        callbacks=[callback(tmp_path / "run", every=2)],
+        callbacks=[callback(tmp_path / "run", every=2, report=False)],
         peft_config=peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
     )
     trainer.train()
@@ -317,3 +329,23 @@ def test_what_is_not_merged_is_said(tmp_path) -> None:
     recorder.step(1, weights, {})
     assert "give the recorder the model itself" in recorder.not_merged
     assert lines(tmp_path / "names")[0]["factors/sparsity/exact"] == 1
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_its_report(tmp_path, capsys) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    model, words = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    model = type(model).from_pretrained(tmp_path / "base")
+    data = datasets.Dataset.from_list([{"prompt": f"<D>x+{n}<in>2<out>", "completion": str(n + 2)} for n in range(8)])
+    args = trl.SFTConfig(
+        str(tmp_path / "out"), per_device_train_batch_size=8, max_steps=3, logging_steps=1, learning_rate=1e-3, use_cpu=True, bf16=False,
+        report_to=[], save_strategy="steps", save_steps=1, disable_tqdm=True,
+    )  # fmt: skip
+    record = callback(tmp_path / "run", every=1, probes=["<D>x+1<in>2<out>3"], probe_every=1)
+    trl.SFTTrainer(model, args, train_dataset=data, processing_class=words, callbacks=[record]).train()
+    assert "the report was not written" not in capsys.readouterr().err
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "What did this run do to the model?" in text
+    whole = sparsity.compare(tmp_path / "base", tmp_path / "out" / "checkpoint-3").total
+    assert f"{100 * whole.sparsity['bf16']:.4g} %" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from reference import measure
 
 import dynamics
 from dynamics.errors import InputError
-from dynamics.sparsity import RULES, STEPS, compare, row, series, series_dict, table
+from dynamics.sparsity import RULES, STEPS, compare, compare_all, row, series, series_dict, table
 from dynamics.sparsity.__main__ import cli
 from dynamics.sparsity.accumulate import DiffStats, accumulate_pairs
 from dynamics.sparsity.definitions import mukherjee_threshold
@@ -488,3 +489,29 @@ def test_the_command_is_listed():
     assert "sparsity" in done.stdout
     done = subprocess.run([sys.executable, "-m", "dynamics", "nonsense"], capture_output=True, text=True)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_several_checkpoints_are_compared_in_one_pass(pair, rng):
+    base, tuned = pair
+    others = [
+        tuned,
+        {name: value * np.float32(1.01) for name, value in base.items()},
+        {name: value.astype(np.float64) for name, value in tuned.items()},
+    ]
+    checkpoint = dynamics.checkpoints.open_checkpoint(base)
+    reads = []
+
+    def counted(tensor):
+        def read(start, stop, out):
+            reads.append((tensor.name, start))
+            return tensor.read(start, stop, out)
+
+        return dataclasses.replace(tensor, read=read)
+
+    watched = dataclasses.replace(checkpoint, tensors={name: counted(tensor) for name, tensor in checkpoint.tensors.items()})
+    together = compare_all(watched, others[:2])
+    layers = [entry for entry in reads if ".layers." in entry[0]]  # that of others is also read to see whether embedding and head are tied
+    assert len(layers) == len(set(layers)) == sum(".layers." in name for name in base)
+    alone = [compare(base, other) for other in others]
+    assert [comparison.to_dict() for comparison in compare_all(base, others)] == [comparison.to_dict() for comparison in alone]
+    assert [comparison.total for comparison in together] == [comparison.total for comparison in alone[:2]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-RUNS = sorted((ROOT / "tests" / "data" / "runs").iterdir())
+RUNS = sorted(path.parent for path in (ROOT / "tests" / "data" / "runs").glob("*/run.json"))
 #: a word in capitals in the manual -> pattern that it stands for in ``metrics.jsonl``
 TYPES = "deduction|abduction|induction"
 PLACEHOLDERS = {"ROLE": "solver|proposer", "TASK": TYPES, "TYPE": TYPES, "RULE": "exact|bf16|rtol|atol", "REASON": ".+"}

@@ -1,0 +1,282 @@
+"""Assemble a report: sections in order, the headline, and the facts about each run."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import pandas as pd
+
+from dynamics.checkpoints import open_checkpoint
+from dynamics.errors import InputError, printable
+from dynamics.io.locations import without_secrets
+from dynamics.report.labels import run_labels
+from dynamics.report.section import Finding, Options, Section
+from dynamics.runs import Run, open_run
+
+SCHEMA = "dynamics.report/1"
+#: modules of ``dynamics.report.sections``, in the order of the page
+SECTIONS = ("weights", "directions", "overlap", "curves", "rollouts", "passk", "uncertainty", "configuration")
+#: sentences of the headline, and how many of them may come from one section if others have some
+SENTENCES, OF_ONE_SECTION = 6, 2
+
+
+class SectionModule(Protocol):
+    """A module of ``dynamics.report.sections``."""
+
+    def make(self, runs: Sequence[Run], options: Options) -> Section:
+        """Make the section; an ``InputError`` if its inputs are bad."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of what a run is.
+
+    Attributes
+    ----------
+    name : such as ``learning rate``.
+    text : as it is shown.
+    source : what says so; empty if it is plain.
+    """
+
+    name: str
+    text: str
+    source: str = ""
+
+
+@dataclass
+class Report:
+    """What some runs did to their model.
+
+    Attributes
+    ----------
+    runs : as their directories show them.
+    labels : a short name of each.
+    facts : what each run is.
+    headline : the findings that matter most, with the key of their section.
+    sections : in the order of the page.
+    incomplete : what could not be read or compared, a line each; not empty makes the exit status 3.
+    command : the command that makes this report.
+    """
+
+    runs: list[Run]
+    labels: list[str]
+    facts: list[list[Fact]]
+    headline: list[tuple[str, Finding]]
+    sections: list[Section]
+    incomplete: list[str] = field(default_factory=list)
+    command: str = ""
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the numbers could mislead, of all sections, each once; first what concerns all of them: the cause of what was found."""
+        ordered = sorted(self.sections, key=lambda section: section.key != "configuration")
+        return list(dict.fromkeys(line for section in ordered for line in section.doubts))
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that make the numbers alone."""
+        return list(dict.fromkeys(line for section in self.sections for line in section.commands))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Build the JSON document of schema ``dynamics.report/1``: every number of the page, unrounded; undefined ones are NaN."""
+        return {
+            "schema": SCHEMA,
+            "command": self.command,
+            "runs": [_run(*of) for of in zip(self.runs, self.labels, self.facts, strict=True)],
+            "headline": [{"section": key} | asdict(finding) for key, finding in self.headline],
+            "sections": [_section(section) for section in self.sections],
+            "doubts": self.doubts,
+            "commands": self.commands,
+            "incomplete": self.incomplete,
+        }
+
+
+def open_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+    """Read run directories.
+
+    Returns
+    -------
+    runs : those that can be read, in order; a directory that is named twice is read once.
+    problems : why others cannot, a line each.
+
+    Raises
+    ------
+    InputError : none can be read.
+    """
+    runs: dict[Path, Run] = {}
+    problems = []
+    for path in paths:
+        run, problem = _opened(path)
+        if run is None:
+            problems.append(problem)
+        else:
+            runs.setdefault(Path(path).resolve(), run)
+    if not runs:
+        raise InputError("; ".join(problems) or "no run is named")
+    return list(runs.values()), problems
+
+
+def _opened(path: str | Path) -> tuple[Run | None, str]:
+    try:
+        return open_run(path), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def report(runs: Sequence[Run], options: Options | None = None) -> Report:
+    """Make all sections of a report that can be made.
+
+    Parameters
+    ----------
+    runs : from ``dynamics.runs.open_run``.
+    options : what is asked for; the defaults if None.
+
+    Examples
+    --------
+    >>> result = report([Run(Path("runs/grpo"), "TRL GRPOTrainer")])
+    >>> [section.key for section in result.sections if section.missing][:2]
+    ['weights', 'directions']
+    """
+    options = options or Options()
+    labels = run_labels(runs)
+    sections = [_made(name, runs, options) for name in SECTIONS]
+    incomplete = [f"{label}: {note}" if len(runs) > 1 else note for run, label in zip(runs, labels, strict=True) for note in run.notes]
+    incomplete += [line for section in sections for line in section.incomplete]
+    if all(section.missing for section in sections):
+        incomplete.append("no section could be made")
+    facts = [_facts(run, options) for run in runs]
+    return Report(list(runs), labels, facts, _headline(sections), sections, list(dict.fromkeys(incomplete)))
+
+
+def _made(name: str, runs: Sequence[Run], options: Options) -> Section:
+    module = cast(SectionModule, importlib.import_module(f"dynamics.report.sections.{name}"))
+    try:
+        return module.make(runs, options)
+    except InputError as error:
+        return Section(name, name.capitalize(), missing=str(error), incomplete=[f"{name}: {error}"])
+
+
+def _headline(sections: Sequence[Section]) -> list[tuple[str, Finding]]:
+    """Choose the findings with the largest weights, at first at most two of a section."""
+    findings = [(section.key, finding) for section in sections for finding in section.findings if finding.weight > 0]
+    findings.sort(key=lambda entry: -entry[1].weight)
+    taken: dict[str, int] = {}
+    first: list[tuple[str, Finding]] = []
+    rest: list[tuple[str, Finding]] = []
+    for key, finding in findings:
+        taken[key] = taken.get(key, 0) + 1
+        (first if taken[key] <= OF_ONE_SECTION else rest).append((key, finding))
+    return sorted([*first, *rest][:SENTENCES], key=lambda entry: -entry[1].weight)
+
+
+def _facts(run: Run, options: Options) -> list[Fact]:
+    """Say what a run is: trainer, method, base, checkpoints, dtypes and the settings that matter."""
+    settings = run.settings
+    facts = [
+        Fact("trainer", run.trainer, run.evidence),
+        Fact("method", run.method or "not said by any file"),
+        _base(run, options),
+        Fact("checkpoints", _checkpoints(run)),
+        Fact("dtype of the optimizer's weights", settings.master_dtype or "not said by any file"),
+        Fact("dtype of the saved weights", _storage(run)),
+    ]
+    for name in ("learning_rate", "steps", "batch_size", "group_size", "temperature", "kl_coef", "seed"):
+        value = getattr(settings, name)
+        if value is not None:
+            facts.append(Fact(name.replace("_", " "), f"{value:,}" if isinstance(value, int) and name != "seed" else f"{value:g}"))
+        elif name in ("learning_rate", "steps"):
+            facts.append(Fact(name.replace("_", " "), "not said by any file"))
+    return facts
+
+
+def _base(run: Run, options: Options) -> Fact:
+    """Name the base that is asked for, or else the one that the run's files name."""
+    if options.base:
+        said = f"; {run.base_from} says {without_secrets(run.base)}" if run.base and run.base != options.base else ""
+        return Fact("base", without_secrets(options.base), f"--base{said}")
+    return Fact("base", without_secrets(run.base) if run.base else "not said by any file", run.base_from)
+
+
+def _checkpoints(run: Run) -> str:
+    kinds = "LoRA adapter" if run.checkpoints and all(saved.adapter for saved in run.checkpoints) else "checkpoint"
+    steps = [saved.step for saved in run.checkpoints if saved.step is not None]
+    count = f"{len(run.checkpoints):,} {kinds}{'' if len(run.checkpoints) == 1 else 's'}"
+    if not steps:
+        return count
+    listed = ", ".join(f"{step:,}" for step in steps) if len(steps) <= 6 else f"{steps[0]:,}, {steps[1]:,}, ... {steps[-1]:,}"
+    return f"{count}, step{'' if len(steps) == 1 else 's'} {listed}"
+
+
+def _storage(run: Run) -> str:
+    """Name the dtypes of the last checkpoint, from its headers; what the settings say if it cannot be opened."""
+    from dynamics.presentation.text import types
+
+    said = run.settings.storage_dtype
+    if run.checkpoints:
+        try:
+            checkpoint = open_checkpoint(run.checkpoints[-1].path)
+        except InputError:
+            return f"{said}, say the settings" if said else "not known"
+        if checkpoint.tensors:
+            return types(checkpoint.dtypes)
+    return f"{said}, say the settings" if said else "an adapter" if run.checkpoints else "not known"
+
+
+def _run(run: Run, label: str, facts: Sequence[Fact]) -> dict[str, Any]:
+    return {
+        "label": label,
+        "path": printable(run.path, 1000),
+        "trainer": run.trainer,
+        "method": run.method,
+        "evidence": run.evidence,
+        "base": without_secrets(run.base) if run.base else None,
+        "base_from": run.base_from,
+        "checkpoints": [{"step": saved.step, "path": str(saved.path), "adapter": saved.adapter} for saved in run.checkpoints],
+        "settings": asdict(run.settings),
+        "config": run.config,
+        "facts": [asdict(fact) for fact in facts],
+        "remarks": run.remarks,
+        "notes": run.notes,
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "key": section.key,
+        "title": section.title,
+        "findings": [asdict(finding) for finding in section.findings],
+        "doubts": section.doubts,
+        "tables": [
+            {"name": table.name, "title": table.title, "note": table.note, "rows": records(table.frame)} for table in section.tables
+        ],
+        "figures": [
+            {"name": picture.name, "title": picture.title, "table": picture.table, "alternative": picture.alternative}
+            for picture in section.pictures
+        ],
+        "samples": [
+            {"title": sample.title, "prompt": sample.prompt, "completions": [list(pair) for pair in sample.completions]}
+            for sample in section.samples
+        ],
+        "missing": section.missing,
+        "incomplete": section.incomplete,
+        "commands": section.commands,
+        "document": section.document,
+    }
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain records; what is missing, or no finite number, is None."""
+    return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else printable(value, 1000)

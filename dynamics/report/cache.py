@@ -1,0 +1,150 @@
+"""What earlier reports measured of the same files, in a folder beside the page.
+
+An entry belongs to the files that were read: their paths, sizes, times of change and inodes are part of its key, as are the version of
+this package and the settings of the measure. What cannot be read, or has another key, counts as not there. An entry holds numbers and
+names only, as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from dynamics.errors import InputError
+from dynamics.io.atomic import replacing
+from dynamics.io.paths import files_under
+from dynamics.io.side_files import parse_json, read_bytes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from dynamics.checkpoints import Checkpoint
+
+Measured = TypeVar("Measured", bound="DataclassInstance")
+SCHEMA = "dynamics.report-cache/1"
+#: bytes of an entry: a comparison of 20,000 tensors takes about 20 MB
+LARGEST = 200_000_000
+#: files of a checkpoint that are looked at
+MOST_FILES = 100_000
+
+
+def identity(source: str | Path | Checkpoint) -> list[Any] | None:
+    """Describe the files of a checkpoint, so that another content has another description; None if that is not possible.
+
+    Parameters
+    ----------
+    source : path of a file or folder of this machine, or an open checkpoint, such as one of the Hub, whose tensors say where they lie.
+    """
+    if isinstance(source, (str, Path)):
+        return _identity_of_path(Path(source))
+    entries = [[name, list(tensor.shape), tensor.dtype, repr(tensor.source)] for name, tensor in sorted(source.tensors.items())]
+    if not entries or any(tensor.source is None for tensor in source.tensors.values()):
+        return None
+    return [hashlib.sha256(json.dumps(entries).encode()).hexdigest()]
+
+
+def _identity_of_path(path: Path) -> list[Any] | None:
+    try:
+        files = sorted(files_under(path)) if path.is_dir() else [path]
+        if len(files) > MOST_FILES:
+            return None
+        statuses = [(os.path.relpath(file, path), file.stat()) for file in files]
+    except (OSError, InputError, ValueError):
+        return None
+    regular = [(name, status) for name, status in statuses if stat.S_ISREG(status.st_mode)]
+    entries = [[name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev] for name, status in regular]
+    return [os.path.realpath(path), *entries] if entries else None
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Measured]):
+    """The place of a measurement of some checkpoints in the cache.
+
+    Attributes
+    ----------
+    folder : of the cache; None for none.
+    kind : name of the measure.
+    sources : the checkpoints, see ``identity``; if one of them cannot be described, nothing is kept.
+    settings : of the measure, plain values.
+    result : dataclass of the result, with fields of plain values and of other such dataclasses.
+    key : of the files as they are when the entry is made.
+    """
+
+    folder: Path | None
+    kind: str
+    sources: Sequence[str | Path | Checkpoint]
+    settings: dict[str, Any]
+    result: type[Measured]
+    key: str | None
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None if nothing is kept."""
+        if self.folder is None or self.key is None:
+            return None
+        return self.folder / f"{self.kind}-{hashlib.sha256(self.key.encode()).hexdigest()[:32]}.json"
+
+    def read(self) -> Measured | None:
+        """Return what an earlier report measured; None if there is nothing, or nothing that this package wrote for these files."""
+        if self.path is None:
+            return None
+        try:
+            document = parse_json(read_bytes(self.path, LARGEST), str(self.path))
+            return msgspec.convert(document["result"], self.result) if document["key"] == self.key else None
+        except (InputError, OSError, KeyError, TypeError, ValueError, RecursionError, MemoryError):
+            return None
+
+    def write(self, value: Measured) -> None:
+        """Keep a result, unless the files changed meanwhile; if the folder cannot be written, nothing is kept."""
+        if self.path is None or _key(self.kind, self.sources, self.settings) != self.key:
+            return
+        with contextlib.suppress(InputError, OSError):
+            self.path.parent.mkdir(exist_ok=True)
+            with replacing(self.path) as temporary:
+                temporary.write_text(json.dumps({"schema": SCHEMA, "key": self.key, "result": asdict(value)}))
+
+
+def entry(
+    folder: Path | None,
+    kind: str,
+    sources: Sequence[str | Path | Checkpoint],
+    settings: dict[str, Any],
+    result: type[Measured],
+) -> Entry[Measured]:
+    """Make the entry of a measurement; see ``Entry`` for the parameters."""
+    return Entry(folder, kind, sources, settings, result, _key(kind, sources, settings) if folder is not None else None)
+
+
+def measured(place: Entry[Measured], measure: Callable[[], Measured]) -> Measured:
+    """Return what an earlier report measured, or measure it and keep it."""
+    earlier = place.read()
+    if earlier is not None:
+        return earlier
+    value = measure()
+    place.write(value)
+    return value
+
+
+def _key(kind: str, sources: Sequence[str | Path | Checkpoint], settings: dict[str, Any]) -> str | None:
+    files = [identity(source) for source in sources]
+    if any(entry is None for entry in files):
+        return None
+    return json.dumps([SCHEMA, _version(), kind, files, settings], sort_keys=True)
+
+
+def _version() -> str:
+    """Return the version of this package as it is installed; empty if it is not."""
+    try:
+        return importlib.metadata.version("training-dynamics")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

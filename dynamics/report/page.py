@@ -1,0 +1,165 @@
+"""Present a report as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dynamics.errors import printable
+from dynamics.io.csv import to_csv
+from dynamics.presentation import html, style
+from dynamics.report.assembly import Report
+from dynamics.report.cells import shown
+from dynamics.report.labels import by_run
+from dynamics.report.section import Picture, Sample, Section, Table
+
+#: bytes of a table as CSV that is embedded in the page; a larger one is written by --out only
+EMBEDDED = 1_000_000
+#: characters of a line, of a remark, of a prompt or completion, and of a heading
+LINE, REMARK, TEXT, HEADING = 1500, 500, 12_000, 300
+
+
+def page(report: Report, figures: Mapping[str, bytes], files: str | None = None) -> str:
+    """Render a report.
+
+    Parameters
+    ----------
+    report : the report.
+    figures : SVG of each figure by its name, as ``draw`` makes them.
+    files : folder of the tables as CSV, relative to the page; None to embed them in the page.
+
+    Returns
+    -------
+    The text of one HTML file.
+    """
+    titles = {section.key: section.title for section in report.sections}
+    context = {
+        "title": "What did this run do to the model?" if len(report.runs) == 1 else "What did these runs do to the model?",
+        "names": [html.one_line(label) for label in report.labels],
+        "paths": [html.one_line(run.path, 1000) for run in report.runs],
+        "facts": _facts(report),
+        "remarks": [html.one_line(line, REMARK) for line in _remarks(report)],
+        "headline": [
+            _lead(html.one_line(finding.text, LINE)) | {"key": key, "section": html.one_line(titles[key], HEADING)}
+            for key, finding in report.headline
+        ],
+        "incomplete": [html.one_line(line, REMARK) for line in report.incomplete],
+        "sections": [_section(section, figures, files) for section in report.sections],
+        "doubts": [html.one_line(line, LINE) for line in report.doubts],
+        "command": html.one_line(report.command, 4000),
+        "commands": [html.one_line(line, 4000) for line in report.commands],
+    }
+    return html.render("report.html", context)
+
+
+def _lead(text: str) -> dict[str, str]:
+    """Divide a text into its first sentence and the rest."""
+    parts = re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)
+    return {"lead": parts[0], "rest": "".join(parts[1:])}
+
+
+def draw(report: Report) -> dict[str, bytes]:
+    """Draw all figures of a report: SVG by name."""
+    import io
+
+    drawn = {}
+    with style.use_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
+        for picture in (picture for section in report.sections for picture in section.pictures):
+            buffer = io.BytesIO()
+            picture.draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            drawn[picture.name] = buffer.getvalue()
+    return drawn
+
+
+def _remarks(report: Report) -> list[str]:
+    """List what the reader should know of the files of each run."""
+    remarks = [(label, remark) for run, label in zip(report.runs, report.labels, strict=True) for remark in run.remarks]
+    return by_run(remarks, len(report.runs))
+
+
+def _facts(report: Report) -> list[dict[str, Any]]:
+    """Lay the facts out with a column for each run."""
+    names = dict.fromkeys(fact.name for facts in report.facts for fact in facts)
+    by_run = [{fact.name: fact for fact in facts} for facts in report.facts]
+    rows = []
+    for name in names:
+        cells = [
+            {"text": html.one_line(facts[name].text, 400), "source": html.one_line(facts[name].source, 300)}
+            if name in facts
+            else {"text": "-", "source": ""}
+            for facts in by_run
+        ]
+        same = all(cell["text"] == cells[0]["text"] for cell in cells)
+        rows.append({"name": name, "cells": cells[:1] if same else cells, "same": same})
+    return rows
+
+
+def _section(section: Section, figures: Mapping[str, bytes], files: str | None) -> dict[str, Any]:
+    links = {table.name: _link(table, files) for table in section.tables}
+    return {
+        "key": section.key,
+        "title": html.one_line(section.title, HEADING),
+        "missing": html.one_line(section.missing, LINE),
+        "findings": [html.one_line(finding.text, LINE) for finding in section.findings],
+        "incomplete": [html.one_line(line, REMARK) for line in section.incomplete],
+        "pictures": [_picture(picture, figures, links) for picture in section.pictures if picture.name in figures],
+        "tables": [_table(table, links[table.name]) for table in section.tables if table.show],
+        "samples": [_sample(sample) for sample in section.samples],
+    }
+
+
+def _picture(picture: Picture, figures: Mapping[str, bytes], links: Mapping[str, dict[str, str]]) -> dict[str, Any]:
+    return {
+        "title": html.one_line(picture.title, HEADING),
+        "source": html.svg_uri(figures[picture.name]),
+        "alternative": html.one_line(picture.alternative, LINE),
+        "link": links.get(picture.table, {"name": "", "address": ""}),
+    }
+
+
+def _table(table: Table, link: dict[str, str]) -> dict[str, Any]:
+    headings, rows, text = shown(table)
+    more = len(table.frame) - len(rows)
+    return {
+        "title": html.one_line(table.title, HEADING),
+        "headings": headings,
+        "rows": rows,
+        "text": sorted(text | {0}),
+        "note": html.one_line(table.note, LINE),
+        "more": f"{more:,} more rows are in the file" if more > 0 else "",
+        "link": link,
+    }
+
+
+def _link(table: Table, files: str | None) -> dict[str, str]:
+    """Return the name of a table's file and where the page links to; no address if the file is too large for the page."""
+    name = f"{printable(table.name, 80)}.csv"
+    if files is not None:
+        return {"name": name, "address": f"{quote(files)}/{quote(name)}" if files else quote(name)}
+    text = to_csv(table.frame).encode()
+    if len(text) > EMBEDDED:
+        return {"name": name, "address": ""}
+    return {"name": name, "address": f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}"}
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    return {
+        "title": html.one_line(sample.title, HEADING),
+        "prompt": html.lines(sample.prompt, TEXT),
+        "completions": [
+            {"heading": html.one_line(heading, HEADING), "text": html.lines(text, TEXT)} for heading, text in sample.completions
+        ],
+    }
+
+
+def folder_from(page_path: Path, folder: Path) -> str:
+    """Return the path of a folder relative to that of the page, as links write it; empty if it is the same."""
+    relative = os.path.relpath(folder.resolve(), page_path.resolve().parent).replace(os.sep, "/")
+    return "" if relative == "." else relative

@@ -1,0 +1,150 @@
+"""Plots of curves over training: a panel a metric, a colour and a line style a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from dynamics.presentation import style
+from dynamics.report.labels import legend_label, run_color
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: line styles of the runs, which tell them apart without colour
+LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+#: number of points of a line; longer curves are averaged
+POINTS = 300
+#: a curve with fewer values has markers
+FEW = 30
+#: the axis holds the values between these quantiles, and this part of their range beyond them; spikes farther out are marked at its end
+QUANTILES, MARGIN = (0.01, 0.99), 0.6
+COLUMNS = 2
+#: numbers of a panel below this have an exponent
+SMALL = 1e-3
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of a figure.
+
+    Attributes
+    ----------
+    title : above it.
+    series : values by step of each run; a run without this metric has none.
+    changes : steps of abrupt changes of each run.
+    logarithmic : whether the axis of values is logarithmic, if all of them are above 0.
+    """
+
+    title: str
+    series: Mapping[int, pd.Series[float]]
+    changes: Mapping[int, Sequence[int]]
+    logarithmic: bool = False
+
+
+def line(index: int) -> dict[str, Any]:
+    """Return colour and style of the line of a run."""
+    return {"color": run_color(index), "linestyle": LINES[index % len(LINES)], "linewidth": 1.3}
+
+
+def averaged(series: pd.Series[float], points: int = POINTS) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Average a curve in stretches of as many values, so that at most ``points`` remain; a stretch without a finite value is NaN."""
+    x, y = series.index.to_numpy(float), series.to_numpy(float)
+    y = np.where(np.isfinite(y), y, np.nan)
+    width = math.ceil(len(y) / points) if len(y) else 1
+    if width == 1:
+        return x, y
+    starts = np.arange(0, len(y), width)
+    known = ~np.isnan(y)
+    counts = np.add.reduceat(known.astype(float), starts)
+    sums = np.add.reduceat(np.where(known, y, 0.0), starts)
+    steps = np.add.reduceat(x, starts) / np.diff(np.append(starts, len(x)))
+    return steps, np.where(counts > 0, sums / np.where(counts > 0, counts, 1.0), np.nan)
+
+
+def limits(values: Float[np.ndarray, " values"]) -> tuple[float, float] | None:
+    """Return the ends of an axis on which spikes do not flatten the rest; None if all values fit."""
+    known = values[np.isfinite(values)]
+    if len(known) < 5:
+        return None
+    low, high = (float(value) for value in np.quantile(known, QUANTILES))
+    margin = MARGIN * (high - low)
+    if margin == 0 or (known.min() >= low - margin and known.max() <= high + margin):
+        return None
+    return max(float(known.min()), low - margin), min(float(known.max()), high + margin)
+
+
+def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
+    """Draw the panels.
+
+    Parameters
+    ----------
+    panels : with the runs by their position in ``labels``.
+    labels : names of the runs.
+    """
+    rows = math.ceil(len(panels) / COLUMNS)
+    columns = min(COLUMNS, len(panels))
+    several = len(labels) > 1
+    figure = style.new_figure(3.5 * columns, 1.75 * rows + 0.35 * several + 0.2)
+    axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for ax, panel in zip(axes, panels, strict=False):
+        draw(panel, ax)
+    for number, ax in enumerate(axes):
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if number >= len(panels):
+            ax.set_visible(False)
+        elif number + columns >= len(panels):
+            ax.set_xlabel("step")
+            ax.xaxis.set_tick_params(labelbottom=True)
+    if several:
+        handles = [Line2D([], [], **line(index)) for index in range(len(labels))]
+        figure.legend(handles, list(map(legend_label, labels)), loc="outside upper left", ncols=min(3, len(labels)), handlelength=3.2)
+    return figure
+
+
+def draw(panel: Panel, ax: Axes) -> Axes:
+    """Draw a panel: lines with gaps where a value is no number, spikes beyond the axis as triangles, changes as vertical lines."""
+    drawn = {index: averaged(series) for index, series in panel.series.items() if len(series)}
+    for index, (x, y) in drawn.items():
+        marks: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(x) < FEW else {}
+        ax.plot(x, y, **line(index), **marks)
+        for step in panel.changes.get(index, ()):
+            ax.axvline(step, color=run_color(index), linewidth=0.9, linestyle=(0, (1, 1.5)), alpha=0.8, zorder=1)
+    every = np.concatenate([y for _, y in drawn.values()]) if drawn else np.zeros(0)
+    known = every[np.isfinite(every)]
+    if panel.logarithmic and len(known) and known.min() > 0:
+        ax.set_yscale("log")
+    elif (ends := limits(every)) is not None:
+        _cut(drawn, ends, ax)
+    elif len(known) and known.min() == known.max() >= 0:
+        ax.set_ylim(0, 2 * float(known.max()) or 1.0)
+    ax.set_title(panel.title, fontsize=8.5, pad=4)
+    if ax.get_yscale() == "linear":
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        if len(known) and np.abs(known).max() < SMALL:
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.exponent(value)))
+    return ax
+
+
+def _cut(
+    drawn: Mapping[int, tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]], ends: tuple[float, float], ax: Axes
+) -> None:
+    """Set the ends of the axis, and mark what lies beyond them."""
+    low, high = ends
+    space = 0.05 * (high - low)
+    ax.set_ylim(low - space, high + space)
+    for index, (x, y) in drawn.items():
+        for beyond, end, marker in ((y > high, high + space, "^"), (y < low, low - space, "v")):
+            if beyond.any():
+                style_of: dict[str, Any] = {"color": run_color(index), "markersize": 4, "clip_on": False, "zorder": 5}
+                ax.plot(x[beyond], np.full(int(beyond.sum()), end), marker, **style_of)[0].set_in_layout(False)

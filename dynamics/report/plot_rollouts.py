@@ -1,0 +1,103 @@
+"""Plots of completions over training."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from dynamics.errors import printable
+from dynamics.presentation import style
+from dynamics.report.labels import legend_label, run_color
+from dynamics.report.plot_curves import line
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BAND = 0.16
+MARKERS = ("o", "s", "^", "D", "v", "P")
+#: characters of a prompt beside a row of the heat map
+SHOWN = 34
+
+
+def lines(table: pd.DataFrame, measures: Mapping[str, str], x: str, xlabel: str) -> Figure:
+    """Draw a panel for each measure, with a line and a band for each series.
+
+    Parameters
+    ----------
+    table : columns series, run (its position, for the colour), measure, mean, low, high and ``x``; a row a point.
+    measures : measure -> title of its panel, in order.
+    x, xlabel : column and name of the horizontal axis.
+    """
+    names = list(dict.fromkeys(table["series"]))
+    runs = dict(zip(table["series"], table["run"], strict=True))
+    looks = [line(index) | {"color": run_color(runs[name]), "marker": MARKERS[index % len(MARKERS)]} for index, name in enumerate(names)]
+    panels = [name for name in measures if (table["measure"] == name).any()]
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    several = len(names) > 1
+    figure = style.new_figure(3.5 * max(columns, 1.3), 2.1 * rows + 0.35 * several * math.ceil(len(names) / 3) + 0.2)
+    axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, name in zip(axes, panels, strict=False):
+        part = table[table["measure"] == name]
+        for index, series in enumerate(names):
+            _line(part[part["series"] == series], x, looks[index], ax)
+        ax.set_title(measures[name], fontsize=8.5, pad=4)
+        ax.set_xlabel(xlabel)
+        if len(part) and part["low"].min() == part["high"].max() == 0:
+            ax.set_ylim(0, 1)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=x == "step"))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    if several:
+        handles = [Line2D([], [], markersize=3.5, **look) for look in looks]
+        shown = [legend_label(printable(name, 40)) for name in names]
+        figure.legend(handles, shown, loc="outside upper left", ncols=3, handlelength=3.2)
+    return figure
+
+
+def _line(part: pd.DataFrame, x: str, look: Mapping[str, Any], ax: Axes) -> None:
+    position = part[x].to_numpy(float)
+    ax.fill_between(position, part["low"].to_numpy(float), part["high"].to_numpy(float), color=look["color"], alpha=BAND, linewidth=0)
+    ax.plot(position, part["mean"].to_numpy(float), markersize=3, **look)
+
+
+def heat_map(table: pd.DataFrame, prompts: Sequence[str], steps: Sequence[str]) -> Figure:
+    """Draw the mean reward of each prompt in each part of training; white where it was not sampled.
+
+    Parameters
+    ----------
+    table : columns row, bin (positions in ``prompts`` and ``steps``) and reward.
+    prompts : texts of the rows.
+    steps : names of the parts.
+    """
+    values = np.full((len(prompts), len(steps)), np.nan)
+    values[table["row"].to_numpy(int), table["bin"].to_numpy(int)] = table["reward"].to_numpy(float)
+    figure = style.new_figure(7.0, 0.9 + 0.21 * len(prompts))
+    ax = figure.subplots()
+    picture = ax.pcolormesh(np.ma.masked_invalid(values), cmap=style.SEQUENTIAL, edgecolors="white", linewidth=0.6)
+    labels = [
+        f"{textwrap.shorten(printable(_plain(text), 400), SHOWN, placeholder='…') or '…'}  {row + 1}" for row, text in enumerate(prompts)
+    ]
+    ax.set_yticks(np.arange(len(prompts)) + 0.5, labels, parse_math=False, fontsize=7.5)
+    ax.set_xticks(np.arange(len(steps)) + 0.5, list(steps), fontsize=7.5, rotation=0 if len(steps) <= 8 else 45)
+    ax.set_xlabel("steps")
+    ax.invert_yaxis()
+    ax.grid(False)
+    ax.tick_params(length=0)
+    figure.colorbar(picture, ax=ax, label="mean reward", pad=0.01)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Replace characters that the font of figures lacks."""
+    return "".join(c if ord(c) < 0x2600 else "□" for c in text.replace("\n", " ").replace("\t", " "))

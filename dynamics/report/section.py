@@ -1,0 +1,146 @@
+"""What a section of a report is made of. Sections compute tables and sentences; the page, the terminal and the files show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence with the number that it is about.
+
+    Attributes
+    ----------
+    text : one or two plain sentences, with the number, its interval or why it has none, and its caveat.
+    key : name of the number in the JSON document.
+    value, low, high : the number, unrounded, and its interval; None where there is none.
+    weight : how much it matters for the headline; the largest come first, 0 never stands there.
+    """
+
+    text: str
+    key: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, unrounded; the page shows it rounded, and the file of the same name holds all of it.
+
+    Attributes
+    ----------
+    name : file name without suffix, such as ``weights_by_module``.
+    title : above the table.
+    frame : the rows.
+    show : columns that the page shows -> their headings; empty if it shows none, as for a table that belongs to a figure. A heading that
+        ends with ``, %`` shows a fraction as a percentage.
+    most : number of rows that the page shows.
+    note : below the table.
+    """
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    show: Mapping[str, str] = field(default_factory=dict)
+    most: int = 40
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes
+    ----------
+    name : file name without suffix.
+    title : what it shows.
+    draw : makes the figure; called inside ``presentation.style.use_style``.
+    table : name of the table that it draws.
+    alternative : the figure in words, for those who do not see it.
+    """
+
+    name: str
+    title: str
+    draw: Callable[[], Figure]
+    table: str
+    alternative: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Completions of one prompt, to be read beside each other.
+
+    Attributes
+    ----------
+    title : why it is shown.
+    prompt : text.
+    completions : heading, such as ``step 10, reward 0``, and text of each.
+    """
+
+    title: str
+    prompt: str
+    completions: Sequence[tuple[str, str]]
+
+
+@dataclass
+class Section:
+    """A section of a report.
+
+    Attributes
+    ----------
+    key : name of the section in the JSON document and in links.
+    title : heading, a question.
+    findings : what was found, in the order of the page.
+    doubts : why the numbers could mislead: for the section on what cannot be concluded.
+    tables, pictures, samples : what the page shows below.
+    missing : if the section cannot be made: one line that says which file or option would make it.
+    incomplete : what could not be read or compared, a line each; makes the exit status 3.
+    commands : the commands that make its numbers alone.
+    document : further numbers for the JSON document.
+    """
+
+    key: str
+    title: str
+    findings: list[Finding] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    missing: str = ""
+    incomplete: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    document: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a report is asked for.
+
+    Attributes
+    ----------
+    base : path or Hub id of the base; None for what each run says.
+    evals : files of graded samples, ``NAME=FILE`` or ``FILE``.
+    texts : files of texts for measurements with the models.
+    model_passes : whether to run the models: True, False, or None to do so if the estimate is below a minute.
+    cache : folder of what earlier reports measured; None for none.
+    seed : random seed of intervals and random projections.
+    progress : called with what is done, how much of it, and of how much.
+    """
+
+    base: str | None = None
+    evals: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    model_passes: bool | None = None
+    cache: Path | None = None
+    seed: int = 0
+    progress: Callable[[str, int, int], None] | None = None

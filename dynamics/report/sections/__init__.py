@@ -1,0 +1,1 @@
+"""Sections of a report: each module has ``make(runs, options)``, which returns a ``Section``."""

@@ -1,0 +1,333 @@
+"""Training curves: what the trainer logged by step, how much it changed, where it jumped, and signs that training goes wrong."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+
+from dynamics.descriptions import plural
+from dynamics.presentation.text import number
+from dynamics.report import plot_curves
+from dynamics.report.change_points import FALSE_ALARMS, Changes, find_changes
+from dynamics.report.collapse import Flag, finite, flags
+from dynamics.report.labels import run_labels
+from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.trends import COVERAGE, Trend, trend
+from dynamics.runs import Run
+
+#: metric -> title of its panel; unknown metrics of a trainer are not drawn
+PANELS = {
+    "reward": "reward",
+    "held_out": "held-out reward",
+    "loss": "loss",
+    "held_out_loss": "held-out loss",
+    "entropy": "entropy, nats",
+    "kl": "KL from the reference, nats",
+    "length": "length, tokens",
+    "truncated": "share cut at the limit",
+    "zero_variance": "groups without variance",
+    "clip_fraction": "clip fraction",
+    "grad_norm": "norm of the gradient",
+    "learning_rate": "learning rate",
+    "mismatch": "mismatch of the sampler",
+}
+#: metrics whose range is often several orders of magnitude
+LOGARITHMIC = ("grad_norm",)
+#: metrics that are set and not measured: nothing to find in them
+SET = ("learning_rate",)
+#: metrics of which the first that a run has is the number to know of it
+MAIN = ("held_out", "reward", "held_out_loss", "loss")
+#: further metrics whose change is a sentence
+TOLD = ("reward", "entropy", "kl", "length", "loss")
+ONE_RUN = "the interval covers the noise between the steps of one run, not between seeds"
+CHANGES_NOTE = (
+    "Abrupt changes of the mean by optimal partitioning with a penalty of 4 log n, after removal of autoregressive noise; a curve "
+    f"that a smooth function describes better has none. Of curves of pure noise, at most {FALSE_ALARMS:.0%} show a change (measured). The "
+    "interval takes the step as given, so it is too narrow."
+)
+TRENDS_NOTE = (
+    "Mean of the first against the last tenth of the steps (at least 10 each, or half of them). Interval: moving block bootstrap, or "
+    "autoregressive noise if wider; it covers the noise between the steps of one run, not between seeds. Measured coverage of 95 % "
+    f"intervals: {COVERAGE[0]:.0%} to {COVERAGE[1]:.0%}, the least with few steps and strong correlation of neighbours."
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric of a run.
+
+    Attributes
+    ----------
+    run : position of the run.
+    name : of ``METRICS``.
+    series : by step.
+    trend : how much it changed.
+    changes : where it jumped; None for what is set and not measured.
+    gaps : number of values that are NaN or infinite.
+    """
+
+    run: int
+    name: str
+    series: pd.Series[float]
+    trend: Trend
+    changes: Changes | None
+    gaps: int
+
+
+def make(runs: Sequence[Run], options: Options) -> Section:
+    """Describe the curves that each run logged."""
+    section = Section("curves", "How did training go?")
+    labels = run_labels(runs)
+    curves = [curve for index, run in enumerate(runs) for curve in measure(index, run, options.seed)]
+    silent = [label for index, label in enumerate(labels) if not any(curve.run == index for curve in curves)]
+    if not curves:
+        section.missing = (
+            "no curves: no metrics by step were found; the trainer's log makes them (metrics.jsonl, trainer_state.json, TensorBoard event "
+            "files or an offline W&B run in the directory)"
+        )
+        return section
+    if silent:
+        section.incomplete.append(f"no metrics by step were found of {', '.join(silent)}: it has no curves")
+    found = {index: flags(run.series, options.seed) for index, run in enumerate(runs)}
+    section.findings += _findings(curves, found, labels)
+    section.doubts += _doubts(curves, labels)
+    section.tables += [
+        _trend_table(curves, labels),
+        *_flag_table(found, labels),
+        *_change_table(curves, labels),
+        _series_table(curves, labels),
+    ]
+    section.pictures.append(_picture(curves, labels))
+    section.commands += [command(run) for run in runs]
+    section.document = {
+        "flags": [{"run": labels[index], **vars(flag)} for index, several in found.items() for flag in several],
+        "metric_names": {label: run.metric_names for label, run in zip(labels, runs, strict=True)},
+    }
+    return section
+
+
+def command(run: Run) -> str:
+    """Spell the command that prints the metrics of a run."""
+    code = "import sys, dynamics.runs; dynamics.runs.open_run(sys.argv[1]).metrics.to_csv(sys.stdout, index=False)"
+    return shlex.join(["python", "-c", code, str(run.path)])
+
+
+def measure(index: int, run: Run, seed: int) -> list[Curve]:
+    """Measure the metrics of a run that have a panel."""
+    curves = []
+    for name in PANELS:
+        series = run.series(name)
+        known = finite(series)
+        if not len(known):
+            continue
+        values = known.to_numpy(float)
+        changes = None if name in SET else find_changes(known.index.to_numpy(), values)
+        change = Trend(values[0], values[-1], math.nan, math.nan, 1, len(values)) if name in SET else trend(values, seed)
+        curves.append(Curve(index, name, series, change, changes, len(series) - len(known)))
+    return curves
+
+
+def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Sequence[str]) -> list[Finding]:
+    by_run = {index: [curve for curve in curves if curve.run == index] for index in found}
+    mains = [
+        next(curve for name in MAIN for curve in of_run if curve.name == name)
+        for of_run in by_run.values()
+        if any(curve.name in MAIN for curve in of_run)
+    ]
+    findings = [_trend_finding(curve, labels, 10.0 if len(labels) == 1 else 0.0) for curve in mains]
+    if len(labels) > 1 and mains:
+        joined = "; ".join(_short(curve, labels) for curve in mains)
+        caveat = "one run each" if all(math.isnan(curve.trend.low) for curve in mains) else ONE_RUN
+        findings.insert(0, Finding(f"{joined}. Caveat: {caveat}.", weight=10.0))
+    for index, several in found.items():
+        findings += [_flag_finding(flag, labels, index) for flag in several]
+    if len(labels) == 1:
+        findings += [
+            _trend_finding(curve, labels, 1.0) for curve in curves if curve.name in TOLD and all(curve is not main for main in mains)
+        ]
+    return findings + _change_findings(curves, labels)
+
+
+def _of(labels: Sequence[str], index: int) -> str:
+    return f" of {labels[index]}" if len(labels) > 1 else ""
+
+
+def _key(curve: Curve, labels: Sequence[str]) -> str:
+    return f"{curve.name}_change" + (f"/{labels[curve.run]}" if len(labels) > 1 else "")
+
+
+def _words(curve: Curve) -> str:
+    """Name a metric within a sentence."""
+    return {
+        "held_out": "held-out result",
+        "held_out_loss": "held-out loss",
+        "kl": "KL from the reference",
+        "length": "length of completions",
+    }.get(curve.name, PANELS[curve.name].partition(",")[0])
+
+
+def _short(curve: Curve, labels: Sequence[str]) -> str:
+    change = curve.trend
+    interval = "no interval, too few steps" if math.isnan(change.low) else f"change [{change.low:+.3g}, {change.high:+.3g}]"
+    return f"{labels[curve.run]}: {_words(curve)} from {number(change.first)} to {number(change.last)} ({interval})"
+
+
+def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Finding:
+    change = curve.trend
+    start = f"The {_words(curve)}{_of(labels, curve.run)}"
+    if change.values < 2:
+        text = f"{start} was logged once: {number(change.first)}; nothing can be said of its change."
+        return Finding(text, _key(curve, labels), None, weight=min(weight, 1.0))
+    span = f"means of the first and of the last {change.window:,} of {change.values:,} logged steps"
+    if change.window == 1:
+        span = f"first and last of {change.values:,} logged steps"
+    moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span})"
+    if math.isnan(change.low):
+        text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."
+        return Finding(text, _key(curve, labels), change.change, weight=weight)
+    sure = "" if change.rises or change.falls else " It may as well be none: the interval holds 0."
+    text = f"{moved}, a change of {change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}].{sure} One run: nothing on other seeds."
+    return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight)
+
+
+def _flag_finding(flag: Flag, labels: Sequence[str], index: int) -> Finding:
+    run = f"{labels[index]}: " if len(labels) > 1 else ""
+    since = f" From step {flag.step:,} on." if flag.step is not None else ""
+    interval = "" if flag.low is not None else " One run, so no interval over seeds."
+    key = f"flag/{flag.name}" + (f"/{labels[index]}" if len(labels) > 1 else "")
+    return Finding(f"{run}{flag.text}{since} Rule: {flag.rule}.{interval}", key, flag.value, flag.low, flag.high, 5.0)
+
+
+def _change_findings(curves: Sequence[Curve], labels: Sequence[str]) -> list[Finding]:
+    """Name the largest jump, relative to the noise, of each run."""
+    findings = []
+    for index in dict.fromkeys(curve.run for curve in curves):
+        jumps = [
+            (abs(change.after - change.before) / curve.changes.noise.scale, curve, change)
+            for curve in curves
+            if curve.run == index and curve.changes is not None
+            for change in curve.changes.changes
+        ]
+        if not jumps:
+            continue
+        size, curve, change = max(jumps, key=lambda jump: jump[0])
+        others = f" {plural(len(jumps) - 1, 'other jump')} stand{'s' * (len(jumps) == 2)} in the table." if len(jumps) > 1 else ""
+        text = (
+            f"The clearest jump{_of(labels, index)}: at step {change.step:,}, the {_words(curve)} went from {number(change.before)} to "
+            f"{number(change.after)}, {size:.1f} standard deviations of its noise (change {change.after - change.before:+.3g} "
+            f"[{change.low:+.3g}, {change.high:+.3g}], too narrow because the step was chosen by the data).{others}"
+        )
+        key = "jump" + (f"/{labels[index]}" if len(labels) > 1 else "")
+        findings.append(Finding(text, key, change.after - change.before, change.low, change.high, 1.0))
+    return findings
+
+
+def _doubts(curves: Sequence[Curve], labels: Sequence[str]) -> list[str]:
+    doubts = [f"Training curves: {ONE_RUN}."]
+    for curve in curves:
+        if curve.gaps:
+            what = f"{curve.gaps:,} of {len(curve.series):,} values of the {_words(curve)}{_of(labels, curve.run)}"
+            doubts.append(f"{what} are NaN or infinite: they are gaps in the curve, and left out of its numbers.")
+    for index in dict.fromkeys(curve.run for curve in curves):
+        names = {curve.name for curve in curves if curve.run == index}
+        if "reward" in names and "held_out" not in names:
+            doubts.append(f"The reward{_of(labels, index)} is that of training problems: nothing was logged on held-out ones.")
+    return doubts
+
+
+def _trend_table(curves: Sequence[Curve], labels: Sequence[str]) -> Table:
+    records = [
+        {
+            "run": labels[curve.run],
+            "metric": curve.name,
+            "first": curve.trend.first,
+            "last": curve.trend.last,
+            "change": curve.trend.change,
+            "low": curve.trend.low,
+            "high": curve.trend.high,
+            "values": curve.trend.values,
+            "window": curve.trend.window,
+            "gaps": curve.gaps,
+            "spikes": curve.changes.spikes if curve.changes is not None else 0,
+            "smooth": curve.changes.smooth if curve.changes is not None else None,
+        }
+        for curve in curves
+    ]
+    show = {"run": "run"} if len(labels) > 1 else {}
+    show |= {"metric": "metric", "first": "first tenth", "last": "last tenth", "change": "change", "low": "from", "high": "to"}
+    show |= {"values": "values", "gaps": "not finite", "spikes": "spikes"}
+    return Table("curve_changes", "From the start to the end", pd.DataFrame(records), show, most=60, note=TRENDS_NOTE)
+
+
+def _flag_table(found: dict[int, list[Flag]], labels: Sequence[str]) -> list[Table]:
+    records = [
+        {
+            "run": labels[index],
+            "flag": flag.name,
+            "step": flag.step,
+            "number": flag.value,
+            "low": flag.low,
+            "high": flag.high,
+            "rule": flag.rule,
+        }
+        for index, several in found.items()
+        for flag in several
+    ]
+    if not records:
+        return []
+    show = {"run": "run", "flag": "sign", "step": "first step", "number": "number", "rule": "rule"}
+    return [Table("curve_flags", "Signs that training goes wrong", pd.DataFrame(records).astype({"step": "Int64"}), show)]
+
+
+def _change_table(curves: Sequence[Curve], labels: Sequence[str]) -> list[Table]:
+    records = [
+        {
+            "run": labels[curve.run],
+            "metric": curve.name,
+            "step": change.step,
+            "before": change.before,
+            "after": change.after,
+            "low": change.low,
+            "high": change.high,
+            "resolution": curve.changes.resolution,
+        }
+        for curve in curves
+        if curve.changes is not None
+        for change in curve.changes.changes
+    ]
+    if not records:
+        return []
+    show = {"run": "run", "metric": "metric", "step": "step", "before": "before", "after": "after", "low": "change from", "high": "to"}
+    return [Table("curve_jumps", "Jumps", pd.DataFrame(records), show, note=CHANGES_NOTE)]
+
+
+def _series_table(curves: Sequence[Curve], labels: Sequence[str]) -> Table:
+    parts = [
+        pd.DataFrame({"run": labels[curve.run], "metric": curve.name, "step": curve.series.index, "value": curve.series.to_numpy()})
+        for curve in curves
+    ]
+    return Table("training_curves", "Training curves", pd.concat(parts, ignore_index=True))
+
+
+def _picture(curves: Sequence[Curve], labels: Sequence[str]) -> Picture:
+    panels = []
+    for name, title in PANELS.items():
+        of_name = [curve for curve in curves if curve.name == name]
+        if of_name:
+            series = {curve.run: curve.series for curve in of_name}
+            jumps = {curve.run: [c.step for c in curve.changes.changes] for curve in of_name if curve.changes is not None}
+            panels.append(plot_curves.Panel(title, series, jumps, name in LOGARITHMIC))
+    shown = [curve for curve in curves if curve.name in (*MAIN, *TOLD)]
+    told = [_short(curve, labels) if len(labels) > 1 else _short(curve, labels).partition(": ")[2] for curve in shown]
+    return Picture(
+        "training_curves",
+        "Training curves by step; dotted: jumps; triangles: values beyond the axis",
+        partial(plot_curves.curves, panels, labels),
+        "training_curves",
+        f"{plural(len(panels), 'panel')} up to step {max(int(curve.series.index.max()) for curve in curves):,}: {'; '.join(told)}.",
+    )

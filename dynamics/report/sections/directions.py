@@ -1,0 +1,333 @@
+"""In which directions the weights moved: approximate spectra of the update of each matrix, at the last checkpoint."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from dynamics.checkpoints import parameter_names
+from dynamics.checkpoints.parameter_names import module_order
+from dynamics.descriptions import plural
+from dynamics.errors import InputError
+from dynamics.presentation import style
+from dynamics.presentation.text import number, percent
+from dynamics.report import cache
+from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
+from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.updates import Base, base_of, command, spread, step_name
+from dynamics.runs import Run, SavedCheckpoint
+from dynamics.spectra import Spectrum
+from dynamics.spectra.comparison import SEQUENCE_FIELDS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: weights of a matrix beyond which it is left out: its update takes about 40 bytes of memory a weight
+LARGEST = 80_000_000
+#: weights of all matrices together that are decomposed; of more, an even selection of layers is
+MOST = 600_000_000
+#: largest number of principal directions; never more than a quarter of the median shorter side
+SUBSPACE = 32
+#: column -> heading
+COLUMNS = {
+    "stable_rank": "stable rank",
+    "rank_1_share": "rank-1 share, %",
+    "rank_99": "rank 99 %",
+    "nss": "NSS",
+    "angle_left_max": "largest angle left",
+    "angle_right_max": "largest angle right",
+    "inside": "energy inside, %",
+    "inside_chance": "by chance, %",
+}
+NOTE = (
+    "Medians over the matrices. Rank-1 share: energy of the update in its strongest direction, 1 / stable rank. NSS: relative change of "
+    "the singular values. Angles in degrees between the first k directions before and after. Energy inside: share of the update's energy "
+    "in the first k directions of the base; a random update has the share by chance."
+)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """The spectra of some matrices.
+
+    Attributes
+    ----------
+    spectra : one of each matrix, see ``dynamics.spectra.Spectrum``.
+    """
+
+    spectra: list[Spectrum]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """The spectra of the update of a run.
+
+    Attributes
+    ----------
+    label, color : of the run.
+    base : what the checkpoint is compared with.
+    saved : the last checkpoint.
+    k : number of principal directions.
+    of : number of matrices of the model, of which those of ``rows`` were measured.
+    spectra : as measured.
+    rows : table with a row per matrix that changed.
+    """
+
+    label: str
+    color: str
+    base: Base
+    saved: SavedCheckpoint
+    k: int
+    of: int
+    spectra: list[Spectrum]
+    rows: pd.DataFrame
+
+
+def make(runs: Sequence[Run], options: Options) -> Section:
+    """Decompose the update of each run at its last checkpoint."""
+    section = Section("directions", "In which directions did they move?")
+    turned: list[Turned] = []
+    reasons: list[str] = []
+    for run, label, color in zip(runs, run_labels(runs), map(run_color, range(len(runs))), strict=True):
+        base, problem = base_of(run, options)
+        later = [saved for saved in run.checkpoints if base is None or base.first is None or saved.path != base.first.path]
+        if base is None or not later:
+            reasons.append(f"{label}: {problem if later else 'has no complete checkpoint'}")
+            continue
+        try:
+            turned.append(_measure(label, color, base, later[-1], options))
+        except InputError as error:
+            reasons.append(f"{label}: {error}")
+    if not turned:
+        section.missing = "no update was decomposed: " + "; ".join(dict.fromkeys(reasons))
+        return section
+    section.incomplete += reasons
+    section.findings += _side_by_side(turned) if len(turned) > 1 else []
+    for of in turned:
+        findings = _findings(of, f"{of.label}." if len(runs) > 1 else "", f"{of.label}: " if len(runs) > 1 else "")
+        section.findings += [replace(finding, weight=0.0) for finding in findings] if len(turned) > 1 else findings
+        words = ["spectra", of.base.name, str(of.saved.path), "--method", "approx", "--subspace", str(of.k), "--seed", str(options.seed)]
+        section.commands.append(command(*words, "--html", "directions.html", "--csv", "directions.csv"))
+    section.doubts = by_run([(of.label, line) for of in turned for line in _doubts(of)], len(runs))
+    section.tables += _tables(turned)
+    section.pictures += _pictures(turned)
+    section.document = {"directions": {of.label: {"k": of.k, "measured": len(of.spectra), "matrices": of.of} for of in turned}}
+    return section
+
+
+def choose(shapes: Mapping[str, tuple[int, int]], most: int = MOST, largest: int = LARGEST) -> list[str]:
+    """Choose the matrices to decompose: all, or those of evenly spread layers, so that they have at most ``most`` weights together.
+
+    Parameters
+    ----------
+    shapes : of each matrix, by name.
+    most : weights of all matrices together.
+    largest : weights of a single matrix; larger ones, such as embeddings of large vocabularies, are left out.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if math.prod(shape) <= largest}
+    layers = sorted({parameter_names.layer(name) or "" for name in sizes}, key=parameter_names.layer_order)
+    for count in range(len(layers), 0, -1):
+        kept = {layers[round(index)] for index in np.linspace(0, len(layers) - 1, count)}
+        chosen = [name for name in sizes if (parameter_names.layer(name) or "") in kept]
+        if sum(sizes[name] for name in chosen) <= most:
+            return chosen
+    few = spread(list(sizes), max(2, int(most // max(sizes.values(), default=1))))  # experts of a single layer are too many
+    return few if sum(sizes[name] for name in few) <= most else few[:1]
+
+
+def _measure(label: str, color: str, base: Base, saved: SavedCheckpoint, options: Options) -> Turned:
+    from dynamics.spectra import compare
+    from dynamics.spectra.comparison import changed_only, frame, matrix_shapes
+
+    shapes = matrix_shapes(base.checkpoint, str(saved.path))
+    chosen = choose(shapes)
+    if not chosen:
+        raise InputError(f"all of its {len(shapes):,} matrices have over {LARGEST:,} weights")
+    k = max(1, min(SUBSPACE, int(median(min(shapes[name]) for name in chosen)) // 4))
+    only = None if len(chosen) == len(shapes) else f"^(?:{'|'.join(map(re.escape, chosen))})$"
+
+    def measure() -> Spectra:
+        tell = options.progress
+        each: Callable[[Spectrum, int, int], None] | None = (
+            (lambda _, done, of: tell(f"decomposing the update of {label}", done, of)) if tell is not None else None
+        )
+        return Spectra(
+            compare(base.checkpoint, str(saved.path), only=only, k=k, method="approx", seed=options.seed, each=each)[0]
+        )  # fmt: skip
+
+    settings = {"k": k, "only": only, "seed": options.seed}
+    spectra = cache.measured(cache.entry(options.cache, "spectra", [base.source, saved.path], settings, Spectra), measure).spectra
+    rows = changed_only(frame(spectra))
+    rows["rank_1_share"] = 1 / rows["stable_rank"]
+    return Turned(label, color, base, saved, k, len(shapes), spectra, rows)
+
+
+def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
+    """Say how concentrated the update is, how far it turned the matrices, and whether it lies in their principal directions."""
+    rows = turned.rows[turned.rows["update_norm"] > 0]
+    if rows.empty:
+        return [Finding(f"{of}None of the {plural(len(turned.spectra), 'matrix', 'matrices')} changed at {step_name(turned.saved)}.")]
+    count = plural(len(rows), "matrix", "matrices")
+    findings = []
+    middle, low, high = _quartiles(rows["rank_1_share"])
+    findings.append(
+        Finding(
+            f"{of}The strongest direction of an update holds {percent(middle)} of its energy (median of {count} at "
+            f"{step_name(turned.saved)}; half of them lie between {percent(low)} and {percent(high)}; stable rank {number(1 / middle)}).",
+            f"{key}rank_1_share", middle, low, high, 5.5,
+        )
+    )  # fmt: skip
+    middle, low, high = _quartiles(rows["nss"])
+    findings.append(
+        Finding(
+            f"{of}The singular values moved by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} and "
+            f"{number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in the table).",
+            f"{key}nss", middle, low, high, 3.5,
+        )
+    )  # fmt: skip
+    return findings + _inside(rows, turned, key, of) + _angles(rows, turned, key, of)
+
+
+def _side_by_side(turned: Sequence[Turned]) -> list[Finding]:
+    """Compare the runs in a sentence for each number."""
+    parts: dict[str, list[str]] = {"rank_1_share": [], "inside": []}
+    for of in turned:
+        rows = of.rows[of.rows["update_norm"] > 0].assign(inside=lambda rows: rows["inside"] / rows["inside_chance"])
+        for name, texts in parts.items():
+            middle, low, high = _quartiles(rows[name])
+            form = percent if name == "rank_1_share" else number
+            texts.append(f"{of.label} {form(middle)} ({form(low)} to {form(high)})")
+    end = "median, and the range of the middle half of the matrices"
+    return [
+        Finding(f"Share of an update's energy in its strongest direction ({end}): {', '.join(parts['rank_1_share'])}.", weight=5.5),
+        Finding(
+            f"Energy of the update in the first {turned[0].k} directions of the base, relative to a random update ({end}): "
+            f"{', '.join(parts['inside'])}.",
+            weight=4,
+        ),
+    ]
+
+
+def _quartiles(values: pd.Series[float]) -> tuple[float, float, float]:
+    """Return the median and the quartiles."""
+    low, middle, high = np.nanquantile(values.to_numpy(float), [0.25, 0.5, 0.75]).tolist() if values.notna().any() else [math.nan] * 3
+    return middle, low, high
+
+
+def _inside(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Finding]:
+    ratios = (rows["inside"] / rows["inside_chance"]).replace([np.inf, -np.inf], np.nan)
+    middle, low, high = _quartiles(ratios)
+    if math.isnan(middle):
+        return []
+    where = "avoids" if high < 1 else "lies more in" if low > 1 else "lies about as much in"
+    end = "" if where == "avoids" else " than by chance" if low > 1 else " as by chance"
+    return [
+        Finding(
+            f"{of}The update {where} the first {turned.k} directions of the base{end}: its energy there is {number(middle)} times that of "
+            f"a random update (median; half of the matrices between {number(low)} and {number(high)}).",
+            f"{key}inside_over_chance", middle, low, high, 4,
+        )
+    ]  # fmt: skip
+
+
+def _angles(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Finding]:
+    middle, low, high = _quartiles(rows["angle_left_max"])
+    if math.isnan(middle):
+        return []
+    return [
+        Finding(
+            f"{of}The first {turned.k} left directions turned by up to {number(middle)} degrees (median; half of the matrices between "
+            f"{number(low)} and {number(high)}). The largest angle means little where singular value number {turned.k} and the next agree.",
+            f"{key}angle_left_max", middle, low, high, 1.5,
+        )
+    ]  # fmt: skip
+
+
+def _doubts(turned: Turned) -> list[str]:
+    lines = ["Directions: they are estimated by random projections, with bounds in directions_by_matrix.csv; --method full is exact."]
+    if len(turned.spectra) < turned.of:
+        lines.append(
+            f"Directions: {len(turned.spectra):,} of {turned.of:,} matrices were decomposed: whole layers, evenly spread, and "
+            f"none with over {LARGEST:,} weights. Other matrices can differ."
+        )
+    return lines
+
+
+def _tables(turned: Sequence[Turned]) -> list[Table]:
+    run = {"run": "run"} if len(turned) > 1 else {}
+    modules: list[pd.DataFrame] = []
+    matrices: list[pd.DataFrame] = []
+    values: list[pd.DataFrame] = []
+    for of in turned:
+        medians = of.rows.groupby("module", sort=False)[list(COLUMNS)].median().reset_index()
+        medians.insert(1, "matrices", of.rows.groupby("module", sort=False).size().to_numpy())
+        medians = medians.sort_values("module", key=lambda kinds: kinds.map(module_order), kind="stable")
+        table = of.rows.drop(columns=list(SEQUENCE_FIELDS))
+        table["shape"] = ["x".join(map(str, shape)) for shape in table["shape"]]
+        ends = [
+            {"name": spectrum.name}
+            | {
+                f"{name}_{end}": float(value)
+                for name, pair in spectrum.bounds.items()
+                for end, value in zip(("low", "high"), pair, strict=True)
+            }
+            for spectrum in of.spectra
+        ]
+        table = table.merge(pd.DataFrame(ends), on="name", how="left")
+        singular = [
+            {"name": spectrum.name, "index": index, "base": base, "tuned": tuned, "update": update}
+            for spectrum in of.spectra
+            for index, (base, tuned, update) in enumerate(
+                zip(spectrum.sigma_base, spectrum.sigma_tuned, spectrum.sigma_update, strict=True), 1
+            )
+        ]
+        for frames, frame in ((modules, medians), (matrices, table), (values, pd.DataFrame(singular))):
+            frame.insert(0, "run", of.label)
+            frames.append(frame)
+    by_module, by_matrix = (beside(pd.concat(frames, ignore_index=True)) for frames in (modules, matrices))
+    of_module, of_matrix = {"module": "module", "matrices": "matrices"}, {"name": "matrix", "shape": "shape"}
+    return [
+        Table("directions_by_module", "By kind of module", by_module, run | of_module | COLUMNS, note=NOTE),
+        Table("directions_by_matrix", "By matrix", by_matrix, run | of_matrix | COLUMNS, 12 * len(turned)),
+        Table("directions_singular_values", "Singular values", pd.concat(values, ignore_index=True)),
+    ]
+
+
+def _pictures(turned: Sequence[Turned]) -> list[Picture]:
+    names = ("stable rank", "spectral drift (NSS)", "angle", "energy in the principal directions")
+    if len(turned) == 1:
+        title, words = f"Profile over the layers, {turned[0].label}", f"{', '.join(names)} by layer, a line for each kind of module"
+    else:
+        title, words = "Profile over the layers, a colour a run", f"{', '.join(names)} by layer, the median of the matrices of each layer"
+    return [Picture("directions_profile", title, lambda: _profiles(turned), "directions_by_matrix", words)]
+
+
+def _profiles(turned: Sequence[Turned]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
+    from dynamics.spectra.plot import COLUMNS as LABELS
+    from dynamics.spectra.plot import profile
+
+    drawing = style.new_figure(style.TWO_COLUMN, 4.6)
+    axes = drawing.subplots(2, 2)
+    for ax, column in zip(axes.flat, ("stable_rank", "nss", "angle_left_max", "inside"), strict=True):
+        if len(turned) == 1:
+            profile(turned[0].rows, column, ax)
+            continue
+        for of in turned:
+            layers = of.rows[of.rows["layer"] >= 0].groupby("layer")[column].median()
+            ax.plot(layers.index, layers, marker="o", ms=3, lw=1.2, color=of.color, label=legend_label(of.label))
+        ax.set_xlabel("layer")
+        ax.set_ylabel(LABELS[column][0], fontsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    if handles:
+        drawing.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+    return drawing

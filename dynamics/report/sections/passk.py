@@ -1,0 +1,255 @@
+"""pass@k of the evaluations of a run, and of files that were given: base against tuned, and where the curves cross."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from dynamics import samples
+from dynamics.descriptions import plural
+from dynamics.errors import InputError, printable
+from dynamics.passk.comparison import Comparison, Curve, Report, crossing_text, report
+from dynamics.passk.plot import figure
+from dynamics.report.labels import run_labels
+from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.runs import Run
+
+#: names of models that stand for the base
+_BASE = re.compile(r"(?i)(?<![a-z])(base|initial|init|pretrained|untrained|before)(?![a-z])|(?:step|checkpoint|iteration|epoch) 0$")
+_STEP = re.compile(r"(?:step|checkpoint|iteration|epoch) (\d{1,15})$")
+#: models whose curves are drawn and compared; of more, the base, the last, and others evenly between
+MOST = 8
+#: samples per problem below which the curve says little beyond pass@1
+FEW_SAMPLES = 8
+
+
+def make(runs: Sequence[Run], options: Options) -> Section:
+    """Estimate pass@k of all files of graded samples."""
+    section = Section("passk", "How many problems can it solve?")
+    named = sources(runs, options)
+    if not named:
+        section.missing = (
+            "no pass@k: no files of graded samples were found; give them with --evals NAME=FILE for the base and the tuned model, from any "
+            "evaluation harness that python -m dynamics.passk reads"
+        )
+        return section
+    graded = read(named)
+    section.incomplete += graded.lost
+    if graded.samples is None:
+        section.missing = "no pass@k: none of the files of graded samples could be read; give others with --evals NAME=FILE"
+        return section
+    table = graded.samples.table
+    models = list(map(str, dict.fromkeys(table["model"])))
+    base, why = choose_base(models)
+    kept = choose_models(models, base)
+    if len(kept) < len(models):
+        section.doubts.append(
+            f"pass@k: of {len(models)} models, {len(kept)} are compared: {', '.join(printable(name, 40) for name in kept)}."
+        )
+    if why and len(models) > 1:
+        section.doubts.append(f"pass@k: {why}.")
+    whole = _report(graded.samples, kept, base, options.seed)
+    result = whole if isinstance(whole, Report) else _without_strangers(graded.samples, kept, base, options.seed, section)
+    if result is None:
+        section.missing = "no pass@k: no model has samples with a verdict; give others with --evals NAME=FILE"
+        return section
+    _tell(result, section)
+    section.commands = [command(graded.sources, base if len(models) > 1 else None, options.seed)]
+    return section
+
+
+def sources(runs: Sequence[Run], options: Options) -> list[str]:
+    """List the files of graded samples of all runs and of the options, each as ``dynamics.samples.read`` takes it."""
+    found: list[str] = []
+    for label, run in zip(run_labels(runs), runs, strict=True):
+        folder = run.path / "evals"
+        if run.evals and (run.path / "run.json").is_file() and all(folder in path.parents for path in run.evals):
+            found.append(str(run.path) if len(runs) == 1 else f"{label}={run.path}")  # the samples name model and temperature
+            continue
+        for path in run.evals:
+            step = samples.training_step(path)
+            name = label if step else f"{label} {path.name.partition('.')[0]}"
+            found.append(f"{name}={path}" if step or len(runs) > 1 else str(path))
+    return [*found, *options.evals]
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What could be read of the files of graded samples.
+
+    Attributes
+    ----------
+    sources : those that could be read.
+    samples : None if none could be.
+    lost : what was left out and why, a line each.
+    """
+
+    sources: list[str]
+    samples: samples.Samples | None
+    lost: list[str]
+
+
+def read(named: Sequence[str]) -> Graded:
+    """Read all files at once; if that fails, those that can be read alone."""
+    graded = _read(named)
+    if isinstance(graded, samples.Samples):
+        return Graded(list(named), graded, graded.left_out)
+    alone = {source: _read([source]) for source in named}
+    lost = [error for error in alone.values() if isinstance(error, str)]
+    whole = [source for source, part in alone.items() if isinstance(part, samples.Samples)]
+    again = _read(whole) if whole and lost else graded
+    if isinstance(again, samples.Samples):
+        return Graded(whole, again, lost + again.left_out)
+    return Graded([], None, list(dict.fromkeys([*lost, again])))
+
+
+def _read(named: Sequence[str]) -> samples.Samples | str:
+    """Read files; return what is wrong if that fails."""
+    try:
+        return samples.read(named)
+    except InputError as error:
+        return str(error)
+
+
+def choose_base(models: Sequence[str]) -> tuple[str, str]:
+    """Choose the model that the others are compared with; return also what makes the choice doubtful, or nothing."""
+    for name in models:
+        if _BASE.search(name):
+            return name, ""
+    steps = [_STEP.search(name) for name in models]
+    if all(steps):
+        first = min(range(len(models)), key=lambda index: int(steps[index][1]))  # type: ignore[index]
+        return models[first], f"no file is named as the base; the earliest step, {printable(models[first], 60)}, stands for it"
+    return models[
+        0
+    ], f"no file is named as the base or as step 0; the first, {printable(models[0], 60)}, stands for it (--evals base=FILE names one)"
+
+
+def choose_models(models: Sequence[str], base: str, most: int = MOST) -> list[str]:
+    """Choose at most ``most`` models: the base, tuned ones evenly with the last, and if there is space further ones of the base."""
+    tuned = [name for name in models if not _BASE.search(name) and name != base]
+    others = [name for name in models if _BASE.search(name) and name != base]
+    if len(tuned) >= most:
+        tuned = [tuned[int(index)] for index in np.linspace(0, len(tuned) - 1, most - 1).round()]
+    chosen = {base, *tuned, *others[: most - 1 - len(tuned)]}
+    return [name for name in models if name in chosen]
+
+
+def command(named: Sequence[str], base: str | None, seed: int) -> str:
+    """Spell the command that makes the numbers of this section."""
+    against = ["--against", base] if base is not None else []
+    return shlex.join(["python", "-m", "dynamics.passk", *named, *against, *(["--seed", str(seed)] if seed else [])])
+
+
+def _report(graded: samples.Samples, models: Sequence[str], against: str | None, seed: int) -> Report | str:
+    """Report on models, in their order; return what is wrong if one of them cannot be estimated or compared with ``against``."""
+    table = pd.concat([graded.table[graded.table["model"] == name] for name in models], ignore_index=True)
+    try:
+        return report(table, against=against, files=graded.files, notes=graded.notes, seed=seed)
+    except InputError as error:
+        return str(error)
+
+
+def _without_strangers(graded: samples.Samples, kept: Sequence[str], base: str, seed: int, section: Section) -> Report | None:
+    """Report on the models that can be estimated; those that cannot be compared with the base have a curve only, and are named."""
+    alone = {name: _report(graded, [name], None, seed) for name in dict.fromkeys([base, *kept])}
+    section.incomplete += [error for error in alone.values() if isinstance(error, str)]
+    good = [name for name, result in alone.items() if isinstance(result, Report)]
+    result = _report(graded, good, None, seed) if good else ""
+    if isinstance(result, str):
+        return None
+    section.incomplete += [note for note in result.notes if note.startswith("not compared")]
+    return result
+
+
+def _tell(result: Report, section: Section) -> None:
+    """Fill the section from a report."""
+    curves = {curve.name: curve for curve in result.curves}
+    last: dict[str, Comparison] = {}
+    for comparison in result.comparisons:
+        if not _BASE.search(comparison.b):
+            last[_STEP.sub("", comparison.b)] = comparison  # of several steps, the last
+    tuned = list(last.values()) or list(result.comparisons)
+    for comparison in tuned[::-1]:
+        section.findings += _compared(comparison, curves, comparison is tuned[-1], result.level)
+    if not tuned:
+        section.findings += [_alone(curve, 10.0 if len(result.curves) == 1 else 1.0) for curve in result.curves]
+    section.doubts += _warnings(result.curves)
+    section.doubts += [f"pass@k: {note}." for note in result.notes if not note.startswith(("not compared", "left"))]
+    section.tables += [_points(result), Table("passk", "pass@k, all numbers", result.table())]
+    told = [f"{printable(curve.name, 60)}: pass@1 {curve.mean[0]:.3f}{_last(curve)}" for curve in result.curves]
+    told += [crossing_text(comparison, result.level) for comparison in result.comparisons]
+    section.pictures.append(
+        Picture("passk", "pass@k over k; bands: 95 % over problems", partial(figure, result), "passk", "; ".join(told) + ".")
+    )
+    section.document = result.to_dict()
+
+
+def _warnings(curves: Sequence[Curve]) -> list[str]:
+    """Say each warning once, with the models that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for curve in curves:
+        few = [f"only {plural(curve.samples['min'], 'sample')} of some problems"] if curve.samples["min"] < FEW_SAMPLES else []
+        for warning in [*curve.warnings, *few]:
+            concerned.setdefault(warning, []).append(printable(curve.name, 60))
+    return [f"pass@k of {'; '.join(names) if len(names) < len(curves) else 'all models'}: {text}." for text, names in concerned.items()]
+
+
+def _last(curve: Curve) -> str:
+    """Say pass@k at the largest k with an estimate, if that is not 1."""
+    points = curve.points.dropna(subset=["pass_at_k"])
+    return f", pass@{int(points['k'].iloc[-1])} {points['pass_at_k'].iloc[-1]:.3f}" if len(points) > 1 else ""
+
+
+def _alone(curve: Curve, weight: float) -> Finding:
+    mean, low, high = curve.mean
+    name = printable(curve.name, 60)
+    text = (
+        f"{name} solves {mean:.3f} [{low:.3f}, {high:.3f}] of {plural(len(curve.counts), 'problem')} at the first sample (pass@1, interval "
+        f"over problems){_last(curve)}. Nothing to compare it with: --evals base=FILE gives the base."
+    )
+    return Finding(text, f"pass_at_1/{name}", mean, low, high, weight)
+
+
+def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, level: float) -> list[Finding]:
+    """Say how a model differs from the base at k = 1 and at the largest k, and where the curves cross."""
+    points = comparison.points.dropna(subset=["difference"])
+    a, b = printable(comparison.a, 60), printable(comparison.b, 60)
+    if points.empty:
+        return [
+            Finding(f"{b} and {a} share no k with an estimate on their {plural(comparison.paired, 'common problem')}.", f"difference/{b}")
+        ]
+    findings: list[Finding] = []
+    for point in (points.iloc[0], points.iloc[-1])[: len(points)]:
+        k = int(point["k"])
+        unsure = "" if point["low"] > 0 or point["high"] < 0 else " The interval holds 0, so neither is known to be better."
+        values = [float(curves[name].points.set_index("k")["pass_at_k"].get(k, np.nan)) for name in (comparison.b, comparison.a)]
+        text = (
+            f"pass@{k:,} of {b} is {values[0]:.3f}, of {a} {values[1]:.3f}: a difference of {point['difference']:+.3f} "
+            f"[{point['low']:+.3f}, {point['high']:+.3f}] on {plural(int(point['problems']), 'common problem')}.{unsure} The interval is "
+            "over problems; one run each."
+        )
+        weight = 10.0 if main and not findings else 5.0 if findings and point["high"] < 0 else 1.0
+        findings.append(
+            Finding(text, f"pass_at_{k}_difference/{b}", float(point["difference"]), float(point["low"]), float(point["high"]), weight)
+        )
+    crossed = comparison.crossing
+    value, low, high = (crossed.k, crossed.low, crossed.high) if crossed is not None else (None, None, None)
+    ends = [None if number is None else float(number) for number in (value, low, high)]
+    text = f"Crossing of the curves: {crossing_text(comparison, level)}. Problems differ in difficulty: a crossing is one of averages."
+    findings.append(Finding(text, f"crossing/{b}", ends[0], ends[1], ends[2], 5.0 if main and value is not None else 1.0))
+    return findings
+
+
+def _points(result: Report) -> Table:
+    """Return pass@k with intervals, a row a model and k."""
+    parts = [curve.points[["k", "pass_at_k", "low", "high", "problems"]].assign(model=printable(curve.name, 60)) for curve in result.curves]
+    show = {"model": "model", "k": "k", "pass_at_k": "pass@k", "low": "from", "high": "to", "problems": "problems"}
+    note = "Unbiased for k up to the number of samples; 95 % intervals by a bootstrap over problems, pointwise in k."
+    return Table("passk_by_model", "pass@k", pd.concat(parts, ignore_index=True).dropna(subset=["pass_at_k"]), show, note=note)

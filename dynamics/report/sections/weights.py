@@ -1,0 +1,416 @@
+"""Which weights moved: four rules over the checkpoints, layer by module at the last checkpoint, and sizes in bf16 steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dynamics.checkpoints.parameter_names import OUTSIDE
+from dynamics.descriptions import plural
+from dynamics.errors import printable
+from dynamics.presentation import style
+from dynamics.presentation.text import number, percent
+from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
+from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.updates import Base, Update, base_of, command, spread, step_name, updates
+from dynamics.runs import Run, SavedCheckpoint
+from dynamics.sparsity.definitions import RULES, rule_texts
+from dynamics.sparsity.results import flat_record, layer_module_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: checkpoints below which nothing can be said of when the weights moved
+FEW = 3
+#: column -> heading, of a table with a row per checkpoint, module or layer
+SHARES = {f"sparsity_{rule}": f"{rule}, %" for rule in RULES}
+NORMS = {"relative_update": "relative update", "cosine_distance": "1 - cosine", "max_abs_update": "max |d|"}
+RULES_NOTE = (
+    "Share of the weights that did not change, under four rules. A weight changed by "
+    + "; by ".join(f"{rule} if {text}" for rule, text in rule_texts(1e-3, 1e-5).items())
+    + ". Relative update: norm of the difference divided by the norm of the base."
+)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The updates of a run.
+
+    Attributes
+    ----------
+    label : name of the run.
+    color : of the run in figures.
+    run : the run.
+    base : what its checkpoints are compared with.
+    updates : checkpoint and update, by step; at least one.
+    """
+
+    label: str
+    color: str
+    run: Run
+    base: Base
+    updates: list[tuple[SavedCheckpoint, Update]]
+
+    @property
+    def last(self) -> Update:
+        """The update to the last checkpoint."""
+        return self.updates[-1][1]
+
+    @property
+    def end(self) -> str:
+        """Name of the last checkpoint."""
+        return step_name(self.updates[-1][0])
+
+
+def make(runs: Sequence[Run], options: Options) -> Section:
+    """Compare the checkpoints of each run with its base."""
+    section = Section("weights", "Which weights moved?")
+    reasons: list[str] = []
+    moved = [
+        measured
+        for run, label, color in zip(runs, run_labels(runs), map(run_color, range(len(runs))), strict=True)
+        if (measured := _measure(run, label, color, options, section, reasons)) is not None
+    ]
+    if not moved:
+        section.missing = "no weights were compared: " + "; ".join(dict.fromkeys(reasons))
+        return section
+    section.incomplete += reasons
+    several = len(runs) > 1
+    section.findings += _side_by_side(moved) if len(moved) > 1 else []
+    for of_run in moved:
+        findings = _findings(of_run, several)
+        section.findings += [replace(finding, weight=0.0) for finding in findings] if len(moved) > 1 else findings
+        section.commands += _commands(of_run)
+    section.doubts = by_run([(of_run.label, line) for of_run in moved for line in _doubts(of_run)], len(runs))
+    section.tables += _tables(moved)
+    section.pictures += _pictures(moved)
+    section.document = {"notes": {of_run.label: of_run.last.notes for of_run in moved}}
+    return section
+
+
+def _measure(run: Run, label: str, color: str, options: Options, section: Section, reasons: list[str]) -> Moved | None:
+    if not run.checkpoints:
+        reasons.append(f"{label}: has no complete checkpoint; the trainer's save_steps writes them")
+        return None
+    base, problem = base_of(run, options)
+    if base is None:
+        reasons.append(f"{label}: {problem}")
+        return None
+    if base.problem and (options.base or run.base):  # that nothing names a base is no fault of the files
+        section.incomplete.append(f"{label}: compared with its first checkpoint, because the base cannot be read: {base.problem}")
+    checkpoints = [saved for saved in run.checkpoints if base.first is None or saved.path != base.first.path]
+    chosen = spread(checkpoints)
+    compared = []
+    for saved, update in zip(chosen, updates(base, chosen, options, _progress(label, options)), strict=True):
+        problem = update if isinstance(update, str) else update.incomplete
+        if problem:
+            section.incomplete.append(f"{label}, {step_name(saved)}: {problem}")
+        if not isinstance(update, str):
+            compared.append((saved, update))
+    if len(chosen) < len(checkpoints):
+        section.document.setdefault("selected", {})[label] = [len(chosen), len(checkpoints)]
+    if not compared:
+        reasons.append(f"{label}: none of its checkpoints could be compared with {printable(base.name)}")
+        return None
+    return Moved(label, color, run, base, compared)
+
+
+def _progress(label: str, options: Options) -> Callable[[int, int], None] | None:
+    if options.progress is None:
+        return None
+    tell = options.progress
+    return lambda weights, total: tell(f"comparing the checkpoints of {label}", weights, total)
+
+
+def _side_by_side(moved: Sequence[Moved]) -> list[Finding]:
+    """Compare the runs in a sentence for each number."""
+    shares = ", ".join(f"{of.label} {percent(of.last.total.sparsity['bf16'])}" for of in moved)
+    norms = ", ".join(f"{of.label} {number(of.last.total.relative_update)}" for of in moved)
+    caveats = " ".join(by_run([(of.label, caveat(of)) for of in moved], len(moved)))
+    return [
+        Finding(
+            f"Weights that are the same as in the base when both are rounded to bf16, at the last checkpoint: {shares}. All were counted, "
+            f"so there is no interval. {caveats}",
+            weight=10,
+        ),
+        Finding(f"Norm of the update divided by the norm of the base, at the last checkpoint: {norms}. No interval either.", weight=8),
+    ]
+
+
+def _findings(moved: Moved, several: bool) -> list[Finding]:
+    """Say how many weights moved, how far, where most, and when."""
+    total, key = moved.last.total, f"{moved.label}." if several else ""
+    of = f"{moved.label}: at {moved.end}" if several else f"At {moved.end}"
+    first = f"{step_name(moved.base.first)}, the first checkpoint," if moved.base.first else ""
+    before = f"at {first}" if first else "in the base"
+    others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
+    if not total.changed["exact"]:
+        text = f"{of}, none of the {total.numel:,} weights differs from what it was {before} (all were compared, so there is no interval)."
+        return [Finding(text, f"{key}unchanged_bf16", 1.0, weight=10)]
+    findings = [
+        Finding(
+            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same as {before} when both are rounded to "
+            f"bf16 (by the other rules: {others}). All were counted, so there is no interval. {caveat(moved)}",
+            f"{key}unchanged_bf16",
+            total.sparsity["bf16"],
+            weight=10,
+        ),
+        Finding(
+            f"{of}, the norm of the update is {number(total.relative_update)} of the norm of the base; {_largest(moved.last)}",
+            f"{key}relative_update",
+            total.relative_update,
+            weight=8,
+        ),
+    ]
+    if steps := _steps(moved.last):
+        findings.append(Finding(f"{moved.label}: {steps[0]}" if several else steps[0], f"{key}one_step", steps[1], weight=3))
+    return findings + _nonfinite(moved, of, key) + _over_time(moved, f"{moved.label}: from" if several else "From", key)
+
+
+def _nonfinite(moved: Moved, of: str, key: str) -> list[Finding]:
+    """Say that there are weights without a finite value, which no norm or histogram holds."""
+    count = moved.last.total.nonfinite
+    if not count:
+        return []
+    text = f"{of}, {plural(count, 'weight')} of {moved.last.total.numel:,} are NaN or infinite in the base or in the checkpoint."
+    return [Finding(f"{text} Norms, cosine and steps leave them out.", f"{key}nonfinite", float(count), weight=9)]
+
+
+def _largest(last: Update) -> str:
+    """Name the kinds of module and the layers with the largest and the smallest relative update."""
+    modules = [row for row in last.modules if row.relative_update == row.relative_update]
+    layers = [row for row in last.layers if row.relative_update == row.relative_update and row.name != OUTSIDE]
+    texts = []
+    for what, rows in (("kinds of module", modules), ("layers", layers)):
+        if len(rows) > 1:
+            most, least = (choose(rows, key=lambda row: row.relative_update) for choose in (max, min))
+            texts.append(
+                f"of the {what}, {printable(most.name, 60)} moved most ({number(most.relative_update)}) and {printable(least.name, 60)} "
+                f"least ({number(least.relative_update)})"
+            )
+    return ("; ".join(texts) or "there is one part only") + "."
+
+
+def _steps(last: Update) -> tuple[str, float] | None:
+    """Say how many of the weights that changed in bf16 moved by a single step."""
+    changed = sum(last.total.ulp.values()) - last.total.ulp["0"]
+    if not changed:
+        return None
+    share = last.total.ulp["1"] / changed
+    return (
+        f"Of the {changed:,} weights that differ in bf16, {percent(share)} moved by one bf16 step, the smallest difference in bf16.",
+        share,
+    )
+
+
+def _over_time(moved: Moved, start: str, key: str) -> list[Finding]:
+    """Say how the share of unchanged weights went on from the first to the last checkpoint."""
+    if len(moved.updates) < 2:
+        return []
+    (first, before), last = moved.updates[0], moved.last
+    change = last.total.sparsity["bf16"] - before.total.sparsity["bf16"]
+    norms = before.total.relative_update, last.total.relative_update
+    return [
+        Finding(
+            f"{start} {step_name(first)} to {moved.end}, the share of weights that are the same in bf16 went from "
+            f"{percent(before.total.sparsity['bf16'])} to {percent(last.total.sparsity['bf16'])}, and the relative update from "
+            f"{number(norms[0])} to {number(norms[1])}. A weight that went back to its value counts as the same.",
+            f"{key}unchanged_bf16_change",
+            change,
+            weight=4.5,
+        )
+    ]
+
+
+def dtypes(counts: dict[str, int]) -> str:
+    """Name the dtype of most weights, or ``an adapter``."""
+    return max(counts, key=lambda name: counts[name]) if counts else "an adapter"
+
+
+def caveat(moved: Moved) -> str:
+    """Say what the dtypes of masters and storage do to the share of weights that are the same."""
+    last, master = moved.last, moved.run.settings.master_dtype
+    if last.adapter:
+        return "The run trained an adapter: this is what merging it into bf16 weights would change, and not what the optimizer changed."
+    if last.dequantised:
+        return "A side is quantised: its values are those of the quantiser, and so is part of the difference."
+    base, tuned = dtypes(last.base_dtypes), dtypes(last.tuned_dtypes)
+    if base == tuned == "bfloat16":
+        why = "Both sides are stored in bf16, so this is storage and not the optimizer: updates below about 1/256 of a weight do not show"
+        if master == "float32":
+            return f"{why}, and the fp32 masters hold more changes than these files."
+        if master == "bfloat16":
+            return f"{why}; the masters are bf16 too, so such updates were also lost in training."
+        return f"{why}."
+    if base == tuned:
+        return f"Both sides are stored in {base}, so bf16 hides small updates that these files do hold: see exact."
+    return f"The base is stored in {base}, the checkpoint in {tuned}: exact counts rounding as change, bf16 treats both sides alike."
+
+
+def _doubts(moved: Moved) -> list[str]:
+    settings, lines = moved.run.settings, []
+    base, tuned = dtypes(moved.last.base_dtypes), dtypes(moved.last.tuned_dtypes)
+    if not moved.last.adapter:
+        master = f"the optimizer's weights are {settings.master_dtype}" if settings.master_dtype else "no file says the optimizer's dtype"
+        lines.append(
+            f"Share of unchanged weights: the files are {base} and {tuned}, {master}. The same training with another dtype of masters or "
+            "storage gives another share, so compare it only with runs of the same dtypes."
+        )
+    rate = f"{settings.learning_rate:g}" if settings.learning_rate is not None else "which no file says"
+    steps = f"{settings.steps:,}" if settings.steps is not None else "which no file says"
+    lines.append(
+        f"Size of the update: it depends on the learning rate ({rate}) and the number of steps ({steps}) at least as much as on the "
+        "method; one run cannot separate them."
+    )
+    if len(moved.updates) < FEW:
+        lines.append(f"When the weights moved: {plural(len(moved.updates), 'checkpoint')} cannot show it; save more of them.")
+    if moved.base.first is not None:
+        lines.append(
+            f"Total change: {moved.base.problem}. Everything is compared with the first checkpoint, {step_name(moved.base.first)}; what "
+            "changed before it is not counted."
+        )
+    return lines
+
+
+def _commands(moved: Moved) -> list[str]:
+    paths = [str(saved.path) for saved, _ in moved.updates]
+    return [command("sparsity", moved.base.name, *paths, "--html", "weights.html", "--csv", "weights.csv")]
+
+
+def _tables(moved: Sequence[Moved]) -> list[Table]:
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in ("over", "modules", "layers", "grid", "steps", "tensors")}
+    for of in moved:
+        over = [
+            flat_record("step", row.total) | {"step": saved.step, "checkpoint": printable(saved.path.name)} for saved, row in of.updates
+        ]
+        last = of.last
+        tensors = pd.DataFrame([flat_record("tensor", row) for row in last.tensors])
+        parts["over"].append(pd.DataFrame(over).drop(columns=["level", "name"]))
+        parts["modules"].append(pd.DataFrame([flat_record("module", row) for row in last.modules]))
+        parts["layers"].append(pd.DataFrame([flat_record("layer", row) for row in last.layers]))
+        parts["tensors"].append(tensors.sort_values("relative_update", ascending=False, kind="stable"))
+        parts["grid"].append(layer_module_grid(tensors))
+        parts["steps"].append(_histogram(last))
+        for of_runs in parts.values():
+            of_runs[-1].insert(0, "run", of.label)
+    frames = {name: pd.concat(of_runs, ignore_index=True) for name, of_runs in parts.items()}
+    frames |= {name: beside(frames[name]) for name in ("modules", "layers", "tensors")}
+    run = {"run": "run"} if len(moved) > 1 else {}
+    row, tensor = {"numel": "weights", **SHARES, **NORMS}, {"name": "tensor", "shape": "shape"}
+    return [
+        Table("weights_over_checkpoints", "Each checkpoint against the base", frames["over"], run | {"step": "step"} | row, 60, RULES_NOTE),
+        Table("weights_by_module", "By kind of module, last checkpoint", frames["modules"], run | {"name": "module"} | row),
+        Table("weights_by_layer", "By layer, last checkpoint", frames["layers"], run | {"name": "layer"} | row, 12 * len(moved)),
+        Table("weights_heat_map", "By layer and kind of module, last checkpoint", frames["grid"]),
+        Table("weights_steps", "Distance in bf16 steps, last checkpoint", frames["steps"]),
+        Table("weights_by_tensor", "Tensors with the largest relative update", frames["tensors"], run | tensor | row, 12 * len(moved)),
+    ]
+
+
+def _histogram(last: Update) -> pd.DataFrame:
+    from dynamics.sparsity.plot_ulp import merge_tail
+
+    counts, whole = merge_tail(last.total.ulp), sum(last.total.ulp.values())
+    rows = [{"steps": steps, "weights": count, "fraction": count / whole if whole else math.nan} for steps, count in counts.items()]
+    return pd.DataFrame(rows)
+
+
+def _pictures(moved: Sequence[Moved]) -> list[Picture]:
+    pictures = []
+    if any(len(of.updates) > 1 for of in moved):
+        rules = "under four rules" if len(moved) == 1 else "under the rule bf16, a colour a run"
+        pictures.append(
+            Picture(
+                "weights_over_checkpoints",
+                f"Share of unchanged weights over the checkpoints, {rules}",
+                lambda: _lines(moved),
+                "weights_over_checkpoints",
+                "; ".join(
+                    f"{of.label}: {percent(of.updates[0][1].total.sparsity['bf16'])} at {step_name(of.updates[0][0])}, "
+                    f"{percent(of.last.total.sparsity['bf16'])} at {of.end}"
+                    for of in moved
+                ),
+            )
+        )
+    for number_of, of in enumerate(moved):
+        name = "weights_heat_map" + (f"_{number_of + 1}" if len(moved) > 1 else "")
+        title = f"Share of unchanged weights by layer and kind of module (bf16), {of.label} at {of.end}"
+        pictures.append(Picture(name, title, lambda of=of: _heat_map(of), "weights_heat_map", _largest(of.last)))  # type: ignore[misc]
+    words = "; ".join(f"{of.label}: {steps[0]}" for of in moved if (steps := _steps(of.last)))
+    pictures.append(Picture("weights_steps", "How far the weights moved, in bf16 steps", lambda: _step_dots(moved), "weights_steps", words))
+    return pictures
+
+
+def _lines(moved: Sequence[Moved]) -> Figure:
+    """Draw the share of unchanged weights against the step: a line per rule for one run, a line per run for several."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    from dynamics.sparsity.plot import MARKS
+    from dynamics.sparsity.plot_rules import RULE_COLORS
+
+    drawing = style.new_figure(style.TWO_COLUMN, 3.0)
+    ax: Axes = drawing.subplots()
+    steps = [[saved.step for saved, _ in of.updates if saved.step is not None] for of in moved]
+    stepped = all(len(known) == len(of.updates) for known, of in zip(steps, moved, strict=True))
+    for known, of in zip(steps, moved, strict=True):
+        x = known if stepped else list(range(1, len(of.updates) + 1))
+        if len(moved) > 1:
+            ax.plot(
+                x,
+                [row.total.sparsity["bf16"] for _, row in of.updates],
+                marker="o",
+                markersize=4,
+                color=of.color,
+                label=legend_label(of.label),
+            )
+            continue
+        for rule, (marker, size, width) in MARKS.items():
+            shares = [row.total.sparsity[rule] for _, row in of.updates]
+            ax.plot(x, shares, marker=marker, markersize=size, linewidth=width, color=RULE_COLORS[rule], label=rule)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g} %" if -1e-9 < value < 1 + 1e-9 else ""))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set_xlabel("step" if stepped else "number of the checkpoint")
+    ax.set_ylabel("weights unchanged")
+    style.legend_beside(ax)
+    return drawing
+
+
+def _heat_map(moved: Moved) -> Figure:
+    from dynamics.sparsity.plot import LABELLED, heat_map, heat_rows
+
+    grid = layer_module_grid(pd.DataFrame([flat_record("tensor", row) for row in moved.last.tensors]))
+    rows, columns = len(heat_rows(grid["layer"])), grid["module"].nunique()
+    height = 0.9 + max(1.9, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1))
+    drawing = style.new_figure(max(style.TWO_COLUMN, 2.6 + 0.62 * columns), min(height, 14.0))
+    heat_map(grid, "bf16", drawing.subplots())
+    return drawing
+
+
+def _step_dots(moved: Sequence[Moved]) -> Figure:
+    from dynamics.sparsity.plot_ulp import ulp_histogram
+
+    drawing = style.new_figure(style.TWO_COLUMN + 1.5, 3.2)
+    ax = drawing.subplots()
+    if len(moved) <= 2:
+        ulp_histogram(pd.concat([_histogram(of.last).assign(series=legend_label(of.label)) for of in moved]), ax)
+        return drawing
+    for of in moved:  # the labels of more than two runs would cover each other
+        part = _histogram(of.last)
+        ax.plot(
+            part["steps"],
+            part["fraction"].where(part["fraction"] > 0),
+            marker="o",
+            markersize=4,
+            color=of.color,
+            label=legend_label(of.label),
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("size of the update, in bf16 steps (both sides rounded to bf16)")
+    ax.set_ylabel("fraction of weights")
+    style.legend_beside(ax)
+    return drawing

@@ -1,0 +1,47 @@
+"""Find out which trainer wrote a directory, and read it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol, cast
+
+from dynamics.errors import InputError, printable
+from dynamics.io.paths import suggest_path
+from dynamics.runs.view import Run
+
+#: modules of ``dynamics.runs.readers``, in the order in which they are asked; the first that knows a directory reads it
+READERS: tuple[str, ...] = ("own", "verl", "openrlhf", "prime_rl", "open_instruct", "hf_trainer")
+
+
+class Reader(Protocol):
+    """A module of ``dynamics.runs.readers``.
+
+    Attributes
+    ----------
+    LOOKED_FOR : the files that tell its directories, in words.
+    """
+
+    LOOKED_FOR: str
+
+    def read(self, folder: Path) -> Run | None:
+        """Read a directory; None if another trainer wrote it."""
+
+
+def open_run(path: str | Path) -> Run:
+    """Read the output directory of a training run.
+
+    Raises
+    ------
+    InputError : there is no such directory, or nothing in it shows which trainer wrote it; the message lists what was looked for.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{printable(path)}: is not a directory; name the output directory of a training run{suggest_path(folder)}")
+    readers = [cast(Reader, importlib.import_module(f"dynamics.runs.readers.{name}")) for name in READERS]
+    for reader in readers:
+        run = reader.read(folder)
+        if run is not None:
+            return run
+    looked = "; ".join(reader.LOOKED_FOR for reader in readers)
+    raise InputError(f"{printable(path)}: is not the output directory of a known trainer; looked for {looked}")

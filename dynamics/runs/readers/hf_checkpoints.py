@@ -1,0 +1,136 @@
+"""The checkpoints of a Trainer: ``checkpoint-N`` in the order of N, and the final model in the folder itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynamics.checkpoints import open_checkpoint
+from dynamics.checkpoints.safetensors import read_safetensors
+from dynamics.errors import InputError, printable
+from dynamics.io.regular import open_regular
+from dynamics.runs.view import SavedCheckpoint
+
+NAME = re.compile(r"checkpoint-(\d{1,15})")
+#: what older versions of transformers call a checkpoint until it is whole
+UNFINISHED = re.compile(r"tmp-checkpoint-\d+")
+#: files with the weights of a model, or of an adapter
+WEIGHTS = re.compile(r"((adapter_)?model|pytorch_model|consolidated)\b.*\.(safetensors|bin|pth)$")
+#: two files are equal if their sizes are, and so many blocks of so many bytes, evenly over each
+BLOCKS, BLOCK = 64, 1 << 16
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A complete checkpoint.
+
+    Attributes
+    ----------
+    step : of the name of its folder; None for the model in the run's own folder.
+    path : its folder.
+    adapter : whether it is an adapter.
+    dtypes : number of weights by dtype as stored; of an adapter, of its factors.
+    """
+
+    step: int | None
+    path: Path
+    adapter: bool
+    dtypes: dict[str, int]
+
+
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """List the folders ``checkpoint-N`` in the order of N."""
+    return sorted((int(match[1]), path) for path in _folders(folder) if (match := NAME.fullmatch(path.name)))
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from [Path(entry.path) for entry in entries if entry.is_dir()]
+    except OSError as error:
+        raise InputError(f"{printable(folder)}: {error.strerror or error}") from None
+
+
+def complete(folder: Path, notes: list[str]) -> list[Saved]:
+    """List the complete checkpoints in the order of their steps; a line in ``notes`` for each of the others."""
+    unfinished = [path for path in _folders(folder) if UNFINISHED.fullmatch(path.name)]
+    notes += [f"{printable(path)}: is still being written, or was never finished; left out" for path in unfinished]
+    return [saved for step, path in numbered(folder) if (saved := _opened(step, path, notes)) is not None]
+
+
+def own_model(folder: Path, notes: list[str]) -> Saved | None:
+    """Return the model in the folder itself; None if there is none, or, with a note, if it is not complete."""
+    return _opened(None, folder, notes) if weight_files(folder) else None
+
+
+def _opened(step: int | None, path: Path, notes: list[str]) -> Saved | None:
+    try:
+        checkpoint = open_checkpoint(path)
+    except InputError as error:
+        text = str(error)
+        where = "" if text.startswith(printable(path)) else f"{printable(path)}: "
+        notes.append(f"{where}{text}; left out")
+        return None
+    factors = path / "adapter_model.safetensors"
+    dtypes = checkpoint.dtypes if checkpoint.adapter is None else read_safetensors(factors).dtypes if factors.exists() else {}
+    return Saved(step, path, checkpoint.adapter is not None, dtypes)
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """List the files in a folder that hold weights, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: Path(entry.path) for entry in sorted(entries, key=lambda entry: entry.name) if WEIGHTS.match(entry.name)}
+    except OSError:
+        return {}
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    """Tell whether the files of weights of two folders are equal, by their names, sizes, and blocks of bytes evenly over each."""
+    ours, theirs = weight_files(first), weight_files(second)
+    return ours.keys() == theirs.keys() and all(_same(path, theirs[name]) for name, path in ours.items())
+
+
+def _same(first: Path, second: Path) -> bool:
+    try:
+        with open(open_regular(first), "rb") as first_file, open(open_regular(second), "rb") as second_file:
+            size = os.fstat(first_file.fileno()).st_size
+            if size != os.fstat(second_file.fileno()).st_size:
+                return False
+            for part in range(BLOCKS):
+                position = max(0, size - BLOCK) * part // (BLOCKS - 1)
+                first_file.seek(position)
+                second_file.seek(position)
+                if first_file.read(BLOCK) != second_file.read(BLOCK):
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def with_own_model(saved: list[Saved], own: Saved, step: int | None, remarks: list[str]) -> list[SavedCheckpoint]:
+    """Add the model in the folder itself to the checkpoints if it is none of them.
+
+    Parameters
+    ----------
+    saved : the checkpoints, by step.
+    own : the model in the folder itself.
+    step : the step at which it was saved; None if nothing says it.
+    remarks : a line is added on what became of it, unless it is the last checkpoint.
+    """
+    listed = [SavedCheckpoint(entry.step, entry.path, entry.adapter) for entry in saved]
+    equal = next((entry for entry in reversed(saved) if same_weights(own.path, entry.path)), None)
+    if equal is not None:
+        if equal is not saved[-1]:
+            remarks.append(f"the model in the folder itself is that of {equal.path.name}, not that of the last checkpoint")
+        return listed
+    if step is not None and any(entry.step == step for entry in saved):
+        remarks.append(f"the model in the folder itself differs from checkpoint-{step} of the same step, by its dtype or a merge")
+        return listed
+    if step is None and saved:
+        remarks.append("the model in the folder itself is none of the checkpoints, and no file says its step; it is taken as the last")
+    listed.append(SavedCheckpoint(step, own.path, own.adapter))
+    return sorted(listed, key=lambda entry: (entry.step is None, entry.step or 0))

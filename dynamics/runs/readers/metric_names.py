@@ -1,0 +1,78 @@
+"""Rename the metrics of trainers to the names of ``METRICS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import pandas as pd
+
+from dynamics.errors import InputError, printable
+from dynamics.runs.view import METRICS, metrics_table
+
+Result = TypeVar("Result")
+#: step, name and value of a metric
+Scalar = tuple[int, str, float]
+#: number of values that are read of a run; a run of a million steps has about as many
+MOST = 2_000_000
+#: step of a metric; a larger number in a log is none
+LARGEST_STEP = 2**53
+#: before a trainer's own name that is a name of ``METRICS``, but means something else
+OWN = "trainer/"
+
+
+def common_names(rows: Sequence[Scalar], names: Mapping[str, Sequence[str]]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Rename the metrics of a trainer.
+
+    Parameters
+    ----------
+    rows : the values, in the order of the files.
+    names : key of ``METRICS`` -> what the trainer calls it; of several names the first one that occurs is taken.
+
+    Returns
+    -------
+    table : as ``Run.metrics``. A metric with another meaning than that of its name in ``METRICS`` gets ``trainer/`` before its name.
+    renamed : key of ``METRICS`` -> what the trainer calls it, for those that occur.
+    """
+    present = {name for _, name, _ in rows}
+    renamed = {key: name for key, candidates in names.items() if (name := _first(candidates, present)) is not None}
+    current = {name: f"{OWN}{name}" for name in METRICS} | {name: key for key, name in renamed.items()}
+    return metrics_table([(step, current.get(name, name), value) for step, name, value in rows]), renamed
+
+
+def check_number(rows: list[Scalar], path: object) -> None:
+    """Refuse the rest of a file with too many values; ``MOST`` of them stay."""
+    if len(rows) > MOST:
+        del rows[MOST:]
+        raise InputError(f"{printable(path)}: more than {MOST:,} values of metrics; the later ones were left out")
+
+
+def drop_repeated(rows: list[Scalar], start: int) -> None:
+    """Drop what a resumed run made anew: values before ``rows[start:]``, a later file, of steps from that on at which its metric begins."""
+    first: dict[str, int] = {}
+    for step, name, _ in rows[start:]:
+        first.setdefault(name, step)
+    rows[:start] = [row for row in rows[:start] if row[0] < first.get(row[1], LARGEST_STEP + 1)]
+
+
+def take(read: Callable[[], None], path: object, notes: list[str]) -> None:
+    """Read a file of metrics; if it cannot be read to its end, what was read stays, and a line is added to ``notes``."""
+    try:
+        read()
+    except InputError as error:
+        notes.append(str(error))
+    except Exception as error:  # protobuf's DecodeError, whose class differs between its versions
+        notes.append(f"{printable(path)}: is damaged ({printable(type(error).__name__)}); its metrics after this were left out")
+
+
+def or_refuse(notes: list[str] | None, read: Callable[[list[str]], Result]) -> Result:
+    """Call ``read`` with the notes; without any, refuse what it notes."""
+    faults: list[str] = []
+    result = read(faults if notes is None else notes)
+    if faults:
+        raise InputError(faults[0])
+    return result
+
+
+def _first(candidates: Iterable[str], present: set[str]) -> str | None:
+    return next((name for name in candidates if name in present), None)

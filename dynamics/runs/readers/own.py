@@ -1,0 +1,222 @@
+"""Run directories of this project, and those that ``dynamics.recorder`` writes inside other trainers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, printable
+from dynamics.io.side_files import read_json
+from dynamics.runs.readers.hf_completions import completions
+from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
+from dynamics.runs.readers.settings import dtype, flat, number, text, whole
+from dynamics.runs.readers.weights import complete, entries, numbered
+from dynamics.runs.schema import current_document, current_metrics
+from dynamics.runs.view import RolloutFile, Run, Settings
+
+LOOKED_FOR = "run.json or metrics.jsonl with sparsity/ (this project's training and recorder)"
+
+#: key of ``METRICS`` -> names in ``metrics.jsonl``; ``trainer/`` stands before what a recorder took from its trainer's log
+NAMES = {
+    "reward": ("reward",),
+    "reward_std": ("reward_std", "group/std"),
+    "zero_variance": ("group/zero_std",),
+    "held_out": ("evals/: mean score", "trainer/eval_reward"),
+    "loss": ("loss",),
+    "held_out_loss": ("trainer/eval_loss",),
+    "entropy": ("entropy",),
+    "kl": ("kl",),
+    "length": ("length/mean", "solver/length"),
+    "truncated": ("length/truncated",),
+    "clip_fraction": ("clip/low + clip/high",),
+    "mismatch": ("sampler/kl", "trainer/sampling/sampling_logp_difference/mean"),
+    "grad_norm": ("grad_norm",),
+    "learning_rate": ("learning_rate",),
+}
+#: file of an evaluation: what was evaluated, and the temperature
+EVAL = re.compile(r"(?:base|.*,_(\d{1,15})_steps)_(T[\d.]+|greedy)\.jsonl")
+#: fields of ``run.json`` that are not settings
+NO_SETTINGS = ("schema", "config", "notes", "packages", "machines", "time", "probe_prompts", "probes")
+
+
+def read(folder: Path) -> Run | None:
+    """Read a run directory of ``dynamics.train`` or ``dynamics.recorder``; None if another trainer wrote it."""
+    document = _document(folder)
+    if document is None:
+        if not _is_recorded(folder):
+            return None
+        document = {}
+    notes: list[str] = []
+    if "unreadable" in document:
+        notes.append(document.pop("unreadable"))
+    settings = flat(document.get("config") or {})
+    run = Run(folder, _trainer(document), _method(document, settings), notes=notes)
+    run.evidence = "run.json" if (folder / "run.json").is_file() else "metrics.jsonl"
+    run.config = {**flat({name: value for name, value in document.items() if name not in NO_SETTINGS}), **settings}
+    run.remarks += [printable(note, 500) for note in document.get("notes") or [] if isinstance(note, str)]
+    if document.get("status") in ("interrupted", "failed", "running"):
+        run.remarks.append(f"run.json says that the run is {document['status']}")
+    elsewhere = _trainers_folder(folder, settings)
+    _add_checkpoints(run, document, elsewhere)
+    run.evals = [entry for entry in entries(folder / "evals") if entry.name.endswith(".jsonl") and not entry.name.startswith(".")]
+    _add_metrics(run)
+    _add_samples(run, elsewhere, settings)
+    run.settings = _settings(run, document, settings)
+    return run
+
+
+def _document(folder: Path) -> dict[str, Any] | None:
+    """Read ``run.json``; None if there is none of ours. If it is damaged, only ``unreadable`` says why."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        document = read_json(path, surrogates=True)
+    except InputError as error:
+        return {"unreadable": str(error)} if _is_recorded(folder) else None
+    if not str(document.get("schema")).startswith("dynamics.run/"):
+        return None
+    try:
+        return current_document(document)
+    except (ValueError, TypeError, AttributeError) as error:
+        return {"unreadable": f"{printable(path)}: is not that of a run: {printable(str(error))}"}
+
+
+def _is_recorded(folder: Path) -> bool:
+    """Tell whether a recorder wrote ``metrics.jsonl``, which also stands alone."""
+    first = first_record(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else None
+    if not isinstance(first, dict) or not is_step(first.get("step")):
+        return False
+    return any(name.startswith(("sparsity/", "factors/sparsity/", "time/recorder_seconds")) for name in first)
+
+
+def _trainer(document: dict[str, Any]) -> str:
+    packages = document.get("packages") or {}
+    if "preset" in document or "checksums" in document:
+        return f"dynamics.train {printable(document.get('method') or '', 40)}".strip()
+    if "trl" in packages:
+        return "TRL, recorded by dynamics.recorder"
+    return "transformers, recorded by dynamics.recorder" if "transformers" in packages else "dynamics.recorder"
+
+
+def _method(document: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    method = document.get("method")
+    if method == "rlvr":
+        return (text(settings, "advantage", "loss_type") or method).lower()
+    return printable(method, 40).lower() if isinstance(method, str) and method else None
+
+
+def _trainers_folder(folder: Path, settings: dict[str, Any]) -> Path:
+    """Return the output directory of the trainer in which a recorder ran, if it is another one and is there; else the run directory."""
+    named = text(settings, "output_dir")
+    other = Path(named) if named and "\0" not in named else folder
+    return other if other.is_dir() and numbered(other, r"checkpoint-(\d+)") else folder
+
+
+def _add_checkpoints(run: Run, document: dict[str, Any], elsewhere: Path) -> None:
+    """List the checkpoints; that of step 0 holds the weights before training, and is the base."""
+    own = numbered(run.path / "checkpoints", r"step_(\d+)")
+    found = complete(((step, path, False) for step, path in own), run.notes)
+    found += complete(
+        ((step, path, (path / "adapter_config.json").is_file()) for step, path in numbered(elsewhere, r"checkpoint-(\d+)")), run.notes
+    )
+    half = [entry.name for entry in entries(run.path / "checkpoints") if entry.name.startswith(".step_")]
+    run.notes += [f"{printable(run.path / 'checkpoints' / name)}: checkpoint left out: it was not written to its end" for name in half]
+    model = document.get("model")
+    if isinstance(model, str) and model:
+        run.base, run.base_from = printable(model, 4096), "run.json: model"
+    start = next((saved for saved in found if saved.step == 0 and saved.path.parent.name == "checkpoints"), None)
+    if start is not None:
+        run.base, run.base_from = str(start.path), "the checkpoint of step 0, saved before training"
+        if isinstance(model, str) and model:
+            run.base_from += f"; run.json: model {printable(model)}"
+        found.remove(start)
+    elif run.base == "tiny":
+        run.base = None
+        run.remarks.append(
+            "run.json names the embedded model, tiny, and the run has no checkpoint of step 0: name the base by its folder in "
+            "~/.cache/dynamics"
+        )
+    run.checkpoints = found
+    if elsewhere != run.path and found:
+        run.remarks.append(f"the checkpoints are those in {printable(elsewhere)}, which run.json names")
+
+
+def _add_samples(run: Run, elsewhere: Path, settings: dict[str, Any]) -> None:
+    """List rollouts, or the completions that TRL kept, and what the model can be measured on."""
+    for entry in entries(run.path / "rollouts"):
+        if match := re.fullmatch(r"step_(\d{1,15})\.jsonl", entry.name):
+            run.rollouts.append(RolloutFile(int(match[1]), entry))
+    run.rollouts.sort(key=lambda file: file.step or 0)
+    if not run.rollouts:
+        rows = run.metrics.itertuples(index=False, name=None)
+        logged = ((step, name.removeprefix("trainer/"), value) for step, name, value in rows)
+        run.rollouts = completions(elsewhere, logged, settings, run.notes)
+    run.texts = [file.path for file in run.rollouts] or list(run.evals)
+
+
+def _add_metrics(run: Run) -> None:
+    path = run.path / "metrics.jsonl"
+    log = Log(NAMES)
+    if path.is_file():
+        json_log(path, run.notes, _line, log)
+    elif run.evidence == "run.json":
+        run.notes.append(f"{printable(path)}: is missing; the run has no training curves")
+    log.combine("clip/low + clip/high", ("clip/low", "clip/high"), lambda wide: wide.sum(axis=1))
+    for step, score in _held_out(run):
+        log.add(step, [("evals/: mean score", score)])
+    log.write_to(run)
+
+
+def _line(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    current = current_metrics(record)
+    return current.pop("step", None), current
+
+
+def _held_out(run: Run) -> Iterator[tuple[int, float]]:
+    """Yield the steps of evaluations and their mean scores, at the highest temperature at which the trained model was evaluated."""
+    files: dict[str, list[tuple[int, Path]]] = {}
+    for path in run.evals:
+        if match := EVAL.fullmatch(path.name):
+            files.setdefault(match[2], []).append((int(match[1] or 0), path))
+    several = [temperature for temperature, pairs in files.items() if len(pairs) > 1]
+    for step, path in sorted(files[max(several, key=_temperature)]) if several else ():
+        scores = [record["score"] for record in records(path, run.notes) if isinstance(record, dict) and _is_score(record.get("score"))]
+        if scores:
+            yield step, math.fsum(scores) / len(scores)
+
+
+def _temperature(name: str) -> float:
+    try:
+        return float(name.removeprefix("T"))
+    except ValueError:
+        return 0.0  # greedy
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _settings(run: Run, document: dict[str, Any], settings: dict[str, Any]) -> Settings:
+    made = run.metrics["step"].max() if len(run.metrics) else None
+    prompts, group = whole(settings, "prompts_per_step"), whole(settings, "group_size", "num_generations")
+    batch = prompts * (group or 1) if prompts else whole(settings, "batch_size", "generation_batch_size")
+    if document.get("method") == "selfplay":  # a step has proposals as well, and how many of both are valid differs by step
+        batch = None
+    processes, per_process = whole(document, "ranks"), whole(settings, "per_device_train_batch_size")
+    if batch is None and processes and per_process:
+        batch = per_process * (whole(settings, "gradient_accumulation_steps") or 1) * processes
+    return Settings(
+        learning_rate=learning_rate(run, number(settings, "learning_rate")),
+        steps=int(made) if made is not None else whole(settings, "steps", "max_steps"),
+        batch_size=batch,
+        group_size=group,
+        master_dtype=dtype(document, "master_dtype"),
+        storage_dtype=dtype(document, "storage_dtype", "master_dtype"),
+        temperature=number(settings, "temperature"),
+        kl_coef=number(settings, "kl_coef", "beta"),
+        seed=whole({**settings, "run": document.get("seed")}, "run", "seed"),
+    )

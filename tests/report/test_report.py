@@ -1,0 +1,294 @@
+"""The command ``dynamics.report``, and the document, page, files and summary that it writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import threading
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import browser, dumped
+from report_helpers import read, reader, weights, write_checkpoint, write_run  # noqa: F401 - reader is a fixture
+
+from dynamics.report import Finding, Options, Sample, Section, Table, assembly, report
+from dynamics.report.__main__ import cli
+from dynamics.report.cells import cell
+from dynamics.report.markdown import escape, markdown
+from dynamics.report.page import draw, page
+from dynamics.runs import Run, Settings
+
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>{{7*7}}[a](javascript:x)|`b`\x00\x1b[2J\u202e'
+
+
+class Text(HTMLParser):
+    """The text of a page outside its figures, styles and scripts, the names of its elements, and where its links lead."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.text, self.elements, self.links, self.cells = "", [], [], []
+        self._inside: list[str] = []
+        self.feed(document)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, *(name for name, _ in attributes)))
+        self._inside.append(tag)
+        if tag == "td":
+            self.cells.append("")
+        if tag == "a":
+            self.links.append(dict(attributes)["href"])
+
+    def handle_endtag(self, tag):
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"style", "script", "title"} & set(self._inside):
+            self.text += data
+            if "td" in self._inside:
+                self.cells[-1] += data
+
+
+def numbers_in(value: object) -> list[float]:
+    """All numbers of a document, also those in its texts."""
+    if isinstance(value, dict):
+        return [number for entry in [*value, *value.values()] for number in numbers_in(entry)]
+    if isinstance(value, list):
+        return [number for entry in value for number in numbers_in(entry)]
+    if isinstance(value, bool) or value is None:
+        return []
+    if isinstance(value, str):
+        return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*\.?\d*(?:e[+-]?\d+)?", value)]
+    return [float(value)]
+
+
+@pytest.fixture
+def run(tmp_path: Path, reader: None) -> Path:  # noqa: F811
+    return write_run(tmp_path / "run")
+
+
+def test_one_command_writes_the_page_and_what_is_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(run.parent)
+    assert cli(["run", "--json", "r.json", "--out", "files", "--markdown", "card.md"]) == 0
+    printed = capsys.readouterr()
+    assert [line for line in printed.err.splitlines() if line.startswith("wrote")] == [
+        "wrote files", "wrote report.html", "wrote r.json", "wrote card.md",
+    ]  # fmt: skip
+    assert "a trainer by hand (by_hand.json)" in printed.out
+    document = json.loads(Path("r.json").read_text())
+    assert document["schema"] == "dynamics.report/1"
+    assert document["command"] == "python -m dynamics.report run --json r.json --out files --markdown card.md"
+    assert [section["key"] for section in document["sections"]] == list(assembly.SECTIONS)
+    assert 4 <= len(document["headline"]) <= 6
+    assert document["headline"][0]["key"] == "unchanged_bf16"
+
+    # every number that the tables of the page show is in the document
+    shown = Text(Path("report.html").read_text())
+    known = np.array(numbers_in(document))
+    cells = [text for text in shown.cells if re.fullmatch(r"[\d,.e+-]+", text.strip()) and text.strip() != "-"]
+    assert len(cells) > 100
+    for text in cells:
+        value = float(text.replace(",", ""))
+        assert min((np.abs(known - value)).min(), (np.abs(100 * known - value)).min()) <= max(
+            5e-3 if "." in text else 0, 6e-4 * abs(value)
+        ), text
+    # and so is every number of a sentence, as the sentence itself
+    for entry in document["headline"]:
+        assert entry["text"][:60] in shown.text
+
+    # the files, and the links to them
+    tables = {table["name"]: table["rows"] for section in document["sections"] for table in section["tables"]}
+    assert {path.stem for path in Path("files").glob("*.csv")} == set(tables)
+    assert {path.stem for path in Path("files").glob("*.svg")} == {
+        figure["name"] for section in document["sections"] for figure in section["figures"]
+    }
+    linked = {link for link in shown.links if not link.startswith("#")}
+    assert linked
+    assert all(Path(link).is_file() for link in linked)
+    written = pd.read_csv("files/weights_over_checkpoints.csv")
+    assert written["step"].tolist() == [10, 20, 30]
+    assert written["sparsity_bf16"].tolist() == [row["sparsity_bf16"] for row in tables["weights_over_checkpoints"]]
+
+    card = Path("card.md").read_text()
+    assert card.startswith("## What this run did to the model\n")
+    assert escape(document["headline"][0]["text"]) in card
+    assert "| step | weights | exact, % |" in card
+
+
+@pytest.mark.usefixtures("reader")
+def test_what_cannot_be_read_is_a_line_and_status_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(assembly, "SECTIONS", ("overlap", "weights", "configuration"))
+    monkeypatch.chdir(tmp_path)
+    broken = write_run(tmp_path / "a")
+    (broken / "checkpoint-20" / "model.safetensors").write_bytes(b"half")
+    write_checkpoint(broken / "checkpoint-30", {"other.weight": np.ones((3, 3), np.float32)})
+    (tmp_path / "b").mkdir()
+    assert cli(["a", "b", "--json", "-", "--cache", "none"]) == 3
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert not (tmp_path / ".dynamics-cache").exists()
+    assert [row["step"] for row in document["sections"][1]["tables"][0]["rows"]] == [10]
+    assert document["incomplete"][0].startswith("b: is not the output directory of a known trainer")
+    assert [line.split(":")[0] for line in document["incomplete"][1:]] == ["a, step 20", "a, step 30"]
+    assert printed.err.splitlines()[-1].startswith("dynamics.report: incomplete: b: is not the output directory")
+    assert "This report is incomplete" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
+    assert cli(["a", "b", "--json", "-", "--cache", "none", "--allow-partial"]) == 0
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing"], "nothing: is not a directory"),
+        (["run", "--html", "-"], "--html -: a page is written to a file"),
+        (["run", "--html", "page.json"], "--html writes .html"),
+        (["run", "--markdown", "page.html"], "unknown kind of output"),
+        (["run", "--markdown", "a.md", "--html", "no/report.html"], "the folder no does not exist"),
+        (["run", "--out", "base/model.safetensors"], "is a file; --out names a folder"),
+        (["run", "--out", "no/files"], "does not exist"),
+        (["run", "--watch", "0"], "--watch: must be over 0"),
+        (["run", "--jsno", "x"], "did you mean --json?"),
+        ([], "the following arguments are required: RUN"),
+    ],
+)
+def test_bad_options_are_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    write_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert cli(words) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert message in error[0]
+
+
+@pytest.mark.usefixtures("reader")
+def test_watching_makes_the_page_again_until_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
+    run = write_run(tmp_path / "run", steps=(10,))
+    target = run / "report.html"  # its own page in the run's directory is no change of the run
+
+    def go_on() -> None:
+        while not target.exists():
+            time.sleep(0.01)
+        write_checkpoint(run / "checkpoint-20", weights(1, 0.02))
+        end = time.monotonic() + 20
+        while "2 checkpoints, steps 10, 20" not in target.read_text() and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        other = threading.Thread(target=go_on)
+        other.start()
+        assert cli([str(run), "--html", str(target), "--watch", "0.03"]) == 3  # no section could be made
+        other.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "2 checkpoints, steps 10, 20" in target.read_text()
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("wrote")]) <= 3
+
+
+def hostile_report(text: str) -> assembly.Report:
+    """A report with ``text`` wherever a stranger's file can place it."""
+    table = pd.DataFrame({"name": [text, "b"], "value": [0.5, np.nan], text: [1, 2]})
+    section = Section(
+        "weights",
+        text,
+        [Finding(text, text, 1.0, weight=1.0)],
+        [text],
+        [Table("a_table", text, table, {"name": text, "value": "share, %"}, note=text)],
+        samples=[Sample(text, f"{text}\n{text}", [(text, text)])],
+        incomplete=[text],
+        commands=[text],
+        document={text: text},
+    )
+    fields = {"settings": Settings(master_dtype=text), "remarks": [text], "notes": [text]}
+    runs = [Run(Path(parent) / re.sub("[/\0]", "", text), text, text, text, text, text, **fields) for parent in "ab"]
+    made = report(runs)
+    made.sections, made.headline, made.incomplete, made.command = [section], [("weights", section.findings[0])], [text], text
+    return made
+
+
+def structure(text: str) -> list[tuple[str, ...]]:
+    return Text(page(hostile_report(text), {})).elements
+
+
+def test_hostile_text_stays_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
+    shown = page(hostile_report(HOSTILE), {})
+    assert structure(HOSTILE) == structure("plain")
+    assert "{{49}}" not in shown
+    assert "{{7*7}}" in shown
+    assert not re.search(r"[^\n\x20-\x7e\u00a0-\u1fff\u2026\u2190-\uffff]", shown)
+    assert len(page(hostile_report("x" * 10_000), {})) < 100_000
+    card = markdown(hostile_report(HOSTILE))
+    assert "\x1b" not in card
+    assert not re.search(
+        r"(?<!\\)<(?!/?script>alert\(1\)</script>\"><img)", "\n".join(line for line in card.splitlines() if line[:4] != "    ")
+    )
+    assert not re.search(r"(?<!\\)\]\(", "\n".join(line for line in card.splitlines() if line[:4] != "    "))
+
+
+def test_a_table_is_embedded_unless_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
+    made = hostile_report("=1+1")
+    (link,) = [link for link in Text(page(made, {})).links if link.startswith("data:")]
+    assert base64.b64decode(link.partition("base64,")[2]).decode() == "name,value,'=1+1\n'=1+1,0.5,1\nb,,2\n"
+    large = pd.DataFrame({"name": ["a name of a tensor"] * 100_000})
+    made.sections[0].tables[0] = Table("large", "Large", large, {"name": "name"}, 3)
+    shown = Text(page(made, {}))
+    assert not [link for link in shown.links if link.startswith("data:")]
+    assert "99,997 more rows are in the file" in shown.text
+    assert "--out DIR" in shown.text
+
+
+def test_a_section_that_fails_on_its_input_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "SECTIONS", ("weights", "configuration"))
+    run = read(write_run(tmp_path / "run"))
+    assert run is not None
+    made = report([run], Options(base=str(tmp_path / "run" / "by_hand.json")))
+    assert "is a JSON file" in made.incomplete[0]
+    said = [(fact.text, fact.source) for fact in made.facts[0] if fact.name == "base"]
+    assert said == [(str(tmp_path / "run" / "by_hand.json"), f"--base;  says {tmp_path / 'base'}")]
+    assert [row["step"] for row in made.to_dict()["sections"][0]["tables"][0]["rows"]] == [20, 30]  # against the first checkpoint
+
+
+def test_cells() -> None:
+    values = [True, np.int64(1234567), 2.0, 1e-9, float("nan"), pd.NA, None, "a\nb", 0.999999]
+    assert [cell(value) for value in values] == ["yes", "1,234,567", "2", "1e-09", "-", "-", "-", "a\\x0ab", "1"]
+    assert cell(0.999999, "bf16, %") == "99.9999"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser() is None, reason="no browser")
+def test_the_page_in_a_browser(tmp_path: Path, reader: None) -> None:  # noqa: F811
+    """Figures load, nothing hostile runs, and at no width is the page wider than the window."""
+    run = write_run(tmp_path / "run", remarks=[HOSTILE, "x" * 9000], trainer=HOSTILE)
+    target = tmp_path / "report.html"
+    made = report([read(run)], Options())  # type: ignore[list-item]
+    script = (
+        "<script>addEventListener('load', () => document.body.append(Object.assign(document.createElement('output'), {textContent: "
+        "JSON.stringify({"
+        "wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,"
+        "images: [...document.images].map(image => image.complete && image.naturalWidth > 0),"
+        "hostile: document.querySelectorAll('img[src=x], script:not(:last-of-type)').length,"
+        "buttons: document.querySelectorAll('th button').length})})))</script></body>"
+    )
+    target.write_text(page(made, draw(made)).replace("</body>", script))
+    for width in (500, 1280):  # a headless window is at least 500 pixels wide
+        (text,) = re.findall(r"<output>(.*?)</output>", dumped(target, tmp_path, f"--window-size={width},900"))
+        measured = json.loads(text)
+        assert measured["wide"] <= 0, width
+        assert len(measured["images"]) == 4
+        assert all(measured["images"])
+        assert measured["hostile"] <= 1
+        assert measured["buttons"] > 10

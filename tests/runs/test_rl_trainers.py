@@ -1,0 +1,406 @@
+"""Run directories of this project, verl, OpenRLHF, prime-rl and open-instruct: what they say, and what is left out of damaged ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dynamics import runs
+from dynamics.errors import InputError
+from dynamics.runs.readers import weights
+from dynamics.runs.readers.logs import Log, console_log, json_log
+from dynamics.runs.readers.settings import flat, number, read_settings, resolved, unfolded, whole
+from dynamics.runs.view import METRICS, Settings
+
+DATA = Path(__file__).parent.parent / "data" / "runs"
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Return a function that copies a fixture, so that it can be damaged."""
+
+    def copy(name: str) -> Path:
+        shutil.copytree(DATA / name, tmp_path / name)
+        return tmp_path / name
+
+    return copy
+
+
+def steps(run):
+    return [saved.step for saved in run.checkpoints]
+
+
+def test_own_sft():
+    run = runs.open_run(DATA / "own/sft")
+    assert (run.trainer, run.method, run.evidence) == ("dynamics.train sft", "sft", "run.json")
+    assert run.base == str(DATA / "own/sft/checkpoints" / "step_000000")
+    assert steps(run) == [2, 4]
+    assert run.settings == Settings(1e-3, 4, 4, None, "float32", "float32", None, None, 0)
+    assert run.series("loss").index.tolist() == [1, 2, 3, 4]
+    assert run.series("held_out").index.tolist() == [0, 4]
+    assert run.config["lr_scheduler"] == "constant"
+    assert run.config["checksums.base"]
+    assert not run.rollouts
+    assert len(run.evals) == 2
+    assert run.texts == run.evals
+    assert run.notes == run.remarks == []
+
+
+def test_own_rlvr_and_selfplay():
+    rlvr, selfplay = (runs.open_run(DATA / f"own/{name}") for name in ("rlvr", "selfplay"))
+    assert (rlvr.method, selfplay.method) == ("grpo", "selfplay")
+    assert rlvr.settings == Settings(1e-3, 4, 8, 4, "float32", "float32", 1.0, 0.01, 0)
+    assert selfplay.settings.batch_size is None
+    assert set(rlvr.metric_names) == METRICS.keys() - {"held_out_loss"}
+    assert rlvr.metric_names["clip_fraction"] == "clip/low + clip/high"
+    assert [file.step for file in rlvr.rollouts] == [1, 2, 3, 4]
+
+
+def test_own_runs_of_the_first_schema_are_read():
+    run = runs.open_run(DATA / "rlvr-0")
+    assert run.config["num_iterations"] == 1
+    assert run.series("reward").index.tolist() == [1, 2, 3, 4]
+
+
+def test_own_held_out_scores(copied):
+    folder = copied("own/sft")
+    for name, scores in (("base_T1", (0, 1, 0, 0)), ("sft,_4_steps_T1", (1, 1, 0, 1)), ("base_greedy", (1, 1)), ("base_T1.5", (1, 1))):
+        (folder / "evals" / f"{name}.jsonl").write_text("".join(json.dumps({"score": float(score)}) + "\n" for score in scores))
+    assert runs.open_run(folder).series("held_out").to_dict() == {0: 0.25, 4: 0.75}
+
+
+def test_recorder_alone(tmp_path):
+    lines = [{"step": 1, "loss": 2.0, "time/recorder_seconds": 0.1}, {"step": 2, "loss": None, "entropy": 1.5, "sparsity/bf16": 0.9}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lo')
+    run = runs.open_run(tmp_path)
+    assert run.trainer == "dynamics.recorder"
+    assert run.base is None
+    assert run.checkpoints == []
+    assert run.series("loss").to_dict() == {1: 2.0}
+    assert run.series("entropy").to_dict() == {2: 1.5}
+    assert run.notes == [f"{tmp_path}/metrics.jsonl: its last line is not complete and is left out; it may still be being written"]
+
+
+def test_recorder_in_a_trainer_that_saves_elsewhere(tmp_path):
+    out = tmp_path / "grpo"
+    shutil.copytree(DATA / "openrlhf" / "base", out / "checkpoint-10")
+    shutil.copytree(DATA / "openrlhf" / "base", out / "checkpoint-9")
+    record = tmp_path / "record"
+    record.mkdir()
+    config = {"output_dir": str(out), "learning_rate": 1e-6, "beta": 0.1, "per_device_train_batch_size": 4, "loss_type": "dr_grpo"}
+    document = {"schema": "dynamics.run/2", "method": "rlvr", "config": config, "model": "Qwen/Qwen3-4B", "packages": {"trl": "1.16.0"}}
+    (record / "run.json").write_text(json.dumps(document))
+    run = runs.open_run(record)
+    assert (run.trainer, run.method, run.base) == ("TRL, recorded by dynamics.recorder", "dr_grpo", "Qwen/Qwen3-4B")
+    assert steps(run) == [9, 10]
+    assert run.settings.batch_size is None  # the number of processes is not known
+    (record / "run.json").write_text(json.dumps(document | {"ranks": 2}))
+    assert runs.open_run(record).settings.batch_size == 8
+    assert run.notes == [f"{record}/metrics.jsonl: is missing; the run has no training curves"]
+
+
+def test_recorder_in_trl_with_its_completions(tmp_path):
+    shutil.copytree(DATA / "trl_grpo", tmp_path / "out")
+    settings = {"output_dir": str(tmp_path / "out"), "num_generations": 4}
+    document = {"schema": "dynamics.run/2", "method": "rlvr", "config": settings, "model": "base", "packages": {"trl": "1.16.0"}}
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5, "entropy": 2.0}\n')
+    run = runs.open_run(tmp_path)
+    assert [file.step for file in run.rollouts] == list(range(1, 13))
+    assert len(run.checkpoints) == len(list((DATA / "trl_grpo").glob("checkpoint-*")))
+    assert run.remarks[-1].startswith("the checkpoints are those in ")
+
+
+def test_embedded_model_without_its_checkpoint_has_no_base(copied):
+    folder = copied("own/rlvr")
+    shutil.rmtree(folder / "checkpoints" / "step_000000")
+    document = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(document | {"model": "tiny"}))
+    run = runs.open_run(folder)
+    assert run.base is None
+    assert "embedded model" in run.remarks[0]
+
+
+def test_verl_from_either_folder(monkeypatch):
+    whole_folder = runs.open_run(DATA / "verl")
+    monkeypatch.chdir(DATA / "verl" / "checkpoints" / "demo" / "grpo")
+    for run in (whole_folder, runs.open_run(".")):
+        assert (run.trainer, run.method, run.base) == ("verl", "grpo", str(DATA / "verl" / "base"))
+        assert run.base_from.endswith(".hydra/config.yaml: actor_rollout_ref.model.path")
+        assert steps(run) == [2, 10]
+        assert run.checkpoints[0].path.name == "actor"
+        assert run.settings == Settings(1e-3, 10, 4, 2, "float32", "float32", 1.0, 0.001, 42)
+        assert run.metric_names["kl"] == "actor/kl_loss"
+        assert "held_out_loss" not in run.metric_names
+        assert math.isnan(run.series("grad_norm")[3])  # verl's logger writes null
+        assert run.series("held_out").to_dict() == {5: 0.5, 10: 0.75}
+        assert [file.step for file in run.rollouts if file.held_out] == [5, 10]
+        assert len(run.evals) == 2
+        assert len(run.texts) == 10
+        assert run.notes == []
+        assert "a step of verl is 2 optimizer steps" in run.remarks
+
+
+def test_verl_reads_tensorboard_without_its_own_log(copied):
+    folder = copied("verl")
+    (folder / "demo" / "grpo.jsonl").unlink()
+    run = runs.open_run(folder)
+    assert run.series("reward").to_dict() == dict.fromkeys(range(1, 5), 0.5) | dict.fromkeys(range(5, 11), 1.0)
+    assert math.isnan(run.series("grad_norm")[3])
+
+
+def test_verl_reads_what_it_printed(tmp_path):
+    (tmp_path / "global_step_4").mkdir()
+    (tmp_path / "train.log").write_text(
+        "starting\n(TaskRunner pid=12) step:1 - critic/score/mean:0.25 - actor/entropy:np.float64(1.5) - actor/grad_norm:nan\n"
+        "(TaskRunner pid=12) step:2 - critic/score/mean:5e-01 - note:text\nstep:x - a:1\n"
+    )
+    run = runs.open_run(tmp_path)
+    assert run.series("reward").to_dict() == {1: 0.25, 2: 0.5}
+    assert run.series("entropy").to_dict() == {1: 1.5}
+    assert math.isnan(run.series("grad_norm")[1])
+    assert run.base is None
+    assert run.checkpoints == []
+    assert run.notes == [f"{tmp_path}/global_step_4: checkpoint left out: it holds no weights; it may still be being written"]
+
+
+def test_verl_does_not_take_the_logs_of_another_experiment(copied):
+    folder = copied("verl")
+    (folder / "demo" / "grpo.jsonl").rename(folder / "demo" / "other.jsonl")
+    (folder / "tensorboard_log" / "demo" / "grpo").rename(folder / "tensorboard_log" / "demo" / "other")
+    config = folder / "outputs/2026-01-02/03-04-05/.hydra/config.yaml"
+    config.write_text(config.read_text().replace("experiment_name: grpo", "experiment_name: other"))
+    run = runs.open_run(folder)
+    assert run.metrics.empty
+    assert (run.base, run.config) == (None, {})
+    assert steps(run) == [2, 10]
+
+
+def test_verl_half_written_checkpoints(copied):
+    folder = copied("verl") / "checkpoints" / "demo" / "grpo"
+    shutil.copytree(folder / "global_step_10", folder / "global_step_20")
+    (folder / "global_step_2" / "actor" / "model_world_size_1_rank_0.pt").rename(
+        folder / "global_step_2" / "actor" / "model_world_size_2_rank_0.pt"
+    )
+    run = runs.open_run(folder)
+    assert steps(run) == [10]
+    assert [note.partition(": checkpoint left out: ")[2].partition(";")[0] for note in run.notes] == [
+        "latest_checkpointed_iteration.txt names step 10",
+        "model_world_size_2_rank_1.pt is missing",
+    ]
+
+
+def test_verl_lora_and_saved_models(tmp_path):
+    shutil.copytree(DATA / "openrlhf" / "base", tmp_path / "global_step_2" / "actor" / "huggingface")
+    adapter = tmp_path / "global_step_3" / "actor" / "lora_adapter"
+    shutil.copytree(DATA / "openrlhf" / "base", adapter)
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/Qwen3-4B"}))
+    run = runs.open_run(tmp_path)
+    assert [(saved.step, saved.path.name, saved.adapter) for saved in run.checkpoints] == [
+        (2, "huggingface", False),
+        (3, "lora_adapter", True),
+    ]
+    assert run.base == "Qwen/Qwen3-4B"
+
+
+def test_several_runs_in_one_folder_are_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "checkpoints" / "demo" / name / "global_step_1" / "actor").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds 2 runs of verl: checkpoints/demo/a, checkpoints/demo/b; name one"):
+        runs.open_run(tmp_path)
+
+
+def test_openrlhf():
+    run = runs.open_run(DATA / "openrlhf")
+    assert (run.trainer, run.method, run.base) == ("OpenRLHF", "ppo", None)
+    assert [saved.path.name for saved in run.checkpoints] == ["global_step2_hf", "global_step10_hf"]  # the last model is that of step 10
+    assert run.settings.learning_rate == 1e-6
+    assert run.settings.steps == 10
+    assert run.metric_names["reward"] == "train/rollout/reward_mean"
+    assert run.metric_names["entropy"] == "train/entropy_loss"
+    assert run.series("held_out").round(6).to_dict() == {5: 0.225, 10: 0.35}
+    assert run.notes == []
+
+
+def test_openrlhf_states_of_deepspeed_alone(copied):
+    folder = copied("openrlhf") / "checkpoints_ppo_ray"
+    for step in (2, 10):
+        shutil.rmtree(folder / f"global_step{step}_hf")
+    run = runs.open_run(folder)
+    assert [(saved.step, saved.path.parent.name) for saved in run.checkpoints] == [(10, "_actor")]
+    shutil.copytree(DATA / "openrlhf" / "base", folder / "best_global_step10_hf")
+    shutil.copytree(DATA / "openrlhf" / "base", folder / "global_step10_hf")
+    assert [saved.path.name for saved in runs.open_run(folder).checkpoints] == ["global_step10_hf"]
+
+
+def test_prime_rl():
+    run = runs.open_run(DATA / "prime_rl")
+    assert (run.trainer, run.method, run.base) == ("prime-rl", "grpo", str(DATA / "prime_rl" / "base"))
+    assert [(saved.step, saved.path.name) for saved in run.checkpoints] == [(2, "trainer"), (10, "trainer")]
+    assert run.settings == Settings(1e-5, 10, 4, 2, "float32", None, 1.0, None, None)
+    assert run.series("zero_variance").to_dict() == dict.fromkeys(range(1, 5), 0.0) | dict.fromkeys(range(5, 11), 1.0)
+    assert run.series("held_out").to_dict() == {5: 0.75, 10: 0.75}
+    assert [file.step for file in run.rollouts if not file.held_out] == list(range(1, 11))
+    assert run.notes == []
+
+
+def test_prime_rl_of_earlier_versions(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "trainer.toml").write_text('max_steps = 5\n[model]\nname = "Qwen/Qwen3-0.6B"\n[optim]\nlr = 3e-6\n')
+    for step in (1, 2):
+        shutil.copytree(DATA / "openrlhf" / "base", tmp_path / "weights" / f"step_{step}")
+    (tmp_path / "weights" / "step_1" / "STABLE").touch()
+    (tmp_path / "rollouts" / "step_1").mkdir(parents=True)
+    record = {"prompt": [{"role": "user", "content": "1+1?"}], "completion": [{"role": "assistant", "content": "2"}], "reward": 1.0}
+    for name in ("train_rollouts.jsonl", "eval_rollouts_sums.jsonl"):
+        (tmp_path / "rollouts" / "step_1" / name).write_text(json.dumps(record) + "\n")
+    run = runs.open_run(tmp_path)
+    assert (run.base, run.settings.learning_rate, run.settings.steps) == ("Qwen/Qwen3-0.6B", 3e-6, 5)
+    assert steps(run) == [1]
+    assert "no file STABLE" in run.notes[0]
+    table, notes = runs.read_rollouts(run)
+    assert table[["prompt", "completion", "reward", "held_out"]].values.tolist() == [
+        ["user: 1+1?", "2", 1.0, False],
+        ["user: 1+1?", "2", 1.0, True],
+    ]
+    assert notes == []
+
+
+def test_open_instruct():
+    for name in ("open_instruct", "open_instruct_checkpoints"):
+        run = runs.open_run(DATA / name)
+        assert (run.trainer, run.method, run.base) == ("open-instruct", "grpo", str(DATA / "open_instruct" / "base"))
+        assert steps(run) == [2, 10, None]
+        assert len(run.rollouts) == 2
+        assert len(run.notes) == 1
+        assert "step_12: checkpoint left out: it has no file .checkpoint_complete" in run.notes[0]
+
+
+def test_open_instruct_sft(copied):
+    folder = copied("open_instruct_sft")
+    (folder / "step_2" / "COMPLETED").unlink()
+    run = runs.open_run(folder)
+    assert (run.method, run.settings.learning_rate, steps(run)) == ("sft", 2e-5, [4, None])
+    assert run.series("loss").to_dict() == {1: 3.0, 2: 1.5, 3: 1.0, 4: 0.75}
+    assert "step_2: checkpoint left out: it has no file COMPLETED" in run.notes[0]
+
+
+@pytest.mark.parametrize("trainer", ["own", "verl", "openrlhf", "prime_rl", "open_instruct"])
+def test_other_directories_are_not_claimed(trainer, tmp_path):
+    import importlib
+
+    reader = importlib.import_module(f"dynamics.runs.readers.{trainer}")
+    assert reader.LOOKED_FOR
+    for folder in (tmp_path, DATA / "trl_sft", DATA / "trainer", DATA / "llamafactory"):
+        assert reader.read(folder) is None
+
+
+def test_a_folder_that_is_nothing_known_lists_what_was_looked_for(tmp_path):
+    with pytest.raises(InputError, match=r"not the output directory of a known trainer; looked for .*verl.*OpenRLHF.*prime-rl"):
+        runs.open_run(tmp_path)
+
+
+def test_weights_that_are_not_complete(tmp_path):
+    def fault(name, content=b"", **files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for other, text in {name: content, **files}.items():
+            (folder / other).write_bytes(text)
+        return weights.fault(folder)
+
+    whole_file = (DATA / "openrlhf" / "base" / "model.safetensors").read_bytes()
+    states = next((DATA / "openrlhf").rglob("mp_rank_00_model_states.pt")).read_bytes()
+    index = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}).encode()
+    assert fault("model.safetensors", whole_file) == ""
+    assert fault("model.safetensors", whole_file[:-1]) == "model.safetensors is cut short"
+    assert fault("model.safetensors", whole_file[:100]) == "model.safetensors is cut short"
+    assert fault("model.safetensors") == "model.safetensors is empty"
+    assert fault("model.safetensors", b"\x02" + b"\0" * 7 + b"[]") == "model.safetensors has no header of safetensors"
+    assert fault("a.pt", states) == ""
+    assert fault("a.pt", states[:-50]) == "a.pt is cut short"
+    assert fault("__0_0.distcp", b"x") == "it has no .metadata, which is written last"
+    assert fault("model-00001-of-00002.safetensors", whole_file) == "model-00002-of-00002.safetensors is missing"
+    assert fault("model.safetensors.index.json", index, **{"model-00001-of-00002.safetensors": whole_file}).endswith(
+        "00002.safetensors is missing"
+    )
+    assert fault("model.safetensors.index.json", b"{", **{"x.safetensors": whole_file}) == "model.safetensors.index.json cannot be read"
+    assert fault("optimizer.pt", states) == "it holds no weights"
+    if hasattr(os, "mkfifo"):
+        pipe = tmp_path / "pipe"
+        pipe.mkdir()
+        os.mkfifo(pipe / "model.safetensors")
+        assert weights.fault(pipe) == "it holds no weights"
+
+
+def test_settings(tmp_path):
+    text = "optim:\n  lr: 1e-6\n  betas: [0.9, 0.99]\nhub_token: secret\nname: ${optim.lr}/${oc.select:none,x}/${env:HOME}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    settings = resolved(read_settings(tmp_path / "a.yaml"))
+    assert settings == {"optim.lr": "1e-6", "optim.betas": "[0.9, 0.99]", "name": "1e-6/x/${env:HOME}"}
+    assert number(settings, "missing", "optim.lr") == 1e-6
+    assert whole({"a": -1, "b": 2.5, "c": "3"}, "a", "b", "c") == 3
+    assert whole({"a": True}, "a") is None
+    assert flat({"token": "secret", "api_key": "secret", "max_token": 5, "x.password": "secret"}) == {"max_token": 5}
+    assert resolved({"a": "${b}", "b": "${a}"}).keys() == {"a", "b"}
+    recorded = {
+        "a": "Namespace(x=[1], y=SimpleNamespace(key='secret', z='n'))",
+        "use_wandb": "secret",
+        "b": "namespace(f=open('/etc'))",
+        "c": "(",
+    }
+    assert flat(unfolded(recorded)) == {"a.x": "[1]", "a.y.z": "n", "c": "("}
+    assert unfolded({"a": "namespace(" * 1000}) == {}
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(InputError, match="does not hold settings by name"):
+        read_settings(tmp_path / "list.yaml")
+
+
+def test_logs(tmp_path):
+    log, notes = Log({"reward": ("r",)}), []
+    lines = [
+        '{"step": 1, "r": 0.5, "x": true, "y": "text"}',
+        '{"step": "2"}',
+        "[1]",
+        '{"step": 3, "r": NaN, "z": 1e999}',
+        "{",
+        '{"step": 4, "r": 1}',
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    json_log(tmp_path / "log.jsonl", notes, lambda record: (record.get("step"), record), log)
+    assert [(step, name) for step, name, _ in log.rows] == [(1, "step"), (1, "r"), (3, "step"), (3, "r"), (3, "z")]
+    assert notes[0].endswith("what follows in the file is not read")
+    assert "line 5" in notes[0]
+    assert notes[1].endswith("2 lines are no metrics of a step and are left out")
+    console_log(tmp_path / "missing.log", notes, log)
+    assert "No such file" in notes[2]
+    assert not log.combine("sum", ("r", "q"), lambda wide: wide.sum(axis=1))
+
+
+def _alike(first, second):
+    """Compare two runs, apart from their paths."""
+    for name in ("trainer", "method", "settings", "metric_names", "notes"):
+        assert getattr(first, name) == getattr(second, name)
+    assert steps(first) == steps(second)
+    assert [(file.step, file.held_out) for file in first.rollouts] == [(file.step, file.held_out) for file in second.rollouts]
+    assert first.metrics["name"].tolist() == second.metrics["name"].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["verl", "openrlhf", "prime_rl"])
+def test_directories_by_the_installed_trainer(trainer, tmp_path):
+    pytest.importorskip({"prime_rl": "verifiers"}.get(trainer, trainer))
+    runpy.run_path(str(DATA / f"make_{trainer}.py"))["make"](tmp_path / trainer)
+    _alike(runs.open_run(tmp_path / trainer), runs.open_run(DATA / trainer))
+
+
+@pytest.mark.slow
+def test_directories_by_this_projects_training(tmp_path):
+    runpy.run_path(str(DATA / "make_own.py"))["make"](tmp_path)
+    for method in ("sft", "rlvr", "selfplay"):
+        _alike(runs.open_run(tmp_path / f"own/{method}"), runs.open_run(DATA / f"own/{method}"))
