@@ -72,6 +72,19 @@ class Report:
     command: str = ""
 
     @property
+    def verdict(self) -> str:
+        """Which numbers of the headline are changes whose intervals do not hold 0; empty if none is a change with an interval."""
+        changes = [number for number, (_, finding) in enumerate(self.headline, 1) if finding.is_change and finding.low is not None]
+        clear = [number for number in changes if self.headline[number - 1][1].is_clear]
+        if not changes:
+            return ""
+        if not clear:
+            return f"None: the interval of number {_listed(changes)} holds 0, so this may be no change at all."
+        others = [number for number in changes if number not in clear]
+        rest = f"; that of number {_listed(others)} does, so this may be no change at all" if others else ""
+        return f"Number {_listed(clear)}: the interval does not hold 0{rest}."
+
+    @property
     def doubts(self) -> list[str]:
         """Why the numbers could mislead, of all sections, each once; first what concerns all of them: the cause of what was found."""
         ordered = sorted(self.sections, key=lambda section: section.key != "configuration")
@@ -89,11 +102,21 @@ class Report:
             "command": self.command,
             "runs": [_run(*of) for of in zip(self.runs, self.labels, self.facts, strict=True)],
             "headline": [{"section": key} | asdict(finding) for key, finding in self.headline],
+            "clear_changes": self.verdict,
             "sections": [_section(section) for section in self.sections],
             "doubts": self.doubts,
             "commands": self.commands,
             "incomplete": self.incomplete,
         }
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """List numbers in a sentence.
+
+    >>> _listed([2, 3, 5])
+    '2, 3 and 5'
+    """
+    return " and ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])]))
 
 
 def open_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:

@@ -22,6 +22,8 @@ def markdown(report: Report) -> str:
         words = "; ".join(f"{fact.name} {printable(fact.text, 300)}" for fact in facts)
         lines.append(f"- **{escape(label)}**: {escape(words)}")
     lines += ["", *(f"{number}. {escape(finding.text)}" for number, (_, finding) in enumerate(report.headline, 1)), ""]
+    if report.verdict:
+        lines += [f"**Clear changes of behaviour.** {escape(report.verdict)}", ""]
     if report.incomplete:
         lines += ["This report is incomplete:", "", *_bullets(report.incomplete), ""]
     for section in report.sections:

@@ -49,6 +49,7 @@ def page(report: Report, figures: Mapping[str, bytes], files: str | None = None)
             _lead(html.one_line(finding.text, LINE)) | {"key": key, "section": html.one_line(titles[key], HEADING)}
             for key, finding in report.headline
         ],
+        "verdict": report.verdict,
         "incomplete": [html.one_line(line, REMARK) for line in report.incomplete],
         "sections": [_section(section, figures, files) for section in report.sections],
         "doubts": [html.one_line(line, LINE) for line in report.doubts],

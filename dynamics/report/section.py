@@ -23,6 +23,7 @@ class Finding:
     key : name of the number in the JSON document.
     value, low, high : the number, unrounded, and its interval; None where there is none.
     weight : how much it matters for the headline; the largest come first, 0 never stands there.
+    is_change : whether the number is a change made by training, which is none at 0.
     """
 
     text: str
@@ -31,6 +32,12 @@ class Finding:
     low: float | None = None
     high: float | None = None
     weight: float = 0.0
+    is_change: bool = False
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the number is a change whose interval does not hold 0."""
+        return self.is_change and self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def show(report: Report, console: Console | None = None) -> None:
         return [
             _facts(report),
             _headline(report),
+            _lines("clear changes of behaviour", [report.verdict] if report.verdict else []),
             _missing(report),
             _lines("incomplete", report.incomplete),
             _lines("doubt", report.doubts),

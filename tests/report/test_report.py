@@ -18,7 +18,7 @@ import pytest
 from helpers import browser, dumped
 from report_helpers import read, reader, weights, write_checkpoint, write_run  # noqa: F401 - reader is a fixture
 
-from dynamics.report import Finding, Options, Sample, Section, Table, assembly, report
+from dynamics.report import Finding, Options, Report, Sample, Section, Table, assembly, report
 from dynamics.report.__main__ import cli
 from dynamics.report.cells import cell
 from dynamics.report.markdown import escape, markdown
@@ -292,3 +292,16 @@ def test_the_page_in_a_browser(tmp_path: Path, reader: None) -> None:  # noqa: F
         assert all(measured["images"])
         assert measured["hostile"] <= 1
         assert measured["buttons"] > 10
+
+
+def test_the_headline_says_which_changes_are_clear() -> None:
+    clear = Finding("rose", value=1.0, low=0.5, high=2.0, is_change=True)
+    unclear = Finding("may be none", value=1.0, low=-0.5, high=2.0, is_change=True)
+    level, unknown = Finding("a level", value=0.3, low=0.2, high=0.4), Finding("no interval", value=1.0, is_change=True)
+
+    def verdict(*findings: Finding) -> str:
+        return Report([], [], [], [("", finding) for finding in findings], []).verdict
+
+    assert verdict(level, clear, unclear, clear).startswith("Number 2 and 4: the interval does not hold 0; that of number 3 does")
+    assert verdict(unclear, level).startswith("None: the interval of number 1 holds 0")
+    assert verdict(level, unknown) == ""

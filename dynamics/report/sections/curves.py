@@ -189,10 +189,10 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span})"
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."
-        return Finding(text, _key(curve, labels), change.change, weight=weight)
+        return Finding(text, _key(curve, labels), change.change, weight=min(weight, 5.0), is_change=True)
     sure = "" if change.rises or change.falls else " It may as well be none: the interval holds 0."
     text = f"{moved}, a change of {change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}].{sure} One run: nothing on other seeds."
-    return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight)
+    return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight, is_change=True)
 
 
 def _flag_finding(flag: Flag, labels: Sequence[str], index: int) -> Finding:
@@ -259,7 +259,7 @@ def _trend_table(curves: Sequence[Curve], labels: Sequence[str]) -> Table:
         for curve in curves
     ]
     show = {"run": "run"} if len(labels) > 1 else {}
-    show |= {"metric": "metric", "first": "first tenth", "last": "last tenth", "change": "change", "low": "from", "high": "to"}
+    show |= {"metric": "metric", "first": "start", "last": "end", "change": "change", "low": "from", "high": "to"}
     show |= {"values": "values", "gaps": "not finite", "spikes": "spikes"}
     return Table("curve_changes", "From the start to the end", pd.DataFrame(records), show, most=60, note=TRENDS_NOTE)
 

@@ -188,7 +188,7 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
     findings.append(
         Finding(
             f"{of}The singular values moved by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} and "
-            f"{number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in the table).",
+            f"{number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in directions_by_matrix.csv).",
             f"{key}nss", middle, low, high, 3.5,
         )
     )  # fmt: skip
@@ -241,10 +241,12 @@ def _angles(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
     middle, low, high = _quartiles(rows["angle_left_max"])
     if math.isnan(middle):
         return []
+    count = plural(len(rows), "matrix", "matrices")
     return [
         Finding(
-            f"{of}The first {turned.k} left directions turned by up to {number(middle)} degrees (median; half of the matrices between "
-            f"{number(low)} and {number(high)}). The largest angle means little where singular value number {turned.k} and the next agree.",
+            f"{of}Of the first {turned.k} left directions of a matrix, the one that turned most turned by {number(middle)} degrees "
+            f"(median of {count}; half of them between {number(low)} and {number(high)}, the largest "
+            f"{number(rows['angle_left_max'].max())}). This angle means little where singular value number {turned.k} and the next agree.",
             f"{key}angle_left_max", middle, low, high, 1.5,
         )
     ]  # fmt: skip

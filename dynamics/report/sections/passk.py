@@ -237,7 +237,9 @@ def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, leve
         )
         weight = 10.0 if main and not findings else 5.0 if findings and point["high"] < 0 else 1.0
         findings.append(
-            Finding(text, f"pass_at_{k}_difference/{b}", float(point["difference"]), float(point["low"]), float(point["high"]), weight)
+            Finding(
+                text, f"pass_at_{k}_difference/{b}", float(point["difference"]), float(point["low"]), float(point["high"]), weight, True
+            )
         )
     crossed = comparison.crossing
     value, low, high = (crossed.k, crossed.low, crossed.high) if crossed is not None else (None, None, None)

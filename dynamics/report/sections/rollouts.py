@@ -166,7 +166,7 @@ def _reward(measured: Measured, weight: float) -> Finding:
     sure = "" if math.isnan(change.low) or change.low > 0 or change.high < 0 else " It may as well be none."
     text = f"From the first to the second half of training, the mean reward of {which} changed by {change.value:+.3g} "
     text += f"{_interval(change.low, change.high)}.{sure} {caveat}."
-    return Finding(text, "reward_change", change.value, _end(change.low), _end(change.high), weight)
+    return Finding(text, "reward_change", change.value, _end(change.low), _end(change.high), weight, is_change=not measured.unpaired)
 
 
 def _ends(measured: Measured, name: str) -> tuple[pd.Series[float], pd.Series[float]] | None:
@@ -293,8 +293,8 @@ def _tables(measured: Sequence[Measured]) -> list[Table]:
     cells = [_cells(each) for each in measured[:MAPS] if len(each.by_prompt)]
     if cells:
         tables.append(Table("reward_by_prompt", "Reward by prompt over training", pd.concat(cells, ignore_index=True)))
-    changed = [_named(each) for each in measured if len(each.by_prompt)]
-    if changed:
+    changed = [rows[rows["change"] != 0] for rows in (_named(each) for each in measured if len(each.by_prompt))]
+    if any(len(rows) for rows in changed):
         show = {"series": "run"} if len(measured) > 1 else {}
         show |= {"text": "prompt", "early": "first half", "late": "second half", "change": "change", "low": "from", "high": "to", "q": "q"}
         note = (
@@ -302,7 +302,14 @@ def _tables(measured: Sequence[Measured]) -> list[Table]:
             "change is covered although it was chosen; q: false discovery rate (Benjamini-Hochberg)."
         )
         tables.append(
-            Table("prompts_changed", "The prompts whose reward changed most", pd.concat(changed, ignore_index=True), show, PROMPTS, note)
+            Table(
+                "prompts_changed",
+                "The prompts whose reward changed, the most certain changes first",
+                pd.concat(changed, ignore_index=True),
+                show,
+                PROMPTS,
+                note,
+            )
         )
     return tables
 

@@ -258,7 +258,7 @@ def _interval(row: pd.Series[float], name: str, sign: str = "") -> str:
 
 def _finding(text: str, key: str, row: pd.Series[float], name: str, weight: float) -> Finding:
     low, high = (None if math.isnan(row[f"{name}_{end}"]) else float(row[f"{name}_{end}"]) for end in ("low", "high"))
-    return Finding(text, key, float(row[name]), low, high, weight)
+    return Finding(text, key, float(row[name]), low, high, weight, is_change=name.endswith("change"))
 
 
 def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, key: str, of: str, weight: float) -> list[Finding]:
