@@ -51,7 +51,7 @@ throw true try tuple typedef typeof var void yield
 def kind_of_token(text: str) -> str:
     r"""Return the kind of a token by its text alone, a key of ``KINDS``.
 
-    >>> [kind_of_token(text) for text in (" 12", "+", " because", "def", " the", "\\n\\n", ",")]
+    >>> [kind_of_token(text) for text in (" 12", "+", " because", "def", " the", "\n\n", ",")]
     ['number', 'operator', 'connective', 'code', 'word', 'whitespace', 'punctuation']
     """
     token = text.strip()[:LONGEST]

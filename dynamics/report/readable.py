@@ -9,7 +9,7 @@ def readable(text: object, limit: int) -> str:
     Of a longer text, the first two thirds and the last third of what is shown remain, with the number of characters between them.
 
     >>> readable("a" * 50 + "b", 9)
-    'aaaaaa\\n[… 42 characters …]\\naab'
+    'aaaaaa\n[… 42 characters …]\naab'
     """
     whole = text if isinstance(text, str) else ("" if text is None else str(text))
     if len(whole) > limit:
