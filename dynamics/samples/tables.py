@@ -206,6 +206,9 @@ def _lighteval(
     notes.fields = {"problem": "full_prompt" if old else "doc.task_name and doc.id", "correct": f"metric {metric}"}
     texts = "predictions" if old else "model_response.text"
     identity = ["full_prompt"] if old else ["doc.id", "doc.task_name"]
+    for name in (texts, identity[0]):
+        if not _has(schema, name):
+            raise InputError(f"{printable(path)}: has no column {name!r}, as lighteval's details have")
 
     def make() -> Iterator[Row]:
         number = 0
@@ -222,6 +225,12 @@ def _lighteval(
                     yield Row(problem, verdict, status, sample, None, fingerprint(_bytes(text)))
 
     return "lighteval details", batches(make())
+
+
+def _has(schema: Any, name: str) -> bool:
+    """Tell whether a table has a column; a dot separates the name of a struct from that of its field."""
+    column, _, field = name.partition(".")
+    return column in schema.names and (not field or field in [part.name for part in schema.field(column).type])
 
 
 def _metric(types: dict[str, Any], columns: Columns, notes: SourceNotes, path: str) -> str:
