@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
     _check(options)
-    state = _state(options)
+    state = _state(options) if options.watch is not None else []
     incomplete = _once(options, arguments)
     if options.watch is None:
         return _end(incomplete, options)
@@ -55,6 +55,11 @@ def _check(options: argparse.Namespace) -> None:
     from dynamics.cli.outputs import check_outputs
     from dynamics.report.files import check_folder
 
+    if options.seed < 0:
+        raise InputError("--seed: must be at least 0")
+    for option, values in (("RUN", options.runs), ("--base", [options.base]), ("--evals", options.evals), ("--texts", options.texts)):
+        if "" in values:
+            raise InputError(f"{option}: is empty; name a file or a folder")
     if options.html == "-":
         raise InputError("--html -: a page is written to a file; name one")
     check_outputs(options, [*options.runs, *options.texts, *options.evals], {options.markdown: (".md", ".markdown")})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Protocol, cast
 import pandas as pd
 
 from dynamics.checkpoints import open_checkpoint
+from dynamics.cli.command import TRACEBACK
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
 from dynamics.report.labels import run_labels
@@ -182,6 +184,11 @@ def _made(name: str, runs: Sequence[Run], options: Options) -> Section:
         return module.make(runs, options)
     except InputError as error:
         return Section(name, name.capitalize(), missing=str(error), incomplete=[f"{name}: {error}"])
+    except Exception as error:  # a fault here, which must not cost the other sections
+        if os.environ.get(TRACEBACK):
+            raise
+        what = f"internal error ({type(error).__name__}: {printable(error, 200)}); please report it with what {TRACEBACK}=1 shows"
+        return Section(name, name.capitalize(), missing=what, incomplete=[f"{name}: {what}"])
 
 
 def _headline(sections: Sequence[Section]) -> list[tuple[str, Finding]]:

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from dynamics.report.change_points import running_median
 from dynamics.report.trends import Trend, trend, window_length
 
+#: absolute value from which a logged number counts as infinite
+LARGEST = 1e100
 #: entropy below this share of its start has collapsed
 COLLAPSED = 0.1
 #: number of successive steps in which all groups have zero variance
@@ -54,8 +56,8 @@ class Flag:
 
 
 def finite(series: pd.Series[float]) -> pd.Series[float]:
-    """Return the finite values of a series."""
-    return series[np.isfinite(series.to_numpy(float))]
+    """Return the finite values of a series; values of over 1e100, with which one cannot compute, count as infinite."""
+    return series[np.abs(series.to_numpy(float)) < LARGEST]
 
 
 def first_step(series: pd.Series[float], holds: Bool[np.ndarray, " steps"]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import re
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dynamics.cli.command import TRACEBACK
 from dynamics.errors import printable
 from dynamics.io.csv import to_csv
 from dynamics.presentation import html, style
@@ -66,17 +68,28 @@ def _lead(text: str) -> dict[str, str]:
 
 
 def draw(report: Report) -> dict[str, bytes]:
-    """Draw all figures of a report: SVG by name."""
-    import io
-
-    drawn = {}
+    """Draw all figures of a report: SVG by name. One that cannot be drawn is taken out, and makes the report incomplete."""
+    drawn: dict[str, bytes] = {}
     with style.use_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
-        for picture in (picture for section in report.sections for picture in section.pictures):
-            buffer = io.BytesIO()
-            picture.draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-            drawn[picture.name] = buffer.getvalue()
+        for section in report.sections:
+            section.pictures = [picture for picture in section.pictures if _draw(picture, drawn, report.incomplete)]
     return drawn
+
+
+def _draw(picture: Picture, drawn: dict[str, bytes], incomplete: list[str]) -> bool:
+    """Draw a figure; tell whether that worked. Numbers that matplotlib cannot draw must not cost the page."""
+    buffer = io.BytesIO()
+    try:
+        picture.draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        what = f"{type(error).__name__}: {printable(error, 200)}"
+        incomplete.append(f"the figure {picture.name} cannot be drawn ({what}); its table is there")
+        return False
+    drawn[picture.name] = buffer.getvalue()
+    return True
 
 
 def _remarks(report: Report) -> list[str]:

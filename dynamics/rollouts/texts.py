@@ -16,6 +16,7 @@ import msgspec
 
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
+from dynamics.io import parquet
 from dynamics.io.paths import choose_run, files_under, no_such_path, run_folders
 from dynamics.io.validation import converted, within_bounds
 
@@ -150,19 +151,9 @@ def _json_lines(path: Path) -> Iterator[Document]:
 
 
 def _parquet(path: Path) -> Iterator[Document]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(1024):
-            for record in batch.to_pylist():
-                number += 1
-                yield document(record, f"{path.stem}:{number}", f"{printable(path)}, row {number}")
-    except (InputError, MemoryError):
-        raise
-    except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
-        raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None
+    with parquet.opened(path) as table:
+        for number, record in enumerate(parquet.rows(table), 1):
+            yield document(record, f"{path.stem}:{number}", f"{printable(path)}, row {number}")
 
 
 def document(record: Any, name: str, where: str) -> Document:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from dynamics.errors import InputError, printable
+from dynamics.io.locations import scheme_of, without_secrets
 from dynamics.io.paths import suggest_path
 from dynamics.runs.view import Run
 
@@ -28,6 +29,14 @@ class Reader(Protocol):
         """Read a directory; None if another trainer wrote it."""
 
 
+def _refuse_url(run: Run) -> None:
+    """Take away a base that is a URL: files of strangers do not decide what this machine connects to."""
+    if run.base is not None and scheme_of(run.base):
+        url = printable(without_secrets(run.base), 200)
+        run.notes.append(f"{printable(run.base_from, 200)}: names the base {url}, a URL, which is not opened unasked; name it with --base")
+        run.base, run.base_from = None, ""
+
+
 def open_run(path: str | Path) -> Run:
     """Read the output directory of a training run.
 
@@ -40,8 +49,13 @@ def open_run(path: str | Path) -> Run:
         raise InputError(f"{printable(path)}: is not a directory; name the output directory of a training run{suggest_path(folder)}")
     readers = [cast(Reader, importlib.import_module(f"dynamics.runs.readers.{name}")) for name in READERS]
     for reader in readers:
-        run = reader.read(folder)
+        try:
+            run = reader.read(folder)
+        except (OSError, RecursionError) as error:  # such as folders in one another without end
+            what = f"{error.strerror or error}: {printable(error.filename, 200)}" if isinstance(error, OSError) else "nested too deeply"
+            raise InputError(f"{printable(path, 300)}: cannot be read ({what})") from None
         if run is not None:
+            _refuse_url(run)
             return run
     looked = "; ".join(reader.LOOKED_FOR for reader in readers)
     raise InputError(f"{printable(path)}: is not the output directory of a known trainer; looked for {looked}")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.errors import InputError, printable
+from dynamics.io import parquet
 from dynamics.io.compression import opened
 from dynamics.io.json_lines import read_json_lines
 from dynamics.runs.completions import Completion, NoCompletion, reader
@@ -33,8 +34,8 @@ COLUMNS = {
 }
 #: bytes of all files that are read, and of the start of a file from which the number of its records is estimated
 MOST_BYTES, START = 1 << 30, 1 << 20
-#: rows of a Parquet file that are read at once
-ROWS = 1024
+#: characters of the texts that are kept in memory
+MOST_CHARACTERS = 1 << 29
 #: columns of TRL's tables that are no rewards
 NO_REWARD = frozenset(["step", "prompt", "completion", "advantage", "reward"])
 
@@ -71,18 +72,20 @@ class _Found:
     most: int
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     prompts: dict[str, str] = field(default_factory=dict)
+    characters: int = 0
 
     def add(self, row: Completion, file: RolloutFile, name: str) -> None:
         """Add a row."""
         step = file.step if file.step is not None else row.step
         prompt = self.prompts.setdefault(row.prompt, row.prompt)
+        self.characters += len(row.completion) + (len(prompt) if prompt is row.prompt else 0)
         rest = (row.completion, row.reward, row.tokens, row.truncated, row.role, file.held_out, name)
         self.rows.append((-1 if step is None else step, prompt, *rest))
 
     @property
     def is_full(self) -> bool:
         """Whether no more rows are read."""
-        return len(self.rows) >= self.most
+        return len(self.rows) >= self.most or self.characters >= MOST_CHARACTERS
 
     def table(self) -> pd.DataFrame:
         """Return the table, by step; rows of a step stay in the order of the files."""
@@ -120,9 +123,8 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         size = path.stat().st_size
         if path.suffix == ".parquet":
-            from pyarrow import parquet
-
-            return parquet.read_metadata(path).num_rows, size
+            with parquet.opened(path) as table:
+                return table.metadata.num_rows, size
         with opened(path) as stream:
             start = stream.read(START)
     except Exception:  # whatever is wrong is told when the file is read
@@ -198,22 +200,15 @@ def _completions(records: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, list
 def _parquet(path: Path, rewards: Callable[[Sequence[str]], list[tuple[str, float]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a table of TRL; the reward is the weighted sum over its functions, of those that apply."""
     import pyarrow as pa
-    from pyarrow import parquet
 
-    try:
-        table = parquet.ParquetFile(path)
+    with parquet.opened(path) as table:
         kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_null)  # null: no reward of a function applied
         numbers = [column.name for column in table.schema_arrow if any(is_kind(column.type) for is_kind in kinds)]
         columns = rewards(numbers)
-        place = 0
-        for batch in table.iter_batches(ROWS):
-            for row in batch.to_pylist():
-                place += 1
-                if "reward" not in row and columns:
-                    row["reward"] = _sum(row, columns)
-                yield place, row
-    except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
-        raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None
+        for place, row in enumerate(parquet.rows(table), 1):
+            if "reward" not in row and columns:
+                row["reward"] = _sum(row, columns)
+            yield place, row
 
 
 def _sum(row: Mapping[str, Any], columns: Sequence[tuple[str, float]]) -> float:

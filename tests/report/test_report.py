@@ -18,7 +18,7 @@ import pytest
 from helpers import browser, dumped
 from report_helpers import read, reader, weights, write_checkpoint, write_run  # noqa: F401 - reader is a fixture
 
-from dynamics.report import Finding, Options, Report, Sample, Section, Table, assembly, report
+from dynamics.report import Finding, Options, Picture, Report, Sample, Section, Table, assembly, report
 from dynamics.report.__main__ import cli
 from dynamics.report.cells import cell
 from dynamics.report.markdown import escape, markdown
@@ -156,6 +156,8 @@ def test_what_cannot_be_read_is_a_line_and_status_3(tmp_path: Path, monkeypatch:
         (["run", "--out", "base/model.safetensors"], "is a file; --out names a folder"),
         (["run", "--out", "no/files"], "does not exist"),
         (["run", "--watch", "0"], "--watch: must be over 0"),
+        (["run", "--seed", "-1"], "--seed: must be at least 0"),
+        (["run", "--evals", ""], "--evals: is empty"),
         (["run", "--jsno", "x"], "did you mean --json?"),
         ([], "the following arguments are required: RUN"),
     ],
@@ -305,3 +307,19 @@ def test_the_headline_says_which_changes_are_clear() -> None:
     assert verdict(level, clear, unclear, clear).startswith("Number 2 and 4: the interval does not hold 0; that of number 3 does")
     assert verdict(unclear, level).startswith("None: the interval of number 1 holds 0")
     assert verdict(level, unknown) == ""
+
+
+def test_a_fault_in_a_section_or_a_figure_does_not_cost_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> Section:
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
+    monkeypatch.setattr("dynamics.report.sections.configuration.make", fail)
+    made = report([Run(tmp_path, "by hand")])
+    assert made.sections[0].missing.startswith("internal error (OverflowError: too large)")
+    assert "configuration: internal error" in made.incomplete[0]
+
+    made.sections.append(Section("x", "X", pictures=[Picture("broken", "Broken", fail, "", "")]))  # type: ignore[arg-type]
+    assert draw(made) == {}
+    assert not made.sections[1].pictures
+    assert made.incomplete[-1] == "the figure broken cannot be drawn (OverflowError: too large); its table is there"

@@ -485,3 +485,20 @@ def test_a_directory_of_which_only_the_models_are_left(tmp_path: Path) -> None:
     assert (run.trainer, run.evidence) == ("transformers Trainer", "checkpoint-5/")
     assert steps(run) == [(5, "checkpoint-5"), (10, "checkpoint-10")]
     assert run.settings == Settings(master_dtype="float32", storage_dtype="float32")
+
+
+def test_a_url_as_base_is_not_opened_unasked(copy: Any) -> None:
+    folder = copy("trl_lora")
+    for path in folder.rglob("adapter_config.json"):
+        edit(path, base_model_name_or_path="http://127.0.0.1:9/model.safetensors")
+    run = open_run(folder)
+    assert run.base is None
+    assert any("names the base http://127.0.0.1:9/model.safetensors, a URL" in note for note in run.notes)
+
+
+def test_a_link_to_itself_and_a_name_that_is_no_path_are_no_hindrance(copy: Any) -> None:
+    folder = copy("trl_lora")
+    (folder / "checkpoint-99").symlink_to("checkpoint-99")
+    for path in folder.rglob("adapter_config.json"):
+        edit(path, base_model_name_or_path="x" * 5000)
+    assert open_run(folder).base == "x" * 5000

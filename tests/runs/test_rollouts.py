@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -221,3 +223,25 @@ def test_a_million_samples_in_bounded_memory(tmp_path):
     assert len(table) == 200_000
     assert len(notes) == 1
     assert peak < 500 << 20
+
+
+def test_a_pipe_in_place_of_a_table_is_a_line(tmp_path):
+    os.mkfifo(tmp_path / "completions_00001.parquet")
+    table, notes = read_rollouts(Run(tmp_path, "TRL", rollouts=[RolloutFile(1, tmp_path / "completions_00001.parquet")]))
+    assert table.empty
+    assert "is not a regular file but a pipe" in notes[0]
+
+
+def test_a_text_that_stands_for_many_rows_is_not_copied_for_all_of_them(tmp_path, monkeypatch):
+    path = tmp_path / "completions_00001.parquet"
+    parquet.write_table(pa.table({"prompt": ["p"] * 100, "completion": ["x" * 1_000_000] * 100, "f": [1.0] * 100}), path)
+    monkeypatch.setattr("dynamics.runs.rollouts.MOST_CHARACTERS", 5_000_000)
+    monkeypatch.setattr("dynamics.io.parquet.LARGEST", 2_000_000)
+    tracemalloc.start()
+    try:
+        table, notes = read_rollouts(Run(tmp_path, "TRL", rollouts=[RolloutFile(1, path)]))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(table) == 5
+    assert notes == [f"{path}: only its first 5 samples are read"]

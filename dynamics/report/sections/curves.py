@@ -183,10 +183,13 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     if change.values < 2:
         text = f"{start} was logged once: {number(change.first)}; nothing can be said of its change."
         return Finding(text, _key(curve, labels), None, weight=min(weight, 1.0))
-    span = f"means of the first and of the last {change.window:,} of {change.values:,} logged steps"
+    what = f"{change.values:,} logged steps" + (f" with a finite value; {curve.gaps:,} have none" if curve.gaps else "")
+    span = f"means of the first and of the last {change.window:,} of {what}"
     if change.window == 1:
-        span = f"first and last of {change.values:,} logged steps"
-    moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span})"
+        span = f"first and last of {what}"
+    known = finite(curve.series).index
+    lost = f", and is NaN or infinite after step {known[-1]:,}" if known[-1] != curve.series.index[-1] else ""
+    moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span}){lost}"
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."
         return Finding(text, _key(curve, labels), change.change, weight=min(weight, 5.0), is_change=True)

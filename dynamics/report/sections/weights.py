@@ -78,6 +78,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     ]
     if not moved:
         section.missing = "no weights were compared: " + "; ".join(dict.fromkeys(reasons))
+        section.incomplete += [section.missing] if any(run.checkpoints for run in runs) else []
         return section
     section.incomplete += reasons
     several = len(runs) > 1

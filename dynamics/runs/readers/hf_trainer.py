@@ -208,10 +208,13 @@ def _inside(name: str, directory: _Directory) -> bool:
 def _beside(name: str, folder: Path) -> str:
     """Return the path of a base that is relative to a folder above the run, where training was started; any other name as it is."""
     path = Path(name)
-    if path.is_absolute() or ".." in path.parts or path.exists():
+    try:
+        if path.is_absolute() or ".." in path.parts or path.exists():
+            return name
+        above = [parent / path for parent in folder.resolve().parents[:ABOVE]]
+        return next((str(parent) for parent in above if (parent / "config.json").is_file()), name)
+    except (OSError, ValueError):  # a text that is no path
         return name
-    above = [parent / path for parent in folder.resolve().parents[:ABOVE]]
-    return next((str(parent) for parent in above if (parent / "config.json").is_file()), name)
 
 
 def _relative(path: Path, folder: Path) -> str:

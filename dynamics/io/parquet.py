@@ -1,0 +1,66 @@
+"""Read the rows of Parquet files of strangers in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dynamics.errors import InputError, printable
+from dynamics.io.regular import open_regular
+
+#: rows that are read at once, and of tables with texts inside of lists, whose sizes are known too late
+ROWS, NESTED_ROWS = 1024, 16
+#: bytes of texts that are converted at once
+LARGEST = 1 << 26
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a Parquet file, whose texts stay packed as they are in the file until ``rows`` converts them.
+
+    Raises
+    ------
+    InputError : it is no regular file, is damaged, or no Parquet file; also if that is found while it is read.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with os.fdopen(open_regular(path), "rb") as stream:
+        try:
+            texts = [field.name for field in parquet.read_schema(stream) if _is_text(field.type)]
+            stream.seek(0)
+            yield parquet.ParquetFile(stream, read_dictionary=texts)
+        except InputError:
+            raise
+        except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
+            raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None
+
+
+def rows(table: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an open Parquet file; few at once if their texts are long, because a text may stand there once for many rows."""
+    import pyarrow as pa
+
+    nested = any(pa.types.is_nested(field.type) for field in table.schema_arrow)
+    for batch in table.iter_batches(NESTED_ROWS if nested else ROWS):
+        longest = sum(_longest(column) for column in batch.columns)
+        count = max(1, LARGEST // max(1, longest))
+        for start in range(0, batch.num_rows, count):
+            yield from batch.slice(start, count).to_pylist()
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _longest(column: Any) -> int:
+    """Return the number of bytes of the longest text of a column."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    values = column.dictionary if pa.types.is_dictionary(column.type) else column
+    return int(compute.max(compute.binary_length(values)).as_py() or 0) if _is_text(values.type) else 0
