@@ -9,6 +9,8 @@ import msgspec
 
 SCHEMA = "dynamics.run/2"
 _FIRST = "dynamics.run/1"
+#: schemas that ``current_document`` translates
+KNOWN = frozenset([_FIRST, SCHEMA])
 
 
 class _Document(msgspec.Struct):

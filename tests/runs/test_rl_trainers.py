@@ -404,3 +404,10 @@ def test_directories_by_this_projects_training(tmp_path):
     runpy.run_path(str(DATA / "make_own.py"))["make"](tmp_path)
     for method in ("sft", "rlvr", "selfplay"):
         _alike(runs.open_run(tmp_path / f"own/{method}"), runs.open_run(DATA / f"own/{method}"))
+
+
+def test_a_run_of_a_later_version_says_so(copied):
+    folder = copied("own/sft")
+    document = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(document | {"schema": "dynamics.run/99"}))
+    assert any("its schema dynamics.run/99 is unknown" in note for note in runs.open_run(folder).notes)

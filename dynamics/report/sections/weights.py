@@ -215,12 +215,14 @@ def _over_time(moved: Moved, start: str, key: str) -> list[Finding]:
         return []
     (first, before), last = moved.updates[0], moved.last
     change = last.total.sparsity["bf16"] - before.total.sparsity["bf16"]
+    sizes = before.total.numel, last.total.numel
+    differ = "" if sizes[0] == sizes[1] else f" The first is of {sizes[0]:,} weights, the last of {sizes[1]:,}: not the same ones."
     norms = before.total.relative_update, last.total.relative_update
     return [
         Finding(
             f"{start} {step_name(first)} to {moved.end}, the share of weights that are the same in bf16 went from "
             f"{percent(before.total.sparsity['bf16'])} to {percent(last.total.sparsity['bf16'])}, and the relative update from "
-            f"{number(norms[0])} to {number(norms[1])}. A weight that went back to its value counts as the same.",
+            f"{number(norms[0])} to {number(norms[1])}. A weight that went back to its value counts as the same.{differ}",
             f"{key}unchanged_bf16_change",
             change,
             weight=4.5,

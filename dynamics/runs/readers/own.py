@@ -14,7 +14,7 @@ from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
 from dynamics.runs.readers.settings import dtype, flat, number, text, whole
 from dynamics.runs.readers.weights import complete, entries, numbered
-from dynamics.runs.schema import current_document, current_metrics
+from dynamics.runs.schema import KNOWN, current_document, current_metrics
 from dynamics.runs.view import RolloutFile, Run, Settings
 
 LOOKED_FOR = "run.json or metrics.jsonl with sparsity/ (this project's training and recorder)"
@@ -79,6 +79,9 @@ def _document(folder: Path) -> dict[str, Any] | None:
         return {"unreadable": str(error)} if _is_recorded(folder) else None
     if not str(document.get("schema")).startswith("dynamics.run/"):
         return None
+    if document["schema"] not in KNOWN:
+        what = f"its schema {printable(document['schema'], 60)} is unknown; install a later version of this package"
+        return {"unreadable": f"{printable(path)}: {what}"}
     try:
         return current_document(document)
     except (ValueError, TypeError, AttributeError) as error:
