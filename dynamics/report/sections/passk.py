@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,12 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         section.missing = "no pass@k: no model has samples with a verdict; give others with --evals NAME=FILE"
         return section
     _tell(result, section)
+    section.doubts += [
+        f"pass@k: {printable(Path(file.path).name, 80)}: {note}."
+        for file in graded.samples.files
+        for note in file.notes
+        if " is not read" in note
+    ]
     section.commands = [command(graded.sources, base if len(models) > 1 else None, options.seed)]
     return section
 

@@ -133,3 +133,10 @@ def test_choice_of_models() -> None:
     assert chosen == ["step 0", "step 10", "step 100", "step 190"]
     assert passk.choose_models(["base, T=1", "base, T=0.5", "a", "b"], "base, T=1", most=3) == ["base, T=1", "a", "b"]
     assert passk.choose_base(["database", "rebased", "Qwen3-4B-Base"])[0] == "Qwen3-4B-Base"
+
+
+def test_a_line_that_is_cut_off_is_told(tmp_path: Path, files: dict[str, Path]) -> None:
+    with files["tuned"].open("a") as file:
+        file.write('{"problem": "q0", "sa')
+    section = passk.make([Run(tmp_path, "verl")], given(files))
+    assert any(doubt.startswith("pass@k: tuned.jsonl: line 321 is cut off") for doubt in section.doubts)
