@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import scheme_of, without_secrets
-from dynamics.io.paths import suggest_path
+from dynamics.io.paths import choose_run, suggest_path
 from dynamics.runs.view import Run
 
 #: modules of ``dynamics.runs.readers``, in the order in which they are asked; the first that knows a directory reads it
 READERS: tuple[str, ...] = ("own", "verl", "openrlhf", "prime_rl", "open_instruct", "hf_trainer")
+
+#: folders in a folder that are looked at to see whether they are runs
+INSIDE = 20
 
 
 class Reader(Protocol):
@@ -48,14 +53,28 @@ def open_run(path: str | Path) -> Run:
     if not folder.is_dir():
         raise InputError(f"{printable(path)}: is not a directory; name the output directory of a training run{suggest_path(folder)}")
     readers = [cast(Reader, importlib.import_module(f"dynamics.runs.readers.{name}")) for name in READERS]
-    for reader in readers:
-        try:
-            run = reader.read(folder)
-        except (OSError, RecursionError) as error:  # such as folders in one another without end
-            what = f"{error.strerror or error}: {printable(error.filename, 200)}" if isinstance(error, OSError) else "nested too deeply"
-            raise InputError(f"{printable(path, 300)}: cannot be read ({what})") from None
-        if run is not None:
-            _refuse_url(run)
-            return run
+    run = _read(folder, readers)
+    if run is not None:
+        _refuse_url(run)
+        return run
+    if runs := _runs_in(folder, readers):
+        raise InputError(choose_run(folder, runs))
     looked = "; ".join(reader.LOOKED_FOR for reader in readers)
     raise InputError(f"{printable(path)}: is not the output directory of a known trainer; looked for {looked}")
+
+
+def _read(folder: Path, readers: Sequence[Reader]) -> Run | None:
+    try:
+        return next((run for reader in readers if (run := reader.read(folder)) is not None), None)
+    except (OSError, RecursionError) as error:  # such as folders in one another without end
+        what = f"{error.strerror or error}: {printable(error.filename, 200)}" if isinstance(error, OSError) else "nested too deeply"
+        raise InputError(f"{printable(folder, 300)}: cannot be read ({what})") from None
+
+
+def _runs_in(folder: Path, readers: Sequence[Reader]) -> list[str]:
+    """Name the folders in a folder that are runs, of the first ``INSIDE``."""
+    runs = []
+    for path in sorted(path for path in folder.iterdir() if path.is_dir())[:INSIDE]:
+        with contextlib.suppress(InputError):
+            runs += [path.name] if _read(path, readers) is not None else []
+    return runs

@@ -411,3 +411,11 @@ def test_a_run_of_a_later_version_says_so(copied):
     document = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(document | {"schema": "dynamics.run/99"}))
     assert any("its schema dynamics.run/99 is unknown" in note for note in runs.open_run(folder).notes)
+
+
+def test_the_parent_of_runs_names_them(copied, tmp_path):
+    copied("trl_sft")
+    copied("verl")
+    (tmp_path / "else").mkdir()
+    with pytest.raises(InputError, match="is not a run, but holds 2 run directories: trl_sft, verl; name the runs"):
+        runs.open_run(tmp_path)
