@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
+from dynamics.io import parquet
 from dynamics.io.compression import opened
 from dynamics.samples import rows
 from dynamics.samples.aggregates import correct_counts, is_aggregate, is_vote, pass_k, samples_of
@@ -105,10 +105,10 @@ def is_csv(path: Path) -> bool:
 def read_parquet(path: Path, columns: Columns, notes: SourceNotes) -> tuple[str, Batches]:
     """Read a Parquet table; return the name of the format and the samples."""
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow.parquet import ParquetFile
 
-    with _damage(path):
-        file = parquet.ParquetFile(path)
+    with parquet.damage(path):
+        file = ParquetFile(path)
         schema = file.schema_arrow
         names = schema.names
     _check_names(names, printable(path))
@@ -146,21 +146,8 @@ def _kinds(schema: Any) -> rows.Kinds:
     )
 
 
-@contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Convert the errors that arrow raises for a damaged Parquet file to an ``InputError`` of one line."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except (pa.ArrowException, UnicodeDecodeError, OSError, OverflowError, ValueError) as error:
-        raise InputError(f"{printable(path)}: is damaged, or no Parquet file: {printable(str(error), 120)}") from None
-
-
 def _guarded(batches: Batches, path: Path) -> Batches:
-    with _damage(path):
+    with parquet.damage(path):
         yield from batches
 
 
