@@ -14,6 +14,7 @@ from dynamics.io.locations import without_secrets
 from dynamics.report import cache
 from dynamics.report.section import Options
 from dynamics.runs import Run, SavedCheckpoint
+from dynamics.runs.nearby import exists, nearby
 from dynamics.sparsity.results import Comparison, Row
 
 #: checkpoints of a run that are compared with its base; of more, every second, fourth, eighth, ... and the last
@@ -41,7 +42,7 @@ class Base:
     @property
     def source(self) -> Path | Checkpoint:
         """What identifies its files in the cache."""
-        return Path(self.name) if _exists(self.name) else self.checkpoint
+        return Path(self.name) if exists(self.name) else self.checkpoint
 
 
 def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
@@ -54,8 +55,8 @@ def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
     """
     named, problem = options.base or run.base, "no file says which model training started from; name it with --base"
     if named:
-        name = _near(named, run.path)
-        checkpoint, problem = _opened_locally(name) if _exists(name) else _opened_elsewhere(name)
+        name = nearby(named, run.path)
+        checkpoint, problem = _opened_locally(name) if exists(name) else _opened_elsewhere(name)
         if checkpoint is not None:
             return Base(name, checkpoint), ""
     later = [saved for saved in run.checkpoints if not saved.adapter]
@@ -65,22 +66,6 @@ def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
     if first is None:
         return None, f"{problem}; {broken}"
     return Base(str(later[0].path), first, later[0], problem), problem
-
-
-def _exists(name: str) -> bool:
-    """Tell whether there is a file or folder of a name; a text that is no path names none."""
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _near(name: str, folder: Path) -> str:
-    """Find a relative path from where the run's program was likely started: here, in the run's folder, or in one above it."""
-    if not Path(name).is_absolute():
-        parents = (Path(), folder, *folder.resolve().parents[:3])
-        return next((str(parent / name) for parent in parents if _exists(str(parent / name))), name)
-    return name
 
 
 def _opened_locally(name: str) -> tuple[Checkpoint | None, str]:

@@ -23,6 +23,7 @@ from dynamics.report.run_texts import Chosen, choose, described, of_vocabulary
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.token_means import by_kind, forking_table, means, with_kinds
 from dynamics.runs import Run
+from dynamics.runs.nearby import nearby
 
 if TYPE_CHECKING:
     from dynamics.entropy.traces import Trace
@@ -120,6 +121,7 @@ def _pair(label: str, run: Run, options: Options) -> Pair:
     base = options.base or run.base
     if base is None:
         raise InputError("no file says what the base is; --base names it")
+    base = nearby(base, run.path)
     if not run.checkpoints:
         raise InputError("there is no checkpoint to compare with the base")
     last = run.checkpoints[-1]

@@ -48,17 +48,9 @@ def numbered(folder: Path) -> list[tuple[int, Path]]:
 
 def _folders(folder: Path) -> Iterator[Path]:
     try:
-        with os.scandir(folder) as entries:
-            yield from [Path(entry.path) for entry in entries if _is_folder(entry)]
+        yield from [path for path in folder.iterdir() if path.is_dir()]  # also where one is a link to itself
     except OSError as error:
         raise InputError(f"{printable(folder)}: {error.strerror or error}") from None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def complete(folder: Path, notes: list[str]) -> list[Saved]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.yaml import parse_yaml
+from dynamics.runs.nearby import nearby
 from dynamics.runs.readers.hf_checkpoints import NAME as CHECKPOINT
 from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_model, with_own_model
 from dynamics.runs.readers.hf_completions import completions
@@ -32,8 +33,6 @@ STAGES = {
 }  # fmt: skip
 #: methods of TRL whose ``beta`` is the weight of the divergence from the reference policy
 WITH_BETA = frozenset(["grpo", "rloo", "dpo", "kto", "onlinedpo", "xpo", "nashmd"])
-#: checkpoints above a run in which a base is looked for that is named by a relative path
-ABOVE = 4
 _CONFIG = re.compile(r"(?:Unsloth|Axolotl)?(?:Fast)?(?:Async)?([A-Z]\w*?)Config")
 #: ways to share the work in which the optimizer may keep weights of its own, other than those that are saved
 OWN_MASTERS = frozenset(["FSDP", "DEEPSPEED", "MEGATRON_LM"])
@@ -82,7 +81,7 @@ def read(folder: Path) -> Run | None:
     directory = _Directory(folder, saved, own_model(folder, run.notes), checkpoints, arguments, page, card, log)
     run.trainer, run.method = _trainer(directory)
     base, run.base_from = _base(directory)
-    run.base = base and _beside(base, folder)
+    run.base = base and nearby(base, folder)
     run.config = _config(directory)
     run.checkpoints = _checkpoints(directory, run.config, run.remarks)
     run.settings = _settings(directory, run)
@@ -203,18 +202,6 @@ def _inside(name: str, directory: _Directory) -> bool:
     output = text(directory.arguments.values, "output_dir") if directory.arguments else None
     beside = path.name in {parent.name for parent in directory.checkpoints} and path.parent.name == directory.path.name
     return beside or (output is not None and Path(output) != Path() and Path(output) in (path, *path.parents))
-
-
-def _beside(name: str, folder: Path) -> str:
-    """Return the path of a base that is relative to a folder above the run, where training was started; any other name as it is."""
-    path = Path(name)
-    try:
-        if path.is_absolute() or ".." in path.parts or path.exists():
-            return name
-        above = [parent / path for parent in folder.resolve().parents[:ABOVE]]
-        return next((str(parent) for parent in above if (parent / "config.json").is_file()), name)
-    except (OSError, ValueError):  # a text that is no path
-        return name
 
 
 def _relative(path: Path, folder: Path) -> str:

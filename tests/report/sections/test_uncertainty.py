@@ -143,3 +143,9 @@ def test_models_of_a_real_run_are_run_unasked() -> None:
     assert seen[-1][1] == seen[-1][2] == section.document["rlvr-0"]["tokens"] + section.document["rlvr-0"]["texts"]
     assert section.findings[0].weight == 10.0
     assert "python -m dynamics.entropy" in section.commands[0]
+
+
+def test_a_relative_base_is_found_near_the_run_as_in_the_other_sections() -> None:
+    pairs, reasons = uncertainty._pairs([a_run(base="rlvr-0/checkpoints/step_000000")], Options())
+    assert not reasons
+    assert [pair.base for pair in pairs] == [str(RUN / "checkpoints" / "step_000000")]
