@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: name of the cache beside the page
 CACHE = ".dynamics-cache"
 PAGE = "report.html"
+#: seconds between two looks at the directories
+SHORTEST, LONGEST = 0.1, 86_400
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,8 +67,8 @@ def _check(options: argparse.Namespace) -> None:
     check_outputs(options, [*options.runs, *options.texts, *options.evals], {options.markdown: (".md", ".markdown")})
     if options.out is not None:
         check_folder(options.out)
-    if options.watch is not None and not 0 < options.watch <= 86_400:
-        raise InputError("--watch: must be over 0 and at most 86400 seconds")
+    if options.watch is not None and not SHORTEST <= options.watch <= LONGEST:
+        raise InputError(f"--watch: must be a number of seconds from {SHORTEST:g} to {LONGEST:,}")
 
 
 def _end(incomplete: list[str], options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,8 +16,9 @@ from dynamics.checkpoints import open_checkpoint
 from dynamics.cli.command import TRACEBACK
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
+from dynamics.report import cache
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Finding, Options, Section
+from dynamics.report.section import Finding, Options, Section, Store
 from dynamics.runs import Run, open_run
 
 SCHEMA = "dynamics.report/1"
@@ -167,7 +168,7 @@ def report(runs: Sequence[Run], options: Options | None = None) -> Report:
     >>> [section.key for section in result.sections if section.missing][:2]
     ['weights', 'directions']
     """
-    options = options or Options()
+    options = replace(options or Options(), store=Store())
     labels = run_labels(runs)
     sections = [_made(name, runs, options) for name in SECTIONS]
     incomplete = [f"{label}: {note}" if len(runs) > 1 else note for run, label in zip(runs, labels, strict=True) for note in run.notes]
@@ -175,6 +176,7 @@ def report(runs: Sequence[Run], options: Options | None = None) -> Report:
     if all(section.missing for section in sections):
         incomplete.append("no section could be made")
     facts = [_facts(run, options) for run in runs]
+    cache.bound(options.cache, options.store)
     return Report(list(runs), labels, facts, _headline(sections), sections, list(dict.fromkeys(incomplete)))
 
 

@@ -1,8 +1,8 @@
-"""What earlier reports measured of the same files, in a folder beside the page.
+"""What was measured of the same files: earlier in this report, in memory, and by earlier reports, in a folder beside the page.
 
 An entry belongs to the files that were read: their paths, sizes, times of change and inodes are part of its key, as are the version of
-this package and the settings of the measure. What cannot be read, or has another key, counts as not there. An entry holds numbers and
-names only, as JSON.
+this package and the settings of the measure. What cannot be read, or has another key, counts as not there. An entry is JSON, and its time
+of change is that of its last use. ``bound`` deletes the entries that were not used for longest.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -23,7 +25,9 @@ import msgspec
 from dynamics.errors import InputError
 from dynamics.io.atomic import replacing
 from dynamics.io.paths import files_under
+from dynamics.io.regular import open_regular
 from dynamics.io.side_files import parse_json, read_bytes
+from dynamics.report.section import Options, Store
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -34,8 +38,14 @@ Measured = TypeVar("Measured", bound="DataclassInstance")
 SCHEMA = "dynamics.report-cache/1"
 #: bytes of an entry: a comparison of 20,000 tensors takes about 20 MB
 LARGEST = 200_000_000
+#: bytes of all entries of a folder together
+MOST = 500_000_000
 #: files of a checkpoint that are looked at
 MOST_FILES = 100_000
+#: names of entries, also of those being written, and how their content begins
+NAME, BEGINNING = re.compile(r"\.?[a-z_]+-[0-9a-f-]+\.json"), f'{{"schema": "{SCHEMA}", '.encode()
+#: seconds after which an entry that is being written is what a killed report left
+ABANDONED = 86_400
 
 
 def identity(source: str | Path | Checkpoint) -> list[Any] | None:
@@ -73,6 +83,7 @@ class Entry(Generic[Measured]):
     Attributes
     ----------
     folder : of the cache; None for none.
+    store : what this report measured.
     kind : name of the measure.
     sources : the checkpoints, see ``identity``; if one of them cannot be described, nothing is kept.
     settings : of the measure, plain values.
@@ -81,6 +92,7 @@ class Entry(Generic[Measured]):
     """
 
     folder: Path | None
+    store: Store
     kind: str
     sources: Sequence[str | Path | Checkpoint]
     settings: dict[str, Any]
@@ -95,34 +107,52 @@ class Entry(Generic[Measured]):
         return self.folder / f"{self.kind}-{hashlib.sha256(self.key.encode()).hexdigest()[:32]}.json"
 
     def read(self) -> Measured | None:
-        """Return what an earlier report measured; None if there is nothing, or nothing that this package wrote for these files."""
+        """Return what was measured; None if there is nothing, or nothing that this package wrote for these files."""
+        if self.key is None:
+            return None
+        if (known := self.store.results.get(self.key)) is not None:
+            return known if isinstance(known, self.result) else None
         if self.path is None:
             return None
         try:
             document = parse_json(read_bytes(self.path, LARGEST), str(self.path))
-            return msgspec.convert(document["result"], self.result) if document["key"] == self.key else None
+            value = msgspec.convert(document["result"], self.result) if document["key"] == self.key else None
         except (InputError, OSError, KeyError, TypeError, ValueError, RecursionError, MemoryError):
             return None
+        if value is not None:
+            self._remember(value)
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+        return value
 
     def write(self, value: Measured) -> None:
-        """Keep a result, unless the files changed meanwhile; if the folder cannot be written, nothing is kept."""
-        if self.path is None or _key(self.kind, self.sources, self.settings) != self.key:
+        """Keep a result, unless the files changed meanwhile; if the folder cannot be written, it is kept for this report only."""
+        if self.key is None or _key(self.kind, self.sources, self.settings) != self.key:
+            return
+        self._remember(value)
+        if self.path is None:
             return
         with contextlib.suppress(InputError, OSError):
             self.path.parent.mkdir(exist_ok=True)
             with replacing(self.path) as temporary:
                 temporary.write_text(json.dumps({"schema": SCHEMA, "key": self.key, "result": asdict(value)}))
 
+    def _remember(self, value: Measured) -> None:
+        if self.key is not None:
+            self.store.results[self.key] = value
+        if self.path is not None:
+            self.store.used.add(self.path)
+
 
 def entry(
-    folder: Path | None,
+    options: Options,
     kind: str,
     sources: Sequence[str | Path | Checkpoint],
     settings: dict[str, Any],
     result: type[Measured],
 ) -> Entry[Measured]:
-    """Make the entry of a measurement; see ``Entry`` for the parameters."""
-    return Entry(folder, kind, sources, settings, result, _key(kind, sources, settings) if folder is not None else None)
+    """Make the entry of a measurement for a report with some options; see ``Entry`` for the other parameters."""
+    return Entry(options.cache, options.store, kind, sources, settings, result, _key(kind, sources, settings))
 
 
 def measured(place: Entry[Measured], measure: Callable[[], Measured]) -> Measured:
@@ -133,6 +163,53 @@ def measured(place: Entry[Measured], measure: Callable[[], Measured]) -> Measure
     value = measure()
     place.write(value)
     return value
+
+
+def bound(folder: Path | None, store: Store, most: int = MOST) -> None:
+    """Delete the entries that were not used for longest, until all have at most ``most`` bytes; what ``store`` used stays.
+
+    Only regular files with the name and the beginning of an entry are deleted. Another report may read, write or delete entries meanwhile:
+    an entry that is gone counts as not there.
+    """
+    if folder is None:
+        return
+    entries = sorted(_entries(folder))
+    size = sum(bytes_of for _, bytes_of, _ in entries)
+    for _, bytes_of, path in entries:
+        if size <= most:
+            return
+        if path not in store.used and _is_ours(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+            size -= bytes_of
+
+
+def _entries(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """List the entries of a folder: time of the last use in ns, bytes, path."""
+    try:
+        names = [name for name in os.listdir(folder) if NAME.fullmatch(name)]
+    except OSError:
+        return
+    for path in (folder / name for name in names):
+        with contextlib.suppress(OSError):  # it was deleted meanwhile
+            status = path.lstat()
+            is_being_written = path.name.startswith(".") and time.time() - status.st_mtime < ABANDONED
+            if stat.S_ISREG(status.st_mode) and not is_being_written:
+                yield status.st_mtime_ns, status.st_size, path
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a file begins as entries do, or is empty, as an entry that was being written when its report was killed."""
+    try:
+        descriptor = open_regular(path)
+    except InputError:
+        return False
+    try:
+        return os.read(descriptor, len(BEGINNING)) in (BEGINNING, b"")
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _key(kind: str, sources: Sequence[str | Path | Checkpoint], settings: dict[str, Any]) -> str | None:

@@ -129,6 +129,20 @@ class Section:
     document: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Store:
+    """What one report measured, or read from the cache: see ``dynamics.report.cache``.
+
+    Attributes
+    ----------
+    results : by the key of the entry.
+    used : the files of the entries.
+    """
+
+    results: dict[str, Any] = field(default_factory=dict)
+    used: set[Path] = field(default_factory=set)
+
+
 @dataclass(frozen=True)
 class Options:
     """What a report is asked for.
@@ -142,6 +156,7 @@ class Options:
     cache : folder of what earlier reports measured; None for none.
     seed : random seed of intervals and random projections.
     progress : called with what is done, how much of it, and of how much.
+    store : what the sections of this report share.
     """
 
     base: str | None = None
@@ -151,3 +166,4 @@ class Options:
     cache: Path | None = None
     seed: int = 0
     progress: Callable[[str, int, int], None] | None = None
+    store: Store = field(default_factory=Store, repr=False, compare=False)

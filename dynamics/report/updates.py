@@ -134,7 +134,7 @@ def updates(
     """
     from dynamics.sparsity import compare, compare_all
 
-    entries = [cache.entry(options.cache, "sparsity", [base.source, saved.path], {}, Update) for saved in checkpoints]
+    entries = [cache.entry(options, "sparsity", [base.source, saved.path], {}, Update) for saved in checkpoints]
     results: list[Update | str | None] = [entry.read() for entry in entries]
     new = [index for index, result in enumerate(results) if result is None]
     try:

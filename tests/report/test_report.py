@@ -155,7 +155,10 @@ def test_what_cannot_be_read_is_a_line_and_status_3(tmp_path: Path, monkeypatch:
         (["run", "--markdown", "a.md", "--html", "no/report.html"], "the folder no does not exist"),
         (["run", "--out", "base/model.safetensors"], "is a file; --out names a folder"),
         (["run", "--out", "no/files"], "does not exist"),
-        (["run", "--watch", "0"], "--watch: must be over 0"),
+        (["run", "--watch", "0"], "--watch: must be a number of seconds from 0.1 to 86,400"),
+        (["run", "--watch", "1e-300"], "--watch: must be a number of seconds"),
+        (["run", "--watch", "nan"], "--watch: must be a number of seconds"),
+        (["run", "--watch", "-1"], "--watch: must be a number of seconds"),
         (["run", "--seed", "-1"], "--seed: must be at least 0"),
         (["run", "--evals", ""], "--evals: is empty"),
         (["run", "--jsno", "x"], "did you mean --json?"),
@@ -191,7 +194,7 @@ def test_watching_makes_the_page_again_until_it_is_interrupted(tmp_path: Path, m
     try:
         other = threading.Thread(target=go_on)
         other.start()
-        assert cli([str(run), "--html", str(target), "--watch", "0.03"]) == 3  # no section could be made
+        assert cli([str(run), "--html", str(target), "--watch", "0.1"]) == 3  # no section could be made
         other.join()
     finally:
         signal.signal(signal.SIGINT, before)

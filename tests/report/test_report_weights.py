@@ -245,7 +245,7 @@ def test_a_foreign_entry_of_the_cache_is_not_used(tmp_path: Path, compared: list
     contents = [b"", b"{", b"[]", b"null", b'{"key": 1}', foreign, b"\xff\xfe", b"[" * 100_000, json.dumps(wrong).encode()]
     for content in contents:
         entry.write_bytes(content)
-        assert updates(base, run.checkpoints, options) == expected
+        assert updates(base, run.checkpoints, Options(cache=tmp_path / "cache")) == expected
         assert entry.read_bytes() == good
     assert len(compared) == 1 + len(contents)
 
@@ -257,6 +257,64 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     os.mkfifo(tmp_path / "cache" / "pipe")
     assert weights_section.make([run], Options(cache=tmp_path / "cache")).tables
+
+
+def test_what_a_report_measured_is_not_measured_again_in_it(tmp_path: Path, compared: list[str]) -> None:
+    run, options = run_of(tmp_path / "run", steps=(10,)), Options()
+    for _ in range(2):
+        weights_section.make([run], options)
+    assert compared == ["checkpoint-10"]
+    weights_section.make([run], Options())
+    assert len(compared) == 2
+
+
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    used = Options(cache=folder)
+    weights_section.make([run_of(tmp_path / "run", steps=(10, 20))], used)
+    (first, second) = sorted(folder.iterdir())
+    text = first.read_bytes()
+    for number, path in enumerate((first, second)):  # those that are in use are the oldest
+        os.utime(path, (number, number))
+    contents = {
+        f"sparsity-{'a' * 32}.json": text,
+        f"spectra-{'b' * 32}.json": text,
+        f".sparsity-{'c' * 26}-01234567.json": text[:20],  # left by a report that was killed
+        f".sparsity-{'d' * 26}-01234567.json": b"",
+        f"sparsity-{'e' * 32}.json": b'{"schema": "mine"}' + text,
+        "notes.json": text,
+        "notes.txt": text,
+    }
+    for number, (name, content) in enumerate(contents.items(), 100):
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, (number, number))
+    being_written = folder / f".sparsity-{'f' * 26}-01234567.json"
+    being_written.write_bytes(b"")
+    (folder / f"sparsity-{'0' * 32}.json").symlink_to(first)
+    everything = set(folder.iterdir())
+
+    cache.bound(folder, used.store)
+    assert set(folder.iterdir()) == everything  # they are few
+    sizes = sum(path.stat().st_size for path in (first, second, folder / f"sparsity-{'e' * 32}.json"))
+    cache.bound(folder, used.store, sizes + len(text) + 20)
+    assert everything - set(folder.iterdir()) == {folder / f"sparsity-{'a' * 32}.json"}  # the one that was used least lately is enough
+    cache.bound(folder, used.store, 0)
+    assert {path.name for path in everything - set(folder.iterdir())} == {*list(contents)[:4]} - {f".sparsity-{'c' * 26}-01234567.json"}
+    cache.bound(folder, Options().store, 0)
+    assert {first, second}.isdisjoint(folder.iterdir())
+    cache.bound(tmp_path / "none", used.store, 0)
+    cache.bound(None, used.store, 0)
+
+
+def test_reading_an_entry_counts_as_its_use(tmp_path: Path) -> None:
+    run, folder = run_of(tmp_path / "run", steps=(10,)), tmp_path / "cache"
+    weights_section.make([run], Options(cache=folder))
+    (entry,) = folder.iterdir()
+    os.utime(entry, (1, 1))
+    again = Options(cache=folder)
+    weights_section.make([run], again)
+    assert entry.stat().st_mtime > 1
+    assert again.store.used == {entry}
 
 
 def test_what_has_no_files_is_not_kept(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def _measure(label: str, color: str, base: Base, saved: SavedCheckpoint, options
         )  # fmt: skip
 
     settings = {"k": k, "only": only, "seed": options.seed}
-    spectra = cache.measured(cache.entry(options.cache, "spectra", [base.source, saved.path], settings, Spectra), measure).spectra
+    spectra = cache.measured(cache.entry(options, "spectra", [base.source, saved.path], settings, Spectra), measure).spectra
     rows = changed_only(frame(spectra))
     rows["rank_1_share"] = 1 / rows["stable_rank"]
     return Turned(label, color, base, saved, k, len(shapes), spectra, rows)

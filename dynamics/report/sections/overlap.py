@@ -128,7 +128,7 @@ def _measure(base: Base, last: Sequence[SavedCheckpoint], options: Options) -> P
         return Pairs(table(comparison).to_dict("records"), comparison.headline, comparison.incomplete)  # type: ignore[arg-type]
 
     sources = [base.source, *(saved.path for saved in last)]
-    return cache.measured(cache.entry(options.cache, "overlap", sources, {}, Pairs), measure)
+    return cache.measured(cache.entry(options, "overlap", sources, {}, Pairs), measure)
 
 
 def _named(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:

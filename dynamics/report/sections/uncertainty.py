@@ -15,10 +15,11 @@ import pandas as pd
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.extras import require
-from dynamics.report import plot_uncertainty
+from dynamics.report import kept_passes, plot_uncertainty
+from dynamics.report.kept_passes import Passes, plain, restored
 from dynamics.report.kinds import KINDS
 from dynamics.report.labels import run_labels
-from dynamics.report.passes import estimate, measured_speed, parameters_of
+from dynamics.report.passes import Estimate, estimate, measured_speed, parameters_of
 from dynamics.report.run_texts import Chosen, choose, described, of_vocabulary
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.report.token_means import by_kind, forking_table, means, with_kinds
@@ -82,21 +83,43 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     if not pairs:
         section.missing = f"no entropy: {'; '.join(reasons)}"
         return section
-    guess = estimate([(pair.parameters, pair.chosen.tokens) for pair in pairs], measured_speed())
-    section.document["estimate"] = vars(guess)
-    if options.model_passes is None and guess.seconds > UNASKED:
-        section.missing = f"no entropy: running base and last checkpoint takes about {_duration(guess.seconds)}; --model-passes runs them"
-        return section
+    kept = [_kept(pair, options) for pair in pairs]
+    new = [pair for pair, passes in zip(pairs, kept, strict=True) if passes is None]
+    guess = estimate([(pair.parameters, pair.chosen.tokens) for pair in new], measured_speed()) if new else None
+    too_long = guess is not None and options.model_passes is None and guess.seconds > UNASKED
+    if guess is not None:
+        section.document["estimate"] = vars(guess)
+    if guess is not None and too_long:
+        what = f"running base and last checkpoint takes about {_duration(guess.seconds)}; --model-passes runs them"
+        if len(new) == len(pairs):
+            section.missing = f"no entropy: {what}"
+            return section
+        section.doubts += [f"Entropy of {pair.label}: not measured; {what}." for pair in new]
     section.incomplete += reasons
-    for pair in pairs:
-        _measure(pair, options, section, len(pairs) == 1)
+    for pair, passes in zip(pairs, kept, strict=True):
+        if passes is not None or not too_long:
+            _measure(pair, passes, options, section, len(pairs) == 1)
     if not section.findings:
         section.missing = f"no entropy: {'; '.join(section.incomplete)}"
         return section
-    seconds = sum(part["seconds"] for part in section.document.values() if "notes" in part)
-    text = f"The forward passes took {seconds:.0f} s; estimated beforehand, with loading: {_duration(guess.seconds)}."
-    section.findings.append(Finding(text, "seconds", seconds))
+    section.findings.append(_time(section, guess if not too_long else None))
     return section
+
+
+def _time(section: Section, guess: Estimate | None) -> Finding:
+    """Say how long the forward passes took, and how long they were estimated to take if they were made now."""
+    seconds = sum(part["seconds"] for part in section.document.values() if "notes" in part)
+    end = f"estimated beforehand, with loading: {_duration(guess.seconds)}" if guess else "in an earlier report, which kept what they gave"
+    return Finding(f"The forward passes took {seconds:.0f} s; {end}.", "seconds", seconds)
+
+
+def _kept(pair: Pair, options: Options) -> Passes | None:
+    """Return what an earlier report kept of a pair; None if there is nothing that can be used."""
+    passes = kept_passes.entry(options, pair.base, pair.last, pair.chosen.documents, pair.dtype).read()
+    try:
+        return passes if passes is not None and len(restored(passes).tokens) else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _pairs(runs: Sequence[Run], options: Options) -> tuple[list[Pair], list[str]]:
@@ -164,25 +187,29 @@ def _duration(seconds: float) -> str:
     return f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
-def _measure(pair: Pair, options: Options, section: Section, alone: bool) -> None:
-    """Run both models, and fill the section; what goes wrong makes it incomplete."""
+def _measure(pair: Pair, passes: Passes | None, options: Options, section: Section, alone: bool) -> None:
+    """Run both models if nothing is kept, and fill the section; what goes wrong makes it incomplete."""
 
     def tell(done: int, total: int) -> None:
         if options.progress:
             options.progress(f"model passes, {pair.label}", done, total)
 
-    try:
-        traced, notes, lost = _run(pair, tell)
-    except InputError as error:
-        section.incomplete.append(str(error) if alone else f"{pair.label}: {error}")
-        return
-    section.incomplete += [*pair.chosen.notes, *lost]
-    describe(pair, traced, [*notes, *traced.notes], options.seed, alone, section)
+    if passes is None:
+        tell(0, pair.chosen.tokens)  # loading can take long
+        entry = kept_passes.entry(options, pair.base, pair.last, pair.chosen.documents, pair.dtype)
+        try:
+            passes = _run(pair, tell)
+        except InputError as error:
+            section.incomplete.append(str(error) if alone else f"{pair.label}: {error}")
+            return
+        entry.write(passes)
+    section.incomplete += [*pair.chosen.notes, *passes.lost]
+    describe(pair, restored(passes), passes.notes, options.seed, alone, section)
     section.commands.append(command(pair))
 
 
-def _run(pair: Pair, progress: Progress) -> tuple[Trace, list[str], list[str]]:
-    """Run both models; return also remarks on their tokenizers and what was left out. Too little memory is an ``InputError``."""
+def _run(pair: Pair, progress: Progress) -> Passes:
+    """Run both models. Too little memory is an ``InputError``."""
     from dynamics.entropy.traces import trace
     from dynamics.models import compare_vocabularies, lacks_tokenizer, load, out_of_memory
 
@@ -193,7 +220,7 @@ def _run(pair: Pair, progress: Progress) -> tuple[Trace, list[str], list[str]]:
         if lacks_tokenizer(pair.last):
             notes.append(f"{printable(pair.last, 80)} has no tokenizer: that of the base is used")
         documents, lost = of_vocabulary(pair.chosen.documents, len(tokenizer))
-        return trace(base, tokenizer, documents, against=last, rank=False, progress=progress), notes, lost
+        return plain(trace(base, tokenizer, documents, against=last, rank=False, progress=progress), notes, lost)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

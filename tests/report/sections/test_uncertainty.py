@@ -14,9 +14,10 @@ import pytest
 
 from dynamics.entropy.traces import Trace
 from dynamics.presentation import style
+from dynamics.report.kept_passes import Passes, entry, plain, restored
 from dynamics.report.passes import SLOWER, START, estimate
 from dynamics.report.plot_uncertainty import WIDTH, layout, shown_token
-from dynamics.report.run_texts import Chosen
+from dynamics.report.run_texts import Chosen, choose
 from dynamics.report.section import Options, Section
 from dynamics.report.sections import uncertainty
 from dynamics.rollouts.texts import Document
@@ -131,12 +132,49 @@ def test_layout_of_coloured_text() -> None:
     assert len(shown_token("y" * 1000)) <= WIDTH
 
 
+def test_what_an_earlier_report_kept_is_shown_without_running_models(tmp_path: Path, rng: np.random.Generator) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    run, options = a_run(), Options(cache=tmp_path)
+    documents = choose(run, seed=0).documents
+    trace = a_trace(rng, 2)
+    kept = plain(trace, ["a note"], ["a text was left out"])
+    entry(options, str(run.base), str(run.checkpoints[-1].path), documents, "float32").write(kept)
+    pd.testing.assert_frame_equal(restored(kept).tokens, trace.tokens)
+
+    seen: list[str] = []
+    section = uncertainty.make([run], Options(cache=tmp_path, progress=lambda what, *_: seen.append(what)))
+    assert seen == []
+    assert section.incomplete == ["a text was left out"]
+    assert section.findings[-1].text == "The forward passes took 1 s; in an earlier report, which kept what they gave."
+    expected = Section("uncertainty", "")
+    uncertainty.describe(a_pair(), trace, ["a note"], 0, True, expected)
+    for one, other in zip(section.tables, expected.tables, strict=True):
+        pd.testing.assert_frame_equal(one.frame, other.frame)
+    others = [
+        entry(options, str(run.base), str(run.checkpoints[-1].path), *more) for more in ((documents[1:], "float32"), (documents, None))
+    ]
+    assert [other.read() for other in others] == [None, None]
+
+
+@pytest.mark.parametrize("change", [{"entropy": ("float64", ["x"])}, {"entropy": ("no dtype", [1.0])}, {"text": ("int64", [])}, None])
+def test_kept_passes_that_are_no_trace_are_refused(change: dict[str, tuple[str, list[object]]] | None, rng: np.random.Generator) -> None:
+    columns = plain(a_trace(rng, 1), [], []).columns
+    changed = columns | change if change is not None else {"entropy": columns["entropy"]}
+    with pytest.raises((ValueError, TypeError)):
+        restored(Passes(changed, {}, "float32", 1.0, {}, [], []))
+
+
 @pytest.mark.slow
-def test_models_of_a_real_run_are_run_unasked() -> None:
+def test_models_of_a_real_run_are_run_unasked_and_once(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     seen: list[tuple[str, int, int]] = []
-    section = uncertainty.make([a_run()], Options(progress=lambda what, done, total: seen.append((what, done, total))))
+    section = uncertainty.make([a_run()], Options(cache=tmp_path, progress=lambda what, done, total: seen.append((what, done, total))))
+    again = uncertainty.make([a_run()], Options(cache=tmp_path, progress=lambda *_: seen.clear()))
+    assert seen  # nothing was run again
+    assert again.findings[:-1] == section.findings[:-1]
+    assert [table.frame.to_csv() for table in again.tables] == [table.frame.to_csv() for table in section.tables]
     assert section.missing == ""
     assert section.incomplete == []
     assert section.document["estimate"]["seconds"] < 60
