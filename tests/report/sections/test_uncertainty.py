@@ -132,9 +132,8 @@ def test_layout_of_coloured_text() -> None:
     assert len(shown_token("y" * 1000)) <= WIDTH
 
 
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="without transformers the section is left out")
 def test_what_an_earlier_report_kept_is_shown_without_running_models(tmp_path: Path, rng: np.random.Generator) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
     run, options = a_run(), Options(cache=tmp_path)
     documents = choose(run, seed=0).documents
     trace = a_trace(rng, 2)
