@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -55,4 +57,36 @@ def test_a_file_that_cannot_be_read_to_its_end(tmp_path: Path, kind: str) -> Non
     rows = scalars(folder, notes)
     assert rows == whole[: len(rows)]
     assert len(rows) < len(whole)
-    assert len(notes) == (kind != "cut"), "an unfinished last record is that of a run that goes on"
+    assert len(notes) == 1
+    assert {"cut": "not complete", "damaged": "is damaged", "other": "does not begin"}[kind] in notes[0]
+
+
+def test_records_of_several_parts(tmp_path: Path) -> None:
+    """A part that ends no record, and one that begins within a record, are told; records before them are read."""
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    from dynamics.runs.readers.wandb_files import MAGIC, scalars
+
+    def part(kind: int, body: bytes) -> bytes:
+        return struct.pack("<IHB", zlib.crc32(bytes([kind]) + body), len(body), kind) + body
+
+    record = Record()
+    record.history.step.num = 3
+    record.history.item.add(key="loss", value_json="0.5")
+    body = record.SerializeToString()
+    whole, first, middle, last = part(1, body), part(2, body[:4]), part(3, body[4:6]), part(4, body[6:])
+    path = tmp_path / "run-1.wandb"
+    for parts, count, fault in (
+        ([whole, first, middle, last], 2, ""),
+        ([whole, first, middle], 1, "its last record is not complete"),
+        ([whole, first, whole], 1, "is damaged"),
+        ([whole, last], 1, "is damaged"),
+        ([whole, whole[:5]], 1, "its last record is not complete"),
+        ([whole, bytes(20)], 1, "its last record is not complete"),  # a crash of the machine can leave zeros
+    ):
+        path.write_bytes(MAGIC + b"".join(parts))
+        notes: list[str] = []
+        assert scalars(tmp_path, notes) == [(3, "loss", 0.5)] * count
+        assert len(notes) == bool(fault)
+        assert fault in "".join(notes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,14 @@ class Log:
     state : ``trainer_state.json`` of the newest step, without its log.
     settings : that the logs of TensorBoard or W&B hold, by name.
     source : file that the metrics are from, or most of them.
+    dropped : number of values by step that a later file, or a later line, of the same log replaced.
     """
 
     rows: list[Scalar] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     source: str = ""
+    dropped: Counter[int] = field(default_factory=Counter)
 
     @property
     def last(self) -> int:
@@ -113,17 +116,18 @@ def read_log(folder: Path, states: list[Path], notes: list[str]) -> Log:
             log.source = STATE
             take(lambda document=document, parent=parent: _add_history(document, log.rows, parent / STATE), parent / STATE, notes)  # type: ignore[misc]
             break
-    _add(log, LLAMA_FACTORY, _llama_factory(folder, notes))
+    _add(log, LLAMA_FACTORY, *_llama_factory(folder, notes))
     _add_results(log, json_file(folder / RESULTS, notes))
     _add_foreign(log, "TensorBoard", lambda: _events(folder, log.settings, notes), notes, bool(tensorboard_events.event_files(folder)))
     _add_foreign(log, "W&B", lambda: _wandb(folder, log.settings, notes), notes, bool(wandb_files.run_files(folder)))
     return log
 
 
-def _add(log: Log, source: str, rows: list[Scalar]) -> None:
-    """Add the metrics of later steps than those that are known."""
+def _add(log: Log, source: str, rows: list[Scalar], dropped: Counter[int]) -> None:
+    """Add the metrics of later steps than those that are known, and which of them were replaced."""
     last = log.last
     log.rows += [row for row in rows if row[0] > last]
+    log.dropped.update({step: count for step, count in dropped.items() if step > last})
     if rows and not log.source:
         log.source = source
 
@@ -137,17 +141,17 @@ def _add_results(log: Log, results: Mapping[str, Any]) -> None:
             log.rows.append((step, printable(name), number))
 
 
-def _add_foreign(log: Log, source: str, read: Callable[[], list[Scalar]], notes: list[str], present: bool) -> None:
+def _add_foreign(log: Log, source: str, read: Callable[[], tuple[list[Scalar], Counter[int]]], notes: list[str], present: bool) -> None:
     """Add the metrics of files that need a package; a note if it is not installed and there are no others."""
     if not present:
         return
     try:
-        rows = read()
+        rows, dropped = read()
     except InputError as error:
         if not log.rows:
             notes.append(f"no metrics: {error}")
         return
-    _add(log, source, rows)
+    _add(log, source, rows, dropped)
 
 
 def _add_history(document: Mapping[str, Any], rows: list[Scalar], path: Path) -> None:
@@ -183,9 +187,10 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _llama_factory(folder: Path, notes: list[str]) -> list[Scalar]:
+def _llama_factory(folder: Path, notes: list[str]) -> tuple[list[Scalar], Counter[int]]:
     path = folder / LLAMA_FACTORY
     rows: list[Scalar] = []
+    dropped: Counter[int] = Counter()
 
     def read() -> None:
         odd = last = resumed = 0
@@ -197,7 +202,7 @@ def _llama_factory(folder: Path, notes: list[str]) -> list[Scalar]:
                 step = rows[-1][0]
                 if step < last:
                     resumed += 1
-                    drop_repeated(rows, start)
+                    drop_repeated(rows, start, dropped)
                 if resumed > RESUMED:
                     raise InputError(f"{printable(path)}: goes back to earlier steps over {RESUMED} times; its later lines were left out")
                 last = step
@@ -206,14 +211,18 @@ def _llama_factory(folder: Path, notes: list[str]) -> list[Scalar]:
 
     if path.exists():
         take(read, path, notes)
-    return rows
+    return rows, dropped
 
 
-def _events(folder: Path, settings: dict[str, Any], notes: list[str]) -> list[Scalar]:
+def _events(folder: Path, settings: dict[str, Any], notes: list[str]) -> tuple[list[Scalar], Counter[int]]:
     events = tensorboard_events.read_events(tensorboard_events.event_files(folder), notes)
     for tag in ("args", "model_config"):
         settings |= _json_text(events.texts.get(tag, ""))
-    return [(step, trainers_name(name), value) for step, name, value in events.rows if name not in ("train/epoch", "epoch")]
+    return _renamed(events.rows), events.dropped
+
+
+def _renamed(rows: Iterable[Scalar]) -> list[Scalar]:
+    return [(step, trainers_name(name), value) for step, name, value in rows if name not in ("train/epoch", "epoch")]
 
 
 def _json_text(text: str) -> dict[str, Any]:
@@ -225,10 +234,10 @@ def _json_text(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _wandb(folder: Path, settings: dict[str, Any], notes: list[str]) -> list[Scalar]:
+def _wandb(folder: Path, settings: dict[str, Any], notes: list[str]) -> tuple[list[Scalar], Counter[int]]:
     logged = wandb_files.read_runs(wandb_files.run_files(folder), notes)
     settings |= logged.settings
-    return [(step, trainers_name(name), value) for step, name, value in logged.rows if name not in ("train/epoch", "epoch")]
+    return _renamed(logged.rows), logged.dropped
 
 
 def trainers_name(name: str) -> str:

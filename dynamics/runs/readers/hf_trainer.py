@@ -19,6 +19,7 @@ from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.hf_files import Card, json_file, named, read_card
 from dynamics.runs.readers.hf_log import LLAMA_FACTORY, STATE, Log, read_log
+from dynamics.runs.readers.metric_names import repeated_steps
 from dynamics.runs.readers.settings import flat, number, text, whole
 from dynamics.runs.readers.training_arguments import NAME, Arguments, read_arguments
 from dynamics.runs.view import Run, SavedCheckpoint, Settings
@@ -86,6 +87,7 @@ def read(folder: Path) -> Run | None:
     run.checkpoints = _checkpoints(directory, run.config, run.remarks)
     run.settings = _settings(directory, run)
     run.metrics, run.metric_names = directory.log.table(run.method)
+    run.remarks += filter(None, [repeated_steps(run.metrics, directory.log.dropped)])
     run.rollouts = completions(folder, directory.log.rows, run.config, run.notes)
     run.remarks += _of_other_runs(directory) + _reused(run) + _one_checkpoint(folder)
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,9 +15,9 @@ import pandas as pd
 from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
 from dynamics.runs.completions import finite_or_infinite
-from dynamics.runs.readers.metric_names import LARGEST_STEP, MOST, Scalar, common_names
+from dynamics.runs.readers.metric_names import LARGEST_STEP, MOST, Scalar, common_names, repeated_steps
 from dynamics.runs.readers.settings import flat, unfolded
-from dynamics.runs.readers.tensorboard_events import event_files, read_events
+from dynamics.runs.readers.tensorboard_events import Events, event_files, read_events
 from dynamics.runs.readers.wandb_files import Logged, read_runs, run_files
 from dynamics.runs.view import Run, metrics_table
 
@@ -40,12 +41,14 @@ class Log:
     ----------
     rows : step, name and value of each, in the order of the files.
     settings : what W&B recorded of the settings; empty if it recorded nothing.
+    dropped : number of values by step that a later file replaced.
     """
 
     def __init__(self, names: Mapping[str, Sequence[str]]):
         self.names = names
         self.rows: list[Scalar] = []
         self.settings: dict[str, Any] = {}
+        self.dropped: Counter[int] = Counter()
         self._known = {name for candidates in names.values() for name in candidates}
         self._others = self._dropped = 0
 
@@ -86,6 +89,7 @@ class Log:
     def write_to(self, run: Run) -> None:
         """Put the metrics into a run, under the names of ``METRICS``."""
         run.metrics, run.metric_names = common_names(self.rows, self.names)
+        run.remarks += filter(None, [repeated_steps(run.metrics, self.dropped)])
         if self._dropped:
             run.notes.append(f"{printable(run.path)}: {self._dropped:,} logged values are left out: the logs hold more than are read")
 
@@ -169,13 +173,14 @@ def event_logs(folders: Iterable[Path], notes: list[str], log: Log, wandb: Itera
     events = dict.fromkeys(file for folder in folders for file in event_files(folder))
     files = dict.fromkeys([*(file for folder in folders for file in run_files(folder)), *wandb])
     try:
-        rows = read_events(list(events), notes).rows if events else []
+        read = read_events(list(events), notes) if events else Events()
         logged = read_runs(list(files), notes) if files else Logged()
     except InputError as error:  # a package that reads them is not installed
         notes.append(str(error))
         return
     log.settings = flat(unfolded(logged.settings))
-    for step, name, value in rows or logged.rows:
+    rows, log.dropped = (read.rows, read.dropped) if read.rows else (logged.rows, logged.dropped)
+    for step, name, value in rows:
         if is_step(step):
             log.add(step, [(name, value)])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import pandas as pd
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.runs.view import METRICS, metrics_table
 
@@ -47,12 +49,39 @@ def check_number(rows: list[Scalar], path: object) -> None:
         raise InputError(f"{printable(path)}: more than {MOST:,} values of metrics; the later ones were left out")
 
 
-def drop_repeated(rows: list[Scalar], start: int) -> None:
-    """Drop what a resumed run made anew: values before ``rows[start:]``, a later file, of steps from that on at which its metric begins."""
+def drop_repeated(rows: list[Scalar], start: int, dropped: Counter[int]) -> None:
+    """Drop what a resumed run made anew: values before ``rows[start:]``, a later file, of steps from that on at which its metric begins.
+
+    Parameters
+    ----------
+    rows : the values, in the order of the files.
+    start : where the later file begins.
+    dropped : the number of values that are dropped is added to that of their step.
+    """
     first: dict[str, int] = {}
     for step, name, _ in rows[start:]:
         first.setdefault(name, step)
-    rows[:start] = [row for row in rows[:start] if row[0] < first.get(row[1], LARGEST_STEP + 1)]
+    earlier = rows[:start]
+    rows[:start] = [row for row in earlier if row[0] < first.get(row[1], LARGEST_STEP + 1)]
+    dropped.update(row[0] for row in earlier if row[0] >= first.get(row[1], LARGEST_STEP + 1))
+
+
+def repeated_steps(table: pd.DataFrame, dropped: Counter[int]) -> str:
+    """Say which values do not count because their step was logged again later; empty if there are none.
+
+    Parameters
+    ----------
+    table : as ``Run.metrics``. Of several values of a step and a metric, the last counts.
+    dropped : number of values by step that a reader has dropped already.
+    """
+    earlier = table["step"][table.duplicated(["step", "name"], keep="last")]
+    counts = dropped + Counter(earlier.tolist())
+    if not counts:
+        return ""
+    first, last = min(counts), max(counts)
+    steps = f"step {first:,}" if first == last else f"{len(counts):,} steps from {first:,} to {last:,}"
+    values = plural(sum(counts.values()), "logged value")
+    return f"{values} of {steps}: left out, because later lines or files log these steps again, as after a resume"
 
 
 def take(read: Callable[[], None], path: object, notes: list[str]) -> None:
@@ -63,6 +92,11 @@ def take(read: Callable[[], None], path: object, notes: list[str]) -> None:
         notes.append(str(error))
     except Exception as error:  # protobuf's DecodeError, whose class differs between its versions
         notes.append(f"{printable(path)}: is damaged ({printable(type(error).__name__)}); its metrics after this were left out")
+
+
+def cut(path: object) -> InputError:
+    """Return the error for a file that ends within a record."""
+    return InputError(f"{printable(path)}: its last record is not complete and is left out; it may still be being written")
 
 
 def or_refuse(notes: list[str] | None, read: Callable[[list[str]], Result]) -> Result:

@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from typing import IO, Any
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
-from dynamics.runs.readers.metric_names import Scalar, check_number, drop_repeated, or_refuse, take
+from dynamics.runs.readers.metric_names import Scalar, check_number, cut, drop_repeated, or_refuse, take
 
 NAME = re.compile(r"events\.out\.tfevents\.")
 #: folders below a run's in which event files are looked for, folders that are opened at most, and files that are read
@@ -44,10 +45,12 @@ class Events:
     ----------
     rows : step, tag and value of each scalar, in the order in which they were written.
     texts : tag -> the last text, such as the settings of the trainer as JSON.
+    dropped : number of values by step that a later file replaced.
     """
 
     rows: list[Scalar] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    dropped: Counter[int] = field(default_factory=Counter)
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -97,7 +100,7 @@ def read_events(files: list[Path], notes: list[str]) -> Events:
     Parameters
     ----------
     files : the files; those that began earlier are read first; of steps that a resumed run made again, only the later values are kept.
-    notes : lines are added on what could not be read. An unfinished last record, as in a run that goes on, is none.
+    notes : lines are added on what could not be read, also on an unfinished last record, as in a run that goes on.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def read_events(files: list[Path], notes: list[str]) -> Events:
     for path in sorted(files, key=lambda file: _start(file, Event))[-FILES:]:
         start = len(events.rows)
         take(partial(read, path), path, notes)
-        drop_repeated(events.rows, start)
+        drop_repeated(events.rows, start, events.dropped)
     return events
 
 
@@ -135,15 +138,19 @@ def _start(path: Path, kind: Any) -> float:
 
 
 def _records(path: Path, checksum: Any) -> Iterator[bytes]:
-    """Yield the small records of a file; an unfinished last one is left out."""
+    """Yield the small records of a file; an ``InputError`` after the last whole one if the file does not end with it."""
     with open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        while len(head := file.read(12)) == 12:
+        if not size:
+            raise InputError(f"{printable(path)}: is empty; it may still be being written")
+        while head := file.read(12):
+            if len(head) < 12:
+                raise cut(path)
             length, check = struct.unpack("<QI", head)
             if checksum(head[:8]) != check:
                 raise InputError(f"{printable(path)}: is damaged at byte {file.tell() - 12}; its metrics after this were left out")
             if file.tell() + length + 4 > size:
-                return
+                raise cut(path)
             if length > LARGEST:
                 file.seek(length + 4, os.SEEK_CUR)
                 continue

@@ -10,6 +10,7 @@ import math
 import struct
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
 from dynamics.io.side_files import parse_json
 from dynamics.io.yaml import parse_yaml
-from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, drop_repeated, or_refuse, take
+from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, cut, drop_repeated, or_refuse, take
 
 MAGIC = b":W&B\xe1\xbe\x00"
 BLOCK = 1 << 15
@@ -42,10 +43,12 @@ class Logged:
     ----------
     rows : step, name and value of each metric, in the order in which they were written.
     settings : of the last run, by name.
+    dropped : number of values by step that a later file replaced.
     """
 
     rows: list[Scalar] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    dropped: Counter[int] = field(default_factory=Counter)
 
 
 def run_files(folder: Path) -> list[Path]:
@@ -76,7 +79,7 @@ def read_runs(files: list[Path], notes: list[str]) -> Logged:
     Parameters
     ----------
     files : the files, the earliest first; of steps that a resumed run made again, only the later values are kept.
-    notes : lines are added on what could not be read. An unfinished last record, as in a run that goes on, is none.
+    notes : lines are added on what could not be read, also on an unfinished last record, as in a run that goes on.
 
     Raises
     ------
@@ -97,7 +100,7 @@ def read_runs(files: list[Path], notes: list[str]) -> Logged:
     for path in files:
         start = len(logged.rows)
         take(partial(read, path), path, notes)
-        drop_repeated(logged.rows, start)
+        drop_repeated(logged.rows, start, logged.dropped)
     return logged
 
 
@@ -112,27 +115,46 @@ def _settings_file(path: Path) -> dict[str, Any]:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """Yield the records of a file; an unfinished last one, and one that is too large, are left out."""
+    """Yield the records of a file but for those that are too large; an ``InputError`` after the last whole one if the file goes on.
+
+    A record is one part of kind ``_FULL``, or begins with one of kind ``_FIRST`` and ends with one of kind ``_LAST``.
+    """
+    parts, within = b"", False
+    for kind, body in _parts(path):
+        if within == (kind in (_FULL, _FIRST)):
+            raise _damaged(path)
+        parts = parts + body if within and len(parts) <= LARGEST else parts if within else body
+        within = kind in (_FIRST, _MIDDLE)
+        if not within and len(parts) <= LARGEST:
+            yield parts
+    if within:
+        raise cut(path)
+
+
+def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the parts of records, a kind and its bytes. None lies in two blocks, so a few bytes at the end of a block may be unused."""
     with open(open_regular(path), "rb") as file:
         if (start := file.read(len(MAGIC))) != MAGIC:
             raise InputError(f"{printable(path)}: does not begin as a file of W&B does; its metrics were left out")
-        block = start + file.read(BLOCK - len(start))
-        position, parts = len(start), b""
-        while True:
+        block, position = start + file.read(BLOCK - len(start)), len(start)
+        while block:
+            if len(block) < BLOCK and 0 < len(block) - position < 7:
+                raise cut(path)
             if len(block) - position < 7:
                 block, position = file.read(BLOCK), 0
-                if len(block) < 7:
-                    return
+                continue
             check, length, kind = struct.unpack_from("<IHB", block, position)
             body = block[position + 7 : position + 7 + length]
-            if len(body) < length or kind == 0:
-                return
+            if len(body) < length or kind == 0:  # zeros, where a file system kept the size of a file but not its end
+                raise cut(path)
             position += 7 + length
             if zlib.crc32(bytes([kind]) + body) != check or kind > _LAST:
-                raise InputError(f"{printable(path)}: is damaged; its metrics after this were left out")
-            parts = body if kind in (_FULL, _FIRST) else parts + body if len(parts) <= LARGEST else parts
-            if kind in (_FULL, _LAST) and len(parts) <= LARGEST:
-                yield parts
+                raise _damaged(path)
+            yield kind, body
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{printable(path)}: is damaged; its metrics after this were left out")
 
 
 def _add(logged: Logged, settings: dict[str, Any], record: Any) -> None:
