@@ -207,7 +207,7 @@ def test_half_a_checkpoint_is_left_out_with_a_line(copy: Any, damage: Any, reaso
     assert len(run.notes) == 1
     assert "checkpoint-12" in run.notes[0]
     assert reason in run.notes[0]
-    assert run.notes[0].endswith("left out")
+    assert ": checkpoint left out: " in run.notes[0]
     assert "\n" not in run.notes[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -19,6 +20,8 @@ from dynamics.runs.readers.settings import flat, number, read_settings, resolved
 from dynamics.runs.view import METRICS, Settings
 
 DATA = Path(__file__).parent.parent / "data" / "runs"
+#: what is said of a folder with nothing in it
+EMPTY = "is an empty folder; expected *.safetensors, *.bin, *.pt or a checkpoint folder"
 
 
 @pytest.fixture
@@ -167,7 +170,7 @@ def test_verl_reads_what_it_printed(tmp_path):
     assert math.isnan(run.series("grad_norm")[1])
     assert run.base is None
     assert run.checkpoints == []
-    assert run.notes == [f"{tmp_path}/global_step_4: checkpoint left out: it holds no weights; it may still be being written"]
+    assert run.notes == [f"{tmp_path}/global_step_4: checkpoint left out: {EMPTY}; it may still be being written"]
 
 
 def test_verl_does_not_take_the_logs_of_another_experiment(copied):
@@ -192,15 +195,16 @@ def test_verl_half_written_checkpoints(copied):
     assert steps(run) == [10]
     assert [note.partition(": checkpoint left out: ")[2].partition(";")[0] for note in run.notes] == [
         "latest_checkpointed_iteration.txt names step 10",
-        "model_world_size_2_rank_1.pt is missing",
+        "model_world_size_2_rank_1.pt is missing, 1 of 2 ranks are there",
     ]
 
 
 def test_verl_lora_and_saved_models(tmp_path):
     shutil.copytree(DATA / "openrlhf" / "base", tmp_path / "global_step_2" / "actor" / "huggingface")
     adapter = tmp_path / "global_step_3" / "actor" / "lora_adapter"
-    shutil.copytree(DATA / "openrlhf" / "base", adapter)
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/Qwen3-4B"}))
+    shutil.copytree(DATA / "trl_lora" / "checkpoint-12", adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "Qwen/Qwen3-4B"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
     run = runs.open_run(tmp_path)
     assert [(saved.step, saved.path.name, saved.adapter) for saved in run.checkpoints] == [
         (2, "huggingface", False),
@@ -312,30 +316,82 @@ def test_weights_that_are_not_complete(tmp_path):
         folder.mkdir()
         for other, text in {name: content, **files}.items():
             (folder / other).write_bytes(text)
-        return weights.fault(folder)
+        opened = weights.opened_or_fault(folder)
+        return opened if isinstance(opened, str) else ""
 
     whole_file = (DATA / "openrlhf" / "base" / "model.safetensors").read_bytes()
     states = next((DATA / "openrlhf").rglob("mp_rank_00_model_states.pt")).read_bytes()
+    metadata, shard = ((DATA / "prime_rl/checkpoints/step_2/trainer" / name).read_bytes() for name in (".metadata", "__0_0.distcp"))
     index = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}).encode()
-    assert fault("model.safetensors", whole_file) == ""
-    assert fault("model.safetensors", whole_file[:-1]) == "model.safetensors is cut short"
-    assert fault("model.safetensors", whole_file[:100]) == "model.safetensors is cut short"
-    assert fault("model.safetensors") == "model.safetensors is empty"
-    assert fault("model.safetensors", b"\x02" + b"\0" * 7 + b"[]") == "model.safetensors has no header of safetensors"
-    assert fault("a.pt", states) == ""
-    assert fault("a.pt", states[:-50]) == "a.pt is cut short"
-    assert fault("__0_0.distcp", b"x") == "it has no .metadata, which is written last"
-    assert fault("model-00001-of-00002.safetensors", whole_file) == "model-00002-of-00002.safetensors is missing"
-    assert fault("model.safetensors.index.json", index, **{"model-00001-of-00002.safetensors": whole_file}).endswith(
-        "00002.safetensors is missing"
+    for wanted, parts in {
+        "model.safetensors: truncated: the header promises": ("model.safetensors", whole_file[:-1]),
+        "model.safetensors: header says": ("model.safetensors", whole_file[:100]),
+        "model.safetensors: 0 bytes is too short": ("model.safetensors", b""),
+        "model.safetensors: header is a JSON list": ("model.safetensors", b"\x02" + b"\0" * 7 + b"[]"),
+        "mp_rank_00_model_states.pt: is cut short": ("mp_rank_00_model_states.pt", states[:-50]),
+        "holds .distcp files, but not the file .metadata": ("__0_0.distcp", shard),
+        "__0_0.distcp is missing": (".metadata", metadata),
+        "the shard model-00002-of-00002.safetensors is missing": ("model-00001-of-00002.safetensors", whole_file),
+        "no weights in it: holds only optimizer.pt": ("optimizer.pt", states),
+        "no weights in it: holds only leftover.tmp": ("leftover.tmp", b""),
+    }.items():
+        assert fault(*parts).startswith(wanted), wanted
+    (tmp_path / "nothing").mkdir()
+    assert weights.opened_or_fault(tmp_path / "nothing") == EMPTY
+    assert fault("model.safetensors", whole_file) == fault("mp_rank_00_model_states.pt", states) == ""
+    assert fault(".metadata", metadata, **{"__0_0.distcp": shard}) == ""
+    assert "needs byte 42807 of __0_0.distcp, which has 42797" in fault(".metadata", metadata, **{"__0_0.distcp": shard[:-10]})
+    assert "names the shard model-00002-of-00002.safetensors, which is not there" in fault(
+        "model.safetensors.index.json", index, **{"model-00001-of-00002.safetensors": whole_file}
     )
-    assert fault("model.safetensors.index.json", b"{", **{"x.safetensors": whole_file}) == "model.safetensors.index.json cannot be read"
-    assert fault("optimizer.pt", states) == "it holds no weights"
+    unreadable = fault("model.safetensors.index.json", b"{", **{"x.safetensors": whole_file})
+    assert unreadable.startswith("model.safetensors.index.json: is not valid JSON")
     if hasattr(os, "mkfifo"):
         pipe = tmp_path / "pipe"
         pipe.mkdir()
         os.mkfifo(pipe / "model.safetensors")
-        assert weights.fault(pipe) == "it holds no weights"
+        assert str(weights.opened_or_fault(pipe)).startswith("model.safetensors: is not a regular file but a pipe")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "saved", "again"),
+    [
+        ("trl_grpo", "checkpoint-10", "checkpoint-010"),
+        ("own/sft", "checkpoints/step_000002", "checkpoints/step_2"),
+        ("verl/checkpoints/demo/grpo", "global_step_2", "global_step_02"),
+        ("openrlhf", "checkpoints_ppo_ray/global_step2_hf", "checkpoints_ppo_ray/global_step02_hf"),
+        ("prime_rl", "checkpoints/step_2", "checkpoints/step_002"),
+        ("open_instruct_checkpoints", "step_2", "step_02"),
+    ],
+)
+def test_two_checkpoints_of_one_step_are_left_out_by_name(tmp_path, trainer, saved, again):
+    folder = tmp_path / Path(trainer).name
+    shutil.copytree(DATA / trainer, folder)
+    before = runs.open_run(folder)
+    step = int(re.findall(r"\d+", again)[-1])
+    shutil.copytree(folder / saved, folder / again)
+    run = runs.open_run(folder)
+    assert [kept.path for kept in run.checkpoints] == [kept.path for kept in before.checkpoints if kept.step != step]
+    (note,) = [note for note in run.notes if note not in before.notes]
+    assert note.endswith(f"checkpoints left out: they are of one step, {step}; remove or rename all but that of the run")
+    assert str(folder / saved) in note
+    assert str(folder / again) in note
+    # half a checkpoint is none of that step
+    for path in (folder / again).rglob("*"):
+        if path.suffix in (".safetensors", ".pt", ".distcp"):
+            path.write_bytes(b"")
+    assert [kept.path for kept in runs.open_run(folder).checkpoints] == [kept.path for kept in before.checkpoints]
+
+
+def test_the_best_checkpoint_of_openrlhf_gives_way_to_the_other_of_its_step(tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(DATA / "openrlhf", folder)
+    saved = folder / "checkpoints_ppo_ray"
+    shutil.copytree(saved / "global_step2_hf", saved / "best_global_step2_hf")
+    shutil.copytree(saved / "global_step2_hf", saved / "best_global_step4_hf")
+    run = runs.open_run(folder)
+    assert [kept.path.name for kept in run.checkpoints] == ["global_step2_hf", "best_global_step4_hf", "global_step10_hf"]
+    assert run.notes == runs.open_run(DATA / "openrlhf").notes
 
 
 def test_settings(tmp_path):

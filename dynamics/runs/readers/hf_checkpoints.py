@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamics.checkpoints import open_checkpoint
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.errors import InputError, printable
 from dynamics.io.regular import open_regular
+from dynamics.runs.readers.weights import open_complete
 from dynamics.runs.view import SavedCheckpoint
 
 NAME = re.compile(r"checkpoint-(\d{1,15})")
@@ -56,26 +56,22 @@ def _folders(folder: Path) -> Iterator[Path]:
 def complete(folder: Path, notes: list[str]) -> list[Saved]:
     """List the complete checkpoints in the order of their steps; a line in ``notes`` for each of the others."""
     unfinished = [path for path in _folders(folder) if UNFINISHED.fullmatch(path.name)]
-    notes += [f"{printable(path)}: is still being written, or was never finished; left out" for path in unfinished]
-    return [saved for step, path in numbered(folder) if (saved := _opened(step, path, notes)) is not None]
+    notes += [f"{printable(path)}: checkpoint left out: it is still being written, or was never finished" for path in unfinished]
+    return _opened(numbered(folder), notes)
 
 
 def own_model(folder: Path, notes: list[str]) -> Saved | None:
     """Return the model in the folder itself; None if there is none, or, with a note, if it is not complete."""
-    return _opened(None, folder, notes) if weight_files(folder) else None
+    return next(iter(_opened([(None, folder)], notes)), None) if weight_files(folder) else None
 
 
-def _opened(step: int | None, path: Path, notes: list[str]) -> Saved | None:
-    try:
-        checkpoint = open_checkpoint(path)
-    except InputError as error:
-        text = str(error)
-        where = "" if text.startswith(printable(path)) else f"{printable(path)}: "
-        notes.append(f"{where}{text}; left out")
-        return None
-    factors = path / "adapter_model.safetensors"
-    dtypes = checkpoint.dtypes if checkpoint.adapter is None else read_safetensors(factors).dtypes if factors.exists() else {}
-    return Saved(step, path, checkpoint.adapter is not None, dtypes)
+def _opened(candidates: Sequence[tuple[int | None, Path]], notes: list[str]) -> list[Saved]:
+    opened = []
+    for saved, checkpoint in open_complete(candidates, notes):
+        factors = saved.path / "adapter_model.safetensors"
+        dtypes = checkpoint.dtypes if not saved.adapter else read_safetensors(factors).dtypes if factors.exists() else {}
+        opened.append(Saved(saved.step, saved.path, saved.adapter, dtypes))
+    return opened
 
 
 def weight_files(folder: Path) -> dict[str, Path]:

@@ -98,11 +98,11 @@ def _add_samples(run: Run, out: Path) -> None:
 
 
 def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
-    found: list[tuple[int | None, Path, bool]] = []
+    found: list[tuple[int | None, Path]] = []
     for pattern in (STEP, EPOCH):
         for number_, path in numbered(saved, pattern):
             if (path / MARKER).is_file() or (path / COMPLETED).is_file():
-                found.append((number_ if pattern == STEP else None, path, (path / "adapter_config.json").is_file()))
+                found.append((number_ if pattern == STEP else None, path))
             else:
                 missing = MARKER if saved != out else COMPLETED
                 run.notes.append(f"{shown(path, run.path)}: checkpoint left out: it has no file {missing}, which is written last{WRITING}")
@@ -110,7 +110,7 @@ def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
         if found and same_weights(out, found[-1][1]):
             pass  # listed already
         elif (out / MARKER).is_file() or saved == out:
-            found.append((None, out, (out / "adapter_config.json").is_file()))
+            found.append((None, out))
         else:
             run.notes.append(f"{shown(out, run.path)}: checkpoint left out: it has no file {MARKER}, which is written last{WRITING}")
     run.checkpoints = complete(found, run.notes)

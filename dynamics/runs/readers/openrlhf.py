@@ -39,6 +39,8 @@ NAMES = {
     "learning_rate": ("train/actor_lr", "train/lr"),
 }
 HF_FOLDER, STATE_FOLDER = r"(?:best_)?global_step(\d+)_hf", r"(?:best_)?global_step(\d+)"
+#: before the name of the checkpoint of a step that has another one
+BEST = "best_"
 #: folder of ``--ckpt.path`` by default -> method
 METHODS = {"checkpoints_sft": "sft", "checkpoints_dpo": "dpo", "checkpoints_rm": "rm", "checkpoints_ppo_ray": "ppo"}
 
@@ -91,16 +93,23 @@ def _evidence(checkpoints: Path) -> str:
 
 def _add_checkpoints(run: Run, checkpoints: Path) -> None:
     """List the checkpoints of transformers' format, or those of DeepSpeed if there are none, and the weights after the last step."""
-    states = numbered(checkpoints / "_actor", STATE_FOLDER) or numbered(checkpoints, STATE_FOLDER)
-    steps = dict(numbered(checkpoints, HF_FOLDER))  # of a step with two folders, the one that is not best_ comes last, and is taken
+    states = _by_step(checkpoints / "_actor", STATE_FOLDER) or _by_step(checkpoints, STATE_FOLDER)
+    steps = _by_step(checkpoints, HF_FOLDER)
     if steps and states:
         count = plural(len(states), "state")
         run.remarks.append(f"{count} of DeepSpeed, with the weights in float32, left aside: the saved models are read")
-    chosen = sorted(steps.items()) or sorted(dict(states).items())
-    found: list[tuple[int | None, Path, bool]] = [(step, path, (path / "adapter_config.json").is_file()) for step, path in chosen]
+    chosen = steps or states
+    found: list[tuple[int | None, Path]] = [*chosen]
     if (run.path / "config.json").is_file() and weight_files(run.path) and not (chosen and same_weights(run.path, chosen[-1][1])):
-        found.append((None, run.path, (run.path / "adapter_config.json").is_file()))
+        found.append((None, run.path))
     run.checkpoints = complete(found, run.notes)
+
+
+def _by_step(folder: Path, pattern: str) -> list[tuple[int, Path]]:
+    """List the folders of checkpoints by step, without the best one if its step has another."""
+    listed = numbered(folder, pattern)
+    others = {step for step, path in listed if not path.name.startswith(BEST)}
+    return [(step, path) for step, path in listed if step not in others or not path.name.startswith(BEST)]
 
 
 def _add_base(run: Run) -> None:

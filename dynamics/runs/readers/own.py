@@ -122,10 +122,7 @@ def _trainers_folder(folder: Path, settings: dict[str, Any]) -> Path:
 def _add_checkpoints(run: Run, document: dict[str, Any], elsewhere: Path) -> None:
     """List the checkpoints; that of step 0 holds the weights before training, and is the base."""
     own = numbered(run.path / "checkpoints", r"step_(\d+)")
-    found = complete(((step, path, False) for step, path in own), run.notes)
-    found += complete(
-        ((step, path, (path / "adapter_config.json").is_file()) for step, path in numbered(elsewhere, r"checkpoint-(\d+)")), run.notes
-    )
+    found = complete(own, run.notes) + complete(numbered(elsewhere, r"checkpoint-(\d+)"), run.notes)
     half = [entry.name for entry in entries(run.path / "checkpoints") if entry.name.startswith(".step_")]
     run.notes += [f"{printable(run.path / 'checkpoints' / name)}: checkpoint left out: it was not written to its end" for name in half]
     model = document.get("model")

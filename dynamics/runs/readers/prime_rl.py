@@ -16,7 +16,7 @@ import pandas as pd
 from dynamics.errors import InputError, printable
 from dynamics.runs.readers.logs import Log, event_logs, first_record, json_log, learning_rate
 from dynamics.runs.readers.settings import dtype, number, read_settings, text, whole
-from dynamics.runs.readers.weights import WRITING, complete, entries, fault, local_base, numbered, shown
+from dynamics.runs.readers.weights import WRITING, complete, entries, local_base, numbered, opened_or_fault, shown
 from dynamics.runs.view import RolloutFile, Run, Settings
 
 LOOKED_FOR = "configs/trainer.json, rl.json or sft.json, weights/step_N/STABLE, broadcasts/step_N/STABLE (prime-rl)"
@@ -93,12 +93,17 @@ def _add_checkpoints(run: Run) -> None:
     """List the checkpoints of one kind: saved weights, else the trainer's states, else what was sent to inference."""
     weights = [(step, _adapter(path)) for step, path in numbered(run.path / "weights", STEP) if _is_stable(run, path)]
     states = [(step, path / "trainer") for step, path in numbered(run.path / "checkpoints", STEP) if (path / "trainer").is_dir()]
-    sent = [(step, path) for step, path in numbered(run.path / "broadcasts", STEP) if (path / "STABLE").is_file() and not fault(path)]
+    sent = [(step, path) for step, path in numbered(run.path / "broadcasts", STEP) if _was_sent(path)]
     kinds = [(name, found) for name, found in (("weights", weights), ("checkpoints", states), ("broadcasts", sent)) if found]
     if kinds:
-        run.checkpoints = complete(((step, path, (path / "adapter_config.json").is_file()) for step, path in kinds[0][1]), run.notes)
+        run.checkpoints = complete(kinds[0][1], run.notes)
         if others := [f"{len(found)} in {name}/" for name, found in kinds[1:]]:
             run.remarks.append(f"the checkpoints are those in {kinds[0][0]}/; {' and '.join(others)} are left aside")
+
+
+def _was_sent(path: Path) -> bool:
+    """Tell whether weights were sent whole and are still there: the trainer removes earlier ones."""
+    return (path / "STABLE").is_file() and not isinstance(opened_or_fault(path), str)
 
 
 def _adapter(path: Path) -> Path:

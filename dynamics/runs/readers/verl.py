@@ -25,9 +25,9 @@ from dynamics.runs.readers.weights import (
     base_of_config,
     complete,
     entries,
-    fault,
     local_base,
     numbered,
+    opened_or_fault,
     read_pointer_number,
     shown,
 )
@@ -181,7 +181,7 @@ def _add_checkpoints(run: Run, layout: Layout, settings: dict[str, Any]) -> None
     if layout.checkpoints is None:
         return
     last = read_pointer_number(layout.checkpoints / "latest_checkpointed_iteration.txt")
-    found: list[tuple[int | None, Path, bool]] = []
+    found: list[tuple[int | None, Path]] = []
     for step, folder in numbered(layout.checkpoints, STEP_FOLDER):
         path = folder / "actor" if (folder / "actor").is_dir() else folder
         if last is not None and step > last and settings.get(f"{ACTOR}.checkpoint.async_save") is not True:
@@ -189,11 +189,11 @@ def _add_checkpoints(run: Run, layout: Layout, settings: dict[str, Any]) -> None
             continue
         adapter = next((path / name for name in ("lora_adapter", "huggingface/lora_adapter") if (path / name).is_dir()), None)
         if adapter is not None:
-            found.append((step, adapter, True))
-        elif not any(name.suffix == ".pt" for name in entries(path)) and not fault(path / "huggingface"):
-            found.append((step, path / "huggingface", False))
+            found.append((step, adapter))
+        elif not any(name.suffix == ".pt" for name in entries(path)) and not isinstance(opened_or_fault(path / "huggingface"), str):
+            found.append((step, path / "huggingface"))
         else:
-            found.append((step, path, False))
+            found.append((step, path))
     run.checkpoints = complete(found, run.notes)
 
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+from dynamics.checkpoints import Checkpoint, open_checkpoint
 from dynamics.errors import InputError, printable
 from dynamics.io.side_files import read_bytes, read_json
 from dynamics.runs.view import SavedCheckpoint
 
-#: suffixes of files of weights
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".distcp")
-#: files of torch that hold no weights of the model
-NO_WEIGHTS = re.compile(
-    r"(optim|optimizer|extra_state|scheduler|random_states|rng_state|scaler|training_args|dataloader|data\.pt|progress)"
-)
-NUMBERED = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(\.[a-z]+)$")
-RANK = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 #: end of a note on a checkpoint that is left out
 WRITING = "; it may still be being written"
-#: bytes of a header of safetensors, of the end of a ZIP archive, and number of entries of a folder that are listed
-HEADER, ZIP_END, ENTRIES = 100_000_000, 66_000, 100_000
+#: number of entries of a folder that are listed
+ENTRIES = 100_000
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
@@ -46,102 +37,47 @@ def entries(folder: Path) -> list[Path]:
     return with_names[:ENTRIES]
 
 
-def complete(candidates: Iterable[tuple[int | None, Path, bool]], notes: list[str]) -> list[SavedCheckpoint]:
-    """Return the checkpoints that are complete; each other one becomes a note.
+def complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str]) -> list[SavedCheckpoint]:
+    """Return the checkpoints that are complete, in order; see ``open_complete``."""
+    return [saved for saved, _ in open_complete(candidates, notes)]
+
+
+def open_complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str]) -> list[tuple[SavedCheckpoint, Checkpoint]]:
+    """Open the checkpoints that are complete, in order; each other one becomes a note.
+
+    A checkpoint is complete if ``open_checkpoint`` opens it: it reads the headers, and finds all files that they name, with all of their
+    bytes. Several folders of one step, such as ``step_4`` and ``step_04``, are all left out: nothing says which of them is the run's.
 
     Parameters
     ----------
-    candidates : step, folder, and whether it is an adapter, in order.
+    candidates : step and folder.
     notes : receives the line of each that is left out.
     """
-    saved = []
-    for step, path, adapter in candidates:
-        if reason := fault(path):
-            notes.append(f"{printable(path)}: checkpoint left out: {reason}{WRITING}")
+    opened = []
+    for step, path in candidates:
+        checkpoint = opened_or_fault(path)
+        if isinstance(checkpoint, str):
+            notes.append(f"{printable(path)}: checkpoint left out: {checkpoint}{WRITING}")
         else:
-            saved.append(SavedCheckpoint(step, path, adapter))
-    return saved
+            opened.append((SavedCheckpoint(step, path, checkpoint.adapter is not None), checkpoint))
+    folders: dict[int, list[Path]] = {}
+    for saved, _ in opened:
+        if saved.step is not None:
+            folders.setdefault(saved.step, []).append(saved.path)
+    several = {step: paths for step, paths in folders.items() if len(paths) > 1}
+    for step, paths in several.items():
+        listed = ", ".join(map(printable, paths))
+        notes.append(f"{listed}: checkpoints left out: they are of one step, {step}; remove or rename all but that of the run")
+    return [(saved, checkpoint) for saved, checkpoint in opened if saved.step not in several]
 
 
-def fault(folder: Path) -> str:
-    """Say why the weights in a folder are not complete; empty if nothing shows it."""
-    files = {entry.name: entry for entry in entries(folder) if entry.is_file()}
-    weights = {name: path for name, path in files.items() if name.endswith(SUFFIXES) and not NO_WEIGHTS.match(name)}
-    if not weights:
-        nested = [child for child in entries(folder) if child.is_dir() and _holds_weights(child)]
-        if not nested:
-            return "it holds no weights"
-        return next(filter(None, map(fault, nested)), "")
-    return _missing(folder, files, weights) or next(filter(None, map(_damage, weights.values())), "")
-
-
-def _holds_weights(folder: Path) -> bool:
-    return any(entry.name.endswith(SUFFIXES) and not NO_WEIGHTS.match(entry.name) for entry in entries(folder))
-
-
-def _missing(folder: Path, files: dict[str, Path], weights: dict[str, Path]) -> str:
-    """Say which file is missing, of those that others name."""
-    if any(name.endswith(".distcp") for name in weights) and ".metadata" not in files:
-        return "it has no .metadata, which is written last"
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if index in files:
-            try:
-                named = read_json(folder / index).get("weight_map")
-            except InputError:
-                return f"{index} cannot be read"
-            shards = {shard for shard in named.values() if isinstance(shard, str)} if isinstance(named, dict) else set()
-            if absent := sorted(shards - files.keys()):
-                return f"{printable(absent[0])} is missing"
-    for name in weights:
-        if absent_shard := _absent(name, weights):
-            return f"{printable(absent_shard)} is missing"
-    return ""
-
-
-def _absent(name: str, weights: dict[str, Path]) -> str:
-    """Name the first file that is missing of a series of shards, or of the files of the ranks."""
-    if match := RANK.fullmatch(name):
-        ranks = {int(other[2]) for other in map(RANK.fullmatch, weights) if other and other[1] == match[1]}
-        absent = next((rank for rank in range(min(int(match[1]), ENTRIES)) if rank not in ranks), None)
-        return "" if absent is None else f"model_world_size_{match[1]}_rank_{absent}.pt"
-    if match := NUMBERED.fullmatch(name):
-        stem, _, count, suffix = match.groups()
-        names = (f"{stem}-{number:0{len(count)}d}-of-{count}{suffix}" for number in range(1, min(int(count), ENTRIES) + 1))
-        return next((other for other in names if other not in weights), "")
-    return ""
-
-
-def _damage(path: Path) -> str:
-    """Say how a file is cut short, from its header and its size."""
+def opened_or_fault(path: Path) -> Checkpoint | str:
+    """Open a checkpoint, or say why it cannot be opened."""
     try:
-        size = path.stat().st_size
-        if not size:
-            return f"{printable(path.name)} is empty"
-        if path.suffix == ".safetensors":
-            return _cut_safetensors(path, size)
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
-                return ""
-            file.seek(max(0, size - ZIP_END))
-            return "" if b"PK\x05\x06" in file.read(ZIP_END) else f"{printable(path.name)} is cut short"
-    except OSError as error:
-        return f"{printable(path.name)}: {error.strerror or error}"
-
-
-def _cut_safetensors(path: Path, size: int) -> str:
-    """Compare the size of a file of safetensors with the end of its last tensor."""
-    cut = f"{printable(path.name)} is cut short"
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER + 1
-        if length > HEADER or 8 + length > size:
-            return cut
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return cut if 8 + length + max(ends, default=0) > size else ""
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return f"{printable(path.name)} has no header of safetensors"
+        return open_checkpoint(path)
+    except InputError as error:
+        where, text = printable(path), str(error)
+        return text[len(where) + 1 :].strip() if text.startswith((f"{where}: ", f"{where}/")) else text
 
 
 def base_of_adapter(folder: Path) -> str | None:
