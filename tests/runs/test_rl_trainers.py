@@ -120,6 +120,36 @@ def test_recorder_in_trl_with_its_completions(tmp_path):
     assert run.remarks[-1].startswith("the checkpoints are those in ")
 
 
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda text: text[: len(text) // 2], "is not valid JSON"),
+        (lambda text: "", "is empty"),
+        (lambda text: text.replace('"config": {', '"config": 3, "was": {'), "is not that of a run: Expected `object | null`, got `int`"),
+        (lambda text: "[]", "is a list, not a JSON object"),
+        (lambda text: "\0" * len(text), "is not valid JSON"),
+        (lambda text: text.replace("dynamics.run/", "run/"), "does not say the schema of a run, dynamics.run/N"),
+    ],
+)
+def test_a_damaged_run_json_is_one_line(copied, damage, fault):
+    """The line says what is wrong, where, and what to do; everything that other files say is still read."""
+    folder = copied("own/sft")
+    whole_run = runs.open_run(folder)
+    path = folder / "run.json"
+    path.write_text(damage(path.read_text()))
+    run = runs.open_run(folder)
+    assert len(run.notes) == 1
+    assert run.notes[0].startswith(f"{path}: {fault}")
+    assert run.notes[0].endswith("restore the file from a copy: it holds the settings, the method and the base, which --base names as well")
+    assert "fetch" not in run.notes[0]
+    assert run.trainer == "dynamics.train or dynamics.recorder"
+    assert run.checkpoints == whole_run.checkpoints
+    assert run.metrics.equals(whole_run.metrics)
+    if "schema" not in fault:
+        (folder / "metrics.jsonl").unlink()
+        assert runs.open_run(folder).notes[0] == run.notes[0], "the checkpoints show whose it is"
+
+
 def test_embedded_model_without_its_checkpoint_has_no_base(copied):
     folder = copied("own/rlvr")
     shutil.rmtree(folder / "checkpoints" / "step_000000")

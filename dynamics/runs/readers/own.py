@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import InputError, printable
-from dynamics.io.side_files import read_json
+from dynamics.io.regular import open_regular
+from dynamics.io.side_files import ADVICE, read_json
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
 from dynamics.runs.readers.settings import dtype, flat, number, text, whole
@@ -38,6 +39,10 @@ NAMES = {
 }
 #: file of an evaluation: what was evaluated, and the temperature
 EVAL = re.compile(r"(?:base|.*,_(\d{1,15})_steps)_(T[\d.]+|greedy)\.jsonl")
+#: what the schemas of ``run.json`` begin with, and bytes of a damaged one in which it is looked for
+SCHEMAS, BEGINNING = "dynamics.run/", 4096
+#: end of the note on a ``run.json`` that cannot be read
+LOST = "restore the file from a copy: it holds the settings, the method and the base, which --base names as well"
 #: fields of ``run.json`` that are not settings
 NO_SETTINGS = ("schema", "config", "notes", "packages", "machines", "time", "probe_prompts", "probes")
 
@@ -49,11 +54,10 @@ def read(folder: Path) -> Run | None:
         if not _is_recorded(folder):
             return None
         document = {}
-    notes: list[str] = []
-    if "unreadable" in document:
-        notes.append(document.pop("unreadable"))
+    unreadable = document.pop("unreadable", None)
+    notes: list[str] = [f"{unreadable}; {LOST}"] if unreadable else []
     settings = flat(document.get("config") or {})
-    run = Run(folder, _trainer(document), _method(document, settings), notes=notes)
+    run = Run(folder, "dynamics.train or dynamics.recorder" if unreadable else _trainer(document), _method(document, settings), notes=notes)
     run.evidence = "run.json" if (folder / "run.json").is_file() else "metrics.jsonl"
     run.config = {**flat({name: value for name, value in document.items() if name not in NO_SETTINGS}), **settings}
     run.remarks += [printable(note, 500) for note in document.get("notes") or [] if isinstance(note, str)]
@@ -76,9 +80,9 @@ def _document(folder: Path) -> dict[str, Any] | None:
     try:
         document = read_json(path, surrogates=True)
     except InputError as error:
-        return {"unreadable": str(error)} if _is_recorded(folder) else None
-    if not str(document.get("schema")).startswith("dynamics.run/"):
-        return None
+        return {"unreadable": str(error).removesuffix(f"; {ADVICE}")} if _is_ours(folder) else None
+    if not str(document.get("schema")).startswith(SCHEMAS):
+        return {"unreadable": f"{printable(path)}: does not say the schema of a run, {SCHEMAS}N"} if _is_recorded(folder) else None
     if document["schema"] not in KNOWN:
         what = f"its schema {printable(document['schema'], 60)} is unknown; install a later version of this package"
         return {"unreadable": f"{printable(path)}: {what}"}
@@ -86,6 +90,16 @@ def _document(folder: Path) -> dict[str, Any] | None:
         return current_document(document)
     except (ValueError, TypeError, AttributeError) as error:
         return {"unreadable": f"{printable(path)}: is not that of a run: {printable(str(error))}"}
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a ``run.json`` that cannot be read is that of this project: by its beginning, or by the files beside it."""
+    try:
+        with open(open_regular(folder / "run.json"), "rb") as file:
+            start = file.read(BEGINNING)
+    except (InputError, OSError):
+        start = b""
+    return SCHEMAS.encode() in start or _is_recorded(folder) or bool(numbered(folder / "checkpoints", r"step_(\d{6})"))
 
 
 def _is_recorded(folder: Path) -> bool:
