@@ -53,6 +53,11 @@ class Series:
     unit: str
 
     @property
+    def infinite_rewards(self) -> int:
+        """Number of rewards that are infinite, or too large to compute with; they are NaN in ``rewards``."""
+        return int(np.isinf(pd.to_numeric(self.table["reward"], errors="coerce").to_numpy(float)).sum())
+
+    @property
     def late(self) -> Bool[np.ndarray, " rows"]:
         """Whether each completion is of the later half of the steps."""
         return equal_bins(self.steps, 2) > 0

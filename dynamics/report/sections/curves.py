@@ -69,6 +69,7 @@ class Curve:
     trend : how much it changed.
     changes : where it jumped; None for what is set and not measured.
     gaps : number of values that are NaN or infinite.
+    infinite : number of those that are infinite.
     """
 
     run: int
@@ -77,6 +78,7 @@ class Curve:
     trend: Trend
     changes: Changes | None
     gaps: int
+    infinite: int
 
 
 def make(runs: Sequence[Run], options: Options) -> Section:
@@ -85,6 +87,11 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     labels = run_labels(runs)
     curves = [curve for index, run in enumerate(runs) for curve in measure(index, run, options.seed)]
     silent = [label for index, label in enumerate(labels) if not any(curve.run == index for curve in curves)]
+    never = [line for index, run in enumerate(runs) for line in _never_finite(run, _of(labels, index))]
+    if not curves and never:
+        section.missing = f"no curves: {' '.join(never)}"
+        section.incomplete.append(section.missing)
+        return section
     if not curves:
         section.missing = (
             "no curves: no metrics by step were found; the trainer's log makes them (metrics.jsonl, trainer_state.json, TensorBoard event "
@@ -95,7 +102,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         section.incomplete.append(f"no metrics by step were found of {', '.join(silent)}: it has no curves")
     found = {index: flags(run.series, options.seed) for index, run in enumerate(runs)}
     section.findings += _findings(curves, found, labels)
-    section.doubts += _doubts(curves, labels)
+    section.doubts += never + _doubts(curves, labels)
     section.tables += [
         _trend_table(curves, labels),
         *_flag_table(found, labels),
@@ -128,8 +135,32 @@ def measure(index: int, run: Run, seed: int) -> list[Curve]:
         values = known.to_numpy(float)
         changes = None if name in SET else find_changes(known.index.to_numpy(), values)
         change = Trend(values[0], values[-1], math.nan, math.nan, 1, len(values)) if name in SET else trend(values, seed)
-        curves.append(Curve(index, name, series, change, changes, len(series) - len(known)))
+        curves.append(Curve(index, name, series, change, changes, len(series) - len(known), _infinite(series)))
     return curves
+
+
+def _infinite(series: pd.Series[float]) -> int:
+    return len(series.dropna()) - len(finite(series))
+
+
+def _never_finite(run: Run, of: str) -> list[str]:
+    """Name the metrics of a run that were logged, but never with a finite value."""
+    lines = []
+    for name in PANELS:
+        series = run.series(name)
+        if len(series) and not len(finite(series)):
+            what = f"{plural(len(series), 'value')}, {_gaps(len(series), _infinite(series))}"
+            lines.append(f"The {_words(name)}{of} has no finite value: {what}.")
+    return lines
+
+
+def _gaps(gaps: int, infinite: int) -> str:
+    """Say what values are that are not finite.
+
+    >>> _gaps(3, 0), _gaps(3, 3), _gaps(3, 1)
+    ('NaN', 'infinite', 'NaN or infinite (1 infinite)')
+    """
+    return "NaN" if not infinite else "infinite" if infinite == gaps else f"NaN or infinite ({infinite:,} infinite)"
 
 
 def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Sequence[str]) -> list[Finding]:
@@ -161,25 +192,25 @@ def _key(curve: Curve, labels: Sequence[str]) -> str:
     return f"{curve.name}_change" + (f"/{labels[curve.run]}" if len(labels) > 1 else "")
 
 
-def _words(curve: Curve) -> str:
+def _words(name: str) -> str:
     """Name a metric within a sentence."""
     return {
         "held_out": "held-out result",
         "held_out_loss": "held-out loss",
         "kl": "KL from the reference",
         "length": "length of completions",
-    }.get(curve.name, PANELS[curve.name].partition(",")[0])
+    }.get(name, PANELS[name].partition(",")[0])
 
 
 def _short(curve: Curve, labels: Sequence[str]) -> str:
     change = curve.trend
     interval = "no interval, too few steps" if math.isnan(change.low) else f"change [{change.low:+.3g}, {change.high:+.3g}]"
-    return f"{labels[curve.run]}: {_words(curve)} from {number(change.first)} to {number(change.last)} ({interval})"
+    return f"{labels[curve.run]}: {_words(curve.name)} from {number(change.first)} to {number(change.last)} ({interval})"
 
 
 def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Finding:
     change = curve.trend
-    start = f"The {_words(curve)}{_of(labels, curve.run)}"
+    start = f"The {_words(curve.name)}{_of(labels, curve.run)}"
     if change.values < 2:
         text = f"{start} was logged once: {number(change.first)}; nothing can be said of its change."
         return Finding(text, _key(curve, labels), None, weight=min(weight, 1.0))
@@ -221,8 +252,8 @@ def _change_findings(curves: Sequence[Curve], labels: Sequence[str]) -> list[Fin
         size, curve, change = max(jumps, key=lambda jump: jump[0])
         others = f" {plural(len(jumps) - 1, 'other jump')} stand{'s' * (len(jumps) == 2)} in the table." if len(jumps) > 1 else ""
         text = (
-            f"The clearest jump{_of(labels, index)}: at step {change.step:,}, the {_words(curve)} went from {number(change.before)} to "
-            f"{number(change.after)}, {size:.1f} standard deviations of its noise (change {change.after - change.before:+.3g} "
+            f"The clearest jump{_of(labels, index)}: at step {change.step:,}, the {_words(curve.name)} went from {number(change.before)} "
+            f"to {number(change.after)}, {size:.1f} standard deviations of its noise (change {change.after - change.before:+.3g} "
             f"[{change.low:+.3g}, {change.high:+.3g}], too narrow because the step was chosen by the data).{others}"
         )
         key = "jump" + (f"/{labels[index]}" if len(labels) > 1 else "")
@@ -234,8 +265,8 @@ def _doubts(curves: Sequence[Curve], labels: Sequence[str]) -> list[str]:
     doubts = [f"Training curves: {ONE_RUN}."]
     for curve in curves:
         if curve.gaps:
-            what = f"{curve.gaps:,} of {len(curve.series):,} values of the {_words(curve)}{_of(labels, curve.run)}"
-            doubts.append(f"{what} are NaN or infinite: they are gaps in the curve, and left out of its numbers.")
+            what = f"{curve.gaps:,} of {len(curve.series):,} values of the {_words(curve.name)}{_of(labels, curve.run)}"
+            doubts.append(f"{what} are {_gaps(curve.gaps, curve.infinite)}: they are gaps in the curve, and left out of its numbers.")
     for index in dict.fromkeys(curve.run for curve in curves):
         names = {curve.name for curve in curves if curve.run == index}
         if "reward" in names and "held_out" not in names:
@@ -256,6 +287,7 @@ def _trend_table(curves: Sequence[Curve], labels: Sequence[str]) -> Table:
             "values": curve.trend.values,
             "window": curve.trend.window,
             "gaps": curve.gaps,
+            "infinite": curve.infinite,
             "spikes": curve.changes.spikes if curve.changes is not None else 0,
             "smooth": curve.changes.smooth if curve.changes is not None else None,
         }

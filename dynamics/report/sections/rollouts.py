@@ -125,12 +125,17 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
         section.findings += [*_copies(measured), *_length(measured), *_prompts(measured)]
     else:
         section.findings += _flagged(measured, key, f"{series.name}: ")
-    if lost := int(np.isnan(series.rewards).sum()):
-        section.doubts.append(f"{lost:,} of {len(series.rewards):,} completions{of} have no reward: they count elsewhere only.")
+    infinite = series.infinite_rewards
+    for count, what in ((int(np.isnan(series.rewards).sum()) - infinite, "no reward"), (infinite, "an infinite reward")):
+        if count:
+            section.doubts.append(
+                f"{count:,} of {len(series.rewards):,} completions{of} have {what}: they are left out of all numbers of the reward."
+            )
     if measured.unpaired:
         section.doubts.append(f"No prompt{of} was sampled in both halves of training: changes of the reward may be those of the prompts.")
     section.document[series.name] = {
         "completions": len(series.steps),
+        "infinite_rewards": infinite,
         "prompts": int(series.prompts.max(initial=-1)) + 1,
         "reward_change": vars(measured.change) | {"paired": not measured.unpaired},
         "length_and_reward": vars(measured.length),

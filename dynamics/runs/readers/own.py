@@ -198,7 +198,10 @@ def _held_out(run: Run) -> Iterator[tuple[int, float]]:
             files.setdefault(match[2], []).append((int(match[1] or 0), path))
     several = [temperature for temperature, pairs in files.items() if len(pairs) > 1]
     for step, path in sorted(files[max(several, key=_temperature)]) if several else ():
-        scores = [record["score"] for record in records(path, run.notes) if isinstance(record, dict) and _is_score(record.get("score"))]
+        given = [record["score"] for record in records(path, run.notes) if isinstance(record, dict) and "score" in record]
+        scores = [score for score in given if _is_score(score)]
+        if lost := len(given) - len(scores):
+            run.remarks.append(f"{printable(path)}: {lost:,} of {len(given):,} scores are not finite; left out of the held-out score")
         if scores:
             yield step, math.fsum(scores) / len(scores)
 

@@ -63,7 +63,11 @@ def test_gaps_are_counted_and_nan_in_the_loss_is_a_flag(rng: np.random.Generator
     assert (flag.value, flag.weight) == (2.0, 5.0)
     assert "From step 5 on" in flag.text
     assert "Rule:" in flag.text
-    assert any(doubt.startswith("1 of 60 values of the reward are NaN") for doubt in section.doubts)
+    assert "1 of 60 values of the reward are infinite: they are gaps in the curve, and left out of its numbers." in section.doubts
+    assert "2 of 60 values of the loss are NaN: they are gaps in the curve, and left out of its numbers." in section.doubts
+    assert section.tables[0].frame.set_index("metric")[["gaps", "infinite"]].to_dict("index") == {
+        "reward": {"gaps": 1, "infinite": 1}, "loss": {"gaps": 2, "infinite": 0},
+    }  # fmt: skip
     frame = next(table for table in section.tables if table.name == "training_curves").frame
     assert frame["value"].isna().sum() == 2  # the file has all that was logged
     assert section.document["flags"][0]["step"] == 5
@@ -72,6 +76,13 @@ def test_gaps_are_counted_and_nan_in_the_loss_is_a_flag(rng: np.random.Generator
 def test_a_metric_that_is_never_finite_is_no_curve(rng: np.random.Generator) -> None:
     section = curves.make([a_run("a", reward=rising(rng), kl=np.full(60, math.nan))], Options())
     assert "kl" not in set(section.tables[0].frame["metric"])
+    assert "The KL from the reference has no finite value: 60 values, NaN." in section.doubts
+    nothing = curves.make([a_run("a", kl=np.array([math.inf, math.nan, -math.inf])), a_run("b", loss=np.array([math.inf]))], Options())
+    assert nothing.missing == (
+        "no curves: The KL from the reference of a has no finite value: 3 values, NaN or infinite (2 infinite). "
+        "The loss of b has no finite value: 1 value, infinite."
+    )
+    assert nothing.incomplete == [nothing.missing]
 
 
 def test_several_runs_share_panels_and_hostile_names_are_text(rng: np.random.Generator) -> None:

@@ -64,6 +64,14 @@ def test_steps_of_a_run_are_named_and_step_0_is_the_base(tmp_path: Path) -> None
     assert differences == {"pass_at_1_difference/grpo step 20": 0.375}
 
 
+def test_scores_that_are_no_numbers_are_told(tmp_path: Path, files: dict[str, Path]) -> None:
+    lines = files["base"].read_text().splitlines()
+    files["base"].write_text("\n".join([*(line.replace("true", "Infinity") for line in lines[:8]), *lines[8:]]) + "\n")
+    section = passk.make([Run(tmp_path, "verl")], given(files))
+    (doubt,) = [doubt for doubt in section.doubts if "infinity" in doubt]
+    assert doubt.startswith("pass@k: 2 samples have a score of NaN, infinity")
+
+
 def test_what_is_no_base_says_so(tmp_path: Path, files: dict[str, Path]) -> None:
     section = passk.make([Run(tmp_path, "verl")], given({"a": files["base"], "b": files["tuned"]}))
     assert any("no file is named as the base" in doubt for doubt in section.doubts)

@@ -44,6 +44,22 @@ def test_completions_without_a_step_are_left_out_and_counted(rng: np.random.Gene
     assert "none of them says its step" in nothing.missing
 
 
+def test_infinite_rewards_are_counted_and_left_out(rng: np.random.Generator) -> None:
+    table = a_table(rng)
+    whole = rollouts.describe(["a"], [table.drop(index=range(5))], Options())
+    table.loc[:2, "reward"] = [math.inf, -math.inf, math.inf]
+    table.loc[3:4, "reward"] = math.nan
+    section = rollouts.describe(["a"], [table], Options())
+    told = [doubt for doubt in section.doubts if "reward" in doubt]
+    assert told == [
+        "2 of 240 completions have no reward: they are left out of all numbers of the reward.",
+        "3 of 240 completions have an infinite reward: they are left out of all numbers of the reward.",
+    ]
+    assert section.document["a"]["infinite_rewards"] == 3
+    main, without = (max(each.findings, key=lambda finding: finding.weight) for each in (section, whole))
+    assert (main.value, main.low, main.high) == pytest.approx((without.value, without.low, without.high))
+
+
 def test_the_main_number_is_the_paired_change_of_reward(rng: np.random.Generator) -> None:
     table = a_table(rng)
     section = rollouts.describe(["a"], [table], Options())
