@@ -62,6 +62,7 @@ def _check(options: argparse.Namespace) -> None:
     for option, values in (("RUN", options.runs), ("--base", [options.base]), ("--evals", options.evals), ("--texts", options.texts)):
         if "" in values:
             raise InputError(f"{option}: is empty; name a file or a folder")
+    _check_texts(options)
     if options.html == "-":
         raise InputError("--html -: a page is written to a file; name one")
     check_outputs(options, [*options.runs, *options.texts, *options.evals], {options.markdown: (".md", ".markdown")})
@@ -69,6 +70,20 @@ def _check(options: argparse.Namespace) -> None:
         check_folder(options.out)
     if options.watch is not None and not SHORTEST <= options.watch <= LONGEST:
         raise InputError(f"--watch: must be a number of seconds from {SHORTEST:g} to {LONGEST:,}")
+
+
+def _check_texts(options: argparse.Namespace) -> None:
+    """Refuse texts that are not there or empty; say so if they are not used."""
+    from dynamics.cli.command import tell
+    from dynamics.io.paths import no_such_path
+
+    for path in map(Path, options.texts):
+        if not path.exists():
+            raise InputError(f"--texts: {no_such_path(path)}")
+        if path.is_file() and not path.stat().st_size:
+            raise InputError(f"--texts: {printable(path)}: is empty; give a file with texts")
+    if options.texts and options.model_passes is False:
+        tell("dynamics.report: --texts is not used: with --no-model-passes, no model reads them")
 
 
 def _end(incomplete: list[str], options: argparse.Namespace) -> None:
@@ -90,6 +105,8 @@ def _once(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
         result = report(runs, _options(options, stages.show))
         result.incomplete[:0] = problems
         result.command = command("report", *arguments)
+        if result.is_empty and options.json is None and options.watch is None:
+            raise InputError(_why_empty(result))
         stages.show("drawing", 0, 1)
         _write(options, result)
     if options.json != "-":
@@ -98,6 +115,16 @@ def _once(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
         with reader_may_leave():
             show(result)
     return result.incomplete
+
+
+def _why_empty(result: Report) -> str:
+    """Say why there is nothing to write a page about: what could not be read, or else what the first sections need."""
+    from dynamics.report.assembly import NO_SECTION
+
+    reasons = [line for line in result.incomplete if line != NO_SECTION] or [section.missing for section in result.sections[:1]]
+    where = ", ".join(printable(run.path, 200) for run in result.runs[:4])
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"{where}: {NO_SECTION}, and no page was written: {printable(reasons[0], 1500)}{more}; --json FILE writes what the files do say"
 
 
 def _options(options: argparse.Namespace, progress: Callable[[str, int, int], None]) -> Options:

@@ -24,6 +24,8 @@ from dynamics.runs import Run, open_run
 SCHEMA = "dynamics.report/1"
 #: modules of ``dynamics.report.sections``, in the order of the page
 SECTIONS = ("weights", "directions", "overlap", "curves", "rollouts", "passk", "uncertainty", "configuration")
+#: last line of what a report leaves out if it has nothing else
+NO_SECTION = "no section could be made"
 #: sentences of the headline, and how many of them may come from one section if others have some
 SENTENCES, OF_ONE_SECTION = 6, 2
 
@@ -73,6 +75,11 @@ class Report:
     sections: list[Section]
     incomplete: list[str] = field(default_factory=list)
     command: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no section could be made."""
+        return all(section.missing for section in self.sections)
 
     @property
     def verdict(self) -> str:
@@ -173,11 +180,11 @@ def report(runs: Sequence[Run], options: Options | None = None) -> Report:
     sections = [_made(name, runs, options) for name in SECTIONS]
     incomplete = [f"{label}: {note}" if len(runs) > 1 else note for run, label in zip(runs, labels, strict=True) for note in run.notes]
     incomplete += [line for section in sections for line in section.incomplete]
-    if all(section.missing for section in sections):
-        incomplete.append("no section could be made")
     facts = [_facts(run, options) for run in runs]
     cache.bound(options.cache, options.store)
-    return Report(list(runs), labels, facts, _headline(sections), sections, list(dict.fromkeys(incomplete)))
+    result = Report(list(runs), labels, facts, _headline(sections), sections, list(dict.fromkeys(incomplete)))
+    result.incomplete += [NO_SECTION] if result.is_empty else []
+    return result
 
 
 def _made(name: str, runs: Sequence[Run], options: Options) -> Section:

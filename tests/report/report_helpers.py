@@ -37,6 +37,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
 
 def write_run(folder: Path, seed: int = 1, steps: tuple[int, ...] = (10, 20, 30), **fields: object) -> Path:
     """Write a run with checkpoints that move away from the base, which lies beside the run."""
+    folder.mkdir(parents=True)
     write_checkpoint(folder.parent / "base", weights(0))
     for step in steps:
         write_checkpoint(folder / f"checkpoint-{step}", weights(seed, 1e-3 * step))

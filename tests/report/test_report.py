@@ -161,17 +161,44 @@ def test_what_cannot_be_read_is_a_line_and_status_3(tmp_path: Path, monkeypatch:
         (["run", "--watch", "-1"], "--watch: must be a number of seconds"),
         (["run", "--seed", "-1"], "--seed: must be at least 0"),
         (["run", "--evals", ""], "--evals: is empty"),
+        (["run", "--texts", "no.jsonl", "--no-model-passes"], "--texts: no.jsonl: no such"),
+        (["run", "--texts", "empty.txt", "--no-model-passes"], "--texts: empty.txt: is empty"),
+        (["nothing-yet"], "nothing-yet: no section could be made, and no page was written: no weights were compared: nothing-yet: has no"),
         (["run", "--jsno", "x"], "did you mean --json?"),
         ([], "the following arguments are required: RUN"),
     ],
 )
 def test_bad_options_are_one_line(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     write_run(tmp_path / "run")
+    write_run(tmp_path / "nothing-yet", steps=())
+    (tmp_path / "empty.txt").touch()
     monkeypatch.chdir(tmp_path)
     assert cli(words) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1
     assert message in error[0]
+    assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.usefixtures("reader")
+def test_a_run_without_any_section_is_a_document_if_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    write_run(tmp_path / "run", steps=())
+    monkeypatch.chdir(tmp_path)
+    assert cli(["run", "--json", "r.json"]) == 3
+    assert json.loads(Path("r.json").read_text())["incomplete"] == ["no section could be made"]
+    assert Path("report.html").is_file()
+
+
+@pytest.mark.usefixtures("reader")
+def test_texts_that_no_model_reads_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(assembly, "SECTIONS", ("uncertainty",))
+    write_run(tmp_path / "run")
+    (tmp_path / "texts.txt").write_text("hello\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli(["run", "--texts", "texts.txt", "--no-model-passes", "--json", "-"]) == 3
+    printed = capsys.readouterr()
+    assert "dynamics.report: --texts is not used: with --no-model-passes, no model reads them" in printed.err.splitlines()
+    assert "so --texts is not used" in json.loads(printed.out)["sections"][0]["missing"]
 
 
 @pytest.mark.usefixtures("reader")

@@ -72,16 +72,19 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     """Measure base and last checkpoint of each run, if that was asked for or is quick."""
     section = Section("uncertainty", "Where is the model unsure?")
     if options.model_passes is False:
-        section.missing = "no entropy: the models were not run, as was asked for; --model-passes runs them"
+        unused = ", so --texts is not used" if options.texts else ""
+        section.missing = f"no entropy: the models were not run, as was asked for{unused}; --model-passes runs them"
         return section
     try:
         require(("torch", "transformers"), "measuring entropy")
     except InputError as error:
         section.missing = f"no entropy: {error}"
+        section.incomplete += [section.missing] if options.model_passes or options.texts else []
         return section
     pairs, reasons = _pairs(runs, options)
     if not pairs:
         section.missing = f"no entropy: {'; '.join(reasons)}"
+        section.incomplete += [section.missing] if options.model_passes or options.texts else []
         return section
     kept = [_kept(pair, options) for pair in pairs]
     new = [pair for pair, passes in zip(pairs, kept, strict=True) if passes is None]
@@ -90,7 +93,8 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     if guess is not None:
         section.document["estimate"] = vars(guess)
     if guess is not None and too_long:
-        what = f"running base and last checkpoint takes about {_duration(guess.seconds)}; --model-passes runs them"
+        unused = ", and --texts is not used" if options.texts else ""
+        what = f"running base and last checkpoint takes about {_duration(guess.seconds)}{unused}; --model-passes runs them"
         if len(new) == len(pairs):
             section.missing = f"no entropy: {what}"
             return section

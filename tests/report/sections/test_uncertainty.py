@@ -52,6 +52,7 @@ def test_why_no_model_was_run_is_one_line(changes: dict[str, object], options: O
     assert reason in section.missing
     assert "\n" not in section.missing
     assert section.findings == []
+    assert section.incomplete == ([section.missing] if options.texts else []), "what was asked for is incomplete"
 
 
 def test_the_estimate_counts_the_start_once() -> None:
