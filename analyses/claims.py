@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from dynamics.bootstrap import t_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 
@@ -103,9 +105,8 @@ def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.
     mean = float(effects.mean()) if len(effects) else float("nan")
     if len(effects) < 2:
         return mean, float("nan"), float("nan")
-    error = float(stats.sem(effects))
-    low, high = stats.t.interval(level, len(effects) - 1)  # scaled here: with an error of 0 scipy gives NaN
-    return mean, mean + error * float(low), mean + error * float(high)
+    low, high = t_interval(mean, effects.std(ddof=1) / math.sqrt(len(effects)), len(effects) - 1, level)
+    return mean, float(low), float(high)
 
 
 def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

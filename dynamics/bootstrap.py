@@ -10,7 +10,8 @@ is always solved and half never (for a pair of models, they agree on three quart
 Coull (1998) for a proportion. And the percentiles are widened for the number of problems like a t interval (Hesterberg 2015). Tests
 check the coverage by simulation.
 
-``resampled_counts`` and ``percentile_interval`` are the plain bootstrap, for means of quantities that are not in [0, 1].
+``resampled_counts`` and ``percentile_interval`` are the plain bootstrap, for means of quantities that are not in [0, 1]. ``t_interval`` is
+no bootstrap: it is for means of a few independent values, such as one per prompt or per seed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 from dynamics._moved import moved_names
 
@@ -71,6 +73,31 @@ def percentile_interval(
     """Compute the quantiles ``tail`` and ``1 - tail`` over replicates, ignoring NaN; ``method`` is that of ``numpy.quantile``."""
     low, high = np.nanquantile(replicates, [tail, 1 - tail], axis=0, method=method)
     return low, high
+
+
+def t_interval(
+    mean: ArrayLike, error: ArrayLike, freedom: ArrayLike, level: float = LEVEL, intervals: int = 1
+) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...]]:
+    """Compute Student's t intervals.
+
+    Parameters
+    ----------
+    mean : estimates.
+    error : their standard errors.
+    freedom : degrees of freedom of the standard errors; NaN results if there are none.
+    level : confidence level, between 0 and 1.
+    intervals : number of intervals that hold together with this level, by Bonferroni.
+
+    Returns
+    -------
+    The lower and the upper ends.
+    """
+    from scipy.special import stdtrit
+
+    known = np.where(np.asarray(freedom) > 0, freedom, np.nan)
+    with np.errstate(invalid="ignore"):
+        half = np.asarray(error) * -stdtrit(known, (1 - level) / 2 / intervals)
+        return np.asarray(mean - half), np.asarray(mean + half)
 
 
 def mean_interval(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.special import betaln
 
-from dynamics.bootstrap import difference_interval, mean_interval, percentile_interval, resampled_counts
+from dynamics.bootstrap import difference_interval, mean_interval, percentile_interval, resampled_counts, t_interval
 from dynamics.passk.estimators import curves
 
 N = 16
@@ -124,3 +126,19 @@ def test_percentiles_are_over_replicates(rng):
     assert np.array_equal(high, np.quantile(replicates, 0.95, axis=0))
     holes = np.vstack([replicates, np.full((50, 2), np.nan)])
     assert np.array_equal(percentile_interval(holes, 0.05)[0], low)
+
+
+def test_t_intervals_are_those_of_scipy(rng: np.random.Generator) -> None:
+    from scipy import stats
+
+    values = rng.normal(size=(7, 3))
+    mean, error = values.mean(axis=0), stats.sem(values)
+    low, high = t_interval(mean, error, 6)
+    expected = stats.t.interval(0.95, 6, mean, error)
+    np.testing.assert_allclose([low, high], expected, rtol=1e-13)
+    np.testing.assert_allclose(t_interval(mean[0], error[0], 6, 0.9), stats.t.interval(0.9, 6, mean[0], error[0]), rtol=1e-13)
+    together = t_interval(mean[0], error[0], 6, 0.95, 5)
+    np.testing.assert_allclose(together, stats.t.interval(0.99, 6, mean[0], error[0]), rtol=1e-12)
+    assert t_interval(0.5, 0.0, 2) == (0.5, 0.5)
+    ends = t_interval([1.0, 1.0, 1.0], [0.1, math.nan, 0.1], np.array([0, 3, 2]))
+    assert np.isnan(ends).tolist() == [[True, True, False]] * 2

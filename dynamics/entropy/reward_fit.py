@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynamics.bootstrap import t_interval
 from dynamics.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
     The intervals are those of ordinary least squares, which assumes independent residuals. Successive steps of a run are correlated, so
     their intervals are too narrow. If the entropy hardly changes, ``a`` is meaningless whatever its interval.
     """
-    from scipy.special import stdtrit
-
     x, y = np.exp(np.asarray(entropy, float)), np.asarray(reward, float)
     if x.shape != y.shape or x.ndim != 1:
         raise InputError(f"entropy has shape {x.shape}, reward {y.shape}: expected the same shape")
@@ -68,8 +67,7 @@ def fit(entropy: ArrayLike, reward: ArrayLike, level: float = 0.95) -> Fit:
     a, b = inverse @ design.T @ y
     rest = y - design @ np.array([a, b])
     variance = float(rest @ rest) / (len(x) - 2)
-    half = float(stdtrit(len(x) - 2, (1 + level) / 2))
-    spans = [half * math.sqrt(max(variance * float(w @ inverse @ w), 0.0)) for w in np.array([[1, 0], [0, 1], [-1, 1]])]
+    errors = [math.sqrt(max(variance * float(w @ inverse @ w), 0.0)) for w in np.array([[1, 0], [0, 1], [-1, 1]])]
     centre = [float(a), float(b), float(b - a)]
-    intervals = [(value - span, value + span) for value, span in zip(centre, spans, strict=True)]
+    intervals = [(float(low), float(high)) for low, high in zip(*t_interval(centre, errors, len(x) - 2, level), strict=True)]
     return Fit(centre[0], centre[1], intervals[0], intervals[1], centre[2], intervals[2], math.sqrt(variance))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from dynamics.bootstrap import t_interval
 from dynamics.report.duplicates import duplicate_pairs
 from dynamics.report.prompts import (
     Correlation,
@@ -135,8 +136,6 @@ def measure(series: Series, seed: int = 0) -> Measured:
 
 def unpaired_change(series: Series) -> Mean:
     """Compare the mean reward of the prompts of the later half with that of the others; the interval is that of Welch."""
-    from scipy.special import stdtrit
-
     frame = pd.DataFrame({"late": series.late, "prompt": series.prompts, "value": series.rewards}).dropna()
     means = frame.groupby(["late", "prompt"])["value"].mean()
     sides = [means.xs(side, level="late").to_numpy() for side in (False, True) if side in means.index.get_level_values("late")]
@@ -149,8 +148,8 @@ def unpaired_change(series: Series) -> Mean:
     if not sum(errors):
         return Mean(change, change, change, prompts)
     freedom = sum(errors) ** 2 / sum(error**2 / (len(side) - 1) for error, side in zip(errors, sides, strict=True))
-    half = float(-stdtrit(freedom, 0.025)) * math.sqrt(sum(errors))
-    return Mean(change, change - half, change + half, prompts)
+    low, high = t_interval(change, math.sqrt(sum(errors)), freedom)
+    return Mean(change, float(low), float(high), prompts)
 
 
 def over_training(series: Series) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from dynamics.bootstrap import LEVEL, percentile_interval, resampled_counts
+from dynamics.bootstrap import LEVEL, percentile_interval, resampled_counts, t_interval
 
 #: completions of a prompt on each side that its change needs
 LEAST = 4
@@ -27,17 +27,6 @@ def equal_bins(steps: Int[np.ndarray, " rows"], most: int) -> Int[np.ndarray, " 
     """Assign steps to at most ``most`` bins of about as many different steps each; return the bin of each row."""
     different, index = np.unique(steps, return_inverse=True)
     return (index * min(most, len(different))) // max(len(different), 1)
-
-
-def t_interval(
-    mean: Float[np.ndarray, " means"], deviation: Float[np.ndarray, " means"], count: Int[np.ndarray, " means"], level: float = LEVEL
-) -> tuple[Float[np.ndarray, " means"], Float[np.ndarray, " means"]]:
-    """Compute t intervals of means of ``count`` independent values with this standard deviation; NaN for fewer than two values."""
-    from scipy.special import stdtrit
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        half = -stdtrit(np.where(count > 1, count - 1, np.nan), (1 - level) / 2) * deviation / np.sqrt(count)
-    return mean - half, mean + half
 
 
 def means_over_prompts(
@@ -63,7 +52,7 @@ def means_over_prompts(
     count = np.bincount(bin_of, minlength=len(names))
     mean = np.bincount(bin_of, of_prompt, len(names)) / np.maximum(count, 1)
     squares = np.bincount(bin_of, (of_prompt - mean[bin_of]) ** 2, len(names))
-    low, high = t_interval(mean, np.sqrt(squares / np.maximum(count - 1, 1)), count)
+    low, high = t_interval(mean, np.sqrt(squares / np.maximum(count - 1, 1) / count), count - 1)
     completions = np.bincount(bin_of, sizes, len(names)).astype(np.int64)
     return pd.DataFrame({"mean": mean, "low": low, "high": high, "prompts": count, "completions": completions}, index=names)
 
@@ -98,9 +87,9 @@ def mean_over(values: Float[np.ndarray, " prompts"]) -> Mean:
     """Average a value per prompt."""
     if not len(values):
         return Mean(math.nan, math.nan, math.nan, 0)
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    low, high = t_interval(np.array([values.mean()]), np.array([deviation]), np.array([len(values)]))
-    return Mean(float(values.mean()), float(low[0]), float(high[0]), len(values))
+    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    low, high = t_interval(values.mean(), error, len(values) - 1)
+    return Mean(float(values.mean()), float(low), float(high), len(values))
 
 
 def prompt_changes(
@@ -132,7 +121,7 @@ def prompt_changes(
     is given one more completion of the lowest and one of the highest reward of the run for the interval and p; ``early``, ``late`` and
     ``change`` are without them.
     """
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtr
 
     frame = pd.DataFrame({"prompt": prompts, "late": late, "value": rewards, "square": rewards**2})
     sums = frame.groupby(["prompt", "late"]).agg(n=("value", "size"), value=("value", "sum"), square=("square", "sum")).unstack()
@@ -149,12 +138,11 @@ def prompt_changes(
     scale = np.sqrt(error.sum(axis=0))
     statistic = (mean[1] - mean[0]) / scale
     p = 2 * stdtr(freedom, -np.abs(statistic))
-    half = -stdtrit(freedom, (1 - level) / 2 / max(len(p), 1)) * scale
     change = total[1] / n[1] - total[0] / n[0]
     table = pd.DataFrame({"prompt": sums.index.to_numpy(), "early": total[0] / n[0], "late": total[1] / n[1]})
     table = table.assign(n_early=n[0].astype(int), n_late=n[1].astype(int), change=change)
-    middle = mean[1] - mean[0]
-    table = table.assign(low=np.minimum(middle - half, change), high=np.maximum(middle + half, change), p=p, q=false_discovery_rates(p))
+    low, high = t_interval(mean[1] - mean[0], scale, freedom, level, max(len(p), 1))
+    table = table.assign(low=np.minimum(low, change), high=np.maximum(high, change), p=p, q=false_discovery_rates(p))
     return table.iloc[np.argsort(-np.abs(statistic), kind="stable")].reset_index(drop=True)[columns]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from dynamics.bootstrap import LEVEL, percentile_interval
+from dynamics.bootstrap import LEVEL, percentile_interval, t_interval
 from dynamics.report.change_points import estimate_noise
 
 #: the start and the end are this share of the steps each, but at least so many, if there are twice as many
@@ -86,9 +86,9 @@ def trend(values: Float[np.ndarray, " steps"], seed: int = 0, replicates: int = 
         rng = np.random.default_rng([seed, count])
         drawn = block_means(end, replicates, rng) - block_means(start, replicates, rng)
         low, high = (float(value) for value in percentile_interval(drawn, _tail(window)))
-        change = float(end.mean() - start.mean())
-        error = _error(values, window)
-        low, high = min(low, change - error), max(high, change + error)
+        error = estimate_noise(values, LARGEST_COEFFICIENT).long_run * math.sqrt(2 / window)
+        ends = t_interval(end.mean() - start.mean(), error, 2 * window - 2)
+        low, high = min(low, float(ends[0])), max(high, float(ends[1]))
     return Trend(float(start.mean()), float(end.mean()), low, high, window, count)
 
 
@@ -105,14 +105,6 @@ def block_means(values: Float[np.ndarray, " steps"], replicates: int, rng: np.ra
     means = (sums[length:] - sums[:-length]) / length
     drawn: np.ndarray = means[rng.integers(0, len(means), (replicates, blocks))].mean(axis=1)
     return drawn
-
-
-def _error(values: Float[np.ndarray, " steps"], window: int) -> float:
-    """Return half the length of the interval of the difference of two stretches of autoregressive noise."""
-    from scipy.special import stdtrit
-
-    noise = estimate_noise(values, LARGEST_COEFFICIENT)
-    return float(-stdtrit(2 * window - 2, (1 - LEVEL) / 2)) * noise.long_run * math.sqrt(2 / window)
 
 
 def _tail(window: int) -> float:
