@@ -16,24 +16,10 @@ from dynamics.recorder import ranks
 from dynamics.recorder.recorder import Recorder, trained_parameters
 from dynamics.recorder.token_entropy import FixedText, Rewards, Roles, TokenEntropy, added, encode_text
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.logged_names import FROM_TRAINER, RECORDED
 from dynamics.runs.schema import SCHEMA
 
 T = TypeVar("T")
-#: metric of TRL or transformers -> its name in ``metrics.jsonl``
-_LOGGED = {
-    "frac_reward_zero_std": "group/zero_std",
-    "completions/mean_length": "length/mean",
-    "completions/clipped_ratio": "length/truncated",
-    "clip_ratio/low_mean": "clip/low",
-    "clip_ratio/high_mean": "clip/high",
-    "num_tokens": "tokens_seen",
-    "kl": "kl",
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "learning_rate": "learning_rate",
-}
 #: says in ``run.json`` of a LoRA run which number is of what
 ADAPTER_NOTE = (
     "sparsity/RULE, update_norm and the like are of the merged weights, base + scaling B A, over all weights of the model; "
@@ -168,7 +154,7 @@ class _Hooks:
     def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
         """Add the trainer's logs to the metrics of their step."""
         if state.global_step == self.step and logs and "train_runtime" not in logs:
-            self.line |= {_LOGGED.get(name, f"trainer/{name}"): _plain(value) for name, value in logs.items()}
+            self.line |= {RECORDED.get(name, f"{FROM_TRAINER}{name}"): _plain(value) for name, value in logs.items()}
 
     def on_train_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Write the last step, close the run directory and write the report."""

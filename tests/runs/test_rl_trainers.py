@@ -14,6 +14,7 @@ import pytest
 
 from dynamics import runs
 from dynamics.errors import InputError
+from dynamics.runs.logged_names import RECORDED, TRAINER
 from dynamics.runs.readers import weights
 from dynamics.runs.readers.logs import Log, console_log, json_log
 from dynamics.runs.readers.settings import flat, number, read_settings, resolved, unfolded, whole
@@ -88,6 +89,16 @@ def test_recorder_alone(tmp_path):
     assert run.series("loss").to_dict() == {1: 2.0}
     assert run.series("entropy").to_dict() == {2: 1.5}
     assert run.notes == [f"{tmp_path}/metrics.jsonl: its last line is not complete and is left out; it may still be being written"]
+
+
+def test_what_a_recorder_takes_from_a_trainers_log_is_read_again(tmp_path):
+    """Every metric that the reader of a Trainer's own log knows; the entropy is the recorder's own."""
+    logged = [names[0] for names in TRAINER.values()] + ["clip_ratio/low_mean", "clip_ratio/high_mean"]
+    line = {"step": 1, "time/recorder_seconds": 0.1, "entropy": 0.5} | {RECORDED.get(name, f"trainer/{name}"): 1.0 for name in logged}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    run = runs.open_run(tmp_path)
+    assert set(run.metric_names) == METRICS.keys()
+    assert {name: run.series(name)[1] for name in METRICS} == dict.fromkeys(METRICS, 1.0) | {"entropy": 0.5, "clip_fraction": 2.0}
 
 
 def test_recorder_in_a_trainer_that_saves_elsewhere(tmp_path):

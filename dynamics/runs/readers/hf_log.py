@@ -15,6 +15,7 @@ import pandas as pd
 from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
 from dynamics.io.side_files import parse_json
+from dynamics.runs.logged_names import TRAINER
 from dynamics.runs.readers import tensorboard_events, wandb_files
 from dynamics.runs.readers.hf_files import json_file
 from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, common_names, drop_repeated, take
@@ -24,23 +25,6 @@ STATE = "trainer_state.json"
 LLAMA_FACTORY = "trainer_log.jsonl"
 #: totals of training and of the evaluation after it
 RESULTS = "all_results.json"
-#: metric -> names in the logs of TRL and of trainers built on it, the current ones first
-NAMES = {
-    "reward": ("reward", "objective/scores"),
-    "reward_std": ("reward_std",),
-    "zero_variance": ("frac_reward_zero_std",),
-    "held_out": ("eval_reward",),
-    "loss": ("loss",),
-    "held_out_loss": ("eval_loss",),
-    "entropy": ("entropy", "policy/entropy_avg"),
-    "kl": ("kl",),
-    "length": ("completions/mean_length", "completion_length"),
-    "truncated": ("completions/clipped_ratio", "completions/truncated_fraction"),
-    "clip_fraction": ("clip_ratio/region_mean", "clip_ratio", "policy/clipfrac_avg"),
-    "mismatch": ("sampling/sampling_logp_difference/mean",),
-    "grad_norm": ("grad_norm",),
-    "learning_rate": ("learning_rate", "lr"),
-}
 #: methods whose loss on other prompts is no loss of texts, because they sample
 SAMPLING = frozenset(["grpo", "rloo", "ppo", "onlinedpo", "xpo", "nashmd", "gspo", "drgrpo"])
 #: methods that call something else ``kl``: a sum over a sequence, or a baseline
@@ -85,7 +69,7 @@ class Log:
 
     def table(self, method: str | None) -> tuple[pd.DataFrame, dict[str, str]]:
         """Return the table of metrics, and what the trainer calls those of ``METRICS``."""
-        names: dict[str, tuple[str, ...]] = dict(NAMES)
+        names: dict[str, tuple[str, ...]] = dict(TRAINER)
         if method in SAMPLING:
             del names["held_out_loss"]
         elif "eval_loss" not in (present := {name for _, name, _ in self.rows}):

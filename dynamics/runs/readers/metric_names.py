@@ -10,6 +10,7 @@ import pandas as pd
 
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
+from dynamics.runs.logged_names import FROM_TRAINER
 from dynamics.runs.view import METRICS, metrics_table
 
 Result = TypeVar("Result")
@@ -19,8 +20,6 @@ Scalar = tuple[int, str, float]
 MOST = 2_000_000
 #: step of a metric; a larger number in a log is none
 LARGEST_STEP = 2**53
-#: before a trainer's own name that is a name of ``METRICS``, but means something else
-OWN = "trainer/"
 
 
 def common_names(rows: Sequence[Scalar], names: Mapping[str, Sequence[str]]) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -38,7 +37,7 @@ def common_names(rows: Sequence[Scalar], names: Mapping[str, Sequence[str]]) -> 
     """
     present = {name for _, name, _ in rows}
     renamed = {key: name for key, candidates in names.items() if (name := _first(candidates, present)) is not None}
-    current = {name: f"{OWN}{name}" for name in METRICS} | {name: key for key, name in renamed.items()}
+    current = {name: f"{FROM_TRAINER}{name}" for name in METRICS} | {name: key for key, name in renamed.items()}
     return metrics_table([(step, current.get(name, name), value) for step, name, value in rows]), renamed
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from dynamics.errors import InputError, printable
 from dynamics.io.regular import open_regular
 from dynamics.io.side_files import ADVICE, read_json
+from dynamics.runs.logged_names import FROM_TRAINER, OWN
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
 from dynamics.runs.readers.settings import dtype, flat, number, text, whole
@@ -20,23 +21,6 @@ from dynamics.runs.view import RolloutFile, Run, Settings
 
 LOOKED_FOR = "run.json or metrics.jsonl with sparsity/ (this project's training and recorder)"
 
-#: key of ``METRICS`` -> names in ``metrics.jsonl``; ``trainer/`` stands before what a recorder took from its trainer's log
-NAMES = {
-    "reward": ("reward",),
-    "reward_std": ("reward_std", "group/std"),
-    "zero_variance": ("group/zero_std",),
-    "held_out": ("evals/: mean score", "trainer/eval_reward"),
-    "loss": ("loss",),
-    "held_out_loss": ("trainer/eval_loss",),
-    "entropy": ("entropy",),
-    "kl": ("kl",),
-    "length": ("length/mean", "solver/length"),
-    "truncated": ("length/truncated",),
-    "clip_fraction": ("clip/low + clip/high",),
-    "mismatch": ("sampler/kl", "trainer/sampling/sampling_logp_difference/mean"),
-    "grad_norm": ("grad_norm",),
-    "learning_rate": ("learning_rate",),
-}
 #: file of an evaluation: what was evaluated, and the temperature
 EVAL = re.compile(r"(?:base|.*,_(\d{1,15})_steps)_(T[\d.]+|greedy)\.jsonl")
 #: what the schemas of ``run.json`` begin with, and bytes of a damaged one in which it is looked for
@@ -167,21 +151,21 @@ def _add_samples(run: Run, elsewhere: Path, settings: dict[str, Any]) -> None:
     run.rollouts.sort(key=lambda file: file.step or 0)
     if not run.rollouts:
         rows = run.metrics.itertuples(index=False, name=None)
-        logged = ((step, name.removeprefix("trainer/"), value) for step, name, value in rows)
+        logged = ((step, name.removeprefix(FROM_TRAINER), value) for step, name, value in rows)
         run.rollouts = completions(elsewhere, logged, settings, run.notes)
     run.texts = [file.path for file in run.rollouts] or list(run.evals)
 
 
 def _add_metrics(run: Run) -> None:
     path = run.path / "metrics.jsonl"
-    log = Log(NAMES)
+    log = Log(OWN)
     if path.is_file():
         json_log(path, run.notes, _line, log)
     elif run.evidence == "run.json":
         run.notes.append(f"{printable(path)}: is missing; the run has no training curves")
-    log.combine("clip/low + clip/high", ("clip/low", "clip/high"), lambda wide: wide.sum(axis=1))
+    log.combine(OWN["clip_fraction"][0], ("clip/low", "clip/high"), lambda wide: wide.sum(axis=1))
     for step, score in _held_out(run):
-        log.add(step, [("evals/: mean score", score)])
+        log.add(step, [(OWN["held_out"][0], score)])
     log.write_to(run)
 
 
