@@ -21,6 +21,7 @@ import torch
 
 from dynamics import overlap, sparsity, spectra
 from dynamics.spectra.bounds import approximate
+from dynamics.spectra.matrix import from_array
 from dynamics.spectra.randomized_svd import sketch
 
 
@@ -39,7 +40,8 @@ def matrix(size: int) -> None:
     base += rng.standard_normal((size, 20)) @ rng.standard_normal((20, size)) / size**0.5
     update = 1e-3 * rng.standard_normal((size, 8)) @ rng.standard_normal((8, size)) + 1e-4 * rng.standard_normal((size, size))
     tuned, none = base + update, np.zeros(base.shape, bool)
-    quick = seconds(lambda: approximate(base, tuned, update, none, 32, base.size // 2, 0, None), 3)
+    sides = from_array(base), from_array(tuned)
+    quick = seconds(lambda: approximate(*sides, none, 32, base.size // 2, 0, None), 3)
     sketched = seconds(lambda: sketch(base, 48), 3)
     for dtype in (torch.float64, torch.float32):
         full = seconds(lambda kind=dtype: torch.linalg.svdvals(torch.from_numpy(base).to(kind)))  # type: ignore[misc]

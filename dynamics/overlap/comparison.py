@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from dynamics.sparsity.masks import changed
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float64, Int64
+    from jaxtyping import Float64, Int64, Shaped
 
     from dynamics.checkpoints.matching import Match
     from dynamics.checkpoints.tensor import Tensor
@@ -232,6 +232,61 @@ def overlap(numel: int, first: int, second: int, both: int, by_tensor: float | N
     return Overlap(numel, first, second, both, *overlaps(both), *overlaps(expected), *overlaps(expected_by_tensor))
 
 
+@dataclass(frozen=True)
+class Aligned:
+    """Several updates of one base, matched.
+
+    Attributes
+    ----------
+    base, tuned : the checkpoints, with adapters applied.
+    matches : of each tuned checkpoint.
+    sets : name -> the tensor of the base and those of the tuned checkpoints, of the tensors that all have with one shape.
+    skipped, notes : see ``Comparison``.
+    """
+
+    base: Checkpoint
+    tuned: list[Checkpoint]
+    matches: list[Match]
+    sets: dict[str, list[Tensor]]
+    skipped: list[Skip]
+    notes: list[str]
+
+
+def align(base: Source, tuned: Sequence[Source]) -> Aligned:
+    """Match the updates of two or more checkpoints of one base; no weight is read. The parameters are those of ``compare``."""
+    from dynamics.checkpoints.matching import match
+
+    if len(tuned) < 2:
+        raise InputError("overlap needs a base and at least two tuned checkpoints; for one, see dynamics.sparsity")
+    before = open_checkpoint(base)
+    if before.adapter is not None:
+        raise InputError(f"{printable(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
+    after: list[Checkpoint] = []
+    all_matched: list[Match] = []
+    matches: list[dict[str, tuple[Tensor, Tensor]]] = []
+    skipped: list[Skip] = []
+    notes = repeated([base, *tuned])
+    for source in tuned:
+        checkpoint = open_checkpoint(source)
+        if checkpoint.adapter is not None:
+            checkpoint, _ = checkpoint.adapter.apply_to_base(before)
+        matched = match(before, checkpoint)
+        after.append(checkpoint)
+        all_matched.append(matched)
+        matches.append({pair.name: (pair.base, pair.tuned) for pair in matched.pairs})
+        skipped += [skip for skip in matched.skipped if skip not in skipped]
+        notes += [note for note in matched.notes if note not in notes]
+    common = [
+        name for name, (base_tensor, _) in matches[0].items() if all(name in m and m[name][0].shape == base_tensor.shape for m in matches)
+    ]
+    for name in sorted({name for names in matches for name in names} - set(common)):
+        skipped.append(Skip(name, "tuned", "not in all of the tuned checkpoints, or not with the same shape"))
+    if not common:
+        raise InputError("the tuned checkpoints have no tensor in common")
+    sets = {name: [matches[0][name][0], *(pairs[name][1] for pairs in matches)] for name in common}
+    return Aligned(before, after, all_matched, sets, skipped, notes)
+
+
 def compare(
     base: Source,
     tuned: Sequence[Source],
@@ -261,68 +316,46 @@ def compare(
     >>> row.rules["exact"].o1, row.same_sign
     (0.5, 0.0)
     """
-    from dynamics.checkpoints import parameter_names
-    from dynamics.checkpoints.matching import match
-    from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
     from dynamics.io.threads import cores
 
-    if len(tuned) < 2:
-        raise InputError("overlap needs a base and at least two tuned checkpoints; for one, see dynamics.sparsity")
-    before = open_checkpoint(base)
-    if before.adapter is not None:
-        raise InputError(f"{printable(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
-    after: list[Checkpoint] = []
-    all_matched: list[Match] = []
-    matches: list[dict[str, tuple[Tensor, Tensor]]] = []
-    skipped: list[Skip] = []
-    notes = repeated([base, *tuned])
-    for source in tuned:
-        checkpoint = open_checkpoint(source)
-        if checkpoint.adapter is not None:
-            checkpoint, _ = checkpoint.adapter.apply_to_base(before)
-        matched = match(before, checkpoint)
-        after.append(checkpoint)
-        all_matched.append(matched)
-        matches.append({pair.name: (pair.base, pair.tuned) for pair in matched.pairs})
-        skipped += [skip for skip in matched.skipped if skip not in skipped]
-        notes += [note for note in matched.notes if note not in notes]
-    common = [
-        name for name, (base_tensor, _) in matches[0].items() if all(name in m and m[name][0].shape == base_tensor.shape for m in matches)
-    ]
-    for name in sorted({name for names in matches for name in names} - set(common)):
-        skipped.append(Skip(name, "tuned", "not in all of the tuned checkpoints, or not with the same shape"))
-    if not common:
-        raise InputError("the tuned checkpoints have no tensor in common")
-    sets = [[matches[0][name][0], *(pairs[name][1] for pairs in matches)] for name in common]
-    counts = _count(sets, rtol, atol, threads or cores(), progress)
-    tensors = dict(zip(common, zip(sets, counts, strict=True), strict=True))
+    aligned = align(base, tuned)
+    counted = _count(list(aligned.sets.values()), rtol, atol, threads or cores(), progress)
+    return from_counts(aligned, dict(zip(aligned.sets, counted, strict=True)), rtol=rtol, atol=atol)
+
+
+def from_counts(aligned: Aligned, counted: Mapping[str, Counts], *, rtol: float = 1e-3, atol: float = 1e-5) -> Comparison:
+    """Derive the comparison from the counts of each of ``Aligned.sets``; ``rtol`` and ``atol`` are those that they were counted with."""
+    from dynamics.checkpoints import parameter_names
+    from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
+
+    tensors = {name: (members, counted[name]) for name, members in aligned.sets.items()}
 
     def rows(label: Callable[[str], str], order: Callable[[str], Any]) -> list[Row]:
         groups: dict[str, list[str]] = {}
-        for name in common:
+        for name in tensors:
             groups.setdefault(label(name), []).append(name)
         return [row for name in sorted(groups, key=order) for row in _rows(name, [tensors[member] for member in groups[name]])]
 
-    total = Counts.empty(len(after))
-    for part in counts:
+    total = Counts.empty(len(aligned.tuned))
+    for _, part in tensors.values():
         total += part
-    numel = sum(tensors_of[0].numel for tensors_of in sets)
-    shares = {"base": min(_share_of("base", matched, numel) for matched in all_matched)}
-    shares |= {str(number): _share_of("tuned", matched, numel) for number, matched in enumerate(all_matched, 1)}
+    numel = sum(members[0].numel for members in aligned.sets.values())
+    shares = {"base": min(_share_of("base", matched, numel) for matched in aligned.matches)}
+    shares |= {str(number): _share_of("tuned", matched, numel) for number, matched in enumerate(aligned.matches, 1)}
     return Comparison(
-        before,
-        after,
+        aligned.base,
+        aligned.tuned,
         _rows("total", list(tensors.values())),
         rows(lambda name: parameter_names.layer(name) or OUTSIDE, parameter_names.layer_order),
         rows(parameter_names.kind, module_order),
-        [row for name in common for row in _rows(name, [tensors[name]])],
+        [row for name in tensors for row in _rows(name, [tensors[name]])],
         {rule: total.consensus[index].tolist() for index, rule in enumerate(RULES)},
         {rule: total.first_changed[index].tolist() for index, rule in enumerate(RULES)},
         {rule: int(total.came_back[index]) for index, rule in enumerate(RULES)},
         numel,
         shares,
-        skipped,
-        notes,
+        aligned.skipped,
+        aligned.notes,
         rtol,
         atol,
     )
@@ -366,18 +399,22 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
 def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
     """Count each set of tensors (base first), chunk by chunk."""
     from dynamics.io.threads import in_order
-    from dynamics.sparsity.accumulate import CHUNK
 
     counts_of = [Counts.empty(len(tensors) - 1) for tensors in sets]
     spans = []
     for index, tensors in enumerate(sets):
-        length = CHUNK // max(tensor.storage.itemsize for tensor in tensors)
+        length = chunk_length([tensor.dtype for tensor in tensors])
         spans += [(index, tensors, start, min(start + length, tensors[0].numel)) for start in range(0, tensors[0].numel, length)]
     weights, weights_done = sum(tensors[0].numel for tensors in sets), 0
     if progress:
         progress(0, weights)
+
+    def count(span: tuple[int, list[Tensor], int, int]) -> Counts:
+        _, tensors, start, stop = span
+        return count_masks([tensor.stored(start, stop) for tensor in tensors], [tensor.dtype for tensor in tensors], rtol, atol)
+
     with ThreadPoolExecutor(threads) as pool:
-        results = in_order(pool, lambda span: _count_masks_of_chunk(span[1], span[2], span[3], rtol, atol), spans, ahead=4 * threads)
+        results = in_order(pool, count, spans, ahead=4 * threads)
         for (_, _, start, stop), (index, chunk_counts) in zip(spans, results, strict=True):
             counts_of[index] += chunk_counts
             weights_done += stop - start
@@ -386,28 +423,41 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
     return counts_of
 
 
-def _count_masks_of_chunk(tensors: list[Tensor], start: int, stop: int, rtol: float, atol: float) -> Counts:
+def chunk_length(dtypes: Sequence[str]) -> int:
+    """Return how many weights of tensors with these dtypes are counted at a time. The sums depend on it in their last digits."""
+    from dynamics.checkpoints.tensor import STORAGE
+    from dynamics.sparsity.accumulate import CHUNK
+
+    return CHUNK // max(STORAGE[dtype].itemsize for dtype in dtypes)
+
+
+def count_masks(stored: Sequence[Shaped[np.ndarray, " n"]], dtypes: Sequence[str], rtol: float = 1e-3, atol: float = 1e-5) -> Counts:
+    """Count some weights of the base and of the tuned checkpoints, base first.
+
+    Parameters
+    ----------
+    stored : ``(n,)`` each, with at most ``chunk_length`` weights, as stored (see ``checkpoints.tensor.STORAGE``).
+    dtypes : of each, by their names in torch.
+    rtol, atol : thresholds of the rules of the same names.
+    """
     from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
     from dynamics.overlap import kernels
     from dynamics.sparsity.kernels import widen_bfloat16
 
-    wide = np.float32 if all(tensor.dtype in FITS_FLOAT32 for tensor in tensors) else np.float64
-    values = np.empty((len(tensors), stop - start), wide)
-    counts = Counts.empty(len(tensors) - 1)
-    stored = [tensor.stored(start, stop) for tensor in tensors]
-    for tensor, array, row in zip(tensors, stored, values, strict=True):
-        if tensor.dtype == "bfloat16" and wide is np.float32:
+    wide = np.float32 if all(dtype in FITS_FLOAT32 for dtype in dtypes) else np.float64
+    values = np.empty((len(stored), stored[0].size), wide)
+    counts = Counts.empty(len(stored) - 1)
+    for dtype, array, row in zip(dtypes, stored, values, strict=True):
+        if dtype == "bfloat16" and wide is np.float32:
             widen_bfloat16(array, row)
         else:
-            row[:] = decode(array, tensor.dtype)
-    thresholds, base = Thresholds(rtol, atol), tensors[0].dtype
-    masks = np.stack(
-        [changed(stored[0], base, array, tensor.dtype, thresholds) for tensor, array in zip(tensors[1:], stored[1:], strict=True)]
-    )
+            row[:] = decode(array, dtype)
+    thresholds = Thresholds(rtol, atol)
+    masks = np.stack([changed(stored[0], dtypes[0], array, dtype, thresholds) for dtype, array in zip(dtypes[1:], stored[1:], strict=True)])
     kernels.count_pairs(values, masks, counts.intersections, counts.sums)
     if len(masks) == 2:  # for two updates, ``intersections`` determines the other counts
         a, b, both = counts.intersections[0].T
-        neither = stop - start - a - b + both
+        neither = stored[0].size - a - b + both
         counts.consensus[:] = np.stack([neither, a + b - 2 * both, both], 1)
         counts.first_changed[:] = np.stack([a, b - both, neither], 1)
         counts.came_back[:] = a - both

@@ -177,6 +177,7 @@ def report(runs: Sequence[Run], options: Options | None = None) -> Report:
     """
     options = replace(options or Options(), store=Store())
     labels = run_labels(runs)
+    _measure_weights(runs, options)
     sections = [_made(name, runs, options) for name in SECTIONS]
     incomplete = [f"{label}: {note}" if len(runs) > 1 else note for run, label in zip(runs, labels, strict=True) for note in run.notes]
     incomplete += [line for section in sections for line in section.incomplete]
@@ -185,6 +186,17 @@ def report(runs: Sequence[Run], options: Options | None = None) -> Report:
     result = Report(list(runs), labels, facts, _headline(sections), sections, list(dict.fromkeys(incomplete)))
     result.incomplete += [NO_SECTION] if result.is_empty else []
     return result
+
+
+def _measure_weights(runs: Sequence[Run], options: Options) -> None:
+    """Measure what several sections need while each file is read once; the sections measure what is not there."""
+    from dynamics.report import one_pass
+
+    try:
+        one_pass.take(runs, options)
+    except Exception:  # an InputError, or a fault here: the section that it concerns meets it again, and says it
+        if os.environ.get(TRACEBACK):
+            raise
 
 
 def _made(name: str, runs: Sequence[Run], options: Options) -> Section:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dynamics.checkpoints import Checkpoint, open_checkpoint
 from dynamics.errors import InputError, printable
@@ -43,6 +43,11 @@ class Base:
     def source(self) -> Path | Checkpoint:
         """What identifies its files in the cache."""
         return Path(self.name) if exists(self.name) else self.checkpoint
+
+    @property
+    def files(self) -> list[Any] | None:
+        """What two bases of the same files have in common, see ``cache.identity``."""
+        return cache.identity(self.source)
 
 
 def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
@@ -97,6 +102,11 @@ def spread(items: Sequence[Item], most: int = MOST_CHECKPOINTS) -> list[Item]:
     return chosen if (len(items) - 1) % stride == 0 else [*chosen, items[-1]]
 
 
+def compared(run: Run, base: Base) -> list[SavedCheckpoint]:
+    """List the checkpoints of a run that can be compared with its base: all but the one that stands in for it."""
+    return [saved for saved in run.checkpoints if base.first is None or saved.path != base.first.path]
+
+
 @dataclass(frozen=True)
 class Update:
     """What ``dynamics.sparsity.compare`` measured of two checkpoints, as plain values.
@@ -123,6 +133,11 @@ class Update:
     notes: list[str] = field(default_factory=list)
 
 
+def entries(base: Base, checkpoints: Sequence[SavedCheckpoint], options: Options) -> list[cache.Entry[Update]]:
+    """Make the entry of each comparison in the cache."""
+    return [cache.entry(options, "sparsity", [base.source, saved.path], {}, Update) for saved in checkpoints]
+
+
 def updates(
     base: Base, checkpoints: Sequence[SavedCheckpoint], options: Options, progress: Callable[[int, int], None] | None = None
 ) -> list[Update | str]:
@@ -134,29 +149,30 @@ def updates(
     """
     from dynamics.sparsity import compare, compare_all
 
-    entries = [cache.entry(options, "sparsity", [base.source, saved.path], {}, Update) for saved in checkpoints]
-    results: list[Update | str | None] = [entry.read() for entry in entries]
+    places = entries(base, checkpoints, options)
+    results: list[Update | str | None] = [place.read() for place in places]
     new = [index for index, result in enumerate(results) if result is None]
     try:
         made = compare_all(base.checkpoint, [str(checkpoints[index].path) for index in new], progress=progress) if new else []
-        results = [_plain(made[new.index(index)]) if index in new else result for index, result in enumerate(results)]
+        results = [plain(made[new.index(index)]) if index in new else result for index, result in enumerate(results)]
     except InputError:  # one of them; each alone says which, and the others are measured
         for index in new:
             results[index] = _one(lambda index=index: compare(base.checkpoint, str(checkpoints[index].path)))  # type: ignore[misc]
     for index in new:
         if isinstance(update := results[index], Update):
-            entries[index].write(update)
+            places[index].write(update)
     return [result for result in results if result is not None]
 
 
 def _one(measure: Callable[[], Comparison]) -> Update | str:
     try:
-        return _plain(measure())
+        return plain(measure())
     except InputError as error:
         return str(error)
 
 
-def _plain(comparison: Comparison) -> Update:
+def plain(comparison: Comparison) -> Update:
+    """Return a comparison as plain values."""
     return Update(
         comparison.base.dtypes,
         comparison.tuned.dtypes,

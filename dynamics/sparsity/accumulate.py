@@ -7,7 +7,7 @@ in order, so results do not depend on the number of threads or on the sharding o
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -55,6 +55,28 @@ class DiffStats:
         return self
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Some weights of a tensor of the base, and of tensors that are compared with it, while they are in memory.
+
+    Attributes
+    ----------
+    start, stop : range of elements of the flattened tensors.
+    base : ``(stop - start,)``, as stored; overwritten when the callback has returned.
+    tuned : index of a pair (of ``compare_all``: of a tuned checkpoint), the pair, and the same of its other side. That is ``base`` itself
+        if both sides are the same bytes.
+    """
+
+    start: int
+    stop: int
+    base: Shaped[np.ndarray, " n"]
+    tuned: list[tuple[int, Pair, Shaped[np.ndarray, " n"]]]
+
+
+#: called with each chunk on the thread that read it; what it returns is called on the calling thread, in the order of the chunks
+Seen = Callable[[Chunk], Callable[[], object]]
+
+
 def total(stats_of_pairs: Iterable[DiffStats]) -> DiffStats:
     """Add up statistics."""
     total_stats = DiffStats()
@@ -69,6 +91,8 @@ def accumulate_pairs(
     threads: int | None = None,
     progress: Progress | None = None,
     chunk: int = CHUNK,
+    seen: Seen | None = None,
+    of: Collection[int] = (),
 ) -> list[DiffStats]:
     """Accumulate the statistics of each pair of tensors, in order.
 
@@ -79,19 +103,24 @@ def accumulate_pairs(
     threads : number of threads; one per core if None.
     progress : called with (weights done, total weights) from this thread.
     chunk : bytes per chunk of the wider side. It does not affect counts, and sums only in their last digits.
+    seen : what else is done with the weights while they are in memory.
+    of : indices of the pairs that ``seen`` gets; each takes a further chunk of memory per thread.
     """
     threads = threads or cores()
     results = [DiffStats() for _ in pairs]
     weights = sum(pair.base.numel for pair in pairs)
     weights_done = 0
-    worker = _Worker(thresholds, chunk)
+    worker = _Worker(thresholds, chunk, seen, frozenset(of))
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
-        for indices, stats_of_pairs in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
-            for index, stats in zip(indices, stats_of_pairs, strict=True):
-                results[index] += stats
-                weights_done += int(stats.counts[kernels.NUMEL])
+        for indices, (stats_of_pairs, finish) in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
+            for index, parts in zip(indices, stats_of_pairs, strict=True):
+                for stats in parts:
+                    results[index] += stats
+                    weights_done += int(stats.counts[kernels.NUMEL])
+            if finish is not None:
+                finish()
             if progress:
                 progress(weights_done, weights)
     return results
@@ -106,39 +135,52 @@ def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
     for index, pair in enumerate(pairs):
         base = pair.base
         same = index if base.source is None else ("source", base.source)
-        groups.setdefault((same, base.shape, base.dtype, _length(pair, chunk)), []).append(index)
+        groups.setdefault((same, base.shape, base.dtype), []).append(index)
     for indices in groups.values():
         members = [pairs[index] for index in indices]
-        numel, length = members[0].base.numel, _length(members[0], chunk)
+        numel, length = members[0].base.numel, max(_length(pair, chunk) for pair in members)
         for start in range(0, numel, length):
             yield indices, members, start, min(start + length, numel)
 
 
 def _length(pair: Pair, chunk: int) -> int:
-    """Return the number of elements in a chunk of a pair."""
+    """Return the number of elements of a pair that are accumulated at a time; of two pairs, one divides the other if ``CHUNK`` is used."""
     return max(kernels.BLOCK, chunk // max(pair.base.storage.itemsize, pair.tuned.storage.itemsize))
 
 
 class _Worker(threading.local):
     """Reads and accumulates one span of the pairs of a base tensor, with a pair of buffers per thread."""
 
-    def __init__(self, thresholds: Thresholds, chunk: int):
-        self.thresholds = thresholds
-        self.buffers = np.empty((2, max(chunk, 8 * kernels.BLOCK)), np.uint8)
+    def __init__(self, thresholds: Thresholds, chunk: int, seen: Seen | None, of: frozenset[int]):
+        self.thresholds, self.chunk, self.seen, self.of = thresholds, chunk, seen, of
+        self.buffers = [np.empty(max(chunk, 8 * kernels.BLOCK), np.uint8) for _ in range(2)]
 
-    def __call__(self, span: Span) -> list[DiffStats]:
-        _, pairs, start, stop = span
+    def __call__(self, span: Span) -> tuple[list[list[DiffStats]], Callable[[], object] | None]:
+        """Return the statistics of each pair, in parts whose sizes depend on the pair only, and what is to be done in order."""
+        indices, pairs, start, stop = span
         base = pairs[0].base
         a = self._stored(base, start, stop, 0)
-        results = []
-        for pair in pairs:
+        results, kept = [], []
+        for index, pair in zip(indices, pairs, strict=True):
             same = base.source is not None and base.source == pair.tuned.source
             b = a if same else self._stored(pair.tuned, start, stop, 1)
-            results.append(accumulate_arrays(a, base.dtype, b, pair.tuned.dtype, self.thresholds))
-        return results
+            results.append(list(self._parts(a, b, pair)))
+            if index in self.of:
+                kept.append((index, pair, b if same else b.copy()))
+        return results, self.seen(Chunk(start, stop, a, kept)) if self.seen is not None and kept else None
+
+    def _parts(self, a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"], pair: Pair) -> Iterator[DiffStats]:
+        length = _length(pair, self.chunk)
+        for start in range(0, a.size, length):
+            x = a[start : start + length]
+            y = x if b is a else b[start : start + length]
+            yield accumulate_arrays(x, pair.base.dtype, y, pair.tuned.dtype, self.thresholds)
 
     def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> Shaped[np.ndarray, " n"]:
-        return tensor.read(start, stop, self.buffers[which].view(tensor.storage)[: stop - start])
+        size = (stop - start) * tensor.storage.itemsize
+        if self.buffers[which].size < size:  # of a pair that is wider than the pair whose chunks are longest
+            self.buffers[which] = np.empty(size, np.uint8)
+        return tensor.read(start, stop, self.buffers[which][:size].view(tensor.storage))
 
 
 def accumulate_arrays(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints import Checkpoint, Source, open_checkpoint
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from dynamics.checkpoints.matching import Match, Pair
     from dynamics.io.threads import Progress
-    from dynamics.sparsity.accumulate import DiffStats
+    from dynamics.sparsity.accumulate import Chunk, DiffStats, Seen
 
 
 def compare(
@@ -67,6 +68,8 @@ def compare_all(
     like: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    seen: Seen | None = None,
+    of: Collection[int] = (),
 ) -> list[Comparison]:
     """Compare several checkpoints with one base, in one pass over all files: the base is read once.
 
@@ -74,6 +77,8 @@ def compare_all(
     ----------
     base, rtol, atol, like, threads, progress : as for ``compare``.
     tuned : the other checkpoints, each as for ``compare``.
+    seen, of : what else is done with the weights while they are in memory, for the checkpoints with these indices; see
+        ``accumulate.Chunk``.
 
     Returns
     -------
@@ -91,7 +96,15 @@ def compare_all(
         raise InputError(f"{before.path}: is a LoRA adapter, which has no weights of its own; name the model it belongs to as BASE")
     matched = [_matched(before, open_checkpoint(source)) for source in tuned]
     thresholds = Thresholds(rtol, atol, mukherjee_threshold(atol) if like == "mukherjee" else None)
-    stats = iter(accumulate_pairs([pair for *_, match in matched for pair in match.pairs], thresholds, threads, progress))
+    numbers = [number for number, (*_, match) in enumerate(matched) for _ in match.pairs]
+    pairs_of_all = [pair for *_, match in matched for pair in match.pairs]
+    wanted = [index for index, number in enumerate(numbers) if number in of]
+
+    def seen_of_checkpoints(chunk: Chunk) -> Callable[[], object]:
+        assert seen is not None
+        return seen(replace(chunk, tuned=[(numbers[index], pair, stored) for index, pair, stored in chunk.tuned]))
+
+    stats = iter(accumulate_pairs(pairs_of_all, thresholds, threads, progress, seen=seen_of_checkpoints if seen else None, of=wanted))
     comparisons = []
     for source, (after, adapters, match) in zip(tuned, matched, strict=True):
         pairs = [(pair, next(stats)) for pair in match.pairs]

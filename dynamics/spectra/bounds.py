@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.extras import optional_import
 from dynamics.spectra.linalg import COUNTERPART, MORE, TOP, angle_summary, angles, energy_in_subspace, largest, norm, padded, ranks
+from dynamics.spectra.matrix import Matrix, difference
 from dynamics.spectra.randomized_svd import Sketch, extremes, likely_tail, sketch
 
 #: ranks that grow as the energy spreads over more directions
@@ -24,19 +25,22 @@ SPREADING = ("stable_rank", "effective_rank_energy", "rank_90", "rank_95", "rank
 
 
 def approximate(
-    before: Float[np.ndarray, "m n"],
-    after: Float[np.ndarray, "m n"],
-    update: Float[np.ndarray, "m n"],
+    before: Matrix,
+    after: Matrix,
     changed: Bool[np.ndarray, "m n"],
     k: int,
     count: int,
     seed: int,
     factors: LowRank | None,
 ) -> dict[str, Any]:
-    """Estimate the fields of a ``Spectrum``, with ``bounds``; the arguments are those of ``dynamics.spectra.measure``."""
+    """Estimate the fields of a ``Spectrum``, with ``bounds``; the arguments are those of ``measure_stored``.
+
+    At most one matrix of the size of the weight is held in float64 at a time, or two of them while the largest values are found.
+    """
     size = min(before.shape)
     # the same random start and number of steps for both, so that the sketches have similar errors and differ by the update only
-    first, second = (sketch(matrix, k + MORE, seed=seed) for matrix in (before, after))
+    first, second = (sketch(matrix.wide, k + MORE, seed=seed) for matrix in (before, after))
+    update = difference(before, after)
     bounds: dict[str, tuple[float, float]] = {}
     if factors is None:
         of_update = sketch(update, k + MORE, seed=seed)
@@ -58,10 +62,12 @@ def approximate(
         slack_of_root = sine * (2 if name == "inside" else 1)
         root = math.sqrt(value) if value == value else math.nan
         bounds[name] = (max(0.0, root - slack_of_root) ** 2, min(1.0, largest_share * (1 + 1e-9), (root + slack_of_root) ** 2))
+    update_norm = norm(update)
+    del update
     principal, bounds["principal"] = _principal(first, changed, k, count, sine)
     counterparts = np.abs(product(second.left[:, :TOP].T, first.left)).max(1)
     bounds["intruders"] = (0, min(TOP, size))
-    nss, bounds["nss"] = _drift(first, second, norm(update))
+    nss, bounds["nss"] = _drift(first, second, update_norm)
     gap, bounds["gap"] = _gap(first, k)
     return {
         **update_ranks,
@@ -110,12 +116,14 @@ def _principal(of_base: Sketch, changed: Bool[np.ndarray, "m n"], k: int, count:
     """
     if not changed.any():
         return math.nan, (math.nan, math.nan)
-    values = np.abs(product(of_base.left[:, :k] * of_base.sigma[:k], of_base.right[:, :k].T))
+    values = product(of_base.left[:, :k] * of_base.sigma[:k], of_base.right[:, :k].T)
+    np.abs(values, out=values)
     mask = largest(values, count)
     share = float(mask[changed].mean())
     if sine >= 1:
         return share, (0.0, 1.0)
-    undecided = np.abs(values - values[mask].min(initial=math.inf)) <= 2 * 2 * sine * float(of_base.above()[0])
+    values -= values.min(initial=math.inf, where=mask)
+    undecided = np.abs(values, out=values) <= 2 * 2 * sine * float(of_base.above()[0])
     return share, (float((mask & ~undecided)[changed].mean()), float((mask | undecided)[changed].mean()))
 
 

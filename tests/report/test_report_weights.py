@@ -13,7 +13,7 @@ from helpers import write_safetensors
 from report_helpers import SHAPES, read, weights, write_checkpoint, write_run
 
 from dynamics import overlap, sparsity
-from dynamics.report import Options, cache
+from dynamics.report import Options, cache, matrices
 from dynamics.report.labels import run_labels
 from dynamics.report.sections import configuration, directions
 from dynamics.report.sections import overlap as overlap_section
@@ -191,13 +191,13 @@ def test_directions_are_measured(tmp_path: Path) -> None:
 def test_a_large_model_has_a_selection_of_its_layers_decomposed() -> None:
     shapes = {f"model.layers.{layer}.{name}.weight": (100, 100) for layer in range(40) for name in ("q_proj", "k_proj")}
     shapes["model.embed_tokens.weight"] = (5000, 100)
-    assert directions.choose(shapes, 2_000_000, 400_000) == [name for name in shapes if "embed" not in name]
-    chosen = directions.choose(shapes, 200_000, 400_000)
+    assert matrices.choose(shapes, 2_000_000, 400_000) == [name for name in shapes if "embed" not in name]
+    chosen = matrices.choose(shapes, 200_000, 400_000)
     assert len(chosen) == 20
     assert {"model.layers.0.q_proj.weight", "model.layers.0.k_proj.weight", "model.layers.39.q_proj.weight"} <= set(chosen)
     experts = {f"model.layers.0.mlp.experts.{number}.up_proj.weight": (100, 100) for number in range(500)}
-    assert len(directions.choose(experts, 200_000, 400_000)) <= 20
-    assert directions.choose(experts, 200_000, 9_999) == []
+    assert len(matrices.choose(experts, 200_000, 400_000)) <= 20
+    assert matrices.choose(experts, 200_000, 9_999) == []
 
 
 @pytest.fixture

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.parameter_names import module_order
 from dynamics.descriptions import plural
 from dynamics.errors import InputError
 from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
-from dynamics.report import cache
+from dynamics.report import matrices
 from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
-from dynamics.report.updates import Base, base_of, command, spread, step_name
+from dynamics.report.updates import Base, base_of, command, compared, step_name
 from dynamics.runs import Run, SavedCheckpoint
 from dynamics.spectra import Spectrum
 from dynamics.spectra.comparison import SEQUENCE_FIELDS
@@ -29,12 +26,6 @@ from dynamics.spectra.comparison import SEQUENCE_FIELDS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: weights of a matrix beyond which it is left out: its update takes about 40 bytes of memory a weight
-LARGEST = 80_000_000
-#: weights of all matrices together that are decomposed; of more, an even selection of layers is
-MOST = 600_000_000
-#: largest number of principal directions; never more than a quarter of the median shorter side
-SUBSPACE = 32
 #: column -> heading
 COLUMNS = {
     "stable_rank": "stable rank",
@@ -51,18 +42,6 @@ NOTE = (
     "the singular values. Angles in degrees between the first k directions before and after. Energy inside: share of the update's energy "
     "in the first k directions of the base; a random update has the share by chance."
 )
-
-
-@dataclass(frozen=True)
-class Spectra:
-    """The spectra of some matrices.
-
-    Attributes
-    ----------
-    spectra : one of each matrix, see ``dynamics.spectra.Spectrum``.
-    """
-
-    spectra: list[Spectrum]
 
 
 @dataclass(frozen=True)
@@ -97,7 +76,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     reasons: list[str] = []
     for run, label, color in zip(runs, run_labels(runs), map(run_color, range(len(runs))), strict=True):
         base, problem = base_of(run, options)
-        later = [saved for saved in run.checkpoints if base is None or base.first is None or saved.path != base.first.path]
+        later = compared(run, base) if base is not None else run.checkpoints
         if base is None or not later:
             reasons.append(f"{label}: {problem if later else 'has no complete checkpoint'}")
             continue
@@ -122,51 +101,14 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     return section
 
 
-def choose(shapes: Mapping[str, tuple[int, int]], most: int = MOST, largest: int = LARGEST) -> list[str]:
-    """Choose the matrices to decompose: all, or those of evenly spread layers, so that they have at most ``most`` weights together.
-
-    Parameters
-    ----------
-    shapes : of each matrix, by name.
-    most : weights of all matrices together.
-    largest : weights of a single matrix; larger ones, such as embeddings of large vocabularies, are left out.
-    """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items() if math.prod(shape) <= largest}
-    layers = sorted({parameter_names.layer(name) or "" for name in sizes}, key=parameter_names.layer_order)
-    for count in range(len(layers), 0, -1):
-        kept = {layers[round(index)] for index in np.linspace(0, len(layers) - 1, count)}
-        chosen = [name for name in sizes if (parameter_names.layer(name) or "") in kept]
-        if sum(sizes[name] for name in chosen) <= most:
-            return chosen
-    few = spread(list(sizes), max(2, int(most // max(sizes.values(), default=1))))  # experts of a single layer are too many
-    return few if sum(sizes[name] for name in few) <= most else few[:1]
-
-
 def _measure(label: str, color: str, base: Base, saved: SavedCheckpoint, options: Options) -> Turned:
-    from dynamics.spectra import compare
-    from dynamics.spectra.comparison import changed_only, frame, matrix_shapes
+    from dynamics.spectra.comparison import changed_only, frame
 
-    shapes = matrix_shapes(base.checkpoint, str(saved.path))
-    chosen = choose(shapes)
-    if not chosen:
-        raise InputError(f"all of its {len(shapes):,} matrices have over {LARGEST:,} weights")
-    k = max(1, min(SUBSPACE, int(median(min(shapes[name]) for name in chosen)) // 4))
-    only = None if len(chosen) == len(shapes) else f"^(?:{'|'.join(map(re.escape, chosen))})$"
-
-    def measure() -> Spectra:
-        tell = options.progress
-        each: Callable[[Spectrum, int, int], None] | None = (
-            (lambda _, done, of: tell(f"decomposing the update of {label}", done, of)) if tell is not None else None
-        )
-        return Spectra(
-            compare(base.checkpoint, str(saved.path), only=only, k=k, method="approx", seed=options.seed, each=each)[0]
-        )  # fmt: skip
-
-    settings = {"k": k, "only": only, "seed": options.seed}
-    spectra = cache.measured(cache.entry(options, "spectra", [base.source, saved.path], settings, Spectra), measure).spectra
+    wanted = matrices.wanted(base, saved, options)
+    spectra = matrices.measured(base, saved, wanted, label, options).spectra
     rows = changed_only(frame(spectra))
     rows["rank_1_share"] = 1 / rows["stable_rank"]
-    return Turned(label, color, base, saved, k, len(shapes), spectra, rows)
+    return Turned(label, color, base, saved, wanted.k, wanted.of, spectra, rows)
 
 
 def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
@@ -257,7 +199,7 @@ def _doubts(turned: Turned) -> list[str]:
     if len(turned.spectra) < turned.of:
         lines.append(
             f"Directions: {len(turned.spectra):,} of {turned.of:,} matrices were decomposed: whole layers, evenly spread, and "
-            f"none with over {LARGEST:,} weights. Other matrices can differ."
+            f"none with over {matrices.LARGEST:,} weights. Other matrices can differ."
         )
     return lines
 

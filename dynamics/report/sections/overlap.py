@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from dynamics.errors import InputError, printable
+from dynamics.errors import InputError
 from dynamics.presentation import style
 from dynamics.presentation.text import percent
-from dynamics.report import cache
-from dynamics.report.labels import run_labels
+from dynamics.report import pairs
 from dynamics.report.section import Finding, Options, Picture, Section, Table
-from dynamics.report.updates import Base, base_of, command
-from dynamics.runs import Run, SavedCheckpoint
+from dynamics.report.updates import command
+from dynamics.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,42 +37,26 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The overlaps of all pairs of runs.
-
-    Attributes
-    ----------
-    rows : as of ``dynamics.overlap.comparison.table``.
-    headline : what to know before any number; empty if there is nothing.
-    incomplete : which parameters could not be compared; empty if all were.
-    """
-
-    rows: list[dict[str, Any]]
-    headline: str
-    incomplete: str
-
-
 def make(runs: Sequence[Run], options: Options) -> Section:
     """Compare the last checkpoints of all runs of one base."""
     section = Section("overlap", "Did the runs move the same weights?")
     if len(runs) < 2:
         section.missing = "one run only; name several runs of one base: python -m dynamics.report RUN RUN ..."
         return section
-    chosen = _of_one_base(runs, options)
+    chosen = pairs.of_one_base(runs, options)
     if isinstance(chosen, str):
         section.missing = chosen
         return section
-    base, labels, last, left_out = chosen
-    section.incomplete += left_out
+    section.incomplete += chosen.left_out
+    base, labels, last = chosen.base, chosen.labels, chosen.last
     try:
-        pairs = _measure(base, last, options)
+        measured = pairs.measured(chosen, options)
     except InputError as error:
         section.missing = f"the updates could not be compared: {error}"
         section.incomplete.append(str(error))
         return section
-    section.incomplete += [pairs.incomplete] if pairs.incomplete else []
-    table = _named(pd.DataFrame(pairs.rows), labels)
+    section.incomplete += [measured.incomplete] if measured.incomplete else []
+    table = _named(pd.DataFrame(measured.rows), labels)
     section.findings = _findings(table)
     section.doubts = [
         "Overlap: layers and modules that move in any training make masks overlap more than chance, also where the methods have nothing "
@@ -86,49 +68,6 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         command("overlap", base.name, *(str(saved.path) for saved in last), "--html", "overlap.html", "--csv", "overlap.csv")
     ]
     return section
-
-
-def _of_one_base(runs: Sequence[Run], options: Options) -> tuple[Base, list[str], list[SavedCheckpoint], list[str]] | str:
-    """Choose the runs whose base is that of the first run that has one; a line if there are fewer than two."""
-    found: list[tuple[Base, str, SavedCheckpoint]] = []
-    left_out: list[str] = []
-    for run, label in zip(runs, run_labels(runs), strict=True):
-        base, problem = base_of(run, options)
-        if base is None or not run.checkpoints:
-            left_out.append(f"{label}: left out of the overlap: {problem or 'has no complete checkpoint'}")
-        elif found and not same_base(base, found[0][0]):
-            left_out.append(f"{label}: left out of the overlap: its base is {printable(base.name)}, not {printable(found[0][0].name)}")
-        else:
-            found.append((base, label, run.checkpoints[-1]))
-    if len(found) < 2:
-        return "; ".join(left_out) + "; runs of one base are compared, and --base names it for all"
-    return found[0][0], [label for _, label, _ in found], [saved for *_, saved in found], left_out
-
-
-def same_base(one: Base, other: Base) -> bool:
-    """Tell whether two runs start from the same weights: by their files, or by comparing the weights as stored."""
-    from dynamics.sparsity import compare
-
-    if one.name == other.name:
-        return True
-    shapes = [{name: (tensor.shape, tensor.dtype) for name, tensor in base.checkpoint.tensors.items()} for base in (one, other)]
-    if shapes[0] != shapes[1]:
-        return False
-    return not compare(one.checkpoint, other.checkpoint).total.changed["exact"]
-
-
-def _measure(base: Base, last: Sequence[SavedCheckpoint], options: Options) -> Pairs:
-    from dynamics.overlap import compare
-    from dynamics.overlap.comparison import table
-
-    def measure() -> Pairs:
-        tell = options.progress
-        progress = (lambda done, of: tell("comparing the updates of the runs", done, of)) if tell is not None else None
-        comparison = compare(base.checkpoint, [str(saved.path) for saved in last], progress=progress)
-        return Pairs(table(comparison).to_dict("records"), comparison.headline, comparison.incomplete)  # type: ignore[arg-type]
-
-    sources = [base.source, *(saved.path for saved in last)]
-    return cache.measured(cache.entry(options, "overlap", sources, {}, Pairs), measure)
 
 
 def _named(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:

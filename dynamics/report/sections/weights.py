@@ -16,7 +16,7 @@ from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
 from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
-from dynamics.report.updates import Base, Update, base_of, command, spread, step_name, updates
+from dynamics.report.updates import Base, Update, base_of, command, compared, spread, step_name, updates
 from dynamics.runs import Run, SavedCheckpoint
 from dynamics.sparsity.definitions import RULES, rule_texts
 from dynamics.sparsity.results import flat_record, layer_module_grid
@@ -104,21 +104,21 @@ def _measure(run: Run, label: str, color: str, options: Options, section: Sectio
         return None
     if base.problem and (options.base or run.base):  # that nothing names a base is no fault of the files
         section.incomplete.append(f"{label}: compared with its first checkpoint, because the base cannot be read: {base.problem}")
-    checkpoints = [saved for saved in run.checkpoints if base.first is None or saved.path != base.first.path]
+    checkpoints = compared(run, base)
     chosen = spread(checkpoints)
-    compared = []
+    found = []
     for saved, update in zip(chosen, updates(base, chosen, options, _progress(label, options)), strict=True):
         problem = update if isinstance(update, str) else update.incomplete
         if problem:
             section.incomplete.append(f"{label}, {step_name(saved)}: {problem}")
         if not isinstance(update, str):
-            compared.append((saved, update))
+            found.append((saved, update))
     if len(chosen) < len(checkpoints):
         section.document.setdefault("selected", {})[label] = [len(chosen), len(checkpoints)]
-    if not compared:
+    if not found:
         reasons.append(f"{label}: none of its checkpoints could be compared with {printable(base.name)}")
         return None
-    return Moved(label, color, run, base, compared)
+    return Moved(label, color, run, base, found)
 
 
 def _progress(label: str, options: Options) -> Callable[[int, int], None] | None:
