@@ -19,7 +19,7 @@ from dynamics.checkpoints import parameter_names
 from dynamics.checkpoints.adapter_settings import check_settings, scaling, token_rows
 from dynamics.checkpoints.module_patterns import Steps
 from dynamics.checkpoints.safetensors import read_safetensors
-from dynamics.checkpoints.tensor import Checkpoint, Ignored, Tensor
+from dynamics.checkpoints.tensor import Checkpoint, Derived, Ignored, Tensor, decode
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location
 from dynamics.io.side_files import read_json
@@ -187,16 +187,15 @@ class Adapter:
             raise InputError(f"{printable(self.path)}: trained rows {values.shape} do not fit into {printable(name)} {base.shape}")
         columns, new = base.shape[1], values.values().astype(float).reshape(values.shape)
 
-        def read(start: int, stop: int, out: Shaped[np.ndarray, " room"]) -> Float[np.ndarray, " n"]:
-            out = out[: stop - start]
-            out[:] = base.values(start, stop)
+        def elements(start: int, stored: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+            out, stop = np.array(decode(stored, base.dtype), np.float64), start + stored.size
             for row, value in zip(rows.tolist(), new, strict=True):
                 first, last = max(start, row * columns), min(stop, (row + 1) * columns)
                 if first < last:
                     out[first - start : last - start] = value[first - row * columns : last - row * columns]
             return out
 
-        return Tensor(name, base.shape, "float64", read)
+        return _derived(name, base, elements)
 
 
 def _stored_names(base: Checkpoint) -> dict[str, str]:
@@ -262,17 +261,22 @@ def _rows_of(name: str, base: Tensor, update: LowRank, scaled: Callable[[int, in
     """Make the tensor ``base + update``, or with rows ``first:last`` that are ``scaled(first, last, base + update)``."""
     columns = update.shape[1]
 
-    def read(start: int, stop: int, out: Shaped[np.ndarray, " room"]) -> Float[np.ndarray, " n"]:
-        first, last = start // columns, -(-stop // columns)
+    def elements(start: int, stored: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        first, last = start // columns, -(-(start + stored.size) // columns)
         values = update.left[first:last] @ update.right
         flat = values.reshape(-1)
-        inside = slice(start - first * columns, stop - first * columns)
-        flat[inside] += base.values(start, stop)
-        out = out[: stop - start]
-        out[:] = flat[inside] if scaled is None else scaled(first, last, values).reshape(-1)[inside]
-        return out
+        inside = slice(start - first * columns, start + stored.size - first * columns)
+        flat[inside] += decode(stored, base.dtype)
+        return flat[inside] if scaled is None else scaled(first, last, values).reshape(-1)[inside]
 
-    return Tensor(name, base.shape, "float64", read)
+    return _derived(name, base, elements)
+
+
+def _derived(name: str, base: Tensor, elements: Callable[[int, np.ndarray], np.ndarray]) -> Tensor:
+    """Make the float64 tensor whose elements follow from those of the base."""
+    return Tensor(
+        name, base.shape, "float64", lambda start, stop, _out: elements(start, base.stored(start, stop)), derived=Derived(base, elements)
+    )
 
 
 def read_adapter(folder: Location, beside: tuple[Ignored, ...] = ()) -> Checkpoint:

@@ -79,6 +79,7 @@ class Tensor:
     dtype : torch's name of the stored dtype (``"bfloat16"``, ``"float8_e4m3fn"``, ...).
     read : see ``Reader``; called from several threads at once.
     source : equal sources hold equal bytes (the same range of the same file, or the same memory); None if unknown.
+    derived : how the elements follow from those of another tensor, if they do; ``read`` reads that one.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Tensor:
     dtype: str
     read: Reader = field(repr=False, compare=False)
     source: Hashable | None = None
+    derived: Derived | None = field(default=None, repr=False, compare=False)
 
     @property
     def numel(self) -> int:
@@ -101,6 +103,21 @@ class Tensor:
         """Read elements ``start:stop`` of the flattened tensor as stored, ``(stop - start,)``; bfloat16 as uint16."""
         stop = self.numel if stop is None else stop
         return self.read(start, stop, np.empty(stop - start, self.storage))
+
+    def beside(self, other: Tensor, stored: Shaped[np.ndarray, " n"], start: int) -> Shaped[np.ndarray, " n"] | None:
+        """Return elements as ``stored`` would, without reading, from the same elements of another tensor; None if that is not possible.
+
+        Parameters
+        ----------
+        other : the other tensor.
+        stored : its elements from ``start`` on, ``(n,)``. They are returned themselves if this tensor holds the same bytes.
+        """
+        if other.source is None:
+            return None
+        if self.source == other.source:
+            return stored
+        of = self.derived
+        return of.elements(start, stored) if of and (of.tensor.source, of.tensor.dtype) == (other.source, other.dtype) else None
 
     def values(self, start: int = 0, stop: int | None = None) -> Float[np.ndarray, " n"]:
         """Read elements ``start:stop`` of the flattened tensor, as float32 if that is exact, else as float64."""
@@ -131,6 +148,20 @@ class Tensor:
             lambda start, stop, out: whole(first + start, first + stop, out),
             source,
         )
+
+
+@dataclass(frozen=True)
+class Derived:
+    """How the elements of a tensor follow from those of another one with as many elements.
+
+    Attributes
+    ----------
+    tensor : the other one.
+    elements : (first element, elements of the other one as stored, ``(n,)``) -> the same elements of this one, in another array.
+    """
+
+    tensor: Tensor
+    elements: Callable[[int, np.ndarray], np.ndarray]
 
 
 def from_file(name: str, shape: tuple[int, ...], dtype: str, file: File, offset: int) -> Tensor:

@@ -410,8 +410,12 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
         progress(0, weights)
 
     def count(span: tuple[int, list[Tensor], int, int]) -> Counts:
-        _, tensors, start, stop = span
-        return count_masks([tensor.stored(start, stop) for tensor in tensors], [tensor.dtype for tensor in tensors], rtol, atol)
+        _, (of_base, *others), start, stop = span
+        stored = [of_base.stored(start, stop)]
+        for tensor in others:
+            beside = tensor.beside(of_base, stored[0], start)
+            stored.append(tensor.stored(start, stop) if beside is None else beside)
+        return count_masks(stored, [of_base.dtype, *(tensor.dtype for tensor in others)], rtol, atol)
 
     with ThreadPoolExecutor(threads) as pool:
         results = in_order(pool, count, spans, ahead=4 * threads)

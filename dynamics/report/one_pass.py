@@ -177,10 +177,13 @@ class _Progress:
         self._compared, self._total, self._decomposed = 0, 0, 0
 
     def compared(self, done: int, total: int) -> None:
-        self._compared, self._total = done, total
+        """Tell how much was compared; before the first matrix, which sets the pace, nothing counts as done."""
+        self._total = total
+        self._compared = done if self._decomposed or not self._extra else 0
         self._show()
 
     def decomposed(self, weights: int) -> None:
+        """Tell that a matrix was decomposed."""
         self._decomposed += DECOMPOSED * weights
         self._show()
 

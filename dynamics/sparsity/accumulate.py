@@ -162,11 +162,12 @@ class _Worker(threading.local):
         a = self._stored(base, start, stop, 0)
         results, kept = [], []
         for index, pair in zip(indices, pairs, strict=True):
-            same = base.source is not None and base.source == pair.tuned.source
-            b = a if same else self._stored(pair.tuned, start, stop, 1)
+            b = pair.tuned.beside(base, a, start)
+            own = b is not None
+            b = self._stored(pair.tuned, start, stop, 1) if b is None else b
             results.append(list(self._parts(a, b, pair)))
             if index in self.of:
-                kept.append((index, pair, b if same else b.copy()))
+                kept.append((index, pair, b if own else b.copy()))
         return results, self.seen(Chunk(start, stop, a, kept)) if self.seen is not None and kept else None
 
     def _parts(self, a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"], pair: Pair) -> Iterator[DiffStats]:
