@@ -76,6 +76,8 @@ def _opened(path: Location) -> Checkpoint:
             raise InputError(f"{printable(path)}: holds no tensors")
         _check_names(checkpoint)
         return _merged(dequantise(replace(checkpoint, ignored=tuple(map(_printable, checkpoint.ignored)))), path)
+    except OSError as error:  # a folder that may not be entered, or was deleted meanwhile
+        raise InputError(f"{printable(error.filename or path)}: {error.strerror or error}") from None
     except MemoryError:
         raise InputError(f"{printable(path)}: takes more memory than this machine has to spare; if it should not, fetch it again") from None
 

@@ -89,7 +89,7 @@ def suggest_path(path: str | os.PathLike[str]) -> str:
     The first part of the path that does not exist is compared with the entries of its folder; the rest must exist below the suggestion.
     """
     given = Path(path)
-    existing = next((folder for folder in given.parents if folder.is_dir()), None)
+    existing = next((folder for folder in given.parents if os.path.isdir(folder)), None)
     if existing is None:
         return ""
     first, *rest = given.parts[len(existing.parts) :] or ("",)
@@ -98,7 +98,7 @@ def suggest_path(path: str | os.PathLike[str]) -> str:
             names = [entry.name for entry in itertools.islice(entries, ENTRIES)]
     except OSError:
         return ""
-    close = nearest(first, (name for name in names if not rest or existing.joinpath(name, *rest).exists()))
+    close = nearest(first, (name for name in names if not rest or os.path.exists(existing.joinpath(name, *rest))))
     return f"; did you mean {printable(existing.joinpath(close, *rest))}?" if close else ""
 
 

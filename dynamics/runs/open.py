@@ -11,6 +11,8 @@ from typing import Protocol, cast
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import scheme_of, without_secrets
 from dynamics.io.paths import choose_run, suggest_path
+from dynamics.runs.readers.looking import UNREAD, folders, gathered, is_folder
+from dynamics.runs.readers.weights import LEFT_OUT
 from dynamics.runs.view import Run
 
 #: modules of ``dynamics.runs.readers``, in the order in which they are asked; the first that knows a directory reads it
@@ -18,6 +20,8 @@ READERS: tuple[str, ...] = ("own", "verl", "openrlhf", "prime_rl", "open_instruc
 
 #: folders in a folder that are looked at to see whether they are runs
 INSIDE = 20
+#: faults that are named of a directory that no reader knows
+FAULTS = 3
 
 
 class Reader(Protocol):
@@ -50,22 +54,43 @@ def open_run(path: str | Path) -> Run:
     InputError : there is no such directory, or nothing in it shows which trainer wrote it; the message lists what was looked for.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"{printable(path)}: is not a directory; name the output directory of a training run{suggest_path(folder)}")
+    with gathered() as faults:
+        known = is_folder(folder)
+    if not known:
+        what = next(iter(faults), f"{printable(path)}: is not a directory").partition(";")[0]
+        raise InputError(f"{what}; name the output directory of a training run{suggest_path(folder)}")
     readers = [cast(Reader, importlib.import_module(f"dynamics.runs.readers.{name}")) for name in READERS]
-    run = _read(folder, readers)
+    run = _read(folder, readers, faults)
     if run is not None:
         _refuse_url(run)
         return run
     if runs := _runs_in(folder, readers):
         raise InputError(choose_run(folder, runs))
     looked = "; ".join(reader.LOOKED_FOR for reader in readers)
-    raise InputError(f"{printable(path)}: is not the output directory of a known trainer; looked for {looked}")
+    unread = f" ({'; '.join(list(faults)[:FAULTS])})" if faults else ""
+    raise InputError(f"{printable(path)}: is not the output directory of a known trainer{unread}; looked for {looked}")
 
 
-def _read(folder: Path, readers: Sequence[Reader]) -> Run | None:
+def _read(folder: Path, readers: Sequence[Reader], unread: dict[str, None] | None = None) -> Run | None:
+    """Read a directory by the first reader that knows it, with notes on what that reader could not look at.
+
+    Parameters
+    ----------
+    folder : the directory.
+    readers : in the order in which they are asked.
+    unread : receives what none of them could look at if none knows the directory.
+    """
     try:
-        return next((run for reader in readers if (run := reader.read(folder)) is not None), None)
+        for reader in readers:
+            with gathered() as faults:
+                run = reader.read(folder)
+            if run is not None:
+                left_out = {note.partition(LEFT_OUT)[0] for note in run.notes}
+                run.notes = list(dict.fromkeys([*run.notes, *(fault for fault in faults if fault.partition(UNREAD)[0] not in left_out)]))
+                return run
+            if unread is not None:
+                unread |= faults
+        return None
     except (OSError, RecursionError) as error:  # such as folders in one another without end
         what = f"{error.strerror or error}: {printable(error.filename, 200)}" if isinstance(error, OSError) else "nested too deeply"
         raise InputError(f"{printable(folder, 300)}: cannot be read ({what})") from None
@@ -74,7 +99,7 @@ def _read(folder: Path, readers: Sequence[Reader]) -> Run | None:
 def _runs_in(folder: Path, readers: Sequence[Reader]) -> list[str]:
     """Name the folders in a folder that are runs, of the first ``INSIDE``."""
     runs = []
-    for path in sorted(path for path in folder.iterdir() if path.is_dir())[:INSIDE]:
+    for path in folders(folder)[:INSIDE]:
         with contextlib.suppress(InputError):
             runs += [path.name] if _read(path, readers) is not None else []
     return runs

@@ -159,7 +159,7 @@ def _read(file: RolloutFile, rewards: Callable[[Sequence[str]], list[tuple[str, 
     before = len(found.rows)
     unfinished: list[int] = []
     records = _parquet(file.path, rewards) if file.path.suffix == ".parquet" else read_json_lines(file.path, unfinished)
-    count = 0
+    count, broken = 0, False
     try:
         for place, completions in _completions(records):
             count += 1
@@ -172,14 +172,15 @@ def _read(file: RolloutFile, rewards: Callable[[Sequence[str]], list[tuple[str, 
             for completion in completions:
                 found.add(completion, file, name)
     except InputError as error:
-        notes.append(f"{error}; what follows in the file is not read")
+        notes.append(f"{error}; what follows in the file is not read" if count else str(error))
+        broken = True
     except RecursionError:
         notes.append(f"{where}: a record in it is nested too deeply; what follows in the file is not read")
     if bad:
         notes.append(f"{where}: {len(bad):,} of {count:,} records left out; the first: {bad[0]}")
     if unfinished:
         notes.append(f"{where}: its last line is not complete and is left out; it may still be being written")
-    elif not count:
+    elif not count and not broken:
         notes.append(f"{where}: holds no samples")
 
 

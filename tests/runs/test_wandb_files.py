@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -15,7 +16,8 @@ RUNS = Path(__file__).parent.parent / "data" / "runs"
 
 
 def test_a_run_whose_only_metrics_are_those_of_wandb_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    for name in ("wandb", "wandb.proto", "wandb.proto.wandb_internal_pb2"):  # another test may have imported them
+        monkeypatch.setitem(sys.modules, name, None)
     run = open_run(RUNS / "trainer_wandb")
     assert [(checkpoint.step, checkpoint.path.name) for checkpoint in run.checkpoints] == [(None, "trainer_wandb")]
     assert run.notes == [

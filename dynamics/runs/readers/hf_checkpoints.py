@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynamics.checkpoints.safetensors import read_safetensors
 from dynamics.errors import InputError, printable
 from dynamics.io.regular import open_regular
+from dynamics.runs.readers import weights
+from dynamics.runs.readers.looking import entries, exists
 from dynamics.runs.readers.weights import open_complete
 from dynamics.runs.view import SavedCheckpoint
 
@@ -42,20 +44,13 @@ class Saved:
 
 
 def numbered(folder: Path) -> list[tuple[int, Path]]:
-    """List the folders ``checkpoint-N`` in the order of N."""
-    return sorted((int(match[1]), path) for path in _folders(folder) if (match := NAME.fullmatch(path.name)))
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    try:
-        yield from [path for path in folder.iterdir() if path.is_dir()]  # also where one is a link to itself
-    except OSError as error:
-        raise InputError(f"{printable(folder)}: {error.strerror or error}") from None
+    """List the folders ``checkpoint-N`` in the order of N; tell what has such a name and is none."""
+    return weights.numbered(folder, NAME.pattern)
 
 
 def complete(folder: Path, notes: list[str]) -> list[Saved]:
     """List the complete checkpoints in the order of their steps; a line in ``notes`` for each of the others."""
-    unfinished = [path for path in _folders(folder) if UNFINISHED.fullmatch(path.name)]
+    unfinished = [path for path in entries(folder) if UNFINISHED.fullmatch(path.name)]
     notes += [f"{printable(path)}: checkpoint left out: it is still being written, or was never finished" for path in unfinished]
     return _opened(numbered(folder), notes)
 
@@ -69,18 +64,14 @@ def _opened(candidates: Sequence[tuple[int | None, Path]], notes: list[str]) -> 
     opened = []
     for saved, checkpoint in open_complete(candidates, notes):
         factors = saved.path / "adapter_model.safetensors"
-        dtypes = checkpoint.dtypes if not saved.adapter else read_safetensors(factors).dtypes if factors.exists() else {}
+        dtypes = checkpoint.dtypes if not saved.adapter else read_safetensors(factors).dtypes if exists(factors) else {}
         opened.append(Saved(saved.step, saved.path, saved.adapter, dtypes))
     return opened
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
     """List the files in a folder that hold weights, by name."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: Path(entry.path) for entry in sorted(entries, key=lambda entry: entry.name) if WEIGHTS.match(entry.name)}
-    except OSError:
-        return {}
+    return {entry.name: entry for entry in entries(folder) if WEIGHTS.match(entry.name)}
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -101,7 +92,7 @@ def _same(first: Path, second: Path) -> bool:
                 second_file.seek(position)
                 if first_file.read(BLOCK) != second_file.read(BLOCK):
                     return False
-    except OSError:
+    except (OSError, InputError):  # told when they are opened
         return False
     return True
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.errors import printable
+from dynamics.runs.readers.looking import entries
 from dynamics.runs.readers.metric_names import Scalar
 from dynamics.runs.readers.settings import whole
 from dynamics.runs.view import RolloutFile
@@ -32,7 +33,7 @@ def completions(folder: Path, rows: Iterable[Scalar], settings: Mapping[str, Any
     settings : of the Trainer.
     notes : a line is added if files hold samples of training and of an evaluation, which nothing tells apart; they are left out.
     """
-    numbered = sorted((int(match[1]), path) for path in (folder / "completions").glob("*.parquet") if (match := NAME.fullmatch(path.name)))
+    numbered = sorted((int(match[1]), path) for path in entries(folder / "completions") if (match := NAME.fullmatch(path.name)))
     prompts = _evaluated(rows)
     generations = whole(settings, "num_generations_eval") or whole(settings, "num_generations") or 0
     kept = whole(settings, "generation_batch_size")

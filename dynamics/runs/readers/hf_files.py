@@ -10,6 +10,7 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.side_files import read_json, read_text
+from dynamics.runs.readers.looking import exists, is_readable, tell
 
 #: bytes of a model card
 CARD = 1 << 22
@@ -37,14 +38,14 @@ class Card:
     text: str = ""
 
 
-def json_file(path: Path, notes: list[str]) -> dict[str, Any]:
-    """Read a JSON object; empty if there is no such file, or, with a note, if it cannot be read."""
-    if not path.exists():
+def json_file(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if there is no such file, or if it cannot be read, which is told."""
+    if not exists(path):
         return {}
     try:
         return read_json(path)
     except InputError as error:
-        notes.append(str(error))
+        tell(str(error))
         return {}
 
 
@@ -52,7 +53,7 @@ def read_card(folder: Path) -> Card:
     """Read the model card in a folder; an empty one if there is none."""
     path = folder / "README.md"
     try:
-        text = read_text(path, CARD) if path.exists() else ""
+        text = read_text(path, CARD) if is_readable(path) else ""
     except InputError:  # anyone may have written anything into it
         return Card()
     front = _FRONT.match(text)

@@ -18,6 +18,7 @@ from dynamics.io.side_files import parse_json
 from dynamics.runs.logged_names import TRAINER
 from dynamics.runs.readers import tensorboard_events, wandb_files
 from dynamics.runs.readers.hf_files import json_file
+from dynamics.runs.readers.looking import exists
 from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, common_names, drop_repeated, take
 
 STATE = "trainer_state.json"
@@ -95,13 +96,13 @@ def read_log(folder: Path, states: list[Path], notes: list[str]) -> Log:
     """
     log = Log()
     for parent in states:
-        if document := json_file(parent / STATE, notes):
+        if document := json_file(parent / STATE):
             log.state = {name: value for name, value in document.items() if name != "log_history"}
             log.source = STATE
             take(lambda document=document, parent=parent: _add_history(document, log.rows, parent / STATE), parent / STATE, notes)  # type: ignore[misc]
             break
     _add(log, LLAMA_FACTORY, *_llama_factory(folder, notes))
-    _add_results(log, json_file(folder / RESULTS, notes))
+    _add_results(log, json_file(folder / RESULTS))
     _add_foreign(log, "TensorBoard", lambda: _events(folder, log.settings, notes), notes, bool(tensorboard_events.event_files(folder)))
     _add_foreign(log, "W&B", lambda: _wandb(folder, log.settings, notes), notes, bool(wandb_files.run_files(folder)))
     return log
@@ -193,7 +194,7 @@ def _llama_factory(folder: Path, notes: list[str]) -> tuple[list[Scalar], Counte
         if odd:
             raise InputError(f"{printable(path)}: {odd} lines have no current_steps; they were left out")
 
-    if path.exists():
+    if exists(path):
         take(read, path, notes)
     return rows, dropped
 

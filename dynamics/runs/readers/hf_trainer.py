@@ -19,6 +19,7 @@ from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.hf_files import Card, json_file, named, read_card
 from dynamics.runs.readers.hf_log import LLAMA_FACTORY, STATE, Log, read_log
+from dynamics.runs.readers.looking import entries, exists, is_file
 from dynamics.runs.readers.metric_names import repeated_steps
 from dynamics.runs.readers.settings import flat, number, text, whole
 from dynamics.runs.readers.training_arguments import NAME, Arguments, read_arguments
@@ -97,19 +98,19 @@ def _evidence(folder: Path) -> str | None:
     """Return the file that shows that a Trainer wrote a directory; None if there is none."""
     for parent in (folder, *(path for _, path in numbered(folder))):
         for name in (STATE, NAME):
-            if (parent / name).is_file():
+            if is_file(parent / name):
                 return str((parent / name).relative_to(folder))
-    if (folder / LLAMA_FACTORY).is_file():
+    if is_file(folder / LLAMA_FACTORY):
         return LLAMA_FACTORY
-    saved = [path for _, path in numbered(folder) if (path / "config.json").is_file() or (path / "adapter_config.json").is_file()]
+    saved = [path for _, path in numbered(folder) if is_file(path / "config.json") or is_file(path / "adapter_config.json")]
     return f"{saved[0].name}/" if saved else None
 
 
 def _is_newest(folder: Path, checkpoints: list[Path]) -> bool:
     """Tell whether the state in the directory itself is of as late a step as that of the last checkpoint."""
-    if not (folder / STATE).exists():
+    if not exists(folder / STATE):
         return False
-    steps = [json_file(parent / STATE, []).get("global_step") for parent in (folder, *checkpoints[:1])]
+    steps = [json_file(parent / STATE).get("global_step") for parent in (folder, *checkpoints[:1])]
     known = [step if type(step) is int else -1 for step in steps]
     return known[0] >= max(known[1:], default=-1)
 
@@ -117,7 +118,7 @@ def _is_newest(folder: Path, checkpoints: list[Path]) -> bool:
 def _arguments(folders: list[Path], notes: list[str]) -> Arguments | None:
     """Read the settings of the directory itself, or of the newest checkpoint that has them; a note for those that cannot be read."""
     for path in (folder / NAME for folder in folders):
-        if path.is_file() and (arguments := _readable(path, notes)) is not None:
+        if is_file(path) and (arguments := _readable(path, notes)) is not None:
             return arguments
     return None
 
@@ -134,7 +135,7 @@ def _page(folder: Path, notes: list[str]) -> dict[str, Any]:
     """Read the settings that LLaMA-Factory's page has written."""
     settings: dict[str, Any] = {}
     for name in (PAGE, PAGE_ARGUMENTS):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             try:
                 document = parse_yaml(folder / name)
             except InputError as error:
@@ -149,7 +150,7 @@ def _trainer(directory: _Directory) -> tuple[str, str | None]:
     arguments, tags = directory.arguments, directory.card.tags
     kind, name = (arguments.kind, arguments.name) if arguments else ("", "")
     method = _method(directory, name)
-    if kind.startswith("llamafactory.") or (directory.path / LLAMA_FACTORY).is_file() or "llama-factory" in tags:
+    if kind.startswith("llamafactory.") or is_file(directory.path / LLAMA_FACTORY) or "llama-factory" in tags:
         return "LLaMA-Factory", method
     if kind.startswith("axolotl.") or "axolotl version: `" in directory.card.text or "axolotl" in tags:
         return "axolotl", method
@@ -183,13 +184,13 @@ def _method(directory: _Directory, name: str) -> str | None:
 def _base(directory: _Directory) -> tuple[str | None, str]:
     """Return the model that training started from, and where that stands."""
     for parent in (directory.path, *directory.checkpoints):
-        name = named(json_file(parent / "adapter_config.json", []), "base_model_name_or_path")
+        name = named(json_file(parent / "adapter_config.json"), "base_model_name_or_path")
         if name:
             return name, f"{_relative(parent / 'adapter_config.json', directory.path)}, base_model_name_or_path"
     if name := named(directory.page, "model_name_or_path"):
         return name, f"{PAGE_ARGUMENTS}, model_name_or_path"
     for parent in (*reversed(directory.checkpoints), directory.path):
-        name = named(json_file(parent / "config.json", []), "_name_or_path")
+        name = named(json_file(parent / "config.json"), "_name_or_path")
         if name and not _inside(name, directory):
             return name, f"{_relative(parent / 'config.json', directory.path)}, _name_or_path"
     if directory.card.base:
@@ -226,7 +227,7 @@ def _checkpoints(directory: _Directory, config: dict[str, Any], remarks: list[st
 
 def _own_step(directory: _Directory, config: dict[str, Any]) -> int | None:
     """Return the step of the model in the directory itself: that of its state, the last that was logged, or the last that was planned."""
-    state = json_file(directory.path / STATE, [])
+    state = json_file(directory.path / STATE)
     if config.get("load_best_model_at_end") is True and (best := whole(state or directory.log.state, "best_global_step")):
         return best
     if step := whole(state, "global_step"):
@@ -268,8 +269,8 @@ def _processes(directory: _Directory) -> int | None:
     """Return the number of processes: the settings hold it, and each process saves the state of its random numbers."""
     if directory.arguments is not None and directory.arguments.processes:
         return directory.arguments.processes
-    ranks = sum(bool(_RANK.fullmatch(path.name)) for path in (directory.checkpoints[0].iterdir() if directory.checkpoints else ()))
-    return ranks or (1 if directory.checkpoints and (directory.checkpoints[0] / "rng_state.pth").exists() else None)
+    ranks = sum(bool(_RANK.fullmatch(path.name)) for path in (entries(directory.checkpoints[0]) if directory.checkpoints else ()))
+    return ranks or (1 if directory.checkpoints and exists(directory.checkpoints[0] / "rng_state.pth") else None)
 
 
 def _master_dtype(directory: _Directory, values: dict[str, Any]) -> str | None:
@@ -299,7 +300,7 @@ def _storage_dtype(directory: _Directory, remarks: list[str]) -> str | None:
     newest = _newest(directory)
     if newest is None or newest.adapter:
         return None
-    stated = text(json_file(newest.path / "config.json", []), "dtype", "torch_dtype")
+    stated = text(json_file(newest.path / "config.json"), "dtype", "torch_dtype")
     stored = _stored(directory)
     if stated and stored and stated != stored:
         remarks.append(f"{printable(newest.path)}: config.json says {stated}, but most weights are {stored}")
@@ -316,7 +317,7 @@ def _of_other_runs(directory: _Directory) -> list[str]:
     compared = {saved.step: saved for saved in (*older[:1], *older[len(older) // 2 :][:1], *older[-1:])}
     names: list[str] = []
     for saved in compared.values():
-        history = json_file(saved.path / STATE, []).get("log_history")
+        history = json_file(saved.path / STATE).get("log_history")
         entries = [entry for entry in history if isinstance(entry, dict) and "loss" in entry] if isinstance(history, list) else []
         step, loss = (entries[-1].get("step"), entries[-1]["loss"]) if entries else (None, None)
         if type(step) is int and isinstance(loss, float) and step in known and loss == loss and known[step] != loss:

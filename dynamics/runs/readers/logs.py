@@ -15,6 +15,7 @@ import pandas as pd
 from dynamics.errors import InputError, printable
 from dynamics.io.json_lines import read_json_lines
 from dynamics.runs.completions import finite_or_infinite
+from dynamics.runs.readers.looking import is_readable
 from dynamics.runs.readers.metric_names import LARGEST_STEP, MOST, Scalar, common_names, repeated_steps
 from dynamics.runs.readers.settings import flat, unfolded
 from dynamics.runs.readers.tensorboard_events import Events, event_files, read_events
@@ -137,8 +138,8 @@ def records(path: Path, notes: list[str], most: int | None = None) -> Iterator[A
 
 
 def first_record(path: Path) -> Any:
-    """Return the first value of a file of JSON lines; None if there is none."""
-    return next(records(path, [], 1), None)
+    """Return the first value of a file of JSON lines; None if there is none, or the file cannot be opened, which is told."""
+    return next(records(path, [], 1), None) if is_readable(path) else None
 
 
 def console_log(path: Path, notes: list[str], log: Log) -> None:

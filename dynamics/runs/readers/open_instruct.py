@@ -13,8 +13,9 @@ from typing import Any
 
 from dynamics.runs.readers.hf_checkpoints import same_weights
 from dynamics.runs.readers.logs import Log, event_logs, first_record, learning_rate
+from dynamics.runs.readers.looking import entries, folders, is_file
 from dynamics.runs.readers.settings import number, text, whole
-from dynamics.runs.readers.weights import WRITING, base_of_config, complete, entries, local_base, numbered, shown
+from dynamics.runs.readers.weights import WRITING, base_of_config, complete, local_base, numbered, shown
 from dynamics.runs.view import RolloutFile, Run, Settings
 
 LOOKED_FOR = ".checkpoint_complete, step_N/COMPLETED or *_rollouts_000000.jsonl (open-instruct)"
@@ -71,9 +72,9 @@ def _folders(folder: Path) -> tuple[Path, Path]:
 
 
 def _is_ours(folder: Path, out: Path, saved: Path) -> bool:
-    if (out / MARKER).is_file() or any((path / MARKER).is_file() for _, path in numbered(saved, STEP)):
+    if is_file(out / MARKER) or any(is_file(path / MARKER) for _, path in numbered(saved, STEP)):
         return True
-    if any((path / COMPLETED).is_file() for pattern in (STEP, EPOCH) for _, path in numbered(folder, pattern)):
+    if any(is_file(path / COMPLETED) for pattern in (STEP, EPOCH) for _, path in numbered(folder, pattern)):
         return True
     return any(ROLLOUTS.fullmatch(entry.name) and _is_rollout(entry) for entry in entries(folder))
 
@@ -85,10 +86,10 @@ def _is_rollout(path: Path) -> bool:
 
 def _add_samples(run: Run, out: Path) -> None:
     """List the shards of samples, each of which has samples of several steps."""
-    folders = [out, *(child for child in entries(out) if child.is_dir())]
+    places = [out, *folders(out)]
     shards = sorted(
         (int(match[2]), entry)
-        for folder in folders
+        for folder in places
         for entry in entries(folder)
         if (match := ROLLOUTS.fullmatch(entry.name)) and _is_rollout(entry)
     )
@@ -101,21 +102,21 @@ def _add_checkpoints(run: Run, out: Path, saved: Path) -> None:
     found: list[tuple[int | None, Path]] = []
     for pattern in (STEP, EPOCH):
         for number_, path in numbered(saved, pattern):
-            if (path / MARKER).is_file() or (path / COMPLETED).is_file():
+            if is_file(path / MARKER) or is_file(path / COMPLETED):
                 found.append((number_ if pattern == STEP else None, path))
             else:
                 missing = MARKER if saved != out else COMPLETED
                 run.notes.append(f"{shown(path, run.path)}: checkpoint left out: it has no file {missing}, which is written last{WRITING}")
-    if (out / "config.json").is_file() or (out / "adapter_config.json").is_file():
+    if is_file(out / "config.json") or is_file(out / "adapter_config.json"):
         if found and same_weights(out, found[-1][1]):
             pass  # listed already
-        elif (out / MARKER).is_file() or saved == out:
+        elif is_file(out / MARKER) or saved == out:
             found.append((None, out))
         else:
             run.notes.append(f"{shown(out, run.path)}: checkpoint left out: it has no file {MARKER}, which is written last{WRITING}")
     run.checkpoints = complete(found, run.notes)
     if any(checkpoint.step is None for checkpoint in run.checkpoints):
-        run.evidence = MARKER if (out / MARKER).is_file() else COMPLETED
+        run.evidence = MARKER if is_file(out / MARKER) else COMPLETED
     elif run.checkpoints:
         run.evidence = shown(run.checkpoints[0].path, run.path)
     else:
@@ -130,7 +131,7 @@ def _add_base(run: Run, out: Path) -> None:
     for shard in run.rollouts:
         match = ROLLOUTS.fullmatch(shard.path.name)
         path = shard.path.with_name(f"{match[1] if match else ''}_metadata.jsonl")
-        record = first_record(path) if path.is_file() else None
+        record = first_record(path) if is_file(path) else None
         if isinstance(record, dict) and (name := text(record, "model_name")) and name != "unknown":
             run.base, run.base_from = local_base(name, out.parent), f"{shown(path, run.path)}: model_name"
             return
@@ -141,7 +142,7 @@ def _add_base(run: Run, out: Path) -> None:
 
 
 def _method(run: Run, out: Path, saved: Path) -> str | None:
-    if run.rollouts or saved != out or (out / MARKER).is_file():
+    if run.rollouts or saved != out or is_file(out / MARKER):
         return "grpo"
     if text(run.config, "loss_type") or "dpo_beta" in run.config or "dpo_config.beta" in run.config:
         return "dpo"

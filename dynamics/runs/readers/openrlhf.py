@@ -16,8 +16,9 @@ from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
 from dynamics.runs.readers.hf_checkpoints import same_weights, weight_files
 from dynamics.runs.readers.logs import Log, event_logs, learning_rate
+from dynamics.runs.readers.looking import folders, is_file, is_folder
 from dynamics.runs.readers.settings import number, text, whole
-from dynamics.runs.readers.weights import base_of_adapter, base_of_config, complete, entries, local_base, numbered, shown
+from dynamics.runs.readers.weights import base_of_adapter, base_of_config, complete, local_base, numbered, shown
 from dynamics.runs.view import Run, Settings
 
 LOOKED_FOR = "global_stepN_hf/ or _actor/ (OpenRLHF)"
@@ -78,7 +79,7 @@ def _checkpoints(folder: Path) -> Path | None:
     """Find the folder of ``--ckpt.path``: the given one, or the only one in it."""
     if _is_checkpoints(folder.absolute()):
         return folder
-    found = [child for child in entries(folder) if child.is_dir() and _is_checkpoints(child)]
+    found = [child for child in folders(folder) if _is_checkpoints(child)]
     if len(found) > 1:
         names = ", ".join(printable(child.name) for child in sorted(found, key=natural_key)[:6])
         raise InputError(f"{printable(folder)}: holds {len(found)} runs of OpenRLHF: {names}; name one of them")
@@ -88,7 +89,7 @@ def _checkpoints(folder: Path) -> Path | None:
 def _evidence(checkpoints: Path) -> str:
     if numbered(checkpoints, HF_FOLDER):
         return "global_stepN_hf"
-    return "_actor" if (checkpoints / "_actor").is_dir() else "global_stepN"
+    return "_actor" if is_folder(checkpoints / "_actor") else "global_stepN"
 
 
 def _add_checkpoints(run: Run, checkpoints: Path) -> None:
@@ -100,7 +101,7 @@ def _add_checkpoints(run: Run, checkpoints: Path) -> None:
         run.remarks.append(f"{count} of DeepSpeed, with the weights in float32, left aside: the saved models are read")
     chosen = steps or states
     found: list[tuple[int | None, Path]] = [*chosen]
-    if (run.path / "config.json").is_file() and weight_files(run.path) and not (chosen and same_weights(run.path, chosen[-1][1])):
+    if is_file(run.path / "config.json") and weight_files(run.path) and not (chosen and same_weights(run.path, chosen[-1][1])):
         found.append((None, run.path))
     run.checkpoints = complete(found, run.notes)
 
@@ -134,7 +135,7 @@ def _method(run: Run, checkpoints: Path) -> str | None:
     if checkpoints.name in METHODS:
         return METHODS[checkpoints.name]
     names = set(run.metric_names.values())
-    return "sft" if "train/gpt_loss" in names | set(run.metrics["name"]) else "ppo" if (checkpoints / "_actor").is_dir() else None
+    return "sft" if "train/gpt_loss" in names | set(run.metrics["name"]) else "ppo" if is_folder(checkpoints / "_actor") else None
 
 
 def _shared(run: Run) -> Settings:

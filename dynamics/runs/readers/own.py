@@ -14,8 +14,9 @@ from dynamics.io.side_files import ADVICE, read_json
 from dynamics.runs.logged_names import FROM_TRAINER, OWN
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
+from dynamics.runs.readers.looking import entries, is_file, is_folder
 from dynamics.runs.readers.settings import dtype, flat, number, text, whole
-from dynamics.runs.readers.weights import complete, entries, numbered
+from dynamics.runs.readers.weights import complete, numbered
 from dynamics.runs.schema import KNOWN, current_document, current_metrics
 from dynamics.runs.view import RolloutFile, Run, Settings
 
@@ -42,7 +43,7 @@ def read(folder: Path) -> Run | None:
     notes: list[str] = [f"{unreadable}; {LOST}"] if unreadable else []
     settings = flat(document.get("config") or {})
     run = Run(folder, "dynamics.train or dynamics.recorder" if unreadable else _trainer(document), _method(document, settings), notes=notes)
-    run.evidence = "run.json" if (folder / "run.json").is_file() else "metrics.jsonl"
+    run.evidence = "run.json" if is_file(folder / "run.json") else "metrics.jsonl"
     run.config = {**flat({name: value for name, value in document.items() if name not in NO_SETTINGS}), **settings}
     run.remarks += [printable(note, 500) for note in document.get("notes") or [] if isinstance(note, str)]
     if document.get("status") in ("interrupted", "failed", "running"):
@@ -59,7 +60,7 @@ def read(folder: Path) -> Run | None:
 def _document(folder: Path) -> dict[str, Any] | None:
     """Read ``run.json``; None if there is none of ours. If it is damaged, only ``unreadable`` says why."""
     path = folder / "run.json"
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         document = read_json(path, surrogates=True)
@@ -88,7 +89,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _is_recorded(folder: Path) -> bool:
     """Tell whether a recorder wrote ``metrics.jsonl``, which also stands alone."""
-    first = first_record(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else None
+    first = first_record(folder / "metrics.jsonl") if is_file(folder / "metrics.jsonl") else None
     if not isinstance(first, dict) or not is_step(first.get("step")):
         return False
     return any(name.startswith(("sparsity/", "factors/sparsity/", "time/recorder_seconds")) for name in first)
@@ -114,7 +115,7 @@ def _trainers_folder(folder: Path, settings: dict[str, Any]) -> Path:
     """Return the output directory of the trainer in which a recorder ran, if it is another one and is there; else the run directory."""
     named = text(settings, "output_dir")
     other = Path(named) if named and "\0" not in named else folder
-    return other if other.is_dir() and numbered(other, r"checkpoint-(\d+)") else folder
+    return other if is_folder(other) and numbered(other, r"checkpoint-(\d+)") else folder
 
 
 def _add_checkpoints(run: Run, document: dict[str, Any], elsewhere: Path) -> None:
@@ -159,7 +160,7 @@ def _add_samples(run: Run, elsewhere: Path, settings: dict[str, Any]) -> None:
 def _add_metrics(run: Run) -> None:
     path = run.path / "metrics.jsonl"
     log = Log(OWN)
-    if path.is_file():
+    if is_file(path):
         json_log(path, run.notes, _line, log)
     elif run.evidence == "run.json":
         run.notes.append(f"{printable(path)}: is missing; the run has no training curves")

@@ -15,8 +15,9 @@ import pandas as pd
 
 from dynamics.errors import InputError, printable
 from dynamics.runs.readers.logs import Log, event_logs, first_record, json_log, learning_rate
+from dynamics.runs.readers.looking import entries, exists, is_file, is_folder
 from dynamics.runs.readers.settings import dtype, number, read_settings, text, whole
-from dynamics.runs.readers.weights import WRITING, complete, entries, local_base, numbered, opened_or_fault, shown
+from dynamics.runs.readers.weights import WRITING, complete, local_base, numbered, opened_or_fault, shown
 from dynamics.runs.view import RolloutFile, Run, Settings
 
 LOOKED_FOR = "configs/trainer.json, rl.json or sft.json, weights/step_N/STABLE, broadcasts/step_N/STABLE (prime-rl)"
@@ -51,10 +52,10 @@ def read(folder: Path) -> Run | None:
     notes: list[str] = []
     files, settings = _settings(folder, notes)
     steps = [step for name in ("weights", "broadcasts") for _, step in numbered(folder / name, STEP)]
-    stable = next((step for step in steps if (step / "STABLE").is_file()), None)
-    if not files and stable is None:
+    stable = next((step for step in steps if is_file(step / "STABLE")), None)
+    if not files and stable is None and not _is_ours(folder):
         return None
-    rl = any(name.startswith("orchestrator.") for name in settings) or (folder / "rollouts").is_dir()
+    rl = any(name.startswith("orchestrator.") for name in settings) or is_folder(folder / "rollouts")
     method = (text(settings, "orchestrator.algo.type") or "grpo").lower() if rl else "sft"
     run = Run(folder, "prime-rl", method, notes=notes, config=settings)
     run.evidence = shown(files[0] if files else stable or folder, folder)
@@ -69,13 +70,20 @@ def read(folder: Path) -> Run | None:
     return run
 
 
+def _is_ours(folder: Path) -> bool:
+    """Tell whether states of the trainer lie beside rollouts or settings, also if these cannot be read."""
+    if not any(is_folder(path / "trainer") for _, path in numbered(folder / "checkpoints", STEP)):
+        return False
+    return exists(folder / "configs") or any(is_folder(path / "train") for _, path in numbered(folder / "rollouts", STEP))
+
+
 def _settings(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str, Any]]:
     """Read the settings of the parts; those of ``trainer`` and ``orchestrator`` get the names that they have in ``rl``."""
     files: list[Path] = []
     settings: dict[str, Any] = {}
     for parent in (folder / "configs", folder):
         for part in PARTS:
-            path = next((parent / f"{part}{suffix}" for suffix in (".json", ".toml") if (parent / f"{part}{suffix}").is_file()), None)
+            path = next((parent / f"{part}{suffix}" for suffix in (".json", ".toml") if is_file(parent / f"{part}{suffix}")), None)
             if path is None or (files and parent == folder):
                 continue
             try:
@@ -92,7 +100,7 @@ def _settings(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str, Any
 def _add_checkpoints(run: Run) -> None:
     """List the checkpoints of one kind: saved weights, else the trainer's states, else what was sent to inference."""
     weights = [(step, _adapter(path)) for step, path in numbered(run.path / "weights", STEP) if _is_stable(run, path)]
-    states = [(step, path / "trainer") for step, path in numbered(run.path / "checkpoints", STEP) if (path / "trainer").is_dir()]
+    states = [(step, path / "trainer") for step, path in numbered(run.path / "checkpoints", STEP) if is_folder(path / "trainer")]
     sent = [(step, path) for step, path in numbered(run.path / "broadcasts", STEP) if _was_sent(path)]
     kinds = [(name, found) for name, found in (("weights", weights), ("checkpoints", states), ("broadcasts", sent)) if found]
     if kinds:
@@ -103,15 +111,15 @@ def _add_checkpoints(run: Run) -> None:
 
 def _was_sent(path: Path) -> bool:
     """Tell whether weights were sent whole and are still there: the trainer removes earlier ones."""
-    return (path / "STABLE").is_file() and not isinstance(opened_or_fault(path), str)
+    return is_file(path / "STABLE") and not isinstance(opened_or_fault(path), str)
 
 
 def _adapter(path: Path) -> Path:
-    return path / "lora_adapters" if (path / "lora_adapters" / "adapter_config.json").is_file() else path
+    return path / "lora_adapters" if is_file(path / "lora_adapters" / "adapter_config.json") else path
 
 
 def _is_stable(run: Run, path: Path) -> bool:
-    if (path / "STABLE").is_file():
+    if is_file(path / "STABLE"):
         return True
     run.notes.append(f"{printable(path)}: checkpoint left out: it has no file STABLE, which is written last{WRITING}")
     return False
@@ -122,7 +130,7 @@ def _add_samples(run: Run) -> None:
     for step, folder in numbered(run.path / "rollouts", STEP):
         for kind, held_out in (("train", False), ("eval", True)):
             subsets = [folder / kind / name / "traces.jsonl" for name in ("all", "effective")]
-            run.rollouts += [RolloutFile(step, path, held_out) for path in [path for path in subsets if path.is_file()][:1]]
+            run.rollouts += [RolloutFile(step, path, held_out) for path in [path for path in subsets if is_file(path)][:1]]
             older = [entry for entry in entries(folder) if re.fullmatch(rf"{kind}_rollouts.*\.jsonl", entry.name)]
             run.rollouts += [RolloutFile(step, entry, held_out) for entry in older]
     run.evals = [file.path for file in run.rollouts if file.held_out]
@@ -133,7 +141,7 @@ def _add_samples(run: Run) -> None:
 def _add_metrics(run: Run) -> None:
     log = Log(NAMES)
     for path in (run.path / "metrics.jsonl", run.path / "run_default" / "metrics.jsonl"):
-        if path.is_file() and isinstance(first_record(path), dict):
+        if is_file(path) and isinstance(first_record(path), dict):
             json_log(path, run.notes, _line, log)
     if not log.rows:
         event_logs([run.path], run.notes, log)

@@ -21,6 +21,7 @@ from typing import IO, Any
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
+from dynamics.runs.readers.looking import entries, is_folder
 from dynamics.runs.readers.metric_names import Scalar, check_number, cut, drop_repeated, or_refuse, take
 
 NAME = re.compile(r"events\.out\.tfevents\.")
@@ -69,14 +70,10 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-            files = [Path(entry.path) for entry in listed if NAME.match(entry.name) and not entry.is_dir()]
-            folders = [Path(entry.path) for entry in listed if entry.is_dir(follow_symlinks=False) and not _WEIGHTS.search(entry.name)]
-    except OSError:
-        return [], []
-    return files, folders
+    listed = entries(folder)
+    files = [entry for entry in listed if NAME.match(entry.name) and not is_folder(entry)]
+    below = [entry for entry in listed if not os.path.islink(entry) and not _WEIGHTS.search(entry.name) and os.path.isdir(entry)]
+    return files, below
 
 
 def scalars(folder: Path, notes: list[str] | None = None) -> list[Scalar]:

@@ -17,6 +17,7 @@ from typing import Any
 from dynamics.errors import InputError, printable
 from dynamics.io.paths import natural_key
 from dynamics.runs.readers.logs import Log, console_log, event_logs, first_record, json_log, learning_rate
+from dynamics.runs.readers.looking import entries, folders, is_file, is_folder
 from dynamics.runs.readers.settings import dtype, flat, number, read_settings, resolved, text, whole
 from dynamics.runs.readers.wandb_files import read_runs, run_files
 from dynamics.runs.readers.weights import (
@@ -24,7 +25,6 @@ from dynamics.runs.readers.weights import (
     base_of_adapter,
     base_of_config,
     complete,
-    entries,
     local_base,
     numbered,
     opened_or_fault,
@@ -124,9 +124,9 @@ def _layout(folder: Path) -> Layout:
         in_root = path.parent.parent.name == "checkpoints"
         return Layout(path, path, path.parents[2] if in_root else None)
     below = [path, path / "checkpoints"]
-    below += [child for parent in below for child in entries(parent) if child.is_dir() and not child.name.startswith(".")]
-    below += [child for child in entries(path / "checkpoints") if child.is_dir()]
-    found = {child: None for parent in below for child in entries(parent) if child.is_dir() and numbered(child, STEP_FOLDER)}
+    below += [child for parent in below for child in folders(parent) if not child.name.startswith(".")]
+    below += folders(path / "checkpoints")
+    found = {child: None for parent in below for child in folders(parent) if numbered(child, STEP_FOLDER)}
     if len(found) > 1:
         names = ", ".join(printable(child.relative_to(path)) for child in sorted(found, key=natural_key)[:6])
         raise InputError(f"{printable(folder)}: holds {len(found)} runs of verl: {names}; name one of them")
@@ -157,14 +157,14 @@ def _configurations(layout: Layout) -> Iterator[Path]:
     """Yield the files that may hold the configuration, those in the run's own folders first."""
     for folder in layout.folders:
         for name in ("config.yaml", ".hydra/config.yaml", "config.json"):
-            if (folder / name).is_file():
+            if is_file(folder / name):
                 yield folder / name
     root = layout.root or layout.given
     found = [
         time / ".hydra" / "config.yaml"
-        for day in reversed(entries(root / "outputs"))
-        for time in reversed(entries(day))
-        if (time / ".hydra" / "config.yaml").is_file()
+        for day in reversed(folders(root / "outputs"))
+        for time in reversed(folders(day))
+        if is_file(time / ".hydra" / "config.yaml")
     ]
     yield from found[:CONFIGURATIONS]
 
@@ -183,11 +183,11 @@ def _add_checkpoints(run: Run, layout: Layout, settings: dict[str, Any]) -> None
     last = read_pointer_number(layout.checkpoints / "latest_checkpointed_iteration.txt")
     found: list[tuple[int | None, Path]] = []
     for step, folder in numbered(layout.checkpoints, STEP_FOLDER):
-        path = folder / "actor" if (folder / "actor").is_dir() else folder
+        path = folder / "actor" if is_folder(folder / "actor") else folder
         if last is not None and step > last and settings.get(f"{ACTOR}.checkpoint.async_save") is not True:
             run.notes.append(f"{printable(folder)}: checkpoint left out: latest_checkpointed_iteration.txt names step {last}{WRITING}")
             continue
-        adapter = next((path / name for name in ("lora_adapter", "huggingface/lora_adapter") if (path / name).is_dir()), None)
+        adapter = next((path / name for name in ("lora_adapter", "huggingface/lora_adapter") if is_folder(path / name)), None)
         if adapter is not None:
             found.append((step, adapter))
         elif not any(name.suffix == ".pt" for name in entries(path)) and not isinstance(opened_or_fault(path / "huggingface"), str):
@@ -217,16 +217,16 @@ def _add_base(run: Run, layout: Layout, where: Path | None, settings: dict[str, 
 
 def _add_samples(run: Run, layout: Layout, settings: dict[str, Any]) -> None:
     """List the dumps of rollouts and of evaluations: where the configuration says, else where files of such names are."""
-    folders = {
+    dumps = {
         held_out: _dumps(layout, text(settings, f"trainer.{name}"))
         for held_out, name in ((False, "rollout_data_dir"), (True, "validation_data_dir"))
     }
-    if not any(folders.values()):
+    if not any(dumps.values()):
         for parent in layout.folders:
-            for child in entries(parent):
-                if child.is_dir() and child not in folders.values() and _files(child) and _is_dump(_files(child)[0][1]):
-                    folders[bool(re.search(r"val|test|eval", child.name.lower()))] = child
-    for held_out, folder in folders.items():
+            for child in folders(parent):
+                if child not in dumps.values() and _files(child) and _is_dump(_files(child)[0][1]):
+                    dumps[bool(re.search(r"val|test|eval", child.name.lower()))] = child
+    for held_out, folder in dumps.items():
         if folder is not None:
             run.rollouts += [RolloutFile(step, path, held_out) for step, path in _files(folder)]
     run.rollouts.sort(key=lambda file: (file.step or 0, file.held_out))
@@ -241,11 +241,11 @@ def _dumps(layout: Layout, named: str | None) -> Path | None:
     path = Path(named)
     candidates = [path] if path.is_absolute() else [base / path for base in (layout.root, *layout.folders) if base is not None]
     candidates += [folder / path.name for folder in layout.folders]
-    return next((candidate for candidate in candidates if candidate.is_dir() and _files(candidate)), None)
+    return next((candidate for candidate in candidates if is_folder(candidate) and _files(candidate)), None)
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:
-    return sorted((int(match[1]), entry) for entry in entries(folder) if (match := DUMP.fullmatch(entry.name)) and entry.is_file())
+    return sorted((int(match[1]), entry) for entry in entries(folder) if (match := DUMP.fullmatch(entry.name)) and is_file(entry))
 
 
 def _is_dump(path: Path) -> bool:
@@ -278,7 +278,7 @@ def _add_printed(run: Run, layout: Layout, log: Log) -> None:
     read: list[str] = []
     for entry in [entry for folder in layout.folders for entry in entries(folder) if entry.suffix in (".log", ".out", ".txt")]:
         before = len(log.rows)
-        if entry.is_file():
+        if is_file(entry):
             console_log(entry, run.notes, log)
         read += [printable(entry.name)] * (len(log.rows) > before)
     if len(read) > 1:
@@ -309,9 +309,9 @@ def _json_log(layout: Layout) -> Path | None:
     if layout.root and layout.names:
         candidates.append(layout.root / layout.names[0] / f"{layout.names[1]}.jsonl")
     else:
-        candidates += [entry for child in entries(layout.given) if child.is_dir() for entry in entries(child) if entry.suffix == ".jsonl"]
+        candidates += [entry for child in folders(layout.given) for entry in entries(child) if entry.suffix == ".jsonl"]
     for path in dict.fromkeys(candidates):
-        record = first_record(path) if path.is_file() else None
+        record = first_record(path) if is_file(path) else None
         if isinstance(record, dict) and isinstance(record.get("data"), dict) and "step" in record:
             return path
     return None

@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dynamics.extras import optional_import
 from dynamics.io.regular import open_regular
 from dynamics.io.side_files import parse_json
 from dynamics.io.yaml import parse_yaml
+from dynamics.runs.readers.looking import entries, is_file, is_folder
 from dynamics.runs.readers.metric_names import LARGEST_STEP, Scalar, check_number, cut, drop_repeated, or_refuse, take
 
 MAGIC = b":W&B\xe1\xbe\x00"
@@ -53,9 +55,10 @@ class Logged:
 
 def run_files(folder: Path) -> list[Path]:
     """List the files of W&B of a run's folder, which has ``wandb/``, of ``wandb/`` itself, or of one folder in it, the earliest first."""
-    paths = [path for pattern in ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb") for path in folder.glob(pattern)]
-    own = [path for path in paths if path.parent.name != "latest-run" or path.parent == folder]  # a link to one of the others
-    return sorted(own, key=lambda path: (path.parent.name.partition("run-")[2], path.name))
+    inside = [child for parent in (folder, folder / "wandb") for child in entries(parent) if fnmatchcase(child.name, "*run-*")]
+    parents = [folder, *(child for child in inside if is_folder(child))]  # without latest-run, a link to one of them
+    paths = [path for parent in parents for path in entries(parent) if fnmatchcase(path.name, "run-*.wandb")]
+    return sorted(paths, key=lambda path: (path.parent.name.partition("run-")[2], path.name))
 
 
 def scalars(folder: Path, notes: list[str] | None = None) -> list[Scalar]:
@@ -107,7 +110,7 @@ def read_runs(files: list[Path], notes: list[str]) -> Logged:
 def _settings_file(path: Path) -> dict[str, Any]:
     """Read ``files/config.yaml`` beside a file, which versions of W&B up to 0.18 write; its values lie under ``value``."""
     file = path.parent / "files" / "config.yaml"
-    if not file.is_file():
+    if not is_file(file):
         return {}
     document = parse_yaml(file)
     entries = document.items() if isinstance(document, dict) else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,32 +11,28 @@ from pathlib import Path
 from dynamics.checkpoints import Checkpoint, open_checkpoint
 from dynamics.errors import InputError, printable
 from dynamics.io.side_files import read_bytes, read_json
+from dynamics.runs.readers.looking import entries, exists, is_folder, tell
 from dynamics.runs.view import SavedCheckpoint
 
-#: end of a note on a checkpoint that is left out
-WRITING = "; it may still be being written"
-#: number of entries of a folder that are listed
-ENTRIES = 100_000
+#: middle of a note on a checkpoint that is left out, and its end if it may be that it is not yet whole
+LEFT_OUT, WRITING = ": checkpoint left out: ", "; it may still be being written"
+#: what the system says of what may not be read
+CLOSED = os.strerror(errno.EACCES)
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
-    """List the sub-folders whose names match a pattern, the first group of which is a number, by this number."""
+    """List the sub-folders whose names match a pattern, the first group of which is a number, by this number; tell what is no folder."""
     compiled = re.compile(pattern)
     pairs = []
     for entry in entries(folder):
         match = compiled.fullmatch(entry.name)
-        if match and len(match[1]) < 19 and entry.is_dir():
+        if match is None or len(match[1]) >= 19:
+            continue
+        if is_folder(entry):
             pairs.append((int(match[1]), entry))
+        elif os.path.isfile(entry):
+            tell(f"{printable(entry)}: is a file, not the folder that its name says; left out")
     return sorted(pairs)
-
-
-def entries(folder: Path) -> list[Path]:
-    """List what is in a folder, by name; nothing if it cannot be listed."""
-    try:
-        with_names = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    except OSError:
-        return []
-    return with_names[:ENTRIES]
 
 
 def complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str]) -> list[SavedCheckpoint]:
@@ -57,7 +55,7 @@ def open_complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str
     for step, path in candidates:
         checkpoint = opened_or_fault(path)
         if isinstance(checkpoint, str):
-            notes.append(f"{printable(path)}: checkpoint left out: {checkpoint}{WRITING}")
+            notes.append(f"{printable(path)}{LEFT_OUT}{checkpoint}{'' if checkpoint.endswith(CLOSED) else WRITING}")
         else:
             opened.append((SavedCheckpoint(step, path, checkpoint.adapter is not None), checkpoint))
     folders: dict[int, list[Path]] = {}
@@ -84,25 +82,32 @@ def base_of_adapter(folder: Path) -> str | None:
     """Return the base that the settings of an adapter name."""
     try:
         name = read_json(folder / "adapter_config.json", limit=1_000_000).get("base_model_name_or_path")
-    except InputError:
+    except InputError as error:
+        tell(str(error))
         return None
     return printable(name, 4096) if isinstance(name, str) and name.strip() else None
 
 
 def base_of_config(folder: Path) -> str | None:
     """Return the path or id that ``config.json`` was loaded from, which transformers before version 5 recorded."""
+    if not exists(folder / "config.json"):
+        return None
     try:
         name = read_json(folder / "config.json").get("_name_or_path")
-    except InputError:
+    except InputError as error:
+        tell(str(error))
         return None
     return printable(name, 4096) if isinstance(name, str) and name.strip() else None
 
 
 def read_pointer_number(path: Path) -> int | None:
     """Return the whole number that a small file holds, such as ``latest_checkpointed_iteration.txt``; None if it holds none."""
+    if not exists(path):
+        return None
     try:
         text = read_bytes(path, 100).strip()
-    except InputError:
+    except InputError as error:
+        tell(str(error))
         return None
     return int(text) if text.isdigit() and len(text) < 19 else None
 
@@ -111,7 +116,7 @@ def local_base(name: str, folder: Path | None) -> str:
     """Return the path of a base that a setting names relative to the folder a trainer was started in, if it is there; else the name."""
     if folder is None or "\0" in name or Path(name).is_absolute():
         return name
-    return str(folder / name) if (folder / name).is_dir() else name
+    return str(folder / name) if os.path.isdir(folder / name) else name
 
 
 def shown(path: Path, folder: Path) -> str:
