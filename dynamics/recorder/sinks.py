@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -44,4 +43,4 @@ def open_sinks(out: Path, tensorboard: bool, wandb: str | None) -> list[Any]:
 
 
 def _numbers(line: dict[str, Any]) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in line.items() if name != "step" and isinstance(value, (int, float)) and math.isfinite(value)]
+    return [(name, value) for name, value in line.items() if name != "step" and isinstance(value, (int, float))]

@@ -13,7 +13,7 @@ from dynamics.io.atomic import Appender, replacing
 from dynamics.io.json import encode, to_json
 from dynamics.io.json_lines import read_json_lines, write_json_lines
 from dynamics.io.side_files import read_json
-from dynamics.runs.schema import current_document, current_metrics
+from dynamics.runs.schema import current_document, current_metrics, with_not_finite
 
 
 class RunDirectory:
@@ -44,8 +44,11 @@ class RunDirectory:
             raise InputError(f"{printable(path)}: is not that of a run: {what}; restore the file from a copy") from None
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Append the metrics of a step; a killed run leaves at most the last line incomplete."""
-        self._metrics.append(encode(line) + b"\n")
+        """Append the metrics of a step; a killed run leaves at most the last line incomplete.
+
+        JSON has no NaN and no infinity. They are written as null, as is what was not measured, and named in the field ``not_finite``.
+        """
+        self._metrics.append(encode(with_not_finite(line)) + b"\n")
 
     def sync(self) -> None:
         """Wait until the metrics are on disk. Call it before a state is saved, which must not outlive the metrics of its steps."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
 
 SCHEMA = "dynamics.run/2"
 _FIRST = "dynamics.run/1"
@@ -64,6 +66,9 @@ RENAMED_SETTINGS = {
     "lag": "solver_delay",
     "curriculum": "curriculum_samples",
 }
+#: field of a line of ``metrics.jsonl`` that names its values that are not finite, and what they may be
+NOT_FINITE = "not_finite"
+_VALUES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 #: renamed metrics: prefix of a key of ``metrics.jsonl`` in the first schema -> current prefix
 _RENAMED_METRICS = {"fixed/": "probe/", "time/fixed_seconds": "time/probe_seconds"}
 
@@ -110,6 +115,27 @@ def _current_value(name: str, value: Any) -> Any:
 def current_metrics(line: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the keys of a line of ``metrics.jsonl`` from the first to the current schema."""
     return {_current_key(key): value for key, value in line.items()}
+
+
+def with_not_finite(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a line of ``metrics.jsonl`` the names of the values that JSON cannot hold, and what they are: ``nan``, ``inf`` or ``-inf``.
+
+    >>> with_not_finite({"step": 1, "loss": float("nan")})
+    {'step': 1, 'loss': nan, 'not_finite': {'loss': 'nan'}}
+    """
+    named = {name: str(float(value)) for name, value in line.items() if isinstance(value, (float, np.floating)) and not np.isfinite(value)}
+    return {**line, NOT_FINITE: named} if named else dict(line)
+
+
+def values_of(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of ``metrics.jsonl`` with the values that JSON cannot hold in the place of null.
+
+    >>> values_of({"step": 1, "loss": None, "kl": None, "not_finite": {"loss": "-inf", "other": "1"}})
+    {'step': 1, 'loss': -inf, 'kl': None}
+    """
+    named = line.get(NOT_FINITE)
+    found = {name: _VALUES.get(str(value)) for name, value in named.items()} if isinstance(named, dict) else {}
+    return {name: found.get(name) if value is None else value for name, value in line.items() if name != NOT_FINITE}
 
 
 def _current_key(key: str) -> str:

@@ -10,10 +10,14 @@ import runpy
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dynamics import runs
 from dynamics.errors import InputError
+from dynamics.report.section import Options
+from dynamics.report.sections import curves
+from dynamics.runs.directory import RunDirectory
 from dynamics.runs.logged_names import RECORDED, TRAINER
 from dynamics.runs.readers import weights
 from dynamics.runs.readers.logs import Log, console_log, json_log
@@ -477,6 +481,36 @@ def test_logs(tmp_path):
     console_log(tmp_path / "missing.log", notes, log)
     assert "No such file" in notes[2]
     assert not log.combine("sum", ("r", "q"), lambda wide: wide.sum(axis=1))
+
+
+def test_a_mean_over_metrics_of_which_one_is_nan_is_nan():
+    """Not left out, as at a step that lacks one of them, and not the mean of the others."""
+    log, remarks = Log({"held_out": ("mean of eval/*",)}), []
+    for step, first, second in ((1, 1.0, 3.0), (2, math.nan, 3.0), (3, math.inf, 3.0)):
+        log.add(step, [("eval/a", first), ("eval/b", second)])
+    log.add(2, [("eval/b", 5.0)])
+    log.add(4, [("eval/a", 1.0)])
+    log.mean_of("mean of eval/*", re.compile("eval/.+"), remarks)
+    means = {step: value for step, name, value in log.rows if name == "mean of eval/*"}
+    assert means.keys() == {1, 2, 3}
+    assert (means[1], means[3]) == (2.0, math.inf)
+    assert math.isnan(means[2])
+
+
+def test_what_json_cannot_hold_is_read_as_it_was_measured(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.append_metrics({"step": 1, "loss": 2.0, "entropy": None, "sparsity/bf16": 0.9})
+    directory.append_metrics({"step": 2, "loss": math.nan, "entropy": np.float32(-math.inf), "grad_norm": math.inf})
+    directory.close()
+    run = runs.open_run(tmp_path)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])["loss"] is None
+    assert run.series("loss")[1] == 2.0
+    assert math.isnan(run.series("loss")[2])
+    assert run.series("entropy").to_dict() == {2: -math.inf}  # at step 1 it was not measured
+    assert run.series("grad_norm").to_dict() == {2: math.inf}
+    section = curves.make([run], Options())
+    assert [line for line in section.incomplete if line.startswith("1 of 2 values of the loss are NaN")]
+    assert [line for line in section.incomplete if line.startswith("The norm of the gradient has no finite value: 1 value, infinite")]
 
 
 def _alike(first, second):

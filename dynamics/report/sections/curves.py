@@ -102,7 +102,9 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         section.incomplete.append(f"no metrics by step were found of {', '.join(silent)}: it has no curves")
     found = {index: flags(run.series, options.seed) for index, run in enumerate(runs)}
     section.findings += _findings(curves, found, labels)
-    section.doubts += never + _doubts(curves, labels)
+    gaps = never + _not_finite(curves, labels)
+    section.incomplete += gaps
+    section.doubts += gaps + _doubts(curves, labels)
     section.tables += [
         _trend_table(curves, labels),
         *_flag_table(found, labels),
@@ -261,12 +263,18 @@ def _change_findings(curves: Sequence[Curve], labels: Sequence[str]) -> list[Fin
     return findings
 
 
-def _doubts(curves: Sequence[Curve], labels: Sequence[str]) -> list[str]:
-    doubts = [f"Training curves: {ONE_RUN}."]
+def _not_finite(curves: Sequence[Curve], labels: Sequence[str]) -> list[str]:
+    """Name the curves that have values without a finite number."""
+    lines = []
     for curve in curves:
         if curve.gaps:
             what = f"{curve.gaps:,} of {len(curve.series):,} values of the {_words(curve.name)}{_of(labels, curve.run)}"
-            doubts.append(f"{what} are {_gaps(curve.gaps, curve.infinite)}: they are gaps in the curve, and left out of its numbers.")
+            lines.append(f"{what} are {_gaps(curve.gaps, curve.infinite)}: they are gaps in the curve, and left out of its numbers.")
+    return lines
+
+
+def _doubts(curves: Sequence[Curve], labels: Sequence[str]) -> list[str]:
+    doubts = [f"Training curves: {ONE_RUN}."]
     for index in dict.fromkeys(curve.run for curve in curves):
         names = {curve.name for curve in curves if curve.run == index}
         if "reward" in names and "held_out" not in names:

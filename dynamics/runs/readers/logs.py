@@ -20,7 +20,7 @@ from dynamics.runs.readers.metric_names import LARGEST_STEP, MOST, Scalar, commo
 from dynamics.runs.readers.settings import flat, unfolded
 from dynamics.runs.readers.tensorboard_events import Events, event_files, read_events
 from dynamics.runs.readers.wandb_files import Logged, read_runs, run_files
-from dynamics.runs.view import Run, metrics_table
+from dynamics.runs.view import Run
 
 #: values that are kept of metrics without a name in ``METRICS``
 MOST_OTHERS = MOST // 2
@@ -69,18 +69,26 @@ class Log:
             self.rows.append((step, sys.intern(printable(name, 200)), finite_or_infinite(value)))
 
     def combine(self, name: str, parts: Sequence[str], how: Callable[[pd.DataFrame], pd.Series[float]]) -> bool:
-        """Add a metric that is computed from others, at the steps that have all of them; return whether any has."""
+        """Add a metric that is computed from others, at the steps that have all of them; return whether any has.
+
+        Of several values of a step the last counts. A part that is NaN at a step makes the metric NaN there.
+        """
         chosen = set(parts)
-        table = metrics_table([row for row in self.rows if row[1] in chosen])
-        wide = table.pivot_table(index="step", columns="name", values="value", aggfunc="last").reindex(columns=list(parts)).dropna()
-        for step, value in how(wide).items() if len(wide) else ():
-            self.add(int(str(step)), [(name, float(value))])
+        steps: dict[int, dict[str, float]] = {}
+        for step, part, value in self.rows:
+            if part in chosen:
+                steps.setdefault(step, {})[part] = value
+        wide = pd.DataFrame.from_dict(
+            {step: values for step, values in sorted(steps.items()) if len(values) == len(chosen)}, orient="index", columns=list(parts)
+        )
+        for index, value in how(wide).items() if len(wide) else ():
+            self.add(int(str(index)), [(name, float(value))])
         return len(wide) > 0
 
     def mean_of(self, name: str, pattern: re.Pattern[str], remarks: list[str]) -> None:
         """Add the mean over the metrics that match a pattern, at the steps that have all of them, and say so if they are several."""
         parts = [part for part in self.own_names() if pattern.fullmatch(part)]
-        if parts and self.combine(name, parts, lambda wide: wide.mean(axis=1)) and len(parts) > 1:
+        if parts and self.combine(name, parts, lambda wide: wide.mean(axis=1, skipna=False)) and len(parts) > 1:
             remarks.append(f"{name} is over {len(parts)}: {', '.join(map(printable, parts[:4]))}{', ...' if len(parts) > 4 else ''}")
 
     def own_names(self) -> list[str]:

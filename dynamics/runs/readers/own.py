@@ -17,7 +17,7 @@ from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, lea
 from dynamics.runs.readers.looking import entries, is_file, is_folder
 from dynamics.runs.readers.settings import dtype, flat, number, text, whole
 from dynamics.runs.readers.weights import complete, numbered
-from dynamics.runs.schema import KNOWN, current_document, current_metrics
+from dynamics.runs.schema import KNOWN, current_document, current_metrics, values_of
 from dynamics.runs.view import RolloutFile, Run, Settings
 
 LOOKED_FOR = "run.json or metrics.jsonl with sparsity/ (this project's training and recorder)"
@@ -164,14 +164,14 @@ def _add_metrics(run: Run) -> None:
         json_log(path, run.notes, _line, log)
     elif run.evidence == "run.json":
         run.notes.append(f"{printable(path)}: is missing; the run has no training curves")
-    log.combine(OWN["clip_fraction"][0], ("clip/low", "clip/high"), lambda wide: wide.sum(axis=1))
+    log.combine(OWN["clip_fraction"][0], ("clip/low", "clip/high"), lambda wide: wide.sum(axis=1, skipna=False))
     for step, score in _held_out(run):
         log.add(step, [(OWN["held_out"][0], score)])
     log.write_to(run)
 
 
 def _line(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    current = current_metrics(record)
+    current = current_metrics(values_of(record))
     return current.pop("step", None), current
 
 

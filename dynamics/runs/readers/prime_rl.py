@@ -163,7 +163,7 @@ def _line(record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _sum(wide: pd.DataFrame) -> pd.Series[float]:
-    return wide.sum(axis=1)
+    return wide.sum(axis=1, skipna=False)
 
 
 def _shared(run: Run, settings: dict[str, Any]) -> Settings:

@@ -65,6 +65,7 @@ def test_gaps_are_counted_and_nan_in_the_loss_is_a_flag(rng: np.random.Generator
     assert "Rule:" in flag.text
     assert "1 of 60 values of the reward are infinite: they are gaps in the curve, and left out of its numbers." in section.doubts
     assert "2 of 60 values of the loss are NaN: they are gaps in the curve, and left out of its numbers." in section.doubts
+    assert section.incomplete == section.doubts[:2]  # so that the command ends with status 3
     assert section.tables[0].frame.set_index("metric")[["gaps", "infinite"]].to_dict("index") == {
         "reward": {"gaps": 1, "infinite": 1}, "loss": {"gaps": 2, "infinite": 0},
     }  # fmt: skip
@@ -76,7 +77,7 @@ def test_gaps_are_counted_and_nan_in_the_loss_is_a_flag(rng: np.random.Generator
 def test_a_metric_that_is_never_finite_is_no_curve(rng: np.random.Generator) -> None:
     section = curves.make([a_run("a", reward=rising(rng), kl=np.full(60, math.nan))], Options())
     assert "kl" not in set(section.tables[0].frame["metric"])
-    assert "The KL from the reference has no finite value: 60 values, NaN." in section.doubts
+    assert section.incomplete == ["The KL from the reference has no finite value: 60 values, NaN."] == section.doubts[:1]
     nothing = curves.make([a_run("a", kl=np.array([math.inf, math.nan, -math.inf])), a_run("b", loss=np.array([math.inf]))], Options())
     assert nothing.missing == (
         "no curves: The KL from the reference of a has no finite value: 3 values, NaN or infinite (2 infinite). "
