@@ -204,12 +204,18 @@ def _made(name: str, runs: Sequence[Run], options: Options) -> Section:
     try:
         return module.make(runs, options)
     except InputError as error:
-        return Section(name, name.capitalize(), missing=str(error), incomplete=[f"{name}: {error}"])
+        return _failed(name, str(error))
+    except OSError as error:  # a file that was deleted, or closed to us, after the run was read
+        return _failed(name, f"{printable(error.filename or 'a file of the run')}: {error.strerror or error}")
     except Exception as error:  # a fault here, which must not cost the other sections
         if os.environ.get(TRACEBACK):
             raise
         what = f"internal error ({type(error).__name__}: {printable(error, 200)}); please report it with what {TRACEBACK}=1 shows"
-        return Section(name, name.capitalize(), missing=what, incomplete=[f"{name}: {what}"])
+        return _failed(name, what)
+
+
+def _failed(name: str, why: str) -> Section:
+    return Section(name, name.capitalize(), missing=why, incomplete=[f"{name}: {why}"])
 
 
 def _headline(sections: Sequence[Section]) -> list[tuple[str, Finding]]:

@@ -17,7 +17,7 @@ from dynamics.errors import InputError, printable
 from dynamics.io import parquet
 from dynamics.io.compression import opened
 from dynamics.io.json_lines import read_json_lines
-from dynamics.runs.completions import Completion, NoCompletion, reader
+from dynamics.runs.completions import Completion, NoCompletion, clean, reader
 from dynamics.runs.view import RolloutFile, Run
 
 #: columns of the table, and what stands in them
@@ -154,7 +154,7 @@ def _weights(value: Any) -> list[float]:
 
 def _read(file: RolloutFile, rewards: Callable[[Sequence[str]], list[tuple[str, float]]], found: _Found, notes: list[str]) -> None:
     """Read a file; what cannot be read becomes a note, and so do records that hold no completion, together."""
-    name, where = str(file.path), printable(file.path)
+    name, where = clean(str(file.path)), printable(file.path)
     bad: list[str] = []
     before = len(found.rows)
     unfinished: list[int] = []

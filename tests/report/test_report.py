@@ -349,6 +349,14 @@ def test_a_fault_in_a_section_or_a_figure_does_not_cost_the_page(monkeypatch: py
     assert made.sections[0].missing.startswith("internal error (OverflowError: too large)")
     assert "configuration: internal error" in made.incomplete[0]
 
+    def vanish(*_: object) -> Section:
+        return Section("configuration", (tmp_path / "gone").read_text())
+
+    monkeypatch.setattr("dynamics.report.sections.configuration.make", vanish)
+    gone = report([Run(tmp_path, "by hand")])
+    assert gone.sections[0].missing == f"{tmp_path / 'gone'}: No such file or directory"
+    assert gone.incomplete[0] == f"configuration: {tmp_path / 'gone'}: No such file or directory"
+
     made.sections.append(Section("x", "X", pictures=[Picture("broken", "Broken", fail, "", "")]))  # type: ignore[arg-type]
     assert draw(made) == {}
     assert not made.sections[1].pictures

@@ -244,3 +244,15 @@ def test_a_text_that_stands_for_many_rows_is_not_copied_for_all_of_them(tmp_path
         tracemalloc.stop()
     assert len(table) == 5
     assert notes == [f"{path}: only its first 5 samples are read"]
+
+
+def test_a_run_whose_name_is_no_unicode(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/x\xff\ny"))
+    folder.mkdir()
+    (folder / "samples.jsonl").write_text('{"prompt": "1+1", "completion": "2", "reward": 1}\n{')
+    table, notes = read_rollouts(Run(folder, "ours", rollouts=[RolloutFile(1, folder / "samples.jsonl")]))
+    assert table["file"].tolist() == [f"{tmp_path}/x\\udcff\ny/samples.jsonl"]
+    table.to_csv(tmp_path / "table.csv")  # half of a surrogate pair would be an error
+    assert notes == [
+        f"{tmp_path}/x\\xdcff\\x0ay/samples.jsonl: its last line is not complete and is left out; it may still be being written"
+    ]
