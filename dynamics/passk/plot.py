@@ -103,7 +103,7 @@ def differences(table: pd.DataFrame, ax: Axes, marks: Mapping[str, tuple[str, st
 def crossing(comparison: Comparison, ax: Axes, color: str, row: int = 0) -> None:
     """Mark the k at which the curve that was behind gets ahead, and its interval by a bar on the line at 0.
 
-    ``row`` is the number of bars drawn before; each further bar is slightly lower.
+    ``row`` is the number of bars drawn before; each further bar is slightly lower. The bars lie below the lines, which they must not hide.
     """
     met = comparison.crossing
     if met is None or met.k is None:
@@ -111,8 +111,8 @@ def crossing(comparison: Comparison, ax: Axes, color: str, row: int = 0) -> None
     low, high = met.low or met.k, met.high or met.largest
     ax.axvline(met.k, color=color, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=1)
     shifted = ax.transData + ScaledTranslation(0, -4.5 * row / 72, ax.figure.dpi_scale_trans)
-    ax.plot([low, high], [0, 0], color=color, linewidth=4, alpha=0.75, transform=shifted, solid_capstyle="butt", zorder=5)
-    ax.plot([met.k], [0], marker="|", markersize=7, markeredgewidth=1.5, color="white", transform=shifted, zorder=6)
+    ax.plot([low, high], [0, 0], color=color, linewidth=4, alpha=0.75, transform=shifted, solid_capstyle="butt", zorder=2)
+    ax.plot([met.k], [0], marker="|", markersize=7, markeredgewidth=1.5, color="white", transform=shifted, zorder=2.1)
 
 
 def _log2(ax: Axes, ks: pd.Series[Any]) -> None:
@@ -129,28 +129,37 @@ def _log2(ax: Axes, ks: pd.Series[Any]) -> None:
     ax.set_xlabel("k: samples drawn per problem (log scale)")
 
 
-def figure(report: Report) -> Figure:
-    """Draw the figure of a report: curves above and, for several models, paired differences below."""
+def figure(report: Report, *, width: float = 8.2) -> Figure:
+    """Draw the figure of a report: curves above and, for several models, paired differences below.
+
+    Parameters
+    ----------
+    report : from ``dynamics.passk.comparison.report``.
+    width : of the figure in inches; in a narrow one the legend is below the curves.
+    """
     table = report.table()
     names = [curve.name for curve in report.curves]
     marks = colors(names)
     with style.use_style():
         lines = [_facts(report), *(crossing_text(comparison, report.level) for comparison in report.comparisons[:4])]
         pair = bool(report.comparisons)
-        wrapped = [part for line in lines for part in textwrap.wrap(line, 112, subsequent_indent="    ")]
-        body, head = (5.6 if pair else 3.9), 0.5 + 0.165 * len(wrapped)
+        narrow = width <= style.NARROW
+        wrapped = [part for line in lines for part in textwrap.wrap(line, int(112 * width / 8.2), subsequent_indent="    ")]
+        body, head = (5.6 if pair else 3.9) + narrow * 0.2 * (len(names) + 3), 0.5 + 0.165 * len(wrapped)
         whole = body + head
-        drawing = style.new_figure(8.2, whole)
-        drawing.text(0.12 / 8.2, 1 - 0.12 / whole, "pass@k" if len(names) > 1 else f"pass@k of {printable(names[0], 60)}", fontsize=11,
+        drawing = style.new_figure(width, whole)
+        drawing.text(0.12 / width, 1 - 0.12 / whole, "pass@k" if len(names) > 1 else f"pass@k of {printable(names[0], 60)}", fontsize=11,
                      fontweight="bold", va="top", parse_math=False)  # fmt: skip
         for number, line in enumerate(wrapped):
-            drawing.text(0.12 / 8.2, 1 - (0.37 + 0.165 * number) / whole, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False)
+            drawing.text(
+                0.12 / width, 1 - (0.37 + 0.165 * number) / whole, line, fontsize=8.5, color=style.FAINT, va="top", parse_math=False
+            )
         engine = drawing.get_layout_engine()
         if engine is not None:
             engine.set(rect=(0, 0, 1, body / whole))  # type: ignore[call-arg]
         axes: Any = drawing.subplots(2 if pair else 1, 1, sharex=pair, height_ratios=[2.1, 1] if pair else [1], squeeze=False)[:, 0]
         curves(table, axes[0])
-        _legend(axes[0], report)
+        _legend(axes[0], report, narrow)
         if pair:
             differences(table, axes[1], marks)
             axes[0].set_xlabel("")
@@ -162,7 +171,7 @@ def figure(report: Report) -> Figure:
         return drawing
 
 
-def _legend(ax: Axes, report: Report) -> None:
+def _legend(ax: Axes, report: Report, narrow: bool) -> None:
     handles: list[Any] = list(ax.get_legend_handles_labels()[0])
     labels = [printable(curve.name, 40) for curve in report.curves]
     marks = colors([curve.name for curve in report.curves])
@@ -181,7 +190,11 @@ def _legend(ax: Axes, report: Report) -> None:
     if any(comparison.crossing is not None and comparison.crossing.k is not None for comparison in report.comparisons):
         handles.append(Line2D([], [], linestyle=(0, (1, 1.5)), **faint))
         labels.append("crossing k*; the bar\nbelow is its interval")
-    legend = ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, alignment="left")
+    figure = ax.get_figure(root=True)
+    if narrow and figure is not None:
+        legend = figure.legend(handles, labels, loc="outside lower left", alignment="left")
+    else:
+        legend = ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, alignment="left")
     for text in legend.get_texts():
         text.set_parse_math(False)
 

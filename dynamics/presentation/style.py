@@ -38,6 +38,8 @@ GRID = "#e4e4e4"
 
 #: widths in inches of a figure over one column and over both columns of a two-column paper; text is 8 to 9 points at these sizes
 ONE_COLUMN, TWO_COLUMN = 3.4, 7.0
+#: width in inches of a figure that fills a telephone held upright, at the same size of text; and the width up to which a figure is one
+PHONE, NARROW = 3.7, 5.0
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -149,6 +151,13 @@ def label_bars(ax: Axes, labels: list[str], **text: Any) -> list[Text]:
     size: dict[str, Any] = {"fontsize": 7.0, "ha": "center", "va": "bottom", "xytext": (0, 2), "textcoords": "offset points"} | text
     tops = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in bars]
     return [ax.annotate(label, top, **size) for top, label in zip(tops, labels, strict=True)]
+
+
+def legend_above(ax: Axes, columns: int = 2) -> None:
+    """Put a legend above ``ax``, where it covers no data, for a figure that has no space beside it."""
+    figure = ax.get_figure(root=True)
+    if figure is not None:
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
 
 
 def legend_beside(ax: Axes, title: str | None = None) -> None:

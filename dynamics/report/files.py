@@ -9,6 +9,7 @@ from dynamics.errors import InputError, printable
 from dynamics.io.atomic import replacing
 from dynamics.io.csv import write_csv
 from dynamics.report.assembly import Report
+from dynamics.report.page import Drawn
 
 
 def check_folder(path: str) -> Path:
@@ -26,7 +27,7 @@ def check_folder(path: str) -> Path:
     return folder
 
 
-def write_files(report: Report, figures: Mapping[str, bytes], folder: Path) -> int:
+def write_files(report: Report, figures: Mapping[str, Drawn], folder: Path) -> int:
     """Write every table as CSV and every figure as SVG, each whole or not at all; return how many."""
     try:
         folder.mkdir(exist_ok=True)
@@ -35,7 +36,7 @@ def write_files(report: Report, figures: Mapping[str, bytes], folder: Path) -> i
     tables = [table for section in report.sections for table in section.tables]
     for table in tables:
         write_csv(folder / f"{table.name}.csv", table.frame)
-    for name, svg in figures.items():
+    for name, drawn in figures.items():
         with replacing(folder / f"{name}.svg") as temporary:
-            temporary.write_bytes(svg)
+            temporary.write_bytes(drawn.wide)
     return len(tables) + len(figures)

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from dynamics.cli.command import TRACEBACK
@@ -27,13 +27,26 @@ EMBEDDED = 1_000_000
 LINE, REMARK, TEXT, HEADING = 1500, 500, 12_000, 300
 
 
-def page(report: Report, figures: Mapping[str, bytes], files: str | None = None) -> str:
+class Drawn(NamedTuple):
+    """A figure as SVG.
+
+    Attributes
+    ----------
+    wide : for a desktop, for print, and for a file.
+    narrow : for a telephone, with text of the same size.
+    """
+
+    wide: bytes
+    narrow: bytes
+
+
+def page(report: Report, figures: Mapping[str, Drawn], files: str | None = None) -> str:
     """Render a report.
 
     Parameters
     ----------
     report : the report.
-    figures : SVG of each figure by its name, as ``draw`` makes them.
+    figures : each figure by its name, as ``draw`` makes them.
     files : folder of the tables as CSV, relative to the page; None to embed them in the page.
 
     Returns
@@ -67,9 +80,9 @@ def _lead(text: str) -> dict[str, str]:
     return {"lead": parts[0], "rest": "".join(parts[1:])}
 
 
-def draw(report: Report) -> dict[str, bytes]:
-    """Draw all figures of a report: SVG by name. One that cannot be drawn is taken out, and makes the report incomplete."""
-    drawn: dict[str, bytes] = {}
+def draw(report: Report) -> dict[str, Drawn]:
+    """Draw all figures of a report, by name. One that cannot be drawn is taken out, and makes the report incomplete."""
+    drawn: dict[str, Drawn] = {}
     with style.use_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
         for section in report.sections:
@@ -77,18 +90,19 @@ def draw(report: Report) -> dict[str, bytes]:
     return drawn
 
 
-def _draw(picture: Picture, drawn: dict[str, bytes], incomplete: list[str]) -> bool:
+def _draw(picture: Picture, drawn: dict[str, Drawn], incomplete: list[str]) -> bool:
     """Draw a figure; tell whether that worked. Numbers that matplotlib cannot draw must not cost the page."""
-    buffer = io.BytesIO()
+    wide, narrow = io.BytesIO(), io.BytesIO()
     try:
-        picture.draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        for buffer, width in ((wide, style.TWO_COLUMN), (narrow, style.PHONE)):
+            picture.draw(width=width).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
         what = f"{type(error).__name__}: {printable(error, 200)}"
         incomplete.append(f"the figure {picture.name} cannot be drawn ({what}); its table is there")
         return False
-    drawn[picture.name] = buffer.getvalue()
+    drawn[picture.name] = Drawn(wide.getvalue(), narrow.getvalue())
     return True
 
 
@@ -115,7 +129,7 @@ def _facts(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def _section(section: Section, figures: Mapping[str, bytes], files: str | None) -> dict[str, Any]:
+def _section(section: Section, figures: Mapping[str, Drawn], files: str | None) -> dict[str, Any]:
     links = {table.name: _link(table, files) for table in section.tables}
     return {
         "key": section.key,
@@ -129,10 +143,11 @@ def _section(section: Section, figures: Mapping[str, bytes], files: str | None) 
     }
 
 
-def _picture(picture: Picture, figures: Mapping[str, bytes], links: Mapping[str, dict[str, str]]) -> dict[str, Any]:
+def _picture(picture: Picture, figures: Mapping[str, Drawn], links: Mapping[str, dict[str, str]]) -> dict[str, Any]:
     return {
         "title": html.one_line(picture.title, HEADING),
-        "source": html.svg_uri(figures[picture.name]),
+        "source": html.svg_uri(figures[picture.name].wide),
+        "narrow": html.svg_uri(figures[picture.name].narrow),
         "alternative": html.one_line(picture.alternative, LINE),
         "link": links.get(picture.table, {"name": "", "address": ""}),
     }

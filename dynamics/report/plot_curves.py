@@ -28,7 +28,8 @@ POINTS = 300
 FEW = 30
 #: the axis holds the values between these quantiles, and this part of their range beyond them; spikes farther out are marked at its end
 QUANTILES, MARGIN = (0.01, 0.99), 0.6
-COLUMNS = 2
+#: columns of panels in a wide figure, and the width of a column in inches
+COLUMNS, COLUMN = 3, 3.3
 #: numbers of a panel below this have an exponent
 SMALL = 1e-3
 
@@ -83,18 +84,20 @@ def limits(values: Float[np.ndarray, " values"]) -> tuple[float, float] | None:
     return max(float(known.min()), low - margin), min(float(known.max()), high + margin)
 
 
-def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
-    """Draw the panels.
+def curves(panels: Sequence[Panel], labels: Sequence[str], *, width: float = style.TWO_COLUMN) -> Figure:
+    """Draw the panels, beside each other unless the figure is narrow.
 
     Parameters
     ----------
     panels : with the runs by their position in ``labels``.
     labels : names of the runs.
+    width : of the space in inches.
     """
-    rows = math.ceil(len(panels) / COLUMNS)
-    columns = min(COLUMNS, len(panels))
+    wide = width > style.NARROW
+    columns = min(COLUMNS if wide else 1, len(panels))
+    rows = math.ceil(len(panels) / columns)
     several = len(labels) > 1
-    figure = style.new_figure(3.5 * columns, 1.75 * rows + 0.35 * several + 0.2)
+    figure = style.new_figure(COLUMN * columns if wide else width, (1.75 if wide else 1.35) * rows + 0.35 * several + 0.2)
     axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for ax, panel in zip(axes, panels, strict=False):
         draw(panel, ax)
@@ -108,7 +111,9 @@ def curves(panels: Sequence[Panel], labels: Sequence[str]) -> Figure:
             ax.xaxis.set_tick_params(labelbottom=True)
     if several:
         handles = [Line2D([], [], **line(index)) for index in range(len(labels))]
-        figure.legend(handles, list(map(legend_label, labels)), loc="outside upper left", ncols=min(3, len(labels)), handlelength=3.2)
+        figure.legend(
+            handles, list(map(legend_label, labels)), loc="outside upper left", ncols=min(3 if wide else 1, len(labels)), handlelength=3.2
+        )
     return figure
 
 
@@ -131,7 +136,8 @@ def draw(panel: Panel, ax: Axes) -> Axes:
     ax.set_title(panel.title, fontsize=8.5, pad=4)
     if ax.get_yscale() == "linear":
         ax.yaxis.set_major_locator(MaxNLocator(4))
-        if len(known) and np.abs(known).max() < SMALL:
+        ax.ticklabel_format(axis="y", style="plain", useOffset=False)
+        if len(known) and 0 < np.abs(known).max() < SMALL:
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.exponent(value)))
     return ax
 

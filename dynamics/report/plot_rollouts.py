@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 BAND = 0.16
 MARKERS = ("o", "s", "^", "D", "v", "P")
-#: characters of a prompt beside a row of the heat map
-SHOWN = 34
+#: characters of a prompt beside a row of the heat map, of a wide and of a narrow figure
+SHOWN, SHOWN_NARROW = 34, 14
 
 
-def lines(table: pd.DataFrame, measures: Mapping[str, str], x: str, xlabel: str) -> Figure:
+def lines(table: pd.DataFrame, measures: Mapping[str, str], x: str, xlabel: str, *, width: float = style.TWO_COLUMN) -> Figure:
     """Draw a panel for each measure, with a line and a band for each series.
 
     Parameters
@@ -35,15 +35,18 @@ def lines(table: pd.DataFrame, measures: Mapping[str, str], x: str, xlabel: str)
     table : columns series, run (its position, for the colour), measure, mean, low, high and ``x``; a row a point.
     measures : measure -> title of its panel, in order.
     x, xlabel : column and name of the horizontal axis.
+    width : of the space in inches.
     """
     names = list(dict.fromkeys(table["series"]))
     runs = dict(zip(table["series"], table["run"], strict=True))
     looks = [line(index) | {"color": run_color(runs[name]), "marker": MARKERS[index % len(MARKERS)]} for index, name in enumerate(names)]
     panels = [name for name in measures if (table["measure"] == name).any()]
-    columns = min(2, len(panels))
+    wide = width > style.NARROW
+    columns = min(2 if wide else 1, len(panels))
     rows = math.ceil(len(panels) / columns)
-    several = len(names) > 1
-    figure = style.new_figure(3.5 * max(columns, 1.3), 2.1 * rows + 0.35 * several * math.ceil(len(names) / 3) + 0.2)
+    several, in_legend = len(names) > 1, 3 if wide else 1
+    height = (2.1 if wide else 1.8) * rows + 0.3 * several * math.ceil(len(names) / in_legend) + 0.2
+    figure = style.new_figure(width / 2 * max(columns, 1.3) if wide else width, height)
     axes: Any = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, name in zip(axes, panels, strict=False):
         part = table[table["measure"] == name]
@@ -61,7 +64,7 @@ def lines(table: pd.DataFrame, measures: Mapping[str, str], x: str, xlabel: str)
     if several:
         handles = [Line2D([], [], markersize=3.5, **look) for look in looks]
         shown = [legend_label(printable(name, 40)) for name in names]
-        figure.legend(handles, shown, loc="outside upper left", ncols=3, handlelength=3.2)
+        figure.legend(handles, shown, loc="outside upper left", ncols=in_legend, handlelength=3.2)
     return figure
 
 
@@ -71,7 +74,7 @@ def _line(part: pd.DataFrame, x: str, look: Mapping[str, Any], ax: Axes) -> None
     ax.plot(position, part["mean"].to_numpy(float), markersize=3, **look)
 
 
-def heat_map(table: pd.DataFrame, prompts: Sequence[str], steps: Sequence[str]) -> Figure:
+def heat_map(table: pd.DataFrame, prompts: Sequence[str], steps: Sequence[str], *, width: float = style.TWO_COLUMN) -> Figure:
     """Draw the mean reward of each prompt in each part of training; white where it was not sampled.
 
     Parameters
@@ -79,23 +82,29 @@ def heat_map(table: pd.DataFrame, prompts: Sequence[str], steps: Sequence[str]) 
     table : columns row, bin (positions in ``prompts`` and ``steps``) and reward.
     prompts : texts of the rows.
     steps : names of the parts.
+    width : of the space in inches.
     """
+    wide = width > style.NARROW
     values = np.full((len(prompts), len(steps)), np.nan)
     values[table["row"].to_numpy(int), table["bin"].to_numpy(int)] = table["reward"].to_numpy(float)
-    figure = style.new_figure(7.0, 0.9 + 0.21 * len(prompts))
+    figure = style.new_figure(width, 0.9 + 0.21 * len(prompts) + 0.7 * (not wide))
     ax = figure.subplots()
     picture = ax.pcolormesh(np.ma.masked_invalid(values), cmap=style.SEQUENTIAL, edgecolors="white", linewidth=0.6)
-    labels = [
-        f"{textwrap.shorten(printable(_plain(text), 400), SHOWN, placeholder='…') or '…'}  {row + 1}" for row, text in enumerate(prompts)
-    ]
+    labels = [f"{_start(printable(_plain(text), 400), SHOWN if wide else SHOWN_NARROW)}  {row + 1}" for row, text in enumerate(prompts)]
     ax.set_yticks(np.arange(len(prompts)) + 0.5, labels, parse_math=False, fontsize=7.5)
-    ax.set_xticks(np.arange(len(steps)) + 0.5, list(steps), fontsize=7.5, rotation=0 if len(steps) <= 8 else 45)
+    ax.set_xticks(np.arange(len(steps)) + 0.5, list(steps), fontsize=7.5, rotation=0 if wide and len(steps) <= 8 else 45 if wide else 90)
     ax.set_xlabel("steps")
     ax.invert_yaxis()
     ax.grid(False)
     ax.tick_params(length=0)
-    figure.colorbar(picture, ax=ax, label="mean reward", pad=0.01)
+    figure.colorbar(picture, ax=ax, label="mean reward", pad=0.01, location="right" if wide else "bottom")
     return figure
+
+
+def _start(text: str, most: int) -> str:
+    """Shorten a text to its start: whole words if that keeps half of the space, else characters."""
+    words = textwrap.shorten(text, most, placeholder="…")
+    return words if 2 * len(words) >= min(most, len(text)) else f"{text[: most - 1]}…"
 
 
 def _plain(text: str) -> str:

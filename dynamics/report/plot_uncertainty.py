@@ -29,15 +29,16 @@ FIGURE_WIDTH, SIDE, ROW, HEAD, FOOT = 7.0, 0.08, 0.165, 0.32, 0.62
 CHARACTER = 0.602
 
 
-def kinds(table: pd.DataFrame, title: str = "") -> Figure:
+def kinds(table: pd.DataFrame, title: str = "", *, width: float = style.TWO_COLUMN) -> Figure:
     """Draw the mean entropy of base and last checkpoint by kind of token, with intervals over texts.
 
     Parameters
     ----------
     table : from ``dynamics.report.token_means.by_kind``.
     title : above the figure.
+    width : of the space in inches.
     """
-    figure = style.new_figure(7.0, 1.1 + 0.36 * len(table))
+    figure = style.new_figure(width, 1.3 + 0.36 * len(table))
     ax = figure.subplots()
     position = np.arange(len(table))
     for name, color, shift, label, hatch in (("entropy", FIRST, -0.19, "base", ""), ("entropy_b", SECOND, 0.19, "last checkpoint", "////")):
@@ -51,33 +52,35 @@ def kinds(table: pd.DataFrame, title: str = "") -> Figure:
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")
-    ax.set_xlabel("mean entropy, nats (beside each kind: its share of the tokens)")
-    ax.legend(loc="lower right")
+    ax.set_xlabel("mean entropy, nats" + (" (beside each kind: its share of the tokens)" if width > style.NARROW else ""))
+    style.legend_above(ax)
     if title:
         ax.set_title(title, fontsize=8.5, pad=4, parse_math=False)
     return figure
 
 
-def coloured(tokens: pd.DataFrame) -> Figure:
+def coloured(tokens: pd.DataFrame, *, width: float = FIGURE_WIDTH) -> Figure:
     """Draw the start of a text twice, coloured by the entropy of the base and by that of the last checkpoint.
 
     Parameters
     ----------
     tokens : of one text, in order.
+    width : of the space in inches; characters have the same size in all.
     """
     shown = tokens.dropna(subset=["entropy", "entropy_b"])
-    placed = layout([str(token) for token in shown["token"]])
+    characters = int(WIDTH * (width - 2 * SIDE) / (FIGURE_WIDTH - 2 * SIDE))
+    placed = layout([str(token) for token in shown["token"]], characters, LINES * WIDTH // characters)
     rows = max((line for line, _, _ in placed), default=0) + 1
-    figure = style.new_figure(FIGURE_WIDTH, 2 * (rows * ROW + HEAD) + FOOT)
+    figure = style.new_figure(width, 2 * (rows * ROW + HEAD) + FOOT)
     figure.set_layout_engine("none")  # the width of the axes must be that of the characters
     height = figure.get_figheight()
     norm = Normalize(0, DARKEST)
     for number, (name, title) in enumerate((("entropy", "entropy of the base"), ("entropy_b", "entropy of the last checkpoint"))):
         top = height - number * (rows * ROW + HEAD) - HEAD
-        ax = figure.add_axes((SIDE / FIGURE_WIDTH, (top - rows * ROW) / height, 1 - 2 * SIDE / FIGURE_WIDTH, rows * ROW / height))
-        _text(placed, shown[name].to_numpy(float)[: len(placed)], rows, norm, ax)
+        ax = figure.add_axes((SIDE / width, (top - rows * ROW) / height, 1 - 2 * SIDE / width, rows * ROW / height))
+        _text(placed, shown[name].to_numpy(float)[: len(placed)], (rows, characters), norm, ax)
         ax.set_title(title, fontsize=8.5, pad=3)
-    bar = figure.add_axes((0.3, 0.34 / height, 0.4, 0.09 / height))
+    bar = figure.add_axes((0.5 - 1.4 / width, 0.34 / height, 2.8 / width, 0.09 / height))
     scale = figure.colorbar(mpl.cm.ScalarMappable(norm, COLORS), cax=bar, orientation="horizontal", extend="max")
     scale.set_label("nats", labelpad=1)
     return figure
@@ -106,7 +109,7 @@ def shown_token(token: str) -> str:
     return "".join(c if ord(c) < 0x0530 or 0x2000 <= ord(c) < 0x2600 else "□" for c in text) or " "
 
 
-def _text(placed: Sequence[tuple[int, int, str]], values: np.ndarray, rows: int, norm: Normalize, ax: Axes) -> None:
+def _text(placed: Sequence[tuple[int, int, str]], values: np.ndarray, shape: tuple[int, int], norm: Normalize, ax: Axes) -> None:
     colors = mpl.colormaps[COLORS](norm(values))
     size = (FIGURE_WIDTH - 2 * SIDE) / WIDTH * 72 / CHARACTER
     for (line, column, shown), color in zip(placed, colors, strict=True):
@@ -114,6 +117,6 @@ def _text(placed: Sequence[tuple[int, int, str]], values: np.ndarray, rows: int,
         dark = float(color[:3] @ np.array([0.299, 0.587, 0.114])) < 0.5
         style_of: dict[str, Any] = {"ha": "left", "va": "center", "family": "DejaVu Sans Mono", "parse_math": False, "fontsize": size}
         ax.text(column, line + 0.5, shown, color="white" if dark else style.INK, **style_of)
-    ax.set_xlim(0, WIDTH)
-    ax.set_ylim(rows, 0)
+    ax.set_xlim(0, shape[1])
+    ax.set_ylim(shape[0], 0)
     ax.set_axis_off()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
@@ -63,6 +63,13 @@ class Table:
     note: str = ""
 
 
+class Draw(Protocol):
+    """Draws a figure."""
+
+    def __call__(self, *, width: float = ...) -> Figure:
+        """Draw it for a space of ``width`` inches: ``style.TWO_COLUMN`` if nothing is said, ``style.PHONE`` for a telephone."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure.
@@ -71,14 +78,14 @@ class Picture:
     ----------
     name : file name without suffix.
     title : what it shows.
-    draw : makes the figure; called inside ``presentation.style.use_style``.
+    draw : makes the figure for a width; called inside ``presentation.style.use_style``.
     table : name of the table that it draws.
     alternative : the figure in words, for those who do not see it.
     """
 
     name: str
     title: str
-    draw: Callable[[], Figure]
+    draw: Draw
     table: str
     alternative: str
 

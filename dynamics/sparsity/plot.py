@@ -6,7 +6,7 @@ import math
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ EMPTY = "#ececec"
 MARKS = {"exact": ("o", 8.5, 3.6), "bf16": ("s", 6.0, 2.4), "rtol": ("^", 4.5, 1.5), "atol": ("D", 2.4, 0.8)}
 
 
-def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
+def heat_map(grid: pd.DataFrame, rule: str, ax: Axes, bar: Literal["right", "bottom"] = "right") -> Axes:
     """Draw a heat map of update sparsity by layer and kind of module, with a colour bar.
 
     Parameters
@@ -48,6 +48,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         ``Comparison.grid``. Layers are drawn in order, stacks below each other, and modules outside the layers last.
     rule : one of ``RULES``.
     ax : axes to draw on; they are returned.
+    bar : where the colour bar is.
 
     Notes
     -----
@@ -83,7 +84,12 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
         annot_kws={"fontsize": 7.5},
         linewidths=0.5 if len(rows) <= LABELLED else 0.0,
         linecolor="white",
-        cbar_kws={"label": f"sparsity under {rule}{NORMS_CLIPPED if clipped != 'neither' else ''}", "pad": 0.02, "extend": clipped},
+        cbar_kws={
+            "label": f"sparsity under {rule}{NORMS_CLIPPED if clipped != 'neither' else ''}",
+            "pad": 0.02,
+            "extend": clipped,
+            "location": bar,
+        },
         xticklabels=False,
         yticklabels=False,
     )
@@ -97,11 +103,11 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes) -> Axes:
     fits = 0 < len(prefix) <= (16 if len(rows) <= 12 else 40)  # the label is vertical, so it must be shorter than the rows are high
     ax.set_ylabel(f"layer ({prefix}*)" if fits else "layer", parse_math=False)
     ax.tick_params(axis="x", bottom=False)
-    bar = ax.collections[0].colorbar
-    if bar is not None:
-        ticks = np.linspace(low, high, 5)
-        bar.set_ticks(list(ticks), labels=_tick_labels(ticks))
-        bar.outline.set_visible(False)
+    scale = ax.collections[0].colorbar
+    if scale is not None:
+        ticks = np.linspace(low, high, 5 if bar == "right" else 3)
+        scale.set_ticks(list(ticks), labels=_tick_labels(ticks))
+        scale.outline.set_visible(False)
     return ax
 
 

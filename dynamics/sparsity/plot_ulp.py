@@ -61,7 +61,8 @@ def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xlim(-0.5, len(bins) - 0.5)
     ax.set_xlabel("size of the update, in bf16 steps (both sides rounded to bf16)")
     ax.set_ylabel("fraction of weights (log scale)")
-    ax.legend(loc="upper right")  # above the tail, where it covers no data
+    if len(series) > 1:
+        ax.legend(loc="upper right")  # above the tail, where it covers no data
     return ax
 
 

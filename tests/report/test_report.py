@@ -340,7 +340,7 @@ def test_the_headline_says_which_changes_are_clear() -> None:
 
 
 def test_a_fault_in_a_section_or_a_figure_does_not_cost_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(*_: object) -> Section:
+    def fail(*_: object, **__: object) -> Section:
         raise OverflowError("too large")
 
     monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
@@ -361,3 +361,21 @@ def test_a_fault_in_a_section_or_a_figure_does_not_cost_the_page(monkeypatch: py
     assert draw(made) == {}
     assert not made.sections[1].pictures
     assert made.incomplete[-1] == "the figure broken cannot be drawn (OverflowError: too large); its table is there"
+
+
+def test_a_page_has_a_figure_for_a_desktop_and_one_for_a_telephone(run: Path) -> None:
+    made = report([read(run)], Options(model_passes=False))  # type: ignore[list-item]
+    figures = draw(made)
+    assert set(figures) == {picture.name for section in made.sections for picture in section.pictures}
+    widths = {name: [float(re.search(rb'width="([\d.]+)pt"', svg)[1]) for svg in drawn] for name, drawn in figures.items()}  # type: ignore[index]
+    assert all(wide >= 5 * 72 and narrow <= 3.7 * 72 for wide, narrow in widths.values()), widths
+    document = page(made, figures)
+    assert document.count('<source media="(max-width: 44rem)"') == len(figures)
+
+
+def test_the_tables_of_a_section_but_a_short_first_one_are_folded(run: Path) -> None:
+    made = report([read(run)], Options(model_passes=False))  # type: ignore[list-item]
+    document = page(made, {})
+    shown = [table for section in made.sections for table in section.tables if table.show]
+    first = [next(table for table in section.tables if table.show) for section in made.sections if any(t.show for t in section.tables)]
+    assert document.count("<details class=part>") == len(shown) - sum(len(table.frame) <= 12 for table in first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -250,17 +251,18 @@ def _pictures(turned: Sequence[Turned]) -> list[Picture]:
         title, words = f"Profile over the layers, {turned[0].label}", f"{', '.join(names)} by layer, a line for each kind of module"
     else:
         title, words = "Profile over the layers, a colour a run", f"{', '.join(names)} by layer, the median of the matrices of each layer"
-    return [Picture("directions_profile", title, lambda: _profiles(turned), "directions_by_matrix", words)]
+    return [Picture("directions_profile", title, partial(_profiles, turned), "directions_by_matrix", words)]
 
 
-def _profiles(turned: Sequence[Turned]) -> Figure:
+def _profiles(turned: Sequence[Turned], *, width: float = style.TWO_COLUMN) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     from dynamics.spectra.plot import COLUMNS as LABELS
     from dynamics.spectra.plot import profile
 
-    drawing = style.new_figure(style.TWO_COLUMN, 4.6)
-    axes = drawing.subplots(2, 2)
+    wide = width > style.NARROW
+    drawing = style.new_figure(width, 4.6 if wide else 7.6)
+    axes = drawing.subplots(2 if wide else 4, 2 if wide else 1)
     for ax, column in zip(axes.flat, ("stable_rank", "nss", "angle_left_max", "inside"), strict=True):
         if len(turned) == 1:
             profile(turned[0].rows, column, ax)
@@ -273,5 +275,5 @@ def _profiles(turned: Sequence[Turned]) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if handles:
-        drawing.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+        drawing.legend(handles, labels, loc="outside lower center", ncols=8 if wide else 4, frameon=False, fontsize=7)
     return drawing

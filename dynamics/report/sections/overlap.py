@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -125,19 +126,19 @@ def _picture(table: pd.DataFrame, labels: Sequence[str]) -> Picture:
     )
     title = "Jaccard index of the weights changed in bf16, beside chance" + (" by kind of module" if len(labels) == 2 else "")
     of = "overlap_by_module" if len(labels) == 2 else "overlap"
-    return Picture("overlap", title, lambda: _draw(table, labels), of, words)
+    return Picture("overlap", title, partial(_draw, table, labels), of, words)
 
 
-def _draw(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
+def _draw(table: pd.DataFrame, labels: Sequence[str], *, width: float = style.TWO_COLUMN) -> Figure:
     from dynamics.overlap.plot import bars, matrix
     from dynamics.report.labels import legend_label
 
     bf16 = table[table["rule"] == "bf16"]
     if len(labels) == 2:
         modules = bf16[bf16["level"] == "module"]
-        drawing = style.new_figure(5.5, 1.2 + 0.28 * len(modules))
+        drawing = style.new_figure(min(5.5, width), 1.2 + 0.28 * len(modules))
         bars(modules, drawing.subplots()).legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     else:
-        drawing = style.new_figure(2.6 + 0.8 * len(labels), 2.0 + 0.7 * len(labels))
+        drawing = style.new_figure(min(2.6 + 0.8 * len(labels), max(width, 2.6 + 0.4 * len(labels))), 2.0 + 0.7 * len(labels))
         matrix(bf16[bf16["level"] == "total"], [legend_label(label) for label in labels], drawing.subplots())
     return drawing

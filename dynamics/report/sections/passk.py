@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,13 @@ from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.passk.comparison import Comparison, Curve, Report, crossing_text, report
 from dynamics.passk.plot import figure
+from dynamics.presentation import style
 from dynamics.report.labels import run_labels
 from dynamics.report.section import Finding, Options, Picture, Section, Table
 from dynamics.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: names of models that stand for the base
 _BASE = re.compile(r"(?i)(?<![a-z])(base|initial|init|pretrained|untrained|before)(?![a-z])|(?:step|checkpoint|iteration|epoch) 0$")
@@ -193,9 +198,13 @@ def _tell(result: Report, section: Section) -> None:
     told = [f"{printable(curve.name, 60)}: pass@1 {curve.mean[0]:.3f}{_last(curve)}" for curve in result.curves]
     told += [crossing_text(comparison, result.level) for comparison in result.comparisons]
     section.pictures.append(
-        Picture("passk", "pass@k over k; bands: 95 % over problems", partial(figure, result), "passk", "; ".join(told) + ".")
+        Picture("passk", "pass@k over k; bands: 95 % over problems", partial(_draw, result), "passk", "; ".join(told) + ".")
     )
     section.document = result.to_dict()
+
+
+def _draw(result: Report, *, width: float = style.TWO_COLUMN) -> Figure:
+    return figure(result, width=width + 1.2 * (width > style.NARROW))  # a legend stands beside a wide figure
 
 
 def _warnings(curves: Sequence[Curve]) -> list[str]:

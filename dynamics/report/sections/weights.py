@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -331,7 +332,7 @@ def _pictures(moved: Sequence[Moved]) -> list[Picture]:
             Picture(
                 "weights_over_checkpoints",
                 f"Share of unchanged weights over the checkpoints, {rules}",
-                lambda: _lines(moved),
+                partial(_lines, moved),
                 "weights_over_checkpoints",
                 "; ".join(
                     f"{of.label}: {percent(of.updates[0][1].total.sparsity['bf16'])} at {step_name(of.updates[0][0])}, "
@@ -343,20 +344,22 @@ def _pictures(moved: Sequence[Moved]) -> list[Picture]:
     for number_of, of in enumerate(moved):
         name = "weights_heat_map" + (f"_{number_of + 1}" if len(moved) > 1 else "")
         title = f"Share of unchanged weights by layer and kind of module (bf16), {of.label} at {of.end}"
-        pictures.append(Picture(name, title, lambda of=of: _heat_map(of), "weights_heat_map", _largest(of.last)))  # type: ignore[misc]
+        pictures.append(Picture(name, title, partial(_heat_map, of), "weights_heat_map", _largest(of.last)))
     words = "; ".join(f"{of.label}: {steps[0]}" for of in moved if (steps := _steps(of.last)))
-    pictures.append(Picture("weights_steps", "How far the weights moved, in bf16 steps", lambda: _step_dots(moved), "weights_steps", words))
+    pictures.append(
+        Picture("weights_steps", "How far the weights moved, in bf16 steps", partial(_step_dots, moved), "weights_steps", words)
+    )
     return pictures
 
 
-def _lines(moved: Sequence[Moved]) -> Figure:
+def _lines(moved: Sequence[Moved], *, width: float = style.TWO_COLUMN) -> Figure:
     """Draw the share of unchanged weights against the step: a line per rule for one run, a line per run for several."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     from dynamics.sparsity.plot import MARKS
     from dynamics.sparsity.plot_rules import RULE_COLORS
 
-    drawing = style.new_figure(style.TWO_COLUMN, 3.0)
+    drawing = style.new_figure(width, 3.0)
     ax: Axes = drawing.subplots()
     steps = [[saved.step for saved, _ in of.updates if saved.step is not None] for of in moved]
     stepped = all(len(known) == len(of.updates) for known, of in zip(steps, moved, strict=True))
@@ -376,33 +379,51 @@ def _lines(moved: Sequence[Moved]) -> Figure:
             shares = [row.total.sparsity[rule] for _, row in of.updates]
             ax.plot(x, shares, marker=marker, markersize=size, linewidth=width, color=RULE_COLORS[rule], label=rule)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g} %" if -1e-9 < value < 1 + 1e-9 else ""))
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(8 if width > style.NARROW else 5, integer=True))
     ax.set_xlabel("step" if stepped else "number of the checkpoint")
     ax.set_ylabel("weights unchanged")
-    style.legend_beside(ax)
+    _legend(ax, width)
     return drawing
 
 
-def _heat_map(moved: Moved) -> Figure:
+def _legend(ax: Axes, width: float) -> None:
+    """Put a legend beside the axes, or above them where there is no space beside."""
+    if width > style.NARROW:
+        style.legend_beside(ax)
+    else:
+        style.legend_above(ax)
+
+
+def _heat_map(moved: Moved, *, width: float = style.TWO_COLUMN) -> Figure:
     from dynamics.sparsity.plot import LABELLED, heat_map, heat_rows
 
     grid = layer_module_grid(pd.DataFrame([flat_record("tensor", row) for row in moved.last.tensors]))
     rows, columns = len(heat_rows(grid["layer"])), grid["module"].nunique()
     height = 0.9 + max(1.9, rows * (0.3 if rows <= 12 else 0.2 if rows <= LABELLED else 0.1))
-    drawing = style.new_figure(max(style.TWO_COLUMN, 2.6 + 0.62 * columns), min(height, 14.0))
-    heat_map(grid, "bf16", drawing.subplots())
+    narrow = width <= style.NARROW
+    drawing = style.new_figure(width if narrow else max(width, 2.6 + 0.62 * columns), min(height + 0.8 * narrow, 14.0))
+    ax = heat_map(grid, "bf16", drawing.subplots(), bar="bottom" if narrow else "right")
+    if narrow:
+        ax.tick_params(axis="x", rotation=90)
+        for text in ax.texts:
+            text.set_fontsize(min(7.5, 62 * width / max(columns, 1) / 4))  # so that four characters fit into a cell
     return drawing
 
 
-def _step_dots(moved: Sequence[Moved]) -> Figure:
+def _step_dots(moved: Sequence[Moved], *, width: float = style.TWO_COLUMN) -> Figure:
     from dynamics.sparsity.plot_ulp import ulp_histogram
 
-    drawing = style.new_figure(style.TWO_COLUMN + 1.5, 3.2)
+    drawing = style.new_figure(width + 1.5 * (width > style.NARROW), 3.2)
     ax = drawing.subplots()
-    if len(moved) <= 2:
+    if len(moved) == 1 or (len(moved) == 2 and width > style.NARROW):
         ulp_histogram(pd.concat([_histogram(of.last).assign(series=legend_label(of.label)) for of in moved]), ax)
+        if width <= style.NARROW:
+            ax.tick_params(axis="x", rotation=45)
+            for text in ax.texts:
+                text.set(rotation=60, fontsize=6.5)
+            ax.set_xlabel("size of the update, in bf16 steps")
         return drawing
-    for of in moved:  # the labels of more than two runs would cover each other
+    for of in moved:  # the labels of more runs would cover each other
         part = _histogram(of.last)
         ax.plot(
             part["steps"],
@@ -413,7 +434,9 @@ def _step_dots(moved: Sequence[Moved]) -> Figure:
             label=legend_label(of.label),
         )
     ax.set_yscale("log")
-    ax.set_xlabel("size of the update, in bf16 steps (both sides rounded to bf16)")
+    ax.set_xlabel("size of the update, in bf16 steps" + (" (both sides rounded to bf16)" if width > style.NARROW else ""))
     ax.set_ylabel("fraction of weights")
-    style.legend_beside(ax)
+    if width <= style.NARROW:
+        ax.tick_params(axis="x", rotation=45)
+    _legend(ax, width)
     return drawing
