@@ -92,7 +92,7 @@ def differences(table: pd.DataFrame, ax: Axes, marks: Mapping[str, tuple[str, st
         k = lines["k"].to_numpy(float)
         ax.fill_between(k, lines["low"].to_numpy(float), lines["high"].to_numpy(float), color=color, alpha=BAND, linewidth=0)
         ax.plot(k, lines["value"], color=color, marker=marker, markersize=3.5, zorder=3)
-    against = part["against"].iloc[0] if len(part) else ""
+    against = part["against"].iloc[0] if part["against"].nunique() == 1 else "the base of each" if len(part) else ""
     ax.set_ylabel(f"difference from\n{textwrap.shorten(printable(against, 24), 24)}", parse_math=False)
     _log2(ax, part["k"])
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

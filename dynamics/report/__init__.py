@@ -19,6 +19,6 @@ alone; see ``dynamics.report.section``.
 from __future__ import annotations
 
 from dynamics.report.assembly import SCHEMA, Report, open_runs, report
-from dynamics.report.section import Finding, Options, Picture, Sample, Section, Table
+from dynamics.report.section import Change, Finding, Options, Picture, Sample, Section, Table
 
-__all__ = ["SCHEMA", "Finding", "Options", "Picture", "Report", "Sample", "Section", "Table", "open_runs", "report"]
+__all__ = ["SCHEMA", "Change", "Finding", "Options", "Picture", "Report", "Sample", "Section", "Table", "open_runs", "report"]

@@ -16,9 +16,10 @@ from dynamics.checkpoints import open_checkpoint
 from dynamics.cli.command import TRACEBACK
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
+from dynamics.presentation.text import number, percent, types
 from dynamics.report import cache
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Finding, Options, Section, Store
+from dynamics.report.section import Change, Finding, Options, Section, Store
 from dynamics.runs import Run, open_run
 
 SCHEMA = "dynamics.report/1"
@@ -28,6 +29,18 @@ SECTIONS = ("weights", "directions", "overlap", "curves", "rollouts", "passk", "
 NO_SECTION = "no section could be made"
 #: sentences of the headline, and how many of them may come from one section if others have some
 SENTENCES, OF_ONE_SECTION = 6, 2
+
+
+#: names of methods
+METHODS = {
+    "sft": "SFT, supervised fine-tuning",
+    "grpo": "GRPO, policy gradient on verifiable or other rewards with advantages relative to a group",
+    "rloo": "RLOO, policy gradient with a leave-one-out baseline",
+    "ppo": "PPO, policy gradient with clipped ratios",
+    "dpo": "DPO, direct preference optimisation",
+    "rlvr": "RLVR, reinforcement learning with verifiable rewards",
+    "selfplay": "self-play: the model proposes problems and solves them",
+}
 
 
 class SectionModule(Protocol):
@@ -82,23 +95,33 @@ class Report:
         return all(section.missing for section in self.sections)
 
     @property
-    def verdict(self) -> str:
-        """Which numbers of the headline are changes whose intervals do not hold 0; empty if none is a change with an interval."""
-        changes = [number for number, (_, finding) in enumerate(self.headline, 1) if finding.is_change and finding.low is not None]
-        clear = [number for number in changes if self.headline[number - 1][1].is_clear]
-        if not changes:
+    def changes(self) -> list[Change]:
+        """The measured changes of behaviour, of all sections."""
+        return [change for section in self.sections for change in section.changes]
+
+    @property
+    def largest_changes(self) -> list[str]:
+        """What training changed most, a line for each run: of the weights how many, and of behaviour the largest clear change."""
+        runs = dict.fromkeys([*self.labels, *(change.run for change in self.changes)])
+        lines = [(run, self._weights(run) + changed(self.changes, run)) for run in runs]
+        return [f"{run}: {line}" if len(runs) > 1 else line for run, line in lines]
+
+    def _weights(self, run: str) -> str:
+        """Say how many weights changed, and how far."""
+        prefix = f"{run}." if len(self.runs) > 1 else ""
+        values = {finding.key: finding.value for section in self.sections for finding in section.findings}
+        same, norm = values.get(f"{prefix}unchanged_bf16"), values.get(f"{prefix}relative_update")
+        if same is None:
             return ""
-        if not clear:
-            return f"None: the interval of number {_listed(changes)} holds 0, so this may be no change at all."
-        others = [number for number in changes if number not in clear]
-        rest = f"; that of number {_listed(others)} does, so this may be no change at all" if others else ""
-        return f"Number {_listed(clear)}: the interval does not hold 0{rest}."
+        far = f", with a relative update of {number(norm)}" if norm is not None else ""
+        return f"{percent(1 - same)} of the weights differ in bf16{far}. "
 
     @property
     def doubts(self) -> list[str]:
-        """Why the numbers could mislead, of all sections, each once; first what concerns all of them: the cause of what was found."""
+        """Why the numbers could mislead, each once: first the gravest, such as a missing base, then what concerns all: the cause."""
         ordered = sorted(self.sections, key=lambda section: section.key != "configuration")
-        return list(dict.fromkeys(line for section in ordered for line in section.doubts))
+        gravest = [line for section in self.sections for line in section.gravest]
+        return list(dict.fromkeys([*gravest, *(line for section in ordered for line in section.doubts)]))
 
     @property
     def commands(self) -> list[str]:
@@ -112,7 +135,10 @@ class Report:
             "command": self.command,
             "runs": [_run(*of) for of in zip(self.runs, self.labels, self.facts, strict=True)],
             "headline": [{"section": key} | asdict(finding) for key, finding in self.headline],
-            "clear_changes": self.verdict,
+            "changes": [
+                asdict(change) | {"value": change.value, "relative": change.relative, "clear": change.is_clear} for change in self.changes
+            ],
+            "largest_changes": self.largest_changes,
             "sections": [_section(section) for section in self.sections],
             "doubts": self.doubts,
             "commands": self.commands,
@@ -120,13 +146,27 @@ class Report:
         }
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    """List numbers in a sentence.
+def changed(changes: Sequence[Change], run: str) -> str:
+    """Name the largest clear change of behaviour of a run, relative to where it started, and which others are clear or not."""
+    measured = sorted((change for change in changes if change.run == run), key=lambda change: -change.relative)
+    clear = [change for change in measured if change.is_clear]
+    unclear = ", ".join(dict.fromkeys(change.what for change in measured if not change.is_clear))
+    if not measured:
+        return "No change of behaviour was measured with an interval."
+    if not clear:
+        return f"No change of behaviour is clear; the intervals contain 0: {unclear}."
+    most = clear[0]
+    moved = "rose" if most.value > 0 else "fell"
+    text = f"The {most.what} {moved} from {number(most.start)} to {number(most.end)}: {_size(most)} ({most.how})."
+    if len(clear) > 1:
+        others = "; ".join(f"{change.what} {_size(change)}" for change in clear[1:])
+        text += f" It is the largest of {len(clear)} clear changes relative to their start; the others: {others}."
+    return text + (f" Not clear, as the interval contains 0: {unclear}." if unclear else "")
 
-    >>> _listed([2, 3, 5])
-    '2, 3 and 5'
-    """
-    return " and ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])]))
+
+def _size(change: Change) -> str:
+    share = f", {100 * change.value / abs(change.start):+.3g} %" if change.start else ""
+    return f"{change.value:+.3g} [{change.low:+.3g}, {change.high:+.3g}]{share}"
 
 
 def open_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -236,7 +276,7 @@ def _facts(run: Run, options: Options) -> list[Fact]:
     settings = run.settings
     facts = [
         Fact("trainer", run.trainer, run.evidence),
-        Fact("method", run.method or "not said by any file"),
+        Fact("method", _method(run)),
         _base(run, options),
         Fact("checkpoints", _checkpoints(run)),
         Fact("dtype of the optimizer's weights", settings.master_dtype or "not said by any file"),
@@ -245,10 +285,19 @@ def _facts(run: Run, options: Options) -> list[Fact]:
     for name in ("learning_rate", "steps", "batch_size", "group_size", "temperature", "kl_coef", "seed"):
         value = getattr(settings, name)
         if value is not None:
-            facts.append(Fact(name.replace("_", " "), f"{value:,}" if isinstance(value, int) and name != "seed" else f"{value:g}"))
+            text = f"{value:,}" if isinstance(value, int) and name != "seed" else f"{value:g}"
+            facts.append(Fact("KL coefficient" if name == "kl_coef" else name.replace("_", " "), text))
         elif name in ("learning_rate", "steps"):
             facts.append(Fact(name.replace("_", " "), "not said by any file"))
     return facts
+
+
+def _method(run: Run) -> str:
+    """Name the method as the field does, and whether it trained adapters."""
+    if not run.method:
+        return "not said by any file"
+    adapters = ", with LoRA adapters" if run.checkpoints and all(saved.adapter for saved in run.checkpoints) else ""
+    return METHODS.get(run.method, run.method) + adapters
 
 
 def _base(run: Run, options: Options) -> Fact:
@@ -271,8 +320,6 @@ def _checkpoints(run: Run) -> str:
 
 def _storage(run: Run) -> str:
     """Name the dtypes of the last checkpoint, from its headers; what the settings say if it cannot be opened."""
-    from dynamics.presentation.text import types
-
     said = run.settings.storage_dtype
     if run.checkpoints:
         try:
@@ -307,7 +354,7 @@ def _section(section: Section) -> dict[str, Any]:
         "key": section.key,
         "title": section.title,
         "findings": [asdict(finding) for finding in section.findings],
-        "doubts": section.doubts,
+        "doubts": [*section.gravest, *section.doubts],
         "tables": [
             {"name": table.name, "title": table.title, "note": table.note, "rows": records(table.frame)} for table in section.tables
         ],

@@ -21,9 +21,11 @@ def markdown(report: Report) -> str:
     for label, facts in zip(report.labels, report.facts, strict=True):
         words = "; ".join(f"{fact.name} {printable(fact.text, 300)}" for fact in facts)
         lines.append(f"- **{escape(label)}**: {escape(words)}")
+    if report.largest_changes:
+        lines += ["", "**Largest change.**", "", *_bullets(report.largest_changes)]
+    if report.doubts:
+        lines += ["", f"**Largest doubt.** {escape(report.doubts[0])}"]
     lines += ["", *(f"{number}. {escape(finding.text)}" for number, (_, finding) in enumerate(report.headline, 1)), ""]
-    if report.verdict:
-        lines += [f"**Clear changes of behaviour.** {escape(report.verdict)}", ""]
     if report.incomplete:
         lines += ["This report is incomplete:", "", *_bullets(report.incomplete), ""]
     for section in report.sections:

@@ -27,6 +27,10 @@ EMBEDDED = 1_000_000
 LINE, REMARK, TEXT, HEADING = 1500, 500, 12_000, 300
 
 
+#: facts of a few characters
+SETTINGS = ("learning rate", "steps", "batch size", "group size", "temperature", "KL coefficient", "seed")
+
+
 class Drawn(NamedTuple):
     """A figure as SVG.
 
@@ -64,7 +68,7 @@ def page(report: Report, figures: Mapping[str, Drawn], files: str | None = None)
             _lead(html.one_line(finding.text, LINE)) | {"key": key, "section": html.one_line(titles[key], HEADING)}
             for key, finding in report.headline
         ],
-        "verdict": report.verdict,
+        "changes": [html.one_line(line, LINE) for line in report.largest_changes],
         "incomplete": [html.one_line(line, REMARK) for line in report.incomplete],
         "sections": [_section(section, figures, files) for section in report.sections],
         "doubts": [html.one_line(line, LINE) for line in report.doubts],
@@ -113,8 +117,17 @@ def _remarks(report: Report) -> list[str]:
 
 
 def _facts(report: Report) -> list[dict[str, Any]]:
-    """Lay the facts out with a column for each run."""
+    """Lay the facts out with a column for each run; the settings of a single run share a line."""
     names = dict.fromkeys(fact.name for facts in report.facts for fact in facts)
+    if len(report.runs) == 1:
+        settings = [fact for fact in report.facts[0] if fact.name in SETTINGS]
+        text = ", ".join(f"{fact.name} {fact.text}" for fact in settings)
+        others = [
+            {"name": fact.name, "cells": [{"text": html.one_line(fact.text, 400), "source": html.one_line(fact.source, 300)}], "same": True}
+            for fact in report.facts[0]
+            if fact.name not in SETTINGS
+        ]
+        return [*others, {"name": "settings", "cells": [{"text": html.one_line(text, 400), "source": ""}], "same": True}]
     by_run = [{fact.name: fact for fact in facts} for facts in report.facts]
     rows = []
     for name in names:
@@ -135,7 +148,8 @@ def _section(section: Section, figures: Mapping[str, Drawn], files: str | None) 
         "key": section.key,
         "title": html.one_line(section.title, HEADING),
         "missing": html.one_line(section.missing, LINE),
-        "findings": [html.one_line(finding.text, LINE) for finding in section.findings],
+        "findings": [html.one_line(finding.text, LINE) for finding in section.findings if not finding.run],
+        "by_run": [html.one_line(finding.text, LINE) for finding in section.findings if finding.run],
         "incomplete": [html.one_line(line, REMARK) for line in section.incomplete],
         "pictures": [_picture(picture, figures, links) for picture in section.pictures if picture.name in figures],
         "tables": [_table(table, links[table.name]) for table in section.tables if table.show],

@@ -23,7 +23,7 @@ class Finding:
     key : name of the number in the JSON document.
     value, low, high : the number, unrounded, and its interval; None where there is none.
     weight : how much it matters for the headline; the largest come first, 0 never stands there.
-    is_change : whether the number is a change made by training, which is none at 0.
+    run : label of the run that it is about, if it is about one of several: the page folds it.
     """
 
     text: str
@@ -32,12 +32,44 @@ class Finding:
     low: float | None = None
     high: float | None = None
     weight: float = 0.0
-    is_change: bool = False
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a number of the model's behaviour changed by training, with an interval.
+
+    Attributes
+    ----------
+    run : label of the run.
+    what : name of the number, within a sentence, such as ``entropy of the next token``.
+    start, end : before and after.
+    low, high : 95 % interval of ``end - start``.
+    how : what was compared, and what the interval covers.
+    """
+
+    run: str
+    what: str
+    start: float
+    end: float
+    low: float
+    high: float
+    how: str
+
+    @property
+    def value(self) -> float:
+        """The change."""
+        return self.end - self.start
 
     @property
     def is_clear(self) -> bool:
-        """Whether the number is a change whose interval does not hold 0."""
-        return self.is_change and self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the interval does not contain 0."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def relative(self) -> float:
+        """The size of the change relative to the larger of start and end: 1 from or to 0, 2 from x to -x; what changes are ranked by."""
+        return abs(self.value) / (max(abs(self.start), abs(self.end)) or 1.0)
 
 
 @dataclass(frozen=True)
@@ -121,6 +153,8 @@ class Section:
     incomplete : what could not be read or compared, a line each; makes the exit status 3.
     commands : the commands that make its numbers alone.
     document : further numbers for the JSON document.
+    changes : of the model's behaviour, with intervals: the headline names the largest.
+    gravest : doubts that come before all others, such as a missing base.
     """
 
     key: str
@@ -134,6 +168,8 @@ class Section:
     incomplete: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    gravest: list[str] = field(default_factory=list)
 
 
 @dataclass

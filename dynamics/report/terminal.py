@@ -21,11 +21,12 @@ def show(report: Report, console: Console | None = None) -> None:
     def sections(_width: int, _fancy: bool) -> list[Section]:
         return [
             _facts(report),
+            _lines("largest change", report.largest_changes),
+            _lines("largest doubt", report.doubts[:1]),
             _headline(report),
-            _lines("clear changes of behaviour", [report.verdict] if report.verdict else []),
             _missing(report),
             _lines("incomplete", report.incomplete),
-            _lines("doubt", report.doubts),
+            _lines("doubt", report.doubts[1:]),
         ]
 
     tables.show(sections, console)

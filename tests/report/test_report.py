@@ -18,8 +18,9 @@ import pytest
 from helpers import browser, dumped
 from report_helpers import read, reader, weights, write_checkpoint, write_run  # noqa: F401 - reader is a fixture
 
-from dynamics.report import Finding, Options, Picture, Report, Sample, Section, Table, assembly, report
+from dynamics.report import Change, Finding, Options, Picture, Report, Sample, Section, Table, assembly, report
 from dynamics.report.__main__ import cli
+from dynamics.report.assembly import changed
 from dynamics.report.cells import cell
 from dynamics.report.markdown import escape, markdown
 from dynamics.report.page import draw, page
@@ -326,17 +327,40 @@ def test_the_page_in_a_browser(tmp_path: Path, reader: None) -> None:  # noqa: F
         assert measured["buttons"] > 10
 
 
-def test_the_headline_says_which_changes_are_clear() -> None:
-    clear = Finding("rose", value=1.0, low=0.5, high=2.0, is_change=True)
-    unclear = Finding("may be none", value=1.0, low=-0.5, high=2.0, is_change=True)
-    level, unknown = Finding("a level", value=0.3, low=0.2, high=0.4), Finding("no interval", value=1.0, is_change=True)
+def test_the_headline_names_the_largest_clear_change_and_which_others_are_clear() -> None:
+    def change(what: str, start: float, end: float, low: float, high: float, run: str = "a") -> Change:
+        return Change(run, what, start, end, low, high, "first and last 10 of 60 logged steps")
 
-    def verdict(*findings: Finding) -> str:
-        return Report([], [], [], [("", finding) for finding in findings], []).verdict
+    small, large = change("entropy", 2.0, 1.9, -0.11, -0.09), change("reward", 0.2, 0.6, 0.3, 0.5)
+    unclear, other = change("length", 5.0, 9.0, -1.0, 9.0), change("reward", 0.5, 0.5, -0.1, 0.1, "b")
+    finding = Finding("x", "unchanged_bf16", 0.75)
+    made = Report([Run(Path("a"), "t")], ["a"], [[]], [], [Section("weights", "w", [finding], changes=[small, unclear, large])])
+    assert made.largest_changes == [
+        "25.00 % of the weights differ in bf16. The reward rose from 0.2 to 0.6: +0.4 [+0.3, +0.5], +200 % (first and last 10 of 60 logged "
+        "steps). It is the largest of 2 clear changes relative to their start; the others: entropy -0.1 [-0.11, -0.09], -5 %. Not clear, "
+        "as the interval contains 0: length."
+    ]
+    assert changed([unclear], "a") == "No change of behaviour is clear; the intervals contain 0: length."
+    assert changed([], "a") == "No change of behaviour was measured with an interval."
+    # of several runs, a line each, also of one without any
+    made.runs.append(Run(Path("b"), "t"))
+    made.labels.append("b")
+    made.sections[0].changes.append(other)
+    first, second = made.largest_changes
+    assert first.startswith("a: The reward rose from 0.2 to 0.6")  # the key of the weights names the run, and this one does not
+    assert second == "b: No change of behaviour is clear; the intervals contain 0: reward."
 
-    assert verdict(level, clear, unclear, clear).startswith("Number 2 and 4: the interval does not hold 0; that of number 3 does")
-    assert verdict(unclear, level).startswith("None: the interval of number 1 holds 0")
-    assert verdict(level, unknown) == ""
+
+def test_the_gravest_doubt_comes_first(run: Path) -> None:
+    one = read(run)
+    assert one is not None
+    assert report([one], Options(model_passes=False)).doubts[0].startswith("Cause: this is one run without a control")
+    one.base = None
+    made = report([one], Options(model_passes=False))
+    assert made.doubts[0].startswith("Base: no file says which model training started from")
+    assert made.to_dict()["doubts"] == made.doubts
+    one.checkpoints = one.checkpoints[:1]
+    assert report([one], Options(model_passes=False)).doubts[0].startswith("Base: no file names the model that training started from")
 
 
 def test_a_fault_in_a_section_or_a_figure_does_not_cost_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

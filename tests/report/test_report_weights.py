@@ -78,9 +78,9 @@ def test_a_share_has_the_caveat_of_its_dtypes(base: str, tuned: str, master: str
 def test_without_a_base_the_first_checkpoint_stands_in(tmp_path: Path) -> None:
     run = dataclasses.replace(run_of(tmp_path / "run"), base=None)
     section = weights_section.make([run], Options())
-    assert "are the same as at step 10, the first checkpoint, when both" in section.findings[0].text
+    assert "is the same as at step 10, the first checkpoint, after both" in section.findings[0].text
     assert section.tables[0].frame["step"].tolist() == [20, 30]
-    assert any("what changed before it is not counted" in doubt for doubt in section.doubts)
+    assert any("what changed before it is not counted" in doubt for doubt in section.gravest)
     assert not section.incomplete  # no file claims that there is a base
     gone = weights_section.make([dataclasses.replace(run, base="models/gone")], Options())
     assert "compared with its first checkpoint, because the base cannot be read: models/gone: no such file or folder" in gone.incomplete[0]

@@ -29,8 +29,8 @@ def make(runs: Sequence[Run], options: Options) -> Section:  # noqa: ARG001 - al
     if len(runs) < 2:
         section.missing = "one run only; name several runs to see how their settings differ"
         section.doubts = [
-            "Cause: one run without a control (another seed, another method with the same learning rate, steps and dtypes) shows what "
-            "changed, and not why."
+            "Cause: this is one run without a control. It shows what changed, and not why: only another seed, or another method with the "
+            "same learning rate, steps and dtypes, tells the method from chance and from the settings."
         ]
         return section
     labels = [f"run {label}" if label in ("setting", "source") else label for label in run_labels(runs)]

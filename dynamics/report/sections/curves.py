@@ -16,7 +16,7 @@ from dynamics.report import plot_curves
 from dynamics.report.change_points import FALSE_ALARMS, Changes, find_changes
 from dynamics.report.collapse import Flag, finite, flags
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.section import Change, Finding, Options, Picture, Section, Table
 from dynamics.report.trends import COVERAGE, Trend, trend
 from dynamics.runs import Run
 
@@ -44,6 +44,8 @@ SET = ("learning_rate",)
 MAIN = ("held_out", "reward", "held_out_loss", "loss")
 #: further metrics whose change is a sentence
 TOLD = ("reward", "entropy", "kl", "length", "loss")
+#: metrics whose change is one of behaviour; a KL from the reference begins at 0 by definition
+BEHAVIOUR = ("held_out", "reward", "held_out_loss", "entropy", "length", "truncated")
 ONE_RUN = "the interval covers the noise between the steps of one run, not between seeds"
 CHANGES_NOTE = (
     "Abrupt changes of the mean by optimal partitioning with a penalty of 4 log n, after removal of autoregressive noise; a curve "
@@ -105,6 +107,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     gaps = never + _not_finite(curves, labels)
     section.incomplete += gaps
     section.doubts += gaps + _doubts(curves, labels)
+    section.changes += _behaviour(curves, labels)
     section.tables += [
         _trend_table(curves, labels),
         *_flag_table(found, labels),
@@ -176,7 +179,7 @@ def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Seq
     if len(labels) > 1 and mains:
         joined = "; ".join(_short(curve, labels) for curve in mains)
         caveat = "one run each" if all(math.isnan(curve.trend.low) for curve in mains) else ONE_RUN
-        findings.insert(0, Finding(f"{joined}. Caveat: {caveat}.", weight=10.0))
+        findings.insert(0, Finding(f"{joined}. Caveat: {caveat}.", weight=5.0 if caveat == "one run each" else 10.0))
     for index, several in found.items():
         findings += [_flag_finding(flag, labels, index) for flag in several]
     if len(labels) == 1:
@@ -197,25 +200,31 @@ def _key(curve: Curve, labels: Sequence[str]) -> str:
 def _words(name: str) -> str:
     """Name a metric within a sentence."""
     return {
-        "held_out": "held-out result",
+        "held_out": "held-out score",
         "held_out_loss": "held-out loss",
         "kl": "KL from the reference",
         "length": "length of completions",
+        "truncated": "share of completions cut at the limit",
     }.get(name, PANELS[name].partition(",")[0])
+
+
+def _subject(name: str) -> str:
+    """Name the mean of a metric so that it can be told from those of other sections."""
+    return {"reward": "mean training reward", "entropy": "logged entropy"}.get(name, _words(name))
 
 
 def _short(curve: Curve, labels: Sequence[str]) -> str:
     change = curve.trend
     interval = "no interval, too few steps" if math.isnan(change.low) else f"change [{change.low:+.3g}, {change.high:+.3g}]"
-    return f"{labels[curve.run]}: {_words(curve.name)} from {number(change.first)} to {number(change.last)} ({interval})"
+    return f"{labels[curve.run]}: {_subject(curve.name)} from {number(change.first)} to {number(change.last)} ({interval})"
 
 
 def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Finding:
-    change = curve.trend
-    start = f"The {_words(curve.name)}{_of(labels, curve.run)}"
+    change, run = curve.trend, labels[curve.run] if len(labels) > 1 else ""
+    start = f"The {_subject(curve.name)}{_of(labels, curve.run)}"
     if change.values < 2:
         text = f"{start} was logged once: {number(change.first)}; nothing can be said of its change."
-        return Finding(text, _key(curve, labels), None, weight=min(weight, 1.0))
+        return Finding(text, _key(curve, labels), None, weight=min(weight, 1.0), run=run)
     what = f"{change.values:,} logged steps" + (f" with a finite value; {curve.gaps:,} have none" if curve.gaps else "")
     span = f"means of the first and of the last {change.window:,} of {what}"
     if change.window == 1:
@@ -225,10 +234,21 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span}){lost}"
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."
-        return Finding(text, _key(curve, labels), change.change, weight=min(weight, 5.0), is_change=True)
-    sure = "" if change.rises or change.falls else " It may as well be none: the interval holds 0."
-    text = f"{moved}, a change of {change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}].{sure} One run: nothing on other seeds."
-    return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight, is_change=True)
+        return Finding(text, _key(curve, labels), change.change, weight=min(weight, 5.0), run=run)
+    sure = "" if change.rises or change.falls else " No clear change: the interval contains 0."
+    text = f"{moved}, a change of {change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}].{sure} Caveat: {ONE_RUN}."
+    return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight, run=run)
+
+
+def _behaviour(curves: Sequence[Curve], labels: Sequence[str]) -> list[Change]:
+    """List the changes of what the model does, of metrics that have an interval."""
+    changes = []
+    for curve in curves:
+        trend = curve.trend
+        if curve.name in BEHAVIOUR and not math.isnan(trend.low):
+            how = f"first and last {trend.window:,} of {trend.values:,} logged steps"
+            changes.append(Change(labels[curve.run], _subject(curve.name), trend.first, trend.last, trend.low, trend.high, how))
+    return changes
 
 
 def _flag_finding(flag: Flag, labels: Sequence[str], index: int) -> Finding:

@@ -92,7 +92,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     section.findings += _side_by_side(turned) if len(turned) > 1 else []
     for of in turned:
         findings = _findings(of, f"{of.label}." if len(runs) > 1 else "", f"{of.label}: " if len(runs) > 1 else "")
-        section.findings += [replace(finding, weight=0.0) for finding in findings] if len(turned) > 1 else findings
+        section.findings += [replace(finding, weight=0.0, run=of.label) for finding in findings] if len(turned) > 1 else findings
         words = ["spectra", of.base.name, str(of.saved.path), "--method", "approx", "--subspace", str(of.k), "--seed", str(options.seed)]
         section.commands.append(command(*words, "--html", "directions.html", "--csv", "directions.csv"))
     section.doubts = by_run([(of.label, line) for of in turned for line in _doubts(of)], len(runs))
@@ -122,16 +122,17 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
     middle, low, high = _quartiles(rows["rank_1_share"])
     findings.append(
         Finding(
-            f"{of}The strongest direction of an update holds {percent(middle)} of its energy (median of {count} at "
-            f"{step_name(turned.saved)}; half of them lie between {percent(low)} and {percent(high)}; stable rank {number(1 / middle)}).",
+            f"{of}The rank-1 share of the update, the energy (squared norm) in its first singular direction, is {percent(middle)} (median "
+            f"of {count} at {step_name(turned.saved)}; half of them lie between {percent(low)} and {percent(high)}; stable rank "
+            f"{number(1 / middle)}). The range is that of the matrices, no confidence interval.",
             f"{key}rank_1_share", middle, low, high, 5.5,
         )
     )  # fmt: skip
     middle, low, high = _quartiles(rows["nss"])
     findings.append(
         Finding(
-            f"{of}The singular values moved by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} and "
-            f"{number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in directions_by_matrix.csv).",
+            f"{of}The singular values changed by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} "
+            f"and {number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in directions_by_matrix.csv).",
             f"{key}nss", middle, low, high, 3.5,
         )
     )  # fmt: skip
@@ -149,7 +150,11 @@ def _side_by_side(turned: Sequence[Turned]) -> list[Finding]:
             texts.append(f"{of.label} {form(middle)} ({form(low)} to {form(high)})")
     end = "median, and the range of the middle half of the matrices"
     return [
-        Finding(f"Share of an update's energy in its strongest direction ({end}): {', '.join(parts['rank_1_share'])}.", weight=5.5),
+        Finding(
+            f"Rank-1 share of the update, the energy (squared norm) in its first singular direction ({end}): "
+            f"{', '.join(parts['rank_1_share'])}. These are ranges of matrices, no confidence intervals.",
+            weight=5.5,
+        ),
         Finding(
             f"Energy of the update in the first {turned[0].k} directions of the base, relative to a random update ({end}): "
             f"{', '.join(parts['inside'])}.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from dynamics.passk.comparison import Comparison, Curve, Report, crossing_text, 
 from dynamics.passk.plot import figure
 from dynamics.presentation import style
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.section import Change, Finding, Options, Picture, Section, Table
 from dynamics.runs import Run
 
 if TYPE_CHECKING:
@@ -58,21 +58,23 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         section.doubts.append(
             f"pass@k: of {len(models)} models, {len(kept)} are compared: {', '.join(printable(name, 40) for name in kept)}."
         )
-    if why and len(models) > 1:
+    if why and len(models) > 1 and len(set(bases_of(kept, run_labels(runs), base).values())) == 1:
         section.doubts.append(f"pass@k: {why}.")
-    whole = _report(graded.samples, kept, base, options.seed)
-    result = whole if isinstance(whole, Report) else _without_strangers(graded.samples, kept, base, options.seed, section)
+    labels = run_labels(runs)
+    bases = bases_of(kept, labels, base)
+    whole = _by_base(graded.samples, kept, bases, True, options.seed)
+    result = whole if isinstance(whole, Report) else _without_strangers(graded.samples, kept, bases, options.seed, section)
     if result is None:
         section.missing = "no pass@k: no model has samples with a verdict; give others with --evals NAME=FILE"
         return section
-    _tell(result, section)
+    _tell(result, labels, section)
     section.doubts += [
         f"pass@k: {printable(Path(file.path).name, 80)}: {note}."
         for file in graded.samples.files
         for note in file.notes
         if " is not read" in note
     ]
-    section.commands = [command(graded.sources, base if len(models) > 1 else None, options.seed)]
+    section.commands = _commands(graded.sources, labels, bases, options.seed)
     return section
 
 
@@ -143,6 +145,25 @@ def choose_base(models: Sequence[str]) -> tuple[str, str]:
     ], f"no file is named as the base or as step 0; the first, {printable(models[0], 60)}, stands for it (--evals base=FILE names one)"
 
 
+def bases_of(models: Sequence[str], labels: Sequence[str], base: str) -> dict[str, str]:
+    """Return the model that each is compared with: the base of its own run if several runs evaluated theirs, else ``base``.
+
+    >>> bases_of(["a base", "a step 9", "b base", "b step 9"], ["a", "b"], "a base")
+    {'a base': 'a base', 'a step 9': 'a base', 'b base': 'b base', 'b step 9': 'b base'}
+    """
+    own: dict[str, str] = {}
+    for name in models:
+        run = run_of(name, labels)
+        if run and _BASE.search(name.removeprefix(run)):
+            own.setdefault(run, name)
+    return {name: own.get(run_of(name, labels), base) for name in models}
+
+
+def run_of(name: str, labels: Sequence[str]) -> str:
+    """Return the label of the run that a model is of, by the start of its name; empty if it is of none, or if there is one run."""
+    return next((label for label in labels if len(labels) > 1 and (name == label or name.startswith(f"{label} "))), "")
+
+
 def choose_models(models: Sequence[str], base: str, most: int = MOST) -> list[str]:
     """Choose at most ``most`` models: the base, tuned ones evenly with the last, and if there is space further ones of the base."""
     tuned = [name for name in models if not _BASE.search(name) and name != base]
@@ -168,19 +189,54 @@ def _report(graded: samples.Samples, models: Sequence[str], against: str | None,
         return str(error)
 
 
-def _without_strangers(graded: samples.Samples, kept: Sequence[str], base: str, seed: int, section: Section) -> Report | None:
-    """Report on the models that can be estimated; those that cannot be compared with the base have a curve only, and are named."""
-    alone = {name: _report(graded, [name], None, seed) for name in dict.fromkeys([base, *kept])}
+def _by_base(graded: samples.Samples, models: Sequence[str], bases: Mapping[str, str], strict: bool, seed: int) -> Report | str:
+    """Report on models, each compared with its base. If one cannot be, return what is wrong if ``strict``, else name it in the notes."""
+    parts = []
+    for base in dict.fromkeys(bases[name] for name in models):
+        members = [base, *(name for name in models if bases[name] == base and name != base)]
+        part = _report(graded, members, base if strict and len(members) > 1 else None, seed)
+        if isinstance(part, str):
+            return part
+        parts.append(part)
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    curves = {curve.name: curve for part in parts for curve in part.curves}
+    comparisons = {comparison.b: comparison for part in parts for comparison in part.comparisons}
+    return replace(
+        first,
+        curves=[curves[name] for name in models],
+        comparisons=[comparisons[name] for name in models if name in comparisons],
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def _commands(named: Sequence[str], labels: Sequence[str], bases: Mapping[str, str], seed: int) -> list[str]:
+    """Spell the commands that make the numbers: one for each base, with the files of the runs that are compared with it."""
+    commands = []
+    for base in dict.fromkeys(bases.values()):
+        of = {run_of(name, labels) for name in bases if bases[name] == base}
+        files = [source for source in named if len(set(bases.values())) == 1 or run_of(source.partition("=")[0], labels) in of]
+        commands.append(command(files, base if len(bases) > 1 else None, seed))
+    return commands
+
+
+def _without_strangers(
+    graded: samples.Samples, kept: Sequence[str], bases: Mapping[str, str], seed: int, section: Section
+) -> Report | None:
+    """Report on the models that can be estimated; those that cannot be compared with their base have a curve only, and are named."""
+    alone = {name: _report(graded, [name], None, seed) for name in dict.fromkeys([*bases.values(), *kept])}
     section.incomplete += [error for error in alone.values() if isinstance(error, str)]
     good = [name for name, result in alone.items() if isinstance(result, Report)]
-    result = _report(graded, good, None, seed) if good else ""
+    usable = {name: bases[name] if bases[name] in good else good[0] for name in good} if good else {}
+    result = _by_base(graded, good, usable, False, seed) if good else ""
     if isinstance(result, str):
         return None
     section.incomplete += [note for note in result.notes if note.startswith("not compared")]
     return result
 
 
-def _tell(result: Report, section: Section) -> None:
+def _tell(result: Report, labels: Sequence[str], section: Section) -> None:
     """Fill the section from a report."""
     curves = {curve.name: curve for curve in result.curves}
     last: dict[str, Comparison] = {}
@@ -188,8 +244,13 @@ def _tell(result: Report, section: Section) -> None:
         if not _BASE.search(comparison.b):
             last[_STEP.sub("", comparison.b)] = comparison  # of several steps, the last
     tuned = list(last.values()) or list(result.comparisons)
+    together = len(tuned) > 1 and len(labels) > 1
+    section.findings += _side_by_side(tuned, curves) if together else []
     for comparison in tuned[::-1]:
-        section.findings += _compared(comparison, curves, comparison is tuned[-1], result.level)
+        findings = _compared(comparison, curves, comparison is tuned[-1], result.level)
+        run = run_of(comparison.b, labels)
+        section.findings += [replace(finding, weight=0.0, run=run) for finding in findings] if together else findings
+        section.changes += _behaviour(comparison, curves, run or (labels[0] if len(labels) == 1 else printable(comparison.b, 60)))
     if not tuned:
         section.findings += [_alone(curve, 10.0 if len(result.curves) == 1 else 1.0) for curve in result.curves]
     section.doubts += _warnings(result.curves)
@@ -233,6 +294,41 @@ def _alone(curve: Curve, weight: float) -> Finding:
     return Finding(text, f"pass_at_1/{name}", mean, low, high, weight)
 
 
+def _side_by_side(tuned: Sequence[Comparison], curves: Mapping[str, Curve]) -> list[Finding]:
+    """Put the differences of all runs at the smallest k into a sentence."""
+    parts = []
+    for comparison in tuned:
+        points = comparison.points.dropna(subset=["difference"])
+        if len(points):
+            point = points.iloc[0]
+            end = float(curves[comparison.b].points.set_index("k")["pass_at_k"].get(point["k"], np.nan))
+            parts.append(
+                f"{printable(comparison.b, 60)} {end:.3f}, {point['difference']:+.3f} [{point['low']:+.3f}, {point['high']:+.3f}] from "
+                f"{printable(comparison.a, 60)} on {plural(int(point['problems']), 'problem')}"
+            )
+    text = (
+        f"pass@1 and its difference from the base: {'; '.join(parts)}. The intervals are over problems; one run each, so nothing on seeds."
+    )
+    return [Finding(text, weight=10.0)] if parts else []
+
+
+def _ends(points: pd.DataFrame) -> list[pd.Series[float]]:
+    """Return the rows of the smallest and of the largest k, one if they are the same."""
+    return [points.iloc[index] for index in dict.fromkeys((0, len(points) - 1))] if len(points) else []
+
+
+def _behaviour(comparison: Comparison, curves: Mapping[str, Curve], run: str) -> list[Change]:
+    """Return the changes of pass@k from the base at the smallest and at the largest k."""
+    changes = []
+    for point in _ends(comparison.points.dropna(subset=["difference"])):
+        k, how = int(point["k"]), f"{plural(int(point['problems']), 'problem')}, graded samples; interval over problems"
+        start = float(curves[comparison.a].points.set_index("k")["pass_at_k"].get(k, np.nan))
+        if not np.isnan(start):
+            end, low, high = start + float(point["difference"]), float(point["low"]), float(point["high"])
+            changes.append(Change(run, f"pass@{k:,}", start, end, low, high, how))
+    return changes
+
+
 def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, level: float) -> list[Finding]:
     """Say how a model differs from the base at k = 1 and at the largest k, and where the curves cross."""
     points = comparison.points.dropna(subset=["difference"])
@@ -242,9 +338,9 @@ def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, leve
             Finding(f"{b} and {a} share no k with an estimate on their {plural(comparison.paired, 'common problem')}.", f"difference/{b}")
         ]
     findings: list[Finding] = []
-    for point in (points.iloc[0], points.iloc[-1])[: len(points)]:
+    for point in _ends(points):
         k = int(point["k"])
-        unsure = "" if point["low"] > 0 or point["high"] < 0 else " The interval holds 0, so neither is known to be better."
+        unsure = "" if point["low"] > 0 or point["high"] < 0 else " No clear difference: the interval contains 0."
         values = [float(curves[name].points.set_index("k")["pass_at_k"].get(k, np.nan)) for name in (comparison.b, comparison.a)]
         text = (
             f"pass@{k:,} of {b} is {values[0]:.3f}, of {a} {values[1]:.3f}: a difference of {point['difference']:+.3f} "
@@ -253,9 +349,7 @@ def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, leve
         )
         weight = 10.0 if main and not findings else 5.0 if findings and point["high"] < 0 else 1.0
         findings.append(
-            Finding(
-                text, f"pass_at_{k}_difference/{b}", float(point["difference"]), float(point["low"]), float(point["high"]), weight, True
-            )
+            Finding(text, f"pass_at_{k}_difference/{b}", float(point["difference"]), float(point["low"]), float(point["high"]), weight)
         )
     crossed = comparison.crossing
     value, low, high = (crossed.k, crossed.low, crossed.high) if crossed is not None else (None, None, None)

@@ -163,15 +163,15 @@ def _reward(measured: Measured, weight: float) -> Finding:
         text = "How the reward changed over training cannot be said: the completions have no rewards, or are all of one step."
         return Finding(text, "reward_change")
     if measured.unpaired:
-        which = f"the {change.prompts:,} prompts of the two halves of training, which share none"
-        caveat = "Caveat: the prompts differ, and so may their difficulty"
+        which = f"{change.prompts:,} prompts, none of which was sampled in both halves,"
+        caveat = "Caveat: the prompts of the halves differ, and so may their difficulty"
     else:
         which = plural(change.prompts, "prompt that was", "prompts that were") + " sampled in both halves of training"
         caveat = f"The interval is over prompts ({OVER_PROMPTS}); one run, so nothing on seeds"
-    sure = "" if math.isnan(change.low) or change.low > 0 or change.high < 0 else " It may as well be none."
+    sure = "" if math.isnan(change.low) or change.low > 0 or change.high < 0 else " No clear change: the interval contains 0."
     text = f"From the first to the second half of training, the mean reward of {which} changed by {change.value:+.3g} "
     text += f"{_interval(change.low, change.high)}.{sure} {caveat}."
-    return Finding(text, "reward_change", change.value, _end(change.low), _end(change.high), weight, is_change=not measured.unpaired)
+    return Finding(text, "reward_change", change.value, _end(change.low), _end(change.high), weight)
 
 
 def _ends(measured: Measured, name: str) -> tuple[pd.Series[float], pd.Series[float]] | None:

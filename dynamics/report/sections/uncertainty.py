@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,14 @@ import pandas as pd
 from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.extras import require
+from dynamics.presentation.text import number, percent
 from dynamics.report import kept_passes, plot_uncertainty
 from dynamics.report.kept_passes import Passes, plain, restored
 from dynamics.report.kinds import KINDS
 from dynamics.report.labels import run_labels
 from dynamics.report.passes import Estimate, estimate, measured_speed, parameters_of
 from dynamics.report.run_texts import Chosen, choose, described, of_vocabulary
-from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.section import Change, Finding, Options, Picture, Section, Table
 from dynamics.report.token_means import by_kind, forking_table, means, with_kinds
 from dynamics.runs import Run
 from dynamics.runs.nearby import nearby
@@ -251,7 +252,9 @@ def describe(pair: Pair, traced: Trace, notes: Sequence[str], seed: int, alone: 
     kinds = by_kind(written, seed)
     forking = forking_table(written, seed=seed)
     key, of = ("", "") if alone else (f"/{pair.label}", f" of {pair.label}")
-    section.findings += _findings(parts, kinds, forking, key, of, 10.0 if alone else 5.0)
+    findings = _findings(parts, kinds, forking, key, of, 10.0 if alone else 5.0)
+    section.findings += findings if alone else [replace(finding, run=pair.label) for finding in findings]
+    section.changes += _behaviour(pair, parts)
     section.doubts += _doubts(pair, parts, notes, of)
     suffix = "" if alone else f"_{1 + sum(table.name.startswith('uncertainty_by_part') for table in section.tables)}"
     section.tables += _tables(pair, parts, kinds, forking, tokens, suffix, of)
@@ -289,18 +292,33 @@ def _interval(row: pd.Series[float], name: str, sign: str = "") -> str:
     return "(one text: no interval)" if math.isnan(low) else f"[{low:{sign}.3g}, {high:{sign}.3g}]"
 
 
+def _shares(row: pd.Series[float], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "(one text: no interval)" if math.isnan(low) else f"[{percent(low, short=True)}, {percent(high, short=True)}]"
+
+
+def _behaviour(pair: Pair, parts: pd.DataFrame) -> list[Change]:
+    """Return the change of the entropy on completions, if it has an interval."""
+    every = parts.iloc[0]
+    if math.isnan(every["change_low"]):
+        return []
+    start, end, low, high = (float(every[name]) for name in ("entropy", "entropy_b", "change_low", "change_high"))
+    how = f"nats, on the same {plural(int(every['texts']), 'text')}; interval over texts"
+    return [Change(pair.label, "entropy of the next token", start, end, low, high, how)]
+
+
 def _finding(text: str, key: str, row: pd.Series[float], name: str, weight: float) -> Finding:
     low, high = (None if math.isnan(row[f"{name}_{end}"]) else float(row[f"{name}_{end}"]) for end in ("low", "high"))
-    return Finding(text, key, float(row[name]), low, high, weight, is_change=name.endswith("change"))
+    return Finding(text, key, float(row[name]), low, high, weight)
 
 
 def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, key: str, of: str, weight: float) -> list[Finding]:
     every = parts.iloc[0]
-    unsure = "" if every["change_low"] > 0 or every["change_high"] < 0 else " It may as well be none: the interval holds 0."
+    unsure = "" if every["change_low"] > 0 or every["change_high"] < 0 else " No clear change: the interval contains 0."
     findings = [
         _finding(
-            f"The mean entropy of the next token on completions{of} is {every['entropy']:.3g} nats for the base and "
-            f"{every['entropy_b']:.3g} for the last checkpoint, a change of {every['change']:+.3g} {_interval(every, 'change', '+')} "
+            f"The mean entropy of the next token on completions{of} is {number(every['entropy'])} nats for the base and "
+            f"{number(every['entropy_b'])} for the last checkpoint, a change of {every['change']:+.3g} {_interval(every, 'change', '+')} "
             f"({plural(int(every['tokens']), 'token')} of {plural(int(every['texts']), 'text')}, interval over texts).{unsure} Caveat: "
             "both read the same texts; on what each would write itself it may differ.",
             f"entropy_change{key}",
@@ -318,8 +336,8 @@ def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, k
             1.0,
         ),
         _finding(
-            f"The mean surprisal of the completions{of} is {every['surprisal']:.3g} nats per token for the base and "
-            f"{every['surprisal_b']:.3g} for the last checkpoint, a change of {every['surprisal_change']:+.3g} "
+            f"The mean surprisal of the completions{of} is {number(every['surprisal'])} nats per token for the base and "
+            f"{number(every['surprisal_b'])} for the last checkpoint, a change of {every['surprisal_change']:+.3g} "
             f"{_interval(every, 'surprisal_change', '+')}: the texts became {'less' if every['surprisal_change'] > 0 else 'more'} likely. "
             "Caveat: a model finds its own samples likely.",
             f"surprisal_change{key}",
@@ -331,8 +349,8 @@ def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, k
     top = forking.iloc[0]
     findings.append(
         _finding(
-            f"Of the 20 % of tokens with the highest entropy under the base (forking tokens){of}, {top['shared']:.0%} "
-            f"{_interval(top, 'shared')} are among those of the last checkpoint, by chance 20 %; their mean entropy changed by "
+            f"Of the 20 % of tokens with the highest entropy under the base (forking tokens){of}, {percent(top['shared'], short=True)} "
+            f"{_shares(top, 'shared')} are among those of the last checkpoint, by chance 20 %; their mean entropy changed by "
             f"{top['change']:+.3g} {_interval(top, 'change', '+')} nats. Ties are broken by position.",
             f"forking_shared{key}",
             top,
@@ -340,12 +358,12 @@ def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, k
             1.0,
         )
     )
-    known = kinds[(kinds["tokens"] >= FEW_TOKENS) & ((kinds["change_low"] > 0) | (kinds["change_high"] < 0))]
-    if len(known):
-        most = known.loc[known["change"].abs().idxmax()]
-        text = f"The entropy{of} changed most on tokens of the kind {most['kind']} ({KINDS[most['kind']]}): from {most['entropy']:.3g} to "
-        text += f"{most['entropy_b']:.3g} nats, {most['change']:+.3g} {_interval(most, 'change', '+')}. It was chosen as the largest of "
-        text += f"{len(kinds)} kinds, so the interval is too narrow."
+    many = kinds[kinds["tokens"] >= FEW_TOKENS]
+    if len(many) > 1 and not math.isnan(many["change"].abs().max()):
+        most = many.loc[many["change"].abs().idxmax()]
+        text = f"Of the kinds with at least {FEW_TOKENS} tokens, the entropy{of} changed most on {most['kind']} ({KINDS[most['kind']]}): "
+        text += f"from {number(most['entropy'])} to {number(most['entropy_b'])} nats, {most['change']:+.3g} "
+        text += f"{_interval(most, 'change', '+')}. It was chosen as the largest of {len(many)} kinds, so the interval is too narrow."
         findings.append(_finding(text, f"kind_change{key}", most, "change", 1.0))
     return findings
 

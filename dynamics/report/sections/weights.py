@@ -79,6 +79,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     ]
     if not moved:
         section.missing = "no weights were compared: " + "; ".join(dict.fromkeys(reasons))
+        section.gravest = _no_base(runs, options)
         section.incomplete += [section.missing] if any(run.checkpoints for run in runs) else []
         return section
     section.incomplete += reasons
@@ -86,9 +87,10 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     section.findings += _side_by_side(moved) if len(moved) > 1 else []
     for of_run in moved:
         findings = _findings(of_run, several)
-        section.findings += [replace(finding, weight=0.0) for finding in findings] if len(moved) > 1 else findings
+        section.findings += [replace(finding, weight=0.0, run=of_run.label) for finding in findings] if len(moved) > 1 else findings
         section.commands += _commands(of_run)
     section.doubts = by_run([(of_run.label, line) for of_run in moved for line in _doubts(of_run)], len(runs))
+    section.gravest = by_run([(of_run.label, line) for of_run in moved for line in _first_only(of_run.base)], len(runs))
     section.tables += _tables(moved)
     section.pictures += _pictures(moved)
     section.document = {"notes": {of_run.label: of_run.last.notes for of_run in moved}}
@@ -122,6 +124,25 @@ def _measure(run: Run, label: str, color: str, options: Options, section: Sectio
     return Moved(label, color, run, base, found)
 
 
+def _no_base(runs: Sequence[Run], options: Options) -> list[str]:
+    """Say that the base is missing, if that is why nothing was compared."""
+    if options.base or any(run.base for run in runs) or not any(run.checkpoints for run in runs):
+        return []
+    return [
+        "Base: no file names the model that training started from, so nothing can be said of how the weights moved; --base MODEL names it."
+    ]
+
+
+def _first_only(base: Base) -> list[str]:
+    """Say that the base is missing, if the first checkpoint stands for it."""
+    if base.first is None:
+        return []
+    return [
+        f"Base: {base.problem}. Everything is compared with the first checkpoint, {step_name(base.first)}; what changed before it is not "
+        "counted."
+    ]
+
+
 def _progress(label: str, options: Options) -> Callable[[int, int], None] | None:
     if options.progress is None:
         return None
@@ -136,11 +157,15 @@ def _side_by_side(moved: Sequence[Moved]) -> list[Finding]:
     caveats = " ".join(by_run([(of.label, caveat(of)) for of in moved], len(moved)))
     return [
         Finding(
-            f"Weights that are the same as in the base when both are rounded to bf16, at the last checkpoint: {shares}. All were counted, "
-            f"so there is no interval. {caveats}",
+            f"bf16 update sparsity, the share of weights that are the same as in the base after both are rounded to bf16, at the last "
+            f"checkpoint: {shares}. All weights were counted, so there is no interval. {caveats}",
             weight=10,
         ),
-        Finding(f"Norm of the update divided by the norm of the base, at the last checkpoint: {norms}. No interval either.", weight=8),
+        Finding(
+            f"Relative update, the norm of the update divided by the norm of the base, at the last checkpoint: {norms}. All weights were "
+            "counted, so there is no interval; it grows with learning rate and steps under any method.",
+            weight=8,
+        ),
     ]
 
 
@@ -152,18 +177,21 @@ def _findings(moved: Moved, several: bool) -> list[Finding]:
     before = f"at {first}" if first else "in the base"
     others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
     if not total.changed["exact"]:
-        text = f"{of}, none of the {total.numel:,} weights differs from what it was {before} (all were compared, so there is no interval)."
+        text = f"{of}, none of the {total.numel:,} weights differs from what it was {before}. All were compared, so there is no interval."
         return [Finding(text, f"{key}unchanged_bf16", 1.0, weight=10)]
     findings = [
         Finding(
-            f"{of}, {percent(total.sparsity['bf16'])} of the {total.numel:,} weights are the same as {before} when both are rounded to "
-            f"bf16 (by the other rules: {others}). All were counted, so there is no interval. {caveat(moved)}",
+            f"{of}, the bf16 update sparsity is {percent(total.sparsity['bf16'])}: that share of the {total.numel:,} weights is the same "
+            f"as {before} after both are rounded to bf16 (by the other rules: {others}). All weights were counted, so there is no "
+            f"interval. {caveat(moved)}",
             f"{key}unchanged_bf16",
             total.sparsity["bf16"],
             weight=10,
         ),
         Finding(
-            f"{of}, the norm of the update is {number(total.relative_update)} of the norm of the base; {_largest(moved.last)}",
+            f"{of}, the relative update, its norm divided by the norm of the base, is {number(total.relative_update)}. "
+            f"{_largest(moved.last)} All weights were counted, so there is no interval; it grows with learning rate and steps under any "
+            "method.",
             f"{key}relative_update",
             total.relative_update,
             weight=8,
@@ -195,7 +223,7 @@ def _largest(last: Update) -> str:
                 f"of the {what}, {printable(most.name, 60)} moved most ({number(most.relative_update)}) and {printable(least.name, 60)} "
                 f"least ({number(least.relative_update)})"
             )
-    return ("; ".join(texts) or "there is one part only") + "."
+    return f"Relative to their own norms, {'; '.join(texts)}." if texts else "There is one part only."
 
 
 def _steps(last: Update) -> tuple[str, float] | None:
@@ -273,11 +301,6 @@ def _doubts(moved: Moved) -> list[str]:
     )
     if len(moved.updates) < FEW:
         lines.append(f"When the weights moved: {plural(len(moved.updates), 'checkpoint')} cannot show it; save more of them.")
-    if moved.base.first is not None:
-        lines.append(
-            f"Total change: {moved.base.problem}. Everything is compared with the first checkpoint, {step_name(moved.base.first)}; what "
-            "changed before it is not counted."
-        )
     return lines
 
 

@@ -48,7 +48,7 @@ def test_the_main_number_has_interval_and_caveat(rng: np.random.Generator) -> No
     assert main.high is not None
     assert main.low < main.value < main.high
     assert main.value == pytest.approx(0.5, abs=0.06)
-    assert "One run" in main.text
+    assert "not between seeds" in main.text
     table = section.tables[0].frame.set_index("metric")
     assert math.isnan(table.loc["learning_rate", "low"])  # set, not measured
 

@@ -89,7 +89,7 @@ def test_without_common_prompts_the_change_says_so(rng: np.random.Generator) -> 
     table["prompt"] = table["prompt"] + (table["step"] >= 50).map({True: " late", False: ""})
     section = rollouts.describe(["a"], [table], Options())
     main = max(section.findings, key=lambda finding: finding.weight)
-    assert "share none" in main.text
+    assert "none of which was sampled in both halves" in main.text
     assert any("No prompt was sampled in both halves" in doubt for doubt in section.doubts)
     assert len(section.samples) == 1
     assert "sampled over the longest time" in section.samples[0].title

@@ -91,7 +91,7 @@ def test_what_is_said_of_a_trace(rng: np.random.Generator) -> None:
     assert (main.low, main.high) == (pytest.approx(main.value), pytest.approx(main.value))
     assert by_key["kl_last_base"].value == pytest.approx(0.2)
     assert by_key["surprisal_change"].value == pytest.approx(0.2)
-    assert "of the kind connective" in by_key["kind_change"].text
+    assert "changed most on connective" in by_key["kind_change"].text
     parts = section.tables[0].frame
     assert parts["part"].tolist() == ["completions", "completions, step 1", "completions, step 9", "prompts"]
     assert parts["tokens"].tolist() == [600, 300, 300, 180]
