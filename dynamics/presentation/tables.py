@@ -23,8 +23,8 @@ PLAIN_WIDTH = 100
 INDENT, GAP = 2, 2
 #: minimum width of a wrapped text column, if other columns can continue below instead
 READABLE = 14
-#: preferred line breaks: at spaces, except before % and after < or >; and in a long name after a separator
-BREAK = re.compile(r"(?<![<>]) +(?!%)|(?<=[/_:;=.,-])(?=\w)")
+#: preferred line breaks: at spaces, except before % and after < or >; and in a long name after a separator, but not after a minus sign
+BREAK = re.compile(r"(?<![<>]) +(?!%)|(?<=[/_:;=.,])(?=\w)|(?<=\w-)(?=\w)")
 #: numbers are not broken, unless they are longer than a line
 NUMBER = re.compile(r"\d(?:[\d.,]*\d)?(?:e[+-]?\d+)?")
 

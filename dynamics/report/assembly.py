@@ -34,7 +34,7 @@ SENTENCES, OF_ONE_SECTION = 6, 2
 #: names of methods
 METHODS = {
     "sft": "SFT, supervised fine-tuning",
-    "grpo": "GRPO, policy gradient on verifiable or other rewards with advantages relative to a group",
+    "grpo": "GRPO, policy gradient with advantages relative to a group",
     "rloo": "RLOO, policy gradient with a leave-one-out baseline",
     "ppo": "PPO, policy gradient with clipped ratios",
     "dpo": "DPO, direct preference optimisation",
@@ -157,16 +157,19 @@ def changed(changes: Sequence[Change], run: str) -> str:
         return f"No change of behaviour is clear; the intervals contain 0: {unclear}."
     most = clear[0]
     moved = "rose" if most.value > 0 else "fell"
-    text = f"The {most.what} {moved} from {number(most.start)} to {number(most.end)}: {_size(most)} ({most.how})."
+    text = (
+        f"The {most.what} {moved} from {number(most.start)} to {number(most.end)}, by {most.value:+.3g} [{most.low:+.3g}, {most.high:+.3g}]"
+    )
+    text += f"{_share(most, ', ', ' of its start')} ({most.how})."
     if len(clear) > 1:
-        others = "; ".join(f"{change.what} {_size(change)}" for change in clear[1:])
-        text += f" It is the largest of {len(clear)} clear changes relative to their start; the others: {others}."
+        others = ", ".join(f"{change.what}{_share(change, ' (', ')')}" for change in clear[1:])
+        text += f" Of {len(clear)} clear changes it is the largest relative to its start; the others: {others}."
     return text + (f" Not clear, as the interval contains 0: {unclear}." if unclear else "")
 
 
-def _size(change: Change) -> str:
-    share = f", {100 * change.value / abs(change.start):+.3g} %" if change.start else ""
-    return f"{change.value:+.3g} [{change.low:+.3g}, {change.high:+.3g}]{share}"
+def _share(change: Change, before: str, after: str) -> str:
+    """Say how large a change is relative to its start; nothing if that is 0."""
+    return f"{before}{100 * change.value / abs(change.start):+.3g} %{after}" if change.start else ""
 
 
 def open_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:

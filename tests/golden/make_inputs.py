@@ -30,6 +30,7 @@ def write(folder: Path) -> None:
     models(folder / "model")
     texts(folder)
     graded(folder)
+    recorded_run(folder / "grpo")
 
 
 def shapes(kinds: dict[str, tuple[int, ...]], layers: int = 2, vocabulary: int = 97, hidden: int = 24) -> dict[str, tuple[int, ...]]:
@@ -252,6 +253,57 @@ def graded(folder: Path) -> None:
             for record in records
         ]
     lines(folder / "both.jsonl", both)
+
+
+def recorded_run(folder: Path) -> None:
+    """Make a run directory of this project: a base and two checkpoints, curves, completions, and graded samples of before and after."""
+    rng = np.random.default_rng(10)
+    kinds: dict[str, tuple[int, ...]] = {"self_attn.q_proj": (12, 12), "mlp.down_proj": (12, 16), "input_layernorm": (12,)}
+    state = weights(rng, shapes(kinds, vocabulary=40, hidden=12))
+    for step in (0, 20, 40):
+        save(folder / "checkpoints" / f"step_{step:06d}", state, as_bf16)
+        direction = {
+            name: np.outer(rng.normal(0, 1, value.shape[0]), rng.normal(0, 2e-3, value.shape[-1])) for name, value in state.items()
+        }
+        moved_on = moved(rng, state, 0.2, 1e-3)
+        state = {
+            name: (value + direction[name] * (value.ndim == 2)).astype(np.float32) if value.ndim == 2 else moved_on[name]
+            for name, value in moved_on.items()
+        }
+    config = {"learning_rate": 1e-5, "steps": 40, "seed": 0, "temperature": 1.0, "group_size": 4, "prompts_per_step": 3, "kl_coef": 0.01}
+    config |= {"advantage": "grpo", "master_dtype": "float32"}
+    document = {"schema": "dynamics.run/2", "method": "rlvr", "preset": "pretrained", "config": config, "model": "models/base", "seed": 0}
+    document |= {"master_dtype": "float32", "storage_dtype": "bfloat16", "status": "finished"}
+    (folder / "run.json").write_text(json.dumps(document))
+    metrics, problems = [], [f"{first}+{second}=" for first in range(3) for second in range(2)]
+    (folder / "rollouts").mkdir()
+    for step in range(1, 41):
+        skill = 0.3 + step / 80
+        rollouts = []
+        for problem in rng.permutation(len(problems))[:3]:
+            for right in rng.random(4) < skill:
+                text = str(sum(map(int, problems[problem][:-1].split("+"))) if right else rng.integers(10, 99))
+                rollouts.append({"prompt": problems[problem], "completion": text, "role": "solver", "reward": float(right), "ended": "eos"})
+        lines(folder / "rollouts" / f"step_{step}.jsonl", rollouts)
+        measured = {"reward": float(np.mean([record["reward"] for record in rollouts])), "entropy": 1.2 - step / 60 + rng.normal(0, 0.05)}
+        measured |= {
+            "loss": rng.normal(0, 0.1),
+            "kl": step * 1e-3,
+            "grad_norm": float(rng.gamma(4, 0.2)),
+            "length/mean": 4 + rng.normal(0, 0.2),
+        }
+        metrics.append({"step": step, **measured, "learning_rate": 1e-5})
+    lines(folder / "metrics.jsonl", metrics)
+    (folder / "evals").mkdir()
+    easy = rng.beta(0.5, 0.8, 20)
+    for name, chance in (("base", easy), ("rlvr, 40 steps", easy**0.5)):
+        samples = [
+            {"model": f"{name}, T=1", "problem": f"p{problem}", "sample": sample, "correct": bool(rng.random() < chance[problem])}
+            for problem in range(20)
+            for sample in range(8)
+        ]
+        records = [record | {"score": float(record["correct"]), "temperature": 1.0} for record in samples]
+        lines(folder / "evals" / f"{name.replace(' ', '_')}_T1.jsonl", records)
 
 
 def lines(path: Path, records: list[dict[str, Any]]) -> None:

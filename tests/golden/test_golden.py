@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +27,22 @@ from dynamics.__main__ import main
 
 RECORDED = Path(__file__).parent / "recorded"
 RECORD = os.environ.get("DYNAMICS_RECORD_GOLDEN") == "1"
-#: fields of documents that hold times, and markers of such lines in a table
-TIMES, TIMED_LINES = ("seconds", "tokens_per_second"), ("tokens/s",)
+#: fields of documents that hold times or paths of the outputs, and markers of such lines in a table
+TIMES, TIMED_LINES = ("seconds", "tokens_per_second", "command"), ("tokens/s", "    python -m dynamics.report ")
 #: shares of replicates: absolute tolerance, because rounding decides a replicate in which two curves are equal
 REPLICATE_SHARES = {"probability_none": 1e-3, "probability_from_start": 1e-3}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, the option that writes its table, if any, and how far its floats may differ."""
+    """A command line, the option that writes its table, if any, and how far its floats may differ; also those in its sentences, if so."""
 
     line: str
     table: str | None = "--csv"
     relative: float = 1e-9
     absolute: float = 0.0
     needs: tuple[str, ...] = ()
+    sentences: bool = False
 
 
 def spectra(line: str, relative: float = 1e-7) -> Case:
@@ -75,6 +77,8 @@ CASES = {
     "passk_unscored": Case("passk rl_results.jsonl --unscored wrong --level 0.9 --replicates 500 --seed 3"),
     # a fit is as exact as the last step of the optimiser
     "passk_extrapolate": Case("passk base=base_results.jsonl rl=rl_results.jsonl --extrapolate 256 --replicates 500", relative=1e-5),
+    # the directions are computed as in spectra_approx, and the sentences hold rounded numbers
+    "report": Case("report grpo --no-model-passes --cache none --html report.html", "--markdown", 2e-3, 1e-9, ("torch",), sentences=True),
 }
 
 
@@ -93,6 +97,8 @@ def test_what_a_command_gives_is_what_it_gave(name, inputs, tmp_path, monkeypatc
         pytest.importorskip(package)
     monkeypatch.chdir(inputs)
     monkeypatch.setenv("COLUMNS", "100")
+    if name == "report":  # its figures take most of its time, nothing that is recorded is in them, and the tests of the report draw them
+        monkeypatch.setattr("dynamics.report.page.draw", lambda _report: {})
     outputs = given(case, tmp_path)
     if RECORD:
         RECORDED.mkdir(exist_ok=True)
@@ -101,7 +107,8 @@ def test_what_a_command_gives_is_what_it_gave(name, inputs, tmp_path, monkeypatc
         pytest.skip("recorded")
     kept = {path.name.removeprefix(name): path.read_text(encoding="utf-8") for path in RECORDED.glob(f"{name}.*")}
     assert set(outputs) == set(kept)
-    assert outputs[".txt"] == kept[".txt"]
+    for suffix in {".txt", ".md"} & set(outputs):
+        assert not list(differences(kept[suffix], outputs[suffix], case))
     for suffix, parse in ((".json", json.loads), (".csv", rows)):
         if suffix in outputs:
             wrong = list(differences(parse(kept[suffix]), parse(outputs[suffix]), case))
@@ -114,16 +121,16 @@ def test_what_is_recorded_is_of_a_case():
 
 def given(case: Case, folder: Path) -> dict[str, str]:
     """Return the printed output of the command, its document and its table, without times."""
-    document, table = folder / "document.json", folder / ("table.parquet" if case.table == "--out" else "table.csv")
+    suffix = {"--out": "parquet", "--markdown": "md"}.get(case.table or "", "csv")
+    document, table = folder / "document.json", folder / f"table.{suffix}"
     outputs = ["--json", str(document), *([case.table, str(table)] if case.table else [])]
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(printed):
         assert main([*case.line.split(), *outputs]) == 0
     printed.seek(0)
-    lines = [line for line in printed.read().splitlines() if not any(mark in line for mark in TIMED_LINES)]
-    texts = {".txt": "\n".join(lines) + "\n", ".json": compact(json.loads(document.read_text(encoding="utf-8")))}
-    if case.table == "--csv":
-        texts[".csv"] = table.read_text(encoding="utf-8")
+    texts = {".txt": untimed(printed.read()), ".json": compact(json.loads(document.read_text(encoding="utf-8")))}
+    if case.table in ("--csv", "--markdown"):
+        texts[f".{suffix}"] = untimed(table.read_text(encoding="utf-8"))
     elif case.table == "--out":
         import pyarrow.parquet
 
@@ -134,6 +141,11 @@ def given(case: Case, folder: Path) -> dict[str, str]:
         writer.writerows({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in records)
         texts[".csv"] = text.getvalue()
     return texts
+
+
+def untimed(text: str) -> str:
+    """Leave out the lines that hold times or paths of the outputs."""
+    return "".join(line for line in text.splitlines(keepends=True) if not any(mark in line for mark in TIMED_LINES))
 
 
 def compact(document: dict[str, Any]) -> str:
@@ -147,6 +159,12 @@ def compact(document: dict[str, Any]) -> str:
             text = "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
         fields.append(f"{json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def divided(text: str) -> tuple[list[str], list[float]]:
+    """Divide a text into what is between its numbers, and the numbers."""
+    parts = re.split(r"(\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return parts[::2], [float(part.replace(",", "")) for part in parts[1::2]]
 
 
 def rows(text: str) -> list[dict[str, Any]]:
@@ -179,6 +197,13 @@ def differences(kept: Any, actual: Any, case: Case, where: str = "") -> Iterator
     elif isinstance(kept, float):
         absolute = REPLICATE_SHARES.get(where.rpartition(".")[2], case.absolute)
         if not (math.isclose(kept, actual, rel_tol=case.relative, abs_tol=absolute) or (math.isnan(kept) and math.isnan(actual))):
+            yield f"{where}: was {kept!r}, is {actual!r}"
+    elif isinstance(kept, str) and case.sentences:
+        words, numbers = zip(*(divided(text) for text in (kept, actual)), strict=True)
+        close = words[0] == words[1] and all(
+            math.isclose(a, b, rel_tol=case.relative, abs_tol=case.absolute) for a, b in zip(*numbers, strict=True)
+        )
+        if not close:
             yield f"{where}: was {kept!r}, is {actual!r}"
     elif kept != actual:
         yield f"{where}: was {kept!r}, is {actual!r}"

@@ -336,9 +336,9 @@ def test_the_headline_names_the_largest_clear_change_and_which_others_are_clear(
     finding = Finding("x", "unchanged_bf16", 0.75)
     made = Report([Run(Path("a"), "t")], ["a"], [[]], [], [Section("weights", "w", [finding], changes=[small, unclear, large])])
     assert made.largest_changes == [
-        "25.00 % of the weights differ in bf16. The reward rose from 0.2 to 0.6: +0.4 [+0.3, +0.5], +200 % (first and last 10 of 60 logged "
-        "steps). It is the largest of 2 clear changes relative to their start; the others: entropy -0.1 [-0.11, -0.09], -5 %. Not clear, "
-        "as the interval contains 0: length."
+        "25.00 % of the weights differ in bf16. The reward rose from 0.2 to 0.6, by +0.4 [+0.3, +0.5], +200 % of its start (first and last "
+        "10 of 60 logged steps). Of 2 clear changes it is the largest relative to its start; the others: entropy (-5 %). Not clear, as the "
+        "interval contains 0: length."
     ]
     assert changed([unclear], "a") == "No change of behaviour is clear; the intervals contain 0: length."
     assert changed([], "a") == "No change of behaviour was measured with an interval."

@@ -44,8 +44,8 @@ SET = ("learning_rate",)
 MAIN = ("held_out", "reward", "held_out_loss", "loss")
 #: further metrics whose change is a sentence
 TOLD = ("reward", "entropy", "kl", "length", "loss")
-#: metrics whose change is one of behaviour; a KL from the reference begins at 0 by definition
-BEHAVIOUR = ("held_out", "reward", "held_out_loss", "entropy", "length", "truncated")
+#: metrics whose change is one of behaviour; a KL from the reference begins at 0 by definition, and the loss counts if there is no reward
+BEHAVIOUR = ("held_out", "reward", "held_out_loss", "loss", "entropy", "length", "truncated")
 ONE_RUN = "the interval covers the noise between the steps of one run, not between seeds"
 CHANGES_NOTE = (
     "Abrupt changes of the mean by optimal partitioning with a penalty of 4 log n, after removal of autoregressive noise; a curve "
@@ -184,7 +184,9 @@ def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Seq
         findings += [_flag_finding(flag, labels, index) for flag in several]
     if len(labels) == 1:
         findings += [
-            _trend_finding(curve, labels, 1.0) for curve in curves if curve.name in TOLD and all(curve is not main for main in mains)
+            _trend_finding(curve, labels, 9.0 if curve.name == "reward" else 4.1 if curve.name == "entropy" else 1.0)
+            for curve in curves
+            if curve.name in TOLD and all(curve is not main for main in mains)
         ]
     return findings + _change_findings(curves, labels)
 
@@ -210,7 +212,7 @@ def _words(name: str) -> str:
 
 def _subject(name: str) -> str:
     """Name the mean of a metric so that it can be told from those of other sections."""
-    return {"reward": "mean training reward", "entropy": "logged entropy"}.get(name, _words(name))
+    return {"reward": "mean training reward", "entropy": "logged entropy", "loss": "training loss"}.get(name, _words(name))
 
 
 def _short(curve: Curve, labels: Sequence[str]) -> str:
@@ -234,7 +236,7 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span}){lost}"
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."
-        return Finding(text, _key(curve, labels), change.change, weight=min(weight, 5.0), run=run)
+        return Finding(text, _key(curve, labels), change.change, weight=min(weight, 2.0), run=run)
     sure = "" if change.rises or change.falls else " No clear change: the interval contains 0."
     text = f"{moved}, a change of {change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}].{sure} Caveat: {ONE_RUN}."
     return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight, run=run)
@@ -242,10 +244,12 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
 
 def _behaviour(curves: Sequence[Curve], labels: Sequence[str]) -> list[Change]:
     """List the changes of what the model does, of metrics that have an interval."""
-    changes = []
+    changes, rewarded = [], {curve.run for curve in curves if curve.name == "reward"}
     for curve in curves:
+        if curve.name == "loss" and curve.run in rewarded:
+            continue  # the loss of a policy gradient measures nothing
         trend = curve.trend
-        if curve.name in BEHAVIOUR and not math.isnan(trend.low):
+        if curve.name in BEHAVIOUR and (trend.low or trend.high) and not math.isnan(trend.low):  # two zeros: it is constant
             how = f"first and last {trend.window:,} of {trend.values:,} logged steps"
             changes.append(Change(labels[curve.run], _subject(curve.name), trend.first, trend.last, trend.low, trend.high, how))
     return changes

@@ -270,7 +270,7 @@ def _profiles(turned: Sequence[Turned], *, width: float = style.TWO_COLUMN) -> F
     axes = drawing.subplots(2 if wide else 4, 2 if wide else 1)
     for ax, column in zip(axes.flat, ("stable_rank", "nss", "angle_left_max", "inside"), strict=True):
         if len(turned) == 1:
-            profile(turned[0].rows, column, ax)
+            profile(turned[0].rows[turned[0].rows["update_norm"] > 0], column, ax)
             continue
         for of in turned:
             layers = of.rows[of.rows["layer"] >= 0].groupby("layer")[column].median()

@@ -121,7 +121,7 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
     series = measured.series
     key, of = ("", "") if alone else (f"/{series.name}", f" of {series.name}")
     if alone:
-        section.findings += [_reward(measured, 10.0), *_flagged(measured, "", "")]
+        section.findings += [_reward(measured, 4.2), *_flagged(measured, "", "")]
         section.findings += [*_copies(measured), *_length(measured), *_prompts(measured)]
     else:
         section.findings += _flagged(measured, key, f"{series.name}: ")
@@ -171,6 +171,7 @@ def _reward(measured: Measured, weight: float) -> Finding:
     sure = "" if math.isnan(change.low) or change.low > 0 or change.high < 0 else " No clear change: the interval contains 0."
     text = f"From the first to the second half of training, the mean reward of {which} changed by {change.value:+.3g} "
     text += f"{_interval(change.low, change.high)}.{sure} {caveat}."
+    weight = 1.0 if math.isnan(change.low) else weight
     return Finding(text, "reward_change", change.value, _end(change.low), _end(change.high), weight)
 
 
@@ -254,7 +255,7 @@ def _tell_together(measured: Sequence[Measured], section: Section) -> None:
         "where no prompt is in both halves, the prompts differ" if any(each.unpaired for each in known) else "on prompts of both halves"
     )
     text = f"Change of the mean reward from the first to the second half of training: {several} ({caveat}; intervals over prompts)."
-    section.findings.insert(0, Finding(text, weight=10.0))
+    section.findings.insert(0, Finding(text, weight=4.2))
 
 
 def _summary(measured: Sequence[Measured]) -> Table:

@@ -208,7 +208,8 @@ def _measure(pair: Pair, passes: Passes | None, options: Options, section: Secti
             section.incomplete.append(str(error) if alone else f"{pair.label}: {error}")
             return
         entry.write(passes)
-    section.incomplete += [*pair.chosen.notes, *passes.lost]
+    lost = [*pair.chosen.notes, *passes.lost]
+    section.incomplete += lost if alone else [f"{pair.label}: {line}" for line in lost]
     describe(pair, restored(passes), passes.notes, options.seed, alone, section)
     section.commands.append(command(pair))
 

@@ -398,9 +398,9 @@ def _lines(moved: Sequence[Moved], *, width: float = style.TWO_COLUMN) -> Figure
                 label=legend_label(of.label),
             )
             continue
-        for rule, (marker, size, width) in MARKS.items():
+        for rule, (marker, size, thickness) in MARKS.items():
             shares = [row.total.sparsity[rule] for _, row in of.updates]
-            ax.plot(x, shares, marker=marker, markersize=size, linewidth=width, color=RULE_COLORS[rule], label=rule)
+            ax.plot(x, shares, marker=marker, markersize=size, linewidth=thickness, color=RULE_COLORS[rule], label=rule)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g} %" if -1e-9 < value < 1 + 1e-9 else ""))
     ax.xaxis.set_major_locator(MaxNLocator(8 if width > style.NARROW else 5, integer=True))
     ax.set_xlabel("step" if stepped else "number of the checkpoint")
