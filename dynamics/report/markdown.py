@@ -11,29 +11,49 @@ from dynamics.report.section import Section, Table
 
 #: characters that Markdown or HTML in it could take for markup; a list at the start; what GitHub makes links of
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!@&]|^[-+]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+#: a cell that is a number
+NUMBER = re.compile(r"[+-]?[\d.,]+(?:e[+-]?\d+)?|-")
 #: rows of a table: a card is read, not searched
 MOST = 12
 
 
 def markdown(report: Report) -> str:
-    """Return the report as GitHub's Markdown, without figures. Text of the files is escaped, and stays text."""
+    """Return the report as GitHub's Markdown, with tables folded and without figures. Text of the files is escaped, and stays text."""
     lines = ["## What this run did to the model" if len(report.runs) == 1 else "## What these runs did to the model", ""]
-    for label, facts in zip(report.labels, report.facts, strict=True):
-        words = "; ".join(f"{fact.name} {printable(fact.text, 300)}" for fact in facts)
-        lines.append(f"- **{escape(label)}**: {escape(words)}")
-    if report.largest_changes:
-        lines += ["", "**Largest change.**", "", *_bullets(report.largest_changes)]
-    if report.doubts:
-        lines += ["", f"**Largest doubt.** {escape(report.doubts[0])}"]
-    lines += ["", *(f"{number}. {escape(finding.text)}" for number, (_, finding) in enumerate(report.headline, 1)), ""]
+    lines += _facts(report)
     if report.incomplete:
-        lines += ["This report is incomplete:", "", *_bullets(report.incomplete), ""]
-    for section in report.sections:
-        lines += _section(section)
+        lines += ["**This report is incomplete.**", "", *_bullets(report.incomplete), ""]
+    if report.largest_changes:
+        lines += ["**Largest change.**", "", *_bullets(report.largest_changes), ""]
     if report.doubts:
+        lines += [f"**Largest doubt.** {escape(report.doubts[0])}", ""]
+    lines += ["### In short", ""] if report.headline else []
+    lines += [*(f"{number}. {escape(finding.text)}" for number, (_, finding) in enumerate(report.headline, 1)), ""]
+    told = {finding.text for _, finding in report.headline}
+    for section in report.sections:
+        lines += _section(section, told)
+    if report.doubts[1:]:
         lines += ["### What cannot be concluded", "", *_bullets(report.doubts), ""]
-    lines += ["### Commands", "", *(f"    {printable(line, 4000)}" for line in (report.command, *report.commands) if line)]
-    return "\n".join(lines) + "\n"
+    if missing := [f"{section.title} {section.missing}" for section in report.sections if section.missing]:
+        lines += ["### Not made", "", *_bullets(missing), ""]
+    commands = [f"    {printable(line, 4000)}" for line in (report.command, *report.commands) if line]
+    return "\n".join([*lines, *_folded("The commands that make each number alone", commands)]) + "\n"
+
+
+def _facts(report: Report) -> list[str]:
+    """Lay the facts out as a table, a column for each run."""
+    names = list(dict.fromkeys(fact.name for facts in report.facts for fact in facts))
+    if not names:
+        return []
+    rows = [["", *(f"**{escape(label)}**" for label in report.labels)], ["---"] * (1 + len(report.labels))]
+    by_run = [{fact.name: printable(fact.text, 300) for fact in facts} for facts in report.facts]
+    rows += [[escape(name), *(_cell(facts.get(name, "-")) for facts in by_run)] for name in names]
+    return [*(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def _folded(title: str, lines: list[str]) -> list[str]:
+    """Fold lines under a title, which is no text of the files."""
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""] if lines else []
 
 
 def escape(text: str, limit: int = 1500) -> str:
@@ -49,21 +69,26 @@ def _bullets(lines: list[str]) -> list[str]:
     return [f"- {escape(line)}" for line in lines]
 
 
-def _section(section: Section) -> list[str]:
-    lines = [f"### {escape(section.title)}", ""]
-    if section.missing:
-        return [*lines, f"Not made: {escape(section.missing)}", ""]
-    lines += [*_bullets([finding.text for finding in section.findings]), ""]
-    for table in section.tables:
-        if table.show and len(table.frame):
-            lines += _table(table)
-    return lines
+def _section(section: Section, told: set[str]) -> list[str]:
+    """Write the findings that the headline does not have, and the tables folded; nothing if there are neither."""
+    lines = _bullets([finding.text for finding in section.findings if finding.text not in told and not finding.run])
+    tables = [line for table in section.tables if table.show and len(table.frame) for line in _table(table)]
+    by_run = _bullets([finding.text for finding in section.findings if finding.run])
+    if section.missing or not (lines or tables or by_run):
+        return []
+    return [f"### {escape(section.title)}", "", *lines, "", *_folded("Each run by itself", by_run), *_folded("Tables", tables)]
 
 
 def _table(table: Table) -> list[str]:
     headings, rows, text = shown(table, min(MOST, table.most))
     rule = ["---" if position in text else "--:" for position in range(len(headings))]
-    body = [headings, *rows]
-    cells = [[escape(cell) for cell in row] for row in body]
+    cells = [[_cell(cell) for cell in row] for row in (headings, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])]
-    return [f"**{escape(table.title)}**", "", *lines, ""]
+    more = f"{len(table.frame) - len(rows):,} more rows are left out here." if len(table.frame) > len(rows) else ""
+    notes = [escape(note) for note in (table.note, more) if note]
+    return [f"**{escape(table.title)}**", "", *lines, "", *(line for note in notes for line in (note, ""))]
+
+
+def _cell(text: str) -> str:
+    """Escape a cell; the sign of a number is no list there."""
+    return text if NUMBER.fullmatch(text) else escape(text)

@@ -265,6 +265,9 @@ def test_hostile_text_stays_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(page(hostile_report("x" * 10_000), {})) < 100_000
     card = markdown(hostile_report(HOSTILE))
     assert "\x1b" not in card
+    folds = r"</?details>|<summary>(Tables|Each run by itself|The commands that make each number alone)</summary>"
+    assert re.findall(r"(?<!\\)</?details>", card) == re.findall(r"</?details>", markdown(hostile_report("plain")))
+    card = re.sub(rf"(?m)^({folds})+$", "", card)
     assert not re.search(
         r"(?<!\\)<(?!/?script>alert\(1\)</script>\"><img)", "\n".join(line for line in card.splitlines() if line[:4] != "    ")
     )
@@ -403,3 +406,17 @@ def test_the_tables_of_a_section_but_a_short_first_one_are_folded(run: Path) -> 
     shown = [table for section in made.sections for table in section.tables if table.show]
     first = [next(table for table in section.tables if table.show) for section in made.sections if any(t.show for t in section.tables)]
     assert document.count("<details class=part>") == len(shown) - sum(len(table.frame) <= 12 for table in first)
+
+
+def test_the_summary_folds_tables_and_repeats_no_finding_of_the_headline(run: Path) -> None:
+    made = report([read(run)], Options(model_passes=False))  # type: ignore[list-item]
+    card = markdown(made)
+    assert all(card.count(escape(finding.text)) == 1 for _, finding in made.headline)
+    assert "| learning rate | 1e-05 |" in card
+    before = card.split("<details>")[0]
+    assert "**Largest change.**" in before
+    assert "**Largest doubt.** Cause: this is one run" in before
+    assert "| 10 | 232 |" not in before
+    assert re.search(r"\| -?[\d.]+ \|", card)  # the sign of a number is not escaped
+    assert "\\-0" not in card
+    assert card.count("<details>") == card.count("</details>") > 1
