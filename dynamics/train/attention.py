@@ -1,14 +1,18 @@
-"""Attention for rows in which several completions share a prompt, with grouped-query attention.
+"""Attention for prompts and completions packed into one row, in memory linear in their length, with grouped-query attention.
 
-Completions of a row do not attend to each other. ``attend`` computes only the remaining attention weights (prompt to prompt, completion to
-prompt, completion to itself) and does not repeat keys for the query heads that share them. It is registered with transformers as ``NAME``.
-Models differ in what they expect of their attention, so the caller must check that it reproduces the model's own log-probabilities
-(``Policy`` does).
+A packed row holds several segments (``batch.Segment``): a segment attends causally to itself and, if it is a completion that shares its
+prompt with others, to the whole prompt, and to nothing else. Each part of the softmax, over a segment's own keys and over its prompt's, is
+computed by torch's fused kernel and the parts are merged by their log-sum-exp. No attention weight is kept for the backward pass, which
+recomputes them (FlashAttention, arXiv 2205.14135). Devices without the kernel compute the parts in blocks of queries.
+
+``attend`` is registered with transformers as ``NAME``. Models differ in what they expect of their attention, so the caller must check that
+it reproduces the model's own log-probabilities (``Policy`` does).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,56 +20,117 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dynamics.train.batch import PackedRows
+from dynamics.train.batch import Segment
 
-NAME = "shared_prompts"
+NAME = "packed_segments"
 #: attention arguments of some models that are not supported
-_UNSUPPORTED = ("softcap", "s_aux", "sliding_window")
+_UNSUPPORTED = ("softcap", "s_aux")
+#: log-sum-exp of slots without a token: it makes their attention weights 0
+_UNSEEN = 1e30
+#: queries per block where there is no fused kernel
+BLOCK = 256
+#: segments are batched, padded to the longest, if it is at most this long or at most twice as long as the shortest
+PADDED_LENGTH = 32
 
 
 @dataclass(frozen=True)
-class SharedPromptPattern:
-    """Layout of prompts and completions in rows (B, T), with at most S completions of at most L tokens after prompts of at most P tokens.
+class SegmentBatch:
+    """Segments of similar length that are computed together.
 
     Attributes
     ----------
-    prompt_length : P.
-    prompt_mask : (B, P) bool, True for prompt tokens, False for padding; None if all prompts have length P.
-    gather_index : (B * S * L,) index of each completion token in the flattened rows (B * T); 0 for padding.
-    scatter_index : (B * T,) index of each token in the concatenation of prompts (B * P) and completions (B * S * L).
-    shape : (S, L).
+    shape : number of segments N and length L of the longest.
+    gather : (N * L,) token of each slot; padding slots, on the right of a segment, repeat its first token.
+    tokens, slots : (tokens,) each token and its slot.
     """
 
-    prompt_length: int
-    prompt_mask: Bool[Tensor, "rows prompt"] | None
-    gather_index: Int[Tensor, " completion_slots"]
-    scatter_index: Int[Tensor, " row_slots"]
     shape: tuple[int, int]
+    gather: Int[Tensor, " slots"]
+    tokens: Int[Tensor, " tokens"]
+    slots: Int[Tensor, " tokens"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tokens of one packed row attend to which.
+
+    Attributes
+    ----------
+    own : every token is in one of these segments and attends to the tokens of it up to itself.
+    prompts : (start, end, prompt start, prompt end): tokens from start to end also attend to all tokens of the prompt.
+    longest : largest distance between a token and one it attends to, plus one.
+    past : keys and values of tokens before the row, to which all of its tokens attend; None if there are none.
+    """
+
+    own: Sequence[SegmentBatch]
+    prompts: Sequence[tuple[int, int, int, int]]
+    longest: int
+    past: Past | None = None
 
     @classmethod
-    def of(cls, packed: PackedRows, device: torch.device) -> SharedPromptPattern:
-        """Compute the layout of rows with ``segments``."""
-        segments = packed.segments
-        assert segments is not None
-        rows, width = segments.shape
-        prompt_lengths = (segments == 0).sum(1)
-        longest, completions = int(prompt_lengths.max()), int(segments.max())
-        lengths = np.stack([(segments == number).sum(1) for number in range(1, completions + 1)], 1)
-        size = int(lengths.max())
-        gather = np.zeros((rows, completions, size), np.int64)
-        scatter = np.zeros((rows, width), np.int64)
-        for row in range(rows):
-            end = int(prompt_lengths[row])
-            scatter[row, :end] = row * longest + np.arange(end)
-            for number, length in enumerate(lengths[row].tolist()):
-                gather[row, number, :length] = row * width + end + np.arange(length)
-                scatter[row, end : end + length] = rows * longest + (row * completions + number) * size + np.arange(length)
-                end += length
-        mask = None
-        if (prompt_lengths < longest).any():
-            mask = torch.from_numpy(np.arange(longest)[None, :] < prompt_lengths[:, None]).to(device)
-        gather_index, scatter_index = (torch.from_numpy(index.ravel()).to(device) for index in (gather, scatter))
-        return cls(longest, mask, gather_index, scatter_index, (completions, size))
+    def of(cls, segments: Sequence[Segment], device: torch.device, past: Past | None = None) -> Layout:
+        """Compute the layout of a row of these segments."""
+        segments = [segment for segment in segments if segment.start < segment.end]
+        batches: list[list[Segment]] = []
+        for segment in sorted(segments, key=lambda segment: segment.start - segment.end):
+            longest = _length(batches[-1][0]) if batches else 0
+            if batches and (longest <= PADDED_LENGTH or longest <= 2 * _length(segment)):
+                batches[-1].append(segment)
+            else:
+                batches.append([segment])
+        prompts: list[tuple[int, int, int, int]] = []
+        for start, end, first, last in segments:
+            if first == last:
+                continue
+            if prompts and prompts[-1][1:] == (start, first, last):  # the next completion of the same prompt
+                start = prompts.pop()[0]
+            prompts.append((start, end, first, last))
+        longest = max(_length(segment) + segment.prompt_end - segment.prompt_start for segment in segments)
+        return cls([_batched(batch, device) for batch in batches], prompts, longest, past)
+
+
+def _length(segment: Segment) -> int:
+    return segment.end - segment.start
+
+
+def _batched(segments: Sequence[Segment], device: torch.device) -> SegmentBatch:
+    starts = np.array([segment.start for segment in segments])
+    lengths = np.array([_length(segment) for segment in segments])
+    inside = np.arange(lengths.max())[None] < lengths[:, None]
+    gather = np.where(inside, starts[:, None] + np.arange(lengths.max())[None], starts[:, None])
+    as_tensor = (torch.from_numpy(index).to(device) for index in (gather.ravel(), gather[inside], np.flatnonzero(inside)))
+    return SegmentBatch((len(segments), int(lengths.max())), *as_tensor)
+
+
+@dataclass
+class Past:
+    """Keys and values of the earlier pieces of a sequence that is computed piece by piece, by attention module.
+
+    Attributes
+    ----------
+    earlier : (keys, values) of each earlier piece, (1, key heads, tokens, size) each, in order.
+    current : those of the piece that is being computed, with their graph; set by ``attend`` while ``recording``.
+    recording : whether ``attend`` sets ``current``; not while a layer is computed again for its gradient.
+    """
+
+    earlier: dict[Any, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    current: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    recording: bool = True
+
+    def length(self, module: Any) -> int:
+        """Count the tokens of the earlier pieces."""
+        return sum(key.shape[2] for key, _ in self.earlier.get(module, ()))
+
+    def advance(self) -> None:
+        """Append the current piece to the earlier ones, as leaves that collect the gradients of later pieces."""
+        for module, (key, value) in self.current.items():
+            leaves = key.detach().requires_grad_(), value.detach().requires_grad_()
+            self.earlier.setdefault(module, []).append(leaves)
+        self.current = {}
+
+    def retreat(self) -> dict[Any, tuple[Tensor, Tensor]]:
+        """Remove the last earlier piece, if there is one, and return its leaves with the gradients that later pieces gave them."""
+        return {module: pieces.pop() for module, pieces in self.earlier.items() if pieces}
 
 
 def use(model: Any) -> None:
@@ -86,32 +151,38 @@ def _mask(*args: Any, **more: Any) -> Tensor:
 
 
 def attend(
-    _module: Any,
+    module: Any,
     query: Float[Tensor, "rows heads queries size"],
     key: Float[Tensor, "rows key_heads keys size"],
-    value: Float[Tensor, "rows key_heads keys size"],
+    value: Float[Tensor, "rows key_heads keys value_size"],
     attention_mask: Bool[Tensor, " ..."] | Float[Tensor, " ..."] | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    pattern: SharedPromptPattern | None = None,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
     **more: Any,
-) -> tuple[Float[Tensor, "rows queries heads size"], None]:
+) -> tuple[Float[Tensor, "rows queries heads value_size"], None]:
     """Compute attention, with the interface of transformers' attention functions.
 
     Parameters
     ----------
-    _module : not used; transformers passes it.
+    module : the attention layer that calls.
     query, key, value : several query heads may share a head of keys and values.
     attention_mask : broadcasts to (rows, 1, queries, keys): True where a query attends to a key, or numbers to add to the scores.
     scaling : factor of the scores; 1 / sqrt(size) if None.
+    layout : of one packed row; the mask is then ignored.
+    sliding_window : tokens that a token sees, itself included. The mask contains it; with a layout, ValueError if a token would see more.
     dropout, more : options of transformers; unsupported ones raise ValueError.
-    pattern : layout of rows in which several completions share a prompt; the mask is then ignored.
     """
     if dropout or any(more.get(name) is not None for name in _UNSUPPORTED):
-        raise ValueError("attention with dropout, soft-capping, sinks or a window is not covered")
-    query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if pattern is not None:
-        return _attend_shared(query, key, value, pattern), None
+        raise ValueError("attention with dropout, soft-capping or sinks is not covered")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if layout is not None:
+        reach = layout.longest + (layout.past.length(module) if layout.past is not None else 0)
+        if sliding_window is not None and reach > sliding_window:
+            raise ValueError(f"a sequence of {reach} tokens is longer than the model's window of {sliding_window}")
+        return _attend_packed(module, query, key, value, layout, scale), None
+    query = query * scale
     batch, heads, length, size = query.shape
     key_heads = key.shape[1]
     scores = query.reshape(batch, key_heads, -1, size) @ key.transpose(2, 3)
@@ -121,7 +192,7 @@ def attend(
     elif attention_mask is not None:
         _hide(by_head, attention_mask[:, :, None])
     output = _softmax(by_head, value.dtype).view(scores.shape) @ value
-    return output.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
+    return output.view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
 def _hide(scores: Tensor, seen: Tensor) -> None:
@@ -138,41 +209,176 @@ def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.softmax(scores, -1, dtype=torch.float32).to(dtype)
 
 
-def _causal(length: int, device: torch.device) -> Tensor:
-    """Causal mask (length, length) bool, True where a query attends to a key."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril_()
+def _attend_packed(module: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    """Attend in one packed row: (1, heads, T, size) to (1, T, heads, size)."""
+    earlier: list[tuple[Tensor, Tensor]] = []
+    if layout.past is not None:
+        earlier = list(layout.past.earlier.get(module, ()))
+        if layout.past.recording:
+            layout.past.current[module] = key, value
+    flat = [part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value)]  # some models rotate or scale in float32
+    pasts = [part[0].transpose(0, 1).to(value.dtype) for pair in earlier for part in pair]
+    output: Tensor = _Attend.apply(layout, scale, *flat, *pasts)  # type: ignore[no-untyped-call]
+    return output[None]
 
 
-def _attend_shared(query: Tensor, key: Tensor, value: Tensor, pattern: SharedPromptPattern) -> Tensor:
-    """Attend where several completions share a prompt: prompt to prompt, completion to prompt, completion to itself."""
-    batch, heads, _, size = query.shape
-    key_heads = key.shape[1]
-    group = heads // key_heads  # query heads that share one head of keys
-    prompt, (count, length) = pattern.prompt_length, pattern.shape
+class _Attend(torch.autograd.Function):
+    """Attention in a packed row of query, key and value (T, heads, size); then keys and values of each earlier piece."""
 
-    def completions(states: Tensor) -> Tensor:
-        """(batch, count, length, heads, size)."""
-        flat = states.transpose(1, 2).reshape(-1, states.shape[1] * size)
-        return flat.index_select(0, pattern.gather_index).view(batch, count, length, -1, size)
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, scale: float, query: Tensor, key: Tensor, value: Tensor, *past: Tensor) -> Tensor:
+        key_heads = key.shape[1]
+        output = query.new_empty(*query.shape[:2], value.shape[-1])
+        logsumexp = query.new_empty(query.shape[:2], dtype=_sum_dtype(query))
+        for batch in layout.own:
+            own = (_by_segment(batch, part[batch.gather], key_heads, query) for part in (query, key, value))
+            parts = fused_or_blocked(*own, causal=True, scale=scale)
+            output[batch.tokens], logsumexp[batch.tokens] = (_from_own(batch, part, key_heads) for part in parts)
+        for rows, keys, values in _others(layout, key, value, past):
+            parts = fused_or_blocked(*(_folded(part, key_heads) for part in (query[rows], keys, values)), causal=False, scale=scale)
+            _merge(output[rows], logsumexp[rows], *(_unfolded(part, query.shape[1]) for part in parts))
+        ctx.layout, ctx.scale = layout, scale
+        ctx.save_for_backward(query, key, value, output, logsumexp, *past)
+        return output
 
-    prompt_keys, prompt_values = key[:, :, :prompt], value[:, :, :prompt]
-    queries = query[:, :, :prompt].reshape(batch, key_heads, -1, size)
-    scores = queries @ prompt_keys.transpose(2, 3)
-    _hide(scores.view(batch, heads, prompt, prompt), _causal(prompt, scores.device))
-    of_prompts = (_softmax(scores, value.dtype) @ prompt_values).view(batch, heads, prompt, size).transpose(1, 2)
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        query, key, value, output, logsumexp, *past = ctx.saved_tensors
+        layout, key_heads, heads = ctx.layout, key.shape[1], query.shape[1]
+        slopes = [torch.empty_like(part, dtype=_sum_dtype(part)) for part in (query, key, value)]
+        for batch in layout.own:
+            sums = logsumexp.new_full((len(batch.gather), heads), _UNSEEN)
+            sums[batch.slots] = logsumexp[batch.tokens]
+            given = (*(part[batch.gather] for part in (query, key, value, slope, output)), sums)
+            own = (_by_segment(batch, part, key_heads, query) for part in given)
+            by_query, *others = fused_or_blocked_gradient(*own, causal=True, scale=ctx.scale)
+            for whole, part in zip(slopes, (by_query, *(part.sum(1, keepdim=True) for part in others)), strict=True):
+                whole[batch.tokens] = _from_own(batch, part, key_heads).to(whole.dtype)
+        of_past = []
+        for (rows, keys, values), place in zip(_others(layout, key, value, past), _places(layout, past), strict=True):
+            given = (query[rows], keys, values, slope[rows], output[rows], logsumexp[rows])
+            by_query, *others = fused_or_blocked_gradient(*(_folded(part, key_heads) for part in given), causal=False, scale=ctx.scale)
+            slopes[0][rows] += _unfolded(by_query, heads)
+            others = [_unfolded(part, key_heads) for part in others]
+            if place is None:
+                of_past += others
+                continue
+            for whole, part in zip(slopes[1:], others, strict=True):
+                whole[place] += part
+        return None, None, *(whole.to(query.dtype) for whole in slopes), *of_past
 
-    queries = completions(query).view(batch, count, length, key_heads, group, size).permute(0, 3, 1, 4, 2, 5)
-    queries = queries.reshape(batch, key_heads, count, group * length, size)
-    own_keys, own_values = (completions(states).permute(0, 3, 1, 2, 4) for states in (key, value))
-    to_prompt = queries.reshape(batch, key_heads, -1, size) @ prompt_keys.transpose(2, 3)
-    to_prompt = to_prompt.view(batch, key_heads, count, group * length, prompt)
-    if pattern.prompt_mask is not None:
-        _hide(to_prompt, pattern.prompt_mask[:, None, None, None])
-    to_itself = queries @ own_keys.transpose(3, 4)
-    _hide(to_itself.view(batch, key_heads, count, group, length, length), _causal(length, to_itself.device))
-    weights = _softmax(torch.cat([to_prompt, to_itself], -1), value.dtype)
-    prompt_weights, own_weights = weights[..., :prompt], weights[..., prompt:]
-    output = (prompt_weights.reshape(batch, key_heads, -1, prompt) @ prompt_values).view(queries.shape) + own_weights @ own_values
-    output = output.view(batch, key_heads, count, group, length, size).permute(0, 2, 4, 1, 3, 5)
-    flat = torch.cat([of_prompts.reshape(-1, heads * size), output.reshape(-1, heads * size)])
-    return flat.index_select(0, pattern.scatter_index).view(batch, -1, heads, size)
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    """Dtype in which sums over parts are kept."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _others(layout: Layout, key: Tensor, value: Tensor, past: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows of queries with keys and values, (tokens, key heads, size), that all of them attend to beside their own segment."""
+    for start, end, first, last in layout.prompts:
+        yield slice(start, end), key[first:last], value[first:last]
+    for earlier_keys, earlier_values in zip(past[::2], past[1::2], strict=True):
+        yield slice(0, len(key)), earlier_keys, earlier_values
+
+
+def _places(layout: Layout, past: Sequence[Tensor]) -> list[slice | None]:
+    """Where the keys of ``_others`` are in the row; None for those of earlier pieces."""
+    return [*(slice(first, last) for _, _, first, last in layout.prompts), *[None] * (len(past) // 2)]
+
+
+def _by_segment(batch: SegmentBatch, part: Tensor, key_heads: int, query: Tensor) -> Tensor:
+    """(N * L, heads, ...) to (N * key heads, query heads per key head, L, ...); keys and values are repeated without a copy."""
+    by_head = part.view(*batch.shape, key_heads, -1, *part.shape[2:]).transpose(1, 2).flatten(0, 1).transpose(1, 2)
+    return by_head.expand(-1, query.shape[1] // key_heads, *by_head.shape[2:])
+
+
+def _from_own(batch: SegmentBatch, part: Tensor, key_heads: int) -> Tensor:
+    """Undo ``_by_segment``, for the tokens of the batch: (tokens, heads, ...)."""
+    count, length = batch.shape
+    by_slot = torch.unflatten(part.transpose(1, 2), 0, (count, key_heads)).transpose(1, 2)
+    return by_slot.reshape(count * length, -1, *part.shape[3:])[batch.slots]
+
+
+def _folded(part: Tensor, key_heads: int) -> Tensor:
+    """(tokens, heads, ...) to (1, key heads, heads per key head * tokens, ...), for attention in which the order of queries is free."""
+    return part.view(len(part), key_heads, -1, *part.shape[2:]).movedim(0, 2).flatten(1, 2)[None]
+
+
+def _unfolded(part: Tensor, heads: int) -> Tensor:
+    """Undo ``_folded``."""
+    _, key_heads, rows, *_ = part.shape
+    groups = heads // key_heads
+    return torch.unflatten(part[0], 1, (groups, rows // groups)).movedim(2, 0).flatten(1, 2)
+
+
+def _merge(output: Tensor, logsumexp: Tensor, part: Tensor, sums: Tensor) -> None:
+    """Add a part of the softmax, over other keys, to ``output`` and ``logsumexp`` in place."""
+    total = torch.logaddexp(logsumexp, sums)
+    old, new = (torch.exp(share - total)[..., None] for share in (logsumexp, sums))
+    output.copy_(output * old + part * new)
+    logsumexp.copy_(total)
+
+
+def _fused(query: Tensor, value: Tensor) -> bool:
+    """Whether torch's fused kernel computes this; it needs a CPU, and values of the size of the keys."""
+    return query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
+
+
+def fused_or_blocked(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of (rows, heads, queries, size) and the log-sum-exp of its scores, (rows, heads, queries)."""
+    if _fused(query, value):
+        output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, scale=scale)
+        return output, logsumexp
+    return blocked(query, key, value, causal=causal, scale=scale)
+
+
+def fused_or_blocked_gradient(
+    query: Tensor, key: Tensor, value: Tensor, slope: Tensor, output: Tensor, logsumexp: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value. Output and log-sum-exp may be those of a softmax over more keys, of which these are a part."""
+    if not _fused(query, value):
+        return blocked_gradient(query, key, value, slope, output, logsumexp, causal=causal, scale=scale)
+    made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        slope, query, key, value, output, logsumexp, 0.0, causal, scale=scale
+    )
+    return made[0], made[1], made[2]
+
+
+def blocked(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """``fused_or_blocked`` by plain operations, over blocks of queries: scores of BLOCK x keys are held at a time."""
+    outputs, sums = [], []
+    for start in range(0, query.shape[2], BLOCK):
+        stop = start + BLOCK if causal else key.shape[2]  # later keys are not seen
+        scores = _scores(query[:, :, start : start + BLOCK], key[:, :, :stop], start if causal else None, scale)
+        sums.append(torch.logsumexp(scores, -1))
+        outputs.append(torch.exp(scores - sums[-1][..., None]).to(value.dtype) @ value[:, :, :stop])
+    return torch.cat(outputs, 2), torch.cat(sums, 2)
+
+
+def blocked_gradient(
+    query: Tensor, key: Tensor, value: Tensor, slope: Tensor, output: Tensor, logsumexp: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``fused_or_blocked_gradient`` by plain operations, over blocks of queries."""
+    kind = _sum_dtype(query)
+    by_query = torch.empty_like(query, dtype=kind)
+    by_key, by_value = (torch.zeros(part.shape, dtype=kind, device=part.device) for part in (key, value))
+    for start in range(0, query.shape[2], BLOCK):
+        rows = slice(start, start + BLOCK)
+        stop = start + BLOCK if causal else key.shape[2]
+        queries, slopes, keys = query[:, :, rows], slope[:, :, rows], key[:, :, :stop]
+        weights = torch.exp(_scores(queries, keys, start if causal else None, scale) - logsumexp[:, :, rows, None])
+        by_value[:, :, :stop] += (weights.to(slopes.dtype).transpose(2, 3) @ slopes).to(kind)
+        along = (slopes.to(kind) * output[:, :, rows].to(kind)).sum(-1, keepdim=True)
+        by_score = (weights * ((slopes @ value[:, :, :stop].transpose(2, 3)).to(kind) - along) * scale).to(queries.dtype)
+        by_query[:, :, rows] = (by_score @ keys).to(kind)
+        by_key[:, :, :stop] += (by_score.transpose(2, 3) @ queries).to(kind)
+    return by_query, by_key, by_value
+
+
+def _scores(query: Tensor, key: Tensor, first: int | None, scale: float) -> Tensor:
+    """Scaled scores in float32, or float64 if the queries are; causal with query ``first`` at the top, if it is given."""
+    scores = (query @ key.transpose(2, 3)).to(_sum_dtype(query)) * scale
+    if first is not None:
+        places = torch.arange(scores.shape[3], device=scores.device)
+        scores.masked_fill_(places > places.new_tensor(first) + torch.arange(scores.shape[2], device=scores.device)[:, None], -torch.inf)
+    return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,127 +42,174 @@ class Batch:
         return np.array([len(completion) for completion in self.completions], np.int64)
 
 
+class Segment(NamedTuple):
+    """Tokens from ``start`` to ``end`` of a packed row, a prompt, a completion or both.
+
+    They attend causally to each other and to all tokens from ``prompt_start`` to ``prompt_end``; these are equal if there are none.
+    """
+
+    start: int
+    end: int
+    prompt_start: int = 0
+    prompt_end: int = 0
+
+
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of one forward pass: each is a prompt followed by one or more of its completions, which do not attend to each other.
+    """Tokens of one forward pass: either one row of prompts, each followed by its completions, or padded rows of a prompt and a completion.
 
     Attributes
     ----------
-    ids, positions : (rows, length). The positions of each completion continue those of the prompt.
-    segments : (rows, length) 0 for the prompt, 1, 2, ... for completions, -1 for padding; None if no row has more than one completion.
+    ids, positions : (rows, length). The positions of each completion continue those of its prompt.
+    segments : of the one packed row, in order; None for padded rows, which are padded on the right.
     row, column : (tokens,) position of the hidden state that predicts each completion token.
     targets, sample : (tokens,) completion tokens and the index of their sample, ordered by sample, then by token.
+    token : (tokens,) index of each token within its completion.
     """
 
     ids: Int[np.ndarray, "rows length"]
     positions: Int[np.ndarray, "rows length"]
-    segments: Int[np.ndarray, "rows length"] | None
+    segments: Sequence[Segment] | None
     row: Int[np.ndarray, " tokens"]
     column: Int[np.ndarray, " tokens"]
     targets: Int[np.ndarray, " tokens"]
     sample: Int[np.ndarray, " tokens"]
+    token: Int[np.ndarray, " tokens"]
+
+    def piece(self, start: int, end: int) -> PackedRows:
+        """Take the tokens from ``start`` to ``end`` of one sequence, and the completion tokens that they predict."""
+        chosen = (self.column >= start) & (self.column < end)
+        return PackedRows(
+            self.ids[:, start:end],
+            self.positions[:, start:end],
+            [Segment(0, end - start)],
+            self.row[chosen],
+            self.column[chosen] - start,
+            self.targets[chosen],
+            self.sample[chosen],
+            self.token[chosen],
+        )
 
 
-def pack_rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool = True) -> list[PackedRows]:
-    """Pack samples into micro-batches of rows of similar shape.
-
-    Attention pads the completions of all rows of a micro-batch to the longest, so rows are grouped if their longest completions differ by
-    less than a factor of two. Rows with a single completion need no such padding and are packed separately.
+def pack_rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool = True, window: int | None = None) -> list[PackedRows]:
+    """Pack samples into micro-batches.
 
     Parameters
     ----------
     batch : contains the samples.
     samples : indices of the samples to pack.
-    tokens : maximum number of tokens of a micro-batch, padding included; a longer row is a micro-batch by itself.
-    share : whether completions of one prompt share a row.
+    tokens : maximum number of tokens of a micro-batch, padding included; a longer sequence is a micro-batch by itself.
+    share : whether a micro-batch is one row without padding, in which the completions of a prompt share it. Otherwise each completion has
+        a row with its prompt, and rows are padded to the longest; those of a micro-batch are of similar length.
+    window : longest prompt and completion that can be packed; longer ones get a padded row each. None if there is no limit.
     """
-    rows = _rows(batch, samples, tokens, share)
-    rows.sort(key=lambda row: (len(row) == 1, -_longest(batch, row), -_length(batch, row)))
-    microbatches: list[list[list[int]]] = []
-    shape = (0, 0, 0)  # of the current micro-batch
-    for row in rows:
-        row_shape = _shape(batch, row)
-        grown = _maximum(shape, row_shape)
-        if microbatches and _similar(batch, microbatches[-1][0], row) and (len(microbatches[-1]) + 1) * _area(grown) <= tokens:
-            microbatches[-1].append(row)
-            shape = grown
-        else:
-            microbatches.append([row])
-            shape = row_shape
-    return [_packed(batch, microbatch) for microbatch in microbatches]
+    fits = [share and (window is None or _length(batch, [sample]) <= window) for sample in samples]
+    packed = [sample for sample, fit in zip(samples, fits, strict=True) if fit]
+    padded = [[sample] for sample, fit in zip(samples, fits, strict=True) if not fit]
+    padded.sort(key=lambda row: -_length(batch, row))
+    microbatches = [_packed(batch, rows) for rows in _fill(batch, _shared_rows(batch, packed, tokens), tokens)]
+    return microbatches + [_padded(batch, [sample for (sample,) in rows]) for rows in _fill(batch, padded, tokens, padded=True)]
 
 
-def _similar(batch: Batch, longer: Sequence[int], row: Sequence[int]) -> bool:
-    return (len(longer) == 1) == (len(row) == 1) and _longest(batch, longer) < 2 * _longest(batch, row)
-
-
-def _rows(batch: Batch, samples: Sequence[int], tokens: int, share: bool) -> list[list[int]]:
+def _shared_rows(batch: Batch, samples: Sequence[int], tokens: int) -> list[list[int]]:
+    """Group samples of one prompt whose tokens, with the prompt's once, are at most ``tokens``."""
     rows: list[list[int]] = []
     open_rows: dict[int, list[int]] = {}
     for sample in samples:
         prompt = int(batch.prompt_of[sample])
         row = open_rows.get(prompt)
-        if row is None or not share or _area(_shape(batch, [*row, sample])) > tokens:
+        if row is None or _length(batch, [*row, sample]) > tokens:
             row = open_rows[prompt] = []
             rows.append(row)
         row.append(sample)
     return rows
 
 
+def _fill(batch: Batch, rows: Sequence[list[int]], tokens: int, padded: bool = False) -> list[list[list[int]]]:
+    """Group rows into micro-batches of at most ``tokens`` tokens; padded rows, sorted, if they are of similar length."""
+    microbatches: list[list[list[int]]] = []
+    size = 0  # of the current micro-batch
+    for row in rows:
+        length = _length(batch, row)
+        if padded and microbatches:
+            longest = _length(batch, microbatches[-1][0])
+            grown = longest * (len(microbatches[-1]) + 1) if longest < 2 * length else tokens + 1
+        else:
+            grown = size + length
+        if microbatches and grown <= tokens:
+            microbatches[-1].append(row)
+            size = grown
+        else:
+            microbatches.append([row])
+            size = length
+    return microbatches
+
+
 def _length(batch: Batch, row: Sequence[int]) -> int:
-    """Count the tokens of a row: the prompt and all its completions."""
+    """Count the tokens of a prompt and these completions of it."""
     return len(batch.prompts[batch.prompt_of[row[0]]]) + sum(len(batch.completions[sample]) for sample in row)
 
 
-def _longest(batch: Batch, row: Sequence[int]) -> int:
-    """Length of the longest completion of a row; of the whole row if it has a single completion."""
-    return max(len(batch.completions[sample]) for sample in row) if len(row) > 1 else _length(batch, row)
-
-
-def _shape(batch: Batch, row: Sequence[int]) -> tuple[int, int, int]:
-    """Prompt length, number of completions and longest completion; (row length, 0, 0) for a row with a single completion."""
-    if len(row) == 1:
-        return _length(batch, row), 0, 0
-    return len(batch.prompts[batch.prompt_of[row[0]]]), len(row), _longest(batch, row)
-
-
-def _maximum(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
-    return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
-
-
-def _area(shape: tuple[int, int, int]) -> int:
-    """Count the tokens of a row of this shape when its completions are padded to the longest."""
-    return shape[0] + shape[1] * shape[2]
-
-
 def _packed(batch: Batch, rows: Sequence[Sequence[int]]) -> PackedRows:
-    width = max(_length(batch, row) for row in rows)
-    ids, positions = np.zeros((2, len(rows), width), np.int64)
-    segments = np.full((len(rows), width), -1, np.int64)
-    parts: list[tuple[int, Int[np.ndarray, " _"], Int[np.ndarray, " _"]]] = []  # sample, row and column of each of its tokens
-    for index, row in enumerate(rows):
-        prompt = batch.prompts[batch.prompt_of[row[0]]]
-        end = len(prompt)
-        ids[index, :end], positions[index, :end], segments[index, :end] = prompt, np.arange(end), 0
-        for number, sample in enumerate(row, start=1):
-            completion = batch.completions[sample]
-            stretch = slice(end, end + len(completion))
-            ids[index, stretch], segments[index, stretch] = completion, number
-            positions[index, stretch] = len(prompt) + np.arange(len(completion))
-            column = np.arange(0)
-            if len(completion):  # the first token is predicted at the end of the prompt, each other one at the token before it
-                column = np.concatenate([[len(prompt) - 1], np.arange(end, end + len(completion) - 1)])
-            parts.append((sample, np.full(len(completion), index), column))
-            end += len(completion)
-    parts.sort(key=lambda part: part[0])
+    """Put rows one after the other; a prompt with one completion is one segment."""
+    ids, positions, segments = [], [], []
+    predicted: dict[int, Int[np.ndarray, " _"]] = {}  # by sample, the column that predicts each token
+    end = 0
+    for row in rows:
+        prompt = np.asarray(batch.prompts[batch.prompt_of[row[0]]], np.int64)
+        first, last = end, end + len(prompt)
+        ids.append(prompt)
+        positions.append(np.arange(len(prompt)))
+        end = last
+        if len(row) > 1:
+            segments.append(Segment(first, last))
+        for sample in row:
+            length = len(batch.completions[sample])
+            ids.append(np.asarray(batch.completions[sample], np.int64))
+            positions.append(len(prompt) + np.arange(length))
+            predicted[sample] = np.concatenate([[last - 1], np.arange(end, end + length - 1)])[:length]  # none for an empty completion
+            segments.append(Segment(end, end + length, first, last) if len(row) > 1 else Segment(first, end + length))
+            end += length
+    samples = sorted(predicted)
+    return _rows(batch, samples, np.concatenate(ids)[None], np.concatenate(positions)[None], segments, [0] * len(samples), predicted)
+
+
+def _padded(batch: Batch, samples: Sequence[int]) -> PackedRows:
+    """Give each sample a row, padded on the right."""
+    width = max(_length(batch, [sample]) for sample in samples)
+    ids, positions = np.zeros((2, len(samples), width), np.int64)
+    predicted: dict[int, Int[np.ndarray, " _"]] = {}
+    for index, sample in enumerate(samples):
+        prompt = batch.prompts[batch.prompt_of[sample]]
+        end = _length(batch, [sample])
+        ids[index, :end] = np.concatenate([prompt, batch.completions[sample]])
+        positions[index, :end] = np.arange(end)
+        predicted[sample] = np.arange(len(prompt) - 1, end - 1)
+    row_of = {sample: index for index, sample in enumerate(samples)}
+    ordered = sorted(samples)
+    return _rows(batch, ordered, ids, positions, None, [row_of[sample] for sample in ordered], predicted)
+
+
+def _rows(
+    batch: Batch,
+    samples: Sequence[int],
+    ids: Int[np.ndarray, "rows length"],
+    positions: Int[np.ndarray, "rows length"],
+    segments: Sequence[Segment] | None,
+    row_of: Sequence[int],
+    predicted: dict[int, Int[np.ndarray, " _"]],
+) -> PackedRows:
+    """Join the tokens of ``samples``, which are sorted; ``row_of`` has the row of each."""
+    lengths = [len(batch.completions[sample]) for sample in samples]
     return PackedRows(
         ids,
         positions,
-        segments if any(len(row) > 1 for row in rows) else None,
-        np.concatenate([row for _, row, _ in parts]),
-        np.concatenate([column for _, _, column in parts]),
-        np.concatenate([batch.completions[sample] for sample, _, _ in parts]),
-        np.concatenate([np.full(len(row), sample) for sample, row, _ in parts]),
+        segments,
+        np.repeat(np.array(row_of, np.int64), lengths),
+        np.concatenate([predicted[sample] for sample in samples]).astype(np.int64),
+        np.concatenate([np.asarray(batch.completions[sample], np.int64) for sample in samples]),
+        np.repeat(np.array(samples, np.int64), lengths),
+        np.concatenate([np.arange(length) for length in lengths]),
     )
 
 
@@ -172,10 +220,7 @@ def completion_offsets(batch: Batch) -> Int[np.ndarray, " offsets"]:
 
 def token_indices(rows: PackedRows, offsets: Int[np.ndarray, " offsets"]) -> Int[np.ndarray, " tokens"]:
     """Compute the indices of the tokens of ``rows`` among all completion tokens of the batch, given its ``completion_offsets``."""
-    starts = np.concatenate([[True], rows.sample[1:] != rows.sample[:-1]]) if len(rows.sample) else np.zeros(0, bool)
-    first = np.flatnonzero(starts)
-    inside = np.arange(len(rows.sample)) - np.repeat(first, np.diff(np.append(first, len(rows.sample))))
-    return np.asarray(offsets[rows.sample] + inside)
+    return np.asarray(offsets[rows.sample] + rows.token)
 
 
 def pad_left(

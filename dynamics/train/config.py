@@ -66,7 +66,9 @@ class TrainConfig:
     threads : int
         number of CPU threads; 0: one per core; results are bit-identical only for the same number
     max_tokens_per_microbatch : int
-        maximum number of tokens in a micro-batch, padding included; affects memory use, not results
+        maximum number of tokens in a micro-batch; a longer completion is computed in pieces; affects memory use, not results
+    gradient_checkpointing : bool
+        keep the inputs of the layers only and compute the rest again in the backward pass: less memory, more time, same results
     save_every : int
         steps between checkpoints from which --resume can continue; the last step is always saved
     record_every : int
@@ -102,6 +104,7 @@ class TrainConfig:
     device: str = "auto"
     threads: int = 0
     max_tokens_per_microbatch: int = 8192
+    gradient_checkpointing: bool = False
     save_every: int = 50
     record_every: int = 0
     probe_every: int = 10

@@ -94,7 +94,7 @@ class Run:
         device = None if config.device == "auto" else config.device
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
         with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
-            self.policy = policy.load(config.model, device, config.master_dtype, compute)
+            self.policy = policy.load(config.model, device, config.master_dtype, compute, config.gradient_checkpointing)
         self.source = tasks.source(config.task, not reads_notation(self.policy.tokenizer), config.allow_unconfined)
         self.method = METHODS[method].make(config, self.policy, self.source)
         try:

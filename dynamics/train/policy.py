@@ -1,22 +1,25 @@
 """The policy: a causal language model with master weights, a compute dtype, and log-probabilities of completions.
 
-Completions of one prompt are computed in a single row that contains the prompt once, with an attention pattern under which completions do
-not attend to each other. When a model is loaded, this is checked against the model's own log-probabilities on a few tokens; if they
-differ, each completion gets its own row. Logits are computed from hidden states in chunks, once for the values and once for the gradient
-(``entropy.logits.logits_gradient``), and are never held as tokens x vocabulary.
+Prompts and completions are packed into one row without padding, which contains each prompt once, with attention under which a completion
+attends to its prompt and to itself. When a model is loaded, this is checked against the model's own log-probabilities on a few tokens; if
+they differ, each completion gets its own row. Logits are computed from hidden states in chunks, once for the values and, unless one chunk holds
+all, again for the gradient (``entropy.logits.logits_gradient``); they are never held as tokens x vocabulary.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from dynamics.entropy.logits import from_logits, logits_gradient
 from dynamics.errors import InputError
@@ -62,6 +65,26 @@ def cpuinfo(field: str) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Completion tokens whose gradient is computed at once.
+
+    Attributes
+    ----------
+    rows : the tokens.
+    values : log-probabilities, entropies and surprisals, as from ``Policy.logprobs``.
+    later : keys and values of the piece, with the gradients that later pieces of the sequence gave them.
+    """
+
+    rows: PackedRows
+    values: tuple[Float32[Tensor, " tokens"], Float32[Tensor, " tokens"], Float32[Tensor, " tokens"]]
+    later: Sequence[tuple[Tensor, Tensor]] = ()
+
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """Add the gradient of a loss of this piece's values, and of what later pieces computed from it."""
+        torch.autograd.backward([loss, *(part for part, _ in self.later)], [None, *(slope for _, slope in self.later)])
+
+
 class Policy:
     """A model with the master weights that the optimizer updates.
 
@@ -77,10 +100,12 @@ class Policy:
     autocast : dtype of autocast; None if it is not used.
     head : output head, for logits in chunks; None if the model must compute its logits itself.
     eos : token ids that end a completion.
-    shares : whether completions of one prompt can be computed in one row.
+    shares : whether samples can be packed into one row, in which completions of a prompt share it.
+    checkpointed : layers whose activations are computed again in the backward pass.
+    window : longest prompt and completion that can be packed, for models that attend to a sliding window; None if there is no limit.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32"):
+    def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32", gradient_checkpointing: bool = False):
         from dynamics.models import wrap
 
         self.tokenizer = tokenizer
@@ -99,8 +124,10 @@ class Policy:
         supported = head is not None and head.bias is None and not head.softcap and head.size == head.weight.shape[0]
         self.head: Head | None = head if supported else None
         self.eos = self._eos_token_ids()
+        self.window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
         self.shares = self._attends_alike()
         self._require_eval_mode()
+        self.checkpointed: list[torch.nn.Module] = checkpointed_layers(self.model) if gradient_checkpointing else []
 
     def _eos_token_ids(self) -> list[int]:
         if self.tokenizer.eos_token_id is None:
@@ -134,22 +161,33 @@ class Policy:
         with torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             yield
 
-    def _hidden_states(self, rows: PackedRows) -> Tensor:
+    @contextlib.contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Let the layers of ``checkpointed`` keep their inputs only. transformers does so in training mode, with dropout, only."""
+        for layer in self.checkpointed:  # of the instance, and removed again, so that copies of the model have their own
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for layer in self.checkpointed:
+                del layer.forward
+
+    def _hidden_states(self, rows: PackedRows, past: attention.Past | None) -> Tensor:
         """Hidden states (tokens, hidden) that predict each completion token; logits instead if ``head`` is None."""
         ids = torch.from_numpy(rows.ids).to(self.device)
         positions = torch.from_numpy(rows.positions).to(self.device)
         body = self.model.base_model if self.head is not None else self.model
         options: dict[str, Any] = {}
-        if rows.segments is not None:  # rows of one completion are padded on the right, where causal attention does not look
-            options["pattern"] = attention.SharedPromptPattern.of(rows, self.device)
+        if rows.segments is not None:  # padded rows are padded on the right, where causal attention does not look
+            options["layout"] = attention.Layout.of(rows.segments, self.device, past)
             options["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # of four dimensions: none is made
-        with self._autocasting():
+        with self._autocasting(), self._checkpointing() if torch.is_grad_enabled() else contextlib.nullcontext():
             output = body(input_ids=ids, position_ids=positions, use_cache=False, **options)
         states: Tensor = output.last_hidden_state if self.head is not None else output.logits
         return states[torch.from_numpy(rows.row).to(self.device), torch.from_numpy(rows.column).to(self.device)]
 
     def logprobs(
-        self, rows: PackedRows, temperature: float = 1.0
+        self, rows: PackedRows, temperature: float = 1.0, past: attention.Past | None = None
     ) -> tuple[Float32[Tensor, " tokens"], Float32[Tensor, " tokens"], Float32[Tensor, " tokens"]]:
         """Compute log-probability, entropy and surprisal of each completion token, in nats.
 
@@ -157,19 +195,60 @@ class Policy:
         ----------
         rows : completions with their prompts.
         temperature : of the log-probabilities.
+        past : keys and values of the tokens before those of ``rows``.
 
         Returns
         -------
         (tokens,) float32 each: the log-probability at ``temperature``; the full-vocabulary entropy and the surprisal, both at
         temperature 1. The first two are differentiable.
         """
-        states = self._hidden_states(rows)
+        states = self._hidden_states(rows, past)
         targets = torch.from_numpy(rows.targets).to(self.device)
         weight = None
         if self.head is not None:
             states = states * self.head.scale if self.head.scale != 1.0 else states
             weight = self.head.weight
         return _LogProbs.apply(states, weight, targets, temperature, self.autocast)  # type: ignore[no-untyped-call]
+
+    def pieces(self, rows: PackedRows, tokens: int, temperature: float = 1.0) -> Iterator[Piece]:
+        """Compute ``logprobs`` for pieces of at most ``tokens`` tokens of a longer sequence, or for other rows at once.
+
+        The gradient of each piece must be taken (``Piece.backward``) before the next piece is. Only the activations of one piece are then
+        held, beside the keys and values of the sequence; the forward pass of all but the last is computed twice. Without gradient, it is
+        computed once.
+
+        Yields
+        ------
+        Pieces; the last of the sequence first if gradients are enabled.
+        """
+        length = rows.ids.shape[1]
+        if rows.segments is None or len(rows.segments) > 1 or length <= tokens:
+            yield Piece(rows, self.logprobs(rows, temperature))
+            return
+        cuts = [rows.piece(start, min(start + tokens, length)) for start in range(0, length, tokens)]
+        past = attention.Past()
+        if not torch.is_grad_enabled():
+            for piece in cuts:
+                yield Piece(piece, self.logprobs(piece, temperature, past))
+                past.advance()
+            return
+        with torch.no_grad():
+            for piece in cuts[:-1]:
+                self._hidden_states(piece, past)
+                past.advance()
+        later: dict[Any, tuple[Tensor, Tensor]] = {}  # keys and values of the piece, with the gradients from later pieces
+        for piece in reversed(cuts):
+            past.recording = True
+            values = self.logprobs(piece, temperature, past)
+            past.recording = False  # layers may be computed again for their gradient
+            current, past.current = past.current, {}
+            pairs = [pair for module, leaves in later.items() for pair in zip(current[module], leaves, strict=True)]
+            yield Piece(piece, values, [(part, leaf.grad) for part, leaf in pairs if leaf.grad is not None])
+            later = past.retreat()
+
+    def pack(self, batch: Batch, samples: Sequence[int], tokens: int, share: bool | None = None) -> list[PackedRows]:
+        """Pack samples into micro-batches of at most ``tokens`` tokens that this model can compute; see ``batch.pack_rows``."""
+        return pack_rows(batch, samples, tokens, self.shares if share is None else share, self.window)
 
     def logprobs_of(self, batch: Batch, tokens: int, share: bool | None = None) -> Float32[Tensor, " tokens"]:
         """Compute the log-probabilities of all completion tokens of a batch under the current policy, without gradient; see ``measure``."""
@@ -191,8 +270,9 @@ class Policy:
         values = torch.empty(3, int(batch.lengths.sum()), device=self.device)
         offsets = completion_offsets(batch)
         with torch.no_grad():
-            for rows in pack_rows(batch, range(len(batch.completions)), tokens, self.shares if share is None else share):
-                values[:, token_indices(rows, offsets)] = torch.stack(self.logprobs(rows, batch.temperature))
+            for rows in self.pack(batch, range(len(batch.completions)), tokens, share):
+                for piece in self.pieces(rows, tokens, batch.temperature):
+                    values[:, token_indices(piece.rows, offsets)] = torch.stack(piece.values)
         return values
 
     def _attends_alike(self) -> bool:
@@ -232,6 +312,16 @@ class Policy:
         return torch.softmax(output.logits[:, -1].float(), -1)
 
 
+def checkpointed_layers(model: Any) -> list[torch.nn.Module]:
+    """List the layers that transformers would checkpoint; InputError if there are none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no layers to checkpoint; leave out --gradient-checkpointing")
+    return layers
+
+
 class _LogProbs(torch.autograd.Function):
     """Log-probability, entropy and surprisal from hidden states and an output head, or from logits if ``weight`` is None."""
 
@@ -239,9 +329,12 @@ class _LogProbs(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, weight: Tensor | None, targets: Tensor, temperature: float, dtype: torch.dtype | None) -> Any:
         ctx.save_for_backward(states, weight, targets)
         ctx.temperature, ctx.dtype = temperature, dtype
-        chunks = []
-        for chunk in _chunks(states, weight):
+        chunks, slices = [], _chunks(states, weight)
+        ctx.logits = None
+        for chunk in slices:
             logits = _logits(states[chunk], weight, dtype)
+            if len(slices) == 1:  # small enough to be kept
+                ctx.logits = logits
             plain = from_logits(logits, targets=targets[chunk])  # at temperature 1
             scaled = plain if temperature == 1.0 else from_logits(logits, temperature, targets[chunk])
             assert scaled.surprisal is not None
@@ -258,9 +351,10 @@ class _LogProbs(torch.autograd.Function):
         states, weight, targets = ctx.saved_tensors
         by_states = torch.zeros_like(states)
         by_weight = None if weight is None else torch.zeros_like(weight, dtype=torch.float32)
+        kept, ctx.logits = ctx.logits, None  # overwritten below
         for chunk in _chunks(states, weight):
             slope = logits_gradient(
-                _logits(states[chunk], weight, ctx.dtype),
+                _logits(states[chunk], weight, ctx.dtype) if kept is None else kept,
                 by_logp=None if by_logp is None else by_logp[chunk],
                 targets=targets[chunk],
                 logsumexp=ctx.logsumexp[chunk],
@@ -296,7 +390,7 @@ def _logits(states: Float[Tensor, "tokens hidden"], weight: Tensor | None, dtype
     return (states.to(narrow) @ weight.to(narrow).T).float()
 
 
-def load(name: str, device: str | None, master: str, compute: str) -> Policy:
+def load(name: str, device: str | None, master: str, compute: str, gradient_checkpointing: bool = False) -> Policy:
     """Load the model of ``--model`` into freshly allocated memory.
 
     Parameters
@@ -305,6 +399,7 @@ def load(name: str, device: str | None, master: str, compute: str) -> Policy:
     device : a torch device; chosen automatically if None.
     master : dtype of the master weights, ``float32`` or ``bfloat16``.
     compute : dtype of forward and backward passes, one of these or ``auto``.
+    gradient_checkpointing : whether layers compute their activations again in the backward pass.
     """
     from dynamics.cli.progress import ProgressBar
     from dynamics.models import load
@@ -324,4 +419,4 @@ def load(name: str, device: str | None, master: str, compute: str) -> Policy:
         value.data = value.data.clone()
     compute = compute_dtype(compute, model_device, getattr(model.config.get_text_config(), "hidden_size", 0))
     with contextlib.redirect_stderr(io.StringIO()):
-        return Policy(model, tokenizer, master, compute)
+        return Policy(model, tokenizer, master, compute, gradient_checkpointing)

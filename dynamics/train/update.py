@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from dynamics.errors import InputError
 from dynamics.train import objectives
-from dynamics.train.batch import Batch, completion_offsets, pack_rows, token_indices
+from dynamics.train.batch import Batch, completion_offsets, token_indices
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
-from dynamics.train.policy import Policy
+from dynamics.train.policy import Piece, Policy
 from dynamics.train.rng import stream
 
 
@@ -87,21 +87,34 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     learning = [sample for sample in samples if all_learn or batch.advantages[sample] != 0]
     weightless = [sample for sample in samples if not (all_learn or batch.advantages[sample] != 0)]
     for chosen, learns in ((learning, True), (weightless, False)):
-        for rows in pack_rows(batch, chosen, config.max_tokens_per_microbatch, policy.shares):
-            index = token_indices(rows, offsets)
+        for rows in policy.pack(batch, chosen, config.max_tokens_per_microbatch):
             with torch.set_grad_enabled(learns):
-                logp, entropy, surprisal = policy.logprobs(rows, batch.temperature)
-                advantage = torch.from_numpy(batch.advantages[rows.sample]).to(logp)
-                weight = torch.from_numpy(weights[rows.sample]).to(logp)
-                loss, low, high = _loss(config, before, index, logp, entropy, advantage)
-                if learns:
-                    torch.autograd.backward((loss * weight).sum())
-            for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
-                getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
-            tokens.sample[index] = rows.sample
-            tokens.clipped_low[index], tokens.clipped_high[index] = low.cpu().numpy(), high.cpu().numpy()
+                for piece in policy.pieces(rows, config.max_tokens_per_microbatch, batch.temperature):
+                    _add(piece, tokens, batch, config, before, weights, token_indices(piece.rows, offsets))
     tokens.loss *= weights[tokens.sample.astype(int)]
     return tokens
+
+
+def _add(
+    piece: Piece,
+    tokens: Tokens,
+    batch: Batch,
+    config: TrainConfig,
+    before: Before,
+    weights: Float[np.ndarray, " samples"],
+    index: Int[np.ndarray, " _"],
+) -> None:
+    """Add the gradient of a piece, if gradients are enabled, and enter its values into ``tokens`` at ``index``."""
+    logp, entropy, surprisal = piece.values
+    sample = piece.rows.sample
+    advantage = torch.from_numpy(batch.advantages[sample]).to(logp)
+    loss, low, high = _loss(config, before, index, logp, entropy, advantage)
+    if torch.is_grad_enabled():
+        piece.backward((loss * torch.from_numpy(weights[sample]).to(logp)).sum())
+    for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
+        getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
+    tokens.sample[index] = sample
+    tokens.clipped_low[index], tokens.clipped_high[index] = low.cpu().numpy(), high.cpu().numpy()
 
 
 def _loss(

@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from dynamics.train.attention import SharedPromptPattern, attend
-from dynamics.train.batch import Batch, pack_rows
+from dynamics.train import attention
+from dynamics.train.attention import attend
+from dynamics.train.batch import Batch, PackedRows, Segment, pack_rows
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import generate
@@ -35,8 +36,8 @@ def changed(where: torch.Tensor, *given: torch.Tensor) -> list[torch.Tensor]:
 
 
 def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """(rows, T, heads, size) in float64; NaN where a query sees nothing. ``seen``: (rows, T, T) bool."""
-    query, key, value = (part.detach().double() for part in (query, key, value))
+    """(rows, T, heads, size) in float64, with gradient; NaN where a query sees nothing. ``seen``: (rows, T, T) bool."""
+    query, key, value = (part.double() for part in (query, key, value))
     key, value = (part.repeat_interleave(HEADS // SHARED, 1) for part in (key, value))
     scores = query @ key.transpose(2, 3) / SIZE**0.5
     return (torch.softmax(scores.masked_fill(~seen[:, None], -torch.inf), -1) @ value).transpose(1, 2)
@@ -68,7 +69,7 @@ def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None
     assert torch.isfinite(attended).all()
     if scale == 1.0:
         expected = written_out(query, key, value, seen)
-        torch.testing.assert_close(attended[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
+        torch.testing.assert_close(attended[inside].double(), expected[inside].detach(), atol=16 * torch.finfo(dtype).eps, rtol=0)
     last = ~inside
     last[:, -1] = True
     other, _ = attend(None, query, *changed(last, key, value), given)
@@ -78,42 +79,116 @@ def test_padding(dtype: torch.dtype, side: str, mask: str, scale: float) -> None
         assert torch.isfinite(tensor.grad).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("lengths", [[(4, 5), (1, 3), (5, 4)], [(5, 3), (5, 3), (5, 3)], [(1, 1), (1, 1)]], ids=str)
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_completions_that_share_a_prompt(dtype: torch.dtype, lengths: list[tuple[int, int]], scale: float) -> None:
-    """Rows of a prompt and three completions give the results of separate rows; prompts are padded or have equal lengths."""
+def packed(lengths: list[tuple[int, int]], single: int = 6) -> PackedRows:
+    """One row: prompts of these lengths, each with three completions, the longest of which has the second length; and one of a sample."""
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(14, 60, prompt) for prompt, _ in lengths]
+    prompts = [rng.integers(14, 60, prompt) for prompt, _ in [*lengths, (2, 0)]]
     completions = [rng.integers(14, 60, longest - more) for _, longest in lengths for more in (0, 0, longest - 1)]
+    completions.append(rng.integers(14, 60, single))
+    owner = np.append(np.repeat(np.arange(len(lengths)), 3), len(lengths))
     blank = [""] * len(completions)
-    owner = np.repeat(np.arange(len(prompts)), 3)
     batch = Batch(prompts, completions, owner, np.ones(len(owner)), blank, blank, blank)
-    (packed,) = pack_rows(batch, range(len(owner)), 10_000)
-    segments = torch.from_numpy(packed.segments)
-    count, length = segments.shape
-    query, key, value = states(count, length, dtype, scale)
-    pattern = SharedPromptPattern.of(packed, torch.device("cpu"))
-    attended, _ = attend(None, query, key, value, None, pattern=pattern)
+    (rows,) = pack_rows(batch, range(len(owner)), 10_000)
+    return rows
+
+
+def seen_by(segments) -> torch.Tensor:
+    """(1, T, T) bool, True where a token attends to a token."""
+    seen = torch.zeros(segments[-1].end, segments[-1].end, dtype=torch.bool)
+    for start, end, first, last in segments:
+        seen[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        seen[start:end, first:last] = True
+    return seen[None]
+
+
+@pytest.fixture(params=["fused", "blocked"])
+def kernel(request, monkeypatch) -> str:
+    """Both ways of computing a part; blocks are smaller than the segments."""
+    if request.param == "blocked":
+        monkeypatch.setattr(attention, "_fused", lambda query, value: False)
+        monkeypatch.setattr(attention, "BLOCK", 3)
+    return request.param
+
+
+LENGTHS = [[(4, 5), (1, 3), (5, 4)], [(5, 3), (5, 3), (5, 3)], [(1, 1), (1, 1)], [(40, 70)]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_prompts_and_completions_in_one_row(dtype: torch.dtype, lengths: list[tuple[int, int]], scale: float, kernel: str) -> None:
+    """Values are those of attention in float64, and no token changes one that does not attend to it."""
+    rows = packed(lengths)
+    length = rows.ids.shape[1]
+    query, key, value = states(1, length, dtype, scale)
+    layout = attention.Layout.of(rows.segments, torch.device("cpu"))
+    attended, _ = attend(None, query, key, value, None, layout=layout)
+    assert attended.dtype == dtype
     assert torch.isfinite(attended).all()
-    same = (segments[:, :, None] == segments[:, None]) | (segments[:, None] == 0)
-    seen = torch.ones(length, length, dtype=torch.bool).tril()[None] & same & (segments >= 0)[:, None]
-    inside = segments >= 0
+    seen = seen_by(rows.segments)
     if scale == 1.0:
-        expected = written_out(query, key, value, seen)
-        torch.testing.assert_close(attended[inside].double(), expected[inside], atol=16 * torch.finfo(dtype).eps, rtol=0)
-    for number in (1, 2, 3):  # other completions are not seen
-        theirs = segments == number
-        other, _ = attend(None, query, *changed(theirs | ~inside, key, value), None, pattern=pattern)
-        assert (attended == other)[inside & ~theirs].all()
-        assert not (attended == other)[theirs].all()
-    later = torch.zeros_like(inside)
-    later.scatter_(1, inside.sum(1, keepdim=True) - 1, True)  # the last token of each row
-    other, _ = attend(None, query, *changed(later, key, value), None, pattern=pattern)
-    assert (attended == other)[inside & ~later].all()
-    attended[inside].sum().backward()
+        torch.testing.assert_close(attended.double(), written_out(query, key, value, seen), atol=16 * torch.finfo(dtype).eps, rtol=0)
+    for start, end, _, _ in rows.segments:
+        there = torch.zeros(1, length, dtype=torch.bool)
+        there[:, start:end] = True
+        other, _ = attend(None, query, *changed(there, key, value), None, layout=layout)
+        sees = seen[:, :, start:end].any(2)
+        assert (attended == other)[~sees].all()
+        assert not (attended == other)[there].all()
+    last = torch.zeros(1, length, dtype=torch.bool)
+    last[:, rows.segments[0].end - 1] = True  # of the first prompt: earlier tokens do not see it
+    other, _ = attend(None, query, *changed(last, key, value), None, layout=layout)
+    assert (attended == other)[:, : rows.segments[0].end - 1].all()
+    attended.sum().backward()
     for tensor in (query, key, value):
         assert torch.isfinite(tensor.grad).all()
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_gradients_are_those_of_written_out_attention(lengths: list[tuple[int, int]], scale: float, kernel: str) -> None:
+    rows = packed(lengths)
+    given = states(1, rows.ids.shape[1], torch.float64, scale)
+    expected = written_out(*given, seen_by(rows.segments))
+    slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected.backward(slope)
+    theirs = [tensor.grad.clone() for tensor in given]
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 0.1)):
+        if dtype != torch.float64 and scale != 1.0:
+            continue  # rounding moves scores in their thousands too much
+        mine = [tensor.detach().to(dtype).requires_grad_() for tensor in given]
+        attended, _ = attend(None, *mine, None, layout=attention.Layout.of(rows.segments, torch.device("cpu")))
+        attended.backward(slope.to(dtype))
+        for tensor, other in zip(mine, theirs, strict=True):
+            assert (tensor.grad.double() - other).abs().max() <= tolerance * max(1.0, float(other.abs().max()))
+
+
+def test_values_of_another_size_than_keys() -> None:
+    """As in multi-head latent attention: the fused kernel does not cover it."""
+    rows = packed([(4, 5)])
+    query, key, value = states(1, rows.ids.shape[1], torch.float32)
+    layout = attention.Layout.of(rows.segments, torch.device("cpu"))
+    attended, _ = attend(None, query, key, value[..., :5], None, layout=layout)
+    whole, _ = attend(None, query, key, value, None, layout=layout)
+    torch.testing.assert_close(attended, whole[..., :5])
+
+
+def test_a_window_that_a_sequence_exceeds_is_refused() -> None:
+    rows = packed([(4, 5)], single=4)
+    given = states(1, rows.ids.shape[1], torch.float32)
+    layout = attention.Layout.of(rows.segments, torch.device("cpu"))
+    attend(None, *given, None, layout=layout, sliding_window=9)
+    with pytest.raises(ValueError, match="a sequence of 9 tokens is longer than the model's window of 8"):
+        attend(None, *given, None, layout=layout, sliding_window=8)
+
+
+def test_memory_is_linear_in_length() -> None:
+    """What is kept for the backward pass is a few numbers per token and head."""
+    for length in (64, 512):
+        given = states(1, length, torch.float32)
+        attended, _ = attend(None, *given, None, layout=attention.Layout.of([Segment(0, length)], torch.device("cpu")))
+        held = {part.data_ptr(): part.numel() for part in attended.grad_fn.next_functions[0][0].saved_tensors}
+        assert sum(held.values()) <= 4 * HEADS * SIZE * length
 
 
 def own_attention(kind: str, **more):
@@ -123,9 +198,10 @@ def own_attention(kind: str, **more):
     return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
 
 
-#: models that this project's attention does not cover: a window, soft-capping, sinks
+#: a window that padded prompts exceed
+WINDOW = {"window": lambda: own_attention("Mistral", sliding_window=4)}
+#: models that this project's attention does not cover: soft-capping, sinks
 OWN = {
-    "window": lambda: own_attention("Mistral", sliding_window=4),
     "soft cap": lambda: own_attention("Gemma2", sliding_window=4, head_dim=8),
     "sinks": lambda: own_attention("GptOss", sliding_window=4, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
 }
@@ -146,15 +222,15 @@ def after(model, prompts: list[list[int]], autocast: torch.dtype | None) -> torc
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("ours", [True, False], ids=["shared", "own"])
-@pytest.mark.parametrize("name", [*MODELS, *OWN])
+@pytest.mark.parametrize("name", [*MODELS, *WINDOW, *OWN])
 def test_prompts_padded_to_the_longest(name: str, ours: bool, dtype: torch.dtype) -> None:
     """Under autocast, by this project's attention and by the model's: padding moves no more than rounding does."""
-    model = (MODELS | OWN)[name]().eval()
+    model = (MODELS | WINDOW | OWN)[name]().eval()
     apart = torch.cat([after(model, [ids], None) for ids in PROMPTS])
     rounding = max(float((torch.cat([after(model, [ids], dtype) for ids in PROMPTS]) - apart).abs().max()), torch.finfo(dtype).eps)
     assert rounding < 0.2
     if ours:
-        assert Policy(model, build_tokenizer(), "float32", "bfloat16").shares == (name in MODELS)
+        assert Policy(model, build_tokenizer(), "float32", "bfloat16").shares == (name not in OWN)
     assert (after(model, PROMPTS, dtype) - apart).abs().max() <= 3 * rounding
     settings = {"max_new_tokens": 3, "eos": [1], "rng_for": lambda prompt, sample: stream(0, "test", prompt)}
     for group in generate(model, PROMPTS, 2, autocast=dtype, **settings):

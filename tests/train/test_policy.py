@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 from dynamics import InputError
 from dynamics.train import attention, tiny
 from dynamics.train.batch import Batch, pack_rows
-from dynamics.train.policy import Policy, compute_dtype
+from dynamics.train.policy import Policy, checkpointed_layers, compute_dtype
 from train.helpers import MODELS, llama
 
 
@@ -94,6 +96,67 @@ def test_gradients_are_those_of_autograd(temperature: float, share: bool, comput
             assert (actual[key] - value).norm() <= 2 * (own[key] - value).norm() < 0.2 * value.norm(), key
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("tokens", [1, 4, 7])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_sequence_computed_in_pieces(name: str, tokens: int, checkpointing: bool) -> None:
+    """Values and gradients are those of the whole sequence; pieces may lie within the prompt and have any length."""
+    model = MODELS[name]().eval()
+    rng = np.random.default_rng(0)
+    one = Batch([rng.integers(14, 60, 9)], [rng.integers(14, 60, 11)], np.array([0]), np.ones(1), [""], [""], [""])
+    weights = torch.randn(2, 11, generator=torch.Generator().manual_seed(1))
+    expected = reference(model, one, 0.7)
+    (weights[0] * expected[0] + weights[1] * expected[1]).sum().backward()
+    theirs = {key: value.grad.clone() for key, value in model.named_parameters()}
+    model.zero_grad()
+    policy = Policy(model, tiny.build_tokenizer(), gradient_checkpointing=checkpointing)
+    (rows,) = policy.pack(one, [0], tokens)
+    found, count = torch.zeros(2, 11), 0
+    for piece in policy.pieces(rows, tokens, 0.7):
+        assert piece.rows.ids.shape[1] <= tokens
+        logp, entropy, _ = piece.values
+        at = torch.from_numpy(piece.rows.token)
+        found[:, at] = torch.stack([logp, entropy]).detach()
+        piece.backward((weights[0, at] * logp + weights[1, at] * entropy).sum())
+        count += 1
+    assert count == -(-20 // tokens)
+    torch.testing.assert_close(found, torch.stack(expected).detach(), atol=2e-5, rtol=1e-5)
+    for key, value in model.named_parameters():
+        torch.testing.assert_close(value.grad, theirs[key], atol=1e-4, rtol=1e-4, msg=key)
+    with torch.no_grad():  # the same bits as with gradient: the ratio to old log-probabilities starts at 1
+        torch.testing.assert_close(policy.logprobs_of(replace(one, temperature=0.7), tokens), found[0], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradient_checkpointing_changes_no_bit(name: str, compute: str, batch: Batch) -> None:
+    """It keeps the inputs of layers only, and leaves nothing behind in the model."""
+    kept, gradients = [], []
+    for checkpointing in (False, True):
+        model = MODELS[name]().eval()
+        policy = Policy(model, tiny.build_tokenizer(), "float32", compute, checkpointing)
+        (rows,) = policy.pack(batch, range(6), 10_000)
+        sizes = {}
+
+        def pack(tensor: torch.Tensor, sizes: dict = sizes) -> torch.Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logp, _, _ = policy.logprobs(rows)
+        kept.append(sum(sizes.values()))
+        logp.sum().backward()
+        gradients.append({key: value.grad for key, value in model.named_parameters()})
+        assert not any("forward" in vars(module) for module in model.modules())
+    assert kept[1] < 0.6 * kept[0]
+    for key, value in gradients[0].items():
+        assert torch.equal(value, gradients[1][key]), key
+
+
+def test_a_model_without_layers_to_checkpoint_is_refused() -> None:
+    with pytest.raises(InputError, match="Linear has no layers to checkpoint; leave out --gradient-checkpointing"):
+        checkpointed_layers(torch.nn.Linear(2, 2))
+
+
 def test_a_model_that_attends_otherwise_gets_rows_of_its_own(compute: str, batch: Batch, monkeypatch) -> None:
     attend = attention.attend
 
@@ -109,10 +172,18 @@ def test_a_model_that_attends_otherwise_gets_rows_of_its_own(compute: str, batch
     torch.testing.assert_close(logp, reference(model, batch, 1.0)[0], atol=rounding(model, batch, 1.0, compute), rtol=1e-5)
 
 
-def test_a_window_gets_rows_of_its_own() -> None:
+@pytest.mark.parametrize(("window", "packed"), [(4, [False, True, True]), (11, [False, True])])
+def test_a_sliding_window(window: int, packed: list[bool], batch: Batch) -> None:
+    """Sequences that are longer than the window get rows of their own."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
-    model = transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, num_key_value_heads=2, sliding_window=4)).eval()
-    assert not Policy(model, tiny.build_tokenizer()).shares
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, num_key_value_heads=2, sliding_window=window)).eval()
+    expected, entropy = reference(model, batch, 1.0)
+    policy = Policy(model, tiny.build_tokenizer())
+    assert policy.shares
+    assert [rows.segments is None for rows in policy.pack(batch, range(6), 10_000)] == packed
+    logp, computed, _ = policy.measure(batch, 10_000)
+    torch.testing.assert_close(logp, expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(computed, entropy, atol=2e-5, rtol=1e-5)
 
 
 def test_dropout_is_off() -> None:
@@ -136,26 +207,39 @@ def test_every_completion_token_is_in_exactly_one_layout(batch: Batch) -> None:
         assert seen.tolist() == batch.lengths.tolist()
 
 
-def test_rows_computed_together_are_of_similar_shape() -> None:
-    """Attention pads completions to the longest of the micro-batch, so long and short completions are separated."""
+def long_and_short() -> Batch:
     rng = np.random.default_rng(1)
     lengths = [*(int(n) for n in rng.integers(1, 64, 40)), *([3] * 8 + [40] * 8) * 4, *[5] * 20]
     prompt_of = np.array([*range(40), *np.repeat(np.arange(40, 48), 8), *np.repeat(48, 20)])
     blank = [""] * len(lengths)
     prompts = [rng.integers(14, 60, n) for n in (*[10] * 44, *[50] * 4, 10)]
-    batch = Batch(prompts, [rng.integers(14, 60, n) for n in lengths], prompt_of, np.ones(len(lengths)), blank, blank, blank)
-    microbatches = pack_rows(batch, range(len(lengths)), 1024)
-    assert sorted(np.concatenate([np.unique(microbatch.sample) for microbatch in microbatches]).tolist()) == list(range(len(lengths)))
-    slots = 0
-    for microbatch in microbatches:
-        count, width = microbatch.ids.shape
-        if microbatch.segments is not None:
-            most = int(microbatch.segments.max())
-            prompt = int((microbatch.segments == 0).sum(1).max())
-            width = prompt + most * max(int((microbatch.segments == number).sum(1).max()) for number in range(1, most + 1))
-        assert count * width <= 1024
-        slots += count * width
-    assert slots < 2 * (sum(lengths) + sum(map(len, prompts)))
+    return Batch(prompts, [rng.integers(14, 60, n) for n in lengths], prompt_of, np.ones(len(lengths)), blank, blank, blank)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_every_sample_is_in_one_micro_batch(share: bool) -> None:
+    """Packed rows have no padding; padded rows are of similar length."""
+    batch = long_and_short()
+    microbatches = pack_rows(batch, range(len(batch.completions)), 1024, share)
+    assert sorted(np.concatenate([np.unique(rows.sample) for rows in microbatches]).tolist()) == list(range(len(batch.completions)))
+    slots = sum(rows.ids.size for rows in microbatches)
+    assert all(rows.ids.size <= 1024 for rows in microbatches)
+    needed = sum(len(batch.prompts[prompt]) for prompt in batch.prompt_of) + int(batch.lengths.sum())
+    if share:
+        assert slots == sum(map(len, batch.prompts)) + int(batch.lengths.sum())
+        assert len(microbatches) <= 1 + slots // 900
+    else:
+        assert slots < 1.3 * needed
+
+
+def test_a_sequence_longer_than_the_window_gets_a_row_of_its_own() -> None:
+    batch = long_and_short()
+    microbatches = pack_rows(batch, range(len(batch.completions)), 1024, window=60)
+    for rows in microbatches:
+        for sample in np.unique(rows.sample).tolist():
+            whole = len(batch.prompts[batch.prompt_of[sample]]) + len(batch.completions[sample])
+            assert (rows.segments is not None) == (whole <= 60)
+    assert {rows.segments is None for rows in microbatches} == {True, False}
 
 
 def test_what_auto_computes_in(monkeypatch) -> None:
