@@ -2,8 +2,8 @@
 
 Prompts and completions are packed into one row without padding, which contains each prompt once, with attention under which a completion
 attends to its prompt and to itself. When a model is loaded, this is checked against the model's own log-probabilities on a few tokens; if
-they differ, each completion gets its own row. Logits are computed from hidden states in chunks, once for the values and, unless one chunk holds
-all, again for the gradient (``entropy.logits.logits_gradient``); they are never held as tokens x vocabulary.
+they differ, each completion gets its own row. Logits are computed from hidden states in chunks, once for the values and, unless one chunk
+holds all, again for the gradient (``entropy.logits.logits_gradient``); they are never held as tokens x vocabulary.
 """
 
 from __future__ import annotations
