@@ -20,8 +20,8 @@ from dynamics.train.config import EARLIER, METHODS, RLVRConfig, SelfPlayConfig, 
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.prompt_formats import folder_reads_notation
 
-#: settings that a resumed run may change
-MAY_CHANGE = frozenset({"max_tokens_per_microbatch"})
+#: settings that a resumed run may change, and what that does to its results
+MAY_CHANGE = {"gradient_checkpointing": "the results are the same", "max_tokens_per_microbatch": "the order of sums changes"}
 
 
 def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorboard: bool = False, wandb: str | None = None) -> list[str]:

@@ -21,7 +21,7 @@ TaskType = Literal["deduction", "abduction", "induction"]
 Bonus = Literal["complexity", "edit_distance", "halstead", "answer_diversity"]
 BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]
 #: settings that runs of earlier versions may not have recorded, with the values that these had
-EARLIER: dict[str, Any] = {"allow_unconfined": False}
+EARLIER: dict[str, Any] = {"allow_unconfined": False, "gradient_checkpointing": False}
 
 
 @dataclass(frozen=True)

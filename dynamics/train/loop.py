@@ -33,13 +33,14 @@ from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import checks, evaluate, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
-from dynamics.train.config import PolicyGradientConfig, TrainConfig, as_recorded, option_of
+from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
 from dynamics.train.registry import METHODS
 from dynamics.train.tasks.prompt_formats import reads_notation
 
 #: what to do if memory runs out in a step
 OUT_OF_MEMORY = (
-    "continue with --resume after ending other programs, or with a smaller --max-tokens-per-microbatch, which a resumed run may change"
+    "continue with --resume after ending other programs, with --gradient-checkpointing, or with a smaller --max-tokens-per-microbatch, which "
+    "a resumed run may change"
 )
 #: called after every step with its number and its line of ``metrics.jsonl``
 OnStep = Callable[[int, dict[str, Any]], None]
@@ -192,11 +193,11 @@ class Run:
 
     def _note_changes(self) -> None:
         """Note settings that a resumed run changes."""
-        begun, now = self.document["config"], as_recorded(self.config)
-        for name in sorted(checks.MAY_CHANGE):
+        begun, now = EARLIER | self.document["config"], as_recorded(self.config)
+        for name, effect in checks.MAY_CHANGE.items():
             if begun.get(name) != now[name]:
-                self._note(f"{option_of(name)} is {now[name]} after step {self.step}, before {begun.get(name)}: the order of sums changes")
-        self.document["config"] = begun | {name: now[name] for name in checks.MAY_CHANGE}
+                self._note(f"{option_of(name)} is {now[name]} after step {self.step}, before {begun.get(name)}: {effect}")
+        self.document["config"] |= {name: now[name] for name in checks.MAY_CHANGE}
 
     def _note(self, *notes: str) -> None:
         """Tell something about the run, and record it in ``run.json``."""
