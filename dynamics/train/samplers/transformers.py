@@ -47,11 +47,10 @@ class SampledCompletion:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Sampling parameters and stopping criteria.
+    """Truncation of the sampling distribution and stopping criteria.
 
     Attributes
     ----------
-    temperature : sampling temperature; 0 is greedy decoding.
     top_k, top_p : top-k and nucleus sampling; disabled by 0 and 1.
     eos : token ids that end a completion.
     stop : strings that end a completion.
@@ -59,7 +58,6 @@ class SamplingParams:
     max_new_tokens : maximum completion length in tokens.
     """
 
-    temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     eos: frozenset[int] = frozenset()
@@ -74,7 +72,7 @@ def generate(
     group: int,
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     eos: Collection[int],
     rng_for: Callable[[int, int], np.random.Generator],
     top_k: int = 0,
@@ -92,7 +90,7 @@ def generate(
     prompts : token ids, (tokens,) each.
     group : number of completions per prompt.
     max_new_tokens : maximum completion length in tokens.
-    temperature : sampling temperature; 0 is greedy decoding, with log-probabilities of 0.
+    temperature : sampling temperature, of all samples or of each sample of a group; 0 is greedy decoding, with log-probabilities of 0.
     eos : token ids that end a completion.
     rng_for : returns the random generator for a prompt index and a sample index.
     top_k, top_p : top-k and nucleus sampling; disabled by 0 and 1.
@@ -106,8 +104,9 @@ def generate(
     For each prompt, the list of its completions.
     """
     prompt_ids = [np.asarray(prompt, np.int64) for prompt in prompts]
-    _check(model, prompt_ids, group, max_new_tokens, temperature, stop, tokenizer)
-    params = SamplingParams(temperature, top_k, top_p, frozenset(eos), tuple(stop), tokenizer, max_new_tokens)
+    temperatures = [temperature] * group if isinstance(temperature, (int, float)) else list(temperature)
+    _check(model, prompt_ids, group, max_new_tokens, temperatures, stop, tokenizer)
+    params = SamplingParams(top_k, top_p, frozenset(eos), tuple(stop), tokenizer, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))  # batches of similar length need little padding
     size = max(1, rows // group)
     completions: list[list[SampledCompletion]] = [[] for _ in prompts]
@@ -118,7 +117,7 @@ def generate(
             chosen = order[start : start + size]
             for first in range(0, group, rows):
                 samples = range(first, min(first + rows, group))
-                groups = _sample_chunk(model, prompt_ids, chosen, samples, params, rng_for)
+                groups = _sample_chunk(model, prompt_ids, chosen, samples, temperatures[first : first + rows], params, rng_for)
                 for index, sampled in zip(chosen, groups, strict=True):
                     completions[index] += sampled
     return completions
@@ -159,10 +158,19 @@ def sample(
 
 
 def _check(
-    model: Any, prompts: Sequence[Int[np.ndarray, " _"]], group: int, limit: int, temperature: float, stop: Sequence[str], tokenizer: Any
+    model: Any,
+    prompts: Sequence[Int[np.ndarray, " _"]],
+    group: int,
+    limit: int,
+    temperatures: Sequence[float],
+    stop: Sequence[str],
+    tokenizer: Any,
 ) -> None:
-    if temperature < 0:
-        raise InputError(f"temperature {temperature}: must be at least 0")
+    for temperature in temperatures:
+        if not 0 <= temperature < float("inf"):
+            raise InputError(f"temperature {temperature}: must be at least 0, and finite")
+    if len(temperatures) != group:
+        raise InputError(f"{len(temperatures)} temperatures for groups of {group}: give one, or one for each sample of a group")
     if group < 1 or limit < 1:
         raise InputError(f"group of {group}, {limit} new tokens: both must be at least 1")
     if stop and tokenizer is None:
@@ -300,10 +308,11 @@ def _sample_chunk(
     prompts: Sequence[Int[np.ndarray, " _"]],
     chosen: Sequence[int],
     samples: range,
+    temperatures: Sequence[float],
     params: SamplingParams,
     rng_for: Callable[[int, int], np.random.Generator],
 ) -> list[list[SampledCompletion]]:
-    """Sample the completions with indices ``samples`` of the ``chosen`` prompts."""
+    """Sample the completions with indices ``samples``, at these temperatures, of the ``chosen`` prompts."""
     limit = params.max_new_tokens
     decoder = _Decoder.prefill(model, [prompts[index] for index in chosen], len(samples), limit)
     finite = torch.isfinite(decoder.logits.max(1).values)
@@ -312,13 +321,14 @@ def _sample_chunk(
     count = len(chosen) * len(samples)
     uniform = np.stack([rng_for(index, number).random(limit) for index in chosen for number in samples])
     remaining = torch.from_numpy(uniform).to(decoder.logits.device)
+    temperature = torch.tensor(temperatures, dtype=torch.float32, device=decoder.logits.device).repeat(len(chosen))
     tokens = np.zeros((count, limit), np.int64)
     logprobs = np.zeros((count, limit), np.float32)
     length = np.zeros(count, np.int64)
     ended = ["length"] * count
     active, over = np.arange(count), np.zeros(count, bool)  # the active rows, and which of them have ended
     for step in range(limit):
-        drawn, logp = draw(decoder.logits, remaining[:, step], params)
+        drawn, logp = draw(decoder.logits, remaining[:, step], temperature, params)
         drawn_ids = drawn.cpu().numpy()
         unfinished = active[~over]
         tokens[unfinished, step], logprobs[unfinished, step], length[unfinished] = drawn_ids[~over], logp.cpu().numpy()[~over], step + 1
@@ -333,7 +343,7 @@ def _sample_chunk(
             keep = torch.from_numpy(np.flatnonzero(~over)).to(drawn.device)
             active, over = active[~over], np.zeros(len(keep), bool)
             decoder.select(keep)
-            drawn, remaining = drawn[keep], remaining[keep]
+            drawn, remaining, temperature = drawn[keep], remaining[keep], temperature[keep]
         decoder.append(drawn, step + 1)
     completions = [SampledCompletion(tokens[row, : length[row]], logprobs[row, : length[row]], ended[row]) for row in range(count)]
     return [completions[start : start + len(samples)] for start in range(0, count, len(samples))]
@@ -355,7 +365,10 @@ def _contains_stop(
 
 
 def draw(
-    logits: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, " rows"], params: SamplingParams
+    logits: Float[Tensor, "rows vocabulary"],
+    uniform: Float[Tensor, " rows"],
+    temperature: Float[Tensor, " rows"],
+    params: SamplingParams,
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Draw a token of each row by inverting its cumulative distribution.
 
@@ -363,17 +376,19 @@ def draw(
     ----------
     logits : (rows, vocabulary).
     uniform : (rows,) uniform random numbers in [0, 1).
-    params : temperature and truncation.
+    temperature : (rows,) sampling temperatures; 0 takes the most likely token, with a log-probability of 0.
+    params : truncation.
 
     Returns
     -------
     (rows,) tokens, and their log-probabilities in nats under the sampling distribution.
     """
-    if params.temperature == 0:
+    greedy = temperature == 0
+    if greedy.all():
         return logits.argmax(1), logits.new_zeros(len(logits))
+    scaled = logits / temperature.masked_fill(greedy, 1.0)[:, None] if (temperature != 1).any() else logits
     if params.top_k or params.top_p < 1:
-        logits = _truncated(logits, params)
-    scaled = logits / params.temperature if params.temperature != 1 else logits
+        scaled = _truncated(scaled, params)
     peak = scaled.amax(1, keepdim=True)
     weight = torch.exp(scaled - peak)
     weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % BLOCK)).view(len(weight), -1, BLOCK)
@@ -385,17 +400,19 @@ def draw(
     offset = torch.searchsorted(inside.double().cumsum(1), rest, right=True)
     last = BLOCK - 1 - (inside > 0).flip(1).to(torch.uint8).argmax(1, keepdim=True)  # last token of the block with nonzero probability
     token = block * BLOCK + torch.minimum(offset, last)
-    logp = scaled.gather(1, token).double() - peak - cumulative[:, -1:].log()
-    return token[:, 0], logp[:, 0].float()
+    logp = (scaled.gather(1, token).double() - peak - cumulative[:, -1:].log())[:, 0].float()
+    if not greedy.any():
+        return token[:, 0], logp
+    return torch.where(greedy, logits.argmax(1), token[:, 0]), logp.masked_fill(greedy, 0.0)
 
 
-def _truncated(logits: Float[Tensor, "rows vocabulary"], params: SamplingParams) -> Float[Tensor, "rows vocabulary"]:
+def _truncated(scaled: Float[Tensor, "rows vocabulary"], params: SamplingParams) -> Float[Tensor, "rows vocabulary"]:
     """Mask with -inf all tokens outside the ``top_k`` most likely and the nucleus of probability ``top_p``; ties by token id."""
-    ordered, token = torch.sort(logits / params.temperature, dim=1, descending=True, stable=True)
+    ordered, token = torch.sort(scaled, dim=1, descending=True, stable=True)
     kept = torch.ones_like(ordered, dtype=torch.bool)
     if params.top_k:
         kept[:, params.top_k :] = False
     if params.top_p < 1:
         share = torch.softmax(ordered.masked_fill(~kept, -torch.inf), 1, dtype=torch.float64)
         kept &= share.cumsum(1) - share < params.top_p
-    return logits.masked_fill(~torch.zeros_like(kept).scatter(1, token, kept), -torch.inf)
+    return scaled.masked_fill(~torch.zeros_like(kept).scatter(1, token, kept), -torch.inf)

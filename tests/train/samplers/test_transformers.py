@@ -119,7 +119,7 @@ def test_frequencies() -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).expand(40_000, 4)
     uniform = torch.from_numpy(np.random.default_rng(0).random(40_000))
     for temperature in (1.0, 0.5):
-        chosen, logp = draw(logits, uniform, SamplingParams(temperature))
+        chosen, logp = draw(logits, uniform, torch.full((40_000,), temperature), SamplingParams())
         expected = torch.softmax(logits[0] / temperature, 0)
         share = torch.bincount(chosen, minlength=4) / 40_000
         assert (share - expected).abs().max() < 0.01
@@ -130,7 +130,7 @@ def test_frequencies() -> None:
 def test_truncation(k: int, p: float, kept: list[int]) -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).expand(4000, 4)  # probabilities .237 .087 .032 .644
     uniform = torch.from_numpy(np.random.default_rng(0).random(4000))
-    chosen, logp = draw(logits, uniform, SamplingParams(1.0, k, p))
+    chosen, logp = draw(logits, uniform, torch.ones(4000), SamplingParams(k, p))
     assert sorted(set(chosen.tolist())) == kept
     among = torch.softmax(logits[0][kept], 0)
     torch.testing.assert_close(logp.exp(), among[[kept.index(token) for token in chosen.tolist()]])
@@ -138,9 +138,20 @@ def test_truncation(k: int, p: float, kept: list[int]) -> None:
 
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(3, 3)
-    chosen, logp = draw(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), SamplingParams())
+    chosen, logp = draw(logits, torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64), torch.ones(3), SamplingParams())
     assert chosen.tolist() == [1, 1, 1]
     assert logp.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 9}, {"top_p": 0.8}])
+def test_temperatures_in_one_batch_are_those_of_batches_of_one(truncation: dict) -> None:
+    model = MODELS["llama"]().eval()
+    mixed = [0.0, 0.7, 1.0, 1.3]
+    for sample, temperature in enumerate(mixed):
+        alone = some(model, group=1, temperature=temperature, rng_for=lambda prompt, _, at=sample: rng_for(prompt, at), **truncation)
+        for group, (lone,) in zip(some(model, temperature=mixed, **truncation), alone, strict=True):
+            assert group[sample].ids.tolist() == lone.ids.tolist()
+            np.testing.assert_allclose(group[sample].logprobs, lone.logprobs, atol=1e-5)
 
 
 def test_bad_input() -> None:
@@ -151,6 +162,8 @@ def test_bad_input() -> None:
         some(model, max_new_tokens=255)
     with pytest.raises(InputError, match="at least 0"):
         some(model, temperature=-1.0)
+    with pytest.raises(InputError, match="3 temperatures for groups of 4"):
+        some(model, temperature=[0.0, 0.5, 1.0])
     with pytest.raises(InputError, match="need the tokenizer"):
         some(model, stop=["a"])
     with torch.no_grad():
