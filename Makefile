@@ -76,7 +76,7 @@ else
 endif
 	touch $@
 
-$(COMPILED): $(NUMBA_CACHE_DIR)/.%: $(READY) tests/compile_kernels.py dynamics/passk/hypergeometric.py $(wildcard dynamics/*/kernels.py)
+$(COMPILED): $(NUMBA_CACHE_DIR)/.%: $(READY) tests/compile_kernels.py dynamics/passk/hypergeometric.py $(wildcard dynamics/*/kernels.py dynamics/*/*/kernels.py)
 	@echo "compiling kernels ($*): takes half a minute, once"
 	$(BIN)/python tests/compile_kernels.py $*
 	touch $@

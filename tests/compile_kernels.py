@@ -16,6 +16,7 @@ from dynamics.passk.estimators import curves, g_pass_at_k, maj_at_k, mg_pass_at_
 from dynamics.sparsity.accumulate import accumulate_arrays
 from dynamics.sparsity.definitions import Thresholds
 from dynamics.sparsity.masks import changed
+from dynamics.train.samplers import kernels as sampling_kernels
 
 
 def sparsity() -> None:
@@ -37,6 +38,20 @@ def others() -> None:
     g_pass_at_k(8, 4, 2, 0.5)
     mg_pass_at_k(8, 4, 2)
     maj_at_k("ab", [True, False], 1)
+    sampling()
+
+
+def sampling() -> None:
+    states = {"float32": np.ones((1, 24), np.float32), "bfloat16": np.ones((1, 24), np.uint16)}
+    table, one = np.ones((1, 8), np.float32), np.float32(1)
+    for values in states.values():
+        sampling_kernels.add_and_normalise(states["float32"].copy(), values, table.repeat(3, 1)[0], one, values.copy())
+        sampling_kernels.gated(values[:, :16].copy(), values[:, :8].copy())
+        cache = np.zeros((1, 1, 8, 8), values.dtype)
+        rows = np.zeros(1, np.int64)
+        for norms in (np.ones((2, 0), np.float32), np.ones((2, 8), np.float32)):
+            settings = (norms, one, table, table, one)
+            sampling_kernels.attend(0, 1, values, *settings, rows, rows, cache, cache, rows, 0, cache, cache, values[:, :8].copy())
 
 
 def stored() -> dict[str, np.ndarray]:

@@ -63,6 +63,7 @@ def graded_samples(
         eos=policy.eos,
         rng_for=lambda prompt, number: stream(seed, "evaluation", prompt, number),
         autocast=policy.autocast,
+        remarks=policy.remarks,
     )
     for question, prompt, group in zip(questions, prompts, groups, strict=True):
         texts = [decode(policy.tokenizer, sampled.ids, policy.eos) for sampled in group]

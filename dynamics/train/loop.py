@@ -35,6 +35,7 @@ from dynamics.train import checks, evaluate, policy, probe_prompts, state, tasks
 from dynamics.train.batch import Batch
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
 from dynamics.train.registry import METHODS
+from dynamics.train.samplers.transformers import decoder_of
 from dynamics.train.tasks.prompt_formats import reads_notation
 
 #: what to do if memory runs out in a step
@@ -152,6 +153,7 @@ class Run:
             "parameters": sum(value.numel() for value in self.policy.masters.values()),
             "compute_dtype": self.policy.compute,
             "shares_prompts": self.policy.shares,
+            "sampled_by": decoder_of(self.policy),
             "machines": machines if machine in machines else [*machines, machine],
             "record_every": self.recorder.every,
             "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
@@ -204,6 +206,10 @@ class Run:
         for note in notes:
             tell(f"dynamics.train: {note}")
             self.document.setdefault("notes", []).append(note)
+
+    def _note_remarks(self) -> None:
+        """Note what was remarked while the policy was used, once a run."""
+        self._note(*(line for line in self.policy.remarks if line not in self.document.get("notes", [])))
 
     @property
     def _final_name(self) -> str:
@@ -264,6 +270,7 @@ class Run:
         seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
         self.recorder.step(number, self.policy.masters, metrics)
+        self._note_remarks()
         self._consistent = True
         return metrics
 
@@ -357,6 +364,7 @@ class Run:
     def _evaluate(self, name: str, temperatures: Sequence[float]) -> None:
         with _memory("memory ran out in the evaluation", "end other programs, and continue with --resume"):
             self.evaluate_at_temperatures(name, temperatures)
+        self._note_remarks()
 
     def _one_step_or_save(self) -> dict[str, Any]:
         """Run a step; if it fails before the weights changed, save the state after the previous step."""

@@ -103,6 +103,7 @@ class Policy:
     shares : whether samples can be packed into one row, in which completions of a prompt share it.
     checkpointed : layers whose activations are computed again in the backward pass.
     window : longest prompt and completion that can be packed, for models that attend to a sliding window; None if there is no limit.
+    remarks : lines about its use that belong into the record of a run.
     """
 
     def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32", gradient_checkpointing: bool = False):
@@ -126,6 +127,7 @@ class Policy:
         self.eos = self._eos_token_ids()
         self.window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
         self.shares = self._attends_alike()
+        self.remarks: list[str] = []
         self._require_eval_mode()
         self.checkpointed: list[torch.nn.Module] = checkpointed_layers(self.model) if gradient_checkpointing else []
 

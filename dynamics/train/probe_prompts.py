@@ -45,6 +45,7 @@ def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> d
             eos=policy.eos,
             rng_for=partial(stream, seed, f"fixed {role}", 0),
             autocast=policy.autocast,
+            remarks=policy.remarks,
         )
         completions = [completion.ids for group in groups for completion in group]
         prompt_of = np.repeat(np.arange(len(ids)), SAMPLES)

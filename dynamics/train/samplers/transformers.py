@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dynamics.errors import InputError
-from dynamics.train.batch import pad_left
 from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
+from dynamics.train.samplers import layer_decoder
+from dynamics.train.samplers.model_decoder import ModelDecoder
 
 #: fraction of finished rows at which they are removed from the batch, which copies the keys and values of the other rows
 COMPACT = 0.25
@@ -81,6 +83,7 @@ def generate(
     tokenizer: Any = None,
     rows: int = 1024,
     autocast: torch.dtype | None = None,
+    remarks: list[str] | None = None,
 ) -> list[list[SampledCompletion]]:
     """Sample ``group`` completions of each prompt.
 
@@ -98,6 +101,7 @@ def generate(
     tokenizer : decodes tokens for ``stop``.
     rows : maximum number of rows in a batch.
     autocast : dtype of autocast; None to compute in the dtype of the weights.
+    remarks : gains a line if the logits of ``layer_decoder`` are not the model's, which then computes the batch itself.
 
     Returns
     -------
@@ -112,12 +116,15 @@ def generate(
     completions: list[list[SampledCompletion]] = [[] for _ in prompts]
     device = next(model.parameters()).device
     computing = torch.autocast(device.type, autocast) if autocast else contextlib.nullcontext()
+    longest = max(map(len, prompt_ids), default=0) + max_new_tokens
     with torch.no_grad(), computing:
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
+        known = layer_decoder.refusal(model, autocast, longest) is None
+        start = partial(_decoder, model, layer_decoder.Weights.of(model, autocast) if known else None, remarks)
+        for begin in range(0, len(order), size):
+            chosen = order[begin : begin + size]
             for first in range(0, group, rows):
                 samples = range(first, min(first + rows, group))
-                groups = _sample_chunk(model, prompt_ids, chosen, samples, temperatures[first : first + rows], params, rng_for)
+                groups = _sample_chunk(start, prompt_ids, chosen, samples, temperatures[first : first + rows], params, rng_for)
                 for index, sampled in zip(chosen, groups, strict=True):
                     completions[index] += sampled
     return completions
@@ -154,6 +161,7 @@ def sample(
         eos=policy.eos,
         rng_for=lambda prompt, number: stream(config.seed, purpose, step, prompt, number),
         autocast=policy.autocast,
+        remarks=policy.remarks,
     )
 
 
@@ -196,115 +204,36 @@ def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Se
             raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones exceed the model's {window} positions")
 
 
-class _KeyValueCache:
-    """Key-value cache of the active rows: a transformers cache whose layers write into memory that is allocated once."""
-
-    def __init__(self, model: Any, capacity: int):
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
-        class Layer(DynamicLayer):  # type: ignore[misc]
-            """``keys`` and ``values`` are the filled part of (rows, heads, capacity, size)."""
-
-            def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-                if not self.is_initialized:
-                    self.lazy_initialization(key_states, value_states)
-                    shapes = [(*states.shape[:2], capacity, states.shape[-1]) for states in (key_states, value_states)]
-                    self.memory = [key_states.new_empty(shapes[0]), value_states.new_empty(shapes[1])]
-                    self.filled = 0
-                end = self.filled + key_states.shape[-2]
-                for memory, new in zip(self.memory, (key_states, value_states), strict=True):
-                    memory[:, :, self.filled : end] = new
-                self.filled = end
-                self.keys, self.values = (memory[:, :, :end] for memory in self.memory)
-                return self.keys, self.values
-
-            def select(self, rows: Tensor) -> None:
-                """Keep, repeat or drop rows."""
-                selected = []
-                for memory in self.memory:
-                    fresh = memory.new_empty((len(rows), *memory.shape[1:]))
-                    fresh[:, :, : self.filled] = memory[:, :, : self.filled].index_select(0, rows)
-                    selected.append(fresh)
-                self.memory = selected
-                self.keys, self.values = (memory[:, :, : self.filled] for memory in self.memory)
-
-        self.cache = DynamicCache(config=model.config)
-        self.in_place = all(type(layer) is DynamicLayer for layer in self.cache.layers)
-        if self.in_place:
-            self.cache.layers = [Layer() for _ in self.cache.layers]
-
-    def select(self, rows: Tensor) -> None:
-        """Keep, repeat or drop rows."""
-        if self.in_place:
-            for layer in self.cache.layers:
-                layer.select(rows)
-        else:
-            self.cache.batch_select_indices(rows)
-
-
-@dataclass
-class _Decoder:
-    """Token-by-token decoding of the active rows.
-
-    Attributes
-    ----------
-    logits : (rows, vocabulary) float32, of the next token.
-    mask : (rows, width + tokens) attention mask, 1 for tokens, also future ones; None if no prompt is padded.
-    position : (rows,) position of the last token.
-    width : length of the padded prompts.
-    """
-
-    model: Any
-    cache: _KeyValueCache
-    logits: Float32[Tensor, "rows vocabulary"]
-    mask: Int[Tensor, "rows columns"] | None
-    position: Int[Tensor, " rows"]
-    width: int
-
-    @classmethod
-    def prefill(cls, model: Any, prompts: Sequence[Int[np.ndarray, " _"]], group: int, limit: int) -> _Decoder:
-        """Compute the prompts, and repeat each for ``group`` rows."""
-        device = next(model.parameters()).device
-        ids, mask, positions = (torch.from_numpy(array).to(device) for array in pad_left(prompts))
-        width = ids.shape[1]
-        cache = _KeyValueCache(model, width + limit)
-        padded = bool((mask == 0).any())
-        output = model(
-            input_ids=ids,
-            attention_mask=mask if padded else None,
-            position_ids=positions,
-            past_key_values=cache.cache,
-            use_cache=True,
-            logits_to_keep=1,
+def _decoder(
+    model: Any,
+    weights: layer_decoder.Weights | None,
+    remarks: list[str] | None,
+    prompts: Sequence[Int[np.ndarray, " _"]],
+    group: int,
+    limit: int,
+) -> layer_decoder.LayerDecoder | ModelDecoder:
+    """Compute the prompts of a batch, for ``layer_decoder`` if there are weights for it and its logits are the model's own."""
+    if weights is not None:
+        decoder = layer_decoder.LayerDecoder(model, weights, prompts, group, limit)
+        off, accepted = decoder.difference(), layer_decoder.SAME_LOGITS[weights.dtype]
+        if off <= accepted:
+            return decoder
+        line = (
+            f"sampling by the model's own forward pass where the faster decoder's logits differ by more than {accepted:g} of their spread"
         )
-        rows = torch.arange(len(prompts), device=device).repeat_interleave(group)
-        cache.select(rows)
-        extended = torch.cat([mask, mask.new_ones(len(prompts), limit)], 1)[rows] if padded else None
-        return cls(model, cache, output.logits[:, -1].float()[rows], extended, positions[rows, -1], width)
+        if remarks is not None and line not in remarks:
+            remarks.append(line)
+    return ModelDecoder.prefill(model, prompts, group, limit)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep some rows; the logits are those of the last step."""
-        self.cache.select(rows)
-        self.position = self.position[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
 
-    def append(self, tokens: Int[Tensor, " rows"], count: int) -> None:
-        """Append a token to each row, which then has ``count`` new tokens, and compute the next logits."""
-        self.position = self.position + 1
-        output = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=None if self.mask is None else self.mask[:, : self.width + count],
-            position_ids=self.position[:, None],
-            past_key_values=self.cache.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits = output.logits[:, -1].float()
+def decoder_of(policy: Policy) -> str:
+    """Say which decoder samples from a policy: ``layers``, or ``model`` and why; batches may still be refused, see ``generate``."""
+    reason = layer_decoder.refusal(policy.model, policy.autocast)
+    return "layers" if reason is None else f"model: {reason}"
 
 
 def _sample_chunk(
-    model: Any,
+    start: Callable[..., layer_decoder.LayerDecoder | ModelDecoder],
     prompts: Sequence[Int[np.ndarray, " _"]],
     chosen: Sequence[int],
     samples: range,
@@ -314,7 +243,7 @@ def _sample_chunk(
 ) -> list[list[SampledCompletion]]:
     """Sample the completions with indices ``samples``, at these temperatures, of the ``chosen`` prompts."""
     limit = params.max_new_tokens
-    decoder = _Decoder.prefill(model, [prompts[index] for index in chosen], len(samples), limit)
+    decoder = start([prompts[index] for index in chosen], len(samples), limit)
     finite = torch.isfinite(decoder.logits.max(1).values)
     if not finite.all():
         raise InputError(f"prompt {chosen[int(torch.nonzero(~finite)[0]) // len(samples)]}: the model's logits are not finite")
