@@ -14,8 +14,7 @@ import json
 import os
 import re
 import stat
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -23,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from dynamics.errors import InputError
+from dynamics.io import cache
 from dynamics.io.atomic import replacing
 from dynamics.io.paths import files_under
-from dynamics.io.regular import open_regular
 from dynamics.io.side_files import parse_json, read_bytes
 from dynamics.report.section import Options, Store
 
@@ -42,10 +41,8 @@ LARGEST = 200_000_000
 MOST = 500_000_000
 #: files of a checkpoint that are looked at
 MOST_FILES = 100_000
-#: names of entries, also of those being written, and how their content begins
-NAME, BEGINNING = re.compile(r"\.?[a-z_]+-[0-9a-f-]+\.json"), f'{{"schema": "{SCHEMA}", '.encode()
-#: seconds after which an entry that is being written is what a killed report left
-ABANDONED = 86_400
+#: names of entries, and how their content begins
+NAME, BEGINNING = re.compile(r"[a-z_]+-[0-9a-f-]+\.json"), f'{{"schema": "{SCHEMA}", '.encode()
 
 
 def identity(source: str | Path | Checkpoint) -> list[Any] | None:
@@ -166,50 +163,9 @@ def measured(place: Entry[Measured], measure: Callable[[], Measured]) -> Measure
 
 
 def bound(folder: Path | None, store: Store, most: int = MOST) -> None:
-    """Delete the entries that were not used for longest, until all have at most ``most`` bytes; what ``store`` used stays.
-
-    Only regular files with the name and the beginning of an entry are deleted. Another report may read, write or delete entries meanwhile:
-    an entry that is gone counts as not there.
-    """
-    if folder is None:
-        return
-    entries = sorted(_entries(folder))
-    size = sum(bytes_of for _, bytes_of, _ in entries)
-    for _, bytes_of, path in entries:
-        if size <= most:
-            return
-        if path not in store.used and _is_ours(path):
-            with contextlib.suppress(OSError):
-                path.unlink()
-            size -= bytes_of
-
-
-def _entries(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """List the entries of a folder: time of the last use in ns, bytes, path."""
-    try:
-        names = [name for name in os.listdir(folder) if NAME.fullmatch(name)]
-    except OSError:
-        return
-    for path in (folder / name for name in names):
-        with contextlib.suppress(OSError):  # it was deleted meanwhile
-            status = path.lstat()
-            is_being_written = path.name.startswith(".") and time.time() - status.st_mtime < ABANDONED
-            if stat.S_ISREG(status.st_mode) and not is_being_written:
-                yield status.st_mtime_ns, status.st_size, path
-
-
-def _is_ours(path: Path) -> bool:
-    """Tell whether a file begins as entries do, or is empty, as an entry that was being written when its report was killed."""
-    try:
-        descriptor = open_regular(path)
-    except InputError:
-        return False
-    try:
-        return os.read(descriptor, len(BEGINNING)) in (BEGINNING, b"")
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    """Delete the entries that were not used for longest, until all have at most ``most`` bytes; what ``store`` used stays."""
+    if folder is not None:
+        cache.bound(folder, NAME, BEGINNING, most, store.used)
 
 
 def _key(kind: str, sources: Sequence[str | Path | Checkpoint], settings: dict[str, Any]) -> str | None:

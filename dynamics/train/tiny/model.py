@@ -24,6 +24,7 @@ from typing import Any
 
 from dynamics.errors import InputError
 from dynamics.extras import optional_import
+from dynamics.io.cache import user_folder
 from dynamics.io.folders import exclusive, remove_partial, save_folder
 from dynamics.train.rng import stream
 from dynamics.train.tiny.pretraining import MIX, batch, example
@@ -63,17 +64,11 @@ class Recipe:
     version: int = 1
 
 
-def cache() -> Path:
-    """Return the cache folder: ``DYNAMICS_CACHE`` if set, else ``dynamics`` in the user's cache."""
-    root = os.environ.get("DYNAMICS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynamics"
-    return Path(root)
-
-
 def folder(recipe: Recipe = Recipe()) -> Path:
     """Return the cache folder of a recipe's model. The hash covers the settings and the first examples, and so changes of the code."""
     rng = stream(recipe.seed, "fingerprint")
     text = json.dumps([asdict(recipe), TOKENS, MIX, [example(rng) for _ in range(200)]], sort_keys=True)
-    return cache() / f"tiny-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return user_folder() / f"tiny-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None = None) -> Path:
