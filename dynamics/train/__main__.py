@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             tensorboard=command.tensorboard,
             wandb=command.wandb,
             preset=preset,
+            fresh_evaluation=command.fresh_evaluation,
         )
     wrote(f"{command.out}/")
     _report(command, finished)

@@ -64,6 +64,9 @@ class Command:
         also write events for TensorBoard, into the folder tensorboard of the run directory
     wandb : str
         also log to this project of Weights & Biases
+    fresh_evaluation : bool
+        sample the untrained model anew for the evaluation, also if an earlier run of the same model, problems and settings on this machine
+        has left its samples in the cache
     """
 
     method: ClassVar[str]
@@ -73,6 +76,7 @@ class Command:
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     tensorboard: bool = False
     wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
+    fresh_evaluation: bool = False
     preset: str | None = None
     config: TrainConfig = field(default_factory=TrainConfig)
 

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import generate
 from dynamics.train.tasks.judges import judge_all
 from dynamics.train.tasks.problem import Question
-from dynamics.train.tasks.prompt_formats import decode, encode_questions
+from dynamics.train.tasks.prompt_formats import decode
 
 
 def label(name: str, temperature: float) -> str:
@@ -26,49 +29,85 @@ def file_name(name: str, temperature: float) -> str:
     return f"{name.replace(' ', '_')}_{'greedy' if temperature == 0 else f'T{temperature:g}'}"
 
 
-def graded_samples(
-    policy: Policy, questions: list[Question], name: str, temperature: float, samples: int, seed: int, max_new_tokens: int
-) -> Iterator[dict[str, Any]]:
-    """Sample answers to questions and grade them.
+def columns(temperatures: Sequence[float], samples: int) -> list[tuple[float, int]]:
+    """List the temperature and the number of each sample of a prompt; a greedy one has no others."""
+    return [(temperature, number) for temperature in temperatures for number in range(samples if temperature else 1)]
+
+
+def sample(
+    policy: Policy, prompts: Sequence[Int[np.ndarray, " _"]], temperatures: Sequence[float], samples: int, seed: int, max_new_tokens: int
+) -> list[list[Int[np.ndarray, " _"]]]:
+    """Sample answers at several temperatures, in one batch: each prompt is computed once for all of them.
+
+    Samples of one number have the same random numbers at all temperatures.
 
     Parameters
     ----------
     policy
         The model.
-    questions
-        Questions to answer.
-    name
-        Name of the model in the rows.
-    temperature
-        Sampling temperature; 0 is greedy decoding.
+    prompts
+        Token ids, (tokens,) each.
+    temperatures
+        Sampling temperatures; 0 is greedy decoding.
     samples
-        Number of samples per question; always 1 for greedy decoding.
+        Number of samples per prompt and temperature; always 1 for greedy decoding.
     seed
         Random seed.
     max_new_tokens
         Maximum length of an answer in tokens.
+
+    Returns
+    -------
+    By prompt, token ids of each of ``columns``, (tokens,) each.
+    """
+    asked = columns(temperatures, samples)
+    groups = generate(
+        policy.model,
+        prompts,
+        len(asked),
+        max_new_tokens=max_new_tokens,
+        temperature=[temperature for temperature, _ in asked],
+        eos=policy.eos,
+        rng_for=lambda prompt, column: stream(seed, "evaluation", prompt, asked[column][1]),
+        autocast=policy.autocast,
+        remarks=policy.remarks,
+    )
+    return [[sampled.ids for sampled in group] for group in groups]
+
+
+def graded(
+    tokenizer: Any,
+    eos: list[int],
+    questions: Sequence[Question],
+    prompts: Sequence[Int[np.ndarray, " _"]],
+    groups: Sequence[Sequence[Int[np.ndarray, " _"]]],
+    name: str,
+    temperature: float,
+) -> Iterator[dict[str, Any]]:
+    """Grade answers at one temperature.
+
+    Parameters
+    ----------
+    tokenizer, eos
+        Of the model: its tokenizer, and the token ids that end a completion.
+    questions, prompts
+        The questions, and their token ids, (tokens,) each.
+    groups
+        Token ids of the answers to each question, (tokens,) each.
+    name
+        Name of the model in the rows.
+    temperature
+        Sampling temperature.
 
     Yields
     ------
     dict
         One row per sample.
     """
-    prompts = encode_questions(policy.tokenizer, questions)
-    groups = generate(
-        policy.model,
-        prompts,
-        1 if temperature == 0 else samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        eos=policy.eos,
-        rng_for=lambda prompt, number: stream(seed, "evaluation", prompt, number),
-        autocast=policy.autocast,
-        remarks=policy.remarks,
-    )
     for question, prompt, group in zip(questions, prompts, groups, strict=True):
-        texts = [decode(policy.tokenizer, sampled.ids, policy.eos) for sampled in group]
+        texts = [decode(tokenizer, ids, eos) for ids in group]
         verdicts = judge_all([question] * len(texts), texts)
-        for number, (sampled, text, verdict) in enumerate(zip(group, texts, verdicts, strict=True)):
+        for number, (ids, text, verdict) in enumerate(zip(group, texts, verdicts, strict=True)):
             yield {
                 "model": label(name, temperature),
                 "problem": question.id,
@@ -78,7 +117,7 @@ def graded_samples(
                 "reason": verdict.reason,
                 "completion": text,
                 "prompt_ids": prompt.tolist(),
-                "completion_ids": sampled.ids.tolist(),
+                "completion_ids": ids.tolist(),
                 "temperature": temperature,
                 "task": question.task,
                 "split": question.split,

@@ -31,12 +31,12 @@ from dynamics.models import out_of_memory
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
-from dynamics.train import checks, evaluate, policy, probe_prompts, state, tasks, token_metrics, update
+from dynamics.train import checks, evaluate, kept_samples, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
 from dynamics.train.registry import METHODS
 from dynamics.train.samplers.transformers import decoder_of
-from dynamics.train.tasks.prompt_formats import reads_notation
+from dynamics.train.tasks.prompt_formats import encode_questions, reads_notation
 
 #: what to do if memory runs out in a step
 OUT_OF_MEMORY = (
@@ -64,6 +64,8 @@ class Run:
         See ``Recorder``.
     preset
         Preset that supplied the defaults of the settings, recorded in ``run.json``; None if unknown.
+    fresh_evaluation
+        Sample the base anew, even if samples of an earlier run of this base are kept.
 
     Attributes
     ----------
@@ -88,8 +90,10 @@ class Run:
         tensorboard: bool = False,
         wandb: str | None = None,
         preset: str | None = None,
+        fresh_evaluation: bool = False,
     ):
         self.name, self.config, self.out = method, config, out
+        self.fresh_evaluation = fresh_evaluation
         self.directory = RunDirectory(out)
         self.document = checks.check_folder(method, config, out, resume) or self._begun(preset)
         _set_up_torch(self.document["threads"])
@@ -231,7 +235,9 @@ class Run:
         return self.source.questions("test", self.config.eval_problems, self.config.seed)
 
     def evaluate_at_temperatures(self, name: str, temperatures: Sequence[float]) -> None:
-        """Write graded samples of the held-out problems at each temperature, unless the file exists.
+        """Write graded samples of the held-out problems at each temperature, unless the files exist.
+
+        Samples of the untrained model are taken from an earlier run of the same base, see ``kept_samples``, unless ``fresh_evaluation``.
 
         Parameters
         ----------
@@ -240,16 +246,42 @@ class Run:
         temperatures
             Sampling temperatures; 0 is greedy.
         """
-        config = self.config
-        if not config.eval_problems:
+        config, model = self.config, self.policy
+        temperatures = list(dict.fromkeys(temperatures))
+        files = {temperature: f"evals/{evaluate.file_name(name, temperature)}.jsonl" for temperature in temperatures}
+        if not config.eval_problems or all((self.out / path).exists() for path in files.values()):
             return
-        for temperature in temperatures:
-            path = f"evals/{evaluate.file_name(name, temperature)}.jsonl"
-            if not (self.out / path).exists():
-                rows = evaluate.graded_samples(
-                    self.policy, self.questions(), name, temperature, config.eval_samples, config.seed, config.max_new_tokens
-                )
-                self.directory.write_rows(path, rows)
+        questions = self.questions()
+        prompts = encode_questions(model.tokenizer, questions)
+        asked = (prompts, temperatures, config.eval_samples, config.seed, config.max_new_tokens)
+        groups = self._samples_of_base(*asked) if self.step == 0 else evaluate.sample(model, *asked)
+        column = 0
+        for temperature, path in files.items():
+            count = len(evaluate.columns([temperature], config.eval_samples))
+            chosen = [group[column : column + count] for group in groups]
+            column += count
+            self.directory.write_rows(path, evaluate.graded(model.tokenizer, model.eos, questions, prompts, chosen, name, temperature))
+
+    def _samples_of_base(self, *asked: Any) -> kept_samples.Samples:
+        """Return the samples of an earlier run, or sample and keep them; ``run.json`` says which. See ``evaluate.sample``."""
+        entry = kept_samples.entry(self.policy, self.document["checksums"]["base"], _machine(self.policy.device), *asked)
+        groups, self.document["base_samples"] = None, "sampled by this run"
+        if not self.fresh_evaluation:
+            try:
+                groups = entry.read()
+            except kept_samples.Damaged as error:
+                self._note(f"{entry.path}: is damaged ({error}); sampling anew")
+        if groups is not None:
+            self.document["base_samples"] = f"those of an earlier run, kept as {entry.path.name}"
+            tell(f"dynamics.train: the base's samples are those of an earlier run ({entry.path}); --fresh-evaluation samples anew")
+        self.directory.write_run(self.document)
+        if groups is None:
+            groups = evaluate.sample(self.policy, *asked)
+            try:
+                entry.write(groups)
+            except InputError as error:
+                tell(f"dynamics.train: the base's samples are not kept for other runs: {error}")
+        return groups
 
     def one_step(self) -> dict[str, Any]:
         """Run and record the next step.
@@ -399,6 +431,7 @@ def run(
     tensorboard: bool = False,
     wandb: str | None = None,
     preset: str | None = None,
+    fresh_evaluation: bool = False,
 ) -> Run:
     """Train to completion, resuming if asked.
 
@@ -407,7 +440,7 @@ def run(
 
     Parameters
     ----------
-    method, config, out, resume, tensorboard, wandb, preset
+    method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation
         See ``Run``; ``out`` is created if it does not exist.
     on_step
         Called after each step with its number and metrics.
@@ -419,7 +452,7 @@ def run(
     """
     checks.check_run(method, config, out, resume, tensorboard, wandb)
     with exclusive(out, partial(checks.refuse_busy, out)):
-        training = Run(method, config, out, resume, tensorboard, wandb, preset)
+        training = Run(method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation)
         with _interruptible(training):
             try:
                 training.train(on_step)

@@ -21,13 +21,13 @@ transformers = pytest.importorskip("transformers")
 
 from dynamics import InputError, samples, sparsity
 from dynamics.cli.command import Terminated
-from dynamics.train import policy, state
+from dynamics.train import evaluate, policy, state
 from dynamics.train.__main__ import cli
 from dynamics.train.config import RLVRConfig, SFTConfig
-from dynamics.train.evaluate import graded_samples
 from dynamics.train.loop import run
 from dynamics.train.policy import Policy
 from dynamics.train.tasks.problem import Question
+from dynamics.train.tasks.prompt_formats import encode_questions
 from dynamics.train.tasks.triplets import Triplets
 from train.helpers import contents
 
@@ -127,8 +127,10 @@ def test_evaluation(base: Path, compute: str) -> None:
     questions = Triplets().questions("test", 24, 0)
 
     def completions(model: Policy, asked: list[Question], temperature: float) -> dict[str, list[str]]:
+        prompts = encode_questions(model.tokenizer, asked)
+        groups = evaluate.sample(model, prompts, [temperature], 1, 0, 8)
         together: dict[str, list[str]] = {}
-        for row in graded_samples(model, asked, "base", temperature, 1, 0, 8):
+        for row in evaluate.graded(model.tokenizer, model.eos, asked, prompts, groups, "base", temperature):
             together.setdefault(row["problem"], []).append(row["completion"])
         return together
 
