@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +46,11 @@ class Recorder:
     Parameters
     ----------
     out : run directory; created if it does not exist.
-    every : steps between measurements of the weights, which need a pass over the weights and two copies in memory.
-    base : weights before training, torch tensors or arrays by name, or the model; if None, those of the first call of ``step``.
+    every : steps between measurements of the weights, which need a pass over the weights and, beside the base, a copy in memory of those of
+        the step before.
+    base : weights before training, torch tensors or arrays by name, or the model; if None, those of the first call of ``step``. A copy is
+        kept, in half the memory where float32 weights are values of bfloat16, as those of a model that was stored in bfloat16.
+    keeps_base : whether ``base`` stays as it is while this recorder is used, so that weights in the memory of the CPU need no copy.
     tensorboard : also write events for TensorBoard, into ``out/tensorboard``.
     wandb : also log to this Weights & Biases project.
     together : whether all ranks of ``torch.distributed`` call the recorder at each step, and share the work. For sharded weights, they
@@ -81,6 +85,7 @@ class Recorder:
         tensorboard: bool = False,
         wandb: str | None = None,
         together: bool = False,
+        keeps_base: bool = False,
     ):
         if every < 1:
             raise InputError(f"every={every}: must be at least 1")
@@ -105,7 +110,7 @@ class Recorder:
         #: why merged weights of a model with an adapter are not measured; empty if they are, or if it has none
         self.not_merged = ""
         self._from_all(lambda: self._open(Path(out), tensorboard, wandb))
-        self._base = None if items is None else self._first(base, items)
+        self._base = None if items is None else self._first(base, items, keeps_base)
         self._previous: dict[str, Stored] | None = self._base if every == 1 else None
 
     def __enter__(self) -> Recorder:
@@ -141,7 +146,7 @@ class Recorder:
 
     def follow(self, step: int, named_parameters: Parameters) -> None:
         """Continue after ``step`` of a resumed run with these weights; ``base`` is unchanged."""
-        self._previous = self._part(list_parameters(named_parameters)) if (step + 1) % self.every == 0 else None
+        self._previous = _owned(self._part(list_parameters(named_parameters))) if (step + 1) % self.every == 0 else None
 
     def step(self, step: int, named_parameters: Parameters | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Record a step and return its metrics. ``named_parameters`` are the weights after the step; None skips the measurement."""
@@ -169,10 +174,11 @@ class Recorder:
             self._base = self._first(named_parameters, list_parameters(named_parameters))
             self._previous = self._base if before_next else None
         elif measured or before_next:
-            current = self._copy(named_parameters)
+            current = self._now(named_parameters)
             if measured and (self.writes or self._together):
                 metrics |= self._metrics(self._from_all(lambda: self._changes(current)))
-            self._previous = current if before_next else None
+            earlier = None if self._previous is self._base else self._previous
+            self._previous = _owned(current, earlier) if before_next else None
         self.seconds += time.perf_counter() - begin
         return metrics | {"time/recorder_seconds": time.perf_counter() - begin}
 
@@ -185,8 +191,8 @@ class Recorder:
         """Return what all ranks compute that measure together."""
         return ranks.from_all(compute) if self._together else [compute()]
 
-    def _first(self, parameters: object, items: Sequence[tuple[str, Any]]) -> dict[str, Stored]:
-        """Copy the weights at the start, and find out which of them this rank counts, and whether they belong to an adapter."""
+    def _first(self, parameters: object, items: Sequence[tuple[str, Any]], keeps: bool = False) -> dict[str, Stored]:
+        """Keep the weights at the start, and find out which of them this rank counts, and whether they belong to an adapter."""
         self._together = self._together or (self._several and any(ranks.is_sharded(value) for _, value in items))
         self._names = {name for name, _ in items}
 
@@ -201,19 +207,22 @@ class Recorder:
             self._counted, self._numel = ranks.share(holdings, self._rank, spread=self._adapter is None)
         elif self.writes:
             self._counted = self._names
-        return self._copy(items)
+        start = self._now(items)
+        if keeps:
+            return start
+        return _owned(start) if self._adapter is not None else {name: _narrowed(*stored) for name, stored in start.items()}
 
-    def _copy(self, parameters: Parameters) -> dict[str, Stored]:
-        """Copy what this rank counts, and the factors that it needs whole to merge its rows."""
+    def _now(self, parameters: Parameters) -> dict[str, Stored]:
+        """Return what this rank counts, in the memory of the weights, and the factors that it needs whole to merge its rows."""
         whole = self._adapter.whole if self._adapter is not None else ()
         weights: dict[str, Stored] = {}
 
-        def copy() -> dict[str, np.ndarray[Any, Any]]:
+        def part() -> dict[str, np.ndarray[Any, Any]]:
             self.check()
             weights.update(self._part(list_parameters(parameters)))
             return {name: weights[name][0] for name in whole}
 
-        parts = self._from_all(copy)
+        parts = self._from_all(part)
         for name in whole:
             start = sum(part[name].size for part in parts[: self._rank])
             self._own[name] = (start, start + parts[self._rank][name].size)
@@ -232,9 +241,9 @@ class Recorder:
             self.not_merged = "merged weights are not measured: give the recorder the model itself, not its parameters by name"
 
     def _part(self, items: Sequence[tuple[str, Any]]) -> dict[str, Stored]:
-        """Copy what this rank counts."""
+        """Return what this rank counts, in the memory of the weights."""
         _require_same(self._names, {name for name, _ in items})
-        return snapshot((name, value) for name, value in items if name in self._counted)
+        return {name: _stored(value) for name, value in items if name in self._counted}
 
     def _changes(self, current: dict[str, Stored]) -> dict[str, DiffStats]:
         """Compare all weights with the base and the previous step; those of an adapter, also merged."""
@@ -268,7 +277,7 @@ class Recorder:
 
 def snapshot(named_parameters: Parameters) -> dict[str, Stored]:
     """Copy the weights as flat arrays of stored values, with the names of their dtypes; for sharded tensors, the local shard."""
-    return {name: _stored(value) for name, value in list_parameters(named_parameters)}
+    return _owned({name: _stored(value) for name, value in list_parameters(named_parameters)})
 
 
 def list_parameters(parameters: Parameters) -> list[tuple[str, Any]]:
@@ -295,14 +304,36 @@ def reshard(model: object) -> None:
 
 
 def _stored(value: Any) -> Stored:
+    """Return a weight as a flat array of stored values, in its own memory if that is the CPU's and contiguous."""
     if isinstance(value, np.ndarray):
-        return np.array(value).ravel(), str(value.dtype)
+        return value.reshape(-1), str(value.dtype)
     import torch
 
     local = value.detach().to_local() if hasattr(value, "to_local") else value.detach()
     local = local.cpu().contiguous().reshape(-1)
     kind = str(local.dtype).removeprefix("torch.")
-    return (local.view(torch.uint16) if kind == "bfloat16" else local).numpy().copy(), kind
+    return (local.view(torch.uint16) if kind == "bfloat16" else local).numpy(), kind
+
+
+def _owned(weights: Mapping[str, Stored], into: Mapping[str, Stored] | None = None) -> dict[str, Stored]:
+    """Copy weights, into the memory of earlier ones of the same shapes and dtypes if there are any."""
+    copies: dict[str, Stored] = {}
+    for name, (values, kind) in weights.items():
+        room, earlier = (into or {}).get(name, (None, ""))
+        if room is None or room.shape != values.shape or earlier != kind:
+            room = np.empty_like(values)
+        np.copyto(room, values)
+        copies[name] = (room, kind)
+    return copies
+
+
+def _narrowed(values: np.ndarray[Any, Any], kind: str) -> Stored:
+    """Copy a weight; as bfloat16, which is half of float32, if it loses nothing, to the bit."""
+    if kind == "float32" and values.size and sys.byteorder == "little":
+        halves = values.view(np.uint16)
+        if not any(halves[start : start + 2 * CHUNK : 2].any() for start in range(0, halves.size, 2 * CHUNK)):
+            return halves[1::2].copy(), "bfloat16"
+    return values.copy(), kind
 
 
 def _require_same(before: Collection[str], after: Collection[str]) -> None:

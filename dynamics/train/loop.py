@@ -10,7 +10,6 @@ sums differs: the run differs by rounding, and diverges once a sampled token dif
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.metadata
 import platform
@@ -114,7 +113,8 @@ class Run:
         config = self.config
         self._compare_inputs()
         self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
-        self.reference = self._reference()
+        self.base = self._keep_base()
+        self.reference = self.base if isinstance(config, PolicyGradientConfig) and config.kl_coef else None
         self.optimizer = torch.optim.AdamW(
             self.policy.masters.values(),
             config.learning_rate,
@@ -123,7 +123,9 @@ class Run:
             fused=True,
         )
         every = config.record_every or self.method.record_every
-        self.recorder = Recorder(self.out, every=every, base=self.policy.masters, tensorboard=tensorboard, wandb=wandb)
+        kept = self.base is not None  # by which the recorder needs no copy of its own
+        before = (self.base or self.policy).masters
+        self.recorder = Recorder(self.out, every=every, base=before, tensorboard=tensorboard, wandb=wandb, keeps_base=kept)
         self.step = self.saved = 0
         self.stopping: int | None = None
         self.stops_at_once = False
@@ -220,15 +222,14 @@ class Run:
         """Name of the trained model in ``evals/``."""
         return f"{self.name}, {self.config.steps} steps"
 
-    def _reference(self) -> policy.Policy | None:
-        """Copy the base model if the KL penalty needs its log-probabilities; call it before loading a state."""
-        if not (isinstance(self.config, PolicyGradientConfig) and self.config.kl_coef):
-            return None
-        return policy.Policy(copy.deepcopy(self.policy.model), self.policy.tokenizer, self.config.master_dtype, self.policy.compute)
+    def _keep_base(self) -> policy.Policy | None:
+        """Return a copy of the base model if anything computes with it while it is trained; call it before loading a state."""
+        needs_reference = isinstance(self.config, PolicyGradientConfig) and bool(self.config.kl_coef)
+        return self.method.base or (self.policy.copy() if needs_reference else None)
 
     def load_base(self) -> policy.Policy:
-        """Load the base model of the run again, with the same dtypes and device."""
-        return policy.load(self.config.model, str(self.policy.device), self.policy.master, self.policy.compute)
+        """Return the base model of the run, with the same dtypes and device; load it again unless a copy is kept."""
+        return self.base or policy.load(self.config.model, str(self.policy.device), self.policy.master, self.policy.compute)
 
     def questions(self) -> list[tasks.Question]:
         """List the held-out problems of the evaluation."""

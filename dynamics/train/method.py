@@ -29,9 +29,16 @@ class StepData:
 
 
 class Method:
-    """A training method: supplies batches to the loop. Only ``next_batch`` must be implemented."""
+    """A training method: supplies batches to the loop. Only ``next_batch`` must be implemented.
+
+    Attributes
+    ----------
+    record_every : steps between measurements of the weights, by default.
+    base : the untrained model, if the method computes with it; it must stay as it is.
+    """
 
     record_every = 1
+    base: Policy | None = None
 
     def next_batch(self, step: int) -> StepData:
         """Return the batch of a step, counted from 1."""

@@ -9,6 +9,7 @@ holds all, again for the gradient (``entropy.logits.logits_gradient``); they are
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
 from collections.abc import Iterator, Sequence
@@ -137,6 +138,10 @@ class Policy:
         of_model = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         ids = {self.tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])}
         return sorted(token for token in ids if token is not None)
+
+    def copy(self) -> Policy:
+        """Return another policy with the same weights, in memory of its own."""
+        return Policy(copy.deepcopy(self.model), self.tokenizer, self.master, self.compute)
 
     def update_model(self) -> None:
         """Copy the master weights into the model's parameters."""

@@ -47,6 +47,40 @@ def test_snapshots_do_not_follow_the_weights(tmp_path) -> None:
     assert [line["sparsity_step/exact"] for line in lines(tmp_path)] == [0.9, 0.9]
 
 
+def test_a_base_takes_no_more_memory_than_its_values_need(tmp_path) -> None:
+    """Float32 weights that are values of bfloat16 are kept as such, with the numbers of float32, also of special values."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(3)
+    special = np.array([0.0, -0.0, 1e-39, -1e-40, np.inf, -np.inf, np.nan, 3.0e38], np.float32)
+    narrow = torch.from_numpy(np.concatenate([rng.normal(0, 0.02, 3000).astype(np.float32), special])).bfloat16().float()
+    base = {"narrow": narrow, "wide": torch.from_numpy(rng.normal(0, 0.02, 3000).astype(np.float32)), "none": torch.zeros(0)}
+    last = base["narrow"].clone()
+    last[-1] = 3.0001e38  # one weight that bfloat16 does not hold keeps the whole tensor in float32
+    base["nearly"] = last
+    states = [{name: value + step * 1e-6 * torch.randn(value.shape) for name, value in base.items()} for step in range(4)]
+    states[1]["narrow"][:3000] = base["narrow"][:3000]
+    recorder = Recorder(tmp_path / "copied", base=base)
+    apart = Recorder(tmp_path / "shared", base=base, keeps_base=True)
+    assert {name: (value.nbytes, kind) for name, (value, kind) in recorder._base.items()} == {
+        "narrow": (2 * 3008, "bfloat16"),
+        "wide": (4 * 3000, "float32"),
+        "none": (0, "float32"),
+        "nearly": (4 * 3008, "float32"),
+    }
+    assert all(np.shares_memory(value, base[name].numpy()) for name, (value, _) in apart._base.items() if value.size)
+    measured = [[each.step(step + 1, state, {}) for step, state in enumerate(states)] for each in (recorder, apart)]
+    for ours, expected in zip(*measured, strict=True):
+        assert ours.pop("time/recorder_seconds") > 0
+        expected.pop("time/recorder_seconds")
+        assert repr(ours) == repr(expected)  # also where norms are NaN
+    assert measured[0][1]["sparsity/exact"] > 0.3
+    held = [value.ctypes.data for value, _ in recorder._previous.values() if value.size]
+    recorder.step(5, base, {})
+    assert [value.ctypes.data for value, _ in recorder._previous.values() if value.size] == held  # the same memory again
+    assert recorder.step(6, base, {})["sparsity_step/exact"] == 1
+    assert not any(np.shares_memory(value, base[name].numpy()) for name, (value, _) in recorder._previous.items())
+
+
 def test_other_parameters_are_refused(tmp_path, pair) -> None:
     recorder = Recorder(tmp_path, base=pair[0])
     with pytest.raises(InputError, match="only one of the two"):

@@ -120,6 +120,27 @@ def test_one_step_in_bfloat16(method: str, base: Path, tmp_path: Path, capsys) -
     assert model.dtype == torch.float32  # of the masters
 
 
+@pytest.mark.parametrize("master", ["float32", "bfloat16"])
+def test_one_copy_of_the_base_serves_the_penalty_and_the_recorder(master: str, base: Path, tmp_path: Path) -> None:
+    few = {
+        "num_problems": 8,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "max_new_tokens": 6,
+        "threads": 1,
+        "eval_problems": 0,
+        "probe_every": 0,
+    }
+    config = RLVRConfig(model=str(base), steps=2, kl_coef=0.1, learning_rate=1e-3, master_dtype=master, compute_dtype="float32", **few)
+    finished = run("rlvr", config, tmp_path)
+    assert finished.load_base() is finished.reference
+    whole = sparsity.compare(tmp_path / "checkpoints/step_000000", tmp_path / "checkpoints/step_000002").total
+    first, last = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert 0 < whole.sparsity["bf16"] < 1
+    assert {rule: last[f"sparsity/{rule}"] for rule in whole.sparsity} == whole.sparsity
+    assert abs(first["kl"]) < 1e-6 < last["kl"]
+
+
 def test_evaluation(base: Path, compute: str) -> None:
     """Evaluation is reproducible; alone or in float32, rounding changes only few answers."""
     loaded = policy.load(str(base), "cpu", "float32", compute)

@@ -11,7 +11,6 @@ oldest tasks; the solver trains on the proposals of the same step, with the samp
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -52,6 +51,7 @@ class SelfPlay(Method):
 
     Attributes
     ----------
+    base : the base model, which proposes, if the proposer is a snapshot.
     proposer : samples and validates proposals.
     buffer : the most recent valid tasks; initially only the identity program.
     delayed : tasks of this step for the solver to train on in the next step, with ``solver_delay``.
@@ -67,10 +67,8 @@ class SelfPlay(Method):
         self.triplets = Triplets(plain=not notation, runner=self.runner)
         self.reward = rewards.find(config.proposer_reward)
         self.task_types: list[str] = [name for name in TASK_TYPES if name in config.task_types]
-        proposing = policy
-        if config.proposer == "snapshot":
-            proposing = Policy(copy.deepcopy(policy.model), policy.tokenizer, config.master_dtype, policy.compute)
-        self.proposer = Proposer(config, proposing, self.prompt_format, self.runner, self.task_types)
+        self.base = policy.copy() if config.proposer == "snapshot" else None
+        self.proposer = Proposer(config, self.base or policy, self.prompt_format, self.runner, self.task_types)
         self.buffer = first_buffer(self.proposer.identity, config.buffer_size)
         self.delayed: list[BufferEntry] = []
         self.steps_without_valid = 0
