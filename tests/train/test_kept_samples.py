@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from dynamics import InputError
 from dynamics.train import evaluate, kept_samples
 from dynamics.train.config import RLVRConfig, SFTConfig, TrainConfig
 from dynamics.train.loop import Run, run
@@ -82,6 +87,142 @@ def test_what_is_asked_otherwise_is_sampled(other: dict, config: SFTConfig, cach
     )
     assert here.path != there.path
     assert here.path == _entry(Run("sft", config, _made(tmp_path / "c"), False)).path
+
+
+@pytest.mark.parametrize("what", ["weights", "buffer", "rotation", "machine", "variable", "precision", "threads", "code"])
+def test_what_changes_the_bits_is_part_of_the_key(what: str, config: SFTConfig, cache: Path, tmp_path: Path, monkeypatch) -> None:
+    training = Run("sft", config, _made(tmp_path / "run"), False)
+    before = _entry(training).path
+    model, machine = training.policy.model, "this"
+    with torch.no_grad():
+        if what == "weights":
+            training.document["checksums"]["base"] = "0" * 64
+        elif what == "buffer":
+            next(model.buffers())[0] += 1e-3
+        elif what == "rotation":
+            model.config.rope_parameters = {"rope_type": "default", "rope_theta": 5000.0}
+        elif what == "machine":
+            machine = "another"
+        elif what == "variable":
+            monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+        elif what == "precision":
+            monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+        elif what == "threads":
+            monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+        else:
+            (tmp_path / "code.py").write_text("# another version")
+            monkeypatch.setattr(kept_samples.rng, "__file__", str(tmp_path / "code.py"))
+    assert _entry(training, machine).path != before
+
+
+def _damage_head(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'"seed":0', b'"seed":1'))
+
+
+def _damage_tokens(file: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[-4] ^= 1
+    file.write_bytes(whole)
+
+
+DAMAGE = {
+    "tokens": (_damage_tokens, "its tokens do not have their checksum"),
+    "key": (_damage_head, "its first line is not the one that was written"),
+    "short": (lambda file: file.write_bytes(file.read_bytes()[:-40]), "its tokens do not have their checksum"),
+    "empty": (lambda file: file.write_bytes(b""), "its first line: is empty"),
+    "text": (lambda file: file.write_text("no entry"), "its first line: is not valid JSON"),
+    "link": (lambda file: (file.unlink(), file.symlink_to("none")), "No such file"),
+    "folder": (lambda file: (file.unlink(), file.mkdir()), "not a regular file but a folder"),
+    "huge": (lambda file: os.truncate(file, kept_samples.LARGEST + 1), "over 100000000 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_entry_is_sampled_anew(kind: str, config: SFTConfig, cache: Path, tmp_path: Path, capsys) -> None:
+    damage, reason = DAMAGE[kind]
+    training = Run("sft", config, _made(tmp_path / "run"), False)
+    training.evaluate_at_temperatures("base", config.eval_temperatures)
+    expected = {file.name: file.read_bytes() for file in (tmp_path / "run/evals").iterdir()}
+    assert len(expected) == 3
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    damage(file)
+    for name in expected:
+        (tmp_path / "run/evals" / name).unlink()
+    training.evaluate_at_temperatures("base", config.eval_temperatures)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run/evals").iterdir()} == expected
+    (note,) = training.document["notes"]
+    assert f"{file}: is damaged (" in note
+    assert reason in note
+    assert note in capsys.readouterr().err
+    assert training.document["base_samples"] == "sampled by this run"
+    assert kind == "folder" or file.read_bytes() == whole  # it is whole again, unless a folder is in the way
+    training.finish("finished")
+
+
+def test_an_entry_that_holds_other_numbers_of_samples_or_tokens(cache: Path) -> None:
+    """Also with the right checksum, as a broken program might write it."""
+    samples = [[np.arange(3), np.arange(0)], [np.arange(2), np.arange(1)]]
+    entry = kept_samples.Entry({"a": 1}, 2, 2)
+    assert entry.read() is None
+    entry.write(samples)
+    for ours, group in zip(entry.read(), samples, strict=True):
+        assert [ids.tolist() for ids in ours] == [ids.tolist() for ids in group]
+    for prompts, reason in ((3, "that many tokens"), (9, "that many samples")):
+        with pytest.raises(kept_samples.Damaged, match=reason):
+            replace(entry, prompts=prompts).read()
+    assert replace(entry, key={"a": 2}).read() is None
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_done_without(config: SFTConfig, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path / "file"))
+    training = Run("sft", config, _made(tmp_path / "run"), False)
+    training.evaluate_at_temperatures("base", config.eval_temperatures)
+    training.finish("finished")
+    assert len(list((tmp_path / "run/evals").iterdir())) == 3
+    said = capsys.readouterr().err
+    assert said.count("the base's samples are not kept for other runs: ") == 1
+    assert "cannot be made (Not a directory)" in said
+
+
+def test_the_cache_of_samples_is_bounded(cache: Path, monkeypatch) -> None:
+    samples = [[np.arange(100)]]
+    entries = [kept_samples.Entry({"number": number}, 1, 1) for number in range(4)]
+    entries[0].write(samples)
+    size = entries[0].path.stat().st_size
+    monkeypatch.setattr(kept_samples, "MOST", 4 * size + 10)
+    (cache / "mine.samples").write_bytes(b"x" * 10 * size)
+    (cache / "base-0123.samples").write_bytes(b"x" * size)  # named as an entry, with another beginning
+    for entry in entries[1:3]:
+        entry.write(samples)
+    for age, entry in ((300, entries[0]), (200, entries[1]), (100, entries[2])):
+        os.utime(entry.path, (time.time() - age,) * 2)
+    assert entries[0].read() is not None  # now used last
+    entries[3].write(samples)
+    assert [entry.path.exists() for entry in entries] == [True, False, True, True]
+    assert {"mine.samples", "base-0123.samples"} < {file.name for file in cache.iterdir()}
+    monkeypatch.setattr(kept_samples, "LARGEST", size - 1)
+    with pytest.raises(InputError, match="would have over"):
+        entries[1].write(samples)
+
+
+def test_entries_that_several_write_and_read_at_once_are_whole(cache: Path) -> None:
+    samples = [[np.arange(50_000)]]
+    entry = kept_samples.Entry({"number": 1}, 1, 1)
+    entry.write(samples)
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            if number % 2:
+                entry.write(samples)
+            kept = entry.read()
+            assert kept is not None
+            assert kept[0][0].sum() == samples[0][0].sum()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert [file.name for file in cache.iterdir()] == [entry.path.name]
 
 
 def _made(folder: Path) -> Path:
