@@ -38,12 +38,14 @@ class Peak(threading.Thread):
         self.value, self.stopped = 0.0, False
 
     def run(self) -> None:
+        """Read the size until ``stopped``."""
         while not self.stopped:
             self.value = max(self.value, resident())
             time.sleep(0.002)
 
 
 def resident() -> float:
+    """Resident size of this process, MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
@@ -115,8 +117,8 @@ def main() -> None:
             seconds = [run["seconds"] for run in found[mode, length]]
             median, scale = statistics.median(seconds), 1e6 / tokens
             print(
-                f"{length:6} tokens  {mode:14} {median * scale:7.0f} us a token ({min(seconds) * scale:.0f} to {max(seconds) * scale:.0f}), "
-                f"{median / length / first[mode]:.2f}x that at {given.lengths[0]}; "
+                f"{length:6} tokens  {mode:14} {median * scale:7.0f} us a token ({min(seconds) * scale:.0f} to "
+                f"{max(seconds) * scale:.0f}), {median / length / first[mode]:.2f}x that at {given.lengths[0]}; "
                 f"{statistics.median(run['mib'] for run in found[mode, length]) * 1024 / tokens:6.0f} KiB a token; "
                 f"sdpa takes {sdpa / median:.2f}x its time",
                 flush=True,

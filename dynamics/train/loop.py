@@ -39,8 +39,8 @@ from dynamics.train.tasks.prompt_formats import encode_questions, reads_notation
 
 #: what to do if memory runs out in a step
 OUT_OF_MEMORY = (
-    "continue with --resume after ending other programs, with --gradient-checkpointing, or with a smaller --max-tokens-per-microbatch, which "
-    "a resumed run may change"
+    "continue with --resume after ending other programs, with --gradient-checkpointing, or with a smaller --max-tokens-per-microbatch: "
+    "a resumed run may change both"
 )
 #: called after every step with its number and its line of ``metrics.jsonl``
 OnStep = Callable[[int, dict[str, Any]], None]
