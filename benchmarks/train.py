@@ -52,7 +52,7 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
     from dynamics.train.config import RLVRConfig, SFTConfig, preset_values
     from dynamics.train.rng import stream
     from dynamics.train.samplers.transformers import generate
-    from dynamics.train.tasks.prompt_formats import encode_prompt
+    from dynamics.train.tasks.prompt_formats import encode_prompts
 
     shared: dict[str, Any] = {
         "max_new_tokens": LENGTH,
@@ -62,7 +62,7 @@ def ours(method: str, model: str, steps: int, bf16: bool) -> None:
     config: Any = RLVRConfig(**shared) if method == "rlvr" else SFTConfig(**shared)
     loaded = policy.load(model, "cpu", "float32", "bfloat16" if bf16 else "float32")
     optimizer = torch.optim.AdamW(loaded.masters.values(), 1e-6, fused=True)
-    prompts = [np.array(encode_prompt(loaded.tokenizer, text)) for text in questions(PROMPTS if method == "rlvr" else 16)]
+    prompts = encode_prompts(loaded.tokenizer, questions(PROMPTS if method == "rlvr" else 16))
     answers = [np.random.default_rng(n).integers(100, 9000, LENGTH) for n in range(16)]
     seconds, tokens = [], 0
     for step in range(1, steps + 2):

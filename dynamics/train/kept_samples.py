@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -21,18 +22,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Int
 
 import dynamics
-from dynamics import models
 from dynamics.errors import InputError, printable
 from dynamics.io.atomic import replacing
 from dynamics.io.cache import bound, user_folder
 from dynamics.io.json import encode
 from dynamics.io.side_files import json_object, read_bytes
-from dynamics.train import attention, batch, evaluate, policy, rng
-from dynamics.train.samplers import transformers as sampler
+from dynamics.train import evaluate
+from dynamics.train.policy import Policy
 
 #: by prompt and sample: token ids, (tokens,) each
 Samples = list[list[Int[np.ndarray, " _"]]]
@@ -43,10 +42,12 @@ LARGEST = 100_000_000
 MOST = 300_000_000
 #: names of entries, and how their content begins
 NAME, BEGINNING = re.compile(r"base-[0-9a-f-]+\.samples"), f'{{"schema":"{SCHEMA}",'.encode()
-#: modules whose code decides which tokens are sampled
-CODE = (attention, batch, evaluate, models, policy, rng, sampler)
-#: beginnings of the names of environment variables that choose how matrix products are computed
-VARIABLES = ("ATEN_", "CUBLAS_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_", "TORCH_ALLOW_TF32")
+#: folders and files of this package whose code decides which tokens are sampled
+CODE = ("models.py", "rope.py", "train", "train/samplers")
+#: packages beside this one whose version can change the bits
+PACKAGES = ("torch", "transformers", "numpy", "numba", "llvmlite")
+#: beginnings of the names of environment variables that choose how sums and products are computed
+VARIABLES = ("ATEN_", "CUBLAS_", "DNNL_", "MKL_", "NUMBA_CPU", "NUMBA_OPT", "NVIDIA_TF32", "ONEDNN_", "TORCH_ALLOW_TF32")
 
 
 class Damaged(Exception):
@@ -120,7 +121,7 @@ class Entry:
 
 
 def entry(
-    model: policy.Policy,
+    model: Policy,
     weights: str,
     machine: dict[str, str],
     prompts: Sequence[Int[np.ndarray, " _"]],
@@ -155,14 +156,20 @@ def entry(
         "threads": torch.get_num_threads(),
         "machine": machine,
         "arithmetic": _arithmetic(model.device),
-        "versions": [dynamics.__version__, torch.__version__, torch.version.git_version, transformers.__version__, np.__version__],
-        "code": _checksum(Path(str(module.__file__)).read_bytes() for module in CODE),
+        "versions": [dynamics.__version__, torch.version.git_version, *map(importlib.metadata.version, PACKAGES)],
+        "code": _checksum(file.read_bytes() for file in _code(Path(dynamics.__file__).parent)),
     }
     columns = len(evaluate.columns(temperatures, samples))
     return Entry(json.loads(json.dumps(key)), len(prompts), columns)
 
 
-def _tensors(model: policy.Policy) -> Iterator[bytes]:
+def _code(package: Path) -> Iterator[Path]:
+    """List the files of the code that samples."""
+    for name in CODE:
+        yield from sorted((package / name).glob("*.py")) if (package / name).is_dir() else [package / name]
+
+
+def _tensors(model: Policy) -> Iterator[bytes]:
     """Yield the names and values of parameters that are not trained, and of buffers."""
     for name, value in (*model.model.named_parameters(), *model.model.named_buffers()):
         if name not in model.masters:

@@ -57,19 +57,17 @@ def solve_rates(rate: PerProposal, samples: int, sources: Sequence[str], recent:
     sources : (n,) programs of the proposals.
     recent : programs of earlier proposals.
     """
-    words = [_words(source) for source in sources]
-    duplicates = np.array([[_jaccard(a, b) > 0.8 for b in words] for a in words], float)
-    others = [_words(source) for source in recent]
-    diversity = np.array([np.mean([_jaccard(a, b) <= 0.8 for b in others]) if others else 1.0 for a in words])
-    return SolveRates(rate, samples, (duplicates.sum(1) - 1) / len(sources), diversity)
-
-
-def _words(source: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+|[^\w\s]", source))
-
-
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    return len(a & b) / max(1, len(a | b))
+    words = [set(re.findall(r"\w+|[^\w\s]", source)) for source in (*sources, *recent)]
+    numbers = {word: number for number, word in enumerate(sorted(set().union(*words)))}
+    has = np.zeros((len(words), len(numbers)))  # whether a program has a word
+    for row, own in zip(has, words, strict=True):
+        row[[numbers[word] for word in own]] = 1
+    count = len(sources)
+    common = has[:count] @ has.T
+    either = has[:count].sum(1)[:, None] + has.sum(1) - common
+    alike = common / np.maximum(1, either) > 0.8  # by the Jaccard index of their words
+    diversity = (~alike[:, count:]).mean(1) if recent else np.ones(count)
+    return SolveRates(rate, samples, (alike[:, :count].sum(1) - 1) / count, diversity)
 
 
 @dataclass(frozen=True)

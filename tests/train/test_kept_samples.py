@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import dynamics
 from dynamics import InputError
 from dynamics.train import evaluate, kept_samples
 from dynamics.train.config import RLVRConfig, SFTConfig, TrainConfig
@@ -110,8 +112,11 @@ def test_what_changes_the_bits_is_part_of_the_key(what: str, config: SFTConfig, 
         elif what == "threads":
             monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
         else:
-            (tmp_path / "code.py").write_text("# another version")
-            monkeypatch.setattr(kept_samples.rng, "__file__", str(tmp_path / "code.py"))
+            shutil.copytree(Path(dynamics.__file__).parent, tmp_path / "code")
+            monkeypatch.setattr(dynamics, "__file__", str(tmp_path / "code/__init__.py"))
+            assert _entry(training).path == before
+            with open(tmp_path / "code/train/samplers/kernels.py", "a") as file:
+                file.write("# another version")
     assert _entry(training, machine).path != before
 
 

@@ -36,8 +36,9 @@ from dynamics.train.samplers.transformers import sample
 from dynamics.train.sandbox.expressions import as_function
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks import programs
-from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Source, judge
-from dynamics.train.tasks.prompt_formats import Notation, PlainText, PromptFormat, decode, encode_prompt, encode_questions, reads_notation
+from dynamics.train.tasks.judges import judge_all
+from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Source
+from dynamics.train.tasks.prompt_formats import Notation, PlainText, PromptFormat, decode, encode_prompts, encode_questions, reads_notation
 from dynamics.train.tasks.triplets import Triplets
 
 #: number of recent tasks of the buffer with which new tasks are compared for diversity
@@ -172,7 +173,7 @@ class SelfPlay(Method):
         judged = []
         for question, group in zip(questions, groups, strict=True):
             texts = [decode(policy.tokenizer, sampled.ids, policy.eos) for sampled in group]
-            judged.append([(sampled, text, judge(question, text)) for sampled, text in zip(group, texts, strict=True)])
+            judged.append(list(zip(group, texts, judge_all([question] * len(texts), texts), strict=True)))
         self.seconds_outside_model += time.perf_counter() - begin
         return judged
 
@@ -273,7 +274,7 @@ class SelfPlay(Method):
             reference = ProposedTask(program, ((family.inputs(rng, False),),))
             source = as_function(program) if self.triplets.plain else program
             prompts.append(self.prompt_format.proposal_prompt(kind, [reference], source))
-        ids = [np.array(encode_prompt(self.policy.tokenizer, prompt), np.int64) for prompt in prompts]
+        ids = encode_prompts(self.policy.tokenizer, prompts)
         solver = solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
         return solver | {"proposer": (ids, self.config.max_proposal_tokens)}
 

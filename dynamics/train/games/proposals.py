@@ -16,7 +16,7 @@ from dynamics.train.samplers.transformers import SampledCompletion, sample
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.problem import ProposedTask
-from dynamics.train.tasks.prompt_formats import PromptFormat, decode, encode_prompt
+from dynamics.train.tasks.prompt_formats import PromptFormat, decode, encode_prompts
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Proposer:
                     references = [self.identity]
                 requests.append((kind, self.prompt_format.proposal_prompt(kind, references, None), references, None))
         tokenizer = self.policy.tokenizer
-        ids = [np.array(encode_prompt(tokenizer, prompt), np.int64) for _, prompt, _, _ in requests]
+        ids = encode_prompts(tokenizer, [prompt for _, prompt, _, _ in requests])
         groups = sample(self.policy, ids, 1, config, purpose, step, config.max_proposal_tokens)
         proposals = []
         for (kind, prompt, references, program), prompt_ids, group in zip(requests, ids, groups, strict=True):

@@ -142,7 +142,7 @@ class ScoredAnswer:
 
 
 def judge_all(questions: Sequence[Question], texts: Sequence[str]) -> list[Verdict]:
-    """Verify completions, those that other packages judge in parallel.
+    """Verify completions, those that other packages judge in parallel; equal completions of a question are judged once.
 
     Parameters
     ----------
@@ -154,22 +154,24 @@ def judge_all(questions: Sequence[Question], texts: Sequence[str]) -> list[Verdi
     list of Verdict
         Equal to those of ``problem.judge``, in the order of the completions.
     """
-    verdicts: list[Verdict | None] = [None] * len(texts)
+    first: dict[tuple[int, str], int] = {}
+    of = [first.setdefault((id(question), text), number) for number, (question, text) in enumerate(zip(questions, texts, strict=True))]
+    verdicts: dict[int, Verdict] = {}
     confined: dict[Judge, list[int]] = {}
-    for number, (question, text) in enumerate(zip(questions, texts, strict=True)):
-        if isinstance(question.verify, ScoredAnswer):
-            confined.setdefault(question.verify.scorer.judge, []).append(number)
+    for number in first.values():
+        verify = questions[number].verify
+        if isinstance(verify, ScoredAnswer):
+            confined.setdefault(verify.scorer.judge, []).append(number)
         else:
-            verdicts[number] = problem.judge(question, text)
+            verdicts[number] = problem.judge(questions[number], texts[number])
     for judge, numbers in confined.items():
         jobs = []
         for number in numbers:
             verify = questions[number].verify
             assert isinstance(verify, ScoredAnswer)
             jobs.append((verify.scorer.key, verify.item, verify.extract(texts[number])))
-        for number, verdict in zip(numbers, _graded(judge, jobs), strict=True):
-            verdicts[number] = verdict
-    return [verdict for verdict in verdicts if verdict is not None]
+        verdicts |= zip(numbers, _graded(judge, jobs), strict=True)
+    return [verdicts[number] for number in of]
 
 
 def failure_metrics(verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -195,7 +195,8 @@ def extract_answer(text: str) -> str | None:
 
 def reads_notation(tokenizer: Any) -> bool:
     """Whether a tokenizer has all tokens of the notation of the embedded model."""
-    return all(token in tokenizer.get_vocab() for token in SPECIAL_TOKENS)
+    vocabulary = tokenizer.get_vocab()  # made anew at each call
+    return all(token in vocabulary for token in SPECIAL_TOKENS)
 
 
 def folder_reads_notation(model: str) -> bool:
@@ -207,12 +208,15 @@ def folder_reads_notation(model: str) -> bool:
     return False
 
 
-def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Encode a prompt, with the chat template if the tokenizer has one."""
+def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[Int[np.ndarray, " _"]]:
+    """Encode prompts, with the chat template if the tokenizer has one; (tokens,) int64 each."""
     if getattr(tokenizer, "chat_template", None):
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(prompt, add_special_tokens=not reads_notation(tokenizer))["input_ids"])
+        asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in asked]
+        special = False
+    else:
+        special = not reads_notation(tokenizer)
+    return [np.array(tokenizer(prompt, add_special_tokens=special)["input_ids"], np.int64) for prompt in prompts]
 
 
 def encode_completion(tokenizer: Any, answer: str) -> list[int]:
@@ -229,6 +233,6 @@ def decode(tokenizer: Any, ids: Int[np.ndarray, " tokens"], eos: list[int]) -> s
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def encode_questions(tokenizer: Any, questions: list[Question]) -> list[Int[np.ndarray, " _"]]:
+def encode_questions(tokenizer: Any, questions: Sequence[Question]) -> list[Int[np.ndarray, " _"]]:
     """Encode the prompt of each question; (tokens,) int64 each."""
-    return [np.array(encode_prompt(tokenizer, question.prompt), np.int64) for question in questions]
+    return encode_prompts(tokenizer, [question.prompt for question in questions])

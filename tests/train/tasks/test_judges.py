@@ -310,3 +310,21 @@ def honest_answers(gold: str | None) -> list[str]:
         answers += [json.dumps(gold), json.dumps(gold.split()), repr(gold.split()), repr(list(gold))]
         answers += [repr([row.split() for row in gold.splitlines()]), f"({gold})", f"{gold} + 0", f"1*({gold})"]
     return [answer.strip() for answer in answers]
+
+
+def test_equal_completions_of_a_question_are_judged_once() -> None:
+    judged: list[tuple[str, str]] = []
+
+    def question(name: str) -> Question:
+        def verify(text: str) -> Verdict:
+            judged.append((name, text))
+            return Verdict.binary(text == name, f"{text} is not {name}")
+
+        return Question(name, "", None, "", "", verify)
+
+    first, second = question("a"), question("b")
+    questions, texts = [first, second, first, first, second], ["a", "a", "b", "a", "b"]
+    verdicts = judge_all(questions, texts)
+    assert [verdict.correct for verdict in verdicts] == [True, False, False, True, True]
+    assert [verdict.reason for verdict in verdicts] == ["", "a is not b", "b is not a", "", ""]
+    assert judged == [("a", "a"), ("b", "a"), ("a", "b"), ("b", "b")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
 from dynamics.train.sandbox.expressions import Refused
 from dynamics.train.tasks.problem import TASK_TYPES, ProposedTask
-from dynamics.train.tasks.prompt_formats import Notation, PlainText
+from dynamics.train.tasks.prompt_formats import SPECIAL_TOKENS, Notation, PlainText, encode_prompts
 from dynamics.train.tasks.proposals import Proposals
 
 NOTATION, PLAIN_TEXT = Notation(), PlainText()
@@ -32,3 +35,38 @@ def test_the_warm_start_teaches_the_form() -> None:
         for question in Proposals(plain).questions("training", 9, 0):
             assert question.verify(question.answer or "").correct
             assert not question.verify("nothing").correct
+
+
+class _Words:
+    """A tokenizer of single characters, which counts how often its vocabulary is asked for."""
+
+    def __init__(self, tokens: Sequence[str], chat_template: str | None = None):
+        self.tokens, self.chat_template, self.asked = tokens, chat_template, 0
+
+    def get_vocab(self) -> dict[str, int]:
+        self.asked += 1
+        return {token: number for number, token in enumerate(self.tokens)}
+
+    def apply_chat_template(self, chat: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
+        return f"[{chat[0]['role']}]{chat[0]['content']}"
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [0] * add_special_tokens + [ord(character) for character in text]}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "first", "asked"),
+    [
+        (_Words(SPECIAL_TOKENS), [97, 98], 1),
+        (_Words(["<pad>", "a"]), [0, 97, 98], 1),
+        (_Words(SPECIAL_TOKENS, "a template"), [ord(character) for character in "[user]ab"], 0),
+    ],
+)
+def test_prompts_are_encoded_for_their_tokenizer(tokenizer: _Words, first: list[int], asked: int) -> None:
+    """Special tokens are added unless the prompt has its own; the vocabulary, which is made anew at each call, is asked for once."""
+    encoded = encode_prompts(tokenizer, ["ab", "", "c"])
+    assert encoded[0].tolist() == first
+    assert [len(ids) for ids in encoded] == [len(first), len(first) - 2, len(first) - 1]
+    assert all(ids.dtype == np.int64 for ids in encoded)
+    assert tokenizer.asked == asked
+    assert encode_prompts(tokenizer, []) == []
