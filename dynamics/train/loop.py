@@ -492,7 +492,7 @@ def _memory(what: str, advice: str) -> Iterator[None]:
 def _set_up_torch(threads: int) -> None:
     """Make torch deterministic: the same number of threads gives the same order of sums."""
     torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which also imports torch's compiler: three seconds
+    torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic: Any = torch.utils.deterministic
     deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth of the time
 
