@@ -58,7 +58,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/judges.py
-	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/train.py --quick
 	$(BIN)/python benchmarks/compute_dtype.py
 	$(BIN)/python benchmarks/spectra.py
 	$(BIN)/python benchmarks/import_time.py
