@@ -334,7 +334,6 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor | None, targets: Tensor, temperature: float, dtype: torch.dtype | None) -> Any:
-        ctx.save_for_backward(states, weight, targets)
         ctx.temperature, ctx.dtype = temperature, dtype
         chunks, slices = [], _chunks(states, weight)
         ctx.logits = None
@@ -347,15 +346,16 @@ class _LogProbs(torch.autograd.Function):
             assert scaled.surprisal is not None
             chunks.append((-scaled.surprisal, scaled.logsumexp, plain.entropy, plain.logsumexp, plain.surprisal))
         columns = (torch.cat(values).float() for values in zip(*chunks, strict=True))
-        logp, ctx.logsumexp, entropy, ctx.entropy_logsumexp, surprisal = columns
-        ctx.entropy = entropy
+        logp, logsumexp, entropy, entropy_logsumexp, surprisal = columns
+        # an output as an attribute of ctx would be a cycle, which holds the graph until it is collected
+        ctx.save_for_backward(states, weight, targets, logsumexp, entropy, entropy_logsumexp)
         ctx.mark_non_differentiable(surprisal)
         ctx.set_materialize_grads(False)
         return logp, entropy, surprisal
 
     @staticmethod
     def backward(ctx: Any, by_logp: Tensor | None, by_entropy: Tensor | None, _: Any) -> Any:
-        states, weight, targets = ctx.saved_tensors
+        states, weight, targets, logsumexp, entropy, entropy_logsumexp = ctx.saved_tensors
         by_states = torch.zeros_like(states)
         by_weight = None if weight is None else torch.zeros_like(weight, dtype=torch.float32)
         kept, ctx.logits = ctx.logits, None  # overwritten below
@@ -364,11 +364,11 @@ class _LogProbs(torch.autograd.Function):
                 _logits(states[chunk], weight, ctx.dtype) if kept is None else kept,
                 by_logp=None if by_logp is None else by_logp[chunk],
                 targets=targets[chunk],
-                logsumexp=ctx.logsumexp[chunk],
+                logsumexp=logsumexp[chunk],
                 temperature=ctx.temperature,
                 by_entropy=None if by_entropy is None else by_entropy[chunk],
-                entropy=ctx.entropy[chunk],
-                entropy_logsumexp=ctx.entropy_logsumexp[chunk],
+                entropy=entropy[chunk],
+                entropy_logsumexp=entropy_logsumexp[chunk],
                 in_place=weight is not None,  # without a head they are the model's own
             )
             if weight is None:

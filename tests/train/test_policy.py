@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -258,3 +259,16 @@ def test_what_auto_computes_in(monkeypatch) -> None:
     monkeypatch.setenv("DYNAMICS_COMPUTE_DTYPE", "bf16")
     with pytest.raises(InputError, match="DYNAMICS_COMPUTE_DTYPE=bf16: must be auto, float32 or bfloat16"):
         compute_dtype("auto", cpu, 128)
+
+
+def test_no_graph_waits_for_the_garbage_collector(batch: Batch) -> None:
+    """A graph in a reference cycle would keep the activations of earlier steps in memory."""
+    policy = Policy(llama().eval(), tiny.build_tokenizer())
+    gc.collect()
+    gc.disable()
+    try:
+        for rows in policy.pack(batch, range(len(batch.completions)), 20):
+            policy.logprobs(rows)[0].sum().backward()
+        assert not [node for node in gc.get_objects() if "_LogProbs" in type(node).__name__ and not isinstance(node, type)]
+    finally:
+        gc.enable()
