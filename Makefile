@@ -61,6 +61,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/train.py --quick
 	$(BIN)/python benchmarks/compute_dtype.py
 	$(BIN)/python benchmarks/spectra.py
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/import_time.py
 
 # The last command adds the libraries of torch's build for CUDA, where that was installed; torch names their versions.

@@ -182,7 +182,7 @@ def measure_stored(
 ) -> Spectrum:
     """Measure the spectrum of the update between two matrices of one shape, as a checkpoint stores them.
 
-    With ``approx`` this takes about 19 bytes of memory a weight, beside the stored values.
+    With ``approx`` this takes about 20 bytes of memory a weight, beside the stored values.
 
     Parameters
     ----------
