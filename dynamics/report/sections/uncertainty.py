@@ -313,6 +313,13 @@ def _finding(text: str, key: str, row: pd.Series[float], name: str, weight: floa
     return Finding(text, key, float(row[name]), low, high, weight)
 
 
+def _likelier(row: pd.Series[float]) -> str:
+    """Say whether texts became more or less likely, if the interval does."""
+    if row["surprisal_change_low"] > 0 or row["surprisal_change_high"] < 0:
+        return f": the texts became {'less' if row['surprisal_change'] > 0 else 'more'} likely"
+    return "; no clear change, the interval contains 0" if row["surprisal_change_low"] == row["surprisal_change_low"] else ""
+
+
 def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, key: str, of: str, weight: float) -> list[Finding]:
     every = parts.iloc[0]
     unsure = "" if every["change_low"] > 0 or every["change_high"] < 0 else " No clear change: the interval contains 0."
@@ -339,8 +346,7 @@ def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, k
         _finding(
             f"The mean surprisal of the completions{of} is {number(every['surprisal'])} nats per token for the base and "
             f"{number(every['surprisal_b'])} for the last checkpoint, a change of {every['surprisal_change']:+.3g} "
-            f"{_interval(every, 'surprisal_change', '+')}: the texts became {'less' if every['surprisal_change'] > 0 else 'more'} likely. "
-            "Caveat: a model finds its own samples likely.",
+            f"{_interval(every, 'surprisal_change', '+')}{_likelier(every)}. Caveat: a model finds its own samples likely.",
             f"surprisal_change{key}",
             every,
             "surprisal_change",
