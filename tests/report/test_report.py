@@ -24,6 +24,7 @@ from dynamics.report.assembly import changed
 from dynamics.report.cells import cell
 from dynamics.report.markdown import escape, markdown
 from dynamics.report.page import draw, page
+from dynamics.report.sections import configuration
 from dynamics.runs import Run, Settings
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>{{7*7}}[a](javascript:x)|`b`\x00\x1b[2J\u202e'
@@ -420,3 +421,13 @@ def test_the_summary_folds_tables_and_repeats_no_finding_of_the_headline(run: Pa
     assert re.search(r"\| -?[\d.]+ \|", card)  # the sign of a number is not escaped
     assert "\\-0" not in card
     assert card.count("<details>") == card.count("</details>") > 1
+
+
+def test_bases_that_the_runs_saved_themselves_are_those_of_the_settings(tmp_path: Path) -> None:
+    runs = [Run(tmp_path / name, "t", base=str(tmp_path / name / "step_0"), config={"model": "base"}) for name in ("a", "b")]
+    same = configuration.make(runs, Options()).findings[0].text
+    assert "are the same in all runs" in same
+    runs[1].config["model"] = "other"
+    assert "The runs differ in base (base, other)" in configuration.make(runs, Options()).findings[0].text
+    runs[1].base = "elsewhere"
+    assert "The runs differ in base (base, elsewhere)" in configuration.make(runs, Options()).findings[0].text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -49,7 +50,13 @@ def make(runs: Sequence[Run], options: Options) -> Section:  # noqa: ARG001 - al
 
 
 def _shared(run: Run) -> dict[str, Any]:
-    return {"trainer": run.trainer, "method": run.method, "base": run.base, **asdict(run.settings)}
+    return {"trainer": run.trainer, "method": run.method, "base": _base(run), **asdict(run.settings)}
+
+
+def _base(run: Run) -> Any:
+    """Return the base; of one that the run itself saved, whose path is another in every run, the model that the settings name."""
+    own = run.base is not None and Path(run.base).is_relative_to(run.path)
+    return (run.config.get("model") if own else None) or run.base
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

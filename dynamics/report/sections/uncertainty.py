@@ -107,8 +107,22 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     if not section.findings:
         section.missing = f"no entropy: {'; '.join(section.incomplete)}"
         return section
+    section.findings[:0] = _side_by_side(section.changes)
     section.findings.append(_time(section, guess if not too_long else None))
     return section
+
+
+def _side_by_side(changes: Sequence[Change]) -> list[Finding]:
+    """Put the entropies of several runs into a sentence."""
+    if len(changes) < 2:
+        return []
+    parts = [
+        f"{change.run} from {number(change.start)} to {number(change.end)} nats ({change.value:+.3g} [{change.low:+.3g}, "
+        f"{change.high:+.3g}])"
+        for change in changes
+    ]
+    text = f"Mean entropy of the next token on completions, base and last checkpoint: {'; '.join(parts)}. The intervals are over texts. "
+    return [Finding(f"{text}Caveat: each run is measured on its own completions, so the runs cannot be compared.", weight=9.0)]
 
 
 def _time(section: Section, guess: Estimate | None) -> Finding:

@@ -148,3 +148,30 @@ def test_a_line_that_is_cut_off_is_told(tmp_path: Path, files: dict[str, Path]) 
         file.write('{"problem": "q0", "sa')
     section = passk.make([Run(tmp_path, "verl")], given(files))
     assert any(doubt.startswith("pass@k: tuned.jsonl: line 321 is cut off") for doubt in section.doubts)
+
+
+def test_each_of_several_runs_is_compared_with_its_own_base(tmp_path: Path) -> None:
+    runs = []
+    for name, solved, of in (("sft", 4, "a"), ("grpo", 6, "b")):
+        evals = [
+            samples_file(tmp_path / name / "evals" / f"{model}.jsonl", [count] * 30) for model, count in (("base", 2), ("tuned", solved))
+        ]
+        for path in evals:  # the runs share no problem
+            path.write_text(path.read_text().replace('"q', f'"{of}'))
+        runs.append(Run(tmp_path / name, "verl", evals=evals))
+    section = passk.make(runs, Options())
+    assert not section.incomplete
+    together, *alone = section.findings
+    assert together.weight == 10.0
+    assert "sft tuned 0.500, +0.250 [" in together.text
+    assert "grpo tuned 0.750, +0.500 [" in together.text
+    assert {finding.run for finding in alone} == {"sft", "grpo"}
+    assert {finding.weight for finding in alone} == {0.0}
+    assert {(change.run, change.what, change.start, change.end) for change in section.changes} >= {
+        ("sft", "pass@1", 0.25, 0.5), ("grpo", "pass@1", 0.25, 0.75),
+    }  # fmt: skip
+    assert all(change.is_clear for change in section.changes if change.what == "pass@1")
+    assert len(section.commands) == 2
+    assert all(word.startswith("sft ") for word in shlex.split(section.commands[0])[3:5])
+    assert section.commands[0].endswith("--against 'sft base'")
+    section.pictures[0].draw()

@@ -104,6 +104,11 @@ def test_two_runs_have_tables_of_their_own(rng: np.random.Generator) -> None:
     section = Section("uncertainty", "")
     for _ in range(2):
         uncertainty.describe(a_pair(), a_trace(rng, 4), ["a note"], 0, False, section)
+    together = uncertainty._side_by_side(section.changes)
+    assert [finding.weight for finding in together] == [9.0]
+    assert "the runs cannot be compared" in together[0].text
+    assert together[0].text.count(" nats (") == 2
+    assert not uncertainty._side_by_side(section.changes[:1])
     names = [table.name for table in section.tables]
     assert len(set(names)) == len(names) == 8
     assert {picture.table for picture in section.pictures} <= set(names)
