@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 import dynamics
 from dynamics import InputError
 from dynamics.train import evaluate, kept_samples
+from dynamics.train.__main__ import cli
 from dynamics.train.config import RLVRConfig, SFTConfig, TrainConfig
 from dynamics.train.loop import Run, run
 from dynamics.train.tasks.prompt_formats import encode_questions
@@ -59,6 +60,13 @@ def test_the_runs_of_one_base_share_its_samples_to_the_bit(config: SFTConfig, ca
     assert said == "sampled by this run"
     assert sampled == [1, 3, 1]
     assert first == second == fresh
+    words = ["--steps", "1", "--num-problems", "8", "--batch-size", "4", "--threads", "1", "--probe-every", "0", "--max-new-tokens", "6"]
+    words += ["--eval-problems", "12", "--eval-samples", "3", "--eval-temperatures", "1", "0.5", "0", "--preset", "tiny"]
+    for more, said in (([], "those of an earlier run"), (["--fresh-evaluation"], "sampled by this run")):
+        out = tmp_path / f"command{len(more)}"
+        assert cli(["sft", "--model", config.model, "--out", str(out), *words, *more]) == 0
+        assert json.loads((out / "run.json").read_text())["base_samples"].startswith(said)
+        assert contents(out) == first
     few = {"steps": 1, "num_problems": 8, "prompts_per_step": 2, "group_size": 2, "probe_every": 0}
     shared = {name: getattr(config, name) for name in ("model", "threads", "max_new_tokens", *vars(config)) if name.startswith("eval_")}
     other = RLVRConfig(**shared, **few, model=config.model, threads=1, max_new_tokens=6)
