@@ -58,6 +58,8 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/judges.py
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/train.py --quick
 	$(BIN)/python benchmarks/compute_dtype.py
 	$(BIN)/python benchmarks/spectra.py

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
+from dynamics.errors import InputError
 from dynamics.train.batch import pad_left
 
 
@@ -48,6 +49,12 @@ class _KeyValueCache:
                 self.keys, self.values = (memory[:, :, : self.filled] for memory in self.memory)
 
         self.cache = DynamicCache(config=model.config)
+        states = [layer for layer in self.cache.layers if any("LinearAttention" in kind.__name__ for kind in type(layer).__mro__)]
+        if states:
+            raise InputError(
+                f"{type(model).__name__}: keeps recurrent states, which cannot be copied to the samples of a prompt; "
+                "choose a model whose layers are all attention"
+            )
         self.in_place = all(type(layer) is DynamicLayer for layer in self.cache.layers)
         if self.in_place:
             self.cache.layers = [Layer() for _ in self.cache.layers]

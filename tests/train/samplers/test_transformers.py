@@ -170,3 +170,9 @@ def test_bad_input() -> None:
         model.lm_head.weight[3] = torch.nan
     with pytest.raises(InputError, match="logits are not finite"):
         some(model)
+
+
+def test_recurrent_states_are_refused() -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    with pytest.raises(InputError, match="MambaForCausalLM: keeps recurrent states"):
+        some(transformers.MambaForCausalLM(transformers.MambaConfig(**sizes)).eval())
