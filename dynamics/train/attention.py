@@ -11,6 +11,7 @@ it reproduces the model's own log-probabilities (``Policy`` does).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +30,9 @@ _UNSUPPORTED = ("softcap", "s_aux")
 _UNSEEN = 1e30
 #: queries per block where there is no fused kernel
 BLOCK = 256
-#: segments are batched, padded to the longest, if it is at most this long or at most twice as long as the shortest
-PADDED_LENGTH = 32
+#: segments are batched, padded to the longest, if it is at most this long, or up to PADDED_LENGTH if it is at most twice as long as each;
+#: longer ones only if their lengths are equal
+SHORT_LENGTH, PADDED_LENGTH = 32, 128
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,15 @@ class SegmentBatch:
     Attributes
     ----------
     shape : number of segments N and length L of the longest.
-    gather : (N * L,) token of each slot; padding slots, on the right of a segment, repeat its first token.
-    tokens, slots : (tokens,) each token and its slot.
+    gather : (N * L,) token of each slot; padding slots, on the right of a segment, repeat its first token. A slice if the segments are of
+        equal length and follow each other, so that nothing need be copied.
+    tokens, slots : (tokens,) each token and its slot, or slices.
     """
 
     shape: tuple[int, int]
-    gather: Int[Tensor, " slots"]
-    tokens: Int[Tensor, " tokens"]
-    slots: Int[Tensor, " tokens"]
+    gather: Int[Tensor, " slots"] | slice
+    tokens: Int[Tensor, " tokens"] | slice
+    slots: Int[Tensor, " tokens"] | slice
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ class Layout:
         segments = [segment for segment in segments if segment.start < segment.end]
         batches: list[list[Segment]] = []
         for segment in sorted(segments, key=lambda segment: segment.start - segment.end):
-            longest = _length(batches[-1][0]) if batches else 0
-            if batches and (longest <= PADDED_LENGTH or longest <= 2 * _length(segment)):
+            longest, length = _length(batches[-1][0]) if batches else 0, _length(segment)
+            if batches and longest <= max(SHORT_LENGTH, length, min(PADDED_LENGTH, 2 * length)):
                 batches[-1].append(segment)
             else:
                 batches.append([segment])
@@ -96,6 +99,9 @@ def _length(segment: Segment) -> int:
 def _batched(segments: Sequence[Segment], device: torch.device) -> SegmentBatch:
     starts = np.array([segment.start for segment in segments])
     lengths = np.array([_length(segment) for segment in segments])
+    if (lengths == lengths[0]).all() and (np.diff(starts) == lengths[0]).all():
+        whole = slice(int(starts[0]), int(starts[-1] + lengths[-1]))
+        return SegmentBatch((len(segments), int(lengths[0])), whole, whole, slice(None))
     inside = np.arange(lengths.max())[None] < lengths[:, None]
     gather = np.where(inside, starts[:, None] + np.arange(lengths.max())[None], starts[:, None])
     as_tensor = (torch.from_numpy(index).to(device) for index in (gather.ravel(), gather[inside], np.flatnonzero(inside)))
@@ -247,7 +253,7 @@ class _Attend(torch.autograd.Function):
         layout, key_heads, heads = ctx.layout, key.shape[1], query.shape[1]
         slopes = [torch.empty_like(part, dtype=_sum_dtype(part)) for part in (query, key, value)]
         for batch in layout.own:
-            sums = logsumexp.new_full((len(batch.gather), heads), _UNSEEN)
+            sums = logsumexp.new_full((math.prod(batch.shape), heads), _UNSEEN)
             sums[batch.slots] = logsumexp[batch.tokens]
             given = (*(part[batch.gather] for part in (query, key, value, slope, output)), sums)
             own = (_by_segment(batch, part, key_heads, query) for part in given)
