@@ -9,6 +9,8 @@ report      one report of both runs, without a cache, with its page and figures
 again       the same report with the cache that it left: nothing is new
 went on     the same after one of the runs wrote a further checkpoint
 
+The row in docs/speed.md is of `--layers 1 --width 128 --vocabulary 500 --rounds 1`. Larger models take minutes, most of them for spectra.
+
 Rounds alternate between the contestants. CPU time is of user and system; times are medians, and so are the ratios to `single`.
 """
 
