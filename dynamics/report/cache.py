@@ -17,10 +17,11 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from dynamics.checkpoints import Checkpoint
 from dynamics.errors import InputError
 from dynamics.io import cache
 from dynamics.io.atomic import replacing
@@ -28,12 +29,8 @@ from dynamics.io.paths import files_under
 from dynamics.io.side_files import parse_json, read_bytes
 from dynamics.report.section import Options, Store
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    from dynamics.checkpoints import Checkpoint
-
-Measured = TypeVar("Measured", bound="DataclassInstance")
+#: a dataclass; the Protocol of its instances cannot be checked of a class at run time, as tests do
+Measured = TypeVar("Measured")
 SCHEMA = "dynamics.report-cache/1"
 #: bytes of an entry: a comparison of 20,000 tensors takes about 20 MB
 LARGEST = 200_000_000
@@ -132,7 +129,7 @@ class Entry(Generic[Measured]):
         with contextlib.suppress(InputError, OSError):
             self.path.parent.mkdir(exist_ok=True)
             with replacing(self.path) as temporary:
-                temporary.write_text(json.dumps({"schema": SCHEMA, "key": self.key, "result": asdict(value)}))
+                temporary.write_text(json.dumps({"schema": SCHEMA, "key": self.key, "result": asdict(cast(Any, value))}))
 
     def _remember(self, value: Measured) -> None:
         if self.key is not None:

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import scheme_of, without_secrets
@@ -22,8 +22,11 @@ READERS: tuple[str, ...] = ("own", "verl", "openrlhf", "prime_rl", "open_instruc
 INSIDE = 20
 #: faults that are named of a directory that no reader knows
 FAULTS = 3
+#: lines on what was left out of a directory; of more, such as of a run of thousands of damaged checkpoints, the number is told
+NOTES = 200
 
 
+@runtime_checkable
 class Reader(Protocol):
     """A module of ``dynamics.runs.readers``.
 
@@ -86,7 +89,9 @@ def _read(folder: Path, readers: Sequence[Reader], unread: dict[str, None] | Non
                 run = reader.read(folder)
             if run is not None:
                 left_out = {note.partition(LEFT_OUT)[0] for note in run.notes}
-                run.notes = list(dict.fromkeys([*run.notes, *(fault for fault in faults if fault.partition(UNREAD)[0] not in left_out)]))
+                notes = list(dict.fromkeys([*run.notes, *(fault for fault in faults if fault.partition(UNREAD)[0] not in left_out)]))
+                more = [f"{printable(folder)}: {len(notes) - NOTES:,} more lines on what was left out are not listed"]
+                run.notes = notes if len(notes) <= NOTES else notes[:NOTES] + more
                 return run
             if unread is not None:
                 unread |= faults

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from dynamics import sparsity
+from dynamics.checkpoints import open_checkpoint
 from dynamics.errors import InputError
 from dynamics.io.json_lines import write_json_lines
 from dynamics.runs import METRICS, Run, Settings, open_run
@@ -502,3 +504,50 @@ def test_a_link_to_itself_and_a_name_that_is_no_path_are_no_hindrance(copy: Any)
     for path in folder.rglob("adapter_config.json"):
         edit(path, base_model_name_or_path="x" * 5000)
     assert (open_run(folder).base or "").startswith("xxx")
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+def test_a_trainer_under_deepspeed(copy: Any, gathered: bool) -> None:
+    """``checkpoint-N`` has DeepSpeed's ``latest`` and ``global_stepN``, and a model unless ZeRO-3 does not gather it: see its engine.
+
+    The states are those of another model, recorded from DeepSpeed.
+    """
+    folder = copy("trl_sft")
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not gathered:
+            (checkpoint / "model.safetensors").unlink()
+        shutil.copytree(RUNS.parent / "checkpoints/deepspeed/zero1", checkpoint, dirs_exist_ok=True)
+        (checkpoint / "zero_to_fp32.py").write_text("raise SystemExit  # never executed")
+    run = open_run(folder)
+    assert (run.trainer, run.notes) == ("TRL SFTTrainer", [])
+    assert [saved.step for saved in run.checkpoints] == [4, 8, 12]
+    names = open_checkpoint(run.checkpoints[0].path).tensors.keys()
+    assert (names == open_checkpoint(RUNS / "trl_sft/checkpoint-4").tensors.keys()) is gathered
+    aside = "3 states of DeepSpeed, with the weights in float32, left aside: the saved models are read"
+    assert (aside in run.remarks) is gathered
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_trainer_under_fsdp(copy: Any) -> None:
+    """accelerate saves ``pytorch_model_fsdp_0`` and ``optimizer_0`` as distributed checkpoints of torch, the weights under ``model``."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+    from torch.distributed import checkpoint as distributed
+
+    folder = copy("trl_sft")
+    for checkpoint in folder.glob("checkpoint-*"):
+        weights = load_file(checkpoint / "model.safetensors")
+        (checkpoint / "model.safetensors").unlink()
+        distributed.save({"model": weights}, checkpoint_id=checkpoint / "pytorch_model_fsdp_0", no_dist=True)
+        moments = {name: {"exp_avg": torch.ones_like(value)} for name, value in weights.items()}
+        distributed.save({"optimizer": {"state": moments}}, checkpoint_id=checkpoint / "optimizer_0", no_dist=True)
+    run = open_run(folder)
+    assert (run.trainer, run.notes, run.settings.master_dtype) == ("TRL SFTTrainer", [], "float32")
+    assert [saved.step for saved in run.checkpoints] == [4, 8, 12]
+    sharded, whole = (sparsity.compare(RUNS / "trl_base", path) for path in (run.checkpoints[-1].path, RUNS / "trl_sft/checkpoint-12"))
+    assert not sharded.incomplete
+    assert (sharded.total.numel, sharded.total.changed) == (whole.total.numel, whole.total.changed)
+    (folder / "checkpoint-12/pytorch_model_fsdp_0/__0_0.distcp").unlink()
+    run = open_run(folder)
+    assert [saved.step for saved in run.checkpoints][:2] == [4, 8]
+    assert [note for note in run.notes if "checkpoint-12: checkpoint left out:" in note and "__0_0.distcp" in note]

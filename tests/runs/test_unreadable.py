@@ -191,3 +191,15 @@ def test_entries_that_are_not_looked_at_are_counted(tmp_path: Path, monkeypatch:
     with looking.gathered() as faults:
         assert [path.name for path in looking.entries(tmp_path)] == ["a", "b"]
     assert list(faults) == [f"{tmp_path}: holds 3 entries, of which only the first 2 by name are looked at"]
+
+
+def test_of_many_checkpoints_that_are_left_out_the_number_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copied("trl_sft", folder)
+    saved = open_run(path).checkpoints
+    for step in range(100, 108):
+        (path / f"checkpoint-{step}").mkdir()
+    monkeypatch.setattr("dynamics.runs.open.NOTES", 5)
+    run = open_run(path)
+    assert run.checkpoints == saved
+    assert len(run.notes) == 6
+    assert run.notes[-1] == f"{path}: 3 more lines on what was left out are not listed"

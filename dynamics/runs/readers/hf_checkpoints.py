@@ -62,9 +62,10 @@ def own_model(folder: Path, notes: list[str]) -> Saved | None:
 
 def _opened(candidates: Sequence[tuple[int | None, Path]], notes: list[str]) -> list[Saved]:
     opened = []
-    for saved, checkpoint in open_complete(candidates, notes):
+    for saved, dtypes in open_complete(candidates, notes):
         factors = saved.path / "adapter_model.safetensors"
-        dtypes = checkpoint.dtypes if not saved.adapter else read_safetensors(factors).dtypes if exists(factors) else {}
+        if saved.adapter:
+            dtypes = read_safetensors(factors).dtypes if exists(factors) else {}
         opened.append(Saved(saved.step, saved.path, saved.adapter, dtypes))
     return opened
 

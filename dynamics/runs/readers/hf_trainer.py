@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamics.descriptions import plural
 from dynamics.errors import InputError, printable
 from dynamics.io.yaml import parse_yaml
 from dynamics.runs.nearby import nearby
 from dynamics.runs.readers.hf_checkpoints import NAME as CHECKPOINT
-from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_model, with_own_model
+from dynamics.runs.readers.hf_checkpoints import Saved, complete, numbered, own_model, weight_files, with_own_model
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.hf_files import Card, json_file, named, read_card
 from dynamics.runs.readers.hf_log import LLAMA_FACTORY, STATE, Log, read_log
@@ -23,6 +24,7 @@ from dynamics.runs.readers.looking import entries, exists, is_file
 from dynamics.runs.readers.metric_names import repeated_steps
 from dynamics.runs.readers.settings import flat, number, text, whole
 from dynamics.runs.readers.training_arguments import NAME, Arguments, read_arguments
+from dynamics.runs.readers.weights import numbered as numbered_by
 from dynamics.runs.view import Run, SavedCheckpoint, Settings
 
 LOOKED_FOR = "checkpoint-N, trainer_state.json or training_args.bin (transformers, TRL, LLaMA-Factory, axolotl, Unsloth)"
@@ -38,6 +40,8 @@ WITH_BETA = frozenset(["grpo", "rloo", "dpo", "kto", "onlinedpo", "xpo", "nashmd
 _CONFIG = re.compile(r"(?:Unsloth|Axolotl)?(?:Fast)?(?:Async)?([A-Z]\w*?)Config")
 #: ways to share the work in which the optimizer may keep weights of its own, other than those that are saved
 OWN_MASTERS = frozenset(["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+#: folder of the states of DeepSpeed in a checkpoint
+DEEPSPEED = r"global_step(\d+)"
 _RANK = re.compile(r"rng_state_\d+\.pth")
 
 
@@ -90,7 +94,7 @@ def read(folder: Path) -> Run | None:
     run.metrics, run.metric_names = directory.log.table(run.method)
     run.remarks += filter(None, [repeated_steps(run.metrics, directory.log.dropped)])
     run.rollouts = completions(folder, directory.log.rows, run.config, run.notes)
-    run.remarks += _of_other_runs(directory) + _reused(run) + _one_checkpoint(folder)
+    run.remarks += _of_other_runs(directory) + _states(directory) + _reused(run) + _one_checkpoint(folder)
     return run
 
 
@@ -324,6 +328,14 @@ def _of_other_runs(directory: _Directory) -> list[str]:
             names.append(saved.path.name)
     message = "of another run than the newest checkpoint, whose log differs at the same step; use a directory for each run"
     return [f"{', '.join(names)}: {message}"] if names else []
+
+
+def _states(directory: _Directory) -> list[str]:
+    """Say that DeepSpeed's states, whose weights are those that the optimizer updates, lie beside the models that are read."""
+    beside = [saved for saved in directory.saved if weight_files(saved.path) and numbered_by(saved.path, DEEPSPEED)]
+    if not beside:
+        return []
+    return [f"{plural(len(beside), 'state')} of DeepSpeed, with the weights in float32, left aside: the saved models are read"]
 
 
 def _reused(run: Run) -> list[str]:

@@ -40,8 +40,8 @@ def complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str]) ->
     return [saved for saved, _ in open_complete(candidates, notes)]
 
 
-def open_complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str]) -> list[tuple[SavedCheckpoint, Checkpoint]]:
-    """Open the checkpoints that are complete, in order; each other one becomes a note.
+def open_complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str]) -> list[tuple[SavedCheckpoint, dict[str, int]]]:
+    """List the checkpoints that are complete, in order, with their number of weights by dtype; each other one becomes a note.
 
     A checkpoint is complete if ``open_checkpoint`` opens it: it reads the headers, and finds all files that they name, with all of their
     bytes. Several folders of one step, such as ``step_4`` and ``step_04``, are all left out: nothing says which of them is the run's.
@@ -57,7 +57,7 @@ def open_complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str
         if isinstance(checkpoint, str):
             notes.append(f"{printable(path)}{LEFT_OUT}{checkpoint}{'' if checkpoint.endswith(CLOSED) else WRITING}")
         else:
-            opened.append((SavedCheckpoint(step, path, checkpoint.adapter is not None), checkpoint))
+            opened.append((SavedCheckpoint(step, path, checkpoint.adapter is not None), checkpoint.dtypes))
     folders: dict[int, list[Path]] = {}
     for saved, _ in opened:
         if saved.step is not None:
@@ -66,7 +66,7 @@ def open_complete(candidates: Iterable[tuple[int | None, Path]], notes: list[str
     for step, paths in several.items():
         listed = ", ".join(map(printable, paths))
         notes.append(f"{listed}: checkpoints left out: they are of one step, {step}; remove or rename all but that of the run")
-    return [(saved, checkpoint) for saved, checkpoint in opened if saved.step not in several]
+    return [(saved, dtypes) for saved, dtypes in opened if saved.step not in several]
 
 
 def opened_or_fault(path: Path) -> Checkpoint | str:
