@@ -6,9 +6,10 @@ and none waits for a rank that has failed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -53,11 +54,22 @@ def from_all(compute: Callable[[], T]) -> list[T]:
     except Exception as error:
         mine = (None, f"rank {rank}: {error if isinstance(error, InputError) else f'{type(error).__name__}: {printable(error)}'}")
     everyone: list[Any] = [None] * world
-    torch.distributed.all_gather_object(everyone, mine)
+    with _together(rank):
+        torch.distributed.all_gather_object(everyone, mine)
     for _, message in everyone:
         if message:
             raise InputError(message)
     return [value for value, _ in everyone]
+
+
+@contextlib.contextmanager
+def _together(rank: int) -> Iterator[None]:
+    """Say in one line that another rank ended, or did not come, while this one exchanged something with it."""
+    try:
+        yield
+    except RuntimeError as error:  # DistBackendError is one
+        why = printable(str(error).strip().partition("\n")[0], 300)
+        raise InputError(f"rank {rank}: another rank ended or cannot be reached; see its own output ({why})") from None
 
 
 def on_first(rows: list[T]) -> list[T]:
@@ -68,7 +80,8 @@ def on_first(rows: list[T]) -> list[T]:
     import torch.distributed
 
     everyone: list[Any] | None = [None] * world if rank == 0 else None
-    torch.distributed.gather_object(rows, everyone, dst=0)
+    with _together(rank):
+        torch.distributed.gather_object(rows, everyone, dst=0)
     return [row for part in everyone or [] for row in part]
 
 

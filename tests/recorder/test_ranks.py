@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,16 @@ from dynamics.recorder.ranks import Held, share
 HANGS = 400
 
 
+def free_port() -> str:
+    """Find a port that no other test, of this checkout or another, listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def launch(case: str, world: int, folder: Path) -> list[dict]:
     """Run all ranks, and return what each says."""
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, several_ranks.__file__, case]
     ranks = [
         subprocess.Popen(
@@ -101,6 +109,41 @@ def test_an_error_on_one_rank_is_raised_on_all(tmp_path) -> None:
     for rank in (first, second):
         assert "is split by FSDP1" in rank["fsdp1"]["error"]
         assert "is not the same on all ranks" in rank["parts"]["error"]
+
+
+#: rank 1 dies before it says its value
+DYING = """
+import os, sys, torch.distributed
+from dynamics import InputError
+from dynamics.recorder.ranks import from_all, on_first
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+assert from_all(lambda: rank) == [0, 1]
+if rank == 1:
+    os._exit(9)
+for exchange in (lambda: from_all(lambda: rank), lambda: on_first([rank])):
+    try:
+        exchange()
+    except InputError as error:
+        print(error)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_other_with_one_line() -> None:
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", DYING, str(rank)], env=environment, stdout=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=HANGS)[0].splitlines() for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 9]
+    assert len(outputs[0]) == 2
+    assert all(line.startswith("rank 0: another rank ended or cannot be reached; see its own output (") for line in outputs[0])
 
 
 @pytest.mark.slow
