@@ -237,7 +237,8 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."
         return Finding(text, _key(curve, labels), change.change, weight=min(weight, 2.0), run=run)
-    sure = "" if change.rises or change.falls else " No clear change: the interval contains 0."
+    constant = change.low == change.high == 0
+    sure = "" if change.rises or change.falls else " It did not change." if constant else " No clear change: the interval contains 0."
     text = f"{moved}, a change of {change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}].{sure} Caveat: {ONE_RUN}."
     return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight, run=run)
 

@@ -192,7 +192,9 @@ def _flagged(measured: Measured, key: str, start: str) -> list[Finding]:
         if ends is None or not ends[1]["mean"] >= limit:
             continue
         first, last = ends
-        steps = f"steps {last['first_step']:,.0f} to {last['last_step']:,.0f}"
+        steps = f"step {last['last_step']:,.0f}"
+        if last["first_step"] < last["last_step"]:
+            steps = f"steps {last['first_step']:,.0f} to {last['last_step']:,.0f}"
         text = f"{start}At the end of training ({steps}), {_percent(last['mean'])} {what}, "
         text += f"at the start {_percent(first['mean'])}. Rule: at least {limit:.0%}. Interval over {last['prompts']:.0f} prompts: "
         text += "none, too few." if math.isnan(last["low"]) else f"{_percent(last['low'])} to {_percent(last['high'])}."
