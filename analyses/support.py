@@ -124,7 +124,7 @@ def _answers(run: Run, solved: pd.DataFrame) -> list[dict[str, Any]]:
     blank = [""] * len(completions)
     batch = Batch([np.array(ids) for ids in prompts.values()], completions, prompt_of, np.zeros(len(completions)), blank, blank, blank)
     base = policy.load(str(run.checkpoints[0]), None, "float32", "float32")
-    by_token = base.logprobs_of(batch, 8192).double().cpu().numpy()
+    by_token = base.logprobs_of(batch, 1280).double().cpu().numpy()
     by_answer = np.add.reduceat(by_token, np.cumsum(np.append(0, batch.lengths[:-1])))
     best = pd.Series(by_answer).groupby(prompt_of).max()
     rows = []

@@ -103,7 +103,7 @@ class TrainConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     threads: int = 0
-    max_tokens_per_microbatch: int = 8192
+    max_tokens_per_microbatch: int = 1280
     gradient_checkpointing: bool = False
     save_every: int = 50
     record_every: int = 0
@@ -281,7 +281,6 @@ _PRETRAINED: dict[str, Any] = {
     "eval_problems": 64,
     "eval_samples": 4,
     "max_new_tokens": 64,
-    "max_tokens_per_microbatch": 640,
     "eval_temperatures": (1.0, 0.0),
 }
 _PRETRAINED_OF: dict[str, dict[str, Any]] = {

@@ -497,7 +497,7 @@ def test_a_resumed_run_may_use_smaller_batches_of_memory(half: Path, base: Path,
 
     run("sft", replace(CONFIGS["sft"](base), max_tokens_per_microbatch=64), half, resume=True)
     said = capsys.readouterr().err
-    assert said == "dynamics.train: --max-tokens-per-microbatch is 64 after step 4, before 8192: the order of sums changes\n"
+    assert said == "dynamics.train: --max-tokens-per-microbatch is 64 after step 4, before 1280: the order of sums changes\n"
     document = json.loads((half / "run.json").read_text())
     assert document["config"]["max_tokens_per_microbatch"] == 64
     assert document["notes"] == [said.strip().removeprefix("dynamics.train: ")]
