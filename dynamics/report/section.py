@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -95,6 +95,7 @@ class Table:
     note: str = ""
 
 
+@runtime_checkable
 class Draw(Protocol):
     """Draws a figure."""
 
