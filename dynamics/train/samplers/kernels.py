@@ -15,8 +15,8 @@ from numba.extending import overload
 
 # Sums may be reordered, which lets them vectorise.
 _REORDER = {"reassoc", "contract", "nsz"}
-#: exp(x) counts as exp(FLOOR) for x below this, which is nearly the smallest normal float32
-FLOOR = np.float32(-87.0)
+#: exp(x) counts as exp(FLOOR), about 1e-26, for x below this: products with it are no subnormal numbers, which are slow
+FLOOR = np.float32(-60.0)
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _EXP = tuple(np.float32(value) for value in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5))
