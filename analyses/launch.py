@@ -162,7 +162,7 @@ def is_finished(folder: Path, options: list[str]) -> bool:
     ------
     InputError : it is finished with other settings, or computes in another dtype than the environment asks for; it is not replaced.
     """
-    from dynamics.train import command_line, config
+    from dynamics.train import checks, command_line, config
 
     if not (folder / "run.json").exists():
         return False
@@ -174,6 +174,7 @@ def is_finished(folder: Path, options: list[str]) -> bool:
     if document.get("status") != "finished":
         return False
     wanted = config.as_recorded(command_line.parse([options[0], "--out", str(folder), *options[1:]]).config)
+    wanted = {name: value for name, value in wanted.items() if name not in checks.MAY_CHANGE}  # those change rounding at most
     if different := _different_settings(wanted, recorded):
         raise InputError(f"{folder}: is finished, with other settings ({', '.join(different)}); --force trains all of them again")
     return True
