@@ -240,7 +240,7 @@ class _Attend(torch.autograd.Function):
             own = (_by_segment(batch, part[batch.gather], key_heads, query) for part in (query, key, value))
             parts = fused_or_blocked(*own, causal=True, scale=scale)
             output[batch.tokens], logsumexp[batch.tokens] = (_from_own(batch, part, key_heads) for part in parts)
-        for rows, keys, values in _others(layout, key, value, past):
+        for rows, _, keys, values in _others(layout, key, value, past):
             parts = fused_or_blocked(*(_folded(part, key_heads) for part in (query[rows], keys, values)), causal=False, scale=scale)
             _merge(output[rows], logsumexp[rows], *(_unfolded(part, query.shape[1]) for part in parts))
         ctx.layout, ctx.scale = layout, scale
@@ -261,7 +261,7 @@ class _Attend(torch.autograd.Function):
             for whole, part in zip(slopes, (by_query, *(part.sum(1, keepdim=True) for part in others)), strict=True):
                 whole[batch.tokens] = _from_own(batch, part, key_heads).to(whole.dtype)
         of_past = []
-        for (rows, keys, values), place in zip(_others(layout, key, value, past), _places(layout, past), strict=True):
+        for rows, place, keys, values in _others(layout, key, value, past):
             given = (query[rows], keys, values, slope[rows], output[rows], logsumexp[rows])
             by_query, *others = fused_or_blocked_gradient(*(_folded(part, key_heads) for part in given), causal=False, scale=ctx.scale)
             slopes[0][rows] += _unfolded(by_query, heads)
@@ -279,17 +279,17 @@ def _sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _others(layout: Layout, key: Tensor, value: Tensor, past: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows of queries with keys and values, (tokens, key heads, size), that all of them attend to beside their own segment."""
+def _others(layout: Layout, key: Tensor, value: Tensor, past: Sequence[Tensor]) -> Iterator[tuple[slice, slice | None, Tensor, Tensor]]:
+    """Rows of queries with what all of them attend to beside their own segment.
+
+    Yields
+    ------
+    The rows; where the keys are in the row, None for those of earlier pieces; keys and values, (tokens, key heads, size).
+    """
     for start, end, first, last in layout.prompts:
-        yield slice(start, end), key[first:last], value[first:last]
+        yield slice(start, end), slice(first, last), key[first:last], value[first:last]
     for earlier_keys, earlier_values in zip(past[::2], past[1::2], strict=True):
-        yield slice(0, len(key)), earlier_keys, earlier_values
-
-
-def _places(layout: Layout, past: Sequence[Tensor]) -> list[slice | None]:
-    """Where the keys of ``_others`` are in the row; None for those of earlier pieces."""
-    return [*(slice(first, last) for _, _, first, last in layout.prompts), *[None] * (len(past) // 2)]
+        yield slice(0, len(key)), None, earlier_keys, earlier_values
 
 
 def _by_segment(batch: SegmentBatch, part: Tensor, key_heads: int, query: Tensor) -> Tensor:
