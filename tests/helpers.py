@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 from dynamics.checkpoints import Checkpoint
 from dynamics.errors import InputError
 from dynamics.io.folders import exclusive, save_folder
+from dynamics.report.section import Doubt
 from dynamics.sparsity import STEPS
 
 SAFETENSORS_CODES = {
@@ -175,3 +176,8 @@ def check_read_or_refused(read, path, where):
         raise AssertionError(where) from error
     assert len(message) < 2000, where
     assert "\n" not in message, where
+
+
+def doubt_texts(doubts: Iterable[Doubt]) -> list[str]:
+    """Return the texts of the doubts of a section."""
+    return [doubt.text for doubt in doubts]

@@ -85,6 +85,7 @@ class Adapter:
     flagged : whether the adapter says that its layers are stored transposed (``fan_in_fan_out``). PEFT saves what held for the last layer.
     ignored : what else lies in the folder.
     base_name : the model that the adapter says it was trained on; empty if it does not say.
+    dtypes : number of elements by dtype as stored.
     """
 
     path: str
@@ -97,6 +98,7 @@ class Adapter:
     flagged: bool = False
     ignored: tuple[Ignored, ...] = ()
     base_name: str = ""
+    dtypes: Mapping[str, int] = field(default_factory=dict)
 
     def apply_to_base(self, base: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]]]:
         """Apply the adapter to its base lazily; also return a record per update: name, rank, numerical_rank, scaling, update_norm.
@@ -298,6 +300,7 @@ def read_adapter(folder: Location, beside: tuple[Ignored, ...] = ()) -> Checkpoi
         replaced=replaced,
         ignored=(*weights.ignored, *beside),
         base_name=base_name if isinstance(base_name, str) else "",
+        dtypes=weights.dtypes,
     )
     if not adapter.updates and not replaced and not adapter.tokens:
         raise InputError(f"{printable(folder)}: the adapter holds no factors")

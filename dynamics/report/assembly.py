@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from dynamics.checkpoints import open_checkpoint
 from dynamics.cli.command import TRACEBACK
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
-from dynamics.presentation.text import number, percent, types
+from dynamics.presentation.text import human, number, types
 from dynamics.report import cache
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Change, Finding, Options, Section, Store
+from dynamics.report.section import Change, Doubt, Finding, Options, Section, Store
 from dynamics.runs import Run, open_run
+from dynamics.runs.nearby import exists, nearby
 
 SCHEMA = "dynamics.report/1"
 #: modules of ``dynamics.report.sections``, in the order of the page
@@ -29,7 +31,10 @@ SECTIONS = ("weights", "directions", "overlap", "curves", "rollouts", "passk", "
 NO_SECTION = "no section could be made"
 #: sentences of the headline, and how many of them may come from one section if others have some
 SENTENCES, OF_ONE_SECTION = 6, 2
-
+#: how much a doubt about the largest change gains
+ABOUT_THE_LARGEST = 1.5
+#: how the intervals in brackets are read
+BRACKETS = "Brackets hold 95 % intervals."
 
 #: names of methods
 METHODS = {
@@ -101,27 +106,25 @@ class Report:
 
     @property
     def largest_changes(self) -> list[str]:
-        """What training changed most, a line for each run: of the weights how many, and of behaviour the largest clear change."""
+        """What training changed most, a line for each run: of behaviour the largest clear change, and how far the weights moved."""
         runs = dict.fromkeys([*self.labels, *(change.run for change in self.changes)])
-        lines = [(run, self._weights(run) + changed(self.changes, run)) for run in runs]
+        lines = [(run, f"{changed(self.changes, run)} {self._weights(run)}".rstrip()) for run in runs]
         return [f"{run}: {line}" if len(runs) > 1 else line for run, line in lines]
 
     def _weights(self, run: str) -> str:
-        """Say how many weights changed, and how far."""
+        """Say how many weights are the same, and how far they moved."""
         prefix = f"{run}." if len(self.runs) > 1 else ""
-        values = {finding.key: finding.value for section in self.sections for finding in section.findings}
-        same, norm = values.get(f"{prefix}unchanged_bf16"), values.get(f"{prefix}relative_update")
-        if same is None:
-            return ""
-        far = f", with a relative update of {number(norm)}" if norm is not None else ""
-        return f"{percent(1 - same)} of the weights differ in bf16{far}. "
+        findings = {finding.key: finding for section in self.sections for finding in section.findings}
+        told = [findings.get(f"{prefix}{key}") for key in ("unchanged_bf16", "relative_update")]
+        return " ".join(lead(finding.brief)[0] for finding in told if finding is not None)
 
     @property
     def doubts(self) -> list[str]:
-        """Why the numbers could mislead, each once: first the gravest, such as a missing base, then what concerns all: the cause."""
-        ordered = sorted(self.sections, key=lambda section: section.key != "configuration")
-        gravest = [line for section in self.sections for line in section.gravest]
-        return list(dict.fromkeys([*gravest, *(line for section in ordered for line in section.doubts)]))
+        """Why the numbers could mislead, each once, the gravest first; one about the largest change comes before its like."""
+        largest = {change.what for run in self.labels for change in clear_changes(self.changes, run)[:1]}
+        every = [doubt for section in self.sections for doubt in section.doubts] + _unconfirmed(self.changes, self.labels)
+        every.sort(key=lambda doubt: -doubt.weight - ABOUT_THE_LARGEST * (doubt.about in largest))
+        return list(dict.fromkeys(doubt.text for doubt in every))
 
     @property
     def commands(self) -> list[str]:
@@ -146,30 +149,66 @@ class Report:
         }
 
 
+def best_estimates(changes: Sequence[Change], run: str) -> list[Change]:
+    """Return the changes of a run without those that another one estimates better, the largest relative to start or end first."""
+    of_run = [change for change in changes if change.run == run]
+    replaced = {change.replaces for change in of_run}
+    return sorted((change for change in of_run if change.what not in replaced), key=lambda change: -change.relative)
+
+
+def clear_changes(changes: Sequence[Change], run: str) -> list[Change]:
+    """Return the changes of a run whose interval does not contain 0, the largest first."""
+    return [change for change in best_estimates(changes, run) if change.is_clear]
+
+
 def changed(changes: Sequence[Change], run: str) -> str:
     """Name the largest clear change of behaviour of a run, relative to where it started, and which others are clear or not."""
-    measured = sorted((change for change in changes if change.run == run), key=lambda change: -change.relative)
-    clear = [change for change in measured if change.is_clear]
+    measured, clear = best_estimates(changes, run), clear_changes(changes, run)
     unclear = ", ".join(dict.fromkeys(change.what for change in measured if not change.is_clear))
     if not measured:
         return "No change of behaviour was measured with an interval."
     if not clear:
-        return f"No change of behaviour is clear; the intervals contain 0: {unclear}."
+        return f"No measured change of behaviour is clear: the 95 % intervals of these contain 0: {unclear}."
     most = clear[0]
     moved = "rose" if most.value > 0 else "fell"
     text = (
-        f"The {most.what} {moved} from {number(most.start)} to {number(most.end)}, by {most.value:+.3g} [{most.low:+.3g}, {most.high:+.3g}]"
+        f"The {most.what} {moved} from {number(most.start)} to {number(most.end)}: by {most.value:+.3g}, 95 % interval {most.low:+.3g} to "
+        f"{most.high:+.3g} ({most.how})."
     )
-    text += f"{_share(most, ', ', ' of its start')} ({most.how})."
     if len(clear) > 1:
-        others = ", ".join(f"{change.what}{_share(change, ' (', ')')}" for change in clear[1:])
-        text += f" Of {len(clear)} clear changes it is the largest relative to its start; the others: {others}."
+        text += f" Also clear: {', '.join(map(_small, clear[1:]))}."
     return text + (f" Not clear, as the interval contains 0: {unclear}." if unclear else "")
 
 
-def _share(change: Change, before: str, after: str) -> str:
-    """Say how large a change is relative to its start; nothing if that is 0."""
-    return f"{before}{100 * change.value / abs(change.start):+.3g} %{after}" if change.start else ""
+def _small(change: Change) -> str:
+    """Name a change with its ends."""
+    return f"{change.what} ({number(change.start)} to {number(change.end)})"
+
+
+def lead(text: str) -> tuple[str, str]:
+    """Divide a text into its first sentence and the rest.
+
+    >>> lead("It is 0.5 %. All were counted.")
+    ('It is 0.5 %.', 'All were counted.')
+    """
+    first, *rest = re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)
+    return first, "".join(rest)
+
+
+def _unconfirmed(changes: Sequence[Change], labels: Sequence[str]) -> list[Doubt]:
+    """Doubt a reward that rose in training if graded samples of problems do not clearly show that the model solves more."""
+    doubts = []
+    for run in labels:
+        solved = next((change for change in changes if change.run == run and change.what == "pass@1"), None)
+        for change in clear_changes(changes, run):
+            if "training reward" in change.what and change.value > 0 and solved is not None and not solved.low > 0:
+                of = f" of {run}" if len(labels) > 1 else ""
+                text = (
+                    f"The {change.what}{of} rose, but pass@1 did not clearly: {solved.value:+.3g} [{solved.low:+.3g}, {solved.high:+.3g}] "
+                    f"({solved.how}). So the rise may be one on the training problems only; more problems or samples would tell."
+                )
+                doubts.append(Doubt(text, 8.0, change.what))
+    return doubts
 
 
 def open_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
@@ -307,8 +346,31 @@ def _base(run: Run, options: Options) -> Fact:
     """Name the base that is asked for, or else the one that the run's files name."""
     if options.base:
         said = f"; {run.base_from} says {without_secrets(run.base)}" if run.base and run.base != options.base else ""
-        return Fact("base", without_secrets(options.base), f"--base{said}")
-    return Fact("base", without_secrets(run.base) if run.base else "not said by any file", run.base_from)
+        return Fact("base", _named(options.base, run, options), f"--base{said}")
+    if not run.base:
+        return Fact("base", "not said by any file; --base MODEL names it")
+    return Fact("base", _named(run.base, run, options), run.base_from)
+
+
+def _named(base: str, run: Run, options: Options) -> str:
+    """Name a base: by its name on the Hub, or a folder by its path and by what it holds."""
+    where = nearby(base, run.path)
+    own = base != options.base and exists(where) and Path(where).resolve().is_relative_to(run.path.resolve())
+    name = Path(where).resolve().relative_to(run.path.resolve()).as_posix() if own else without_secrets(base)
+    try:
+        checkpoint = open_checkpoint(where) if exists(where) else None
+    except InputError:
+        checkpoint = None
+    if checkpoint is None:
+        return name
+    config = checkpoint.config or {}
+    kind, origin = config.get("model_type"), config.get("_name_or_path")
+    parts = [f"{printable(kind, 40)} model" if isinstance(kind, str) and kind else "model"]
+    parts[0] += f" of {human(sum(checkpoint.dtypes.values()))} weights"
+    origin = (run.config.get("model") if own else None) or origin
+    if isinstance(origin, str) and origin and origin != base and not Path(origin).is_absolute():
+        parts.append(f"from {printable(without_secrets(origin), 100)}")
+    return f"{name} ({', '.join(parts)})"
 
 
 def _checkpoints(run: Run) -> str:
@@ -331,7 +393,9 @@ def _storage(run: Run) -> str:
             return f"{said}, say the settings" if said else "not known"
         if checkpoint.tensors:
             return types(checkpoint.dtypes)
-    return f"{said}, say the settings" if said else "an adapter" if run.checkpoints else "not known"
+        if checkpoint.adapter is not None:
+            return f"{types(checkpoint.adapter.dtypes)} (the adapter's factors)"
+    return f"{said}, say the settings" if said else "not known"
 
 
 def _run(run: Run, label: str, facts: Sequence[Fact]) -> dict[str, Any]:
@@ -357,7 +421,7 @@ def _section(section: Section) -> dict[str, Any]:
         "key": section.key,
         "title": section.title,
         "findings": [asdict(finding) for finding in section.findings],
-        "doubts": [*section.gravest, *section.doubts],
+        "doubts": [doubt.text for doubt in section.doubts],
         "tables": [
             {"name": table.name, "title": table.title, "note": table.note, "rows": records(table.frame)} for table in section.tables
         ],

@@ -54,6 +54,16 @@ class Series:
     unit: str
 
     @property
+    def role(self) -> str:
+        """The role of the completions in a game; empty if they have none."""
+        return str(strings(self.table["role"])[0]) if len(self.table) else ""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the completions are of held-out problems."""
+        return bool(len(self.table)) and bool(self.table["held_out"].astype(object).eq(True).iloc[0])
+
+    @property
     def infinite_rewards(self) -> int:
         """Number of rewards that are infinite, or too large to compute with; they are NaN in ``rewards``."""
         return int(np.isinf(pd.to_numeric(self.table["reward"], errors="coerce").to_numpy(float)).sum())

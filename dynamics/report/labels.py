@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from dynamics.presentation import style
 from dynamics.presentation.text import short_paths
+from dynamics.report.section import Doubt
 from dynamics.runs import Run
 
 
@@ -47,6 +49,16 @@ def by_run(lines: Sequence[tuple[str, str]], runs: int) -> list[str]:
     for label, line in lines:
         labels.setdefault(line, []).append(label)
     return [line if len(of) >= runs else f"{', '.join(of)}: {line}" for line, of in labels.items()]
+
+
+def doubts_by_run(doubts: Sequence[tuple[str, Doubt]], runs: int) -> list[Doubt]:
+    """Write doubts about runs once each, as ``by_run`` does; the weight is the largest of those with the same text."""
+    known = {text: [doubt for _, doubt in doubts if doubt.text == text] for text in dict.fromkeys(doubt.text for _, doubt in doubts)}
+    return [
+        replace(max(same, key=lambda doubt: doubt.weight), text=line)
+        for text, same in known.items()
+        for line in by_run([(label, text) for label, doubt in doubts if doubt.text == text], runs)
+    ]
 
 
 def beside(frame: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from dynamics.errors import printable
-from dynamics.report.assembly import Report
+from dynamics.report.assembly import BRACKETS, Report
 from dynamics.report.cells import shown
 from dynamics.report.section import Section, Table
 
@@ -27,9 +27,9 @@ def markdown(report: Report) -> str:
         lines += ["**Largest change.**", "", *_bullets(report.largest_changes), ""]
     if report.doubts:
         lines += [f"**Largest doubt.** {escape(report.doubts[0])}", ""]
-    lines += ["### In short", ""] if report.headline else []
-    lines += [*(f"{number}. {escape(finding.text)}" for number, (_, finding) in enumerate(report.headline, 1)), ""]
-    told = {finding.text for _, finding in report.headline}
+    lines += ["### In short", "", BRACKETS, ""] if report.headline else []
+    lines += [*(f"{number}. {escape(finding.brief)}" for number, (_, finding) in enumerate(report.headline, 1)), ""]
+    told = {finding.text for _, finding in report.headline if not finding.short}
     for section in report.sections:
         lines += _section(section, told)
     if report.doubts[1:]:

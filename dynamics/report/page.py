@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from dynamics.cli.command import TRACEBACK
 from dynamics.errors import printable
 from dynamics.io.csv import to_csv
 from dynamics.presentation import html, style
-from dynamics.report.assembly import Report
+from dynamics.report.assembly import BRACKETS, Report, lead
 from dynamics.report.cells import shown
 from dynamics.report.labels import by_run
 from dynamics.report.section import Picture, Sample, Section, Table
@@ -65,9 +64,10 @@ def page(report: Report, figures: Mapping[str, Drawn], files: str | None = None)
         "facts": _facts(report),
         "remarks": [html.one_line(line, REMARK) for line in _remarks(report)],
         "headline": [
-            _lead(html.one_line(finding.text, LINE)) | {"key": key, "section": html.one_line(titles[key], HEADING)}
+            _lead(html.one_line(finding.brief, LINE)) | {"key": key, "section": html.one_line(titles[key], HEADING)}
             for key, finding in report.headline
         ],
+        "brackets": BRACKETS,
         "changes": [html.one_line(line, LINE) for line in report.largest_changes],
         "incomplete": [html.one_line(line, REMARK) for line in report.incomplete],
         "sections": [_section(section, figures, files) for section in report.sections],
@@ -79,9 +79,8 @@ def page(report: Report, figures: Mapping[str, Drawn], files: str | None = None)
 
 
 def _lead(text: str) -> dict[str, str]:
-    """Divide a text into its first sentence and the rest."""
-    parts = re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)
-    return {"lead": parts[0], "rest": "".join(parts[1:])}
+    first, rest = lead(text)
+    return {"lead": first, "rest": rest}
 
 
 def draw(report: Report) -> dict[str, Drawn]:
@@ -148,6 +147,7 @@ def _section(section: Section, figures: Mapping[str, Drawn], files: str | None) 
         "key": section.key,
         "title": html.one_line(section.title, HEADING),
         "missing": html.one_line(section.missing, LINE),
+        "lacks": html.one_line(section.lacks, HEADING),
         "findings": [html.one_line(finding.text, LINE) for finding in section.findings if not finding.run],
         "by_run": [html.one_line(finding.text, LINE) for finding in section.findings if finding.run],
         "incomplete": [html.one_line(line, REMARK) for line in section.incomplete],

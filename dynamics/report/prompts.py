@@ -6,7 +6,7 @@ The completions of a prompt are not independent of each other, so intervals are 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -65,12 +65,14 @@ class Mean:
     ----------
     value, low, high : the mean and its t interval; NaN where there is none.
     prompts : number of prompts.
+    start : of a change: the mean before it.
     """
 
     value: float
     low: float
     high: float
     prompts: int
+    start: float = math.nan
 
 
 def paired_change(prompts: Int[np.ndarray, " rows"], late: Bool[np.ndarray, " rows"], values: Float[np.ndarray, " rows"]) -> Mean:
@@ -80,7 +82,8 @@ def paired_change(prompts: Int[np.ndarray, " rows"], late: Bool[np.ndarray, " ro
     means = frame.groupby(["prompt", "late"])["value"].mean().unstack()
     if means.shape[1] < 2:
         return Mean(math.nan, math.nan, math.nan, 0)
-    return mean_over((means[True] - means[False]).dropna().to_numpy())
+    both = means.dropna()
+    return replace(mean_over((both[True] - both[False]).to_numpy()), start=float(both[False].mean()) if len(both) else math.nan)
 
 
 def mean_over(values: Float[np.ndarray, " prompts"]) -> Mean:

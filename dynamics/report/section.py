@@ -24,6 +24,7 @@ class Finding:
     value, low, high : the number, unrounded, and its interval; None where there is none.
     weight : how much it matters for the headline; the largest come first, 0 never stands there.
     run : label of the run that it is about, if it is about one of several: the page folds it.
+    short : the number with its interval, and its caveat in a few words, for the headline; ``text`` if empty.
     """
 
     text: str
@@ -33,6 +34,29 @@ class Finding:
     high: float | None = None
     weight: float = 0.0
     run: str = ""
+    short: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The finding as the headline says it."""
+        return self.short or self.text
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why numbers could mislead.
+
+    Attributes
+    ----------
+    text : one or two plain sentences: what is in doubt, why, and what would settle it.
+    weight : how much it takes from what the page says: 10 if numbers are of something else than they seem, such as those of a run without a
+        base, 3 for what holds of every single run, 1 for how a number was estimated. The page begins with the largest.
+    about : name of the change of behaviour that it concerns, see ``Change.what``; if that is the largest of the page, the doubt gains.
+    """
+
+    text: str
+    weight: float = 1.0
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,7 @@ class Change:
     start, end : before and after.
     low, high : 95 % interval of ``end - start``.
     how : what was compared, and what the interval covers.
+    replaces : name of a change of the same run that this one estimates better: that one is not told beside it.
     """
 
     run: str
@@ -55,6 +80,7 @@ class Change:
     low: float
     high: float
     how: str
+    replaces: str = ""
 
     @property
     def value(self) -> float:
@@ -151,26 +177,26 @@ class Section:
     doubts : why the numbers could mislead: for the section on what cannot be concluded.
     tables, pictures, samples : what the page shows below.
     missing : if the section cannot be made: one line that says which file or option would make it.
+    lacks : what is missing, in a few words, for the contents.
     incomplete : what could not be read or compared, a line each; makes the exit status 3.
     commands : the commands that make its numbers alone.
     document : further numbers for the JSON document.
     changes : of the model's behaviour, with intervals: the headline names the largest.
-    gravest : doubts that come before all others, such as a missing base.
     """
 
     key: str
     title: str
     findings: list[Finding] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     missing: str = ""
+    lacks: str = "no data"
     incomplete: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
-    gravest: list[str] = field(default_factory=list)
 
 
 @dataclass

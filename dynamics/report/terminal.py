@@ -9,7 +9,7 @@ from rich.text import Text
 from dynamics.errors import printable
 from dynamics.presentation import tables
 from dynamics.presentation.tables import Section
-from dynamics.report.assembly import Report
+from dynamics.report.assembly import BRACKETS, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,8 +45,8 @@ def _facts(report: Report) -> Section:
 def _headline(report: Report) -> Section:
     table = tables.table(">", "<")
     for number, (_, finding) in enumerate(report.headline, 1):
-        tables.add(table, f"{number}", printable(finding.text, 1500))
-    return [table] if report.headline else []
+        tables.add(table, f"{number}", printable(finding.brief, 1500))
+    return [table, Text(BRACKETS)] if report.headline else []
 
 
 def _missing(report: Report) -> Section:

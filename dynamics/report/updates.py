@@ -40,6 +40,16 @@ class Base:
     problem: str = ""
 
     @property
+    def called(self) -> str:
+        """The base within a sentence: ``the base``, or the checkpoint that stands in for it."""
+        return "the base" if self.first is None else f"{step_name(self.first)} (the first checkpoint, as the base is not known)"
+
+    @property
+    def short(self) -> str:
+        """The base in a few words."""
+        return "the base" if self.first is None else step_name(self.first)
+
+    @property
     def source(self) -> Path | Checkpoint:
         """What identifies its files in the cache."""
         return Path(self.name) if exists(self.name) else self.checkpoint
@@ -119,6 +129,7 @@ class Update:
     dequantised : whether a side is quantised.
     incomplete : which parameters could not be compared; empty if all were.
     notes : on how to read the numbers.
+    ranks : of the factors of an adapter, each once.
     """
 
     base_dtypes: dict[str, int]
@@ -131,6 +142,12 @@ class Update:
     dequantised: bool
     incomplete: str
     notes: list[str] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+
+    @property
+    def trained(self) -> list[Row]:
+        """The kinds of module of which a stored value changed."""
+        return [row for row in self.modules if row.changed["exact"]]
 
 
 def entries(base: Base, checkpoints: Sequence[SavedCheckpoint], options: Options) -> list[cache.Entry[Update]]:
@@ -184,6 +201,7 @@ def plain(comparison: Comparison) -> Update:
         bool(comparison.base.dequantised or comparison.tuned.dequantised),
         comparison.incomplete,
         list(comparison.notes),
+        sorted({int(record["rank"]) for record in comparison.adapters if record.get("rank") is not None}),
     )
 
 

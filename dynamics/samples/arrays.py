@@ -24,6 +24,8 @@ PROBLEMS = ("problem", "problems", "problem_id", "problem_ids", "task_id", "task
 MODELS = ("model", "models", "model_names", "names")
 #: bytes of an array, because a damaged or hostile header can declare any size
 LARGEST = 1 << 29
+#: largest code point of a character
+LAST_CHARACTER = 0x10FFFF
 
 
 def is_npy(start: bytes) -> bool:
@@ -98,6 +100,9 @@ def _array(stream: IO[bytes], what: str, where: str) -> np.ndarray[Any, Any]:
     data = stream.read(size * dtype.itemsize)
     if len(data) < size * dtype.itemsize:
         raise InputError(f"{where}: {what} is cut short; copy the file again")
+    codes = np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.byteorder)) if dtype.kind == "U" else np.zeros(0)
+    if codes.max(initial=0) > LAST_CHARACTER:
+        raise InputError(f"{where}: {what} holds texts with code points that are no characters; write the file again")
     try:
         return np.frombuffer(data, dtype, size).reshape(shape, order="F" if fortran_order else "C")
     except ValueError as error:  # a type without bytes
@@ -149,6 +154,8 @@ def _labels(arrays: dict[str, np.ndarray[Any, Any]], names: tuple[str, ...], cou
     found = next((name for name in names if name in arrays), None)
     if found is None:
         return None
+    if arrays[found].dtype.kind not in "iufSU":
+        raise InputError(f"{path}: array {printable(found)!r} has values of type {arrays[found].dtype}; expected numbers or texts")
     labels = [label(value) for value in arrays[found].tolist()] if arrays[found].ndim == 1 else []
     if len(labels) != count or len(set(labels)) != count:
         raise InputError(f"{path}: array {printable(found)!r} does not name the {count} rows of the verdicts, each once")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from dynamics.report.assembly import changed
 from dynamics.report.cells import cell
 from dynamics.report.markdown import escape, markdown
 from dynamics.report.page import draw, page
+from dynamics.report.section import Doubt
 from dynamics.report.sections import configuration
 from dynamics.runs import Run, Settings
 
@@ -238,7 +240,7 @@ def hostile_report(text: str) -> assembly.Report:
         "weights",
         text,
         [Finding(text, text, 1.0, weight=1.0)],
-        [text],
+        [Doubt(text)],
         [Table("a_table", text, table, {"name": text, "value": "share, %"}, note=text)],
         samples=[Sample(text, f"{text}\n{text}", [(text, text)])],
         incomplete=[text],
@@ -331,33 +333,49 @@ def test_the_page_in_a_browser(tmp_path: Path, reader: None) -> None:  # noqa: F
         assert measured["buttons"] > 10
 
 
-def test_the_headline_names_the_largest_clear_change_and_which_others_are_clear() -> None:
-    def change(what: str, start: float, end: float, low: float, high: float, run: str = "a") -> Change:
-        return Change(run, what, start, end, low, high, "first and last 10 of 60 logged steps")
+def a_change(what: str, start: float, end: float, low: float, high: float, run: str = "a", replaces: str = "") -> Change:
+    return Change(run, what, start, end, low, high, "first and last 10 of 60 logged steps", replaces)
 
-    small, large = change("entropy", 2.0, 1.9, -0.11, -0.09), change("reward", 0.2, 0.6, 0.3, 0.5)
-    unclear, other = change("length", 5.0, 9.0, -1.0, 9.0), change("reward", 0.5, 0.5, -0.1, 0.1, "b")
-    finding = Finding("x", "unchanged_bf16", 0.75)
-    made = Report([Run(Path("a"), "t")], ["a"], [[]], [], [Section("weights", "w", [finding], changes=[small, unclear, large])])
+
+def a_report(*sections: Section) -> assembly.Report:
+    return Report([Run(Path("a"), "t")], ["a"], [[]], [], list(sections))
+
+
+def test_the_headline_names_the_largest_clear_change_and_which_others_are_clear() -> None:
+    small, large = a_change("entropy", 2.0, 1.9, -0.11, -0.09), a_change("reward", 0.2, 0.6, 0.3, 0.5)
+    unclear, other = a_change("length", 5.0, 9.0, -1.0, 9.0), a_change("reward", 0.5, 0.5, -0.1, 0.1, "b")
+    finding = Finding("x", "unchanged_bf16", 0.75, short="At step 9, 75 % of the weights are unchanged. Both sides are bf16.")
+    made = a_report(Section("weights", "w", [finding], changes=[small, unclear, large]))
     assert made.largest_changes == [
-        "25.00 % of the weights differ in bf16. The reward rose from 0.2 to 0.6, by +0.4 [+0.3, +0.5], +200 % of its start (first and last "
-        "10 of 60 logged steps). Of 2 clear changes it is the largest relative to its start; the others: entropy (-5 %). Not clear, as the "
-        "interval contains 0: length."
+        "The reward rose from 0.2 to 0.6: by +0.4, 95 % interval +0.3 to +0.5 (first and last 10 of 60 logged steps). Also clear: entropy "
+        "(2 to 1.9). Not clear, as the interval contains 0: length. At step 9, 75 % of the weights are unchanged."
     ]
-    assert changed([unclear], "a") == "No change of behaviour is clear; the intervals contain 0: length."
+    assert changed([unclear], "a") == "No measured change of behaviour is clear: the 95 % intervals of these contain 0: length."
     assert changed([], "a") == "No change of behaviour was measured with an interval."
     # of several runs, a line each, also of one without any
     made.runs.append(Run(Path("b"), "t"))
     made.labels.append("b")
     made.sections[0].changes.append(other)
     first, second = made.largest_changes
-    assert first.startswith("a: The reward rose from 0.2 to 0.6")  # the key of the weights names the run, and this one does not
-    assert second == "b: No change of behaviour is clear; the intervals contain 0: reward."
+    assert first.startswith("a: The reward rose from 0.2 to 0.6")
+    assert "unchanged" not in first  # the key of the weights names the run, and this one does not
+    assert second == "b: No measured change of behaviour is clear: the 95 % intervals of these contain 0: reward."
+
+
+def test_the_better_estimate_of_a_change_is_told_alone() -> None:
+    steps = a_change("mean training reward", 0.3, 0.4, -0.2, 0.4)
+    prompts = a_change("training reward of the same prompts", 0.33, 0.4, 0.02, 0.11, replaces="mean training reward")
+    assert changed([steps, prompts], "a").startswith("The training reward of the same prompts rose from 0.33 to 0.4: by +0.07")
+    assert "mean training reward" not in changed([steps, prompts], "a")
+    assert "mean training reward" in changed([steps, prompts], "a") + changed([steps], "a")
 
 
 def test_the_gravest_doubt_comes_first(run: Path) -> None:
     one = read(run)
     assert one is not None
+    one.settings = dataclasses.replace(one.settings, learning_rate=1.0)
+    assert report([one], Options(model_passes=False)).doubts[0].startswith("What the model learned was not measured")
+    one.evals = [run / "graded.jsonl"]
     assert report([one], Options(model_passes=False)).doubts[0].startswith("Cause: this is one run without a control")
     one.base = None
     made = report([one], Options(model_passes=False))
@@ -365,6 +383,38 @@ def test_the_gravest_doubt_comes_first(run: Path) -> None:
     assert made.to_dict()["doubts"] == made.doubts
     one.checkpoints = one.checkpoints[:1]
     assert report([one], Options(model_passes=False)).doubts[0].startswith("Base: no file names the model that training started from")
+
+
+def test_a_doubt_about_the_largest_change_comes_before_its_like() -> None:
+    about = [Doubt("of the length", 5.0, "length"), Doubt("of the reward", 5.0, "reward"), Doubt("of all", 6.0)]
+    length, reward = a_change("length", 9.0, 5.0, -5.0, -3.0), a_change("reward", 0.5, 0.6, 0.05, 0.15)
+    assert a_report(Section("curves", "c", doubts=about, changes=[length, reward])).doubts == ["of the length", "of all", "of the reward"]
+    assert a_report(Section("curves", "c", doubts=about, changes=[reward])).doubts == ["of the reward", "of all", "of the length"]
+    assert a_report(Section("curves", "c", doubts=about)).doubts[0] == "of all"
+
+
+def test_a_reward_that_rose_without_more_problems_solved_is_a_doubt() -> None:
+    reward = a_change("mean training reward", 0.1, 0.4, 0.2, 0.4)
+    for low, high, doubted in ((-0.1, 0.2, True), (0.01, 0.1, False), (-0.2, -0.1, True)):
+        made = a_report(Section("curves", "c", changes=[reward, a_change("pass@1", 0.2, 0.2 + (low + high) / 2, low, high)]))
+        assert [text.startswith("The mean training reward rose, but pass@1 did not clearly") for text in made.doubts] == [True] * doubted
+    fell = a_change("mean training reward", 0.4, 0.1, -0.4, -0.2)
+    assert not a_report(Section("curves", "c", changes=[fell, a_change("pass@1", 0.2, 0.2, -0.1, 0.1)])).doubts
+
+
+def test_a_base_in_a_folder_is_named_by_what_it_holds(run: Path, tmp_path: Path) -> None:
+    one = read(run)
+    assert one is not None
+    (fact,) = [fact for fact in report([one], Options(model_passes=False)).facts[0] if fact.name == "base"]
+    assert re.fullmatch(r".*base \(model of 232 weights\)", fact.text), fact.text
+    write_checkpoint(run / "start", weights(0))
+    (run / "start" / "config.json").write_text(json.dumps({"model_type": "llama", "_name_or_path": "org/model-8b"}))
+    one.base = str(run / "start")
+    (fact,) = [fact for fact in report([one], Options(model_passes=False)).facts[0] if fact.name == "base"]
+    assert fact.text == "start (llama model of 232 weights, from org/model-8b)"
+    one.base = "org/model-8b"
+    (fact,) = [fact for fact in report([one], Options(model_passes=False)).facts[0] if fact.name == "base"]
+    assert fact.text == "org/model-8b"
 
 
 def test_a_fault_in_a_section_or_a_figure_does_not_cost_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -416,7 +466,7 @@ def test_the_summary_folds_tables_and_repeats_no_finding_of_the_headline(run: Pa
     assert "| learning rate | 1e-05 |" in card
     before = card.split("<details>")[0]
     assert "**Largest change.**" in before
-    assert "**Largest doubt.** Cause: this is one run" in before
+    assert "**Largest doubt.** Size of the update: its root mean square" in before
     assert "| 10 | 232 |" not in before
     assert re.search(r"\| -?[\d.]+ \|", card)  # the sign of a number is not escaped
     assert "\\-0" not in card

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import write_safetensors
+from helpers import doubt_texts, write_safetensors
 from report_helpers import SHAPES, read, weights, write_checkpoint, write_run
 
 from dynamics import overlap, sparsity
@@ -71,16 +71,16 @@ def test_a_share_has_the_caveat_of_its_dtypes(base: str, tuned: str, master: str
     section = weights_section.make([run], Options())
     assert caveat in section.findings[0].text
     assert section.findings[0].text.startswith("At step 7, ")
-    assert any("learning rate (which no file says)" in doubt for doubt in section.doubts)
-    assert any("1 checkpoint cannot show it" in doubt for doubt in section.doubts)
+    assert any("learning rate (which no file says)" in doubt for doubt in doubt_texts(section.doubts))
+    assert any("1 checkpoint cannot show it" in doubt for doubt in doubt_texts(section.doubts))
 
 
 def test_without_a_base_the_first_checkpoint_stands_in(tmp_path: Path) -> None:
     run = dataclasses.replace(run_of(tmp_path / "run"), base=None)
     section = weights_section.make([run], Options())
-    assert "is the same as at step 10, the first checkpoint, after both" in section.findings[0].text
+    assert "is the same as at step 10 (the first checkpoint, as the base is not known) after both" in section.findings[0].text
     assert section.tables[0].frame["step"].tolist() == [20, 30]
-    assert any("what changed before it is not counted" in doubt for doubt in section.gravest)
+    assert any("what changed before it is not counted" in doubt for doubt in doubt_texts(section.doubts))
     assert not section.incomplete  # no file claims that there is a base
     gone = weights_section.make([dataclasses.replace(run, base="models/gone")], Options())
     assert "compared with its first checkpoint, because the base cannot be read: models/gone: no such file or folder" in gone.incomplete[0]
@@ -91,6 +91,24 @@ def test_without_a_base_the_first_checkpoint_stands_in(tmp_path: Path) -> None:
     assert weights_section.make([dataclasses.replace(run, checkpoints=[])], Options()).missing.endswith(
         "the trainer's save_steps writes them"
     )
+
+
+def test_an_update_that_the_learning_rate_cannot_explain_is_in_doubt(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    for rate, doubted in ((1e-6, True), (1e-2, False), (None, False)):
+        section = weights_section.make([dataclasses.replace(run, settings=Settings(learning_rate=rate))], Options())
+        assert any("base, checkpoints and log may not be of one run" in text for text in doubt_texts(section.doubts)) == doubted, rate
+
+
+def test_sentences_name_what_stands_in_for_the_base(tmp_path: Path) -> None:
+    run = dataclasses.replace(run_of(tmp_path / "run"), base=None)
+    section = weights_section.make([run], Options())
+    assert section.tables[0].title == "Each checkpoint against step 10"
+    every = " ".join(finding.text + finding.short for finding in section.findings)
+    assert "norm of the base" not in every
+    assert "unchanged in bf16 since step 10" in every
+    few = weights_section.make([dataclasses.replace(run, checkpoints=run.checkpoints[:2])], Options())
+    assert any(text.startswith("When the weights moved: 1 checkpoint after step 10 cannot show it") for text in doubt_texts(few.doubts))
 
 
 def test_a_relative_base_is_found_beside_the_run(tmp_path: Path) -> None:
@@ -169,7 +187,7 @@ def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     section = configuration.make(runs, Options())
     assert section.tables[0].frame["setting"].tolist() == ["learning_rate", "beta"]
     assert section.findings[0].text == "The runs differ in learning rate (1e-05, 1e-06)."
-    assert "is not a difference between their methods" in section.doubts[0]
+    assert "is not a difference between their methods" in section.doubts[0].text
     same = configuration.make([runs[0], dataclasses.replace(runs[0], path=tmp_path / "c")], Options())
     assert "are the same in all runs" in same.findings[0].text
 

@@ -202,6 +202,21 @@ def test_numbers_beyond_every_float_are_infinite(tmp_path):
     assert samples.read([path]).table["correct"].isna().tolist() == [False, True, True, True]
 
 
+@pytest.mark.parametrize(
+    ("problems", "says"),
+    [
+        (np.array([0x41, 0x110000], np.uint32).view("<U1"), "holds texts with code points that are no characters"),
+        (np.array([0x41, 0x110000], ">u4").view(">U1"), "holds texts with code points that are no characters"),
+        (np.array(["2020-01-01", "2020-01-02"], "datetime64[D]"), "expected numbers or texts"),
+        (np.zeros(2, [("a", "<U1")]), "expected numbers or texts"),
+    ],
+)
+def test_names_of_problems_that_are_no_texts(tmp_path, problems, says):
+    np.savez(tmp_path / "verdicts.npz", correct=np.eye(2), problems=problems)
+    with pytest.raises(InputError, match=says):
+        samples.read([tmp_path / "verdicts.npz"])
+
+
 def test_half_of_a_surrogate_pair(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"problem": "\\ud800", "correct": 1, "\\udfff": {"\\ud800": 1}, "pred": "\\ud800"}\n')

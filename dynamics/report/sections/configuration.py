@@ -12,7 +12,7 @@ import pandas as pd
 
 from dynamics.errors import printable
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Finding, Options, Section, Table
+from dynamics.report.section import Doubt, Finding, Options, Section, Table
 from dynamics.runs import Run
 
 #: what differs between any two runs and explains nothing: names, folders, times, machines, logging
@@ -28,10 +28,14 @@ def make(runs: Sequence[Run], options: Options) -> Section:  # noqa: ARG001 - al
     """List the settings that are not the same in all runs."""
     section = Section("configuration", "Which settings differ between the runs?")
     if len(runs) < 2:
+        section.lacks = "needs several runs"
         section.missing = "one run only; name several runs to see how their settings differ"
         section.doubts = [
-            "Cause: this is one run without a control. It shows what changed, and not why: only another seed, or another method with the "
-            "same learning rate, steps and dtypes, tells the method from chance and from the settings."
+            Doubt(
+                "Cause: this is one run without a control. It shows what changed, and not why: only another seed, or another method with "
+                "the same learning rate, steps and dtypes, tells the method from chance and from the settings.",
+                3.0,
+            )
         ]
         return section
     labels = [f"run {label}" if label in ("setting", "source") else label for label in run_labels(runs)]
@@ -75,7 +79,7 @@ def _different(settings: Sequence[dict[str, Any]], labels: Sequence[str], source
     return rows
 
 
-def _findings(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Finding], list[str]]:
+def _findings(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Finding], list[Doubt]]:
     settings = frame[frame["source"] == "setting"] if len(frame) else frame
     rows = {row["setting"]: [row[label] for label in labels] for row in settings.to_dict("records")}
     words = {
@@ -90,8 +94,11 @@ def _findings(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Finding]
     doubts = []
     if strong:
         doubts.append(
-            f"Differences between the runs: they differ in {', '.join(strong)}, which change how far weights move under any method. A "
-            "difference between the runs is not a difference between their methods."
+            Doubt(
+                f"Differences between the runs: they differ in {', '.join(strong)}, which change how far weights move under any method. A "
+                "difference between the runs is not a difference between their methods.",
+                9.0,
+            )
         )
     return [Finding(text, "different_settings", float(len(rows)), weight=6.0 if strong else 3.5)], doubts
 

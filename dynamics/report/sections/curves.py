@@ -16,7 +16,7 @@ from dynamics.report import plot_curves
 from dynamics.report.change_points import FALSE_ALARMS, Changes, find_changes
 from dynamics.report.collapse import Flag, finite, flags
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Change, Finding, Options, Picture, Section, Table
+from dynamics.report.section import Change, Doubt, Finding, Options, Picture, Section, Table
 from dynamics.report.trends import COVERAGE, Trend, trend
 from dynamics.runs import Run
 
@@ -47,6 +47,10 @@ TOLD = ("reward", "entropy", "kl", "length", "loss")
 #: metrics whose change is one of behaviour; a KL from the reference begins at 0 by definition, and the loss counts if there is no reward
 BEHAVIOUR = ("held_out", "reward", "held_out_loss", "loss", "entropy", "length", "truncated")
 ONE_RUN = "the interval covers the noise between the steps of one run, not between seeds"
+#: metrics without which a run that has values that are not finite is in doubt
+VITAL = ("reward", "loss", "grad_norm")
+#: name of the change of the reward of training problems
+TRAINING_REWARD = "mean training reward"
 CHANGES_NOTE = (
     "Abrupt changes of the mean by optimal partitioning with a penalty of 4 log n, after removal of autoregressive noise; a curve "
     f"that a smooth function describes better has none. Of curves of pure noise, at most {FALSE_ALARMS:.0%} show a change (measured). The "
@@ -89,9 +93,10 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     labels = run_labels(runs)
     curves = [curve for index, run in enumerate(runs) for curve in measure(index, run, options.seed)]
     silent = [label for index, label in enumerate(labels) if not any(curve.run == index for curve in curves)]
-    never = [line for index, run in enumerate(runs) for line in _never_finite(run, _of(labels, index))]
+    never = [doubt for index, run in enumerate(runs) for doubt in _never_finite(run, _of(labels, index))]
+    section.doubts = _unmeasured(runs, labels, curves, options)
     if not curves and never:
-        section.missing = f"no curves: {' '.join(never)}"
+        section.missing = f"no curves: {' '.join(doubt.text for doubt in never)}"
         section.incomplete.append(section.missing)
         return section
     if not curves:
@@ -103,10 +108,10 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     if silent:
         section.incomplete.append(f"no metrics by step were found of {', '.join(silent)}: it has no curves")
     found = {index: flags(run.series, options.seed) for index, run in enumerate(runs)}
-    section.findings += _findings(curves, found, labels)
+    section.findings += _findings(curves, found, labels, [bool(run.evals) for run in runs])
     gaps = never + _not_finite(curves, labels)
-    section.incomplete += gaps
-    section.doubts += gaps + _doubts(curves, labels)
+    section.incomplete += [doubt.text for doubt in gaps]
+    section.doubts = [*gaps, *section.doubts, Doubt(f"Training curves: {ONE_RUN}.")]
     section.changes += _behaviour(curves, labels)
     section.tables += [
         _trend_table(curves, labels),
@@ -148,15 +153,15 @@ def _infinite(series: pd.Series[float]) -> int:
     return len(series.dropna()) - len(finite(series))
 
 
-def _never_finite(run: Run, of: str) -> list[str]:
+def _never_finite(run: Run, of: str) -> list[Doubt]:
     """Name the metrics of a run that were logged, but never with a finite value."""
-    lines = []
+    doubts = []
     for name in PANELS:
         series = run.series(name)
         if len(series) and not len(finite(series)):
             what = f"{plural(len(series), 'value')}, {_gaps(len(series), _infinite(series))}"
-            lines.append(f"The {_words(name)}{of} has no finite value: {what}.")
-    return lines
+            doubts.append(Doubt(f"The {_words(name)}{of} has no finite value: {what}.", 9.0 if name in VITAL else 5.0))
+    return doubts
 
 
 def _gaps(gaps: int, infinite: int) -> str:
@@ -168,14 +173,15 @@ def _gaps(gaps: int, infinite: int) -> str:
     return "NaN" if not infinite else "infinite" if infinite == gaps else f"NaN or infinite ({infinite:,} infinite)"
 
 
-def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Sequence[str]) -> list[Finding]:
+def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Sequence[str], graded: Sequence[bool]) -> list[Finding]:
+    """Say how the main metric of each run changed, which signs of trouble there are, and what else changed."""
     by_run = {index: [curve for curve in curves if curve.run == index] for index in found}
     mains = [
         next(curve for name in MAIN for curve in of_run if curve.name == name)
         for of_run in by_run.values()
         if any(curve.name in MAIN for curve in of_run)
     ]
-    findings = [_trend_finding(curve, labels, 10.0 if len(labels) == 1 else 0.0) for curve in mains]
+    findings = [_trend_finding(curve, labels, 10.0 if len(labels) == 1 else 0.0, graded[curve.run]) for curve in mains]
     if len(labels) > 1 and mains:
         joined = "; ".join(_short(curve, labels) for curve in mains)
         caveat = "one run each" if all(math.isnan(curve.trend.low) for curve in mains) else ONE_RUN
@@ -184,7 +190,7 @@ def _findings(curves: Sequence[Curve], found: dict[int, list[Flag]], labels: Seq
         findings += [_flag_finding(flag, labels, index) for flag in several]
     if len(labels) == 1:
         findings += [
-            _trend_finding(curve, labels, 9.0 if curve.name == "reward" else 4.1 if curve.name == "entropy" else 1.0)
+            _trend_finding(curve, labels, 9.6 if curve.name == "reward" else 4.1 if curve.name == "entropy" else 1.0)
             for curve in curves
             if curve.name in TOLD and all(curve is not main for main in mains)
         ]
@@ -212,16 +218,19 @@ def _words(name: str) -> str:
 
 def _subject(name: str) -> str:
     """Name the mean of a metric so that it can be told from those of other sections."""
-    return {"reward": "mean training reward", "entropy": "logged entropy", "loss": "training loss"}.get(name, _words(name))
+    return {"reward": TRAINING_REWARD, "entropy": "logged entropy", "loss": "training loss"}.get(name, _words(name))
 
 
 def _short(curve: Curve, labels: Sequence[str]) -> str:
     change = curve.trend
+    if change.low == change.high == 0:
+        return f"{labels[curve.run]}: {_subject(curve.name)} {number(change.first)} throughout"
     interval = "no interval, too few steps" if math.isnan(change.low) else f"change [{change.low:+.3g}, {change.high:+.3g}]"
     return f"{labels[curve.run]}: {_subject(curve.name)} from {number(change.first)} to {number(change.last)} ({interval})"
 
 
-def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Finding:
+def _trend_finding(curve: Curve, labels: Sequence[str], weight: float, graded: bool = False) -> Finding:
+    """Say how a metric changed; ``graded``: there are graded samples of the run, which estimate a held-out score better."""
     change, run = curve.trend, labels[curve.run] if len(labels) > 1 else ""
     start = f"The {_subject(curve.name)}{_of(labels, curve.run)}"
     if change.values < 2:
@@ -236,11 +245,18 @@ def _trend_finding(curve: Curve, labels: Sequence[str], weight: float) -> Findin
     moved = f"{start} went from {number(change.first)} to {number(change.last)} ({span}){lost}"
     if math.isnan(change.low):
         text = f"{moved}, a change of {change.change:+.3g}. It has no interval: too few steps, and one run."
+        text += " The graded samples give one over problems: see pass@k." if graded and curve.name == "held_out" else ""
         return Finding(text, _key(curve, labels), change.change, weight=min(weight, 2.0), run=run)
-    constant = change.low == change.high == 0
-    sure = "" if change.rises or change.falls else " It did not change." if constant else " No clear change: the interval contains 0."
-    text = f"{moved}, a change of {change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}].{sure} Caveat: {ONE_RUN}."
-    return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight, run=run)
+    if change.low == change.high == 0:
+        text = f"{start} was {number(change.first)} in all of {what}{lost}."
+        return Finding(text, _key(curve, labels), 0.0, 0.0, 0.0, min(weight, 5.0), run=run)
+    sure = "" if change.rises or change.falls else " No clear change: the interval contains 0."
+    by = f"{change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}]"
+    text = f"{moved}, a change of {by}.{sure}" + (f" Caveat: {ONE_RUN}." if curve.name in MAIN else "")
+    short = (
+        f"{start} went from {number(change.first)} to {number(change.last)}, {by}{lost}.{sure} The interval is over the steps of one run."
+    )
+    return Finding(text, _key(curve, labels), change.change, change.low, change.high, weight, run=run, short=short)
 
 
 def _behaviour(curves: Sequence[Curve], labels: Sequence[str]) -> list[Change]:
@@ -258,10 +274,11 @@ def _behaviour(curves: Sequence[Curve], labels: Sequence[str]) -> list[Change]:
 
 def _flag_finding(flag: Flag, labels: Sequence[str], index: int) -> Finding:
     run = f"{labels[index]}: " if len(labels) > 1 else ""
-    since = f" From step {flag.step:,} on." if flag.step is not None else ""
+    since = f" First at step {flag.step:,}." if flag.step is not None else ""
     interval = "" if flag.low is not None else " One run, so no interval over seeds."
     key = f"flag/{flag.name}" + (f"/{labels[index]}" if len(labels) > 1 else "")
-    return Finding(f"{run}{flag.text}{since} Rule: {flag.rule}.{interval}", key, flag.value, flag.low, flag.high, 5.0)
+    text, short = f"{run}{flag.text}{since} Rule: {flag.rule}.{interval}", f"{run}{flag.text}{since}"
+    return Finding(text, key, flag.value, flag.low, flag.high, 9.5, short=short)
 
 
 def _change_findings(curves: Sequence[Curve], labels: Sequence[str]) -> list[Finding]:
@@ -288,22 +305,36 @@ def _change_findings(curves: Sequence[Curve], labels: Sequence[str]) -> list[Fin
     return findings
 
 
-def _not_finite(curves: Sequence[Curve], labels: Sequence[str]) -> list[str]:
+def _not_finite(curves: Sequence[Curve], labels: Sequence[str]) -> list[Doubt]:
     """Name the curves that have values without a finite number."""
-    lines = []
+    doubts = []
     for curve in curves:
         if curve.gaps:
             what = f"{curve.gaps:,} of {len(curve.series):,} values of the {_words(curve.name)}{_of(labels, curve.run)}"
-            lines.append(f"{what} are {_gaps(curve.gaps, curve.infinite)}: they are gaps in the curve, and left out of its numbers.")
-    return lines
+            one = curve.gaps == 1
+            is_bad = f"{'is' if one else 'are'} {_gaps(curve.gaps, curve.infinite)}"
+            left_out = f"{'it is a gap' if one else 'they are gaps'} in the curve, and left out of its numbers"
+            doubts.append(Doubt(f"{what} {is_bad}: {left_out}.", 9.0 if curve.name in VITAL else 5.0))
+    return doubts
 
 
-def _doubts(curves: Sequence[Curve], labels: Sequence[str]) -> list[str]:
-    doubts = [f"Training curves: {ONE_RUN}."]
-    for index in dict.fromkeys(curve.run for curve in curves):
+def _unmeasured(runs: Sequence[Run], labels: Sequence[str], curves: Sequence[Curve], options: Options) -> list[Doubt]:
+    """Doubt what a run without any measurement on problems or texts of its own can say of what the model learned."""
+    doubts = []
+    for index, run in enumerate(runs):
         names = {curve.name for curve in curves if curve.run == index}
-        if "reward" in names and "held_out" not in names:
-            doubts.append(f"The reward{_of(labels, index)} is that of training problems: nothing was logged on held-out ones.")
+        if run.evals or options.evals or names & {"held_out", "held_out_loss"}:
+            continue
+        of = _of(labels, index)
+        if "reward" in names:
+            text = f"The reward{of} is that of training problems: nothing was measured on held-out ones, which alone show what was learned."
+            doubts.append(Doubt(f"{text} Graded samples of base and tuned model do (--evals).", 7.0, TRAINING_REWARD))
+        else:
+            logged = "the training loss only" if "loss" in names else "no measure of it"
+            text = (
+                f"What the model learned{of} was not measured: the files have {logged}. Graded samples of base and tuned model (--evals), "
+            )
+            doubts.append(Doubt(f"{text}or a held-out loss in the log, would show it.", 7.0))
     return doubts
 
 

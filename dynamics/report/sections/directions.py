@@ -18,7 +18,7 @@ from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
 from dynamics.report import matrices
 from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
-from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.section import Doubt, Finding, Options, Picture, Section, Table
 from dynamics.report.updates import Base, base_of, command, compared, step_name
 from dynamics.runs import Run, SavedCheckpoint
 from dynamics.spectra import Spectrum
@@ -95,7 +95,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         section.findings += [replace(finding, weight=0.0, run=of.label) for finding in findings] if len(turned) > 1 else findings
         words = ["spectra", of.base.name, str(of.saved.path), "--method", "approx", "--subspace", str(of.k), "--seed", str(options.seed)]
         section.commands.append(command(*words, "--html", "directions.html", "--csv", "directions.csv"))
-    section.doubts = by_run([(of.label, line) for of in turned for line in _doubts(of)], len(runs))
+    section.doubts = [Doubt(line) for line in by_run([(of.label, line) for of in turned for line in _doubts(of)], len(runs))]
     section.tables += _tables(turned)
     section.pictures += _pictures(turned)
     section.document = {"directions": {of.label: {"k": of.k, "measured": len(of.spectra), "matrices": of.of} for of in turned}}
@@ -126,6 +126,8 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
             f"of {count} at {step_name(turned.saved)}; half of them lie between {percent(low)} and {percent(high)}; stable rank "
             f"{number(1 / middle)}). The range is that of the matrices, no confidence interval.",
             f"{key}rank_1_share", middle, low, high, 5.5,
+            short=f"{of}The rank-1 share of the update, the energy in its first singular direction, is {percent(middle)}. It is the median "
+            f"of {count}, half of them between {percent(low)} and {percent(high)}.",
         )
     )  # fmt: skip
     middle, low, high = _quartiles(rows["nss"])
@@ -178,8 +180,8 @@ def _inside(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
     end = "" if where == "avoids" else " than by chance" if low > 1 else " as by chance"
     return [
         Finding(
-            f"{of}The update {where} the first {turned.k} directions of the base{end}: its energy there is {number(middle)} times that of "
-            f"a random update (median; half of the matrices between {number(low)} and {number(high)}).",
+            f"{of}The update {where} the first {turned.k} directions of {turned.base.short}{end}: its energy there is {number(middle)} "
+            f"times that of a random update (median; half of the matrices between {number(low)} and {number(high)}).",
             f"{key}inside_over_chance", middle, low, high, 4,
         )
     ]  # fmt: skip
@@ -194,7 +196,8 @@ def _angles(rows: pd.DataFrame, turned: Turned, key: str, of: str) -> list[Findi
         Finding(
             f"{of}Of the first {turned.k} left directions of a matrix, the one that turned most turned by {number(middle)} degrees "
             f"(median of {count}; half of them between {number(low)} and {number(high)}, the largest "
-            f"{number(rows['angle_left_max'].max())}). This angle means little where singular value number {turned.k} and the next agree.",
+            f"{number(rows['angle_left_max'].max())}). This angle means little where singular value number {turned.k} and the next are "
+            "nearly equal.",
             f"{key}angle_left_max", middle, low, high, 1.5,
         )
     ]  # fmt: skip

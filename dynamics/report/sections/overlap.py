@@ -13,7 +13,7 @@ from dynamics.errors import InputError
 from dynamics.presentation import style
 from dynamics.presentation.text import percent
 from dynamics.report import pairs
-from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.section import Doubt, Finding, Options, Picture, Section, Table
 from dynamics.report.updates import command
 from dynamics.runs import Run
 
@@ -42,6 +42,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     """Compare the last checkpoints of all runs of one base."""
     section = Section("overlap", "Did the runs move the same weights?")
     if len(runs) < 2:
+        section.lacks = "needs several runs"
         section.missing = "one run only; name several runs of one base: python -m dynamics.report RUN RUN ..."
         return section
     chosen = pairs.of_one_base(runs, options)
@@ -60,8 +61,12 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     table = _named(pd.DataFrame(measured.rows), labels)
     section.findings = _findings(table)
     section.doubts = [
-        "Overlap: layers and modules that move in any training make masks overlap more than chance, also where the methods have nothing "
-        "else in common. A second seed of the same method is the control: compare the overlap of two methods with that of two seeds.",
+        Doubt(
+            "Overlap: layers and modules that move in any training make masks overlap more than chance, also where the methods have "
+            "nothing else in common. A second seed of the same method is the control: compare the overlap of two methods with that of two "
+            "seeds.",
+            4.0,
+        )
     ]
     section.tables = _tables(table)
     section.pictures = [_picture(table, labels)]

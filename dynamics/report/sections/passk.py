@@ -20,7 +20,7 @@ from dynamics.passk.comparison import Comparison, Curve, Report, crossing_text, 
 from dynamics.passk.plot import figure
 from dynamics.presentation import style
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Change, Finding, Options, Picture, Section, Table
+from dynamics.report.section import Change, Doubt, Finding, Options, Picture, Section, Table
 from dynamics.runs import Run
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ _STEP = re.compile(r"(?:step|checkpoint|iteration|epoch) (\d{1,15})$")
 MOST = 8
 #: samples per problem below which the curve says little beyond pass@1
 FEW_SAMPLES = 8
+#: problems below which pass@k is no headline
+FEW_PROBLEMS = 10
 
 
 def make(runs: Sequence[Run], options: Options) -> Section:
@@ -55,11 +57,10 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     base, why = choose_base(models)
     kept = choose_models(models, base)
     if len(kept) < len(models):
-        section.doubts.append(
-            f"pass@k: of {len(models)} models, {len(kept)} are compared: {', '.join(printable(name, 40) for name in kept)}."
-        )
+        names = ", ".join(printable(name, 40) for name in kept)
+        section.doubts.append(Doubt(f"pass@k: of {len(models)} models, {len(kept)} are compared: {names}."))
     if why and len(models) > 1 and len(set(bases_of(kept, run_labels(runs), base).values())) == 1:
-        section.doubts.append(f"pass@k: {why}.")
+        section.doubts.append(Doubt(f"pass@k: {why}.", 5.0, "pass@1"))
     labels = run_labels(runs)
     bases = bases_of(kept, labels, base)
     whole = _by_base(graded.samples, kept, bases, True, options.seed)
@@ -69,7 +70,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         return section
     _tell(result, labels, section)
     section.doubts += [
-        f"pass@k: {printable(Path(file.path).name, 80)}: {note}."
+        Doubt(f"pass@k: {printable(Path(file.path).name, 80)}: {note}.", 5.0)
         for file in graded.samples.files
         for note in file.notes
         if " is not read" in note
@@ -254,7 +255,7 @@ def _tell(result: Report, labels: Sequence[str], section: Section) -> None:
     if not tuned:
         section.findings += [_alone(curve, 10.0 if len(result.curves) == 1 else 1.0) for curve in result.curves]
     section.doubts += _warnings(result.curves)
-    section.doubts += [f"pass@k: {note}." for note in result.notes if not note.startswith(("not compared", "left"))]
+    section.doubts += [Doubt(f"pass@k: {note}.") for note in result.notes if not note.startswith(("not compared", "left"))]
     section.tables += [_points(result), Table("passk", "pass@k, all numbers", result.table())]
     told = [f"{printable(curve.name, 60)}: pass@1 {curve.mean[0]:.3f}{_last(curve)}" for curve in result.curves]
     told += [crossing_text(comparison, result.level) for comparison in result.comparisons]
@@ -268,14 +269,21 @@ def _draw(result: Report, *, width: float = style.TWO_COLUMN) -> Figure:
     return figure(result, width=width + 1.2 * (width > style.NARROW))  # a legend stands beside a wide figure
 
 
-def _warnings(curves: Sequence[Curve]) -> list[str]:
+def _warnings(curves: Sequence[Curve]) -> list[Doubt]:
     """Say each warning once, with the models that it concerns."""
     concerned: dict[str, list[str]] = {}
     for curve in curves:
         few = [f"only {plural(curve.samples['min'], 'sample')} of some problems"] if curve.samples["min"] < FEW_SAMPLES else []
         for warning in [*curve.warnings, *few]:
             concerned.setdefault(warning, []).append(printable(curve.name, 60))
-    return [f"pass@k of {'; '.join(names) if len(names) < len(curves) else 'all models'}: {text}." for text, names in concerned.items()]
+    return [
+        Doubt(
+            f"pass@k of {'; '.join(names) if len(names) < len(curves) else 'all models'}: {text}.",
+            5.0 if any(len(curve.counts) < FEW_PROBLEMS for curve in curves) else 1.0,
+            "pass@1",
+        )
+        for text, names in concerned.items()
+    ]
 
 
 def _last(curve: Curve) -> str:
@@ -347,15 +355,19 @@ def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, leve
             f"[{point['low']:+.3f}, {point['high']:+.3f}] on {plural(int(point['problems']), 'common problem')}.{unsure} The interval is "
             "over problems; one run each."
         )
-        weight = 10.0 if main and not findings else 5.0 if findings and point["high"] < 0 else 1.0
-        findings.append(
-            Finding(text, f"pass_at_{k}_difference/{b}", float(point["difference"]), float(point["low"]), float(point["high"]), weight)
+        short = (
+            f"pass@{k:,} is {values[0]:.3f} for {b} and {values[1]:.3f} for {a}: {point['difference']:+.3f} [{point['low']:+.3f}, "
+            f"{point['high']:+.3f}].{unsure} Intervals are over {plural(int(point['problems']), 'problem')}; one run."
         )
+        weight = 10.0 if main and not findings else 5.0 if findings and point["high"] < 0 else 1.0
+        weight = weight if point["problems"] >= FEW_PROBLEMS else 1.0
+        difference, low, high = (float(point[name]) for name in ("difference", "low", "high"))
+        findings.append(Finding(text, f"pass_at_{k}_difference/{b}", difference, low, high, weight, short=short))
     crossed = comparison.crossing
-    value, low, high = (crossed.k, crossed.low, crossed.high) if crossed is not None else (None, None, None)
-    ends = [None if number is None else float(number) for number in (value, low, high)]
+    found = (crossed.k, crossed.low, crossed.high) if crossed is not None else (None, None, None)
+    ends = [None if number is None else float(number) for number in found]
     text = f"Crossing of the curves: {crossing_text(comparison, level)}. Problems differ in difficulty: a crossing is one of averages."
-    findings.append(Finding(text, f"crossing/{b}", ends[0], ends[1], ends[2], 5.0 if main and value is not None else 1.0))
+    findings.append(Finding(text, f"crossing/{b}", ends[0], ends[1], ends[2], 5.0 if main and found[0] is not None else 1.0))
     return findings
 
 

@@ -19,7 +19,8 @@ from dynamics.report.duplicates import FORMULA
 from dynamics.report.labels import run_labels
 from dynamics.report.prompts import LEAST
 from dynamics.report.readable import readable
-from dynamics.report.section import Finding, Options, Picture, Sample, Section, Table
+from dynamics.report.section import Change, Doubt, Finding, Options, Picture, Sample, Section, Table
+from dynamics.report.sections.curves import TRAINING_REWARD
 from dynamics.runs import Run, read_rollouts
 
 #: prompts in a heat map and in the table, by size of their change
@@ -30,6 +31,8 @@ COPIED, CUT = 0.5, 0.2
 PROMPT_CHARACTERS, COMPLETION_CHARACTERS = 1500, 3000
 #: heat maps of so many runs
 MAPS = 3
+#: prompts tested below which they are only counted
+FEW_TESTED = 5
 #: number of series: of a game's roles and held-out problems, the largest
 SERIES = 6
 MEASURES = {
@@ -76,7 +79,8 @@ def describe(labels: Sequence[str], tables: Sequence[pd.DataFrame], options: Opt
         )
         return section
     if silent:
-        section.doubts.append(f"Completions: none were kept of {', '.join(silent)}; what is said of completions is not about them.")
+        text = f"Completions: none were kept of {', '.join(silent)}; what is said of completions is not about them."
+        section.doubts.append(Doubt(text, 2.0))
     series: list[Series] = []
     for index, (label, table) in enumerate(zip(labels, tables, strict=True)):
         if len(table):
@@ -87,6 +91,7 @@ def describe(labels: Sequence[str], tables: Sequence[pd.DataFrame], options: Opt
     measured = [measure(each, options.seed) for each in series]
     for each in measured:
         _tell(each, len(measured) == 1, section)
+        section.changes += _behaviour(each, labels[each.series.run])
     if len(measured) > 1:
         _tell_together(measured, section)
     section.tables += _tables(measured)
@@ -128,11 +133,11 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
     infinite = series.infinite_rewards
     for count, what in ((int(np.isnan(series.rewards).sum()) - infinite, "no reward"), (infinite, "an infinite reward")):
         if count:
-            section.doubts.append(
-                f"{count:,} of {len(series.rewards):,} completions{of} have {what}: they are left out of all numbers of the reward."
-            )
-    if measured.unpaired:
-        section.doubts.append(f"No prompt{of} was sampled in both halves of training: changes of the reward may be those of the prompts.")
+            text = f"{count:,} of {len(series.rewards):,} completions{of} have {what}: they are left out of all numbers of the reward."
+            section.doubts.append(Doubt(text, 5.0, TRAINING_REWARD))
+    if measured.unpaired and not series.held_out:
+        text = f"No prompt{of} was sampled in both halves of training: a change of the reward may be one of the prompts, not of the model."
+        section.doubts.append(Doubt(text, 8.0, TRAINING_REWARD))
     section.document[series.name] = {
         "completions": len(series.steps),
         "infinite_rewards": infinite,
@@ -145,8 +150,21 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
     }
 
 
+def _behaviour(measured: Measured, run: str) -> list[Change]:
+    """Return the change of the training reward of prompts of both halves, which is free of that of the prompts."""
+    change, series = measured.change, measured.series
+    if series.held_out or measured.unpaired or math.isnan(change.low) or change.low == change.high == 0:
+        return []
+    how = f"{plural(change.prompts, 'prompt')}, each in both halves of training; interval over prompts"
+    what = "training reward of the same prompts" if not series.role else f"reward of the {readable(series.role, 40)} on the same prompts"
+    replaces = "" if series.role else TRAINING_REWARD
+    return [Change(run, what, change.start, change.start + change.value, change.low, change.high, how, replaces)]
+
+
 def _interval(low: float, high: float) -> str:
-    return "no interval, too few prompts" if math.isnan(low) else f"[{low:+.3g}, {high:+.3g}]"
+    if low == high == 0:
+        return "(the same for every prompt)"
+    return "(no interval: too few prompts)" if math.isnan(low) else f"[{low:+.3g}, {high:+.3g}]"
 
 
 def _percent(share: float) -> str:
@@ -167,12 +185,18 @@ def _reward(measured: Measured, weight: float) -> Finding:
         caveat = "Caveat: the prompts of the halves differ, and so may their difficulty"
     else:
         which = plural(change.prompts, "prompt that was", "prompts that were") + " sampled in both halves of training"
-        caveat = f"The interval is over prompts ({OVER_PROMPTS}); one run, so nothing on seeds"
-    sure = "" if math.isnan(change.low) or change.low > 0 or change.high < 0 else " No clear change: the interval contains 0."
+        caveat = "The unit is the prompt, and that of the curve the step: the two intervals answer different questions"
+        caveat += f" ({OVER_PROMPTS}); one run, so nothing on seeds"
+    same = math.isnan(change.low) or change.low == change.high == 0
+    sure = "" if same or change.low > 0 or change.high < 0 else " No clear change: the interval contains 0."
     text = f"From the first to the second half of training, the mean reward of {which} changed by {change.value:+.3g} "
-    text += f"{_interval(change.low, change.high)}.{sure} {caveat}."
-    weight = 1.0 if math.isnan(change.low) else weight
-    return Finding(text, "reward_change", change.value, _end(change.low), _end(change.high), weight)
+    text += f"{_interval(change.low, change.high)}.{sure}" + ("" if math.isnan(change.low) else f" {caveat}.")
+    weight = 1.0 if same else 10.5 if not measured.unpaired and (change.low > 0 or change.high < 0) else weight
+    short = ""
+    if not measured.unpaired and not same:
+        short = f"On {plural(change.prompts, 'prompt')} sampled in both halves of training, the reward changed by {change.value:+.3g} "
+        short += f"{_interval(change.low, change.high)}, from {number(change.start)}.{sure} The interval is over prompts; one run."
+    return Finding(text, "reward_change", change.value, _end(change.low), _end(change.high), weight, short=short)
 
 
 def _ends(measured: Measured, name: str) -> tuple[pd.Series[float], pd.Series[float]] | None:
@@ -198,7 +222,8 @@ def _flagged(measured: Measured, key: str, start: str) -> list[Finding]:
         text = f"{start}At the end of training ({steps}), {_percent(last['mean'])} {what}, "
         text += f"at the start {_percent(first['mean'])}. Rule: at least {limit:.0%}. Interval over {last['prompts']:.0f} prompts: "
         text += "none, too few." if math.isnan(last["low"]) else f"{_percent(last['low'])} to {_percent(last['high'])}."
-        findings.append(Finding(text, f"flag/{name}{key}", float(last["mean"]), _end(last["low"]), _end(last["high"]), 5.0))
+        short = f"{start}{_percent(last['mean'])} {what} at the end of training ({steps}), {_percent(first['mean'])} at the start."
+        findings.append(Finding(text, f"flag/{name}{key}", float(last["mean"]), _end(last["low"]), _end(last["high"]), 8.5, short=short))
     return findings
 
 
@@ -238,6 +263,10 @@ def _prompts(measured: Measured) -> list[Finding]:
         text = f"Which prompts changed most cannot be said: none has {LEAST} graded completions in each half, with rewards that vary."
         return [Finding(text, "prompts_changed")]
     changed = tested[tested["q"] < 0.05]
+    if len(tested) < FEW_TESTED:
+        text = f"Only {plural(len(tested), 'prompt has', 'prompts have')} {LEAST} graded completions or more in each half of training; the "
+        text += f"reward changed on {len(changed):,} (false discovery rate of 5 % by Benjamini and Hochberg)."
+        return [Finding(text, "prompts_changed", float(len(changed)), weight=1.0)]
     rose = int((changed["change"] > 0).sum())
     text = (
         f"The reward of {len(changed):,} of {plural(len(tested), 'prompt')} changed between the halves of training: it rose on {rose:,} "

@@ -22,7 +22,7 @@ from dynamics.report.kinds import KINDS
 from dynamics.report.labels import run_labels
 from dynamics.report.passes import Estimate, estimate, measured_speed, parameters_of
 from dynamics.report.run_texts import Chosen, choose, described, of_vocabulary
-from dynamics.report.section import Change, Finding, Options, Picture, Section, Table
+from dynamics.report.section import Change, Doubt, Finding, Options, Picture, Section, Table
 from dynamics.report.token_means import by_kind, forking_table, means, with_kinds
 from dynamics.runs import Run
 from dynamics.runs.nearby import nearby
@@ -39,6 +39,8 @@ SMALL = 2_000_000_000
 FEW_TEXTS = 10
 #: tokens of a kind below which it is not named in a sentence
 FEW_TOKENS = 50
+#: name of the change of the entropy on completions
+ENTROPY = "entropy of the next token"
 PARTS = {"entropy": "base", "entropy_b": "last", "change": "change"}
 UNITS = "nats per token; 95 % intervals by a bootstrap over texts"
 
@@ -99,7 +101,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         if len(new) == len(pairs):
             section.missing = f"no entropy: {what}"
             return section
-        section.doubts += [f"Entropy of {pair.label}: not measured; {what}." for pair in new]
+        section.doubts += [Doubt(f"Entropy of {pair.label}: not measured; {what}.") for pair in new]
     section.incomplete += reasons
     for pair, passes in zip(pairs, kept, strict=True):
         if passes is not None or not too_long:
@@ -319,12 +321,12 @@ def _behaviour(pair: Pair, parts: pd.DataFrame) -> list[Change]:
         return []
     start, end, low, high = (float(every[name]) for name in ("entropy", "entropy_b", "change_low", "change_high"))
     how = f"nats, on the same {plural(int(every['texts']), 'text')}; interval over texts"
-    return [Change(pair.label, "entropy of the next token", start, end, low, high, how)]
+    return [Change(pair.label, ENTROPY, start, end, low, high, how)]
 
 
-def _finding(text: str, key: str, row: pd.Series[float], name: str, weight: float) -> Finding:
+def _finding(text: str, key: str, row: pd.Series[float], name: str, weight: float, short: str = "") -> Finding:
     low, high = (None if math.isnan(row[f"{name}_{end}"]) else float(row[f"{name}_{end}"]) for end in ("low", "high"))
-    return Finding(text, key, float(row[name]), low, high, weight)
+    return Finding(text, key, float(row[name]), low, high, weight, short=short)
 
 
 def _likelier(row: pd.Series[float]) -> str:
@@ -347,6 +349,9 @@ def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, k
             every,
             "change",
             weight,
+            f"The entropy of the next token on completions{of} is {number(every['entropy'])} nats for the base and "
+            f"{number(every['entropy_b'])} for the last checkpoint: {every['change']:+.3g} {_interval(every, 'change', '+')}.{unsure} The "
+            f"interval is over {plural(int(every['texts']), 'text')}, the same for both.",
         ),
         _finding(
             f"The KL divergence of the last checkpoint from the base, KL(last||base),{of} is {every['kl_ba']:.3g} nats per token "
@@ -389,15 +394,14 @@ def _findings(parts: pd.DataFrame, kinds: pd.DataFrame, forking: pd.DataFrame, k
     return findings
 
 
-def _doubts(pair: Pair, parts: pd.DataFrame, notes: Sequence[str], of: str) -> list[str]:
-    doubts = [f"Entropy{of} was measured on {described(pair.chosen)}: it says nothing on other texts."]
+def _doubts(pair: Pair, parts: pd.DataFrame, notes: Sequence[str], of: str) -> list[Doubt]:
+    doubts = [Doubt(f"Entropy{of} was measured on {described(pair.chosen)}: it says nothing on other texts.", 2.0, ENTROPY)]
     if parts.iloc[0]["texts"] < FEW_TEXTS:
-        doubts.append(
-            f"Entropy{of} was measured on {plural(int(parts.iloc[0]['texts']), 'text')} only: intervals over texts are too narrow."
-        )
+        text = f"Entropy{of} was measured on {plural(int(parts.iloc[0]['texts']), 'text')} only: intervals over texts are too narrow."
+        doubts.append(Doubt(text, 5.0, ENTROPY))
     if pair.dtype is None:
-        doubts.append(f"The models{of} were run in the dtype of their weights: differences of rounding are in KL and entropy.")
-    return doubts + [f"Entropy{of}: {note}." for note in notes]
+        doubts.append(Doubt(f"The models{of} were run in the dtype of their weights: differences of rounding are in KL and entropy."))
+    return doubts + [Doubt(f"Entropy{of}: {note}.") for note in notes]
 
 
 def _tables(

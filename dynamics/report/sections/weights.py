@@ -15,8 +15,8 @@ from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.presentation import style
 from dynamics.presentation.text import number, percent
-from dynamics.report.labels import beside, by_run, legend_label, run_color, run_labels
-from dynamics.report.section import Finding, Options, Picture, Section, Table
+from dynamics.report.labels import beside, by_run, doubts_by_run, legend_label, run_color, run_labels
+from dynamics.report.section import Doubt, Finding, Options, Picture, Section, Table
 from dynamics.report.updates import Base, Update, base_of, command, compared, spread, step_name, updates
 from dynamics.runs import Run, SavedCheckpoint
 from dynamics.sparsity.definitions import RULES, rule_texts
@@ -34,8 +34,14 @@ NORMS = {"relative_update": "relative update", "cosine_distance": "1 - cosine", 
 RULES_NOTE = (
     "Share of the weights that did not change, under four rules. A weight changed by "
     + "; by ".join(f"{rule} if {text}" for rule, text in rule_texts(1e-3, 1e-5).items())
-    + ". Relative update: norm of the difference divided by the norm of the base."
+    + ". Relative update: norm of the difference divided by the norm of the base. A part whose weights are all the same in bf16 can have "
+    "one: changes smaller than a step of bf16."
 )
+#: Adam moves a weight by about the learning rate a step; an update whose root mean square is so many times learning rate x steps has
+#: another cause, also if a step of the log holds some tens of updates of the optimizer
+TOO_FAR = 30
+#: rounding to bf16 alone gives relative updates up to this
+ROUNDING = 0.004
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     ]
     if not moved:
         section.missing = "no weights were compared: " + "; ".join(dict.fromkeys(reasons))
-        section.gravest = _no_base(runs, options)
+        section.doubts = _no_base(runs, options)
         section.incomplete += [section.missing] if any(run.checkpoints for run in runs) else []
         return section
     section.incomplete += reasons
@@ -89,8 +95,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         findings = _findings(of_run, several)
         section.findings += [replace(finding, weight=0.0, run=of_run.label) for finding in findings] if len(moved) > 1 else findings
         section.commands += _commands(of_run)
-    section.doubts = by_run([(of_run.label, line) for of_run in moved for line in _doubts(of_run)], len(runs))
-    section.gravest = by_run([(of_run.label, line) for of_run in moved for line in _first_only(of_run.base)], len(runs))
+    section.doubts = doubts_by_run([(of_run.label, doubt) for of_run in moved for doubt in _doubts(of_run)], len(runs))
     section.tables += _tables(moved)
     section.pictures += _pictures(moved)
     section.document = {"notes": {of_run.label: of_run.last.notes for of_run in moved}}
@@ -124,23 +129,24 @@ def _measure(run: Run, label: str, color: str, options: Options, section: Sectio
     return Moved(label, color, run, base, found)
 
 
-def _no_base(runs: Sequence[Run], options: Options) -> list[str]:
+def _no_base(runs: Sequence[Run], options: Options) -> list[Doubt]:
     """Say that the base is missing, if that is why nothing was compared."""
     if options.base or any(run.base for run in runs) or not any(run.checkpoints for run in runs):
         return []
-    return [
+    text = (
         "Base: no file names the model that training started from, so nothing can be said of how the weights moved; --base MODEL names it."
-    ]
+    )
+    return [Doubt(f"{text}it.", 10.0)]
 
 
-def _first_only(base: Base) -> list[str]:
+def _first_only(base: Base) -> list[Doubt]:
     """Say that the base is missing, if the first checkpoint stands for it."""
     if base.first is None:
         return []
-    return [
-        f"Base: {base.problem}. Everything is compared with the first checkpoint, {step_name(base.first)}; what changed before it is not "
-        "counted."
-    ]
+    text = (
+        f"Base: {base.problem}. The weights are compared with the first checkpoint, {step_name(base.first)}; what changed before it is not "
+    )
+    return [Doubt(f"{text}counted.", 10.0)]
 
 
 def _progress(label: str, options: Options) -> Callable[[int, int], None] | None:
@@ -159,12 +165,14 @@ def _side_by_side(moved: Sequence[Moved]) -> list[Finding]:
         Finding(
             f"bf16 update sparsity, the share of weights that are the same as in the base after both are rounded to bf16, at the last "
             f"checkpoint: {shares}. All weights were counted, so there is no interval. {caveats}",
-            weight=10,
+            weight=9.9,
+            short=f"Unchanged in bf16 (update sparsity): {shares} of the weights. All were counted, so there is no interval. {caveats}",
         ),
         Finding(
             f"Relative update, the norm of the update divided by the norm of the base, at the last checkpoint: {norms}. All weights were "
             "counted, so there is no interval; it grows with learning rate and steps under any method.",
             weight=8,
+            short=f"Relative update (its norm divided by that of the base): {norms}. It grows with learning rate and steps.",
         ),
     ]
 
@@ -173,8 +181,9 @@ def _findings(moved: Moved, several: bool) -> list[Finding]:
     """Say how many weights moved, how far, where most, and when."""
     total, key = moved.last.total, f"{moved.label}." if several else ""
     of = f"{moved.label}: at {moved.end}" if several else f"At {moved.end}"
-    first = f"{step_name(moved.base.first)}, the first checkpoint," if moved.base.first else ""
-    before = f"at {first}" if first else "in the base"
+    first = moved.base.first is not None
+    before = f"at {moved.base.called}" if first else "in the base"
+    since = f" since {moved.base.short}" if first else ""
     others = ", ".join(f"{rule} {percent(total.sparsity[rule])}" for rule in RULES if rule != "bf16")
     if not total.changed["exact"]:
         text = f"{of}, none of the {total.numel:,} weights differs from what it was {before}. All were compared, so there is no interval."
@@ -186,15 +195,19 @@ def _findings(moved: Moved, several: bool) -> list[Finding]:
             f"interval. {caveat(moved)}",
             f"{key}unchanged_bf16",
             total.sparsity["bf16"],
-            weight=10,
+            weight=9.9,
+            short=f"{of}, {percent(total.sparsity['bf16'])} of the weights are unchanged in bf16{since} (update "
+            f"sparsity){_adapted(moved.last)}. All were counted, so there is no interval. {caveat(moved)}",
         ),
         Finding(
-            f"{of}, the relative update, its norm divided by the norm of the base, is {number(total.relative_update)}. "
+            f"{of}, the relative update, its norm divided by the norm of {moved.base.called}, is {number(total.relative_update)}. "
             f"{_largest(moved.last)} All weights were counted, so there is no interval; it grows with learning rate and steps under any "
             "method.",
             f"{key}relative_update",
             total.relative_update,
             weight=8,
+            short=f"The relative update{since} is {number(total.relative_update)}. {_largest(moved.last, 1)} It grows with learning rate "
+            "and steps under any method.",
         ),
     ]
     if steps := _steps(moved.last):
@@ -211,19 +224,35 @@ def _nonfinite(moved: Moved, of: str, key: str) -> list[Finding]:
     return [Finding(f"{text} Norms, cosine and steps leave them out.", f"{key}nonfinite", float(count), weight=9)]
 
 
-def _largest(last: Update) -> str:
-    """Name the kinds of module and the layers with the largest and the smallest relative update."""
+def _adapted(last: Update) -> str:
+    """Say what an adapter trained, after a share of unchanged weights."""
+    if not last.adapter or not last.trained:
+        return ""
+    share = sum(row.numel for row in last.tensors if row.changed["exact"]) / last.total.numel
+    ranks = f" of rank {', '.join(map(str, last.ranks))}" if last.ranks else ""
+    names = ", ".join(printable(row.name, 40) for row in last.trained)
+    return f" once the adapter{ranks} is merged, which changes {names} only: {percent(share)} of the weights"
+
+
+def _largest(last: Update, kinds: int = 2) -> str:
+    """Name the kinds of module that moved most and least, relative to their norms; the layers too if ``kinds`` is 2."""
     modules = [row for row in last.modules if row.relative_update == row.relative_update]
     layers = [row for row in last.layers if row.relative_update == row.relative_update and row.name != OUTSIDE]
     texts = []
-    for what, rows in (("kinds of module", modules), ("layers", layers)):
+    for what, every in (("kinds of module", modules), ("layers", layers))[:kinds]:
+        rows = [row for row in every if row.changed["exact"]]
         if len(rows) > 1:
             most, least = (choose(rows, key=lambda row: row.relative_update) for choose in (max, min))
             texts.append(
-                f"of the {what}, {printable(most.name, 60)} moved most ({number(most.relative_update)}) and {printable(least.name, 60)} "
-                f"least ({number(least.relative_update)})"
+                f"of the {what}, {printable(most.name, 60)} moved most ({number(most.relative_update)}, with "
+                f"{percent(most.numel / last.total.numel, short=True)} of the weights) and {printable(least.name, 60)} least "
+                f"({number(least.relative_update)}){_unmoved(what, len(every) - len(rows))}"
             )
-    return f"Relative to their own norms, {'; '.join(texts)}." if texts else "There is one part only."
+    return f"Relative to their own norms, {'; '.join(texts)}." if texts else "One part only has changed."
+
+
+def _unmoved(what: str, count: int) -> str:
+    return f", while {count:,} {'kind' if 'kind' in what else 'layer'}{'s' * (count > 1)} did not change" if count else ""
 
 
 def _steps(last: Update) -> tuple[str, float] | None:
@@ -251,7 +280,8 @@ def _over_time(moved: Moved, start: str, key: str) -> list[Finding]:
         Finding(
             f"{start} {step_name(first)} to {moved.end}, the share of weights that are the same in bf16 went from "
             f"{percent(before.total.sparsity['bf16'])} to {percent(last.total.sparsity['bf16'])}, and the relative update from "
-            f"{number(norms[0])} to {number(norms[1])}. A weight that went back to its value counts as the same.{differ}",
+            f"{number(norms[0])} to {number(norms[1])}. Both are measured from {moved.base.short}: a weight that went back to its value "
+            f"counts as the same.{differ}",
             f"{key}unchanged_bf16_change",
             change,
             weight=4.5,
@@ -268,7 +298,7 @@ def caveat(moved: Moved) -> str:
     """Say what the dtypes of masters and storage do to the share of weights that are the same."""
     last, master = moved.last, moved.run.settings.master_dtype
     if last.adapter:
-        return "The run trained an adapter: this is what merging it into bf16 weights would change, and not what the optimizer changed."
+        return "The run trained an adapter: the share is that of the merged weights, and all others are the same by construction."
     if last.dequantised:
         return "A side is quantised: its values are those of the quantiser, and so is part of the difference."
     base, tuned = dtypes(last.base_dtypes), dtypes(last.tuned_dtypes)
@@ -284,24 +314,50 @@ def caveat(moved: Moved) -> str:
     return f"The base is stored in {base}, the checkpoint in {tuned}: exact counts rounding as change, bf16 treats both sides alike."
 
 
-def _doubts(moved: Moved) -> list[str]:
-    settings, lines = moved.run.settings, []
+def _doubts(moved: Moved) -> list[Doubt]:
+    settings = moved.run.settings
+    doubts = [*_first_only(moved.base), *_too_far(moved)]
     base, tuned = dtypes(moved.last.base_dtypes), dtypes(moved.last.tuned_dtypes)
     if not moved.last.adapter:
         master = f"the optimizer's weights are {settings.master_dtype}" if settings.master_dtype else "no file says the optimizer's dtype"
-        lines.append(
-            f"Share of unchanged weights: the files are {base} and {tuned}, {master}. The same training with another dtype of masters or "
-            "storage gives another share, so compare it only with runs of the same dtypes."
+        doubts.append(
+            Doubt(
+                f"Share of unchanged weights: the files are {base} and {tuned}, {master}. The same training with another dtype of masters "
+                "or storage gives another share, so compare it only with runs of the same dtypes.",
+                4.0 if "bfloat16" in (base, tuned) and base != tuned else 2.5,
+            )
         )
     rate = f"{settings.learning_rate:g}" if settings.learning_rate is not None else "which no file says"
     steps = f"{settings.steps:,}" if settings.steps is not None else "which no file says"
-    lines.append(
-        f"Size of the update: it depends on the learning rate ({rate}) and the number of steps ({steps}) at least as much as on the "
-        "method; one run cannot separate them."
+    doubts.append(
+        Doubt(
+            f"Size of the update: it depends on the learning rate ({rate}) and the number of steps ({steps}) at least as much as on the "
+            "method; one run cannot separate them.",
+            2.0,
+        )
     )
     if len(moved.updates) < FEW:
-        lines.append(f"When the weights moved: {plural(len(moved.updates), 'checkpoint')} cannot show it; save more of them.")
-    return lines
+        count = plural(len(moved.updates), "checkpoint")
+        compared_with = f"{count} after {moved.base.short}" if moved.base.first else count
+        doubts.append(Doubt(f"When the weights moved: {compared_with} cannot show it; save more of them."))
+    return doubts
+
+
+def _too_far(moved: Moved) -> list[Doubt]:
+    """Doubt that the log and the checkpoints are of one run, if the learning rate cannot explain how far the weights moved."""
+    rate, steps, total = moved.run.settings.learning_rate, moved.updates[-1][0].step, moved.last.total
+    if not rate or not steps or moved.last.adapter or moved.last.dequantised or not total.relative_update > ROUNDING:
+        return []
+    steps -= (moved.base.first.step or 0) if moved.base.first else 0
+    size = total.update_norm / math.sqrt(total.numel)
+    if steps <= 0 or not math.isfinite(size) or size <= TOO_FAR * rate * steps:
+        return []
+    text = (
+        f"Size of the update: its root mean square, {number(size)}, is {size / (rate * steps):,.0f} times the learning rate ({rate:g}) "
+        f"times the number of steps ({steps:,}). Adam moves a weight by at most about its learning rate in each update, so base, "
+        "checkpoints and log may not be of one run, or the learning rate is not what the log says."
+    )
+    return [Doubt(text, 7.5)]
 
 
 def _commands(moved: Moved) -> list[str]:
@@ -330,13 +386,25 @@ def _tables(moved: Sequence[Moved]) -> list[Table]:
     run = {"run": "run"} if len(moved) > 1 else {}
     row, tensor = {"numel": "weights", **SHARES, **NORMS}, {"name": "tensor", "shape": "shape"}
     return [
-        Table("weights_over_checkpoints", "Each checkpoint against the base", frames["over"], run | {"step": "step"} | row, 60, RULES_NOTE),
+        Table(
+            "weights_over_checkpoints",
+            f"Each checkpoint against {_bases(moved)}",
+            frames["over"],
+            run | {"step": "step"} | row,
+            60,
+            RULES_NOTE,
+        ),
         Table("weights_by_module", "By kind of module, last checkpoint", frames["modules"], run | {"name": "module"} | row),
         Table("weights_by_layer", "By layer, last checkpoint", frames["layers"], run | {"name": "layer"} | row, 12 * len(moved)),
         Table("weights_heat_map", "By layer and kind of module, last checkpoint", frames["grid"]),
         Table("weights_steps", "Distance in bf16 steps, last checkpoint", frames["steps"]),
         Table("weights_by_tensor", "Tensors with the largest relative update", frames["tensors"], run | tensor | row, 12 * len(moved)),
     ]
+
+
+def _bases(moved: Sequence[Moved]) -> str:
+    """Name what the checkpoints are compared with, for a title."""
+    return "; ".join(by_run([(of.label, of.base.short) for of in moved], len(moved)))
 
 
 def _histogram(last: Update) -> pd.DataFrame:

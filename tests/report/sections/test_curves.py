@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import doubt_texts
 
 from dynamics.presentation import style
 from dynamics.report.plot_curves import averaged, limits
@@ -60,12 +61,12 @@ def test_gaps_are_counted_and_nan_in_the_loss_is_a_flag(rng: np.random.Generator
     reward[9] = math.inf
     section = curves.make([a_run("a", reward=reward, loss=loss)], Options())
     flag = next(finding for finding in section.findings if finding.key == "flag/loss is not a number")
-    assert (flag.value, flag.weight) == (2.0, 5.0)
-    assert "From step 5 on" in flag.text
+    assert (flag.value, flag.weight) == (2.0, 9.5)
+    assert "First at step 5." in flag.text
     assert "Rule:" in flag.text
-    assert "1 of 60 values of the reward are infinite: they are gaps in the curve, and left out of its numbers." in section.doubts
-    assert "2 of 60 values of the loss are NaN: they are gaps in the curve, and left out of its numbers." in section.doubts
-    assert section.incomplete == section.doubts[:2]  # so that the command ends with status 3
+    assert "1 of 60 values of the reward is infinite: it is a gap in the curve, and left out of its numbers." in doubt_texts(section.doubts)
+    assert "2 of 60 values of the loss are NaN: they are gaps in the curve, and left out of its numbers." in doubt_texts(section.doubts)
+    assert section.incomplete == doubt_texts(section.doubts[:2])  # so that the command ends with status 3
     assert section.tables[0].frame.set_index("metric")[["gaps", "infinite"]].to_dict("index") == {
         "reward": {"gaps": 1, "infinite": 1}, "loss": {"gaps": 2, "infinite": 0},
     }  # fmt: skip
@@ -77,7 +78,7 @@ def test_gaps_are_counted_and_nan_in_the_loss_is_a_flag(rng: np.random.Generator
 def test_a_metric_that_is_never_finite_is_no_curve(rng: np.random.Generator) -> None:
     section = curves.make([a_run("a", reward=rising(rng), kl=np.full(60, math.nan))], Options())
     assert "kl" not in set(section.tables[0].frame["metric"])
-    assert section.incomplete == ["The KL from the reference has no finite value: 60 values, NaN."] == section.doubts[:1]
+    assert section.incomplete == ["The KL from the reference has no finite value: 60 values, NaN."] == doubt_texts(section.doubts[:1])
     nothing = curves.make([a_run("a", kl=np.array([math.inf, math.nan, -math.inf])), a_run("b", loss=np.array([math.inf]))], Options())
     assert nothing.missing == (
         "no curves: The KL from the reference of a has no finite value: 3 values, NaN or infinite (2 infinite). "
@@ -139,3 +140,24 @@ def test_a_repeated_step_counts_as_logged_last() -> None:
     run = Run(Path("/runs/a"), "verl", metrics=metrics_table([(1, "loss", 1.0), (2, "loss", 5.0), (1, "loss", math.nan)]))
     assert run.series("loss").index.tolist() == [1, 2]
     assert math.isnan(run.series("loss").loc[1])
+
+
+def test_a_constant_curve_is_said_to_be_constant(rng: np.random.Generator) -> None:
+    """Rounding in a constant series must not become a change with an interval."""
+    length = 0.1 + np.tile([0.0, 1e-17], 30)
+    section = curves.make([a_run("a", reward=rising(rng), length=length)], Options())
+    (finding,) = [finding for finding in section.findings if finding.key == "length_change"]
+    assert finding.text == "The length of completions was 0.1 in all of 60 logged steps."
+    assert (finding.value, finding.low, finding.high) == (0.0, 0.0, 0.0)
+    assert all(change.what != "length of completions" for change in section.changes)
+
+
+def test_a_run_without_any_measure_of_what_was_learned_is_in_doubt(rng: np.random.Generator) -> None:
+    def first(**metrics: np.ndarray) -> str:
+        return curves.make([a_run("a", **metrics)], Options()).doubts[0].text
+
+    assert first(loss=rng.normal(size=60)).startswith("What the model learned was not measured: the files have the training loss only.")
+    assert first(reward=rising(rng)).startswith("The reward is that of training problems: nothing was measured on held-out ones")
+    assert first(reward=rising(rng), held_out=rising(rng)).startswith("Training curves:")
+    graded = curves.make([a_run("a", reward=rising(rng))], Options(evals=["base=b.jsonl"]))
+    assert graded.doubts[0].text.startswith("Training curves:")

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from helpers import doubt_texts
 
 from dynamics.report.section import Options
 from dynamics.report.sections import passk
@@ -68,13 +69,13 @@ def test_scores_that_are_no_numbers_are_told(tmp_path: Path, files: dict[str, Pa
     lines = files["base"].read_text().splitlines()
     files["base"].write_text("\n".join([*(line.replace("true", "Infinity") for line in lines[:8]), *lines[8:]]) + "\n")
     section = passk.make([Run(tmp_path, "verl")], given(files))
-    (doubt,) = [doubt for doubt in section.doubts if "infinity" in doubt]
+    (doubt,) = [doubt for doubt in doubt_texts(section.doubts) if "infinity" in doubt]
     assert doubt.startswith("pass@k: 2 samples have a score of NaN, infinity")
 
 
 def test_what_is_no_base_says_so(tmp_path: Path, files: dict[str, Path]) -> None:
     section = passk.make([Run(tmp_path, "verl")], given({"a": files["base"], "b": files["tuned"]}))
-    assert any("no file is named as the base" in doubt for doubt in section.doubts)
+    assert any("no file is named as the base" in doubt for doubt in doubt_texts(section.doubts))
     assert passk.choose_base(["grpo step 20", "grpo step 10"])[0] == "grpo step 10"
     assert "the earliest step, grpo step 10," in passk.choose_base(["grpo step 20", "grpo step 10"])[1]
 
@@ -90,8 +91,8 @@ def test_few_samples_and_problems_are_doubts(tmp_path: Path) -> None:
     text = few.read_text().splitlines()
     few.write_text("\n".join(line for line in text if json.loads(line)["sample"] < 4) + "\n")
     section = passk.make([Run(tmp_path, "verl")], Options(evals=[f"few={few}"]))
-    assert any("only 3 problems" in doubt for doubt in section.doubts)
-    assert any("only 4 samples of some problems" in doubt for doubt in section.doubts)
+    assert any("only 3 problems" in doubt for doubt in doubt_texts(section.doubts))
+    assert any("only 4 samples of some problems" in doubt for doubt in doubt_texts(section.doubts))
 
 
 def test_a_file_that_cannot_be_read_is_one_line_and_the_others_are_read(tmp_path: Path, files: dict[str, Path]) -> None:
@@ -147,7 +148,7 @@ def test_a_line_that_is_cut_off_is_told(tmp_path: Path, files: dict[str, Path]) 
     with files["tuned"].open("a") as file:
         file.write('{"problem": "q0", "sa')
     section = passk.make([Run(tmp_path, "verl")], given(files))
-    assert any(doubt.startswith("pass@k: tuned.jsonl: line 321 is cut off") for doubt in section.doubts)
+    assert any(doubt.startswith("pass@k: tuned.jsonl: line 321 is cut off") for doubt in doubt_texts(section.doubts))
 
 
 def test_each_of_several_runs_is_compared_with_its_own_base(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import doubt_texts
 
 from dynamics.presentation import style
 from dynamics.report.completions import measure, prepare, reward_by_prompt
@@ -50,7 +51,7 @@ def test_infinite_rewards_are_counted_and_left_out(rng: np.random.Generator) -> 
     table.loc[:2, "reward"] = [math.inf, -math.inf, math.inf]
     table.loc[3:4, "reward"] = math.nan
     section = rollouts.describe(["a"], [table], Options())
-    told = [doubt for doubt in section.doubts if "reward" in doubt]
+    told = [doubt for doubt in doubt_texts(section.doubts) if "reward" in doubt]
     assert told == [
         "2 of 240 completions have no reward: they are left out of all numbers of the reward.",
         "3 of 240 completions have an infinite reward: they are left out of all numbers of the reward.",
@@ -90,7 +91,7 @@ def test_without_common_prompts_the_change_says_so(rng: np.random.Generator) -> 
     section = rollouts.describe(["a"], [table], Options())
     main = max(section.findings, key=lambda finding: finding.weight)
     assert "none of which was sampled in both halves" in main.text
-    assert any("No prompt was sampled in both halves" in doubt for doubt in section.doubts)
+    assert any("No prompt was sampled in both halves" in doubt for doubt in doubt_texts(section.doubts))
     assert len(section.samples) == 1
     assert "sampled over the longest time" in section.samples[0].title
 
@@ -110,7 +111,7 @@ def test_many_copies_and_cut_completions_are_flags(rng: np.random.Generator) -> 
     flags = {finding.key: finding for finding in section.findings if finding.key.startswith("flag/")}
     assert flags["flag/duplicates"].value == 1.0
     assert flags["flag/truncated"].value == 1.0
-    assert {finding.weight for finding in flags.values()} == {5.0}
+    assert {finding.weight for finding in flags.values()} == {8.5}
     over = next(table for table in section.tables if table.name == "rollouts_over_training").frame
     assert over.loc[over["measure"] == "duplicates", "high"].max() <= 1.0
 
@@ -128,7 +129,7 @@ def test_unknown_lengths_cuts_and_rewards(rng: np.random.Generator) -> None:
     assert section.document["a"]["length_unit"] == "characters"
     over = next(table for table in section.tables if table.name == "rollouts_over_training").frame
     assert set(over["measure"]) == {"length", "duplicates"}
-    assert section.doubts[0].startswith("240 of 240 completions have no reward")
+    assert section.doubts[0].text.startswith("240 of 240 completions have no reward")
 
 
 def test_single_completions_have_no_copies(rng: np.random.Generator) -> None:
@@ -178,7 +179,7 @@ def test_cells_are_means_of_a_prompt_in_a_part_of_training(rng: np.random.Genera
 def test_two_runs_of_which_one_kept_nothing(rng: np.random.Generator) -> None:
     section = rollouts.describe(["a", "b"], [a_table(rng), pd.DataFrame()], Options())
     assert not section.incomplete
-    assert any(line.startswith("Completions: none were kept of b;") for line in section.doubts)
+    assert any(line.startswith("Completions: none were kept of b;") for line in doubt_texts(section.doubts))
     assert section.missing == ""
 
 
@@ -196,3 +197,18 @@ def test_a_million_completions_stay_quick(rng: np.random.Generator) -> None:
     began = time.perf_counter()
     rollouts.describe(["a"], [table], Options())
     assert time.perf_counter() - began < 60
+
+
+def test_the_change_on_the_same_prompts_is_one_of_behaviour(rng: np.random.Generator) -> None:
+    section = rollouts.describe(["a"], [a_table(rng)], Options())
+    (change,) = section.changes
+    assert (change.run, change.what, change.replaces) == ("a", "training reward of the same prompts", "mean training reward")
+    assert change.value == pytest.approx(section.findings[0].value)
+    # other prompts in each half, held-out problems, and rewards that never change give none
+    apart = a_table(rng)
+    apart["prompt"] = apart["prompt"] + (apart["step"] >= 50).astype(str)
+    for table in (apart, a_table(rng, held_out=True), a_table(rng).assign(reward=1.0)):
+        assert not rollouts.describe(["a"], [table], Options()).changes
+    constant = rollouts.describe(["a"], [a_table(rng).assign(reward=1.0)], Options()).findings[0]
+    assert "changed by +0 (the same for every prompt)." in constant.text
+    assert constant.weight == 1.0
