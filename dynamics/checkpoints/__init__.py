@@ -21,7 +21,7 @@ from dynamics.errors import InputError, printable
 from dynamics.io.locations import Location, location
 from dynamics.io.paths import no_such_path
 
-__all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "open_checkpoint"]
+__all__ = ["Checkpoint", "Ignored", "Skip", "Source", "Tensor", "from_array", "open_base", "open_checkpoint"]
 
 #: a path, a Hub id, a mapping from names to tensors or arrays, or an open checkpoint
 Source = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
@@ -100,6 +100,21 @@ def _check_names(checkpoint: Checkpoint) -> None:
             raise InputError(
                 f"{printable(checkpoint.path)}: has a tensor with a number of over 18 digits in its name ({printable(name, 40)})"
             )
+
+
+def open_base(source: Source, name: str = "BASE") -> Checkpoint:
+    """Open a checkpoint that others are compared with; an adapter is refused.
+
+    Parameters
+    ----------
+    source : see ``open_checkpoint``.
+    name : of the argument that gives the base, for the message.
+    """
+    checkpoint = open_checkpoint(source)
+    if checkpoint.adapter is not None:
+        what = "is a LoRA adapter, which has no weights of its own; name the model it belongs to"
+        raise InputError(f"{printable(checkpoint.path)}: {what} as {name}")
+    return checkpoint
 
 
 def _merged(checkpoint: Checkpoint, path: Location) -> Checkpoint:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.checkpoints import Checkpoint, Skip, Source, open_checkpoint
+from dynamics.checkpoints import Checkpoint, Skip, Source, open_base, open_checkpoint
 from dynamics.checkpoints.coverage import coverage, warning
 from dynamics.checkpoints.quantised import notes as quantised
 from dynamics.descriptions import plural, small_table
@@ -258,9 +258,7 @@ def align(base: Source, tuned: Sequence[Source]) -> Aligned:
 
     if len(tuned) < 2:
         raise InputError("overlap needs a base and at least two tuned checkpoints; for one, see dynamics.sparsity")
-    before = open_checkpoint(base)
-    if before.adapter is not None:
-        raise InputError(f"{printable(before.path)}: is a LoRA adapter; name the model it belongs to as BASE")
+    before = open_base(base)
     after: list[Checkpoint] = []
     all_matched: list[Match] = []
     matches: list[dict[str, tuple[Tensor, Tensor]]] = []

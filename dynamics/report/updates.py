@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dynamics.checkpoints import Checkpoint, open_checkpoint
+from dynamics.checkpoints import Checkpoint, open_base
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
 from dynamics.report import cache
@@ -85,12 +85,9 @@ def base_of(run: Run, options: Options) -> tuple[Base | None, str]:
 
 def _opened_locally(name: str) -> tuple[Checkpoint | None, str]:
     try:
-        checkpoint = open_checkpoint(name)
+        return open_base(name, "--base"), ""
     except InputError as error:
         return None, str(error)
-    if checkpoint.adapter is not None:
-        return None, f"{printable(name)}: is a LoRA adapter, which has no weights of its own; name the model it belongs to with --base"
-    return checkpoint, ""
 
 
 @lru_cache(maxsize=16)

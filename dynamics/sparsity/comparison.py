@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dynamics.checkpoints import Checkpoint, Source, open_checkpoint
+from dynamics.checkpoints import Checkpoint, Source, open_base, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.io.paths import natural_order, repeated
@@ -91,9 +91,7 @@ def compare_all(
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 <= value < math.inf:
             raise InputError(f"{name}={value}: must be a number of at least 0")
-    before = open_checkpoint(base)
-    if before.adapter is not None:
-        raise InputError(f"{before.path}: is a LoRA adapter, which has no weights of its own; name the model it belongs to as BASE")
+    before = open_base(base)
     matched = [_matched(before, open_checkpoint(source)) for source in tuned]
     thresholds = Thresholds(rtol, atol, mukherjee_threshold(atol) if like == "mukherjee" else None)
     numbers = [number for number, (*_, match) in enumerate(matched) for _ in match.pairs]

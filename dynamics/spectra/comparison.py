@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from dynamics.checkpoints import Skip, Source, open_checkpoint, parameter_names
+from dynamics.checkpoints import Skip, Source, open_base, open_checkpoint, parameter_names
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.checkpoints.matching import Pair, match
 from dynamics.descriptions import small_table
@@ -295,7 +295,7 @@ def _matrices(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Skip]]:
 
 def matrix_shapes(base: Source, tuned: Source) -> dict[str, tuple[int, int]]:
     """List the matrices that ``compare`` measures with their shapes, by name; no weight is read."""
-    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    before, after = open_base(base), open_checkpoint(tuned)
     if after.adapter is not None:
         after, _ = after.adapter.apply_to_base(before)
     matrices, _ = _matrices(match(before, after).pairs)
@@ -331,7 +331,7 @@ def compare(
     The spectra, and the tensors that were skipped, with reasons.
     """
     pattern = _pattern(only)
-    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    before, after = open_base(base), open_checkpoint(tuned)
     with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
         import torch  # noqa: F401
     factors: dict[str, LowRank] = {}

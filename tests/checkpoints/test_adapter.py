@@ -328,8 +328,13 @@ def test_a_broken_adapter_is_one_line(tmp_path):
 
 
 def test_an_adapter_cannot_be_the_base(tmp_path):
-    with pytest.raises(InputError, match="name the model it belongs to as BASE"):
-        compare(adapter_folder(tmp_path, {}), BASE)
+    from dynamics.overlap import compare as overlap
+    from dynamics.spectra import compare as spectra
+
+    adapter, tuned = adapter_folder(tmp_path, {}), BASE
+    for measure in (lambda: compare(adapter, tuned), lambda: overlap(adapter, [tuned, tuned]), lambda: spectra(adapter, tuned)):
+        with pytest.raises(InputError, match=r"is a LoRA adapter, which has no weights of its own; name the model it belongs to as BASE"):
+            measure()
 
 
 def test_weights_the_adapter_leaves_alone_cost_no_second_reading(tmp_path):
