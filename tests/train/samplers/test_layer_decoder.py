@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 from dynamics.train import tiny
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
+from dynamics.train.samplers import kernels
 from dynamics.train.samplers.layer_decoder import SAME_LOGITS, LayerDecoder, Weights, refusal
 from dynamics.train.samplers.transformers import decoder_of, generate
 from train.helpers import gpt2, llama
@@ -154,3 +156,32 @@ def test_other_logits_are_noticed() -> None:
         assert logits.argmax(1).tolist() == sample.ids.tolist()
     assert len(policy.remarks) == 1
     assert "the model's own forward pass" in policy.remarks[0]
+
+
+@pytest.mark.parametrize("broken", [None, ("prompt", 0), ("prompt", 4), ("own", 1), ("own", 2)])
+def test_attention_is_exact_and_keeps_nan(rng: np.random.Generator, broken: tuple[str, int] | None) -> None:
+    """The kernel of attention against a softmax in float64; a key that is NaN makes its row NaN, wherever it stands."""
+    heads, size, length, count = 2, 8, 5, 2
+    prompt_keys, own_keys = rng.normal(size=(1, heads, size, length)), rng.normal(size=(2, heads, size, 4))
+    prompt_values, own_values = rng.normal(size=(1, heads, length, size)), rng.normal(size=(2, heads, 4, size))
+    projected = rng.normal(size=(2, 3 * heads * size))
+    if broken == ("own", 2):
+        projected[0, heads * size] = math.nan  # the key of the new token
+    elif broken is not None:
+        keys = prompt_keys[0] if broken[0] == "prompt" else own_keys[0]
+        keys[0, 0, broken[1]] = math.nan
+    expected = np.empty((2, heads * size))
+    for row, head in np.ndindex(2, heads):
+        query, key, value = projected[row].reshape(3, heads, size)[:, head]
+        keys = np.concatenate([prompt_keys[0, head].T, own_keys[row, head, :, :count].T, key[None]])
+        values = np.concatenate([prompt_values[0, head], own_values[row, head, :count], value[None]])
+        scores = 0.5 * keys @ query
+        weights = np.exp(scores - scores.max())
+        expected[row, head * size : (head + 1) * size] = weights @ values / weights.sum()
+    arrays = [array.astype(np.float32) for array in (projected, prompt_keys, prompt_values, own_keys, own_values)]
+    out = np.empty((2, heads * size), np.float32)
+    ones, zeros = np.ones((8, size), np.float32), np.zeros((8, size), np.float32)
+    where = np.zeros(2, np.int64), np.array([length]), arrays[1], arrays[2], np.arange(2), count, arrays[3], arrays[4], out
+    kernels.attend(0, 2, arrays[0], np.zeros((2, 0), np.float32), np.float32(1e-6), ones, zeros, np.float32(0.5), *where)
+    assert np.isnan(out).any() == (broken is not None)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
