@@ -66,7 +66,7 @@ class TrainConfig:
     threads : int
         number of CPU threads; 0: one per core; results are bit-identical only for the same number
     max_tokens_per_microbatch : int
-        maximum number of tokens in a micro-batch; a longer completion is computed in pieces; affects memory use, not results
+        maximum number of tokens in a micro-batch; a longer completion is computed in pieces; affects memory use and rounding only
     gradient_checkpointing : bool
         keep the inputs of the layers only and compute the rest again in the backward pass: less memory, more time, same results
     save_every : int

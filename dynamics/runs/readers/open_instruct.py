@@ -49,7 +49,7 @@ def read(folder: Path) -> Run | None:
     event_logs([out], run.notes, log)
     run.config = log.settings
     if not run.config:
-        run.remarks.append("open-instruct does not write its settings, and W&B recorded none in this folder")
+        run.remarks.append("settings are what the log shows: open-instruct does not write them, and W&B recorded none in this folder")
     _add_samples(run, out)
     _add_checkpoints(run, out, saved)
     _add_base(run, out)

@@ -56,7 +56,7 @@ def read(folder: Path) -> Run | None:
     event_logs([folder, checkpoints], run.notes, log)
     run.config = log.settings
     if not run.config:
-        run.remarks.append("OpenRLHF does not write its settings, and W&B recorded none in this folder")
+        run.remarks.append("settings are what the log shows: OpenRLHF does not write them, and W&B recorded none in this folder")
     _add_checkpoints(run, checkpoints)
     _add_base(run)
     log.mean_of("mean of eval/*_pass1", re.compile(r"eval/.+_pass1"), run.remarks)
