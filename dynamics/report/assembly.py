@@ -33,6 +33,8 @@ NO_SECTION = "no section could be made"
 SENTENCES, OF_ONE_SECTION = 6, 2
 #: how much a doubt about the largest change gains
 ABOUT_THE_LARGEST = 1.5
+#: name of the change of the training loss
+TRAINING_LOSS = "training loss"
 #: how the intervals in brackets are read
 BRACKETS = "Brackets hold 95 % intervals."
 
@@ -116,7 +118,7 @@ class Report:
         prefix = f"{run}." if len(self.runs) > 1 else ""
         findings = {finding.key: finding for section in self.sections for finding in section.findings}
         told = [findings.get(f"{prefix}{key}") for key in ("unchanged_bf16", "relative_update")]
-        return " ".join(lead(finding.brief)[0] for finding in told if finding is not None)
+        return " ".join(_sentence(lead(finding.brief)[0].removeprefix(f"{run}: ")) for finding in told if finding is not None)
 
     @property
     def doubts(self) -> list[str]:
@@ -195,17 +197,24 @@ def lead(text: str) -> tuple[str, str]:
     return first, "".join(rest)
 
 
+def _sentence(text: str) -> str:
+    """Begin a text with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
 def _unconfirmed(changes: Sequence[Change], labels: Sequence[str]) -> list[Doubt]:
-    """Doubt a reward that rose in training if graded samples of problems do not clearly show that the model solves more."""
+    """Doubt a reward that rose, or a loss that fell, in training, if graded samples do not clearly show that the model solves more."""
     doubts = []
     for run in labels:
         solved = next((change for change in changes if change.run == run and change.what == "pass@1"), None)
         for change in clear_changes(changes, run):
-            if "training reward" in change.what and change.value > 0 and solved is not None and not solved.low > 0:
+            better = change.value > 0 if "reward" in change.what else change.value < 0 and change.what == TRAINING_LOSS
+            if better and solved is not None and not solved.low > 0:
                 of = f" of {run}" if len(labels) > 1 else ""
                 text = (
-                    f"The {change.what}{of} rose, but pass@1 did not clearly: {solved.value:+.3g} [{solved.low:+.3g}, {solved.high:+.3g}] "
-                    f"({solved.how}). So the rise may be one on the training problems only; more problems or samples would tell."
+                    f"The {change.what}{of} {'rose' if change.value > 0 else 'fell'}, but pass@1 did not clearly rise: {solved.value:+.3g} "
+                    f"[{solved.low:+.3g}, {solved.high:+.3g}] ({solved.how}). So what was learned may hold for the training problems only; "
+                    "more problems or samples would tell."
                 )
                 doubts.append(Doubt(text, 8.0, change.what))
     return doubts

@@ -397,9 +397,18 @@ def test_a_reward_that_rose_without_more_problems_solved_is_a_doubt() -> None:
     reward = a_change("mean training reward", 0.1, 0.4, 0.2, 0.4)
     for low, high, doubted in ((-0.1, 0.2, True), (0.01, 0.1, False), (-0.2, -0.1, True)):
         made = a_report(Section("curves", "c", changes=[reward, a_change("pass@1", 0.2, 0.2 + (low + high) / 2, low, high)]))
-        assert [text.startswith("The mean training reward rose, but pass@1 did not clearly") for text in made.doubts] == [True] * doubted
-    fell = a_change("mean training reward", 0.4, 0.1, -0.4, -0.2)
-    assert not a_report(Section("curves", "c", changes=[fell, a_change("pass@1", 0.2, 0.2, -0.1, 0.1)])).doubts
+        assert [text.startswith("The mean training reward rose, but pass@1 did not clearly rise: ") for text in made.doubts] == [
+            True
+        ] * doubted
+    for what, value, doubted in (
+        ("mean training reward", -0.3, 0),
+        ("training loss", -0.3, 1),
+        ("training loss", 0.3, 0),
+        ("length", 3.0, 0),
+    ):
+        other = a_change(what, 5.0, 5.0 + value, value - 0.1, value + 0.1)
+        made = a_report(Section("curves", "c", changes=[other, a_change("pass@1", 0.2, 0.2, -0.1, 0.1)]))
+        assert len(made.doubts) == doubted, what
 
 
 def test_a_base_in_a_folder_is_named_by_what_it_holds(run: Path, tmp_path: Path) -> None:

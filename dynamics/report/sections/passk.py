@@ -246,7 +246,7 @@ def _tell(result: Report, labels: Sequence[str], section: Section) -> None:
             last[_STEP.sub("", comparison.b)] = comparison  # of several steps, the last
     tuned = list(last.values()) or list(result.comparisons)
     together = len(tuned) > 1 and len(labels) > 1
-    section.findings += _side_by_side(tuned, curves) if together else []
+    section.findings += _side_by_side(tuned, curves, labels) if together else []
     for comparison in tuned[::-1]:
         findings = _compared(comparison, curves, comparison is tuned[-1], result.level)
         run = run_of(comparison.b, labels)
@@ -302,17 +302,21 @@ def _alone(curve: Curve, weight: float) -> Finding:
     return Finding(text, f"pass_at_1/{name}", mean, low, high, weight)
 
 
-def _side_by_side(tuned: Sequence[Comparison], curves: Mapping[str, Curve]) -> list[Finding]:
+def _side_by_side(tuned: Sequence[Comparison], curves: Mapping[str, Curve], labels: Sequence[str]) -> list[Finding]:
     """Put the differences of all runs at the smallest k into a sentence."""
     parts = []
     for comparison in tuned:
         points = comparison.points.dropna(subset=["difference"])
         if len(points):
             point = points.iloc[0]
-            end = float(curves[comparison.b].points.set_index("k")["pass_at_k"].get(point["k"], np.nan))
+            start, end = (
+                float(curves[name].points.set_index("k")["pass_at_k"].get(point["k"], np.nan)) for name in (comparison.a, comparison.b)
+            )
+            run = run_of(comparison.b, labels)
+            of, base = (run, "its base") if run and run_of(comparison.a, labels) == run else (comparison.b, comparison.a)
             parts.append(
-                f"{printable(comparison.b, 60)} {end:.3f}, {point['difference']:+.3f} [{point['low']:+.3f}, {point['high']:+.3f}] from "
-                f"{printable(comparison.a, 60)} on {plural(int(point['problems']), 'problem')}"
+                f"{printable(of, 60)} {end:.3f}, {point['difference']:+.3f} [{point['low']:+.3f}, {point['high']:+.3f}] from "
+                f"{printable(base, 60)} ({start:.3f}, {plural(int(point['problems']), 'problem')})"
             )
     text = (
         f"pass@1 and its difference from the base: {'; '.join(parts)}. The intervals are over problems; one run each, so nothing on seeds."

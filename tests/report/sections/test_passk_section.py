@@ -164,8 +164,8 @@ def test_each_of_several_runs_is_compared_with_its_own_base(tmp_path: Path) -> N
     assert not section.incomplete
     together, *alone = section.findings
     assert together.weight == 10.0
-    assert "sft tuned 0.500, +0.250 [" in together.text
-    assert "grpo tuned 0.750, +0.500 [" in together.text
+    assert "sft 0.500, +0.250 [" in together.text
+    assert "grpo 0.750, +0.500 [" in together.text
     assert {finding.run for finding in alone} == {"sft", "grpo"}
     assert {finding.weight for finding in alone} == {0.0}
     assert {(change.run, change.what, change.start, change.end) for change in section.changes} >= {
