@@ -251,23 +251,24 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> Any:
         query, key, value, output, logsumexp, *past = ctx.saved_tensors
         layout, key_heads, heads = ctx.layout, key.shape[1], query.shape[1]
+        kind = _sum_dtype(query) if _fused(query, value) else query.dtype  # in bfloat16, the fused kernel takes up to four times as long
         slopes = [torch.empty_like(part, dtype=_sum_dtype(part)) for part in (query, key, value)]
         for batch in layout.own:
             sums = logsumexp.new_full((math.prod(batch.shape), heads), _UNSEEN)
             sums[batch.slots] = logsumexp[batch.tokens]
-            given = (*(part[batch.gather] for part in (query, key, value, slope, output)), sums)
+            given = (*(part[batch.gather].to(kind) for part in (query, key, value, slope, output)), sums)
             own = (_by_segment(batch, part, key_heads, query) for part in given)
             by_query, *others = fused_or_blocked_gradient(*own, causal=True, scale=ctx.scale)
             for whole, part in zip(slopes, (by_query, *(part.sum(1, keepdim=True) for part in others)), strict=True):
                 whole[batch.tokens] = _from_own(batch, part, key_heads).to(whole.dtype)
         of_past = []
         for rows, place, keys, values in _others(layout, key, value, past):
-            given = (query[rows], keys, values, slope[rows], output[rows], logsumexp[rows])
+            given = (*(part.to(kind) for part in (query[rows], keys, values, slope[rows], output[rows])), logsumexp[rows])
             by_query, *others = fused_or_blocked_gradient(*(_folded(part, key_heads) for part in given), causal=False, scale=ctx.scale)
             slopes[0][rows] += _unfolded(by_query, heads)
             others = [_unfolded(part, key_heads) for part in others]
             if place is None:
-                of_past += others
+                of_past += [part.to(key.dtype) for part in others]
                 continue
             for whole, part in zip(slopes[1:], others, strict=True):
                 whole[place] += part
