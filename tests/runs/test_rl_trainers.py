@@ -509,7 +509,7 @@ def test_what_json_cannot_hold_is_read_as_it_was_measured(tmp_path):
     assert run.series("entropy").to_dict() == {2: -math.inf}  # at step 1 it was not measured
     assert run.series("grad_norm").to_dict() == {2: math.inf}
     section = curves.make([run], Options())
-    assert [line for line in section.incomplete if line.startswith("1 of 2 values of the loss are NaN")]
+    assert [line for line in section.incomplete if line.startswith("1 of 2 values of the loss is NaN")]
     assert [line for line in section.incomplete if line.startswith("The norm of the gradient has no finite value: 1 value, infinite")]
 
 
