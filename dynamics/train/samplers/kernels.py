@@ -7,7 +7,6 @@ the kernels release the GIL, and the result of a row does not depend on which th
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numba
@@ -16,8 +15,6 @@ from numba.extending import overload
 
 # Sums may be reordered, which lets them vectorise.
 _REORDER = {"reassoc", "contract", "nsz"}
-# A largest number vectorises only if a NaN among the numbers may be passed over; elsewhere NaN must stay NaN.
-_PASS_NAN = {"reassoc", "nsz", "nnan"}
 #: exp(x) counts as exp(FLOOR), about 1e-26, for x below this: products with it are no subnormal numbers, which are slow
 FLOOR = np.float32(-60.0)
 _LOG2E = np.float32(1.4426950408889634)
@@ -26,8 +23,8 @@ _EXP = tuple(np.float32(value) for value in (1.9875691500e-4, 1.3981999507e-3, 8
 _ONE = np.float32(1.0)
 
 
-def _compiled(function: Any, fastmath: Any = _REORDER) -> Any:
-    return numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")(function)
+def _compiled(function: Any) -> Any:
+    return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
 
 
 def _wide(number):
@@ -162,15 +159,6 @@ def _mix(weights, values, out):
             out[i] += w0 * _wide(v0[i])
 
 
-@partial(_compiled, fastmath=_PASS_NAN)
-def _largest(scores, count):
-    """Return the largest of the first ``count`` scores. A NaN may be passed over: it stays NaN in what is computed from its score."""
-    largest = scores[0]
-    for j in range(count):
-        largest = max(largest, scores[j])
-    return largest
-
-
 @_compiled
 def attend(
     first,
@@ -240,7 +228,9 @@ def attend(
                 _rotated(states[at : at + size], norms[0], epsilon, cos, sin, scaling, query)
                 _score(query, prompt_keys[prompt, key_head], scores[:length])
                 _score(query, keys, scores[length:total])
-                largest = _largest(scores, total)
+                largest = scores[0]
+                for j in range(total):
+                    largest = max(largest, scores[j])
                 mass = np.float32(0.0)
                 for j in range(total):
                     e = _exp(max(scores[j] - largest, FLOOR))
