@@ -31,7 +31,7 @@ from analyses.claims import Verdict, check_claim
 from analyses.proposer_variants import variant_name
 from analyses.runs import Run, default_optimizer, make_label, read_json_lines
 from dynamics import InputError
-from dynamics.presentation import methods, style
+from dynamics.presentation import methods, style, ticks
 
 TITLE = "The curriculum of self-play"
 CLAIM = "proposals grow harder (solve rate falls) and answers longer"
@@ -152,6 +152,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
         else:
             methods.line(rows, "at", "_", ax, band=False, color=GREY, linewidth=0.9, markersize=2)
     ax.set_title(PANELS[quantity])
+    ticks.plain(ax.yaxis, 4)
     if quantity == "by_difficulty":
         ax.set(xlabel="solve rate of the task", xlim=(-0.05, 1.05))
     else:

@@ -28,7 +28,7 @@ from analyses import analysis
 from analyses.claims import Verdict, check_claim, seed_count
 from analyses.runs import Run, default_settings, first_and_last_fifth
 from dynamics import InputError, entropy
-from dynamics.presentation import methods, style
+from dynamics.presentation import methods, style, ticks
 
 TITLE = "Entropy over training"
 CLAIM = "both roles lose entropy, and the proposer keeps more than the solver"
@@ -88,6 +88,7 @@ def draw(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
         if fixed or label != "sft":  # SFT's training data is not sampled
             _mean_surprisal(own[own["quantity"] == f"{prefix}nll_sampled"], ax, methods.color(label), window)
     ax.set(xlabel="step", title="fixed problems" if fixed else "own data")
+    ticks.whole(ax.xaxis, 4)
     ax.set_ylim(bottom=0)
     return ax
 
@@ -109,6 +110,7 @@ def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
             methods.seeds(rows, "step", role, ax, window, color=color)
         _mean_surprisal(selfplay[selfplay["quantity"] == f"{prefix}{role}/nll_sampled"], ax, color, window)
     ax.set(xlabel="step", title=f"self-play, {'fixed prompts' if fixed else 'own tasks'}")
+    ticks.whole(ax.xaxis, 4)
     ax.set_ylim(bottom=0)
     return ax
 

@@ -21,13 +21,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analyses import analysis
 from analyses.claims import Verdict, seed_count, with_intervals
 from analyses.runs import Run, default_settings, with_weights
 from dynamics import InputError, entropy
-from dynamics.presentation import methods, style
+from dynamics.presentation import methods, style, ticks
 from dynamics.rollouts.texts import Document
 
 TITLE = "Distance from the base, and forgetting"
@@ -107,7 +106,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None =
     rows = table[(table["quantity"] == quantity) & (table["text"] == (text or table["text"].iloc[0]))]
     methods.dots(rows, list(dict.fromkeys(table["label"])), ax)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
-    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ticks.plain(ax.xaxis, 3, least=2)
     ax.set_xlabel(f"{PANELS[quantity]},\nnats per token")
     ax.set_title(rows["text"].iloc[0] if len(rows) else "")
     return ax

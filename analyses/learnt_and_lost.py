@@ -19,14 +19,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analyses import analysis
 from analyses.claims import Verdict, check_claim_on_rows
 from analyses.pass_at_k import BASE, WITHIN, graded, mean_difference, paired_difference
 from analyses.runs import Run, default_settings
 from dynamics import InputError
-from dynamics.presentation import methods, style
+from dynamics.presentation import methods, style, ticks
 
 TITLE = "Learnt and lost, by type of task"
 CLAIM = "gains are sharpening: more at k = 1, less at large k"
@@ -105,7 +104,7 @@ def _task_axis(table: pd.DataFrame, ax: Axes) -> None:
     ax.set_yticks(range(len(tasks)), tasks)
     ax.set_ylim(len(tasks) - 0.5, -0.5)
     ax.grid(axis="x")
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ticks.plain(ax.xaxis, 4, least=2)
 
 
 def draw(table: pd.DataFrame, ax: Axes, k: int = 1) -> Axes:

@@ -24,14 +24,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analyses import analysis
 from analyses.claims import Verdict, check_claim, seed_count, with_intervals
 from analyses.pass_at_k import BASE, mean_difference
 from analyses.runs import Run, default_optimizer, describe, first_and_last_fifth, make_label, read_json_lines
 from dynamics import InputError
-from dynamics.presentation import methods, style
+from dynamics.presentation import methods, style, ticks
 from dynamics.train.proposer_rewards import REWARDS
 
 TITLE = "Proposer rewards and the frozen proposer"
@@ -109,7 +108,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
         max(least - padding, np.nanmin([least, *rows["low"]]) - 0.1 * padding),
         min(most + padding, np.nanmax([most, *rows["high"]]) + 0.1 * padding),
     )
-    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ticks.plain(ax.xaxis, 3, least=2)
     if quantity == "gain":
         ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.set_title(textwrap.fill(PANELS[quantity], 12))

@@ -20,14 +20,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analyses import analysis
 from analyses.claims import Verdict, check_claim_on_rows
 from analyses.pass_at_k import BASE, WITHIN
 from analyses.runs import Run, default_settings, is_of_base
 from dynamics import InputError, bootstrap
-from dynamics.presentation import methods, style
+from dynamics.presentation import methods, style, ticks
 
 TITLE = "Support: what only one of the two solved"
 CLAIM = "training adds nothing that the base could not do"
@@ -162,7 +161,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlim(left=0)
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ticks.plain(ax.xaxis, 4, least=2, share=True)
     ax.grid(axis="x")
     ax.set(xlabel="share of the problems", title="solved by one only")
     for outcome, facecolor in (("only base", "white"), ("only tuned", methods.OTHER)):

@@ -20,13 +20,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analyses import analysis
 from analyses.claims import Verdict, with_intervals
 from analyses.runs import Run, default_settings, lowest_lr, with_weights
 from dynamics import InputError, overlap, spectra
-from dynamics.presentation import methods, style
+from dynamics.presentation import methods, style, ticks
 
 TITLE = "Overlap and shape of the updates"
 CLAIM = "no claim about this"
@@ -157,7 +156,7 @@ def figure(table: pd.DataFrame) -> Figure:
     for ax, name in zip(axes, PANELS, strict=True):
         rows = shapes[shapes["quantity"] == name]
         methods.dots(rows, list(dict.fromkeys(rows["label"])), ax)
-        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ticks.plain(ax.xaxis, 3, least=2)
         ax.set_title(PANELS[name])
     return drawing
 

@@ -9,11 +9,12 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
+from dynamics.descriptions import plural
 from dynamics.entropy.summaries import CERTAIN, by_token, change_by_percentile, summary
 from dynamics.errors import printable
-from dynamics.presentation import style, text
+from dynamics.presentation import style, text, ticks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
         share = np.full(len(other), 100 / max(len(other), 1))
         ax.hist(np.clip(other, LEAST, None), edges, weights=share, histtype="step", color=SECOND, linewidth=1.4)
     ax.set_xscale("log")
+    ticks.logarithmic(ax.xaxis)
     ax.set_xlim(LEAST, top)
     height = ax.get_ylim()[1]
     ax.set_ylim(0, height * 1.22)
@@ -61,7 +63,8 @@ def histogram(tokens: pd.DataFrame, ax: Axes) -> Axes:
         mark = float(np.percentile(values, 80))
         ax.axvline(max(mark, LEAST), color=style.FAINT, linewidth=0.9, linestyle=(0, (1, 1.5)))
         ax.text(max(mark, LEAST) / 1.12, height * 1.08, f"80th percentile {mark:.2g}", ha="right", va="top", fontsize=8, color=style.FAINT)
-    ax.set_xlabel(f"entropy, nats (log scale; the first bin holds all below {LEAST:.0e})")
+    ax.set_xlabel(f"entropy, nats (log scale; the first bin holds all below {style.exponent(LEAST)})")
+    ticks.plain(ax.yaxis)
     ax.set_ylabel("share of tokens, %")
     return ax
 
@@ -78,12 +81,13 @@ def by_position(tokens: pd.DataFrame, ax: Axes) -> Axes:
         grouped = known.assign(bin=np.clip(bins, 0, len(edges) - 2)).groupby("bin")
         quartiles = grouped[name].quantile([0.25, 0.5, 0.75]).unstack()
         middle = grouped["position"].mean()
-        ax.fill_between(middle, quartiles[0.25], quartiles[0.75], color=color, alpha=0.16, linewidth=0)
+        style.band(ax, middle, quartiles[0.25], quartiles[0.75], color=color, alpha=0.16)
         ax.plot(middle, quartiles[0.5], color=color, marker="o", markersize=3)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("position in the text, tokens")
     ax.set_ylabel("entropy, nats: median, quartiles")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ticks.whole(ax.xaxis)
+    ticks.plain(ax.yaxis)
     return ax
 
 
@@ -124,7 +128,7 @@ def change(tokens: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xlabel("percentile of the first model's entropy")
     ax.set_ylabel("change of entropy, nats")
     ax.set_xlim(0, 100)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.2g}" if abs(value) > 1e-12 else "0"))
+    ticks.plain(ax.yaxis, signed=True)
     ax.xaxis.set_minor_locator(NullLocator())
     return ax
 
@@ -137,14 +141,16 @@ def over_training(series: pd.DataFrame, ax: Axes) -> Axes:
     """
     numbers = text.checkpoint_numbers([str(name) for name in series["model"]])
     x = np.asarray(numbers if numbers else range(len(series)), float)
-    ax.fill_between(x, series["low"].to_numpy(float), series["high"].to_numpy(float), color=FIRST, alpha=0.16, linewidth=0)
+    style.band(ax, x, series["low"].to_numpy(float), series["high"].to_numpy(float), color=FIRST, alpha=0.16)
     ax.plot(x, series["entropy"].to_numpy(float), color=FIRST, marker="o", markersize=4)
     if numbers:
         ax.set_xlabel("checkpoint")
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ticks.whole(ax.xaxis, 8)
     else:
         ax.set_xticks(x, [printable(str(name).rstrip("/").rpartition("/")[2], 16) for name in series["model"]], parse_math=False)
-    ax.set_ylim(bottom=0)
+    ends = ticks.padded((0.0, float(np.nanmax(series[["entropy", "high"]].to_numpy(float), initial=0.0)) or 1.0))
+    ax.set_ylim(0, ends[1])
+    ticks.plain(ax.yaxis)
     ax.set_ylabel("mean entropy, nats")
     return ax
 
@@ -165,7 +171,7 @@ def figure(trace: Trace, model: str, against: str | None = None) -> Figure:
         lines = [f"model: {printable(model, 90)}" + (f"; second model (orange): {printable(against or '', 90)}" if both else "")]
         span = f" [{numbers['low']:.3g}, {numbers['high']:.3g}]" if numbers["low"] == numbers["low"] else ""
         lines.append(
-            f"{numbers['tokens']:,} tokens of {numbers['texts']:,} texts, forward in {trace.dtype}. Mean entropy "
+            f"{plural(int(numbers['tokens']), 'token')} of {plural(int(numbers['texts']), 'text')}, forward in {trace.dtype}. Mean entropy "
             f"{numbers['entropy']:.3g}{span} nats" + (f", change {numbers['change']:+.3g}." if both else ".")
         )
         wrapped = [part for line in lines for part in textwrap.wrap(line, 138, subsequent_indent="    ")]

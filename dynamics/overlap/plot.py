@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from dynamics.presentation import style
+from dynamics.presentation import style, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,15 +16,26 @@ if TYPE_CHECKING:
     from dynamics.overlap.comparison import Comparison
 
 
+#: characters of a line of the title
+TITLE = 50
+#: what the legend calls the mark beside a bar
+BY_CHANCE = "by chance: independent masks, by tensor"
+
+
 def bars(modules: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the Jaccard index by kind of module and its chance value. ``modules``: columns name, jaccard, jaccard_chance_by_tensor."""
     positions = np.arange(len(modules))
     ax.barh(positions, modules["jaccard"], color="#4477aa", height=0.7, label="measured")
-    ax.plot(modules["jaccard_chance_by_tensor"], positions, "|", color="black", ms=11, mew=2, label="independent masks, by tensor")
+    ax.plot(modules["jaccard_chance_by_tensor"], positions, "|", color="black", ms=11, mew=2, label=BY_CHANCE)
     ax.set_yticks(positions, modules["name"])
     ax.invert_yaxis()
     ax.set_xlim(0, max(0.05, 1.1 * float(modules[["jaccard", "jaccard_chance_by_tensor"]].to_numpy().max(initial=0))))
+    ticks.plain(ax.xaxis, share=True)
     ax.set_xlabel("Jaccard index of the changed weights")
+    figure = ax.get_figure(root=True)
+    if figure is not None:  # below all labels, whatever the height of the axes
+        handles, names = ax.get_legend_handles_labels()
+        figure.legend(handles[::-1], names[::-1], loc="outside lower center", frameon=False, fontsize=7, ncols=2)
     return ax
 
 
@@ -45,8 +57,7 @@ def matrix(total: pd.DataFrame, names: list[str], ax: Axes) -> Axes:
     ax.set(xlim=(-0.5, size - 1.5), ylim=(size - 0.5, 0.5), aspect="auto")
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax)
-    bar.set_label("Jaccard index / chance")
+    ticks.color_bar(image, ax, "Jaccard index / chance", ticks.round_ticks(1.0, top, 4))
     return ax
 
 
@@ -63,10 +74,10 @@ def figure(comparison: Comparison, rule: str = "bf16") -> Any:
             modules = rows[rows["level"] == "module"]
             drawing = style.new_figure(5.5, 1.2 + 0.28 * len(modules))
             ax = bars(modules, drawing.subplots())
-            ax.set_title(f"{names[0]} and {names[1]}, rule {rule}", fontsize=9)
-            ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+            title = "\n".join(textwrap.wrap(f"{names[0]} and {names[1]}, rule {rule}", TITLE, break_long_words=True))
+            ax.set_title(title, fontsize=9, parse_math=False)
         else:
             drawing = style.new_figure(2.6 + 0.8 * len(names), 2.0 + 0.7 * len(names))
             ax = matrix(rows[rows["level"] == "total"], names, drawing.subplots())
-            ax.set_title(f"rule {rule}\nin brackets: independent masks", fontsize=8)
+            ax.set_title(f"rule {rule}\nin brackets: by chance,\nindependent masks", fontsize=8)
     return drawing

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from dynamics.descriptions import plural
 from dynamics.errors import printable
 from dynamics.passk.comparison import crossing_text
-from dynamics.presentation import style
+from dynamics.presentation import style, ticks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ def curves(table: pd.DataFrame, ax: Axes, kind: str = "pass@k") -> Axes:
         color, marker = marks[name]
         part = table[(table["kind"] == kind) & (table["name"] == name)].dropna(subset=["value"]).sort_values("k")
         k, value = part["k"].to_numpy(float), part["value"].to_numpy(float)
-        ax.fill_between(k, part["low"].to_numpy(float), part["high"].to_numpy(float), color=color, alpha=BAND, linewidth=0)
+        style.band(ax, k, part["low"].to_numpy(float), part["high"].to_numpy(float), color=color, alpha=BAND)
         ax.plot(k, value, color=color, label=printable(name, 60), zorder=3)
         solid = (2 * part["over_half"] <= part["problems"]).to_numpy()
         ax.plot(k[solid], value[solid], linestyle="none", marker=marker, markersize=4.5, color=color, zorder=4)
@@ -68,7 +69,7 @@ def curves(table: pd.DataFrame, ax: Axes, kind: str = "pass@k") -> Axes:
             _extrapolation(table[(table["kind"] == "extrapolation") & (table["name"] == name)], color, ax)
     _log2(ax, table.loc[table["kind"].isin([kind, "extrapolation"]) & table["value"].notna(), "k"])
     ax.set_ylabel(kind)
-    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    ticks.plain(ax.yaxis, 6)
     return ax
 
 
@@ -90,13 +91,12 @@ def differences(table: pd.DataFrame, ax: Axes, marks: Mapping[str, tuple[str, st
         color, marker = marks[str(name)]
         lines = lines.sort_values("k")
         k = lines["k"].to_numpy(float)
-        ax.fill_between(k, lines["low"].to_numpy(float), lines["high"].to_numpy(float), color=color, alpha=BAND, linewidth=0)
+        style.band(ax, k, lines["low"].to_numpy(float), lines["high"].to_numpy(float), color=color, alpha=BAND)
         ax.plot(k, lines["value"], color=color, marker=marker, markersize=3.5, zorder=3)
     against = part["against"].iloc[0] if part["against"].nunique() == 1 else "the base of each" if len(part) else ""
     ax.set_ylabel(f"difference from\n{textwrap.shorten(printable(against, 24), 24)}", parse_math=False)
     _log2(ax, part["k"])
-    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}" if abs(value) > 1e-12 else "0"))
+    ticks.plain(ax.yaxis, signed=True)
     return ax
 
 
@@ -180,7 +180,7 @@ def _legend(ax: Axes, report: Report, narrow: bool) -> None:
         handle.set_markersize(4.5)
     faint: dict[str, Any] = {"color": style.FAINT, "linewidth": 1.2}
     handles.append(Patch(color=style.FAINT, alpha=BAND, linewidth=0))
-    labels.append(f"{report.level:.0%} interval, pointwise in k")
+    labels.append(f"{100 * report.level:g} % interval, pointwise in k")
     if any((2 * curve.points["over_half"] > curve.points["problems"]).any() for curve in report.curves):
         handles.append(Line2D([], [], marker="o", markersize=4.5, markerfacecolor="white", linestyle="none", color=style.FAINT))
         labels.append("k > n / 2")
@@ -203,9 +203,9 @@ def _facts(report: Report) -> str:
     sizes = {len(curve.counts) for curve in report.curves}
     least = min(curve.samples["min"] for curve in report.curves)
     most = max(curve.samples["max"] for curve in report.curves)
-    problems = f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
-    samples = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{problems} problems, {samples} samples each; unbiased for k <= n; bootstrap over problems, {report.replicates:,} replicates"
+    problems = plural(min(sizes), "problem") if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,} problems"
+    samples = plural(least, "sample") if least == most else f"{least:,} to {most:,} samples"
+    return f"{problems}, {samples} each; unbiased for k <= n; bootstrap over problems, {report.replicates:,} replicates"
 
 
 __all__ = ["colors", "crossing", "crossing_text", "curves", "differences", "figure"]

@@ -153,6 +153,13 @@ def label_bars(ax: Axes, labels: list[str], **text: Any) -> list[Text]:
     return [ax.annotate(label, top, **size) for top, label in zip(tops, labels, strict=True)]
 
 
+def band(ax: Axes, x: Any, low: Any, high: Any, **look: Any) -> None:
+    """Draw a band from ``low`` to ``high``; at a single ``x``, where a band has no width, a vertical bar. ``look``: color, alpha."""
+    ax.fill_between(x, low, high, linewidth=0, **look)
+    if len(x) == 1:
+        ax.vlines(x, low, high, linewidth=5.0, **look)
+
+
 def legend_above(ax: Axes, columns: int = 2) -> None:
     """Put a legend above ``ax``, where it covers no data, for a figure that has no space beside it."""
     figure = ax.get_figure(root=True)

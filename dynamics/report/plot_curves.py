@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from dynamics.presentation import style
+from dynamics.presentation import style, ticks
 from dynamics.report.labels import legend_label, run_color
 
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ FEW = 30
 QUANTILES, MARGIN = (0.01, 0.99), 0.6
 #: columns of panels in a wide figure, and the width of a column in inches
 COLUMNS, COLUMN = 3, 3.3
-#: numbers of a panel below this have an exponent
-SMALL = 1e-3
+#: most intervals between ticks of the axis of steps and of the axis of values
+STEPS, VALUES = 6, 4
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,14 @@ class Panel:
     series : values by step of each run; a run without this metric has none.
     changes : steps of abrupt changes of each run.
     logarithmic : whether the axis of values is logarithmic, if all of them are above 0.
+    share : whether the values are fractions, which the axis shows as percentages.
     """
 
     title: str
     series: Mapping[int, pd.Series[float]]
     changes: Mapping[int, Sequence[int]]
     logarithmic: bool = False
+    share: bool = False
 
 
 def line(index: int) -> dict[str, Any]:
@@ -102,8 +103,7 @@ def curves(panels: Sequence[Panel], labels: Sequence[str], *, width: float = sty
     for ax, panel in zip(axes, panels, strict=False):
         draw(panel, ax)
     for number, ax in enumerate(axes):
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ticks.whole(ax.xaxis, STEPS)
         if number >= len(panels):
             ax.set_visible(False)
         elif number + columns >= len(panels):
@@ -121,25 +121,43 @@ def draw(panel: Panel, ax: Axes) -> Axes:
     """Draw a panel: lines with gaps where a value is no number, spikes beyond the axis as triangles, changes as vertical lines."""
     drawn = {index: averaged(series) for index, series in panel.series.items() if len(series)}
     for index, (x, y) in drawn.items():
-        marks: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(x) < FEW else {}
+        marks: dict[str, Any] = {"marker": "o", "markersize": 5.0 if len(x) == 1 else 2.5} if len(x) < FEW else {}
         ax.plot(x, y, **line(index), **marks)
         for step in panel.changes.get(index, ()):
             ax.axvline(step, color=run_color(index), linewidth=0.9, linestyle=(0, (1, 1.5)), alpha=0.8, zorder=1)
-    every = np.concatenate([y for _, y in drawn.values()]) if drawn else np.zeros(0)
-    known = every[np.isfinite(every)]
-    if panel.logarithmic and len(known) and known.min() > 0:
+    every, known = _values(drawn)
+    share = panel.share and bool(((known >= 0) & (known <= 1)).all())  # what a trainer logs otherwise is shown as it is
+    low, high = ticks.span(every, (0.0, 1.0) if share else (-math.inf, math.inf))
+    if _is_logarithmic(panel, known):
         ax.set_yscale("log")
     elif (ends := limits(every)) is not None:
         _cut(drawn, ends, ax)
-    elif len(known) and known.min() == known.max() >= 0:
-        ax.set_ylim(0, 2 * float(known.max()) or 1.0)
-    ax.set_title(panel.title, fontsize=8.5, pad=4)
-    if ax.get_yscale() == "linear":
-        ax.yaxis.set_major_locator(MaxNLocator(4))
-        ax.ticklabel_format(axis="y", style="plain", useOffset=False)
-        if len(known) and 0 < np.abs(known).max() < SMALL:
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.exponent(value)))
+    else:
+        ax.set_ylim(*ticks.padded((low, high)))
+    is_log = ax.get_yscale() == "log"
+    ax.set_title(f"{panel.title}{', log scale' * is_log}", fontsize=8.5, pad=4)
+    if is_log:
+        ticks.logarithmic(ax.yaxis, VALUES)
+    else:
+        ticks.plain(ax.yaxis, VALUES, share=share)
     return ax
+
+
+def has_spikes(panel: Panel) -> bool:
+    """Tell whether a panel has triangles for values beyond its axis, so that the figure can say what they are."""
+    every, known = _values({index: averaged(series) for index, series in panel.series.items() if len(series)})
+    return not _is_logarithmic(panel, known) and limits(every) is not None
+
+
+def _values(drawn: Mapping[int, tuple[Any, Any]]) -> tuple[Float[np.ndarray, " values"], Float[np.ndarray, " known"]]:
+    """Return the values of all lines of a panel, and those that are finite."""
+    every = np.concatenate([y for _, y in drawn.values()]) if drawn else np.zeros(0)
+    return every, every[np.isfinite(every)]
+
+
+def _is_logarithmic(panel: Panel, known: Float[np.ndarray, " known"]) -> bool:
+    """Tell whether the axis is logarithmic: not if values are equal, which have no range."""
+    return panel.logarithmic and len(known) > 0 and ticks.span(known)[0] == known.min() > 0
 
 
 def _cut(

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from dynamics.errors import printable
-from dynamics.presentation import style
+from dynamics.presentation import style, ticks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,12 +47,16 @@ def kinds(table: pd.DataFrame, title: str = "", *, width: float = style.TWO_COLU
         error = np.nan_to_num(np.stack([value - low, high - value]).clip(min=0))
         bars: dict[str, Any] = {"height": 0.36, "color": color, "label": label, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
         ax.barh(position + shift, value, xerr=error, error_kw={"elinewidth": 0.9, "ecolor": style.INK}, **bars)
-    labels = [f"{printable(kind, 24)}  {share:.0%}" for kind, share in zip(table["kind"], table["share"], strict=True)]
+    labels = [f"{printable(kind, 24)}  {100 * share:.0f} %" for kind, share in zip(table["kind"], table["share"], strict=True)]
     ax.set_yticks(position, labels, parse_math=False)
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")
-    ax.set_xlabel("mean entropy, nats" + (" (beside each kind: its share of the tokens)" if width > style.NARROW else ""))
+    ticks.plain(ax.xaxis)
+    ax.set_xlabel(
+        "mean entropy, nats"
+        + (" (beside each kind: its share of the tokens)" if width > style.NARROW else "\n(beside each kind: its share)")
+    )
     style.legend_above(ax)
     if title:
         ax.set_title(title, fontsize=8.5, pad=4, parse_math=False)
@@ -81,8 +85,10 @@ def coloured(tokens: pd.DataFrame, *, width: float = FIGURE_WIDTH) -> Figure:
         _text(placed, shown[name].to_numpy(float)[: len(placed)], (rows, characters), norm, ax)
         ax.set_title(title, fontsize=8.5, pad=3)
     bar = figure.add_axes((0.5 - 1.4 / width, 0.34 / height, 2.8 / width, 0.09 / height))
-    scale = figure.colorbar(mpl.cm.ScalarMappable(norm, COLORS), cax=bar, orientation="horizontal", extend="max")
-    scale.set_label("nats", labelpad=1)
+    scale = figure.colorbar(
+        mpl.cm.ScalarMappable(norm, COLORS), cax=bar, orientation="horizontal", extend="max", ticks=range(int(DARKEST) + 1)
+    )
+    scale.set_label("entropy, nats", labelpad=1)
     return figure
 
 

@@ -13,11 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dynamics.checkpoints.parameter_names import MODULE_ORDER, OUTSIDE
 from dynamics.errors import printable
-from dynamics.presentation import style, text
+from dynamics.presentation import style, text, ticks
 from dynamics.presentation.text import percent
 from dynamics.sparsity import plot_rules
 from dynamics.sparsity.definitions import RULES, rule_texts
@@ -32,7 +31,9 @@ LABELLED = 40
 #: minimum span of a colour scale, 0.1 percentage points, so that cells that differ by a few weights look alike
 LEAST_SPAN = 0.001
 #: added to the label of a colour scale that does not cover all norms
-NORMS_CLIPPED = "; norms are off the scale"
+NORMS_CLIPPED = "\nnorms are off the scale"
+#: what every figure calls its numbers: the share of weights that did not change
+UNCHANGED = "unchanged, {rule} (update sparsity)"
 #: colour of cells without weights; not a colour of the scale
 EMPTY = "#ececec"
 #: marker, marker size and line width by rule; they decrease in drawing order, so that coinciding lines stay visible
@@ -84,12 +85,7 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes, bar: Literal["right", "bot
         annot_kws={"fontsize": 7.5},
         linewidths=0.5 if len(rows) <= LABELLED else 0.0,
         linecolor="white",
-        cbar_kws={
-            "label": f"sparsity under {rule}{NORMS_CLIPPED if clipped != 'neither' else ''}",
-            "pad": 0.02,
-            "extend": clipped,
-            "location": bar,
-        },
+        cbar=False,
         xticklabels=False,
         yticklabels=False,
     )
@@ -103,11 +99,11 @@ def heat_map(grid: pd.DataFrame, rule: str, ax: Axes, bar: Literal["right", "bot
     fits = 0 < len(prefix) <= (16 if len(rows) <= 12 else 40)  # the label is vertical, so it must be shorter than the rows are high
     ax.set_ylabel(f"layer ({prefix}*)" if fits else "layer", parse_math=False)
     ax.tick_params(axis="x", bottom=False)
-    scale = ax.collections[0].colorbar
-    if scale is not None:
-        ticks = np.linspace(low, high, 5 if bar == "right" else 3)
-        scale.set_ticks(list(ticks), labels=_tick_labels(ticks))
-        scale.outline.set_visible(False)
+    beside = bar == "right"
+    label = UNCHANGED.format(rule=rule) + (NORMS_CLIPPED if clipped != "neither" else "")
+    ticks.color_bar(
+        ax.collections[0], ax, label, ticks.round_ticks(low, high, 5 if beside else 4), share=True, beside=beside, extend=clipped
+    )
     return ax
 
 
@@ -165,15 +161,6 @@ def _labels(rows: Sequence[str | None]) -> tuple[str, dict[int, str]]:
     return prefix, labels
 
 
-def _tick_labels(ticks: np.ndarray) -> list[str]:
-    """Format ticks as percentages with enough digits to distinguish neighbours; only 0 and 1 become 0 % and 100 %."""
-    spacing = 100 * float(ticks[1] - ticks[0])
-    digits = max(1, 1 - math.floor(math.log10(spacing)))
-    texts = [f"{100 * tick:.{digits}f}" for tick in ticks]
-    ends = [float(label) in (0.0, 100.0) and tick not in (0.0, 1.0) for label, tick in zip(texts, ticks, strict=True)]
-    return [percent(float(tick), short=True) if end else f"{label} %" for label, tick, end in zip(texts, ticks, ends, strict=True)]
-
-
 def series_table(steps: Sequence[Step]) -> pd.DataFrame:
     """Make a table of a series, one row per step: ``against`` (``first`` or ``previous``), ``start``, ``end``, ``sparsity_<rule>``."""
     return pd.DataFrame(
@@ -220,11 +207,10 @@ def series_lines(table: pd.DataFrame, ax: Axes) -> Axes:
     low, high = limits(table[[f"sparsity_{rule}" for rule in RULES]].to_numpy(float))
     padding = 0.06 * (high - low)
     ax.set_ylim(low - padding, high + padding)
-    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}%" if -1e-9 < value < 1 + 1e-9 else ""))
-    ax.set_ylabel("sparsity: share of weights unchanged")
+    ticks.plain(ax.yaxis, 6, share=True)
+    ax.set_ylabel("unchanged (update sparsity)")
     if numbers:
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 2.5, 5, 10]))
+        ticks.whole(ax.xaxis, 8)
         ax.set_xlabel(re.sub(r"\d+(?=\D*$)", "*", printable(text.short_paths(ends)[ends[0]], 40)), parse_math=False)
     else:
         stride = math.ceil(len(ends) / 12)

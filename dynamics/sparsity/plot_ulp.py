@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from dynamics.presentation import style
+from dynamics.presentation import style, ticks
 from dynamics.presentation.text import percent
 
 
@@ -54,13 +53,11 @@ def ulp_histogram(table: pd.DataFrame, ax: Axes) -> Axes:
                 _write(ax, percent(0, short=True), bins.index(steps) + offset, floor)
     ax.set_yscale("log")
     ax.set_ylim(floor, 5.0)  # room for the label of a full bin
-    ax.yaxis.set_major_locator(LogLocator(base=10, numticks=12))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _decade(value)))
-    ax.yaxis.set_minor_locator(NullLocator())
+    ticks.logarithmic(ax.yaxis, share=True)
     ax.set_xticks(range(len(bins)), [steps.replace("-", "–") for steps in bins])
     ax.set_xlim(-0.5, len(bins) - 0.5)
     ax.set_xlabel("size of the update, in bf16 steps (both sides rounded to bf16)")
-    ax.set_ylabel("fraction of weights (log scale)")
+    ax.set_ylabel("share of the weights (log scale)")
     if len(series) > 1:
         ax.legend(loc="upper right")  # above the tail, where it covers no data
     return ax
@@ -83,7 +80,3 @@ def merge_tail(ulp: dict[str, int], last: int = 64) -> dict[str, int]:
 
 def _write(ax: Axes, text: str, x: float, y: float) -> None:
     ax.annotate(text, (x, y), xytext=(0, 5), textcoords="offset points", ha="center", va="bottom", fontsize=7.0, color=style.INK)
-
-
-def _decade(fraction: float) -> str:
-    return "" if fraction > 1 else f"{100 * fraction:.10f}".rstrip("0").rstrip(".") + "%"

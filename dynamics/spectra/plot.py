@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from dynamics.errors import printable
-from dynamics.presentation import style
+from dynamics.presentation import style, ticks
 from dynamics.spectra.comparison import frame
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from dynamics.spectra.comparison import Spectrum
 
@@ -27,22 +29,46 @@ COLUMNS = {
 }
 
 
+#: columns of fractions, which axes show as percentages
+SHARES = ("inside", "principal")
+#: what the legend calls the dotted lines: there is one for each shape of a matrix, up to ``CHANCES``
+BY_CHANCE, CHANCES = "by chance", 4
+
+
 def profile(rows: pd.DataFrame, column: str, ax: Axes) -> Axes:
     """Draw a quantity against the layer, a line for each kind of module. ``rows``: columns layer, module, and the quantity."""
-    label, chance = COLUMNS[column]
     in_layers = rows[rows["layer"] >= 0]
     for kind, part in in_layers.groupby("module", sort=False):
         ordered = part.sort_values("layer")
         ax.plot(ordered["layer"], ordered[column], marker="o", ms=2.5, lw=1, label=str(kind))
-    if chance is not None and len(in_layers):
-        for value in sorted(set(in_layers[chance].round(6)))[:4]:
-            ax.axhline(value, color="black", lw=0.8, ls=":")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("layer")
-    ax.set_ylabel(label, fontsize=7)
-    if column == "nss" and (in_layers[column] > 0).all():
+    return frame_profile(in_layers, column, ax)
+
+
+def frame_profile(in_layers: pd.DataFrame, column: str, ax: Axes) -> Axes:
+    """Add what profiles share: the dotted chance values with their entry in the legend, the axes and the title."""
+    label, chance = COLUMNS[column]
+    for number, value in enumerate(sorted(set(in_layers[chance].round(6)))[:CHANCES] if chance is not None else ()):
+        ax.axhline(value, color="black", lw=0.8, ls=":", label=f"{'_' * (number > 0)}{BY_CHANCE}")
+    is_log = column == "nss" and len(in_layers) > 0 and bool((in_layers[column] > 0).all())
+    if is_log:
         ax.set_yscale("log")
+        ticks.logarithmic(ax.yaxis, 4)
+    else:
+        ticks.plain(ax.yaxis, share=column in SHARES)
+    ticks.whole(ax.xaxis)
+    ax.set_xlabel("layer")
+    ax.set_title(f"{label}{', log scale' * is_log}", fontsize=8.5, pad=4)
     return ax
+
+
+def legend(drawing: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """Put a legend of all axes below them, each entry once."""
+    entries: dict[str, Artist] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        drawing.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns, frameon=False, fontsize=7)
 
 
 def values(spectra: list[Spectrum], ax: Axes) -> Axes:
@@ -55,7 +81,12 @@ def values(spectra: list[Spectrum], ax: Axes) -> Axes:
     )
     for label, sigma, dashes, width in curves:
         ax.plot(range(1, len(sigma) + 1), sigma, dashes, lw=width, label=label)
-    ax.set_yscale("log" if all(any(value > 0 for value in sigma) for _, sigma, _, _ in curves) else "linear")
+    if all(any(value > 0 for value in sigma) for _, sigma, _, _ in curves):
+        ax.set_yscale("log")
+        ticks.logarithmic(ax.yaxis, 4)
+    else:
+        ticks.plain(ax.yaxis)
+    ticks.whole(ax.xaxis)
     ax.set_xlabel("index")
     ax.set_ylabel("singular value", fontsize=7)
     ax.set_title(printable(drifted_most.name, 40), fontsize=7)
@@ -73,6 +104,8 @@ def turned(spectra: list[Spectrum], side: str, ax: Axes) -> Axes:
     if most:
         ax.plot(range(1, most + 1), pd.DataFrame(complete).median(), color="black", lw=1.5, label="median")
         ax.legend(fontsize=6, frameon=False)
+    ticks.whole(ax.xaxis)
+    ticks.plain(ax.yaxis)
     ax.set_xlabel("index")
     ax.set_ylabel(f"{side} angle, degrees", fontsize=7)
     return ax
@@ -89,5 +122,5 @@ def figure(spectra: list[Spectrum]) -> Any:
         values(spectra, axes[2, 0])
         turned(spectra, "left", axes[2, 1])
         turned(spectra, "right", axes[2, 2])
-        drawing.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+        legend(drawing, axes.flat[: len(COLUMNS)], 9)
     return drawing

@@ -65,3 +65,10 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> None:
     module.read, module.LOOKED_FOR = read, MARK  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr("dynamics.runs.open.READERS", ("by_hand",))
+
+
+def run_of(folder: Path, seed: int = 1, **fields: object) -> Run:
+    """Write a run as ``write_run`` does, and read it."""
+    run = read(write_run(folder, seed, **fields))  # type: ignore[arg-type]
+    assert run is not None
+    return run

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import doubt_texts, write_safetensors
-from report_helpers import SHAPES, read, weights, write_checkpoint, write_run
+from report_helpers import SHAPES, read, run_of, weights, write_checkpoint
 
 from dynamics import overlap, sparsity
 from dynamics.report import Options, cache, matrices
@@ -20,12 +20,6 @@ from dynamics.report.sections import overlap as overlap_section
 from dynamics.report.sections import weights as weights_section
 from dynamics.report.updates import base_of, spread, updates
 from dynamics.runs import Run, SavedCheckpoint, Settings
-
-
-def run_of(folder: Path, seed: int = 1, **fields: object) -> Run:
-    run = read(write_run(folder, seed, **fields))  # type: ignore[arg-type]
-    assert run is not None
-    return run
 
 
 def test_the_numbers_are_those_of_sparsity(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ PANELS = {
 }
 #: metrics whose range is often several orders of magnitude
 LOGARITHMIC = ("grad_norm",)
+#: metrics that are fractions
+FRACTIONS = ("truncated", "zero_variance", "clip_fraction")
 #: metrics that are set and not measured: nothing to find in them
 SET = ("learning_rate",)
 #: metrics of which the first that a run has is the number to know of it
@@ -420,12 +422,14 @@ def _picture(curves: Sequence[Curve], labels: Sequence[str]) -> Picture:
         if of_name:
             series = {curve.run: curve.series for curve in of_name}
             jumps = {curve.run: [c.step for c in curve.changes.changes] for curve in of_name if curve.changes is not None}
-            panels.append(plot_curves.Panel(title, series, jumps, name in LOGARITHMIC))
+            panels.append(plot_curves.Panel(title, series, jumps, name in LOGARITHMIC, name in FRACTIONS))
     shown = [curve for curve in curves if curve.name in (*MAIN, *TOLD)]
     told = [_short(curve, labels) if len(labels) > 1 else _short(curve, labels).partition(": ")[2] for curve in shown]
+    jumped = any(steps for panel in panels for steps in panel.changes.values())
+    spiked = any(map(plot_curves.has_spikes, panels))
     return Picture(
         "training_curves",
-        "Training curves by step; dotted: jumps; triangles: values beyond the axis",
+        f"Training curves by step{'; dotted: jumps' * jumped}{'; triangles: values beyond the axis' * spiked}",
         partial(plot_curves.curves, panels, labels),
         "training_curves",
         f"{plural(len(panels), 'panel')} up to step {max(int(curve.series.index.max()) for curve in curves):,}: {'; '.join(told)}.",

@@ -259,29 +259,27 @@ def _pictures(turned: Sequence[Turned]) -> list[Picture]:
         title, words = f"Profile over the layers, {turned[0].label}", f"{', '.join(names)} by layer, a line for each kind of module"
     else:
         title, words = "Profile over the layers, a colour a run", f"{', '.join(names)} by layer, the median of the matrices of each layer"
-    return [Picture("directions_profile", title, partial(_profiles, turned), "directions_by_matrix", words)]
+    chance = "; dotted: the energy of a random update, by chance"
+    return [Picture("directions_profile", title, partial(_profiles, turned), "directions_by_matrix", words + chance)]
 
 
 def _profiles(turned: Sequence[Turned], *, width: float = style.TWO_COLUMN) -> Figure:
-    from matplotlib.ticker import MaxNLocator
-
-    from dynamics.spectra.plot import COLUMNS as LABELS
-    from dynamics.spectra.plot import profile
+    from dynamics.spectra.plot import frame_profile, legend, profile
 
     wide = width > style.NARROW
     drawing = style.new_figure(width, 4.6 if wide else 7.6)
-    axes = drawing.subplots(2 if wide else 4, 2 if wide else 1)
-    for ax, column in zip(axes.flat, ("stable_rank", "nss", "angle_left_max", "inside"), strict=True):
+    axes = drawing.subplots(2 if wide else 4, 2 if wide else 1, sharex=True).ravel()
+    for ax, column in zip(axes, ("stable_rank", "nss", "angle_left_max", "inside"), strict=True):
         if len(turned) == 1:
             profile(turned[0].rows[turned[0].rows["update_norm"] > 0], column, ax)
-            continue
-        for of in turned:
-            layers = of.rows[of.rows["layer"] >= 0].groupby("layer")[column].median()
-            ax.plot(layers.index, layers, marker="o", ms=3, lw=1.2, color=of.color, label=legend_label(of.label))
-        ax.set_xlabel("layer")
-        ax.set_ylabel(LABELS[column][0], fontsize=7)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    if handles:
-        drawing.legend(handles, labels, loc="outside lower center", ncols=8 if wide else 4, frameon=False, fontsize=7)
+        else:
+            medians = []
+            for of in turned:
+                layers = of.rows[of.rows["layer"] >= 0].groupby("layer")[[column, "inside_chance"]].median()
+                ax.plot(layers.index, layers[column], marker="o", ms=3, lw=1.2, color=of.color, label=legend_label(of.label))
+                medians.append(layers)
+            frame_profile(pd.concat(medians), column, ax)
+    for ax in axes[: -2 if wide else -1]:
+        ax.set_xlabel("")
+    legend(drawing, list(axes), 8 if wide else 4)
     return drawing

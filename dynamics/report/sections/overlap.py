@@ -129,7 +129,9 @@ def _picture(table: pd.DataFrame, labels: Sequence[str]) -> Picture:
         f"{row['first_run']} and {row['second_run']}: {percent(row['jaccard'])}, by chance {percent(row['jaccard_chance_by_tensor'])}"
         for row in rows[:10]
     )
-    title = "Jaccard index of the weights changed in bf16, beside chance" + (" by kind of module" if len(labels) == 2 else "")
+    title = "Jaccard index of the weights changed in bf16, " + (
+        "beside chance by kind of module" if len(labels) == 2 else "by chance in brackets"
+    )
     of = "overlap_by_module" if len(labels) == 2 else "overlap"
     return Picture("overlap", title, partial(_draw, table, labels), of, words)
 
@@ -142,7 +144,7 @@ def _draw(table: pd.DataFrame, labels: Sequence[str], *, width: float = style.TW
     if len(labels) == 2:
         modules = bf16[bf16["level"] == "module"]
         drawing = style.new_figure(min(5.5, width), 1.2 + 0.28 * len(modules))
-        bars(modules, drawing.subplots()).legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+        bars(modules, drawing.subplots())
     else:
         drawing = style.new_figure(min(2.6 + 0.8 * len(labels), max(width, 2.6 + 0.4 * len(labels))), 2.0 + 0.7 * len(labels))
         matrix(bf16[bf16["level"] == "total"], [legend_label(label) for label in labels], drawing.subplots())

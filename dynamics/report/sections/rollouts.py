@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -41,6 +41,8 @@ MEASURES = {
     "length": "mean length, {unit}",
     "truncated": "share of completions that are cut",
 }
+#: measures that are fractions
+SHARES = ("duplicates", "truncated")
 OVER_PROMPTS = "95 % t interval over prompts, each with all of its completions"
 
 
@@ -366,10 +368,24 @@ def _cells(measured: Measured) -> pd.DataFrame:
     return cells.assign(series=measured.series.name, prompt=texts[cells["row"]], steps=[parts[part] for part in cells["bin"]])
 
 
+def _natural(measured: Sequence[Measured]) -> dict[str, tuple[float, float]]:
+    """Return the least and the largest value that the mean of each measure can have: for the reward, those of single completions."""
+    rewards = np.concatenate([each.series.rewards[np.isfinite(each.series.rewards)] for each in measured])
+    ends = (float(rewards.min()), float(rewards.max())) if len(rewards) else (-math.inf, math.inf)
+    return {"reward": ends, "length": (0.0, math.inf)} | dict.fromkeys(SHARES, (0.0, 1.0))
+
+
+def _cut(table: pd.DataFrame, panels: Mapping[str, plot_rollouts.Measure], of: str = "") -> str:
+    """Say that bands are cut, if they are."""
+    return f"{of}, {plot_rollouts.CUT}" if plot_rollouts.is_cut(table, panels) else ""
+
+
 def _pictures(measured: Sequence[Measured]) -> list[Picture]:
     over = pd.concat([each.over_training for each in measured], ignore_index=True)
     units = "/".join(dict.fromkeys(each.series.unit for each in measured))
     titles = {name: title.format(unit=units) for name, title in MEASURES.items()}
+    natural = _natural(measured)
+    panels = {name: plot_rollouts.Measure(title, natural[name], name in SHARES) for name, title in titles.items()}
     told = []
     for each in measured:
         for name, title in titles.items():
@@ -378,8 +394,8 @@ def _pictures(measured: Sequence[Measured]) -> list[Picture]:
     pictures = [
         Picture(
             "rollouts_over_training",
-            "Completions over training; bands: 95 % over prompts",
-            partial(plot_rollouts.lines, over, titles, "step", "step"),
+            f"Completions over training; bands: 95 % over prompts{_cut(over, panels)}",
+            partial(plot_rollouts.lines, over, panels, "step", "step"),
             "rollouts_over_training",
             "; ".join(told) + ".",
         )
@@ -389,11 +405,13 @@ def _pictures(measured: Sequence[Measured]) -> list[Picture]:
     ]
     if lengths:
         table, xlabel = pd.concat(lengths, ignore_index=True), f"length minus mean of its group, {units}"
+        widest = natural["reward"][1] - natural["reward"][0]
+        panel = {"reward": plot_rollouts.Measure("reward minus mean of its group", (-widest, widest))}
         pictures.append(
             Picture(
                 "reward_by_length",
-                "Does reward go with length?",
-                partial(plot_rollouts.lines, table, {"reward": "reward minus mean of its group"}, "length", xlabel),
+                f"Does reward go with length?{_cut(table, panel, ' Bands: 95 %')}",
+                partial(plot_rollouts.lines, table, panel, "length", xlabel),
                 "reward_by_length",
                 "; ".join(f"{each.series.name}: correlation {each.length.value:+.3f}" for each in measured if each.length.groups) + ".",
             )
@@ -402,10 +420,11 @@ def _pictures(measured: Sequence[Measured]) -> list[Picture]:
         if len(each.by_prompt):
             cells, parts = reward_by_prompt(each, PROMPTS)
             texts = _named(each)["text"].tolist()[:PROMPTS]
+            unknown = "; white: not sampled" if cells["reward"].notna().sum() < len(texts) * len(parts) else ""
             pictures.append(
                 Picture(
                     "reward_by_prompt" if len(measured) == 1 else f"reward_by_prompt_{measured.index(each) + 1}",
-                    f"Reward of the prompts that changed most{'' if len(measured) == 1 else f', {each.series.name}'}",
+                    f"Reward of the prompts that changed most{'' if len(measured) == 1 else f', {each.series.name}'}{unknown}",
                     partial(plot_rollouts.heat_map, cells, texts, parts),
                     "reward_by_prompt",
                     f"Heat map of {plural(len(texts), 'prompt')} by {plural(len(parts), 'part')} of training.",

@@ -13,7 +13,7 @@ import pandas as pd
 from dynamics.checkpoints.parameter_names import OUTSIDE
 from dynamics.descriptions import plural
 from dynamics.errors import printable
-from dynamics.presentation import style
+from dynamics.presentation import style, ticks
 from dynamics.presentation.text import number, percent
 from dynamics.report.labels import beside, by_run, doubts_by_run, legend_label, run_color, run_labels
 from dynamics.report.section import Doubt, Finding, Options, Picture, Section, Table
@@ -422,7 +422,7 @@ def _pictures(moved: Sequence[Moved]) -> list[Picture]:
         pictures.append(
             Picture(
                 "weights_over_checkpoints",
-                f"Share of unchanged weights over the checkpoints, {rules}",
+                f"Share of weights unchanged (update sparsity) over the checkpoints, {rules}",
                 partial(_lines, moved),
                 "weights_over_checkpoints",
                 "; ".join(
@@ -434,7 +434,7 @@ def _pictures(moved: Sequence[Moved]) -> list[Picture]:
         )
     for number_of, of in enumerate(moved):
         name = "weights_heat_map" + (f"_{number_of + 1}" if len(moved) > 1 else "")
-        title = f"Share of unchanged weights by layer and kind of module (bf16), {of.label} at {of.end}"
+        title = f"Share of weights unchanged, bf16 (update sparsity), by layer and kind of module, {of.label} at {of.end}"
         pictures.append(Picture(name, title, partial(_heat_map, of), "weights_heat_map", _largest(of.last)))
     words = "; ".join(f"{of.label}: {steps[0]}" for of in moved if (steps := _steps(of.last)))
     pictures.append(
@@ -445,9 +445,7 @@ def _pictures(moved: Sequence[Moved]) -> list[Picture]:
 
 def _lines(moved: Sequence[Moved], *, width: float = style.TWO_COLUMN) -> Figure:
     """Draw the share of unchanged weights against the step: a line per rule for one run, a line per run for several."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    from dynamics.sparsity.plot import MARKS
+    from dynamics.sparsity.plot import MARKS, UNCHANGED
     from dynamics.sparsity.plot_rules import RULE_COLORS
 
     drawing = style.new_figure(width, 3.0)
@@ -469,10 +467,10 @@ def _lines(moved: Sequence[Moved], *, width: float = style.TWO_COLUMN) -> Figure
         for rule, (marker, size, thickness) in MARKS.items():
             shares = [row.total.sparsity[rule] for _, row in of.updates]
             ax.plot(x, shares, marker=marker, markersize=size, linewidth=thickness, color=RULE_COLORS[rule], label=rule)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g} %" if -1e-9 < value < 1 + 1e-9 else ""))
-    ax.xaxis.set_major_locator(MaxNLocator(8 if width > style.NARROW else 5, integer=True))
+    ticks.plain(ax.yaxis, 6, share=True)
+    ticks.whole(ax.xaxis, 8 if width > style.NARROW else 6)
     ax.set_xlabel("step" if stepped else "number of the checkpoint")
-    ax.set_ylabel("weights unchanged")
+    ax.set_ylabel("unchanged (update sparsity)" if len(moved) == 1 else UNCHANGED.format(rule="bf16"))
     _legend(ax, width)
     return drawing
 
@@ -517,7 +515,7 @@ def _step_dots(moved: Sequence[Moved], *, width: float = style.TWO_COLUMN) -> Fi
     for of in moved:  # the labels of more runs would cover each other
         part = _histogram(of.last)
         ax.plot(
-            part["steps"],
+            part["steps"].str.replace("-", "–"),
             part["fraction"].where(part["fraction"] > 0),
             marker="o",
             markersize=4,
@@ -525,8 +523,9 @@ def _step_dots(moved: Sequence[Moved], *, width: float = style.TWO_COLUMN) -> Fi
             label=legend_label(of.label),
         )
     ax.set_yscale("log")
+    ticks.logarithmic(ax.yaxis, share=True)
     ax.set_xlabel("size of the update, in bf16 steps" + (" (both sides rounded to bf16)" if width > style.NARROW else ""))
-    ax.set_ylabel("fraction of weights")
+    ax.set_ylabel("share of the weights (log scale)")
     if width <= style.NARROW:
         ax.tick_params(axis="x", rotation=45)
     _legend(ax, width)

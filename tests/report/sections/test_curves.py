@@ -136,6 +136,19 @@ def test_spikes_do_not_stretch_the_axis() -> None:
     assert limits(np.ones(9)) is None
 
 
+def test_the_title_explains_what_the_figure_has(rng: np.random.Generator) -> None:
+    calm = curves.make([a_run("a", reward=rising(rng))], Options()).pictures[0]
+    assert calm.title == "Training curves by step"
+    spike = np.where(np.arange(200) == 70, 500.0, rising(rng, 200))
+    jump = np.repeat([0.2, 0.8], 100) + 0.01 * rng.normal(size=200)
+    busy = curves.make([a_run("a", reward=jump, loss=spike)], Options()).pictures[0]
+    assert busy.title == "Training curves by step; dotted: jumps; triangles: values beyond the axis"
+    with style.use_style():
+        markers = {line.get_marker() for ax in busy.draw().axes for line in ax.lines}
+        assert "^" in markers
+        assert "^" not in {line.get_marker() for ax in calm.draw().axes for line in ax.lines}
+
+
 def test_a_repeated_step_counts_as_logged_last() -> None:
     run = Run(Path("/runs/a"), "verl", metrics=metrics_table([(1, "loss", 1.0), (2, "loss", 5.0), (1, "loss", math.nan)]))
     assert run.series("loss").index.tolist() == [1, 2]
