@@ -141,7 +141,8 @@ class Report:
             "runs": [_run(*of) for of in zip(self.runs, self.labels, self.facts, strict=True)],
             "headline": [{"section": key} | asdict(finding) for key, finding in self.headline],
             "changes": [
-                asdict(change) | {"value": change.value, "relative": change.relative, "clear": change.is_clear} for change in self.changes
+                asdict(change) | {"value": change.value, "relative": change.relative, "sure": change.sure, "clear": change.is_clear}
+                for change in self.changes
             ],
             "largest_changes": self.largest_changes,
             "sections": [_section(section) for section in self.sections],
@@ -152,10 +153,10 @@ class Report:
 
 
 def best_estimates(changes: Sequence[Change], run: str) -> list[Change]:
-    """Return the changes of a run without those that another one estimates better, the largest relative to start or end first."""
+    """Return the changes of a run without those that another one estimates better; the surely largest first, see ``Change.sure``."""
     of_run = [change for change in changes if change.run == run]
     replaced = {change.replaces for change in of_run}
-    return sorted((change for change in of_run if change.what not in replaced), key=lambda change: -change.relative)
+    return sorted((change for change in of_run if change.what not in replaced), key=lambda change: (-change.sure, -change.relative))
 
 
 def clear_changes(changes: Sequence[Change], run: str) -> list[Change]:
@@ -164,7 +165,7 @@ def clear_changes(changes: Sequence[Change], run: str) -> list[Change]:
 
 
 def changed(changes: Sequence[Change], run: str) -> str:
-    """Name the largest clear change of behaviour of a run, relative to where it started, and which others are clear or not."""
+    """Name the clear change of behaviour of a run that is surely largest, relative to its ends, and which others are clear or not."""
     measured, clear = best_estimates(changes, run), clear_changes(changes, run)
     unclear = ", ".join(dict.fromkeys(change.what for change in measured if not change.is_clear))
     if not measured:
@@ -206,15 +207,15 @@ def _unconfirmed(changes: Sequence[Change], labels: Sequence[str]) -> list[Doubt
     """Doubt a reward that rose, or a loss that fell, in training, if graded samples do not clearly show that the model solves more."""
     doubts = []
     for run in labels:
-        solved = next((change for change in changes if change.run == run and change.what == "pass@1"), None)
+        solved = next((change for change in changes if change.run == run and change.what.split(" ")[0] == "pass@1"), None)
         for change in clear_changes(changes, run):
             better = change.value > 0 if "reward" in change.what else change.value < 0 and change.what == TRAINING_LOSS
             if better and solved is not None and not solved.low > 0:
                 of = f" of {run}" if len(labels) > 1 else ""
                 text = (
-                    f"The {change.what}{of} {'rose' if change.value > 0 else 'fell'}, but pass@1 did not clearly rise: {solved.value:+.3g} "
-                    f"[{solved.low:+.3g}, {solved.high:+.3g}] ({solved.how}). So what was learned may hold for the training problems only; "
-                    "more problems or samples would tell."
+                    f"The {change.what}{of} {'rose' if change.value > 0 else 'fell'}, but {solved.what} did not clearly rise: "
+                    f"{solved.value:+.3g} [{solved.low:+.3g}, {solved.high:+.3g}] ({solved.how}). So what was learned may hold for the "
+                    "training problems only; more problems or samples would tell."
                 )
                 doubts.append(Doubt(text, 8.0, change.what))
     return doubts

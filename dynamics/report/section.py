@@ -94,8 +94,14 @@ class Change:
 
     @property
     def relative(self) -> float:
-        """The size of the change relative to the larger of start and end: 1 from or to 0, 2 from x to -x; what changes are ranked by."""
+        """The size of the change relative to the larger of start and end: 1 from or to 0, 2 from x to -x."""
         return abs(self.value) / (max(abs(self.start), abs(self.end)) or 1.0)
+
+    @property
+    def sure(self) -> float:
+        """As ``relative``, of the end of the interval that is nearer to 0; 0 if it contains 0. What changes are ranked by."""
+        nearer = min(abs(self.low), abs(self.high)) if self.is_clear else 0.0
+        return nearer / (max(abs(self.start), abs(self.end)) or 1.0)
 
 
 @dataclass(frozen=True)

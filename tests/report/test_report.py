@@ -362,6 +362,13 @@ def test_the_headline_names_the_largest_clear_change_and_which_others_are_clear(
     assert second == "b: No measured change of behaviour is clear: the 95 % intervals of these contain 0: reward."
 
 
+def test_the_largest_change_is_the_one_that_is_surely_large() -> None:
+    barely, surely = a_change("reward", 0.36, 0.47, 0.005, 0.227), a_change("entropy", 0.99, 0.88, -0.131, -0.093)
+    assert (barely.relative > surely.relative, barely.sure < surely.sure) == (True, True)
+    assert changed([barely, surely], "a").startswith("The entropy fell from 0.99 to 0.88")
+    assert a_change("length", 5.0, 9.0, -1.0, 9.0).sure == 0.0
+
+
 def test_the_better_estimate_of_a_change_is_told_alone() -> None:
     steps = a_change("mean training reward", 0.3, 0.4, -0.2, 0.4)
     prompts = a_change("training reward of the same prompts", 0.33, 0.4, 0.02, 0.11, replaces="mean training reward")

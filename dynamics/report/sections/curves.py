@@ -45,7 +45,7 @@ SET = ("learning_rate",)
 #: metrics of which the first that a run has is the number to know of it
 MAIN = ("held_out", "reward", "held_out_loss", "loss")
 #: further metrics whose change is a sentence
-TOLD = ("reward", "entropy", "kl", "length", "loss")
+TOLD = ("reward", "entropy", "kl", "length", "loss", "zero_variance")
 #: metrics whose change is one of behaviour; a KL from the reference begins at 0 by definition, and the loss counts if there is no reward
 BEHAVIOUR = ("held_out", "reward", "held_out_loss", "loss", "entropy", "length", "truncated")
 ONE_RUN = "the interval covers the noise between the steps of one run, not between seeds"
@@ -113,7 +113,11 @@ def make(runs: Sequence[Run], options: Options) -> Section:
     section.findings += _findings(curves, found, labels, [bool(run.evals) for run in runs])
     gaps = never + _not_finite(curves, labels)
     section.incomplete += [doubt.text for doubt in gaps]
-    section.doubts = [*gaps, *section.doubts, Doubt(f"Training curves: {ONE_RUN}.")]
+    signs = [
+        Doubt(f"Training may have gone wrong{_of(labels, index)}. {flag.text}", 7.2) for index, several in found.items() for flag in several
+    ]
+    estimated = any(not math.isnan(curve.trend.low) for curve in curves)
+    section.doubts = [*gaps, *section.doubts, *signs, *([Doubt(f"Training curves: {ONE_RUN}.")] if estimated else [])]
     section.changes += _behaviour(curves, labels)
     section.tables += [
         _trend_table(curves, labels),
@@ -215,6 +219,7 @@ def _words(name: str) -> str:
         "kl": "KL from the reference",
         "length": "length of completions",
         "truncated": "share of completions cut at the limit",
+        "zero_variance": "share of groups whose rewards are all the same",
     }.get(name, PANELS[name].partition(",")[0])
 
 
@@ -332,7 +337,11 @@ def _unmeasured(runs: Sequence[Run], labels: Sequence[str], curves: Sequence[Cur
             text = f"The reward{of} is that of training problems: nothing was measured on held-out ones, which alone show what was learned."
             doubts.append(Doubt(f"{text} Graded samples of base and tuned model do (--evals).", 7.0, TRAINING_REWARD))
         else:
-            logged = "the training loss only" if "loss" in names else "no measure of it"
+            loss = next((curve.trend for curve in curves if curve.run == index and curve.name == "loss"), None)
+            ends = (
+                f", which went from {number(loss.first)} to {number(loss.last)} in {loss.values:,} logged steps" if loss is not None else ""
+            )
+            logged = f"the training loss only{ends}" if loss is not None else "no measure of it"
             text = (
                 f"What the model learned{of} was not measured: the files have {logged}. Graded samples of base and tuned model (--evals), "
             )

@@ -131,10 +131,11 @@ def _findings(turned: Turned, key: str, of: str) -> list[Finding]:
         )
     )  # fmt: skip
     middle, low, high = _quartiles(rows["nss"])
+    most = max(len(spectrum.sigma_update) for spectrum in turned.spectra)
     findings.append(
         Finding(
             f"{of}The singular values changed by {number(middle)} of their norm (NSS; median, half of the matrices between {number(low)} "
-            f"and {number(high)}; an estimate from the first {turned.k + 16} directions, with bounds in directions_by_matrix.csv).",
+            f"and {number(high)}; an estimate from the first {most} directions, with bounds in directions_by_matrix.csv).",
             f"{key}nss", middle, low, high, 3.5,
         )
     )  # fmt: skip

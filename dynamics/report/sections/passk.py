@@ -337,7 +337,8 @@ def _behaviour(comparison: Comparison, curves: Mapping[str, Curve], run: str) ->
         start = float(curves[comparison.a].points.set_index("k")["pass_at_k"].get(k, np.nan))
         if not np.isnan(start):
             end, low, high = start + float(point["difference"]), float(point["low"]), float(point["high"])
-            changes.append(Change(run, f"pass@{k:,}", start, end, low, high, how))
+            since = "" if _BASE.search(comparison.a) else f" since {printable(comparison.a.removeprefix(f'{run} '), 40)}"
+            changes.append(Change(run, f"pass@{k:,}{since}", start, end, low, high, how))
     return changes
 
 

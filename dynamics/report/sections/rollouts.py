@@ -31,6 +31,7 @@ COPIED, CUT = 0.5, 0.2
 PROMPT_CHARACTERS, COMPLETION_CHARACTERS = 1500, 3000
 #: heat maps of so many runs
 MAPS = 3
+REMEDY = "A fixed set of problems, asked before and after (--evals), or the same prompts again late in training, would tell."
 #: prompts tested below which they are only counted
 FEW_TESTED = 5
 #: number of series: of a game's roles and held-out problems, the largest
@@ -138,18 +139,28 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
             text = f"{count:,} of {len(series.rewards):,} completions{of} have {what}: they are left out of all numbers of the reward."
             section.doubts.append(Doubt(text, 5.0, TRAINING_REWARD))
     if measured.unpaired and not series.held_out:
-        text = f"No prompt{of} was sampled in both halves of training: a change of the reward may be one of the prompts, not of the model."
-        section.doubts.append(Doubt(text, 8.0, TRAINING_REWARD))
+        text = f"No prompt{of} was sampled in both halves of training: a change of the reward may be one of the prompts, not of the model. "
+        section.doubts.append(Doubt(text + REMEDY, 8.0, TRAINING_REWARD))
+    elif not series.held_out and 2 * measured.change.prompts < _prompt_count(series) and measured.change.prompts < FEW_TESTED:
+        shared = plural(measured.change.prompts, "prompt was", "prompts were")
+        text = f"Only {shared}, of {_prompt_count(series):,}{of}, sampled in both halves of training: a change of the reward may be one of "
+        section.doubts.append(Doubt(f"{text}the prompts, not of the model. {REMEDY}", 8.0, TRAINING_REWARD))
+    for finding in (finding for finding in section.findings if finding.key in (f"flag/duplicates{key}", f"flag/truncated{key}")):
+        section.doubts.append(Doubt(f"Training may have gone wrong. {finding.short}", 7.2))
     section.document[series.name] = {
         "completions": len(series.steps),
         "infinite_rewards": infinite,
-        "prompts": int(series.prompts.max(initial=-1)) + 1,
+        "prompts": _prompt_count(series),
         "reward_change": vars(measured.change) | {"paired": not measured.unpaired},
         "length_and_reward": vars(measured.length),
         "prompts_tested": len(measured.by_prompt),
         "prompts_changed": int((measured.by_prompt["q"] < 0.05).sum()),
         "length_unit": series.unit,
     }
+
+
+def _prompt_count(series: Series) -> int:
+    return int(series.prompts.max(initial=-1)) + 1
 
 
 def _behaviour(measured: Measured, run: str) -> list[Change]:
@@ -224,7 +235,10 @@ def _flagged(measured: Measured, key: str, start: str) -> list[Finding]:
         text = f"{start}At the end of training ({steps}), {_percent(last['mean'])} {what}, "
         text += f"at the start {_percent(first['mean'])}. Rule: at least {limit:.0%}. Interval over {last['prompts']:.0f} prompts: "
         text += "none, too few." if math.isnan(last["low"]) else f"{_percent(last['low'])} to {_percent(last['high'])}."
-        short = f"{start}{_percent(last['mean'])} {what} at the end of training ({steps}), {_percent(first['mean'])} at the start."
+        interval = "" if math.isnan(last["low"]) else f" [{_percent(last['low'])}, {_percent(last['high'])}]"
+        short = (
+            f"{start}{_percent(last['mean'])}{interval} {what} at the end of training ({steps}), {_percent(first['mean'])} at the start."
+        )
         findings.append(Finding(text, f"flag/{name}{key}", float(last["mean"]), _end(last["low"]), _end(last["high"]), 8.5, short=short))
     return findings
 
@@ -343,7 +357,7 @@ def _tables(measured: Sequence[Measured]) -> list[Table]:
         tables.append(
             Table(
                 "prompts_changed",
-                "The prompts whose reward changed, the most certain changes first",
+                "The reward of prompts in both halves of training, the surest changes first",
                 pd.concat(changed, ignore_index=True),
                 show,
                 PROMPTS,
@@ -417,7 +431,7 @@ def _pictures(measured: Sequence[Measured]) -> list[Picture]:
             )
         )
     for each in measured[:MAPS]:
-        if len(each.by_prompt):
+        if len(each.by_prompt) > 1:
             cells, parts = reward_by_prompt(each, PROMPTS)
             texts = _named(each)["text"].tolist()[:PROMPTS]
             unknown = "; white: not sampled" if cells["reward"].notna().sum() < len(texts) * len(parts) else ""
@@ -442,7 +456,8 @@ def _samples(measured: Measured) -> list[Sample]:
         for rows, why in ((rises, "the reward of this prompt rose most"), (falls, "the reward of this prompt fell most")):
             if len(rows):
                 chosen.setdefault(int(rows["prompt"].iloc[0]), why)
-        chosen.setdefault(int(tested["prompt"].iloc[-1]), "the reward of this prompt changed least")
+        least = "the reward of this prompt changed least" if len(tested) > 1 else "the only prompt with enough completions in both halves"
+        chosen.setdefault(int(tested["prompt"].iloc[-1]), least)
     else:
         of_prompt = pd.DataFrame({"prompt": measured.series.prompts, "step": measured.series.steps}).groupby("prompt")["step"]
         spans = of_prompt.max() - of_prompt.min()

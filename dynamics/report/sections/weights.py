@@ -34,12 +34,14 @@ NORMS = {"relative_update": "relative update", "cosine_distance": "1 - cosine", 
 RULES_NOTE = (
     "Share of the weights that did not change, under four rules. A weight changed by "
     + "; by ".join(f"{rule} if {text}" for rule, text in rule_texts(1e-3, 1e-5).items())
-    + ". Relative update: norm of the difference divided by the norm of the base. A part whose weights are all the same in bf16 can have "
-    "one: changes smaller than a step of bf16."
+    + ". Relative update: norm of the difference divided by the norm of what is compared with. A part whose weights are all the same in "
+    "bf16 can have one: changes smaller than a step of bf16."
 )
 #: Adam moves a weight by about the learning rate a step; an update whose root mean square is so many times learning rate x steps has
 #: another cause, also if a step of the log holds some tens of updates of the optimizer
 TOO_FAR = 30
+#: share of the squared norm of the base from which a kind of module decides the relative update of all
+MOST_OF_THE_NORM = 0.8
 #: rounding to bf16 alone gives relative updates up to this
 ROUNDING = 0.004
 
@@ -228,10 +230,11 @@ def _adapted(last: Update) -> str:
     """Say what an adapter trained, after a share of unchanged weights."""
     if not last.adapter or not last.trained:
         return ""
-    share = sum(row.numel for row in last.tensors if row.changed["exact"]) / last.total.numel
+    reached = sum(row.numel for row in last.tensors if row.changed["exact"])
     ranks = f" of rank {', '.join(map(str, last.ranks))}" if last.ranks else ""
     names = ", ".join(printable(row.name, 40) for row in last.trained)
-    return f" once the adapter{ranks} is merged, which changes {names} only: {percent(share)} of the weights"
+    trained = f"it trains {names}, {percent(reached / last.total.numel)} of the weights"
+    return f" once the adapter{ranks} is merged: {trained}, of which {percent(last.total.changed['bf16'] / reached)} differ in bf16"
 
 
 def _largest(last: Update, kinds: int = 2) -> str:
@@ -248,7 +251,16 @@ def _largest(last: Update, kinds: int = 2) -> str:
                 f"{percent(most.numel / last.total.numel, short=True)} of the weights) and {printable(least.name, 60)} least "
                 f"({number(least.relative_update)}){_unmoved(what, len(every) - len(rows))}"
             )
-    return f"Relative to their own norms, {'; '.join(texts)}." if texts else "One part only has changed."
+    return f"Relative to their own norms, {'; '.join(texts)}.{_most_of_the_norm(last)}" if texts else "One part only has changed."
+
+
+def _most_of_the_norm(last: Update) -> str:
+    """Say so if one kind of module has most of the norm of the base, so that the whole moves as it does."""
+    most = max(last.modules, key=lambda row: row.base_norm)
+    share = (most.base_norm / last.total.base_norm) ** 2 if last.total.base_norm else 0.0
+    if not share >= MOST_OF_THE_NORM:
+        return ""
+    return f" The relative update of all is nearly that of {printable(most.name, 60)}, which has {percent(share)} of the squared norm."
 
 
 def _unmoved(what: str, count: int) -> str:
@@ -260,9 +272,10 @@ def _steps(last: Update) -> tuple[str, float] | None:
     changed = sum(last.total.ulp.values()) - last.total.ulp["0"]
     if not changed:
         return None
-    share = last.total.ulp["1"] / changed
+    share, of_all = last.total.ulp["1"] / changed, last.total.ulp["1"] / sum(last.total.ulp.values())
     return (
-        f"Of the {changed:,} weights that differ in bf16, {percent(share)} moved by one bf16 step, the smallest difference in bf16.",
+        f"Of the {changed:,} weights that differ in bf16, {percent(share)} moved by one bf16 step, the smallest difference in bf16 "
+        f"({percent(of_all)} of all weights).",
         share,
     )
 
@@ -349,15 +362,16 @@ def _too_far(moved: Moved) -> list[Doubt]:
     if not rate or not steps or moved.last.adapter or moved.last.dequantised or not total.relative_update > ROUNDING:
         return []
     steps -= (moved.base.first.step or 0) if moved.base.first else 0
+    since = f" since {moved.base.short}" if moved.base.first else ""
     size = total.update_norm / math.sqrt(total.numel)
     if steps <= 0 or not math.isfinite(size) or size <= TOO_FAR * rate * steps:
         return []
     text = (
         f"Size of the update: its root mean square, {number(size)}, is {size / (rate * steps):,.0f} times the learning rate ({rate:g}) "
-        f"times the number of steps ({steps:,}). Adam moves a weight by at most about its learning rate in each update, so base, "
+        f"times the number of steps ({steps:,}{since}). Adam moves a weight by at most about its learning rate in each update, so base, "
         "checkpoints and log may not be of one run, or the learning rate is not what the log says."
     )
-    return [Doubt(text, 7.5)]
+    return [Doubt(text, 10.5)]
 
 
 def _commands(moved: Moved) -> list[str]:

@@ -8,6 +8,7 @@ OpenRLHF writes neither its settings nor its samples; settings are known if W&B 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ NAMES = {
     "learning_rate": ("train/actor_lr", "train/lr"),
 }
 HF_FOLDER, STATE_FOLDER = r"(?:best_)?global_step(\d+)_hf", r"(?:best_)?global_step(\d+)"
+#: settings that name the estimator of advantages
+ESTIMATORS = ("algo.advantage.estimator", "advantage_estimator")
 #: before the name of the checkpoint of a step that has another one
 BEST = "best_"
 #: folder of ``--ckpt.path`` by default -> method
@@ -62,6 +65,8 @@ def read(folder: Path) -> Run | None:
     log.mean_of("mean of eval/*_pass1", re.compile(r"eval/.+_pass1"), run.remarks)
     log.write_to(run)
     run.method = _method(run, checkpoints)
+    if run.method and not text(run.config, *ESTIMATORS):
+        run.remarks.append("the method is taken from the names of folders and of metrics")
     if not log.rows:
         run.remarks.append("no log of metrics was found: expected events of TensorBoard (--logger.tensorboard_dir) or an offline W&B run")
     run.remarks.append("OpenRLHF does not keep its samples")
@@ -99,6 +104,7 @@ def _add_checkpoints(run: Run, checkpoints: Path) -> None:
     if steps and states:
         count = plural(len(states), "state")
         run.remarks.append(f"{count} of DeepSpeed, with the weights in float32, left aside: the saved models are read")
+        run.settings = replace(run.settings, master_dtype="float32")
     chosen = steps or states
     found: list[tuple[int | None, Path]] = [*chosen]
     if is_file(run.path / "config.json") and weight_files(run.path) and not (chosen and same_weights(run.path, chosen[-1][1])):
@@ -129,7 +135,7 @@ def _add_base(run: Run) -> None:
 
 
 def _method(run: Run, checkpoints: Path) -> str | None:
-    estimator = text(run.config, "algo.advantage.estimator", "advantage_estimator")
+    estimator = text(run.config, *ESTIMATORS)
     if estimator:
         return {"gae": "ppo", "group_norm": "grpo"}.get(estimator, estimator.lower())
     if checkpoints.name in METHODS:
@@ -149,7 +155,7 @@ def _shared(run: Run) -> Settings:
         steps=last or None,
         batch_size=whole(settings, "train.batch_size", "train_batch_size"),
         group_size=whole(settings, "rollout.n_samples_per_prompt", "n_samples_per_prompt"),
-        master_dtype="float32" if stored or bf16 is True else None,
+        master_dtype="float32" if stored or bf16 is True else run.settings.master_dtype,
         storage_dtype=stored or ("bfloat16" if bf16 is True else None),
         temperature=number(settings, "rollout.temperature", "temperature"),
         kl_coef=number(settings, "algo.kl.init_coef", "init_kl_coef"),

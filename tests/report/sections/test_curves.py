@@ -169,8 +169,18 @@ def test_a_run_without_any_measure_of_what_was_learned_is_in_doubt(rng: np.rando
     def first(**metrics: np.ndarray) -> str:
         return curves.make([a_run("a", **metrics)], Options()).doubts[0].text
 
-    assert first(loss=rng.normal(size=60)).startswith("What the model learned was not measured: the files have the training loss only.")
+    assert first(loss=rng.normal(size=60)).startswith(
+        "What the model learned was not measured: the files have the training loss only, which went from "
+    )
     assert first(reward=rising(rng)).startswith("The reward is that of training problems: nothing was measured on held-out ones")
     assert first(reward=rising(rng), held_out=rising(rng)).startswith("Training curves:")
     graded = curves.make([a_run("a", reward=rising(rng))], Options(evals=["base=b.jsonl"]))
     assert graded.doubts[0].text.startswith("Training curves:")
+
+
+def test_signs_of_trouble_are_doubts_and_curves_without_intervals_have_none(rng: np.random.Generator) -> None:
+    collapsing = np.linspace(2.0, 0.01, 60)
+    texts = doubt_texts(curves.make([a_run("a", reward=rising(rng), entropy=collapsing)], Options()).doubts)
+    assert any(text.startswith("Training may have gone wrong. The entropy fell to") for text in texts)
+    short = doubt_texts(curves.make([a_run("a", loss=rng.normal(size=6))], Options()).doubts)
+    assert not any(text.startswith("Training curves: ") for text in short)

@@ -212,3 +212,13 @@ def test_the_change_on_the_same_prompts_is_one_of_behaviour(rng: np.random.Gener
     constant = rollouts.describe(["a"], [a_table(rng).assign(reward=1.0)], Options()).findings[0]
     assert "changed by +0 (the same for every prompt)." in constant.text
     assert constant.weight == 1.0
+
+
+def test_few_prompts_of_both_halves_and_signs_of_trouble_are_doubts(rng: np.random.Generator) -> None:
+    table = a_table(rng)
+    apart = table["prompt"] + np.where((table["step"] >= 50) & (table["prompt"] != "question 1"), " again", "")
+    few = doubt_texts(rollouts.describe(["a"], [table.assign(prompt=apart)], Options()).doubts)
+    assert any(text.startswith("Only 1 prompt was, of 11, sampled in both halves of training") and "--evals" in text for text in few)
+    assert not any("both halves" in text for text in doubt_texts(rollouts.describe(["a"], [table], Options()).doubts))
+    copied = doubt_texts(rollouts.describe(["a"], [table.assign(completion="same")], Options()).doubts)
+    assert any(text.startswith("Training may have gone wrong. 100 % [100 %, 100 %] of pairs") for text in copied)
