@@ -142,8 +142,9 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
         text = f"No prompt{of} was sampled in both halves of training: a change of the reward may be one of the prompts, not of the model. "
         section.doubts.append(Doubt(text + REMEDY, 8.0, TRAINING_REWARD))
     elif not series.held_out and 2 * measured.change.prompts < _prompt_count(series) and measured.change.prompts < FEW_TESTED:
-        shared = plural(measured.change.prompts, "prompt was", "prompts were")
-        text = f"Only {shared}, of {_prompt_count(series):,}{of}, sampled in both halves of training: a change of the reward may be one of "
+        share = f"Only {measured.change.prompts:,} of {_prompt_count(series):,} prompts{of}"
+        verb = "was" if measured.change.prompts == 1 else "were"
+        text = f"{share} {verb} sampled in both halves of training: a change of the reward may be one of "
         section.doubts.append(Doubt(f"{text}the prompts, not of the model. {REMEDY}", 8.0, TRAINING_REWARD))
     for finding in (finding for finding in section.findings if finding.key in (f"flag/duplicates{key}", f"flag/truncated{key}")):
         section.doubts.append(Doubt(f"Training may have gone wrong. {finding.short}", 7.2))

@@ -218,7 +218,7 @@ def test_few_prompts_of_both_halves_and_signs_of_trouble_are_doubts(rng: np.rand
     table = a_table(rng)
     apart = table["prompt"] + np.where((table["step"] >= 50) & (table["prompt"] != "question 1"), " again", "")
     few = doubt_texts(rollouts.describe(["a"], [table.assign(prompt=apart)], Options()).doubts)
-    assert any(text.startswith("Only 1 prompt was, of 11, sampled in both halves of training") and "--evals" in text for text in few)
+    assert any(text.startswith("Only 1 of 11 prompts was sampled in both halves of training") and "--evals" in text for text in few)
     assert not any("both halves" in text for text in doubt_texts(rollouts.describe(["a"], [table], Options()).doubts))
     copied = doubt_texts(rollouts.describe(["a"], [table.assign(completion="same")], Options()).doubts)
     assert any(text.startswith("Training may have gone wrong. 100 % [100 %, 100 %] of pairs") for text in copied)
