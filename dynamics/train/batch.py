@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Batch:
     names : (samples,), to identify samples in error messages.
     behaviour : log-probability of each completion token under the sampling policy, at ``temperature``; None for supervised data.
     temperature : sampling temperature; log-probabilities in the objective are taken at the same temperature.
+    trained : (samples,) whether a sample has a gradient of any term of the objective; None if all have. Others count for the metrics, and
+        in the denominators of ``objectives.token_weights``, so that leaving them out does not change the gradient of the rest.
     """
 
     prompts: Sequence[Int[np.ndarray, " _"]]
@@ -35,6 +37,7 @@ class Batch:
     names: Sequence[str]
     behaviour: Sequence[Float[np.ndarray, " _"]] | None = None
     temperature: float = 1.0
+    trained: Bool[np.ndarray, " samples"] | None = None
 
     @property
     def lengths(self) -> Int[np.ndarray, " samples"]:

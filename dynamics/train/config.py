@@ -232,8 +232,8 @@ class SelfPlayConfig(PolicyGradientConfig):
     format_error_reward : float
         solver reward of an answer that cannot be parsed
     proposer : str
-        training of the proposer: trained, frozen (proposals get no gradient, but the shared weights still change), or snapshot (the base
-        model proposes)
+        training of the proposer: trained, frozen (proposals get no gradient, of the entropy bonus and the KL penalty neither, but the
+        shared weights still change), or snapshot (the base model proposes)
     buffer_size : int
         maximum number of tasks in the buffer; the oldest are dropped first
     num_seed_tasks : int

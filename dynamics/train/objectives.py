@@ -265,6 +265,6 @@ def clip_cov_mask(
 def kl_cov_mask(cov: PerToken, ratio: float) -> Bool[Tensor, " tokens"]:
     """Select the tokens that get a KL penalty (KL-Cov): the floor(ratio x tokens), at least one, of highest covariance."""
     mask = torch.zeros(len(cov), dtype=torch.bool, device=cov.device)
-    if ratio:
+    if ratio and len(cov):
         mask[torch.topk(cov, max(1, int(ratio * len(cov)))).indices] = True
     return mask

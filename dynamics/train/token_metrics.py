@@ -22,6 +22,8 @@ def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
         "nll_sampled": float(tokens.surprisal.mean()),
         "tokens": len(sample),
     }
+    if batch.trained is not None:
+        metrics["tokens_trained"] = int(batch.lengths[batch.trained].sum())
     metrics |= _means_by(tokens, np.array(batch.roles)[sample])
     if len(set(tasks := np.array(batch.tasks)[sample].tolist())) > 1:
         metrics |= _means_by(tokens, np.array(tasks))

@@ -59,8 +59,9 @@ class Before:
 def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) -> Tokens:
     """Add the gradient of the objective to the parameters of ``policy.model``.
 
-    Token weights are computed over the whole batch, so the split into micro-batches affects only the order of sums. Samples with an
-    advantage of 0 are computed without gradient, for their metrics only, unless the objective has other terms.
+    Token weights are computed over the whole batch, so the split into micro-batches affects only the order of sums. Samples that are not
+    trained are computed without gradient, for their metrics only, and so are samples with an advantage of 0 unless the objective has other
+    terms.
 
     Parameters
     ----------
@@ -83,15 +84,18 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens)
     tokens = Tokens(*(np.zeros(count) for _ in range(7)))
     all_learn = isinstance(config, PolicyGradientConfig) and bool(config.kl_coef or config.entropy_coef or config.kl_cov)
-    samples = range(len(batch.completions))
-    learning = [sample for sample in samples if all_learn or batch.advantages[sample] != 0]
-    weightless = [sample for sample in samples if not (all_learn or batch.advantages[sample] != 0)]
-    for chosen, learns in ((learning, True), (weightless, False)):
+    learns = batch.advantages != 0 if not all_learn else np.ones(len(batch.completions), bool)
+    if batch.trained is not None:
+        learns = learns & batch.trained
+    for chosen, with_gradient in ((np.flatnonzero(learns).tolist(), True), (np.flatnonzero(~learns).tolist(), False)):
         for rows in policy.pack(batch, chosen, config.max_tokens_per_microbatch):
-            with torch.set_grad_enabled(learns):
+            with torch.set_grad_enabled(with_gradient):
                 for piece in policy.pieces(rows, config.max_tokens_per_microbatch, batch.temperature):
                     _add(piece, tokens, batch, config, before, weights, token_indices(piece.rows, offsets))
-    tokens.loss *= weights[tokens.sample.astype(int)]
+    sample = tokens.sample.astype(int)
+    tokens.loss *= weights[sample]
+    if batch.trained is not None:
+        tokens.loss[~batch.trained[sample]] = 0.0
     return tokens
 
 
@@ -165,12 +169,15 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
     old = policy.logprobs_of(batch, config.max_tokens_per_microbatch) if config.num_iterations > 1 or covariance else None
     dropped = penalised = None
     if covariance and old is not None:
+        trained = np.ones(len(batch.completions), bool) if batch.trained is None else batch.trained
+        among = torch.from_numpy(np.repeat(trained, batch.lengths)).to(old.device)
         advantage = torch.from_numpy(np.repeat(batch.advantages, batch.lengths)).to(old)
-        product = objectives.covariance(old, advantage)
+        product = objectives.covariance(old[among], advantage[among])
         if config.clip_cov:
-            dropped = objectives.clip_cov_mask(product, config.clip_cov, generator=stream(config.seed, "clip_cov", step))
+            mask = objectives.clip_cov_mask(product, config.clip_cov, generator=stream(config.seed, "clip_cov", step))
+            dropped = torch.zeros_like(among).masked_scatter(among, mask)
         if config.kl_cov:
-            penalised = objectives.kl_cov_mask(product, config.kl_cov)
+            penalised = torch.zeros_like(among).masked_scatter(among, objectives.kl_cov_mask(product, config.kl_cov))
     base = reference.logprobs_of(batch, config.max_tokens_per_microbatch) if reference is not None else None
     return Before(old, base, dropped, penalised)
 

@@ -243,8 +243,9 @@ class SelfPlay(Method):
             raise InputError(f"step {step}: nothing to train on; no proposal was valid and the buffer is empty")
         lengths = np.array([len(sampled.ids) for sampled in completions])
         advantages = objectives.task_relative_reinforce_plus_plus(config.advantage, received, prompt_of, lengths, roles, kinds)
-        if config.proposer == "frozen":
-            advantages[np.array(roles) == "proposer"] = 0.0
+        learns = np.array(roles) != "proposer" if config.proposer == "frozen" else None
+        if learns is not None:
+            advantages[~learns] = 0.0
         for row, advantage in zip([*(rows if trained else []), *solver_rows], advantages, strict=True):
             row["advantage"] = float(advantage)
         for row in (*rows, *solver_rows):
@@ -259,6 +260,7 @@ class SelfPlay(Method):
             names,
             [sampled.logprobs for sampled in completions],
             config.temperature,
+            learns,
         )
         return StepData(batch, {}, [*rows, *solver_rows])
 

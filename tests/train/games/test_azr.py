@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
-from dynamics.train import policy, tasks
-from dynamics.train.config import SelfPlayConfig
+from dynamics.train import policy, tasks, update
+from dynamics.train.config import SelfPlayConfig, preset_values
 from dynamics.train.games import curriculum
 from dynamics.train.games.azr import SelfPlay
 from dynamics.train.games.buffer import BufferEntry
@@ -24,6 +25,7 @@ from dynamics.train.games.proposals import Proposal
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.tasks.prompt_formats import Notation
+from dynamics.train.token_metrics import token_metrics
 from train.helpers import contents
 
 NOTATION = Notation()
@@ -124,6 +126,50 @@ def test_frozen_and_snapshot_stay_labelled(game) -> None:
     for data in (frozen, snapshot):
         assert data.metrics["proposer/reward"] == pytest.approx(np.mean([r["reward"] for r in data.rollouts if r["role"] == "proposer"]))
         assert data.metrics["solver/reward"] == pytest.approx(np.mean([r["reward"] for r in data.rollouts if r["role"] == "solver"]))
+
+
+@pytest.mark.parametrize("more", [preset_values("selfplay", "azr-paper"), {"entropy_coef": 0.1, "kl_coef": 0.1},
+                                  {"entropy_coef": 0.1, "clip_cov": 0.5, "kl_cov": 0.5, "num_iterations": 2}])  # fmt: skip
+def test_a_frozen_proposer_has_no_gradient_of_any_term(more: dict, game) -> None:
+    played = game(**{**more, "proposer": "frozen", "prompts_per_step": 4, "group_size": 4, "num_seed_tasks": 6})
+    model, settings, reference = played.policy.model, played.config, played.policy.copy()
+    if settings.kl_coef:  # at the reference itself its gradient would be 0
+        with torch.no_grad():
+            next(reference.model.parameters()).mul_(1.1)
+    whole = played.next_batch(1).batch
+    proposing = np.array(whole.roles) == "proposer"
+    assert whole.trained.tolist() == (~proposing).tolist()
+    count = int(proposing.sum())  # the first of the batch
+    only = replace(
+        whole,
+        completions=whole.completions[:count],
+        prompt_of=whole.prompt_of[:count],
+        advantages=np.arange(count, dtype=float),
+        roles=whole.roles[:count],
+        tasks=whole.tasks[:count],
+        behaviour=whole.behaviour[:count],
+    )
+    norms = []
+    for trained in (np.zeros(count, bool), np.ones(count, bool)):
+        model.zero_grad()
+        given = replace(only, trained=trained)
+        tokens = update.gradient(played.policy, given, settings, update.prepare(played.policy, reference, given, settings, 1))
+        norms.append(sum(float(value.grad.norm()) for value in model.parameters() if value.grad is not None))
+        assert token_metrics(tokens, given)["tokens_trained"] == (trained * given.lengths).sum()
+        assert bool(tokens.loss.any()) == trained.any()
+    assert norms[0] == 0 < norms[1]
+
+
+def test_tokens_that_are_not_trained_change_no_gradient_of_the_others(game) -> None:
+    """They are neither chosen for Clip-Cov and KL-Cov nor in the means of the covariance, but stay in the denominators."""
+    played = game(proposer="frozen", clip_cov=0.5, kl_cov=0.2, num_iterations=2, clip_ratio_high=0.3)
+    whole = played.next_batch(1).batch
+    before = update.prepare(played.policy, None, whole, played.config, 1)
+    proposing = torch.from_numpy(np.repeat(~whole.trained, whole.lengths))
+    assert before.dropped is not None
+    assert before.penalised is not None
+    assert not (before.dropped | before.penalised)[proposing].any()
+    assert before.penalised.sum() == int(0.2 * (~proposing).sum())
 
 
 def test_the_buffer_forgets_the_oldest_and_comes_back(game) -> None:
