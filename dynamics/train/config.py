@@ -156,11 +156,11 @@ class PolicyGradientConfig(TrainConfig):
     entropy_coef : float
         coefficient of the entropy bonus in the loss
     clip_cov : float
-        Clip-Cov: fraction of tokens whose gradient is dropped, drawn at random from the tokens with a high covariance of log-probability
-        and advantage; 0 disables it
+        Clip-Cov: fraction of tokens whose gradient is dropped, at least one token, drawn at random from the tokens with a high covariance
+        of log-probability and advantage; 0 disables it
     kl_cov : float
         KL-Cov: fraction of tokens that get a KL penalty to the old policy, those with the highest covariance of log-probability and
-        advantage; 0 disables it
+        advantage; needs --num-iterations of at least 2; 0 disables it
     """
 
     temperature: float = 1.0
@@ -416,6 +416,14 @@ def _check_policy_gradient(config: PolicyGradientConfig) -> None:
         raise InputError(
             "--top-p and --top-k: samples from a truncated distribution bias the probability ratio and the KL divergence; "
             "sample from the whole distribution, or use --num-iterations 1 without --kl-coef, --kl-cov and --clip-cov"
+        )
+    for option, fraction in (("--clip-cov", config.clip_cov), ("--kl-cov", config.kl_cov)):
+        if fraction > 1:
+            raise InputError(f"{option} {fraction:g}: is a fraction of the tokens, must be at most 1")
+    if config.kl_cov and config.num_iterations == 1:
+        raise InputError(
+            f"--kl-cov {config.kl_cov:g}: does nothing with --num-iterations 1: its penalty is the distance from the policy before the "
+            "batch, which is 0 in the first optimizer step on it, and so is its gradient; use --num-iterations 2 or more, or --clip-cov"
         )
 
 

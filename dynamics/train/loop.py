@@ -333,6 +333,8 @@ class Run:
                 metrics = token_metrics.token_metrics(tokens, batch) | {"grad_norm": norm} | token_metrics.mismatch(tokens.logp, batch)
             else:
                 metrics |= token_metrics.clip_metrics(tokens)
+        if before.dropped is not None:
+            metrics["clip/cov"] = float(before.dropped.double().mean())
         if before.reference is not None:
             metrics["kl"] = token_metrics.kl_to_reference(tokens.logp, before.reference)
         return metrics

@@ -245,7 +245,10 @@ def covariance(logp: PerToken, advantage: PerToken) -> PerToken:
 def clip_cov_mask(
     cov: PerToken, ratio: float, low: float = 1.0, high: float = 5.0, generator: np.random.Generator | None = None
 ) -> Bool[Tensor, " tokens"]:
-    """Select the tokens whose gradient is dropped (Clip-Cov): floor(ratio x tokens) random tokens with low <= covariance <= high.
+    """Select the tokens whose gradient is dropped (Clip-Cov): random ones of those with low <= covariance <= high.
+
+    They are floor(ratio x tokens), at least one, as in verl's ``compute_policy_loss_clip_cov``; all within the bounds if these are fewer,
+    which can be none: the covariance of most tokens is below 1.
 
     Parameters
     ----------
@@ -255,7 +258,7 @@ def clip_cov_mask(
     generator : random generator; if None, a new generator with seed 0.
     """
     inside = torch.nonzero((cov >= low) & (cov <= high)).flatten().cpu().numpy()
-    count = min(int(ratio * len(cov)), len(inside))
+    count = min(max(1, int(ratio * len(cov))) if ratio else 0, len(inside))
     mask = torch.zeros(len(cov), dtype=torch.bool)
     if count:
         mask[torch.from_numpy((generator or np.random.default_rng(0)).choice(inside, count, replace=False))] = True

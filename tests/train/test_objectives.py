@@ -113,3 +113,7 @@ def test_covariance_masks() -> None:
     assert picked.tolist() == [True, True, False, False]
     assert o.clip_cov_mask(cov, 0.25, 1.0, 5.0, np.random.default_rng(0)).sum() == 1
     assert o.clip_cov_mask(cov, 0.9, 10.0, 20.0).sum() == 0
+    assert o.clip_cov_mask(cov, 0.01, 1.0, 5.0).sum() == 1  # 0.01 of four tokens is none
+    assert o.clip_cov_mask(cov, 0.01, 10.0, 20.0).sum() == o.clip_cov_mask(cov, 0.0).sum() == 0
+    none = torch.zeros(0)
+    assert len(o.clip_cov_mask(none, 0.5)) == len(o.kl_cov_mask(none, 0.5)) == 0

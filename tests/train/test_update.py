@@ -49,7 +49,7 @@ def test_in_bfloat16_micro_batches_change_rounding_alone(more: dict) -> None:
     [
         ("token-mean", {}),
         ("token-mean", {"entropy_coef": 0.1}),
-        ("token-mean", {"kl_cov": 0.2}),
+        ("token-mean", {"kl_cov": 0.2, "num_iterations": 2}),
         ("token-mean", {"clip_cov": 0.2}),
         ("sequence-mean", {"kl_coef": 0.1}),
         ("sequence-mean", {"num_iterations": 2}),
@@ -82,3 +82,22 @@ def test_the_gradient_is_that_of_the_formula() -> None:
     total.backward()
     for name, value in model.named_parameters():
         torch.testing.assert_close(computed[name], value.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_kl_cov_has_a_gradient_from_the_second_step_on_a_batch() -> None:
+    """At the policy before the batch its gradient is that without it, which is why it is refused with one step."""
+    policy, given = Policy(llama().eval(), tiny.build_tokenizer()), batch()
+    plain, penalised = (RLVRConfig(num_iterations=2, kl_cov=fraction) for fraction in (0.0, 0.5))
+    before = update.prepare(policy, None, given, penalised, 1)
+    differences = []
+    for _ in range(2):
+        found = []
+        for config in (plain, penalised):
+            policy.model.zero_grad()
+            update.gradient(policy, given, config, before if config.kl_cov else update.Before(before.old))
+            found.append(torch.cat([value.grad.flatten() for value in policy.model.parameters()]))
+        differences.append(float((found[0] - found[1]).norm() / found[0].norm()))
+        with torch.no_grad():
+            for value in policy.model.parameters():
+                value.add_(value.grad, alpha=-0.01)
+    assert differences[0] < 1e-5 < 1e-2 < differences[1]
