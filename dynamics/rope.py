@@ -1,8 +1,8 @@
 """Rotary position embeddings whose frequencies depend on the length of the sequence, as dynamic NTK scaling and longrope have.
 
 The frequencies of a forward pass are those of its longest sequence, padding included; and dynamic scaling keeps those of the longest pass
-so far. So a text has another distribution beside a longer one, or after it. ``LengthRule`` says which sequences may share a batch, and
-``RotaryState`` returns a model to the state in which it was loaded.
+so far. So a text has another distribution beside a longer one, or after it, and its first tokens had another one before its last were
+there. ``LengthRule`` says which sequences may share a batch, and ``RotaryState`` returns a model to the state in which it was loaded.
 """
 
 from __future__ import annotations
@@ -42,6 +42,15 @@ class LengthRule:
         if not self.kinds or length <= self.limit:
             return 0
         return self.limit + 1 if self.long_alike else length
+
+    def refusal(self, length: int) -> str | None:
+        """Say why a sequence of this length cannot be sampled token by token, or share a row with others; None if it can."""
+        if self.group(length) == 0:
+            return None
+        return (
+            f"beyond {self.limit} tokens, the model's rotary embedding ({', '.join(self.kinds)}) depends on the length of the whole "
+            "sequence, so that its tokens have other probabilities when they are sampled than when they are trained on"
+        )
 
 
 def length_rule(config: Any) -> LengthRule:

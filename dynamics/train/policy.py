@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from dynamics.entropy.logits import from_logits, logits_gradient
 from dynamics.errors import InputError
 from dynamics.models import Head
+from dynamics.rope import RotaryState, length_rule
 from dynamics.train import attention
 from dynamics.train.batch import Batch, PackedRows, completion_offsets, pack_rows, pad_left, token_indices
 from dynamics.train.config import forced_compute_dtype
@@ -104,6 +105,7 @@ class Policy:
     shares : whether samples can be packed into one row, in which completions of a prompt share it.
     checkpointed : layers whose activations are computed again in the backward pass.
     window : longest prompt and completion that can be packed, for models that attend to a sliding window; None if there is no limit.
+    rotary : how the rotary embeddings depend on the length of a sequence; longer ones than its limit are refused.
     remarks : lines about its use that belong into the record of a run.
     """
 
@@ -127,7 +129,11 @@ class Policy:
         self.head: Head | None = head if supported else None
         self.eos = self._eos_token_ids()
         self.window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        self.rotary = length_rule(self.model.config)
+        state = RotaryState(self.model) if self.rotary.kinds else None
         self.shares = self._attends_alike()
+        if state is not None:  # the tokens of the check may have been too many
+            state.restore()
         self.remarks: list[str] = []
         self._require_eval_mode()
         self.checkpointed: list[torch.nn.Module] = checkpointed_layers(self.model) if gradient_checkpointing else []
@@ -254,7 +260,19 @@ class Policy:
             later = past.retreat()
 
     def pack(self, batch: Batch, samples: Sequence[int], tokens: int, share: bool | None = None) -> list[PackedRows]:
-        """Pack samples into micro-batches of at most ``tokens`` tokens that this model can compute; see ``batch.pack_rows``."""
+        """Pack samples into micro-batches of at most ``tokens`` tokens that this model can compute; see ``batch.pack_rows``.
+
+        Raises
+        ------
+        InputError
+            If the rotary embedding depends on the length of one of the sequences: in a batch it would be that of the longest.
+        """
+        if self.rotary.kinds:
+            for sample in samples:
+                length = len(batch.prompts[batch.prompt_of[sample]]) + len(batch.completions[sample])
+                if reason := self.rotary.refusal(length):
+                    name = batch.names[sample] or f"sample {sample}"
+                    raise InputError(f"{name}: {length} tokens, prompt and completion: {reason}; use shorter ones, or another model")
         return pack_rows(batch, samples, tokens, self.shares if share is None else share, self.window)
 
     def logprobs_of(self, batch: Batch, tokens: int, share: bool | None = None) -> Float32[Tensor, " tokens"]:
@@ -287,7 +305,8 @@ class Policy:
 
         The check compares log-probabilities of completions that share a row, and probabilities after left-padded prompts, as in sampling.
         Float32 weights are compared in float32, whatever the compute dtype, so that rounding cannot hide an error; bfloat16 weights are
-        compared with a tolerance of 0.1, which could hide a small error.
+        compared with a tolerance of 0.1, which could hide a small error. Twelve tokens cannot show what depends on the length of a
+        sequence; ``rotary`` says that.
         """
         size = min(len(self.tokenizer), self.model.get_output_embeddings().weight.shape[0])
         ids = (np.arange(1, 13) * 7) % size

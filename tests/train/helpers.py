@@ -11,8 +11,9 @@ import transformers
 
 def llama(seed: int = 0, **more):
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
-    config = transformers.LlamaConfig(**sizes, max_position_embeddings=256, initializer_range=0.3, attn_implementation="eager", **more)
+    sizes: dict = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 64}
+    sizes |= {"max_position_embeddings": 256}
+    config = transformers.LlamaConfig(**sizes | more, initializer_range=0.3, attn_implementation="eager")
     return transformers.LlamaForCausalLM(config)
 
 

@@ -15,6 +15,7 @@ from dynamics import InputError
 from dynamics.train import attention, tiny
 from dynamics.train.batch import Batch, pack_rows
 from dynamics.train.policy import Policy, checkpointed_layers, compute_dtype
+from dynamics.train.samplers.transformers import check_lengths
 from train.helpers import MODELS, llama
 
 
@@ -272,3 +273,40 @@ def test_no_graph_waits_for_the_garbage_collector(batch: Batch) -> None:
         assert not [node for node in gc.get_objects() if "_LogProbs" in type(node).__name__ and not isinstance(node, type)]
     finally:
         gc.enable()
+
+
+ROTARY = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
+LONGROPE = {"rope_type": "longrope", "factor": 8.0, "rope_theta": 100.0, "short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 4.0, 5.0]}
+
+
+@pytest.mark.parametrize(
+    ("limit", "more"),
+    [
+        (8, {"max_position_embeddings": 8, "rope_parameters": ROTARY}),  # the check of twelve tokens is longer
+        (20, {"max_position_embeddings": 20, "rope_parameters": ROTARY}),
+        (8, {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 8}}),
+        (20, {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 20}}),
+    ],
+)
+def test_lengths_on_which_a_rotary_embedding_depends_are_refused(limit: int, more: dict) -> None:
+    """Shorter sequences have the log-probabilities that a model has that never saw a longer one, and those beside a longer one differ."""
+    rng = np.random.default_rng(0)
+    prompts, completions = [rng.integers(14, 60, 4)], [rng.integers(14, 60, n) for n in (3, limit - 4, limit - 3)]
+    blank = ["", "", "long one"]
+    batch = Batch(prompts, completions, np.zeros(3, int), np.ones(3), blank, blank, blank)
+    fits = replace(batch, completions=completions[:2])
+    expected = reference(llama(**more).eval(), fits, 1.0)[0]
+    policy = Policy(llama(**more).eval(), tiny.build_tokenizer())
+    assert policy.shares or limit < 12
+    torch.testing.assert_close(policy.logprobs_of(fits, 1000), expected, atol=2e-5, rtol=1e-5)
+    with pytest.raises(
+        InputError, match=rf"^long one: {limit + 1} tokens, prompt and completion: beyond {limit} tokens, .*rotary embedding"
+    ):
+        policy.logprobs_of(batch, 1000)
+    for rows in pack_rows(batch, range(3), 1000, policy.shares):  # what is refused is wrong
+        found = policy.logprobs(rows)[0][rows.sample < 2]
+    assert (found - expected).abs().max() > 0.01
+    with pytest.raises(InputError, match=rf"^long one: 4 tokens and {limit - 3} new ones") as refused:
+        check_lengths(policy.model, prompts, [limit - 3], ["long one"])
+    assert "\n" not in str(refused.value)
+    check_lengths(policy.model, prompts, [limit - 4], ["fits"])

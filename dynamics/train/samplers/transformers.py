@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dynamics.errors import InputError
+from dynamics.rope import length_rule
 from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
@@ -187,7 +188,9 @@ def _check(
 
 
 def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Sequence[int], names: Sequence[str]) -> None:
-    """Raise InputError for empty prompts, and for prompts that exceed the model's positions with their new tokens.
+    """Raise InputError for empty prompts, and for prompts that, with their new tokens, are too long for the model.
+
+    Too long are more tokens than it has positions, and lengths on which its rotary embedding depends (``LengthRule.refusal``).
 
     Parameters
     ----------
@@ -197,11 +200,16 @@ def check_lengths(model: Any, prompts: Sequence[Int[np.ndarray, " _"]], more: Se
     names : of the prompts, for error messages.
     """
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    rotary = length_rule(model.config)
     for prompt, new, name in zip(prompts, more, names, strict=True):
         if not len(prompt):
             raise InputError(f"{name}: is empty")
         if len(prompt) + new > window:
             raise InputError(f"{name}: {len(prompt)} tokens and {new} new ones exceed the model's {window} positions")
+        if reason := rotary.refusal(len(prompt) + new):
+            raise InputError(
+                f"{name}: {len(prompt)} tokens and {new} new ones: {reason}; use shorter prompts, fewer new tokens or another model"
+            )
 
 
 def _decoder(
