@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from dynamics.errors import InputError, did_you_mean
 
 Dtype = Literal["float32", "bfloat16"]
-LossAggregation = Literal["token-mean", "sequence-mean", "constant"]
+LossAggregation = Literal["token-mean", "sequence-mean", "constant", "role-task-mean"]
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence", "reinforce"]
 #: proposals have no groups, so the estimators that compare samples within a group are left out
 SelfPlayAdvantage = Literal["reinforce++", "reinforce++-sequence", "reinforce"]
@@ -55,7 +55,8 @@ class TrainConfig:
         maximum L2 norm of the gradient; larger gradients are scaled down to it; 0 disables clipping
     loss_aggregation : str
         how token losses are averaged: token-mean (over all tokens of the batch), sequence-mean (over the tokens of each completion, then
-        over completions), or constant (sum divided by completions times --max-new-tokens)
+        over completions), constant (sum divided by completions times --max-new-tokens), or role-task-mean (over the tokens of each pair of
+        role and task type, then over the pairs, so that proposer and solver weigh the same)
     master_dtype : str
         dtype of the weights that the optimizer updates
     compute_dtype : str
@@ -300,6 +301,7 @@ _AZR: dict[str, Any] = {
     "format_error_reward": -1.0,
     "adam_beta2": 0.999,
     "weight_decay": 0.0,
+    "loss_aggregation": "role-task-mean",
 }
 _AZR_PRESETS: dict[str, dict[str, Any]] = {
     "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "proposer_reward": "one_minus", "entropy_coef": 0.001},

@@ -153,18 +153,21 @@ def task_relative_reinforce_plus_plus(
     return values
 
 
-def token_weights(name: str, lengths: ArrayLike, limit: int) -> PerSample:
+def token_weights(name: str, lengths: ArrayLike, limit: int, roles: Sequence[str] = (), tasks: Sequence[str] = ()) -> PerSample:
     """Compute the weight of the tokens of each sample in the objective.
 
     ``token-mean``: 1 / number of tokens in the batch, so long samples have more weight (DAPO, arXiv 2503.14476). ``sequence-mean``:
     1 / (samples x length), so tokens of long samples have less weight, the length bias of GRPO. ``constant``: 1 / (samples x limit),
-    which has neither effect (Dr. GRPO, arXiv 2503.20783).
+    which has neither effect (Dr. GRPO, arXiv 2503.20783). ``role-task-mean``: 1 / (pairs x tokens of the pair), so that each pair of role
+    and task has the same weight, whatever its number of tokens. The public code of Absolute Zero does so in effect: it averages each
+    micro-batch by its tokens, and then micro-batches, which hold samples of one pair, the same number for each.
 
     Parameters
     ----------
     name : one of ``AGGREGATIONS``.
     lengths : (samples,) completion lengths in tokens.
     limit : maximum completion length in tokens.
+    roles, tasks : (samples,) each, for ``role-task-mean``; pairs without a token do not count.
 
     Returns
     -------
@@ -180,10 +183,14 @@ def token_weights(name: str, lengths: ArrayLike, limit: int) -> PerSample:
         return np.full(count, 1 / lengths.sum())
     if name == "constant":
         return np.full(count, 1 / (count * limit))
+    if name == "role-task-mean":
+        _, pair = np.unique([f"{role} {task}" for role, task in zip(roles, tasks, strict=True)], return_inverse=True)
+        tokens = np.bincount(pair, lengths)
+        return 1 / (np.count_nonzero(tokens) * np.maximum(tokens, 1)[pair])
     return np.where(lengths > 0, 1 / (count * np.maximum(lengths, 1)), 0.0)
 
 
-AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
+AGGREGATIONS = ("token-mean", "sequence-mean", "constant", "role-task-mean")
 
 
 def policy_loss(logp: PerToken, old: PerToken, advantage: PerToken, low: float = 0.2, high: float = 0.2) -> PerToken:

@@ -81,7 +81,7 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     """
     offsets = completion_offsets(batch)
     count = int(offsets[-1])
-    weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens)
+    weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens, batch.roles, batch.tasks)
     tokens = Tokens(*(np.zeros(count) for _ in range(7)))
     all_learn = isinstance(config, PolicyGradientConfig) and bool(config.kl_coef or config.entropy_coef or config.kl_cov)
     learns = batch.advantages != 0 if not all_learn else np.ones(len(batch.completions), bool)

@@ -64,6 +64,10 @@ def test_aggregation() -> None:
     assert o.token_weights("sequence-mean", lengths, 10).tolist() == [0.5, 0.5 / 9]
     assert o.token_weights("constant", lengths, 10).tolist() == [0.05, 0.05]
     assert o.token_weights("sequence-mean", np.array([0, 2]), 10).tolist() == [0, 0.25]
+    roles, tasks = ["solver", "solver", "proposer", "solver", "solver"], ["a", "b", "a", "a", "c"]
+    cells = o.token_weights("role-task-mean", np.array([2, 5, 1, 6, 0]), 10, roles, tasks)
+    assert cells.tolist() == [1 / 24, 1 / 15, 1 / 3, 1 / 24, 1 / 3]  # the last has no token, and is no cell
+    assert o.token_weights("role-task-mean", lengths, 10, ["s", "s"], ["a", "a"]).tolist() == [0.1, 0.1]
 
 
 def test_bad_input() -> None:

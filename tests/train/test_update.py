@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,8 @@ def test_in_bfloat16_micro_batches_change_rounding_alone(more: dict) -> None:
         ("sequence-mean", {"num_iterations": 2}),
         ("constant", {}),
         ("constant", {"kl_coef": 0.1, "num_iterations": 2}),
+        ("role-task-mean", {}),
+        ("role-task-mean", {"entropy_coef": 0.1, "kl_coef": 0.1}),
     ],
 )
 def test_micro_batches_change_nothing(loss: str, more: dict) -> None:
@@ -67,6 +71,30 @@ def test_micro_batches_change_nothing(loss: str, more: dict) -> None:
             torch.testing.assert_close(split[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(("tokens", "share"), [(7, True), (20, False), (10_000, True)])
+def test_each_role_and_task_has_the_same_weight(tokens: int, share: bool) -> None:
+    """The gradient is that of micro-batches of one cell, each averaged over its tokens, then averaged; the reference is in float64."""
+    given = replace(
+        batch(), roles=["solver"] * 4 + ["proposer"] * 3, tasks=["deduction", "deduction", "abduction", "abduction"] + ["t"] * 3
+    )
+    policy = Policy(llama().eval(), tiny.build_tokenizer())
+    policy.shares = share
+    computed = gradients(RLVRConfig(loss_aggregation="role-task-mean", max_tokens_per_microbatch=tokens), policy, given)
+    model = llama().eval().double()
+    for cell in ([0, 1], [2, 3], [4, 5, 6]):
+        losses = [-given.advantages[sample] * logps(model, given, sample) for sample in cell]
+        (torch.cat(losses).mean() / 3).backward()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(computed[name].double(), value.grad, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def logps(model, given: Batch, sample: int) -> torch.Tensor:
+    """Log-probabilities (tokens,) of a completion, by a forward pass of its own."""
+    prompt, made = given.prompts[given.prompt_of[sample]], given.completions[sample]
+    logits = model(torch.tensor(np.concatenate([prompt, made]))[None]).logits[0, len(prompt) - 1 : -1] / given.temperature
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(made)[:, None])[:, 0]
+
+
 def test_the_gradient_is_that_of_the_formula() -> None:
     """Compare the loop's gradient with that of the weighted log-likelihood, by a forward pass per completion."""
     model, given = llama().eval(), batch()
@@ -74,11 +102,8 @@ def test_the_gradient_is_that_of_the_formula() -> None:
     computed = gradients(RLVRConfig(), policy, given)
     model.zero_grad()
     total = 0
-    for sample, made in enumerate(given.completions):
-        prompt = given.prompts[given.prompt_of[sample]]
-        logits = model(torch.tensor(np.concatenate([prompt, made]))[None]).logits[0, len(prompt) - 1 : -1] / given.temperature
-        logp = torch.log_softmax(logits, -1).gather(1, torch.tensor(made)[:, None])[:, 0]
-        total = total - (given.advantages[sample] * logp).sum() / given.lengths.sum()
+    for sample in range(len(given.completions)):
+        total = total - (given.advantages[sample] * logps(model, given, sample)).sum() / given.lengths.sum()
     total.backward()
     for name, value in model.named_parameters():
         torch.testing.assert_close(computed[name], value.grad, atol=1e-5, rtol=1e-4)
