@@ -14,9 +14,9 @@ from dynamics.errors import InputError, did_you_mean
 
 Dtype = Literal["float32", "bfloat16"]
 LossAggregation = Literal["token-mean", "sequence-mean", "constant", "role-task-mean"]
-Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence", "reinforce"]
-#: proposals have no groups, so the estimators that compare samples within a group are left out
-SelfPlayAdvantage = Literal["reinforce++", "reinforce++-sequence", "reinforce"]
+Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence", "reinforce++-baseline", "reinforce"]
+#: proposals have no groups, so the estimators that only compare samples within a group are left out
+SelfPlayAdvantage = Literal["reinforce++", "reinforce++-sequence", "reinforce++-baseline", "reinforce"]
 TaskType = Literal["deduction", "abduction", "induction"]
 Bonus = Literal["complexity", "edit_distance", "halstead", "answer_diversity"]
 BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]

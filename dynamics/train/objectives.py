@@ -75,6 +75,19 @@ def reinforce_pp_sequence(rewards: PerSample, _groups: Groups, _lengths: Groups)
     return _whitened(rewards, np.ones(len(rewards)))
 
 
+def reinforce_pp_baseline(rewards: PerSample, groups: Groups, lengths: Groups) -> PerSample:
+    """Subtract the mean of the group, then whiten over the batch as ``reinforce_pp`` does (REINFORCE++-baseline, arXiv 2501.03262).
+
+    verl calls it ``reinforce_plus_plus_baseline``, OpenRLHF ``reinforce_baseline``. Unlike in GRPO all groups are divided by one standard
+    deviation, that of what is left after centring. As in verl, a group of one sample has no baseline: if all groups are of one sample, this
+    is ``reinforce++``. The mean that whitening subtracts is over tokens, so samples of a group with equal rewards share a small advantage
+    unless reward and length are independent.
+    """
+    index, mean, size = _group_mean(rewards, groups)
+    centred = np.where(_all_equal(rewards, index), 0.0, rewards - mean)
+    return _whitened(np.where(size > 1, centred, rewards), lengths.astype(float))
+
+
 def reinforce(rewards: PerSample, _groups: Groups, _lengths: Groups) -> PerSample:
     """Return the rewards, without a baseline: with rewards of 0 and 1, no sample gets a negative advantage."""
     return np.asarray(rewards, float)
@@ -102,6 +115,7 @@ ADVANTAGES: dict[str, Estimator] = {
     "rloo": rloo,
     "reinforce++": reinforce_pp,
     "reinforce++-sequence": reinforce_pp_sequence,
+    "reinforce++-baseline": reinforce_pp_baseline,
     "reinforce": reinforce,
 }
 

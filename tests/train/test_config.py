@@ -122,7 +122,7 @@ def test_every_old_name_is_of_a_setting_that_exists() -> None:
         (["sft", "--learning_rate", "fast"], "--learning-rate: 'fast' is not a number; see --help"),
         (["sft", "--eval-temperatures", "1,a"], "--eval-temperatures: 'a' is not a number"),
         (["sft", "--preset", "azr-code"], "invalid choice 'azr-code' for argument '--preset'"),
-        (["selfplay", "--advantage", "rloo"], "Expected one of ('reinforce++', 'reinforce++-sequence', 'reinforce')"),
+        (["selfplay", "--advantage", "rloo"], "invalid choice 'rloo' for argument '--advantage'. Expected one of ('reinforce++', 'rein"),
         (["selfplay", "--solver-delay", "2"], "--solver-delay"),
         (["selfplay", "--task-types"], "--task-types: needs at least one of deduction, abduction, induction"),
         (["sft", "--eval-temperatures"], "--eval-temperatures : must be one or more numbers"),

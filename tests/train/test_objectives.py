@@ -29,6 +29,10 @@ def test_by_hand() -> None:
     pair = {"rewards": [1, 0], "groups": [0, 1], "lengths": [1, 3]}
     np.testing.assert_allclose(of("reinforce++", **pair), [3**0.5, -(3**-0.5)], rtol=1e-6)
     np.testing.assert_allclose(of("reinforce++-sequence", **pair), [1, -1], rtol=1e-6)
+    np.testing.assert_allclose(of("reinforce++-baseline", **pair), of("reinforce++", **pair))  # groups of one have no baseline
+    # centred: 1/2, -1/2, 0, 0; over tokens the mean is 0 and the variance (1 + 1) / 4 / 4
+    four = {"rewards": [1, 0, 1, 1], "groups": [3, 3, 1, 1], "lengths": [1, 1, 1, 1]}
+    np.testing.assert_allclose(of("reinforce++-baseline", **four), [2**0.5, -(2**0.5), 0, 0], atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
@@ -43,7 +47,7 @@ def test_group_laws(name: str, rng) -> None:
     np.testing.assert_allclose(of(name, rewards[order], groups[order], lengths[order]), advantages[order], atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-sequence", "reinforce++-baseline"])
 def test_equal_rewards_teach_nothing(name: str) -> None:
     assert (of(name, [0.1] * 3, [0, 0, 0], [1, 2, 3]) == 0).all()  # the mean of three 0.1 is not 0.1
     assert (of(name, [0.7], [0], [4]) == 0).all()  # a group of one
@@ -56,6 +60,17 @@ def test_whitening_weighs_what_its_name_says(rng) -> None:
     assert abs(tokens.sum()) > 1e-3
     assert abs(sequences.sum()) < 1e-9
     np.testing.assert_allclose((tokens**2 * lengths).sum() / lengths.sum(), 1, rtol=1e-6)
+
+
+def test_reinforce_pp_with_a_baseline_is_whitening_of_centred_rewards(rng) -> None:
+    groups, lengths = np.append(rng.integers(0, 7, 49), 99), rng.integers(1, 20, 50)  # the last is alone
+    rewards = rng.normal(size=50) + groups
+    centred = np.array([rewards[i] - (rewards[groups == groups[i]].mean() if groups[i] < 99 else 0) for i in range(50)])
+    by_token = np.repeat(centred, lengths)
+    advantages = of("reinforce++-baseline", rewards, groups, lengths)
+    np.testing.assert_allclose(advantages, (centred - by_token.mean()) / by_token.std(), rtol=1e-6, atol=1e-9)
+    harder = of("reinforce++-baseline", rewards - 5.0 * (groups == 3), groups, lengths)
+    np.testing.assert_allclose(harder, advantages, atol=1e-9)  # how hard a prompt is does not count
 
 
 def test_aggregation() -> None:
