@@ -5,8 +5,9 @@ it parses, runs, is deterministic and is new. The solver samples several answers
 reward, and each answer is rewarded for correctness. Advantages are normalised separately for each role and task type (TRR++,
 ``objectives.task_relative_reinforce_plus_plus``), and both roles are trained in one update.
 
-Intentional differences from the public code: nondeterministic programs are invalid; outputs are never truncated; a full buffer drops its
-oldest tasks; the solver trains on the proposals of the same step, with the samples that measured their solve rate.
+Intentional differences from the public code are listed in docs/methods/selfplay.md. Among them: nondeterministic programs and duplicates
+are invalid; outputs are never truncated; a full buffer drops its oldest tasks; by default the solver trains on the proposals of the same
+step, with the samples that measured their solve rate, and on nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dynamics.train import proposer_rewards as rewards
 from dynamics.train.batch import Batch
 from dynamics.train.config import SelfPlayConfig
 from dynamics.train.games import curriculum, selfplay_metrics
-from dynamics.train.games.buffer import BufferEntry, buffer_from_json, first_buffer, sample_earlier_tasks
+from dynamics.train.games.buffer import BufferEntry, buffer_from_json, first_buffer, sample_earlier_tasks, sample_to_fill
 from dynamics.train.games.proposals import Proposal, Proposer
 from dynamics.train.games.selfplay_metrics import JudgedCompletion
 from dynamics.train.method import Method, StepData
@@ -129,17 +130,27 @@ class SelfPlay(Method):
         for proposal in proposals:
             if proposal.entry is None:
                 proposal.reward = config.invalid_proposal_reward
-        if config.solver_delay or not questions:
-            earlier = self.delayed if config.solver_delay else sample_earlier_tasks(self.buffer, config.seed, step, config.prompts_per_step)
-            trained = [self.question(entry, number) for number, entry in enumerate(earlier)]
+        if config.solver_delay:
+            tasks, trained = self.delayed, [self.question(entry, number) for number, entry in enumerate(self.delayed)]
+            solutions = self.solve(self.policy, trained, step, "lagged") if trained else []
+        elif not questions and not config.fill_solver_batch:
+            tasks = sample_earlier_tasks(self.buffer, config.seed, step, config.prompts_per_step)
+            trained = [self.question(entry, number) for number, entry in enumerate(tasks)]
             solutions = self.solve(self.policy, trained, step, "lagged") if trained else []
         else:
-            trained, solutions = questions, solved
+            tasks, trained, solutions = entries, questions, solved
+        if config.fill_solver_batch:
+            old = sample_to_fill(self.buffer, tasks, self.task_types, config.seed, step, config.prompts_per_step)
+            added = [self.question(entry, number) for number, entry in enumerate(old, len(trained))]
+            trained = trained + added
+            solutions = solutions + (self.solve(self.policy, added, step, "fill") if added else [])
         self.buffer.extend(entries)
         self.delayed = entries if config.solver_delay else []
         data = self.pack(step, proposals, trained, solutions)
         data.metrics.update(selfplay_metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
         data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types))
+        if config.fill_solver_batch and trained:
+            data.metrics["solver/from_buffer"] = len(added) / len(trained)
         data.metrics["time/feed"] = time.perf_counter() - begin
         data.metrics["time/outside_model"] = self.seconds_outside_model
         self.seconds_outside_model = 0.0

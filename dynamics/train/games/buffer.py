@@ -1,9 +1,9 @@
-"""The buffer of valid tasks: references for the proposer, and tasks for the solver in steps without a valid proposal."""
+"""The buffer of valid tasks: references for the proposer, and tasks for the solver where new ones are missing."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,31 @@ def first_buffer(identity: ProposedTask, size: int) -> Buffer:
 def buffer_from_json(rows: Iterable[dict[str, Any]], size: int) -> Buffer:
     """Create a buffer of at most ``size`` tasks from the JSON of ``BufferEntry.to_json``."""
     return deque(map(BufferEntry.from_json, rows), maxlen=size)
+
+
+def sample_to_fill(buffer: Buffer, new: Sequence[BufferEntry], kinds: Sequence[str], seed: int, step: int, count: int) -> list[BufferEntry]:
+    """Sample tasks of the buffer that fill up a solver batch of ``count`` tasks of each type, as ``max_new`` of Absolute Zero's code.
+
+    Parameters
+    ----------
+    buffer : tasks to draw from, each at most once, those of the seeding included; it may hold the new ones, which are not drawn.
+    new : tasks that are in the batch already.
+    kinds : task types.
+    seed, step : select the random streams.
+    count : size of the batch of a type.
+
+    Returns
+    -------
+    Tasks type by type; fewer if the buffer has not enough.
+    """
+    taken = {entry.key for entry in new}
+    chosen: list[BufferEntry] = []
+    for kind in kinds:
+        pool = [entry for entry in buffer if entry.kind == kind and entry.key not in taken]
+        missing = max(0, count - sum(entry.kind == kind for entry in new))
+        indices = stream(seed, f"fill {kind}", step).permutation(len(pool))[:missing]
+        chosen += [pool[int(index)] for index in indices]
+    return chosen
 
 
 def sample_earlier_tasks(buffer: Buffer, seed: int, step: int, count: int) -> list[BufferEntry]:

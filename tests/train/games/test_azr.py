@@ -193,11 +193,47 @@ def test_lag_trains_on_the_step_before(game) -> None:
     assert {row["problem"].split(".")[0] for row in second.rollouts if row["role"] == "solver"} == {"proposal 1"}
 
 
+@pytest.mark.parametrize("delay", [0, 1])
+def test_the_solver_batch_is_filled_from_the_buffer(delay: int, game) -> None:
+    """New tasks first, then others of the same type, to ``prompts_per_step`` of each type while the buffer has enough."""
+    count, kinds = 6, ("deduction", "abduction", "induction")
+    played = game(fill_solver_batch=True, solver_delay=delay, prompts_per_step=count, num_seed_tasks=40, solver_samples=1)
+    for step in (1, 2):
+        new = list(played.delayed)  # with a delay, those of the step before
+        data = played.next_batch(step)
+        if not delay:
+            new = [entry for entry in played.buffer if entry.step == step]
+        solved = [row for row in data.rollouts if row["role"] == "solver"]
+        asked = [row["prompt"] for row in solved]
+        assert asked[: len(new)] == [played.question(entry, 0).prompt for entry in new]
+        known = {played.question(entry, 0).prompt: entry for entry in played.buffer if entry.step < step or entry in new}
+        assert set(asked) <= set(known)
+        assert len({known[prompt].key for prompt in asked}) == len(asked)
+        for kind in kinds:
+            pool = sum(entry.kind == kind and entry.step < step for entry in played.buffer) + sum(e.kind == kind for e in new) * (1 - delay)
+            assert sum(row["task"] == kind for row in solved) == min(count, pool)
+        assert data.metrics["solver/from_buffer"] == (len(solved) - len(new)) / len(solved) > 0
+        assert data.batch.completions[-1].tolist() == solved[-1]["completion_ids"]
+
+
+def test_filling_is_the_same_after_a_resume_and_changes_nothing_that_comes_before(game) -> None:
+    more = {"fill_solver_batch": True, "num_seed_tasks": 20}
+    played, again, without = game(**more), game(**more), game(num_seed_tasks=20)
+    filled, plain = played.next_batch(1).rollouts, without.next_batch(1).rollouts
+    assert [row | {"advantage": 0} for row in filled[: len(plain)]] == [row | {"advantage": 0} for row in plain]
+    assert len(filled) > len(plain)
+    assert played.buffer == without.buffer
+    again.load(json.loads(json.dumps(played.state())))
+    assert again.next_batch(2).rollouts == played.next_batch(2).rollouts
+
+
 def test_a_collapse_is_told(game) -> None:
     stopped = game(max_proposal_tokens=1, collapse_steps=2)
     stopped.next_batch(1)
     with pytest.raises(InputError, match=r"collapsed.*not ended"):
         stopped.next_batch(2)
+    filled = game(max_proposal_tokens=1, on_collapse="solver", fill_solver_batch=True).next_batch(1)
+    assert (filled.batch.tasks[-8:], filled.metrics["solver/from_buffer"]) == (["deduction"] * 4 + ["abduction"] * 4, 1.0)  # f(x) = x
     going = game(max_proposal_tokens=1, collapse_steps=2, on_collapse="solver")
     for step in (1, 2, 3):
         data = going.next_batch(step)
@@ -225,10 +261,11 @@ def options(base: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: Path, monkeypatch) -> None:
-    dtype = ["--compute-dtype", compute]
-    assert command.cli(options(base, tmp_path / "whole", *dtype)) == 0
+@pytest.mark.parametrize("more", ["--compute-dtype float32", "--compute-dtype bfloat16",
+                                  "--fill-solver-batch --solver-delay 1 --loss-aggregation role-task-mean --proposer frozen"])  # fmt: skip
+def test_resumed_with_its_buffer_to_the_bit(more: str, base: Path, tmp_path: Path, monkeypatch) -> None:
+    options_of_run = more.split()
+    assert command.cli(options(base, tmp_path / "whole", *options_of_run)) == 0
     from dynamics.train import loop
 
     real = loop.Run.one_step
@@ -240,9 +277,9 @@ def test_resumed_with_its_buffer_to_the_bit(compute: str, base: Path, tmp_path: 
 
     monkeypatch.setattr(loop.Run, "one_step", dies)
     with pytest.raises(SystemExit):
-        command.main(options(base, tmp_path / "broken", *dtype))
+        command.main(options(base, tmp_path / "broken", *options_of_run))
     monkeypatch.setattr(loop.Run, "one_step", real)
-    assert command.cli(options(base, tmp_path / "broken", "--resume", *dtype)) == 0
+    assert command.cli(options(base, tmp_path / "broken", "--resume", *options_of_run)) == 0
     whole, broken = contents(tmp_path / "whole"), contents(tmp_path / "broken")
     assert whole == broken
     assert [json.loads(line)["phase"] for line in (tmp_path / "whole/curriculum.jsonl").read_text().splitlines()]
@@ -273,6 +310,8 @@ def test_presets_are_what_options_change(capsys) -> None:
         changed[name] = json.loads(capsys.readouterr().out)
     assert changed["azr-paper"]["group_size"] == 4
     assert changed["azr-paper"]["entropy_coef"] == 0.001
+    assert (changed["azr-code"]["num_seed_tasks"], changed["azr-code"]["warmup_steps"]) == (256, 0)
+    assert changed["azr-code"]["fill_solver_batch"]
     apart = {key for key in changed["azr-paper"] if changed["azr-paper"][key] != changed["azr-code"][key]}
     assert apart == {"preset", "advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}
 
