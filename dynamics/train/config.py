@@ -21,7 +21,7 @@ TaskType = Literal["deduction", "abduction", "induction"]
 Bonus = Literal["complexity", "edit_distance", "halstead", "answer_diversity"]
 BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]
 #: settings that runs of earlier versions may not have recorded, with the values that these had
-EARLIER: dict[str, Any] = {"allow_unconfined": False, "gradient_checkpointing": False, "fill_solver_batch": False}
+EARLIER: dict[str, Any] = {"allow_unconfined": False, "gradient_checkpointing": False, "solver_batch": "new"}
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,9 @@ class SelfPlayConfig(PolicyGradientConfig):
         identity program
     solver_delay : int
         steps between proposing a task and training the solver on it: 0 or 1
-    fill_solver_batch : bool
-        fill the solver's batch up to --prompts-per-step tasks of each type with tasks from the buffer (max_new of Absolute Zero's code); by
-        default it trains on the new valid tasks only, and on earlier ones only in a step without a valid proposal
+    solver_batch : str
+        tasks that the solver trains on: new (the new valid tasks; earlier ones only in a step without a valid proposal), or max_new (the
+        new valid tasks, filled up to --prompts-per-step of each type with tasks from the buffer, as in Absolute Zero's code)
     on_collapse : str
         what to do when the proposer has collapsed (see --collapse-steps): stop the run, or continue to train the solver on the buffer
     collapse_steps : int
@@ -272,7 +272,7 @@ class SelfPlayConfig(PolicyGradientConfig):
     buffer_size: int = 4096
     num_seed_tasks: int = 64
     solver_delay: Literal[0, 1] = 0
-    fill_solver_batch: bool = False
+    solver_batch: Literal["new", "max_new"] = "new"
     on_collapse: Literal["stop", "solver"] = "stop"
     collapse_steps: int = 10
     curriculum_samples: int = 60
@@ -308,7 +308,7 @@ _AZR: dict[str, Any] = {
     "loss_aggregation": "role-task-mean",
     "warmup_steps": 0,
     "num_seed_tasks": 256,
-    "fill_solver_batch": True,
+    "solver_batch": "max_new",
 }
 _AZR_PRESETS: dict[str, dict[str, Any]] = {
     "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "proposer_reward": "one_minus", "entropy_coef": 0.001},

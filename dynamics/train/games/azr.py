@@ -133,13 +133,13 @@ class SelfPlay(Method):
         if config.solver_delay:
             tasks, trained = self.delayed, [self.question(entry, number) for number, entry in enumerate(self.delayed)]
             solutions = self.solve(self.policy, trained, step, "lagged") if trained else []
-        elif not questions and not config.fill_solver_batch:
+        elif not questions and config.solver_batch == "new":
             tasks = sample_earlier_tasks(self.buffer, config.seed, step, config.prompts_per_step)
             trained = [self.question(entry, number) for number, entry in enumerate(tasks)]
             solutions = self.solve(self.policy, trained, step, "lagged") if trained else []
         else:
             tasks, trained, solutions = entries, questions, solved
-        if config.fill_solver_batch:
+        if config.solver_batch == "max_new":
             old = sample_to_fill(self.buffer, tasks, self.task_types, config.seed, step, config.prompts_per_step)
             added = [self.question(entry, number) for number, entry in enumerate(old, len(trained))]
             trained = trained + added
@@ -149,7 +149,7 @@ class SelfPlay(Method):
         data = self.pack(step, proposals, trained, solutions)
         data.metrics.update(selfplay_metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
         data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types))
-        if config.fill_solver_batch and trained:
+        if config.solver_batch == "max_new" and trained:
             data.metrics["solver/from_buffer"] = len(added) / len(trained)
         data.metrics["time/feed"] = time.perf_counter() - begin
         data.metrics["time/outside_model"] = self.seconds_outside_model

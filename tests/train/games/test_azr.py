@@ -197,7 +197,7 @@ def test_lag_trains_on_the_step_before(game) -> None:
 def test_the_solver_batch_is_filled_from_the_buffer(delay: int, game) -> None:
     """New tasks first, then others of the same type, to ``prompts_per_step`` of each type while the buffer has enough."""
     count, kinds = 6, ("deduction", "abduction", "induction")
-    played = game(fill_solver_batch=True, solver_delay=delay, prompts_per_step=count, num_seed_tasks=40, solver_samples=1)
+    played = game(solver_batch="max_new", solver_delay=delay, prompts_per_step=count, num_seed_tasks=40, solver_samples=1)
     for step in (1, 2):
         new = list(played.delayed)  # with a delay, those of the step before
         data = played.next_batch(step)
@@ -217,7 +217,7 @@ def test_the_solver_batch_is_filled_from_the_buffer(delay: int, game) -> None:
 
 
 def test_filling_is_the_same_after_a_resume_and_changes_nothing_that_comes_before(game) -> None:
-    more = {"fill_solver_batch": True, "num_seed_tasks": 20}
+    more = {"solver_batch": "max_new", "num_seed_tasks": 20}
     played, again, without = game(**more), game(**more), game(num_seed_tasks=20)
     filled, plain = played.next_batch(1).rollouts, without.next_batch(1).rollouts
     assert [row | {"advantage": 0} for row in filled[: len(plain)]] == [row | {"advantage": 0} for row in plain]
@@ -232,7 +232,7 @@ def test_a_collapse_is_told(game) -> None:
     stopped.next_batch(1)
     with pytest.raises(InputError, match=r"collapsed.*not ended"):
         stopped.next_batch(2)
-    filled = game(max_proposal_tokens=1, on_collapse="solver", fill_solver_batch=True).next_batch(1)
+    filled = game(max_proposal_tokens=1, on_collapse="solver", solver_batch="max_new").next_batch(1)
     assert (filled.batch.tasks[-8:], filled.metrics["solver/from_buffer"]) == (["deduction"] * 4 + ["abduction"] * 4, 1.0)  # f(x) = x
     going = game(max_proposal_tokens=1, collapse_steps=2, on_collapse="solver")
     for step in (1, 2, 3):
@@ -260,9 +260,11 @@ def options(base: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
+LIKE_AZR_CODE = "--solver-batch max_new --solver-delay 1 --loss-aggregation role-task-mean --proposer frozen"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", ["--compute-dtype float32", "--compute-dtype bfloat16",
-                                  "--fill-solver-batch --solver-delay 1 --loss-aggregation role-task-mean --proposer frozen"])  # fmt: skip
+@pytest.mark.parametrize("more", ["--compute-dtype float32", "--compute-dtype bfloat16", LIKE_AZR_CODE])
 def test_resumed_with_its_buffer_to_the_bit(more: str, base: Path, tmp_path: Path, monkeypatch) -> None:
     options_of_run = more.split()
     assert command.cli(options(base, tmp_path / "whole", *options_of_run)) == 0
@@ -311,7 +313,7 @@ def test_presets_are_what_options_change(capsys) -> None:
     assert changed["azr-paper"]["group_size"] == 4
     assert changed["azr-paper"]["entropy_coef"] == 0.001
     assert (changed["azr-code"]["num_seed_tasks"], changed["azr-code"]["warmup_steps"]) == (256, 0)
-    assert changed["azr-code"]["fill_solver_batch"]
+    assert changed["azr-code"]["solver_batch"] == "max_new"
     apart = {key for key in changed["azr-paper"] if changed["azr-paper"][key] != changed["azr-code"][key]}
     assert apart == {"preset", "advantage", "proposer_reward", "entropy_coef", "clip_ratio_high", "solver_delay"}
 
