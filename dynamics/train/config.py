@@ -21,7 +21,13 @@ TaskType = Literal["deduction", "abduction", "induction"]
 Bonus = Literal["complexity", "edit_distance", "halstead", "answer_diversity"]
 BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]
 #: settings that runs of earlier versions may not have recorded, with the values that these had
-EARLIER: dict[str, Any] = {"allow_unconfined": False, "gradient_checkpointing": False, "solver_batch": "new"}
+EARLIER: dict[str, Any] = {
+    "allow_unconfined": False,
+    "gradient_checkpointing": False,
+    "solver_batch": "new",
+    "clip_ratio_c": 0.0,
+    "decay_matrices_only": False,
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,9 @@ class TrainConfig:
     warmup_steps : int
         steps of linear learning rate warm-up; 0 disables warm-up
     weight_decay : float
-        weight decay of AdamW
+        weight decay of AdamW, of all weights
+    decay_matrices_only : bool
+        leave biases, norms and other weights of one dimension out of the weight decay, as transformers' Trainer and TRL do
     adam_beta1 : float
         beta1 of AdamW: decay rate of the running mean of the gradient
     adam_beta2 : float
@@ -96,6 +104,7 @@ class TrainConfig:
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 5
     weight_decay: float = 0.0
+    decay_matrices_only: bool = False
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
     max_grad_norm: float = 1.0
@@ -152,6 +161,8 @@ class PolicyGradientConfig(TrainConfig):
         lower clip range epsilon: probability ratios are clipped at 1 - epsilon
     clip_ratio_high : float
         upper clip range epsilon: probability ratios are clipped at 1 + epsilon
+    clip_ratio_c : float
+        dual clip: bound of the probability ratio for negative advantages, 3 in verl; 0 disables it; needs --num-iterations of at least 2
     kl_coef : float
         coefficient of the KL divergence to the base model (k3 estimate) in the loss
     entropy_coef : float
@@ -171,6 +182,7 @@ class PolicyGradientConfig(TrainConfig):
     num_iterations: int = 1
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.2
+    clip_ratio_c: float = 0.0
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
     clip_cov: float = 0.0
@@ -391,6 +403,8 @@ def check(config: TrainConfig) -> None:
     if not config.eval_temperatures or not all(0 <= temperature < math.inf for temperature in config.eval_temperatures):
         given = " ".join(f"{temperature:g}" for temperature in config.eval_temperatures)
         raise InputError(f"--eval-temperatures {given}: must be one or more numbers of at least 0")
+    if config.decay_matrices_only and not config.weight_decay:
+        raise InputError("--decay-matrices-only: does nothing with --weight-decay 0; set a weight decay, or leave it out")
     forced_compute_dtype()
     if isinstance(config, PolicyGradientConfig):
         _check_policy_gradient(config)
@@ -425,6 +439,13 @@ def _check_policy_gradient(config: PolicyGradientConfig) -> None:
         raise InputError(
             "--top-p and --top-k: samples from a truncated distribution bias the probability ratio and the KL divergence; "
             "sample from the whole distribution, or use --num-iterations 1 without --kl-coef, --kl-cov and --clip-cov"
+        )
+    if config.clip_ratio_c and (config.clip_ratio_c <= 1 or config.num_iterations == 1):
+        raise InputError(
+            f"--clip-ratio-c {config.clip_ratio_c:g}: must be above 1"
+            if config.clip_ratio_c <= 1
+            else f"--clip-ratio-c {config.clip_ratio_c:g}: does nothing with --num-iterations 1: the probability ratio is then 1; use "
+            "--num-iterations 2 or more, or leave it out"
         )
     for option, fraction in (("--clip-cov", config.clip_cov), ("--kl-cov", config.kl_cov)):
         if fraction > 1:

@@ -115,13 +115,7 @@ class Run:
         self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
         self.base = self._keep_base()
         self.reference = self.base if isinstance(config, PolicyGradientConfig) and config.kl_coef else None
-        self.optimizer = torch.optim.AdamW(
-            self.policy.masters.values(),
-            config.learning_rate,
-            (config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = update.make_optimizer(self.policy, config)
         every = config.record_every or self.method.record_every
         kept = self.base is not None  # by which the recorder needs no copy of its own
         before = (self.base or self.policy).masters
@@ -333,6 +327,8 @@ class Run:
                 metrics = token_metrics.token_metrics(tokens, batch) | {"grad_norm": norm} | token_metrics.mismatch(tokens.logp, batch)
             else:
                 metrics |= token_metrics.clip_metrics(tokens)
+            if isinstance(config, PolicyGradientConfig) and config.clip_ratio_c:
+                metrics["clip/dual"] = float(tokens.clipped_dual.mean())
         if before.dropped is not None:
             metrics["clip/cov"] = float(before.dropped.double().mean())
         if before.reference is not None:

@@ -207,19 +207,22 @@ def token_weights(name: str, lengths: ArrayLike, limit: int, roles: Sequence[str
 AGGREGATIONS = ("token-mean", "sequence-mean", "constant", "role-task-mean")
 
 
-def policy_loss(logp: PerToken, old: PerToken, advantage: PerToken, low: float = 0.2, high: float = 0.2) -> PerToken:
+def policy_loss(logp: PerToken, old: PerToken, advantage: PerToken, low: float = 0.2, high: float = 0.2, dual: float = 0.0) -> PerToken:
     """-min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(logp - old) (PPO, arXiv 1707.06347).
 
-    At r = 1, as in the first update on a batch, its gradient is that of -A logp, independent of clipping.
+    At r = 1, as in the first update on a batch, its gradient is that of -A logp, independent of clipping. Where A < 0 and r has grown, the
+    loss is unbounded; dual clipping bounds it by -dual A (arXiv 1912.09729; ``clip_ratio_c`` in verl).
 
     Parameters
     ----------
     logp, old : (tokens,) log-probabilities under the current policy and the policy before the update, in nats.
     advantage : (tokens,) advantage of the token's sample.
     low, high : the ratio is clipped at 1 - low and at 1 + high.
+    dual : bound of the ratio for negative advantages, above 1; 0 for none.
     """
     ratio = torch.exp(logp - old)
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    bounded = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    return -(torch.where(advantage < 0, torch.maximum(bounded, dual * advantage), bounded) if dual else bounded)
 
 
 def clipped(
@@ -228,6 +231,11 @@ def clipped(
     """Mark the tokens whose gradient of ``policy_loss`` is removed by clipping, at the lower and at the upper end of the ratio."""
     ratio = torch.exp(logp - old)
     return (ratio < 1 - low) & (advantage < 0), (ratio > 1 + high) & (advantage > 0)
+
+
+def dual_clipped(logp: PerToken, old: PerToken, advantage: PerToken, dual: float) -> Bool[Tensor, " tokens"]:
+    """Mark the tokens whose gradient of ``policy_loss`` is removed by dual clipping; none if ``dual`` is 0."""
+    return (torch.exp(logp - old) > dual) & (advantage < 0) & (dual > 0)
 
 
 def kl_k1(logp: PerToken, reference_logp: PerToken) -> PerToken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ class Tokens:
     logp : (tokens,) log-probability at the batch's temperature, nats.
     entropy, surprisal : (tokens,) at temperature 1, nats.
     loss : (tokens,) loss times the token's weight in the objective.
-    clipped_low, clipped_high : (tokens,) 1 where clipping of the probability ratio at the lower or upper end removes the gradient.
+    clipped_low, clipped_high, clipped_dual : (tokens,) 1 where clipping of the probability ratio at its lower or upper end, or dual
+        clipping, removes the gradient.
     """
 
     sample: Float[np.ndarray, " tokens"]
@@ -38,6 +40,7 @@ class Tokens:
     loss: Float[np.ndarray, " tokens"]
     clipped_low: Float[np.ndarray, " tokens"]
     clipped_high: Float[np.ndarray, " tokens"]
+    clipped_dual: Float[np.ndarray, " tokens"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     offsets = completion_offsets(batch)
     count = int(offsets[-1])
     weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens, batch.roles, batch.tasks)
-    tokens = Tokens(*(np.zeros(count) for _ in range(7)))
+    tokens = Tokens(*(np.zeros(count) for _ in range(8)))
     all_learn = isinstance(config, PolicyGradientConfig) and bool(config.kl_coef or config.entropy_coef or config.kl_cov)
     learns = batch.advantages != 0 if not all_learn else np.ones(len(batch.completions), bool)
     if batch.trained is not None:
@@ -112,13 +115,13 @@ def _add(
     logp, entropy, surprisal = piece.values
     sample = piece.rows.sample
     advantage = torch.from_numpy(batch.advantages[sample]).to(logp)
-    loss, low, high = _loss(config, before, index, logp, entropy, advantage)
+    loss, clipped = _loss(config, before, index, logp, entropy, advantage)
     if torch.is_grad_enabled():
         piece.backward((loss * torch.from_numpy(weights[sample]).to(logp)).sum())
     for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
         getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
     tokens.sample[index] = sample
-    tokens.clipped_low[index], tokens.clipped_high[index] = low.cpu().numpy(), high.cpu().numpy()
+    tokens.clipped_low[index], tokens.clipped_high[index], tokens.clipped_dual[index] = clipped.cpu().numpy()
 
 
 def _loss(
@@ -128,14 +131,14 @@ def _loss(
     logp: Float[torch.Tensor, " tokens"],
     entropy: Float[torch.Tensor, " tokens"],
     advantage: Float[torch.Tensor, " tokens"],
-) -> tuple[Float[torch.Tensor, " tokens"], Bool[torch.Tensor, " tokens"], Bool[torch.Tensor, " tokens"]]:
-    """Loss of the tokens with these indices in the batch, and masks of those clipped at the lower and at the upper end."""
+) -> tuple[Float[torch.Tensor, " tokens"], Bool[torch.Tensor, "3 tokens"]]:
+    """Loss of the tokens with these indices in the batch, and masks of those clipped at the lower and upper end and by dual clipping."""
     if not isinstance(config, PolicyGradientConfig):
-        never = torch.zeros(len(logp), dtype=torch.bool, device=logp.device)
-        return -advantage * logp, never, never
+        return -advantage * logp, torch.zeros(3, len(logp), dtype=torch.bool, device=logp.device)
     old = logp.detach() if before.old is None else before.old[index]
-    loss = objectives.policy_loss(logp, old, advantage, config.clip_ratio_low, config.clip_ratio_high)
+    loss = objectives.policy_loss(logp, old, advantage, config.clip_ratio_low, config.clip_ratio_high, config.clip_ratio_c)
     low, high = objectives.clipped(logp.detach(), old, advantage, config.clip_ratio_low, config.clip_ratio_high)
+    dual = objectives.dual_clipped(logp.detach(), old, advantage, config.clip_ratio_c)
     if before.dropped is not None:
         loss = torch.where(before.dropped[index], loss.detach(), loss)
     if before.penalised is not None:
@@ -144,7 +147,7 @@ def _loss(
         loss = loss + config.kl_coef * objectives.kl_k3(logp, before.reference[index])
     if config.entropy_coef:
         loss = loss - config.entropy_coef * entropy
-    return loss, low, high
+    return loss, torch.stack([low, high, dual])
 
 
 def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: TrainConfig, step: int) -> Before:
@@ -180,6 +183,18 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
             penalised = torch.zeros_like(among).masked_scatter(among, objectives.kl_cov_mask(product, config.kl_cov))
     base = reference.logprobs_of(batch, config.max_tokens_per_microbatch) if reference is not None else None
     return Before(old, base, dropped, penalised)
+
+
+def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
+    """Make AdamW for the master weights; with ``decay_matrices_only``, those of fewer than two dimensions are in a group without decay."""
+    masters = list(policy.masters.values())
+    groups: list[dict[str, Any]] = [{"params": masters}]
+    if config.decay_matrices_only:
+        groups = [{"params": [value for value in masters if value.ndim >= 2]}]
+        groups.append({"params": [value for value in masters if value.ndim < 2], "weight_decay": 0.0})
+    return torch.optim.AdamW(
+        groups, config.learning_rate, (config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay, fused=True
+    )
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, tokens: Tokens, batch: Batch) -> float:

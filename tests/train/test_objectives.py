@@ -111,6 +111,27 @@ def test_clipping_takes_the_gradient_where_the_step_went_far_enough(ratio: float
     assert bool(low | high) == (gradient == 0)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (2.9, -2.0, 5.8, 5.8),
+        (3.1, -2.0, 6.0, 0.0),
+        (50.0, -0.5, 1.5, 0.0),
+        (3.1, 2.0, -2.4, 0.0),
+        (1.0, 2.0, -2.0, -2.0),
+        (0.5, -1.0, 0.8, 0.0),
+    ],
+)
+def test_dual_clipping_bounds_what_a_negative_advantage_costs(ratio: float, advantage: float, loss: float, gradient: float) -> None:
+    logp = torch.tensor([np.log(ratio)], dtype=torch.float64, requires_grad=True)
+    old, weight = torch.zeros(1, dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
+    found = o.policy_loss(logp, old, weight, 0.2, 0.2, 3.0).sum()
+    found.backward()
+    assert (found.item(), logp.grad.item()) == (pytest.approx(loss), pytest.approx(gradient))
+    assert o.dual_clipped(logp.detach(), old, weight, 3.0).item() == (advantage < 0 and ratio > 3)
+    assert not o.dual_clipped(logp.detach(), old, weight, 0.0).any()
+
+
 def test_kl_estimators_on_known_distributions() -> None:
     p, q = torch.tensor([0.7, 0.2, 0.1]).double(), torch.tensor([0.3, 0.3, 0.4]).double()
     exact = (p * (p / q).log()).sum()

@@ -126,3 +126,20 @@ def test_kl_cov_has_a_gradient_from_the_second_step_on_a_batch() -> None:
             for value in policy.model.parameters():
                 value.add_(value.grad, alpha=-0.01)
     assert differences[0] < 1e-5 < 1e-2 < differences[1]
+
+
+@pytest.mark.parametrize(("only", "masters"), [(False, "float32"), (True, "float32"), (True, "bfloat16")])
+def test_weight_decay_can_leave_out_norms_and_biases(only: bool, masters: str) -> None:
+    """Without a gradient, a step of AdamW multiplies the decayed weights by 1 - learning rate x decay."""
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=2, n_positions=32)).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.fill_(1.0)
+    policy = Policy(model, tiny.build_tokenizer(), masters)
+    optimizer = update.make_optimizer(policy, RLVRConfig(weight_decay=0.5, decay_matrices_only=only, learning_rate=0.5))
+    for value in policy.masters.values():
+        value.grad = torch.zeros_like(value)
+    optimizer.step()
+    left = {name for name, value in policy.masters.items() if (value == 1).all()}
+    assert left == ({name for name in policy.masters if "bias" in name or "ln_" in name} if only else set())
+    assert {value.detach().max().item() for name, value in policy.masters.items() if name not in left} == {0.75}
