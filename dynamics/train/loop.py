@@ -194,12 +194,12 @@ class Run:
         self.recorder.follow(self.step, self.policy.masters)
 
     def _note_changes(self) -> None:
-        """Note settings that a resumed run changes."""
+        """Note settings that a resumed run changes, and record those that earlier versions did not have."""
         begun, now = EARLIER | self.document["config"], as_recorded(self.config)
         for name, effect in checks.MAY_CHANGE.items():
             if begun.get(name) != now[name]:
                 self._note(f"{option_of(name)} is {now[name]} after step {self.step}, before {begun.get(name)}: {effect}")
-        self.document["config"] |= {name: now[name] for name in checks.MAY_CHANGE}
+        self.document["config"] |= now  # all others are equal, see ``checks.check_folder``
 
     def _note(self, *notes: str) -> None:
         """Tell something about the run, and record it in ``run.json``."""
