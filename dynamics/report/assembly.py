@@ -20,7 +20,7 @@ from dynamics.io.locations import without_secrets
 from dynamics.presentation.text import human, number, types
 from dynamics.report import cache
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Change, Doubt, Finding, Options, Section, Store
+from dynamics.report.section import FEW_PROBLEMS, Change, Doubt, Finding, Options, Section, Store
 from dynamics.runs import Run, open_run
 from dynamics.runs.nearby import exists, nearby
 
@@ -217,7 +217,7 @@ def _unconfirmed(changes: Sequence[Change], labels: Sequence[str]) -> list[Doubt
                     f"{solved.value:+.3g} [{solved.low:+.3g}, {solved.high:+.3g}] ({solved.how}). So what was learned may hold for the "
                     "training problems only; more problems or samples would tell."
                 )
-                doubts.append(Doubt(text, 8.0, change.what))
+                doubts.append(Doubt(text, 9.0 if solved.units >= FEW_PROBLEMS else 7.9, change.what))
     return doubts
 
 

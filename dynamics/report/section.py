@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: problems below which pass@k is no headline, and says little against another measure
+FEW_PROBLEMS = 10
+
+
 @dataclass(frozen=True)
 class Finding:
     """A sentence with the number that it is about.
@@ -71,6 +75,7 @@ class Change:
     low, high : 95 % interval of ``end - start``.
     how : what was compared, and what the interval covers.
     replaces : name of a change of the same run that this one estimates better: that one is not told beside it.
+    units : number of problems, of a change of pass@k.
     """
 
     run: str
@@ -81,6 +86,7 @@ class Change:
     high: float
     how: str
     replaces: str = ""
+    units: int = 0
 
     @property
     def value(self) -> float:

@@ -414,8 +414,13 @@ def test_a_reward_that_rose_without_more_problems_solved_is_a_doubt() -> None:
         ("length", 3.0, 0),
     ):
         other = a_change(what, 5.0, 5.0 + value, value - 0.1, value + 0.1)
-        made = a_report(Section("curves", "c", changes=[other, a_change("pass@1", 0.2, 0.2, -0.1, 0.1)]))
+        solved = a_change("pass@1", 0.2, 0.2, -0.1, 0.1)
+        made = a_report(Section("curves", "c", changes=[other, solved]))
         assert len(made.doubts) == doubted, what
+    about = Section("rollouts", "r", doubts=[Doubt("prompts differ", 8.0, "mean training reward")])
+    for units, first in ((60, "The mean training reward rose, but"), (2, "prompts differ")):  # two problems say little
+        measured = Section("passk", "p", changes=[reward, dataclasses.replace(solved, units=units)])
+        assert a_report(about, measured).doubts[0].startswith(first)
 
 
 def test_a_base_in_a_folder_is_named_by_what_it_holds(run: Path, tmp_path: Path) -> None:

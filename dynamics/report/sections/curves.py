@@ -166,7 +166,7 @@ def _never_finite(run: Run, of: str) -> list[Doubt]:
         series = run.series(name)
         if len(series) and not len(finite(series)):
             what = f"{plural(len(series), 'value')}, {_gaps(len(series), _infinite(series))}"
-            doubts.append(Doubt(f"The {_words(name)}{of} has no finite value: {what}.", 9.0 if name in VITAL else 5.0))
+            doubts.append(Doubt(f"The {_words(name)}{of} has no finite value: {what}.", 9.8 if name in VITAL else 5.0))
     return doubts
 
 
@@ -321,7 +321,7 @@ def _not_finite(curves: Sequence[Curve], labels: Sequence[str]) -> list[Doubt]:
             one = curve.gaps == 1
             is_bad = f"{'is' if one else 'are'} {_gaps(curve.gaps, curve.infinite)}"
             left_out = f"{'it is a gap' if one else 'they are gaps'} in the curve, and left out of its numbers"
-            doubts.append(Doubt(f"{what} {is_bad}: {left_out}.", 9.0 if curve.name in VITAL else 5.0))
+            doubts.append(Doubt(f"{what} {is_bad}: {left_out}.", 9.8 if curve.name in VITAL else 5.0))
     return doubts
 
 

@@ -20,7 +20,7 @@ from dynamics.passk.comparison import Comparison, Curve, Report, crossing_text, 
 from dynamics.passk.plot import figure
 from dynamics.presentation import style
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Change, Doubt, Finding, Options, Picture, Section, Table
+from dynamics.report.section import FEW_PROBLEMS, Change, Doubt, Finding, Options, Picture, Section, Table
 from dynamics.runs import Run
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ _STEP = re.compile(r"(?:step|checkpoint|iteration|epoch) (\d{1,15})$")
 MOST = 8
 #: samples per problem below which the curve says little beyond pass@1
 FEW_SAMPLES = 8
-#: problems below which pass@k is no headline
-FEW_PROBLEMS = 10
 
 
 def make(runs: Sequence[Run], options: Options) -> Section:
@@ -338,7 +336,7 @@ def _behaviour(comparison: Comparison, curves: Mapping[str, Curve], run: str) ->
         if not np.isnan(start):
             end, low, high = start + float(point["difference"]), float(point["low"]), float(point["high"])
             since = "" if _BASE.search(comparison.a) else f" since {printable(comparison.a.removeprefix(f'{run} '), 40)}"
-            changes.append(Change(run, f"pass@{k:,}{since}", start, end, low, high, how))
+            changes.append(Change(run, f"pass@{k:,}{since}", start, end, low, high, how, units=int(point["problems"])))
     return changes
 
 

@@ -147,7 +147,8 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
         text = f"{share} {verb} sampled in both halves of training: a change of the reward may be one of "
         section.doubts.append(Doubt(f"{text}the prompts, not of the model. {REMEDY}", 8.0, TRAINING_REWARD))
     for finding in (finding for finding in section.findings if finding.key in (f"flag/duplicates{key}", f"flag/truncated{key}")):
-        section.doubts.append(Doubt(f"Training may have gone wrong. {finding.short}", 7.2))
+        end = " Short answers are copies also without a collapse." if finding.key.startswith("flag/duplicates") else ""
+        section.doubts.append(Doubt(f"Training may have gone wrong. {finding.short}{end}", 7.2))
     section.document[series.name] = {
         "completions": len(series.steps),
         "infinite_rewards": infinite,
