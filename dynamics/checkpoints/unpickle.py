@@ -302,13 +302,21 @@ class Unpickler(PYTHON._Unpickler):  # type: ignore[misc]
             raise Damaged(f"holds a whole number of {len(digits)} digits")
         self.append(digits == b"01" if digits in (b"00", b"01") else int(digits.removesuffix(b"L")))
 
+    def load_byte_array(self) -> None:
+        """Read a bytearray (BYTEARRAY8); memory is taken for the bytes that are there, not for as many as it says."""
+        (count,) = struct.unpack("<Q", self.read(8))
+        data = self.read(count)
+        if len(data) < count:
+            raise Damaged("ends within a value")
+        self.append(bytearray(data))
+
     dispatch = PYTHON._Unpickler.dispatch | {
         opcode[0]: handler
         for opcode, handler in {
             pickle.REDUCE: load_call, pickle.NEWOBJ: load_new, pickle.NEWOBJ_EX: load_new_with_names, pickle.OBJ: load_object,
             pickle.INST: load_instance, pickle.BUILD: load_state, pickle.SETITEM: load_item, pickle.SETITEMS: load_items,
             pickle.DICT: load_dictionary, pickle.ADDITEMS: load_members, pickle.FROZENSET: load_frozen, pickle.LONG4: load_number,
-            pickle.LONG: load_digits, pickle.INT: load_digits,
+            pickle.LONG: load_digits, pickle.INT: load_digits, pickle.BYTEARRAY8: load_byte_array,
         }.items()
     }  # fmt: skip
 

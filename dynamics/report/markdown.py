@@ -22,7 +22,7 @@ def markdown(report: Report) -> str:
     lines = ["## What this run did to the model" if len(report.runs) == 1 else "## What these runs did to the model", ""]
     lines += _facts(report)
     if report.incomplete:
-        lines += ["**This report is incomplete.**", "", *_bullets(report.incomplete), ""]
+        lines += ["**Left out of this report:**", "", *_bullets(report.incomplete), ""]
     if report.largest_changes:
         lines += ["**Largest change.**", "", *_bullets(report.largest_changes), ""]
     if report.doubts:

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -259,6 +260,18 @@ def test_hostile_pickles_end_in_one_line(tmp_path, data, message):
     with pytest.raises(InputError, match=message) as caught:
         read_pickled(tmp_path / "w.pt")
     assert "\n" not in str(caught.value)
+
+
+def test_memory_is_taken_for_bytes_that_are_there_only(tmp_path):
+    """A bytearray of 24 GB, says the file of 30 bytes; Python's own unpickler makes it before it reads."""
+    (tmp_path / "a.pt").write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 24 << 30) + b"few bytes.")
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="its pickle is damaged"):
+            read_pickled(tmp_path / "a.pt")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_memo_of_four_billion_entries_costs_nothing(tmp_path):

@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_a_line_and_status_3(tmp_path: Path, monkeypatch:
     assert document["incomplete"][0].startswith("b: is not the output directory of a known trainer")
     assert [line.split(":")[0] for line in document["incomplete"][1:]] == ["a, step 20", "a, step 30"]
     assert printed.err.splitlines()[-1].startswith("dynamics.report: incomplete: b: is not the output directory")
-    assert "This report is incomplete" in (tmp_path / "report.html").read_text()
+    assert "Left out of this report" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr(assembly, "SECTIONS", ("configuration",))
     assert cli(["a", "b", "--json", "-", "--cache", "none", "--allow-partial"]) == 0
 
