@@ -1,0 +1,206 @@
+"""How problems of the laboratory, scratchpads and answers are written, and what a completion says.
+
+Prompts end with ``<sep>``. A scratchpad is a list of steps ``<s>expression=value``, then comes the answer after ``<ans>``; a direct answer
+has no steps:
+
+=================  ==========================================  =======================================================
+form               prompt                                      completion
+=================  ==========================================  =======================================================
+deduction          ``<D>program<in>input``, perhaps a hint     ``<s>7+3=10<s>max(10,12)=12<ans>12``
+abduction          ``<A>program<out>output``                   ``<try>input<s>...<ans>input``
+induction          ``<I><in>input<out>output<in>...``          ``<try>program<s>...<ans>program``
+judge              ``<J>program<in>input<s>step<s>step``       ``<ans><yes>``, or ``<s>step<ans><no>``: of the last step
+wrong step         ``<W>program<in>input<s>step``              ``<s>step``: the next one, with a wrong value
+hint               ``<H>program<in>input``                     ``<hint>step``
+propose deduction  ``<PD><ref>program<in>input``               ``program<in>input``; ``<PA>`` for abduction
+propose induction  ``<PI>program``                             ``input<in>input<in>...``
+transfer           ``<T>a=7;c=20;b=a+3;d=max(b,12);d?``        as in deduction
+=================  ==========================================  =======================================================
+
+Completions are hostile: nothing of them is run, and all that is read has a bounded length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dynamics.train.lab.operations import Value, evaluate, read, write
+from dynamics.train.lab.programs import Program
+
+#: forms whose answer is graded against a program
+SOLVED = ("deduction", "abduction", "induction", "transfer")
+#: pairs shown to the solver of induction; as many more are hidden
+SHOWN_PAIRS = 3
+#: inputs of a problem
+PAIRS = 2 * SHOWN_PAIRS
+#: marks of prompts; each is a token of the vocabulary
+SPECIAL_TOKENS = (
+    *("<pad>", "<eos>", "<unk>", "<D>", "<A>", "<I>", "<J>", "<W>", "<H>", "<PD>", "<PA>", "<PI>", "<T>", "<C>"),
+    *("<in>", "<out>", "<ref>", "<sep>"),
+)
+#: those of completions
+MARKS = ("<s>", "<ans>", "<try>", "<hint>", "<yes>", "<no>")
+#: names of variables in the transfer form
+NAMES = "abcdefghijkl"
+#: longest completion that is read, in characters
+MAX_TEXT = 2000
+
+_MARK = re.compile(r"(<(?:s|ans|try|hint)>)")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step as it was written.
+
+    Attributes
+    ----------
+    text : ``expression=value``.
+    """
+
+    text: str
+
+    @property
+    def expression(self) -> str:
+        """What stands on the left."""
+        return self.text.partition("=")[0]
+
+    @property
+    def value(self) -> Value | None:
+        """The value on the right; None if there is none."""
+        return read(self.text.partition("=")[2])
+
+    @property
+    def is_true(self) -> bool:
+        """Whether the expression is an operation on a literal and has the value."""
+        value = self.value
+        return value is not None and same(evaluate(self.expression), value)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a completion says.
+
+    Attributes
+    ----------
+    steps : of the scratchpad.
+    answer : the text after ``<ans>``; None unless exactly one ``<ans>`` ends the scratchpad.
+    """
+
+    steps: tuple[Step, ...]
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class StepChecks:
+    """How many steps of a scratchpad have a property.
+
+    Attributes
+    ----------
+    written : all steps.
+    true : whose value is that of the expression.
+    on_path : that are true and are steps of the program on the input.
+    repeated : that were written before in the same scratchpad.
+    needed : operations of the program.
+    covered : different steps of the program on the input that were written.
+    """
+
+    written: int
+    true: int
+    on_path: int
+    repeated: int
+    needed: int
+    covered: int
+
+
+def same(a: Value | None, b: Value | None) -> bool:
+    """Whether two values are equal and of one kind."""
+    return a is not None and type(a) is type(b) and bool(a == b)
+
+
+def step_text(step: tuple[str, Value]) -> str:
+    """Write a step as ``expression=value``."""
+    return f"{step[0]}={write(step[1])}"
+
+
+def scratchpad(steps: Sequence[tuple[str, Value]]) -> str:
+    """Write steps, each after its mark."""
+    return "".join(f"<s>{step_text(step)}" for step in steps)
+
+
+def read_completion(text: str) -> Completion:
+    """Read a completion; never raises, whatever the text."""
+    parts = _MARK.split(text[:MAX_TEXT])
+    marks, texts = parts[1::2], parts[2::2]
+    steps = tuple(Step(body) for mark, body in zip(marks, texts, strict=True) if mark == "<s>")
+    answered = len(text) <= MAX_TEXT and marks.count("<ans>") == 1 and marks[-1] == "<ans>"
+    return Completion(steps, texts[-1] if answered else None)
+
+
+def check_steps(program: Program, value: Value, steps: Sequence[Step]) -> StepChecks:
+    """Check the steps of a scratchpad, each on its own, against the program on an input for which it is defined."""
+    truth = {step_text(step) for step in program.steps(value) or ()}
+    texts = [step.text for step in steps]
+    return StepChecks(
+        written=len(steps),
+        true=sum(step.is_true for step in steps),
+        on_path=sum(text in truth for text in texts),
+        repeated=len(texts) - len(set(texts)),
+        needed=program.depth,
+        covered=len(truth & set(texts)),
+    )
+
+
+def deduction_prompt(program: Program, value: Value, hint: str | None = None) -> str:
+    """Ask for the output; ``hint`` is a step, true or not."""
+    return f"<D>{program}<in>{write(value)}" + (f"<hint>{hint}" if hint else "") + "<sep>"
+
+
+def abduction_prompt(program: Program, output: Value) -> str:
+    """Ask for an input that gives an output."""
+    return f"<A>{program}<out>{write(output)}<sep>"
+
+
+def induction_prompt(inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
+    """Ask for a program from ``SHOWN_PAIRS`` inputs and outputs, the first of those given."""
+    pairs = list(zip(inputs, outputs, strict=True))[:SHOWN_PAIRS]
+    return "<I>" + "".join(f"<in>{write(given)}<out>{write(output)}" for given, output in pairs) + "<sep>"
+
+
+def judge_prompt(program: Program, value: Value, steps: Sequence[tuple[str, Value]]) -> str:
+    """Ask whether the last of some steps is true."""
+    return f"<J>{program}<in>{write(value)}{scratchpad(steps)}<sep>"
+
+
+def wrong_step_prompt(program: Program, value: Value, steps: Sequence[tuple[str, Value]]) -> str:
+    """Ask for a wrong step after some steps."""
+    return f"<W>{program}<in>{write(value)}{scratchpad(steps)}<sep>"
+
+
+def hint_prompt(program: Program, value: Value) -> str:
+    """Ask for a hint."""
+    return f"<H>{program}<in>{write(value)}<sep>"
+
+
+def proposal_prompt(form: str, program: Program, value: Value | None) -> str:
+    """Ask for a proposal after a reference, ``form`` PD or PA; for inputs of the program, ``form`` PI."""
+    return f"<PI>{program}<sep>" if form == "PI" or value is None else f"<{form}><ref>{program}<in>{write(value)}<sep>"
+
+
+def transfer_prompt(program: Program, value: Value, names: Sequence[str], other: int | None, place: int = 1) -> str:
+    """Tell a program of integers as assignments.
+
+    Parameters
+    ----------
+    program, value : what is told.
+    names : a name for the input and each operation, then one for an assignment that is not needed.
+    other : the number in this assignment; None to leave it out.
+    place : where it stands among the assignments.
+    """
+    lines = [f"{names[0]}={write(value)}"]
+    for index, (operation, constants) in enumerate(program.stages):
+        lines.append(f"{names[index + 1]}={operation.text(names[index], constants)}")
+    if other is not None:
+        lines.insert(place, f"{names[program.depth + 1]}={other}")
+    return f"<T>{';'.join(lines)};{names[program.depth]}?<sep>"
