@@ -10,7 +10,7 @@ import numpy as np
 from dynamics.train.lab import notation
 from dynamics.train.lab.notation import PAIRS, SHOWN_PAIRS, scratchpad, step_text
 from dynamics.train.lab.operations import LETTERS, MAX_INT, Value, kind_of, write
-from dynamics.train.lab.programs import KINDS, MAX_DEPTH, Program, draw_input, draw_inputs, draw_of
+from dynamics.train.lab.programs import KINDS, MAX_DEPTH, Program, draw_input, draw_inputs, draw_program
 
 Steps = list[tuple[str, Value]]
 
@@ -97,7 +97,7 @@ def _draw(rng: np.random.Generator, form: str, rates: Rates, split: str) -> tupl
         value = draw_input(rng, KINDS[rng.integers(len(KINDS))])
         return f"<C>{write(value)}<sep>", write(value)
     depth = _index(rng, rates.depths) + 1
-    program = draw_of(rng, split, depth, only="int" if form == "transfer" else None)
+    program = draw_program(rng, depth, split=split, only="int" if form == "transfer" else None)
     inputs = draw_inputs(rng, program, PAIRS if form in ("induction", "propose") else 2 if form == "abduction" else 1)
     return None if inputs is None else _FORMS[form](rng, program, inputs, rates)
 
@@ -211,7 +211,7 @@ def _induction(rng: np.random.Generator, program: Program, inputs: list[Value], 
     if rng.random() < rates.scratchpad:
         tried = [program]
         if rng.random() < rates.failed_try:
-            other = draw_of(rng, "pretraining", program.depth, program.takes)
+            other = draw_program(rng, program.depth, program.takes, split="pretraining")
             tried = [other, program] if other(inputs[0]) is not None and other(inputs[0]) != outputs[0] else tried
         text = "".join(f"<try>{candidate}{scratchpad(_steps(candidate, inputs[0]))}" for candidate in tried)
     return notation.induction_prompt(inputs, outputs), f"{text}<ans>{program}"
@@ -258,7 +258,7 @@ def _propose(rng: np.random.Generator, program: Program, inputs: list[Value], ra
     form = ("PD", "PA", "PI")[rng.integers(3)]
     if form == "PI":
         return notation.proposal_prompt(form, program, None), "<in>".join(write(value) for value in inputs)
-    reference = draw_of(rng, "pretraining", _index(rng, rates.depths) + 1)
+    reference = draw_program(rng, _index(rng, rates.depths) + 1, split="pretraining")
     given = draw_inputs(rng, reference, 1)
     if given is None:
         return None

@@ -15,6 +15,7 @@ Value = Any  # int, list of int, or str
 
 #: letters of strings; ``x`` and ``y`` are variables
 LETTERS = "abcdefghijkl"
+_BOTH_CASES = frozenset(LETTERS + LETTERS.upper())
 #: largest integer, length of a list, and length of a string
 MAX_INT, MAX_ITEMS, MAX_LETTERS = 99, 6, 8
 
@@ -24,10 +25,10 @@ def kind_of(value: Value) -> str | None:
     if type(value) is int:
         return "int" if 0 <= value <= MAX_INT else None
     if type(value) is list:
-        within = 0 < len(value) <= MAX_ITEMS and all(type(item) is int and 0 <= item <= MAX_INT for item in value)
+        within = 0 < len(value) <= MAX_ITEMS and {*map(type, value)} == {int} and min(value) >= 0 and max(value) <= MAX_INT
         return "list" if within else None
     if type(value) is str:
-        return "str" if 0 < len(value) <= MAX_LETTERS and all(letter.lower() in LETTERS for letter in value) else None
+        return "str" if 0 < len(value) <= MAX_LETTERS and _BOTH_CASES.issuperset(value) else None
     return None
 
 
@@ -79,8 +80,10 @@ class Operation:
 
     def __call__(self, operand: Value, constants: tuple[int | str, ...]) -> Value | None:
         """Apply the operation; None if the result is undefined or outside of the language."""
-        if kind_of(operand) != self.takes:
-            return None
+        return self.of_valid(operand, constants) if kind_of(operand) == self.takes else None
+
+    def of_valid(self, operand: Value, constants: tuple[int | str, ...]) -> Value | None:
+        """Apply the operation to an operand that is known to be of its kind."""
         value = self.apply(operand, *constants)
         return value if kind_of(value) else None
 

@@ -133,7 +133,7 @@ def _outputs(stages: tuple[Stage, ...], kind: str) -> tuple[Value, ...]:
     if not stages:
         return tuple(PROBES[kind])
     operation, constants = stages[-1]
-    return tuple(None if value is None else operation(value, constants) for value in _outputs(stages[:-1], kind))
+    return tuple(None if value is None else operation.of_valid(value, constants) for value in _outputs(stages[:-1], kind))
 
 
 def normal_form(program: Program) -> str:
@@ -182,7 +182,9 @@ _BY_KIND = {kind: [operation for operation in OPERATIONS if operation.takes == k
 _CUMULATED = {kind: np.cumsum([operation.weight for operation in found]) for kind, found in _BY_KIND.items()}
 
 
-def draw_program(rng: np.random.Generator, depth: int, kind: str | None = None, only: str | None = None) -> Program:
+def draw_program(
+    rng: np.random.Generator, depth: int, kind: str | None = None, only: str | None = None, split: str | None = None
+) -> Program:
     """Draw a proper program.
 
     Parameters
@@ -191,6 +193,7 @@ def draw_program(rng: np.random.Generator, depth: int, kind: str | None = None, 
     depth : number of operations.
     kind : of its input; any if None.
     only : kind of all its values; any if None.
+    split : that it belongs to; any if None. There is no end if no program of the split is as asked.
     """
     while True:
         current = only or kind or KINDS[rng.integers(len(KINDS))]
@@ -203,7 +206,7 @@ def draw_program(rng: np.random.Generator, depth: int, kind: str | None = None, 
         if only and any(operation.gives != only for operation, _ in stages):
             continue
         program = Program(tuple(stages))
-        if is_proper(program):
+        if (split is None or split_of(program) == split) and is_proper(program):
             return program
 
 
@@ -211,11 +214,6 @@ def _draw_constants(rng: np.random.Generator, operation: Operation) -> tuple[int
     letters = iter(rng.permutation(len(LETTERS))[:2])
     fields = (part for part in operation.template if part in "#$")
     return tuple(int(rng.integers(operation.low, operation.high + 1)) if part == "#" else LETTERS[next(letters)] for part in fields)
-
-
-def draw_of(rng: np.random.Generator, split: str, depth: int, kind: str | None = None, only: str | None = None) -> Program:
-    """Draw until the program belongs to a split."""
-    return next(program for program in (draw_program(rng, depth, kind, only) for _ in itertools.count()) if split_of(program) == split)
 
 
 def draw_inputs(rng: np.random.Generator, program: Program, count: int) -> list[Value] | None:

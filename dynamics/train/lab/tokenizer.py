@@ -19,8 +19,8 @@ VOCABULARY = (len(TOKENS) + 7) // 8 * 8
 def build_tokenizer() -> Any:
     """Build the tokenizer; decoding inverts encoding for all texts of the notation.
 
-    A number is one token, and the comma between two numbers is none: ``[7,12,3]`` is ``[``, ``7``, ``12``, ``3``, ``]``: the items of a list
-    stand beside each other. The list ``[0]`` and the index ``[0]`` are the same token.
+    A number is one token, and the comma between two numbers is none: ``[7,12,3]`` is ``[``, ``7``, ``12``, ``3``, ``]``: the items of a
+    list stand beside each other. The list ``[0]`` and the index ``[0]`` are the same token.
     """
     import re
 

@@ -16,7 +16,6 @@ from dynamics.train.lab.programs import (
     Program,
     draw_input,
     draw_inputs,
-    draw_of,
     draw_program,
     is_proper,
     normal_form,
@@ -142,7 +141,7 @@ def test_splits_have_their_shares() -> None:
     assert sum(counts.values()) == 1
     for name, share in SPLITS.items():
         assert abs(counts[name] - share) < 0.07
-    assert split_of(draw_of(rng, "test", 2)) == "test"
+    assert split_of(draw_program(rng, 2, split="test")) == "test"
 
 
 def test_completions() -> None:
