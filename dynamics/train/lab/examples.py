@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from dynamics.train.lab import notation
 from dynamics.train.lab.notation import PAIRS, SHOWN_PAIRS, scratchpad, step_text
-from dynamics.train.lab.operations import LETTERS, MAX_INT, Value, kind_of, write
+from dynamics.train.lab.operations import LETTERS, MAX_INT, MAX_ITEMS, MAX_LETTERS, Value, kind_of, write
 from dynamics.train.lab.programs import KINDS, MAX_DEPTH, Program, draw_input, draw_inputs, draw_program
 
 Steps = list[tuple[str, Value]]
@@ -71,17 +71,28 @@ class _Drawn:
     value: Value = None
 
 
-def example(rng: np.random.Generator, rates: Rates = Rates(), split: str = "pretraining") -> tuple[str, str, str]:
-    """Draw an example from the programs of a split.
+#: the first examples of a base: copying, and single operations without mistakes, from which the others are composed
+PRACTICE = {"copy": 0.4, "deduction": 0.6}
+PRACTICE_RATES = Rates(depths=(1,), scratchpad=0.7, omitted=0, wrong=0, repeated=0, direct_wrong=0)
+
+
+def example(rng: np.random.Generator, rates: Rates = Rates(), mix: Mapping[str, float] = MIX) -> tuple[str, str, str]:
+    """Draw an example from the programs of the split ``pretraining``.
+
+    Parameters
+    ----------
+    rng : random numbers.
+    rates : of mistakes.
+    mix : share of each form.
 
     Returns
     -------
     Form, prompt, completion.
     """
-    forms = list(MIX)
+    forms = list(mix)
     while True:
-        form = forms[_index(rng, list(MIX.values()))]
-        drawn = _draw(rng, form, rates, split)
+        form = forms[_index(rng, list(mix.values()))]
+        drawn = _draw(rng, form, rates)
         if drawn is not None:
             return form, *drawn
 
@@ -91,15 +102,25 @@ def _index(rng: np.random.Generator, weights: Sequence[float]) -> int:
     return min(int(np.searchsorted(sums, rng.random() * sums[-1], side="right")), len(weights) - 1)
 
 
-def _draw(rng: np.random.Generator, form: str, rates: Rates, split: str) -> tuple[str, str] | None:
+def _draw(rng: np.random.Generator, form: str, rates: Rates) -> tuple[str, str] | None:
     """Draw prompt and completion of a form; None if the drawn program has too few inputs."""
     if form == "copy":
-        value = draw_input(rng, KINDS[rng.integers(len(KINDS))])
+        value = _any_value(rng, KINDS[rng.integers(len(KINDS))])
         return f"<C>{write(value)}<sep>", write(value)
     depth = _index(rng, rates.depths) + 1
-    program = draw_program(rng, depth, split=split, only="int" if form == "transfer" else None)
+    program = draw_program(rng, depth, split="pretraining", only="int" if form == "transfer" else None)
     inputs = draw_inputs(rng, program, PAIRS if form in ("induction", "propose") else 2 if form == "abduction" else 1)
     return None if inputs is None else _FORMS[form](rng, program, inputs, rates)
+
+
+def _any_value(rng: np.random.Generator, kind: str) -> Value:
+    """Draw a value of any length and size, also with repetitions."""
+    if kind == "int":
+        return int(rng.integers(MAX_INT + 1))
+    if kind == "list":
+        return [int(item) for item in rng.integers(0, MAX_INT + 1, rng.integers(1, MAX_ITEMS + 1))]
+    letters = LETTERS if rng.random() < 0.7 else LETTERS.upper()
+    return "".join(letters[index] for index in rng.integers(0, len(letters), rng.integers(1, MAX_LETTERS + 1)))
 
 
 def solve(rng: np.random.Generator, program: Program, value: Value, rates: Rates, hint: tuple[int, Value] | None = None) -> str:
@@ -277,4 +298,4 @@ _FORMS = {
     "propose": _propose,
 }
 
-__all__ = ["MIX", "SHOWN_PAIRS", "Rates", "draw_transfer_prompt", "example", "solve", "wrong_value"]
+__all__ = ["MIX", "PRACTICE", "PRACTICE_RATES", "SHOWN_PAIRS", "Rates", "draw_transfer_prompt", "example", "solve", "wrong_value"]

@@ -2,7 +2,7 @@
 
 A problem is a program with inputs; any form can be asked of it. ``training`` is the one pool of programs for all methods. ``test`` holds
 unseen programs of the depths of training, ``deeper`` programs of four operations, which no method trains on, and ``transfer`` programs of
-integers, told as assignments. Settings are chosen on ``validation``.
+integers, told as assignments. Settings are chosen on ``validation`` and ``transfer validation``, never on the others.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SETS: dict[str, tuple[str, dict[int, int]]] = {
     "transfer": ("test", {1: 8, 2: 76, 3: 76}),
     "test": ("test", {1: 20, 2: 80, 3: 80}),
     "deeper": ("test", {4: 180}),
+    "transfer validation": ("validation", {2: 40, 3: 40}),
 }
 #: sets on which results are reported
 TEST_SETS = ("test", "deeper", "transfer")
@@ -63,7 +64,7 @@ def _draw(name: str, used: set[str]) -> Iterable[Case]:
     for depth, count in counts.items():
         found = 0
         while found < count:
-            program = draw_program(rng, depth, split=split, only="int" if name == "transfer" else None)
+            program = draw_program(rng, depth, split=split, only="int" if name.startswith("transfer") else None)
             inputs = draw_inputs(rng, program, PAIRS)
             form = normal_form(program)
             if inputs is not None and form not in used:

@@ -25,7 +25,7 @@ def test_sets_are_as_stated(name: str) -> None:
         assert split_of(case.program) == split
         assert None not in case.outputs
         assert len({repr(value) for value in case.inputs}) == 6
-        if name == "transfer":
+        if name.startswith("transfer"):
             assert {operation.takes for operation, _ in case.program.stages} == {"int"}
 
 
