@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynamics.train.lab import notation
-from dynamics.train.lab.notation import PAIRS, SHOWN_PAIRS, scratchpad, step_text
+from dynamics.train.lab.notation import PAIRS, scratchpad, step_text
 from dynamics.train.lab.operations import LETTERS, MAX_INT, MAX_ITEMS, MAX_LETTERS, Value, kind_of, write
 from dynamics.train.lab.programs import KINDS, MAX_DEPTH, Program, draw_input, draw_inputs, draw_program
 
@@ -298,4 +298,4 @@ _FORMS = {
     "propose": _propose,
 }
 
-__all__ = ["MIX", "PRACTICE", "PRACTICE_RATES", "SHOWN_PAIRS", "Rates", "draw_transfer_prompt", "example", "solve", "wrong_value"]
+__all__ = ["MIX", "PRACTICE", "PRACTICE_RATES", "Rates", "draw_transfer_prompt", "example", "solve", "wrong_value"]

@@ -55,7 +55,7 @@ class Recipe:
     clip : maximum L2 norm of the gradient.
     seed : of weights and examples.
     threads : number of torch threads; the order of sums depends on it.
-    practice : pools of examples, about 70 steps each, that a base begins with: copying, and single operations without mistakes.
+    practice : pools of examples, some 35 steps each, that a base begins with: copying, and single operations without mistakes.
     rates : of mistakes in the other examples.
     version : of the code.
     """
@@ -65,13 +65,13 @@ class Recipe:
     heads: int = 4
     intermediate: int = 384
     initializer_range: float = 0.04
-    steps: int = 15000
+    steps: int = 12000
     tokens: int = 1536
-    muon_rate: float = 0.02
-    adam_rate: float = 3e-3
+    muon_rate: float = 0.007
+    adam_rate: float = 1.5e-3
     final: float = 0.03
     warmup: int = 50
-    cooldown: int = 4000
+    cooldown: int = 10000
     prompt_weight: float = 0.0
     clip: float = 1.0
     seed: int = 0

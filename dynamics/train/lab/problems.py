@@ -109,8 +109,8 @@ def contamination(trained: Iterable[tuple[Program, Value]], sets: Mapping[str, S
 
     Notes
     -----
-    Pairs of which the program's function alone was met in another surface (transfer, or a hint) count once the caller lists them. A
-    program that is equal on the inputs of the normal form and differs elsewhere counts as the same.
+    Only what the caller lists is counted: a program that was met in a hint, a judged step or the transfer form is to be listed too.
+    Programs that agree on the inputs of the normal form and differ elsewhere count as the same, so the count can be too high, not too low.
     """
     exact: set[tuple[str, str]] = set()
     programs: Counter[str] = Counter()
