@@ -389,7 +389,9 @@ def test_the_gravest_doubt_comes_first(run: Path) -> None:
     assert made.doubts[0].startswith("Base: no file says which model training started from")
     assert made.to_dict()["doubts"] == made.doubts
     one.checkpoints = one.checkpoints[:1]
-    assert report([one], Options(model_passes=False)).doubts[0].startswith("Base: no file names the model that training started from")
+    without = report([one], Options(model_passes=False)).doubts[0]
+    assert without.startswith("Base: no file names the model that training started from")
+    assert without.endswith("; --base MODEL names it.")
 
 
 def test_a_doubt_about_the_largest_change_comes_before_its_like() -> None:

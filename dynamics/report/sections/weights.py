@@ -135,20 +135,26 @@ def _no_base(runs: Sequence[Run], options: Options) -> list[Doubt]:
     """Say that the base is missing, if that is why nothing was compared."""
     if options.base or any(run.base for run in runs) or not any(run.checkpoints for run in runs):
         return []
-    text = (
-        "Base: no file names the model that training started from, so nothing can be said of how the weights moved; --base MODEL names it."
-    )
-    return [Doubt(f"{text}it.", 10.0)]
+    return [
+        Doubt(
+            "Base: no file names the model that training started from, so nothing can be said of how the weights moved; --base MODEL names "
+            "it.",
+            10.0,
+        )
+    ]
 
 
 def _first_only(base: Base) -> list[Doubt]:
     """Say that the base is missing, if the first checkpoint stands for it."""
     if base.first is None:
         return []
-    text = (
-        f"Base: {base.problem}. The weights are compared with the first checkpoint, {step_name(base.first)}; what changed before it is not "
-    )
-    return [Doubt(f"{text}counted.", 10.0)]
+    return [
+        Doubt(
+            f"Base: {base.problem}. The weights are compared with the first checkpoint, {step_name(base.first)}; what changed before it is "
+            "not counted.",
+            10.0,
+        )
+    ]
 
 
 def _progress(label: str, options: Options) -> Callable[[int, int], None] | None:
