@@ -96,8 +96,8 @@ def _minus(text: str) -> str:
     return f"−{text[1:]}" if text.startswith("-") else text
 
 
-class Logarithmic(Locator):
-    """Ticks of a logarithmic axis: decades; fewer than three: also 2 and 5 times each; fewer than three of those: round steps."""
+class _InView(Locator):
+    """Ticks between the ends of an axis, ``most`` intervals unless that gives fewer than three ticks."""
 
     def __init__(self, most: int = 6) -> None:
         self.most = most
@@ -105,6 +105,10 @@ class Logarithmic(Locator):
     def __call__(self) -> Any:
         """Return the ticks of the axis."""
         return self.tick_values(*self.axis.get_view_interval())  # type: ignore[union-attr]
+
+
+class Logarithmic(_InView):
+    """Ticks of a logarithmic axis: decades; fewer than three: also 2 and 5 times each; fewer than three of those: round steps."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         """Return the ticks between two values above 0."""
@@ -121,15 +125,8 @@ class Logarithmic(Locator):
         return _within(MaxNLocator(self.most, steps=ROUND, min_n_ticks=LEAST).tick_values(low, high), low, high)
 
 
-class Whole(Locator):
-    """Ticks at whole numbers, three at least if there are as many, and ``most`` intervals unless that gives fewer."""
-
-    def __init__(self, most: int = 6) -> None:
-        self.most = most
-
-    def __call__(self) -> Any:
-        """Return the ticks of the axis."""
-        return self.tick_values(*self.axis.get_view_interval())  # type: ignore[union-attr]
+class Whole(_InView):
+    """Ticks at whole numbers, three at least if there are as many."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         """Return the ticks between two values."""

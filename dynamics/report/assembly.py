@@ -20,7 +20,7 @@ from dynamics.io.locations import without_secrets
 from dynamics.presentation.text import human, number, types
 from dynamics.report import cache
 from dynamics.report.labels import run_labels
-from dynamics.report.section import FEW_PROBLEMS, Change, Doubt, Finding, Options, Section, Store
+from dynamics.report.section import FEW_PROBLEMS, PASS_AT_1, TRAINING_LOSS, Change, Doubt, Finding, Options, Section, Store
 from dynamics.runs import Run, open_run
 from dynamics.runs.nearby import exists, nearby
 
@@ -33,8 +33,6 @@ NO_SECTION = "no section could be made"
 SENTENCES, OF_ONE_SECTION = 6, 2
 #: how much a doubt about the largest change gains
 ABOUT_THE_LARGEST = 1.5
-#: name of the change of the training loss
-TRAINING_LOSS = "training loss"
 #: how the intervals in brackets are read
 BRACKETS = "Brackets hold 95 % intervals."
 
@@ -207,7 +205,7 @@ def _unconfirmed(changes: Sequence[Change], labels: Sequence[str]) -> list[Doubt
     """Doubt a reward that rose, or a loss that fell, in training, if graded samples do not clearly show that the model solves more."""
     doubts = []
     for run in labels:
-        solved = next((change for change in changes if change.run == run and change.what.split(" ")[0] == "pass@1"), None)
+        solved = next((change for change in changes if change.run == run and change.what.split(" ")[0] == PASS_AT_1), None)
         for change in clear_changes(changes, run):
             better = change.value > 0 if "reward" in change.what else change.value < 0 and change.what == TRAINING_LOSS
             if better and solved is not None and not solved.low > 0:

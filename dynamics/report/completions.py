@@ -56,12 +56,12 @@ class Series:
     @property
     def role(self) -> str:
         """The role of the completions in a game; empty if they have none."""
-        return str(strings(self.table["role"])[0]) if len(self.table) else ""
+        return str(strings(self.table["role"].iloc[:1])[0]) if len(self.table) else ""
 
     @property
     def held_out(self) -> bool:
         """Whether the completions are of held-out problems."""
-        return bool(len(self.table)) and bool(self.table["held_out"].astype(object).eq(True).iloc[0])
+        return bool(self.table["held_out"].iloc[:1].astype(object).eq(True).any())
 
     @property
     def infinite_rewards(self) -> int:

@@ -52,12 +52,11 @@ def by_run(lines: Sequence[tuple[str, str]], runs: int) -> list[str]:
 
 
 def doubts_by_run(doubts: Sequence[tuple[str, Doubt]], runs: int) -> list[Doubt]:
-    """Write doubts about runs once each, as ``by_run`` does; the weight is the largest of those with the same text."""
-    known = {text: [doubt for _, doubt in doubts if doubt.text == text] for text in dict.fromkeys(doubt.text for _, doubt in doubts)}
+    """Write doubts about runs once each, as ``by_run`` does."""
     return [
-        replace(max(same, key=lambda doubt: doubt.weight), text=line)
-        for text, same in known.items()
-        for line in by_run([(label, text) for label, doubt in doubts if doubt.text == text], runs)
+        replace(doubt, text=line)
+        for doubt in dict.fromkeys(doubt for _, doubt in doubts)
+        for line in by_run([(label, doubt.text) for label, same in doubts if same == doubt], runs)
     ]
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: names of changes that several sections speak of
+TRAINING_REWARD, TRAINING_LOSS, PASS_AT_1 = "mean training reward", "training loss", "pass@1"
 #: problems below which pass@k is no headline, and says little against another measure
 FEW_PROBLEMS = 10
 

@@ -16,7 +16,7 @@ from dynamics.report import plot_curves
 from dynamics.report.change_points import FALSE_ALARMS, Changes, find_changes
 from dynamics.report.collapse import Flag, finite, flags
 from dynamics.report.labels import run_labels
-from dynamics.report.section import Change, Doubt, Finding, Options, Picture, Section, Table
+from dynamics.report.section import TRAINING_LOSS, TRAINING_REWARD, Change, Doubt, Finding, Options, Picture, Section, Table
 from dynamics.report.trends import COVERAGE, Trend, trend
 from dynamics.runs import Run
 
@@ -51,8 +51,6 @@ BEHAVIOUR = ("held_out", "reward", "held_out_loss", "loss", "entropy", "length",
 ONE_RUN = "the interval covers the noise between the steps of one run, not between seeds"
 #: metrics without which a run that has values that are not finite is in doubt
 VITAL = ("reward", "loss", "grad_norm")
-#: name of the change of the reward of training problems
-TRAINING_REWARD = "mean training reward"
 CHANGES_NOTE = (
     "Abrupt changes of the mean by optimal partitioning with a penalty of 4 log n, after removal of autoregressive noise; a curve "
     f"that a smooth function describes better has none. Of curves of pure noise, at most {FALSE_ALARMS:.0%} show a change (measured). The "
@@ -225,7 +223,7 @@ def _words(name: str) -> str:
 
 def _subject(name: str) -> str:
     """Name the mean of a metric so that it can be told from those of other sections."""
-    return {"reward": TRAINING_REWARD, "entropy": "logged entropy", "loss": "training loss"}.get(name, _words(name))
+    return {"reward": TRAINING_REWARD, "entropy": "logged entropy", "loss": TRAINING_LOSS}.get(name, _words(name))
 
 
 def _short(curve: Curve, labels: Sequence[str]) -> str:

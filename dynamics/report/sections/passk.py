@@ -20,7 +20,7 @@ from dynamics.passk.comparison import Comparison, Curve, Report, crossing_text, 
 from dynamics.passk.plot import figure
 from dynamics.presentation import style
 from dynamics.report.labels import run_labels
-from dynamics.report.section import FEW_PROBLEMS, Change, Doubt, Finding, Options, Picture, Section, Table
+from dynamics.report.section import FEW_PROBLEMS, PASS_AT_1, Change, Doubt, Finding, Options, Picture, Section, Table
 from dynamics.runs import Run
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         names = ", ".join(printable(name, 40) for name in kept)
         section.doubts.append(Doubt(f"pass@k: of {len(models)} models, {len(kept)} are compared: {names}."))
     if why and len(models) > 1 and len(set(bases_of(kept, run_labels(runs), base).values())) == 1:
-        section.doubts.append(Doubt(f"pass@k: {why}.", 5.0, "pass@1"))
+        section.doubts.append(Doubt(f"pass@k: {why}.", 5.0, PASS_AT_1))
     labels = run_labels(runs)
     bases = bases_of(kept, labels, base)
     whole = _by_base(graded.samples, kept, bases, True, options.seed)
@@ -278,7 +278,7 @@ def _warnings(curves: Sequence[Curve]) -> list[Doubt]:
         Doubt(
             f"pass@k of {'; '.join(names) if len(names) < len(curves) else 'all models'}: {text}.",
             5.0 if any(len(curve.counts) < FEW_PROBLEMS for curve in curves) else 1.0,
-            "pass@1",
+            PASS_AT_1,
         )
         for text, names in concerned.items()
     ]
@@ -307,9 +307,7 @@ def _side_by_side(tuned: Sequence[Comparison], curves: Mapping[str, Curve], labe
         points = comparison.points.dropna(subset=["difference"])
         if len(points):
             point = points.iloc[0]
-            start, end = (
-                float(curves[name].points.set_index("k")["pass_at_k"].get(point["k"], np.nan)) for name in (comparison.a, comparison.b)
-            )
+            start, end = (_at(curves[name], point["k"]) for name in (comparison.a, comparison.b))
             run = run_of(comparison.b, labels)
             of, base = (run, "its base") if run and run_of(comparison.a, labels) == run else (comparison.b, comparison.a)
             parts.append(
@@ -322,6 +320,11 @@ def _side_by_side(tuned: Sequence[Comparison], curves: Mapping[str, Curve], labe
     return [Finding(text, weight=10.0)] if parts else []
 
 
+def _at(curve: Curve, k: float) -> float:
+    """Return pass@k of a curve; NaN if it has no estimate."""
+    return float(curve.points.set_index("k")["pass_at_k"].get(k, np.nan))
+
+
 def _ends(points: pd.DataFrame) -> list[pd.Series[float]]:
     """Return the rows of the smallest and of the largest k, one if they are the same."""
     return [points.iloc[index] for index in dict.fromkeys((0, len(points) - 1))] if len(points) else []
@@ -332,7 +335,7 @@ def _behaviour(comparison: Comparison, curves: Mapping[str, Curve], run: str) ->
     changes = []
     for point in _ends(comparison.points.dropna(subset=["difference"])):
         k, how = int(point["k"]), f"{plural(int(point['problems']), 'problem')}, graded samples; interval over problems"
-        start = float(curves[comparison.a].points.set_index("k")["pass_at_k"].get(k, np.nan))
+        start = _at(curves[comparison.a], k)
         if not np.isnan(start):
             end, low, high = start + float(point["difference"]), float(point["low"]), float(point["high"])
             since = "" if _BASE.search(comparison.a) else f" since {printable(comparison.a.removeprefix(f'{run} '), 40)}"
@@ -352,7 +355,7 @@ def _compared(comparison: Comparison, curves: dict[str, Curve], main: bool, leve
     for point in _ends(points):
         k = int(point["k"])
         unsure = "" if point["low"] > 0 or point["high"] < 0 else " No clear difference: the interval contains 0."
-        values = [float(curves[name].points.set_index("k")["pass_at_k"].get(k, np.nan)) for name in (comparison.b, comparison.a)]
+        values = [_at(curves[name], k) for name in (comparison.b, comparison.a)]
         text = (
             f"pass@{k:,} of {b} is {values[0]:.3f}, of {a} {values[1]:.3f}: a difference of {point['difference']:+.3f} "
             f"[{point['low']:+.3f}, {point['high']:+.3f}] on {plural(int(point['problems']), 'common problem')}.{unsure} The interval is "

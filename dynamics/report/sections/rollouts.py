@@ -19,8 +19,7 @@ from dynamics.report.duplicates import FORMULA
 from dynamics.report.labels import run_labels
 from dynamics.report.prompts import LEAST
 from dynamics.report.readable import readable
-from dynamics.report.section import Change, Doubt, Finding, Options, Picture, Sample, Section, Table
-from dynamics.report.sections.curves import TRAINING_REWARD
+from dynamics.report.section import TRAINING_REWARD, Change, Doubt, Finding, Options, Picture, Sample, Section, Table
 from dynamics.runs import Run, read_rollouts
 
 #: prompts in a heat map and in the table, by size of their change
@@ -128,11 +127,11 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
     """Add the findings and doubts of a series."""
     series = measured.series
     key, of = ("", "") if alone else (f"/{series.name}", f" of {series.name}")
+    flagged = _flagged(measured, key, "" if alone else f"{series.name}: ")
     if alone:
-        section.findings += [_reward(measured, 4.2), *_flagged(measured, "", "")]
-        section.findings += [*_copies(measured), *_length(measured), *_prompts(measured)]
+        section.findings += [_reward(measured, 4.2), *flagged, *_copies(measured), *_length(measured), *_prompts(measured)]
     else:
-        section.findings += _flagged(measured, key, f"{series.name}: ")
+        section.findings += flagged
     infinite = series.infinite_rewards
     for count, what in ((int(np.isnan(series.rewards).sum()) - infinite, "no reward"), (infinite, "an infinite reward")):
         if count:
@@ -142,11 +141,13 @@ def _tell(measured: Measured, alone: bool, section: Section) -> None:
         text = f"No prompt{of} was sampled in both halves of training: a change of the reward may be one of the prompts, not of the model. "
         section.doubts.append(Doubt(text + REMEDY, 8.0, TRAINING_REWARD))
     elif not series.held_out and 2 * measured.change.prompts < _prompt_count(series) and measured.change.prompts < FEW_TESTED:
-        share = f"Only {measured.change.prompts:,} of {_prompt_count(series):,} prompts{of}"
         verb = "was" if measured.change.prompts == 1 else "were"
-        text = f"{share} {verb} sampled in both halves of training: a change of the reward may be one of "
-        section.doubts.append(Doubt(f"{text}the prompts, not of the model. {REMEDY}", 8.0, TRAINING_REWARD))
-    for finding in (finding for finding in section.findings if finding.key in (f"flag/duplicates{key}", f"flag/truncated{key}")):
+        text = (
+            f"Only {measured.change.prompts:,} of {_prompt_count(series):,} prompts{of} {verb} sampled in both halves of training: a "
+            "change of the reward may be one of the prompts, not of the model. "
+        )
+        section.doubts.append(Doubt(text + REMEDY, 8.0, TRAINING_REWARD))
+    for finding in flagged:
         end = " Short answers are copies also without a collapse." if finding.key.startswith("flag/duplicates") else ""
         section.doubts.append(Doubt(f"Training may have gone wrong. {finding.short}{end}", 7.2))
     section.document[series.name] = {
