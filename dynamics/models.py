@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,13 @@ PROBE = 16
 ROUNDING, EQUAL = {"float32": 1e-6, "float64": 1e-12}, 10.0
 #: differences of the logits of equal sequences in one batch that are more than rounding, relative to the effect of a token on the next one
 MIXED = 0.1
+
+
+def save_quietly(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save a model and its tokenizer as a Hugging Face folder, without transformers' progress bar, which cannot be disabled."""
+    with redirect_stderr(StringIO()):
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 @dataclass(frozen=True)

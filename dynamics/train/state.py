@@ -12,9 +12,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -352,12 +351,12 @@ def save_model(target: Path, policy: Policy) -> None:
     """Save the master weights as a Hugging Face folder."""
     import torch
 
+    from dynamics.models import save_quietly
+
     def fill(path: Path) -> None:
         model = policy.model
         if policy.separate:  # the model's parameters equal the bfloat16 masters, so the conversion is exact
             model = copy.deepcopy(model).to(torch.bfloat16)
-        with redirect_stderr(StringIO()):
-            model.save_pretrained(path)
-        policy.tokenizer.save_pretrained(path)
+        save_quietly(model, policy.tokenizer, path)
 
     save_folder(target, fill, ADVICE)

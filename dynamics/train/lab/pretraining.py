@@ -6,8 +6,6 @@ same weights as one that was not.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jaxtyping import Float, Int
 
 from dynamics.errors import InputError
@@ -26,6 +23,7 @@ from dynamics.io.folders import save_folder
 from dynamics.train.lab.examples import MIX, PRACTICE, PRACTICE_RATES, Rates, example
 from dynamics.train.lab.tokenizer import TOKENS, VOCABULARY, build_tokenizer
 from dynamics.train.rng import stream
+from dynamics.train.tiny.llama import completion_loss, padded_rows, small_llama
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,39 +133,16 @@ def _width(rows: list[Row]) -> int:
 
 def padded(rows: list[Row], prompt_weight: float) -> tuple[Int[Tensor, "rows length"], Float[Tensor, "rows length"]]:
     """Return token ids and loss weights of a batch; padding on the right has weight 0."""
-    import torch
-
-    ids, weights = np.zeros((len(rows), _width(rows)), np.int64), np.zeros((len(rows), _width(rows)), np.float32)
-    for number, (tokens, prompt_length) in enumerate(rows):
-        ids[number, : len(tokens)] = tokens
-        weights[number, :prompt_length] = prompt_weight
-        weights[number, prompt_length : len(tokens)] = 1.0
-    return torch.from_numpy(ids), torch.from_numpy(weights)
+    return padded_rows(rows, prompt_weight, _width(rows))
 
 
 def build(recipe: Recipe) -> Any:
     """Return the untrained model of a recipe; the weights depend on its seed only."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = build_tokenizer()
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=recipe.hidden,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        intermediate_size=recipe.intermediate,
-        initializer_range=recipe.initializer_range,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        attn_implementation="sdpa",
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return LlamaForCausalLM(config)
+        return small_llama(recipe, build_tokenizer(), VOCABULARY, "sdpa")
 
 
 def optimizers(model: Any, recipe: Recipe) -> list[Any]:
@@ -255,9 +230,7 @@ def _step(model: Any, both: list[Any], rows: list[Row], recipe: Recipe, step: in
     import torch
 
     ids, weights = padded(rows, recipe.prompt_weight)
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    loss = (loss * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+    loss = completion_loss(model, ids, weights)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     for optimizer, peak in zip(both, (recipe.muon_rate, recipe.adam_rate), strict=True):
@@ -291,10 +264,10 @@ def _resume(recipe: Recipe, out: Path, model: Any, both: list[Any]) -> dict[str,
 def _save(recipe: Recipe, out: Path, model: Any, tokenizer: Any, both: list[Any], where: dict[str, int]) -> None:
     import torch
 
+    from dynamics.models import save_quietly
+
     def fill(path: Path) -> None:
-        with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bar cannot be disabled
-            model.save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        save_quietly(model, tokenizer, path)
         text = json.dumps({"recipe": asdict(recipe), "hash": recipe.hash(), **where}, indent=1)
         (path / "recipe.json").write_text(text + "\n", encoding="utf-8")
 

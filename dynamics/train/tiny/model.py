@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from dynamics.extras import optional_import
 from dynamics.io.cache import user_folder
 from dynamics.io.folders import exclusive, remove_partial, save_folder
 from dynamics.train.rng import stream
+from dynamics.train.tiny.llama import completion_loss, small_llama
 from dynamics.train.tiny.pretraining import MIX, batch, example
 from dynamics.train.tiny.tokenizer import TOKENS, build_tokenizer
 
@@ -89,11 +90,6 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
         with contextlib.suppress(OSError):  # stderr may be closed
             print(f"another process is making the embedded model in {target.parent}; waiting for it", file=sys.stderr, flush=True)
 
-    def fill(path: Path) -> None:
-        with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bar cannot be disabled
-            model.save_pretrained(path)
-        tokenizer.save_pretrained(path)
-
     if not (target / "config.json").exists():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,8 +101,10 @@ def find(recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None 
             if locked:
                 remove_partial(target)
             if not (target / "config.json").exists():  # no other process has made it
+                from dynamics.models import save_quietly
+
                 model, tokenizer = make(recipe, progress)
-                save_folder(target, fill, advice, keep=True)
+                save_folder(target, partial(save_quietly, model, tokenizer), advice, keep=True)
     return target
 
 
@@ -128,34 +126,16 @@ def make(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> 
 
 def _make(recipe: Recipe, progress: Callable[[int, int], None] | None) -> tuple[Any, Any]:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = build_tokenizer()
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=recipe.hidden,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        intermediate_size=recipe.intermediate,
-        initializer_range=recipe.initializer_range,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        attn_implementation="eager",
-    )
-    model = LlamaForCausalLM(config)
+    model = small_llama(recipe, tokenizer, 64, "eager")
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     for step in range(recipe.steps):
         rate = min(1.0, (step + 1) / 50) * max(0.05, 1 - step / recipe.steps)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
         ids, weights = batch(recipe.seed, step, recipe.batch, recipe.prompt_weight, tokenizer)
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        loss = (loss * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        completion_loss(model, ids, weights).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad()

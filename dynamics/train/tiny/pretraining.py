@@ -18,6 +18,7 @@ from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, TASK_TYPES
 from dynamics.train.tasks.prompt_formats import problem_in_notation
 from dynamics.train.tasks.triplets import draw_triplet
+from dynamics.train.tiny.llama import padded_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,18 +73,9 @@ def batch(
     -------
     Token ids and loss weights, (``size``, length) each.
     """
-    import torch
-
     pool = _pool(seed, step // _POOL, size, tokenizer)
     rows = pool[(step % _POOL) * size : (step % _POOL + 1) * size]
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    weights = torch.zeros(len(rows), width)
-    for index, (tokens, prompt_length) in enumerate(rows):
-        ids[index, : len(tokens)] = torch.tensor(tokens)
-        weights[index, :prompt_length] = prompt_weight
-        weights[index, prompt_length : len(tokens)] = 1.0
-    return ids, weights
+    return padded_rows(rows, prompt_weight, max(len(ids) for ids, _ in rows))
 
 
 _pools: dict[tuple[int, int, int], list[tuple[list[int], int]]] = {}
