@@ -29,13 +29,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.io.json import to_json
     from dynamics.train.command_line import parse
     from dynamics.train.config import size_preset
-    from dynamics.train.tasks.prompt_formats import folder_reads_notation
+    from dynamics.train.tasks.prompt_formats import folder_language
 
     command = parse(argv)
     preset = command.preset or size_preset(None, command.config.model)
-    if command.preset is None and folder_reads_notation(command.config.model):
+    known = {"notation": ("the embedded model", "tiny"), "lab": ("the laboratory", "lab")}.get(folder_language(command.config.model))
+    if command.preset is None and known is not None:
         tell(
-            f"dynamics.train: {command.config.model}: has the tokenizer of the embedded model; its defaults are those of --preset tiny, "
+            f"dynamics.train: {command.config.model}: has the tokenizer of {known[0]}; its defaults are those of --preset {known[1]}, "
             f"but without --preset those of {preset} are used"
         )
     check_output(command.json)
@@ -99,6 +100,7 @@ def _report(command: Command, run: Run) -> None:
     from dynamics.io.json import to_json
     from dynamics.passk.comparison import report
     from dynamics.train.evaluate import label
+    from dynamics.train.lab import problems
     from dynamics.train.tasks import TEST_SETS
 
     if command.json != "-":
@@ -116,7 +118,7 @@ def _report(command: Command, run: Run) -> None:
         from dynamics.train.terminal import show
 
         test_sets = table["problem"].astype(str).str.partition(" ")[0]
-        parts = [(name, table[test_sets == name]) for name in TEST_SETS if (test_sets == name).any()]
+        parts = [(name, table[test_sets == name]) for name in (*TEST_SETS, *problems.TEST_SETS) if (test_sets == name).any()]
         with reader_may_leave():
             show([("all", whole), *((name, report(part, against=base)) for name, part in parts)])
 

@@ -15,10 +15,13 @@ from dynamics.extras import optional_import
 from dynamics.io.folders import LOCK
 from dynamics.models import check_model
 from dynamics.runs.directory import RunDirectory
-from dynamics.train import state, tasks
+from dynamics.train import built_in, state, tasks
 from dynamics.train.config import EARLIER, METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
+from dynamics.train.lab import shipped
 from dynamics.train.sandbox.runner import ProgramRunner
-from dynamics.train.tasks.prompt_formats import folder_reads_notation
+from dynamics.train.tasks.laboratory import NAMES as LAB_TASKS
+from dynamics.train.tasks.laboratory import Laboratory
+from dynamics.train.tasks.prompt_formats import Language
 
 #: settings that a resumed run may change, and what that does to its results
 MAY_CHANGE = {"gradient_checkpointing": "the results are the same", "max_tokens_per_microbatch": "the order of sums changes"}
@@ -46,13 +49,12 @@ def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorb
         raise InputError(f"method {method!r}: unknown; there are {', '.join(METHODS)}")
     check_folder(method, config, out, resume)
     _check_logging(tensorboard, wandb)
-    if config.model != "tiny":
-        _check_model(config.model)
+    _check_model(config.model)
     _check_device(config.device)
-    notation = config.model == "tiny" or folder_reads_notation(config.model)
-    executors = _check_task(config, notation)
+    language = built_in.language_of_model(config.model)
+    executors = _check_task(config, language)
     if isinstance(config, SelfPlayConfig):
-        ProgramRunner(notation, config.allow_unconfined).close()
+        ProgramRunner(language == "notation", config.allow_unconfined).close()
     return executors
 
 
@@ -115,11 +117,15 @@ def _check_logging(tensorboard: bool, wandb: str | None) -> None:
 
 
 def _check_model(name: str) -> None:
-    """Check a model other than the embedded one, and suggest a similar built-in name."""
+    """Check a model, and suggest a similar built-in name; the embedded model can always be made."""
+    if name in built_in.NAMES:
+        if name == "lab":
+            shipped.find()
+        return
     try:
         check_model(name)
     except InputError as error:
-        suggestion = "" if "did you mean" in str(error) else did_you_mean(name, ("tiny", "smollm2"))
+        suggestion = "" if "did you mean" in str(error) else did_you_mean(name, (*built_in.NAMES, "smollm2"))
         raise InputError(f"{error}{suggestion}") from None
 
 
@@ -136,9 +142,24 @@ def _check_device(device: str) -> None:
         raise InputError(f"--device {printable(device)}: cannot be used here ({reason})") from None
 
 
-def _check_task(config: TrainConfig, notation: bool) -> list[str]:
+def check_language(config: TrainConfig, source: tasks.Source, language: Language) -> None:
+    """Refuse a task that the model cannot read: the laboratory's notation is read by its bases, and these read nothing else."""
+    of_laboratory = [isinstance(part, Laboratory) for part in tasks.parts(source)]
+    task, model = f"--task {printable(config.task, 80)}", f"--model {printable(config.model, 200)}"
+    if language == "lab" and not all(of_laboratory):
+        forms = ", ".join(LAB_TASKS)
+        raise InputError(f"{task}: {model} reads the notation of the laboratory only; choose another model, or one of the tasks {forms}")
+    if language != "lab" and any(of_laboratory):
+        raise InputError(
+            f"{task}: {model} has another tokenizer than the laboratory's, whose notation it does not read; use --model lab, or the folder "
+            "of a model trained from it"
+        )
+
+
+def _check_task(config: TrainConfig, language: Language) -> list[str]:
     """Check that the task exists, has problems to train on and to evaluate, and can grade them; say where other packages grade them."""
-    source = tasks.source(config.task, plain=not notation, allow_unconfined=config.allow_unconfined)
+    source = tasks.source(config.task, plain=language == "plain", allow_unconfined=config.allow_unconfined)
+    check_language(config, source, language)
     trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:

@@ -31,13 +31,17 @@ from dynamics.train.config import (
 _PROGRAM = "python -m dynamics.train"
 
 
+def _as_words(values: dict[str, Any]) -> str:
+    def words(value: Any) -> str:
+        return " ".join(map(words, value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+    return " ".join(f"{option_of(name)} {words(value)}" for name, value in values.items())
+
+
 def _preset_help(method: str) -> str:
-    values = preset_values(method, "pretrained")
-    shown = {name: " ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value for name, value in values.items()}
     text = (
-        "defaults of the other options: tiny (those shown here), or pretrained ("
-        f"{' '.join(f'{option_of(name)} {value}' for name, value in shown.items())}). If not given: tiny for the model of that name, "
-        "pretrained for all other models"
+        f"defaults of the other options: tiny (those shown here), pretrained ({_as_words(preset_values(method, 'pretrained'))}), or lab "
+        f"({_as_words(preset_values(method, 'lab'))}). If not given: tiny and lab for the models of these names, pretrained for all others"
     )
     if method == "selfplay":
         text += (
@@ -86,7 +90,7 @@ class SFTCommand(Command):
     """Options of ``sft``."""
 
     method = "sft"
-    preset: Annotated[Literal["tiny", "pretrained"] | None, tyro.conf.arg(help=_preset_help("sft"))] = None
+    preset: Annotated[Literal["tiny", "pretrained", "lab"] | None, tyro.conf.arg(help=_preset_help("sft"))] = None
     config: SFTConfig = field(default_factory=SFTConfig)
 
 
@@ -95,7 +99,7 @@ class RLVRCommand(Command):
     """Options of ``rlvr``."""
 
     method = "rlvr"
-    preset: Annotated[Literal["tiny", "pretrained"] | None, tyro.conf.arg(help=_preset_help("rlvr"))] = None
+    preset: Annotated[Literal["tiny", "pretrained", "lab"] | None, tyro.conf.arg(help=_preset_help("rlvr"))] = None
     config: RLVRConfig = field(default_factory=RLVRConfig)
 
 
@@ -104,7 +108,9 @@ class SelfPlayCommand(Command):
     """Options of ``selfplay``."""
 
     method = "selfplay"
-    preset: Annotated[Literal["tiny", "pretrained", "azr-paper", "azr-code"] | None, tyro.conf.arg(help=_preset_help("selfplay"))] = None
+    preset: Annotated[
+        Literal["tiny", "pretrained", "lab", "azr-paper", "azr-code"] | None, tyro.conf.arg(help=_preset_help("selfplay"))
+    ] = None
     config: SelfPlayConfig = field(default_factory=SelfPlayConfig)
 
 

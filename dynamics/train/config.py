@@ -37,10 +37,12 @@ class TrainConfig:
     Attributes
     ----------
     model : str
-        model to train: tiny (a small built-in model, trained on first use), smollm2, a Hugging Face folder, or a Hub id
+        model to train: tiny (a small built-in model, trained on first use), lab (the base of the laboratory), smollm2, a Hugging Face
+        folder, or a Hub id
     task : str
-        task to train on: code, one of its types (deduction, abduction, induction), proposals, a reasoning-gym task, a .jsonl or .parquet
-        file, or several of these joined by +
+        task to train on: code, one of its types (deduction, abduction, induction), proposals, lab (deduction and abduction of the
+        laboratory), one of its forms (lab-deduction, lab-abduction, lab-induction), a reasoning-gym task, a .jsonl or .parquet file, or
+        several of these joined by +
     steps : int
         number of training steps, each on one batch; a step is one optimizer step unless --num-iterations is more than 1
     seed : int
@@ -305,6 +307,13 @@ _PRETRAINED_OF: dict[str, dict[str, Any]] = {
     "rlvr": {"prompts_per_step": 8, "group_size": 8},
     "selfplay": {"prompts_per_step": 4, "num_references": 2, "max_proposal_tokens": 128},
 }
+#: those for the base of the laboratory: its longest scratchpads have about 90 tokens, its test sets 520 programs
+_LAB: dict[str, Any] = {"task": "lab", "max_new_tokens": 120, "eval_problems": 520, "eval_temperatures": (1.0, 0.0)}
+_LAB_OF: dict[str, dict[str, Any]] = {
+    "sft": {"num_problems": 8000},  # all of them: there are fewer
+    "rlvr": {"num_problems": 8000},
+    "selfplay": {"task_types": ("deduction", "abduction")},
+}
 #: settings of Absolute Zero shared by its paper and its public code; the presets below add the settings in which the two differ
 _AZR: dict[str, Any] = {
     "prompts_per_step": 64,
@@ -327,14 +336,14 @@ _AZR_PRESETS: dict[str, dict[str, Any]] = {
     "azr-code": _AZR
     | {"advantage": "reinforce++", "proposer_reward": "azr_code", "entropy_coef": 0.0, "clip_ratio_high": 0.28, "solver_delay": 1},
 }
-#: presets for a size of model; each other preset overrides some settings of one of these
-SIZES = ("tiny", "pretrained")
+#: presets for a kind of model; each other preset overrides some settings of one of these
+SIZES = ("tiny", "pretrained", "lab")
 PRESETS: dict[str, tuple[str, ...]] = {"sft": SIZES, "rlvr": SIZES, "selfplay": (*SIZES, *_AZR_PRESETS)}
 
 
 def size_preset(preset: str | None, model: str) -> str:
-    """Return ``tiny`` or ``pretrained``: the given preset if it is one of these, otherwise the preset for the model."""
-    return preset if preset in SIZES else "tiny" if model == "tiny" else "pretrained"
+    """Return ``tiny``, ``pretrained`` or ``lab``: the given preset if it is one of these, otherwise the preset for the model."""
+    return preset if preset in SIZES else model if model in ("tiny", "lab") else "pretrained"
 
 
 def preset_values(method: str, preset: str | None = None, model: str = "tiny") -> dict[str, Any]:
@@ -345,7 +354,7 @@ def preset_values(method: str, preset: str | None = None, model: str = "tiny") -
     method
         ``sft``, ``rlvr`` or ``selfplay``.
     preset
-        One of ``PRESETS[method]``; if None, ``tiny`` for the model ``tiny`` and ``pretrained`` for all other models.
+        One of ``PRESETS[method]``; if None, the one of this name for the models ``tiny`` and ``lab``, ``pretrained`` for all others.
     model
         Value of ``--model``.
 
@@ -358,7 +367,8 @@ def preset_values(method: str, preset: str | None = None, model: str = "tiny") -
         raise InputError(
             f"--preset {preset}: unknown for {method}; there are {', '.join(PRESETS[method])}{did_you_mean(preset, PRESETS[method])}"
         )
-    values = _PRETRAINED | _PRETRAINED_OF[method] if size_preset(preset, model) == "pretrained" else {}
+    of_size = {"tiny": {}, "pretrained": _PRETRAINED | _PRETRAINED_OF[method], "lab": _LAB | _LAB_OF[method]}
+    values: dict[str, Any] = of_size[size_preset(preset, model)]
     return values | _AZR_PRESETS.get(preset or "", {})
 
 

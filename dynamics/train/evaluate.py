@@ -121,4 +121,4 @@ def graded(
                 "temperature": temperature,
                 "task": question.task,
                 "split": question.split,
-            }
+            } | question.about_program()

@@ -30,12 +30,12 @@ from dynamics.models import out_of_memory
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
-from dynamics.train import checks, evaluate, kept_samples, policy, probe_prompts, state, tasks, token_metrics, update
+from dynamics.train import built_in, checks, evaluate, kept_samples, policy, probe_prompts, state, tasks, token_metrics, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
 from dynamics.train.registry import METHODS
 from dynamics.train.samplers.transformers import decoder_of
-from dynamics.train.tasks.prompt_formats import encode_questions, reads_notation
+from dynamics.train.tasks.prompt_formats import encode_questions, language_of
 
 #: what to do if memory runs out in a step
 OUT_OF_MEMORY = (
@@ -99,8 +99,10 @@ class Run:
         device = None if config.device == "auto" else config.device
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
         with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
-            self.policy = policy.load(config.model, device, config.master_dtype, compute, config.gradient_checkpointing)
-        self.source = tasks.source(config.task, not reads_notation(self.policy.tokenizer), config.allow_unconfined)
+            self.policy = policy.load(built_in.find(config.model), device, config.master_dtype, compute, config.gradient_checkpointing)
+        language = language_of(self.policy.tokenizer)
+        self.source = tasks.source(config.task, language == "plain", config.allow_unconfined)
+        checks.check_language(config, self.source, language)
         self.method = METHODS[method].make(config, self.policy, self.source)
         try:
             self._prepare(resume, tensorboard, wandb)
@@ -223,7 +225,7 @@ class Run:
 
     def load_base(self) -> policy.Policy:
         """Return the base model of the run, with the same dtypes and device; load it again unless a copy is kept."""
-        return self.base or policy.load(self.config.model, str(self.policy.device), self.policy.master, self.policy.compute)
+        return self.base or policy.load(built_in.find(self.config.model), str(self.policy.device), self.policy.master, self.policy.compute)
 
     def questions(self) -> list[tasks.Question]:
         """List the held-out problems of the evaluation."""

@@ -417,23 +417,18 @@ def _logits(states: Float[Tensor, "tokens hidden"], weight: Tensor | None, dtype
 
 
 def load(name: str, device: str | None, master: str, compute: str, gradient_checkpointing: bool = False) -> Policy:
-    """Load the model of ``--model`` into freshly allocated memory.
+    """Load a model into freshly allocated memory.
 
     Parameters
     ----------
-    name : ``tiny``, ``smollm2``, a folder or a Hub id.
+    name : a folder or a Hub id, as ``built_in.find`` gives it.
     device : a torch device; chosen automatically if None.
     master : dtype of the master weights, ``float32`` or ``bfloat16``.
     compute : dtype of forward and backward passes, one of these or ``auto``.
     gradient_checkpointing : whether layers compute their activations again in the backward pass.
     """
-    from dynamics.cli.progress import ProgressBar
     from dynamics.models import load
-    from dynamics.train import tiny
 
-    if name == "tiny":
-        with ProgressBar("making the embedded model") as bar:
-            name = str(tiny.find(progress=bar))
     model, tokenizer = load(name, device, "float32")
     model_device = next(model.parameters()).device
     if tokenizer is None:

@@ -85,7 +85,7 @@ def solver_row(question: Question, ids: Int[np.ndarray, " prompt"], judged: Judg
     """Build the rollout row of a solver completion; ``ids`` are the tokens of the prompt."""
     sampled, text, verdict = judged
     row = _row(question.prompt, text, ids, sampled, "solver", question.task, reward)
-    return row | {"problem": question.id, "reason": verdict.reason, "correct": verdict.correct}
+    return row | {"problem": question.id, "reason": verdict.reason, "correct": verdict.correct} | question.about_program()
 
 
 def _row(

@@ -46,7 +46,7 @@ def _competence(options: argparse.Namespace) -> None:
     from dynamics.train.lab.competence import Base, measure, to_dict
     from dynamics.train.lab.problems import problem_sets
     from dynamics.train.lab.terminal import show
-    from dynamics.train.lab.tokenizer import TOKENS
+    from dynamics.train.lab.tokenizer import is_of_laboratory
 
     check_output(options.json)
     with optional_import("measuring a base"):
@@ -55,7 +55,7 @@ def _competence(options: argparse.Namespace) -> None:
     from dynamics.models import load
 
     model, tokenizer = load(options.base, "cpu", "float32")
-    if tokenizer is None or tokenizer.get_vocab() != {token: number for number, token in enumerate(TOKENS)}:
+    if tokenizer is None or not is_of_laboratory(tokenizer):
         raise InputError(
             f"{options.base}: its tokenizer is not the laboratory's; give a base that `base` made, or a model trained from one"
         )

@@ -44,6 +44,8 @@ SPECIAL_TOKENS = (
 MARKS = ("<s>", "<ans>", "<try>", "<hint>", "<yes>", "<no>")
 #: names of variables in the transfer form
 NAMES = "abcdefghijkl"
+#: why an answer cannot be read
+NO_ANSWER, NO_PROGRAM, NO_VALUE = "no answer", "not a program", "not a literal"
 #: longest completion that is read, in characters
 MAX_TEXT = 2000
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 
+from dynamics.io.side_files import read_json
 from dynamics.train.lab.notation import PAIRS
 from dynamics.train.lab.operations import Value, write
-from dynamics.train.lab.programs import Program, draw_inputs, draw_program, normal_form
+from dynamics.train.lab.programs import Program, draw_inputs, draw_program, labelled, normal_form
 from dynamics.train.rng import stream
 
 #: seed of the problem sets, whatever the seed of a run
@@ -30,6 +32,8 @@ SETS: dict[str, tuple[str, dict[int, int]]] = {
 }
 #: sets on which results are reported
 TEST_SETS = ("test", "deeper", "transfer")
+#: the sets as ``draw_sets`` gives them, which takes seconds
+FILE = Path(__file__).with_name("problem_sets.json")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Case:
     program: Program
     inputs: tuple[Value, ...]
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[Value, ...]:
         """Outputs for the inputs."""
         return tuple(self.program(value) for value in self.inputs)
@@ -53,7 +57,12 @@ class Case:
 
 @lru_cache(maxsize=1)
 def problem_sets() -> Mapping[str, tuple[Case, ...]]:
-    """Draw all sets; no two cases, of one set or of two, have the same normal form."""
+    """Return all sets; no two cases, of one set or of two, have the same normal form."""
+    return {name: tuple(Case(labelled(text), tuple(inputs)) for text, inputs in rows) for name, rows in read_json(FILE).items()}
+
+
+def draw_sets() -> dict[str, tuple[Case, ...]]:
+    """Draw all sets anew."""
     used: set[str] = set()
     return {name: tuple(_draw(name, used)) for name in SETS}
 

@@ -52,6 +52,11 @@ class Program:
         """Kind of its input."""
         return self.stages[0][0].takes
 
+    @property
+    def label(self) -> str:
+        """The program with the kind of its input, which its text alone leaves open: ``list: x[1:];x[0]``."""
+        return f"{self.takes}: {self}"
+
     def expression(self) -> str:
         """Write the program as one Python expression over ``x``."""
         text = "x"
@@ -106,6 +111,15 @@ def read_program(text: str, kind: str | None = None) -> Program | None:
         else:
             return Program(tuple(stages))
     return None
+
+
+def labelled(label: str) -> Program:
+    """Return the program of a ``Program.label``; raise ValueError for any other text."""
+    kind, _, text = label.partition(": ")
+    program = read_program(text, kind)
+    if program is None:
+        raise ValueError(f"{label[:80]!r} is not the label of a program")
+    return program
 
 
 def draw_input(rng: np.random.Generator, kind: str) -> Value:

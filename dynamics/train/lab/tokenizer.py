@@ -16,6 +16,11 @@ TOKENS = (*SPECIAL_TOKENS, *MARKS, *_WORDS, *map(str, range(MAX_INT + 1)), *LETT
 VOCABULARY = (len(TOKENS) + 7) // 8 * 8
 
 
+def is_of_laboratory(tokenizer: Any) -> bool:
+    """Whether a tokenizer, of transformers or of tokenizers, has the laboratory's tokens and no others."""
+    return bool(tokenizer.get_vocab() == {token: number for number, token in enumerate(TOKENS)})
+
+
 def build_tokenizer() -> Any:
     """Build the tokenizer; decoding inverts encoding for all texts of the notation.
 

@@ -92,6 +92,7 @@ class RLVR(Method):
                 "ended": sampled.ended,
                 "temperature": config.temperature,
             }
+            | question.about_program()
             for prompt, sampled, question, text, verdict, advantage in zip(
                 prompt_of, samples, questions, texts, verdicts, advantages, strict=True
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.extras import PACKAGES, how_to_install
+from dynamics.train.tasks import laboratory
 from dynamics.train.tasks.problem import TASK_TYPES, Question, Source
 from dynamics.train.tasks.proposals import Proposals
 from dynamics.train.tasks.reasoning_gym import ReasoningGym
@@ -17,11 +18,12 @@ from dynamics.train.tasks.triplets import Triplets
 
 def task_names() -> list[str]:
     """List the names of all available tasks."""
+    own = ["code", *TASK_TYPES, "proposals", *laboratory.NAMES]
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError:
-        return ["code", *TASK_TYPES, "proposals"]
-    return ["code", *TASK_TYPES, "proposals", *sorted(DATASETS)]
+        return own
+    return [*own, *sorted(DATASETS)]
 
 
 class Mixture:
@@ -49,12 +51,15 @@ def source(name: str, plain: bool = True, allow_unconfined: bool = False) -> Sou
 
     Parameters
     ----------
-    name : ``code``, one of its types, ``proposals``, a reasoning-gym task, a file, or several of these joined by +.
+    name : ``code``, one of its types, ``proposals``, ``lab``, one of its forms, a reasoning-gym task, a file, or several joined by +.
     plain : whether prompts are plain text rather than the notation of the embedded model.
     allow_unconfined : run scorers of other packages without a sandbox if none is available.
     """
+    names = name.split("+")
+    if all(part in laboratory.NAMES for part in names):  # one source, so that the transfer set, which they share, is there once
+        return laboratory.Laboratory([form for part in names for form in laboratory.NAMES[part]])
     if "+" in name and not Path(name).is_file():
-        return Mixture([source(part, plain, allow_unconfined) for part in name.split("+")])
+        return Mixture([source(part, plain, allow_unconfined) for part in names])
     if name == "code" or name in TASK_TYPES:
         return Triplets(TASK_TYPES if name == "code" else [name], plain)
     if name == "proposals":
@@ -64,6 +69,6 @@ def source(name: str, plain: bool = True, allow_unconfined: bool = False) -> Sou
     known = task_names()
     if name.partition(":")[0] in known:
         return ReasoningGym(name, allow_unconfined)
-    more = "" if len(known) > 5 else f"; for those of reasoning-gym: {how_to_install(*PACKAGES['reasoning_gym'])}"
+    more = "" if "chain_sum" in known else f"; for those of reasoning-gym: {how_to_install(*PACKAGES['reasoning_gym'])}"
     task = f"task {printable(name)!r}"
     raise InputError(f"{task}: unknown; there are {', '.join(known)}, or a .jsonl or .parquet file{more}{did_you_mean(name, known)}")

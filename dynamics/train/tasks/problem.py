@@ -67,8 +67,12 @@ class Question:
     prompt : as text.
     answer : a correct completion, or None if none is known.
     task : task type.
-    split : training, validation, or one of the test sets ``seen``, ``unseen`` and ``ood``, see ``TEST_SETS``.
+    split : training, validation, or a test set: ``seen``, ``unseen`` and ``ood`` (``TEST_SETS``), or the name of a set of the laboratory
+        (``lab.problems.SETS``).
     verify : returns the verdict on a completion.
+    program : of a problem of the laboratory: ``lab.programs.Program.label``; else empty.
+    input : of such a problem, as the notation writes it: the input to which the answer belongs.
+    depth : operations of such a program.
     """
 
     id: str
@@ -77,6 +81,13 @@ class Question:
     task: str
     split: str
     verify: Callable[[str], Verdict]
+    program: str = ""
+    input: str = ""
+    depth: int = 0
+
+    def about_program(self) -> dict[str, Any]:
+        """Return the fields by which records of answers name the program; none if it has no name."""
+        return {"program": self.program, "input": self.input, "depth": self.depth} if self.program else {}
 
 
 @runtime_checkable

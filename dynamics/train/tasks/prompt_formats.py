@@ -10,16 +10,19 @@ import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
+from dynamics.train.lab.tokenizer import is_of_laboratory
 from dynamics.train.sandbox.expressions import as_function, length, literal
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, SHOWN_PAIRS, Problem, ProposedTask, Question
 
+#: what a model reads: the notation of the laboratory, that of the embedded model, or plain text
+Language = Literal["lab", "notation", "plain"]
 #: the tokens of the notation
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>", "<D>", "<A>", "<I>", "<PD>", "<PA>", "<PI>", "<in>", "<out>", "<f>", "<ref>", "<sep>")
 #: maximum length of an input in characters
@@ -199,13 +202,18 @@ def reads_notation(tokenizer: Any) -> bool:
     return all(token in vocabulary for token in SPECIAL_TOKENS)
 
 
-def folder_reads_notation(model: str) -> bool:
-    """Whether a model is a folder with the tokenizer of the embedded model; False if it cannot be read."""
+def language_of(tokenizer: Any) -> Language:
+    """Return what a model with this tokenizer reads."""
+    return "lab" if is_of_laboratory(tokenizer) else "notation" if reads_notation(tokenizer) else "plain"
+
+
+def folder_language(model: str) -> Language:
+    """Return what a model reads if it is a folder; plain text if its tokenizer cannot be read."""
     with contextlib.suppress(Exception):  # tokenizers raises nothing narrower; a broken file is named when the model is loaded
         from tokenizers import Tokenizer
 
-        return reads_notation(Tokenizer.from_file(str(Path(model) / "tokenizer.json")))
-    return False
+        return language_of(Tokenizer.from_file(str(Path(model) / "tokenizer.json")))
+    return "plain"
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[Int[np.ndarray, " _"]]:

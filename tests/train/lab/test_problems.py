@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 
-from dynamics.train.lab.problems import SETS, TEST_SETS, Case, contamination, effective_number, problem_sets
+from dynamics.train.lab.problems import FILE, SETS, TEST_SETS, Case, contamination, draw_sets, effective_number, problem_sets
 from dynamics.train.lab.programs import normal_form, read_program, split_of
 
 
@@ -29,10 +32,15 @@ def test_sets_are_as_stated(name: str) -> None:
             assert {operation.takes for operation, _ in case.program.stages} == {"int"}
 
 
-def test_sets_are_drawn_again_alike() -> None:
-    """The cache of one process is not what makes them the same for every seed."""
-    first = problem_sets()["validation"][:3]
-    assert [str(case.program) for case in first] == ["'h'+x", "max(x)", "abs(x-9)"]
+def test_the_stored_sets_are_those_that_are_drawn() -> None:
+    drawn = draw_sets()
+    if os.environ.get("DYNAMICS_RECORD_GOLDEN"):
+        sets = [
+            f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps([case.program.label, case.inputs]) for case in cases) + "\n]"
+            for name, cases in drawn.items()
+        ]
+        FILE.write_text("{\n" + ",\n".join(sets) + "\n}\n", encoding="utf-8")
+    assert problem_sets() == drawn
 
 
 def test_kish() -> None:
