@@ -22,8 +22,8 @@ from dynamics.io.atomic import replacing
 from dynamics.io.folders import save_folder
 from dynamics.train.lab.examples import MIX, PRACTICE, PRACTICE_RATES, Rates, example
 from dynamics.train.lab.tokenizer import TOKENS, VOCABULARY, build_tokenizer
+from dynamics.train.llama import completion_loss, padded_rows, small_llama
 from dynamics.train.rng import stream
-from dynamics.train.tiny.llama import completion_loss, padded_rows, small_llama
 
 if TYPE_CHECKING:
     from torch import Tensor

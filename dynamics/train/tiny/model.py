@@ -26,8 +26,8 @@ from dynamics.errors import InputError
 from dynamics.extras import optional_import
 from dynamics.io.cache import user_folder
 from dynamics.io.folders import exclusive, remove_partial, save_folder
+from dynamics.train.llama import completion_loss, small_llama
 from dynamics.train.rng import stream
-from dynamics.train.tiny.llama import completion_loss, small_llama
 from dynamics.train.tiny.pretraining import MIX, batch, example
 from dynamics.train.tiny.tokenizer import TOKENS, build_tokenizer
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from dynamics.train.llama import padded_rows
 from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import Expressions
 from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, TASK_TYPES
 from dynamics.train.tasks.prompt_formats import problem_in_notation
 from dynamics.train.tasks.triplets import draw_triplet
-from dynamics.train.tiny.llama import padded_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
