@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dynamics.train.tasks.prompt_formats import Language, folder_language
+from dynamics.train.tasks.prompt_formats import LanguageName, folder_language
 
-NAMES: dict[str, Language] = {"tiny": "notation", "lab": "lab"}
+NAMES: dict[str, LanguageName] = {"tiny": "notation", "lab": "lab"}
 
 
-def language_of_model(name: str) -> Language:
+def language_of_model(name: str) -> LanguageName:
     """Return the language that the model of ``--model`` reads; plain text for a Hub id, whose tokenizer is not here."""
     return NAMES[name] if name in NAMES else folder_language(name)
 

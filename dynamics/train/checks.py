@@ -17,11 +17,11 @@ from dynamics.models import check_model
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import built_in, state, tasks
 from dynamics.train.config import EARLIER, METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
+from dynamics.train.games.languages import language
 from dynamics.train.lab import shipped
-from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.laboratory import NAMES as LAB_TASKS
 from dynamics.train.tasks.laboratory import Laboratory
-from dynamics.train.tasks.prompt_formats import Language
+from dynamics.train.tasks.prompt_formats import LanguageName
 
 #: settings that a resumed run may change, and what that does to its results
 MAY_CHANGE = {"gradient_checkpointing": "the results are the same", "max_tokens_per_microbatch": "the order of sums changes"}
@@ -51,10 +51,10 @@ def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorb
     _check_logging(tensorboard, wandb)
     _check_model(config.model)
     _check_device(config.device)
-    language = built_in.language_of_model(config.model)
-    executors = _check_task(config, language)
+    name = built_in.language_of_model(config.model)
+    executors = _check_task(config, name)
     if isinstance(config, SelfPlayConfig):
-        ProgramRunner(language == "notation", config.allow_unconfined).close()
+        language(name, config.allow_unconfined).close()
     return executors
 
 
@@ -142,24 +142,24 @@ def _check_device(device: str) -> None:
         raise InputError(f"--device {printable(device)}: cannot be used here ({reason})") from None
 
 
-def check_language(config: TrainConfig, source: tasks.Source, language: Language) -> None:
+def check_language(config: TrainConfig, source: tasks.Source, name: LanguageName) -> None:
     """Refuse a task that the model cannot read: the laboratory's notation is read by its bases, and these read nothing else."""
     of_laboratory = [isinstance(part, Laboratory) for part in tasks.parts(source)]
     task, model = f"--task {printable(config.task, 80)}", f"--model {printable(config.model, 200)}"
-    if language == "lab" and not all(of_laboratory):
+    if name == "lab" and not all(of_laboratory):
         forms = ", ".join(LAB_TASKS)
         raise InputError(f"{task}: {model} reads the notation of the laboratory only; choose another model, or one of the tasks {forms}")
-    if language != "lab" and any(of_laboratory):
+    if name != "lab" and any(of_laboratory):
         raise InputError(
             f"{task}: {model} has another tokenizer than the laboratory's, whose notation it does not read; use --model lab, or the folder "
             "of a model trained from it"
         )
 
 
-def _check_task(config: TrainConfig, language: Language) -> list[str]:
+def _check_task(config: TrainConfig, name: LanguageName) -> list[str]:
     """Check that the task exists, has problems to train on and to evaluate, and can grade them; say where other packages grade them."""
-    source = tasks.source(config.task, plain=language == "plain", allow_unconfined=config.allow_unconfined)
-    check_language(config, source, language)
+    source = tasks.source(config.task, plain=name == "plain", allow_unconfined=config.allow_unconfined)
+    check_language(config, source, name)
     trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:

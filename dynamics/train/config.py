@@ -229,7 +229,7 @@ class SelfPlayConfig(PolicyGradientConfig):
     task_types : tuple of str
         task types to propose and solve
     num_references : int
-        number of tasks from the buffer shown to the proposer; 0: always show the identity program
+        number of tasks from the buffer shown to the proposer; 0: always show the first task (the identity program; x*2 in the laboratory)
     proposer_reward : str
         proposer reward as a function of the solve rate: one_minus, azr_code, inverse, triangular, r_zero, variance, goldilocks, spice,
         pasodoble, lsp, swe_rl, or module:function of your own
@@ -253,7 +253,7 @@ class SelfPlayConfig(PolicyGradientConfig):
         maximum number of tasks in the buffer; the oldest are dropped first
     num_seed_tasks : int
         target size of the buffer before training; the base model fills it with valid proposals in at most four rounds, starting from the
-        identity program
+        first task
     solver_delay : int
         steps between proposing a task and training the solver on it: 0 or 1
     solver_batch : str

@@ -27,6 +27,7 @@ from dynamics.train.batch import Batch
 from dynamics.train.config import SelfPlayConfig
 from dynamics.train.games import curriculum, selfplay_metrics
 from dynamics.train.games.buffer import BufferEntry, buffer_from_json, first_buffer, sample_earlier_tasks, sample_to_fill
+from dynamics.train.games.languages import language
 from dynamics.train.games.proposals import Proposal, Proposer
 from dynamics.train.games.selfplay_metrics import JudgedCompletion
 from dynamics.train.method import Method, StepData
@@ -34,18 +35,12 @@ from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import COUNT, ProbePrompts, solver_probes
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import sample
-from dynamics.train.sandbox.expressions import as_function
-from dynamics.train.sandbox.runner import ProgramRunner
-from dynamics.train.tasks import programs
 from dynamics.train.tasks.judges import judge_all
-from dynamics.train.tasks.problem import TASK_TYPES, Problem, ProposedTask, Question, Source
-from dynamics.train.tasks.prompt_formats import Notation, PlainText, PromptFormat, decode, encode_prompts, encode_questions, reads_notation
-from dynamics.train.tasks.triplets import Triplets
+from dynamics.train.tasks.problem import TASK_TYPES, Question, Source
+from dynamics.train.tasks.prompt_formats import decode, encode_prompts, encode_questions, language_of
 
 #: number of recent tasks of the buffer with which new tasks are compared for diversity
 _RECENT = 100
-#: verdict reasons that count as format errors
-_UNREADABLE = ("empty answer", "no answer between tags", "not a literal")
 
 
 class SelfPlay(Method):
@@ -54,8 +49,9 @@ class SelfPlay(Method):
     Attributes
     ----------
     base : the base model, which proposes, if the proposer is a snapshot.
+    language : of the tasks, by what the model reads.
     proposer : samples and validates proposals.
-    buffer : the most recent valid tasks; initially only the identity program.
+    buffer : the most recent valid tasks; initially only the first task of the language.
     delayed : tasks of this step for the solver to train on in the next step, with ``solver_delay``.
     steps_without_valid : number of consecutive steps without a valid proposal.
     seconds_outside_model : time spent on running and grading programs in the current step.
@@ -63,15 +59,12 @@ class SelfPlay(Method):
 
     def __init__(self, config: SelfPlayConfig, policy: Policy, source: Source):
         self.config, self.policy, self.source = config, policy, source
-        notation = reads_notation(policy.tokenizer)
-        self.prompt_format: PromptFormat = Notation() if notation else PlainText()
-        self.runner = ProgramRunner(notation, config.allow_unconfined)
-        self.triplets = Triplets(plain=not notation, runner=self.runner)
+        self.language = language(language_of(policy.tokenizer), config.allow_unconfined)
         self.reward = rewards.find(config.proposer_reward)
         self.task_types: list[str] = [name for name in TASK_TYPES if name in config.task_types]
         self.base = policy.copy() if config.proposer == "snapshot" else None
-        self.proposer = Proposer(config, self.base or policy, self.prompt_format, self.runner, self.task_types)
-        self.buffer = first_buffer(self.proposer.identity, config.buffer_size)
+        self.proposer = Proposer(config, self.base or policy, self.language, self.task_types)
+        self.buffer = first_buffer(*self.language.first, config.buffer_size)
         self.delayed: list[BufferEntry] = []
         self.steps_without_valid = 0
         self.seconds_outside_model = 0.0
@@ -100,11 +93,11 @@ class SelfPlay(Method):
 
     def metadata(self) -> dict[str, Any]:
         """Return the name of the program executor."""
-        return {"executor": self.runner.executor}
+        return {"executor": self.language.executor}
 
     def close(self) -> None:
         """Stop the processes that run programs."""
-        self.runner.close()
+        self.language.close()
 
     # a step
 
@@ -140,14 +133,15 @@ class SelfPlay(Method):
         else:
             tasks, trained, solutions = entries, questions, solved
         if config.solver_batch == "max_new":
-            old = sample_to_fill(self.buffer, tasks, self.task_types, config.seed, step, config.prompts_per_step)
+            old = sample_to_fill(self.buffer, tasks, self.task_types, config.seed, step, config.prompts_per_step, self.language.key)
             added = [self.question(entry, number) for number, entry in enumerate(old, len(trained))]
             trained = trained + added
             solutions = solutions + (self.solve(self.policy, added, step, "fill") if added else [])
         self.buffer.extend(entries)
         self.delayed = entries if config.solver_delay else []
         data = self.pack(step, proposals, trained, solutions)
-        data.metrics.update(selfplay_metrics.proposer_metrics(proposals, self.buffer, self.task_types, self.steps_without_valid))
+        complexity, without_valid = self.language.complexity, self.steps_without_valid
+        data.metrics.update(selfplay_metrics.proposer_metrics(proposals, self.buffer, self.task_types, without_valid, complexity))
         data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types))
         if config.solver_batch == "max_new" and trained:
             data.metrics["solver/from_buffer"] = len(added) / len(trained)
@@ -157,7 +151,7 @@ class SelfPlay(Method):
         return data
 
     def _seed_buffer(self) -> None:
-        """Seed the buffer with valid proposals of the base model, starting from the identity program."""
+        """Seed the buffer with valid proposals of the base model, starting from the first task of the language."""
         for round_ in range(4):
             if len(self.buffer) >= self.config.num_seed_tasks:
                 break
@@ -172,9 +166,8 @@ class SelfPlay(Method):
 
     def question(self, entry: BufferEntry, number: int) -> Question:
         """Return the question that asks to solve a task; ``number`` is its index in the step."""
-        proposed = entry.proposed
-        problem = Problem(entry.kind, proposed.program, proposed.inputs, entry.outputs, f"proposal {entry.step}.{number} {entry.kind}")
-        return self.triplets.question(problem, "training", proposed.message)
+        name = f"proposal {entry.step}.{number} {entry.kind}"
+        return self.language.question(entry.kind, entry.proposed, entry.outputs, name)
 
     def solve(self, policy: Policy, questions: list[Question], step: int, purpose: str) -> list[list[JudgedCompletion]]:
         """Sample ``group_size`` completions of each question from a policy, and grade them."""
@@ -205,11 +198,12 @@ class SelfPlay(Method):
             )
         earlier = Counter(f"{type(entry.outputs[0]).__name__} {entry.outputs[0]!r}" for entry in self.buffer)
         terms: dict[str, Callable[[Proposal, BufferEntry], float]] = {
-            "complexity": lambda _, entry: rewards.complexity(entry.proposed.program),
+            "complexity": lambda _, entry: self.language.complexity(entry.proposed.program),
             "edit_distance": lambda proposal, entry: rewards.edit_distance(
-                entry.proposed.program, [reference.program for reference in proposal.references]
+                self.language.expression(entry.proposed.program),
+                [self.language.expression(reference.program) for reference in proposal.references],
             ),
-            "halstead": lambda _, entry: rewards.halstead(entry.proposed.program),
+            "halstead": lambda _, entry: rewards.halstead(self.language.expression(entry.proposed.program)),
             "answer_diversity": lambda _, entry: rewards.surprise(entry.outputs[0], earlier),
         }
         wanted = config.proposer_bonuses
@@ -240,7 +234,7 @@ class SelfPlay(Method):
                     verdict.score
                     if verdict.correct
                     else config.format_error_reward
-                    if verdict.reason in _UNREADABLE
+                    if verdict.reason in self.language.unreadable
                     else config.wrong_answer_reward
                 )
                 completions.append(sampled)
@@ -282,11 +276,9 @@ class SelfPlay(Method):
         rng = stream(self.config.seed, "fixed references")
         prompts = []
         for number in range(COUNT):
-            family, program = programs.draw_of(rng, "validation")
+            reference = self.language.draw_reference(rng)
             kind = self.task_types[number % len(self.task_types)]
-            reference = ProposedTask(program, ((family.inputs(rng, False),),))
-            source = as_function(program) if self.triplets.plain else program
-            prompts.append(self.prompt_format.proposal_prompt(kind, [reference], source))
+            prompts.append(self.language.proposal_prompt(kind, [reference], reference.program))
         ids = encode_prompts(self.policy.tokenizer, prompts)
         solver = solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
         return solver | {"proposer": (ids, self.config.max_proposal_tokens)}
@@ -297,7 +289,7 @@ class SelfPlay(Method):
         questions = [self.question(entry, number) for number, (_, _, entry) in enumerate(proposed)]
         if questions:
             solutions = self.solve(load_base(), questions, 0, "curriculum")
-            directory.write_rows("curriculum.jsonl", curriculum.rows(proposed, solutions))
+            directory.write_rows("curriculum.jsonl", curriculum.rows(proposed, solutions, self.language.complexity))
 
 
 def _most_common_reason(proposals: list[Proposal]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,19 +47,14 @@ class BufferEntry:
         inputs, outputs = (literal(row[name], 1 << 20, MAX_DEPTH + 2) for name in ("inputs", "outputs"))
         return BufferEntry(row["kind"], ProposedTask(row["program"], inputs, row["message"]), outputs, row["step"])
 
-    @property
-    def key(self) -> str:
-        """Identifier that duplicates have in common."""
-        return f"{self.kind} {self.proposed.program} {sorted(map(repr, self.proposed.inputs))}"
-
 
 #: bounded; a full buffer drops its oldest tasks
 Buffer = deque[BufferEntry]
 
 
-def first_buffer(identity: ProposedTask, size: int) -> Buffer:
-    """Create a buffer of at most ``size`` tasks with only the identity program."""
-    return deque([BufferEntry(kind, identity, ("abc",), 0) for kind in ("deduction", "abduction")], maxlen=size)
+def first_buffer(first: ProposedTask, outputs: tuple[Any, ...], size: int) -> Buffer:
+    """Create a buffer of at most ``size`` tasks with only the first task of a language."""
+    return deque([BufferEntry(kind, first, outputs, 0) for kind in ("deduction", "abduction")], maxlen=size)
 
 
 def buffer_from_json(rows: Iterable[dict[str, Any]], size: int) -> Buffer:
@@ -67,7 +62,15 @@ def buffer_from_json(rows: Iterable[dict[str, Any]], size: int) -> Buffer:
     return deque(map(BufferEntry.from_json, rows), maxlen=size)
 
 
-def sample_to_fill(buffer: Buffer, new: Sequence[BufferEntry], kinds: Sequence[str], seed: int, step: int, count: int) -> list[BufferEntry]:
+def sample_to_fill(
+    buffer: Buffer,
+    new: Sequence[BufferEntry],
+    kinds: Sequence[str],
+    seed: int,
+    step: int,
+    count: int,
+    key: Callable[[str, ProposedTask], str],
+) -> list[BufferEntry]:
     """Sample tasks of the buffer that fill up a solver batch of ``count`` tasks of each type, as ``max_new`` of Absolute Zero's code.
 
     Parameters
@@ -77,15 +80,16 @@ def sample_to_fill(buffer: Buffer, new: Sequence[BufferEntry], kinds: Sequence[s
     kinds : task types.
     seed, step : select the random streams.
     count : size of the batch of a type.
+    key : identifier that duplicates have in common.
 
     Returns
     -------
     Tasks type by type; fewer if the buffer has not enough.
     """
-    taken = {entry.key for entry in new}
+    taken = {key(entry.kind, entry.proposed) for entry in new}
     chosen: list[BufferEntry] = []
     for kind in kinds:
-        pool = [entry for entry in buffer if entry.kind == kind and entry.key not in taken]
+        pool = [entry for entry in buffer if entry.kind == kind and key(kind, entry.proposed) not in taken]
         missing = max(0, count - sum(entry.kind == kind for entry in new))
         indices = stream(seed, f"fill {kind}", step).permutation(len(pool))[:missing]
         chosen += [pool[int(index)] for index in indices]

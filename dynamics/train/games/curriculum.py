@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from dynamics.io.validation import converted
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.selfplay_metrics import JudgedCompletion
-from dynamics.train.proposer_rewards import complexity
 from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import Refused
 
@@ -39,8 +39,10 @@ def draw(directory: RunDirectory, seed: int, count: int) -> list[PhaseProposal]:
     return drawn
 
 
-def rows(proposals: list[PhaseProposal], solutions: list[list[JudgedCompletion]]) -> list[dict[str, Any]]:
-    """Build the rows of ``curriculum.jsonl`` from proposals and the graded solutions of each."""
+def rows(
+    proposals: list[PhaseProposal], solutions: list[list[JudgedCompletion]], complexity: Callable[[str], float]
+) -> list[dict[str, Any]]:
+    """Build the rows of ``curriculum.jsonl`` from proposals, the graded solutions of each, and the complexity of programs."""
     return [
         {
             "phase": phase,

@@ -10,13 +10,13 @@ from jaxtyping import Int
 
 from dynamics.train.config import SelfPlayConfig
 from dynamics.train.games.buffer import Buffer, BufferEntry
+from dynamics.train.games.languages import Language
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import SampledCompletion, sample
 from dynamics.train.sandbox.literals import Refused
-from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks.problem import ProposedTask
-from dynamics.train.tasks.prompt_formats import PromptFormat, decode, encode_prompts
+from dynamics.train.tasks.prompt_formats import decode, encode_prompts
 
 
 @dataclass
@@ -48,26 +48,17 @@ class Proposal:
 
 
 class Proposer:
-    """Samples proposals from a policy and validates them.
+    """Samples proposals from a policy and validates them."""
 
-    Attributes
-    ----------
-    identity : the identity program, f(x) = x, used as the reference if there is no other task.
-    """
-
-    def __init__(
-        self, config: SelfPlayConfig, policy: Policy, prompt_format: PromptFormat, runner: ProgramRunner, task_types: Sequence[str]
-    ):
-        self.config, self.policy, self.prompt_format, self.runner = config, policy, prompt_format, runner
-        self.task_types = task_types
-        self.identity = ProposedTask(prompt_format.identity, (("abc",),))
+    def __init__(self, config: SelfPlayConfig, policy: Policy, language: Language, task_types: Sequence[str]):
+        self.config, self.policy, self.language, self.task_types = config, policy, language, task_types
 
     def propose(self, buffer: Buffer, step: int, count: int, purpose: str) -> list[Proposal]:
         """Sample ``count`` proposals of each task type, conditioned on references from the buffer.
 
         ``step`` and ``purpose`` select the random streams.
         """
-        config = self.config
+        config, first = self.config, self.language.first[0]
         requests: list[tuple[str, str, list[ProposedTask], str | None]] = []
         for kind in self.task_types:
             program: str | None = None
@@ -76,14 +67,14 @@ class Proposer:
                 if kind == "induction":
                     pool = [entry.proposed for entry in buffer if entry.kind != "induction"]
                     program = pool[int(rng.integers(len(pool)))].program
-                    requests.append((kind, self.prompt_format.proposal_prompt(kind, [], program), [], program))
+                    requests.append((kind, self.language.proposal_prompt(kind, [], program), [], program))
                     continue
-                pool = [entry.proposed for entry in buffer if entry.kind == kind] or [self.identity]
+                pool = [entry.proposed for entry in buffer if entry.kind == kind] or [first]
                 if config.num_references:
                     references = [pool[int(index)] for index in rng.choice(len(pool), min(config.num_references, len(pool)), replace=False)]
                 else:  # the prompt needs an example
-                    references = [self.identity]
-                requests.append((kind, self.prompt_format.proposal_prompt(kind, references, None), references, None))
+                    references = [first]
+                requests.append((kind, self.language.proposal_prompt(kind, references, None), references, None))
         tokenizer = self.policy.tokenizer
         ids = encode_prompts(tokenizer, [prompt for _, prompt, _, _ in requests])
         groups = sample(self.policy, ids, 1, config, purpose, step, config.max_proposal_tokens)
@@ -95,26 +86,23 @@ class Proposer:
                 proposal.reason = "not ended"
             else:
                 try:
-                    proposal.entry = BufferEntry(kind, self.prompt_format.parse_proposal(kind, text, program), (), step)
+                    proposal.entry = BufferEntry(kind, self.language.parse_proposal(kind, text, program), (), step)
                 except Refused as error:
                     proposal.reason = str(error)
             proposals.append(proposal)
         return proposals
 
     def validate(self, proposals: list[Proposal], buffer: Buffer, step: int) -> None:
-        """Execute parsed proposals; reject failures, nondeterminism and duplicates by setting ``reason`` and removing ``entry``."""
-        known = {entry.key for entry in buffer}
-        readable = [(proposal, proposal.entry) for proposal in proposals if proposal.entry is not None]
-        outcomes = self.runner.run_deterministic([(entry.proposed.program, entry.proposed.inputs) for _, entry in readable])
-        for (proposal, entry), outcome in zip(readable, outcomes, strict=True):
+        """Run parsed proposals; reject those that the language refuses, and duplicates, by setting ``reason`` and removing ``entry``."""
+        known = {self.language.key(entry.kind, entry.proposed) for entry in buffer}
+        readable = [(proposal, proposal.entry.proposed) for proposal in proposals if proposal.entry is not None]
+        for (proposal, proposed), outputs in zip(readable, self.language.run([task for _, task in readable]), strict=True):
             proposal.entry = None
-            arguments = [value for call in entry.proposed.inputs for value in call]
-            if outcome.values is None:
-                proposal.reason = (outcome.error or "no value").partition(":")[0]
-            elif not all(self.prompt_format.accepts_value(value) for value in (*outcome.values, *arguments)):
-                proposal.reason = "value too long"
-            elif entry.key in known:
+            key = self.language.key(proposal.kind, proposed)
+            if isinstance(outputs, str):
+                proposal.reason = outputs
+            elif key in known:
                 proposal.reason = "duplicate"
             else:
-                known.add(entry.key)
-                proposal.entry = BufferEntry(proposal.kind, entry.proposed, tuple(outcome.values), step)
+                known.add(key)
+                proposal.entry = BufferEntry(proposal.kind, proposed, outputs, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from jaxtyping import Int
 
 from dynamics.train.games.buffer import Buffer
 from dynamics.train.games.proposals import Proposal
-from dynamics.train.proposer_rewards import complexity
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Question, Verdict
 
@@ -19,7 +18,9 @@ from dynamics.train.tasks.problem import Question, Verdict
 JudgedCompletion = tuple[SampledCompletion, str, Verdict]
 
 
-def proposer_metrics(proposals: list[Proposal], buffer: Buffer, task_types: Sequence[str], steps_without_valid: int) -> dict[str, Any]:
+def proposer_metrics(
+    proposals: list[Proposal], buffer: Buffer, task_types: Sequence[str], steps_without_valid: int, complexity: Callable[[str], float]
+) -> dict[str, Any]:
     """Compute metrics of proposals: rewards, validity and solve rates, in total and by task type, and failure reasons.
 
     Parameters
@@ -28,6 +29,7 @@ def proposer_metrics(proposals: list[Proposal], buffer: Buffer, task_types: Sequ
     buffer : buffer after the step.
     task_types : of the run.
     steps_without_valid : number of consecutive steps without a valid proposal, including this step.
+    complexity : of a program.
     """
     distinct = len({proposal.text for proposal in proposals}) / len(proposals)
     metrics: dict[str, Any] = {"proposer/distinct": distinct, "buffer/size": len(buffer), "proposer/barren_steps": steps_without_valid}

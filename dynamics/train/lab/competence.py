@@ -253,7 +253,7 @@ def _proposed(base: Base, cases: Sequence[Case]) -> list[Score]:
     """Proposals at temperature 1, each after another reference: how many are valid, of which splits, and different."""
     scores: list[Score] = []
     for form in ("PD", "PA"):
-        prompts = [notation.proposal_prompt(form, case.program, case.inputs[0]) for case in cases]
+        prompts = [notation.proposal_prompt(form, [(case.program, case.inputs[0])]) for case in cases]
         splits: Counter[str] = Counter()
         texts = [text for group in base.ask(prompts, 1.0, 4) for text in group]
         different = set()

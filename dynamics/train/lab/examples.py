@@ -278,12 +278,12 @@ def draw_transfer_prompt(rng: np.random.Generator, program: Program, value: Valu
 def _propose(rng: np.random.Generator, program: Program, inputs: list[Value], rates: Rates) -> tuple[str, str] | None:
     form = ("PD", "PA", "PI")[rng.integers(3)]
     if form == "PI":
-        return notation.proposal_prompt(form, program, None), "<in>".join(write(value) for value in inputs)
+        return notation.inputs_prompt(program), "<in>".join(write(value) for value in inputs)
     reference = draw_program(rng, _index(rng, rates.depths) + 1, split="pretraining")
     given = draw_inputs(rng, reference, 1)
     if given is None:
         return None
-    return notation.proposal_prompt(form, reference, given[0]), f"{program}<in>{write(inputs[0])}"
+    return notation.proposal_prompt(form, [(reference, given[0])]), f"{program}<in>{write(inputs[0])}"
 
 
 _FORMS = {

@@ -185,9 +185,14 @@ def hint_prompt(program: Program, value: Value) -> str:
     return f"<H>{program}<in>{write(value)}<sep>"
 
 
-def proposal_prompt(form: str, program: Program, value: Value | None) -> str:
-    """Ask for a proposal after a reference, ``form`` PD or PA; for inputs of the program, ``form`` PI."""
-    return f"<PI>{program}<sep>" if form == "PI" or value is None else f"<{form}><ref>{program}<in>{write(value)}<sep>"
+def proposal_prompt(form: str, references: Sequence[tuple[Program | str, Value]]) -> str:
+    """Ask for a proposal, ``form`` PD or PA, after references: programs with an input."""
+    return f"<{form}>" + "".join(f"<ref>{program}<in>{write(value)}" for program, value in references) + "<sep>"
+
+
+def inputs_prompt(program: Program | str) -> str:
+    """Ask for inputs of a program."""
+    return f"<PI>{program}<sep>"
 
 
 def transfer_prompt(program: Program, value: Value, names: Sequence[str], other: int | None, place: int = 1) -> str:

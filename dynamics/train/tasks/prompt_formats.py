@@ -22,7 +22,7 @@ from dynamics.train.tasks import programs
 from dynamics.train.tasks.problem import PAIRS, SHOWN_PAIRS, Problem, ProposedTask, Question
 
 #: what a model reads: the notation of the laboratory, that of the embedded model, or plain text
-Language = Literal["lab", "notation", "plain"]
+LanguageName = Literal["lab", "notation", "plain"]
 #: the tokens of the notation
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>", "<D>", "<A>", "<I>", "<PD>", "<PA>", "<PI>", "<in>", "<out>", "<f>", "<ref>", "<sep>")
 #: maximum length of an input in characters
@@ -202,12 +202,12 @@ def reads_notation(tokenizer: Any) -> bool:
     return all(token in vocabulary for token in SPECIAL_TOKENS)
 
 
-def language_of(tokenizer: Any) -> Language:
+def language_of(tokenizer: Any) -> LanguageName:
     """Return what a model with this tokenizer reads."""
     return "lab" if is_of_laboratory(tokenizer) else "notation" if reads_notation(tokenizer) else "plain"
 
 
-def folder_language(model: str) -> Language:
+def folder_language(model: str) -> LanguageName:
     """Return what a model reads if it is a folder; plain text if its tokenizer cannot be read."""
     with contextlib.suppress(Exception):  # tokenizers raises nothing narrower; a broken file is named when the model is loaded
         from tokenizers import Tokenizer

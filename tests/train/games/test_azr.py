@@ -198,6 +198,7 @@ def test_the_solver_batch_is_filled_from_the_buffer(delay: int, game) -> None:
     """New tasks first, then others of the same type, to ``prompts_per_step`` of each type while the buffer has enough."""
     count, kinds = 6, ("deduction", "abduction", "induction")
     played = game(solver_batch="max_new", solver_delay=delay, prompts_per_step=count, num_seed_tasks=40, solver_samples=1)
+    key = played.language.key
     for step in (1, 2):
         new = list(played.delayed)  # with a delay, those of the step before
         data = played.next_batch(step)
@@ -208,7 +209,7 @@ def test_the_solver_batch_is_filled_from_the_buffer(delay: int, game) -> None:
         assert asked[: len(new)] == [played.question(entry, 0).prompt for entry in new]
         known = {played.question(entry, 0).prompt: entry for entry in played.buffer if entry.step < step or entry in new}
         assert set(asked) <= set(known)
-        assert len({known[prompt].key for prompt in asked}) == len(asked)
+        assert len({key(known[prompt].kind, known[prompt].proposed) for prompt in asked}) == len(asked)
         for kind in kinds:
             pool = sum(entry.kind == kind and entry.step < step for entry in played.buffer) + sum(e.kind == kind for e in new) * (1 - delay)
             assert sum(row["task"] == kind for row in solved) == min(count, pool)
