@@ -30,7 +30,19 @@ from dynamics.models import out_of_memory
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import SCHEMA
-from dynamics.train import built_in, checks, evaluate, kept_samples, policy, probe_prompts, state, tasks, token_metrics, update
+from dynamics.train import (
+    built_in,
+    checks,
+    contamination,
+    evaluate,
+    kept_samples,
+    policy,
+    probe_prompts,
+    state,
+    tasks,
+    token_metrics,
+    update,
+)
 from dynamics.train.batch import Batch
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
 from dynamics.train.registry import METHODS
@@ -100,9 +112,9 @@ class Run:
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
         with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
             self.policy = policy.load(built_in.find(config.model), device, config.master_dtype, compute, config.gradient_checkpointing)
-        language = language_of(self.policy.tokenizer)
-        self.source = tasks.source(config.task, language == "plain", config.allow_unconfined)
-        checks.check_language(config, self.source, language)
+        self.language = language_of(self.policy.tokenizer)
+        self.source = tasks.source(config.task, self.language == "plain", config.allow_unconfined)
+        checks.check_language(config, self.source, self.language)
         self.method = METHODS[method].make(config, self.policy, self.source)
         try:
             self._prepare(resume, tensorboard, wandb)
@@ -379,6 +391,9 @@ class Run:
             self.checkpoint()
             self._evaluate(self._final_name, temperatures[:1])
             self.method.on_train_end(self.directory, self.load_base)
+            if self.language == "lab":
+                contamination.write(self.out)
+                self.document["contamination"] = contamination.FILE
 
     @contextmanager
     def _stopping_at_once(self) -> Iterator[None]:

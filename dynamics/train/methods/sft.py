@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from dynamics.errors import InputError
 from dynamics.train import data_order
@@ -14,8 +16,16 @@ from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import check_lengths
-from dynamics.train.tasks.problem import Source
+from dynamics.train.tasks.problem import Question, Source
 from dynamics.train.tasks.prompt_formats import encode_completion, encode_questions
+
+Tokens = list[Int[np.ndarray, " _"]]
+
+
+def encode(tokenizer: Any, questions: Sequence[Question]) -> tuple[Tokens, Tokens]:
+    """Encode the prompt and the answer of each question; (tokens,) int64 each."""
+    answers = [np.array(encode_completion(tokenizer, str(question.answer)), np.int64) for question in questions]
+    return encode_questions(tokenizer, questions), answers
 
 
 class SFT(Method):
@@ -39,8 +49,7 @@ class SFT(Method):
         for question in self.questions:
             if question.answer is None:
                 raise InputError(f"{question.id}: has no answer; sft needs an answer for every problem")
-        self.prompts = encode_questions(policy.tokenizer, self.questions)
-        self.answers = [np.array(encode_completion(policy.tokenizer, str(question.answer)), np.int64) for question in self.questions]
+        self.prompts, self.answers = encode(policy.tokenizer, self.questions)
         names = [f"prompt of {question.id}" for question in self.questions]
         check_lengths(policy.model, self.prompts, [len(answer) for answer in self.answers], names)
 
