@@ -14,6 +14,7 @@ from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
 from dynamics.train import contamination
+from dynamics.train.contamination.__main__ import cli
 
 
 def run(tmp_path: Path, rows: list[list[object]], **config: object) -> Path:
@@ -109,9 +110,9 @@ def test_a_run_has_its_report_which_can_be_made_again(lab_base: Path, tmp_path: 
     assert row(written, "problems", "training") == (9, 9, 9)
     assert all(row(written, "problems", name) == (0, 0, 0) for name in ("test", "deeper", "transfer", "validation", "transfer validation"))
     capsys.readouterr()
-    assert contamination.cli([str(out)]) == 0
+    assert cli([str(out)]) == 0
     assert "transfer validation" in capsys.readouterr().out
-    assert contamination.cli([str(tmp_path)]) == 2
+    assert cli([str(tmp_path)]) == 2
 
 
 def test_problems_of_sft_are_those_of_its_batches(lab_base: Path, tmp_path: Path) -> None:

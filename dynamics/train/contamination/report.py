@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -25,9 +24,6 @@ from dynamics.runs.directory import RunDirectory
 from dynamics.train.lab.operations import Value, kind_of, read
 from dynamics.train.lab.problems import contamination, problem_sets
 from dynamics.train.lab.programs import SPLITS, Program, labelled, normal_form, read_program, split_of
-
-if TYPE_CHECKING:
-    import argparse
 
 SCHEMA = "dynamics.contamination/1"
 FILE = "contamination.json"
@@ -200,44 +196,3 @@ def _by_split(proposals: Sequence[tuple[_Rollout, Program | None]]) -> dict[str,
         "held_out": {name: held_out[name] for name in problem_sets() if held_out[name]},
         "for_induction": len(proposals) - len(counted),
     }
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; bad input raises ``InputError``."""
-    from dynamics.cli.outputs import check_output
-    from dynamics.cli.outputs import write as write_output
-    from dynamics.io.json import to_json
-    from dynamics.train.lab.terminal import show_contamination
-
-    options = build_parser().parse_args(argv)
-    check_output(options.json)
-    report = of_run(Path(options.run))
-    if options.json != "-":
-        show_contamination(report)
-    if options.json:
-        write_output(options.json, to_json(report))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the command line."""
-    from dynamics.cli.command import Parser
-
-    parser = Parser(
-        prog="python -m dynamics.train.contamination",
-        description="Compare what a run on the laboratory was trained on with every problem set.",
-        epilog="example: python -m dynamics.train.contamination runs/selfplay",
-    )
-    parser.add_argument("run", metavar="RUN", help="run directory")
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for standard output")
-    return parser
-
-
-def cli(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    from dynamics.cli.command import run
-
-    return run("dynamics.train.contamination", main, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(cli())
