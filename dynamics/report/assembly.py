@@ -26,7 +26,7 @@ from dynamics.runs.nearby import exists, nearby
 
 SCHEMA = "dynamics.report/1"
 #: modules of ``dynamics.report.sections``, in the order of the page
-SECTIONS = ("weights", "directions", "overlap", "curves", "rollouts", "passk", "uncertainty", "configuration")
+SECTIONS = ("weights", "directions", "overlap", "curves", "rollouts", "passk", "uncertainty", "matching", "configuration")
 #: last line of what a report leaves out if it has nothing else
 NO_SECTION = "no section could be made"
 #: sentences of the headline, and how many of them may come from one section if others have some
@@ -96,8 +96,8 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no section could be made."""
-        return all(section.missing for section in self.sections)
+        """Whether no section could be made; what was matched is said of every run, and is no result."""
+        return all(section.missing for section in self.sections if section.key != "matching")
 
     @property
     def changes(self) -> list[Change]:

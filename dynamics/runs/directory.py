@@ -85,7 +85,7 @@ class RunDirectory:
         lines: list[dict[str, Any]] = []
         if target.exists():
             if step:
-                lines = [line for line in self._read_metrics() if line["step"] <= step]
+                lines = [line for line in self.metrics() if line["step"] <= step]
             write_json_lines(target, map(current_metrics, lines))
         try:
             self._remove_after(step)
@@ -93,9 +93,11 @@ class RunDirectory:
             raise InputError(f"{error.filename or self.path}: cannot be removed ({error.strerror or error})") from None
         return [line["step"] for line in lines]
 
-    def _read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Read the lines of ``metrics.jsonl``; the last one may be unfinished."""
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Read the lines of ``metrics.jsonl``, none if there is no such file; the last one may be unfinished."""
         target = self.path / "metrics.jsonl"
+        if not target.exists():
+            return
         for number, line in read_json_lines(target, unfinished=[]):
             if not isinstance(line, dict) or type(line.get("step")) is not int:
                 raise InputError(f"{printable(target)}, line {number}: is not the metrics of a step; restore the file from a copy")

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from dynamics.runs.matching import Matching
+
 #: names of metrics, whatever a trainer calls them -> what they are; a trainer's metric that is none of them keeps its own name
 METRICS = {
     "reward": "mean reward of the samples of a step",
@@ -113,6 +115,7 @@ class Run:
     texts : files of texts that were trained on or generated, for measurements with the model.
     notes : what was left out and why, a line each; each makes the report incomplete.
     remarks : what the reader should know of the files, and what is no fault of them.
+    matching : what the run was made with, if ``dynamics.train`` wrote it; of others ``matched_settings.matching_of`` knows less.
     """
 
     path: Path
@@ -131,6 +134,7 @@ class Run:
     texts: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    matching: Matching | None = None
 
     def series(self, name: str) -> pd.Series[float]:
         """Return a metric by step, ascending; empty if the run has none of this name. The last value of a step counts."""

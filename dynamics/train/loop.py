@@ -29,6 +29,7 @@ from dynamics.io.folders import exclusive
 from dynamics.models import out_of_memory
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
+from dynamics.runs.matching import matching, totals
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import (
     built_in,
@@ -175,6 +176,11 @@ class Run:
         if scorers := [part.executor() for part in checks.scored_parts(self.config, self.source)]:
             programs = [name for name in (self.method.metadata().get("executor"),) if name]
             self.document["executor"] = "; ".join(dict.fromkeys(programs + scorers))
+        self._write_matching()
+
+    def _write_matching(self) -> None:
+        """Write ``run.json``, with the table of what is planned, and of what happened in the steps so far."""
+        self.document["matching"] = matching(self.document, totals(self.directory.metrics())).to_json()
         self.directory.write_run(self.document)
 
     def _compare_inputs(self) -> None:
@@ -329,7 +335,8 @@ class Run:
         config = self.config
         before = update.prepare(self.policy, self.reference, batch, config, number)
         metrics: dict[str, Any] = {}
-        for iteration in range(config.num_iterations if isinstance(config, PolicyGradientConfig) else 1):
+        iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
+        for iteration in range(iterations):
             tokens = update.gradient(self.policy, batch, config, before)
             consistent, self._consistent = self._consistent, False
             try:
@@ -343,6 +350,7 @@ class Run:
                 metrics |= token_metrics.clip_metrics(tokens)
             if isinstance(config, PolicyGradientConfig) and config.clip_ratio_c:
                 metrics["clip/dual"] = float(tokens.clipped_dual.mean())
+        metrics |= token_metrics.counts(batch, update.learning(batch, config), iterations)
         if before.dropped is not None:
             metrics["clip/cov"] = float(before.dropped.double().mean())
         if before.reference is not None:
@@ -432,7 +440,7 @@ class Run:
         self.document["status"] = status
         self.document["time"] = {"recorder_seconds": self.recorder.seconds}
         try:
-            self.directory.write_run(self.document)
+            self._write_matching()
         finally:
             self.recorder.close()
             self.method.close()

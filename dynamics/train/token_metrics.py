@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from dynamics.train import objectives
 from dynamics.train.batch import Batch
@@ -33,6 +33,22 @@ def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
     if batch.behaviour is not None:
         metrics |= clip_metrics(tokens)
     return metrics
+
+
+def counts(batch: Batch, learns: Bool[np.ndarray, " samples"], updates: int) -> dict[str, int]:
+    """Count what a step trains on, for the table of matching.
+
+    Parameters
+    ----------
+    batch : of the step.
+    learns : (samples,) whether a sample has a gradient, see ``update.learning``.
+    updates : number of optimizer steps on the batch.
+    """
+    trained = np.ones(len(batch.completions), bool) if batch.trained is None else batch.trained
+    found = {"completions_trained": int(trained.sum()), "tokens_with_gradient": int(batch.lengths[learns].sum()) * updates}
+    if "proposer" in batch.roles:
+        found["proposals_trained"] = int((trained & (np.array(batch.roles) == "proposer")).sum())
+    return found
 
 
 def _means_by(tokens: Tokens, labels: Shaped[np.ndarray, " tokens"]) -> dict[str, float]:

@@ -86,10 +86,7 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     count = int(offsets[-1])
     weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens, batch.roles, batch.tasks)
     tokens = Tokens(*(np.zeros(count) for _ in range(8)))
-    all_learn = isinstance(config, PolicyGradientConfig) and bool(config.kl_coef or config.entropy_coef or config.kl_cov)
-    learns = batch.advantages != 0 if not all_learn else np.ones(len(batch.completions), bool)
-    if batch.trained is not None:
-        learns = learns & batch.trained
+    learns = learning(batch, config)
     for chosen, with_gradient in ((np.flatnonzero(learns).tolist(), True), (np.flatnonzero(~learns).tolist(), False)):
         for rows in policy.pack(batch, chosen, config.max_tokens_per_microbatch):
             with torch.set_grad_enabled(with_gradient):
@@ -100,6 +97,13 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     if batch.trained is not None:
         tokens.loss[~batch.trained[sample]] = 0.0
     return tokens
+
+
+def learning(batch: Batch, config: TrainConfig) -> Bool[np.ndarray, " samples"]:
+    """Tell which samples have a gradient: those that are trained; with an advantage of 0 only if the objective has other terms."""
+    all_learn = isinstance(config, PolicyGradientConfig) and bool(config.kl_coef or config.entropy_coef or config.kl_cov)
+    learns = batch.advantages != 0 if not all_learn else np.ones(len(batch.completions), bool)
+    return learns if batch.trained is None else learns & batch.trained
 
 
 def _add(

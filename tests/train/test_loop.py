@@ -72,6 +72,16 @@ def test_a_run_directory(method: str, base: Path, tmp_path: Path, capsys) -> Non
     document = json.loads((out / "run.json").read_text())
     assert document["status"] == "finished"
     assert document["config"]["learning_rate"] == 1e-3
+    table = matched(out)
+    assert (table["optimizer steps"]["planned"], table["optimizer steps"]["happened"]) == (6, 6)
+    trained = {"rlvr": 6 * 72, "sft": 6 * 8}[method]
+    assert (table["completions trained on"]["planned"], table["completions trained on"]["happened"]) == (trained, trained)
+    sampled = sum(row["tokens"] for row in metrics) if method == "rlvr" else 0
+    assert table["tokens sampled"]["happened"] == sampled
+    assert 0 < table["tokens with gradient"]["happened"] <= sum(row["tokens"] for row in metrics)
+    assert table["base"]["same_by"] == document["checksums"]["base"]
+    assert document["pool"]["problems"] == 40
+    assert 1 < document["pool"]["programs"] <= 40
     whole = sparsity.compare(out / "checkpoints/step_000000", out / "checkpoints/step_000006").total
     assert whole.sparsity["bf16"] < 0.9  # the weights do move
     if method == "rlvr":
@@ -253,8 +263,15 @@ def test_resuming_at_every_step(compute: str, base: Path, tmp_path: Path) -> Non
     for number in range(4):
         with pytest.raises(Stop):
             run("rlvr", config, tmp_path / "cut", resume=number > 0, on_step=stop)
+        assert matched(tmp_path / "cut")["optimizer steps"]["happened"] == number + 1
     run("rlvr", config, tmp_path / "cut", resume=True)
     assert contents(tmp_path / "cut") == contents(tmp_path / "straight")
+    assert matched(tmp_path / "cut") == matched(tmp_path / "straight")
+
+
+def matched(out: Path) -> dict[str, dict]:
+    """The rows of the table of matching by name."""
+    return {row["name"]: row for row in json.loads((out / "run.json").read_text())["matching"]["rows"]}
 
 
 def test_a_resumed_run_computes_in_the_dtype_that_it_began_with(base: Path, tmp_path: Path, monkeypatch) -> None:

@@ -46,7 +46,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:  # noqa: ARG001 - al
     shown = {"setting": "setting", "source": "from"} | {label: label for label in labels}
     note = "setting: what trainers have in common; config: by the trainer's own name. Names, folders and times are left out."
     section.tables = [Table("configuration_differences", "Settings that are not the same", frame, shown, 60, note)]
-    section.findings, section.doubts = _findings(frame, labels)
+    section.findings = _findings(frame, labels)
     unknown = [label for label, run in zip(labels, runs, strict=True) if not run.config and not any(_shared(run).values())]
     if unknown:
         section.incomplete.append(f"no settings could be read of {', '.join(unknown)}")
@@ -79,28 +79,19 @@ def _different(settings: Sequence[dict[str, Any]], labels: Sequence[str], source
     return rows
 
 
-def _findings(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Finding], list[Doubt]]:
+def _findings(frame: pd.DataFrame, labels: Sequence[str]) -> list[Finding]:
     settings = frame[frame["source"] == "setting"] if len(frame) else frame
     rows = {row["setting"]: [row[label] for label in labels] for row in settings.to_dict("records")}
     words = {
         name: f"{name.replace('_', ' ')} ({', '.join('unknown' if _absent(value) else printable(value, 40) for value in values)})"
         for name, values in rows.items()
     }
-    strong = [words[name] for name in STRONG if name in words]
+    strong = any(name in words for name in STRONG)
     if not words:
         text = "The settings that trainers have in common are the same in all runs, as far as the files say."
-        return [Finding(text, weight=3)], []
+        return [Finding(text, weight=3)]
     text = f"The runs differ in {', '.join(words.values())}."
-    doubts = []
-    if strong:
-        doubts.append(
-            Doubt(
-                f"Differences between the runs: they differ in {', '.join(strong)}, which change how far weights move under any method. A "
-                "difference between the runs is not a difference between their methods.",
-                9.0,
-            )
-        )
-    return [Finding(text, "different_settings", float(len(rows)), weight=6.0 if strong else 3.5)], doubts
+    return [Finding(text, "different_settings", float(len(rows)), weight=6.0 if strong else 3.5)]
 
 
 def _absent(value: object) -> bool:

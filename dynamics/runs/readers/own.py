@@ -12,6 +12,7 @@ from dynamics.errors import InputError, printable
 from dynamics.io.regular import open_regular
 from dynamics.io.side_files import ADVICE, read_json
 from dynamics.runs.logged_names import FROM_TRAINER, OWN
+from dynamics.runs.matching import SUMMED, matching, totals
 from dynamics.runs.readers.hf_completions import completions
 from dynamics.runs.readers.logs import Log, first_record, is_step, json_log, learning_rate, records
 from dynamics.runs.readers.looking import entries, is_file, is_folder
@@ -29,7 +30,7 @@ SCHEMAS, BEGINNING = "dynamics.run/", 4096
 #: end of the note on a ``run.json`` that cannot be read
 LOST = "restore the file from a copy: it holds the settings, the method and the base, which --base names as well"
 #: fields of ``run.json`` that are not settings
-NO_SETTINGS = ("schema", "config", "notes", "packages", "machines", "time", "probe_prompts", "probes")
+NO_SETTINGS = ("schema", "config", "notes", "packages", "machines", "time", "probe_prompts", "probes", "pool", "matching")
 
 
 def read(folder: Path) -> Run | None:
@@ -54,7 +55,16 @@ def read(folder: Path) -> Run | None:
     _add_metrics(run)
     _add_samples(run, elsewhere, settings)
     run.settings = _settings(run, document, settings)
+    if run.trainer.startswith("dynamics.train") and not unreadable:
+        run.matching = matching(document, _totals(run))
     return run
+
+
+def _totals(run: Run) -> dict[str, float]:
+    """Sum the columns of the metrics that the table of matching needs."""
+    wide = {name: run.series(name) for name in SUMMED}
+    steps = sorted(set(run.metrics["step"]))
+    return totals({name: values.get(step) for name, values in wide.items()} for step in steps)
 
 
 def _document(folder: Path) -> dict[str, Any] | None:

@@ -55,6 +55,7 @@ class SelfPlay(Method):
     delayed : tasks of this step for the solver to train on in the next step, with ``solver_delay``.
     steps_without_valid : number of consecutive steps without a valid proposal.
     seconds_outside_model : time spent on running and grading programs in the current step.
+    tokens_sampled : in the current step, by both roles, those of the seeding in the first step.
     """
 
     def __init__(self, config: SelfPlayConfig, policy: Policy, source: Source):
@@ -68,6 +69,7 @@ class SelfPlay(Method):
         self.delayed: list[BufferEntry] = []
         self.steps_without_valid = 0
         self.seconds_outside_model = 0.0
+        self.tokens_sampled = 0
 
     # what is kept between steps
 
@@ -105,9 +107,10 @@ class SelfPlay(Method):
         """Propose, validate, solve, and pack both roles into one batch."""
         begin = time.perf_counter()
         config = self.config
+        self.tokens_sampled = 0
         if step == 1:
             self._seed_buffer()
-        proposals = self.proposer.propose(self.buffer, step, config.prompts_per_step, "proposal")
+        proposals = self._propose(step, "proposal")
         self._validate(proposals, step)
         valid = [(proposal, proposal.entry) for proposal in proposals if proposal.entry is not None]
         entries = [entry for _, entry in valid]
@@ -145,6 +148,7 @@ class SelfPlay(Method):
         data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types))
         if config.solver_batch == "max_new" and trained:
             data.metrics["solver/from_buffer"] = len(added) / len(trained)
+        data.metrics["tokens_sampled"] = self.tokens_sampled
         data.metrics["time/feed"] = time.perf_counter() - begin
         data.metrics["time/outside_model"] = self.seconds_outside_model
         self.seconds_outside_model = 0.0
@@ -155,9 +159,14 @@ class SelfPlay(Method):
         for round_ in range(4):
             if len(self.buffer) >= self.config.num_seed_tasks:
                 break
-            proposals = self.proposer.propose(self.buffer, round_, self.config.prompts_per_step, "seeding")
+            proposals = self._propose(round_, "seeding")
             self._validate(proposals, 0)
             self.buffer.extend(proposal.entry for proposal in proposals if proposal.entry is not None)
+
+    def _propose(self, step: int, purpose: str) -> list[Proposal]:
+        proposals = self.proposer.propose(self.buffer, step, self.config.prompts_per_step, purpose)
+        self.tokens_sampled += sum(len(proposal.sampled.ids) for proposal in proposals)
+        return proposals
 
     def _validate(self, proposals: list[Proposal], step: int) -> None:
         begin = time.perf_counter()
@@ -173,6 +182,7 @@ class SelfPlay(Method):
         """Sample ``group_size`` completions of each question from a policy, and grade them."""
         ids = encode_questions(policy.tokenizer, questions)
         groups = sample(policy, ids, self.config.group_size, self.config, purpose, step)
+        self.tokens_sampled += sum(len(sampled.ids) for group in groups for sampled in group)
         begin = time.perf_counter()
         judged = []
         for question, group in zip(questions, groups, strict=True):

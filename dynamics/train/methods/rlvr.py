@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import sample
 from dynamics.train.tasks.judges import failure_metrics, judge_all
-from dynamics.train.tasks.problem import Source
+from dynamics.train.tasks.problem import Source, pool_of
 from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
@@ -46,6 +47,10 @@ class RLVR(Method):
     def inputs(self) -> Iterable[bytes]:
         """Return the tokens of the problems."""
         return (tokens.tobytes() + b"\n" for tokens in self.prompts)
+
+    def metadata(self) -> dict[str, Any]:
+        """Describe the problems to train on."""
+        return {"pool": pool_of(self.source.name, self.questions)}
 
     def probe_prompts(self) -> ProbePrompts:
         """Return validation problems of the task."""
@@ -100,6 +105,7 @@ class RLVR(Method):
         metrics = reward_metrics(rewards.reshape(-1, config.group_size), [question.task for question in questions])
         metrics |= failure_metrics(verdicts)
         metrics |= {
+            "tokens_sampled": int(lengths.sum()),
             "length/mean": float(lengths.mean()),
             "length/truncated": float(np.mean([sampled.ended == "length" for sampled in samples])),
             "time/sampling": seconds,

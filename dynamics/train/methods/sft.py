@@ -16,7 +16,7 @@ from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import check_lengths
-from dynamics.train.tasks.problem import Question, Source
+from dynamics.train.tasks.problem import Question, Source, pool_of
 from dynamics.train.tasks.prompt_formats import encode_completion, encode_questions
 
 Tokens = list[Int[np.ndarray, " _"]]
@@ -56,6 +56,10 @@ class SFT(Method):
     def inputs(self) -> Iterable[bytes]:
         """Return the tokens of the problems and answers."""
         return (tokens.tobytes() + b"\n" for tokens in [*self.prompts, *self.answers])
+
+    def metadata(self) -> dict[str, Any]:
+        """Describe the problems to train on."""
+        return {"pool": pool_of(self.source.name, self.questions)}
 
     def probe_prompts(self) -> ProbePrompts:
         """Return validation problems of the task."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -70,8 +71,8 @@ class Question:
     split : training, validation, or a test set: ``seen``, ``unseen`` and ``ood`` (``TEST_SETS``), or the name of a set of the laboratory
         (``lab.problems.SETS``).
     verify : returns the verdict on a completion.
-    program : of a problem of the laboratory: ``lab.programs.Program.label``; else empty.
-    input : of such a problem, as the notation writes it: the input to which the answer belongs.
+    program : that it is about, as text: of a problem of the laboratory ``lab.programs.Program.label``; empty if the task has none.
+    input : of a problem of the laboratory, as the notation writes it: the input to which the answer belongs.
     depth : operations of such a program.
     """
 
@@ -86,8 +87,41 @@ class Question:
     depth: int = 0
 
     def about_program(self) -> dict[str, Any]:
-        """Return the fields by which records of answers name the program; none if it has no name."""
-        return {"program": self.program, "input": self.input, "depth": self.depth} if self.program else {}
+        """Return the fields by which records of answers name the program of a problem of the laboratory; none for others."""
+        return {"program": self.program, "input": self.input, "depth": self.depth} if self.depth else {}
+
+
+def pool_of(task: str, questions: Sequence[Question]) -> dict[str, Any]:
+    """Describe what a run trains on, for ``run.json``: numbers and checksums that do not depend on order and repetition.
+
+    Parameters
+    ----------
+    task : name of the task.
+    questions : of the training split.
+
+    Returns
+    -------
+    dict
+        ``task``; ``problems`` and ``problems_checksum`` of the different prompts; ``programs`` and ``programs_checksum`` of the different
+        programs, None if a question has none.
+    """
+    prompts = {question.prompt for question in questions}
+    programs = {question.program for question in questions if question.program}
+    known = all(question.program for question in questions)
+    return {
+        "task": task,
+        "problems": len(prompts),
+        "problems_checksum": _checksum(prompts),
+        "programs": len(programs) if known else None,
+        "programs_checksum": _checksum(programs) if known else None,
+    }
+
+
+def _checksum(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in sorted(texts):
+        digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 @runtime_checkable

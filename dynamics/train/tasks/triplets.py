@@ -7,6 +7,7 @@ some inputs and outputs, write the program, which is checked on further pairs as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -89,14 +90,15 @@ class Triplets:
         """
         if not self.plain:
             prompt, answer = problem_in_notation(problem)
-            return Question(problem.id, prompt, answer, problem.kind, split, lambda text: verify(problem, text, self.runner))
+            check = partial(verify, problem, runner=self.runner)
+            return Question(problem.id, prompt, answer, problem.kind, split, check, problem.program)
 
-        def check(text: str) -> Verdict:
+        def check_tagged(text: str) -> Verdict:
             answer = extract_answer(text)
             return Verdict.binary(False, "no answer between tags") if answer is None else verify(problem, answer, self.runner)
 
         prompt, answer = problem_in_plain_text(problem, message)
-        return Question(problem.id, prompt, f"<answer>{answer}</answer>", problem.kind, split, check)
+        return Question(problem.id, prompt, f"<answer>{answer}</answer>", problem.kind, split, check_tagged, problem.program)
 
 
 def draw_triplet(rng: np.random.Generator, kind: str, part: str) -> Problem | None:
