@@ -15,8 +15,8 @@ from dynamics.extras import optional_import
 from dynamics.io.folders import LOCK
 from dynamics.models import check_model
 from dynamics.runs.directory import RunDirectory
-from dynamics.train import built_in, state, tasks
-from dynamics.train.config import EARLIER, METHODS, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
+from dynamics.train import built_in, sources, state, tasks
+from dynamics.train.config import CORRECT, EARLIER, METHODS, PROPOSED, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
 from dynamics.train.games.languages import language
 from dynamics.train.lab import shipped
 from dynamics.train.tasks.laboratory import NAMES as LAB_TASKS
@@ -144,7 +144,7 @@ def _check_device(device: str) -> None:
 
 def check_language(config: TrainConfig, source: tasks.Source, name: LanguageName) -> None:
     """Refuse a task that the model cannot read: the laboratory's notation is read by its bases, and these read nothing else."""
-    of_laboratory = [isinstance(part, Laboratory) for part in tasks.parts(source)]
+    of_laboratory = [isinstance(part, Laboratory) for part in sources.parts(source)]
     task, model = f"--task {printable(config.task, 80)}", f"--model {printable(config.model, 200)}"
     if name == "lab" and not all(of_laboratory):
         forms = ", ".join(LAB_TASKS)
@@ -158,7 +158,24 @@ def check_language(config: TrainConfig, source: tasks.Source, name: LanguageName
 
 def _check_task(config: TrainConfig, name: LanguageName) -> list[str]:
     """Check that the task exists, has problems to train on and to evaluate, and can grade them; say where other packages grade them."""
-    source = tasks.source(config.task, plain=name == "plain", allow_unconfined=config.allow_unconfined)
+    _check_recorded(config)
+    source = sources.find(config.task, name, config.allow_unconfined)
+    try:
+        return _check_source(config, source, name)
+    finally:
+        sources.close(source)
+
+
+def _check_recorded(config: TrainConfig) -> None:
+    """Refuse a method that cannot train on what a run has recorded."""
+    if isinstance(config, SelfPlayConfig) and config.task.startswith((PROPOSED, CORRECT)):
+        raise InputError(f"--task {printable(config.task, 80)}: selfplay trains on its own proposals; give the task to be evaluated on")
+    if isinstance(config, RLVRConfig) and config.task.startswith(CORRECT):
+        raise InputError(f"--task {printable(config.task, 80)}: are answers to imitate; use sft, or give rlvr the task of that run")
+
+
+def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName) -> list[str]:
+    """Check that the problems of a source can be read, trained on and graded; say where other packages grade them."""
     check_language(config, source, name)
     trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
@@ -175,4 +192,4 @@ def _check_task(config: TrainConfig, name: LanguageName) -> list[str]:
 def scored_parts(config: TrainConfig, source: tasks.Source) -> list[tasks.ScoredSource]:
     """List the parts of a source whose answers other packages judge, if the run judges any."""
     judges = isinstance(config, RLVRConfig) or config.eval_problems
-    return [part for part in tasks.parts(source) if isinstance(part, tasks.ScoredSource)] if judges else []
+    return [part for part in sources.parts(source) if isinstance(part, tasks.ScoredSource)] if judges else []

@@ -19,6 +19,7 @@ Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++-seque
 SelfPlayAdvantage = Literal["reinforce++", "reinforce++-sequence", "reinforce++-baseline", "reinforce"]
 TaskType = Literal["deduction", "abduction", "induction"]
 Bonus = Literal["complexity", "edit_distance", "halstead", "answer_diversity"]
+DataOrder = Literal["shuffled", "recorded"]
 BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]
 #: settings that runs of earlier versions may not have recorded, with the values that these had
 EARLIER: dict[str, Any] = {
@@ -27,6 +28,8 @@ EARLIER: dict[str, Any] = {
     "solver_batch": "new",
     "clip_ratio_c": 0.0,
     "decay_matrices_only": False,
+    "data_order": "shuffled",
+    "advantage_cells": "batch",
 }
 
 
@@ -41,8 +44,9 @@ class TrainConfig:
         folder, or a Hub id
     task : str
         task to train on: code, one of its types (deduction, abduction, induction), proposals, lab (deduction and abduction of the
-        laboratory), one of its forms (lab-deduction, lab-abduction, lab-induction), a reasoning-gym task, a .jsonl or .parquet file, or
-        several of these joined by +
+        laboratory), one of its forms (lab-deduction, lab-abduction, lab-induction), a reasoning-gym task, a .jsonl or .parquet file,
+        several of these joined by +, proposed:RUN (the valid proposals of a run of selfplay) or correct:RUN (for sft: the correct samples
+        of a run of rlvr)
     steps : int
         number of training steps, each on one batch; a step is one optimizer step unless --num-iterations is more than 1
     seed : int
@@ -137,10 +141,14 @@ class SFTConfig(TrainConfig):
         number of training problems; they are reshuffled every epoch
     batch_size : int
         number of completions per step
+    data_order : str
+        order of the training problems: shuffled (anew every epoch), or recorded (as the task lists them, once over the run at an even
+        pace)
     """
 
     num_problems: int = 2048
     batch_size: int = 64
+    data_order: DataOrder = "shuffled"
 
 
 @dataclass(frozen=True)
@@ -203,11 +211,19 @@ class RLVRConfig(PolicyGradientConfig):
         number of prompts per step
     group_size : int
         number of samples per prompt
+    data_order : str
+        order of the training problems: shuffled (anew every epoch), or recorded (as the task lists them, once over the run at an even
+        pace)
+    advantage_cells : str
+        samples that the estimators reinforce++, reinforce++-sequence and reinforce++-baseline normalise together: batch (all), or
+        role-task (those of each task type, as self-play does)
     """
 
     num_problems: int = 2048
     prompts_per_step: int = 48
     group_size: int = 16
+    data_order: DataOrder = "shuffled"
+    advantage_cells: Literal["batch", "role-task"] = "batch"
 
 
 @dataclass(frozen=True)
@@ -291,6 +307,9 @@ class SelfPlayConfig(PolicyGradientConfig):
     collapse_steps: int = 10
     curriculum_samples: int = 60
 
+
+#: prefixes of tasks that a run directory follows: what a run of self-play proposed, and what a run of RLVR answered correctly
+PROPOSED, CORRECT = "proposed:", "correct:"
 
 METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig}
 
@@ -418,6 +437,11 @@ def check(config: TrainConfig) -> None:
     forced_compute_dtype()
     if isinstance(config, PolicyGradientConfig):
         _check_policy_gradient(config)
+    if isinstance(config, RLVRConfig) and config.advantage_cells == "role-task" and not config.advantage.startswith("reinforce++"):
+        raise InputError(
+            f"--advantage-cells role-task: does nothing with --advantage {config.advantage}, which compares no samples of different "
+            "prompts; use --advantage reinforce++-sequence, or leave it out"
+        )
     if isinstance(config, SelfPlayConfig):
         _check_selfplay(config)
 

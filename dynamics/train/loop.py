@@ -39,6 +39,7 @@ from dynamics.train import (
     kept_samples,
     policy,
     probe_prompts,
+    sources,
     state,
     tasks,
     token_metrics,
@@ -114,13 +115,13 @@ class Run:
         with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
             self.policy = policy.load(built_in.find(config.model), device, config.master_dtype, compute, config.gradient_checkpointing)
         self.language = language_of(self.policy.tokenizer)
-        self.source = tasks.source(config.task, self.language == "plain", config.allow_unconfined)
+        self.source = sources.find(config.task, self.language, config.allow_unconfined)
         checks.check_language(config, self.source, self.language)
         self.method = METHODS[method].make(config, self.policy, self.source)
         try:
             self._prepare(resume, tensorboard, wandb)
         except BaseException:
-            self.method.close()
+            self._close()
             raise
 
     def _prepare(self, resume: bool, tensorboard: bool, wandb: str | None) -> None:
@@ -443,7 +444,12 @@ class Run:
             self._write_matching()
         finally:
             self.recorder.close()
-            self.method.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Stop the processes of the method and of the source."""
+        self.method.close()
+        sources.close(self.source)
 
 
 def run(

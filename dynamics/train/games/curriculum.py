@@ -24,18 +24,14 @@ PhaseProposal = tuple[int, int, BufferEntry]
 
 def draw(directory: RunDirectory, seed: int, count: int) -> list[PhaseProposal]:
     """Draw at most ``count`` valid proposals of each phase from the rollouts of a run."""
-    every = {path: step for path in (directory.path / "rollouts").glob("step_*.jsonl") if (step := _step(path)) is not None}
-    files = sorted(every, key=every.__getitem__)
+    files = rollout_files(directory.path)
     drawn: list[PhaseProposal] = []
     for phase, part in enumerate(np.array_split(np.array(files, object), min(4, len(files)))):
-        entries = [entry for file in part for entry in _read(file)]
+        entries = [entry for file in part for entry in read_proposals(file)]
         rng = stream(seed, "curriculum", phase)
         for index in rng.permutation(len(entries))[:count]:
             step, where, entry = entries[int(index)]
-            try:
-                drawn.append((phase, step, BufferEntry.from_json(msgspec.structs.asdict(entry))))
-            except (Refused, ValueError) as error:
-                raise InputError(f"{where}: its inputs or outputs are no literals: {printable(error, 80)}") from None
+            drawn.append((phase, step, entry.converted(where)))
     return drawn
 
 
@@ -59,7 +55,7 @@ def rows(
     ]
 
 
-class _Entry(msgspec.Struct):
+class Entry(msgspec.Struct):
     """A valid proposal as rollouts hold it."""
 
     kind: str
@@ -69,13 +65,20 @@ class _Entry(msgspec.Struct):
     outputs: str
     step: int
 
+    def converted(self, where: str) -> BufferEntry:
+        """Return the task; ``where`` it was read is named if its inputs or outputs are no literals."""
+        try:
+            return BufferEntry.from_json(msgspec.structs.asdict(self))
+        except (Refused, ValueError) as error:
+            raise InputError(f"{where}: its inputs or outputs are no literals: {printable(error, 80)}") from None
+
 
 class _Rollout(msgspec.Struct):
     """The fields of a rollout that are read."""
 
     role: str
     valid: bool = False
-    entry: _Entry | None = None
+    entry: Entry | None = None
 
 
 def _step(path: Path) -> int | None:
@@ -83,7 +86,13 @@ def _step(path: Path) -> int | None:
     return int(path.stem[5:]) if path.stem[5:].isdecimal() else None
 
 
-def _read(path: Path) -> list[tuple[int, str, _Entry]]:
+def rollout_files(run: Path) -> list[Path]:
+    """List the files of rollouts of a run directory, by step."""
+    every = {path: step for path in (run / "rollouts").glob("step_*.jsonl") if (step := _step(path)) is not None}
+    return sorted(every, key=every.__getitem__)
+
+
+def read_proposals(path: Path) -> list[tuple[int, str, Entry]]:
     """Return the step of each valid proposal in a file, its place in the file, and the proposal."""
     found = []
     for number, row in read_json_lines(path):

@@ -14,11 +14,12 @@ from dynamics.train import data_order, objectives
 from dynamics.train.batch import Batch
 from dynamics.train.config import RLVRConfig
 from dynamics.train.method import Method, StepData
+from dynamics.train.objectives import Groups, PerSample
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import sample
 from dynamics.train.tasks.judges import failure_metrics, judge_all
-from dynamics.train.tasks.problem import Source, pool_of
+from dynamics.train.tasks.problem import Source, pool_of, recorded_of
 from dynamics.train.tasks.prompt_formats import decode, encode_questions
 
 
@@ -50,7 +51,7 @@ class RLVR(Method):
 
     def metadata(self) -> dict[str, Any]:
         """Describe the problems to train on."""
-        return {"pool": pool_of(self.source.name, self.questions)}
+        return {"pool": pool_of(self.source.name, self.questions) | recorded_of(self.source)}
 
     def probe_prompts(self) -> ProbePrompts:
         """Return validation problems of the task."""
@@ -59,7 +60,7 @@ class RLVR(Method):
     def next_batch(self, step: int) -> StepData:
         """Sample and grade a group of completions for each problem of the step."""
         config = self.config
-        indices = data_order.chosen(config.seed, step, config.prompts_per_step, len(self.questions))
+        indices = data_order.of_step(config, step, config.prompts_per_step, len(self.questions))
         begin = time.perf_counter()
         groups = sample(self.policy, [self.prompts[index] for index in indices], config.group_size, config, "rollout", step)
         seconds = time.perf_counter() - begin
@@ -70,7 +71,7 @@ class RLVR(Method):
         verdicts = judge_all(questions, texts)
         rewards = np.array([verdict.score for verdict in verdicts])
         lengths = np.array([len(sampled.ids) for sampled in samples])
-        advantages = objectives.advantages(config.advantage, rewards, prompt_of, lengths)
+        advantages = self._advantages(rewards, prompt_of, lengths, [question.task for question in questions])
         batch = Batch(
             [self.prompts[index] for index in indices],
             [sampled.ids for sampled in samples],
@@ -111,6 +112,13 @@ class RLVR(Method):
             "time/sampling": seconds,
         }
         return StepData(batch, metrics, rollouts)
+
+    def _advantages(self, rewards: PerSample, prompt_of: Groups, lengths: Groups, tasks: list[str]) -> PerSample:
+        """Estimate advantages, over the batch or for each task type apart; (samples,) each."""
+        name = self.config.advantage
+        if self.config.advantage_cells == "batch":
+            return objectives.advantages(name, rewards, prompt_of, lengths)
+        return objectives.task_relative_reinforce_plus_plus(name, rewards, prompt_of, lengths, ["solver"] * len(tasks), tasks)
 
 
 def reward_metrics(rewards: Float[np.ndarray, "groups samples"], tasks: list[str]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.samplers.transformers import check_lengths
-from dynamics.train.tasks.problem import Question, Source, pool_of
+from dynamics.train.tasks.problem import Question, Source, pool_of, recorded_of
 from dynamics.train.tasks.prompt_formats import encode_completion, encode_questions
 
 Tokens = list[Int[np.ndarray, " _"]]
@@ -59,7 +59,7 @@ class SFT(Method):
 
     def metadata(self) -> dict[str, Any]:
         """Describe the problems to train on."""
-        return {"pool": pool_of(self.source.name, self.questions)}
+        return {"pool": pool_of(self.source.name, self.questions) | recorded_of(self.source)}
 
     def probe_prompts(self) -> ProbePrompts:
         """Return validation problems of the task."""
@@ -67,7 +67,7 @@ class SFT(Method):
 
     def next_batch(self, step: int) -> StepData:
         """Return the completions of the step, each with advantage 1."""
-        indices = data_order.chosen(self.config.seed, step, self.config.batch_size, len(self.questions))
+        indices = data_order.of_step(self.config, step, self.config.batch_size, len(self.questions))
         questions = [self.questions[index] for index in indices]
         batch = Batch(
             [self.prompts[index] for index in indices],

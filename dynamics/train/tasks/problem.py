@@ -117,6 +117,12 @@ def pool_of(task: str, questions: Sequence[Question]) -> dict[str, Any]:
     }
 
 
+def recorded_of(source: Source) -> dict[str, Any]:
+    """Return what a source says of the run that recorded its problems, for ``run.json``; nothing of other sources."""
+    record = getattr(source, "record", None)
+    return {"recorded": record} if record else {}
+
+
 def _checksum(texts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for text in sorted(texts):
