@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analyses.claims import Verdict
 from analyses.runs import Run, find
+from analyses.verdicts import Verdict
 from dynamics.cli import command
 from dynamics.extras import optional_import
 from dynamics.io.csv import write_csv

@@ -1,122 +1,446 @@
-"""Tests of the paper's claims: effects over seeds, their intervals, and verdicts."""
+"""Claims that are fixed before the runs: contrasts of two models on a set of problems, their tests, and the table of verdicts.
+
+A claim has a name and one or more conjuncts. Each conjunct is a row: what is measured, of which model, against which control, on which set,
+and the direction of the difference, or a margin within which it is claimed to be none. All rows of a study are one family, so the chance of
+any false verdict among them is bounded (Holm). A row that cannot be measured stays in the family.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from dynamics.bootstrap import t_interval
+from analyses import statistics
+from analyses.statistics import ALPHA, Array, Effect, Spread
+from analyses.verdicts import FAILS, HOLDS, OPEN
+from dynamics import InputError, passk
+from dynamics.cli import outputs
+from dynamics.errors import printable
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
+#: largest number of claims, and of rows: the conjuncts of all claims
+MOST_CLAIMS, MOST_ROWS = 8, 12
+NOT_MEASURED = "not measured"
+#: columns that tell whose sample it is, and of what
+KEYS = ("name", "seed", "split", "problem", "program")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A claim of the paper and the measured effect.
+class Conjunct:
+    """A contrast of two models: a row of the table.
 
     Attributes
     ----------
-    finding : the claim.
-    measured : the measured quantity.
-    effect : mean over seeds.
-    low, high : ends of the 95 % interval of the effect; NaN if there is none.
-    seeds : number of seeds.
-    by_seed : the effect of each seed.
-    interval : the kind of interval.
-    expected : sign of the effect according to the claim; 0 if the claim says there is no effect beyond ``margin``.
-    margin : largest effect that counts as no effect.
+    measured : ``pass@K``, or the name of a column of the samples, of which the mean over the samples of a problem is taken.
+    model : the model that the claim is about, with its temperature, such as ``rlvr, T=1``.
+    control : the model that it is compared with, such as ``base, greedy``.
+    problems : the set of problems.
+    direction : 1 if the model is claimed to have more, -1 for less, 0 for no difference beyond ``margin``.
+    margin : largest difference that counts as none, in units of what is measured; only for direction 0.
     """
 
-    finding: str
     measured: str
-    effect: float
-    low: float
-    high: float
-    seeds: int
-    by_seed: str
-    interval: str
-    expected: int
+    model: str
+    control: str
+    problems: str
+    direction: int
     margin: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse directions and margins that no test belongs to."""
+        if self.direction not in (-1, 0, 1):
+            raise InputError(f"{self}: the direction is 1 (more), -1 (less) or 0 (no difference beyond a margin)")
+        if (self.direction == 0) != (self.margin > 0) or not math.isfinite(self.margin):
+            raise InputError(f"{self}: a margin above 0 belongs to direction 0, and to no other")
+        if self.model == self.control:
+            raise InputError(f"{self}: compares {self.model} with itself")
+        if self.measured.startswith("pass@"):
+            samples_for(self.measured)
+
+    def __str__(self) -> str:
+        """Describe the contrast."""
+        return f"{self.measured}, {self.model} minus {self.control}, {self.problems}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, which holds if all of its conjuncts do."""
+
+    name: str
+    conjuncts: tuple[Conjunct, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a claim that says nothing."""
+        if not self.name or not self.conjuncts:
+            raise InputError(f"claim {self.name!r}: needs a name and at least one conjunct")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The claims of a study, which are judged together.
+
+    Attributes
+    ----------
+    claims : at most ``MOST_CLAIMS``, with at most ``MOST_ROWS`` conjuncts in all.
+    """
+
+    claims: tuple[Claim, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse too many claims, and the same one twice."""
+        names = [claim.name for claim in self.claims]
+        if not self.claims or len(self.claims) > MOST_CLAIMS or len(self.rows) > MOST_ROWS:
+            raise InputError(
+                f"{len(self.claims)} claims with {len(self.rows)} conjuncts; a family has 1 to {MOST_CLAIMS} claims and at most "
+                f"{MOST_ROWS} conjuncts: choose the primary ones, and report the rest without verdicts"
+            )
+        if len(set(names)) < len(names) or len(set(self.rows)) < len(self.rows):
+            raise InputError("two claims have the same name, or two conjuncts are the same; name each once")
+
     @property
-    def verdict(self) -> str:
-        """Verdict from the interval: entirely on the expected side, entirely on the other, or neither (also without an interval)."""
-        if not np.isfinite([self.low, self.high]).all():
-            return OPEN
-        if not self.expected:
-            inside = -self.margin <= self.low and self.high <= self.margin
-            return HOLDS if inside else FAILS if self.low > self.margin or self.high < -self.margin else OPEN
-        lower, upper = sorted([self.low * self.expected, self.high * self.expected])
-        return HOLDS if lower > 0 else FAILS if upper < 0 else OPEN
+    def rows(self) -> tuple[Conjunct, ...]:
+        """The conjuncts of all claims, in order."""
+        return tuple(conjunct for claim in self.claims for conjunct in claim.conjuncts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of the claim of each row."""
+        return tuple(claim.name for claim in self.claims for _ in claim.conjuncts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Build the JSON object of the claims."""
+        return {"claims": [asdict(claim) for claim in self.claims]}
+
+    @property
+    def digest(self) -> str:
+        """The first twelve hexadecimal digits of the SHA-256 of the claims: tells claims that were changed from those that were fixed."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def fix(self, path: Path) -> None:
+        """Write the claims before the runs; with a file of other claims, refuse.
+
+        Raises
+        ------
+        InputError : the file has other claims, or is none.
+        """
+        if not path.exists():
+            outputs.write(str(path), json.dumps(self.to_dict() | {"digest": self.digest}, indent=1) + "\n")
+            return
+        try:
+            fixed = json.loads(path.read_text(encoding="utf-8"))["digest"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: is no file of claims; move it away to fix the claims anew") from error
+        if fixed != self.digest:
+            raise InputError(
+                f"{path}: has the claims {printable(fixed, 20)}, and these are {self.digest}: they were changed after they were "
+                "fixed; judge the fixed ones, or make new runs in another folder"
+            )
 
 
-def check_claim(
-    finding: str,
-    measured: str,
-    values: Sequence[float] | np.ndarray[Any, Any],
-    expected: int,
-    within_seeds: tuple[float, float, str] | None = None,
-    margin: float = 0.0,
-) -> Verdict:
-    """Check a claim about an effect with a t interval over seeds.
+def samples_for(measured: str) -> int:
+    """Return the number of samples that ``pass@K`` needs of each problem."""
+    number = measured.removeprefix("pass@")
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 10**9:
+        raise InputError(f"{printable(measured, 40)}: is no pass@K with a whole number K above 0")
+    return int(number)
+
+
+# scores
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured of one model on one set.
+
+    Attributes
+    ----------
+    values : (..., seeds, problems), a value for each seed and problem.
+    seeds : the seeds.
+    problems : names of the problems, in the order of their columns.
+    programs : (problems,) number of the program of each problem, from 0 in the order of their first problem.
+    proportions : whether all values are in [0, 1] by their definition.
+    """
+
+    values: Array
+    seeds: tuple[int, ...]
+    problems: tuple[str, ...]
+    programs: Array
+    proportions: bool
+
+
+class Source(Protocol):
+    """Where scores come from: graded samples, or a simulation of them."""
+
+    def scores(self, measured: str, name: str, problems: str) -> Scores:
+        """Return what was measured of a model on a set of problems.
+
+        Raises
+        ------
+        InputError : it was not measured, with one line that says why.
+        """
+
+
+def solved(measured: str, n: Array, c: Array) -> Array:
+    """Compute ``pass@K`` of each problem from its numbers of samples and of correct samples."""
+    return np.asarray(passk.pass_at_k(n, c, samples_for(measured)), float)
+
+
+class Graded:
+    """Scores from graded samples.
 
     Parameters
     ----------
-    finding, measured : the claim, and the measured quantity.
-    values : effect of each seed; values that are not finite are ignored.
-    expected : sign of the effect according to the claim; 0 for no effect.
-    within_seeds : ends and kind of an interval over the problems or tasks of all seeds. Few seeds can agree by chance, so the interval is
-        the hull of both. With a single seed only this interval is used, and the verdict is about that run rather than the method.
-    margin : largest effect that counts as no effect.
+    samples : a row for each sample: the ``KEYS``, ``correct``, and columns of numbers that can be measured too, such as ``length``.
+
+    Raises
+    ------
+    InputError : a column is missing, or a problem has two programs.
     """
-    effects = np.asarray(values, float)
-    effects = effects[np.isfinite(effects)]
-    effect, low, high = over_seeds(effects)
-    kind = "t over seeds" if len(effects) > 1 else "none: one seed" if len(effects) else "none: not measured"
-    if within_seeds is not None and len(effects):
-        low, high = float(np.fmin(low, within_seeds[0])), float(np.fmax(high, within_seeds[1]))
-        kind = f"hull of {kind} and {within_seeds[2]}" if len(effects) > 1 else f"{within_seeds[2]}, one seed"
-    by_seed = " ".join(f"{value:+.3g}" for value in effects)
-    return Verdict(finding, measured, effect, low, high, len(effects), by_seed, kind, expected, margin)
+
+    def __init__(self, samples: pd.DataFrame) -> None:
+        if missing := [name for name in (*KEYS, "correct") if name not in samples]:
+            raise InputError(f"the samples have no {missing[0]}: claims need {', '.join((*KEYS, 'correct'))} of every sample")
+        if samples["program"].isna().any():
+            problem = samples.loc[samples["program"].isna(), "problem"].iloc[0]
+            raise InputError(f"problem {printable(problem, 60)}: names no program, so it is not known what it shares with others")
+        programs = samples.groupby(["split", "problem"])["program"].nunique()
+        if (programs > 1).any():
+            raise InputError(f"problem {printable(programs.idxmax()[1], 60)}: has several programs; give each problem one id in all runs")
+        self.samples = samples
+
+    def scores(self, measured: str, name: str, problems: str) -> Scores:
+        """Return what was measured of a model on a set; see ``Source``."""
+        own = self.samples[(self.samples["name"] == name) & (self.samples["split"] == problems)]
+        if own.empty:
+            raise InputError(f"no samples of {printable(name, 60)} on {printable(problems, 40)}")
+        groups = own.groupby(["seed", "problem"])
+        if measured.startswith("pass@"):
+            counts = groups["correct"].agg(["size", "sum"])
+            values = pd.Series(solved(measured, counts["size"].to_numpy(), counts["sum"].round().astype(int).to_numpy()), counts.index)
+            if values.isna().any():
+                least = int(counts["size"].min())
+                raise InputError(f"{measured} of {printable(name, 60)} on {printable(problems, 40)}: a problem has only {least} samples")
+        elif measured in own:
+            values = groups[measured].mean()
+        else:
+            raise InputError(f"{printable(measured, 40)}: is no pass@K and no column of the samples")
+        wide = values.unstack("problem")
+        if wide.isna().any(axis=None):
+            row, column = np.argwhere(wide.isna().to_numpy())[0]
+            seed, problem = wide.index[row], wide.columns[column]
+            raise InputError(f"{measured} of {printable(name, 60)}: seed {seed} has none for {printable(problem, 60)}, another seed does")
+        program = own.groupby("problem")["program"].first().reindex(wide.columns)
+        numbers = pd.factorize(program)[0]
+        seeds = tuple(int(seed) for seed in wide.index)
+        return Scores(wide.to_numpy(float), seeds, tuple(map(str, wide.columns)), numbers, measured.startswith("pass@"))
 
 
-def check_claim_on_rows(finding: str, measured: str, rows: pd.DataFrame, expected: int, interval: str) -> Verdict:
-    """Check a claim on rows of a table.
+def contrast(first: Scores, second: Scores) -> Effect:
+    """Estimate the difference ``first`` minus ``second``, paired by seed and problem, with its errors over seeds and over programs.
 
-    Parameters
+    Raises
+    ------
+    InputError : they have other seeds, or other problems.
+    """
+    if first.seeds != second.seeds:
+        lists = [", ".join(map(str, side.seeds)) for side in (first, second)]
+        raise InputError(f"the seeds differ: {lists[0]} and {lists[1]}; pairs need both models of every seed")
+    if first.problems != second.problems:
+        other = sorted(set(first.problems) ^ set(second.problems))
+        raise InputError(f"the problems differ: {len(other)} are of one model only, such as {printable(other[0], 60)}")
+    return statistics.effect(first.values - second.values, first.programs, first.proportions and second.proportions)
+
+
+# verdicts
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result of a conjunct; arrays have one entry for each study.
+
+    Attributes
     ----------
-    finding, measured, expected : see ``check_claim``.
-    rows : seed, value, low, high. The row with seed NaN is for all seeds together, with its interval; the others are for one seed each.
-    interval : kind of that interval.
+    conjunct : the contrast.
+    found : effect and errors; None if it was not measured.
+    problems, programs : numbers of problems and of programs.
+    reason : why it was not measured.
     """
-    together = rows[rows["seed"].isna()].iloc[0]
-    by_seed = rows["value"][rows["seed"].notna()].to_numpy()
-    return check_claim(finding, measured, by_seed, expected, (together["low"], together["high"], interval))
+
+    conjunct: Conjunct
+    found: Effect | None
+    problems: int = 0
+    programs: int = 0
+    reason: str = ""
+
+    @property
+    def level(self) -> float:
+        """Error rate of the interval: 0.05; 0.1 for a claim of equivalence, which is two one-sided tests."""
+        return ALPHA if self.conjunct.direction else 2 * ALPHA
+
+    @property
+    def p(self) -> Array:
+        """P-value: two-sided against no difference; for equivalence the smaller of those of "the same" and of "beyond the margin"."""
+        if self.found is None:
+            return np.asarray(np.nan)
+        if self.conjunct.direction:
+            return self.found.p()
+        margin = self.conjunct.margin
+        return np.minimum(self.found.p_equivalent(margin), self.found.p_beyond(margin))
+
+    def verdicts(self, adjusted: Array) -> Array:
+        """Judge by the adjusted p-value: 1 holds, -1 does not hold, 0 inconclusive.
+
+        That a difference is not shown to be inside a margin is no evidence that it is outside, nor the other way round.
+        """
+        if self.found is None:
+            return np.zeros(np.shape(adjusted), int)
+        agrees = np.sign(self.found.value) * self.conjunct.direction
+        if not self.conjunct.direction:
+            agrees = np.where(np.abs(self.found.value) <= self.conjunct.margin, 1, -1)
+        return np.where(np.nan_to_num(adjusted, nan=1.0) <= ALPHA, agrees, 0).astype(int)
 
 
-def over_seeds(values: Sequence[float] | np.ndarray[Any, Any], level: float = 0.95) -> tuple[float, float, float]:
-    """Compute the mean and its t interval: mean, low, high. The ends are NaN for a single value."""
-    effects = np.asarray(values, float)
-    mean = float(effects.mean()) if len(effects) else float("nan")
-    if len(effects) < 2:
-        return mean, float("nan"), float("nan")
-    low, high = t_interval(mean, effects.std(ddof=1) / math.sqrt(len(effects)), len(effects) - 1, level)
-    return mean, float(low), float(high)
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts of a family.
+
+    Attributes
+    ----------
+    family : the claims.
+    rows : a result for each conjunct.
+    p, adjusted : (..., rows) p-values, and those adjusted by Holm's method.
+    verdicts : (..., rows) 1 holds, -1 does not hold, 0 inconclusive.
+    """
+
+    family: Family
+    rows: tuple[Row, ...]
+    p: Array
+    adjusted: Array = field(init=False)
+    verdicts: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Adjust the p-values and judge the rows."""
+        adjusted = statistics.holm(self.p)
+        verdicts = np.stack([row.verdicts(adjusted[..., number]) for number, row in enumerate(self.rows)], axis=-1)
+        object.__setattr__(self, "adjusted", adjusted)
+        object.__setattr__(self, "verdicts", verdicts)
 
 
-def with_intervals(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Add columns low and high: the t interval over seeds of each group of rows, with one row per seed."""
-    transform = table.groupby(list(by), sort=False)["value"].transform
-    return table.assign(
-        low=transform(lambda values: over_seeds(values.to_numpy())[1]), high=transform(lambda values: over_seeds(values.to_numpy())[2])
+def judge(family: Family, source: Source) -> Judged:
+    """Measure every conjunct of a family and judge them together."""
+    rows = tuple(_measure(conjunct, source) for conjunct in family.rows)
+    return Judged(family, rows, np.stack(np.broadcast_arrays(*(row.p for row in rows)), axis=-1))
+
+
+def _measure(conjunct: Conjunct, source: Source) -> Row:
+    try:
+        first, second = (source.scores(conjunct.measured, name, conjunct.problems) for name in (conjunct.model, conjunct.control))
+        found = contrast(first, second)
+    except InputError as error:
+        return Row(conjunct, None, reason=str(error))
+    reason = "" if found.seeds > 1 else "one seed: nothing is known of the variation between seeds"
+    return Row(conjunct, found, len(first.problems), int(first.programs.max()) + 1, reason)
+
+
+# the table
+
+
+def table(judged: Judged) -> pd.DataFrame:
+    """Make the table of a study, with one row for each conjunct.
+
+    Columns: claim, claim_verdict, measured, set, model, control, direction, margin, problems, programs, effective, seeds, effect, low,
+    high, interval, p, p_holm, verdict, seeds_needed, detectable, reason. ``seeds_needed`` is the number of seeds that decide with a chance
+    of 0.8 if effect and spread are as observed, at the level of the first step of Holm; infinite if no number of seeds does with these
+    programs. ``detectable`` is the smallest effect that the present number of seeds finds with that chance (for equivalence: the smallest
+    margin). Both take estimates for the truth, so they are optimistic: an effect that was noticed is more likely over- than underestimated.
+    """
+    by_claim = claim_verdicts(judged)
+    lines = [{"claim": claim, "claim_verdict": by_claim[claim]} | _line(judged, number) for number, claim in enumerate(judged.family.names)]
+    return pd.DataFrame(lines)
+
+
+def _line(judged: Judged, number: int) -> dict[str, Any]:
+    row = judged.rows[number]
+    conjunct, found = row.conjunct, row.found
+    line: dict[str, Any] = {"measured": conjunct.measured, "set": conjunct.problems, "model": conjunct.model, "control": conjunct.control}
+    line |= {"direction": conjunct.direction, "margin": conjunct.margin or np.nan, "problems": row.problems, "programs": row.programs}
+    if found is None:
+        blank = ("effective", "seeds", "effect", "low", "high", "interval", "p", "p_holm")
+        return line | dict.fromkeys(blank) | {"verdict": NOT_MEASURED, "seeds_needed": None, "detectable": None, "reason": row.reason}
+    low, high = found.interval(row.level)
+    line |= {"effective": found.programs, "seeds": found.seeds, "effect": float(found.value), "low": float(low), "high": float(high)}
+    kind = f"{1 - row.level:.0%}, seeds by Student's t and programs by cluster bootstrap, in quadrature"
+    line |= {"interval": kind if np.isfinite(low) else "none", "p": float(judged.p[number]), "p_holm": float(judged.adjusted[number])}
+    verdict = {1: HOLDS, -1: FAILS, 0: OPEN}[int(judged.verdicts[number])]
+    return line | {"verdict": verdict} | _power(row, len(judged.rows)) | {"reason": row.reason}
+
+
+def _power(row: Row, rows: int) -> dict[str, float | None]:
+    """Compute the seeds that a decision would take, and the smallest effect that these seeds find."""
+    found, margin = row.found, row.conjunct.margin or None
+    if found is None or found.seeds < 2 or row.programs < 2:
+        return {"seeds_needed": None, "detectable": None}
+    spread, level = Spread.of(found), ALPHA / rows
+    needed = spread.seeds_needed(float(found.value), level, margin)
+    detectable = spread.detectable(found.seeds, level, equivalence=margin is not None)
+    return {"seeds_needed": math.inf if needed is None else needed, "detectable": detectable}
+
+
+def claim_verdicts(judged: Judged) -> dict[str, str]:
+    """Judge each claim of a study: it holds if all conjuncts hold, and does not hold if one does not."""
+    codes: dict[str, list[int]] = {}
+    for name, code in zip(judged.family.names, judged.verdicts, strict=True):
+        codes.setdefault(name, []).append(int(code))
+    return {name: HOLDS if min(own) == 1 else FAILS if min(own) == -1 else OPEN for name, own in codes.items()}
+
+
+def needs(row: Mapping[Any, Any]) -> str:
+    """Say how many seeds a decision would take."""
+    needed = row["seeds_needed"]
+    if needed is None or (isinstance(needed, float) and math.isnan(needed)):
+        return ""
+    return "more programs" if math.isinf(needed) else f"{needed:.0f}"
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """Format the table of a study as Markdown."""
+    heads = ("claim", "measured", "set", "programs", "seeds", "effect, interval", "p", "p, Holm", "verdict", "seeds needed", "detectable")
+    return "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *_markdown_lines(rows)])
+
+
+def _markdown_lines(rows: pd.DataFrame) -> Iterator[str]:
+    for row in rows.to_dict("records"):
+        measured = f"{row['measured']}, {row['model']} minus {row['control']}"
+        if not row["direction"]:
+            measured += f" (the same: within {row['margin']:g})"
+        if row["verdict"] == NOT_MEASURED:
+            cells = ["", "", row["reason"], "", "", NOT_MEASURED, "", ""]
+        else:
+            interval = f" [{row['low']:+.3g}, {row['high']:+.3g}]" if np.isfinite(row["low"]) else ", no interval"
+            cells = [f"{row['programs']} ({row['effective']:.4g})", f"{row['seeds']:.0f}", f"{row['effect']:+.3g}{interval}"]
+            cells += ["" if math.isnan(row[name]) else f"{row[name]:.2g}" for name in ("p", "p_holm")]
+            detectable = row["detectable"]
+            known = detectable is not None and math.isfinite(detectable)
+            cells += [row["verdict"], needs(row), f"{detectable:.2g}" if known else ""]
+        texts = [row["claim"], measured, row["set"], *cells]
+        yield "| " + " | ".join(str(text).replace("|", "\\|") for text in texts) + " |"
+
+
+def notes(family: Family) -> Sequence[str]:
+    """Say what the table means and how it misleads."""
+    return (
+        f"Claims {family.digest}: {len(family.claims)} with {len(family.rows)} rows, fixed before the runs; family-wise error rate "
+        f"{ALPHA:.0%} by Holm over the rows, whether they were measured or not.",
+        "Programs in brackets: Kish's effective number. Intervals are for each row alone, verdicts for all rows together, so an interval "
+        "can leave 0 out while the row is inconclusive.",
+        "Seeds needed: for a verdict with a chance of 80 %, if effect and spread are as observed, which is optimistic. Detectable: the "
+        "smallest effect (for 'the same': the smallest margin) that these seeds find with that chance.",
     )
-
-
-def seed_count(table: pd.DataFrame) -> int:
-    """Count the seeds of a table."""
-    return int(table["seed"].nunique()) if "seed" in table else 0

@@ -32,9 +32,9 @@ from analyses import (
     update_sparsity,
 )
 from analyses.analysis import Analysis, name_of, write
-from analyses.claims import FAILS, HOLDS, OPEN, Verdict
 from analyses.launch import train
 from analyses.runs import Run
+from analyses.verdicts import FAILS, HOLDS, OPEN, Verdict
 from dynamics import InputError
 from dynamics.cli import outputs
 from dynamics.cli.command import tell

@@ -27,8 +27,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.claims import Verdict, check_claim
 from analyses.runs import Run, default_game, default_settings, lowest_lr
+from analyses.verdicts import Verdict, check_claim
 from dynamics import InputError, sparsity
 from dynamics.io.folders import save_folder
 from dynamics.presentation import methods, style

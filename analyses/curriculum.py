@@ -27,9 +27,9 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from analyses import analysis
-from analyses.claims import Verdict, check_claim
 from analyses.proposer_variants import variant_name
 from analyses.runs import Run, default_optimizer, make_label, read_json_lines
+from analyses.verdicts import Verdict, check_claim
 from dynamics import InputError
 from dynamics.presentation import methods, style, ticks
 

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analyses import analysis
-from analyses.claims import Verdict, check_claim, seed_count
 from analyses.runs import Run, default_settings, first_and_last_fifth
+from analyses.verdicts import Verdict, check_claim, seed_count
 from dynamics import InputError, entropy
 from dynamics.presentation import methods, style, ticks
 

@@ -23,8 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.claims import Verdict, seed_count, with_intervals
 from analyses.runs import Run, default_settings, with_weights
+from analyses.verdicts import Verdict, seed_count, with_intervals
 from dynamics import InputError, entropy
 from dynamics.presentation import methods, style, ticks
 from dynamics.rollouts.texts import Document

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analyses import analysis
-from analyses.claims import Verdict, check_claim_on_rows
 from analyses.runs import Run, default_settings
+from analyses.verdicts import Verdict, check_claim_on_rows
 from dynamics import InputError, passk
 from dynamics.presentation import methods, style
 

@@ -26,9 +26,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.claims import Verdict, check_claim, seed_count, with_intervals
 from analyses.pass_at_k import BASE, mean_difference
 from analyses.runs import Run, default_optimizer, describe, first_and_last_fifth, make_label, read_json_lines
+from analyses.verdicts import Verdict, check_claim, seed_count, with_intervals
 from dynamics import InputError
 from dynamics.presentation import methods, style, ticks
 from dynamics.train.proposer_rewards import REWARDS

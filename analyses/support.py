@@ -22,9 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.claims import Verdict, check_claim_on_rows
 from analyses.pass_at_k import BASE, WITHIN
 from analyses.runs import Run, default_settings, is_of_base
+from analyses.verdicts import Verdict, check_claim_on_rows
 from dynamics import InputError, bootstrap
 from dynamics.presentation import methods, style, ticks
 

@@ -22,8 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.claims import Verdict, with_intervals
 from analyses.runs import Run, default_settings, lowest_lr, with_weights
+from analyses.verdicts import Verdict, with_intervals
 from dynamics import InputError, overlap, spectra
 from dynamics.presentation import methods, style, ticks
 

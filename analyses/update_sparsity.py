@@ -25,8 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.claims import Verdict, check_claim, seed_count, with_intervals
 from analyses.runs import Run, default_settings, lowest_lr
+from analyses.verdicts import Verdict, check_claim, seed_count, with_intervals
 from dynamics import InputError, sparsity
 from dynamics.checkpoints.parameter_names import layer_order, module_order
 from dynamics.presentation import methods, style

@@ -30,7 +30,7 @@ from analyses import (
     support,
     update_sparsity,
 )
-from analyses.claims import FAILS, HOLDS, OPEN, Verdict, check_claim, over_seeds
+from analyses.verdicts import FAILS, HOLDS, OPEN, Verdict, check_claim, over_seeds
 from dynamics import InputError, entropy
 from dynamics.presentation import methods, style
 from dynamics.sparsity.definitions import RULES

@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 from helpers import browser, dumped
 
-from analyses import claims, comparison, runs
+from analyses import comparison, runs
+from analyses.verdicts import Verdict
 from dynamics import overlap, passk, sparsity, spectra
 from dynamics.checkpoints import Skip
 from dynamics.entropy.page import page as entropy_page
@@ -120,7 +121,7 @@ def of_comparison(text: str, folder: Path) -> str:
         (folder / name / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     document = {"method": text, "seed": 0, "master_dtype": text, "compute_dtype": text, "packages": {text: text}}
     compared = [runs.Run(folder / name, document | {"config": {"model": text, "reward": text, text: text}}) for name in ("a", "b")]
-    verdict = claims.Verdict(text, text, 1.0, 0.5, 1.5, 2, text, text, 1)
+    verdict = Verdict(text, text, 1.0, 0.5, 1.5, 2, text, text, 1)
     verdicts = pd.DataFrame([dataclasses.asdict(verdict) | {"verdict": verdict.verdict, "figure": text}])
     drawn = {"title": text, "claim": text, "caption": text, "figure": html.svg_uri(b"<svg/>")}
     sections = [{name: html.one_line(value) for name, value in section.items()} for section in (drawn, {"title": text, "missing": text})]
