@@ -208,23 +208,65 @@ def test_the_papers_order_is_judged_under_both_readings() -> None:
     assert told(0.4, 0.6, 0.9) == [FAILS, HOLDS, FAILS]
 
 
-def test_the_confound_is_judged_over_the_settings_that_every_seed_has() -> None:
+def test_whether_methods_or_settings_differ_more_is_no_finding() -> None:
+    """It would be decided by how far apart the settings are."""
     rows = [
-        {"method": method, "seed": seed, "learning_rate": rate, "masters": "float32", "rule": "bf16", "stored": "as trained", "label": ""}
-        | {"value": level + shift + 0.001 * seed}
+        {
+            "method": method,
+            "seed": seed,
+            "learning_rate": rate,
+            "masters": "float32",
+            "rule": "bf16",
+            "stored": "as trained",
+            "label": method,
+        }
+        | {"value": level + shift, "tolerance": math.nan}
         for method, shift in (("sft", 0.0), ("rlvr", 0.1))
         for rate, level in ((3e-4, 0.05), (3e-6, 0.6))
         for seed in range(3)
     ]
-    only = rows[0] | {"learning_rate": 1e-3, "value": 0.99}  # of one seed
-    (verdict,) = confound.verdicts(pd.DataFrame([*rows, only]))
-    assert verdict.effect == pytest.approx(0.1 - 0.55)
-    assert verdict.verdict == FAILS
-    usual = [row for row in rows if row["learning_rate"] == 3e-4 or row["seed"] == 0]
-    (verdict,) = confound.verdicts(pd.DataFrame(usual))  # but one setting has all seeds: what one seed shows, which is no verdict
-    assert (verdict.seeds, verdict.verdict) == (1, OPEN)
+    assert confound.verdicts(pd.DataFrame(rows)) == []
+    (spread,) = confound.spreads(pd.DataFrame(rows))
+    assert spread == {"rule": "bf16", "methods": pytest.approx(0.1), "settings": pytest.approx(0.55)}
+    assert "between settings of one method, which depends on their range: bf16: methods 0.10, settings 0.55" in confound.caption(
+        pd.DataFrame(rows)
+    )
     with pytest.raises(InputError, match="none of the runs has checkpoints"):
         confound.measure([])
+
+
+def test_self_play_is_between_two_methods_only_where_these_differ() -> None:
+    def between(rlvr: tuple[float, float, float]) -> Verdict:
+        values = {"sft": (0.4, 0.4, 0.41), "rlvr": rlvr, "selfplay": (0.5, 0.49, 0.5)}
+        rows = [{"method": name, "seed": seed, "value": own[seed]} for name, own in values.items() for seed in range(3)]
+        return update_sparsity.check_order(pd.DataFrame(rows), "")[0]
+
+    assert between((0.6, 0.61, 0.6)).verdict == HOLDS
+    same = between((0.4, 0.41, 0.4))  # self-play is far from both, and nothing can be between them
+    assert (same.verdict, same.interval) == (OPEN, "none: SFT and RLVR are not told apart")
+
+
+def test_the_control_of_a_gain_is_greedy_decoding_whatever_it_scores() -> None:
+    rows = [
+        {
+            "split": "unseen",
+            "kind": "against",
+            "name": "rlvr",
+            "against": against,
+            "seed": seed,
+            "k": 1,
+            "value": value,
+            "low": value - 0.01,
+        }
+        | {"high": value + 0.01, "problems": 10, "seeds": 2}
+        for against, value in (("base, T=1", 0.2), ("base, greedy", 0.1), ("base, T=0.3", -0.1))
+        for seed in (math.nan, 0, 1)
+    ]
+    gains = pass_at_k.verdicts(pd.DataFrame(rows))
+    assert [(verdict.finding, verdict.effect) for verdict in gains] == [
+        ("RLVR beats its base at k = 1", pytest.approx(0.2)),
+        ("control: RLVR gains more than greedy decoding of its base", pytest.approx(0.1)),
+    ]
 
 
 def test_the_gap_is_the_comparisons_difference() -> None:
