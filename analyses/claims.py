@@ -38,7 +38,8 @@ class Conjunct:
 
     Attributes
     ----------
-    measured : ``pass@K``, or the name of a column of the samples, of which the mean over the samples of a problem is taken.
+    measured : ``pass@K``; or the name of a column of the samples, of which the mean over the samples of a problem is taken; or two such
+        names with a slash, ``true/written``: the sum of one over that of the other, for each seed.
     model : the model that the claim is about, with its temperature, such as ``rlvr, T=1``.
     control : the model that it is compared with, such as ``base, greedy``.
     problems : the set of problems.
@@ -167,6 +168,7 @@ class Scores:
     problems : names of the problems, in the order of their columns.
     programs : (problems,) number of the program of each problem, from 0 in the order of their first problem.
     proportions : whether all values are in [0, 1] by their definition.
+    drawn : number of items if each seed has its own; ``values`` has their mean, and ``problems`` one entry. 0 if seeds share the problems.
     """
 
     values: Array
@@ -174,6 +176,7 @@ class Scores:
     problems: tuple[str, ...]
     programs: Array
     proportions: bool
+    drawn: int = 0
 
 
 class Source(Protocol):
@@ -230,6 +233,8 @@ class Graded:
                 raise InputError(f"{measured} of {printable(name, 60)} on {printable(problems, 40)}: a problem has only {least} samples")
         elif measured in own:
             values = groups[measured].mean()
+        elif set(parts := measured.split("/")) <= set(own.columns) and len(parts) == 2:
+            values = _ratio(groups[parts].mean())
         else:
             raise InputError(f"{printable(measured, 40)}: is no pass@K and no column of the samples")
         wide = values.unstack("problem")
@@ -241,6 +246,19 @@ class Graded:
         numbers = pd.factorize(program)[0]
         seeds = tuple(int(seed) for seed in wide.index)
         return Scores(wide.to_numpy(float), seeds, tuple(map(str, wide.columns)), numbers, measured.startswith("pass@"))
+
+
+def _ratio(means: pd.DataFrame) -> pd.Series[Any]:
+    """Return values of problems of which the mean, for each seed, is the sum of the first column over that of the second.
+
+    They vary as the ratio does if problems are resampled, to first order.
+    """
+    first, second = (means.iloc[:, column] for column in (0, 1))
+    of_seed = means.groupby("seed").transform("mean")
+    if not (of_seed.iloc[:, 1] > 0).all():
+        raise InputError(f"{'/'.join(means.columns)}: a seed has no {means.columns[1]}")
+    ratio = of_seed.iloc[:, 0] / of_seed.iloc[:, 1]
+    return ratio + (first - ratio * second) / of_seed.iloc[:, 1]
 
 
 def contrast(first: Scores, second: Scores) -> Effect:
@@ -256,6 +274,8 @@ def contrast(first: Scores, second: Scores) -> Effect:
     if first.problems != second.problems:
         other = sorted(set(first.problems) ^ set(second.problems))
         raise InputError(f"the problems differ: {len(other)} are of one model only, such as {printable(other[0], 60)}")
+    if first.drawn or second.drawn:
+        return statistics.effect_of_seeds((first.values - second.values).mean(axis=-1))
     return statistics.effect(first.values - second.values, first.programs, first.proportions and second.proportions)
 
 
@@ -347,6 +367,8 @@ def _measure(conjunct: Conjunct, source: Source) -> Row:
     except InputError as error:
         return Row(conjunct, None, reason=str(error))
     reason = "" if found.seeds > 1 else "one seed: nothing is known of the variation between seeds"
+    if first.drawn:
+        return Row(conjunct, found, first.drawn, first.drawn, reason)
     return Row(conjunct, found, len(first.problems), int(first.programs.max()) + 1, reason)
 
 
@@ -377,7 +399,8 @@ def _line(judged: Judged, number: int) -> dict[str, Any]:
         return line | dict.fromkeys(blank) | {"verdict": NOT_MEASURED, "seeds_needed": None, "detectable": None, "reason": row.reason}
     low, high = found.interval(row.level)
     line |= {"effective": found.programs, "seeds": found.seeds, "effect": float(found.value), "low": float(low), "high": float(high)}
-    kind = f"{1 - row.level:.0%}, seeds by Student's t and programs by cluster bootstrap, in quadrature"
+    both = "seeds by Student's t and programs by cluster bootstrap, in quadrature"
+    kind = f"{1 - row.level:.0%}, {both if np.isfinite(found.programs) else 'seeds by Student, each with its own programs'}"
     line |= {"interval": kind if np.isfinite(low) else "none", "p": float(judged.p[number]), "p_holm": float(judged.adjusted[number])}
     verdict = {1: HOLDS, -1: FAILS, 0: OPEN}[int(judged.verdicts[number])]
     return line | {"verdict": verdict} | _power(row, len(judged.rows)) | {"reason": row.reason}
@@ -425,7 +448,8 @@ def _markdown_lines(rows: pd.DataFrame) -> Iterator[str]:
             cells = ["", "", row["reason"], "", "", NOT_MEASURED, "", ""]
         else:
             interval = f" [{row['low']:+.3g}, {row['high']:+.3g}]" if np.isfinite(row["low"]) else ", no interval"
-            cells = [f"{row['programs']} ({row['effective']:.4g})", f"{row['seeds']:.0f}", f"{row['effect']:+.3g}{interval}"]
+            shared = f" ({row['effective']:.4g})" if np.isfinite(row["effective"]) else " of each seed's own"
+            cells = [f"{row['programs']}{shared}", f"{row['seeds']:.0f}", f"{row['effect']:+.3g}{interval}"]
             cells += ["" if math.isnan(row[name]) else f"{row[name]:.2g}" for name in ("p", "p_holm")]
             detectable = row["detectable"]
             known = detectable is not None and math.isfinite(detectable)

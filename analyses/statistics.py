@@ -55,7 +55,7 @@ class Effect:
     program_error : standard error over programs, by the cluster bootstrap; NaN with one program.
     rest_error : the part of the noise that both contain, as a standard error; for the size of another study.
     seeds : number of seeds.
-    programs : effective number of programs (Kish).
+    programs : effective number of programs (Kish); infinite where each seed has its own.
     """
 
     value: Array
@@ -167,6 +167,20 @@ def effect(differences: ArrayLike, programs: ArrayLike, proportions: bool = True
         rest = cells - of_seeds[..., None] - of_programs[..., None, :] + value[..., None, None]
         rest_error = np.sqrt((rest**2).sum(axis=(-2, -1)) / ((seeds - 1) * (count - 1)) / (seeds * count))
     return Effect(value, seed_error, program_error, rest_error, seeds, kish(sizes))
+
+
+def effect_of_seeds(differences: ArrayLike) -> Effect:
+    """Estimate a difference of which each seed has one value from items of its own, such as the programs that it proposed: Student's t.
+
+    Parameters
+    ----------
+    differences : (..., seeds) the difference of each seed.
+    """
+    values = np.asarray(differences, float)
+    seeds = values.shape[-1]
+    nothing = np.full(values.shape[:-1], np.nan)
+    error = values.std(axis=-1, ddof=1) / math.sqrt(seeds) if seeds > 1 else nothing
+    return Effect(values.mean(axis=-1), error, np.zeros(nothing.shape), np.zeros(nothing.shape), seeds, math.inf)
 
 
 def _bootstrap_error(values: Array, proportions: bool) -> Array:
