@@ -4,8 +4,8 @@ Question: does training add anything on new programs that greedy decoding of the
 proposals change on the way?
 
 The claims (``CLAIMS``) are data. ``--fix`` writes them beside the runs, before these are made; later they are compared with what is judged.
-Runs need ``--task lab --model lab``, evaluations at temperatures 1 and 0 (the default of this model), ``--validate-every N`` for what happens
-during training, and ``--curriculum`` for self-play.
+Runs need ``--task lab --model lab``, evaluations at temperatures 1 and 0 (the default of this model), ``--validate-every N`` for what
+happens during training, and ``--curriculum`` for self-play.
 
 The figure shows what each method gains over the greedy base on the sets of unseen, deeper and transferred programs; the length of answers
 and the share of true steps on validation problems over training; and the share of the proposals of each quarter that the base solves.
@@ -122,8 +122,8 @@ def _evaluated(runs: Sequence[Run]) -> pd.DataFrame:
                 if other is not run:
                     if known != asked:
                         raise InputError(
-                            f"{run.path / 'evals'}: the base of seed {run.seed} gave other answers than in {other.path}; methods are compared "
-                            "from one base for each seed, with the same evaluation"
+                            f"{run.path / 'evals'}: the base of seed {run.seed} gave other answers than in {other.path}; methods are "
+                            "compared from one base for each seed, with the same evaluation"
                         )
                     continue
             rows += [_row(sample, name, run.seed) for sample in samples]
@@ -271,9 +271,9 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     seeds = plural(int(table["seeds"].max()), "seed") if len(table) else "no seeds"
     return (
-        f"{seeds}, each with its own base. Top left: pass@1 at temperature 1 minus that of the greedy base, on sets of new programs. Answers "
-        "and steps: validation problems at temperature 1. Proposals: the share that the base solves, of the valid proposals of each quarter. "
-        "Bars and bands: 95 % over seeds and programs together, for each point alone."
+        f"{seeds}, each with its own base. Top left: pass@1 at temperature 1 minus that of the greedy base, on sets of new programs. "
+        "Answers and steps: validation problems at temperature 1. Proposals: the share that the base solves, of the valid proposals of each "
+        "quarter. Bars and bands: 95 % over seeds and programs together, for each point alone."
     )
 
 
