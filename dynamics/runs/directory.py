@@ -17,7 +17,7 @@ from dynamics.runs.schema import current_document, current_metrics, with_not_fin
 
 
 class RunDirectory:
-    """``run.json``, ``metrics.jsonl``, ``rollouts/``, ``evals/`` under one folder, which must exist."""
+    """``run.json``, ``metrics.jsonl``, ``rollouts/``, ``validation/``, ``evals/`` under one folder, which must exist."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -68,7 +68,7 @@ class RunDirectory:
         write_json_lines(target, rows)
 
     def truncate(self, step: int) -> list[int]:
-        """Remove metrics, rollouts and checkpoints of later steps, and unfinished files.
+        """Remove metrics, rollouts, validation answers and checkpoints of later steps, and unfinished files.
 
         The remaining metrics are renamed to the current schema.
 
@@ -104,7 +104,7 @@ class RunDirectory:
             yield line
 
     def _remove_after(self, step: int) -> None:
-        for file in (self.path / "rollouts").glob("step_*.jsonl"):
+        for file in (*(self.path / "rollouts").glob("step_*.jsonl"), *(self.path / "validation").glob("step_*.jsonl")):
             if _number(file) > step:
                 file.unlink()
         for folder in (self.path / "checkpoints").glob("step_*"):

@@ -181,15 +181,30 @@ def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName)
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:
             source.questions(split, 1, config.seed)
+    if config.validate_every:
+        validation_questions(source, config, 1)
     for part in scored_parts(config, source):
         if isinstance(config, RLVRConfig):
             part.check_gradable("training", config.num_problems)
+        if config.validate_every:
+            part.check_gradable("validation", config.validation_problems)
         if config.eval_problems:
             part.check_gradable("test", config.eval_problems)
     return list(dict.fromkeys(part.executor() for part in scored_parts(config, source)))
 
 
+def validation_questions(source: tasks.Source, config: TrainConfig, count: int) -> list[tasks.Question]:
+    """Draw validation problems of a task; ``InputError``, which names the option, if it has none."""
+    try:
+        questions = source.questions("validation", count, config.seed)
+    except InputError as error:
+        raise InputError(f"--validate-every {config.validate_every}: {error}") from None
+    if not questions:
+        raise InputError(f"--validate-every {config.validate_every}: {source.name} has no validation problems; leave it out")
+    return questions
+
+
 def scored_parts(config: TrainConfig, source: tasks.Source) -> list[tasks.ScoredSource]:
     """List the parts of a source whose answers other packages judge, if the run judges any."""
-    judges = isinstance(config, RLVRConfig) or config.eval_problems
+    judges = isinstance(config, RLVRConfig) or config.eval_problems or config.validate_every
     return [part for part in sources.parts(source) if isinstance(part, tasks.ScoredSource)] if judges else []

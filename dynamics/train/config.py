@@ -30,6 +30,9 @@ EARLIER: dict[str, Any] = {
     "decay_matrices_only": False,
     "data_order": "shuffled",
     "advantage_cells": "batch",
+    "validate_every": 0,
+    "validation_problems": 200,
+    "validation_samples": 2,
 }
 
 
@@ -90,6 +93,12 @@ class TrainConfig:
         steps between measurements of update sparsity; 0: every step for rlvr and selfplay, every 10 steps for sft
     probe_every : int
         steps between entropy measurements on a fixed set of held-out prompts; 0 disables them
+    validate_every : int
+        steps between evaluations on validation problems during training, also before the first and after the last step; 0 disables them
+    validation_problems : int
+        number of validation problems, which are the same at every such evaluation
+    validation_samples : int
+        number of answers to a validation problem at temperature 1, beside a greedy one
     eval_problems : int
         number of held-out problems for the evaluation before and after training; 0 disables it
     eval_samples : int
@@ -124,6 +133,9 @@ class TrainConfig:
     save_every: int = 50
     record_every: int = 0
     probe_every: int = 10
+    validate_every: int = 0
+    validation_problems: int = 200
+    validation_samples: int = 2
     eval_problems: int = 360
     eval_samples: int = 16
     eval_temperatures: tuple[float, ...] = (1.0, 0.6, 0.3, 0.0)
@@ -405,6 +417,7 @@ _MINIMUM = {
     "max_new_tokens": 1,
     "max_tokens_per_microbatch": 1,
     "save_every": 1,
+    "validation_problems": 1,
 }
 #: numeric fields that may be negative
 _SIGNED = ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward")

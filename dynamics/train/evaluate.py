@@ -35,7 +35,14 @@ def columns(temperatures: Sequence[float], samples: int) -> list[tuple[float, in
 
 
 def sample(
-    policy: Policy, prompts: Sequence[Int[np.ndarray, " _"]], temperatures: Sequence[float], samples: int, seed: int, max_new_tokens: int
+    policy: Policy,
+    prompts: Sequence[Int[np.ndarray, " _"]],
+    temperatures: Sequence[float],
+    samples: int,
+    seed: int,
+    max_new_tokens: int,
+    purpose: str = "evaluation",
+    where: Sequence[int] = (),
 ) -> list[list[Int[np.ndarray, " _"]]]:
     """Sample answers at several temperatures, in one batch: each prompt is computed once for all of them.
 
@@ -55,6 +62,8 @@ def sample(
         Random seed.
     max_new_tokens
         Maximum length of an answer in tokens.
+    purpose, where
+        Select the random streams, beside the indices of prompt and sample, see ``dynamics.train.rng``.
 
     Returns
     -------
@@ -68,7 +77,7 @@ def sample(
         max_new_tokens=max_new_tokens,
         temperature=[temperature for temperature, _ in asked],
         eos=policy.eos,
-        rng_for=lambda prompt, column: stream(seed, "evaluation", prompt, asked[column][1]),
+        rng_for=lambda prompt, column: stream(seed, purpose, *where, prompt, asked[column][1]),
         autocast=policy.autocast,
         remarks=policy.remarks,
     )

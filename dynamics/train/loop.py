@@ -44,6 +44,7 @@ from dynamics.train import (
     tasks,
     token_metrics,
     update,
+    validation,
 )
 from dynamics.train.batch import Batch
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
@@ -129,6 +130,7 @@ class Run:
         config = self.config
         self._compare_inputs()
         self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
+        self.validation = validation.prepare(self.source, self.policy.tokenizer, config)
         self.base = self._keep_base()
         self.reference = self.base if isinstance(config, PolicyGradientConfig) and config.kl_coef else None
         self.optimizer = update.make_optimizer(self.policy, config)
@@ -174,6 +176,8 @@ class Run:
             "record_every": self.recorder.every,
             "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
         } | self.method.metadata()
+        if self.validation is not None:
+            self.document["validation"] = self.validation.describe(self.config)
         if scorers := [part.executor() for part in checks.scored_parts(self.config, self.source)]:
             programs = [name for name in (self.method.metadata().get("executor"),) if name]
             self.document["executor"] = "; ".join(dict.fromkeys(programs + scorers))
@@ -206,8 +210,9 @@ class Run:
             for file in (self.out / "evals").glob(f"{evaluate.file_name(self._final_name, 0).rpartition('_')[0]}_*.jsonl"):
                 file.unlink()
         kept = self.directory.truncate(self.step)
-        if kept != list(range(1, self.step + 1)):
-            missing = next((step for step in range(1, self.step + 1) if step not in kept), self.step)
+        expected = list(range(0 if self.validation is not None else 1, self.step + 1)) if self.step else []
+        if kept != expected:
+            missing = next((step for step in expected if step not in kept), self.step)
             raise InputError(
                 f"{self.out / 'metrics.jsonl'}: does not have the metrics of step {missing} once; restore the file, or train again into "
                 "another folder"
@@ -317,6 +322,7 @@ class Run:
         self.step = number
         seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
+        metrics |= self._validate()
         self.recorder.step(number, self.policy.masters, metrics)
         self._note_remarks()
         self._consistent = True
@@ -330,6 +336,15 @@ class Run:
         begin = time.perf_counter()
         measured = probe_prompts.entropies(self.policy, self.probe_prompts, config.seed, config.max_tokens_per_microbatch)
         return measured | {"time/probe_seconds": time.perf_counter() - begin}
+
+    def _validate(self) -> dict[str, float]:
+        """Ask the validation problems of the policy after the current step, if it is due."""
+        if self.validation is None or not validation.is_due(self.config, self.step):
+            return {}
+        begin = time.perf_counter()
+        metrics, rows = validation.measure(self.policy, self.validation, self.config, self.step, self.name)
+        self.directory.write_rows(f"validation/step_{self.step}.jsonl", rows)
+        return metrics | {"time/validation_seconds": time.perf_counter() - begin}
 
     def _update(self, number: int, batch: Batch) -> dict[str, Any]:
         """Run the optimizer steps on a batch; return the metrics of the first, with the clip fractions of the last."""
@@ -386,6 +401,8 @@ class Run:
             with self._stopping_at_once():
                 self.checkpoint()
                 self._evaluate("base", temperatures)
+                if self.validation is not None:
+                    self.recorder.step(0, None, self._validate())
         while self.step < self.config.steps:
             metrics = self._one_step_or_save()
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
