@@ -208,7 +208,7 @@ def ours(cell: Cell, folder: str) -> tuple[list[Instant], float]:
         prepared = update.prepare(loaded, None, batch, config, step + 1)
         tally = update.gradient(loaded, batch, config, prepared)
         update.optimizer_step(loaded, optimizer, config, step + 1, tally, batch)
-        token_metrics.token_metrics(tally, batch)
+        token_metrics.token_metrics(tally, batch, loaded.token_kinds)
         instants.append(instant())
     return instants, before
 

@@ -58,7 +58,7 @@ CHECKED_WHEN_SLOW = [
     "dynamics.report.duplicates",
     "dynamics.report.files",
     "dynamics.report.kept_passes",
-    "dynamics.report.kinds",
+    "dynamics.entropy.kinds",
     "dynamics.report.labels",
     "dynamics.report.markdown",
     "dynamics.report.page",

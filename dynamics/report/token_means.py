@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from dynamics.entropy.kinds import KINDS, kind_of_token
 from dynamics.entropy.summaries import forking, text_interval
-from dynamics.report.kinds import KINDS, kind_of_token
 
 #: column of the result -> how it is computed from the columns of a trace
 MEASURES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {

@@ -48,9 +48,11 @@ from dynamics.train import (
 )
 from dynamics.train.batch import Batch
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
+from dynamics.train.lab.tokenizer import SCHEME
 from dynamics.train.registry import METHODS
 from dynamics.train.samplers.transformers import decoder_of
 from dynamics.train.tasks.prompt_formats import encode_questions, language_of
+from dynamics.train.token_kinds import TokenKinds
 
 #: what to do if memory runs out in a step
 OUT_OF_MEMORY = (
@@ -116,6 +118,8 @@ class Run:
         with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
             self.policy = policy.load(built_in.find(config.model), device, config.master_dtype, compute, config.gradient_checkpointing)
         self.language = language_of(self.policy.tokenizer)
+        if self.language == "lab":
+            self.policy.token_kinds = TokenKinds(self.policy.tokenizer, self.policy.eos, SCHEME)
         self.source = sources.find(config.task, self.language, config.allow_unconfined)
         checks.check_language(config, self.source, self.language)
         self.method = METHODS[method].make(config, self.policy, self.source)
@@ -361,7 +365,8 @@ class Run:
                 self._consistent = consistent
                 raise
             if iteration == 0:
-                metrics = token_metrics.token_metrics(tokens, batch) | {"grad_norm": norm} | token_metrics.mismatch(tokens.logp, batch)
+                metrics = token_metrics.token_metrics(tokens, batch, self.policy.token_kinds) | {"grad_norm": norm}
+                metrics |= token_metrics.mismatch(tokens.logp, batch)
             else:
                 metrics |= token_metrics.clip_metrics(tokens)
             if isinstance(config, PolicyGradientConfig) and config.clip_ratio_c:

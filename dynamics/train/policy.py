@@ -29,6 +29,7 @@ from dynamics.rope import RotaryState, length_rule
 from dynamics.train import attention
 from dynamics.train.batch import Batch, PackedRows, completion_offsets, pack_rows, pad_left, token_indices
 from dynamics.train.config import forced_compute_dtype
+from dynamics.train.token_kinds import TokenKinds
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: bytes of float32 logits per chunk
@@ -102,6 +103,7 @@ class Policy:
     autocast : dtype of autocast; None if it is not used.
     head : output head, for logits in chunks; None if the model must compute its logits itself.
     eos : token ids that end a completion.
+    token_kinds : tells the kinds of tokens.
     shares : whether samples can be packed into one row, in which completions of a prompt share it.
     checkpointed : layers whose activations are computed again in the backward pass.
     window : longest prompt and completion that can be packed, for models that attend to a sliding window; None if there is no limit.
@@ -128,6 +130,7 @@ class Policy:
         supported = head is not None and head.bias is None and not head.softcap and head.size == head.weight.shape[0]
         self.head: Head | None = head if supported else None
         self.eos = self._eos_token_ids()
+        self.token_kinds = TokenKinds(tokenizer, self.eos)
         self.window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
         self.rotary = length_rule(self.model.config)
         state = RotaryState(self.model) if self.rotary.kinds else None

@@ -14,6 +14,7 @@ from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import generate
 from dynamics.train.tasks.problem import Source
 from dynamics.train.tasks.prompt_formats import encode_questions
+from dynamics.train.token_kinds import entropy_by_kind
 
 #: number of prompts per role, and of samples per prompt
 COUNT, SAMPLES = 24, 2
@@ -31,7 +32,7 @@ def solver_probes(source: Source, policy: Policy, seed: int, limit: int) -> Prob
 
 
 def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> dict[str, float]:
-    """Measure ``probe/ROLE/entropy`` and ``probe/ROLE/nll_sampled``, nats per token of samples at temperature 1.
+    """Measure ``probe/ROLE/entropy``, also by kind of token, and ``probe/ROLE/nll_sampled``, nats per token of samples at temperature 1.
 
     All calls use the same random numbers, so that results differ only through the policy. ``tokens`` limits the size of a micro-batch.
     """
@@ -54,4 +55,5 @@ def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> d
         _, entropy, surprisal = policy.measure(batch, tokens)
         metrics[f"probe/{role}/entropy"] = float(entropy.double().mean())
         metrics[f"probe/{role}/nll_sampled"] = float(surprisal.double().mean())
+        metrics |= entropy_by_kind(entropy.double().cpu().numpy(), completions, policy.token_kinds, f"probe/{role}")
     return metrics

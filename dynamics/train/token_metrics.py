@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float, Shaped
 
 from dynamics.train import objectives
 from dynamics.train.batch import Batch
+from dynamics.train.token_kinds import TokenKinds, entropy_by_kind
 from dynamics.train.update import Tokens
 
 
-def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
-    """Average full-vocabulary entropy and surprisal of the sampled tokens, at temperature 1, in total, by role and by task."""
+def token_metrics(tokens: Tokens, batch: Batch, kinds: TokenKinds) -> dict[str, Any]:
+    """Average full-vocabulary entropy and surprisal of the sampled tokens, at temperature 1, in total, by role, task and kind of token."""
     sample = tokens.sample.astype(int)
     metrics: dict[str, Any] = {
         "loss": float(tokens.loss.sum()),
@@ -24,7 +25,11 @@ def token_metrics(tokens: Tokens, batch: Batch) -> dict[str, Any]:
     }
     if batch.trained is not None:
         metrics["tokens_trained"] = int(batch.lengths[batch.trained].sum())
-    metrics |= _means_by(tokens, np.array(batch.roles)[sample])
+    roles = np.array(batch.roles)
+    metrics |= _means_by(tokens, roles[sample])
+    for role in sorted(set(batch.roles)):
+        chosen = [ids for ids, of in zip(batch.completions, batch.roles, strict=True) if of == role]
+        metrics |= entropy_by_kind(tokens.entropy[roles[sample] == role], chosen, kinds, role)
     if len(set(tasks := np.array(batch.tasks)[sample].tolist())) > 1:
         metrics |= _means_by(tokens, np.array(tasks))
     if len(set(batch.roles)) > 1:

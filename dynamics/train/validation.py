@@ -6,14 +6,14 @@ an interval over problems needs each of them; ``metrics.jsonl`` has the means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from dynamics.train import checks, evaluate
+from dynamics.train import answers, checks, evaluate
 from dynamics.train.config import TrainConfig
 from dynamics.train.policy import Policy
 from dynamics.train.tasks.problem import Question, Source
@@ -91,11 +91,14 @@ def measure(policy: Policy, validation: Validation, config: TrainConfig, step: i
         chosen = [group[column : column + count] for group in groups]
         column += count
         model = f"{name}, step {step}"
-        for row in evaluate.graded(policy.tokenizer, policy.eos, validation.questions, validation.prompts, chosen, model, temperature):
-            ids = row.pop("completion_ids")
+        graded = evaluate.graded(policy.tokenizer, policy.eos, validation.questions, validation.prompts, chosen, model, temperature)
+        asked_of = [question for question, group in zip(validation.questions, chosen, strict=True) for _ in group]
+        for question, row in zip(asked_of, graded, strict=True):
             del row["prompt_ids"]
-            cut = len(ids) >= config.max_new_tokens and ids[-1] not in policy.eos
-            rows.append(row | {"step": step, "length": len(ids), "truncated": cut})
+            ids = np.array(row.pop("completion_ids"), np.int64)
+            cut = len(ids) >= config.max_new_tokens and int(ids[-1]) not in policy.eos
+            row |= {"step": step, "length": len(ids), "truncated": cut}
+            rows.append(row | answers.row(question, row["completion"], ids, policy.token_kinds))
     return summary(rows, validation.questions), rows
 
 
@@ -109,7 +112,7 @@ def groups_of(questions: Sequence[Question]) -> dict[str, set[str]]:
     return {name: groups[name] for name in sorted(groups) if len(groups[name]) < len(questions)}
 
 
-def summary(rows: Sequence[Mapping[str, Any]], questions: Sequence[Question]) -> dict[str, float]:
+def summary(rows: Sequence[dict[str, Any]], questions: Sequence[Question]) -> dict[str, float]:
     """Average the answers: ``validation/MEASURE/MANNER`` of all problems, ``validation/MEASURE/MANNER/GROUP`` of a group.
 
     Every problem has as many answers as any other, so that problems weigh the same.
@@ -125,9 +128,9 @@ def summary(rows: Sequence[Mapping[str, Any]], questions: Sequence[Question]) ->
     return metrics
 
 
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {
         "pass@1": float(np.mean([row["correct"] for row in rows])),
         "length": float(np.mean([row["length"] for row in rows])),
         "truncated": float(np.mean([row["truncated"] for row in rows])),
-    }
+    } | answers.means(rows)

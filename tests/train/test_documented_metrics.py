@@ -12,7 +12,15 @@ ROOT = Path(__file__).parent.parent.parent
 RUNS = sorted(path.parent for path in (ROOT / "tests" / "data" / "runs").glob("*/run.json"))
 #: a word in capitals in the manual -> pattern that it stands for in ``metrics.jsonl``
 TYPES = "deduction|abduction|induction"
-PLACEHOLDERS = {"ROLE": "solver|proposer", "TASK": TYPES, "TYPE": TYPES, "RULE": "exact|bf16|rtol|atol", "REASON": ".+"}
+CHECKS = "scratchpad|with_steps|steps|true_steps|on_path|repeated|covered"
+PLACEHOLDERS = {"ROLE": "solver|proposer", "TASK": f"{TYPES}|transfer", "TYPE": TYPES, "RULE": "exact|bf16|rtol|atol", "REASON": ".+"} | {
+    "KIND": "[a-z_]+",
+    "part=N": "part=(first|10|[1-9])",
+    "MANNER": "greedy|T=1",
+    "GROUP": "task=.+|set=.+|depth=[1-4]",
+    "CHECK": CHECKS,
+    "MEASURE": CHECKS,
+}
 
 
 def documented(page: Path) -> list[re.Pattern[str]]:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dynamics.descriptions import plural
+from dynamics.entropy.kinds import KINDS
 from dynamics.errors import InputError, printable
 from dynamics.extras import require
 from dynamics.presentation.text import number, percent
 from dynamics.report import kept_passes, plot_uncertainty
 from dynamics.report.kept_passes import Passes, plain, restored
-from dynamics.report.kinds import KINDS
 from dynamics.report.labels import run_labels
 from dynamics.report.passes import Estimate, estimate, measured_speed, parameters_of
 from dynamics.report.run_texts import Chosen, choose, described, of_vocabulary

@@ -145,7 +145,7 @@ class SelfPlay(Method):
         data = self.pack(step, proposals, trained, solutions)
         complexity, without_valid = self.language.complexity, self.steps_without_valid
         data.metrics.update(selfplay_metrics.proposer_metrics(proposals, self.buffer, self.task_types, without_valid, complexity))
-        data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types))
+        data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types, self.policy.token_kinds))
         if config.solver_batch == "max_new" and trained:
             data.metrics["solver/from_buffer"] = len(added) / len(trained)
         data.metrics["tokens_sampled"] = self.tokens_sampled

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from dynamics.train.answers import answer_metrics
 from dynamics.train.games.buffer import Buffer
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Question, Verdict
+from dynamics.train.token_kinds import TokenKinds
 
 #: a completion, its text, and the verdict on it
 JudgedCompletion = tuple[SampledCompletion, str, Verdict]
@@ -57,19 +59,26 @@ def proposer_metrics(
     return metrics
 
 
-def solver_metrics(questions: list[Question], solutions: list[list[JudgedCompletion]], task_types: Sequence[str]) -> dict[str, Any]:
-    """Compute metrics of the solver: the fraction of correct answers, in total and by task type; ``solutions`` are by question."""
+def solver_metrics(
+    questions: list[Question], solutions: list[list[JudgedCompletion]], task_types: Sequence[str], kinds: TokenKinds
+) -> dict[str, Any]:
+    """Compute metrics of the solver: the fraction of correct answers, in total and by task type, and of their steps.
+
+    ``solutions`` are by question, ``kinds`` those of the tokenizer.
+    """
     if not solutions:
         return {}
     right = np.array([[verdict.correct for _, _, verdict in group] for group in solutions], float)
-    kinds = np.array([question.task for question in questions])
+    of = np.array([question.task for question in questions])
     metrics = {
         "reward": float(right.mean()),
         "solver/reward": float(right.mean()),
         "group/zero_std": float((right.std(1) == 0).mean()),
         "solver/length": float(np.mean([len(sampled.ids) for group in solutions for sampled, _, _ in group])),
     }
-    return metrics | {f"solver/reward/{kind}": float(right[kinds == kind].mean()) for kind in task_types if (kinds == kind).any()}
+    answers = [(question, text, sampled.ids) for question, group in zip(questions, solutions, strict=True) for sampled, text, _ in group]
+    of_steps = answer_metrics(*(list(column) for column in zip(*answers, strict=True)), kinds)  # type: ignore[arg-type]
+    return metrics | of_steps | {f"solver/reward/{kind}": float(right[of == kind].mean()) for kind in task_types if (of == kind).any()}
 
 
 def proposal_row(proposal: Proposal) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynamics.train.lab.operations import Value, evaluate, read, write
-from dynamics.train.lab.programs import Program
+from dynamics.train.lab.programs import Program, read_program
+from dynamics.train.step_checks import StepChecks
 
 #: forms whose answer is graded against a program
 SOLVED = ("deduction", "abduction", "induction", "transfer")
@@ -88,32 +89,12 @@ class Completion:
     ----------
     steps : of the scratchpad.
     answer : the text after ``<ans>``; None unless exactly one ``<ans>`` ends the scratchpad.
+    attempts : what was tried, None before the first ``<try>``, with the steps that follow, if there is either.
     """
 
     steps: tuple[Step, ...]
     answer: str | None
-
-
-@dataclass(frozen=True)
-class StepChecks:
-    """How many steps of a scratchpad have a property.
-
-    Attributes
-    ----------
-    written : all steps.
-    true : whose value is that of the expression.
-    on_path : that are true and are steps of the program on the input.
-    repeated : that were written before in the same scratchpad.
-    needed : operations of the program.
-    covered : different steps of the program on the input that were written.
-    """
-
-    written: int
-    true: int
-    on_path: int
-    repeated: int
-    needed: int
-    covered: int
+    attempts: tuple[tuple[str | None, tuple[Step, ...]], ...] = ()
 
 
 def same(a: Value | None, b: Value | None) -> bool:
@@ -137,11 +118,18 @@ def read_completion(text: str) -> Completion:
     marks, texts = parts[1::2], parts[2::2]
     steps = tuple(Step(body) for mark, body in zip(marks, texts, strict=True) if mark == "<s>")
     answered = len(text) <= MAX_TEXT and marks.count("<ans>") == 1 and marks[-1] == "<ans>"
-    return Completion(steps, texts[-1] if answered else None)
+    attempts: list[tuple[str | None, list[Step]]] = [(None, [])]
+    for mark, body in zip(marks, texts, strict=True):
+        if mark == "<try>":
+            attempts.append((body, []))
+        elif mark == "<s>":
+            attempts[-1][1].append(Step(body))
+    made = tuple((tried, tuple(written)) for tried, written in attempts if tried is not None or written)
+    return Completion(steps, texts[-1] if answered else None, made)
 
 
 def check_steps(program: Program, value: Value, steps: Sequence[Step]) -> StepChecks:
-    """Check the steps of a scratchpad, each on its own, against the program on an input for which it is defined."""
+    """Check the steps of a scratchpad, each on its own, against the program on an input; none counts if it is undefined for that."""
     truth = {step_text(step) for step in program.steps(value) or ()}
     texts = [step.text for step in steps]
     return StepChecks(
@@ -152,6 +140,36 @@ def check_steps(program: Program, value: Value, steps: Sequence[Step]) -> StepCh
         needed=program.depth,
         covered=len(truth & set(texts)),
     )
+
+
+def check_completion(form: str, program: Program, value: Value, text: str) -> StepChecks:
+    """Check the steps of an answer to a problem of ``SOLVED``; never raises, whatever the text.
+
+    Parameters
+    ----------
+    form : deduction and transfer follow the program on the input. An attempt of abduction follows it on the input that it tries, one of
+        induction follows the program that it tries on the first input shown.
+    program, value : the program and the input of the problem, for which it is defined.
+    text : the completion.
+
+    Returns
+    -------
+    Sums over attempts; ``needed`` and ``covered`` are those of the last one with steps. Steps that stand before an attempt, or belong to
+    one that cannot be read or is not defined, are on no path.
+    """
+    completion = read_completion(text)
+    if form in ("deduction", "transfer"):
+        return check_steps(program, value, completion.steps)
+    found = []
+    for tried, steps in completion.attempts:
+        if steps:
+            followed = read_program(tried or "", program.takes) if form == "induction" else program
+            given = read(tried or "") if form == "abduction" else value
+            known = followed is not None and given is not None
+            found.append(check_steps(followed, given, steps) if known else check_steps(program, None, steps))
+    sums = {name: sum(getattr(check, name) for check in found) for name in ("written", "true", "on_path", "repeated")}
+    last = found[-1] if found else check_steps(program, value, ())
+    return StepChecks(**sums, needed=last.needed, covered=last.covered)
 
 
 def deduction_prompt(program: Program, value: Value, hint: str | None = None) -> str:

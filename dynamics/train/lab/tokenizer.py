@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamics.train import token_kinds
 from dynamics.train.lab.notation import MARKS, SPECIAL_TOKENS
 from dynamics.train.lab.operations import LETTERS, MAX_INT
 
@@ -12,6 +13,23 @@ _WORDS = (
     *("abs(", "max(", "min(", "sum(", "len(", "//"),
 )
 TOKENS = (*SPECIAL_TOKENS, *MARKS, *_WORDS, *map(str, range(MAX_INT + 1)), *LETTERS, *LETTERS.upper(), *"xy+-*%()[],;=?'")
+#: token -> its kind, for averages over tokens of a kind; what is behind ``<ans>``, or behind ``=`` in a step, is told by its place
+_KINDS = {
+    token: kind
+    for kind, tokens in {
+        "special": SPECIAL_TOKENS,
+        token_kinds.STEP_MARK: MARKS,
+        token_kinds.ANSWER_MARK: ("<ans>",),
+        "operator": (*_WORDS, *"+-*%"),
+        "number": map(str, range(MAX_INT + 1)),
+        "letter": (*LETTERS, *LETTERS.upper()),
+        "variable": "xy",
+        "sign": "()[],;=?'",
+        "verdict": ("<yes>", "<no>"),
+    }.items()
+    for token in tokens
+}
+SCHEME = token_kinds.Scheme(_KINDS, MARKS, "=", "<ans>")
 #: size of the vocabulary: rows of the embedding, a multiple of 8
 VOCABULARY = (len(TOKENS) + 7) // 8 * 8
 

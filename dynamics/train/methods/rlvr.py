@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from dynamics.errors import InputError
 from dynamics.train import data_order, objectives
+from dynamics.train.answers import answer_metrics
 from dynamics.train.batch import Batch
 from dynamics.train.config import RLVRConfig
 from dynamics.train.method import Method, StepData
@@ -105,6 +106,7 @@ class RLVR(Method):
         ]
         metrics = reward_metrics(rewards.reshape(-1, config.group_size), [question.task for question in questions])
         metrics |= failure_metrics(verdicts)
+        metrics |= answer_metrics(questions, texts, batch.completions, self.policy.token_kinds)
         metrics |= {
             "tokens_sampled": int(lengths.sum()),
             "length/mean": float(lengths.mean()),

@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from dynamics.errors import InputError
 from dynamics.train import data_order
+from dynamics.train.answers import answer_metrics
 from dynamics.train.batch import Batch
 from dynamics.train.config import SFTConfig
 from dynamics.train.method import Method, StepData
@@ -78,4 +79,6 @@ class SFT(Method):
             [question.task for question in questions],
             [question.id for question in questions],
         )
-        return StepData(batch, {"length/mean": float(batch.lengths.mean())})
+        texts = [str(question.answer) for question in questions]
+        metrics = answer_metrics(questions, texts, batch.completions, self.policy.token_kinds)
+        return StepData(batch, {"length/mean": float(batch.lengths.mean())} | metrics)

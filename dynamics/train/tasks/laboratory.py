@@ -111,6 +111,7 @@ def ask(form: str, case: Case, split: str, name: str, number: int = 0) -> Questi
         case.program.label,
         write(case.inputs[0]),
         case.program.depth,
+        partial(notation.check_completion, form, case.program, case.inputs[0]),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from dynamics.errors import InputError, printable
+from dynamics.train.step_checks import StepChecks
 
 TASK_TYPES = ("deduction", "abduction", "induction")
 #: number of input-output pairs of an induction problem, and of those shown to the solver
@@ -74,6 +75,7 @@ class Question:
     program : that it is about, as text: of a problem of the laboratory ``lab.programs.Program.label``; empty if the task has none.
     input : of a problem of the laboratory, as the notation writes it: the input to which the answer belongs.
     depth : operations of such a program.
+    check_steps : checks the steps of a completion; None if the task has none that can be checked.
     """
 
     id: str
@@ -85,6 +87,7 @@ class Question:
     program: str = ""
     input: str = ""
     depth: int = 0
+    check_steps: Callable[[str], StepChecks] | None = None
 
     def about_program(self) -> dict[str, Any]:
         """Return the fields by which records of answers name the program of a problem of the laboratory; none for others."""

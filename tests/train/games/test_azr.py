@@ -155,7 +155,7 @@ def test_a_frozen_proposer_has_no_gradient_of_any_term(more: dict, game) -> None
         given = replace(only, trained=trained)
         tokens = update.gradient(played.policy, given, settings, update.prepare(played.policy, reference, given, settings, 1))
         norms.append(sum(float(value.grad.norm()) for value in model.parameters() if value.grad is not None))
-        assert token_metrics(tokens, given)["tokens_trained"] == (trained * given.lengths).sum()
+        assert token_metrics(tokens, given, played.policy.token_kinds)["tokens_trained"] == (trained * given.lengths).sum()
         assert bool(tokens.loss.any()) == trained.any()
     assert norms[0] == 0 < norms[1]
 

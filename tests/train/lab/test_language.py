@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.train.lab import examples, notation
-from dynamics.train.lab.notation import Step, check_steps, read_completion
+from dynamics.train.lab.notation import Step, check_completion, check_steps, read_completion
 from dynamics.train.lab.operations import OPERATIONS, evaluate, kind_of, read, write
 from dynamics.train.lab.programs import (
     KINDS,
@@ -268,3 +268,24 @@ def test_transfer_tells_the_same_program() -> None:
     program = read_program("x+3;max(x,12)")
     assert notation.transfer_prompt(program, 7, "acbd", None) == "<T>a=7;c=a+3;b=max(c,12);b?<sep>"
     assert notation.transfer_prompt(program, 7, "acbd", 20, 1) == "<T>a=7;d=20;c=a+3;b=max(c,12);b?<sep>"
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "counts"),
+    [
+        ("deduction", "<s>7+3=10<s>max(10,12)=12<ans>12", (2, 2, 2, 0, 2, 2)),
+        ("deduction", "<s>7+3=11<s>max(11,12)=12<s>max(11,12)=12<ans>12", (3, 2, 0, 1, 2, 0)),
+        ("transfer", "<s>max(10,12)=12<ans>12", (1, 1, 1, 0, 2, 1)),
+        ("deduction", "<ans>12", (0, 0, 0, 0, 2, 0)),
+        ("abduction", "<try>20<s>20+3=23<s>max(23,12)=23<try>7<s>7+3=10<s>max(10,12)=12<ans>7", (4, 4, 4, 0, 2, 2)),
+        ("abduction", "<try>20<s>20+3=23<try>7<s>20+3=23<ans>7", (2, 2, 1, 0, 2, 0)),  # the second attempt repeats a step of the first
+        ("abduction", "<s>7+3=10<try>99<s>99+3=10<ans>7", (2, 1, 0, 0, 2, 0)),  # before any attempt; 99+3 is undefined
+        ("induction", "<try>x+1<s>7+1=8<try>x+3;max(x,12)<s>7+3=10<ans>x+3;max(x,12)", (2, 2, 2, 0, 2, 1)),
+        ("induction", "<try>x+<s>7+1=8<ans>x+1", (1, 1, 0, 0, 2, 0)),
+        ("induction", "<try><try><ans><ans>", (0, 0, 0, 0, 2, 0)),
+    ],
+)
+def test_checks_of_steps_follow_what_is_tried(form: str, text: str, counts: tuple[int, ...]) -> None:
+    program = read_program("x+3;max(x,12)")
+    assert program is not None
+    assert tuple(vars(check_completion(form, program, 7, text)).values()) == counts

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamics.report.kinds import KINDS, kind_of_token
+from dynamics.entropy.kinds import KINDS, kind_of_token
 
 
 @pytest.mark.parametrize(
