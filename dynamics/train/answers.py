@@ -79,11 +79,20 @@ def means(described: Iterable[dict[str, Any]]) -> dict[str, float]:
 def answer_metrics(
     questions: Sequence[Question], texts: Sequence[str], ids: Sequence[Int[np.ndarray, " _"]], kinds: TokenKinds
 ) -> dict[str, float]:
-    """Average the answers of a training step: ``answers/MEASURE``, and ``answers/MEASURE/task=TASK`` if they are of several kinds."""
+    """Average the answers of a training step: ``answers/MEASURE``, and ``answers/MEASURE/task=TASK`` if they are of several kinds.
+
+    Beside the measures of ``means``, ``answers/distinct`` is the mean over problems of the number of different answers / number of answers,
+    as texts; absent if no problem has several.
+    """
     described = rows(questions, texts, ids, kinds)
     groups = {"": described}
     tasks = [question.task for question in questions]
     if len(set(tasks)) > 1:
         for name in sorted(set(tasks)):
             groups[f"/task={name}"] = [answer for answer, task in zip(described, tasks, strict=True) if task == name]
-    return {f"answers/{name}{tail}": value for tail, group in groups.items() for name, value in means(group).items()}
+    metrics = {f"answers/{name}{tail}": value for tail, group in groups.items() for name, value in means(group).items()}
+    by_problem: dict[str, list[str]] = {}
+    for question, text in zip(questions, texts, strict=True):
+        by_problem.setdefault(question.id, []).append(text)
+    shares = [len(set(group)) / len(group) for group in by_problem.values() if len(group) > 1]
+    return metrics | ({"answers/distinct": float(np.mean(shares))} if shares else {})

@@ -25,6 +25,7 @@ from dynamics.train import objectives
 from dynamics.train import proposer_rewards as rewards
 from dynamics.train.batch import Batch
 from dynamics.train.config import SelfPlayConfig
+from dynamics.train.coverage import Coverage, unseen_mass
 from dynamics.train.games import curriculum, selfplay_metrics
 from dynamics.train.games.buffer import BufferEntry, buffer_from_json, first_buffer, sample_earlier_tasks, sample_to_fill
 from dynamics.train.games.languages import language
@@ -54,6 +55,7 @@ class SelfPlay(Method):
     buffer : the most recent valid tasks; initially only the first task of the language.
     delayed : tasks of this step for the solver to train on in the next step, with ``solver_delay``.
     steps_without_valid : number of consecutive steps without a valid proposal.
+    coverage : the programs that were proposed; None if the run began with a version that did not keep them.
     seconds_outside_model : time spent on running and grading programs in the current step.
     tokens_sampled : in the current step, by both roles, those of the seeding in the first step.
     """
@@ -68,22 +70,25 @@ class SelfPlay(Method):
         self.buffer = first_buffer(*self.language.first, config.buffer_size)
         self.delayed: list[BufferEntry] = []
         self.steps_without_valid = 0
+        self.coverage: Coverage | None = Coverage(self.language.pool)
         self.seconds_outside_model = 0.0
         self.tokens_sampled = 0
 
     # what is kept between steps
 
     def state(self) -> dict[str, Any]:
-        """Return the buffer, the delayed tasks, and the number of steps without a valid proposal."""
+        """Return the buffer, the delayed tasks, the number of steps without a valid proposal, and the programs that were proposed."""
         return self.snapshot()()
 
     def snapshot(self) -> Callable[[], dict[str, Any]]:
         """Return a function that gives the state as it is now; a full buffer is converted only if that is needed."""
         buffer, delayed, without_valid = list(self.buffer), self.delayed, self.steps_without_valid
+        proposed = {} if self.coverage is None else {"proposed": self.coverage.kept()}
         return lambda: {
             "buffer": [entry.to_json() for entry in buffer],
             "waiting": [entry.to_json() for entry in delayed],
             "steps_without_valid": without_valid,
+            **proposed,
         }
 
     def load(self, kept: dict[str, Any]) -> None:
@@ -92,6 +97,7 @@ class SelfPlay(Method):
         self.delayed = list(map(BufferEntry.from_json, kept["waiting"]))
         # earlier states call it "barren"
         self.steps_without_valid = kept["steps_without_valid"] if "steps_without_valid" in kept else kept["barren"]
+        self.coverage = Coverage(self.language.pool, kept["proposed"]) if "proposed" in kept else None
 
     def metadata(self) -> dict[str, Any]:
         """Return the name of the program executor."""
@@ -146,6 +152,7 @@ class SelfPlay(Method):
         complexity, without_valid = self.language.complexity, self.steps_without_valid
         data.metrics.update(selfplay_metrics.proposer_metrics(proposals, self.buffer, self.task_types, without_valid, complexity))
         data.metrics.update(selfplay_metrics.solver_metrics(trained, solutions, self.task_types, self.policy.token_kinds))
+        data.metrics.update(self._coverage(entries))
         if config.solver_batch == "max_new" and trained:
             data.metrics["solver/from_buffer"] = len(added) / len(trained)
         data.metrics["tokens_sampled"] = self.tokens_sampled
@@ -153,6 +160,12 @@ class SelfPlay(Method):
         data.metrics["time/outside_model"] = self.seconds_outside_model
         self.seconds_outside_model = 0.0
         return data
+
+    def _coverage(self, entries: list[BufferEntry]) -> dict[str, float]:
+        """Count the programs of valid proposals; those of induction are from the buffer."""
+        programs = [self.language.program_key(entry.proposed) for entry in entries if entry.kind != "induction"]
+        metrics = {} if self.coverage is None else self.coverage.add(programs)
+        return metrics | ({"coverage/unseen": unseen_mass(programs)} if programs else {})
 
     def _seed_buffer(self) -> None:
         """Seed the buffer with valid proposals of the base model, starting from the first task of the language."""

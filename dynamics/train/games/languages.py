@@ -55,6 +55,13 @@ class Language(Protocol):
     def key(self, kind: str, proposed: ProposedTask) -> str:
         """Return an identifier that duplicates have in common."""
 
+    @property
+    def pool(self) -> frozenset[str]:
+        """The programs, as ``program_key`` writes them, of the pool that the other methods train on; empty if it is not known."""
+
+    def program_key(self, proposed: ProposedTask) -> str:
+        """Return what the program of a task has in common with the same program in other words."""
+
     def question(self, kind: str, proposed: ProposedTask, outputs: tuple[Any, ...], name: str) -> Question:
         """Return the question that asks to solve a task; ``name`` is its identifier."""
 
@@ -86,6 +93,7 @@ class Python:
     """
 
     unreadable = ("empty answer", "no answer between tags", "not a literal")
+    pool: frozenset[str] = frozenset()
 
     def __init__(self, in_notation: bool, allow_unconfined: bool):
         self.prompt_format: PromptFormat = Notation() if in_notation else PlainText()
@@ -114,6 +122,10 @@ class Python:
     def key(self, kind: str, proposed: ProposedTask) -> str:
         """Return an identifier: the text of the program, and its inputs."""
         return f"{kind} {proposed.program} {sorted(map(repr, proposed.inputs))}"
+
+    def program_key(self, proposed: ProposedTask) -> str:
+        """Return the text of the program: the same in other words counts as another."""
+        return proposed.program
 
     def question(self, kind: str, proposed: ProposedTask, outputs: tuple[Any, ...], name: str) -> Question:
         """Return the question that asks to solve a task."""
@@ -187,7 +199,16 @@ class LaboratoryNotation:
     def key(self, kind: str, proposed: ProposedTask) -> str:
         """Return an identifier: the normal form of the program, and its inputs."""
         inputs = sorted(write(value) for (value,) in proposed.inputs)
-        return f"{kind} {_normal_form(proposed.program, str(kind_of(proposed.inputs[0][0])))} {inputs}"
+        return f"{kind} {self.program_key(proposed)} {inputs}"
+
+    @cached_property
+    def pool(self) -> frozenset[str]:
+        """Normal forms of the training set."""
+        return frozenset(normal_form(case.program) for case in problem_sets()["training"])
+
+    def program_key(self, proposed: ProposedTask) -> str:
+        """Return the normal form of the program."""
+        return _normal_form(proposed.program, str(kind_of(proposed.inputs[0][0])))
 
     def question(self, kind: str, proposed: ProposedTask, outputs: tuple[Any, ...], name: str) -> Question:
         """Return the question that asks to solve a task; its outputs are computed again."""

@@ -14,6 +14,7 @@ from dynamics.train import data_order, objectives
 from dynamics.train.answers import answer_metrics
 from dynamics.train.batch import Batch
 from dynamics.train.config import RLVRConfig
+from dynamics.train.coverage import PoolCoverage
 from dynamics.train.method import Method, StepData
 from dynamics.train.objectives import Groups, PerSample
 from dynamics.train.policy import Policy
@@ -45,6 +46,7 @@ class RLVR(Method):
         if not self.questions:
             raise InputError(f"{source.name}: has no problems to train on")
         self.prompts = encode_questions(policy.tokenizer, self.questions)
+        self.coverage = PoolCoverage(config.seed, config.prompts_per_step, [question.program or question.id for question in self.questions])
 
     def inputs(self) -> Iterable[bytes]:
         """Return the tokens of the problems."""
@@ -106,7 +108,7 @@ class RLVR(Method):
         ]
         metrics = reward_metrics(rewards.reshape(-1, config.group_size), [question.task for question in questions])
         metrics |= failure_metrics(verdicts)
-        metrics |= answer_metrics(questions, texts, batch.completions, self.policy.token_kinds)
+        metrics |= answer_metrics(questions, texts, batch.completions, self.policy.token_kinds) | self.coverage.after(step)
         metrics |= {
             "tokens_sampled": int(lengths.sum()),
             "length/mean": float(lengths.mean()),

@@ -13,6 +13,7 @@ from dynamics.train import data_order
 from dynamics.train.answers import answer_metrics
 from dynamics.train.batch import Batch
 from dynamics.train.config import SFTConfig
+from dynamics.train.coverage import PoolCoverage
 from dynamics.train.method import Method, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
@@ -51,6 +52,7 @@ class SFT(Method):
             if question.answer is None:
                 raise InputError(f"{question.id}: has no answer; sft needs an answer for every problem")
         self.prompts, self.answers = encode(policy.tokenizer, self.questions)
+        self.coverage = PoolCoverage(config.seed, config.batch_size, [question.program or question.id for question in self.questions])
         names = [f"prompt of {question.id}" for question in self.questions]
         check_lengths(policy.model, self.prompts, [len(answer) for answer in self.answers], names)
 
@@ -80,5 +82,5 @@ class SFT(Method):
             [question.id for question in questions],
         )
         texts = [str(question.answer) for question in questions]
-        metrics = answer_metrics(questions, texts, batch.completions, self.policy.token_kinds)
+        metrics = answer_metrics(questions, texts, batch.completions, self.policy.token_kinds) | self.coverage.after(step)
         return StepData(batch, {"length/mean": float(batch.lengths.mean())} | metrics)
