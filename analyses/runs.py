@@ -121,13 +121,18 @@ class Run:
         return make_label(self.method, self.varied)
 
     @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; with validation during training, that of step 0 has the validation before it."""
+        return [current_metrics(row) for row in read_json_lines(self.path / "metrics.jsonl", {"step": _is_number})]
+
+    @cached_property
     def metrics(self) -> pd.DataFrame:
-        """One row per step."""
+        """One row per step of training."""
         file = self.path / "metrics.jsonl"
-        rows = read_json_lines(file, {"step": _is_number})
+        rows = [line for line in self.lines if not all(name.startswith(("validation/", "time/")) for name in line.keys() - {"step"})]
         if not rows:
             raise InputError(f"{file}: contains no steps")
-        metrics = pd.DataFrame([current_metrics(row) for row in rows])
+        metrics = pd.DataFrame(rows)
         if text := [name for name in MEASURED if name in metrics and not metrics[name].dropna().map(_is_number).all()]:
             raise InputError(f"{file}: {text[0]} is not a number in every line; restore the file from a copy")
         return metrics
