@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -20,10 +22,12 @@ from dynamics.train.games.languages import LaboratoryNotation, Python, language
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.lab import notation
 from dynamics.train.lab.operations import write
-from dynamics.train.lab.problems import SETS, problem_sets
+from dynamics.train.lab.problems import SETS, Case, problem_sets
 from dynamics.train.lab.programs import draw_inputs, draw_program, normal_form, read_program, split_of
+from dynamics.train.lab.tokenizer import TOKENS
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.expressions import Refused
+from dynamics.train.tasks import laboratory
 from dynamics.train.tasks.problem import ProposedTask
 from train.helpers import contents
 
@@ -74,6 +78,27 @@ INDUCTION = "1<in>2<in>3<in>4<in>5<in>6"
 )
 def test_what_is_a_valid_task(kind: str, text: str, reason: str) -> None:
     assert outcome(kind, text, "x*2") == reason
+
+
+#: pieces of which a model's text can be made, and some that only a file can hold
+PIECES = (*TOKENS, "<in>", "<ans>", "\x00", "\x1b[2J", "\ud800", "\u0663", "\n", "x*2<in>5", "sorted(x)<in>[3,1]", INDUCTION)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40), st.sampled_from(["deduction", "abduction", "induction"]))
+def test_any_text_is_a_task_or_refused_and_any_answer_is_graded(pieces: list[str], kind: str) -> None:
+    text = "".join(pieces)
+    case = Case(read_program("x*2"), (1, 2, 3, 4, 5, 6))
+    assert laboratory.verify(kind, case, text).correct in (True, False)
+    try:
+        proposed = LAB.parse_proposal(kind, text, "x*2")
+    except Refused:
+        return
+    (outputs,) = LAB.run([proposed])
+    assert len(LAB.key(kind, proposed)) < 400
+    if not isinstance(outputs, str):
+        entry = BufferEntry(kind, proposed, outputs, 1)
+        assert BufferEntry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
+        assert LAB.question(kind, proposed, outputs, "name").prompt.isascii()
 
 
 @pytest.mark.parametrize("name", SETS)
