@@ -272,8 +272,8 @@ def caption(table: pd.DataFrame) -> str:
     seeds = plural(int(table["seeds"].max()), "seed") if len(table) else "no seeds"
     return (
         f"{seeds}, each with its own base. Top left: pass@1 at temperature 1 minus that of the greedy base, on sets of new programs. "
-        "Answers and steps: validation problems at temperature 1. Proposals: the share that the base solves, of the valid proposals of each "
-        "quarter. Bars and bands: 95 % over seeds and programs together, for each point alone."
+        "Answers and steps: validation problems at temperature 1. Proposals: the share that the base solves, of the valid proposals of "
+        "each quarter. Bars and bands: 95 % over seeds and programs together, for each point alone."
     )
 
 

@@ -24,7 +24,13 @@ VARIED_SETTINGS = {
     "master_dtype": "{} masters",
     "proposer_reward": "{} reward",
     "proposer": "{} proposer",
+    "advantage": "{} advantage",
+    "advantage_cells": "{} cells",
+    "data_order": "{} order",
+    "pool": "on {}",
 }
+#: prefix of a task that a run directory follows -> what the run trains on
+POOLS = {"proposed": "proposed programs", "correct": "correct samples"}
 #: those of them that belong to the optimizer, and those that belong to the self-play game
 OPTIMIZER_SETTINGS, GAME_SETTINGS = ("learning_rate", "master_dtype"), ("proposer_reward", "proposer")
 
@@ -113,6 +119,9 @@ class Run:
         """Settings in which the run differs from the usual runs of its method, with its own values."""
         usual = self.defaults | self.usual
         own = {name: self.config[name] for name in VARIED_SETTINGS if name in self.config and name in usual}
+        prefix, colon, _ = str(self.config.get("task", "")).partition(":")
+        if colon and prefix in POOLS:
+            own["pool"], usual["pool"] = POOLS[prefix], None
         return {name: value for name, value in own.items() if value != usual[name]}
 
     @cached_property

@@ -337,6 +337,16 @@ def test_runs_are_selected_by_their_settings_and_named_from_them() -> None:
     assert [proposer_variants.variant_name(run.label) for run in (usual, frozen)] == ["one_minus, trained", "frozen proposer"]
 
 
+def test_controls_of_one_method_have_labels_of_their_own() -> None:
+    def label(**config: object) -> str:
+        return runs.Run(Path("run"), {"method": "rlvr", "config": config, "seed": 0}).label
+
+    assert label(task="code", advantage="grpo") == "rlvr"
+    assert label(task="proposed:runs/selfplay-0") == label(task="proposed:runs/selfplay-1") == "rlvr, on proposed programs"
+    assert label(task="correct:runs/rlvr-0") == "rlvr, on correct samples"
+    assert label(advantage="reinforce++-sequence") == "rlvr, reinforce++-sequence advantage"
+
+
 def test_samples_are_of_the_base_by_model_and_temperature() -> None:
     for temperature, model in ((1.0, "base, T=1"), (0.6, "base, T=0.6"), (0, "base, greedy")):
         assert runs.is_of_base({"model": model, "temperature": temperature})
