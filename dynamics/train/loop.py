@@ -423,8 +423,16 @@ class Run:
             self._evaluate(self._final_name, temperatures[:1])
             self.method.on_train_end(self.directory, self.load_base)
             if self.language == "lab":
-                contamination.write(self.out)
-                self.document["contamination"] = contamination.FILE
+                self._report_contamination()
+
+    def _report_contamination(self) -> None:
+        """Write what the run was trained on; a run that cannot tell is finished all the same, and says why."""
+        try:
+            contamination.write(self.out)
+        except InputError as error:
+            self._note(f"no report on what was trained on: {error}")
+        else:
+            self.document["contamination"] = contamination.FILE
 
     @contextmanager
     def _stopping_at_once(self) -> Iterator[None]:

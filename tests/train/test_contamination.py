@@ -125,3 +125,15 @@ def test_problems_of_sft_are_those_of_its_batches(lab_base: Path, tmp_path: Path
     (out / "run.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match="its problems are not those that this version has"):
         contamination.of_run(out)
+
+
+def test_a_run_that_cannot_tell_is_finished_with_a_note(lab_base: Path, tmp_path: Path, monkeypatch) -> None:
+    def refuse(_: Path) -> None:
+        raise InputError("its rollouts were removed")
+
+    monkeypatch.setattr(contamination, "write", refuse)
+    train(lab_base, tmp_path / "run", "sft", "--batch-size", "2", "--num-problems", "4")
+    document = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert document["status"] == "finished"
+    assert document["notes"] == ["no report on what was trained on: its rollouts were removed"]
+    assert "contamination" not in document
