@@ -12,7 +12,7 @@ import numpy as np
 from dynamics.passk.estimators import pass_at_k
 from dynamics.train.lab import notation
 from dynamics.train.lab.examples import draw_transfer_prompt, wrong_value
-from dynamics.train.lab.notation import Completion, Step, read_completion, same
+from dynamics.train.lab.notation import Completion, Step, read_completion, read_verdict, same
 from dynamics.train.lab.operations import kind_of, read
 from dynamics.train.lab.problems import Case
 from dynamics.train.lab.programs import is_proper, read_program, split_of
@@ -197,27 +197,25 @@ def _hinted(base: Base, cases: Sequence[Case]) -> list[Score]:
 
 
 def _judge(base: Base, cases: Sequence[Case]) -> list[Score]:
-    """Each case once with a true and once with a wrong last step."""
+    """Each case once with a true and once with a wrong last step; no judgement is a wrong one."""
     scores: list[Score] = []
-    prompts, truth, depths = [], [], []
+    prompts, shown, truth, depths = [], [], [], []
     for number, case in enumerate(cases):
         steps = case.program.steps(case.inputs[0]) or []
         rng = stream(0, "judge", number)
         last = int(rng.integers(len(steps)))
         expression, value = steps[last]
         for right in (True, False):
-            shown = [*steps[:last], (expression, value if right else wrong_value(rng, value))]
-            prompts.append(notation.judge_prompt(case.program, case.inputs[0], shown))
+            written = [*steps[:last], (expression, value if right else wrong_value(rng, value))]
+            prompts.append(notation.judge_prompt(case.program, case.inputs[0], written))
+            shown.append(notation.step_text(written[-1]))
             truth.append(right)
             depths.append(case.program.depth)
-    for manner, begin in {"direct": "<ans>", "steps": "<s>", "greedy": ""}.items():
-        said = [read_completion(text).answer for (text,) in base.ask(prompts, begin=begin)]
+    for manner, temperature in {"greedy": 0.0, "T=1": 1.0}.items():
+        said = [read_verdict(step, text) for step, (text,) in zip(shown, base.ask(prompts, temperature), strict=True)]
         for depth in (*sorted(set(depths)), 0):
             chosen = [index for index in range(len(prompts)) if depth in (0, depths[index])]
-            recalls = [
-                float(np.mean([said[index] == ("<yes>" if right else "<no>") for index in chosen if truth[index] == right]))
-                for right in (True, False)
-            ]
+            recalls = [float(np.mean([said[index] is right for index in chosen if truth[index] == right])) for right in (True, False)]
             for name, value in zip(("recall of true", "recall of wrong", "balanced accuracy"), (*recalls, sum(recalls) / 2), strict=True):
                 scores.append(Score("judge", depth, manner, name, value, len(chosen)))
     return scores

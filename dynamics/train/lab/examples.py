@@ -16,16 +16,16 @@ Steps = list[tuple[str, Value]]
 
 #: share of the examples of each form; ``copy`` repeats a value
 MIX = {
-    "deduction": 0.44,
-    "hinted": 0.08,
+    "deduction": 0.42,
+    "hinted": 0.10,
     "abduction": 0.11,
-    "induction": 0.06,
-    "judge": 0.11,
+    "induction": 0.07,
+    "judge": 0.10,
     "wrong step": 0.04,
     "hint": 0.03,
-    "transfer": 0.06,
+    "transfer": 0.07,
     "propose": 0.04,
-    "copy": 0.03,
+    "copy": 0.02,
 }
 
 
@@ -36,6 +36,7 @@ class Rates:
     Attributes
     ----------
     depths : relative frequency of programs of 1, 2, ... operations.
+    induction_depths : the same, of the programs of induction.
     scratchpad : share of solutions with steps.
     omitted, wrong, repeated : probability, for each step of a scratchpad, that it is left out, has a wrong value, stands twice.
     carried : probability that what follows a wrong step uses its value; otherwise the true one.
@@ -44,22 +45,21 @@ class Rates:
     hint_followed : share of solutions under a wrong hint that use it.
     failed_try : share of solutions with steps, in abduction and induction, that first try an answer that fails.
     step_right : share of true steps to be judged.
-    recomputed : share of judgements that compute the step again before the verdict.
     unneeded : share of transfer problems with an assignment that is not needed.
     """
 
     depths: tuple[float, ...] = (3, 3, 2, 1)
+    induction_depths: tuple[float, ...] = (6, 3, 1)
     scratchpad: float = 0.6
     omitted: float = 0.12
     wrong: float = 0.10
     repeated: float = 0.08
     carried: float = 0.6
     direct_wrong: float = 0.05
-    hint_right: float = 0.6
+    hint_right: float = 0.7
     hint_followed: float = 0.5
     failed_try: float = 0.3
     step_right: float = 0.5
-    recomputed: float = 0.5
     unneeded: float = 0.5
 
 
@@ -107,7 +107,7 @@ def _draw(rng: np.random.Generator, form: str, rates: Rates) -> tuple[str, str] 
     if form == "copy":
         value = _any_value(rng, KINDS[rng.integers(len(KINDS))])
         return f"<C>{write(value)}<sep>", write(value)
-    depth = _index(rng, rates.depths) + 1
+    depth = _index(rng, rates.induction_depths if form == "induction" else rates.depths) + 1
     program = draw_program(rng, depth, split="pretraining", only="int" if form == "transfer" else None)
     inputs = draw_inputs(rng, program, PAIRS if form in ("induction", "propose") else 2 if form == "abduction" else 1)
     return None if inputs is None else _FORMS[form](rng, program, inputs, rates)
@@ -247,11 +247,8 @@ def _some_steps(rng: np.random.Generator, program: Program, value: Value) -> tup
 
 def _judge(rng: np.random.Generator, program: Program, inputs: list[Value], rates: Rates) -> tuple[str, str]:
     before, (expression, value) = _some_steps(rng, program, inputs[0])
-    right = rng.random() < rates.step_right
-    shown = value if right else wrong_value(rng, value)
-    prompt = notation.judge_prompt(program, inputs[0], [*before, (expression, shown)])
-    again = scratchpad([(expression, value)]) if rng.random() < rates.recomputed else ""
-    return prompt, f"{again}<ans>{'<yes>' if right else '<no>'}"
+    shown = value if rng.random() < rates.step_right else wrong_value(rng, value)
+    return notation.judge_prompt(program, inputs[0], [*before, (expression, shown)]), scratchpad([(expression, value)])
 
 
 def _wrong_step(rng: np.random.Generator, program: Program, inputs: list[Value], _: Rates) -> tuple[str, str]:

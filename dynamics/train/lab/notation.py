@@ -9,7 +9,7 @@ form               prompt                                      completion
 deduction          ``<D>program<in>input``, perhaps a hint     ``<s>7+3=10<s>max(10,12)=12<ans>12``
 abduction          ``<A>program<out>output``                   ``<try>input<s>...<ans>input``
 induction          ``<I><in>input<out>output<in>...``          ``<try>program<s>...<ans>program``
-judge              ``<J>program<in>input<s>step<s>step``       ``<ans><yes>``, or ``<s>step<ans><no>``: of the last step
+judge              ``<J>program<in>input<s>step<s>step``       ``<s>step``: the last one as it should be
 wrong step         ``<W>program<in>input<s>step``              ``<s>step``: the next one, with a wrong value
 hint               ``<H>program<in>input``                     ``<hint>step``
 propose deduction  ``<PD><ref>program<in>input``               ``program<in>input``; ``<PA>`` for abduction
@@ -42,7 +42,7 @@ SPECIAL_TOKENS = (
     *("<in>", "<out>", "<ref>", "<sep>"),
 )
 #: those of completions
-MARKS = ("<s>", "<ans>", "<try>", "<hint>", "<yes>", "<no>")
+MARKS = ("<s>", "<ans>", "<try>", "<hint>")
 #: names of variables in the transfer form
 NAMES = "abcdefghijkl"
 #: why an answer cannot be read
@@ -128,6 +128,22 @@ def read_completion(text: str) -> Completion:
     return Completion(steps, texts[-1] if answered else None, made)
 
 
+def read_verdict(shown: str, text: str) -> bool | None:
+    """Read a judgement: whether the judge wrote the shown step again.
+
+    Parameters
+    ----------
+    shown : the step that was judged, ``expression=value``.
+    text : the completion.
+
+    Returns
+    -------
+    True if its first step is the shown one, False if it is another, None if it has no step with a value: no judgement.
+    """
+    steps = read_completion(text).steps
+    return None if not steps or steps[0].value is None else steps[0].text == shown
+
+
 def check_steps(program: Program, value: Value, steps: Sequence[Step]) -> StepChecks:
     """Check the steps of a scratchpad, each on its own, against the program on an input; none counts if it is undefined for that."""
     truth = {step_text(step) for step in program.steps(value) or ()}
@@ -189,7 +205,7 @@ def induction_prompt(inputs: Sequence[Value], outputs: Sequence[Value]) -> str:
 
 
 def judge_prompt(program: Program, value: Value, steps: Sequence[tuple[str, Value]]) -> str:
-    """Ask whether the last of some steps is true."""
+    """Ask whether the last of some steps is true; the completion writes it as it should be, see ``read_verdict``."""
     return f"<J>{program}<in>{write(value)}{scratchpad(steps)}<sep>"
 
 

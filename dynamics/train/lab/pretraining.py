@@ -63,20 +63,20 @@ class Recipe:
     heads: int = 4
     intermediate: int = 384
     initializer_range: float = 0.04
-    steps: int = 12000
+    steps: int = 7000
     tokens: int = 1536
     muon_rate: float = 0.007
     adam_rate: float = 1.5e-3
     final: float = 0.03
     warmup: int = 50
-    cooldown: int = 10000
+    cooldown: int = 5800
     prompt_weight: float = 0.0
     clip: float = 1.0
     seed: int = 0
     threads: int = 1
     practice: int = 10
     rates: Rates = field(default_factory=Rates)
-    version: int = 1
+    version: int = 2
 
     def hash(self) -> str:
         """Return a short text that changes with the settings and with what the code draws."""

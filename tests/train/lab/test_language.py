@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.train.lab import examples, notation
-from dynamics.train.lab.notation import Step, check_completion, check_steps, read_completion
+from dynamics.train.lab.notation import Step, check_completion, check_steps, read_completion, read_verdict
 from dynamics.train.lab.operations import OPERATIONS, evaluate, kind_of, read, write
 from dynamics.train.lab.programs import (
     KINDS,
@@ -249,19 +249,40 @@ def test_examples_of_each_form(form: str) -> None:
 
 def test_judgements_and_wrong_steps() -> None:
     rng = np.random.default_rng(2)
-    verdicts = {"<yes>": True, "<no>": False}
+    said = []
     for _ in range(60):
         program = draw_program(rng, 2)
         drawn = draw_inputs(rng, program, 1)
         prompt, completion = examples._judge(rng, program, drawn, examples.Rates())
         last = Step(prompt.removesuffix("<sep>").split("<s>")[-1])
-        assert last.is_true == verdicts[read_completion(completion).answer]
+        said.append(read_verdict(last.text, completion))
+        assert last.is_true is said[-1]
         prompt, completion = examples._wrong_step(rng, program, drawn, examples.Rates())
         (step,) = read_completion(completion).steps
         assert step.value is not None
         assert not step.is_true
         prompt, completion = examples._hint(rng, program, drawn, examples.Rates())
         assert Step(completion.removeprefix("<hint>")).is_true
+    assert 15 < sum(said) < 45
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("<s>7+3=10", True),
+        ("<s>7+3=10<s>7+3=11", True),
+        ("<s>7+3=11", False),
+        ("<s>7+4=10", False),
+        ("<s>7+3=10x", None),
+        ("<s>7+3", None),
+        ("<ans>10", None),
+        ("", None),
+        ("7+3=10", None),
+        ("<s>" * 5000, None),
+    ],
+)
+def test_a_verdict_is_whether_the_judge_writes_the_step_again(text: str, verdict: bool | None) -> None:
+    assert read_verdict("7+3=10", text) is verdict
 
 
 def test_transfer_tells_the_same_program() -> None:

@@ -13,12 +13,14 @@ pytest.importorskip("transformers")
 if not hasattr(torch.optim, "Muon"):
     pytest.skip("this torch has no Muon", allow_module_level=True)
 
+from safetensors.torch import load_file
+
 from dynamics import InputError
 from dynamics.train.lab import competence, pretraining, problems
 from dynamics.train.lab.__main__ import cli, main
 from dynamics.train.lab.competence import Base, is_right, measure, prompt_of
 from dynamics.train.lab.examples import Rates, solve
-from dynamics.train.lab.notation import Step
+from dynamics.train.lab.notation import Step, step_text
 from dynamics.train.lab.operations import kind_of, read, write
 from dynamics.train.lab.pretraining import Recipe, batches, padded, rate, train
 from dynamics.train.lab.problems import Case
@@ -138,7 +140,7 @@ class Perfect(Base):
         program = read_program(text, kind_of(value))
         steps = program.steps(value)
         if mark == "<J":
-            return f"<ans>{'<yes>' if Step(prompt.removesuffix('<sep>').split('<s>')[-1]).is_true else '<no>'}"
+            return f"<s>{step_text(steps[prompt.count('<s>') - 1])}"
         if mark == "<W":
             return f"<s>{steps[prompt.count('<s>')][0]}=99"
         if mark == "<H":
@@ -165,7 +167,7 @@ def test_a_perfect_model_has_perfect_scores() -> None:
     assert scores["hinted", 0, "greedy", "pass@1, right hint"].value == 1
     assert scores["hinted", 0, "greedy", "pass@1, wrong hint"].value == 0
     assert ("hinted", 1, "greedy", "pass@1, no hint") not in scores
-    for manner in ("direct", "steps", "greedy"):
+    for manner in ("greedy", "T=1"):
         assert scores["judge", 0, manner, "balanced accuracy"].value == 1
         assert scores["judge", 0, manner, "balanced accuracy"].count == 6
     assert scores["wrong step", 0, "T=1", "wrong"].value == 1
@@ -188,9 +190,28 @@ def test_the_command_measures_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "balanced accuracy" in shown
 
 
+def test_a_packed_base_is_small_and_brings_its_recipe_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(competence, "MAX_NEW_TOKENS", 4)
+    sets = {"validation": CASES, "transfer validation": CASES[:1], "test": CASES[:1], "deeper": CASES[1:], "transfer": CASES[:1]}
+    monkeypatch.setattr(problems, "problem_sets", lambda: sets)
+    folder = train(SMALL, tmp_path / "made")
+    main(["pack", str(folder), str(tmp_path / "base-7"), "--samples", "1", "--sets", "validation,test"])
+    packed = tmp_path / "base-7"
+    stored = load_file(packed / "model.safetensors")
+    before = load_file(folder / "model.safetensors")
+    assert all(torch.equal(stored[name], before[name].to(torch.bfloat16)) for name in before)
+    assert json.loads((packed / "recipe.json").read_text())["hash"] == SMALL.hash()
+    for chosen in ("validation", "test"):
+        table = json.loads((packed / f"competence-{chosen}.json").read_text())
+        assert (table["model"], table["set"], table["samples"]) == ("base-7", chosen, 1)
+        main(["competence", str(packed), "--set", chosen, "--samples", "1", "--json", str(tmp_path / "again.json")])
+        assert json.loads((tmp_path / "again.json").read_text())["scores"] == table["scores"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["pack", "nowhere", "out"], "has no recipe.json"),
         (["base", "out", "--steps", "0"], "--steps 0: must be at least 1"),
         (["base", "out", "--seed", "-1"], "--seed -1: must be at least 0"),
         (["competence", "nowhere"], "nowhere"),
