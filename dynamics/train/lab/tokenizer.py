@@ -25,7 +25,6 @@ _KINDS = {
         "letter": (*LETTERS, *LETTERS.upper()),
         "variable": "xy",
         "sign": "()[],;=?'",
-        "verdict": ("<yes>", "<no>"),
     }.items()
     for token in tokens
 }
