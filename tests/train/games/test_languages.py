@@ -199,6 +199,26 @@ def test_refused_proposals_are_counted_and_not_solved(game, monkeypatch) -> None
     assert not {"x+20", "x+11;x+9"} & {entry.proposed.program for entry in played.buffer}
 
 
+def test_a_buffer_of_lab_tasks_comes_back(game, monkeypatch) -> None:
+    """An untrained model proposes nothing valid, so its proposals are given."""
+    texts = ["x*2;x+1<in>5", "x[1:];x[::-1]<in>[3,1,2]", "x.upper();x[::-1]<in>'abc'", "x[1:];x[::-1]<in>'abc'"]
+
+    def played() -> SelfPlay:
+        made = game(task_types=("deduction", "abduction"), solver_delay=1, solver_batch="max_new")
+        monkeypatch.setattr(
+            made.proposer, "propose", lambda _, step, *__: [proposal("abduction", texts[step % 4]), proposal("deduction", texts[0])]
+        )
+        return made
+
+    whole, again = played(), played()
+    rows = [whole.next_batch(step).rollouts for step in (1, 2)]
+    assert {row["program"] for row in rows[1] if row["role"] == "solver"} > {"int: x*2;x+1"}
+    again.load(json.loads(json.dumps(whole.state())))
+    assert again.buffer == whole.buffer
+    assert len(whole.buffer) > 4
+    assert again.next_batch(3).rollouts == whole.next_batch(3).rollouts
+
+
 def options(base: Path, out: Path, *more: str) -> list[str]:
     few = "--steps 4 --prompts-per-step 3 --group-size 2 --max-new-tokens 8 --max-proposal-tokens 12 --num-seed-tasks 4 --save-every 1"
     few += " --threads 1 --eval-problems 6 --eval-samples 2 --preset lab --on-collapse solver --task-types deduction abduction induction"
