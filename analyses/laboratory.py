@@ -282,12 +282,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run("analyses.laboratory", _judge, argv)
 
 
-def _judge(arguments: Sequence[str] | None) -> None:
+def build_parser() -> command.Parser:
+    """Build the parser of the command line."""
     parser = command.Parser(prog="python -m analyses.laboratory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of the run directories")
     parser.add_argument("--fix", action="store_true", help="write the claims into RUNS/claims.json and do no more")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the tables and the figure (default: figures/)")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _judge(arguments: Sequence[str] | None) -> None:
+    options = build_parser().parse_args(arguments)
     file = options.runs / "claims.json"
     if options.fix:
         options.runs.mkdir(parents=True, exist_ok=True)

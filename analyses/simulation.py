@@ -338,12 +338,17 @@ def construction_rows(name: str, outcome: Outcome) -> Iterator[dict[str, Any]]:
         yield row | {"coverage": float(results[:, 0].mean()), "half_width": float(np.median(results[:, 1]) / 2)}
 
 
-def _simulate(arguments: Sequence[str] | None) -> None:
+def build_parser() -> command.Parser:
+    """Build the parser of the command line."""
     parser = command.Parser(prog="python -m analyses.simulation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies of each line (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5], help="numbers of seeds (default: 3 5)")
     parser.add_argument("--out", type=Path, help="folder for simulation.csv and constructions.csv")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _simulate(arguments: Sequence[str] | None) -> None:
+    options = build_parser().parse_args(arguments)
     if options.studies < 1 or min(options.seeds) < 2:
         raise InputError("--studies is at least 1 and --seeds at least 2: one seed gives no verdicts")
     rows, constructions = [], []
