@@ -216,7 +216,8 @@ class Graded:
             raise InputError(f"problem {printable(problem, 60)}: names no program, so it is not known what it shares with others")
         programs = samples.groupby(["split", "problem"])["program"].nunique()
         if (programs > 1).any():
-            raise InputError(f"problem {printable(programs.idxmax()[1], 60)}: has several programs; give each problem one id in all runs")
+            several = programs[programs > 1].reset_index()["problem"].iloc[0]
+            raise InputError(f"problem {printable(several, 60)}: has several programs; give each problem one id in all runs")
         self.samples = samples
 
     def scores(self, measured: str, name: str, problems: str) -> Scores:

@@ -29,9 +29,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses import claims
+from analyses import claims, statistics
 from analyses.claims import Claim, Conjunct, Family, Graded, Scores, contrast
 from analyses.runs import Run, find, is_of_base, read_json_lines
+from analyses.statistics import Effect
 from dynamics import InputError
 from dynamics.cli import command, outputs
 from dynamics.cli.outputs import wrote
@@ -194,7 +195,7 @@ def _point(pilots: Pilots, conjunct: Conjunct, label: str, at: float) -> Iterato
     yield _drawn(conjunct.problems, label, at, found, first)
 
 
-def _drawn(panel: str, label: str, at: float, found: claims.Effect, scores: Scores) -> dict[str, Any]:
+def _drawn(panel: str, label: str, at: float, found: Effect, scores: Scores) -> dict[str, Any]:
     low, high = found.interval()
     ends = {"value": float(found.value), "low": float(low), "high": float(high), "seeds": found.seeds}
     return {"panel": panel, "label": label, "at": at, "programs": scores.drawn or int(scores.programs.max()) + 1} | ends
@@ -202,8 +203,6 @@ def _drawn(panel: str, label: str, at: float, found: claims.Effect, scores: Scor
 
 def _over_training(pilots: Pilots) -> Iterator[dict[str, Any]]:
     """Yield the means on validation problems at each step, with intervals for new seeds and programs."""
-    from analyses import statistics
-
     samples = pilots.validated.samples
     names = samples["name"].str.extract(r"^(?P<label>.+), step (?P<step>\d+), T=1$").dropna().drop_duplicates()
     for label, step in sorted((str(label), int(step)) for label, step in names.to_numpy()):
@@ -217,11 +216,11 @@ def _over_training(pilots: Pilots) -> Iterator[dict[str, Any]]:
 
 
 def _curriculum(pilots: Pilots) -> Iterator[dict[str, Any]]:
-    from analyses import statistics
-
-    for (label, quarter), own in pilots.proposals.groupby(["label", "quarter"], sort=False):
+    for _, own in pilots.proposals.groupby(["label", "quarter"], sort=False):
         scores = pilots.scores("solve_rate", str(own["name"].iloc[0]), PROPOSALS)
-        yield _drawn(PROPOSALS, str(label), float(quarter), statistics.effect_of_seeds(scores.values[:, 0]), scores)
+        yield _drawn(
+            PROPOSALS, str(own["label"].iloc[0]), float(own["quarter"].iloc[0]), statistics.effect_of_seeds(scores.values[:, 0]), scores
+        )
 
 
 def draw(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
