@@ -144,10 +144,21 @@ def _row(sample: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
 
 
 def _validated(runs: Sequence[Run]) -> pd.DataFrame:
-    """Collect the graded samples of ``validation/``, by method, step and manner; those of the last step also under that name."""
+    """Collect the graded samples of ``validation/``, by method, step and manner; those of the last step also under that name.
+
+    Raises
+    ------
+    InputError : runs of one method have other last steps, as a run that was stopped has.
+    """
     rows: list[dict[str, Any]] = []
+    last: dict[str, tuple[Run, int]] = {}
     for run in runs:
         files = {int(path.stem[5:]): path for path in (run.path / "validation").glob("step_*.jsonl") if path.stem[5:].isdecimal()}
+        if not files:
+            continue
+        other, known = last.setdefault(run.label, (run, max(files)))
+        if known != max(files):
+            raise InputError(f"{run.path}: was validated up to step {max(files)}, and {other.path} up to {known}; finish the shorter one")
         for step, path in files.items():
             names = [f"{run.label}, step {step}", *([f"{run.label}, last step"] if step == max(files) else ())]
             for sample in read_json_lines(path):

@@ -156,3 +156,9 @@ def test_runs_that_cannot_be_compared_are_refused(folder: Path, change: Callable
             other.unlink()
     with pytest.raises(InputError, match=message):
         laboratory.read(runs.find([folder]))
+
+
+def test_a_run_that_was_stopped_is_not_taken_for_a_seed(folder: Path) -> None:
+    (folder / "rlvr-1" / "validation" / "step_8.jsonl").unlink()
+    with pytest.raises(InputError, match=r"rlvr-1: was validated up to step 4, and .*rlvr-0 up to 8; finish the shorter one"):
+        laboratory.read(runs.find([folder]))
