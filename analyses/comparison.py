@@ -33,7 +33,8 @@ from analyses import (
 )
 from analyses.analysis import Analysis, name_of, write
 from analyses.launch import train
-from analyses.runs import Run
+from analyses.matched import contrasts
+from analyses.runs import Run, default_settings
 from analyses.verdicts import FAILS, HOLDS, OPEN, Verdict
 from dynamics import InputError
 from dynamics.cli import outputs
@@ -107,8 +108,9 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
     verdicts = pd.DataFrame(rows, columns=[*(field.name for field in fields(Verdict)), "verdict", "figure"])
     outputs.write(str(figures / "machine.json"), json.dumps(_machine(runs, preset), indent=1) + "\n")
     write_csv(figures / "verdicts.csv", verdicts, "%.4g")
+    write_csv(figures / "matching.csv", contrasts(runs))
     outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections))
-    return [*paths, figures / "verdicts.csv", figures / "machine.json", figures / "report.html"]
+    return [*paths, figures / "verdicts.csv", figures / "matching.csv", figures / "machine.json", figures / "report.html"]
 
 
 def _machine(runs: Sequence[Run], preset: str) -> dict[str, Any]:
@@ -180,6 +182,10 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
         "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
         "quoted": QUOTED,
         "sections": sections,
+        "contrasts": [
+            {"runs": html.one_line(f"{row['a']}, {row['b']}"), "text": html.one_line(row["text"], 1000)}
+            for row in contrasts(default_settings(runs)).to_dict("records")
+        ],
         "runs": [_run(run) for run in runs],
     }
     return html.render("comparison.html", context, Path(__file__).parent / "templates")

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from analyses.presets import BASE_RUN, PRESETS, plan
+from analyses.presets import BASE_RUN, PRESETS, plan, reads
 from analyses.runs import Run, find
 from dynamics import InputError
 from dynamics.cli.command import INTERRUPTED, tell
@@ -42,8 +43,8 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
         discarded = set(runs)
     elif BASE_RUN in unfinished:  # runs that started from another base are of no use
         discarded = set(runs) - {BASE_RUN}
-    else:
-        discarded = set()
+    else:  # nor are those that read rollouts which are yet to be made
+        discarded = {name for name, options in runs.items() if reads(options) in unfinished}
     pending = {name: options for name, options in runs.items() if name in unfinished | discarded}
     if pending:
         _train_all(preset, folder, pending, discarded)
@@ -65,9 +66,11 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
         with ProgressBar("making the embedded model") as bar:
             tiny.find(progress=bar)
     progress, children = _Progress(len(pending)), Children()
+    sources = _Sources(pending)
 
     def train_one(name: str) -> None:
-        train_run(folder / name, pending[name], name in discarded, children)
+        with sources.ready(name):
+            train_run(folder / name, pending[name], name in discarded, children)
         progress.finished(name)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -85,6 +88,29 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
                 children.stop()
                 raise
             raise
+
+
+class _Sources:
+    """Makes a run wait for the one whose rollouts it trains on, which is started before it."""
+
+    def __init__(self, pending: Mapping[str, Sequence[str]]):
+        self._source = {name: reads(options) for name, options in pending.items()}
+        self._ended = {name: threading.Event() for name in pending}
+        self._made: set[str] = set()
+
+    @contextmanager
+    def ready(self, name: str) -> Iterator[None]:
+        """Wait until a run can be trained, and note that it was; raise InputError if what it trains on failed."""
+        try:
+            source = self._source[name]
+            if source in self._ended:
+                self._ended[source].wait()
+                if source not in self._made:
+                    raise InputError(f"{name}: trains on the rollouts of {source}, which failed")
+            yield
+            self._made.add(name)
+        finally:
+            self._ended[name].set()
 
 
 class Children:
@@ -181,8 +207,19 @@ def is_finished(folder: Path, options: list[str]) -> bool:
 
 
 def _different_settings(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
-    """Names of settings with other values than wanted. The same checkpoint of the same run in a folder that was moved is the same model."""
+    """Names of settings with other values than wanted. A checkpoint or rollouts of the same run in a folder that was moved are the same."""
     different = [name for name in wanted if wanted[name] != recorded.get(name)]
     if "model" in different and Path(wanted["model"]).parts[-3:] == Path(str(recorded.get("model"))).parts[-3:]:
         different.remove("model")
+    task = str(recorded.get("task"))
+    if (
+        "task" in different
+        and ":" in task
+        and (wanted["task"].partition(":")[0], Path(wanted["task"]).name)
+        == (
+            task.partition(":")[0],
+            Path(task).name,
+        )
+    ):
+        different.remove("task")
     return different

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamics import InputError
+from dynamics.train.config import CORRECT, PROPOSED
 
 METHODS = ("sft", "rlvr", "selfplay")
 #: name of the run whose result all others of its folder start from; it is not part of the comparison
@@ -33,6 +34,9 @@ class Preset:
     minutes : approximate time of all runs on two cores; 0 if the preset needs other hardware.
     parallel_runs : number of parallel runs; 0 for one per core.
     other_commands : further command lines, which do not read runs.
+    bases : model of each seed; the default of the methods for all seeds if empty.
+    controls : name of a control -> its method and options, ``{folder}`` for the folder of the runs and ``{seed}`` for the seed. They are
+        trained with every seed, after the runs that they read.
     """
 
     seeds: int
@@ -48,6 +52,8 @@ class Preset:
     minutes: int = 0
     parallel_runs: int = 0
     other_commands: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    controls: dict[str, str] = field(default_factory=dict)
 
     @property
     def sampling_temperature(self) -> str:
@@ -77,6 +83,10 @@ _PUBLISHED = (
     ),
     *(f"python -m dynamics.passk base=evals/base-{size} azr=evals/azr-{size} --json azr-{size}-passk.json" for size in _PAIRS),
 )
+#: base of each seed of the laboratory: that of the installation, and others beside this file
+_LAB_BASES = ("lab", *(str(Path(__file__).parent / "bases" / f"lab-{seed}") for seed in range(1, 5)))
+#: enough for all that a run records
+_ALL = "--num-problems 1000000"
 PRESETS = {
     "quick": Preset(
         1,
@@ -131,6 +141,22 @@ PRESETS = {
         base_run_options="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --probe-every 0",
         minutes=85,
     ),
+    "laboratory": Preset(
+        5,
+        "--preset lab --threads 1",
+        "--eval-samples 16",
+        ("frozen", "snapshot"),
+        {},
+        method_options={"selfplay": "--curriculum-samples 400"},
+        base_temperatures="1,0",
+        bases=_LAB_BASES,
+        controls={
+            "rlvr-estimator": "rlvr --advantage reinforce++-sequence --advantage-cells role-task",
+            "rlvr-proposed": f"rlvr --task proposed:{{folder}}/selfplay-{{seed}} {_ALL}",
+            "rlvr-proposed-recorded": f"rlvr --task proposed:{{folder}}/selfplay-{{seed}} --data-order recorded {_ALL}",
+            "sft-correct": f"sft --task correct:{{folder}}/rlvr-{{seed}} {_ALL}",
+        },
+    ),
     "paper": Preset(
         1,
         "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6 --max-new-tokens 1024",
@@ -174,12 +200,21 @@ def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
     runs: dict[str, list[str]] = {}
     for name, method, seed, options in _compared(chosen):
         shared = f"{chosen.options} {chosen.method_options.get(method, '')}"
-        runs[f"{name}-{seed}"] = [method, "--seed", str(seed), *start_from, *shared.split(), *options.split()]
+        start = ["--model", chosen.bases[seed]] if chosen.bases else start_from
+        own = [word.format(folder=folder, seed=seed) for word in options.split()]
+        runs[f"{name}-{seed}"] = [method, "--seed", str(seed), *start, *shared.split(), *own]
     return base_run | runs
 
 
+def reads(options: Sequence[str]) -> str | None:
+    """Return the name of the run whose rollouts a run trains on; None if it trains on none."""
+    task = options[options.index("--task") + 1] if "--task" in options else ""
+    prefix = next((prefix for prefix in (PROPOSED, CORRECT) if task.startswith(prefix)), None)
+    return None if prefix is None else Path(task.removeprefix(prefix)).name
+
+
 def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
-    """Name, method, seed and further options of every run that is compared: the methods, the grid, the variants of self-play."""
+    """Name, method, seed and further options of every run that is compared: the methods, the grid, variants of self-play, controls."""
     for seed in range(preset.seeds):
         for method in reversed(METHODS):  # the longest first
             temperatures = preset.base_temperatures if method == "sft" else preset.sampling_temperature
@@ -193,6 +228,10 @@ def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
             option = "--proposer" if variant in ("frozen", "snapshot") else "--proposer-reward"
             temperatures = preset.sampling_temperature
             yield f"selfplay-{variant}", "selfplay", seed, f"{preset.evaluation} --eval-temperatures {temperatures} {option} {variant}"
+    for seed in range(preset.seeds):
+        for name, control in preset.controls.items():
+            method, _, options = control.partition(" ")
+            yield name, method, seed, f"{preset.evaluation} --eval-temperatures {preset.sampling_temperature} {options}"
 
 
 def runs_folder(preset: str, folder: Path) -> Path:

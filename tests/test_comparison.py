@@ -69,7 +69,7 @@ def test_finished_runs_are_not_made_again(folder: Path, capsys: pytest.CaptureFi
 def test_everything_is_built_from_run_directories(built: Path) -> None:
     paths = list(built.iterdir())
     names = {path.stem for path in paths if path.suffix == ".csv"}
-    assert names == {analysis.name_of(module) for module in comparison.QUESTIONS} | {"verdicts"}
+    assert names == {analysis.name_of(module) for module in comparison.QUESTIONS} | {"verdicts", "matching"}
     verdicts = pd.read_csv(built / "verdicts.csv")
     assert set(verdicts["verdict"]) <= {HOLDS, FAILS, OPEN}
     single = verdicts[verdicts["interval"] == "none: one seed"]
@@ -138,9 +138,11 @@ def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: 
     assert copy.read_text() == page.read_text()
 
 
-@pytest.mark.parametrize(
-    "preset", [pytest.param(name, marks=[pytest.mark.slow] if name in ("full", "smollm2") else []) for name in presets.PRESETS]
-)
+#: presets of many runs
+LARGE = ("full", "smollm2", "laboratory")
+
+
+@pytest.mark.parametrize("preset", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in presets.PRESETS])
 def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By default, the compared runs are those of the methods, with each seed."""
     monkeypatch.chdir(tmp_path)

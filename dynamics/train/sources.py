@@ -101,10 +101,10 @@ class Proposed(Recorded):
     def _read(self) -> list[Question]:
         entries: list[tuple[str, BufferEntry]] = []
         for file in self.files():
-            for _, where, entry in read_proposals(file):
-                if entry.kind not in TASK_TYPES:
-                    raise InputError(f"{where}: {printable(entry.kind, 40)!r} is no task type; there are {', '.join(TASK_TYPES)}")
-                entries.append((where, _shaped(entry.converted(where), where)))
+            for _, where, read in read_proposals(file):
+                if read.kind not in TASK_TYPES:
+                    raise InputError(f"{where}: {printable(read.kind, 40)!r} is no task type; there are {', '.join(TASK_TYPES)}")
+                entries.append((where, _shaped(read.converted(where), where)))
             self.bounded(entries)
         for (where, entry), made in zip(entries, self._run(entries), strict=True):
             if made != entry.outputs or repr(made) != repr(entry.outputs):

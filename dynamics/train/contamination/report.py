@@ -140,13 +140,13 @@ def _rollouts(path: Path) -> Iterator[tuple[str, _Rollout]]:
 
 def _of_sft(path: Path, document: dict[str, Any]) -> Iterator[tuple[str, _Rollout]]:
     """Draw the problems of SFT's batches again."""
-    from dynamics.train import data_order, tasks
+    from dynamics.train import data_order, sources
     from dynamics.train.config import SFTConfig
     from dynamics.train.lab.tokenizer import build_tokenizer
     from dynamics.train.methods.sft import encode
 
     config = converted(document.get("config"), SFTConfig, printable(path / "run.json"))
-    questions = tasks.source(config.task).questions("training", config.num_problems, config.seed)
+    questions = sources.find(config.task, "lab").questions("training", config.num_problems, config.seed)
     digest = hashlib.sha256()
     for tokens in itertools.chain(*encode(build_tokenizer(), questions)):
         digest.update(tokens.tobytes() + b"\n")
@@ -157,7 +157,7 @@ def _of_sft(path: Path, document: dict[str, Any]) -> Iterator[tuple[str, _Rollou
     file = path / "metrics.jsonl"
     for number, line in read_json_lines(file, unfinished=[]) if file.exists() else ():
         step = converted(line, _Step, f"{printable(file)}, line {number}").step
-        for index in data_order.chosen(config.seed, step, config.batch_size, len(questions)):
+        for index in data_order.of_step(config, step, config.batch_size, len(questions)):
             yield questions[index].id, _Rollout(program=questions[index].program, input=questions[index].input)
 
 
