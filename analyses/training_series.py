@@ -77,8 +77,9 @@ def series(runs: Sequence[Run], *beginnings: str) -> pd.DataFrame:
 
     Returns
     -------
-    Columns ``COLUMNS``: what run, what step, and what was measured: ``metric`` is the name in ``metrics.jsonl``, and ``family``, ``measure``,
-    ``manner``, ``by`` and ``of`` its parts, see ``Name``. Step 0 is before training. Values that are missing or not finite are left out.
+    Columns ``COLUMNS``: what run, what step, and what was measured: ``metric`` is the name in ``metrics.jsonl``, and ``family``,
+    ``measure``, ``manner``, ``by`` and ``of`` its parts, see ``Name``. Step 0 is before training. Values that are missing or not finite are
+    left out.
 
     Notes
     -----

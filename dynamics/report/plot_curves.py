@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,8 @@ POINTS = 300
 FEW = 30
 #: the axis holds the values between these quantiles, and this part of their range beyond them; spikes farther out are marked at its end
 QUANTILES, MARGIN = (0.01, 0.99), 0.6
+#: opacity of an interval
+BAND = 0.16
 #: columns of panels in a wide figure, and the width of a column in inches
 COLUMNS, COLUMN = 3, 3.3
 #: most intervals between ticks of the axis of steps and of the axis of values
@@ -44,6 +46,7 @@ class Panel:
     changes : steps of abrupt changes of each run.
     logarithmic : whether the axis of values is logarithmic, if all of them are above 0.
     share : whether the values are fractions, which the axis shows as percentages.
+    bands : intervals by step of each run that has them, with the columns low and high; a band that reaches far beyond the lines is cut.
     """
 
     title: str
@@ -51,6 +54,7 @@ class Panel:
     changes: Mapping[int, Sequence[int]]
     logarithmic: bool = False
     share: bool = False
+    bands: Mapping[int, pd.DataFrame] = field(default_factory=dict)
 
 
 def line(index: int) -> dict[str, Any]:
@@ -128,7 +132,9 @@ def draw(panel: Panel, ax: Axes) -> Axes:
     every, known = _values(drawn)
     share = panel.share and bool(((known >= 0) & (known <= 1)).all())  # what a trainer logs otherwise is shown as it is
     low, high = ticks.span(every, (0.0, 1.0) if share else (-math.inf, math.inf))
-    if _is_logarithmic(panel, known):
+    if panel.bands:
+        _draw_bands(panel, every, (0.0, 1.0) if share else (0.0, math.inf), ax)
+    elif _is_logarithmic(panel, known):
         ax.set_yscale("log")
     elif (ends := limits(every)) is not None:
         _cut(drawn, ends, ax)
@@ -141,6 +147,14 @@ def draw(panel: Panel, ax: Axes) -> Axes:
     else:
         ticks.plain(ax.yaxis, VALUES, share=share)
     return ax
+
+
+def _draw_bands(panel: Panel, values: Float[np.ndarray, " values"], natural: tuple[float, float], ax: Axes) -> None:
+    """Draw the intervals, and set the ends of the axis, which the lines decide."""
+    for index, band in panel.bands.items():
+        ax.fill_between(band.index.to_numpy(float), band["low"], band["high"], color=run_color(index), alpha=BAND, linewidth=0)
+    low, high = (np.concatenate([band[end].to_numpy(float) for band in panel.bands.values()]) for end in ("low", "high"))
+    ax.set_ylim(*ticks.padded(ticks.band_span(values, low, high, natural)))
 
 
 def has_spikes(panel: Panel) -> bool:

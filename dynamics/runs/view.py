@@ -111,6 +111,7 @@ class Run:
         value, in the order of the file. A step that was logged again after a resume counts as logged last.
     metric_names : key of ``METRICS`` -> what the trainer calls it.
     rollouts : files of samples, by step.
+    validation : files of graded answers to validation problems during training, by step.
     evals : files of graded samples that ``dynamics.samples.read`` reads.
     texts : files of texts that were trained on or generated, for measurements with the model.
     notes : what was left out and why, a line each; each makes the report incomplete.
@@ -130,6 +131,7 @@ class Run:
     metrics: pd.DataFrame = field(default_factory=lambda: metrics_table([]))
     metric_names: dict[str, str] = field(default_factory=dict)
     rollouts: list[RolloutFile] = field(default_factory=list)
+    validation: list[RolloutFile] = field(default_factory=list)
     evals: list[Path] = field(default_factory=list)
     texts: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dynamics.descriptions import plural
 from dynamics.presentation.text import number
-from dynamics.report import plot_curves
+from dynamics.report import during_training, plot_curves
 from dynamics.report.change_points import FALSE_ALARMS, Changes, find_changes
 from dynamics.report.collapse import Flag, finite, flags
 from dynamics.report.labels import run_labels
@@ -124,6 +124,7 @@ def make(runs: Sequence[Run], options: Options) -> Section:
         _series_table(curves, labels),
     ]
     section.pictures.append(_picture(curves, labels))
+    during_training.add(section, runs, labels, options)
     section.commands += [command(run) for run in runs]
     section.document = {
         "flags": [{"run": labels[index], **vars(flag)} for index, several in found.items() for flag in several],

@@ -156,15 +156,19 @@ def _add_checkpoints(run: Run, document: dict[str, Any], elsewhere: Path) -> Non
 
 def _add_samples(run: Run, elsewhere: Path, settings: dict[str, Any]) -> None:
     """List rollouts, or the completions that TRL kept, and what the model can be measured on."""
-    for entry in entries(run.path / "rollouts"):
-        if match := re.fullmatch(r"step_(\d{1,15})\.jsonl", entry.name):
-            run.rollouts.append(RolloutFile(int(match[1]), entry))
-    run.rollouts.sort(key=lambda file: file.step or 0)
+    run.rollouts, run.validation = _by_step(run.path / "rollouts"), _by_step(run.path / "validation")
     if not run.rollouts:
         rows = run.metrics.itertuples(index=False, name=None)
         logged = ((step, name.removeprefix(FROM_TRAINER), value) for step, name, value in rows)
         run.rollouts = completions(elsewhere, logged, settings, run.notes)
     run.texts = [file.path for file in run.rollouts] or list(run.evals)
+
+
+def _by_step(folder: Path) -> list[RolloutFile]:
+    """List the files ``step_N.jsonl`` of a folder, by N."""
+    matches = [(re.fullmatch(r"step_(\d{1,15})\.jsonl", entry.name), entry) for entry in entries(folder)]
+    held_out = folder.name == "validation"
+    return sorted((RolloutFile(int(match[1]), entry, held_out) for match, entry in matches if match), key=lambda file: file.step or 0)
 
 
 def _add_metrics(run: Run) -> None:
