@@ -121,7 +121,8 @@ def _answer(record: Any, step: int | None) -> dict[str, Any] | None:
     """Read an answer; None if it is none."""
     if not isinstance(record, dict) or not isinstance(record.get("problem"), str) or not isinstance(record.get("correct"), bool):
         return None
-    steps = record.get("steps") if isinstance(record.get("steps"), dict) else {}
+    written = record.get("steps")
+    steps = written if isinstance(written, dict) else {}
     counts = {name: _count(record.get(name)) for name in ("length", "scratchpad")}
     counts |= {name: _count(steps.get(name)) for name in ("written", "true", "on_path")}
     groups = [f"task={record.get('task')}", f"set={record.get('split')}", *([f"depth={record['depth']}"] if record.get("depth") else [])]
@@ -172,8 +173,8 @@ def difference(first: pd.DataFrame, last: pd.DataFrame, measure: str, seed: int)
     ratios = [float(top.sum() / bottom.sum()) for top, bottom in (before, after)]
     value = ratios[1] - ratios[0]
     if measure == "pass@1":
-        shares = [(top / bottom)[:, None] for top, bottom in (before, after)]
-        interval = difference_interval(*shares, seed=seed)
+        first_shares, last_shares = ((top / bottom)[:, None] for top, bottom in (before, after))
+        interval = difference_interval(first_shares, last_shares, seed=seed)
         return Estimate(value, float(interval.low[0]), float(interval.high[0]), len(units))
     residuals = [(top - ratio * bottom) / bottom.sum() for (top, bottom), ratio in zip((before, after), ratios, strict=True)]
     low, high = _around(value, residuals[1] - residuals[0])
@@ -223,15 +224,15 @@ def _changes(table: pd.DataFrame, label: str, seed: int) -> list[dict[str, Any]]
     rows = []
     for measure in MEASURES:
         for manner in MANNERS:
-            for group, part in parts.items():
-                if group != "all" and (part["problem"].nunique() == problems or measure in ("length", "on_path")):
+            for group, members in parts.items():
+                if group != "all" and (members["problem"].nunique() == problems or measure in ("length", "on_path")):
                     continue
-                of_manner = part[part["manner"] == manner]
-                ends = [of_manner[of_manner["step"] == step] for step in (steps[0], steps[-1])]
-                if any(not len(end) or not end[MEASURES[measure][0]].notna().any() for end in ends):
+                of_manner = members[members["manner"] == manner]
+                before, after = (of_manner[of_manner["step"] == step] for step in (steps[0], steps[-1]))
+                if any(not len(part) or not part[MEASURES[measure][0]].notna().any() for part in (before, after)):
                     continue
-                start, end = (estimate(of_step, measure, seed).value for of_step in ends)
-                change = difference(*ends, measure, seed)
+                start, end = (estimate(of_step, measure, seed).value for of_step in (before, after))
+                change = difference(before, after, measure, seed)
                 cells = {"run": label, "measure": measure, "manner": manner, "group": group, "first": steps[0], "last": steps[-1]}
                 numbers = {"start": start, "end": end, "change": change.value, "low": change.low, "high": change.high}
                 rows.append(cells | numbers | {"units": change.units})

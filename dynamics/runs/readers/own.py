@@ -102,7 +102,7 @@ def _is_recorded(folder: Path) -> bool:
     first = first_record(folder / "metrics.jsonl") if is_file(folder / "metrics.jsonl") else None
     if not isinstance(first, dict) or not is_step(first.get("step")):
         return False
-    return any(name.startswith(("sparsity/", "factors/sparsity/", "time/recorder_seconds")) for name in first)
+    return any(name.startswith(("sparsity/", "factors/sparsity/", "time/recorder_seconds", "validation/pass@1/")) for name in first)
 
 
 def _trainer(document: dict[str, Any]) -> str:

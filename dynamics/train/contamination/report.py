@@ -157,6 +157,8 @@ def _of_sft(path: Path, document: dict[str, Any]) -> Iterator[tuple[str, _Rollou
     file = path / "metrics.jsonl"
     for number, line in read_json_lines(file, unfinished=[]) if file.exists() else ():
         step = converted(line, _Step, f"{printable(file)}, line {number}").step
+        if step == 0:  # validation before training
+            continue
         for index in data_order.of_step(config, step, config.batch_size, len(questions)):
             yield questions[index].id, _Rollout(program=questions[index].program, input=questions[index].input)
 

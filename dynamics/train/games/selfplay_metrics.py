@@ -76,8 +76,9 @@ def solver_metrics(
         "group/zero_std": float((right.std(1) == 0).mean()),
         "solver/length": float(np.mean([len(sampled.ids) for group in solutions for sampled, _, _ in group])),
     }
-    answers = [(question, text, sampled.ids) for question, group in zip(questions, solutions, strict=True) for sampled, text, _ in group]
-    of_steps = answer_metrics(*(list(column) for column in zip(*answers, strict=True)), kinds)  # type: ignore[arg-type]
+    asked = [question for question, group in zip(questions, solutions, strict=True) for _ in group]
+    answered = [(text, sampled.ids) for group in solutions for sampled, text, _ in group]
+    of_steps = answer_metrics(asked, [text for text, _ in answered], [ids for _, ids in answered], kinds)
     return metrics | of_steps | {f"solver/reward/{kind}": float(right[of == kind].mean()) for kind in task_types if (of == kind).any()}
 
 

@@ -181,8 +181,7 @@ def check_completion(form: str, program: Program, value: Value, text: str) -> St
         if steps:
             followed = read_program(tried or "", program.takes) if form == "induction" else program
             given = read(tried or "") if form == "abduction" else value
-            known = followed is not None and given is not None
-            found.append(check_steps(followed, given, steps) if known else check_steps(program, None, steps))
+            found.append(check_steps(program, None, steps) if followed is None else check_steps(followed, given, steps))
     sums = {name: sum(getattr(check, name) for check in found) for name in ("written", "true", "on_path", "repeated")}
     last = found[-1] if found else check_steps(program, value, ())
     return StepChecks(**sums, needed=last.needed, covered=last.covered)
