@@ -19,8 +19,8 @@ from dynamics.train.lab.__main__ import main
 from dynamics.train.lab.pretraining import Recipe
 from dynamics.train.lab.shipped import FOLDER
 
-OTHERS = Path(__file__).parents[3] / "analyses" / "data" / "bases"
-BASES = {0: FOLDER} | {int(path.name.partition("-")[2]): path for path in sorted(OTHERS.glob("base-*"))}
+OTHERS = Path(__file__).parents[3] / "analyses" / "bases"
+BASES = {0: FOLDER} | {int(path.name.partition("-")[2]): path for path in sorted(OTHERS.glob("lab-*"))}
 #: largest difference of two tables of one recipe that other sums, of another CPU, explain; a score of 200 problems has a standard
 #: error of up to 0.035, and another course of training adds to it
 TOLERANCE = 0.12
