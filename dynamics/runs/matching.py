@@ -66,6 +66,8 @@ BASELINES = {
 }
 _NO_SAMPLES = "its completions are given: nothing is sampled, rewarded or estimated"
 _NO_PROPOSALS = "it has no role that proposes"
+#: of self-play, and of the control that has its estimator
+_NO_GROUPS = "whitened in each role and task type: a proposal has no other samples of its prompt to compare with"
 _ONE_COMPLETION = "a problem has one given completion"
 #: rows that a method settles -> why
 SETTLED: dict[str, dict[str, str]] = {
@@ -78,10 +80,11 @@ SETTLED: dict[str, dict[str, str]] = {
     "selfplay": {
         **dict.fromkeys(("program pool", "training problems", "data order"), "it trains on what it proposes, when it proposes it"),
         **dict.fromkeys(("of them proposals", "longest proposal", "proposer", "game"), "one role proposes and one solves"),
-        **dict.fromkeys(("estimator", "baseline"), "a proposal has no other samples of its prompt to compare with"),
+        **dict.fromkeys(("estimator", "baseline"), _NO_GROUPS),
     },
 }
 _OF_POOL = ("program pool", "training problems")
+#: rows that the training of the proposer settles
 _NOT_TRAINED = ("completions a problem", "completions trained on", "of them proposals", "proposer")
 
 
@@ -96,6 +99,7 @@ class Row:
     happened : what the metrics of the steps so far say; None if it is not measured.
     defined : why the method, or the control that the run is, settles the value; empty if it is free.
     same_by : what is compared instead of the value, such as a checksum; empty if the value is.
+    otherwise : what the value would be without the definition, if that is known: the definition explains a difference from no other value.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Row:
     happened: Cell = None
     defined: str = ""
     same_by: str = ""
+    otherwise: Cell = None
 
     @property
     def value(self) -> Cell:
@@ -251,7 +256,7 @@ def matching(document: Mapping[str, Any], sums: Mapping[str, float]) -> Matching
     seed = document.get("seed")
     return Matching(
         kind,
-        [Row(row.name, row.planned, row.happened, settled.get(row.name, ""), row.same_by) for row in ordered],
+        [replace(row, defined=settled.get(row.name, "")) for row in ordered],
         seed if isinstance(seed, int) else None,
     )
 
@@ -295,10 +300,10 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
         settled["data order"] = "it asks the problems in the order in which they were recorded"
     if method == "rlvr" and settings.text("advantage_cells", "batch") == "role-task":
         kind += ", with the estimator of self-play"
-        settled |= dict.fromkeys(("estimator", "baseline"), "it normalises rewards as self-play does")
+        settled |= dict.fromkeys(("estimator", "baseline"), _NO_GROUPS)
     if method == "selfplay" and (proposer := settings.text("proposer")) in ("frozen", "snapshot"):
         kind += f", {proposer} proposer"
-        settled |= dict.fromkeys(_NOT_TRAINED, "its proposals have no gradient")
+        settled |= dict.fromkeys(_NOT_TRAINED, f"its {proposer} proposer has no gradient")
     return kind, settled
 
 
@@ -340,19 +345,25 @@ def _counts(settings: _Settings, method: str, sums: Mapping[str, float], steps: 
     if learned is None and method == "sft":
         learned = _happened(sums, "tokens")
     proposed = _happened(sums, "proposals_trained") if method == "selfplay" else 0 if steps else None
-    return [
+    made = per_step * planned if per_step is not None and planned is not None else None
+    rows = [
         Row("optimizer steps", planned * updates if planned is not None else None, steps * updates if steps else None),
         Row("problems a step", _at_most(problems, most)),
         Row("completions a problem", each),
-        Row(
-            "completions trained on",
-            _at_most(per_step * planned if per_step is not None and planned is not None else None, most),
-            completions,
-        ),
+        Row("completions trained on", _at_most(made, most), completions),
         Row("of them proposals", proposals * planned if proposals is not None and planned is not None else None, proposed),
         Row("tokens sampled", 0 if method == "sft" else None, sampled if steps else None),
         Row("tokens with gradient", None, learned),
     ]
+    return _without_proposals(rows, problems, planned, steps) if method == "selfplay" and proposals == 0 else rows
+
+
+def _without_proposals(rows: list[Row], problems: int | None, planned: int | None, steps: int) -> list[Row]:
+    """Note in the rows of self-play that does not train its proposer what they would be with the proposals, one for each problem."""
+    if problems is None:
+        return rows
+    more = {"completions a problem": 1, "completions trained on": problems * (steps or planned or 0)}
+    return [replace(row, otherwise=row.value + more[row.name]) if row.name in more and isinstance(row.value, int) else row for row in rows]
 
 
 def _per_step(settings: _Settings, method: str) -> tuple[int | None, int | None, int | None, bool]:
@@ -471,7 +482,8 @@ def compare(tables: Sequence[Matching]) -> list[Compared]:
     """Compare the tables of several runs, row by row.
 
     A row differs by definition if no two runs of the same kind differ in it, and of each two that do, one is settled by its method or
-    control. Rows of ``OUTCOMES`` always do. It is unknown if a run does not say it, unless others differ without it.
+    control, and not the other in the same way. Rows of ``OUTCOMES`` always do. It is unknown if a run does not say it, unless others
+    differ without it.
     """
     found = []
     for rows in zip(*(table.rows for table in tables), strict=True):
@@ -497,8 +509,14 @@ def _key(row: Row) -> Cell:
 
 
 def _is_settled(one: tuple[str, Row], other: tuple[str, Row]) -> bool:
-    """Whether a difference of two rows is one by definition."""
-    return one[1].name in OUTCOMES or (one[0] != other[0] and bool(one[1].defined or other[1].defined))
+    """Whether a difference of two rows is one by definition: what is settled alike in both must agree."""
+    if one[1].name in OUTCOMES:
+        return True
+    return one[0] != other[0] and one[1].defined != other[1].defined and (_explains(one[1], other[1]) or _explains(other[1], one[1]))
+
+
+def _explains(row: Row, other: Row) -> bool:
+    return bool(row.defined) and (row.otherwise is None or row.otherwise == other.value)
 
 
 def contrast(one: Matching, other: Matching) -> Contrast:

@@ -105,6 +105,22 @@ def test_controls_are_kinds_of_their_own() -> None:
     assert same["estimator"] == same["baseline"] == SAME
 
 
+def test_a_definition_explains_no_other_difference() -> None:
+    """A frozen proposer has fewer completions than RLVR by as many as there are proposals, and not by more."""
+    frozen = planned("selfplay", proposer="frozen")
+    assert contrast(planned("rlvr"), frozen).is_of_methods
+    for changed in ({"group_size": 10}, {"prompts_per_step": 24}):
+        assert "completions trained on" in contrast(planned("rlvr", **changed), frozen).differs
+    done = planned("selfplay", {"steps": 10, "completions_trained": 960}, proposer="frozen")
+    assert contrast(planned("rlvr", {"steps": 10, "completions_trained": 1080}), done).is_of_methods
+    assert "completions trained on" in contrast(planned("rlvr", {"steps": 10, "completions_trained": 900}), done).differs
+    cells = planned("rlvr", advantage="reinforce++-sequence", advantage_cells="role-task")
+    assert "estimator" in contrast(cells, planned("selfplay", advantage="reinforce++")).differs  # each has it from the same definition
+    pools = [planned("rlvr", task="proposed:a"), planned("rlvr", task="proposed:b", data_order="recorded")]
+    other = [replace(row, same_by="another") if row.name == "program pool" else row for row in pools[1].rows]
+    assert contrast(pools[0], replace(pools[1], rows=other)).differs == ["program pool"]
+
+
 def test_what_is_not_known_is_no_agreement() -> None:
     old = replace(
         planned("rlvr"), rows=[replace(row, planned=None, same_by="") if row.name == "base" else row for row in planned("rlvr").rows]
