@@ -367,7 +367,8 @@ def _measure(conjunct: Conjunct, source: Source) -> Row:
         found = contrast(first, second)
     except InputError as error:
         return Row(conjunct, None, reason=str(error))
-    reason = "" if found.seeds > 1 else "one seed: nothing is known of the variation between seeds"
+    unknown = "one seed" if found.seeds < 2 else "seeds agree exactly" if np.isnan(found.seed_error).all() else ""
+    reason = f"{unknown}: nothing is known of the variation between seeds" if unknown else ""
     if first.drawn:
         return Row(conjunct, found, first.drawn, first.drawn, reason)
     return Row(conjunct, found, len(first.problems), int(first.programs.max()) + 1, reason)
@@ -410,7 +411,7 @@ def _line(judged: Judged, number: int) -> dict[str, Any]:
 def _power(row: Row, rows: int) -> dict[str, float | None]:
     """Compute the seeds that a decision would take, and the smallest effect that these seeds find."""
     found, margin = row.found, row.conjunct.margin or None
-    if found is None or found.seeds < 2 or row.programs < 2:
+    if found is None or not np.isfinite(found.half_width()):
         return {"seeds_needed": None, "detectable": None}
     spread, level = Spread.of(found), ALPHA / rows
     needed = spread.seeds_needed(float(found.value), level, margin)

@@ -180,11 +180,16 @@ def effect_of_seeds(differences: ArrayLike) -> Effect:
     Parameters
     ----------
     differences : (..., seeds) the difference of each seed.
+
+    Notes
+    -----
+    Seeds whose values agree exactly, as a few proposals of each can, say nothing of their spread: there is no interval.
     """
     values = np.asarray(differences, float)
     seeds = values.shape[-1]
     nothing = np.full(values.shape[:-1], np.nan)
     error = values.std(axis=-1, ddof=1) / math.sqrt(seeds) if seeds > 1 else nothing
+    error = np.where(error > 1e-12 * np.abs(values).max(axis=-1), error, np.nan)
     return Effect(values.mean(axis=-1), error, np.zeros(nothing.shape), np.zeros(nothing.shape), seeds, math.inf)
 
 

@@ -160,3 +160,10 @@ def test_a_hierarchical_bootstrap_of_three_seeds_covers_too_rarely() -> None:
     assert missed(effect(cells, np.arange(120)).interval()) < 0.07
     many = crossed(200, 40, 120, (0.1, 0.1, 0.1), np.random.default_rng(9))
     assert missed(statistics.hierarchical_interval(many, np.arange(120), replicates=1000)) == pytest.approx(0.05, abs=0.045)
+
+
+def test_seeds_with_items_of_their_own_are_students() -> None:
+    found = statistics.effect_of_seeds([0.1, 0.3, 0.2])
+    assert found.p() == pytest.approx(stats.ttest_1samp([0.1, 0.3, 0.2], 0).pvalue)
+    for same in ([0.1, 0.1, 0.1], [0.0, 0.0, 0.0], [0.1]):
+        assert np.isnan([*statistics.effect_of_seeds(same).interval(), statistics.effect_of_seeds(same).p()]).all()
