@@ -143,7 +143,7 @@ PRESETS = {
     ),
     "laboratory": Preset(
         5,
-        "--preset lab --threads 1",
+        "--preset lab --threads 1 --validate-every 20",
         "--eval-samples 16",
         ("frozen", "snapshot"),
         {},

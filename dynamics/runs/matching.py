@@ -211,10 +211,15 @@ def _list(names: Sequence[str]) -> str:
 
 
 def totals(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Sum the columns ``SUMMED`` over lines of ``metrics.jsonl``, and count the lines as ``steps``; columns with gaps are left out."""
+    """Sum the columns ``SUMMED`` over lines of ``metrics.jsonl``, and count the lines as ``steps``; columns with gaps are left out.
+
+    A line of step 0, of what was measured before training, is none of these.
+    """
     sums: dict[str, float] = {"steps": 0}
     missing: set[str] = set()
     for line in lines:
+        if line.get("step") == 0:
+            continue
         sums["steps"] += 1
         for name in SUMMED:
             value = line.get(name)

@@ -148,6 +148,7 @@ def test_sums_of_metrics_leave_out_columns_with_gaps() -> None:
     assert totals(lines) == {"steps": 2, "tokens": 11}
     assert totals([{"tokens": float("nan")}, {"tokens": True}]) == {"steps": 2}
     assert totals([]) == {"steps": 0}
+    assert totals([{"step": 0, "validation": 1.0}, {"step": 1, "tokens": 5}]) == {"steps": 1, "tokens": 5}  # before training
 
 
 def test_every_row_has_its_place_and_every_definition_its_row() -> None:

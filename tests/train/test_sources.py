@@ -122,6 +122,27 @@ def test_proposals_in_the_laboratory_are_validated_again(tmp_path: Path) -> None
         sources.find(f"proposed:{run}", "lab").questions("training", 10, 0)
 
 
+def test_proposals_in_plain_text_run_in_the_sandbox(tmp_path: Path) -> None:
+    run = shutil.copytree(PLAYED, tmp_path / "run")
+    for file in (run / "rollouts").iterdir():
+        file.unlink()
+    entry = {"kind": "abduction", "program": "def f(x):\n    return x[::-1]", "inputs": "(('ab',),)", "message": "", "step": 1}
+    for outputs, message in (("('ba',)", ""), ("('ab',)", "its program has other outputs than are recorded")):
+        row = {"role": "proposer", "valid": True, "entry": entry | {"outputs": outputs}}
+        (run / "rollouts" / "step_1.jsonl").write_text(json.dumps(row) + "\n")
+        source = sources.find(f"proposed:{run}", "plain", allow_unconfined=True)
+        try:
+            if message:
+                with pytest.raises(InputError, match=message):
+                    source.questions("training", 10, 0)
+            else:
+                (question,) = source.questions("training", 10, 0)
+                assert judge(question, "<answer>'ab'</answer>").correct
+                assert not judge(question, "<answer>'ba'</answer>").correct
+        finally:
+            sources.close(source)
+
+
 def test_what_is_no_such_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_file = shutil.copytree(PLAYED, tmp_path / "of_file")
     document = json.loads((of_file / "run.json").read_text())
@@ -195,15 +216,12 @@ def test_cells_that_change_nothing_are_refused() -> None:
 
 def test_controls_train_and_say_what_they_are(base: Path, tmp_path: Path) -> None:
     of = {"model": str(base), "task": f"proposed:{PLAYED}", "prompts_per_step": 4, "group_size": 4, **FEW}
-    loop.run("rlvr", RLVRConfig(**of), tmp_path / "shuffled")
     cells = {"advantage": "reinforce++-sequence", "advantage_cells": "role-task"}
     loop.run("rlvr", RLVRConfig(data_order="recorded", **cells, **of), tmp_path / "recorded")
     loop.run("sft", SFTConfig(model=str(base), task=f"correct:{SOLVED}", batch_size=4, **FEW), tmp_path / "imitated")
-    documents = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in ("shuffled", "recorded", "imitated")}
-    assert documents["shuffled"]["pool"] == documents["recorded"]["pool"]
-    assert documents["shuffled"]["pool"]["recorded"]["records"] == 25
+    documents = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in ("recorded", "imitated")}
+    assert documents["recorded"]["pool"]["recorded"]["records"] == 25
     assert [document["matching"]["kind"] for document in documents.values()] == [
-        "rlvr on proposed problems",
         "rlvr on proposed problems, in recorded order, with the estimator of self-play",
         "sft on correct samples",
     ]

@@ -64,7 +64,7 @@ def _totals(run: Run) -> dict[str, float]:
     """Sum the columns of the metrics that the table of matching needs."""
     wide = {name: run.series(name) for name in SUMMED}
     steps = sorted(set(run.metrics["step"]))
-    return totals({name: values.get(step) for name, values in wide.items()} for step in steps)
+    return totals({"step": step} | {name: values.get(step) for name, values in wide.items()} for step in steps)
 
 
 def _document(folder: Path) -> dict[str, Any] | None:
