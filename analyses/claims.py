@@ -463,7 +463,7 @@ def _markdown_lines(rows: pd.DataFrame) -> Iterator[str]:
 def notes(family: Family) -> Sequence[str]:
     """Say what the table means and how it misleads."""
     return (
-        f"Claims {family.digest}: {len(family.claims)} with {len(family.rows)} rows, fixed before the runs; family-wise error rate "
+        f"Claims {family.digest}: {len(family.claims)} with {len(family.rows)} rows; family-wise error rate "
         f"{ALPHA:.0%} by Holm over the rows, whether they were measured or not.",
         "Programs in brackets: Kish's effective number. Intervals are for each row alone, verdicts for all rows together, so an interval "
         "can leave 0 out while the row is inconclusive.",

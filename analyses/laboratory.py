@@ -319,7 +319,10 @@ def _judge(arguments: Sequence[str] | None) -> None:
         with style.use_style():
             made = figure(drawn)
             paths = [style.save(made, options.out / f"laboratory{suffix}") for suffix in (".png", ".svg")]
-    notes = [*claims.notes(CLAIMS), *([] if fixed else ["These claims were not fixed before the runs: RUNS has no claims.json."])]
+    told = (
+        "The claims are those that were fixed in claims.json." if fixed else "These claims were not fixed before the runs: no claims.json."
+    )
+    notes = [*claims.notes(CLAIMS), told]
     text = claims.markdown(rows) + "\n\n" + "\n".join(notes) + "\n"
     print(text, end="")
     write_csv(options.out / "laboratory.csv", rows, "%.4g")
