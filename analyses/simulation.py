@@ -351,6 +351,8 @@ def _simulate(arguments: Sequence[str] | None) -> None:
     options = build_parser().parse_args(arguments)
     if options.studies < 1 or min(options.seeds) < 2:
         raise InputError("--studies is at least 1 and --seeds at least 2: one seed gives no verdicts")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     rows, constructions = [], []
     for name, world in worlds(options.seeds):
         outcome = simulate(world, options.studies, compared=min(COMPARED, options.studies))

@@ -67,12 +67,12 @@ def test_a_verdict_is_false_if_it_says_what_is_not_so() -> None:
 def test_the_command_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulation, "TRUTHS", {"no effects": TRUTHS["no effects"]})
     monkeypatch.setattr(simulation, "DRAWS", 20_000)
-    assert simulation.main(["--studies", "4", "--seeds", "2", "--out", str(tmp_path)]) == 0
+    assert simulation.main(["--studies", "4", "--seeds", "2", "--out", str(tmp_path / "new")]) == 0
     assert "false verdicts in a family: at most" in capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "simulation.csv")
+    table = pd.read_csv(tmp_path / "new" / "simulation.csv")
     assert len(table) == 9
     assert (table["false_low"] <= table["false"]).all()
-    assert (tmp_path / "constructions.csv").exists()
+    assert (tmp_path / "new" / "constructions.csv").exists()
     assert simulation.main(["--seeds", "1"]) == 2
 
 
