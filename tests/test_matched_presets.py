@@ -70,7 +70,7 @@ def test_methods_and_controls_of_the_laboratory_differ_by_definition_alone() -> 
     assert same >= {"master dtype", "compute dtype", "base", "longest completion", "further terms of the loss"}
     assert {row.name for row in compare([tables["rlvr"], tables["selfplay"]]) if row.status == SAME} >= same | {"sampling temperature"}
     values = {row.name: row.value for row in tables["selfplay"].rows}
-    assert (values["completions trained on"], values["of them proposals"], values["problems a step"]) == (21_600, 2_400, 24)
+    assert (values["completions trained on"], values["of them proposals"], values["problems a step"]) == (14_400, 1_600, 16)
     for control, (of, isolated) in ISOLATED.items():
         found = contrast(tables[of], tables[control])
         assert found.is_of_methods, found.text

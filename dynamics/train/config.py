@@ -340,11 +340,11 @@ _PRETRAINED_OF: dict[str, dict[str, Any]] = {
 }
 #: those for the base of the laboratory: its longest scratchpads have about 90 tokens, its test sets 520 programs
 _LAB: dict[str, Any] = {"task": "lab", "steps": 100, "max_new_tokens": 120, "eval_problems": 520, "eval_temperatures": (1.0, 0.0)}
-#: matched: 216 completions a step, 24 problems of RLVR with 9 samples, 24 tasks of self-play with their proposal and 8 answers
+#: matched: 144 completions a step, 16 problems of RLVR with 9 samples, 16 tasks of self-play with their proposal and 8 answers
 _LAB_OF: dict[str, dict[str, Any]] = {
-    "sft": {"num_problems": 8000, "batch_size": 216},  # all of them: there are fewer
-    "rlvr": {"num_problems": 8000, "prompts_per_step": 24, "group_size": 9},
-    "selfplay": {"task_types": ("deduction", "abduction"), "prompts_per_step": 12, "group_size": 8, "solver_batch": "max_new"},
+    "sft": {"num_problems": 8000, "batch_size": 144},  # all of them: there are fewer
+    "rlvr": {"num_problems": 8000, "prompts_per_step": 16, "group_size": 9},
+    "selfplay": {"task_types": ("deduction", "abduction"), "prompts_per_step": 8, "group_size": 8, "solver_batch": "max_new"},
 }
 #: settings of Absolute Zero shared by its paper and its public code; the presets below add the settings in which the two differ
 _AZR: dict[str, Any] = {
