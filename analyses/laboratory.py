@@ -7,7 +7,7 @@ The claims (``CLAIMS``) are data. ``--fix`` writes them beside the runs, before 
 Runs need ``--task lab --model lab``, evaluations at temperatures 1 and 0 (the default of this model), ``--validate-every N`` for what
 happens during training, and ``--curriculum`` for self-play.
 
-The figure shows what each method gains over the greedy base on the sets of unseen, deeper and transferred programs; the length of answers
+The figure shows what each method gains over its base, asked in the same manner, on the three test sets; the length of answers
 and the share of true steps on validation problems over training; and the share of the proposals of each quarter that the base solves.
 Intervals are over seeds and programs together, each for itself; the verdicts of the table hold together (Holm).
 
@@ -43,6 +43,8 @@ from dynamics.presentation import methods, style, ticks
 from dynamics.train.lab.problems import TEST_SETS
 
 GREEDY = "base, greedy"
+#: manner of answering -> its temperature
+MANNERS = {"greedy": 0.0, "T=1": 1.0}
 #: proposals are solved by the base, in four quarters of the run
 FIRST, LAST = "first quarter", "last quarter"
 PROPOSALS, VALIDATION = "proposals", "validation"
@@ -50,11 +52,11 @@ PROPOSALS, VALIDATION = "proposals", "validation"
 MARGIN = 0.05
 CLAIMS = Family(
     (
-        Claim("RLVR beats its greedy base on unseen programs", (Conjunct("pass@1", "rlvr, T=1", GREEDY, "test", 1),)),
-        Claim("self-play beats its greedy base on unseen programs", (Conjunct("pass@1", "selfplay, T=1", GREEDY, "test", 1),)),
-        Claim("RLVR's gain transfers", (Conjunct("pass@1", "rlvr, T=1", GREEDY, "transfer", 1),)),
-        Claim("self-play's gain transfers", (Conjunct("pass@1", "selfplay, T=1", GREEDY, "transfer", 1),)),
-        Claim("they transfer alike", (Conjunct("pass@1", "selfplay, T=1", "rlvr, T=1", "transfer", 0, MARGIN),)),
+        Claim("RLVR beats its greedy base on unseen programs", (Conjunct("pass@1", "rlvr, greedy", GREEDY, "test", 1),)),
+        Claim("self-play beats its greedy base on unseen programs", (Conjunct("pass@1", "selfplay, greedy", GREEDY, "test", 1),)),
+        Claim("RLVR's gain transfers", (Conjunct("pass@1", "rlvr, greedy", GREEDY, "transfer", 1),)),
+        Claim("self-play's gain transfers", (Conjunct("pass@1", "selfplay, greedy", GREEDY, "transfer", 1),)),
+        Claim("they transfer alike", (Conjunct("pass@1", "selfplay, greedy", "rlvr, greedy", "transfer", 0, MARGIN),)),
         Claim("RLVR's answers grow longer", (Conjunct("length", "rlvr, last step, T=1", "rlvr, step 0, T=1", VALIDATION, 1),)),
         Claim("RLVR's steps become truer", (Conjunct("true/written", "rlvr, last step, T=1", "rlvr, step 0, T=1", VALIDATION, 1),)),
         Claim("self-play's proposals grow harder", (Conjunct("solve_rate", f"selfplay, {LAST}", f"selfplay, {FIRST}", PROPOSALS, -1),)),
@@ -184,7 +186,8 @@ def _proposals(runs: Sequence[Run]) -> pd.DataFrame:
 def curves(pilots: Pilots) -> pd.DataFrame:
     """Make the table of what is drawn: ``CURVES``.
 
-    Panels: a test set (gain over the greedy base), the keys of ``OVER_TRAINING``, and proposals (by quarter).
+    Panels: a test set (gain over the base asked in the same manner; ``at`` is the temperature), the keys of ``OVER_TRAINING``, and
+    proposals (by quarter).
     """
     return pd.DataFrame([*_gains(pilots), *_over_training(pilots), *_curriculum(pilots)], columns=list(CURVES))
 
@@ -192,8 +195,11 @@ def curves(pilots: Pilots) -> pd.DataFrame:
 def _gains(pilots: Pilots) -> Iterator[dict[str, Any]]:
     samples = pilots.evaluated.samples
     for name in samples.loc[~samples["name"].str.startswith("base, "), "name"].unique():
+        label, _, manner = str(name).rpartition(", ")
         for problems in TEST_SETS:
-            yield from _point(pilots, Conjunct("pass@1", str(name), GREEDY, problems, 1), str(name).rpartition(", ")[0], 0)
+            at = MANNERS.get(manner)
+            if at is not None:
+                yield from _point(pilots, Conjunct("pass@1", str(name), f"base, {manner}", problems, 1), label, at)
 
 
 def _point(pilots: Pilots, conjunct: Conjunct, label: str, at: float) -> Iterator[dict[str, Any]]:
@@ -249,18 +255,20 @@ def draw(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
 
 
 def gains(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the gain of each method over the greedy base, by set."""
+    """Draw the gain of each method over the base, by set: filled if both answer greedily, hollow if both answer at temperature 1."""
     rows = table[table["panel"].isin(TEST_SETS)]
     labels = list(dict.fromkeys(rows["label"]))
-    for number, label in enumerate(labels):
-        own = rows[rows["label"] == label].set_index("panel").reindex(list(TEST_SETS))
-        heights = np.arange(len(TEST_SETS)) + 0.22 * (number - (len(labels) - 1) / 2)
+    series = [(label, at) for label in labels for at in MANNERS.values()]
+    for number, (label, at) in enumerate(series):
+        own = rows[(rows["label"] == label) & (rows["at"] == at)].set_index("panel").reindex(list(TEST_SETS))
+        heights = np.arange(len(TEST_SETS)) + 0.8 / max(1, len(series)) * (number - (len(series) - 1) / 2)
         errors = [own["value"] - own["low"], own["high"] - own["value"]]
-        ax.errorbar(own["value"], heights, xerr=errors, linestyle="none", elinewidth=1.6, label=label, **methods.marker_style(label))
+        marker = methods.marker_style(label) | ({"markerfacecolor": "none"} if at else {})
+        ax.errorbar(own["value"], heights, xerr=errors, linestyle="none", elinewidth=1.4, label=None if at else label, **marker)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.set_yticks(range(len(TEST_SETS)), TEST_SETS)
     ax.set_ylim(len(TEST_SETS) - 0.5, -0.5)
-    ax.set(title="pass@1 minus the greedy base", xlabel="points")
+    ax.set(title="pass@1 minus the base", xlabel="points")
     ticks.plain(ax.xaxis, 4, least=2)
     return ax
 
@@ -281,8 +289,9 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     seeds = plural(int(table["seeds"].max()), "seed") if len(table) else "no seeds"
     return (
-        f"{seeds}, each with its own base. Top left: pass@1 at temperature 1 minus that of the greedy base, on sets of new programs. "
-        "Answers and steps: validation problems at temperature 1. Proposals: the share that the base solves, of the valid proposals of "
+        f"{seeds}, each with its own base. Top left: pass@1 minus that of the base on sets of new programs; filled: both answer "
+        "greedily, hollow: both at temperature 1. Answers and steps: validation problems at temperature 1. Proposals: the share that the "
+        "base solves, of the valid proposals of "
         "each quarter. Bars and bands: 95 % over seeds and programs together, for each point alone."
     )
 

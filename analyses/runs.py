@@ -167,11 +167,12 @@ class Run:
     def evals(self) -> pd.DataFrame:
         """One row per graded sample: name, of_base, temperature, problem, split, task, correct.
 
-        ``name`` is that of the base at its temperature (``base, T=1``), or the label of the run. Problems are told apart by seed.
+        ``name`` is that of the base at its temperature (``base, T=1``), or the label of the run; with the temperature if that is another
+        than the first of the evaluation. Problems are told apart by seed.
         """
         rows = [
             {
-                "name": sample["model"] if is_of_base(sample) else self.label,
+                "name": sample["model"] if is_of_base(sample) else self._name(_temperature(sample)),
                 "of_base": is_of_base(sample),
                 "temperature": _temperature(sample),
                 "problem": f"seed {self.seed}: {sample['problem']}",
@@ -180,6 +181,13 @@ class Run:
             for sample in self.samples()
         ]
         return pd.DataFrame(rows, columns=["name", "of_base", "temperature", "problem", "split", "task", "correct"])
+
+    def _name(self, temperature: float) -> str:
+        """Name the trained model at a temperature."""
+        from dynamics.train import evaluate
+
+        first = self.config.get("eval_temperatures", [temperature])[0]
+        return self.label if temperature == first else evaluate.label(self.label, temperature)
 
 
 def is_of_base(sample: Mapping[str, Any]) -> bool:

@@ -45,7 +45,9 @@ def make_run(folder: Path, method: str, seed: int, gain: float, longer: float = 
         model = "base, greedy" if temperature == 0 else "base, T=1"
         write_lines(folder / "evals" / f"base_{name}.jsonl", answers(base, model, 0.35, samples, PROGRAMS, temperature))
     rng = np.random.default_rng([seed, 1, len(method)])
-    write_lines(folder / "evals" / "trained.jsonl", answers(rng, f"{method}, 8 steps, T=1", 0.35 + gain, 8, PROGRAMS, 1.0))
+    for name, temperature, samples in (("greedy", 0.0, 1), ("T=1", 1.0, 8)):
+        rows = answers(rng, f"{method}, 8 steps, {name}", 0.35 + gain, samples, PROGRAMS, temperature)
+        write_lines(folder / "evals" / f"trained_{name}.jsonl", rows)
     for step in (0, 4, 8):
         rows = answers(rng, f"{method}, step {step}, T=1", 0.3, 2, {"validation": 30, "transfer validation": 10}, 1.0)
         for row in rows:
@@ -73,7 +75,7 @@ def make_run(folder: Path, method: str, seed: int, gain: float, longer: float = 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for seed in range(3):
-        make_run(tmp_path / f"rlvr-{seed}", "rlvr", seed, 0.45, longer=1.0)
+        make_run(tmp_path / f"rlvr-{seed}", "rlvr", seed, 0.6, longer=1.0)
         make_run(tmp_path / f"selfplay-{seed}", "selfplay", seed, 0.0)
     return tmp_path
 
@@ -113,6 +115,8 @@ def test_the_command_writes_tables_and_figure(folder: Path, tmp_path: Path, caps
     assert {path.name for path in out.iterdir()} == {f"laboratory{end}" for end in (".png", ".svg", ".csv", "-curves.csv", ".md")}
     curves = pd.read_csv(out / "laboratory-curves.csv")
     assert set(curves["panel"]) == {"test", "deeper", "transfer", "length", "true/written", "proposals"}
+    gain = curves[(curves["panel"] == "test") & (curves["label"] == "rlvr")]
+    assert sorted(gain["at"]) == [0, 1]
     length = curves[(curves["panel"] == "length") & (curves["label"] == "rlvr")]
     assert length["at"].tolist() == [0, 4, 8]
     assert ((curves["low"] <= curves["value"]) & (curves["value"] <= curves["high"])).all()

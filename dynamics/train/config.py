@@ -23,6 +23,7 @@ DataOrder = Literal["shuffled", "recorded"]
 BonusCombination = Literal["sum", "multiply", "sum_multiply", "multiply_sum"]
 #: settings that runs of earlier versions may not have recorded, with the values that these had
 EARLIER: dict[str, Any] = {
+    "eval_trained_temperatures": [],
     "allow_unconfined": False,
     "gradient_checkpointing": False,
     "solver_batch": "new",
@@ -105,6 +106,8 @@ class TrainConfig:
         number of samples per held-out problem in the evaluation
     eval_temperatures : tuple of float
         sampling temperatures at which the base model is evaluated; the trained model is evaluated at the first; 0 is greedy decoding
+    eval_trained_temperatures : tuple of float
+        sampling temperatures at which the trained model is evaluated instead; none: the first of --eval-temperatures
     max_new_tokens : int
         maximum length of a completion in tokens
     allow_unconfined : bool
@@ -139,6 +142,7 @@ class TrainConfig:
     eval_problems: int = 360
     eval_samples: int = 16
     eval_temperatures: tuple[float, ...] = (1.0, 0.6, 0.3, 0.0)
+    eval_trained_temperatures: tuple[float, ...] = ()
     max_new_tokens: int = 32
     allow_unconfined: bool = False
 
@@ -339,7 +343,14 @@ _PRETRAINED_OF: dict[str, dict[str, Any]] = {
     "selfplay": {"prompts_per_step": 4, "num_references": 2, "max_proposal_tokens": 128},
 }
 #: those for the base of the laboratory: its longest scratchpads have about 90 tokens, its test sets 520 programs
-_LAB: dict[str, Any] = {"task": "lab", "steps": 100, "max_new_tokens": 120, "eval_problems": 520, "eval_temperatures": (1.0, 0.0)}
+_LAB: dict[str, Any] = {
+    "task": "lab",
+    "steps": 100,
+    "max_new_tokens": 120,
+    "eval_problems": 520,
+    "eval_temperatures": (1.0, 0.0),
+    "eval_trained_temperatures": (1.0, 0.0),
+}
 #: matched: 144 completions a step, 16 problems of RLVR with 9 samples, 16 tasks of self-play with their proposal and 8 answers
 _LAB_OF: dict[str, dict[str, Any]] = {
     "sft": {"num_problems": 8000, "batch_size": 144},  # all of them: there are fewer
@@ -443,9 +454,11 @@ def check(config: TrainConfig) -> None:
         _check_choice(option, value, types[field.name])
         if isinstance(value, (int, float)):
             _check_number(option, value, None if field.name in _SIGNED else _MINIMUM.get(field.name, 0))
-    if not config.eval_temperatures or not all(0 <= temperature < math.inf for temperature in config.eval_temperatures):
-        given = " ".join(f"{temperature:g}" for temperature in config.eval_temperatures)
-        raise InputError(f"--eval-temperatures {given}: must be one or more numbers of at least 0")
+    for name, least in (("eval_temperatures", 1), ("eval_trained_temperatures", 0)):
+        given = getattr(config, name)
+        if len(given) < least or not all(0 <= temperature < math.inf for temperature in given):
+            words = " ".join(f"{temperature:g}" for temperature in given)
+            raise InputError(f"{option_of(name)} {words}: must be one or more numbers of at least 0")
     if config.decay_matrices_only and not config.weight_decay:
         raise InputError("--decay-matrices-only: does nothing with --weight-decay 0; set a weight decay, or leave it out")
     forced_compute_dtype()

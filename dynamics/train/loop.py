@@ -420,7 +420,7 @@ class Run:
                 raise self.interruption(self.stopping)
         with self._stopping_at_once():
             self.checkpoint()
-            self._evaluate(self._final_name, temperatures[:1])
+            self._evaluate(self._final_name, self.config.eval_trained_temperatures or temperatures[:1])
             self.method.on_train_end(self.directory, self.load_base)
             if self.language == "lab":
                 self._report_contamination()
