@@ -61,7 +61,8 @@ def table() -> str:
             scores.setdefault(key, {}).setdefault(score["depth"], []).append(score["value"])
     seeds = f"{len(BASES)} bases: the mean, and the lowest and highest" if len(BASES) > 1 else "The base of seed 0"
     lines = [
-        f"{seeds}, on the programs of `test` (1 to 3 operations) and `deeper` (4), and of `transfer`; 64 answers a problem at T=1.",
+        f"{seeds}, on the programs of `test` (1 to 3 operations) and `deeper` (4), and of",
+        "`transfer`; 64 answers a problem at T=1.",
         "",
         "| form | answered | depth 1 | 2 | 3 | 4 | all |",
         "|---|---|---|---|---|---|---|",

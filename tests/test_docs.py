@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import competence_table
 import numpy as np
 import option_tables
 import pytest
@@ -151,6 +152,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (tmp_path / "runs" / "sft-0" / "evals").mkdir(parents=True)
     (tmp_path / "runs" / "sft-0" / "run.json").write_text(json.dumps({"schema": "dynamics.run/2", "method": "sft", "seed": 0}))
     (tmp_path / "runs" / "sft-0" / "evals" / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "runs" / "sft-0" / "metrics.jsonl").write_text(json.dumps({"step": 0, "validation/pass@1/T=1": 0.5}) + "\n")
     return {
         "dynamics": dynamics,
         "logits": torch.randn(5, 64),
@@ -230,3 +232,9 @@ def test_the_navigation_has_every_page() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_page_of_the_laboratory_has_the_tables_of_the_bases_that_ship() -> None:
+    text = competence_table.PAGE.read_text(encoding="utf-8")
+    assert competence_table.table() in text
+    assert competence_table.with_table(text) == text, "run python docs/competence_table.py"

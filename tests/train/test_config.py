@@ -151,6 +151,7 @@ def test_a_run_needs_a_folder() -> None:
         (SelfPlayConfig(wrong_answer_reward=float("nan")), "--wrong-answer-reward nan: must be a number"),
         (SFTConfig(batch_size=0), "--batch-size 0: must be a number of at least 1"),
         (SFTConfig(eval_temperatures=()), "--eval-temperatures"),
+        (SFTConfig(eval_trained_temperatures=(1.0, -1.0)), "--eval-trained-temperatures 1 -1"),
     ],
 )
 def test_settings_from_python_are_checked_too(made: config.TrainConfig, message: str) -> None:
