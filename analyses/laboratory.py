@@ -245,6 +245,8 @@ def draw(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
     rows = table[table["panel"] == panel]
     for label in dict.fromkeys(rows["label"]):
         methods.line(rows[rows["label"] == label], "at", label, ax)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 0.0), high if panel == "length" else min(high, 1.0))  # Student's interval does not know these bounds
     ticks.plain(ax.yaxis, 4)
     if panel == PROPOSALS:
         ax.set(title="proposals that the base solves", xlabel="quarter of training")
@@ -292,7 +294,7 @@ def caption(table: pd.DataFrame) -> str:
         f"{seeds}, each with its own base. Top left: pass@1 minus that of the base on sets of new programs; filled: both answer "
         "greedily, hollow: both at temperature 1. Answers and steps: validation problems at temperature 1. Proposals: the share that the "
         "base solves, of the valid proposals of "
-        "each quarter. Bars and bands: 95 % over seeds and programs together, for each point alone."
+        "each quarter. Bars and bands: 95 % over seeds and programs together, for each point alone; bands are cut at 0 and at 1."
     )
 
 
