@@ -138,7 +138,7 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """One row per step of training."""
         file = self.path / "metrics.jsonl"
-        rows = [line for line in self.lines if not all(name.startswith(("validation/", "time/")) for name in line.keys() - {"step"})]
+        rows = [line for line in self.lines if line["step"] or not any(name.startswith("validation/") for name in line)]
         if not rows:
             raise InputError(f"{file}: contains no steps")
         metrics = pd.DataFrame(rows)

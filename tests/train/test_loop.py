@@ -434,7 +434,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(base: Path, tmp_path: Path,
 
 
 def test_a_verifier_that_fails_ends_the_run(base: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("dynamics.train.tasks.triplets.verify", lambda *_: 1 / 0)
+    monkeypatch.setattr("dynamics.train.tasks.triplets.verify", lambda *_, **__: 1 / 0)
     assert cli(arguments("rlvr", base, tmp_path / "run")) == 2
     assert "failed on" in (stderr := capsys.readouterr().err)
     assert "ZeroDivisionError" in stderr
