@@ -217,7 +217,7 @@ def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
     """Name, method, seed and further options of every run that is compared: the methods, the grid, variants of self-play, controls."""
     for seed in range(preset.seeds):
         for method in reversed(METHODS):  # the longest first
-            temperatures = preset.base_temperatures if method == "sft" else preset.sampling_temperature
+            temperatures = preset.base_temperatures if method == "sft" or preset.bases else preset.sampling_temperature
             yield method, method, seed, f"{preset.evaluation} --eval-temperatures {temperatures}"
     for setting, options in preset.grid.items():
         for seed in range(preset.seeds if setting in preset.grid_all_seeds else 1):

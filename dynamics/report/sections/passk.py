@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: names of models that stand for the base
 _BASE = re.compile(r"(?i)(?<![a-z])(base|initial|init|pretrained|untrained|before)(?![a-z])|(?:step|checkpoint|iteration|epoch) 0$")
+#: how a model was asked, at the end of its name
+_MANNER = re.compile(r", (greedy|T=[\d.e+-]{1,20})$")
 _STEP = re.compile(r"(?:step|checkpoint|iteration|epoch) (\d{1,15})$")
 #: models whose curves are drawn and compared; of more, the base, the last, and others evenly between
 MOST = 8
@@ -147,15 +149,30 @@ def choose_base(models: Sequence[str]) -> tuple[str, str]:
 def bases_of(models: Sequence[str], labels: Sequence[str], base: str) -> dict[str, str]:
     """Return the model that each is compared with: the base of its own run if several runs evaluated theirs, else ``base``.
 
+    A tuned model is compared with the base that was asked in the same manner, if there is one.
+
     >>> bases_of(["a base", "a step 9", "b base", "b step 9"], ["a", "b"], "a base")
     {'a base': 'a base', 'a step 9': 'a base', 'b base': 'b base', 'b step 9': 'b base'}
+    >>> bases_of(["base, T=1", "base, greedy", "rlvr, greedy"], [], "base, T=1")
+    {'base, T=1': 'base, T=1', 'base, greedy': 'base, T=1', 'rlvr, greedy': 'base, greedy'}
     """
     own: dict[str, str] = {}
+    asked: dict[tuple[str, str], str] = {}
     for name in models:
         run = run_of(name, labels)
-        if run and _BASE.search(name.removeprefix(run)):
-            own.setdefault(run, name)
-    return {name: own.get(run_of(name, labels), base) for name in models}
+        if _BASE.search(name.removeprefix(run)):
+            asked.setdefault((run, manner_of(name)), name)
+            if run:
+                own.setdefault(run, name)
+    found = {name: own.get(run_of(name, labels), base) for name in models}
+    tuned = [name for name in models if not _BASE.search(name.removeprefix(run_of(name, labels)))]
+    return found | {name: asked.get((run_of(found[name], labels), manner_of(name)), found[name]) for name in tuned}
+
+
+def manner_of(name: str) -> str:
+    """Return how a model was asked, ``greedy`` or ``T=...``, by the end of its name; empty if that does not say."""
+    found = _MANNER.search(name)
+    return found[1] if found else ""
 
 
 def run_of(name: str, labels: Sequence[str]) -> str:
@@ -243,6 +260,11 @@ def _tell(result: Report, labels: Sequence[str], section: Section) -> None:
         if not _BASE.search(comparison.b):
             last[_STEP.sub("", comparison.b)] = comparison  # of several steps, the last
     tuned = list(last.values()) or list(result.comparisons)
+    other = [comparison for comparison in tuned if manner_of(comparison.a) != manner_of(comparison.b) and manner_of(comparison.b)]
+    if other and len(other) < len(tuned):
+        tuned = [comparison for comparison in tuned if comparison not in other]
+        names = ", ".join(f"{printable(comparison.b, 60)} with {printable(comparison.a, 60)}" for comparison in other)
+        section.doubts.append(Doubt(f"pass@k: the manner of asking differs, and is part of the difference: {names}.", 5.0, PASS_AT_1))
     together = len(tuned) > 1 and len(labels) > 1
     section.findings += _side_by_side(tuned, curves, labels) if together else []
     for comparison in tuned[::-1]:
@@ -303,6 +325,7 @@ def _alone(curve: Curve, weight: float) -> Finding:
 def _side_by_side(tuned: Sequence[Comparison], curves: Mapping[str, Curve], labels: Sequence[str]) -> list[Finding]:
     """Put the differences of all runs at the smallest k into a sentence."""
     parts = []
+    manners = {manner_of(comparison.b) for comparison in tuned}
     for comparison in tuned:
         points = comparison.points.dropna(subset=["difference"])
         if len(points):
@@ -310,6 +333,7 @@ def _side_by_side(tuned: Sequence[Comparison], curves: Mapping[str, Curve], labe
             start, end = (_at(curves[name], point["k"]) for name in (comparison.a, comparison.b))
             run = run_of(comparison.b, labels)
             of, base = (run, "its base") if run and run_of(comparison.a, labels) == run else (comparison.b, comparison.a)
+            of += f", {manner_of(comparison.b)}" if of == run and len(manners) > 1 else ""
             parts.append(
                 f"{printable(of, 60)} {end:.3f}, {point['difference']:+.3f} [{point['low']:+.3f}, {point['high']:+.3f}] from "
                 f"{printable(base, 60)} ({start:.3f}, {plural(int(point['problems']), 'problem')})"

@@ -176,3 +176,31 @@ def test_each_of_several_runs_is_compared_with_its_own_base(tmp_path: Path) -> N
     assert all(word.startswith("sft ") for word in shlex.split(section.commands[0])[3:5])
     assert section.commands[0].endswith("--against 'sft base'")
     section.pictures[0].draw()
+
+
+def asked(tmp_path: Path, solved: dict[str, int]) -> Options:
+    """Options with a file of the samples of all models; a name says how its model was asked."""
+    rows = [
+        {"model": name, "problem": f"q{problem}", "sample": sample, "correct": sample < count}
+        for name, count in solved.items()
+        for problem in range(40)
+        for sample in range(SAMPLES)
+    ]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Options(evals=[str(tmp_path / "all.jsonl")])
+
+
+def test_a_tuned_model_is_compared_with_the_base_that_was_asked_in_the_same_manner(tmp_path: Path) -> None:
+    models = {"base, T=1": 2, "base, greedy": 5, "rl, T=1": 4, "rl, greedy": 4}
+    section = passk.make([Run(tmp_path, "verl")], asked(tmp_path, models))
+    differences = {finding.key: finding.value for finding in section.findings if finding.key.startswith("pass_at_1_difference")}
+    assert differences == {"pass_at_1_difference/rl, T=1": 0.25, "pass_at_1_difference/rl, greedy": -0.125}
+    assert not [doubt for doubt in doubt_texts(section.doubts) if "manner of asking" in doubt]
+
+
+def test_a_difference_that_is_one_of_temperatures_too_is_no_headline(tmp_path: Path) -> None:
+    section = passk.make([Run(tmp_path, "verl")], asked(tmp_path, {"base, T=1": 2, "rl, T=1": 4, "rl, greedy": 8}))
+    differences = {finding.key: finding.value for finding in section.findings if finding.key.startswith("pass_at_1_difference")}
+    assert differences == {"pass_at_1_difference/rl, T=1": 0.25}
+    (doubt,) = [doubt for doubt in doubt_texts(section.doubts) if "manner of asking" in doubt]
+    assert "rl, greedy with base, T=1" in doubt
