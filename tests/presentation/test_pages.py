@@ -120,7 +120,10 @@ def of_comparison(text: str, folder: Path) -> str:
         (folder / name).mkdir(parents=True)
         (folder / name / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     document = {"method": text, "seed": 0, "master_dtype": text, "compute_dtype": text, "packages": {text: text}}
-    compared = [runs.Run(folder / name, document | {"config": {"model": text, "reward": text, text: text}}) for name in ("a", "b")]
+    document |= {"schema": "dynamics.run/2", "config": {"model": text, "reward": text, text: text}}
+    for name in ("a", "b"):
+        (folder / name / "run.json").write_text(json.dumps(document))
+    compared = [runs.Run(folder / name, document) for name in ("a", "b")]
     verdict = Verdict(text, text, 1.0, 0.5, 1.5, 2, text, text, 1)
     verdicts = pd.DataFrame([dataclasses.asdict(verdict) | {"verdict": verdict.verdict, "figure": text}])
     drawn = {"title": text, "claim": text, "caption": text, "figure": html.svg_uri(b"<svg/>")}
