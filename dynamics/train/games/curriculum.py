@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -14,9 +14,11 @@ from dynamics.io.json_lines import read_json_lines
 from dynamics.io.validation import converted
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.games.buffer import BufferEntry
-from dynamics.train.games.selfplay_metrics import JudgedCompletion
 from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import Refused
+
+if TYPE_CHECKING:  # checks of a command line import this module, and need no torch
+    from dynamics.train.games.selfplay_metrics import JudgedCompletion
 
 #: phase, step and task of a proposal
 PhaseProposal = tuple[int, int, BufferEntry]
