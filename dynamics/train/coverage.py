@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-
-from dynamics.train import data_order
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 #: characters of the digests of programs that a state keeps; two of a million programs have the same one with a probability of 1e-7
 DIGEST = 16
@@ -54,16 +52,16 @@ class Coverage:
 
 
 class PoolCoverage:
-    """Coverage of training problems in the order of ``data_order``, hence a function of the step alone.
+    """Coverage of training problems whose order is a function of the step alone, and with it the coverage.
 
     Parameters
     ----------
-    seed, count : of ``data_order.chosen``: the seed, and the number of problems of a step.
+    order : returns the indices of the problems of a step, such as ``data_order.of_step`` of the settings of a run.
     programs : the program of each problem.
     """
 
-    def __init__(self, seed: int, count: int, programs: Sequence[str]):
-        self._seed, self._count, self._programs = seed, count, programs
+    def __init__(self, order: Callable[[int], Sequence[int]], programs: Sequence[str]):
+        self._order, self._programs = order, programs
         self._coverage, self._step = Coverage(programs), 0
 
     def after(self, step: int) -> dict[str, float]:
@@ -73,8 +71,7 @@ class PoolCoverage:
         metrics: dict[str, float] = {}
         while self._step < step:
             self._step += 1
-            indices = data_order.chosen(self._seed, self._step, self._count, len(self._programs))
-            metrics = self._coverage.add([self._programs[index] for index in indices])
+            metrics = self._coverage.add([self._programs[index] for index in self._order(self._step)])
         return metrics
 
 

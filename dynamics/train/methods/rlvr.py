@@ -46,7 +46,7 @@ class RLVR(Method):
         if not self.questions:
             raise InputError(f"{source.name}: has no problems to train on")
         self.prompts = encode_questions(policy.tokenizer, self.questions)
-        self.coverage = PoolCoverage(config.seed, config.prompts_per_step, [question.program or question.id for question in self.questions])
+        self.coverage = PoolCoverage(self.indices, [question.program or question.id for question in self.questions])
 
     def inputs(self) -> Iterable[bytes]:
         """Return the tokens of the problems."""
@@ -60,10 +60,14 @@ class RLVR(Method):
         """Return validation problems of the task."""
         return solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
+    def indices(self, step: int) -> list[int]:
+        """Return the indices of the problems of a step."""
+        return data_order.of_step(self.config, step, self.config.prompts_per_step, len(self.questions))
+
     def next_batch(self, step: int) -> StepData:
         """Sample and grade a group of completions for each problem of the step."""
         config = self.config
-        indices = data_order.of_step(config, step, config.prompts_per_step, len(self.questions))
+        indices = self.indices(step)
         begin = time.perf_counter()
         groups = sample(self.policy, [self.prompts[index] for index in indices], config.group_size, config, "rollout", step)
         seconds = time.perf_counter() - begin

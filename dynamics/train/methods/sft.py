@@ -52,7 +52,7 @@ class SFT(Method):
             if question.answer is None:
                 raise InputError(f"{question.id}: has no answer; sft needs an answer for every problem")
         self.prompts, self.answers = encode(policy.tokenizer, self.questions)
-        self.coverage = PoolCoverage(config.seed, config.batch_size, [question.program or question.id for question in self.questions])
+        self.coverage = PoolCoverage(self.indices, [question.program or question.id for question in self.questions])
         names = [f"prompt of {question.id}" for question in self.questions]
         check_lengths(policy.model, self.prompts, [len(answer) for answer in self.answers], names)
 
@@ -68,9 +68,13 @@ class SFT(Method):
         """Return validation problems of the task."""
         return solver_probes(self.source, self.policy, self.config.seed, self.config.max_new_tokens)
 
+    def indices(self, step: int) -> list[int]:
+        """Return the indices of the problems of a step."""
+        return data_order.of_step(self.config, step, self.config.batch_size, len(self.questions))
+
     def next_batch(self, step: int) -> StepData:
         """Return the completions of the step, each with advantage 1."""
-        indices = data_order.of_step(self.config, step, self.config.batch_size, len(self.questions))
+        indices = self.indices(step)
         questions = [self.questions[index] for index in indices]
         batch = Batch(
             [self.prompts[index] for index in indices],
