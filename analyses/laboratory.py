@@ -33,6 +33,7 @@ from analyses import claims, statistics
 from analyses.claims import Claim, Conjunct, Family, Graded, Scores, contrast
 from analyses.runs import Run, find, is_of_base, read_json_lines
 from analyses.statistics import Effect
+from analyses.training_series import answers
 from dynamics import InputError
 from dynamics.cli import command, outputs
 from dynamics.cli.outputs import wrote
@@ -40,6 +41,7 @@ from dynamics.descriptions import plural
 from dynamics.extras import optional_import
 from dynamics.io.csv import write_csv
 from dynamics.presentation import methods, style, ticks
+from dynamics.runs.directory import RunDirectory
 from dynamics.train.lab.problems import TEST_SETS
 
 GREEDY = "base, greedy"
@@ -140,8 +142,7 @@ def _name(label: str, sample: dict[str, Any]) -> str:
 
 
 def _row(sample: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
-    length = sample["length"] if "length" in sample else len(sample.get("completion_ids", ()))
-    row = {"name": name, "seed": seed, "length": length, "program": sample.get("program")}
+    row = {"name": name, "seed": seed, "length": len(sample.get("completion_ids", ())), "program": sample.get("program")}
     return row | {column: sample[column] for column in ("split", "problem", "correct")}
 
 
@@ -152,22 +153,21 @@ def _validated(runs: Sequence[Run]) -> pd.DataFrame:
     ------
     InputError : runs of one method have other last steps, as a run that was stopped has.
     """
-    rows: list[dict[str, Any]] = []
     last: dict[str, tuple[Run, int]] = {}
     for run in runs:
-        files = {int(path.stem[5:]): path for path in (run.path / "validation").glob("step_*.jsonl") if path.stem[5:].isdecimal()}
-        if not files:
-            continue
-        other, known = last.setdefault(run.label, (run, max(files)))
-        if known != max(files):
-            raise InputError(f"{run.path}: was validated up to step {max(files)}, and {other.path} up to {known}; finish the shorter one")
-        for step, path in files.items():
-            names = [f"{run.label}, step {step}", *([f"{run.label}, last step"] if step == max(files) else ())]
-            for sample in read_json_lines(path):
-                checked = sample.get("steps") or {}
-                measured = {part: checked.get(part, np.nan) for part in ("written", "true")}
-                rows += [_row(sample, _name(name, sample), run.seed) | measured for name in names]
-    return pd.DataFrame(rows, columns=[*_COLUMNS, "written", "true"])
+        if steps := RunDirectory(run.path).step_files("validation"):
+            other, known = last.setdefault(run.label, (run, max(steps)))
+            if known != max(steps):
+                raise InputError(
+                    f"{run.path}: was validated up to step {max(steps)}, and {other.path} up to {known}; finish the shorter one"
+                )
+    table = answers(runs)
+    ends = {label: known for label, (_, known) in last.items()}
+    own = list(zip(table["label"], table["step"], table["manner"], strict=True))
+    named = table.assign(name=[f"{label}, step {step}, {manner}" for label, step, manner in own])
+    final = table.assign(name=[f"{label}, last step, {manner}" for label, _, manner in own])
+    at_end = np.array([step == ends[label] for label, step, _ in own], bool)
+    return pd.concat([named, final[at_end]]).reindex(columns=[*_COLUMNS, "written", "true"])
 
 
 def _proposals(runs: Sequence[Run]) -> pd.DataFrame:

@@ -89,7 +89,7 @@ class Run:
     def learning_rate(self) -> float:
         """The learning rate; NaN where none was recorded."""
         value = self.config.get("learning_rate") or math.nan
-        if not _is_number(value):
+        if not is_number(value):
             raise InputError(f"{self.path / 'run.json'}: has a learning rate that is not a number; restore the file from a copy")
         return float(value)
 
@@ -132,7 +132,7 @@ class Run:
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; with validation during training, that of step 0 has the validation before it."""
-        return [current_metrics(row) for row in read_json_lines(self.path / "metrics.jsonl", {"step": _is_number})]
+        return [current_metrics(row) for row in read_json_lines(self.path / "metrics.jsonl", {"step": is_number})]
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -142,7 +142,7 @@ class Run:
         if not rows:
             raise InputError(f"{file}: contains no steps")
         metrics = pd.DataFrame(rows)
-        if text := [name for name in MEASURED if name in metrics and not metrics[name].dropna().map(_is_number).all()]:
+        if text := [name for name in MEASURED if name in metrics and not metrics[name].dropna().map(is_number).all()]:
             raise InputError(f"{file}: {text[0]} is not a number in every line; restore the file from a copy")
         return metrics
 
@@ -200,7 +200,7 @@ def is_of_base(sample: Mapping[str, Any]) -> bool:
 def _temperature(sample: Mapping[str, Any]) -> float:
     """Temperature of a graded sample; 1 where none was recorded."""
     value = sample.get("temperature", 1.0)
-    if not _is_number(value):
+    if not is_number(value):
         raise InputError(f"a sample of {sample['problem']} has a temperature that is not a number")
     return float(value)
 
@@ -214,11 +214,13 @@ def first_and_last_fifth(metrics: pd.DataFrame, column: str) -> tuple[float, flo
     return float(values.iloc[:size].mean()), float(values.iloc[-size:].mean())
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
+    """Whether a value is text."""
     return isinstance(value, str)
 
 
@@ -226,10 +228,10 @@ def _is_text(value: object) -> bool:
 MEASURED = ("reward", "entropy", "nll_sampled", "grad_norm", "loss", "tokens", "learning_rate")
 #: fields of a graded sample, and what each must be
 SAMPLE: dict[str, Callable[[object], bool]] = {
-    "model": _is_text,
-    "problem": _is_text,
-    "split": _is_text,
-    "task": _is_text,
+    "model": is_text,
+    "problem": is_text,
+    "split": is_text,
+    "task": is_text,
     "correct": lambda value: isinstance(value, (bool, int, float)),
 }
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analyses.runs import Run, read_json_lines
+from analyses.runs import Run, is_number, is_text, read_json_lines
 from dynamics import InputError
+from dynamics.runs.directory import RunDirectory
 
 #: columns of ``series``
 COLUMNS = ["method", "label", "seed", "step", "metric", "family", "measure", "manner", "by", "of", "value"]
@@ -113,8 +114,8 @@ def answers(runs: Sequence[Run]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for run in runs:
-        for path in sorted((run.path / "validation").glob("step_*.jsonl")):
-            for row in read_json_lines(path, {"problem": _is_text, "step": _is_whole, "correct": _is_bool, "temperature": _is_number}):
+        for path in RunDirectory(run.path).step_files("validation").values():
+            for row in read_json_lines(path, {"problem": is_text, "step": _is_whole, "correct": _is_bool, "temperature": is_number}):
                 steps = row.pop("steps", {})
                 if not isinstance(steps, dict):
                     raise InputError(f"{path}: has an answer whose steps are no counts; restore the file from a copy")
@@ -125,17 +126,9 @@ def answers(runs: Sequence[Run]) -> pd.DataFrame:
     return table.reindex(columns=ANSWER_COLUMNS + [name for name in more if name in table])
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
 def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
 
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

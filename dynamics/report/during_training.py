@@ -25,8 +25,8 @@ from dynamics.report.section import Change, Finding, Options, Picture, Section, 
 from dynamics.runs import Run
 from dynamics.runs.readers.logs import records
 
-#: manner of answering -> how it is written
-MANNERS = {"greedy": "greedy", "T=1": "T=1"}
+#: manners of answering
+MANNERS = ("greedy", "T=1")
 #: measure -> numerator and denominator in an answer; a denominator of None counts answers
 MEASURES: dict[str, tuple[str, str | None]] = {
     "pass@1": ("correct", None),

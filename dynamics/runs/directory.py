@@ -103,6 +103,11 @@ class RunDirectory:
                 raise InputError(f"{printable(target)}, line {number}: is not the metrics of a step; restore the file from a copy")
             yield line
 
+    def step_files(self, folder: str) -> dict[int, Path]:
+        """Return the files ``step_N.jsonl`` of ``rollouts`` or ``validation`` by N, in its order; files of other names are left out."""
+        files = {path: path.stem.removeprefix("step_") for path in (self.path / folder).glob("step_*.jsonl")}
+        return dict(sorted((int(number), path) for path, number in files.items() if number.isdecimal()))
+
     def _remove_after(self, step: int) -> None:
         for file in (*(self.path / "rollouts").glob("step_*.jsonl"), *(self.path / "validation").glob("step_*.jsonl")):
             if _number(file) > step:

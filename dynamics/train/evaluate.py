@@ -34,6 +34,17 @@ def columns(temperatures: Sequence[float], samples: int) -> list[tuple[float, in
     return [(temperature, number) for temperature in temperatures for number in range(samples if temperature else 1)]
 
 
+def by_temperature(
+    groups: Sequence[Sequence[Int[np.ndarray, " _"]]], temperatures: Sequence[float], samples: int
+) -> Iterator[tuple[float, list[Sequence[Int[np.ndarray, " _"]]]]]:
+    """Take what ``sample`` returned apart: each temperature, with the answers at it by prompt."""
+    column = 0
+    for temperature in temperatures:
+        count = len(columns([temperature], samples))
+        yield temperature, [group[column : column + count] for group in groups]
+        column += count
+
+
 def sample(
     policy: Policy,
     prompts: Sequence[Int[np.ndarray, " _"]],

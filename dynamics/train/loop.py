@@ -280,12 +280,9 @@ class Run:
         prompts = encode_questions(model.tokenizer, questions)
         asked = (prompts, temperatures, config.eval_samples, config.seed, config.max_new_tokens)
         groups = self._samples_of_base(*asked) if self.step == 0 else evaluate.sample(model, *asked)
-        column = 0
-        for temperature, path in files.items():
-            count = len(evaluate.columns([temperature], config.eval_samples))
-            chosen = [group[column : column + count] for group in groups]
-            column += count
-            self.directory.write_rows(path, evaluate.graded(model.tokenizer, model.eos, questions, prompts, chosen, name, temperature))
+        for temperature, chosen in evaluate.by_temperature(groups, temperatures, config.eval_samples):
+            graded = evaluate.graded(model.tokenizer, model.eos, questions, prompts, chosen, name, temperature)
+            self.directory.write_rows(files[temperature], graded)
 
     def _samples_of_base(self, *asked: Any) -> kept_samples.Samples:
         """Return the samples of an earlier run, or sample and keep them; ``run.json`` says which. See ``evaluate.sample``."""

@@ -20,7 +20,7 @@ from dynamics.runs.directory import RunDirectory
 from dynamics.train import tasks
 from dynamics.train.config import CORRECT, PROPOSED
 from dynamics.train.games.buffer import BufferEntry
-from dynamics.train.games.curriculum import read_proposals, rollout_files
+from dynamics.train.games.curriculum import read_proposals
 from dynamics.train.games.languages import Language, Outputs, language
 from dynamics.train.tasks.mixture import task_names
 from dynamics.train.tasks.problem import TASK_TYPES, Question, Source, Verdict
@@ -72,7 +72,7 @@ class Recorded:
 
     def files(self) -> list[Path]:
         """List the files of rollouts by step; refuse more than are read."""
-        files = rollout_files(self.run)
+        files = list(RunDirectory(self.run).step_files("rollouts").values())
         if (size := sum(file.stat().st_size for file in files)) > MOST_BYTES:
             raise InputError(f"{printable(self.run)}: has {size:,} bytes of rollouts, more than the {MOST_BYTES:,} that are read")
         self.record |= {"run": printable(self.run, 1000), "steps": len(files)}
@@ -101,7 +101,7 @@ class Proposed(Recorded):
     def _read(self) -> list[Question]:
         entries: list[tuple[str, BufferEntry]] = []
         for file in self.files():
-            for _, where, read in read_proposals(file):
+            for where, read in read_proposals(file):
                 if read.kind not in TASK_TYPES:
                     raise InputError(f"{where}: {printable(read.kind, 40)!r} is no task type; there are {', '.join(TASK_TYPES)}")
                 entries.append((where, _shaped(read.converted(where), where)))

@@ -85,12 +85,8 @@ def measure(policy: Policy, validation: Validation, config: TrainConfig, step: i
     asked = [temperature for temperature in MANNERS.values() if samples or not temperature]
     groups = evaluate.sample(policy, validation.prompts, asked, samples, config.seed, config.max_new_tokens, PURPOSE, (step,))
     rows: list[dict[str, Any]] = []
-    column = 0
-    for temperature in asked:
-        count = len(evaluate.columns([temperature], samples))
-        chosen = [group[column : column + count] for group in groups]
-        column += count
-        model = f"{name}, step {step}"
+    model = f"{name}, step {step}"
+    for temperature, chosen in evaluate.by_temperature(groups, asked, samples):
         graded = evaluate.graded(policy.tokenizer, policy.eos, validation.questions, validation.prompts, chosen, model, temperature)
         asked_of = [question for question, group in zip(validation.questions, chosen, strict=True) for _ in group]
         for question, row in zip(asked_of, graded, strict=True):

@@ -22,7 +22,7 @@ from dynamics.io.json_lines import read_json_lines
 from dynamics.io.validation import converted
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.lab.operations import Value, kind_of, read
-from dynamics.train.lab.problems import contamination, problem_sets
+from dynamics.train.lab.problems import HELD_OUT, contamination, problem_sets
 from dynamics.train.lab.programs import SPLITS, Program, labelled, normal_form, read_program, split_of
 
 SCHEMA = "dynamics.contamination/1"
@@ -125,13 +125,13 @@ def _problem(label: str, value: str, where: str) -> Problem:
 
 def _rollouts(path: Path) -> Iterator[tuple[str, _Rollout]]:
     """Read the problems and proposals of all steps; the answers to a problem, which follow each other, are one item."""
-    files = {int(file.stem[5:]): file for file in (path / "rollouts").glob("step_*.jsonl") if file.stem[5:].isdecimal()}
+    files = RunDirectory(path).step_files("rollouts").values()
     if not files:
         raise InputError(f"{printable(path / 'rollouts')}: has no rollouts, so it cannot be told what the run was trained on")
-    for step in sorted(files):
+    for file in files:
         before = None
-        for number, line in read_json_lines(files[step]):
-            where = f"{printable(files[step])}, line {number}"
+        for number, line in read_json_lines(file):
+            where = f"{printable(file)}, line {number}"
             row = converted(line, _Rollout, where)
             if row.role == "proposer" or row.problem != before:
                 yield where, row
@@ -164,7 +164,7 @@ def _of_sft(path: Path, document: dict[str, Any]) -> Iterator[tuple[str, _Rollou
 
 
 def _held_out(row: _Rollout) -> bool:
-    return row.reason.startswith("held out: ")
+    return row.reason.startswith(HELD_OUT)
 
 
 def _proposed(row: _Rollout) -> Problem | None:
@@ -190,7 +190,7 @@ def _by_split(proposals: Sequence[tuple[_Rollout, Program | None]]) -> dict[str,
                 "programs": len({normal_form(program) for _, program in of_split if program}),
             }
         )
-    held_out = Counter(row.reason.removeprefix("held out: ") for row, _ in counted if _held_out(row))
+    held_out = Counter(row.reason.removeprefix(HELD_OUT) for row, _ in counted if _held_out(row))
     return {
         "proposals": len(counted),
         "without_program": sum(program is None for _, program in counted),

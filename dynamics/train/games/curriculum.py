@@ -26,10 +26,10 @@ PhaseProposal = tuple[int, int, BufferEntry]
 
 def draw(directory: RunDirectory, seed: int, count: int) -> list[PhaseProposal]:
     """Draw at most ``count`` valid proposals of each phase from the rollouts of a run."""
-    files = rollout_files(directory.path)
+    files = directory.step_files("rollouts")
     drawn: list[PhaseProposal] = []
-    for phase, part in enumerate(np.array_split(np.array(files, object), min(4, len(files)))):
-        entries = [entry for file in part for entry in read_proposals(file)]
+    for phase, part in enumerate(np.array_split(list(files), min(4, len(files)))):
+        entries = [(int(step), *entry) for step in part for entry in read_proposals(files[int(step)])]
         rng = stream(seed, "curriculum", phase)
         for index in rng.permutation(len(entries))[:count]:
             step, where, entry = entries[int(index)]
@@ -83,19 +83,8 @@ class _Rollout(msgspec.Struct):
     entry: Entry | None = None
 
 
-def _step(path: Path) -> int | None:
-    """Return the step in the name of a file of rollouts, ``step_12.jsonl``; None if it has another name."""
-    return int(path.stem[5:]) if path.stem[5:].isdecimal() else None
-
-
-def rollout_files(run: Path) -> list[Path]:
-    """List the files of rollouts of a run directory, by step."""
-    every = {path: step for path in (run / "rollouts").glob("step_*.jsonl") if (step := _step(path)) is not None}
-    return sorted(every, key=every.__getitem__)
-
-
-def read_proposals(path: Path) -> list[tuple[int, str, Entry]]:
-    """Return the step of each valid proposal in a file, its place in the file, and the proposal."""
+def read_proposals(path: Path) -> list[tuple[str, Entry]]:
+    """Return each valid proposal in a file of rollouts, with its place in the file."""
     found = []
     for number, row in read_json_lines(path):
         where = f"{printable(path)}, line {number}"
@@ -103,5 +92,5 @@ def read_proposals(path: Path) -> list[tuple[int, str, Entry]]:
         if rollout.role == "proposer" and rollout.valid:
             if rollout.entry is None:
                 raise InputError(f"{where}: is a valid proposal without its entry; restore the file from a copy")
-            found.append((_step(path) or 0, where, rollout.entry))
+            found.append((where, rollout.entry))
     return found

@@ -14,7 +14,7 @@ import numpy as np
 from dynamics.train import proposer_rewards
 from dynamics.train.lab import notation
 from dynamics.train.lab.operations import Value, kind_of, read, write
-from dynamics.train.lab.problems import Case, problem_sets
+from dynamics.train.lab.problems import HELD_OUT, Case, problem_sets
 from dynamics.train.lab.programs import MAX_DEPTH, Program, is_proper, normal_form, read_program
 from dynamics.train.sandbox.expressions import Refused, as_function
 from dynamics.train.sandbox.runner import ProgramRunner
@@ -189,7 +189,7 @@ class LaboratoryNotation:
         if not is_proper(program):
             return "not proper"
         held_out = self.held_out.get(normal_form(program))
-        return f"held out: {held_out}" if held_out else outputs
+        return f"{HELD_OUT}{held_out}" if held_out else outputs
 
     @cached_property
     def held_out(self) -> dict[str, str]:

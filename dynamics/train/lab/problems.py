@@ -32,6 +32,8 @@ SETS: dict[str, tuple[str, dict[int, int]]] = {
 }
 #: sets on which results are reported
 TEST_SETS = ("test", "deeper", "transfer")
+#: beginning of the reason for which a proposal is refused whose program is one of a set, which follows
+HELD_OUT = "held out: "
 #: the sets as ``draw_sets`` gives them, which takes seconds
 FILE = Path(__file__).with_name("problem_sets.json")
 
