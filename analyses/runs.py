@@ -106,12 +106,12 @@ class Run:
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """The method's default values of ``VARIED_SETTINGS``."""
-        from dynamics.train import config
+        from dynamics.train import settings
 
-        if self.method not in config.METHODS:
+        if self.method not in settings.METHODS:
             return {}
-        preset = config.size_preset(self.document.get("preset"), self.config.get("model", "tiny"))
-        defaults = asdict(config.METHODS[self.method](**config.preset_values(self.method, preset)))
+        preset = settings.size_preset(self.document.get("preset"), self.config.get("model", "tiny"))
+        defaults = asdict(settings.METHODS[self.method](**settings.preset_values(self.method, preset)))
         return {name: defaults[name] for name in VARIED_SETTINGS if name in defaults}
 
     @cached_property

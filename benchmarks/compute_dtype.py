@@ -57,8 +57,8 @@ def model(hidden: int, folder: Path) -> float:
 
 def seconds(method: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Measure the median seconds of a step in each dtype."""
-    from dynamics.train.config import METHODS as CONFIGS
     from dynamics.train.loop import Run
+    from dynamics.train.settings import METHODS as CONFIGS
 
     shared = {"model": str(folder), "threads": options.threads, "device": options.device, "num_problems": 64, "record_every": 1000}
     runs = {}

@@ -183,7 +183,8 @@ def options_of(name: str) -> set[str]:
     """The options of a command, without --help and without those that --help does not show."""
     if name == "train":
         from dynamics.train import command_line
-        from dynamics.train.config import METHODS, option_of
+        from dynamics.train.config import option_of
+        from dynamics.train.settings import METHODS
 
         classes = [*METHODS.values(), command_line.Command]
         return {option_of(field.name) for kind in classes for field in dataclasses.fields(kind)} - {"--config"}

@@ -112,12 +112,12 @@ class RunDirectory:
         for file in (*(self.path / "rollouts").glob("step_*.jsonl"), *(self.path / "validation").glob("step_*.jsonl")):
             if _number(file) > step:
                 file.unlink()
-        for folder in (self.path / "checkpoints").glob("step_*"):
+        for folder in (*(self.path / "checkpoints").glob("step_*"), *self.path.glob("players/*/step_*")):
             if _number(folder) > step:
                 shutil.rmtree(folder)
         for leftover in (*self.path.glob(".run-*.json"), *self.path.glob(".*-*.jsonl"), *self.path.glob("*/.*-*.jsonl")):
             leftover.unlink()
-        for leftover in self.path.glob("*/.step_*.partial"):
+        for leftover in (*self.path.glob("*/.step_*.partial"), *self.path.glob("players/*/.step_*.partial")):
             shutil.rmtree(leftover)
 
 

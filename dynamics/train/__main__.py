@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.outputs import check_output, wrote
     from dynamics.io.json import to_json
     from dynamics.train.command_line import parse
-    from dynamics.train.config import size_preset
+    from dynamics.train.settings import size_preset
     from dynamics.train.tasks.prompt_formats import folder_language
 
     command = parse(argv)

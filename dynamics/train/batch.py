@@ -26,6 +26,10 @@ class Batch:
     temperature : sampling temperature; log-probabilities in the objective are taken at the same temperature.
     trained : (samples,) whether a sample has a gradient of any term of the objective; None if all have. Others count for the metrics, and
         in the denominators of ``objectives.token_weights``, so that leaving them out does not change the gradient of the rest.
+    supervised : (samples,) whether a sample is imitated: its loss is the log-likelihood weighted by its advantage, without a probability
+        ratio. None if none is, and for supervised data, where all are.
+    sequence_ratio : whether the probability ratio is that of whole completions, against ``behaviour``, which is then that of a fixed
+        reference; see ``objectives.sequence_coefficients``.
     """
 
     prompts: Sequence[Int[np.ndarray, " _"]]
@@ -38,6 +42,8 @@ class Batch:
     behaviour: Sequence[Float[np.ndarray, " _"]] | None = None
     temperature: float = 1.0
     trained: Bool[np.ndarray, " samples"] | None = None
+    supervised: Bool[np.ndarray, " samples"] | None = None
+    sequence_ratio: bool = False
 
     @property
     def lengths(self) -> Int[np.ndarray, " samples"]:

@@ -16,9 +16,10 @@ from dynamics.io.folders import LOCK
 from dynamics.models import check_model
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import built_in, sources, state, tasks
-from dynamics.train.config import CORRECT, EARLIER, METHODS, PROPOSED, RLVRConfig, SelfPlayConfig, TrainConfig, as_recorded
+from dynamics.train.config import CORRECT, EARLIER, PROPOSED, RLVRConfig, TaskMakingConfig, TrainConfig, as_recorded
 from dynamics.train.games.languages import language
 from dynamics.train.lab import shipped
+from dynamics.train.settings import METHODS
 from dynamics.train.tasks.laboratory import NAMES as LAB_TASKS
 from dynamics.train.tasks.laboratory import Laboratory
 from dynamics.train.tasks.prompt_formats import LanguageName
@@ -53,7 +54,7 @@ def check_run(method: str, config: TrainConfig, out: Path, resume: bool, tensorb
     _check_device(config.device)
     name = built_in.language_of_model(config.model)
     executors = _check_task(config, name)
-    if isinstance(config, SelfPlayConfig):
+    if isinstance(config, TaskMakingConfig):
         language(name, config.allow_unconfined).close()
     return executors
 
@@ -168,7 +169,7 @@ def _check_task(config: TrainConfig, name: LanguageName) -> list[str]:
 
 def _check_recorded(config: TrainConfig) -> None:
     """Refuse a method that cannot train on what a run has recorded."""
-    if isinstance(config, SelfPlayConfig) and config.task.startswith((PROPOSED, CORRECT)):
+    if isinstance(config, TaskMakingConfig) and config.task.startswith((PROPOSED, CORRECT)):
         raise InputError(f"--task {printable(config.task, 80)}: selfplay trains on its own proposals; give the task to be evaluated on")
     if isinstance(config, RLVRConfig) and config.task.startswith(CORRECT):
         raise InputError(f"--task {printable(config.task, 80)}: are answers to imitate; use sft, or give rlvr the task of that run")
@@ -177,7 +178,7 @@ def _check_recorded(config: TrainConfig) -> None:
 def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName) -> list[str]:
     """Check that the problems of a source can be read, trained on and graded; say where other packages grade them."""
     check_language(config, source, name)
-    trains = not isinstance(config, SelfPlayConfig)  # self-play trains on its own proposals
+    trains = not isinstance(config, TaskMakingConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:
             source.questions(split, 1, config.seed)
@@ -193,14 +194,15 @@ def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName)
     return list(dict.fromkeys(part.executor() for part in scored_parts(config, source)))
 
 
-def validation_questions(source: tasks.Source, config: TrainConfig, count: int) -> list[tasks.Question]:
-    """Draw validation problems of a task; ``InputError``, which names the option, if it has none."""
+def validation_questions(source: tasks.Source, config: TrainConfig, count: int, needed_by: str = "") -> list[tasks.Question]:
+    """Draw validation problems of a task; ``InputError``, which names the option or what else needs them, if it has none."""
+    what = needed_by or f"--validate-every {config.validate_every}"
     try:
         questions = source.questions("validation", count, config.seed)
     except InputError as error:
-        raise InputError(f"--validate-every {config.validate_every}: {error}") from None
+        raise InputError(f"{what}: {error}") from None
     if not questions:
-        raise InputError(f"--validate-every {config.validate_every}: {source.name} has no validation problems; leave it out")
+        raise InputError(f"{what}: {source.name} has no validation problems; {'choose another task' if needed_by else 'leave it out'}")
     return questions
 
 

@@ -7,26 +7,17 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from dynamics.cli.command import tell, wrap_to_terminal
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.runs.schema import RENAMED_SETTINGS
-from dynamics.train.config import (
-    METHODS,
-    PRESETS,
-    RLVRConfig,
-    SelfPlayConfig,
-    SFTConfig,
-    TrainConfig,
-    check,
-    option_of,
-    preset_values,
-)
+from dynamics.train.config import TrainConfig, check, option_of
+from dynamics.train.settings import METHODS, preset_values
 
 _PROGRAM = "python -m dynamics.train"
 
@@ -85,36 +76,19 @@ class Command:
     config: TrainConfig = field(default_factory=TrainConfig)
 
 
-@dataclass(frozen=True)
-class SFTCommand(Command):
-    """Options of ``sft``."""
-
-    method = "sft"
-    preset: Annotated[Literal["tiny", "pretrained", "lab"] | None, tyro.conf.arg(help=_preset_help("sft"))] = None
-    config: SFTConfig = field(default_factory=SFTConfig)
-
-
-@dataclass(frozen=True)
-class RLVRCommand(Command):
-    """Options of ``rlvr``."""
-
-    method = "rlvr"
-    preset: Annotated[Literal["tiny", "pretrained", "lab"] | None, tyro.conf.arg(help=_preset_help("rlvr"))] = None
-    config: RLVRConfig = field(default_factory=RLVRConfig)
+def _command(method: str, kind: type[TrainConfig]) -> type[Command]:
+    """Make the class of a method's options, whose fields tyro reads."""
+    preset: Any = Annotated[Optional[Literal[tuple(kind.presets)]], tyro.conf.arg(help=_preset_help(method))]  # noqa: UP045
+    return make_dataclass(
+        f"{method.title()}Command",
+        [("preset", preset, None), ("config", kind, field(default_factory=kind))],
+        bases=(Command,),
+        frozen=True,
+        namespace={"method": method, "__doc__": f"Options of ``{method}``.", "__module__": __name__},
+    )
 
 
-@dataclass(frozen=True)
-class SelfPlayCommand(Command):
-    """Options of ``selfplay``."""
-
-    method = "selfplay"
-    preset: Annotated[
-        Literal["tiny", "pretrained", "lab", "azr-paper", "azr-code"] | None, tyro.conf.arg(help=_preset_help("selfplay"))
-    ] = None
-    config: SelfPlayConfig = field(default_factory=SelfPlayConfig)
-
-
-_COMMANDS: tuple[type[Command], ...] = (SFTCommand, RLVRCommand, SelfPlayCommand)
+_COMMANDS: tuple[type[Command], ...] = tuple(_command(method, kind) for method, kind in METHODS.items())
 
 
 def parse(argv: Sequence[str] | None = None) -> Command:
@@ -157,7 +131,7 @@ def _parsed(words: list[str], preset: str | None, model: str) -> Command:
     """Parse by tyro, whose boxes of errors become one line, with the defaults of a preset."""
     subcommands: list[Any] = []
     for kind in _COMMANDS:
-        values = preset_values(kind.method, preset if preset in PRESETS[kind.method] else None, model)
+        values = preset_values(kind.method, preset if preset in METHODS[kind.method].presets else None, model)
         subcommands.append(
             Annotated[
                 kind,
@@ -215,7 +189,7 @@ def _suggestion(message: str) -> str:
 
 def _options() -> dict[str, bool]:
     """List all options, of the command and of the settings, and whether they take a list."""
-    types = {name: kind for config in METHODS.values() for name, kind in get_type_hints(config).items()}
+    types = {setting.name: get_type_hints(config)[setting.name] for config in METHODS.values() for setting in fields(config)}
     own = [setting.name for setting in fields(Command) if setting.name != "config"]
     return {option_of(name): False for name in own} | {option_of(name): get_origin(kind) is tuple for name, kind in types.items()}
 

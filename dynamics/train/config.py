@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from dynamics.errors import InputError, did_you_mean
 
@@ -35,6 +36,62 @@ EARLIER: dict[str, Any] = {
     "validation_problems": 200,
     "validation_samples": 2,
 }
+
+#: what the defaults are for: the classes below hold those for the embedded model, presets of the other names override some of them
+SIZES = ("tiny", "pretrained", "lab")
+_PRETRAINED: dict[str, Any] = {
+    "learning_rate": 1e-5,
+    "eval_problems": 64,
+    "eval_samples": 4,
+    "max_new_tokens": 64,
+    "eval_temperatures": (1.0, 0.0),
+}
+#: for the base of the laboratory: its longest scratchpads have about 90 tokens, its test sets 520 programs
+_LAB: dict[str, Any] = {
+    "task": "lab",
+    "steps": 100,
+    "max_new_tokens": 120,
+    "eval_problems": 520,
+    "eval_temperatures": (1.0, 0.0),
+    "eval_trained_temperatures": (1.0, 0.0),
+}
+#: a number of problems that is more than the laboratory has, whose matched runs train on all
+ALL_OF_LAB = 8000
+#: settings of Absolute Zero shared by its paper and its public code; the presets add the settings in which the two differ
+AZR: dict[str, Any] = {
+    "prompts_per_step": 64,
+    "group_size": 8,
+    "solver_samples": 1,
+    "num_references": 6,
+    "learning_rate": 1e-6,
+    "buffer_size": 16384,
+    "wrong_answer_reward": -0.5,
+    "format_error_reward": -1.0,
+    "adam_beta2": 0.999,
+    "weight_decay": 0.0,
+    "loss_aggregation": "role-task-mean",
+    "warmup_steps": 0,
+    "num_seed_tasks": 256,
+    "solver_batch": "max_new",
+}
+
+
+def presets(pretrained: dict[str, Any], lab: dict[str, Any], **named: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the presets of a method, by name: the settings in which each differs from the defaults of its class.
+
+    Those of the laboratory are matched: 144 completions a step, 16 problems of RLVR with 9 samples, 16 tasks of self-play with their
+    proposal and 8 answers.
+
+    Parameters
+    ----------
+    pretrained, lab
+        What the method adds to the settings that all methods have for pretrained models, and for the base of the laboratory.
+    named
+        Further presets, each with all of its settings; an underscore in a name stands for a hyphen.
+    """
+    return {"tiny": {}, "pretrained": _PRETRAINED | pretrained, "lab": _LAB | lab} | {
+        name.replace("_", "-"): values for name, values in named.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -114,6 +171,9 @@ class TrainConfig:
         run programs written by the model, and verifiers of other packages, without a sandbox if none is available on this machine
     """
 
+    #: by name; see ``presets``
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
     model: str = "tiny"
     task: str = "code"
     steps: int = 100
@@ -146,6 +206,9 @@ class TrainConfig:
     max_new_tokens: int = 32
     allow_unconfined: bool = False
 
+    def check_settings(self) -> None:
+        """Check what depends on several settings, or on the method; ``InputError`` names the option."""
+
 
 @dataclass(frozen=True)
 class SFTConfig(TrainConfig):
@@ -161,6 +224,8 @@ class SFTConfig(TrainConfig):
         order of the training problems: shuffled (anew every epoch), or recorded (as the task lists them, once over the run at an even
         pace)
     """
+
+    presets = presets({"batch_size": 16}, {"num_problems": ALL_OF_LAB, "batch_size": 144})
 
     num_problems: int = 2048
     batch_size: int = 64
@@ -214,6 +279,11 @@ class PolicyGradientConfig(TrainConfig):
     clip_cov: float = 0.0
     kl_cov: float = 0.0
 
+    def check_settings(self) -> None:
+        """Check what depends on several settings."""
+        super().check_settings()
+        _check_policy_gradient(self)
+
 
 @dataclass(frozen=True)
 class RLVRConfig(PolicyGradientConfig):
@@ -235,27 +305,34 @@ class RLVRConfig(PolicyGradientConfig):
         role-task (those of each task type, as self-play does)
     """
 
+    presets = presets({"prompts_per_step": 8, "group_size": 8}, {"num_problems": ALL_OF_LAB, "prompts_per_step": 16, "group_size": 9})
+
     num_problems: int = 2048
     prompts_per_step: int = 48
     group_size: int = 16
     data_order: DataOrder = "shuffled"
     advantage_cells: Literal["batch", "role-task"] = "batch"
 
+    def check_settings(self) -> None:
+        """Check what depends on several settings."""
+        super().check_settings()
+        if self.advantage_cells == "role-task" and not self.advantage.startswith("reinforce++"):
+            raise InputError(
+                f"--advantage-cells role-task: does nothing with --advantage {self.advantage}, which compares no samples of different "
+                "prompts; use --advantage reinforce++-sequence, or leave it out"
+            )
+
 
 @dataclass(frozen=True)
-class SelfPlayConfig(PolicyGradientConfig):
-    """Self-play as in Absolute Zero: one model proposes tasks and solves them; both roles are scored by running the programs.
+class TaskMakingConfig(PolicyGradientConfig):
+    """Settings shared by the games in which a player proposes tasks.
 
     Attributes
     ----------
-    advantage : str
-        advantage estimator; advantages are normalised separately for each role and task type
     prompts_per_step : int
         number of proposals per step and task type
     group_size : int
         number of solver samples per proposed task, from which its solve rate is estimated
-    solver_samples : int
-        number of solver samples per task to train on; 0: all of --group-size
     max_proposal_tokens : int
         maximum length of a proposal in tokens
     task_types : tuple of str
@@ -286,11 +363,6 @@ class SelfPlayConfig(PolicyGradientConfig):
     num_seed_tasks : int
         target size of the buffer before training; the base model fills it with valid proposals in at most four rounds, starting from the
         first task
-    solver_delay : int
-        steps between proposing a task and training the solver on it: 0 or 1
-    solver_batch : str
-        tasks that the solver trains on: new (the new valid tasks; earlier ones only in a step without a valid proposal), or max_new (the
-        new valid tasks, filled up to --prompts-per-step of each type with tasks from the buffer, as in Absolute Zero's code)
     on_collapse : str
         what to do when the proposer has collapsed (see --collapse-steps): stop the run, or continue to train the solver on the buffer
     collapse_steps : int
@@ -300,10 +372,8 @@ class SelfPlayConfig(PolicyGradientConfig):
     """
 
     steps: int = 250
-    advantage: SelfPlayAdvantage = "reinforce++-sequence"
     prompts_per_step: int = 24
     group_size: int = 8
-    solver_samples: int = 0
     max_proposal_tokens: int = 64
     task_types: tuple[TaskType, ...] = ("deduction", "abduction", "induction")
     num_references: int = 1
@@ -317,103 +387,55 @@ class SelfPlayConfig(PolicyGradientConfig):
     proposer: Literal["trained", "frozen", "snapshot"] = "trained"
     buffer_size: int = 4096
     num_seed_tasks: int = 64
-    solver_delay: Literal[0, 1] = 0
-    solver_batch: Literal["new", "max_new"] = "new"
     on_collapse: Literal["stop", "solver"] = "stop"
     collapse_steps: int = 10
     curriculum_samples: int = 60
 
+    def check_settings(self) -> None:
+        """Check what depends on several settings."""
+        super().check_settings()
+        _check_taskmaking(self)
+
+
+@dataclass(frozen=True)
+class SelfPlayConfig(TaskMakingConfig):
+    """Self-play as in Absolute Zero: one model proposes tasks and solves them; both roles are scored by running the programs.
+
+    Attributes
+    ----------
+    advantage : str
+        advantage estimator; advantages are normalised separately for each role and task type
+    solver_samples : int
+        number of solver samples per task to train on; 0: all of --group-size
+    solver_delay : int
+        steps between proposing a task and training the solver on it: 0 or 1
+    solver_batch : str
+        tasks that the solver trains on: new (the new valid tasks; earlier ones only in a step without a valid proposal), or max_new (the
+        new valid tasks, filled up to --prompts-per-step of each type with tasks from the buffer, as in Absolute Zero's code)
+    """
+
+    presets = presets(
+        {"prompts_per_step": 4, "num_references": 2, "max_proposal_tokens": 128},
+        {"task_types": ("deduction", "abduction"), "prompts_per_step": 8, "group_size": 8, "solver_batch": "max_new"},
+        azr_paper=AZR | {"advantage": "reinforce++-sequence", "proposer_reward": "one_minus", "entropy_coef": 0.001},
+        azr_code=AZR
+        | {"advantage": "reinforce++", "proposer_reward": "azr_code", "entropy_coef": 0.0, "clip_ratio_high": 0.28, "solver_delay": 1},
+    )
+
+    advantage: SelfPlayAdvantage = "reinforce++-sequence"
+    solver_samples: int = 0
+    solver_delay: Literal[0, 1] = 0
+    solver_batch: Literal["new", "max_new"] = "new"
+
+    def check_settings(self) -> None:
+        """Check what depends on several settings."""
+        super().check_settings()
+        if self.solver_samples > self.group_size:
+            raise InputError(f"--solver-samples {self.solver_samples}: must be at most --group-size, which is {self.group_size}")
+
 
 #: prefixes of tasks that a run directory follows: what a run of self-play proposed, and what a run of RLVR answered correctly
 PROPOSED, CORRECT = "proposed:", "correct:"
-
-METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig}
-
-#: the classes above hold the defaults for the embedded model; these differ for pretrained models, for all methods and by method
-_PRETRAINED: dict[str, Any] = {
-    "learning_rate": 1e-5,
-    "eval_problems": 64,
-    "eval_samples": 4,
-    "max_new_tokens": 64,
-    "eval_temperatures": (1.0, 0.0),
-}
-_PRETRAINED_OF: dict[str, dict[str, Any]] = {
-    "sft": {"batch_size": 16},
-    "rlvr": {"prompts_per_step": 8, "group_size": 8},
-    "selfplay": {"prompts_per_step": 4, "num_references": 2, "max_proposal_tokens": 128},
-}
-#: those for the base of the laboratory: its longest scratchpads have about 90 tokens, its test sets 520 programs
-_LAB: dict[str, Any] = {
-    "task": "lab",
-    "steps": 100,
-    "max_new_tokens": 120,
-    "eval_problems": 520,
-    "eval_temperatures": (1.0, 0.0),
-    "eval_trained_temperatures": (1.0, 0.0),
-}
-#: matched: 144 completions a step, 16 problems of RLVR with 9 samples, 16 tasks of self-play with their proposal and 8 answers
-_LAB_OF: dict[str, dict[str, Any]] = {
-    "sft": {"num_problems": 8000, "batch_size": 144},  # all of them: there are fewer
-    "rlvr": {"num_problems": 8000, "prompts_per_step": 16, "group_size": 9},
-    "selfplay": {"task_types": ("deduction", "abduction"), "prompts_per_step": 8, "group_size": 8, "solver_batch": "max_new"},
-}
-#: settings of Absolute Zero shared by its paper and its public code; the presets below add the settings in which the two differ
-_AZR: dict[str, Any] = {
-    "prompts_per_step": 64,
-    "group_size": 8,
-    "solver_samples": 1,
-    "num_references": 6,
-    "learning_rate": 1e-6,
-    "buffer_size": 16384,
-    "wrong_answer_reward": -0.5,
-    "format_error_reward": -1.0,
-    "adam_beta2": 0.999,
-    "weight_decay": 0.0,
-    "loss_aggregation": "role-task-mean",
-    "warmup_steps": 0,
-    "num_seed_tasks": 256,
-    "solver_batch": "max_new",
-}
-_AZR_PRESETS: dict[str, dict[str, Any]] = {
-    "azr-paper": _AZR | {"advantage": "reinforce++-sequence", "proposer_reward": "one_minus", "entropy_coef": 0.001},
-    "azr-code": _AZR
-    | {"advantage": "reinforce++", "proposer_reward": "azr_code", "entropy_coef": 0.0, "clip_ratio_high": 0.28, "solver_delay": 1},
-}
-#: presets for a kind of model; each other preset overrides some settings of one of these
-SIZES = ("tiny", "pretrained", "lab")
-PRESETS: dict[str, tuple[str, ...]] = {"sft": SIZES, "rlvr": SIZES, "selfplay": (*SIZES, *_AZR_PRESETS)}
-
-
-def size_preset(preset: str | None, model: str) -> str:
-    """Return ``tiny``, ``pretrained`` or ``lab``: the given preset if it is one of these, otherwise the preset for the model."""
-    return preset if preset in SIZES else model if model in ("tiny", "lab") else "pretrained"
-
-
-def preset_values(method: str, preset: str | None = None, model: str = "tiny") -> dict[str, Any]:
-    """Return the settings in which a preset differs from the defaults of the method's config class.
-
-    Parameters
-    ----------
-    method
-        ``sft``, ``rlvr`` or ``selfplay``.
-    preset
-        One of ``PRESETS[method]``; if None, the one of this name for the models ``tiny`` and ``lab``, ``pretrained`` for all others.
-    model
-        Value of ``--model``.
-
-    Returns
-    -------
-    dict
-        Values by field name.
-    """
-    if preset is not None and preset not in PRESETS[method]:
-        raise InputError(
-            f"--preset {preset}: unknown for {method}; there are {', '.join(PRESETS[method])}{did_you_mean(preset, PRESETS[method])}"
-        )
-    of_size = {"tiny": {}, "pretrained": _PRETRAINED | _PRETRAINED_OF[method], "lab": _LAB | _LAB_OF[method]}
-    values: dict[str, Any] = of_size[size_preset(preset, model)]
-    return values | _AZR_PRESETS.get(preset or "", {})
-
 
 #: minimum of a numeric field; 0 for fields that are not listed
 _MINIMUM = {
@@ -462,15 +484,7 @@ def check(config: TrainConfig) -> None:
     if config.decay_matrices_only and not config.weight_decay:
         raise InputError("--decay-matrices-only: does nothing with --weight-decay 0; set a weight decay, or leave it out")
     forced_compute_dtype()
-    if isinstance(config, PolicyGradientConfig):
-        _check_policy_gradient(config)
-    if isinstance(config, RLVRConfig) and config.advantage_cells == "role-task" and not config.advantage.startswith("reinforce++"):
-        raise InputError(
-            f"--advantage-cells role-task: does nothing with --advantage {config.advantage}, which compares no samples of different "
-            "prompts; use --advantage reinforce++-sequence, or leave it out"
-        )
-    if isinstance(config, SelfPlayConfig):
-        _check_selfplay(config)
+    config.check_settings()
 
 
 def _check_number(option: str, value: float, minimum: int | None) -> None:
@@ -518,15 +532,13 @@ def _check_policy_gradient(config: PolicyGradientConfig) -> None:
         )
 
 
-def _check_selfplay(config: SelfPlayConfig) -> None:
+def _check_taskmaking(config: TaskMakingConfig) -> None:
     from dynamics.train import proposer_rewards as rewards
 
     if not config.task_types:
         raise InputError(f"--task-types: needs at least one of {', '.join(get_args(TaskType))}")
     if set(config.task_types) == {"induction"}:
         raise InputError("--task-types induction: needs deduction or abduction as well, which supply its programs")
-    if config.solver_samples > config.group_size:
-        raise InputError(f"--solver-samples {config.solver_samples}: must be at most --group-size, which is {config.group_size}")
     rewards.find(config.proposer_reward)
 
 

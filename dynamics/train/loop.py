@@ -15,7 +15,7 @@ import importlib.metadata
 import platform
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from dynamics.train import (
     kept_samples,
     policy,
     probe_prompts,
+    registry,
     sources,
     state,
     tasks,
@@ -46,13 +47,14 @@ from dynamics.train import (
     update,
     validation,
 )
-from dynamics.train.batch import Batch
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
 from dynamics.train.lab.tokenizer import SCHEME
-from dynamics.train.registry import METHODS
+from dynamics.train.method import Part
+from dynamics.train.policy import Policy
 from dynamics.train.samplers.transformers import decoder_of
 from dynamics.train.tasks.prompt_formats import encode_questions, language_of
 from dynamics.train.token_kinds import TokenKinds
+from dynamics.train.updates import Update
 
 #: what to do if memory runs out in a step
 OUT_OF_MEMORY = (
@@ -116,38 +118,56 @@ class Run:
         device = None if config.device == "auto" else config.device
         compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
         with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
-            self.policy = policy.load(built_in.find(config.model), device, config.master_dtype, compute, config.gradient_checkpointing)
-        self.language = language_of(self.policy.tokenizer)
+            loaded = policy.load(built_in.find(config.model), device, config.master_dtype, compute, config.gradient_checkpointing)
+        self.language = language_of(loaded.tokenizer)
         if self.language == "lab":
-            self.policy.token_kinds = TokenKinds(self.policy.tokenizer, self.policy.eos, SCHEME)
+            loaded.token_kinds = TokenKinds(loaded.tokenizer, loaded.eos, SCHEME)
+        self.base_checksum = state.weights_checksum(loaded)
         self.source = sources.find(config.task, self.language, config.allow_unconfined)
         checks.check_language(config, self.source, self.language)
-        self.method = METHODS[method].make(config, self.policy, self.source)
+        self.method = registry.make(method, config, loaded, self.source)
         try:
-            self._prepare(resume, tensorboard, wandb)
+            self._prepare(loaded, resume, tensorboard, wandb)
         except BaseException:
             self._close()
             raise
 
-    def _prepare(self, resume: bool, tensorboard: bool, wandb: str | None) -> None:
+    def _prepare(self, loaded: Policy, resume: bool, tensorboard: bool, wandb: str | None) -> None:
         """Do what remains once the model is loaded, up to the last saved state of a resumed run."""
         config = self.config
         self._compare_inputs()
         self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
-        self.validation = validation.prepare(self.source, self.policy.tokenizer, config)
-        self.base = self._keep_base()
+        self.validation = validation.prepare(self.source, loaded.tokenizer, config)
+        self.base = self._keep_base(loaded)
         self.reference = self.base if isinstance(config, PolicyGradientConfig) and config.kl_coef else None
-        self.optimizer = update.make_optimizer(self.policy, config)
+        self.players = self.method.make_players(loaded, config)
         every = config.record_every or self.method.record_every
         kept = self.base is not None  # by which the recorder needs no copy of its own
-        before = (self.base or self.policy).masters
+        start = {name: (self.base or player.policy).effective() for name, player in self.players.items()}
+        before = None if self.method.graded_by_validation else start[self.method.graded]
         self.recorder = Recorder(self.out, every=every, base=before, tensorboard=tensorboard, wandb=wandb, keeps_base=kept)
+        self.recorders = {name: self._recorder_of(name, every, start[name], kept) for name in self._beside()}
         self.step = self.saved = 0
         self.stopping: int | None = None
         self.stops_at_once = False
         self._resume_from_state(resume)
         self._describe()
         self._consistent = True  # weights, step number and files belong to the same step
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the graded player."""
+        return self.players[self.method.graded].policy
+
+    def _beside(self) -> list[str]:
+        """List the players whose weights are measured and kept in ``players/``: all but one that is graded throughout."""
+        return [name for name in self.players if self.method.graded_by_validation or name != self.method.graded]
+
+    def _recorder_of(self, name: str, every: int, start: Mapping[str, Any], kept: bool) -> Recorder:
+        """Make the recorder of a player that is measured beside the graded one."""
+        folder = self.out / "players" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return Recorder(folder, every=every, base=start, keeps_base=kept)
 
     def _begun(self, preset: str | None) -> dict[str, Any]:
         """Build the part of ``run.json`` that is known before the model is loaded."""
@@ -180,6 +200,8 @@ class Run:
             "record_every": self.recorder.every,
             "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
         } | self.method.metadata()
+        if self._beside():
+            self.document |= {"players": list(self.players), "graded": self.method.graded}
         if self.validation is not None:
             self.document["validation"] = self.validation.describe(self.config)
         if scorers := [part.executor() for part in checks.scored_parts(self.config, self.source)]:
@@ -197,7 +219,7 @@ class Run:
         problems = hashlib.sha256()
         for part in self.method.inputs():
             problems.update(part)
-        checksums = {"base": state.weights_checksum(self.policy), "problems": problems.hexdigest()}
+        checksums = {"base": self.base_checksum, "problems": problems.hexdigest()}
         begun = self.document.setdefault("checksums", checksums)
         for name, what in (("base", f"--model {self.config.model}: its weights"), ("problems", f"--task {self.config.task}: its problems")):
             if begun.get(name, checksums[name]) != checksums[name]:
@@ -205,7 +227,7 @@ class Run:
 
     def _resume_from_state(self, resume: bool) -> None:
         """Load the last sound state of a resumed run, and remove later records from the run directory."""
-        resumed = state.resume(self.out / "state", self.policy, self.optimizer, self.method.load) if resume else None
+        resumed = state.resume(self.out / "state", self.players, self.method.load) if resume else None
         if resumed is not None:
             self.step = self.saved = resumed.step
             self._note(*resumed.notes)
@@ -221,7 +243,11 @@ class Run:
                 f"{self.out / 'metrics.jsonl'}: does not have the metrics of step {missing} once; restore the file, or train again into "
                 "another folder"
             )
-        self.recorder.follow(self.step, self.policy.masters)
+        for name, recorder in self.recorders.items():
+            recorder.directory.truncate(self.step)
+            recorder.follow(self.step, self.players[name].policy.effective())
+        if not self.method.graded_by_validation:
+            self.recorder.follow(self.step, self.policy.effective())
 
     def _note_changes(self) -> None:
         """Note settings that a resumed run changes, and record those that earlier versions did not have."""
@@ -246,12 +272,12 @@ class Run:
         """Name of the trained model in ``evals/``."""
         return f"{self.name}, {self.config.steps} steps"
 
-    def _keep_base(self) -> policy.Policy | None:
+    def _keep_base(self, loaded: Policy) -> Policy | None:
         """Return a copy of the base model if anything computes with it while it is trained; call it before loading a state."""
         needs_reference = isinstance(self.config, PolicyGradientConfig) and bool(self.config.kl_coef)
-        return self.method.base or (self.policy.copy() if needs_reference else None)
+        return self.method.base or (loaded.copy() if needs_reference else None)
 
-    def load_base(self) -> policy.Policy:
+    def load_base(self) -> Policy:
         """Return the base model of the run, with the same dtypes and device; load it again unless a copy is kept."""
         return self.base or policy.load(built_in.find(self.config.model), str(self.policy.device), self.policy.master, self.policy.compute)
 
@@ -318,13 +344,15 @@ class Run:
         if data.rollouts:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", data.rollouts)
         probed = self._probe(number)
-        metrics = self._update(number, data.batch)
+        metrics = self._update(number, data.parts)
         metrics |= data.metrics | probed | {"learning_rate": self.config.learning_rate * update.rate(self.config, number)}
         self.step = number
         seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
         metrics |= self._validate()
-        self.recorder.step(number, self.policy.masters, metrics)
+        for name, recorder in self.recorders.items():
+            recorder.step(number, self.players[name].policy.effective(), {})
+        self.recorder.step(number, None if self.method.graded_by_validation else self.policy.effective(), metrics)
         self._note_remarks()
         self._consistent = True
         return metrics
@@ -335,7 +363,10 @@ class Run:
         if not self.probe_prompts or (number - 1) % config.probe_every:
             return {}
         begin = time.perf_counter()
-        measured = probe_prompts.entropies(self.policy, self.probe_prompts, config.seed, config.max_tokens_per_microbatch)
+        measured: dict[str, float] = {}
+        for role, probes in self.probe_prompts.items():
+            player = self.players[self.method.player_of(role)].policy
+            measured |= probe_prompts.entropies(player, {role: probes}, config.seed, config.max_tokens_per_microbatch)
         return measured | {"time/probe_seconds": time.perf_counter() - begin}
 
     def _validate(self) -> dict[str, float]:
@@ -347,33 +378,53 @@ class Run:
         self.directory.write_rows(f"validation/step_{self.step}.jsonl", rows)
         return metrics | {"time/validation_seconds": time.perf_counter() - begin}
 
-    def _update(self, number: int, batch: Batch) -> dict[str, Any]:
-        """Run the optimizer steps on a batch; return the metrics of the first, with the clip fractions of the last."""
-        config = self.config
-        before = update.prepare(self.policy, self.reference, batch, config, number)
-        metrics: dict[str, Any] = {}
+    def _update(self, number: int, parts: Sequence[Part]) -> dict[str, Any]:
+        """Update the players on their batches; return the metrics of the first optimizer steps, with the clip fractions of the last."""
+        if not parts:  # a game has nothing to train on in this step
+            return {"tokens": 0, "completions_trained": 0, "tokens_with_gradient": 0}
+        updates = [self._update_part(number, part) for part in parts]
+        whole = updates[0] if len(updates) == 1 else updates[0].joined_with(updates[1:])
+        kinds = self.policy.token_kinds
+        metrics = token_metrics.token_metrics(whole.first, whole.batch, kinds)
+        if len(self.players) == 1:
+            metrics["grad_norm"] = whole.norm
+        metrics |= token_metrics.mismatch(whole.first.logp, whole.batch)
+        metrics |= whole.clips
+        metrics |= token_metrics.counts(whole.batch, whole.learns, whole.iterations)
+        if whole.dropped is not None:
+            metrics["clip/cov"] = float(whole.dropped.double().mean())
+        if whole.reference is not None:
+            metrics["kl"] = token_metrics.kl_to_reference(whole.last, whole.reference)
+        if len(self.players) > 1:
+            for name in dict.fromkeys(part.player for part in parts):
+                own = [done for part, done in zip(parts, updates, strict=True) if part.player == name]
+                metrics |= {f"player/{name}/{key}": value for key, value in own[0].joined_with(own[1:]).of_player().items()}
+        return metrics
+
+    def _update_part(self, number: int, part: Part) -> Update:
+        """Run the optimizer steps of a player on a batch."""
+        config, player, batch = self.config, self.players[part.player], part.batch
+        before = update.prepare(player.policy, self.reference, batch, config, number)
         iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
-        for iteration in range(iterations):
-            tokens = update.gradient(self.policy, batch, config, before)
+        dual = isinstance(config, PolicyGradientConfig) and bool(config.clip_ratio_c)
+        first: update.Tokens | None = None
+        norm, clips = 0.0, dict[str, float]()
+        for _ in range(iterations):
+            tokens = update.gradient(player.policy, batch, config, before)
             consistent, self._consistent = self._consistent, False
             try:
-                norm = update.optimizer_step(self.policy, self.optimizer, config, number, tokens, batch)
-            except InputError:  # the weights are as before
+                taken = update.optimizer_step(player.policy, player.optimizer, config, number, tokens, batch)
+            except InputError:  # the weights are as before, unless another step was taken
                 self._consistent = consistent
                 raise
-            if iteration == 0:
-                metrics = token_metrics.token_metrics(tokens, batch, self.policy.token_kinds) | {"grad_norm": norm}
-                metrics |= token_metrics.mismatch(tokens.logp, batch)
+            if first is None:
+                first, norm = tokens, taken
             else:
-                metrics |= token_metrics.clip_metrics(tokens)
-            if isinstance(config, PolicyGradientConfig) and config.clip_ratio_c:
-                metrics["clip/dual"] = float(tokens.clipped_dual.mean())
-        metrics |= token_metrics.counts(batch, update.learning(batch, config), iterations)
-        if before.dropped is not None:
-            metrics["clip/cov"] = float(before.dropped.double().mean())
-        if before.reference is not None:
-            metrics["kl"] = token_metrics.kl_to_reference(tokens.logp, before.reference)
-        return metrics
+                clips |= token_metrics.clip_metrics(tokens)
+            if dual:
+                clips["clip/dual"] = float(tokens.clipped_dual.mean())
+        assert first is not None
+        return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
 
     def save(self, method_state: dict[str, Any] | None = None) -> None:
         """Save the state from which ``--resume`` continues, unless it is saved already.
@@ -387,14 +438,26 @@ class Run:
             return
         self.directory.sync()
         kept = self.method.state() if method_state is None else method_state
-        state.save(self.out / "state", self.step, self.policy, self.optimizer, kept, last=self.step == self.config.steps)
+        state.save(self.out / "state", self.step, self.players, kept, last=self.step == self.config.steps)
         self.saved = self.step
 
     def checkpoint(self) -> None:
-        """Save the weights as a Hugging Face folder, unless they are already saved."""
-        target = self.out / "checkpoints" / f"step_{self.step:06d}"
-        if not (target / "config.json").exists():
-            state.save_model(target, self.policy)
+        """Save the weights of each player as a Hugging Face folder, unless they are already saved."""
+        name = f"step_{self.step:06d}"
+        if self.method.graded_by_validation:
+            self._choose_graded()
+        folders = {self.out / "players" / beside / name: beside for beside in self._beside()}
+        for target, player in (folders | {self.out / "checkpoints" / name: self.method.graded}).items():
+            if not any((target / file).exists() for file in ("config.json", "adapter_config.json")):
+                state.save_model(target, self.players[player].policy)
+
+    def _choose_graded(self) -> None:
+        """Let the method choose the graded player by the share of right greedy answers to the validation problems."""
+        config = self.config
+        questions = checks.validation_questions(self.source, config, config.validation_problems, "the choice of the graded player")
+        self.method.choose_graded(partial(validation.score, questions=questions, config=config))
+        chosen = self.document.setdefault("graded_at", {})
+        chosen[str(self.step)] = self.document["graded"] = self.method.graded
 
     def train(self, on_step: OnStep | None = None) -> None:
         """Run the remaining steps, with the evaluations before and after training."""
@@ -458,7 +521,8 @@ class Run:
                 return self.one_step()
         except InputError:
             if self._consistent:
-                self.optimizer.zero_grad()
+                for player in self.players.values():
+                    player.optimizer.zero_grad()
                 with suppress(InputError):  # a full disk, say, of which the first error tells
                     self.save(before())
             raise
@@ -470,7 +534,8 @@ class Run:
         try:
             self._write_matching()
         finally:
-            self.recorder.close()
+            for recorder in (self.recorder, *self.recorders.values()):
+                recorder.close()
             self._close()
 
     def _close(self) -> None:

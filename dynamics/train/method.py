@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.batch import Batch
+from dynamics.train.config import TrainConfig
+from dynamics.train.player import ONLY, Player
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts
+from dynamics.train.update import make_player
+
+
+class Part(NamedTuple):
+    """A batch on which one player is updated."""
+
+    player: str
+    batch: Batch
 
 
 @dataclass(frozen=True)
 class StepData:
-    """The batch of a step, with metrics and rollouts to record.
+    """What a step trains on, with metrics and rollouts to record.
 
     Attributes
     ----------
-    batch : training data of the step.
+    parts : batches in the order of the updates. A player may have several; one that has none keeps its weights.
     metrics : added to the metrics of the step in ``metrics.jsonl``.
     rollouts : rows of ``rollouts/step_N.jsonl``, one per completion.
     """
 
-    batch: Batch
+    parts: Sequence[Part]
     metrics: dict[str, Any] = field(default_factory=dict)
     rollouts: list[dict[str, Any]] = field(default_factory=list)
+
+    @staticmethod
+    def of(batch: Batch, metrics: dict[str, Any] | None = None, rollouts: list[dict[str, Any]] | None = None) -> StepData:
+        """Return the data of a method with one player."""
+        return StepData([Part(ONLY, batch)], metrics or {}, rollouts or [])
+
+    @property
+    def batch(self) -> Batch:
+        """The batch, of a step with one part."""
+        (part,) = self.parts
+        return part.batch
 
 
 class Method:
@@ -35,10 +56,32 @@ class Method:
     ----------
     record_every : steps between measurements of the weights, by default.
     base : the untrained model, if the method computes with it; it must stay as it is.
+    players : those that learn, by name; made by ``make_players``, if the method does not make them itself.
+    graded : name of the player that is evaluated, and whose checkpoints are those of the run.
     """
 
     record_every = 1
     base: Policy | None = None
+    players: Mapping[str, Player] = {}
+    graded = ONLY
+    #: whether the graded player is chosen anew, by ``choose_graded``, before each checkpoint
+    graded_by_validation = False
+
+    def make_players(self, policy: Policy, config: TrainConfig) -> Mapping[str, Player]:
+        """Return the players; a method that makes none has one, the model of the run."""
+        self.players = self.players or {ONLY: make_player(ONLY, policy, config)}
+        return self.players
+
+    def player_of(self, role: str) -> str:
+        """Return the name of the player that is asked the probe prompts of a role."""
+        del role
+        return self.graded
+
+    def choose_graded(self, measure: Callable[[Policy], float]) -> None:
+        """Choose the graded player before a checkpoint, where ``graded_by_validation``.
+
+        ``measure`` returns the share of validation problems that a policy answers correctly.
+        """
 
     def next_batch(self, step: int) -> StepData:
         """Return the batch of a step, counted from 1."""

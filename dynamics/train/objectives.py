@@ -233,6 +233,28 @@ def clipped(
     return (ratio < 1 - low) & (advantage < 0), (ratio > 1 + high) & (advantage > 0)
 
 
+def sequence_coefficients(logp: PerSample, old: PerSample, advantage: PerSample, low: float = 0.2, high: float = 0.2) -> PerSample:
+    """Compute A r of each completion where min(r A, clip(r, 1 - low, 1 + high) A) has a gradient, and 0 where clipping removes it.
+
+    The ratio is of whole completions, r = exp(logp - old) with mean log-probabilities of the tokens, as in the public code of SPC
+    (arXiv 2504.19162) and in GSPO (arXiv 2507.18071). The gradient of r A is A r times the gradient of the mean log-probability, so that a
+    log-likelihood with these coefficients, held fixed, has the gradient of the objective. Its value is not that of the objective.
+
+    Parameters
+    ----------
+    logp, old : (samples,) mean log-probability of the tokens under the current policy and under the reference, nats.
+    advantage : (samples,).
+    low, high : the ratio is clipped at 1 - low and at 1 + high.
+
+    Returns
+    -------
+    (samples,) float64.
+    """
+    ratio = np.exp(logp - old)
+    removed = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
+    return np.asarray(np.where(removed, 0.0, advantage * ratio), float)
+
+
 def dual_clipped(logp: PerToken, old: PerToken, advantage: PerToken, dual: float) -> Bool[Tensor, " tokens"]:
     """Mark the tokens whose gradient of ``policy_loss`` is removed by dual clipping; none if ``dual`` is 0."""
     return (torch.exp(logp - old) > dual) & (advantage < 0) & (dual > 0)

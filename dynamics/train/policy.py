@@ -12,8 +12,9 @@ import contextlib
 import copy
 import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,19 @@ class Policy:
     def copy(self) -> Policy:
         """Return another policy with the same weights, in memory of its own."""
         return Policy(copy.deepcopy(self.model), self.tokenizer, self.master, self.compute)
+
+    def effective(self) -> Mapping[str, Tensor]:
+        """Return the weights that are measured, by name: the masters."""
+        return self.masters
+
+    def save(self, folder: Path) -> None:
+        """Save the master weights into a folder, in the format of Hugging Face."""
+        from dynamics.models import save_quietly
+
+        model = self.model
+        if self.separate:  # the model's parameters equal the bfloat16 masters, so the conversion is exact
+            model = copy.deepcopy(model).to(torch.bfloat16)
+        save_quietly(model, self.tokenizer, folder)
 
     def update_model(self) -> None:
         """Copy the master weights into the model's parameters."""

@@ -1,37 +1,24 @@
-"""The training methods, with their settings."""
+"""The training methods: which class plays each, imported when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import importlib
+from typing import cast
 
-from dynamics.train import config
 from dynamics.train.config import TrainConfig
-from dynamics.train.games.azr import SelfPlay
 from dynamics.train.method import Method
-from dynamics.train.methods.rlvr import RLVR
-from dynamics.train.methods.sft import SFT
 from dynamics.train.policy import Policy
 from dynamics.train.tasks.problem import Source
 
-
-@dataclass(frozen=True)
-class TrainingMethod:
-    """A training method and its config class.
-
-    Attributes
-    ----------
-    config : class of the settings.
-    make : creates the method from its settings, the policy and the source of problems.
-    """
-
-    config: type[TrainConfig]
-    make: Callable[[Any, Policy, Source], Method]
-
-
-METHODS = {
-    "sft": TrainingMethod(config.METHODS["sft"], SFT),
-    "rlvr": TrainingMethod(config.METHODS["rlvr"], RLVR),
-    "selfplay": TrainingMethod(config.METHODS["selfplay"], SelfPlay),
+#: module and class of each method; its settings are in ``settings.METHODS``
+CLASSES = {
+    "sft": "dynamics.train.methods.sft:SFT",
+    "rlvr": "dynamics.train.methods.rlvr:RLVR",
+    "selfplay": "dynamics.train.games.azr:SelfPlay",
 }
+
+
+def make(method: str, config: TrainConfig, policy: Policy, source: Source) -> Method:
+    """Make a method from its settings, the model of the run, and the source of problems."""
+    module, _, name = CLASSES[method].partition(":")
+    return cast("Method", getattr(importlib.import_module(module), name)(config, policy, source))

@@ -1,4 +1,4 @@
-"""Saved states from which a run resumes: master weights, optimizer, step and method state, each with its checksum.
+"""Saved states from which a run resumes: master weights and optimizers of the players, step and method state, with checksums.
 
 The state before is kept until the new one has been read from the disk again and has its checksum, which is done when the next one is
 saved. So there are two states while a run is in progress, and a resumed run falls back to the former if the latter is damaged.
@@ -6,12 +6,11 @@ saved. So there are two states while a run is in progress, and a resumed run fal
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from dynamics.errors import InputError, printable
 from dynamics.io.folders import save_folder
 from dynamics.io.json import decode, encode
 from dynamics.io.side_files import read_bytes, read_text
+from dynamics.train.player import ONLY, Player
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +57,7 @@ class Damaged(Exception):
     """A saved state cannot be used; the message says why."""
 
 
-def save(
-    folder: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, method_state: dict[str, Any], last: bool = False
-) -> None:
+def save(folder: Path, step: int, players: Mapping[str, Player], method_state: dict[str, Any], last: bool = False) -> None:
     """Save the state after a step.
 
     Of the earlier states, the latest that is sound is kept; others are removed, as are those of later steps.
@@ -70,8 +68,8 @@ def save(
         The folder ``state`` of a run directory.
     step
         Number of the step.
-    policy, optimizer
-        Source of the master weights and of the optimizer state.
+    players
+        Sources of the master weights and of the states of the optimizers.
     method_state
         State of the method, written as JSON.
     last
@@ -83,9 +81,10 @@ def save(
     written: dict[str, str] = {}
 
     def fill(path: Path) -> None:
-        weights = {name: value.detach().cpu() for name, value in policy.masters.items()}
+        tensors = {name: _tensors_of(player) for name, player in players.items()}
         document = encode({"step": step, "method": method_state})
-        written[TENSORS] = _write(path / TENSORS, lambda file: torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, file))
+        kept = tensors[ONLY] if set(tensors) == {ONLY} else {"players": tensors}
+        written[TENSORS] = _write(path / TENSORS, lambda file: torch.save(kept, file))
         written[DOCUMENT] = _write(path / DOCUMENT, lambda file: file.write(document))
         lines = "".join(f"{checksum}  {name}\n" for name, checksum in written.items())
         _write(path / CHECKSUMS, lambda file: file.write(lines.encode()))
@@ -97,6 +96,11 @@ def save(
     for other in _states(folder):
         if _number(other) > step or (last and _number(other) < step):
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _tensors_of(player: Player) -> dict[str, Any]:
+    weights = {name: value.detach().cpu() for name, value in player.policy.masters.items()}
+    return {"weights": weights, "optimizer": player.optimizer.state_dict()}
 
 
 def _keep_one_sound(folder: Path, step: int) -> None:
@@ -209,15 +213,15 @@ def _verify(path: Path) -> bool:
     return True
 
 
-def resume(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, load_method: Callable[[dict[str, Any]], None]) -> Resumed | None:
-    """Load the latest sound state into the policy, the optimizer and the method; weights are copied into existing memory.
+def resume(folder: Path, players: Mapping[str, Player], load_method: Callable[[dict[str, Any]], None]) -> Resumed | None:
+    """Load the latest sound state into the players and the method; weights are copied into existing memory.
 
     Parameters
     ----------
     folder
         The folder ``state`` of a run directory.
-    policy, optimizer
-        Receive the weights and the state of the optimizer.
+    players
+        Receive the weights and the states of the optimizers.
     load_method
         Restores the state of the method.
 
@@ -236,8 +240,8 @@ def resume(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, load_
         try:
             has_checksums = _verify(path)
             tensors, document = _read(path)
-            _check(path, tensors, document, policy)
-            _load(tensors, document, policy, optimizer, load_method)
+            kept = _check(path, tensors, document, players)
+            _load(kept, document, players, load_method)
         except Damaged as error:
             damaged.append(f"{printable(path)}: is damaged ({error})")
             continue
@@ -274,16 +278,22 @@ def _reason(error: BaseException) -> str:
     return printable(str(error).strip().partition("\n")[0] or type(error).__name__)
 
 
-def _check(path: Path, tensors: Any, document: Any, policy: Policy) -> None:
-    """Check that a state has the step of its folder, and the weights of the model."""
+def _check(path: Path, tensors: Any, document: Any, players: Mapping[str, Player]) -> dict[str, dict[str, Any]]:
+    """Check that a state has the step of its folder, and the weights of the models; return the tensors by player."""
     step = document.get("step") if isinstance(document, dict) else None
     if type(step) is not int or step != _number(path) or not isinstance(document.get("method"), dict):
         raise Damaged(f"{DOCUMENT} is not that of step {_number(path)}")
-    weights = tensors.get("weights") if isinstance(tensors, dict) else None
-    if not isinstance(weights, dict) or not isinstance(tensors.get("optimizer"), dict):
-        raise Damaged(f"{TENSORS} does not hold weights and the state of an optimizer")
-    if different := next(_different(weights, policy), None):
-        raise Damaged(f"{TENSORS}: {printable(different)} is not as in the model")
+    of_players = tensors.get("players", {ONLY: tensors}) if isinstance(tensors, dict) else None
+    if not isinstance(of_players, dict) or of_players.keys() != players.keys():
+        raise Damaged(f"{TENSORS} does not hold the players {', '.join(players)}")
+    for name, player in players.items():
+        kept = of_players[name]
+        weights = kept.get("weights") if isinstance(kept, dict) else None
+        if not isinstance(weights, dict) or not isinstance(kept.get("optimizer"), dict):
+            raise Damaged(f"{TENSORS} does not hold weights and the state of an optimizer")
+        if different := next(_different(weights, player.policy), None):
+            raise Damaged(f"{TENSORS}: {printable(different)} is not as in the model")
+    return of_players
 
 
 def _different(weights: dict[Any, Any], policy: Policy) -> Iterator[object]:
@@ -296,10 +306,9 @@ def _different(weights: dict[Any, Any], policy: Policy) -> Iterator[object]:
 
 
 def _load(
-    tensors: dict[str, Any],
+    tensors: Mapping[str, dict[str, Any]],
     document: dict[str, Any],
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    players: Mapping[str, Player],
     load_method: Callable[[dict[str, Any]], None],
 ) -> None:
     """Load a state that was checked."""
@@ -309,17 +318,20 @@ def _load(
         load_method(document["method"])
     except Exception as error:  # whatever a method expects and does not find
         raise Damaged(f"{DOCUMENT}: {type(error).__name__}: {_reason(error)}") from None
+    moments = []
     try:
-        optimizer.load_state_dict(tensors["optimizer"])
-        moments = _moments(optimizer)
+        for name, player in players.items():
+            player.optimizer.load_state_dict(tensors[name]["optimizer"])
+            moments += _moments(player.optimizer)
     except Exception as error:
         raise Damaged(f"{TENSORS}: {type(error).__name__}: {_reason(error)}") from None
-    for states, name, value in moments:
-        states[name] = value.clone()
+    for states, key, value in moments:
+        states[key] = value.clone()
     with torch.no_grad():
-        for name, value in policy.masters.items():
-            value.copy_(tensors["weights"][name])
-    policy.update_model()
+        for name, player in players.items():
+            for key, value in player.policy.masters.items():
+                value.copy_(tensors[name]["weights"][key])
+            player.policy.update_model()
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
@@ -348,15 +360,5 @@ def weights_checksum(policy: Policy) -> str:
 
 
 def save_model(target: Path, policy: Policy) -> None:
-    """Save the master weights as a Hugging Face folder."""
-    import torch
-
-    from dynamics.models import save_quietly
-
-    def fill(path: Path) -> None:
-        model = policy.model
-        if policy.separate:  # the model's parameters equal the bfloat16 masters, so the conversion is exact
-            model = copy.deepcopy(model).to(torch.bfloat16)
-        save_quietly(model, policy.tokenizer, path)
-
-    save_folder(target, fill, ADVICE)
+    """Save a policy as a Hugging Face folder, whole or not at all."""
+    save_folder(target, policy.save, ADVICE)

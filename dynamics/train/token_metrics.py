@@ -90,7 +90,7 @@ def mismatch(logp: Float[np.ndarray, " tokens"], batch: Batch) -> dict[str, floa
     logp : (tokens,) log-probabilities of the trainer, in the order of samples, nats.
     batch : sampled completions, with the log-probabilities of the sampler.
     """
-    if batch.behaviour is None:
+    if batch.behaviour is None or batch.sequence_ratio:  # then they are those of a reference
         return {}
     behaviour = np.concatenate(list(batch.behaviour)).astype(float)
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from dynamics.errors import InputError
 from dynamics.train import objectives
 from dynamics.train.batch import Batch, completion_offsets, token_indices
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
+from dynamics.train.player import Player
 from dynamics.train.policy import Piece, Policy
 from dynamics.train.rng import stream
 
@@ -51,12 +52,14 @@ class Before:
     ----------
     old, reference : (tokens,) log-probabilities of the policy before the update and of the base model, in the order of samples, nats.
     dropped, penalised : (tokens,) bool, tokens whose gradient is dropped (Clip-Cov), and tokens with a KL penalty to ``old`` (KL-Cov).
+    coefficients : (samples,) of the log-likelihood, for a ratio of whole completions; computed anew for each update on a batch.
     """
 
     old: Float[torch.Tensor, " tokens"] | None = None
     reference: Float[torch.Tensor, " tokens"] | None = None
     dropped: Bool[torch.Tensor, " tokens"] | None = None
     penalised: Bool[torch.Tensor, " tokens"] | None = None
+    coefficients: Float[np.ndarray, " samples"] | None = None
 
 
 def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) -> Tokens:
@@ -87,6 +90,8 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens, batch.roles, batch.tasks)
     tokens = Tokens(*(np.zeros(count) for _ in range(8)))
     learns = learning(batch, config)
+    if batch.sequence_ratio:
+        before = replace(before, coefficients=_coefficients(policy, batch, config))
     for chosen, with_gradient in ((np.flatnonzero(learns).tolist(), True), (np.flatnonzero(~learns).tolist(), False)):
         for rows in policy.pack(batch, chosen, config.max_tokens_per_microbatch):
             with torch.set_grad_enabled(with_gradient):
@@ -118,14 +123,18 @@ def _add(
     """Add the gradient of a piece, if gradients are enabled, and enter its values into ``tokens`` at ``index``."""
     logp, entropy, surprisal = piece.values
     sample = piece.rows.sample
-    advantage = torch.from_numpy(batch.advantages[sample]).to(logp)
-    loss, clipped = _loss(config, before, index, logp, entropy, advantage)
+    advantage = torch.from_numpy((batch.advantages if before.coefficients is None else before.coefficients)[sample]).to(logp)
+    imitated = None if batch.supervised is None else torch.from_numpy(batch.supervised[sample]).to(logp.device)
+    loss, clipped = _loss(config, before, index, logp, entropy, advantage, imitated)
     if torch.is_grad_enabled():
         piece.backward((loss * torch.from_numpy(weights[sample]).to(logp)).sum())
     for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
         getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
     tokens.sample[index] = sample
     tokens.clipped_low[index], tokens.clipped_high[index], tokens.clipped_dual[index] = clipped.cpu().numpy()
+    if before.coefficients is not None:  # whole completions are clipped
+        removed = (before.coefficients[sample] == 0) * np.sign(batch.advantages[sample])
+        tokens.clipped_low[index], tokens.clipped_high[index] = removed < 0, removed > 0
 
 
 def _loss(
@@ -135,11 +144,17 @@ def _loss(
     logp: Float[torch.Tensor, " tokens"],
     entropy: Float[torch.Tensor, " tokens"],
     advantage: Float[torch.Tensor, " tokens"],
+    imitated: Bool[torch.Tensor, " tokens"] | None,
 ) -> tuple[Float[torch.Tensor, " tokens"], Bool[torch.Tensor, "3 tokens"]]:
-    """Loss of the tokens with these indices in the batch, and masks of those clipped at the lower and upper end and by dual clipping."""
+    """Loss of the tokens with these indices in the batch, and masks of those clipped at the lower and upper end and by dual clipping.
+
+    Tokens that are ``imitated``, and all where the coefficients are those of whole completions, have no probability ratio.
+    """
     if not isinstance(config, PolicyGradientConfig):
         return -advantage * logp, torch.zeros(3, len(logp), dtype=torch.bool, device=logp.device)
-    old = logp.detach() if before.old is None else before.old[index]
+    old = logp.detach() if before.old is None or before.coefficients is not None else before.old[index]
+    if imitated is not None:
+        old = torch.where(imitated, logp.detach(), old)
     loss = objectives.policy_loss(logp, old, advantage, config.clip_ratio_low, config.clip_ratio_high, config.clip_ratio_c)
     low, high = objectives.clipped(logp.detach(), old, advantage, config.clip_ratio_low, config.clip_ratio_high)
     dual = objectives.dual_clipped(logp.detach(), old, advantage, config.clip_ratio_c)
@@ -152,6 +167,19 @@ def _loss(
     if config.entropy_coef:
         loss = loss - config.entropy_coef * entropy
     return loss, torch.stack([low, high, dual])
+
+
+def _coefficients(policy: Policy, batch: Batch, config: TrainConfig) -> Float[np.ndarray, " samples"]:
+    """Compute the coefficients of the log-likelihood for a ratio of whole completions; those of imitated ones are their advantages."""
+    if batch.behaviour is None or not isinstance(config, PolicyGradientConfig):
+        raise ValueError("a ratio needs the log-probabilities of a reference, and a policy gradient")
+    logp = policy.logprobs_of(batch, config.max_tokens_per_microbatch).double().cpu().numpy()
+    lengths = np.maximum(batch.lengths, 1)
+    sample = np.repeat(np.arange(len(lengths)), batch.lengths)
+    reference = np.concatenate(list(batch.behaviour)).astype(float)
+    now, old = (np.bincount(sample, values, len(lengths)) / lengths for values in (logp, reference))
+    found = objectives.sequence_coefficients(now, old, batch.advantages, config.clip_ratio_low, config.clip_ratio_high)
+    return found if batch.supervised is None else np.where(batch.supervised, batch.advantages, found)
 
 
 def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: TrainConfig, step: int) -> Before:
@@ -199,6 +227,11 @@ def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(
         groups, config.learning_rate, (config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay, fused=True
     )
+
+
+def make_player(name: str, policy: Policy, config: TrainConfig) -> Player:
+    """Make a player of a policy, with an optimizer that has the settings of the run."""
+    return Player(name, policy, make_optimizer(policy, config))
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, tokens: Tokens, batch: Batch) -> float:

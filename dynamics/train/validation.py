@@ -98,6 +98,14 @@ def measure(policy: Policy, validation: Validation, config: TrainConfig, step: i
     return summary(rows, validation.questions), rows
 
 
+def score(policy: Policy, questions: Sequence[Question], config: TrainConfig) -> float:
+    """Return the fraction of validation problems that a policy answers correctly under greedy decoding."""
+    prompts = encode_questions(policy.tokenizer, questions)
+    groups = evaluate.sample(policy, prompts, [0.0], 1, config.seed, config.max_new_tokens, PURPOSE, (0,))
+    graded = evaluate.graded(policy.tokenizer, policy.eos, questions, prompts, groups, "", 0.0)
+    return float(np.mean([row["correct"] for row in graded]))
+
+
 def groups_of(questions: Sequence[Question]) -> dict[str, set[str]]:
     """Return the identifiers of the questions of each group that has some of them but not all: by task, set and depth."""
     groups: dict[str, set[str]] = {}

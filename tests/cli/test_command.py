@@ -34,8 +34,8 @@ from dynamics.overlap.__main__ import cli as overlap_cli
 from dynamics.sparsity.__main__ import cli as sparsity_cli
 from dynamics.spectra.__main__ import cli as spectra_cli
 from dynamics.train.__main__ import cli as train_cli
-from dynamics.train.config import METHODS
 from dynamics.train.progress import TrainingProgress
+from dynamics.train.settings import METHODS
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from dynamics.runs.directory import RunDirectory
 from dynamics.runs.schema import RENAMED_SETTINGS, SCHEMA, current_metrics
 from dynamics.train import config
 from dynamics.train.command_line import parse
-from dynamics.train.config import RLVRConfig, SelfPlayConfig, SFTConfig, check, preset_values
+from dynamics.train.config import RLVRConfig, SelfPlayConfig, SFTConfig, check
+from dynamics.train.settings import METHODS, preset_values
 
 RECORDED = Path(__file__).parent / "recorded" / "schema_1"  # of self-play, after two steps of four
 #: options that started that run, under their names at the time
@@ -52,7 +53,7 @@ def test_choices_are_those_that_the_code_has() -> None:
     assert get_args(config.BonusCombination) == rewards.COMBINE
 
 
-@pytest.mark.parametrize(("method", "kind"), config.METHODS.items())
+@pytest.mark.parametrize(("method", "kind"), METHODS.items())
 def test_defaults_are_those_of_the_class(method: str, kind: type) -> None:
     assert settings_of(method) == asdict(kind())
 
@@ -101,7 +102,7 @@ def option(name: str) -> str:
 
 
 def test_every_old_name_is_of_a_setting_that_exists() -> None:
-    names = {field.name for kind in config.METHODS.values() for field in fields(kind)}
+    names = {field.name for kind in METHODS.values() for field in fields(kind)}
     assert set(RENAMED_SETTINGS.values()) <= names
     assert not names & set(RENAMED_SETTINGS)
 
@@ -170,7 +171,7 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_every_setting_has_a_line_of_help() -> None:
-    for kind in config.METHODS.values():
+    for kind in METHODS.values():
         documented = "".join(parent.__doc__ or "" for parent in kind.__mro__ if parent is not object)
         for field in fields(kind):
             assert f"\n    {field.name} : " in documented, field.name

@@ -21,6 +21,7 @@ from dynamics import InputError
 from dynamics.train import state, tiny
 from dynamics.train.config import RLVRConfig, SelfPlayConfig, SFTConfig
 from dynamics.train.loop import run
+from dynamics.train.player import ONLY, Player
 from dynamics.train.policy import Policy
 from train.helpers import contents, llama
 
@@ -39,6 +40,7 @@ class Saved:
         self.folder = folder
         self.policy = small(seed)
         self.optimizer = torch.optim.AdamW(self.policy.masters.values(), 1e-2, fused=True)
+        self.players = {ONLY: Player(ONLY, self.policy, self.optimizer)}
         self.loaded: list[dict] = []
 
     def step(self) -> None:
@@ -47,10 +49,10 @@ class Saved:
         self.optimizer.step()
 
     def save(self, step: int, last: bool = False) -> None:
-        state.save(self.folder, step, self.policy, self.optimizer, METHOD | {"step": step}, last)
+        state.save(self.folder, step, self.players, METHOD | {"step": step}, last)
 
     def resume(self) -> state.Resumed | None:
-        return state.resume(self.folder, self.policy, self.optimizer, self.loaded.append)
+        return state.resume(self.folder, self.players, self.loaded.append)
 
     def numbers(self) -> list[torch.Tensor]:
         moments = [value for moments in self.optimizer.state.values() for value in moments.values()]
@@ -214,7 +216,7 @@ def test_a_method_that_cannot_load_its_state_is_damage(states: Path) -> None:
             raise KeyError("buffer")
 
     saved = Saved(states)
-    resumed = state.resume(states, saved.policy, saved.optimizer, load)
+    resumed = state.resume(states, saved.players, load)
     assert resumed is not None
     assert resumed.step == 1
     assert "state.json: KeyError: 'buffer'" in resumed.notes[0]

@@ -18,7 +18,7 @@ from dynamics.train.rng import stream
 from dynamics.train.sandbox.expressions import Refused
 
 if TYPE_CHECKING:  # checks of a command line import this module, and need no torch
-    from dynamics.train.games.selfplay_metrics import JudgedCompletion
+    from dynamics.train.games.game import JudgedCompletion
 
 #: phase, step and task of a proposal
 PhaseProposal = tuple[int, int, BufferEntry]

@@ -1,4 +1,4 @@
-"""Metrics of both roles and rollout rows of a self-play step."""
+"""Metrics of both roles of a self-play step."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from dynamics.train.answers import answer_metrics
 from dynamics.train.games.buffer import Buffer
+from dynamics.train.games.game import JudgedCompletion
 from dynamics.train.games.proposals import Proposal
-from dynamics.train.samplers.transformers import SampledCompletion
-from dynamics.train.tasks.problem import Question, Verdict
+from dynamics.train.tasks.problem import Question
 from dynamics.train.token_kinds import TokenKinds
-
-#: a completion, its text, and the verdict on it
-JudgedCompletion = tuple[SampledCompletion, str, Verdict]
 
 
 def proposer_metrics(
@@ -80,36 +76,3 @@ def solver_metrics(
     answered = [(text, sampled.ids) for group in solutions for sampled, text, _ in group]
     of_steps = answer_metrics(asked, [text for text, _ in answered], [ids for _, ids in answered], kinds)
     return metrics | of_steps | {f"solver/reward/{kind}": float(right[of == kind].mean()) for kind in task_types if (of == kind).any()}
-
-
-def proposal_row(proposal: Proposal) -> dict[str, Any]:
-    """Build the rollout row of a proposal."""
-    sampled, reward = proposal.sampled, proposal.reward
-    row = _row(proposal.prompt, proposal.text, proposal.prompt_ids, sampled, "proposer", proposal.kind, reward) | {
-        "valid": proposal.entry is not None,
-        "reason": proposal.reason,
-        "solve_rate": proposal.rate if proposal.entry is not None else None,
-    }
-    return row | ({"entry": proposal.entry.to_json()} if proposal.entry is not None else {})
-
-
-def solver_row(question: Question, ids: Int[np.ndarray, " prompt"], judged: JudgedCompletion, reward: float) -> dict[str, Any]:
-    """Build the rollout row of a solver completion; ``ids`` are the tokens of the prompt."""
-    sampled, text, verdict = judged
-    row = _row(question.prompt, text, ids, sampled, "solver", question.task, reward)
-    return row | {"problem": question.id, "reason": verdict.reason, "correct": verdict.correct} | question.about_program()
-
-
-def _row(
-    prompt: str, text: str, ids: Int[np.ndarray, " prompt"], sampled: SampledCompletion, role: str, task: str, reward: float
-) -> dict[str, Any]:
-    return {
-        "prompt": prompt,
-        "completion": text,
-        "prompt_ids": ids.tolist(),
-        "completion_ids": sampled.ids.tolist(),
-        "role": role,
-        "task": task,
-        "reward": reward,
-        "ended": sampled.ended,
-    }

@@ -119,7 +119,7 @@ class RLVR(Method):
             "length/truncated": float(np.mean([sampled.ended == "length" for sampled in samples])),
             "time/sampling": seconds,
         }
-        return StepData(batch, metrics, rollouts)
+        return StepData.of(batch, metrics, rollouts)
 
     def _advantages(self, rewards: PerSample, prompt_of: Groups, lengths: Groups, tasks: list[str]) -> PerSample:
         """Estimate advantages, over the batch or for each task type apart; (samples,) each."""

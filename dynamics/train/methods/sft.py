@@ -87,4 +87,4 @@ class SFT(Method):
         )
         texts = [str(question.answer) for question in questions]
         metrics = answer_metrics(questions, texts, batch.completions, self.policy.token_kinds) | self.coverage.after(step)
-        return StepData(batch, {"length/mean": float(batch.lengths.mean())} | metrics)
+        return StepData.of(batch, {"length/mean": float(batch.lengths.mean())} | metrics)

@@ -17,13 +17,14 @@ from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
 from dynamics.train import policy, tasks, update
-from dynamics.train.config import SelfPlayConfig, preset_values
+from dynamics.train.config import SelfPlayConfig
 from dynamics.train.games import curriculum
 from dynamics.train.games.azr import SelfPlay
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.literals import Refused
+from dynamics.train.settings import preset_values
 from dynamics.train.tasks.prompt_formats import Notation
 from dynamics.train.token_metrics import token_metrics
 from train.helpers import contents
@@ -64,7 +65,7 @@ def proposal(kind: str, text: str) -> Proposal:
 
 
 def validate(played: SelfPlay, proposals: list[Proposal]) -> None:
-    played.proposer.validate(proposals, played.buffer, 1)
+    played.tasks.validate(proposals, 1)
 
 
 @pytest.mark.parametrize(
@@ -176,12 +177,12 @@ def test_the_buffer_forgets_the_oldest_and_comes_back(game) -> None:
     played = game(buffer_size=8)
     for step in (1, 2, 3):
         played.next_batch(step)
-    assert len(played.buffer) == 8
-    assert max(task.step for task in played.buffer) == 3
+    assert len(played.tasks.buffer) == 8
+    assert max(task.step for task in played.tasks.buffer) == 3
     again = game(buffer_size=8)
     again.load(json.loads(json.dumps(played.state())))
-    assert again.buffer == played.buffer
-    assert isinstance(again.buffer, deque)
+    assert again.tasks.buffer == played.tasks.buffer
+    assert isinstance(again.tasks.buffer, deque)
     assert again.next_batch(4).rollouts == played.next_batch(4).rollouts
 
 
@@ -198,20 +199,22 @@ def test_the_solver_batch_is_filled_from_the_buffer(delay: int, game) -> None:
     """New tasks first, then others of the same type, to ``prompts_per_step`` of each type while the buffer has enough."""
     count, kinds = 6, ("deduction", "abduction", "induction")
     played = game(solver_batch="max_new", solver_delay=delay, prompts_per_step=count, num_seed_tasks=40, solver_samples=1)
-    key = played.language.key
+    key = played.tasks.language.key
     for step in (1, 2):
         new = list(played.delayed)  # with a delay, those of the step before
         data = played.next_batch(step)
         if not delay:
-            new = [entry for entry in played.buffer if entry.step == step]
+            new = [entry for entry in played.tasks.buffer if entry.step == step]
         solved = [row for row in data.rollouts if row["role"] == "solver"]
         asked = [row["prompt"] for row in solved]
-        assert asked[: len(new)] == [played.question(entry, 0).prompt for entry in new]
-        known = {played.question(entry, 0).prompt: entry for entry in played.buffer if entry.step < step or entry in new}
+        assert asked[: len(new)] == [played.tasks.question(entry, 0).prompt for entry in new]
+        known = {played.tasks.question(entry, 0).prompt: entry for entry in played.tasks.buffer if entry.step < step or entry in new}
         assert set(asked) <= set(known)
         assert len({key(known[prompt].kind, known[prompt].proposed) for prompt in asked}) == len(asked)
         for kind in kinds:
-            pool = sum(entry.kind == kind and entry.step < step for entry in played.buffer) + sum(e.kind == kind for e in new) * (1 - delay)
+            pool = sum(entry.kind == kind and entry.step < step for entry in played.tasks.buffer) + sum(e.kind == kind for e in new) * (
+                1 - delay
+            )
             assert sum(row["task"] == kind for row in solved) == min(count, pool)
         assert data.metrics["solver/from_buffer"] == (len(solved) - len(new)) / len(solved) > 0
         assert data.batch.completions[-1].tolist() == solved[-1]["completion_ids"]
@@ -223,7 +226,7 @@ def test_filling_is_the_same_after_a_resume_and_changes_nothing_that_comes_befor
     filled, plain = played.next_batch(1).rollouts, without.next_batch(1).rollouts
     assert [row | {"advantage": 0} for row in filled[: len(plain)]] == [row | {"advantage": 0} for row in plain]
     assert len(filled) > len(plain)
-    assert played.buffer == without.buffer
+    assert played.tasks.buffer == without.tasks.buffer
     again.load(json.loads(json.dumps(played.state())))
     assert again.next_batch(2).rollouts == played.next_batch(2).rollouts
 

@@ -187,7 +187,7 @@ def proposal(kind: str, text: str) -> Proposal:
 def test_refused_proposals_are_counted_and_not_solved(game, monkeypatch) -> None:
     played = game(task_types=("deduction",), proposer_bonuses=("complexity", "edit_distance", "halstead", "answer_diversity"))
     texts = ["x+20<in>1", "x+11;x+9<in>1", "x*2<in>5", "x*2;x+1<in>3"]
-    monkeypatch.setattr(played.proposer, "propose", lambda *_: [proposal("deduction", text) for text in texts])
+    monkeypatch.setattr(played.tasks, "propose", lambda *_: [proposal("deduction", text) for text in texts])
     data = played.next_batch(2)
     assert data.metrics["proposer/failed/held out: test"] == 0.5
     assert data.metrics["proposer/failed/duplicate"] == 0.25
@@ -196,7 +196,7 @@ def test_refused_proposals_are_counted_and_not_solved(game, monkeypatch) -> None
     assert [row["reward"] for row in rows[:3]] == [-1.0] * 3
     assert [row["valid"] for row in rows] == [False, False, False, True]
     assert {row["program"] for row in data.rollouts if row["role"] == "solver"} == {"int: x*2;x+1"}
-    assert not {"x+20", "x+11;x+9"} & {entry.proposed.program for entry in played.buffer}
+    assert not {"x+20", "x+11;x+9"} & {entry.proposed.program for entry in played.tasks.buffer}
 
 
 def test_a_buffer_of_lab_tasks_comes_back(game, monkeypatch) -> None:
@@ -206,7 +206,7 @@ def test_a_buffer_of_lab_tasks_comes_back(game, monkeypatch) -> None:
     def played() -> SelfPlay:
         made = game(task_types=("deduction", "abduction"), solver_delay=1, solver_batch="max_new")
         monkeypatch.setattr(
-            made.proposer, "propose", lambda _, step, *__: [proposal("abduction", texts[step % 4]), proposal("deduction", texts[0])]
+            made.tasks, "propose", lambda _, step, *__: [proposal("abduction", texts[step % 4]), proposal("deduction", texts[0])]
         )
         return made
 
@@ -214,8 +214,8 @@ def test_a_buffer_of_lab_tasks_comes_back(game, monkeypatch) -> None:
     rows = [whole.next_batch(step).rollouts for step in (1, 2)]
     assert {row["program"] for row in rows[1] if row["role"] == "solver"} > {"int: x*2;x+1"}
     again.load(json.loads(json.dumps(whole.state())))
-    assert again.buffer == whole.buffer
-    assert len(whole.buffer) > 4
+    assert again.tasks.buffer == whole.tasks.buffer
+    assert len(whole.tasks.buffer) > 4
     assert again.next_batch(3).rollouts == whole.next_batch(3).rollouts
 
 
