@@ -39,7 +39,7 @@ def contents(out: Path) -> dict[str, object]:
         name = str(file.relative_to(out))
         if file.is_dir() or name.startswith("state") or name == "run.json":
             continue
-        if name == "metrics.jsonl":
+        if file.name == "metrics.jsonl":
             rows = [json.loads(line) for line in file.read_text().splitlines()]
             result[name] = [{k: v for k, v in row.items() if "seconds" not in k and not k.startswith("time/")} for row in rows]
         else:
