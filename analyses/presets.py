@@ -84,7 +84,7 @@ _PUBLISHED = (
     *(f"python -m dynamics.passk base=evals/base-{size} azr=evals/azr-{size} --json azr-{size}-passk.json" for size in _PAIRS),
 )
 #: base of each seed of the laboratory: that of the installation, and others beside this file
-_LAB_BASES = ("lab", *(str(Path(__file__).parent / "bases" / f"lab-{seed}") for seed in range(1, 3)))
+_LAB_BASES = ("lab", *(str(Path(__file__).parent / "bases" / f"lab-{seed}") for seed in range(1, 5)))
 #: enough for all that a run records
 _ALL = "--num-problems 1000000"
 PRESETS = {
