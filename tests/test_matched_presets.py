@@ -79,9 +79,9 @@ def test_methods_and_controls_of_the_laboratory_differ_by_definition_alone() -> 
 
 def test_each_seed_of_the_laboratory_has_its_own_base() -> None:
     plan = presets.plan("laboratory")
-    assert set(plan) == {f"{name}-{seed}" for name in KINDS for seed in range(3)}
+    assert set(plan) == {f"{name}-{seed}" for name in KINDS for seed in range(5)}
     models = {name: options[options.index("--model") + 1] for name, options in plan.items()}
-    assert len(set(models.values())) == 3
+    assert len(set(models.values())) == 5
     assert all(model == "lab" or (Path(model) / "model.safetensors").is_file() for model in models.values())
     assert all(models[name] == models[f"sft-{name[-1]}"] for name in plan)
 
