@@ -18,6 +18,7 @@ from dynamics.errors import InputError
 if TYPE_CHECKING:
     from dynamics import bootstrap as bootstrap
     from dynamics import checkpoints as checkpoints
+    from dynamics import games as games
     from dynamics import models as models
     from dynamics import presentation as presentation
     from dynamics import report as report
@@ -31,6 +32,7 @@ _SUBMODULES = (
     "bootstrap",
     "checkpoints",
     "entropy",
+    "games",
     "models",
     "overlap",
     "passk",

@@ -14,6 +14,7 @@ COMMANDS = {
     "spectra": ("In which directions did they move?", "rank, principal angles and spectral drift of every matrix's update"),
     "entropy": ("Where is the model unsure?", "entropy of every token over texts or rollouts, of one model or two"),
     "passk": ("How much can it solve?", "pass@k of graded samples with intervals, models compared pairwise"),
+    "games": ("What did proposers and solvers do?", "claims, agreement, diversity and structure over the training of a game"),
     "train": ("How do I get a run to measure?", "train the small embedded model, or any other, by SFT, RLVR or self-play"),
 }
 

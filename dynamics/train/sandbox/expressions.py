@@ -13,22 +13,20 @@ import itertools
 import operator
 import re
 import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from dynamics import syntax
 from dynamics.train.sandbox.literals import MAX_DEPTH, MAX_DIGITS, MAX_KEYS, parse
 from dynamics.train.sandbox.literals import Refused as Refused  # what the functions of this module raise
 
 #: characters of a program or a literal, steps of one evaluation, magnitude of an int, length of a list or str
 MAX_TEXT, MAX_STEPS, MAX_INT, MAX_LENGTH = 1000, 1000, 10**9, 200
 #: levels of a syntax tree, items of values that are compared
-MAX_TREE, MAX_ITEMS = 100, 1 << 16
+MAX_TREE, MAX_ITEMS = syntax.MAX_LEVELS, 1 << 16
 _TOO_LARGE = 10**MAX_DIGITS
-_PARSING = threading.Lock()  # filters of warnings belong to the whole process
 
 
 @dataclass(frozen=True)
@@ -119,24 +117,11 @@ def all_same(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 
 def syntax_tree(source: str, levels: int = MAX_TREE) -> ast.Module:
-    """Parse a program; raise ``Refused`` if that fails, or if the tree has more levels than ``levels``.
-
-    Warnings about the program are neither shown nor raised.
-    """
+    """Parse a program as ``dynamics.syntax.syntax_tree`` does; raise ``Refused`` where that fails."""
     try:
-        with _PARSING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise Refused("SyntaxError") from None
-    if len(source) < levels // 2:  # each level takes a character
-        return tree
-    level: list[ast.AST] = [tree]
-    for _ in range(levels):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-        if not level:
-            return tree
-    raise Refused("nested too deeply")
+        return syntax.syntax_tree(source, levels)
+    except syntax.NotParsed as error:
+        raise Refused(str(error)) from None
 
 
 class Expressions:
