@@ -1,0 +1,38 @@
+"""Print a cross-play matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from dynamics.games.terminal import interval, number
+from dynamics.presentation import tables
+from dynamics.presentation.tables import Section
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynamics.games.crossplay import CrossPlay
+
+
+def show(found: CrossPlay, console: Console | None = None) -> None:
+    """Print the matrix with a row per phase and a column per checkpoint, then progress and forgetting."""
+
+    def sections(_width: int, _fancy: bool) -> list[Section]:
+        matrix = tables.table("|tasks of", ">tasks", *(part for name in found.checkpoints for part in (f">{name}", "|95%")))
+        changes = tables.table("|tasks of", ">own", ">progress", "|95%", ">forgetting", "|95%", ">gain", "|95%")
+        for row, phase in enumerate(found.phases):
+            cells = [
+                cell
+                for value, low, high in zip(found.matrix[row], found.low[row], found.high[row], strict=True)
+                for cell in (number(value), interval(low, high))
+            ]
+            tables.add(matrix, phase, f"{found.tasks[row]:,}", *cells)
+            estimates = (found.progress[row], found.forgetting[row], found.gain[row])
+            values = [cell for one in estimates for cell in (number(one.value), interval(one.low, one.high))]
+            tables.add(changes, phase, found.checkpoints[found.own[row]], *values)
+        note = "progress: last checkpoint - own; forgetting: best from the own on - last; gain: last - first. Intervals: over the tasks"
+        return [[matrix], [changes, Text(note, "dim")]]
+
+    tables.show(sections, console)
