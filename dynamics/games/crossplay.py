@@ -31,7 +31,7 @@ class CrossPlay:
     tasks : (phases,) number of tasks of each phase.
     own : (phases,) column of the checkpoint at the end of each phase.
     progress : per phase, M[i, last] - M[i, own]: whether what came later helped on these tasks; 0 for the last phase by definition.
-    forgetting : per phase, max over j >= own of M[i, j] - M[i, last].
+    forgetting : per phase, max over all j of M[i, j] - M[i, last], checkpoints before the phase included.
     gain : per phase, M[i, last] - M[i, first]: against the first checkpoint, as a rule the base.
     """
 
@@ -120,9 +120,12 @@ def cross_play(
             interval = mean_interval(part, level, replicates)
             matrix[row], low[row], high[row] = part.mean(axis=0), interval.low, interval.high
         last, first = (part[:, index] for index in (-1, 0))
-        progress.append(difference(part[:, column], last, level, replicates))
+        is_last = column == rates.shape[1] - 1
+        progress.append(
+            Estimate(0.0, 0.0, 0.0, len(part)) if is_last and len(part) else difference(part[:, column], last, level, replicates)
+        )
         gain.append(difference(first, last, level, replicates))
-        forgetting.append(_forgetting(part[:, column:], level, replicates))
+        forgetting.append(_forgetting(part, level, replicates))
     tasks = np.bincount(numbers, minlength=len(phases))
     return CrossPlay(list(phases), list(checkpoints), matrix, low, high, tasks, list(own), progress, forgetting, gain)
 

@@ -23,16 +23,19 @@ number is reported.
 from __future__ import annotations
 
 from dynamics.passk.comparison import SCHEMA, Comparison, Curve, Report, compare, counts, curve, report
-from dynamics.passk.estimators import auc_at_k, g_pass_at_k, maj_at_k, mg_pass_at_k, pass_at_k, pass_hat_k
+from dynamics.passk.estimators import auc_at_k, cover_at_tau, g_pass_at_k, maj_at_k, mg_pass_at_k, pass_at_k, pass_hat_k
+from dynamics.passk.support_measures import Support, support
 
 __all__ = [
     "SCHEMA",
     "Comparison",
     "Curve",
     "Report",
+    "Support",
     "auc_at_k",
     "compare",
     "counts",
+    "cover_at_tau",
     "curve",
     "g_pass_at_k",
     "maj_at_k",
@@ -40,4 +43,5 @@ __all__ = [
     "pass_at_k",
     "pass_hat_k",
     "report",
+    "support",
 ]

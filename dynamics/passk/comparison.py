@@ -16,6 +16,7 @@ from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.passk import diagnostics
 from dynamics.passk.crossing import Crossing, crossing, crossing_ks
 from dynamics.passk.estimators import curves, maj_at_k, mg_pass_at_k, pass_at_k
+from dynamics.passk.support_measures import Support, support
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,6 +161,11 @@ class Comparison:
         ]
         return small_table(repr(self).splitlines()[0].strip("<>"), ["k", "difference", "interval", "problems"], rows)
 
+    def support(self, level: float = LEVEL) -> Support:
+        """Compute the support measures of ``b`` against ``a``, over the shared problems."""
+        solved = self.solved
+        return support(solved["both"], solved["only_a"], solved["only_b"], solved["neither"], level)
+
     def to_dict(self) -> dict[str, Any]:
         """Build the JSON object of the comparison in a report."""
         document: dict[str, Any] = {
@@ -167,6 +173,7 @@ class Comparison:
             "b": self.b,
             "problems": {"paired": self.paired, "only_a": self.only_a, "only_b": self.only_b},
             "solved": self.solved,
+            "support": self.support().to_dict(),
             "points": self.points.to_dict("records"),
             "crossing": None,
         }

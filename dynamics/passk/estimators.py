@@ -6,6 +6,7 @@ k > n: the result is NaN, also if no sample is correct.
     pass_at_k     at least one of k is correct                   arXiv 2107.03374
     pass_hat_k    all k are correct (pass^k)                     arXiv 2406.12045
     g_pass_at_k   at least ceil(tau k) of k are correct          arXiv 2412.13147
+    cover_at_tau  at least a share tau of all n is correct       arXiv 2510.08325
     mg_pass_at_k  the same, averaged over tau in (1/2, 1]        arXiv 2412.13147
     maj_at_k      the most frequent answer among k is correct    arXiv 2203.11171 (self-consistency)
     auc_at_k      mean height of the pass@k curve from 1 to k
@@ -86,6 +87,22 @@ def g_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike, tau: float) -> Any:
         hypergeometric.at_least(n, c, k, least, out)
 
     return _each(fill, n, c, k)
+
+
+def cover_at_tau(n: ArrayLike, c: ArrayLike, tau: float) -> Any:
+    """Tell whether a share of at least ``tau`` of a problem's samples is correct: 1 or 0; NaN without samples. Its mean is Cover@tau.
+
+    ``tau`` is in (0, 1], read by its decimals as in ``g_pass_at_k``. It is a plug-in estimate of p >= tau: near tau the verdict is a matter
+    of luck, and the mean over problems is biased towards the side with more problems. Compare at one n. G-Pass@k(tau) is the same for k
+    samples, without this bias.
+    """
+    if not 0 < tau <= 1:
+        raise InputError(f"tau={tau}: must lie between 0 and 1, above 0")
+    share = Fraction(str(tau))
+    counts, right = np.broadcast_arrays(_whole("n", n, least=0), _whole("c", c, least=0))
+    _check(counts, right)
+    covered = np.where(counts > 0, (right * share.denominator >= counts * share.numerator).astype(float), np.nan)
+    return float(covered) if covered.ndim == 0 else covered
 
 
 def mg_pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Any:

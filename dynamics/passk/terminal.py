@@ -140,6 +140,11 @@ def _comparison(comparison: Comparison, level: float) -> Section:
     )
     if comparison.only_a or comparison.only_b:
         facts += f"; {plural(comparison.only_a + comparison.only_b, 'problem')} in one of them only, not compared"
+    found = comparison.support(level)
+    kept, new, net = (
+        f"{value(one[0], sign)} {interval(*one[1:], sign)}" for one, sign in ((found.srr, False), (found.ndr, False), (found.nscr, True))
+    )
+    changes = f"kept of what {printable(comparison.a, 40)} solved (SRR) {kept}, new of its own (NDR) {new}, net change (NSCR) {net}"
     table = tables.table(">k", ">difference", f"|{level:.0%}", ">problems")
     for row in comparison.points.to_dict("records"):
         mark = " *" if row["low"] > 0 or row["high"] < 0 else ""
@@ -153,7 +158,7 @@ def _comparison(comparison: Comparison, level: float) -> Section:
         )
     marked = any(cell.plain.endswith(" *") for row in table.rows for cell in row)
     legend = [Text("*  the interval at this k (pointwise) excludes 0", "dim")] if marked else []
-    return [Text(head, "bold"), Text(facts), table, *legend, Text(crossing_text(comparison, level))]
+    return [Text(head, "bold"), Text(facts), Text(changes), table, *legend, Text(crossing_text(comparison, level))]
 
 
 def _notes(report: Report) -> Section:

@@ -27,5 +27,6 @@ from __future__ import annotations
 
 from dynamics.spectra.comparison import METHODS, SCHEMA, Spectrum, compare, measure
 from dynamics.spectra.linalg import angles, hill, ranks
+from dynamics.spectra.rank_one_dynamics import RankOne, rank_one
 
-__all__ = ["METHODS", "SCHEMA", "Spectrum", "angles", "compare", "hill", "measure", "ranks"]
+__all__ = ["METHODS", "SCHEMA", "RankOne", "Spectrum", "angles", "compare", "hill", "measure", "rank_one", "ranks"]

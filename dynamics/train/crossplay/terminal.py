@@ -32,7 +32,7 @@ def show(found: CrossPlay, console: Console | None = None) -> None:
             estimates = (found.progress[row], found.forgetting[row], found.gain[row])
             values = [cell for one in estimates for cell in (number(one.value), interval(one.low, one.high))]
             tables.add(changes, phase, found.checkpoints[found.own[row]], *values)
-        note = "progress: last checkpoint - own; forgetting: best from the own on - last; gain: last - first. Intervals: over the tasks"
+        note = "progress: last checkpoint - own; forgetting: best of all - last; gain: last - first. Intervals: over the tasks"
         return [[matrix], [changes, Text(note, "dim")]]
 
     tables.show(sections, console)

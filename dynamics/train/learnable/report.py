@@ -162,7 +162,7 @@ def _fresh(base: Policy, seed: int) -> Policy:
 def _learn(
     policy: Policy, prompts: Sequence[Any], answers: Sequence[Any], budget: int, seed: int, phase: int, learning_rate: float
 ) -> tuple[list[float], list[int]]:
-    """Train on each task once, up to ``budget`` tokens of answers; return the loss of each batch before it, nats per token, and its tokens."""
+    """Train on each task once, up to ``budget`` tokens of answers; return the loss of each batch before it, nats a token, and its size."""
     from dynamics.train import update
     from dynamics.train.batch import Batch
     from dynamics.train.config import SFTConfig
