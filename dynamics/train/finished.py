@@ -15,11 +15,12 @@ from dynamics.io.json_lines import read_json_lines
 from dynamics.io.paths import natural_order
 from dynamics.io.validation import converted
 from dynamics.runs.directory import RunDirectory
-from dynamics.train.config import METHODS, TrainConfig
+from dynamics.train.config import TrainConfig
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.curriculum import Entry
 from dynamics.train.lab.operations import read
 from dynamics.train.lab.programs import labelled
+from dynamics.train.settings import METHODS
 from dynamics.train.tasks.problem import ProposedTask
 
 if TYPE_CHECKING:

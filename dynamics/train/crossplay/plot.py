@@ -11,6 +11,7 @@ from dynamics.presentation import style, ticks
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     from dynamics.games.crossplay import CrossPlay
 
@@ -34,7 +35,7 @@ def draw(found: CrossPlay, ax: Axes) -> Axes:
     return ax
 
 
-def _frame(column: int, row: int) -> object:
+def _frame(column: int, row: int) -> Rectangle:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, edgecolor="#D55E00", linewidth=1.8)
