@@ -12,7 +12,7 @@ import contextlib
 import copy
 import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Policy:
 
     Attributes
     ----------
-    model, tokenizer : from transformers.
+    tokenizer : from transformers.
     master, compute : dtypes of the master weights and of forward and backward passes, ``float32`` or ``bfloat16``.
     masters : master weights by name.
     separate : whether the masters are separate from the model's parameters.
@@ -116,8 +116,9 @@ class Policy:
         from dynamics.models import wrap
 
         self.tokenizer = tokenizer
+        self._activate: Callable[[], None] | None = None
         separate = master == "bfloat16" and compute == "float32"
-        self.model = model.to(torch.float32 if separate else DTYPES[master])
+        self._model = model.to(torch.float32 if separate else DTYPES[master])
         self.model.eval()
         self.autocast = torch.bfloat16 if compute == "bfloat16" and master == "float32" else None
         self.device: torch.device = next(model.parameters()).device
@@ -141,6 +142,13 @@ class Policy:
         self.remarks: list[str] = []
         self._require_eval_mode()
         self.checkpointed: list[torch.nn.Module] = checkpointed_layers(self.model) if gradient_checkpointing else []
+
+    @property
+    def model(self) -> Any:
+        """The model with the weights of this policy. If policies share it (``lora.SharedBase``), it has them until another's is read."""
+        if self._activate is not None:
+            self._activate()
+        return self._model
 
     def _eos_token_ids(self) -> list[int]:
         if self.tokenizer.eos_token_id is None:
@@ -393,7 +401,7 @@ class _LogProbs(torch.autograd.Function):
     def backward(ctx: Any, by_logp: Tensor | None, by_entropy: Tensor | None, _: Any) -> Any:
         states, weight, targets, logsumexp, entropy, entropy_logsumexp = ctx.saved_tensors
         by_states = torch.zeros_like(states)
-        by_weight = None if weight is None else torch.zeros_like(weight, dtype=torch.float32)
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         kept, ctx.logits = ctx.logits, None  # overwritten below
         for chunk in _chunks(states, weight):
             slope = logits_gradient(
@@ -412,7 +420,8 @@ class _LogProbs(torch.autograd.Function):
                 continue
             narrow = slope.to(ctx.dtype or weight.dtype)
             by_states[chunk] = (narrow @ weight.to(narrow.dtype)).to(states.dtype)
-            assert by_weight is not None
+            if by_weight is None:  # a frozen head
+                continue
             if narrow.dtype == torch.float32:
                 by_weight.addmm_(narrow.T, states[chunk])
             else:

@@ -360,5 +360,5 @@ def weights_checksum(policy: Policy) -> str:
 
 
 def save_model(target: Path, policy: Policy) -> None:
-    """Save a policy as a Hugging Face folder, whole or not at all."""
+    """Save the master weights as a Hugging Face folder, those of a LoRA player as an adapter of PEFT."""
     save_folder(target, policy.save, ADVICE)
