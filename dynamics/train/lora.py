@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from torch import Tensor
 
 from dynamics.checkpoints import open_checkpoint
 from dynamics.errors import InputError, printable
+from dynamics.train.attention import Past
+from dynamics.train.batch import PackedRows
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
 
@@ -58,7 +61,7 @@ class SharedBase:
 
     Parameters
     ----------
-    policy : the base. From now on its parameters are frozen, its ``masters`` are the original weights whichever player is merged, and
+    policy : the base. From now on it is not trained, its ``masters`` are the original weights whichever player is merged, and
         reading its ``model`` takes the factors out again: it is the base, for sampling and measuring, as before.
     targets : last parts of the names of the modules that get factors, such as ``("q_proj", "v_proj")``; all linear layers but the output
         head if None, as QLoRA recommends (arXiv 2305.14314).
@@ -88,9 +91,8 @@ class SharedBase:
             name: value.detach().clone() for name, value in self._merged.items()
         }
         self._active: tuple[LoraPolicy | None, int] = (None, 0)
-        for name, value in model.named_parameters():
-            value.requires_grad_(name in chosen)
         frozen = {name: value for name, value in model.named_parameters() if name not in chosen}
+        self._frozen = list(frozen.values())
         policy.masters = {  # in the order of the model
             name: torch.nn.Parameter(self.originals[name], requires_grad=False) if name in self.originals else frozen[name]
             for name, _ in model.named_parameters()
@@ -115,6 +117,21 @@ class SharedBase:
                     player.merge(name, out=value)
         self._active = wanted
 
+    @contextmanager
+    def freezing(self) -> Iterator[None]:
+        """Leave the weights without factors out of the gradient.
+
+        They are frozen while it is computed only: torch multiplies by a frozen matrix in another order, also where no gradient is
+        computed, so that samples of a player without an update would not be those of the base.
+        """
+        for value in self._frozen:
+            value.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for value in self._frozen:
+                value.requires_grad_(True)
+
     def move_gradients(self, player: LoraPolicy) -> None:
         """Turn the gradients of merged matrices into those of the player's factors, and clear them."""
         if self._active[0] is not player:
@@ -126,6 +143,8 @@ class SharedBase:
                 slope, value.grad = value.grad, None
                 down.grad = None if slope is None else player.scaling * (up.T @ slope)
                 up.grad = None if slope is None else player.scaling * (slope @ down.T)
+            for value in self._frozen:  # they have gradients where layers are computed again in the backward pass
+                value.grad = None
 
 
 def linear_weights(model: Any, targets: Sequence[str] | None = None) -> list[str]:
@@ -200,6 +219,13 @@ class LoraPolicy(Policy):
         Of a recorded update, all that has no factors is unchanged by construction; a merged matrix is W0 + s B A rounded to float32.
         """
         return {name: self.merge(name) if name in self.base.originals else value for name, value in self.base.policy.masters.items()}
+
+    def logprobs(
+        self, rows: PackedRows, temperature: float = 1.0, past: Past | None = None
+    ) -> tuple[Float32[Tensor, " tokens"], Float32[Tensor, " tokens"], Float32[Tensor, " tokens"]]:
+        """Compute log-probability, entropy and surprisal of each completion token; see ``Policy.logprobs``."""
+        with self.base.freezing() if torch.is_grad_enabled() and not self.checkpointed else nullcontext():
+            return super().logprobs(rows, temperature, past)
 
     def update_model(self) -> None:
         """Note that the factors have changed; the weights are merged when the model is used."""

@@ -130,7 +130,7 @@ def test_gradients_are_those_of_the_unmerged_form(batch: Batch) -> None:
 def test_gradients_are_slopes_of_the_loss(batch: Batch) -> None:
     """A step along the gradient changes the loss by its squared norm."""
     player = moved(shared())
-    before = gradient(player, batch, CONFIG, Before()).loss.sum()
+    gradient(player, batch, CONFIG, Before())
     player.move_gradients()
     slopes = {name: value.grad.clone() for name, value in player.masters.items()}
     squares = sum(float((slope.double() ** 2).sum()) for slope in slopes.values())
@@ -144,7 +144,6 @@ def test_gradients_are_slopes_of_the_loss(batch: Batch) -> None:
     weights = np.repeat(-batch.advantages, batch.lengths) / batch.lengths.sum()
     up, down = ((weights * tokens.logp).sum() for tokens in losses)
     assert (up - down) / 2 == pytest.approx(1e-3, rel=0.02)
-    assert before == pytest.approx((up + down) / 2, abs=1e-4)
 
 
 def test_players_do_not_disturb_each_other(batch: Batch) -> None:
@@ -237,7 +236,8 @@ def test_factors_at_the_start() -> None:
 def test_chosen_modules() -> None:
     base = SharedBase(Policy(llama(), tiny.build_tokenizer()), ["q_proj", "v_proj"])
     assert list(base.originals) == [f"model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qv"]
-    assert {name for name, value in base.policy.model.named_parameters() if value.requires_grad} == set(base.originals)
+    with base.freezing():
+        assert {name for name, value in base.policy.model.named_parameters() if value.requires_grad} == set(base.originals)
 
 
 def test_bad_input() -> None:
@@ -252,7 +252,7 @@ def test_bad_input() -> None:
         LoraPolicy(base, 2, 0.0)
     with pytest.raises(InputError, match="--master-dtype bfloat16: LoRA needs float32, because small updates would be rounded away"):
         SharedBase(Policy(llama(), tiny.build_tokenizer(), "bfloat16"))
-    with pytest.raises(InputError, match=r"no linear layer of LlamaForCausalLM has this name \(down_proj, gate_proj, k_proj, lm_head, "):
+    with pytest.raises(InputError, match=r"no linear layer of LlamaForCausalLM has this name \(down_proj, gate_proj, k_proj, o_proj, "):
         SharedBase(Policy(llama(), tiny.build_tokenizer()), ["c_attn"])
     with pytest.raises(InputError, match=r"GPT2LMHeadModel has no layers of torch.nn.Linear beside its output head"):
         SharedBase(Policy(gpt2(), tiny.build_tokenizer()))
