@@ -80,7 +80,7 @@ class FinishedRun:
 
     @property
     def players(self) -> list[str]:
-        """Names of the players besides the graded one."""
+        """Names of the players that have a folder of their own: all but one that is graded throughout."""
         folder = self.path / "players"
         return natural_order([one.name for one in folder.iterdir() if one.is_dir()]) if folder.is_dir() else []
 

@@ -34,7 +34,8 @@ def test_the_gradient_is_that_of_the_run() -> None:
     assert found.logged is not None
     assert found.norm == pytest.approx(found.logged, rel=1e-4)
     assert found.is_of_the_run
-    assert found.metrics["conflict/share/solver"] == pytest.approx(1)  # all proposals of this step had the same reward
+    shares = [found.metrics[f"conflict/share/{role}"] for role in ("proposer", "solver")]
+    assert shares == pytest.approx([1, 0])  # all answers of this step had the same reward
     assert np.isnan(found.metrics["conflict/cosine/proposer/solver"])
 
 

@@ -88,17 +88,20 @@ def of_run(path: Path, player: str = "", progress: Callable[[int, int], None] | 
         raise InputError(f"{printable(path)}: {run.document.get('method')} samples nothing; there are no roles")
     folders = run.checkpoints(player)
     files = run.directory.step_files("rollouts")
+    who = player or run.document.get("graded", "")
+    if not player and "graded_at" in run.document:
+        raise InputError(f"{printable(path)}: its graded player changes; name one with --player: {', '.join(map(printable, run.players))}")
     steps = [step for step in folders if step + 1 in files]
     if not steps:
         raise InputError(f"{printable(path)}: no checkpoint has rollouts of the step after it")
-    logged = {line["step"]: line.get("grad_norm") for line in run.directory.metrics()}
+    logged = {line["step"]: line.get(f"player/{who}/grad_norm" if who else "grad_norm") for line in run.directory.metrics()}
     reference = run.load(folders[0]) if config.kl_coef and 0 in folders else None
     if config.kl_coef and reference is None:
         raise InputError(f"{printable(path)}: was trained with a KL penalty to its base, and has no checkpoint of step 0")
     found = []
     for number, step in enumerate(steps):
         policy = run.load(folders[step])
-        rows, batch = _batch(files[step + 1], player)
+        rows, batch = _batch(files[step + 1], who)
         before = update.prepare(policy, reference, batch, config, step + 1)
         kinds = [f"{row.role} invalid" if row.valid is False else row.role for row in rows]
         parts = role_gradients(policy, batch, config, before, kinds)
@@ -116,7 +119,7 @@ def of_run(path: Path, player: str = "", progress: Callable[[int, int], None] | 
                 step + 1,
                 conflict_metrics(roles, invalid),
                 conflict.norm(whole),
-                float(value) if isinstance(value, (int, float)) and not player else None,
+                float(value) if isinstance(value, (int, float)) else None,
                 {role: batch.roles.count(role) for role in roles},
                 sum(row.valid is False for row in rows),
             )
