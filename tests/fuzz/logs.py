@@ -251,12 +251,12 @@ def mutate(data: bytes, size: int, seed: int, plain: Callable[[bytes, int], byte
         parent[at[-1]] = source
         try:
             texts[index] = json.dumps(value).encode()
-        except ValueError:  # now holds itself
+        except (ValueError, RecursionError):  # now holds itself, or is too deep
             return plain(data, size)
     else:
         try:
             texts[index] = mutated(value, at, random.choice([*WRONG, DELETED, DOUBLED])).encode()
-        except ValueError:  # a number of more digits than are written
+        except (ValueError, RecursionError):  # a number of more digits than are written, or too deep a value
             return plain(data, size)
     return b"\n".join(texts)[:size]
 
