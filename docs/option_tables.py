@@ -13,7 +13,7 @@ from pathlib import Path
 
 PAGES = Path(__file__).parent / "commands"
 #: page -> module whose ``build_parser`` the page documents
-PARSERS = {name: f"dynamics.{name}.__main__" for name in ("report", "sparsity", "passk", "entropy", "overlap", "spectra")}
+PARSERS = {name: f"dynamics.{name}.__main__" for name in ("report", "sparsity", "passk", "entropy", "overlap", "spectra", "games")}
 PARSERS["analyses"] = "analyses.__main__"
 #: the first table of options of a page
 TABLE = re.compile(r"^\| option \| \|\n\|---\|---\|\n(?:\|.*\n)+", re.MULTILINE)

@@ -129,6 +129,6 @@ def test_importing_dynamics_loads_nothing_heavy():
     assert python("-c", f"import sys, dynamics; print([name for name in {heavy} if name in sys.modules])").strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["report", "sparsity", "spectra", "overlap", "entropy", "passk", "train"])
+@pytest.mark.parametrize("command", ["report", "sparsity", "spectra", "overlap", "entropy", "passk", "games", "train"])
 def test_a_command_is_a_module_that_can_be_run(command):
     assert python("-m", f"dynamics.{command}", "--help").startswith(f"usage: python -m dynamics.{command} ")

@@ -139,4 +139,4 @@ def rarefied(skeletons: Sequence[Hashable], size: int) -> float:
     if len(skeletons) < size:
         return float("nan")
     counts = np.unique(np.unique([str(skeleton) for skeleton in skeletons], return_inverse=True)[1], return_counts=True)[1]
-    return float(np.sum(pass_at_k(np.full(len(counts), len(skeletons)), counts, size)))
+    return float(np.sum(pass_at_k(np.full(len(counts), len(skeletons)), counts, np.full(len(counts), size))))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DRAWN = tuple(name for name in MEASURES if name not in ("agreement", "lines", "similarity_mean"))
 #: dashes of lines, by role and player
 DASHES = ("-", "--", ":", "-.")
+#: of runs that share a colour, as there are fewer colours than runs
+MARKERS = ("o", "s", "^", "D", "x")
 
 
 def panel(table: pd.DataFrame, measure: str, ax: Axes, names: list[str], kinds: list[str]) -> Axes:
@@ -28,15 +30,16 @@ def panel(table: pd.DataFrame, measure: str, ax: Axes, names: list[str], kinds: 
     table : rows of ``Report.table`` of this measure, with the column ``kind`` (role and player).
     measure : key of ``MEASURES``.
     ax : where to draw.
-    names : all runs; their order gives the colours.
+    names : all runs; their order gives the colours, and the markers of those that share one.
     kinds : all roles and players; their order gives the dashes.
     """
     for (run, kind), part in table.groupby(["run", "kind"], sort=False):
-        color = style.SERIES_COLORS[names.index(str(run)) % len(style.SERIES_COLORS)]
+        again, place = divmod(names.index(str(run)), len(style.SERIES_COLORS))
+        color, marker = style.SERIES_COLORS[place], MARKERS[again % len(MARKERS)]
         middle = (part["first_step"] + part["last_step"]) / 2
         dashes = DASHES[kinds.index(str(kind)) % len(DASHES)]
         label = str(run) if len(kinds) == 1 or not kind else f"{run}, {kind}" if len(names) > 1 else str(kind)
-        ax.plot(middle, part["value"], linestyle=dashes, marker="o", markersize=3, color=color, label=label)
+        ax.plot(middle, part["value"], linestyle=dashes, marker=marker, markersize=3, color=color, label=label)
         if part["low"].notna().any():
             style.band(ax, middle, part["low"], part["high"], color=color, alpha=0.15)
     ax.set_title(MEASURES[measure].title, fontsize=8)

@@ -489,7 +489,7 @@ def test_help_for_a_reader_that_has_left_is_no_error(words, capsys, monkeypatch)
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("command", ["sparsity", "overlap", "spectra", "entropy", "passk"])
+@pytest.mark.parametrize("command", ["sparsity", "overlap", "spectra", "entropy", "passk", "games"])
 @pytest.mark.parametrize("width", [45, 50, 60])
 def test_a_usage_keeps_options_and_their_values_together(command, width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
