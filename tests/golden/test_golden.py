@@ -72,6 +72,7 @@ CASES = {
     "entropy_against": entropy("model/base rollouts.jsonl --against model/tuned --top 2", "--out"),
     "entropy_over": entropy("model/base texts.jsonl --over model/tuned model/later"),
     "entropy_bounds": Case("entropy logprobs responses.jsonl --vocabulary 30", None),
+    "games": Case("games grpo --phases 2"),
     "passk": Case("passk base=base_results.jsonl rl=rl_results.jsonl --maj --answer answer --against rl"),
     "passk_fields": Case("passk both.jsonl --problem task --sample trial --model policy --correct points --threshold 0.5 --k 1,3,8"),
     "passk_unscored": Case("passk rl_results.jsonl --unscored wrong --level 0.9 --replicates 500 --seed 3"),
