@@ -454,7 +454,7 @@ _MINIMUM = {
     "validation_problems": 1,
 }
 #: numeric fields that may be negative
-_SIGNED = ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward")
+_SIGNED = ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward", "invalid_hint_reward")
 
 
 def option_of(name: str) -> str:

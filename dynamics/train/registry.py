@@ -15,6 +15,7 @@ CLASSES = {
     "sft": "dynamics.train.methods.sft:SFT",
     "rlvr": "dynamics.train.methods.rlvr:RLVR",
     "selfplay": "dynamics.train.games.azr:SelfPlay",
+    "seirenes": "dynamics.train.games.seirenes:Seirenes",
 }
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from dynamics.errors import InputError, did_you_mean
 from dynamics.train.config import SIZES, RLVRConfig, SelfPlayConfig, SFTConfig, TrainConfig
+from dynamics.train.games.seirenes_settings import SeirenesConfig
 
-METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig}
+METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig, "seirenes": SeirenesConfig}
 
 
 def size_preset(preset: str | None, model: str) -> str:
