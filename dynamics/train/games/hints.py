@@ -61,7 +61,7 @@ class HintForm(Protocol):
 
     Attributes
     ----------
-    rules : names of the kinds of hints that rules make, without a model.
+    rules : names of the kinds of hints that rules make, without a model: ``wrong``, and perhaps ``true``.
     """
 
     rules: tuple[str, ...]

@@ -19,8 +19,10 @@ import numpy as np
 from jaxtyping import Int
 
 from dynamics.errors import InputError
+from dynamics.runs.directory import RunDirectory
 from dynamics.train.answers import answer_metrics
 from dynamics.train.coverage import Coverage
+from dynamics.train.games import robustness
 from dynamics.train.games.game import Game, JudgedCompletion, Play, Role, Turn, role_metrics
 from dynamics.train.games.hints import Hint, HintForm, form_of
 from dynamics.train.games.seirenes_settings import SeirenesConfig
@@ -289,6 +291,21 @@ class Seirenes(Game):
         if hinted:
             probes[HINTED] = (encode_questions(self.tokenizer, hinted), config.max_new_tokens)
         return probes
+
+
+    def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
+        """Write ``robustness.jsonl``: base and trained model on held-out problems, without hints and under fixed ones."""
+        config, count = self.config, self.config.robustness_problems
+        if not count:
+            return
+        questions = robustness.held_out(self.source, self.form, count, config.seed)
+        models = {robustness.BASE: load_base(), robustness.TRAINED: self.policy}
+        hints = robustness.rule_hints(self.form, questions, config.seed)
+        for name, policy in models.items():
+            hints += robustness.written_hints(self.form, policy, questions, name, config, config.max_hint_tokens)
+        asked = (self.form, questions, hints)
+        rows = [row for name, policy in models.items() for row in robustness.ask(policy, *asked, name, config.robustness_samples, config)]
+        directory.write_rows(robustness.FILE, (row.to_json() for row in rows))
 
 
 def _answers(
