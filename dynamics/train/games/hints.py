@@ -75,6 +75,9 @@ class HintForm(Protocol):
     def read(self, question: Question, text: str) -> Hint:
         """Read a hint from what was written; never raises, whatever the text."""
 
+    def written(self, hint: str) -> str:
+        """Write a hint as a model would, so that ``read`` gives it again."""
+
     def under(self, question: Question, hint: str) -> Question:
         """Ask a question under a hint; it has the same verifier."""
 
@@ -133,6 +136,10 @@ class LaboratoryHints:
             return Hint("", NO_STEP)
         expressions = {expression for expression, _ in self._steps(question)}
         return Hint(body, true=step.is_true, on_path=step.expression in expressions)
+
+    def written(self, hint: str) -> str:
+        """Write a hint as a model would."""
+        return f"<hint>{hint}"
 
     def under(self, question: Question, hint: str) -> Question:
         """Ask a question under a hint."""
@@ -206,6 +213,10 @@ class PlainTextHints:
         text = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
         text = _TAG.sub(" ", " ".join(text.split()))
         return " ".join(text.split())[:MAX_HINT].strip()
+
+    def written(self, hint: str) -> str:
+        """Write a hint as a model would."""
+        return f"<hint>{hint}</hint>"
 
     def under(self, question: Question, hint: str) -> Question:
         """Ask a question, with the hint in a line of its own behind it."""

@@ -201,18 +201,20 @@ class Seirenes(Game):
     ) -> list[Group]:
         config = self.config
         prompts = [self.form.prompt(question) for question in questions]
+        encoded = encode_prompts(self.tokenizer, prompts)
         groups: list[list[Turn]] = [[] for _ in questions]
-        for attempt, ids in zip(attempts, (ids for ids in encode_prompts(self.tokenizer, prompts) for _ in range(config.num_hints)), strict=True):
+        for attempt in attempts:
             question, rate, hint = questions[attempt.problem], share_right(clean[attempt.problem]), attempt.hint
             shown = not hint.fault
-            row = {"problem": question.id, "hint": hint.text, "valid": shown, "reason": hint.fault, "true": hint.true, "on_path": hint.on_path}
-            row |= {"clean_rate": rate, "hinted_rate": attempt.rate if shown else None} | question.about_program()
+            row = {"problem": question.id, "hint": hint.text, "valid": shown, "reason": hint.fault}
+            row |= {"true": hint.true, "on_path": hint.on_path, "clean_rate": rate, "hinted_rate": attempt.rate if shown else None}
+            row |= question.about_program()
             groups[attempt.problem].append(
                 Turn(
                     ADVERSARY,
                     question.task,
                     prompts[attempt.problem],
-                    ids,
+                    encoded[attempt.problem],
                     attempt.sampled,
                     attempt.text,
                     f"{ADVERSARY} {step} {attempt.problem}",
@@ -279,8 +281,8 @@ class Seirenes(Game):
         probes = solver_probes(self.source, self.policy, config.seed, config.max_new_tokens)
         if not probes:
             return {}
-        questions = [question for question in self.source.questions("validation", len(probes["solver"][0]), config.seed)]
-        questions = [question for question in questions if self.form.accepts(question)]
+        asked_of = self.source.questions("validation", len(probes["solver"][0]), config.seed)
+        questions = [question for question in asked_of if self.form.accepts(question)]
         hinted = []
         for number, question in enumerate(questions):
             hint = self.form.by_rule(self.form.rules[0], question, questions, stream(config.seed, "probe hints", number))
@@ -291,7 +293,6 @@ class Seirenes(Game):
         if hinted:
             probes[HINTED] = (encode_questions(self.tokenizer, hinted), config.max_new_tokens)
         return probes
-
 
     def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
         """Write ``robustness.jsonl``: base and trained model on held-out problems, without hints and under fixed ones."""
@@ -369,8 +370,6 @@ def hint_metrics(rates: Sequence[float], attempts: Sequence[Attempt]) -> dict[st
             of_kind = drops[[attempt.hint.true is truth for attempt in shown]]
             if len(of_kind):
                 metrics[f"adversary/drop/{name}"] = float(of_kind.mean())
-    distinct = [
-        [attempt.hint.text or attempt.text for attempt in attempts if attempt.problem == number] for number in range(len(rates))
-    ]
+    distinct = [[attempt.hint.text or attempt.text for attempt in attempts if attempt.problem == number] for number in range(len(rates))]
     metrics["adversary/distinct"] = float(np.mean([len(set(texts)) / len(texts) for texts in distinct]))
     return metrics

@@ -128,6 +128,6 @@ class SeirenesConfig(PolicyGradientConfig):
         if not self.trained_share:
             raise InputError("--trained-share 0: nothing would be trained on; must be above 0")
         if self.adversary == "none" and self.clean_answers == "measured":
-            raise InputError("--clean-answers measured: with --adversary none there are no other answers to train on; leave one of them out")
+            raise InputError("--clean-answers measured: --adversary none has no other answers to train on; leave one of them out")
         if self.robustness_problems and not self.robustness_samples:
             raise InputError("--robustness-samples 0: must be at least 1; --robustness-problems 0 leaves the measurement out")

@@ -42,7 +42,10 @@ class Visits:
         return sum(map(self.is_mastered, self.streaks))
 
     def next(self, wanted: int) -> tuple[list[int], int]:
-        """Return the next problems, and how many mastered ones were passed over; if almost all are mastered, these are asked all the same."""
+        """Return the next problems, and how many mastered ones were passed over.
+
+        If nearly all are mastered, these are asked all the same, rather than waiting for the others.
+        """
         chosen: list[int] = []
         passed: list[int] = []
         while len(chosen) < wanted:

@@ -59,9 +59,9 @@ class Chosen:
 class WaitingGroups:
     """A queue of groups for each role, first in, first out.
 
-    A role trains on at most a quota of informative groups in a step. What it has beyond the quota waits; what it lacks is filled with groups
-    that waited, the oldest first. Groups whose rewards are all equal never wait: they have no gradient, now or later. So no group is
-    trained on twice, and none is older than ``oldest`` steps.
+    A role trains on at most a quota of informative groups in a step. What it has beyond the quota waits; what it lacks is filled with
+    groups that waited, the oldest first. Groups whose rewards are all equal never wait: they have no gradient, now or later. So no group
+    is trained on twice, and none is older than ``oldest`` steps.
 
     Parameters
     ----------
