@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73"}
-MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D"}
+COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73", "seirenes": "#D55E00"}
+MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "seirenes": "P"}
 #: colours of the roles in self-play
 ROLES = {"proposer": "#CC79A7", "solver": "#00523B"}
 #: colour of everything that is not a method

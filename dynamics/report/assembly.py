@@ -45,6 +45,7 @@ METHODS = {
     "dpo": "DPO, direct preference optimisation",
     "rlvr": "RLVR, reinforcement learning with verifiable rewards",
     "selfplay": "self-play: the model proposes problems and solves them",
+    "seirenes": "Seirênes: answers, misleading hints, and answers under them",
 }
 
 

@@ -68,6 +68,7 @@ _NO_SAMPLES = "its completions are given: nothing is sampled, rewarded or estima
 _NO_PROPOSALS = "it has no role that proposes"
 #: of self-play, and of the control that has its estimator
 _NO_GROUPS = "whitened in each role and task type: a proposal has no other samples of its prompt to compare with"
+_STREAMS = "its completions are answers, hints, and answers under these that can be shown, each a stream of its own"
 _ONE_COMPLETION = "a problem has one given completion"
 #: rows that a method settles -> why
 SETTLED: dict[str, dict[str, str]] = {
@@ -81,6 +82,12 @@ SETTLED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("program pool", "training problems", "data order"), "it trains on what it proposes, when it proposes it"),
         **dict.fromkeys(("of them proposals", "longest proposal", "proposer", "game"), "one role proposes and one solves"),
         **dict.fromkeys(("estimator", "baseline"), _NO_GROUPS),
+    },
+    "seirenes": {
+        **dict.fromkeys(("of them proposals", "longest proposal", "proposer"), _NO_PROPOSALS),
+        **dict.fromkeys(("problems a step", "completions a problem", "completions trained on"), _STREAMS),
+        **dict.fromkeys(("loss aggregation", "game"), _STREAMS),
+        "data order": "problems that are mastered are rarely asked",
     },
 }
 _OF_POOL = ("program pool", "training problems")
@@ -306,6 +313,10 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
     if method == "rlvr" and settings.text("advantage_cells", "batch") == "role-task":
         kind += ", with the estimator of self-play"
         settled |= dict.fromkeys(("estimator", "baseline"), _NO_GROUPS)
+    if method == "seirenes" and (adversary := settings.text("adversary")) not in (None, "trained"):
+        kind += f", {'no' if adversary == 'none' else adversary} adversary"
+    if method == "seirenes" and settings.text("clean_answers") == "measured":
+        kind += ", no clean stream"
     if method == "selfplay" and (proposer := settings.text("proposer")) in ("frozen", "snapshot"):
         kind += f", {proposer} proposer"
         settled |= dict.fromkeys(_NOT_TRAINED, f"its {proposer} proposer has no gradient")
@@ -376,6 +387,10 @@ def _per_step(settings: _Settings, method: str) -> tuple[int | None, int | None,
     if method == "sft":
         return settings.whole("batch_size"), 1, 0, False
     prompts, group = settings.whole("prompts_per_step"), settings.whole("group_size")
+    hints, hinted = settings.whole("num_hints"), settings.whole("hinted_samples")
+    if method == "seirenes":
+        known = group is not None and hints is not None and hinted is not None
+        return prompts, group + hints * (1 + hinted) if known else None, 0, settings.text("adversary") != "none"
     if method != "selfplay" or prompts is None or group is None:
         return prompts, group, 0 if method == "rlvr" else None, False
     problems = prompts * len(settings.texts("task_types"))
@@ -456,6 +471,8 @@ def _sampling(settings: _Settings, method: str) -> list[Row]:
         top_p, top_k = settings.number("top_p"), settings.whole("top_k")
         more = (f", top-p {top_p:g}" if top_p is not None and top_p < 1 else "") + (f", top-k {top_k}" if top_k else "")
         rows.append(Row("sampling temperature", f"{temperature:g}{more}"))
+    if method == "seirenes":
+        return [*rows, Row("longest proposal", "none"), Row("proposer", "none"), _streams(settings)]
     if method != "selfplay":
         return [*rows, *(Row(name, "none") for name in ("longest proposal", "proposer", "game"))]
     return [
@@ -480,6 +497,24 @@ def _game(settings: _Settings) -> Row:
     for name, what in (("num_references", "references"), ("buffer_size", "tasks in the buffer"), ("num_seed_tasks", "of them seeded")):
         parts.append(f"{settings.whole(name)} {what}")
     parts.append(f"solver trains on {settings.text('solver_batch', 'new')} tasks, {settings.whole('solver_delay')} steps later")
+    return Row("game", "; ".join(parts))
+
+
+def _streams(settings: _Settings) -> Row:
+    """Describe the settings of Seirênes that are in no other row."""
+    adversary, reward = settings.text("adversary"), settings.text("adversary_reward")
+    if adversary is None or reward is None:
+        return Row("game")
+    hints = f"{settings.whole('num_hints')} hints of at most {settings.whole('max_hint_tokens')} tokens with {settings.whole('hinted_samples')} answers"
+    parts = [f"{settings.whole('group_size')} clean answers, {settings.text('clean_answers')}"]
+    if adversary != "none":
+        invalid = settings.number("invalid_hint_reward") or 0
+        parts += [hints, f"{adversary} adversary rewarded by {reward}, {invalid:g} if invalid"]
+    weights = [settings.number(f"{name}_weight") or 0 for name in ("solver", "adversary", "hinted")]
+    parts.append("weights " + " ".join(f"{weight:g}" for weight in weights))
+    waiting, steps = settings.whole("waiting_groups"), settings.whole("waiting_steps")
+    parts.append(f"{settings.number('trained_share') or 0:g} of the groups trained on, {waiting} wait for {steps} steps")
+    parts.append(f"mastered after {settings.whole('mastered_after')} visits, then asked at {settings.number('mastered_rate') or 0:g}")
     return Row("game", "; ".join(parts))
 
 

@@ -379,7 +379,8 @@ def test_a_hint_that_cannot_be_shown_has_its_reward_and_no_answers(game, monkeyp
 
 
 def settings(**more) -> SeirenesConfig:
-    options = {"trained_share": 0.4, "waiting_groups": 4, "mastered_after": 1, "mastered_rate": 0.3, "save_every": 1, "steps": 3}
+    options = {"trained_share": 0.2, "waiting_groups": 4, "mastered_after": 1, "mastered_rate": 0.3, "save_every": 1, "steps": 3}
+    options |= {"seed": 4, "learning_rate": 1e-6}  # in the third step a stream has too few groups
     return SeirenesConfig(**(FEW | options | {"robustness_problems": 3, "robustness_samples": 2} | more))
 
 
@@ -400,7 +401,7 @@ def test_a_run_and_what_waits_in_it(tmp_path: Path) -> None:
     assert all(step - row["sampled_step"] == row["waited"] > 0 and "advantage" in row for step, row in waited)
     assert len(waited) <= len(waits)
     lines = list(RunDirectory(tmp_path / "straight").metrics())
-    assert any(line.get("waiting/hinted/trained") for line in lines)
+    assert sum(line[f"waiting/{role}/trained"] for line in lines for role in ("solver", "adversary", "hinted")) > 0
     answers = [json.loads(line) for line in (tmp_path / "straight" / robustness.FILE).read_text().splitlines()]
     assert {row["model"] for row in answers} == {"base", "trained"}
     assert {row["kind"] for row in answers} >= {"", "wrong", "true"}
@@ -410,7 +411,7 @@ def test_a_run_and_what_waits_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(settings(steps=4)).items() if FEW.get(name) == value]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in FEW.items()]
     options += ["--trained-share=0.4", "--waiting-groups=4", "--mastered-after=1", "--save-every=1", "--steps=4"]
     command.main(["seirenes", "--out", str(tmp_path / "straight"), *options])
     begin = [sys.executable, "-m", "dynamics.train", "seirenes", "--out", str(tmp_path / "killed"), *options]
