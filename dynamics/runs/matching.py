@@ -505,11 +505,12 @@ def _streams(settings: _Settings) -> Row:
     adversary, reward = settings.text("adversary"), settings.text("adversary_reward")
     if adversary is None or reward is None:
         return Row("game")
-    hints = f"{settings.whole('num_hints')} hints of at most {settings.whole('max_hint_tokens')} tokens with {settings.whole('hinted_samples')} answers"
+    number, longest, answers = (settings.whole(name) for name in ("num_hints", "max_hint_tokens", "hinted_samples"))
     parts = [f"{settings.whole('group_size')} clean answers, {settings.text('clean_answers')}"]
     if adversary != "none":
         invalid = settings.number("invalid_hint_reward") or 0
-        parts += [hints, f"{adversary} adversary rewarded by {reward}, {invalid:g} if invalid"]
+        parts.append(f"{number} hints of at most {longest} tokens, {answers} answers under each")
+        parts.append(f"{adversary} adversary rewarded by {reward}, {invalid:g} if invalid")
     weights = [settings.number(f"{name}_weight") or 0 for name in ("solver", "adversary", "hinted")]
     parts.append("weights " + " ".join(f"{weight:g}" for weight in weights))
     waiting, steps = settings.whole("waiting_groups"), settings.whole("waiting_steps")

@@ -249,7 +249,12 @@ class Tokenizer:
 
     all_special_tokens = ("<|im_end|>", "</s>")
     all_special_ids = (1, 2)
-    added_tokens_decoder = {1: SimpleNamespace(content="<|im_end|>", special=True), 3: SimpleNamespace(content="[STOP HERE]", special=True)}
+
+    def __init__(self) -> None:
+        self.added_tokens_decoder = {
+            1: SimpleNamespace(content="<|im_end|>", special=True),
+            3: SimpleNamespace(content="[STOP HERE]", special=True),
+        }
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict:
         special = {"<|im_end|>": 1, "</s>": 2, "[STOP HERE]": 3, "\u2020": 1}
