@@ -32,6 +32,8 @@ FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 SAME_LOGITS = {torch.float32: 1e-4, torch.bfloat16: 0.2}
 #: prompts of a batch that are compared, and last tokens of each that are decoded for it
 COMPARED, LAST = 8, 3
+#: new tokens for which there is memory at first; it grows with the longest row
+FIRST = 16
 
 
 def refusal(model: Any, autocast: torch.dtype | None = None, length: int = 0) -> str | None:
@@ -171,13 +173,12 @@ class LayerDecoder:
         cosine, sine = model.model.rotary_emb(weights.embedding[:1, None], position_ids=positions)
         self.cosine, self.sine = cosine[0].float().numpy(), sine[0].float().numpy()
         rows = len(prompts) * group
-        capacity = (max(limit, LAST) + 15) // 16 | 1  # an odd number of blocks: cache lines of different rows of keys do not collide
-        shape = (len(weights.layers), rows, self.key_heads, self.size, 16 * capacity)
-        self.own_keys = _Pair(torch.empty(shape, dtype=weights.dtype)).array
-        self.own_values = _Pair(torch.empty((*shape[:3], shape[4], shape[3]), dtype=weights.dtype)).array
+        self.limit = max(limit, LAST)
+        self.own_keys, self.own_values = self._memory(rows, min(self.limit, FIRST))
         self.threads = min(torch.get_num_threads(), rows)
         self.pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
-        self._use_rows(np.arange(rows))
+        self.slots, self.prompt_of = np.arange(rows), np.arange(rows) // group
+        self._make_buffers()
 
     def _prefill(self, model: Any) -> None:
         """Compute keys, values and logits of the prompts by the model itself."""
@@ -204,9 +205,27 @@ class LayerDecoder:
             self.prompt_keys.append(_Pair(keys.transpose(2, 3).contiguous()).array)
             self.prompt_values.append(_Pair(values.contiguous()).array)
 
-    def _use_rows(self, slots: Int[np.ndarray, " rows"]) -> None:
-        """Make the memory of the active rows, given their indices in ``own_keys``."""
-        self.slots, self.prompt_of, count = slots, slots // self.group, len(slots)
+    def _memory(self, rows: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Allocate keys and values of at least ``tokens`` new tokens of each row."""
+        blocks = (tokens + 15) // 16 | 1  # an odd number: cache lines of different rows of keys do not collide
+        shape = (len(self.weights.layers), rows, self.key_heads, self.size, 16 * blocks)
+        keys = _Pair(torch.empty(shape, dtype=self.weights.dtype)).array
+        return keys, _Pair(torch.empty((*shape[:3], shape[4], shape[3]), dtype=self.weights.dtype)).array
+
+    def _reserve(self, tokens: int) -> None:
+        """Make room for ``tokens`` new tokens of each active row: most rows end early, and memory that is read often should be small."""
+        before = self.own_keys.shape[-1]
+        if tokens <= before:
+            return
+        keys, values = self._memory(len(self.slots), min(self.limit, 2 * before))
+        for layer in range(len(keys)):
+            keys[layer, ..., :before] = self.own_keys[layer, self.slots]
+            values[layer, ..., :before, :] = self.own_values[layer, self.slots]
+        self.own_keys, self.own_values, self.slots = keys, values, np.arange(len(self.slots))
+
+    def _make_buffers(self) -> None:
+        """Make the memory in which a step of the active rows is computed."""
+        count = len(self.slots)
         first, dtype = self.weights.layers[0], self.weights.dtype
         width = self.weights.embedding.shape[1]
         sizes = {"states": width, "projected": len(first.projections[0]), "attended": self.heads * self.size, "more": width}
@@ -218,10 +237,12 @@ class LayerDecoder:
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep some rows; the logits are those of the last step."""
-        self._use_rows(self.slots[rows.numpy()])
+        self.slots, self.prompt_of = self.slots[rows.numpy()], self.prompt_of[rows.numpy()]
+        self._make_buffers()
 
     def append(self, tokens: Int[Tensor, " rows"], count: int) -> None:
         """Append a token to each row, which then has ``count`` new tokens, and compute the next logits."""
+        self._reserve(count)
         self.logits = self._step(tokens, count - 1, self.lengths)
 
     def difference(self) -> float:
@@ -235,12 +256,14 @@ class LayerDecoder:
         """
         chosen = np.unique(np.linspace(0, len(self.prompts) - 1, COMPARED).astype(int))
         last = min(LAST, *(len(self.prompts[index]) for index in chosen))
-        rows = self.slots
-        self._use_rows(chosen * self.group)
+        rows = self.slots, self.prompt_of
+        self.slots, self.prompt_of = chosen * self.group, chosen
+        self._make_buffers()
         for count in range(last):
             tokens = torch.tensor([int(self.prompts[index][len(self.prompts[index]) - last + count]) for index in chosen])
             logits = self._step(tokens, count, self.lengths - last)
-        self._use_rows(rows)
+        self.slots, self.prompt_of = rows
+        self._make_buffers()
         own = self.prompt_logits[chosen]
         spread = (own - own.mean(1, keepdim=True)).norm(dim=1)
         return float(((logits - own).norm(dim=1) / spread.clamp(min=1e-6)).max())
