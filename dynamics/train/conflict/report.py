@@ -79,10 +79,10 @@ def of_run(path: Path, player: str = "", progress: Callable[[int, int], None] | 
     ------
     InputError : a method without sampled completions, no checkpoint with rollouts after it, or damaged rollouts.
     """
+    run = open_finished(path)  # before torch is imported, which takes seconds
     from dynamics.train import update
     from dynamics.train.role_gradients import conflict_metrics, role_gradients
 
-    run = open_finished(path)
     config = run.config
     if not isinstance(config, PolicyGradientConfig):
         raise InputError(f"{printable(path)}: {run.document.get('method')} samples nothing; there are no roles")

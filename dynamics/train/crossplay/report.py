@@ -50,12 +50,12 @@ def of_run(
     ------
     InputError : the run has too few checkpoints, or no tasks that can be asked again.
     """
+    run = open_finished(path)  # before torch is imported, which takes seconds
     from dynamics.train.games.languages import language
     from dynamics.train.samplers.transformers import sample
     from dynamics.train.tasks.judges import judge_all
     from dynamics.train.tasks.prompt_formats import decode, encode_questions, language_of
 
-    run = open_finished(path)
     chosen = _chosen(run.checkpoints(player), checkpoints, path)
     settings = replace(_sampling(run), seed=seed)
     rates: list[np.ndarray[Any, Any]] = []

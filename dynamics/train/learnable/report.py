@@ -94,11 +94,11 @@ def of_run(
     ------
     InputError : the run has no tasks that can be asked again, or a phase has too few of them.
     """
+    run = open_finished(path)  # before torch is imported, which takes seconds
     from dynamics.train.games.languages import language
     from dynamics.train.methods.sft import encode
     from dynamics.train.tasks.prompt_formats import language_of
 
-    run = open_finished(path)
     base = run.load(next(iter(run.checkpoints().values())))
     speaks = language(language_of(base.tokenizer), run.config.allow_unconfined)
     try:
