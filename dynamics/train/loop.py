@@ -470,7 +470,7 @@ class Run:
                     self.recorder.step(0, None, self._validate())
         while self.step < self.config.steps:
             metrics = self._one_step_or_save()
-            if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+            if self.step % self.config.save_every == 0 or self.step == self.config.steps or self.step in self.method.milestones:
                 self.checkpoint()
                 self.save()
             if on_step is not None:

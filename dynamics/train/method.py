@@ -66,6 +66,8 @@ class Method:
     graded = ONLY
     #: whether the graded player is chosen anew, by ``choose_graded``, before each checkpoint
     graded_by_validation = False
+    #: steps after which a checkpoint is saved in any case
+    milestones: frozenset[int] = frozenset()
 
     def make_players(self, policy: Policy, config: TrainConfig) -> Mapping[str, Player]:
         """Return the players; a method that makes none has one, the model of the run."""

@@ -16,6 +16,7 @@ CLASSES = {
     "rlvr": "dynamics.train.methods.rlvr:RLVR",
     "selfplay": "dynamics.train.games.azr:SelfPlay",
     "seirenes": "dynamics.train.games.seirenes:Seirenes",
+    "spc": "dynamics.train.games.spc:SPC",
 }
 
 

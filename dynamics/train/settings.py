@@ -7,8 +7,15 @@ from typing import Any
 from dynamics.errors import InputError, did_you_mean
 from dynamics.train.config import SIZES, RLVRConfig, SelfPlayConfig, SFTConfig, TrainConfig
 from dynamics.train.games.seirenes_settings import SeirenesConfig
+from dynamics.train.games.spc_settings import SPCConfig
 
-METHODS: dict[str, type[TrainConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "selfplay": SelfPlayConfig, "seirenes": SeirenesConfig}
+METHODS: dict[str, type[TrainConfig]] = {
+    "sft": SFTConfig,
+    "rlvr": RLVRConfig,
+    "selfplay": SelfPlayConfig,
+    "seirenes": SeirenesConfig,
+    "spc": SPCConfig,
+}
 
 
 def size_preset(preset: str | None, model: str) -> str:
