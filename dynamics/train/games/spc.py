@@ -14,18 +14,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynamics.errors import InputError
+from dynamics.runs.directory import RunDirectory
 from dynamics.train import data_order, update
+from dynamics.train.games import critic_table
 from dynamics.train.games import steps as steps_
 from dynamics.train.games.game import Game, Play, Role, Turn, pack
 from dynamics.train.games.spc_settings import SPCConfig
 from dynamics.train.games.steps import LaboratorySteps, Place
 from dynamics.train.method import Part, StepData
 from dynamics.train.policy import Policy
+from dynamics.train.policy import load as load_policy
 from dynamics.train.probe_prompts import COUNT, ProbePrompts
 from dynamics.train.rng import stream
 from dynamics.train.samplers.transformers import SampledCompletion
@@ -90,7 +95,7 @@ class SPC(Game):
 
     def metadata(self) -> dict[str, Any]:
         """Say what decides whether an altered step is wrong, and after which steps rounds end."""
-        return {"executor": self.steps.executor, "rounds": self.ends if self.config.schedule == "offline" else []}
+        return {"executor": self.steps.executor, "rounds": self.ends if self.config.play == "offline" else []}
 
     def player_of(self, role: str) -> str:
         """Return the player that has the name of the role."""
@@ -102,7 +107,7 @@ class SPC(Game):
         """Play a step. Offline, the ratio is that of whole completions; rollouts are what was sampled in this step."""
         data = super().next_batch(step)
         rollouts = [row for row in data.rollouts if row["role"] in PLAYERS]
-        if self.config.schedule == "online":
+        if self.config.play == "online":
             return replace(data, rollouts=rollouts)
         parts = [Part(player, replace(batch, sequence_ratio=True)) for player, batch in data.parts]
         return replace(data, parts=parts, rollouts=[row for row in rollouts if "advantage" not in row])
@@ -111,7 +116,7 @@ class SPC(Game):
         """Train on turns of this step, or of the rounds so far; a round begins by collecting its own."""
         if step == 1:
             self.steps.collect()
-        return self._online(step) if self.config.schedule == "online" else self._offline(step)
+        return self._online(step) if self.config.play == "online" else self._offline(step)
 
     def _online(self, step: int) -> Play:
         """Train on what is collected in this step."""
@@ -235,7 +240,7 @@ class SPC(Game):
         """Stop the run if no wrong step was valid, for a round or for too many online steps."""
         written = [turn for turn in turns if turn.role == GENERATOR]
         self.without_valid = 0 if any(turn.row["valid"] for turn in written) else self.without_valid + 1
-        most = self.config.collapse_steps if self.config.schedule == "online" else 1
+        most = self.config.collapse_steps if self.config.play == "online" else 1
         if self.without_valid >= most and self.config.on_collapse == "stop":
             reason = Counter(turn.row["reason"] for turn in written).most_common(1)[0][0]
             raise InputError(
@@ -260,7 +265,7 @@ class SPC(Game):
         config, made = self.config, list[Turn]()
         if not config.sft_weight:
             return made
-        online = config.schedule == "online"
+        online = config.play == "online"
         round_ = step if online else sum(step > end for end in self.ends) + 1
         drawn = range(round_, round_ + 1) if online or config.round_start == "last" else range(1, round_ + 1)
         places = [place for number in drawn for place in self.steps.draw(number, config.attempts)]
@@ -297,6 +302,26 @@ class SPC(Game):
         asked[GENERATOR] = [self.steps.generator_prompt(place) for place in places]
         limits = {CRITIC: self.config.max_new_tokens, GENERATOR: self.config.max_step_tokens}
         return {role: (encode_prompts(self.tokenizer, prompts), limits[role]) for role, prompts in asked.items() if prompts}
+
+    def on_train_end(self, directory: RunDirectory, load_base: Callable[[], Policy]) -> None:
+        """Write ``critic.jsonl``: the critics of all rounds on the wrong steps of all rounds; a frozen player is that of round 0."""
+        del load_base  # it is kept
+        config = self.config
+        if not config.critic_problems:
+            return
+        saved: list[tuple[int, Callable[[], Policy] | None, Callable[[], Policy] | None]] = [(0, lambda: self.base, lambda: self.base)]
+        for number, end in enumerate(self.ends, start=1):
+            name = f"step_{end:06d}"
+            folders = {CRITIC: directory.path / "checkpoints" / name, GENERATOR: directory.path / "players" / GENERATOR / name}
+            load = {player: partial(self._load, folder) if player != config.frozen else None for player, folder in folders.items()}
+            saved.append((number, load[CRITIC], load[GENERATOR]))
+        limits = (config.max_new_tokens, config.max_step_tokens)
+        shown, verdicts = critic_table.ask(self.steps, config.critic_problems, config.seed, limits, saved)
+        directory.write_rows(critic_table.FILE, critic_table.table(shown, verdicts))
+        directory.write_rows(critic_table.VERDICTS, critic_table.rows_of(self.steps, shown, verdicts))
+
+    def _load(self, folder: Path) -> Policy:
+        return load_policy(str(folder), str(self.base.device), self.base.master, self.base.compute)
 
 
 def _steps_of(game: SPC, language: str) -> steps_.Steps:

@@ -36,7 +36,7 @@ class SPCConfig(PolicyGradientConfig):
     advantage : str
         advantages of what is sampled: reinforce (the reward, as in SPC), or reinforce++-sequence (whitened over the turns of a role in the
         batch)
-    schedule : str
+    play : str
         offline (what a round trains on is collected at its start, by the players as they then are), or online (each step collects, and
         trains on, its own)
     rounds : int
@@ -89,7 +89,7 @@ class SPCConfig(PolicyGradientConfig):
     model: str = "lab"
     task: str = "lab"
     advantage: Literal["reinforce", "reinforce++-sequence"] = "reinforce"
-    schedule: Literal["offline", "online"] = "offline"
+    play: Literal["offline", "online"] = "offline"
     rounds: int = 2
     round_start: Literal["base", "last"] = "base"
     attempts: int = 1000
@@ -115,13 +115,13 @@ class SPCConfig(PolicyGradientConfig):
             if getattr(self, name) < 1:
                 raise InputError(f"{option_of(name)} {getattr(self, name)}: must be at least 1")
         self._check_shares()
-        if self.schedule == "offline" and self.steps < self.rounds:
+        if self.play == "offline" and self.steps < self.rounds:
             raise InputError(f"--steps {self.steps}: fewer than --rounds {self.rounds}; every round needs a step")
         for name in ("clip_cov", "kl_cov", "clip_ratio_c"):
             if getattr(self, name):
                 raise InputError(f"{option_of(name)}: is for the ratio of tokens; spc has that of whole completions: leave it out")
-        if self.schedule == "online" and self.num_iterations > 1:
-            raise InputError("--num-iterations: an online step is one update; use --schedule offline, or leave it out")
+        if self.play == "online" and self.num_iterations > 1:
+            raise InputError("--num-iterations: an online step is one update; use --play offline, or leave it out")
 
     def _check_shares(self) -> None:
         for name in ("right_at_least", "wrong_at_most"):
@@ -137,7 +137,7 @@ class SPCConfig(PolicyGradientConfig):
 
     def ends(self) -> list[int]:
         """List the last step of each round: with ``round_start`` base they are as long as their data, else all of one length."""
-        if self.schedule == "online":
+        if self.play == "online":
             return [self.steps]
         weights = [number if self.round_start == "base" else 1 for number in range(1, self.rounds + 1)]
         least = [sum(weights[:number]) * self.steps // sum(weights) for number in range(1, self.rounds + 1)]

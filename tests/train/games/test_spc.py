@@ -237,7 +237,7 @@ def test_a_state_from_before_the_players_were_set_back_is_not_saved(game) -> Non
 
 
 def test_the_online_schedule_trains_on_what_it_samples(game) -> None:
-    played = game(schedule="online", batch_size=24, frozen=GENERATOR)
+    played = game(play="online", batch_size=24, frozen=GENERATOR)
     for step in (1, 2):
         data = played.next_batch(step)
         (part,) = data.parts
@@ -369,7 +369,7 @@ def test_prompts_are_those_that_a_base_knows(lab) -> None:
         (["--rounds", "0"], "--rounds 0: must be at least 1"),
         (["--steps", "1"], "--steps 1: fewer than --rounds 2"),
         (["--clip-cov", "0.1"], "--clip-cov: is for the ratio of tokens"),
-        (["--schedule", "online", "--num-iterations", "2"], "--num-iterations: an online step is one update"),
+        (["--play", "online", "--num-iterations", "2"], "--num-iterations: an online step is one update"),
         (["--frozen", "both"], "invalid choice 'both'"),
     ],
 )
