@@ -20,6 +20,7 @@ from dynamics.train.config import CORRECT, EARLIER, PROPOSED, RLVRConfig, TaskMa
 from dynamics.train.games.hints import check_task
 from dynamics.train.games.languages import language
 from dynamics.train.games.seirenes_settings import SeirenesConfig
+from dynamics.train.games.spc_settings import NO_FORM, SPCConfig
 from dynamics.train.lab import shipped
 from dynamics.train.settings import METHODS
 from dynamics.train.tasks.laboratory import NAMES as LAB_TASKS
@@ -173,7 +174,7 @@ def _check_recorded(config: TrainConfig) -> None:
     """Refuse a method that cannot train on what a run has recorded."""
     if isinstance(config, TaskMakingConfig) and config.task.startswith((PROPOSED, CORRECT)):
         raise InputError(f"--task {printable(config.task, 80)}: selfplay trains on its own proposals; give the task to be evaluated on")
-    if isinstance(config, (RLVRConfig, SeirenesConfig)) and config.task.startswith(CORRECT):
+    if isinstance(config, (RLVRConfig, SeirenesConfig, SPCConfig)) and config.task.startswith(CORRECT):
         raise InputError(f"--task {printable(config.task, 80)}: are answers to imitate; use sft, or give the task of that run")
 
 
@@ -183,6 +184,8 @@ def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName)
     if isinstance(config, SeirenesConfig):
         forms = [form for part in sources.parts(source) if isinstance(part, Laboratory) for form in part.forms]
         check_task(config.task, config.model, name, forms)
+    if isinstance(config, SPCConfig) and name == "notation":
+        raise InputError(NO_FORM.format(model=printable(config.model, 200)))
     trains = not isinstance(config, TaskMakingConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:
@@ -192,6 +195,8 @@ def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName)
     for part in scored_parts(config, source):
         if isinstance(config, (RLVRConfig, SeirenesConfig)):
             part.check_gradable("training", config.num_problems)
+        if isinstance(config, SPCConfig):
+            part.check_gradable("training", config.num_solutions)
         if config.validate_every:
             part.check_gradable("validation", config.validation_problems)
         if config.eval_problems:
@@ -213,5 +218,5 @@ def validation_questions(source: tasks.Source, config: TrainConfig, count: int, 
 
 def scored_parts(config: TrainConfig, source: tasks.Source) -> list[tasks.ScoredSource]:
     """List the parts of a source whose answers other packages judge, if the run judges any."""
-    judges = isinstance(config, (RLVRConfig, SeirenesConfig)) or config.eval_problems or config.validate_every
+    judges = isinstance(config, (RLVRConfig, SeirenesConfig, SPCConfig)) or config.eval_problems or config.validate_every
     return [part for part in sources.parts(source) if isinstance(part, tasks.ScoredSource)] if judges else []

@@ -26,8 +26,9 @@ from dynamics.train import data_order, update
 from dynamics.train.games import critic_table
 from dynamics.train.games import steps as steps_
 from dynamics.train.games.game import Game, Play, Role, Turn, pack
-from dynamics.train.games.spc_settings import SPCConfig
+from dynamics.train.games.spc_settings import NO_FORM, SPCConfig
 from dynamics.train.games.steps import LaboratorySteps, Place
+from dynamics.train.games.written_steps import WrittenSteps
 from dynamics.train.method import Part, StepData
 from dynamics.train.policy import Policy
 from dynamics.train.policy import load as load_policy
@@ -64,7 +65,7 @@ class SPC(Game):
         self.base: Policy = policy.copy()
         self.players = {CRITIC: update.make_player(CRITIC, policy, config)}
         self.players |= {GENERATOR: update.make_player(GENERATOR, policy.copy(), config)}
-        self.steps: steps_.Steps = _steps_of(self, language_of(policy.tokenizer))
+        self.steps: steps_.Steps = _steps_of(self, language_of(policy.tokenizer), source)
         self.ends = config.ends()
         self.milestones = frozenset(self.ends)
         self.data: list[list[Turn]] = []
@@ -324,11 +325,13 @@ class SPC(Game):
         return load_policy(str(folder), str(self.base.device), self.base.master, self.base.compute)
 
 
-def _steps_of(game: SPC, language: str) -> steps_.Steps:
+def _steps_of(game: SPC, language: str, source: Source) -> steps_.Steps:
     """Return what is played on, by what the model reads."""
     if language == "lab":
         return LaboratorySteps(game.config.seed)
-    raise InputError(f"--model {game.config.model}: has no form for judging steps; use --model lab")
+    if language == "notation":
+        raise InputError(NO_FORM.format(model=game.config.model))
+    return WrittenSteps(game, game.base, game.config, source)
 
 
 def collection_metrics(turns: Sequence[Turn]) -> dict[str, float]:

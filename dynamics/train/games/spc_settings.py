@@ -8,6 +8,10 @@ from typing import Literal
 from dynamics.errors import InputError
 from dynamics.train.config import PolicyGradientConfig, option_of, presets
 
+#: why a model cannot play
+NO_FORM = (
+    "--model {model}: reads the notation of the embedded model, which has no form for judging steps; use --model lab, or another model"
+)
 #: what the public code of SPC sets; what it leaves open is as in the defaults
 PAPER = {
     "learning_rate": 2e-6,

@@ -24,6 +24,12 @@ from dynamics.train.rng import stream
 NOT_ENDED, NO_STEP, UNCHANGED = "not ended", "not one step", "unchanged"
 
 
+def drawn(seed: int, round_: int, count: int, of: int) -> list[int]:
+    """Draw ``count`` of ``of`` indices for a round, each at most once until all have been drawn."""
+    rng = stream(seed, "spc places", round_)
+    return [int(index) for _ in range(-(-count // of)) for index in rng.permutation(of)][:count]
+
+
 @dataclass(frozen=True)
 class Place:
     """A right step in a right solution.
@@ -124,9 +130,7 @@ class LaboratorySteps:
     def draw(self, round_: int, count: int) -> list[Place]:
         """Draw places from the steps of all training programs on all of their inputs, each at most once until all have been drawn."""
         places = [(number, which, index) for number, which, depth in self.sizes for index in range(depth)]
-        rng = stream(self.seed, "spc places", round_)
-        drawn = [index for _ in range(-(-count // len(places))) for index in rng.permutation(len(places))]
-        return [self._place("training", *places[index]) for index in drawn[:count]]
+        return [self._place("training", *places[index]) for index in drawn(self.seed, round_, count, len(places))]
 
     def held_out(self, count: int) -> list[Place]:
         """Return a step of each held-out program, of unseen and of deeper ones in turn."""
