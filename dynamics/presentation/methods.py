@@ -15,6 +15,10 @@ COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#
 MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "seirenes": "P"}
 #: colours of the roles in self-play
 ROLES = {"proposer": "#CC79A7", "solver": "#00523B"}
+COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73", "spc": "#882255"}
+MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "spc": "P"}
+#: colours of roles
+ROLES = {"proposer": "#CC79A7", "solver": "#00523B", "critic": "#882255", "generator": "#DDAA33"}
 #: colour of everything that is not a method
 OTHER = "#6b6b6b"
 

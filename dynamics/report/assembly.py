@@ -46,6 +46,7 @@ METHODS = {
     "rlvr": "RLVR, reinforcement learning with verifiable rewards",
     "selfplay": "self-play: the model proposes problems and solves them",
     "seirenes": "Seirênes: answers, misleading hints, and answers under them",
+    "spc": "SPC: a generator writes wrong steps, a critic tells them from right ones",
 }
 
 

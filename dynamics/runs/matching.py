@@ -89,6 +89,12 @@ SETTLED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("loss aggregation", "game"), _STREAMS),
         "data order": "problems that are mastered are rarely asked",
     },
+    "spc": {
+        **dict.fromkeys(("program pool", "training problems", "data order"), "it trains on steps, not on problems to be solved"),
+        **dict.fromkeys(("problems a step", "completions a problem"), "a step of a solution is altered or judged once"),
+        **dict.fromkeys(("of them proposals", "longest proposal", "proposer", "game"), "one player alters steps and one judges them"),
+        **dict.fromkeys(("reward", "estimator", "baseline", "further terms of the loss"), "what one player wins the other loses"),
+    },
 }
 _OF_POOL = ("program pool", "training problems")
 #: rows that the training of the proposer settles
@@ -317,6 +323,9 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
         kind += f", {'no' if adversary == 'none' else adversary} adversary"
     if method == "seirenes" and settings.text("clean_answers") == "measured":
         kind += ", no clean stream"
+    if method == "spc" and (frozen := settings.text("frozen", "none")) != "none":
+        kind += f", frozen {frozen}"
+        settled |= dict.fromkeys(("completions trained on", "proposer"), f"its {frozen} has no gradient")
     if method == "selfplay" and (proposer := settings.text("proposer")) in ("frozen", "snapshot"):
         kind += f", {proposer} proposer"
         settled |= dict.fromkeys(_NOT_TRAINED, f"its {proposer} proposer has no gradient")
@@ -325,6 +334,9 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
 
 def _data(document: Mapping[str, Any], settings: _Settings, method: str) -> list[Row]:
     """List the rows on problems."""
+    if method == "spc":
+        steps = f"steps of {settings.text('task')}"
+        return [Row("program pool", steps), Row("training problems", steps), Row("data order", "as collected")]
     if method == "selfplay":
         return [
             Row("program pool", "what it proposes"),
@@ -386,6 +398,10 @@ def _per_step(settings: _Settings, method: str) -> tuple[int | None, int | None,
     """Return planned problems a step, completions a problem, proposals a step that are trained on, and whether these are the most."""
     if method == "sft":
         return settings.whole("batch_size"), 1, 0, False
+    if method == "spc":  # as many steps are imitated as sampled ones are trained on
+        turns, imitates = settings.whole("batch_size"), settings.number("sft_weight")
+        at_most = settings.text("play") == "online" or settings.text("frozen") != "none"
+        return (None if turns is None or imitates is None else turns * (1 + bool(imitates))), 1, 0, at_most
     prompts, group = settings.whole("prompts_per_step"), settings.whole("group_size")
     hints, hinted = settings.whole("num_hints"), settings.whole("hinted_samples")
     if method == "seirenes":
@@ -415,6 +431,8 @@ def _objective(settings: _Settings, method: str) -> list[Row]:
     estimator = settings.text("advantage")
     cells = method == "selfplay" or settings.text("advantage_cells", "batch") == "role-task"
     baseline = BASELINES.get(estimator or "")
+    if method == "spc":
+        return [*rows, *_objective_of_spc(settings)]
     reward = "of the task, such as 1 for a correct answer"
     wrong, unreadable = settings.number("wrong_answer_reward"), settings.number("format_error_reward")
     if wrong or unreadable:
@@ -422,6 +440,24 @@ def _objective(settings: _Settings, method: str) -> list[Row]:
     if baseline is not None:
         rows.append(Row("baseline", baseline.format(cell="each role and task type" if cells else "the batch")))
     return [*rows, Row("reward", reward), Row("estimator", estimator), Row("further terms of the loss", _terms(settings))]
+
+
+def _objective_of_spc(settings: _Settings) -> list[Row]:
+    terms, weight = _terms(settings), settings.number("sft_weight")
+    low, high = settings.number("clip_ratio_low"), settings.number("clip_ratio_high")
+    if terms is not None and weight is not None:
+        ratio = f"ratio of completions to the base, clipped at 1 - {low or 0:g} and 1 + {high or 0:g}"
+        own = [ratio] if settings.text("play") == "offline" else []
+        own += [f"imitated steps {weight:g}"] if weight else []
+        terms = ", ".join([*own, *([] if terms == "none" else [terms])]) or "none"
+    estimator = settings.text("advantage")
+    baseline = BASELINES.get(estimator or "")
+    return [
+        Row("reward", "1 and -1: what one player wins the other loses"),
+        Row("estimator", estimator),
+        Row("baseline", None if baseline is None else baseline.format(cell="each role")),
+        Row("further terms of the loss", terms),
+    ]
 
 
 def _terms(settings: _Settings) -> str | None:
@@ -473,6 +509,10 @@ def _sampling(settings: _Settings, method: str) -> list[Row]:
         rows.append(Row("sampling temperature", f"{temperature:g}{more}"))
     if method == "seirenes":
         return [*rows, Row("longest proposal", "none"), Row("proposer", "none"), _streams(settings)]
+    if method == "spc":
+        frozen = settings.text("frozen")
+        trained = {"none": "both trained", "generator": "generator frozen", "critic": "critic frozen"}.get(frozen or "")
+        return [*rows, Row("longest proposal", settings.whole("max_step_tokens")), Row("proposer", trained), _game_of_spc(settings)]
     if method != "selfplay":
         return [*rows, *(Row(name, "none") for name in ("longest proposal", "proposer", "game"))]
     return [
@@ -481,6 +521,20 @@ def _sampling(settings: _Settings, method: str) -> list[Row]:
         Row("proposer", settings.text("proposer")),
         _game(settings),
     ]
+
+
+def _game_of_spc(settings: _Settings) -> Row:
+    """Describe the settings of SPC that are in no other row."""
+    play, rounds, attempts = settings.text("play"), settings.whole("rounds"), settings.whole("attempts")
+    if play is None:
+        return Row("game")
+    parts = [f"{rounds} rounds of {attempts} attempts, each from the {settings.text('round_start')}"] if play == "offline" else [play]
+    parts.append(f"share of right steps {settings.number('right_steps') or 0:g}, opponents {settings.text('opponents')}")
+    parts.append(f"role weights {settings.text('role_weights')}")
+    if not (settings.text("task") or "").startswith("lab"):
+        least, most = settings.number("right_at_least"), settings.number("wrong_at_most")
+        parts.append(f"{settings.whole('completions')} completions, right at least {least or 0:g}, altered at most {most or 0:g}")
+    return Row("game", "; ".join(parts))
 
 
 def _game(settings: _Settings) -> Row:
