@@ -325,7 +325,7 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
         kind += ", no clean stream"
     if method == "spc" and (frozen := settings.text("frozen", "none")) != "none":
         kind += f", frozen {frozen}"
-        settled |= dict.fromkeys(("completions trained on", "proposer"), f"its {frozen} has no gradient")
+        settled |= dict.fromkeys(("problems a step", "completions trained on", "proposer"), f"its {frozen} has no gradient")
     if method == "selfplay" and (proposer := settings.text("proposer")) in ("frozen", "snapshot"):
         kind += f", {proposer} proposer"
         settled |= dict.fromkeys(_NOT_TRAINED, f"its {proposer} proposer has no gradient")

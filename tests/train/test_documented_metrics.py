@@ -13,8 +13,15 @@ RUNS = sorted(path.parent for path in (ROOT / "tests" / "data" / "runs").glob("*
 #: a word in capitals in the manual -> pattern that it stands for in ``metrics.jsonl``
 TYPES = "deduction|abduction|induction"
 CHECKS = "scratchpad|with_steps|steps|true_steps|on_path|repeated|covered"
-PLACEHOLDERS = {"ROLE": "solver|proposer", "TASK": f"{TYPES}|transfer", "TYPE": TYPES, "RULE": "exact|bf16|rtol|atol", "REASON": ".+"} | {
+PLACEHOLDERS = {
+    "ROLE": "solver|proposer|(critic|generator)(_sft)?",
+    "TASK": f"{TYPES}|transfer|right|wrong|sneaky",
+    "TYPE": TYPES,
+    "RULE": "exact|bf16|rtol|atol",
+    "REASON": ".+",
+} | {
     "KIND": "[a-z_]+",
+    "NAME": "critic|generator",
     "part=N": "part=(first|10|[1-9])",
     "MANNER": "greedy|T=1",
     "GROUP": "task=.+|set=.+|depth=[1-4]",

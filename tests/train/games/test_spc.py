@@ -14,9 +14,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynamics.errors import InputError
+from dynamics.runs.directory import RunDirectory
+from dynamics.runs.matching import Matching, matching
 from dynamics.train import command_line, loop, policy, tasks
-from dynamics.train.config import check
-from dynamics.train.games import spc
+from dynamics.train.config import as_recorded, check
+from dynamics.train.games import critic_table, spc
+from dynamics.train.games.critic_table import Shown, Verdicts
 from dynamics.train.games.game import Turn
 from dynamics.train.games.spc import CRITIC, GENERATOR, SPC
 from dynamics.train.games.spc_settings import SPCConfig
@@ -25,6 +28,7 @@ from dynamics.train.lab import shipped
 from dynamics.train.lab.programs import labelled, normal_form, split_of
 from dynamics.train.rng import stream
 from train.helpers import contents
+from train.test_documented_metrics import ROOT, documented
 
 FEW = {"steps": 4, "attempts": 12, "batch_size": 8, "threads": 1, "eval_problems": 0, "probe_every": 0, "max_new_tokens": 24}
 
@@ -287,6 +291,56 @@ def test_a_run_is_resumed_to_the_bit(tmp_path: Path, monkeypatch, died: int) -> 
     assert document["rounds"] == [1, 4]
     assert document["players"] == [CRITIC, GENERATOR]
     assert (tmp_path / "whole" / "players" / GENERATOR / "step_000001").is_dir()
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "critic.jsonl").read_text().splitlines()]
+    assert {row["critic"] for row in rows} == {0, 1, 2}
+    assert {"rule", 0} <= {row["generator"] for row in rows} <= {"rule", 0, 1, 2}
+    patterns = documented(ROOT / "docs" / "measures.md") + documented(ROOT / "docs" / "methods" / "spc.md")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [name for name in {name for line in lines for name in line} if not any(one.fullmatch(name) for one in patterns)] == []
+    assert {line["completions_trained"] for line in lines} == {12}
+
+
+@pytest.mark.parametrize(("frozen", "folders"), [("none", [(1, 2), (1, 2)]), (CRITIC, [(), (1, 2)]), (GENERATOR, [(1, 2), ()])])
+def test_the_players_of_all_rounds_are_compared(game, monkeypatch, tmp_path: Path, frozen: str, folders: list) -> None:
+    played, asked = game(frozen=frozen, steps=3), []
+    monkeypatch.setattr(critic_table, "ask", lambda *given: asked.append(given) or ([], []))
+    played.on_train_end(RunDirectory(tmp_path), lambda: played.base)
+    ((*_, rounds),) = asked
+    assert [number for number, _, _ in rounds] == [0, 1, 2]
+    for column, expected in zip((1, 2), folders, strict=True):
+        assert [row[0] for row in rounds if row[column] is not None] == [0, *expected]
+    asked.clear()
+    game(critic_problems=0).on_train_end(RunDirectory(tmp_path), lambda: played.base)
+    assert not asked
+
+
+def test_critics_are_scored_by_the_source_of_wrong_steps() -> None:
+    place = Place("p", 0, (), "1+1=2")
+    shown = [Shown(place, "1+1=2", critic_table.RIGHT)] * 2 + [Shown(place, "1+1=3", "rule"), Shown(place, "1+1=4", 1)]
+    said = {"greedy": [True, False, False, True], "T=1": [None, True, False, False]}
+    rows = {(row["generator"], row["manner"]): row for row in critic_table.table(shown, [Verdicts(0, said)])}
+    assert set(rows) == {("rule", "greedy"), (1, "greedy"), ("rule", "T=1"), (1, "T=1")}
+    found = {key: (row["wrong"]["value"], row["right"]["value"]) for key, row in rows.items()}
+    assert found == {("rule", "greedy"): (1, 0.5), (1, "greedy"): (0, 0.5), ("rule", "T=1"): (1, 0.5), (1, "T=1"): (1, 0.5)}
+    assert rows["rule", "greedy"]["harmonic"]["value"] == pytest.approx(2 / 3)
+    assert rows[1, "greedy"]["harmonic"]["value"] == 0
+
+
+def test_the_preset_of_the_laboratory_is_matched() -> None:
+    def planned(*more: str) -> Matching:
+        settings = command_line.parse(["spc", "--out", "x", "--preset", "lab", *more]).config
+        return matching({"method": "spc", "config": as_recorded(settings), "seed": 0, "model": "lab"}, {})
+
+    values = {row.name: row for row in planned().rows}
+    assert values["completions trained on"].value == 14_400
+    assert values["optimizer steps"].value == 100
+    assert values["estimator"].defined
+    assert all(values[name].value is not None for name in ("game", "reward", "further terms of the loss", "proposer", "longest proposal"))
+    frozen = planned("--frozen", "critic")
+    assert frozen.kind == "spc, frozen critic"
+    assert {row.name for row in frozen.rows if row.value != values[row.name].value} == {
+        *("problems a step", "completions trained on", "proposer")
+    }
 
 
 # steps of the laboratory
