@@ -11,6 +11,7 @@ import pytest
 
 from dynamics.errors import InputError
 from dynamics.train import processbench
+from dynamics.train.processbench.__main__ import cli
 
 EXAMPLE = Path(__file__).parent.parent / "data" / "processbench" / "example.jsonl"
 LINES = [json.loads(line) for line in EXAMPLE.read_text().splitlines()]
@@ -50,7 +51,7 @@ def test_no_file_and_no_solutions(tmp_path: Path, capsys) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(InputError, match="has no solutions"):
         processbench.read(str(tmp_path / "empty.jsonl"))
-    assert processbench.cli(["smollm2", str(tmp_path / "empty.jsonl")]) == 2
+    assert cli(["smollm2", str(tmp_path / "empty.jsonl")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
