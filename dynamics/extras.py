@@ -18,6 +18,7 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "huggingface_hub": ("huggingface_hub", "hub"),
     "math_verify": ("math-verify", "tasks"),
     "reasoning_gym": ("reasoning-gym", "tasks"),
+    "trueskillthroughtime": ("trueskillthroughtime", "games"),
     "fsspec": ("fsspec", "stores"),
     "s3fs": ("s3fs", "stores"),
     "gcsfs": ("gcsfs", "stores"),
