@@ -405,8 +405,8 @@ def _per_step(settings: _Settings, method: str) -> tuple[int | None, int | None,
     prompts, group = settings.whole("prompts_per_step"), settings.whole("group_size")
     hints, hinted = settings.whole("num_hints"), settings.whole("hinted_samples")
     if method == "seirenes":
-        known = None if group is None or hints is None or hinted is None else group + hints * (1 + hinted)
-        return prompts, known, 0, settings.text("adversary") != "none"
+        each = None if group is None or hints is None or hinted is None else group + hints * (1 + hinted)
+        return prompts, each, 0, settings.text("adversary") != "none"
     if method != "selfplay" or prompts is None or group is None:
         return prompts, group, 0 if method == "rlvr" else None, False
     problems = prompts * len(settings.texts("task_types"))
