@@ -186,6 +186,7 @@ def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName)
         check_task(config.task, config.model, name, forms)
     if isinstance(config, SPCConfig) and name == "notation":
         raise InputError(NO_FORM.format(model=printable(config.model, 200)))
+    config.check_source(source, name)
     trains = not isinstance(config, TaskMakingConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
         if count:

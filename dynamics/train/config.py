@@ -9,9 +9,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from dynamics.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from dynamics.train.tasks.problem import Source
+    from dynamics.train.tasks.prompt_formats import LanguageName
 
 Dtype = Literal["float32", "bfloat16"]
 LossAggregation = Literal["token-mean", "sequence-mean", "constant", "role-task-mean"]
@@ -208,6 +212,9 @@ class TrainConfig:
 
     def check_settings(self) -> None:
         """Check what depends on several settings, or on the method; ``InputError`` names the option."""
+
+    def check_source(self, source: Source, speaks: LanguageName) -> None:
+        """Check that the method can be trained on a task, with a model that reads this language; ``InputError`` says why not."""
 
 
 @dataclass(frozen=True)
@@ -454,7 +461,7 @@ _MINIMUM = {
     "validation_problems": 1,
 }
 #: numeric fields that may be negative
-_SIGNED = ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward", "invalid_hint_reward")
+_SIGNED = ("invalid_proposal_reward", "wrong_answer_reward", "format_error_reward", "invalid_hint_reward", "lowest_rate")
 
 
 def option_of(name: str) -> str:

@@ -17,6 +17,7 @@ CLASSES = {
     "selfplay": "dynamics.train.games.azr:SelfPlay",
     "seirenes": "dynamics.train.games.seirenes:Seirenes",
     "spc": "dynamics.train.games.spc:SPC",
+    "pasodoble": "dynamics.train.games.pasodoble:PasoDoble",
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dynamics.errors import InputError, did_you_mean
 from dynamics.train.config import SIZES, RLVRConfig, SelfPlayConfig, SFTConfig, TrainConfig
+from dynamics.train.games.pasodoble_settings import PasoDobleConfig
 from dynamics.train.games.seirenes_settings import SeirenesConfig
 from dynamics.train.games.spc_settings import SPCConfig
 
@@ -15,6 +16,8 @@ METHODS: dict[str, type[TrainConfig]] = {
     "selfplay": SelfPlayConfig,
     "seirenes": SeirenesConfig,
     "spc": SPCConfig,
+    "pasodoble": PasoDobleConfig,
+}
 }
 
 

@@ -6,7 +6,8 @@ A language says how a task is asked for, read, run, compared with others and put
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,11 +17,11 @@ from dynamics.train.lab import notation
 from dynamics.train.lab.operations import Value, kind_of, read, write
 from dynamics.train.lab.problems import HELD_OUT, Case, problem_sets
 from dynamics.train.lab.programs import MAX_DEPTH, Program, is_proper, normal_form, read_program
-from dynamics.train.sandbox.expressions import Refused, as_function
+from dynamics.train.sandbox.expressions import Refused, as_function, literal, sorted_text
 from dynamics.train.sandbox.runner import ProgramRunner
 from dynamics.train.tasks import laboratory, programs
-from dynamics.train.tasks.problem import Problem, ProposedTask, Question
-from dynamics.train.tasks.prompt_formats import LanguageName, Notation, PlainText, PromptFormat
+from dynamics.train.tasks.problem import Problem, ProposedTask, Question, Verdict
+from dynamics.train.tasks.prompt_formats import LanguageName, Notation, PlainText, PromptFormat, extract_answer
 from dynamics.train.tasks.triplets import Triplets
 
 #: outputs of the calls of a task, or why it is not valid
@@ -65,8 +66,20 @@ class Language(Protocol):
     def question(self, kind: str, proposed: ProposedTask, outputs: tuple[Any, ...], name: str) -> Question:
         """Return the question that asks to solve a task; ``name`` is its identifier."""
 
-    def draw_reference(self, rng: np.random.Generator) -> ProposedTask:
-        """Draw a task with a program of the validation split."""
+    def unrun_question(self, proposed: ProposedTask, name: str) -> Question:
+        """Return the question that asks for the output of a task that was not run, or could not be: its verifier accepts no answer."""
+
+    def refusal(self, proposed: ProposedTask) -> str:
+        """Return why a task may not be put to a solver, whether it runs or not, such as a program that is held out; empty if it may."""
+
+    def answer_key(self, kind: str, text: str) -> str | None:
+        """Return what equal answers to a task have in common; None if no answer can be read in the completion."""
+
+    def value_key(self, value: Any) -> str:
+        """Return the key of the answer that is a value."""
+
+    def draw_reference(self, rng: np.random.Generator, split: str = "validation") -> ProposedTask:
+        """Draw a task with a program of a split, training or validation."""
 
     def complexity(self, program: str) -> float:
         """Measure the complexity of a program, from 0 to 1."""
@@ -131,9 +144,34 @@ class Python:
         """Return the question that asks to solve a task."""
         return self.triplets.question(Problem(kind, proposed.program, proposed.inputs, outputs, name), "training", proposed.message)
 
-    def draw_reference(self, rng: np.random.Generator) -> ProposedTask:
-        """Draw a task with a program of the validation split."""
-        family, program = programs.draw_of(rng, "validation")
+    def unrun_question(self, proposed: ProposedTask, name: str) -> Question:
+        """Return the question that asks for the output of a task that was not run."""
+        return replace(self.question("deduction", proposed, (None,), name), answer=None, verify=_no_output)
+
+    def refusal(self, proposed: ProposedTask) -> str:
+        """Return nothing: no program is held out by its text."""
+        del proposed
+        return ""
+
+    def answer_key(self, kind: str, text: str) -> str | None:
+        """Return the value with sorted items, or the text of a program."""
+        answer = text.strip() if not self.triplets.plain else extract_answer(text)
+        if not answer:
+            return None
+        if kind == "induction":
+            return answer
+        try:
+            return self.value_key(literal(answer))
+        except Refused:
+            return None
+
+    def value_key(self, value: Any) -> str:
+        """Return the value as text, with sorted items."""
+        return sorted_text(value)
+
+    def draw_reference(self, rng: np.random.Generator, split: str = "validation") -> ProposedTask:
+        """Draw a task with a program of a split."""
+        family, program = programs.draw_of(rng, split)
         inputs = ((family.inputs(rng, False),),)
         return ProposedTask(as_function(program) if self.triplets.plain else program, inputs)
 
@@ -188,8 +226,7 @@ class LaboratoryNotation:
             return "undefined"
         if not is_proper(program):
             return "not proper"
-        held_out = self.held_out.get(normal_form(program))
-        return f"{HELD_OUT}{held_out}" if held_out else outputs
+        return self.refusal(proposed) or outputs
 
     @cached_property
     def held_out(self) -> dict[str, str]:
@@ -216,9 +253,36 @@ class LaboratoryNotation:
         case = Case(_program(proposed), tuple(value for (value,) in proposed.inputs))
         return laboratory.ask(kind, case, "training", name)
 
-    def draw_reference(self, rng: np.random.Generator) -> ProposedTask:
-        """Draw a task of the validation set."""
-        cases = problem_sets()["validation"]
+    def unrun_question(self, proposed: ProposedTask, name: str) -> Question:
+        """Return the question that asks for the output of a task that was not run; its program need not be defined on its input."""
+        program, value = _program(proposed), proposed.inputs[0][0]
+        check = partial(notation.check_completion, "deduction", program, value)
+        asked = (name, notation.deduction_prompt(program, value), None, "deduction", "training", _no_output)
+        return Question(*asked, program.label, write(value), program.depth, check)
+
+    def refusal(self, proposed: ProposedTask) -> str:
+        """Return the set that holds out the program."""
+        held_out = self.held_out.get(self.program_key(proposed))
+        return f"{HELD_OUT}{held_out}" if held_out else ""
+
+    def answer_key(self, kind: str, text: str) -> str | None:
+        """Return the value, or the normal form of a program."""
+        answer = notation.read_completion(text).answer
+        if answer is None:
+            return None
+        if kind == "induction":
+            program = read_program(answer)
+            return None if program is None else normal_form(program)
+        value = read(answer)
+        return None if value is None else self.value_key(value)
+
+    def value_key(self, value: Any) -> str:
+        """Return the value as it is written."""
+        return write(value)
+
+    def draw_reference(self, rng: np.random.Generator, split: str = "validation") -> ProposedTask:
+        """Draw a task of the training or the validation set."""
+        cases = problem_sets()[split]
         case = cases[int(rng.integers(len(cases)))]
         return ProposedTask(str(case.program), ((case.inputs[0],),))
 
@@ -233,6 +297,10 @@ class LaboratoryNotation:
 
     def close(self) -> None:
         """Do nothing: there are no processes."""
+
+
+def _no_output(_: str) -> Verdict:
+    return Verdict.binary(False, "no executed output")
 
 
 def _value(text: str) -> Value:

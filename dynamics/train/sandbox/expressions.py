@@ -111,6 +111,20 @@ def same(a: Any, b: Any) -> bool:
         return False
 
 
+def sorted_text(value: Any) -> str:
+    """Write a literal such that values that are ``same`` have the same text: the items of sets and dictionaries are sorted.
+
+    Zeros of both signs are an exception: they are the same, and have two texts.
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(sorted(f"{sorted_text(key)}: {sorted_text(item)}" for key, item in value.items())) + "}"
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__}({', '.join(sorted(map(sorted_text, value)))})"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({', '.join(map(sorted_text, value))})"
+    return repr(value)
+
+
 def all_same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     """Whether two sequences have as many values, and all are the ``same``; a value that is missing is the same as nothing."""
     return len(a) == len(b) and all(map(same, a, b))

@@ -110,11 +110,11 @@ class PlainText:
 
     def parse_proposal(self, kind: str, text: str, program: str | None) -> ProposedTask:
         """Read a task from what was written; ``program`` as it was asked with. Raises ``Refused``."""
-        inputs = [(_value(value_text),) for value_text in _tagged(text, "input")]
-        message = " ".join(_tagged(text, "message"))[:300].strip()
+        inputs = [(_value(value_text),) for value_text in tagged(text, "input")]
+        message = " ".join(tagged(text, "message"))[:300].strip()
         if kind == "induction":
             return ProposedTask(str(program), _distinct(inputs), message)
-        sources = _tagged(text, "program")
+        sources = tagged(text, "program")
         if len(sources) != 1 or len(inputs) != 1:
             raise Refused("form")
         source = sources[0].strip()
@@ -134,7 +134,7 @@ class PlainText:
         return length(value) <= MAX_INPUT
 
 
-def _tagged(text: str, tag: str) -> list[str]:
+def tagged(text: str, tag: str) -> list[str]:
     """Return what stands between each <tag> and the next </tag>, in linear time for any text."""
     parts = (part.partition(f"<{tag}>") for part in text.split(f"</{tag}>")[:-1])
     return [content for _, opening, content in parts if opening]
@@ -192,7 +192,7 @@ def problem_in_plain_text(problem: Problem, message: str = "") -> tuple[str, str
 
 def extract_answer(text: str) -> str | None:
     """Return the text between the last <answer> and </answer>, or None without such tags."""
-    answers = _tagged(text, "answer")
+    answers = tagged(text, "answer")
     return answers[-1].strip() if answers else None
 
 
