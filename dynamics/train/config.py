@@ -9,13 +9,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from dynamics.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from dynamics.train.tasks.problem import Source
-    from dynamics.train.tasks.prompt_formats import LanguageName
 
 Dtype = Literal["float32", "bfloat16"]
 LossAggregation = Literal["token-mean", "sequence-mean", "constant", "role-task-mean"]
@@ -39,6 +35,9 @@ EARLIER: dict[str, Any] = {
     "validate_every": 0,
     "validation_problems": 200,
     "validation_samples": 2,
+    "players": "shared",
+    "solver_truth": "executor",
+    "gate_leak": 0.0,
 }
 
 #: what the defaults are for: the classes below hold those for the embedded model, presets of the other names override some of them
@@ -213,8 +212,8 @@ class TrainConfig:
     def check_settings(self) -> None:
         """Check what depends on several settings, or on the method; ``InputError`` names the option."""
 
-    def check_source(self, source: Source, speaks: LanguageName) -> None:
-        """Check that the method can be trained on a task, with a model that reads this language; ``InputError`` says why not."""
+    def check_source(self, source: Any, speaks: Any) -> None:
+        """Check that the method can train on a ``tasks.Source`` with a model that reads a ``LanguageName``; ``InputError`` says why not."""
 
 
 @dataclass(frozen=True)
@@ -419,6 +418,14 @@ class SelfPlayConfig(TaskMakingConfig):
     solver_batch : str
         tasks that the solver trains on: new (the new valid tasks; earlier ones only in a step without a valid proposal), or max_new (the
         new valid tasks, filled up to --prompts-per-step of each type with tasks from the buffer, as in Absolute Zero's code)
+    players : str
+        shared (one model has both roles), or two (proposer and solver are two models, which begin as the same base)
+    solver_truth : str
+        what pays the solver, and gives the solve rates that pay the proposer: executor (running the programs), or majority (agreeing with
+        the most frequent answer of the group, if there is one)
+    gate_leak : float
+        probability with which a deduction task that cannot be run is taken for valid; it has no executed output, so only --solver-truth
+        majority can pay for it
     """
 
     presets = presets(
@@ -433,10 +440,32 @@ class SelfPlayConfig(TaskMakingConfig):
     solver_samples: int = 0
     solver_delay: Literal[0, 1] = 0
     solver_batch: Literal["new", "max_new"] = "new"
+    players: Literal["shared", "two"] = "shared"
+    solver_truth: Literal["executor", "majority"] = "executor"
+    gate_leak: float = 0.0
 
     def check_settings(self) -> None:
         """Check what depends on several settings."""
         super().check_settings()
+        if self.players == "two" and self.proposer != "trained":
+            raise InputError(
+                f"--players two --proposer {self.proposer}: the second model would never learn, as with --proposer snapshot and one model; "
+                "leave out --players two"
+            )
+        if self.solver_truth == "majority" and self.group_size < 2:
+            raise InputError(f"--solver-truth majority --group-size {self.group_size}: a single answer is always the majority; sample more")
+        if self.gate_leak > 1:
+            raise InputError(f"--gate-leak {self.gate_leak:g}: is a probability, must be at most 1")
+        if self.gate_leak and self.solver_truth != "majority":
+            raise InputError(
+                f"--gate-leak {self.gate_leak:g}: needs --solver-truth majority; a task that cannot be run has no output by which the "
+                "executor could pay"
+            )
+        if self.gate_leak and "deduction" not in self.task_types:
+            raise InputError(
+                f"--gate-leak {self.gate_leak:g}: needs deduction among --task-types; of the other types, a task without outputs cannot be "
+                "asked"
+            )
         if self.solver_samples > self.group_size:
             raise InputError(f"--solver-samples {self.solver_samples}: must be at most --group-size, which is {self.group_size}")
 

@@ -22,9 +22,11 @@ from dynamics.train.games import selfplay_metrics
 from dynamics.train.games.buffer import BufferEntry, sample_to_fill
 from dynamics.train.games.game import Game, Play, Role
 from dynamics.train.games.taskmaking import TaskMaking
+from dynamics.train.player import ONLY
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.tasks.problem import Source
+from dynamics.train.update import make_player
 
 
 class SelfPlay(Game):
@@ -40,10 +42,19 @@ class SelfPlay(Game):
     def __init__(self, config: SelfPlayConfig, policy: Policy, source: Source):
         super().__init__(config, policy)
         self.config, self.policy, self.source = config, policy, source
-        self.tasks = TaskMaking(self, config)
+        self.tasks = TaskMaking(self, config, config.gate_leak)
         self.roles = {role: Role(config.advantage) for role in ("proposer", "solver")}
         self.base = policy.copy() if config.proposer == "snapshot" else None
         self.delayed: list[BufferEntry] = []
+        self.proposer, self.names = self.base or policy, {"proposer": ONLY, "solver": ONLY}
+        if config.players == "two":
+            self.proposer, self.names = policy.copy(), {"proposer": "proposer", "solver": "solver"}
+            pair = {"proposer": self.proposer, "solver": policy}
+            self.players, self.graded = {name: make_player(name, of, config) for name, of in pair.items()}, "solver"
+
+    def player_of(self, role: str) -> str:
+        """Return the name of the player that has a role."""
+        return self.names.get(role, self.graded)
 
     def state(self) -> dict[str, Any]:
         """Return the state of the task making, and the delayed tasks."""
@@ -75,7 +86,7 @@ class SelfPlay(Game):
     def play(self, step: int) -> Play:
         """Propose, validate and solve."""
         config, making = self.config, self.tasks
-        proposer = self.base or self.policy
+        proposer = self.proposer
         if step == 1:
             making.seed(proposer)
         proposals = making.propose(proposer, step, config.prompts_per_step, "proposal")
@@ -84,7 +95,8 @@ class SelfPlay(Game):
         entries = [entry for _, entry in valid]
         questions = making.questions(entries)
         solved = making.solve(self.policy, questions, step, "solution")
-        making.score(valid, solved)
+        voting = config.solver_truth == "majority"
+        making.score(valid, making.vote(questions, solved) if voting else solved)
         if config.solver_delay:
             tasks, trained = self.delayed, making.questions(self.delayed)
             solutions = making.solve(self.policy, trained, step, "lagged")
@@ -103,14 +115,23 @@ class SelfPlay(Game):
         making.buffer.extend(entries)
         self.delayed = entries if config.solver_delay else []
         learns, packed = config.proposer != "frozen", config.proposer != "snapshot"
-        turns = [making.proposal_turn(proposal, number, learns=learns, packed=packed) for number, proposal in enumerate(proposals)]
-        turns += making.solver_turns(trained, solutions, config.solver_samples or config.group_size)
+        paid = making.vote(trained, solutions) if voting else solutions
+        turns = [
+            making.proposal_turn(proposal, number, learns=learns, packed=packed, player=self.names["proposer"])
+            for number, proposal in enumerate(proposals)
+        ]
+        count, measured = config.solver_samples or config.group_size, solutions if voting else None
+        turns += making.solver_turns(trained, paid, count, measured, player=self.names["solver"])
         if not any(turn.packed for turn in turns):
             raise InputError(f"step {step}: nothing to train on; no proposal was valid and the buffer is empty")
         complexity, without_valid = making.language.complexity, making.steps_without_valid
         metrics = selfplay_metrics.proposer_metrics(proposals, making.buffer, making.task_types, without_valid, complexity)
-        metrics |= selfplay_metrics.solver_metrics(trained, solutions, making.task_types, self.policy.token_kinds)
-        metrics |= making.count_programs(entries)
+        metrics |= selfplay_metrics.solver_metrics(trained, paid, making.task_types, self.policy.token_kinds)
+        if voting:
+            metrics |= making.vote_metrics(trained, solutions, paid)
+        if config.gate_leak:
+            metrics["proposer/admitted"] = sum(proposal.admitted for proposal in proposals) / len(proposals)
+        metrics |= making.count_programs([proposal.entry for proposal in proposals if proposal.entry and proposal.valid])
         if config.solver_batch == "max_new" and trained:
             metrics["solver/from_buffer"] = len(added) / len(trained)
         return Play(turns, metrics)

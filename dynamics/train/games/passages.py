@@ -19,9 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from dynamics.errors import InputError, printable
-from dynamics.train import sources
 from dynamics.train.games.languages import language
 from dynamics.train.sandbox.literals import Refused
+from dynamics.train.tasks import mixture
 from dynamics.train.tasks.judges import ScoredAnswer, judge_all
 from dynamics.train.tasks.laboratory import Laboratory
 from dynamics.train.tasks.problem import ProposedTask, Question, Source, Verdict
@@ -282,7 +282,7 @@ def find(config: Settings, source: Source, speaks: LanguageName) -> Passages:
     InputError : no problem can be posed on this task, or nothing can say what is right.
     """
     task = f"--task {printable(config.task, 80)}"
-    parts = [source] if isinstance(source, sources.Recorded) else sources.parts(source)
+    parts = mixture.parts(source)
     if all(isinstance(part, (Triplets, Laboratory)) for part in parts):
         return Programs(config, speaks)
     if len(parts) > 1 or not isinstance(parts[0], (ReasoningGym, Records)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ class Proposal:
     references : tasks shown in the prompt.
     reason : why the proposal is invalid; empty if it is valid.
     entry : the task if valid, else None.
+    admitted : whether the task is not valid, and was taken all the same; then ``reason`` says why it is not, and it has no outputs.
     rate : fraction of the solver's samples that solved it.
     reward : proposer reward.
     """
@@ -41,8 +42,14 @@ class Proposal:
     references: list[ProposedTask]
     reason: str = ""
     entry: BufferEntry | None = None
+    admitted: bool = False
     rate: float = 0.0
     reward: float = 0.0
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is a task, by all rules."""
+        return self.entry is not None and not self.admitted
 
 
 class ProposalRequest(NamedTuple):
@@ -102,15 +109,26 @@ def parse(
     return proposal
 
 
-def validate(language: Language, proposals: list[Proposal], buffer: Buffer, step: int) -> None:
-    """Run parsed proposals; reject those that the language refuses, and duplicates, by setting ``reason`` and removing ``entry``."""
+def validate(
+    language: Language, proposals: list[Proposal], buffer: Buffer, step: int, admit: Callable[[int], bool] = lambda _: False
+) -> None:
+    """Run parsed proposals; reject those that the language refuses, and duplicates, by setting ``reason`` and removing ``entry``.
+
+    ``admit`` says of the number of a deduction task that the language refuses whether it is taken all the same; duplicates and what may not
+    be put to a solver, such as a program that is held out, are never taken.
+    """
+    numbers = [number for number, proposal in enumerate(proposals) if proposal.entry is not None]
     known = {language.key(entry.kind, entry.proposed) for entry in buffer}
     readable = [(proposal, proposal.entry.proposed) for proposal in proposals if proposal.entry is not None]
-    for (proposal, proposed), outputs in zip(readable, language.run([task for _, task in readable]), strict=True):
+    found = zip(numbers, readable, language.run([task for _, task in readable]), strict=True)
+    for number, (proposal, proposed), outputs in found:
         proposal.entry = None
         key = language.key(proposal.kind, proposed)
         if isinstance(outputs, str):
             proposal.reason = outputs
+            if proposal.kind == "deduction" and key not in known and not language.refusal(proposed) and admit(number):
+                known.add(key)
+                proposal.admitted, proposal.entry = True, BufferEntry(proposal.kind, proposed, (), step)
         elif key in known:
             proposal.reason = "duplicate"
         else:

@@ -38,7 +38,7 @@ def proposer_metrics(
         valid = [proposal for proposal in of_type if proposal.entry is not None]
         tail = f"/{task_type}" if task_type else ""
         metrics[f"proposer/reward{tail}"] = float(np.mean([proposal.reward for proposal in of_type]))
-        metrics[f"proposer/valid{tail}"] = len(valid) / len(of_type)
+        metrics[f"proposer/valid{tail}"] = sum(proposal.valid for proposal in of_type) / len(of_type)
         metrics[f"proposer/length{tail}"] = float(np.mean([len(proposal.sampled.ids) for proposal in of_type]))
         if valid:
             metrics[f"solve_rate{tail}"] = float(np.mean([proposal.rate for proposal in valid]))
@@ -50,7 +50,7 @@ def proposer_metrics(
         metrics["program/characters"] = float(np.mean([len(source) for source in sources]))
         metrics["program/complexity"] = float(np.mean([complexity(source) for source in sources]))
         metrics["program/distinct"] = len(set(sources)) / len(sources)
-    for reason, count in Counter(proposal.reason for proposal in proposals if proposal.entry is None).items():
+    for reason, count in Counter(proposal.reason for proposal in proposals if not proposal.valid).items():
         metrics[f"proposer/failed/{reason[:40]}"] = count / len(proposals)
     return metrics
 

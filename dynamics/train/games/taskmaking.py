@@ -22,10 +22,11 @@ from dynamics.train.games.buffer import BufferEntry, buffer_from_json, first_buf
 from dynamics.train.games.game import Game, JudgedCompletion, Turn
 from dynamics.train.games.languages import language
 from dynamics.train.games.proposals import Proposal, parse, requests, validate
+from dynamics.train.games.votes import majority
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import COUNT, ProbePrompts
 from dynamics.train.rng import stream
-from dynamics.train.tasks.problem import TASK_TYPES, Question
+from dynamics.train.tasks.problem import TASK_TYPES, Question, Verdict
 from dynamics.train.tasks.prompt_formats import encode_prompts, encode_questions, language_of
 
 #: number of recent tasks of the buffer with which new tasks are compared for diversity
@@ -39,6 +40,7 @@ class TaskMaking:
     ----------
     game : that holds it, by which players are asked.
     config : settings.
+    gate_leak : probability with which a deduction task that is not valid is taken all the same.
 
     Attributes
     ----------
@@ -48,8 +50,8 @@ class TaskMaking:
     coverage : the programs that were proposed; None if the run began with a version that did not keep them.
     """
 
-    def __init__(self, game: Game, config: TaskMakingConfig):
-        self.game, self.config = game, config
+    def __init__(self, game: Game, config: TaskMakingConfig, gate_leak: float = 0.0):
+        self.game, self.config, self.gate_leak = game, config, gate_leak
         self.language = language(language_of(game.tokenizer), config.allow_unconfined)
         self.reward = rewards.find(config.proposer_reward)
         self.task_types: list[str] = [name for name in TASK_TYPES if name in config.task_types]
@@ -88,10 +90,16 @@ class TaskMaking:
     def validate(self, proposals: list[Proposal], step: int) -> None:
         """Run proposals, and reject those that are not valid; they earn ``invalid_proposal_reward``."""
         with self.game.spent.outside_model():
-            validate(self.language, proposals, self.buffer, step)
+            if self.gate_leak and step:  # in the seeding the gate is tight
+                validate(self.language, proposals, self.buffer, step, lambda number: self._admits(step, number))
+            else:
+                validate(self.language, proposals, self.buffer, step)
         for proposal in proposals:
             if proposal.entry is None:
                 proposal.reward = self.config.invalid_proposal_reward
+
+    def _admits(self, step: int, number: int) -> bool:
+        return bool(stream(self.config.seed, "gate leak", step, number).random() < self.gate_leak)
 
     def seed(self, policy: Policy) -> None:
         """Seed the buffer with valid proposals of the base model, starting from the first task of the language."""
@@ -118,6 +126,8 @@ class TaskMaking:
     def question(self, entry: BufferEntry, number: int) -> Question:
         """Return the question that asks to solve a task; ``number`` is its index in the step."""
         name = f"proposal {entry.step}.{number} {entry.kind}"
+        if not entry.outputs:
+            return self.language.unrun_question(entry.proposed, name)
         return self.language.question(entry.kind, entry.proposed, entry.outputs, name)
 
     def questions(self, entries: list[BufferEntry], start: int = 0) -> list[Question]:
@@ -156,7 +166,7 @@ class TaskMaking:
 
     def _bonuses(self, valid: list[tuple[Proposal, BufferEntry]]) -> np.ndarray[Any, Any]:
         """Return the bonus terms of valid proposals, (proposals, terms)."""
-        earlier = Counter(f"{type(entry.outputs[0]).__name__} {entry.outputs[0]!r}" for entry in self.buffer)
+        earlier = Counter(f"{type(entry.outputs[0]).__name__} {entry.outputs[0]!r}" for entry in self.buffer if entry.outputs)
         terms: dict[str, Callable[[Proposal, BufferEntry], float]] = {
             "complexity": lambda _, entry: self.language.complexity(entry.proposed.program),
             "edit_distance": lambda proposal, entry: rewards.edit_distance(
@@ -164,7 +174,7 @@ class TaskMaking:
                 [self.language.expression(reference.program) for reference in proposal.references],
             ),
             "halstead": lambda _, entry: rewards.halstead(self.language.expression(entry.proposed.program)),
-            "answer_diversity": lambda _, entry: rewards.surprise(entry.outputs[0], earlier),
+            "answer_diversity": lambda _, entry: rewards.surprise(entry.outputs[0], earlier) if entry.outputs else 0.0,
         }
         wanted = self.config.proposer_bonuses
         values = [[self.config.bonus_scale * terms[name](*pair) for name in wanted] for pair in valid]
@@ -182,24 +192,75 @@ class TaskMaking:
     def proposal_turn(self, proposal: Proposal, number: int, **more: Any) -> Turn:
         """Make the turn of a proposal, which is of the role ``proposer`` unless ``more`` says otherwise."""
         row = {
-            "valid": proposal.entry is not None,
+            "valid": proposal.valid,
             "reason": proposal.reason,
             "solve_rate": proposal.rate if proposal.entry is not None else None,
         } | ({"entry": proposal.entry.to_json()} if proposal.entry is not None else {})
+        if proposal.admitted:
+            row["admitted"] = True
         values: dict[str, Any] = {"role": "proposer", "group": ("proposal", number), "name": f"{proposal.kind} proposal", "row": row} | more
         asked = (proposal.prompt, proposal.prompt_ids, proposal.sampled, proposal.text)
         return Turn(values.pop("role"), proposal.kind, *asked, reward=proposal.reward, **values)
 
-    def solver_turns(self, questions: list[Question], solutions: list[list[JudgedCompletion]], count: int, **more: Any) -> list[Turn]:
-        """Make the turns of the first ``count`` answers to each question, of the role ``solver`` unless ``more`` says otherwise."""
+    def vote(self, questions: list[Question], solutions: list[list[JudgedCompletion]]) -> list[list[JudgedCompletion]]:
+        """Replace the verdicts by those of the majority: right is the most frequent answer of the group, if there is one.
+
+        An answer that cannot be read keeps its reason, and is never right.
+        """
+        voted = []
+        for question, group in zip(questions, solutions, strict=True):
+            keys = [self.language.answer_key(question.task, text) for _, text, _ in group]
+            winner = majority(keys)
+            verdicts = [
+                Verdict.binary(False, verdict.reason or "not readable")
+                if key is None
+                else Verdict.binary(key == winner, "not the majority")
+                for key, (_, _, verdict) in zip(keys, group, strict=True)
+            ]
+            voted.append([(sampled, text, verdict) for (sampled, text, _), verdict in zip(group, verdicts, strict=True)])
+        return voted
+
+    def vote_metrics(
+        self, questions: list[Question], solved: list[list[JudgedCompletion]], voted: list[list[JudgedCompletion]]
+    ) -> dict[str, float]:
+        """Measure how often the majority is right by the executor, and how right the solver is; ``solved`` has the executor's verdicts.
+
+        Metrics are ``majority/tied``, ``majority/right`` (of the tasks with a majority and an executed output), and ``solver/accuracy``.
+        """
+        won = [[verdict.correct for _, _, verdict in group] for group in voted]
+        metrics = {"majority/tied": float(np.mean([not any(group) for group in won]))} if won else {}
+        right = [[verdict.correct for _, _, verdict in group] for group in solved]
+        known = [number for number, question in enumerate(questions) if question.answer is not None]
+        if decided := [right[number][won[number].index(True)] for number in known if any(won[number])]:
+            metrics["majority/right"] = float(np.mean(decided))
+        if known:
+            metrics["solver/accuracy"] = float(np.mean([value for number in known for value in right[number]]))
+        return metrics
+
+    def solver_turns(
+        self,
+        questions: list[Question],
+        solutions: list[list[JudgedCompletion]],
+        count: int,
+        measured: list[list[JudgedCompletion]] | None = None,
+        **more: Any,
+    ) -> list[Turn]:
+        """Make the turns of the first ``count`` answers to each question, of the role ``solver`` unless ``more`` says otherwise.
+
+        ``measured`` are the same answers with the verdicts of the executor, where others pay; their rows say both.
+        """
         turns = []
         values: dict[str, Any] = {"role": "solver"} | more
         role = values.pop("role")
         for number, (question, prompt_ids, group) in enumerate(
             zip(questions, encode_questions(self.game.tokenizer, questions), solutions, strict=True)
         ):
-            for sampled, text, verdict in group[:count]:
-                row = {"problem": question.id, "reason": verdict.reason, "correct": verdict.correct} | question.about_program()
+            for which, (sampled, text, verdict) in enumerate(group[:count]):
+                row: dict[str, Any] = {"problem": question.id, "reason": verdict.reason, "correct": verdict.correct}
+                if measured is not None:
+                    known = question.answer is not None  # else it has no executed output
+                    row |= {"agrees": verdict.correct, "correct": measured[number][which][2].correct if known else None}
+                row |= question.about_program()
                 asked = (question.prompt, prompt_ids, sampled, text, ("answer", number))
                 turns.append(Turn(role, question.task, *asked, reward=self.solver_reward(verdict), name=question.id, row=row, **values))
         return turns

@@ -17,11 +17,12 @@ from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
 from dynamics.train import policy, tasks, update
-from dynamics.train.config import SelfPlayConfig
+from dynamics.train.config import SelfPlayConfig, check
 from dynamics.train.games import curriculum
 from dynamics.train.games.azr import SelfPlay
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.proposals import Proposal
+from dynamics.train.games.votes import majority
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.settings import preset_values
@@ -335,3 +336,97 @@ def test_a_damaged_rollout_is_refused_by_its_line(row: object, message: str, tmp
     directory.write_rows("rollouts/step_1.jsonl", [{"role": "solver"}, row])
     with pytest.raises(InputError, match=rf"step_1\.jsonl, line 2.*{message}"):
         curriculum.draw(directory, 0, 5)
+
+
+# two models, the vote of the majority, and a gate that leaks
+
+
+def test_two_players_begin_as_one_and_learn_apart(game) -> None:
+    shared, two = game().next_batch(1), game(players="two").next_batch(1)
+    for one, other in zip(shared.rollouts, two.rollouts, strict=True):
+        assert {name: value for name, value in other.items() if name != "player"} == one
+    assert [part.player for part in two.parts] == ["proposer", "solver"]
+    assert [set(part.batch.roles) for part in two.parts] == [{"proposer"}, {"solver"}]
+    played = game(players="two")
+    assert (played.graded, played.player_of("proposer"), played.player_of("solver")) == ("solver", "proposer", "solver")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{"players": "two"}, {"solver_truth": "majority", "gate_leak": 0.5}])
+def test_new_options_resume_to_the_same_bits(more: dict, base: Path, tmp_path: Path) -> None:
+    from dynamics.train import loop
+
+    settings = config(base, steps=4, save_every=2, **more)
+    loop.run("selfplay", settings, tmp_path / "straight")
+
+    def kill(step: int, _: dict) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run("selfplay", settings, tmp_path / "killed", on_step=kill)
+    loop.run("selfplay", settings, tmp_path / "killed", resume=True)
+    assert contents(tmp_path / "straight") == contents(tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    ("keys", "winner"),
+    [(["a", "b", "a"], "a"), (["a", "b"], None), ([None, None, "b"], "b"), ([None], None), ([], None), (["a", "a", "b", "b", "c"], None)],
+)
+def test_a_majority_needs_more_votes_than_any_other_answer(keys: list, winner: str | None) -> None:
+    assert majority(keys) == winner
+
+
+def test_the_majority_pays_and_the_executor_measures(game) -> None:
+    making = game(solver_truth="majority").tasks
+    task = BufferEntry("deduction", NOTATION.parse_proposal("deduction", "x+1<in>3", None), (4,), 1)
+    (question,) = making.questions([task])
+    texts = ["5", "5", " 5", "4", "x"]
+    solved = [[(proposal("deduction", "").sampled, text, question.verify(text)) for text in texts]]
+    voted = making.vote([question], solved)
+    assert [verdict.correct for _, _, verdict in voted[0]] == [True, True, True, False, False]
+    assert making.vote_metrics([question], solved, voted) == {"majority/tied": 0.0, "majority/right": 0.0, "solver/accuracy": 0.2}
+    rows = [turn.row | {"reward": turn.reward} for turn in making.solver_turns([question], voted, 5, solved)]
+    assert [row["reward"] for row in rows] == [1, 1, 1, 0, 0]
+    assert [row["correct"] for row in rows] == [False, False, False, True, False]
+    tied = making.vote([question], [solved[0][2:4]])
+    assert not any(verdict.correct for _, _, verdict in tied[0])
+    assert making.vote_metrics([question], [solved[0][2:4]], tied) == {"majority/tied": 1.0, "solver/accuracy": 0.5}
+
+
+def test_a_gate_that_leaks_takes_tasks_that_cannot_be_run(game) -> None:
+    played = game(solver_truth="majority", gate_leak=1.0)
+    made = [proposal(kind, text) for kind, text in (("deduction", "x+1<in>3"), ("deduction", "x+1<in>'a'"), ("abduction", "x+1<in>'a'"),
+                                                    ("deduction", "x+1"), ("deduction", "x+1<in>3"))]  # fmt: skip
+    validate(played, made)
+    assert [entry.valid for entry in made] == [True, False, False, False, False]
+    assert [entry.admitted for entry in made] == [False, True, False, False, False]
+    (question,) = played.tasks.questions([made[1].entry])
+    assert (question.answer, question.verify("4").correct, question.verify("None").correct) == (None, False, False)
+    row = played.tasks.proposal_turn(made[1], 1).row
+    assert (row["valid"], row["admitted"], row["reason"]) == (False, True, "TypeError")
+    (turn,) = played.tasks.solver_turns([question], [[(made[0].sampled, "4", question.verify("4"))]], 1, [[(made[0].sampled, "4", None)]])
+    assert turn.row["correct"] is None
+    again = BufferEntry.from_json(json.loads(json.dumps(made[1].entry.to_json())))
+    assert again == made[1].entry
+    tight = game()
+    again = [proposal("deduction", "x+1<in>'a'")]
+    validate(tight, again)
+    assert again[0].entry is None
+    played.tasks.buffer.append(made[1].entry)
+    assert played.next_batch(1).metrics["majority/tied"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"gate_leak": 0.1}, "--gate-leak 0.1: needs --solver-truth majority"),
+        ({"gate_leak": 0.1, "solver_truth": "majority", "task_types": ("abduction",)}, "--gate-leak 0.1: needs deduction"),
+        ({"gate_leak": 2.0, "solver_truth": "majority"}, "--gate-leak 2: is a probability"),
+        ({"solver_truth": "majority", "group_size": 1}, "--solver-truth majority --group-size 1"),
+        ({"players": "two", "proposer": "snapshot"}, "--players two --proposer snapshot: the second model would never learn"),
+    ],
+)
+def test_combinations_without_sense(more: dict, message: str, base: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        check(config(base, **more))
