@@ -19,6 +19,10 @@ COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#
 MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "spc": "P"}
 #: colours of roles
 ROLES = {"proposer": "#CC79A7", "solver": "#00523B", "critic": "#882255", "generator": "#DDAA33"}
+COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73", "pasodoble": "#D55E00"}
+MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "pasodoble": "v"}
+#: colours of the roles in games
+ROLES = {"proposer": "#CC79A7", "solver": "#00523B", "claimer": "#882255"}
 #: colour of everything that is not a method
 OTHER = "#6b6b6b"
 

@@ -47,6 +47,7 @@ METHODS = {
     "selfplay": "self-play: the model proposes problems and solves them",
     "seirenes": "Seirênes: answers, misleading hints, and answers under them",
     "spc": "SPC: a generator writes wrong steps, a critic tells them from right ones",
+    "pasodoble": "PasoDoble: one model proposes problems and claims their answers, another solves them",
 }
 
 

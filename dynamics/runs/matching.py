@@ -70,6 +70,10 @@ _NO_PROPOSALS = "it has no role that proposes"
 _NO_GROUPS = "whitened in each role and task type: a proposal has no other samples of its prompt to compare with"
 _STREAMS = "its completions are answers, hints, and answers under these that can be shown, each a stream of its own"
 _ONE_COMPLETION = "a problem has one given completion"
+#: of PasoDoble
+_USABLE = "it trains on problems that are solved sometimes, of passages that have one: the policies decide how many"
+#: methods that train on what they propose
+_PROPOSING = ("selfplay", "pasodoble")
 #: rows that a method settles -> why
 SETTLED: dict[str, dict[str, str]] = {
     "sft": {
@@ -95,7 +99,15 @@ SETTLED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("of them proposals", "longest proposal", "proposer", "game"), "one player alters steps and one judges them"),
         **dict.fromkeys(("reward", "estimator", "baseline", "further terms of the loss"), "what one player wins the other loses"),
     },
+    "pasodoble": {
+        **dict.fromkeys(("program pool", "training problems", "data order"), "it trains on what it proposes, when it proposes it"),
+        **dict.fromkeys(("of them proposals", "longest proposal", "proposer", "game"), "one role proposes and one solves"),
+        **dict.fromkeys(("problems a step", "completions a problem", "completions trained on"), _USABLE),
+        "reward": "its own proposals say what is right, unless --truth says otherwise",
+    },
 }
+#: value of ``players`` that makes a run a control
+_OTHER_PLAYERS = {"selfplay": "two", "pasodoble": "shared"}
 _OF_POOL = ("program pool", "training problems")
 #: rows that the training of the proposer settles
 _NOT_TRAINED = ("completions a problem", "completions trained on", "of them proposals", "proposer")
@@ -326,7 +338,13 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
     if method == "spc" and (frozen := settings.text("frozen", "none")) != "none":
         kind += f", frozen {frozen}"
         settled |= dict.fromkeys(("problems a step", "completions trained on", "proposer"), f"its {frozen} has no gradient")
-    if method == "selfplay" and (proposer := settings.text("proposer")) in ("frozen", "snapshot"):
+    if method in _PROPOSING and (players := settings.text("players")) == _OTHER_PLAYERS[method]:
+        kind += ", two models" if players == "two" else ", one model"
+        settled["game"] = "which models have the roles is what it is a control of"
+    if method == "selfplay" and settings.text("solver_truth", "executor") == "majority":
+        kind += ", paid by the majority"
+        settled["reward"] = "the majority of the answers to a problem says what is right"
+    if method in _PROPOSING and (proposer := settings.text("proposer")) in ("frozen", "snapshot"):
         kind += f", {proposer} proposer"
         settled |= dict.fromkeys(_NOT_TRAINED, f"its {proposer} proposer has no gradient")
     return kind, settled
@@ -337,7 +355,7 @@ def _data(document: Mapping[str, Any], settings: _Settings, method: str) -> list
     if method == "spc":
         steps = f"steps of {settings.text('task')}"
         return [Row("program pool", steps), Row("training problems", steps), Row("data order", "as collected")]
-    if method == "selfplay":
+    if method in _PROPOSING:
         return [
             Row("program pool", "what it proposes"),
             Row("training problems", "what it proposes"),
@@ -372,7 +390,7 @@ def _counts(settings: _Settings, method: str, sums: Mapping[str, float], steps: 
     learned = _happened(sums, "tokens_with_gradient")
     if learned is None and method == "sft":
         learned = _happened(sums, "tokens")
-    proposed = _happened(sums, "proposals_trained") if method == "selfplay" else 0 if steps else None
+    proposed = _happened(sums, "proposals_trained") if method in _PROPOSING else 0 if steps else None
     made = per_step * planned if per_step is not None and planned is not None else None
     rows = [
         Row("optimizer steps", planned * updates if planned is not None else None, steps * updates if steps else None),
@@ -407,12 +425,24 @@ def _per_step(settings: _Settings, method: str) -> tuple[int | None, int | None,
     if method == "seirenes":
         each = None if group is None or hints is None or hinted is None else group + hints * (1 + hinted)
         return prompts, each, 0, settings.text("adversary") != "none"
+    if method == "pasodoble":
+        return _per_step_of_claims(settings, prompts, group)
     if method != "selfplay" or prompts is None or group is None:
         return prompts, group, 0 if method == "rlvr" else None, False
     problems = prompts * len(settings.texts("task_types"))
     trained = settings.text("proposer") == "trained"
     answers = settings.whole("solver_samples") or group
     return problems, answers + trained, problems if trained else 0, settings.text("solver_batch", "new") != "max_new"
+
+
+def _per_step_of_claims(settings: _Settings, prompts: int | None, group: int | None) -> tuple[int | None, int | None, int | None, bool]:
+    """Return the same of PasoDoble, with a claim for each proposal where this is a turn of its own, as it is for programs."""
+    proposals = settings.whole("proposals_per_passage")
+    if prompts is None or group is None or proposals is None:
+        return None, None, None, True
+    trained = settings.text("proposer") == "trained"
+    claims = settings.text("truth") == "claim"
+    return prompts * proposals, group + (1 + claims if trained else 0), prompts * proposals if trained else 0, True
 
 
 def _at_most(value: int | None, most: bool) -> Cell:
@@ -513,13 +543,13 @@ def _sampling(settings: _Settings, method: str) -> list[Row]:
         frozen = settings.text("frozen")
         trained = {"none": "both trained", "generator": "generator frozen", "critic": "critic frozen"}.get(frozen or "")
         return [*rows, Row("longest proposal", settings.whole("max_step_tokens")), Row("proposer", trained), _game_of_spc(settings)]
-    if method != "selfplay":
+    if method not in _PROPOSING:
         return [*rows, *(Row(name, "none") for name in ("longest proposal", "proposer", "game"))]
     return [
         *rows,
         Row("longest proposal", settings.whole("max_proposal_tokens")),
         Row("proposer", settings.text("proposer")),
-        _game(settings),
+        _game_of_claims(settings) if method == "pasodoble" else _game(settings),
     ]
 
 
@@ -537,6 +567,23 @@ def _game_of_spc(settings: _Settings) -> Row:
     return Row("game", "; ".join(parts))
 
 
+def _game_of_claims(settings: _Settings) -> Row:
+    """Describe the settings of PasoDoble that are in no other row."""
+    reward = settings.text("proposer_reward")
+    if reward is None:
+        return Row("game")
+    parts = [f"proposer rewarded by {reward}, {settings.number('invalid_proposal_reward') or 0:g} if invalid, diversity "]
+    parts[0] += settings.text("diversity") or "unknown"
+    parts += [f"passage {settings.text('passage')}", f"truth {settings.text('truth')}", f"players {settings.text('players')}"]
+    schedule = settings.text("schedule")
+    if schedule == "offline":
+        schedule += f" ({settings.whole('proposer_updates')} and {settings.whole('solver_updates')} updates)"
+    parts.append(f"schedule {schedule}")
+    low, high = settings.number("lowest_rate"), settings.number("highest_rate")
+    parts.append(f"solver trains on solve rates between {low or 0:g} and {high or 0:g}, rewarded by {settings.text('solver_reward')}")
+    return Row("game", "; ".join(parts))
+
+
 def _game(settings: _Settings) -> Row:
     """Describe the settings of self-play that are in no other row."""
     reward = settings.text("proposer_reward")
@@ -550,6 +597,8 @@ def _game(settings: _Settings) -> Row:
     parts.append(" ".join(settings.texts("task_types")))
     for name, what in (("num_references", "references"), ("buffer_size", "tasks in the buffer"), ("num_seed_tasks", "of them seeded")):
         parts.append(f"{settings.whole(name)} {what}")
+    if leak := settings.number("gate_leak"):
+        parts.append(f"invalid tasks admitted with probability {leak:g}")
     parts.append(f"solver trains on {settings.text('solver_batch', 'new')} tasks, {settings.whole('solver_delay')} steps later")
     return Row("game", "; ".join(parts))
 

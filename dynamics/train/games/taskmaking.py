@@ -212,9 +212,7 @@ class TaskMaking:
             keys = [self.language.answer_key(question.task, text) for _, text, _ in group]
             winner = majority(keys)
             verdicts = [
-                Verdict.binary(False, verdict.reason or "not readable")
-                if key is None
-                else Verdict.binary(key == winner, "not the majority")
+                Verdict.binary(key is not None and key == winner, verdict.reason if key is None else "not the majority")
                 for key, (_, _, verdict) in zip(keys, group, strict=True)
             ]
             voted.append([(sampled, text, verdict) for (sampled, text, _), verdict in zip(group, verdicts, strict=True)])
