@@ -331,6 +331,13 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
     if method == "rlvr" and settings.text("advantage_cells", "batch") == "role-task":
         kind += ", with the estimator of self-play"
         settled |= dict.fromkeys(("estimator", "baseline"), _NO_GROUPS)
+    control, more = _control_of_game(settings, method)
+    return kind + control, settled | more
+
+
+def _control_of_game(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
+    """Name the control of a game that a run is, and say which rows that settles."""
+    kind, settled = "", dict[str, str]()
     if method == "seirenes" and (adversary := settings.text("adversary")) not in (None, "trained"):
         kind += f", {'no' if adversary == 'none' else adversary} adversary"
     if method == "seirenes" and settings.text("clean_answers") == "measured":

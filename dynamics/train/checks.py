@@ -16,11 +16,8 @@ from dynamics.io.folders import LOCK
 from dynamics.models import check_model
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import built_in, sources, state, tasks
-from dynamics.train.config import CORRECT, EARLIER, PROPOSED, RLVRConfig, TaskMakingConfig, TrainConfig, as_recorded
-from dynamics.train.games.hints import check_task
+from dynamics.train.config import CORRECT, EARLIER, PROPOSED, TaskMakingConfig, TrainConfig, as_recorded
 from dynamics.train.games.languages import language
-from dynamics.train.games.seirenes_settings import SeirenesConfig
-from dynamics.train.games.spc_settings import NO_FORM, SPCConfig
 from dynamics.train.lab import shipped
 from dynamics.train.settings import METHODS
 from dynamics.train.tasks.laboratory import NAMES as LAB_TASKS
@@ -174,18 +171,13 @@ def _check_recorded(config: TrainConfig) -> None:
     """Refuse a method that cannot train on what a run has recorded."""
     if isinstance(config, TaskMakingConfig) and config.task.startswith((PROPOSED, CORRECT)):
         raise InputError(f"--task {printable(config.task, 80)}: selfplay trains on its own proposals; give the task to be evaluated on")
-    if isinstance(config, (RLVRConfig, SeirenesConfig, SPCConfig)) and config.task.startswith(CORRECT):
+    if config.judged_problems and config.task.startswith(CORRECT):
         raise InputError(f"--task {printable(config.task, 80)}: are answers to imitate; use sft, or give the task of that run")
 
 
 def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName) -> list[str]:
     """Check that the problems of a source can be read, trained on and graded; say where other packages grade them."""
     check_language(config, source, name)
-    if isinstance(config, SeirenesConfig):
-        forms = [form for part in sources.parts(source) if isinstance(part, Laboratory) for form in part.forms]
-        check_task(config.task, config.model, name, forms)
-    if isinstance(config, SPCConfig) and name == "notation":
-        raise InputError(NO_FORM.format(model=printable(config.model, 200)))
     config.check_source(source, name)
     trains = not isinstance(config, TaskMakingConfig)  # self-play trains on its own proposals
     for split, count in (("training", trains), ("test", config.eval_problems)):
@@ -194,10 +186,8 @@ def _check_source(config: TrainConfig, source: tasks.Source, name: LanguageName)
     if config.validate_every:
         validation_questions(source, config, 1)
     for part in scored_parts(config, source):
-        if isinstance(config, (RLVRConfig, SeirenesConfig)):
-            part.check_gradable("training", config.num_problems)
-        if isinstance(config, SPCConfig):
-            part.check_gradable("training", config.num_solutions)
+        if config.judged_problems:
+            part.check_gradable("training", config.judged_problems)
         if config.validate_every:
             part.check_gradable("validation", config.validation_problems)
         if config.eval_problems:
@@ -219,5 +209,5 @@ def validation_questions(source: tasks.Source, config: TrainConfig, count: int, 
 
 def scored_parts(config: TrainConfig, source: tasks.Source) -> list[tasks.ScoredSource]:
     """List the parts of a source whose answers other packages judge, if the run judges any."""
-    judges = isinstance(config, (RLVRConfig, SeirenesConfig, SPCConfig)) or config.eval_problems or config.validate_every
+    judges = config.judged_problems or config.eval_problems or config.validate_every
     return [part for part in sources.parts(source) if isinstance(part, tasks.ScoredSource)] if judges else []

@@ -212,6 +212,11 @@ class TrainConfig:
     def check_settings(self) -> None:
         """Check what depends on several settings, or on the method; ``InputError`` names the option."""
 
+    @property
+    def judged_problems(self) -> int:
+        """Number of training problems, the first of ``--task``, whose answers are judged; 0 if none are."""
+        return 0
+
     def check_source(self, source: Any, speaks: Any) -> None:
         """Check that the method can train on a ``tasks.Source`` with a model that reads a ``LanguageName``; ``InputError`` says why not."""
 
@@ -318,6 +323,11 @@ class RLVRConfig(PolicyGradientConfig):
     group_size: int = 16
     data_order: DataOrder = "shuffled"
     advantage_cells: Literal["batch", "role-task"] = "batch"
+
+    @property
+    def judged_problems(self) -> int:
+        """All."""
+        return self.num_problems
 
     def check_settings(self) -> None:
         """Check what depends on several settings."""

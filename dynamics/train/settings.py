@@ -18,7 +18,6 @@ METHODS: dict[str, type[TrainConfig]] = {
     "spc": SPCConfig,
     "pasodoble": PasoDobleConfig,
 }
-}
 
 
 def size_preset(preset: str | None, model: str) -> str:

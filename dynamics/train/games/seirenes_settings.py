@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from dynamics.errors import InputError
 from dynamics.train.config import ALL_OF_LAB, LossAggregation, PolicyGradientConfig, presets
+from dynamics.train.tasks.problem import Source
+from dynamics.train.tasks.prompt_formats import LanguageName
 
 #: estimators that compare the samples of a prompt, by which a group without variance is known to have no gradient
 GroupAdvantage = Literal["grpo", "dr_grpo", "rloo"]
@@ -131,3 +133,18 @@ class SeirenesConfig(PolicyGradientConfig):
             raise InputError("--clean-answers measured: --adversary none has no other answers to train on; leave one of them out")
         if self.robustness_problems and not self.robustness_samples:
             raise InputError("--robustness-samples 0: must be at least 1; --robustness-problems 0 leaves the measurement out")
+
+    @property
+    def judged_problems(self) -> int:
+        """All."""
+        return self.num_problems
+
+    def check_source(self, source: Source, speaks: LanguageName) -> None:
+        """Refuse a task or a model without hints."""
+        from dynamics.train.games.hints import check_task
+        from dynamics.train.tasks import parts
+        from dynamics.train.tasks.laboratory import Laboratory
+
+        asked = getattr(source, "of", source)  # of recorded problems, the task of that run
+        forms = [form for part in parts(asked) if isinstance(part, Laboratory) for form in part.forms]
+        check_task(self.task, self.model, speaks, forms)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dynamics.errors import InputError
+from dynamics.errors import InputError, printable
 from dynamics.train.config import PolicyGradientConfig, option_of, presets
+from dynamics.train.tasks.problem import Source
+from dynamics.train.tasks.prompt_formats import LanguageName
 
 #: why a model cannot play
 NO_FORM = (
@@ -146,3 +148,14 @@ class SPCConfig(PolicyGradientConfig):
         weights = [number if self.round_start == "base" else 1 for number in range(1, self.rounds + 1)]
         least = [sum(weights[:number]) * self.steps // sum(weights) for number in range(1, self.rounds + 1)]
         return [max(end, number) for number, end in enumerate(least, start=1)]
+
+    @property
+    def judged_problems(self) -> int:
+        """Those of which solutions are sampled."""
+        return self.num_solutions
+
+    def check_source(self, source: Source, speaks: LanguageName) -> None:
+        """Refuse a model without a form for judging steps."""
+        del source
+        if speaks == "notation":
+            raise InputError(NO_FORM.format(model=printable(self.model, 200)))
