@@ -155,7 +155,7 @@ class WrittenSteps:
         if not self.solutions:
             raise InputError(
                 f"--task {self.config.task}: none of {self.config.num_solutions} solutions by the base is right, and in lines that can be "
-                "read; choose an easier task, a larger --num-solutions, or a model that solves it"
+                "read; train it on the task first (sft), choose an easier task or a larger model, or give a larger --num-solutions"
             )
 
     def _solve(self, split: str, count: int) -> list[tuple[int, tuple[str, ...]]]:
