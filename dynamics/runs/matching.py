@@ -471,6 +471,10 @@ def _objective(settings: _Settings, method: str) -> list[Row]:
     if method == "spc":
         return [*rows, *_objective_of_spc(settings)]
     reward = "of the task, such as 1 for a correct answer"
+    if settings.text("solver_truth") == "majority":
+        reward = "1 for the most frequent answer of the group"
+    if method == "pasodoble":
+        reward = f"1 for the answer of the {settings.text('truth')}"
     wrong, unreadable = settings.number("wrong_answer_reward"), settings.number("format_error_reward")
     if wrong or unreadable:
         reward += f"; {wrong or 0:g} for a wrong one, {unreadable or 0:g} for one that cannot be read"
