@@ -39,6 +39,7 @@ class TrainingProgress:
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """Summarise a step: reward if it has one, else loss; entropy in nats; tokens per second."""
-    name = "reward" if "reward" in metrics else "loss"
-    return f"{name} {metrics[name]:.3f}  entropy {metrics['entropy']:.3f}  {metrics['time/tokens_per_second']:,.0f} tokens/s"
+    """Summarise a step: reward if it has one, else loss; entropy in nats; tokens per second. A skipped step may have neither."""
+    first = "reward" if "reward" in metrics else "loss"
+    shown = [f"{name} {metrics[name]:.3f}" for name in (first, "entropy") if name in metrics] or ["nothing trained"]
+    return "  ".join([*shown, f"{metrics['time/tokens_per_second']:,.0f} tokens/s"])

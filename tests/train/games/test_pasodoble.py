@@ -18,6 +18,7 @@ from dynamics.train.config import check
 from dynamics.train.games.pasodoble import HISTORY, PasoDoble, Problem
 from dynamics.train.games.pasodoble_settings import PasoDobleConfig
 from dynamics.train.games.passages import Draft
+from dynamics.train.progress import summary
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.settings import preset_values
 from dynamics.train.tasks.problem import Question, Verdict
@@ -367,6 +368,12 @@ def test_killed_and_resumed_to_the_same_bits(more: dict, base: Path, tmp_path: P
     assert contents(straight) == contents(killed)
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert any(row["tokens"] for row in rows)  # something was trained
+
+
+def test_the_progress_of_a_skipped_step_is_shown() -> None:
+    speed = {"time/tokens_per_second": 0.0}
+    assert summary({"tokens": 0} | speed) == "nothing trained  0 tokens/s"
+    assert summary({"reward": 0.5} | speed) == "reward 0.500  0 tokens/s"
 
 
 def test_presets_are_matched_and_say_what_differs() -> None:
