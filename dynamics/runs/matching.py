@@ -586,7 +586,7 @@ def _game_of_claims(settings: _Settings) -> Row:
     parts = [f"proposer rewarded by {reward}, {settings.number('invalid_proposal_reward') or 0:g} if invalid, diversity "]
     parts[0] += settings.text("diversity") or "unknown"
     parts += [f"passage {settings.text('passage')}", f"truth {settings.text('truth')}", f"players {settings.text('players')}"]
-    schedule = settings.text("schedule")
+    schedule = settings.text("player_schedule")
     if schedule == "offline":
         schedule += f" ({settings.whole('proposer_updates')} and {settings.whole('solver_updates')} updates)"
     parts.append(f"schedule {schedule}")

@@ -183,7 +183,7 @@ class PasoDoble(Game):
         if config.proposer == "snapshot" and step > 1 and (step - 1) % config.snapshot_every == 0:
             _take_weights(self.proposer, self.solver)
         place = (step - 1) % (config.proposer_updates + config.solver_updates)
-        if config.schedule == "offline" and place >= config.proposer_updates:
+        if config.player_schedule == "offline" and place >= config.proposer_updates:
             return self.solve_buffer(step)
         if place == 0:
             self.buffer, self.position = [], 0
@@ -192,7 +192,7 @@ class PasoDoble(Game):
         self.answer(problems, step)
         self.score(problems, step)
         skipped = self.skipped(problems)
-        if config.schedule == "offline":
+        if config.player_schedule == "offline":
             self.buffer += [_kept(problem) for problem in problems if problem.usable]
         turns = self.turns(problems, skipped, step)
         metrics = self.proposal_metrics(problems) | {"passages/skipped": len(skipped) / config.prompts_per_step}
@@ -349,7 +349,7 @@ class PasoDoble(Game):
         """Make the turns of a step: the proposals, then of each problem the claim and the answers."""
         config = self.config
         learns = config.proposer == "trained"
-        offline = config.schedule == "offline"
+        offline = config.player_schedule == "offline"
         turns = []
         for number, problem in enumerate(problems):
             turns.append(
@@ -435,7 +435,7 @@ class PasoDoble(Game):
         if known := [answer.right for _, answer in answered if answer.right is not None]:
             metrics["solver/accuracy"] = float(np.mean(known))
         metrics["skipped"] = int(not any(turn.packed for turn in turns))
-        if self.config.schedule == "offline":
+        if self.config.player_schedule == "offline":
             metrics |= {"buffer/size": len(self.buffer), "schedule/solver": int(not any(turn.role == "proposer" for turn in turns))}
         if not any(turn.packed and turn.role == "proposer" for turn in turns):
             metrics["proposals_trained"] = 0

@@ -32,13 +32,13 @@ class PasoDobleConfig(PolicyGradientConfig):
     truth : str
         right answer of a problem: claim (the proposer's), executor (what the program gives; needs a task of programs), or majority (the
         most frequent answer of the solver, if there is one)
-    schedule : str
+    player_schedule : str
         online (both players are updated in each step), or offline (--proposer-updates steps update the proposer and fill a buffer of
         problems, then --solver-updates steps update the solver on them)
     proposer_updates : int
-        steps of the proposer in a round of --schedule offline
+        steps of the proposer in a round of --player-schedule offline
     solver_updates : int
-        steps of the solver in a round of --schedule offline
+        steps of the solver in a round of --player-schedule offline
     players : str
         two (proposer and solver are two models, which begin as the same base), or shared (one model has both roles)
     proposer : str
@@ -84,7 +84,7 @@ class PasoDobleConfig(PolicyGradientConfig):
         r_zero={
             "passage": "none",
             "truth": "majority",
-            "schedule": "offline",
+            "player_schedule": "offline",
             "proposer_updates": 5,
             "solver_updates": 15,
             "proposer_reward": "r_zero",
@@ -109,7 +109,7 @@ class PasoDobleConfig(PolicyGradientConfig):
     max_proposal_tokens: int = 64
     passage: Literal["given", "none"] = "given"
     truth: Literal["claim", "executor", "majority"] = "claim"
-    schedule: Literal["online", "offline"] = "online"
+    player_schedule: Literal["online", "offline"] = "online"
     proposer_updates: int = 10
     solver_updates: int = 5
     players: Literal["two", "shared"] = "two"
@@ -134,9 +134,9 @@ class PasoDobleConfig(PolicyGradientConfig):
             raise InputError(
                 f"--players shared --proposer {self.proposer}: only the solver would learn, as with two players; leave out --players shared"
             )
-        if self.schedule == "offline" and self.proposer != "trained":
+        if self.player_schedule == "offline" and self.proposer != "trained":
             raise InputError(
-                f"--schedule offline --proposer {self.proposer}: the steps of the proposer would update nothing; use --schedule online"
+                f"--player-schedule offline --proposer {self.proposer}: the steps of the proposer would update nothing; use --player-schedule online"
             )
         for name in ("proposals_per_passage", "proposer_updates", "solver_updates", "snapshot_every"):
             if getattr(self, name) < 1:

@@ -226,7 +226,7 @@ def test_a_random_reward_of_the_solver_is_another_one_and_repeats(game, monkeypa
 
 def test_a_skipped_step_is_followed_by_another_batch(game, monkeypatch) -> None:
     """In the public code the offline schedule never resets its flag, and one batch outside the band loops forever."""
-    played = game(schedule="offline", proposer_updates=3, solver_updates=2)
+    played = game(player_schedule="offline", proposer_updates=3, solver_updates=2)
     right = iter([["1"] * 4, ["4", "1", "4", "1"], ["1"] * 4])
     shown: list[list[str]] = []
     for step in range(1, 4):
@@ -248,7 +248,7 @@ def test_a_skipped_step_is_followed_by_another_batch(game, monkeypatch) -> None:
 
 
 def test_offline_the_solver_goes_through_the_buffer_and_a_round_begins_with_none(game, monkeypatch) -> None:
-    played = game(schedule="offline", proposer_updates=1, solver_updates=3, prompts_per_step=1, proposals_per_passage=3)
+    played = game(player_schedule="offline", proposer_updates=1, solver_updates=3, prompts_per_step=1, proposals_per_passage=3)
     names = [f"problem 1.{number}" for number in range(4)]
     played.buffer = [{"text": f"x+{number}<in>3", "name": name, "label": "4", "executed": "4"} for number, name in enumerate(names)]
     script(played, monkeypatch, str, "4", ["4", "1", "4", "1"])
@@ -305,7 +305,10 @@ def test_one_model_in_both_roles(game, monkeypatch) -> None:
     ("more", "message"),
     [
         ({"players": "shared", "proposer": "frozen"}, "--players shared --proposer frozen: only the solver would learn"),
-        ({"schedule": "offline", "proposer": "snapshot"}, "--schedule offline --proposer snapshot: the steps of the proposer"),
+        (
+            {"player_schedule": "offline", "proposer": "snapshot"},
+            "--player-schedule offline --proposer snapshot: the steps of the proposer",
+        ),
         ({"lowest_rate": 1.0}, "--lowest-rate 1: no problem has"),
         ({"truth": "majority", "group_size": 1}, "--truth majority --group-size 1"),
         ({"proposals_per_passage": 0}, "--proposals-per-passage 0: must be at least 1"),
@@ -357,7 +360,7 @@ def _killed_and_resumed(settings: PasoDobleConfig, tmp_path: Path, after: int) -
     "more",
     [
         pytest.param({}, id="online"),
-        pytest.param({"schedule": "offline", "proposer_updates": 1, "solver_updates": 1}, id="offline"),
+        pytest.param({"player_schedule": "offline", "proposer_updates": 1, "solver_updates": 1}, id="offline"),
         pytest.param({"proposer": "snapshot", "snapshot_every": 2}, id="snapshot", marks=pytest.mark.slow),
         pytest.param({"players": "shared", "truth": "majority", "kl_coef": 0.1}, id="shared", marks=pytest.mark.slow),
     ],
