@@ -136,7 +136,8 @@ class PasoDobleConfig(PolicyGradientConfig):
             )
         if self.player_schedule == "offline" and self.proposer != "trained":
             raise InputError(
-                f"--player-schedule offline --proposer {self.proposer}: the steps of the proposer would update nothing; use --player-schedule online"
+                f"--player-schedule offline --proposer {self.proposer}: the steps of the proposer would update nothing; use "
+                "--player-schedule online"
             )
         for name in ("proposals_per_passage", "proposer_updates", "solver_updates", "snapshot_every"):
             if getattr(self, name) < 1:

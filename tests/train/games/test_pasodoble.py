@@ -307,7 +307,7 @@ def test_one_model_in_both_roles(game, monkeypatch) -> None:
         ({"players": "shared", "proposer": "frozen"}, "--players shared --proposer frozen: only the solver would learn"),
         (
             {"player_schedule": "offline", "proposer": "snapshot"},
-            "--player-schedule offline --proposer snapshot: the steps of the proposer",
+            "--player-schedule offline --proposer snapshot: the steps",
         ),
         ({"lowest_rate": 1.0}, "--lowest-rate 1: no problem has"),
         ({"truth": "majority", "group_size": 1}, "--truth majority --group-size 1"),
