@@ -208,6 +208,11 @@ def test_the_table_of_options_is_that_of_the_help(name: str) -> None:
     assert option_tables.with_options(name, text) == text, "run python docs/option_tables.py"
 
 
+def test_the_table_of_settings_is_that_of_the_classes() -> None:
+    text = (ROOT / "docs" / "commands" / "train.md").read_text(encoding="utf-8")
+    assert option_tables.with_settings(text) == text, "run python docs/option_tables.py"
+
+
 def anchors(page: Path) -> set[str]:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)

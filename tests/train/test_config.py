@@ -56,7 +56,7 @@ def test_choices_are_those_that_the_code_has() -> None:
 @pytest.mark.parametrize(("method", "kind"), METHODS.items())
 def test_defaults_are_those_of_the_class_for_its_model(method: str, kind: type) -> None:
     assert settings_of(method) == asdict(kind(**preset_values(method, None, kind().model)))
-    assert (kind().model == "tiny") == (method != "seirenes")  # whose form the embedded model cannot read
+    assert (kind().model == "tiny") == (method not in ("seirenes", "spc"))  # whose forms the embedded model cannot read
 
 
 def test_presets_say_which_defaults_are_meant(base: Path) -> None:
