@@ -389,6 +389,7 @@ class PasoDoble(Game):
             "reason": problem.reason or (problem.outputs if isinstance(problem.outputs, str) else ""),
             "put": not problem.reason,
             "claim": problem.claim,
+            "claim_correct": None if None in (problem.claim, problem.executed) else problem.claim == problem.executed,
             "label": problem.label,
             "solve_rate": problem.rate if not problem.reason else None,
             "diversity": problem.diversity if problem.draft is not None else None,

@@ -187,6 +187,7 @@ def test_who_pays_and_who_measures(game, monkeypatch) -> None:
         data = played.next_batch(1)
         rates = [row["solve_rate"] for row in data.rollouts if row["role"] == "proposer"]
         assert data.metrics["claim/accuracy"] == 0  # whoever pays
+        assert [row["claim_correct"] for row in data.rollouts if row["role"] == "proposer"] == [False, False, None]
         assert data.metrics["proposer/valid"] == pytest.approx(2 / 3)
         assert data.metrics["solver/accuracy"] == 0.75
         trained = {row["role"] for row in data.rollouts if "advantage" in row}
