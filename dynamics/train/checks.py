@@ -170,7 +170,7 @@ def _check_task(config: TrainConfig, name: LanguageName) -> list[str]:
 def _check_recorded(config: TrainConfig) -> None:
     """Refuse a method that cannot train on what a run has recorded."""
     if isinstance(config, TaskMakingConfig) and config.task.startswith((PROPOSED, CORRECT)):
-        raise InputError(f"--task {printable(config.task, 80)}: selfplay trains on its own proposals; give the task to be evaluated on")
+        raise InputError(f"--task {printable(config.task, 80)}: the method trains on its own proposals; give the task to be evaluated on")
     if config.judged_problems and config.task.startswith(CORRECT):
         raise InputError(f"--task {printable(config.task, 80)}: are answers to imitate; use sft, or give the task of that run")
 

@@ -345,6 +345,8 @@ class Run:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", data.rollouts)
         probed = self._probe(number)
         metrics = self._update(number, data.parts)
+        self._consistent = False
+        self.method.after_update(number)
         metrics |= data.metrics | probed | {"learning_rate": self.config.learning_rate * update.rate(self.config, number)}
         self.step = number
         seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)

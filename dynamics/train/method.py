@@ -89,6 +89,9 @@ class Method:
         """Return the batch of a step, counted from 1."""
         raise NotImplementedError
 
+    def after_update(self, step: int) -> None:
+        """Do what remains of a step once the players are updated, such as replacing some of them."""
+
     def state(self) -> dict[str, Any]:
         """Return the JSON-serialisable state that ``load`` restores in a resumed run."""
         return {}

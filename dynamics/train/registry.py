@@ -18,6 +18,7 @@ CLASSES = {
     "seirenes": "dynamics.train.games.seirenes:Seirenes",
     "spc": "dynamics.train.games.spc:SPC",
     "pasodoble": "dynamics.train.games.pasodoble:PasoDoble",
+    "populora": "dynamics.train.games.populora:PopuLoRA",
 }
 
 

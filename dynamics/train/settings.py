@@ -7,6 +7,7 @@ from typing import Any
 from dynamics.errors import InputError, did_you_mean
 from dynamics.train.config import SIZES, RLVRConfig, SelfPlayConfig, SFTConfig, TrainConfig
 from dynamics.train.games.pasodoble_settings import PasoDobleConfig
+from dynamics.train.games.populora_settings import PopuLoRAConfig
 from dynamics.train.games.seirenes_settings import SeirenesConfig
 from dynamics.train.games.spc_settings import SPCConfig
 
@@ -17,6 +18,7 @@ METHODS: dict[str, type[TrainConfig]] = {
     "seirenes": SeirenesConfig,
     "spc": SPCConfig,
     "pasodoble": PasoDobleConfig,
+    "populora": PopuLoRAConfig,
 }
 
 

@@ -161,7 +161,7 @@ def test_what_is_no_such_run_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
             sources.find(task, "notation").questions("training", 1, 0)
     for config, message in (
         (RLVRConfig(task=f"correct:{SOLVED}"), "are answers to imitate; use sft"),
-        (SelfPlayConfig(task=f"proposed:{PLAYED}"), "selfplay trains on its own proposals"),
+        (SelfPlayConfig(task=f"proposed:{PLAYED}"), "trains on its own proposals"),
     ):
         with pytest.raises(InputError, match=message):
             checks.check_run({RLVRConfig: "rlvr", SelfPlayConfig: "selfplay"}[type(config)], config, tmp_path / "out", False)
