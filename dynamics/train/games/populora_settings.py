@@ -113,8 +113,8 @@ class PopuLoRAConfig(TaskMakingConfig):
             raise InputError("--population one --proposer snapshot: the adapter would not propose; use --population separate --teachers 1")
         if self.prompts_per_step % self.matches:
             raise InputError(
-                f"--prompts-per-step {self.prompts_per_step}: must be a multiple of the {self.matches} matches of a step, "
-                f"as the larger of --teachers and --students plays one each; use {self.matches * (self.prompts_per_step // self.matches + 1)}"
+                f"--prompts-per-step {self.prompts_per_step}: must be a multiple of {self.matches}, the matches of a step (the larger of "
+                "--teachers and --students)"
             )
         if not 0 < self.evolved_share < 1:
             raise InputError(f"--evolved-share {self.evolved_share:g}: is a share, must be above 0 and below 1; --evolve-every 0 is none")
