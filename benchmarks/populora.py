@@ -39,7 +39,9 @@ def measure(method: str, size: int, steps: int, out: Path) -> dict[str, Any]:
         rows.append(metrics)
 
     loop.run(method, METHODS[method](**values), out, on_step=note)
-    differences = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(instants[1:-1], instants[2:], strict=True)]  # without the first and its seeding
+    differences = [
+        (b[0] - a[0], b[1] - a[1]) for a, b in zip(instants[1:-1], instants[2:], strict=True)
+    ]  # without the first and its seeding
     return {
         "cpu": statistics.median(cpu for cpu, _ in differences),
         "wall": statistics.median(wall for _, wall in differences),
@@ -70,9 +72,7 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             line = next(line for line in done.stdout.splitlines() if line.startswith("measured "))
             found[method, size].append(json.loads(line.removeprefix("measured ")))
-    medians = {
-        contestant: {name: statistics.median(row[name] for row in rows) for name in rows[0]} for contestant, rows in found.items()
-    }
+    medians = {contestant: {name: statistics.median(row[name] for row in rows) for name in rows[0]} for contestant, rows in found.items()}
     base = medians["selfplay", 0]["cpu"]
     print(f"{'':16} {'CPU s':>8} {'ratio':>6} {'wall s':>8} {'playing':>8} {'completions':>12} {'tokens':>8}")
     for (method, size), row in medians.items():

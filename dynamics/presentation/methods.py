@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73", "seirenes": "#D55E00"}
-MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "seirenes": "P"}
-#: colours of the roles in self-play
-ROLES = {"proposer": "#CC79A7", "solver": "#00523B"}
-COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73", "spc": "#882255"}
-MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "spc": "P"}
-#: colours of roles
-ROLES = {"proposer": "#CC79A7", "solver": "#00523B", "critic": "#882255", "generator": "#DDAA33"}
-COLORS = {"base": "#000000", "sft": "#E69F00", "rlvr": "#0072B2", "selfplay": "#009E73", "pasodoble": "#D55E00"}
-MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "pasodoble": "v"}
+COLORS = {
+    "base": "#000000",
+    "sft": "#E69F00",
+    "rlvr": "#0072B2",
+    "selfplay": "#009E73",
+    "seirenes": "#56B4E9",
+    "spc": "#882255",
+    "pasodoble": "#D55E00",
+    "populora": "#8C6D1F",
+}
+MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "seirenes": "P", "spc": "p", "pasodoble": "v", "populora": "X"}
 #: colours of the roles in games
-ROLES = {"proposer": "#CC79A7", "solver": "#00523B", "claimer": "#882255"}
+ROLES = {"proposer": "#CC79A7", "solver": "#00523B", "critic": "#AA4499", "generator": "#DDAA33", "claimer": "#882255"}
 #: colour of everything that is not a method
 OTHER = "#6b6b6b"
 

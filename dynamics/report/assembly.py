@@ -48,6 +48,7 @@ METHODS = {
     "seirenes": "Seirênes: answers, misleading hints, and answers under them",
     "spc": "SPC: a generator writes wrong steps, a critic tells them from right ones",
     "pasodoble": "PasoDoble: one model proposes problems and claims their answers, another solves them",
+    "populora": "PopuLoRA: populations of adapters on one base, of which teachers propose problems and students solve them",
 }
 
 

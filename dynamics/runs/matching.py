@@ -73,7 +73,7 @@ _ONE_COMPLETION = "a problem has one given completion"
 #: of PasoDoble
 _USABLE = "it trains on problems that are solved sometimes, of passages that have one: the policies decide how many"
 #: methods that train on what they propose
-_PROPOSING = ("selfplay", "pasodoble")
+_PROPOSING = ("selfplay", "pasodoble", "populora")
 #: rows that a method settles -> why
 SETTLED: dict[str, dict[str, str]] = {
     "sft": {
@@ -104,6 +104,12 @@ SETTLED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("of them proposals", "longest proposal", "proposer", "game"), "one role proposes and one solves"),
         **dict.fromkeys(("problems a step", "completions a problem", "completions trained on"), _USABLE),
         "reward": "its own proposals say what is right, unless --truth says otherwise",
+    },
+    "populora": {
+        **dict.fromkeys(("program pool", "training problems", "data order"), "it trains on what it proposes, when it proposes it"),
+        **dict.fromkeys(("of them proposals", "longest proposal", "proposer", "game"), "teachers propose and students solve"),
+        **dict.fromkeys(("estimator", "baseline"), "each role has an estimator of its own, over its whole population"),
+        "reward": "the paper's, which tells wrong answers from those that cannot be read",
     },
 }
 #: value of ``players`` that makes a run a control
@@ -345,9 +351,15 @@ def _control_of_game(settings: _Settings, method: str) -> tuple[str, dict[str, s
     if method == "spc" and (frozen := settings.text("frozen", "none")) != "none":
         kind += f", frozen {frozen}"
         settled |= dict.fromkeys(("problems a step", "completions trained on", "proposer"), f"its {frozen} has no gradient")
-    if method in _PROPOSING and (players := settings.text("players")) == _OTHER_PLAYERS[method]:
+    if method in _PROPOSING and (players := settings.text("players")) and players == _OTHER_PLAYERS.get(method):
         kind += ", two models" if players == "two" else ", one model"
         settled["game"] = "which models have the roles is what it is a control of"
+    if method == "populora" and settings.text("population") == "one":
+        kind += ", one adapter"
+        settled["game"] = "how many adapters there are is what it is a control of"
+    elif method == "populora":
+        kind += "" if settings.whole("evolve_every") else ", no evolution"
+        kind += ", uniform pairing" if settings.text("pairing") == "uniform" else ""
     if method == "selfplay" and settings.text("solver_truth", "executor") == "majority":
         kind += ", paid by the majority"
         settled["reward"] = "the majority of the answers to a problem says what is right"
@@ -434,12 +446,13 @@ def _per_step(settings: _Settings, method: str) -> tuple[int | None, int | None,
         return prompts, each, 0, settings.text("adversary") != "none"
     if method == "pasodoble":
         return _per_step_of_claims(settings, prompts, group)
-    if method != "selfplay" or prompts is None or group is None:
+    if method not in ("selfplay", "populora") or prompts is None or group is None:
         return prompts, group, 0 if method == "rlvr" else None, False
     problems = prompts * len(settings.texts("task_types"))
     trained = settings.text("proposer") == "trained"
     answers = settings.whole("solver_samples") or group
-    return problems, answers + trained, problems if trained else 0, settings.text("solver_batch", "new") != "max_new"
+    at_most = method == "selfplay" and settings.text("solver_batch", "new") != "max_new"
+    return problems, answers + trained, problems if trained else 0, at_most
 
 
 def _per_step_of_claims(settings: _Settings, prompts: int | None, group: int | None) -> tuple[int | None, int | None, int | None, bool]:
@@ -560,7 +573,7 @@ def _sampling(settings: _Settings, method: str) -> list[Row]:
         *rows,
         Row("longest proposal", settings.whole("max_proposal_tokens")),
         Row("proposer", settings.text("proposer")),
-        _game_of_claims(settings) if method == "pasodoble" else _game(settings),
+        {"pasodoble": _game_of_claims, "populora": _game_of_populations}.get(method, _game)(settings),
     ]
 
 
@@ -593,6 +606,22 @@ def _game_of_claims(settings: _Settings) -> Row:
     low, high = settings.number("lowest_rate"), settings.number("highest_rate")
     parts.append(f"solver trains on solve rates between {low or 0:g} and {high or 0:g}, rewarded by {settings.text('solver_reward')}")
     return Row("game", "; ".join(parts))
+
+
+def _game_of_populations(settings: _Settings) -> Row:
+    """Describe the settings of PopuLoRA that are in no other row: those of self-play, and of the populations."""
+    game, population = _game(settings), settings.text("population")
+    if game.planned is None or population is None:
+        return Row("game")
+    rank, alpha = settings.whole("lora_rank"), settings.number("lora_alpha")
+    parts = [f"{settings.whole('teachers')} teachers, {settings.whole('students')} students" if population == "separate" else "one adapter"]
+    parts[0] += f" of rank {rank}, alpha {alpha or 2 * (rank or 0):g}"
+    if population == "separate":
+        parts.append(f"pairing {settings.text('pairing')}")
+        every, share = settings.whole("evolve_every"), settings.number("evolved_share")
+        parts.append(f"{share or 0:g} replaced every {every} steps by {' '.join(settings.texts('operators'))}" if every else "no evolution")
+    parts.append(f"teachers' estimator {settings.text('teacher_advantage')}")
+    return Row("game", "; ".join([*parts, str(game.planned).rpartition("; ")[0], "buffer fills up the students' tasks"]))
 
 
 def _game(settings: _Settings) -> Row:

@@ -220,7 +220,12 @@ def _settings(run: Run, document: dict[str, Any], settings: dict[str, Any]) -> S
     made = run.metrics["step"].max() if len(run.metrics) else None
     prompts, group = whole(settings, "prompts_per_step"), whole(settings, "group_size", "num_generations")
     batch = prompts * (group or 1) if prompts else whole(settings, "batch_size", "generation_batch_size")
-    if document.get("method") in ("selfplay", "spc", "pasodoble"):  # a step has proposals too, and how many of both are valid differs
+    if document.get("method") in (
+        "selfplay",
+        "spc",
+        "pasodoble",
+        "populora",
+    ):  # a step has proposals too, and how many of both are valid differs
         batch = None
     processes, per_process = whole(document, "ranks"), whole(settings, "per_device_train_batch_size")
     if batch is None and processes and per_process:

@@ -25,6 +25,7 @@ from dynamics.train.games.populora_settings import PopuLoRAConfig
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.games.ratings import Rating
 from dynamics.train.games.taskmaking import TaskMaking
+from dynamics.train.lineage.tree import LINEAGE
 from dynamics.train.lora import LoraPolicy, SharedBase
 from dynamics.train.player import ONLY
 from dynamics.train.policy import Policy
@@ -32,9 +33,6 @@ from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.rng import stream
 from dynamics.train.tasks.problem import Question, Source
 from dynamics.train.update import make_player
-
-#: file of the lineage in a run directory
-LINEAGE = "lineage.jsonl"
 
 
 @dataclass

@@ -15,15 +15,14 @@ pytest.importorskip("transformers")
 from dynamics.errors import InputError
 from dynamics.train import loop, policy, tasks
 from dynamics.train.config import check
-from dynamics.train.games import populora
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.evolution import OPERATORS
 from dynamics.train.games.populora import Match, PopuLoRA
 from dynamics.train.games.populora_settings import MUTATIONS, PopuLoRAConfig
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.games.ratings import Rating
+from dynamics.train.lineage.tree import LINEAGE
 from dynamics.train.samplers.transformers import SampledCompletion
-from dynamics.train.settings import preset_values
 from dynamics.train.tasks.problem import Verdict
 from dynamics.train.tasks.prompt_formats import Notation
 from train.helpers import contents
@@ -277,7 +276,7 @@ def test_killed_and_resumed_to_the_same_bits(more: dict, base: Path, tmp_path: P
     assert contents(straight) == contents(killed)
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert any(row["tokens_with_gradient"] for row in rows)
-    lineage = straight / populora.LINEAGE
+    lineage = straight / LINEAGE
     if not more:
         born = [json.loads(line) for line in lineage.read_text().splitlines()]
         assert Counter(row["step"] for row in born) == {0: 4, 1: 2, 2: 2, 3: 2}

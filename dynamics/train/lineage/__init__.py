@@ -1,0 +1,1 @@
+"""The lineage of a run of PopuLoRA: who descends from whom."""

@@ -1,0 +1,52 @@
+"""Draw a lineage as a tree: a line for the life of each adapter, in the row of its player, and a curve from each parent to its child."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dynamics.presentation import style
+from dynamics.train.lineage.tree import Lineage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: markers of births, by operator in order of appearance
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def tree(lineage: Lineage, ax: Axes) -> Axes:
+    """Draw the tree: colours say from which adapter of the start a line descends, through the better parents; markers are operators."""
+    players, by_name = lineage.players, {adapter.name: adapter for adapter in lineage.adapters}
+    rows = {player: number for number, player in enumerate(players)}
+    founders = [adapter.name for adapter in lineage.adapters if not adapter.parents]
+    colors = {name: style.SERIES_COLORS[number % len(style.SERIES_COLORS)] for number, name in enumerate(founders)}
+    operators = list(dict.fromkeys(adapter.operator for adapter in lineage.adapters if adapter.operator))
+    for adapter in lineage.adapters:
+        row, color = rows[adapter.player], colors[lineage.founder(adapter.name)]
+        ax.plot([adapter.born, adapter.died], [row, row], color=color, linewidth=3, solid_capstyle="butt")
+        for place, parent in enumerate(adapter.parents):
+            start = rows[by_name[parent].player]
+            ax.plot([adapter.born, adapter.born], [start, row], color=color, linewidth=0.8, linestyle="-" if place == 0 else ":", zorder=1)
+        if adapter.operator:
+            marker = MARKERS[operators.index(adapter.operator) % len(MARKERS)]
+            ax.plot(adapter.born, row, marker=marker, color=color, markersize=5, markeredgecolor="white", linestyle="none", zorder=3)
+    for number, operator in enumerate(operators):
+        ax.plot([], [], marker=MARKERS[number % len(MARKERS)], color=style.INK, markersize=5, linestyle="none", label=operator)
+    ax.set_yticks(range(len(players)), players)
+    ax.set_ylim(len(players) - 0.5, -0.5)
+    ax.set_xlim(0, lineage.steps)
+    ax.set_xlabel("step")
+    if operators:
+        ax.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3 if ax.figure.get_figwidth() < style.TWO_COLUMN else 4, frameon=False
+        )
+    return ax
+
+
+def figure(lineage: Lineage, width: float = style.TWO_COLUMN) -> Figure:
+    """Draw the tree of a run, ``width`` inches wide."""
+    with style.use_style():
+        drawing = style.new_figure(width, 1.1 + 0.28 * len(lineage.players))
+        tree(lineage, drawing.subplots())
+    return drawing
