@@ -12,6 +12,7 @@ which is done for every player, is not in a step and is given beside it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -39,9 +40,8 @@ def measure(method: str, size: int, steps: int, out: Path) -> dict[str, Any]:
         rows.append(metrics)
 
     loop.run(method, METHODS[method](**values), out, on_step=note)
-    differences = [
-        (b[0] - a[0], b[1] - a[1]) for a, b in zip(instants[1:-1], instants[2:], strict=True)
-    ]  # without the first and its seeding
+    later = itertools.pairwise(instants[1:])  # without the first step and its seeding
+    differences = [(after[0] - before[0], after[1] - before[1]) for before, after in later]
     return {
         "cpu": statistics.median(cpu for cpu, _ in differences),
         "wall": statistics.median(wall for _, wall in differences),

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.train.lineage",
-        description="Which adapters a run of populora had: when each was born, of which parents, by which operator, and which live at the end.",
+        description="Which adapters a run of populora had: when each was born, of which parents, and which live at the end.",
         epilog="example: python -m dynamics.train.lineage runs/populora --figure lineage.png",
     )
     parser.add_argument("run", metavar="RUN", help="run directory of dynamics train populora, which has finished")

@@ -21,6 +21,7 @@ from dynamics.train.games.populora import Match, PopuLoRA
 from dynamics.train.games.populora_settings import MUTATIONS, PopuLoRAConfig
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.games.ratings import Rating
+from dynamics.train.lineage import __main__ as command
 from dynamics.train.lineage.tree import LINEAGE
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Verdict
@@ -226,11 +227,15 @@ def test_adapters_begin_different_but_as_the_base(game) -> None:
         ({"population": "one", "proposer": "snapshot"}, "--population one --proposer snapshot"),
     ],
 )
-def test_bad_settings_are_refused_in_a_line(more: dict, message: str, base: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError) as error:
-        settings = config(base, **more)
+def test_bad_settings_are_refused_in_a_line(more: dict, message: str, base: Path) -> None:
+    settings = config(base, **more)
+
+    def make() -> None:
         check(settings)
         PopuLoRA(settings, policy.load(str(base), None, settings.master_dtype, "float32"), tasks.source("code", plain=False))
+
+    with pytest.raises(InputError) as error:
+        make()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -282,3 +287,68 @@ def test_killed_and_resumed_to_the_same_bits(more: dict, base: Path, tmp_path: P
         assert Counter(row["step"] for row in born) == {0: 4, 1: 2, 2: 2, 3: 2}
         assert json.loads((straight / "run.json").read_text())["graded"] in ("student1", "student2")
     assert lineage.exists() == (more.get("population") != "one")
+
+
+def run_with(lineage: list[dict], folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "config": {"steps": 30}}))
+    (folder / LINEAGE).write_text("".join(json.dumps(row) + "\n" for row in lineage))
+    return folder
+
+
+BORN = [
+    {"step": 0, "child": "student1.0", "player": "student1", "parents": [], "operator": None},
+    {"step": 0, "child": "student2.0", "player": "student2", "parents": [], "operator": None},
+    {"step": 10, "child": "student1.1", "player": "student1", "parents": ["student2.0"], "operator": "dare", "replaces": "student1.0"},
+    {"step": 20, "child": "student2.1", "player": "student2", "parents": ["student1.1"], "operator": "dare", "replaces": "student2.0"},
+]
+
+
+def test_a_lineage_says_how_long_adapters_lived_and_from_whom_they_descend(tmp_path: Path) -> None:
+    found = of_run(run_with(BORN, tmp_path / "run"))
+    lives = {adapter.name: (adapter.born, adapter.died, adapter.living) for adapter in found.adapters}
+    assert lives["student1.0"] == (0, 10, False)
+    assert lives["student2.0"] == (0, 20, False)
+    assert lives["student1.1"] == (10, 30, True)
+    assert found.founder("student2.1") == "student2.0"
+    assert lines(found) == [
+        "4 adapters in 30 steps, 2 living at the end",
+        "student1.1: dare of student2.0 after step 10",
+        "student2.1: dare of student1.1 after step 20, before it dare of student2.0 after step 10",
+    ]
+
+
+def test_a_tree_has_a_life_a_birth_and_a_branch_for_each_child(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from dynamics.train.lineage.plot import figure
+
+    (ax,) = figure(of_run(run_with(BORN, tmp_path / "run"))).axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["student1", "student2"]
+    lives = [line for line in ax.lines if line.get_linewidth() == 3]
+    assert sorted(tuple(map(float, line.get_xdata())) for line in lives) == [(0, 10), (0, 20), (10, 30), (20, 30)]
+    assert len({line.get_color() for line in lives}) == 2  # of two adapters of the start
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([BORN[2]], "is damaged"),
+        ([BORN[0], BORN[0]], "is damaged"),
+        ([{"step": 0}], "is damaged"),
+        ([], "has no lineage.jsonl"),
+    ],
+)
+def test_a_lineage_that_cannot_be_is_refused(rows: list[dict], message: str, tmp_path: Path) -> None:
+    run = run_with(rows, tmp_path / "run")
+    if not rows:
+        (run / LINEAGE).unlink()
+    with pytest.raises(InputError, match=message):
+        of_run(run)
+
+
+def test_a_lineage_is_listed_and_drawn_by_a_command(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    run = run_with(BORN, tmp_path / "run")
+    command.main([str(run), "--figure", str(tmp_path / "tree.svg")])
+    assert "2 living at the end" in capsys.readouterr().out
+    assert (tmp_path / "tree.svg").read_text().startswith("<?xml")
