@@ -22,7 +22,7 @@ from dynamics.train.games.populora_settings import MUTATIONS, PopuLoRAConfig
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.games.ratings import Rating
 from dynamics.train.lineage import __main__ as command
-from dynamics.train.lineage.tree import LINEAGE
+from dynamics.train.lineage.tree import LINEAGE, lines, of_run
 from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Verdict
 from dynamics.train.tasks.prompt_formats import Notation
