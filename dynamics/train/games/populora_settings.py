@@ -15,8 +15,8 @@ OperatorName = Literal[
     "svd-noise", "selected-noise", "drop-components", "full-noise", "dare", "layer-swap", "subspace-mix", "extrapolation"
 ]
 #: names of the operators of ``evolution.OPERATORS`` that take one parent
-MUTATIONS = ("svd-noise", "selected-noise", "drop-components", "full-noise")
-_CROSSOVERS = ("dare", "layer-swap", "subspace-mix", "extrapolation")
+MUTATIONS: tuple[OperatorName, ...] = ("svd-noise", "selected-noise", "drop-components", "full-noise")
+_CROSSOVERS: tuple[OperatorName, ...] = ("dare", "layer-swap", "subspace-mix", "extrapolation")
 
 
 @dataclass(frozen=True)

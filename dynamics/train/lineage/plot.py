@@ -38,9 +38,8 @@ def tree(lineage: Lineage, ax: Axes) -> Axes:
     ax.set_xlim(0, lineage.steps)
     ax.set_xlabel("step")
     if operators:
-        ax.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3 if ax.figure.get_figwidth() < style.TWO_COLUMN else 4, frameon=False
-        )
+        narrow = ax.figure.bbox.width / ax.figure.dpi < style.TWO_COLUMN
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3 if narrow else 4, frameon=False)
     return ax
 
 
