@@ -148,6 +148,7 @@ class Run:
         self.recorder = Recorder(self.out, every=every, base=before, tensorboard=tensorboard, wandb=wandb, keeps_base=kept)
         self.recorders = {name: self._recorder_of(name, every, start[name], kept) for name in self._beside()}
         self.step = self.saved = 0
+        self._chosen_after: int | None = None  # step after which the graded player was chosen
         self.stopping: int | None = None
         self.stops_at_once = False
         self._resume_from_state(resume)
@@ -454,8 +455,11 @@ class Run:
                 state.save_model(target, self.players[player].policy)
 
     def _choose_graded(self) -> None:
-        """Let the method choose the graded player by the share of right greedy answers to the validation problems."""
+        """Let the method choose the graded player by the share of right greedy answers to the validation problems, once a step."""
         config = self.config
+        if self._chosen_after == self.step:
+            return
+        self._chosen_after = self.step
         questions = checks.validation_questions(self.source, config, config.validation_problems, "the choice of the graded player")
         self.method.choose_graded(partial(validation.score, questions=questions, config=config))
         chosen = self.document.setdefault("graded_at", {})

@@ -20,7 +20,7 @@ from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.games import evolution, ratings, selfplay_metrics
 from dynamics.train.games.buffer import BufferEntry, sample_to_fill
-from dynamics.train.games.game import Game, JudgedCompletion, Play, Role
+from dynamics.train.games.game import Game, JudgedCompletion, Play, Role, Turn
 from dynamics.train.games.populora_settings import PopuLoRAConfig
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.games.ratings import Rating
@@ -75,6 +75,7 @@ class PopuLoRA(Game):
             return LoraPolicy(shared, config.lora_rank, alpha, config.seed, number)
 
         self.teachers: dict[str, Policy]
+        self.adapters: dict[str, LoraPolicy]
         if config.population == "one":
             agent = adapter(0)
             self.adapters = {ONLY: agent}
@@ -154,7 +155,8 @@ class PopuLoRA(Game):
         groups = {id(entry): group for name, asked in assigned.items() for entry, group in zip(asked, answered[name][1], strict=True)}
         making.score(valid, [groups[id(entry)] for entry in entries])
         learns, packed = self.config.proposer != "frozen", self.config.proposer != "snapshot"
-        turns, number = [], 0
+        turns: list[Turn] = []
+        number = 0
         for match in matches:
             for proposal in match.proposals:
                 more = {"player": match.teacher, "learns": learns, "packed": packed}
@@ -219,7 +221,8 @@ class PopuLoRA(Game):
 
     def solve(self, assigned: Mapping[str, list[BufferEntry]], step: int) -> dict[str, tuple[list[Question], list[list[JudgedCompletion]]]]:
         """Ask each student all its tasks at once."""
-        answered, start = {}, 0
+        answered: dict[str, tuple[list[Question], list[list[JudgedCompletion]]]] = {}
+        start = 0
         for name, entries in assigned.items():
             questions = self.tasks.questions(entries, start)
             answered[name] = questions, self.tasks.solve(self.students[name], questions, step, f"populora {name} solution")
@@ -229,7 +232,8 @@ class PopuLoRA(Game):
     def rate(self, matches: list[Match]) -> dict[str, float]:
         """Update the ratings, match by match; a match without a valid task says nothing. Return what was expected, and what happened."""
         teachers, students = self.ratings["teacher"], self.ratings["student"]
-        expected, happened = [], []
+        expected: list[float] = []
+        happened: list[float] = []
         chances = [ratings.win_probability(students[match.student], teachers[match.teacher]) for match in matches]
         for match in matches:
             rates = [proposal.rate for proposal in match.proposals if proposal.entry is not None]

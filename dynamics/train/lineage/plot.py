@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def tree(lineage: Lineage, ax: Axes) -> Axes:
-    """Draw the tree: colours say from which adapter of the start a line descends, through the better parents; markers are operators."""
+def tree(lineage: Lineage, ax: Axes, columns: int = 4) -> Axes:
+    """Draw the tree: colours say from which adapter of the start a line descends, through the better parents; markers are operators, named in a legend of ``columns`` columns."""
     players, by_name = lineage.players, {adapter.name: adapter for adapter in lineage.adapters}
     rows = {player: number for number, player in enumerate(players)}
     founders = [adapter.name for adapter in lineage.adapters if not adapter.parents]
@@ -47,5 +47,5 @@ def figure(lineage: Lineage, width: float = style.TWO_COLUMN) -> Figure:
     """Draw the tree of a run, ``width`` inches wide."""
     with style.use_style():
         drawing = style.new_figure(width, 1.1 + 0.28 * len(lineage.players))
-        tree(lineage, drawing.subplots())
+        tree(lineage, drawing.subplots(), 2 if width < 5 else 4)
     return drawing

@@ -97,7 +97,8 @@ def lines(lineage: Lineage) -> list[str]:
     for adapter in lineage.adapters:
         if not adapter.living:
             continue
-        chain, name = [], adapter.name
+        chain: list[str] = []
+        name = adapter.name
         while by_name[name].parents:
             one = by_name[name]
             chain.append(f"{one.operator} of {' and '.join(one.parents)} after step {one.born}")

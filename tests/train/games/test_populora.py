@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynamics.errors import InputError
+from dynamics.runs.schema import SCHEMA
 from dynamics.train import loop, policy, tasks
 from dynamics.train.config import check
 from dynamics.train.games.buffer import BufferEntry
@@ -291,7 +292,7 @@ def test_killed_and_resumed_to_the_same_bits(more: dict, base: Path, tmp_path: P
 
 def run_with(lineage: list[dict], folder: Path) -> Path:
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"schema": 1, "config": {"steps": 30}}))
+    (folder / "run.json").write_text(json.dumps({"schema": SCHEMA, "config": {"steps": 30}}))
     (folder / LINEAGE).write_text("".join(json.dumps(row) + "\n" for row in lineage))
     return folder
 
