@@ -38,6 +38,10 @@ def _preset_help(method: str) -> str:
         text += (
             ". azr-paper and azr-code override these with the settings of Absolute Zero from its paper or its public code; see --dry-run"
         )
+    if method == "populora":
+        text += (
+            ". paper overrides these with what is known of the paper of PopuLoRA, and Absolute Zero's settings for the rest; see --dry-run"
+        )
     return text
 
 

@@ -16,7 +16,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def tree(lineage: Lineage, ax: Axes, columns: int = 4) -> Axes:
-    """Draw the tree: colours say from which adapter of the start a line descends, through the better parents; markers are operators, named in a legend of ``columns`` columns."""
+    """Draw the tree, with a legend of ``columns`` columns.
+
+    Colours say from which adapter of the start a line descends, through the better parents; markers are operators.
+    """
     players, by_name = lineage.players, {adapter.name: adapter for adapter in lineage.adapters}
     rows = {player: number for number, player in enumerate(players)}
     founders = [adapter.name for adapter in lineage.adapters if not adapter.parents]
