@@ -125,7 +125,8 @@ class PopuLoRA(Game):
     def load(self, kept: dict[str, Any]) -> None:
         """Restore a state."""
         self.tasks.load(kept)
-        self.ratings = {role: ratings.from_json(of) for role, of in kept["ratings"].items()}
+        rated = {role: ratings.from_json(of) for role, of in kept["ratings"].items()}
+        self.ratings = {role: {name: rated[role][name] for name in of} for role, of in self.ratings.items()}  # in the order of the players
         self.lineage, self.living, self.graded = list(kept["lineage"]), dict(kept["living"]), kept["graded"]
 
     def metadata(self) -> dict[str, Any]:
