@@ -12,6 +12,8 @@ from dynamics.runs.directory import RunDirectory
 
 #: file of the lineage in a run directory
 LINEAGE = "lineage.jsonl"
+#: of the JSON of the command
+SCHEMA = "dynamics.lineage/1"
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,19 @@ class Lineage:
         return name
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON."""
-        return {"steps": self.steps, "adapters": [asdict(adapter) for adapter in self.adapters]}
+        """Build the JSON object, ``dynamics.lineage/1``."""
+        return {"schema": SCHEMA, "steps": self.steps, "adapters": [asdict(adapter) for adapter in self.adapters]}
 
 
 def of_run(run: Path) -> Lineage:
     """Read the lineage of a finished run; ``InputError`` if it has none, or one that cannot be."""
-    path, steps = run / LINEAGE, RunDirectory(run).read_run().get("config", {}).get("steps")
+    path, document = run / LINEAGE, RunDirectory(run).read_run()
     if not path.is_file():
         raise InputError(f"{printable(str(run))}: has no {LINEAGE}, which only finished runs of populora with two populations have")
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return build([dict(row) for row in rows], int(steps))
-    except (ValueError, TypeError, KeyError, UnicodeDecodeError) as error:
+        return build([dict(row) for row in rows], int(document["config"]["steps"]))
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{printable(str(path))}: is damaged ({printable(str(error), 80)}); restore it") from None
 
 
