@@ -41,8 +41,7 @@ def tree(lineage: Lineage, ax: Axes, columns: int = 4) -> Axes:
     ax.set_xlim(0, lineage.steps)
     ax.set_xlabel("step")
     if operators:
-        narrow = ax.figure.bbox.width / ax.figure.dpi < style.TWO_COLUMN
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3 if narrow else 4, frameon=False)
+        style.legend_above(ax, columns)
     return ax
 
 
