@@ -18,12 +18,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def tree(lineage: Lineage, ax: Axes, columns: int = 4) -> Axes:
     """Draw the tree, with a legend of ``columns`` columns.
 
-    Colours say from which adapter of the start a line descends, through the better parents; markers are operators.
+    Colours say from which adapter of the start, in the same population, a line descends, through the better parents; markers are operators,
+    and dotted lines lead from the second parents.
     """
     players, by_name = lineage.players, {adapter.name: adapter for adapter in lineage.adapters}
     rows = {player: number for number, player in enumerate(players)}
-    founders = [adapter.name for adapter in lineage.adapters if not adapter.parents]
-    colors = {name: style.SERIES_COLORS[number % len(style.SERIES_COLORS)] for number, name in enumerate(founders)}
+    colors: dict[str, str] = {}
+    for population in dict.fromkeys(map(_population, players)):  # no adapter descends from one of another population
+        of = [adapter.name for adapter in lineage.adapters if not adapter.parents and _population(adapter.player) == population]
+        colors |= {name: style.SERIES_COLORS[number % len(style.SERIES_COLORS)] for number, name in enumerate(of)}
     operators = list(dict.fromkeys(adapter.operator for adapter in lineage.adapters if adapter.operator))
     for adapter in lineage.adapters:
         row, color = rows[adapter.player], colors[lineage.founder(adapter.name)]
@@ -43,6 +46,10 @@ def tree(lineage: Lineage, ax: Axes, columns: int = 4) -> Axes:
     if operators:
         style.legend_above(ax, columns)
     return ax
+
+
+def _population(player: str) -> str:
+    return player.rstrip("0123456789")
 
 
 def figure(lineage: Lineage, width: float = style.TWO_COLUMN) -> Figure:
