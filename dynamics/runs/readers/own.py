@@ -216,16 +216,15 @@ def _is_score(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
+#: methods of which a step has proposals, or altered steps, too: how many are valid differs from step to step
+_WITHOUT_BATCH_SIZE = ("selfplay", "spc", "pasodoble", "populora")
+
+
 def _settings(run: Run, document: dict[str, Any], settings: dict[str, Any]) -> Settings:
     made = run.metrics["step"].max() if len(run.metrics) else None
     prompts, group = whole(settings, "prompts_per_step"), whole(settings, "group_size", "num_generations")
     batch = prompts * (group or 1) if prompts else whole(settings, "batch_size", "generation_batch_size")
-    if document.get("method") in (
-        "selfplay",
-        "spc",
-        "pasodoble",
-        "populora",
-    ):  # a step has proposals too, and how many of both are valid differs
+    if document.get("method") in _WITHOUT_BATCH_SIZE:
         batch = None
     processes, per_process = whole(document, "ranks"), whole(settings, "per_device_train_batch_size")
     if batch is None and processes and per_process:
