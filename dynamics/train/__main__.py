@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; bad input raises ``InputError``."""
-    from dynamics.cli.command import tell
+    from dynamics.cli.command import BAD_INPUT, tell
     from dynamics.cli.outputs import check_output, wrote
     from dynamics.io.json import to_json
     from dynamics.train.command_line import parse
@@ -52,9 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             tell(f"dynamics.train: answers are judged by {'; '.join(executors)}")
         sys.stdout.write(to_json({"method": command.method, "out": str(command.out), "preset": preset, **asdict(command.config)}))
         return
+    from dynamics.train.engines import choice
     from dynamics.train.loop import run
     from dynamics.train.progress import TrainingProgress
 
+    choice.check(command.engine, command.processes, command.config)
+    engine = choice.make(command.engine, choice.world(), command.config)
+    if not engine.leads:
+        if not engine.follow():
+            raise SystemExit(BAD_INPUT)  # the leader tells why
+        return
     with TrainingProgress(command.method, command.config.steps) as progress:
         finished = run(
             command.method,
@@ -66,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             wandb=command.wandb,
             preset=preset,
             fresh_evaluation=command.fresh_evaluation,
+            engine=engine,
         )
     wrote(f"{command.out}/")
     _report(command, finished)
@@ -84,7 +92,9 @@ def _check(command: Command) -> list[str]:
     """Check what a run would check before it starts; say where answers are judged that other packages judge."""
     from dynamics.io.folders import exclusive
     from dynamics.train.checks import check_run, refuse_busy
+    from dynamics.train.engines import choice
 
+    choice.check(command.engine, command.processes, command.config)
     executors = check_run(command.method, command.config, command.out, command.resume, command.tensorboard, command.wandb)
     if command.out.is_dir():
         with exclusive(command.out, partial(refuse_busy, command.out)):

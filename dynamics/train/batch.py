@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,25 @@ class Batch:
     def lengths(self) -> Int[np.ndarray, " samples"]:
         """Length of each completion in tokens."""
         return np.array([len(completion) for completion in self.completions], np.int64)
+
+
+def select(batch: Batch, samples: Sequence[int]) -> Batch:
+    """Take samples of a batch, in their order, with the prompts that they need."""
+    chosen = np.asarray(samples, np.int64)
+    needed, prompt_of = np.unique(batch.prompt_of[chosen], return_inverse=True)
+    return replace(
+        batch,
+        prompts=[batch.prompts[prompt] for prompt in needed],
+        completions=[batch.completions[sample] for sample in chosen],
+        prompt_of=prompt_of,
+        advantages=batch.advantages[chosen],
+        roles=[batch.roles[sample] for sample in chosen],
+        tasks=[batch.tasks[sample] for sample in chosen],
+        names=[batch.names[sample] for sample in chosen],
+        behaviour=None if batch.behaviour is None else [batch.behaviour[sample] for sample in chosen],
+        trained=None if batch.trained is None else batch.trained[chosen],
+        supervised=None if batch.supervised is None else batch.supervised[chosen],
+    )
 
 
 class Segment(NamedTuple):

@@ -17,6 +17,7 @@ from dynamics.cli.command import tell, wrap_to_terminal
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.runs.schema import RENAMED_SETTINGS
 from dynamics.train.config import TrainConfig, check, option_of
+from dynamics.train.engines.choice import EngineName
 from dynamics.train.settings import METHODS, preset_values
 
 _PROGRAM = "python -m dynamics.train"
@@ -66,6 +67,10 @@ class Command:
     fresh_evaluation : bool
         sample the untrained model anew for the evaluation, also if an earlier run of the same model, problems and settings on this machine
         has left its samples in the cache
+    engine : str
+        on which processes batches are computed: local (this one) or trl (those that torchrun or accelerate launch started, by TRL)
+    processes : int
+        number of processes that must be there for --engine trl; by default, those that are
     """
 
     method: ClassVar[str]
@@ -76,6 +81,8 @@ class Command:
     tensorboard: bool = False
     wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
     fresh_evaluation: bool = False
+    engine: EngineName = "local"
+    processes: int | None = None
     preset: str | None = None
     config: TrainConfig = field(default_factory=TrainConfig)
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from dynamics.train.completions import Request
 from dynamics.train.policy import Policy
-from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import generate
+from dynamics.train.samplers import transformers
 from dynamics.train.tasks.judges import judge_all
 from dynamics.train.tasks.problem import Question
 from dynamics.train.tasks.prompt_formats import decode
@@ -81,17 +81,16 @@ def sample(
     By prompt, token ids of each of ``columns``, (tokens,) each.
     """
     asked = columns(temperatures, samples)
-    groups = generate(
-        policy.model,
+    request = Request(
         prompts,
-        len(asked),
-        max_new_tokens=max_new_tokens,
-        temperature=[temperature for temperature, _ in asked],
-        eos=policy.eos,
-        rng_for=lambda prompt, column: stream(seed, purpose, *where, prompt, asked[column][1]),
-        autocast=policy.autocast,
-        remarks=policy.remarks,
+        tuple(temperature for temperature, _ in asked),
+        max_new_tokens,
+        seed,
+        purpose,
+        tuple(where),
+        tuple(number for _, number in asked),
     )
+    groups = transformers.sample(policy, request)
     return [[sampled.ids for sampled in group] for group in groups]
 
 

@@ -16,7 +16,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ import torch
 from dynamics.cli.command import TERMINATING, handle_signals, interruption, tell
 from dynamics.errors import InputError
 from dynamics.io.folders import exclusive
-from dynamics.models import out_of_memory
 from dynamics.recorder.recorder import Recorder
 from dynamics.runs.directory import RunDirectory
 from dynamics.runs.matching import matching, totals
@@ -37,6 +36,7 @@ from dynamics.train import (
     contamination,
     evaluate,
     kept_samples,
+    loading,
     policy,
     probe_prompts,
     registry,
@@ -48,13 +48,13 @@ from dynamics.train import (
     validation,
 )
 from dynamics.train.config import EARLIER, PolicyGradientConfig, TrainConfig, as_recorded, option_of
-from dynamics.train.lab.tokenizer import SCHEME
+from dynamics.train.engines.local import Local
+from dynamics.train.engines.protocol import Engine, Start
+from dynamics.train.loading import memory, set_up_torch
 from dynamics.train.method import Part
 from dynamics.train.policy import Policy
 from dynamics.train.samplers.transformers import decoder_of
-from dynamics.train.tasks.prompt_formats import encode_questions, language_of
-from dynamics.train.token_kinds import TokenKinds
-from dynamics.train.updates import Update
+from dynamics.train.tasks.prompt_formats import encode_questions
 
 #: what to do if memory runs out in a step
 OUT_OF_MEMORY = (
@@ -84,6 +84,8 @@ class Run:
         Preset that supplied the defaults of the settings, recorded in ``run.json``; None if unknown.
     fresh_evaluation
         Sample the base anew, even if samples of an earlier run of this base are kept.
+    engine
+        Computes the updates; this process alone if None.
 
     Attributes
     ----------
@@ -109,22 +111,18 @@ class Run:
         wandb: str | None = None,
         preset: str | None = None,
         fresh_evaluation: bool = False,
+        engine: Engine | None = None,
     ):
         self.name, self.config, self.out = method, config, out
+        self.engine = engine or Local()
         self.fresh_evaluation = fresh_evaluation
         self.directory = RunDirectory(out)
         self.document = checks.check_folder(method, config, out, resume) or self._begun(preset)
-        _set_up_torch(self.document["threads"])
-        device = None if config.device == "auto" else config.device
-        compute = self.document.get("compute_dtype", config.compute_dtype)  # a resumed run keeps its compute dtype
-        with _memory(f"--model {config.model}: memory ran out while it was loaded", "end other programs, or choose a smaller model"):
-            loaded = policy.load(built_in.find(config.model), device, config.master_dtype, compute, config.gradient_checkpointing)
-        self.language = language_of(loaded.tokenizer)
-        if self.language == "lab":
-            loaded.token_kinds = TokenKinds(loaded.tokenizer, loaded.eos, SCHEME)
+        set_up_torch(self.document["threads"])
+        loaded, self.source, self.language = loading.load(
+            config, self.document.get("compute_dtype", config.compute_dtype)
+        )  # as a resumed run began
         self.base_checksum = state.weights_checksum(loaded)
-        self.source = sources.find(config.task, self.language, config.allow_unconfined)
-        checks.check_language(config, self.source, self.language)
         self.method = registry.make(method, config, loaded, self.source)
         try:
             self._prepare(loaded, resume, tensorboard, wandb)
@@ -138,7 +136,7 @@ class Run:
         self._compare_inputs()
         self.probe_prompts = self.method.probe_prompts() if config.probe_every else {}
         self.validation = validation.prepare(self.source, loaded.tokenizer, config)
-        self.base = self._keep_base(loaded)
+        self.base = loading.keep_base(self.method, loaded, config)
         self.reference = self.base if isinstance(config, PolicyGradientConfig) and config.kl_coef else None
         self.players = self.method.make_players(loaded, config)
         every = config.record_every or self.method.record_every
@@ -153,7 +151,8 @@ class Run:
         self.stops_at_once = False
         self._resume_from_state(resume)
         self._describe()
-        self._consistent = True  # weights, step number and files belong to the same step
+        start_of_all = Start(self.name, config, self.document["threads"], self.policy.compute, self.base_checksum)
+        self.engine.begin(start_of_all, self.players, self.base)
 
     @property
     def policy(self) -> Policy:
@@ -192,15 +191,20 @@ class Run:
     def _describe(self) -> None:
         """Add to ``run.json`` what is known after loading."""
         machines, machine = self.document.get("machines", []), _machine(self.policy.device)
-        self.document |= {
-            "parameters": sum(value.numel() for value in self.policy.masters.values()),
-            "compute_dtype": self.policy.compute,
-            "shares_prompts": self.policy.shares,
-            "sampled_by": decoder_of(self.policy),
-            "machines": machines if machine in machines else [*machines, machine],
-            "record_every": self.recorder.every,
-            "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
-        } | self.method.metadata()
+        self.document |= (
+            {
+                "parameters": sum(value.numel() for value in self.policy.masters.values()),
+                "compute_dtype": self.policy.compute,
+                "shares_prompts": self.policy.shares,
+                "sampled_by": decoder_of(self.policy),
+                "engine": self.engine.describe(),
+                "machines": machines if machine in machines else [*machines, machine],
+                "record_every": self.recorder.every,
+                "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
+            }
+            | self.method.metadata()
+            | self.engine.describe()
+        )
         if self._beside():
             self.document |= {"players": list(self.players), "graded": self.method.graded}
         if self.validation is not None:
@@ -257,6 +261,10 @@ class Run:
             if begun.get(name) != now[name]:
                 self._note(f"{option_of(name)} is {now[name]} after step {self.step}, before {begun.get(name)}: {effect}")
         self.document["config"] |= now  # all others are equal, see ``checks.check_folder``
+        engines = [{"name": "local", "processes": 1} | self.document.get("engine", {}), self.engine.describe()]
+        before, after = (f"--engine {engine['name']} --processes {engine['processes']}" for engine in engines)
+        if before != after:
+            self._note(f"{after} after step {self.step}, before {before}: the order of sums changes")
 
     def _note(self, *notes: str) -> None:
         """Tell something about the run, and record it in ``run.json``."""
@@ -272,11 +280,6 @@ class Run:
     def _final_name(self) -> str:
         """Name of the trained model in ``evals/``."""
         return f"{self.name}, {self.config.steps} steps"
-
-    def _keep_base(self, loaded: Policy) -> Policy | None:
-        """Return a copy of the base model if anything computes with it while it is trained; call it before loading a state."""
-        needs_reference = isinstance(self.config, PolicyGradientConfig) and bool(self.config.kl_coef)
-        return self.method.base or (loaded.copy() if needs_reference else None)
 
     def load_base(self) -> Policy:
         """Return the base model of the run, with the same dtypes and device; load it again unless a copy is kept."""
@@ -346,8 +349,8 @@ class Run:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", data.rollouts)
         probed = self._probe(number)
         metrics = self._update(number, data.parts)
-        self._consistent = False
-        self.method.after_update(number)
+        self.engine.changed = True
+        self.engine.replaced(self.method.after_update(number))
         metrics |= data.metrics | probed | {"learning_rate": self.config.learning_rate * update.rate(self.config, number)}
         self.step = number
         seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)
@@ -357,7 +360,7 @@ class Run:
             recorder.step(number, self.players[name].policy.effective(), {})
         self.recorder.step(number, None if self.method.graded_by_validation else self.policy.effective(), metrics)
         self._note_remarks()
-        self._consistent = True
+        self.engine.changed = False
         return metrics
 
     def _probe(self, number: int) -> dict[str, float]:
@@ -385,7 +388,7 @@ class Run:
         """Update the players on their batches; return the metrics of the first optimizer steps, with the clip fractions of the last."""
         if not parts:  # a game has nothing to train on in this step
             return {"tokens": 0, "completions_trained": 0, "tokens_with_gradient": 0}
-        updates = [self._update_part(number, part) for part in parts]
+        updates = [self.engine.update(self.players[part.player], self.reference, part.batch, number) for part in parts]
         whole = updates[0] if len(updates) == 1 else updates[0].joined_with(updates[1:])
         kinds = self.policy.token_kinds
         metrics = token_metrics.token_metrics(whole.first, whole.batch, kinds)
@@ -403,31 +406,6 @@ class Run:
                 own = [done for part, done in zip(parts, updates, strict=True) if part.player == name]
                 metrics |= {f"player/{name}/{key}": value for key, value in own[0].joined_with(own[1:]).of_player().items()}
         return metrics
-
-    def _update_part(self, number: int, part: Part) -> Update:
-        """Run the optimizer steps of a player on a batch."""
-        config, player, batch = self.config, self.players[part.player], part.batch
-        before = update.prepare(player.policy, self.reference, batch, config, number)
-        iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
-        dual = isinstance(config, PolicyGradientConfig) and bool(config.clip_ratio_c)
-        first: update.Tokens | None = None
-        norm, clips = 0.0, dict[str, float]()
-        for _ in range(iterations):
-            tokens = update.gradient(player.policy, batch, config, before)
-            consistent, self._consistent = self._consistent, False
-            try:
-                taken = update.optimizer_step(player.policy, player.optimizer, config, number, tokens, batch)
-            except InputError:  # the weights are as before, unless another step was taken
-                self._consistent = consistent
-                raise
-            if first is None:
-                first, norm = tokens, taken
-            else:
-                clips |= token_metrics.clip_metrics(tokens)
-            if dual:
-                clips["clip/dual"] = float(tokens.clipped_dual.mean())
-        assert first is not None
-        return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
 
     def save(self, method_state: dict[str, Any] | None = None) -> None:
         """Save the state from which ``--resume`` continues, unless it is saved already.
@@ -515,7 +493,7 @@ class Run:
         return interruption(number, f"{saved}; continue with --resume")
 
     def _evaluate(self, name: str, temperatures: Sequence[float]) -> None:
-        with _memory("memory ran out in the evaluation", "end other programs, and continue with --resume"):
+        with memory("memory ran out in the evaluation", "end other programs, and continue with --resume"):
             self.evaluate_at_temperatures(name, temperatures)
         self._note_remarks()
 
@@ -523,10 +501,10 @@ class Run:
         """Run a step; if it fails before the weights changed, save the state after the previous step."""
         before = self.method.snapshot()
         try:
-            with _memory(f"step {self.step + 1}: memory ran out", OUT_OF_MEMORY):
+            with memory(f"step {self.step + 1}: memory ran out", OUT_OF_MEMORY):
                 return self.one_step()
         except InputError:
-            if self._consistent:
+            if not self.engine.changed:  # weights, step number and files belong to the same step
                 for player in self.players.values():
                     player.optimizer.zero_grad()
                 with suppress(InputError):  # a full disk, say, of which the first error tells
@@ -560,6 +538,7 @@ def run(
     wandb: str | None = None,
     preset: str | None = None,
     fresh_evaluation: bool = False,
+    engine: Engine | None = None,
 ) -> Run:
     """Train to completion, resuming if asked.
 
@@ -568,7 +547,7 @@ def run(
 
     Parameters
     ----------
-    method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation
+    method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation, engine
         See ``Run``; ``out`` is created if it does not exist.
     on_step
         Called after each step with its number and metrics.
@@ -579,8 +558,9 @@ def run(
         The finished run.
     """
     checks.check_run(method, config, out, resume, tensorboard, wandb)
-    with exclusive(out, partial(checks.refuse_busy, out)):
-        training = Run(method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation)
+    engine = engine or Local()
+    with closing(engine), exclusive(out, partial(checks.refuse_busy, out)):
+        training = Run(method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation, engine)
         with _interruptible(training):
             try:
                 training.train(on_step)
@@ -603,25 +583,6 @@ def _interruptible(training: Run) -> Iterator[None]:
 
     with handle_signals(stop, signal.SIGINT, *TERMINATING):
         yield
-
-
-@contextmanager
-def _memory(what: str, advice: str) -> Iterator[None]:
-    """Say in a line that memory ran out, on whatever device."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        raise InputError(f"{what}; {advice}") from None
-
-
-def _set_up_torch(threads: int) -> None:
-    """Make torch deterministic: the same number of threads gives the same order of sums."""
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic: Any = torch.utils.deterministic
-    deterministic.fill_uninitialized_memory = False  # every tensor is written before it is read; filling took an eighth of the time
 
 
 def _machine(device: torch.device) -> dict[str, str]:

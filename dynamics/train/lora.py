@@ -227,6 +227,12 @@ class LoraPolicy(Policy):
         with self.base.freezing() if torch.is_grad_enabled() and not self.checkpointed else nullcontext():
             return super().logprobs(rows, temperature, past)
 
+    @contextmanager
+    def trained_by_others(self) -> Iterator[Any]:
+        """Give the merged model to a trainer; see ``Policy.trained_by_others``."""
+        with super().trained_by_others() as model, self.base.freezing():
+            yield model
+
     def update_model(self) -> None:
         """Note that the factors have changed; the weights are merged when the model is used."""
         self.version += 1

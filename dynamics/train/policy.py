@@ -15,7 +15,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from dynamics.models import Head
 from dynamics.rope import RotaryState, length_rule
 from dynamics.train import attention
 from dynamics.train.batch import Batch, PackedRows, completion_offsets, pack_rows, pad_left, token_indices
+from dynamics.train.completions import Request, SampledCompletion
 from dynamics.train.config import forced_compute_dtype
 from dynamics.train.token_kinds import TokenKinds
 
@@ -67,6 +68,16 @@ def cpuinfo(field: str) -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         return next((line.partition(":")[2].strip() for line in file if line.partition(":")[0].strip() == field), "")
     return ""
+
+
+class Workers(Protocol):
+    """Processes that hold the same policies, each with the whole weights, and share the work of sampling and measuring."""
+
+    def sample(self, policy: Policy, request: Request, /) -> list[list[SampledCompletion]]:
+        """Sample completions; see ``samplers.transformers.sample``."""
+
+    def measure(self, policy: Policy, batch: Batch, tokens: int, share: bool | None, /) -> Float32[Tensor, "3 tokens"]:
+        """Compute log-probabilities, entropies and surprisals; see ``Policy.measure``."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,10 @@ class Policy:
     window : longest prompt and completion that can be packed, for models that attend to a sliding window; None if there is no limit.
     rotary : how the rotary embeddings depend on the length of a sequence; longer ones than its limit are refused.
     remarks : lines about its use that belong into the record of a run.
+    shared_by : the processes that sample from it and measure with it together; None if this process does so alone.
     """
+
+    shared_by: Workers | None = None
 
     def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32", gradient_checkpointing: bool = False):
         from dynamics.models import wrap
@@ -188,6 +202,14 @@ class Policy:
                 if name in self.masters:
                     self.masters[name].grad = None if value.grad is None else value.grad.to(self.masters[name].dtype)
                     value.grad = None
+
+    @contextlib.contextmanager
+    def trained_by_others(self) -> Iterator[Any]:
+        """Give the model to a trainer that computes gradients by its own forward passes, and switch it back to evaluation mode."""
+        try:
+            yield self.model
+        finally:
+            self.model.eval()
 
     def _require_eval_mode(self) -> None:
         """Raise InputError in training mode: with dropout, the trained policy would differ from the sampling policy."""
@@ -317,6 +339,12 @@ class Policy:
         -------
         (3, tokens) float32: log-probabilities, entropies and surprisals, in nats.
         """
+        if self.shared_by is not None:
+            return self.shared_by.measure(self, batch, tokens, share)
+        return self.measure_here(batch, tokens, share)
+
+    def measure_here(self, batch: Batch, tokens: int, share: bool | None = None) -> Float32[Tensor, "3 tokens"]:
+        """Compute what ``measure`` does in this process."""
         values = torch.empty(3, int(batch.lengths.sum()), device=self.device)
         offsets = completion_offsets(batch)
         with torch.no_grad():

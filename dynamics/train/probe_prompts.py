@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from jaxtyping import Int
 
 from dynamics.errors import InputError
 from dynamics.train.batch import Batch
+from dynamics.train.completions import Request
 from dynamics.train.policy import Policy
-from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import generate
+from dynamics.train.samplers.transformers import sample
 from dynamics.train.tasks.problem import Source
 from dynamics.train.tasks.prompt_formats import encode_questions
 from dynamics.train.token_kinds import entropy_by_kind
@@ -38,16 +36,7 @@ def entropies(policy: Policy, probes: ProbePrompts, seed: int, tokens: int) -> d
     """
     metrics: dict[str, float] = {}
     for role, (ids, limit) in probes.items():
-        groups = generate(
-            policy.model,
-            ids,
-            SAMPLES,
-            max_new_tokens=limit,
-            eos=policy.eos,
-            rng_for=partial(stream, seed, f"fixed {role}", 0),
-            autocast=policy.autocast,
-            remarks=policy.remarks,
-        )
+        groups = sample(policy, Request(ids, (1.0,) * SAMPLES, limit, seed, f"fixed {role}", (0,)))
         completions = [completion.ids for group in groups for completion in group]
         prompt_of = np.repeat(np.arange(len(ids)), SAMPLES)
         blank = [""] * len(completions)

@@ -91,17 +91,71 @@ def gradient(policy: Policy, batch: Batch, config: TrainConfig, before: Before) 
     tokens = Tokens(*(np.zeros(count) for _ in range(8)))
     learns = learning(batch, config)
     if batch.sequence_ratio:
-        before = replace(before, coefficients=_coefficients(policy, batch, config))
+        logp = policy.logprobs_of(batch, config.max_tokens_per_microbatch)
+        before = replace(before, coefficients=_coefficients(logp.double().cpu().numpy(), batch, config))
     for chosen, with_gradient in ((np.flatnonzero(learns).tolist(), True), (np.flatnonzero(~learns).tolist(), False)):
         for rows in policy.pack(batch, chosen, config.max_tokens_per_microbatch):
             with torch.set_grad_enabled(with_gradient):
                 for piece in policy.pieces(rows, config.max_tokens_per_microbatch, batch.temperature):
                     _add(piece, tokens, batch, config, before, weights, token_indices(piece.rows, offsets))
+    _weigh(tokens, batch, weights)
+    return tokens
+
+
+def _weigh(tokens: Tokens, batch: Batch, weights: Float[np.ndarray, " samples"]) -> None:
+    """Multiply losses by the weights of their tokens; samples that are not trained have none."""
     sample = tokens.sample.astype(int)
     tokens.loss *= weights[sample]
     if batch.trained is not None:
         tokens.loss[~batch.trained[sample]] = 0.0
-    return tokens
+
+
+def slopes(
+    values: Float[torch.Tensor, "3 tokens"], batch: Batch, config: TrainConfig, before: Before
+) -> tuple[Tokens, Float[np.ndarray, " tokens"]]:
+    """Compute the derivative of the objective by each log-probability, where a model's values are known but not its graph.
+
+    The gradient of the objective is the sum of the gradients of the log-probabilities, each times its derivative, as long as the weights
+    are those of ``values`` and the objective has no entropy bonus, which is no function of the log-probabilities of the samples.
+
+    Parameters
+    ----------
+    values
+        Log-probabilities, entropies and surprisals of the completion tokens under the current weights, as from ``Policy.measure``.
+    batch
+        Completions and their advantages.
+    config
+        Settings of the objective.
+    before
+        Result of ``prepare`` for this batch.
+
+    Returns
+    -------
+    Values of all completion tokens as from ``gradient``, and (tokens,) derivatives.
+    """
+    if isinstance(config, PolicyGradientConfig) and config.entropy_coef:
+        raise ValueError("an entropy bonus has a gradient that the derivatives by log-probabilities do not give")
+    offsets = completion_offsets(batch)
+    weights = objectives.token_weights(config.loss_aggregation, batch.lengths, config.max_new_tokens, batch.roles, batch.tasks)
+    tokens = Tokens(*(np.zeros(int(offsets[-1])) for _ in range(8)))
+    logp, entropy, surprisal = values.double().cpu()
+    if batch.sequence_ratio:
+        before = replace(before, coefficients=_coefficients(logp.numpy(), batch, config))
+    before = replace(
+        before,
+        old=None if before.old is None else before.old.double().cpu(),
+        reference=None if before.reference is None else before.reference.double().cpu(),
+        dropped=None if before.dropped is None else before.dropped.cpu(),
+        penalised=None if before.penalised is None else before.penalised.cpu(),
+    )
+    logp = logp.clone().requires_grad_()
+    sample = np.repeat(np.arange(len(batch.completions)), batch.lengths)
+    index = np.arange(len(sample))
+    loss = _enter(tokens, batch, config, before, sample, index, (logp, entropy, surprisal))
+    learns = torch.from_numpy((weights * learning(batch, config))[sample])
+    (slope,) = torch.autograd.grad((loss * learns).sum(), logp)
+    _weigh(tokens, batch, weights)
+    return tokens, slope.numpy()
 
 
 def learning(batch: Batch, config: TrainConfig) -> Bool[np.ndarray, " samples"]:
@@ -121,13 +175,25 @@ def _add(
     index: Int[np.ndarray, " _"],
 ) -> None:
     """Add the gradient of a piece, if gradients are enabled, and enter its values into ``tokens`` at ``index``."""
-    logp, entropy, surprisal = piece.values
-    sample = piece.rows.sample
+    loss = _enter(tokens, batch, config, before, piece.rows.sample, index, piece.values)
+    if torch.is_grad_enabled():
+        piece.backward((loss * torch.from_numpy(weights[piece.rows.sample]).to(loss)).sum())
+
+
+def _enter(
+    tokens: Tokens,
+    batch: Batch,
+    config: TrainConfig,
+    before: Before,
+    sample: Int[np.ndarray, " _"],
+    index: Int[np.ndarray, " _"],
+    values: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Enter the values of tokens of these samples into ``tokens`` at ``index``; return their losses, (tokens,), unweighted."""
+    logp, entropy, surprisal = values
     advantage = torch.from_numpy((batch.advantages if before.coefficients is None else before.coefficients)[sample]).to(logp)
     imitated = None if batch.supervised is None else torch.from_numpy(batch.supervised[sample]).to(logp.device)
     loss, clipped = _loss(config, before, index, logp, entropy, advantage, imitated)
-    if torch.is_grad_enabled():
-        piece.backward((loss * torch.from_numpy(weights[sample]).to(logp)).sum())
     for name, value in (("logp", logp), ("entropy", entropy), ("surprisal", surprisal), ("loss", loss)):
         getattr(tokens, name)[index] = value.detach().double().cpu().numpy()
     tokens.sample[index] = sample
@@ -135,6 +201,7 @@ def _add(
     if before.coefficients is not None:  # whole completions are clipped
         removed = (before.coefficients[sample] == 0) * np.sign(batch.advantages[sample])
         tokens.clipped_low[index], tokens.clipped_high[index] = removed < 0, removed > 0
+    return loss
 
 
 def _loss(
@@ -169,11 +236,10 @@ def _loss(
     return loss, torch.stack([low, high, dual])
 
 
-def _coefficients(policy: Policy, batch: Batch, config: TrainConfig) -> Float[np.ndarray, " samples"]:
+def _coefficients(logp: Float[np.ndarray, " tokens"], batch: Batch, config: TrainConfig) -> Float[np.ndarray, " samples"]:
     """Compute the coefficients of the log-likelihood for a ratio of whole completions; those of imitated ones are their advantages."""
     if batch.behaviour is None or not isinstance(config, PolicyGradientConfig):
         raise ValueError("a ratio needs the log-probabilities of a reference, and a policy gradient")
-    logp = policy.logprobs_of(batch, config.max_tokens_per_microbatch).double().cpu().numpy()
     lengths = np.maximum(batch.lengths, 1)
     sample = np.repeat(np.arange(len(lengths)), batch.lengths)
     reference = np.concatenate(list(batch.behaviour)).astype(float)
@@ -255,22 +321,37 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Tra
     float
         L2 norm of the gradient before clipping.
     """
-    policy.move_gradients()
-    norm = float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.max_grad_norm or math.inf))
+    norm = clipped_norm(policy, config)
     if not math.isfinite(norm) or not np.isfinite(tokens.loss).all():
-        samples = tokens.sample[~np.isfinite(tokens.loss)]
-        names = sorted({batch.names[int(sample)] for sample in samples})[:3] or sorted(set(batch.names))[:3]
         optimizer.zero_grad()
-        raise InputError(
-            f"step {step}: the {'loss' if len(samples) else 'gradient'} is not finite, in a batch with {', '.join(names)}; "
-            "the weights of the previous step are kept, and --resume continues from them; a smaller --learning-rate may help"
-        )
+        raise not_finite(step, tokens, batch)
+    apply(policy, optimizer, config, step)
+    return norm
+
+
+def clipped_norm(policy: Policy, config: TrainConfig) -> float:
+    """Clip the gradient, and return its L2 norm before that."""
+    policy.move_gradients()
+    return float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.max_grad_norm or math.inf))
+
+
+def not_finite(step: int, tokens: Tokens, batch: Batch) -> InputError:
+    """Make the error of a step whose gradient or loss is not finite."""
+    samples = tokens.sample[~np.isfinite(tokens.loss)]
+    names = sorted({batch.names[int(sample)] for sample in samples})[:3] or sorted(set(batch.names))[:3]
+    return InputError(
+        f"step {step}: the {'loss' if len(samples) else 'gradient'} is not finite, in a batch with {', '.join(names)}; "
+        "the weights of the previous step are kept, and --resume continues from them; a smaller --learning-rate may help"
+    )
+
+
+def apply(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+    """Take an optimizer step on the gradients of the master weights."""
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * rate(config, step)
     optimizer.step()
     optimizer.zero_grad()
     policy.update_model()
-    return norm
 
 
 def rate(config: TrainConfig, step: int) -> float:

@@ -16,6 +16,7 @@ from dynamics import InputError, sparsity
 from dynamics.io.folders import save_folder
 from dynamics.train import lora, tiny
 from dynamics.train.batch import Batch
+from dynamics.train.completions import Request
 from dynamics.train.config import RLVRConfig
 from dynamics.train.lora import Factors, LoraPolicy, SharedBase
 from dynamics.train.policy import Policy
@@ -90,7 +91,7 @@ def test_an_untrained_player_is_the_base_to_the_bit(make, compute: str, batch: B
         assert torch.equal(policy.measure(batch, 100), expected)
     assert plain.shares
     assert other.shares
-    drawn = [sample(policy, batch.prompts, 4, CONFIG, "sample", 1) for policy in (plain, LoraPolicy(base, 2))]
+    drawn = [sample(policy, Request.of(CONFIG, batch.prompts, 4, "sample", 1)) for policy in (plain, LoraPolicy(base, 2))]
     for ours, theirs in zip(*drawn, strict=True):
         for one, two in zip(ours, theirs, strict=True):
             assert one.ids.tolist() == two.ids.tolist()
@@ -102,7 +103,7 @@ def test_samples_and_log_probabilities_are_those_of_the_merged_weights(batch: Ba
     expected = log_probabilities(unmerged(player), batch)
     torch.testing.assert_close(player.logprobs_of(batch, 100), expected.detach(), atol=2e-5, rtol=1e-5)
     assert decoder_of(player) == "layers"
-    groups = sample(player, batch.prompts, 3, CONFIG, "sample", 1)
+    groups = sample(player, Request.of(CONFIG, batch.prompts, 3, "sample", 1))
     numbers = [number for number, group in enumerate(groups) for _ in group]
     made = [one for group in groups for one in group]
     blank = [""] * len(made)

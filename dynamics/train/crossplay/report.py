@@ -51,6 +51,7 @@ def of_run(
     InputError : the run has too few checkpoints, or no tasks that can be asked again.
     """
     run = open_finished(path)  # before torch is imported, which takes seconds
+    from dynamics.train.completions import Request
     from dynamics.train.games.languages import language
     from dynamics.train.samplers.transformers import sample
     from dynamics.train.tasks.judges import judge_all
@@ -70,7 +71,7 @@ def of_run(
                 speaks.question(task.entry.kind, task.entry.proposed, task.entry.outputs, f"task {place}")
                 for place, (_, task) in enumerate(kept)
             ]
-            groups = sample(policy, encode_questions(policy.tokenizer, questions), samples, settings, "crossplay", 0)
+            groups = sample(policy, Request.of(settings, encode_questions(policy.tokenizer, questions), samples, "crossplay", 0))
             texts = [[decode(policy.tokenizer, one.ids, policy.eos) for one in group] for group in groups]
             verdicts = judge_all([question for question in questions for _ in range(samples)], [text for group in texts for text in group])
         finally:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.games.robustness import CriticScore, critic_score
+from dynamics.train.completions import Request, SampledCompletion
 from dynamics.train.games.steps import Place, Steps
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import SampledCompletion, generate
+from dynamics.train.samplers.transformers import sample
 from dynamics.train.tasks.prompt_formats import decode, encode_prompts
 
 #: what stands in place of a round where wrong steps are made by rule, or steps are right
@@ -91,17 +92,7 @@ def judged(steps: Steps, shown: Sequence[Shown], critic: Policy, round_: int, se
 
 def _sample(policy: Policy, ids: Any, temperatures: list[float], seed: int, purpose: str, limit: int) -> list[list[SampledCompletion]]:
     """Sample an answer to each prompt at each temperature; all policies have the same random numbers."""
-    return generate(
-        policy.model,
-        ids,
-        len(temperatures),
-        max_new_tokens=limit,
-        temperature=temperatures,
-        eos=policy.eos,
-        rng_for=lambda prompt, sample: stream(seed, purpose, prompt, sample),
-        autocast=policy.autocast,
-        remarks=policy.remarks,
-    )
+    return sample(policy, Request(ids, tuple(temperatures), limit, seed, purpose))
 
 
 def ask(

@@ -17,11 +17,12 @@ from jaxtyping import Int
 
 from dynamics.train import objectives
 from dynamics.train.batch import Batch
+from dynamics.train.completions import Request, SampledCompletion
 from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.method import Method, Part, StepData
 from dynamics.train.player import ONLY
 from dynamics.train.policy import Policy
-from dynamics.train.samplers.transformers import SampledCompletion, sample
+from dynamics.train.samplers.transformers import sample
 from dynamics.train.tasks.judges import judge_all
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import decode
@@ -200,7 +201,7 @@ class Game(Method):
         ``purpose`` and ``step`` select the random streams, so they name the player and the role where there are several; ``limit`` is the
         maximum length of a completion, that of the settings if None.
         """
-        groups = sample(policy, prompts, count, self.settings, purpose, step, limit)
+        groups = sample(policy, Request.of(self.settings, prompts, count, purpose, step, limit))
         self.spent.tokens += sum(len(sampled.ids) for group in groups for sampled in group)
         return groups
 

@@ -22,6 +22,7 @@ from jaxtyping import Int
 from dynamics.errors import InputError
 from dynamics.train import proposer_rewards as rewards
 from dynamics.train.answers import answer_metrics
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.game import Game, Play, Role, Turn, role_metrics
 from dynamics.train.games.pasodoble_settings import PasoDobleConfig
@@ -31,7 +32,6 @@ from dynamics.train.player import ONLY
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import COUNT, ProbePrompts, solver_probes
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.tasks.problem import Source
 from dynamics.train.tasks.prompt_formats import encode_prompts, encode_questions, language_of

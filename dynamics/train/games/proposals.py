@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.games.buffer import Buffer, BufferEntry
 from dynamics.train.games.languages import Language
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.tasks.problem import ProposedTask
 

@@ -15,6 +15,7 @@ import numpy as np
 from dynamics.errors import InputError
 from dynamics.games.intervals import Estimate, mean
 from dynamics.games.robustness import Robustness, robustness_gap
+from dynamics.train.completions import Request
 from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.games.hints import Hint, HintForm
 from dynamics.train.policy import Policy
@@ -123,8 +124,9 @@ def written_hints(
 ) -> list[FixedHint]:
     """Have a model write hints, of at most ``limit`` tokens; problems to which it writes none that can be shown have none."""
     prompts = encode_prompts(policy.tokenizer, [form.prompt(question) for question in questions])
+    asked = sample(policy, Request.of(config, prompts, _ATTEMPTS, "robustness hint", 0, limit))
     found = []
-    for question, group in zip(questions, sample(policy, prompts, _ATTEMPTS, config, "robustness hint", 0, limit), strict=True):
+    for question, group in zip(questions, asked, strict=True):
         read = [form.read(question, decode(policy.tokenizer, sampled.ids, policy.eos)) for sampled in group]
         shown: Hint | None = next((hint for hint in read if not hint.fault), None)
         if shown is not None:
@@ -161,7 +163,7 @@ def ask(
     asked: list[tuple[Question, FixedHint | None]] = [(question, None) for question in questions]
     asked += [(form.under(by_id[hint.problem], hint.text), hint) for hint in hints]
     prompts = encode_questions(policy.tokenizer, [question for question, _ in asked])
-    groups = sample(policy, prompts, samples, config, "robustness", 0)
+    groups = sample(policy, Request.of(config, prompts, samples, "robustness", 0))
     texts = [decode(policy.tokenizer, sampled.ids, policy.eos) for group in groups for sampled in group]
     verdicts = iter(judge_all([question for question, _ in asked for _ in range(samples)], texts))
     found = []

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train.answers import answer_metrics
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.coverage import Coverage
 from dynamics.train.games import robustness
 from dynamics.train.games.game import Game, JudgedCompletion, Play, Role, Turn, role_metrics
@@ -31,7 +32,6 @@ from dynamics.train.games.waiting import Chosen, Group, WaitingGroups
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.judges import failure_metrics
 from dynamics.train.tasks.problem import Question, Source, pool_of, recorded_of
 from dynamics.train.tasks.prompt_formats import encode_prompts, encode_questions, language_of

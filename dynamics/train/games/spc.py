@@ -23,6 +23,7 @@ import numpy as np
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import data_order, update
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.games import critic_table
 from dynamics.train.games import steps as steps_
 from dynamics.train.games.game import Game, Play, Role, Turn, pack
@@ -34,7 +35,6 @@ from dynamics.train.policy import Policy
 from dynamics.train.policy import load as load_policy
 from dynamics.train.probe_prompts import COUNT, ProbePrompts
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Source
 from dynamics.train.tasks.prompt_formats import encode_completion, encode_prompts, language_of
 

@@ -13,6 +13,7 @@ from dynamics.errors import InputError
 from dynamics.train import data_order, objectives
 from dynamics.train.answers import answer_metrics
 from dynamics.train.batch import Batch
+from dynamics.train.completions import Request
 from dynamics.train.config import RLVRConfig
 from dynamics.train.coverage import PoolCoverage
 from dynamics.train.method import Method, StepData
@@ -69,7 +70,8 @@ class RLVR(Method):
         config = self.config
         indices = self.indices(step)
         begin = time.perf_counter()
-        groups = sample(self.policy, [self.prompts[index] for index in indices], config.group_size, config, "rollout", step)
+        prompts = [self.prompts[index] for index in indices]
+        groups = sample(self.policy, Request.of(config, prompts, config.group_size, "rollout", step))
         seconds = time.perf_counter() - begin
         samples = [sampled for group in groups for sampled in group]
         prompt_of = np.repeat(np.arange(len(indices)), config.group_size)

@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dynamics.errors import InputError
 from dynamics.rope import length_rule
-from dynamics.train.config import PolicyGradientConfig
+from dynamics.train.completions import Request, SampledCompletion
 from dynamics.train.policy import Policy
-from dynamics.train.rng import stream
 from dynamics.train.samplers import layer_decoder
 from dynamics.train.samplers.model_decoder import ModelDecoder
 
@@ -30,22 +29,6 @@ from dynamics.train.samplers.model_decoder import ModelDecoder
 COMPACT = 0.25
 #: block size of the cumulative sum: a block is drawn first, then a token within it
 BLOCK = 256
-
-
-@dataclass(frozen=True)
-class SampledCompletion:
-    """One completion.
-
-    Attributes
-    ----------
-    ids : (tokens,) including the end-of-sequence token if it was sampled.
-    logprobs : (tokens,) float32, nats; log-probabilities under the sampling distribution, after temperature and truncation.
-    ended : why the completion ended: ``eos``, ``stop`` or ``length``.
-    """
-
-    ids: Int[np.ndarray, " tokens"]
-    logprobs: Float32[np.ndarray, " tokens"]
-    ended: str
 
 
 @dataclass(frozen=True)
@@ -131,36 +114,23 @@ def generate(
     return completions
 
 
-def sample(
-    policy: Policy,
-    prompts: Sequence[ArrayLike],
-    group: int,
-    config: PolicyGradientConfig,
-    purpose: str,
-    step: int,
-    limit: int | None = None,
-) -> list[list[SampledCompletion]]:
-    """Sample ``group`` completions of each prompt from a policy, with the sampling settings of a run.
+def sample(policy: Policy, request: Request) -> list[list[SampledCompletion]]:
+    """Sample from a policy, in its compute dtype, by the processes that share it; returns the completions of each prompt."""
+    return here(policy, request) if policy.shared_by is None else policy.shared_by.sample(policy, request)
 
-    Parameters
-    ----------
-    policy : model to sample from, in its compute dtype.
-    prompts : token ids, (tokens,) each.
-    group : number of completions per prompt.
-    config : settings of the run.
-    purpose, step : select the random streams, see ``dynamics.train.rng``.
-    limit : maximum completion length; ``config.max_new_tokens`` if None.
-    """
+
+def here(policy: Policy, request: Request) -> list[list[SampledCompletion]]:
+    """Sample as ``sample`` does, in this process."""
     return generate(
         policy.model,
-        prompts,
-        group,
-        max_new_tokens=limit or config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
+        request.prompts,
+        len(request.temperatures),
+        max_new_tokens=request.limit,
+        temperature=request.temperatures,
+        top_k=request.top_k,
+        top_p=request.top_p,
         eos=policy.eos,
-        rng_for=lambda prompt, number: stream(config.seed, purpose, step, prompt, number),
+        rng_for=request.random,
         autocast=policy.autocast,
         remarks=policy.remarks,
     )

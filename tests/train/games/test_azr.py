@@ -17,13 +17,13 @@ from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
 from dynamics.train import policy, tasks, update
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.config import SelfPlayConfig, check
 from dynamics.train.games import curriculum
 from dynamics.train.games.azr import SelfPlay
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.proposals import Proposal
 from dynamics.train.games.votes import majority
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.literals import Refused
 from dynamics.train.settings import preset_values
 from dynamics.train.tasks.prompt_formats import Notation

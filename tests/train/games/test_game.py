@@ -15,10 +15,10 @@ pytest.importorskip("transformers")
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import loop, objectives, registry, settings, state, update
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.config import RLVRConfig, SelfPlayConfig
 from dynamics.train.games.game import Game, Play, Role, Turn, pack, role_metrics
 from dynamics.train.policy import Policy
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.prompt_formats import encode_questions
 from train.helpers import contents
 

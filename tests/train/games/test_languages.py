@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 
 from dynamics.train import __main__ as command
 from dynamics.train import loop, policy, tasks
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.config import SelfPlayConfig
 from dynamics.train.games.azr import SelfPlay
 from dynamics.train.games.buffer import BufferEntry
@@ -25,7 +26,6 @@ from dynamics.train.lab.operations import write
 from dynamics.train.lab.problems import SETS, Case, problem_sets
 from dynamics.train.lab.programs import draw_inputs, draw_program, normal_form, read_program, split_of
 from dynamics.train.lab.tokenizer import TOKENS
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.sandbox.expressions import Refused
 from dynamics.train.tasks import laboratory
 from dynamics.train.tasks.problem import ProposedTask

@@ -14,12 +14,12 @@ pytest.importorskip("transformers")
 
 from dynamics.errors import InputError
 from dynamics.train import loop, policy, tasks
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.config import check
 from dynamics.train.games.pasodoble import HISTORY, PasoDoble, Problem
 from dynamics.train.games.pasodoble_settings import PasoDobleConfig
 from dynamics.train.games.passages import Draft
 from dynamics.train.progress import summary
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.settings import preset_values
 from dynamics.train.tasks.problem import Question, Verdict
 from train.helpers import contents

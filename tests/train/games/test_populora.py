@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 from dynamics.errors import InputError
 from dynamics.runs.schema import SCHEMA
 from dynamics.train import loop, policy, tasks
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.config import check
 from dynamics.train.games.buffer import BufferEntry
 from dynamics.train.games.evolution import OPERATORS
@@ -24,7 +25,6 @@ from dynamics.train.games.proposals import Proposal
 from dynamics.train.games.ratings import Rating
 from dynamics.train.lineage import __main__ as command
 from dynamics.train.lineage.tree import LINEAGE, lines, of_run
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Verdict
 from dynamics.train.tasks.prompt_formats import Notation
 from train.helpers import contents

@@ -22,6 +22,7 @@ from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
 from dynamics.train import command_line, policy, tasks
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.games import robustness
 from dynamics.train.games.game import Turn
 from dynamics.train.games.hints import LaboratoryHints, PlainTextHints
@@ -33,7 +34,6 @@ from dynamics.train.games.waiting import Group, WaitingGroups
 from dynamics.train.lab import shipped
 from dynamics.train.loop import run
 from dynamics.train.robustness import __main__ as robustness_command
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Question, Verdict
 from train.helpers import contents
 

@@ -11,13 +11,13 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from dynamics.errors import InputError
+from dynamics.train.completions import SampledCompletion
 from dynamics.train.games import written_steps as written
 from dynamics.train.games.game import Spent
 from dynamics.train.games.spc_settings import SPCConfig
 from dynamics.train.games.steps import Place
 from dynamics.train.games.written_steps import WrittenSteps
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import SampledCompletion
 from dynamics.train.tasks.problem import Question, Verdict
 
 SPECIAL = ["<|im_end|>"]

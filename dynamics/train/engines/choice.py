@@ -1,0 +1,66 @@
+"""Which engine a run uses, and what must hold before it starts. It imports no torch."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from dynamics.errors import InputError
+from dynamics.extras import require
+from dynamics.train.config import PolicyGradientConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from dynamics.train.engines.protocol import Engine
+
+EngineName = Literal["local", "trl"]
+#: how a launcher asks accelerate for what the engine does not do
+SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+
+
+def world() -> int:
+    """Return the number of processes that a launcher started, by its environment; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
+    """Refuse an engine that is not in force, and settings that it cannot compute exactly.
+
+    Parameters
+    ----------
+    name : of the engine.
+    processes : number of processes that the user wants; None to take what is there.
+    config : settings of the run.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: must be at least 1")
+    if name == "local":
+        if world() > 1 or (processes or 1) > 1:
+            raise InputError(f"--engine local is one process, and there are {max(world(), processes or 1)}: use --engine trl")
+        return
+    require(("trl", "accelerate", "datasets"), "training with --engine trl")
+    if processes is not None and processes != world():
+        raise InputError(
+            f"--processes {processes}: {world()} {'is' if world() == 1 else 'are'} there; start with torchrun --nproc_per_node {processes} "
+            "-m dynamics.train, or look at the configuration of accelerate, which may start one process without a word"
+        )
+    if isinstance(config, PolicyGradientConfig) and config.entropy_coef:
+        raise InputError(
+            f"--entropy-coef {config.entropy_coef:g}: its gradient is not one of the samples' log-probabilities, which --engine trl takes; "
+            "leave it out, or use --engine local"
+        )
+    if config.master_dtype != "float32":
+        raise InputError(f"--master-dtype {config.master_dtype}: --engine trl trains float32 weights; leave it out, or use --engine local")
+    for variable, what in SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            raise InputError(f"{what}: --engine trl gives every process the whole weights; start it with a configuration without {what}")
+
+
+def make(name: EngineName, processes: int | None, config: TrainConfig) -> Engine:
+    """Make an engine, once ``check`` has passed; it joins the other processes."""
+    if name == "local":
+        from dynamics.train.engines.local import Local
+
+        return Local()
+    from dynamics.train.engines.trl import TRL
+
+    return TRL(config, processes)

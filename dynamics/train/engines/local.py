@@ -1,0 +1,68 @@
+"""One process: the reference for all others, and the default."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from dynamics.errors import InputError
+from dynamics.train import token_metrics, update
+from dynamics.train.batch import Batch
+from dynamics.train.config import PolicyGradientConfig
+from dynamics.train.engines.protocol import Start
+from dynamics.train.player import Player
+from dynamics.train.policy import Policy
+from dynamics.train.updates import Update
+
+
+class Local:
+    """Computes updates in this process; see ``protocol.Engine``."""
+
+    leads = True
+
+    def __init__(self) -> None:
+        self.changed = False
+
+    def follow(self) -> bool:
+        """Not be called: there is nobody to follow."""
+        raise RuntimeError("the only process leads")
+
+    def begin(self, start: Start, players: Mapping[str, Player], base: Policy | None) -> None:
+        """Take the settings; nothing is shared."""
+        del players, base
+        self.config = start.config
+
+    def update(self, player: Player, reference: Policy | None, batch: Batch, step: int) -> Update:
+        """Take the optimizer steps of a player on a batch."""
+        config = self.config
+        before = update.prepare(player.policy, reference, batch, config, step)
+        iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
+        dual = isinstance(config, PolicyGradientConfig) and bool(config.clip_ratio_c)
+        first: update.Tokens | None = None
+        norm, clips = 0.0, dict[str, float]()
+        for _ in range(iterations):
+            tokens = update.gradient(player.policy, batch, config, before)
+            changed, self.changed = self.changed, True
+            try:
+                taken = update.optimizer_step(player.policy, player.optimizer, config, step, tokens, batch)
+            except InputError:  # no step was taken
+                self.changed = changed
+                raise
+            if first is None:
+                first, norm = tokens, taken
+            else:
+                clips |= token_metrics.clip_metrics(tokens)
+            if dual:
+                clips["clip/dual"] = float(tokens.clipped_dual.mean())
+        assert first is not None
+        return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
+
+    def replaced(self, names: Collection[str]) -> None:
+        """Do nothing: there are no other processes."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return that there is one process."""
+        return {"name": "local", "processes": 1}
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,382 @@
+"""Several processes by TRL and accelerate, each with the whole weights: the gradient of a batch is TRL's, all else is that of one process.
+
+The objective is computed where it always is (``update.slopes``): its derivative by each log-probability. TRL's trainer gets these as
+advantages of tokens and adds up the gradient of the log-probabilities, so that a method, an estimator or a clipping rule is not written
+twice, and a batch with tokens of several roles needs no setting of TRL's. The one thing overridden is ``_generate_and_score_completions``,
+which the maintainers name for batches of one's own (github.com/huggingface/trl, issue 4525).
+
+The trainer runs in a thread, and waits in that method for the next batch: the loop is that of one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import queue
+import tempfile
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from dynamics.errors import InputError
+from dynamics.extras import optional_import
+from dynamics.train import loading, registry, sources, state, token_metrics, update
+from dynamics.train.batch import Batch
+from dynamics.train.config import PolicyGradientConfig, TrainConfig
+from dynamics.train.engines.protocol import Start
+from dynamics.train.engines.ranks import LEADER, Ranks
+from dynamics.train.player import Player
+from dynamics.train.policy import Policy
+from dynamics.train.updates import Update
+
+with optional_import("training on several processes"):
+    from accelerate import PartialState
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+#: more micro-batches than the first batch needs, for later ones that are larger
+SLACK = 1.5
+
+
+@dataclass(frozen=True)
+class Row:
+    """A completion to be trained on, with the derivative of the objective by the log-probability of each of its tokens."""
+
+    prompt: Int[np.ndarray, " prompt"]
+    completion: Int[np.ndarray, " tokens"]
+    slope: Float[np.ndarray, " tokens"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An optimizer step of a player: its rows in this process, as tensors for TRL, and the number of the step."""
+
+    player: Player
+    step: int
+    tensors: dict[str, torch.Tensor]
+
+
+class TRL:
+    """Computes updates in several processes; see ``protocol.Engine``.
+
+    Parameters
+    ----------
+    config : settings of the run, which ``choice.check`` has passed.
+    processes : number of processes that were asked for; None if unknown.
+    """
+
+    def __init__(self, config: TrainConfig, processes: int | None = None):
+        PartialState(cpu=config.device == "cpu")  # joins the processes that torchrun or accelerate started
+        self.config, self.changed = config, False
+        self.ranks = Ranks(processes)
+        self.ranks.handlers |= {"begin": self._begin, "step": self._step}
+        self.trainers: dict[int, _Trainer] = {}
+
+    # the leader
+
+    def begin(self, start: Start, players: Mapping[str, Player], base: Policy | None) -> None:
+        """Have the other processes load the model and make the players, and give them the state of a resumed run."""
+        self.share(start, players, base)
+        self.ranks.call("begin", start)
+        self.ranks.give(list(players))
+
+    def update(self, player: Player, reference: Policy | None, batch: Batch, step: int) -> Update:
+        """Take the optimizer steps of a player on a batch, each process with a part of the completions."""
+        config = self.config
+        before = update.prepare(player.policy, reference, batch, config, step)
+        iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
+        dual = isinstance(config, PolicyGradientConfig) and bool(config.clip_ratio_c)
+        first: update.Tokens | None = None
+        norm, clips = 0.0, dict[str, float]()
+        for _ in range(iterations):
+            values = player.policy.measure(batch, config.max_tokens_per_microbatch)
+            tokens, slope = update.slopes(values, batch, config, before)
+            if not np.isfinite(tokens.loss).all():
+                raise update.not_finite(step, tokens, batch)
+            changed, self.changed = self.changed, True
+            taken = self.ranks.call("step", player.name, self._rows(batch, slope), step)[LEADER]
+            if not math.isfinite(taken):  # no step was taken
+                self.changed = changed
+                raise update.not_finite(step, tokens, batch)
+            if first is None:
+                first, norm = tokens, taken
+            else:
+                clips |= token_metrics.clip_metrics(tokens)
+            if dual:
+                clips["clip/dual"] = float(tokens.clipped_dual.mean())
+        assert first is not None
+        return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
+
+    def _rows(self, batch: Batch, slope: Float[np.ndarray, " tokens"]) -> list[Row]:
+        """List the completions that have a gradient, the longest first, so that every process gets some of each length."""
+        by_sample = np.split(slope, np.cumsum(batch.lengths)[:-1])
+        chosen = np.flatnonzero(update.learning(batch, self.config) & (batch.lengths > 0)).tolist()
+        rows = [Row(batch.prompts[batch.prompt_of[sample]], batch.completions[sample], by_sample[sample]) for sample in chosen]
+        return sorted(rows, key=lambda row: -len(row.prompt) - len(row.completion))
+
+    def replaced(self, names: Collection[str]) -> None:
+        """Give the other processes the weights of players that were replaced."""
+        self.ranks.give(list(names))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of processes, and the versions of what computes the gradient."""
+        versions = {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
+        return {"name": "trl", "processes": self.ranks.size} | versions
+
+    def close(self) -> None:
+        """End the trainers and the other processes."""
+        self.ranks.close()
+        for trainer in self.trainers.values():
+            trainer.end()
+
+    # all
+
+    def share(self, start: Start, players: Mapping[str, Player], base: Policy | None) -> None:
+        """Name the players that every process has made."""
+        self.start, self.config = start, start.config
+        for player in players.values():
+            switch_off_dropout(player.policy, start.config.model)
+        self.ranks.share(players, base)
+
+    def _begin(self, start: Start) -> None:
+        """Load the model and make the players as the leader has done."""
+        if self.ranks.leads:
+            return
+        loading.set_up_torch(start.threads)
+        loaded, source, _ = loading.load(start.config, start.compute)
+        if state.weights_checksum(loaded) != start.checksum:
+            raise InputError(f"rank {self.ranks.rank}: --model {start.config.model}: its weights are not those of rank 0")
+        method = registry.make(start.method, start.config, loaded, source)
+        base = loading.keep_base(method, loaded, start.config)
+        self.share(start, method.make_players(loaded, start.config), base)
+        method.close()
+        sources.close(source)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process leads."""
+        return self.ranks.leads
+
+    def follow(self) -> bool:
+        """Carry out what the leader asks for until the run ends; return whether it ended well."""
+        return self.ranks.follow()
+
+    def _step(self, name: str, rows: Sequence[Row], step: int) -> float:
+        """Take an optimizer step, and return the norm of the gradient; none is taken if that is not finite."""
+        player = self.ranks.players[name]
+        if not rows:  # as in one process, there is no gradient, and the optimizer leaves the weights as they are
+            return _take(player, self.config, step)
+        with player.policy.trained_by_others() as model:
+            trainer = self.trainers.get(id(model))
+            if trainer is None:
+                chunks = self._chunks(rows)
+                trainer = self.trainers[id(model)] = _Trainer(model, player.policy, self.config, chunks, self.start.threads)
+            mine = rows[self.ranks.rank :: self.ranks.size]
+            each = -(-len(rows) // self.ranks.size)  # rows of the process that has most
+            each = -(-each // trainer.chunks) * trainer.chunks
+            return trainer.step(Job(player, step, tensors(mine, each, min(len(row.prompt) for row in rows), player.policy.device)))
+
+    def _chunks(self, rows: Sequence[Row]) -> int:
+        """Choose the number of micro-batches of a step."""
+        widest = max(len(row.prompt) + len(row.completion) for row in rows)
+        needed = math.ceil(len(rows) / self.ranks.size) * widest / self.config.max_tokens_per_microbatch
+        return 1 if needed <= 1 / SLACK else math.ceil(needed * SLACK)
+
+
+def tensors(rows: Sequence[Row], count: int, shared: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Make what TRL's loss reads, padded on the right, so that positions are those of sampling in every model.
+
+    TRL's *prompt* is the first ``shared`` tokens, which every prompt has; what follows of the prompt counts as completion, masked out of
+    the loss as TRL masks the results of tools.
+
+    Parameters
+    ----------
+    rows : completions of this process.
+    count : number of rows to make; those beyond ``rows`` are in no loss.
+    shared : length of the shortest prompt of all processes.
+    device : of the tensors.
+    """
+    width = max((len(row.prompt) + len(row.completion) for row in rows), default=0)
+    width = max(width, shared + 1)
+    ids, attended, trained = (np.zeros((count, width), np.int64) for _ in range(3))
+    attended[:, : shared + 1] = 1
+    advantages = np.zeros((count, width), np.float32)
+    for place, row in enumerate(rows):
+        start, end = len(row.prompt), len(row.prompt) + len(row.completion)
+        ids[place, :start], ids[place, start:end] = row.prompt, row.completion
+        attended[place, :end] = 1
+        trained[place, start:end] = 1
+        advantages[place, start:end] = -row.slope
+    made = {
+        "prompt_ids": ids[:, :shared],
+        "prompt_mask": attended[:, :shared],
+        "completion_ids": ids[:, shared:],
+        "completion_mask": attended[:, shared:],
+        "tool_mask": trained[:, shared:],
+        "advantages": advantages[:, shared:],
+    }
+    sent = {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in made.items()}
+    return sent | {"num_items_in_batch": torch.ones((), device=device)}  # the weights of tokens are in the derivatives
+
+
+def _take(player: Player, config: TrainConfig, step: int) -> float:
+    """Clip the gradient and take a step if its norm, which is returned, is finite."""
+    norm = update.clipped_norm(player.policy, config)
+    if math.isfinite(norm):
+        update.apply(player.policy, player.optimizer, config, step)
+    else:
+        player.optimizer.zero_grad()
+    return norm
+
+
+class _Over(Exception):
+    """There are no further batches."""
+
+
+class _Trainer:
+    """A trainer of TRL for one model, in a thread that waits for batches."""
+
+    def __init__(self, model: Any, policy: Policy, config: TrainConfig, chunks: int, threads: int):
+        self.chunks, self.threads = chunks, threads
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[float | BaseException] = queue.SimpleQueue()
+        self.config, self.norm = config, math.nan
+        self.job: Job | None = None
+        folder = tempfile.mkdtemp(prefix="dynamics-trl-")  # TRL asks for one; nothing is saved in it
+        settings = GRPOConfig(
+            output_dir=folder,
+            max_steps=1 << 30,
+            per_device_train_batch_size=2,
+            num_generations=2,
+            gradient_accumulation_steps=chunks,
+            steps_per_generation=chunks,
+            loss_type="dapo",
+            beta=0.0,
+            temperature=config.temperature if isinstance(config, PolicyGradientConfig) else 1.0,
+            max_grad_norm=0.0,  # the step clips
+            bf16=policy.autocast is torch.bfloat16,
+            use_cpu=policy.device.type == "cpu",
+            activation_checkpointing=config.gradient_checkpointing,
+            ddp_find_unused_parameters=False,
+            shuffle_dataset=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=config.seed % (1 << 32),
+        )
+        rows = [{"prompt": ""}] * (4096 * chunks)
+        with contextlib.redirect_stdout(None):
+            self.trainer = _Waiting(
+                model=model,
+                reward_funcs=[_no_reward],
+                args=settings,
+                train_dataset=Dataset.from_list(rows),
+                processing_class=policy.tokenizer,
+                callbacks=[_Told(self)],
+                optimizers=(step := _Step(self, model), torch.optim.lr_scheduler.LambdaLR(step, lambda _: 1.0)),
+            )
+        self.trainer.waiting = self
+        self.thread = threading.Thread(target=self._run, daemon=True, name="trl")
+        self.thread.start()
+
+    def step(self, job: Job) -> float:
+        """Take an optimizer step; return the norm of the gradient."""
+        self.jobs.put(job)
+        found = self.done.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def end(self) -> None:
+        """Let the thread end."""
+        if self.thread.is_alive():
+            self.jobs.put(None)
+            self.thread.join(10)
+
+    def _run(self) -> None:
+        torch.set_num_threads(self.threads)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.trainer.accelerator.device)
+        try:
+            self.trainer.train()
+        except _Over:
+            pass
+        except BaseException as error:
+            self.done.put(error)
+
+    def next_job(self) -> Job:
+        """Wait for the next job."""
+        self.job = self.jobs.get()
+        if self.job is None:
+            raise _Over
+        return self.job
+
+    def take(self) -> None:
+        """Take the step of the current job."""
+        assert self.job is not None
+        self.norm = _take(self.job.player, self.config, self.job.step)
+
+
+class _Waiting(GRPOTrainer):
+    """TRL's trainer on batches that are made elsewhere."""
+
+    waiting: _Trainer
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
+        del inputs
+        return self.waiting.next_job().tensors
+
+
+class _Step(torch.optim.Optimizer):
+    """The optimizer that TRL steps: that of the current player."""
+
+    def __init__(self, trainer: _Trainer, model: Any):
+        super().__init__([value for value in model.parameters() if value.requires_grad], {"lr": 1.0})
+        self.of = trainer
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take the step of the current player."""
+        del closure
+        self.of.take()
+
+
+class _Told(TrainerCallback):  # type: ignore[misc]
+    """Tells that a step was taken."""
+
+    def __init__(self, trainer: _Trainer):
+        self.of = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Hand the norm of the gradient over."""
+        self.of.done.put(self.of.norm)
+
+
+def _no_reward(completions: Sequence[Any], **_: Any) -> list[float]:
+    """Return no reward: the method has judged."""
+    return [0.0] * len(completions)
+
+
+def switch_off_dropout(policy: Policy, model_name: str) -> None:
+    """Switch off the dropout of a model, whose policy samples without; InputError if its training mode computes something else still."""
+    model = policy.model
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    ids = torch.arange(1, 9, device=policy.device)[None]
+    with torch.no_grad():
+        sampling = model(input_ids=ids).logits
+        training = model.train()(input_ids=ids).logits
+        model.eval()
+    if not torch.allclose(sampling, training, rtol=1e-4, atol=1e-4):
+        raise InputError(f"--model {model_name}: computes otherwise in training mode, as with dropout; set its dropout to 0 in config.json")

@@ -1,0 +1,169 @@
+"""What each process of a test computes: updates of small models by TRL, and by rank 0 alone. ``torchrun worker.py OUT``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dynamics.train import tiny, update
+from dynamics.train.batch import Batch
+from dynamics.train.completions import Request
+from dynamics.train.config import RLVRConfig, SFTConfig, TrainConfig
+from dynamics.train.engines.local import Local
+from dynamics.train.engines.protocol import Start
+from dynamics.train.engines.ranks import BASE
+from dynamics.train.engines.trl import TRL
+from dynamics.train.lora import LoraPolicy, SharedBase
+from dynamics.train.policy import Policy
+from dynamics.train.samplers.transformers import sample
+from train.helpers import MODELS
+
+TEMPERATURE = 0.8
+#: name of a case -> model, settings
+CASES: dict[str, tuple[str, TrainConfig]] = {
+    "token-mean": ("llama", RLVRConfig()),
+    "absolute positions": ("gpt2", RLVRConfig()),
+    "grouped heads": ("qwen2", RLVRConfig(loss_aggregation="sequence-mean")),
+    "constant": ("llama", RLVRConfig(loss_aggregation="constant")),
+    "role-task-mean": ("llama", RLVRConfig(loss_aggregation="role-task-mean")),
+    "kl": ("llama", RLVRConfig(kl_coef=0.1)),
+    "two updates a batch": ("llama", RLVRConfig(num_iterations=2, clip_ratio_low=0.01, clip_ratio_high=0.01, clip_ratio_c=3.0)),
+    "clip-cov": ("llama", RLVRConfig(clip_cov=0.2)),
+    "kl-cov": ("llama", RLVRConfig(kl_cov=0.2, num_iterations=2)),
+    "small micro-batches": ("llama", RLVRConfig(max_tokens_per_microbatch=20)),
+    "clipped norm": ("llama", RLVRConfig(max_grad_norm=0.01, weight_decay=0.1)),
+    "supervised": ("llama", SFTConfig()),
+    "ratio of completions": ("llama", RLVRConfig()),
+    "lora": ("llama", RLVRConfig()),
+}
+
+
+def batch(step: int, case: str) -> Batch:
+    """Make a batch of an odd number of completions of three prompts; some have no gradient, and some do not learn."""
+    rng = np.random.default_rng(step)
+    prompts = [rng.integers(14, 60, n) for n in (5, 1, 9)]
+    completions = [rng.integers(14, 60, n) for n in rng.integers(1, 8, 7 + 2 * (step % 2))]
+    count = len(completions)
+    advantages = np.array([1.0, -1.0, 0.5, 0.0, -0.5, 0.0, 2.0, -2.0, 1.0])[:count]
+    roles = ["solver", "proposer"] * 5
+    made = Batch(
+        prompts,
+        completions,
+        np.array([0, 0, 1, 1, 1, 2, 0, 2, 1])[:count],
+        advantages,
+        roles[:count],
+        (["a"] * 3 + ["b"] * 6)[:count],
+        [f"n{number}" for number in range(count)],
+        [rng.normal(-4.0, 0.05, len(completion)).astype(np.float32) for completion in completions],
+        1.0 if case == "supervised" else TEMPERATURE,
+    )
+    if case == "supervised":
+        return replace(made, advantages=np.ones(count), behaviour=None)
+    if case == "ratio of completions":
+        return replace(made, sequence_ratio=True, supervised=np.arange(count) == 2)
+    return replace(made, trained=np.arange(count) != 4) if step == 3 else made
+
+
+def steps(engine: Local | TRL, policy: Policy, reference: Policy, config: TrainConfig, case: str) -> dict[str, object]:
+    """Take four steps, one of them on completions without a gradient; return gradients, weights and measurements."""
+    player = engine.ranks.players["policy"] if isinstance(engine, TRL) else update.make_player("policy", policy, config)
+    gradients: list[dict[str, torch.Tensor]] = []
+    taken = update.apply
+
+    def apply(policy: Policy, *more: object) -> None:
+        gradients.append({name: value.grad.clone() for name, value in policy.masters.items() if value.grad is not None})
+        taken(policy, *more)  # type: ignore[arg-type]
+
+    update.apply = apply
+    try:
+        done = [
+            engine.update(player, reference, replace(made, advantages=np.zeros(len(made.completions))) if step == 2 else made, step)
+            for step, made in ((step, batch(step, case)) for step in (1, 2, 3, 4))
+        ]
+    finally:
+        update.apply = taken
+    request = Request(batch(1, case).prompts, (1.0, 1.0, 0.0), 12, 0, "test")
+    sampled = [one.ids.tolist() for group in sample(player.policy, request) for one in group]
+    return {
+        "gradients": gradients,
+        "weights": {name: value.detach() for name, value in player.policy.masters.items()},
+        "tokens": [one.first for one in done],
+        "norms": [one.norm for one in done],
+        "clips": [one.clips for one in done],
+        "sampled": sampled,
+    }
+
+
+def compare(one: dict, other: dict) -> dict[str, object]:
+    """Return the largest differences: of gradients relative to their norm, of weights, of values of tokens."""
+    relative = [
+        float((a[name] - b[name]).norm() / max(a[name].norm(), 1e-12))
+        for a, b in zip(one["gradients"], other["gradients"], strict=True)
+        for name in a
+        if a[name].norm() > 1e-6
+    ]
+    values = ("logp", "entropy", "surprisal", "loss", "clipped_low", "clipped_high", "clipped_dual")
+    return {
+        "steps": len(one["gradients"]),
+        "names": [sorted(gradients) for gradients in one["gradients"]] == [sorted(gradients) for gradients in other["gradients"]],
+        "gradient": max(relative),
+        "weights": max(float((one["weights"][name] - other["weights"][name]).abs().max()) for name in one["weights"]),
+        "moved": max(float((one["weights"][name] - one["start"][name]).abs().max()) for name in one["weights"]),
+        "tokens": max(
+            float(np.abs(getattr(a, name) - getattr(b, name)).max())
+            for a, b in zip(one["tokens"], other["tokens"], strict=True)
+            for name in values
+        ),
+        "norms": float(np.abs(np.subtract(one["norms"], other["norms"])).max()),
+        "clips": [sorted(clips) for clips in one["clips"]] == [sorted(clips) for clips in other["clips"]],
+        "sampled": one["sampled"] == other["sampled"],
+    }
+
+
+def policy_of(model: str, case: str) -> tuple[Policy, Policy]:
+    """Make a policy and another one to which it is compared."""
+    plain, reference = (Policy(MODELS[model](seed).eval(), tiny.build_tokenizer()) for seed in (0, 1))
+    return (LoraPolicy(SharedBase(plain), 4) if case == "lora" else plain), reference
+
+
+def config_of(case: str) -> TrainConfig:
+    """Return the settings of a case."""
+    more = {} if case == "supervised" else {"temperature": TEMPERATURE}
+    return replace(CASES[case][1], device="cpu", learning_rate=1e-3, threads=1, warmup_steps=2, steps=4, **more)
+
+
+def main() -> None:
+    """Compare TRL with one process in every case, and write what was found."""
+    torch.set_num_threads(1)
+    engine = TRL(RLVRConfig(device="cpu"))
+
+    def begin(case: str) -> None:
+        """Make the players of a case, in every process."""
+        config = config_of(case)
+        policy, reference = policy_of(CASES[case][0], case)
+        engine.share(Start("rlvr", config, 1, "float32", ""), {"policy": update.make_player("policy", policy, config)}, reference)
+
+    engine.ranks.handlers["case"] = begin
+    if not engine.leads:
+        assert engine.follow()
+        return
+    found = {}
+    for case in CASES:
+        config, (policy, reference), local = config_of(case), policy_of(CASES[case][0], case), Local()
+        local.begin(Start("rlvr", config, 1, "float32", ""), {}, None)
+        first = {name: value.detach().clone() for name, value in policy.masters.items()}
+        expected = steps(local, policy, reference, config, case) | {"start": first}
+        engine.ranks.call("case", case)
+        shared = engine.ranks.policies
+        found[case] = compare(expected, steps(engine, shared["policy"], shared[BASE], config, case))
+    engine.close()
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        json.dump({"processes": engine.ranks.size, "cases": found}, file)
+
+
+if __name__ == "__main__":
+    main()
