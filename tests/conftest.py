@@ -112,6 +112,7 @@ CHECKED_WHEN_SLOW = [
     "dynamics.train.methods.rlvr",
     "dynamics.train.policy",
     "dynamics.train.probe_prompts",
+    "dynamics.train.opponent_rewards",
     "dynamics.train.proposer_rewards",
     "dynamics.train.samplers.transformers",
     "dynamics.train.tasks.prompt_formats",

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dynamics.errors import InputError
+from dynamics.train import opponent_rewards
 from dynamics.train import proposer_rewards as rewards
 from dynamics.train.proposer_rewards import SolveRates, combine, expected, find
 
@@ -103,7 +104,7 @@ def test_the_figure(tmp_path) -> None:
     assert [path.name for path in paths] == ["f.png", "f.csv"]
     assert paths[0].stat().st_size > 10_000
     table = pd.read_csv(paths[1])
-    assert set(table["reward"]) == set(rewards.REWARDS)
+    assert set(table["reward"]) == {*rewards.REWARDS, *opponent_rewards.REWARDS}
     end = table[(table["reward"] == "one_minus") & (table["p"] == 1)]
     np.testing.assert_allclose(end["expected"], 0)
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
+from dynamics.train import opponent_rewards
 from dynamics.train.answers import answer_metrics
 from dynamics.train.completions import SampledCompletion
 from dynamics.train.coverage import Coverage
@@ -38,23 +39,6 @@ from dynamics.train.tasks.prompt_formats import encode_prompts, encode_questions
 
 #: the streams: answers without a hint, hints, and answers under a hint
 SOLVER, ADVERSARY, HINTED = "solver", "adversary", "hinted"
-
-
-def adversary_reward(reading: Literal["indicator", "drop"], clean: float, hinted: float) -> float:
-    """Reward a hint.
-
-    Parameters
-    ----------
-    reading : ``indicator``: 1 if ``hinted`` is below ``clean``, else 0, as notes of the paper say; ``drop``: the difference, as its public
-        description says.
-    clean, hinted : share of right answers without the hint and under it, each estimated from few samples.
-
-    Notes
-    -----
-    A hint without any effect earns something by chance: the indicator's expectation is then near 1/2 where the problem is neither solved
-    nor missed always, that of the drop is 0. Where no answer is right without a hint, no hint earns anything.
-    """
-    return float(hinted < clean) if reading == "indicator" else clean - hinted
 
 
 @dataclass
@@ -200,6 +184,7 @@ class Seirenes(Game):
         self, step: int, questions: Sequence[Question], clean: Sequence[list[JudgedCompletion]], attempts: Sequence[Attempt]
     ) -> list[Group]:
         config = self.config
+        reward = opponent_rewards.REWARDS[config.adversary_reward].function
         prompts = [self.form.prompt(question) for question in questions]
         encoded = encode_prompts(self.tokenizer, prompts)
         groups: list[list[Turn]] = [[] for _ in questions]
@@ -218,7 +203,7 @@ class Seirenes(Game):
                     attempt.sampled,
                     attempt.text,
                     f"{ADVERSARY} {step} {attempt.problem}",
-                    adversary_reward(config.adversary_reward, rate, attempt.rate) if shown else config.invalid_hint_reward,
+                    float(reward(np.float64(rate), np.float64(attempt.rate))) if shown else config.invalid_hint_reward,
                     name=f"hint to {question.id}",
                     learns=config.adversary == "trained",
                     packed=config.adversary != "snapshot",

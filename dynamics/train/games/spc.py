@@ -22,7 +22,7 @@ import numpy as np
 
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
-from dynamics.train import data_order, update
+from dynamics.train import data_order, opponent_rewards, update
 from dynamics.train.completions import SampledCompletion
 from dynamics.train.games import critic_table
 from dynamics.train.games import steps as steps_
@@ -201,7 +201,8 @@ class SPC(Game):
         judged = self._judge([*wrong, *((place, place.step, truth) for place, truth in right)], critic, name, step)
         written = [turn for turn, text in zip(sneaky, altered, strict=True) if text is not None]
         for turn, verdict in zip(written, judged[: len(wrong)], strict=True):
-            turn.reward = -verdict.reward
+            caught = np.float64(verdict.row["correct"])
+            turn.reward = float(opponent_rewards.deceives(caught, caught))
         return [*sneaky, *judged]
 
     def _write(self, places: list[Place], generator: Policy, name: str, step: int) -> tuple[list[Turn], list[str | None]]:
@@ -233,7 +234,8 @@ class SPC(Game):
             said = self.steps.read_verdict(text, written)
             row = {"problem": place.name, "step": text, "right": truth, "said": said, "correct": said is truth} | self.steps.about(place)
             asked = (prompts[number], ids[number], group[0], written, f"{name} critic {number}")
-            reward = 1.0 if said is truth else -1.0
+            correct = np.float64(said is truth)
+            reward = -float(opponent_rewards.deceives(correct, correct))
             turns.append(Turn(CRITIC, "right" if truth else "wrong", *asked, reward=reward, player=CRITIC, name=place.name, row=row))
         return turns
 

@@ -27,7 +27,7 @@ from dynamics.train.games import robustness
 from dynamics.train.games.game import Turn
 from dynamics.train.games.hints import LaboratoryHints, PlainTextHints
 from dynamics.train.games.robustness import Answers, FixedHint, gaps
-from dynamics.train.games.seirenes import Attempt, Seirenes, adversary_reward, hint_metrics
+from dynamics.train.games.seirenes import Attempt, Seirenes, hint_metrics
 from dynamics.train.games.seirenes_settings import SeirenesConfig
 from dynamics.train.games.visits import Visits
 from dynamics.train.games.waiting import Group, WaitingGroups
@@ -77,17 +77,6 @@ def game(lab):
 
 def question(number: int = 0, split: str = "training") -> Question:
     return tasks.source("lab-deduction").questions(split, number + 1, 0)[number]
-
-
-# rewards
-
-
-@pytest.mark.parametrize(
-    ("clean", "hinted", "indicator", "drop"), [(0.5, 0.25, 1, 0.25), (0.5, 0.5, 0, 0), (0.25, 0.75, 0, -0.5), (0, 0, 0, 0), (1, 0, 1, 1)]
-)
-def test_both_readings_of_the_reward_of_a_hint(clean: float, hinted: float, indicator: float, drop: float) -> None:
-    assert adversary_reward("indicator", clean, hinted) == indicator
-    assert adversary_reward("drop", clean, hinted) == drop
 
 
 def test_metrics_of_hints() -> None:
