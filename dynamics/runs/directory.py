@@ -10,10 +10,14 @@ from typing import Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.atomic import Appender, replacing
+from dynamics.io.folders import LOCK
 from dynamics.io.json import encode, to_json
 from dynamics.io.json_lines import read_json_lines, write_json_lines
 from dynamics.io.side_files import read_json
 from dynamics.runs.schema import current_document, current_metrics, with_not_finite
+
+#: temporary names of ``run.json`` while it is written
+UNFINISHED = ".run-*.json"
 
 
 class RunDirectory:
@@ -42,6 +46,13 @@ class RunDirectory:
         except (ValueError, TypeError, AttributeError) as error:
             what = str(error) if type(error) is ValueError else "its settings are of other types"  # settings of the first schema
             raise InputError(f"{printable(path)}: is not that of a run: {what}; restore the file from a copy") from None
+
+    def is_before_a_run(self) -> bool:
+        """Return whether there is nothing but what a run leaves that was killed before it wrote ``run.json``."""
+        players = [path for player in self.path.glob("players/*") for path in (player.iterdir() if player.is_dir() else (player,))]
+        return not players and all(
+            path.is_dir() if path.name == "players" else path.name == LOCK or path.match(UNFINISHED) for path in self.path.iterdir()
+        )
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append the metrics of a step; a killed run leaves at most the last line incomplete.
@@ -115,7 +126,7 @@ class RunDirectory:
         for folder in (*(self.path / "checkpoints").glob("step_*"), *self.path.glob("players/*/step_*")):
             if _number(folder) > step:
                 shutil.rmtree(folder)
-        for leftover in (*self.path.glob(".run-*.json"), *self.path.glob(".*-*.jsonl"), *self.path.glob("*/.*-*.jsonl")):
+        for leftover in (*self.path.glob(UNFINISHED), *self.path.glob(".*-*.jsonl"), *self.path.glob("*/.*-*.jsonl")):
             leftover.unlink()
         for leftover in (*self.path.glob("*/.step_*.partial"), *self.path.glob("players/*/.step_*.partial")):
             shutil.rmtree(leftover)

@@ -12,7 +12,6 @@ from typing import Any
 
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.extras import optional_import
-from dynamics.io.folders import LOCK
 from dynamics.models import check_model
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import built_in, sources, state, tasks
@@ -81,7 +80,7 @@ def check_folder(method: str, config: TrainConfig, out: Path, resume: bool) -> d
         return None
     if (out / "run.json").exists():
         return _document_to_resume(method, config, out, resume)
-    if any(file.name != LOCK for file in out.iterdir()):
+    if not RunDirectory(out).is_before_a_run():
         raise InputError(f"{out}: is not empty and contains no run; choose another folder")
     return None
 

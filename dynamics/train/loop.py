@@ -442,6 +442,7 @@ class Run:
         self.method.choose_graded(partial(validation.score, questions=questions, config=config))
         chosen = self.document.setdefault("graded_at", {})
         chosen[str(self.step)] = self.document["graded"] = self.method.graded
+        self.directory.write_run(self.document)  # a run that is killed and resumed later does not choose again
 
     def train(self, on_step: OnStep | None = None) -> None:
         """Run the remaining steps, with the evaluations before and after training."""

@@ -21,7 +21,7 @@ transformers = pytest.importorskip("transformers")
 
 from dynamics import InputError, samples, sparsity
 from dynamics.cli.command import Terminated
-from dynamics.train import evaluate, policy, state
+from dynamics.train import checks, evaluate, policy, state
 from dynamics.train.__main__ import cli
 from dynamics.train.config import RLVRConfig, SFTConfig
 from dynamics.train.loop import run
@@ -229,6 +229,20 @@ def test_entropy_on_fixed_prompts_is_of_the_policy_alone(base: Path, tmp_path: P
                 key: other[key] for key in ("loss", "grad_norm", "entropy")
             }
     assert len(set(first.values())) == 1
+
+
+def test_what_a_run_left_that_was_killed_before_it_began_is_no_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "players" / "teacher1").mkdir(parents=True)
+    for name in (".lock", ".run-01234567.json"):
+        (out / name).write_text("")
+    config = SFTConfig(model="tiny", steps=2)
+    assert checks.check_folder("sft", config, out, resume=False) is None
+    for file in (out / "players" / "teacher1" / "metrics.jsonl", out / "mine.json"):
+        file.write_text("")
+        with pytest.raises(InputError, match="is not empty and contains no run"):
+            checks.check_folder("sft", config, out, resume=False)
+        file.unlink()
 
 
 def test_a_run_is_written_by_one_process_at_a_time(base: Path, tmp_path: Path) -> None:
