@@ -417,7 +417,8 @@ class Run:
         """
         if self.step and self.saved == self.step:
             return
-        self.directory.sync()
+        for recorder in (self.recorder, *self.recorders.values()):
+            recorder.directory.sync()
         kept = self.method.state() if method_state is None else method_state
         state.save(self.out / "state", self.step, self.players, kept, last=self.step == self.config.steps)
         self.saved = self.step

@@ -97,6 +97,8 @@ def test_killed_at_any_moment_and_resumed_is_the_same_to_the_bit(case: str, base
     options = [*CASES[case].replace("BASE", str(base)).split(), *SMALL.split()]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     events = train(options, straight, tmp_path / "events")
+    steps = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert sum(step.get("tokens_with_gradient", 0) > 0 for step in steps) >= 2
     chosen = moments(events, list(CASES).index(case))
     if case in AFTERWARDS:
         chosen.append(f"os.rename {AFTERWARDS[case]}")

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -401,21 +399,6 @@ def test_a_run_and_what_waits_in_it(tmp_path: Path) -> None:
     assert {row["kind"] for row in answers} >= {"", "wrong", "true"}
     of_base, of_trained = ([(row["problem"], row["hint"]) for row in answers if row["model"] == name] for name in ("base", "trained"))
     assert of_base == of_trained
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in FEW.items()]
-    options += ["--trained-share=0.4", "--waiting-groups=4", "--mastered-after=1", "--save-every=1", "--steps=4"]
-    command.main(["seirenes", "--out", str(tmp_path / "straight"), *options])
-    begin = [sys.executable, "-m", "dynamics.train", "seirenes", "--out", str(tmp_path / "killed"), *options]
-    started = subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "state" / "step_000002").exists() and started.poll() is None:
-        time.sleep(0.02)
-    started.kill()
-    assert started.wait() == -signal.SIGKILL
-    command.main(["seirenes", "--out", str(tmp_path / "killed"), "--resume", *options])
-    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
 
 
 # fixed hints
