@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import laboratory, runs
+from analyses import laboratory, runs, studies
 from analyses.claims import NOT_MEASURED, judge, table
 from analyses.laboratory import CLAIMS
 from analyses.verdicts import HOLDS, OPEN
@@ -81,7 +81,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def judged(folder: Path) -> pd.DataFrame:
-    return table(judge(CLAIMS, laboratory.read(runs.find([folder])))).set_index("claim")
+    return table(judge(CLAIMS, studies.read(runs.find([folder])))).set_index("claim")
 
 
 def test_claims_are_judged_from_a_folder_of_runs(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_claims_are_judged_from_a_folder_of_runs(folder: Path) -> None:
 
 
 def test_the_share_of_true_steps_is_a_ratio_over_all_answers(folder: Path) -> None:
-    pilots = laboratory.read(runs.find([folder]))
+    pilots = studies.read(runs.find([folder]))
     scores = pilots.scores("true/written", "rlvr, last step, T=1", "validation")
     for number, seed in enumerate(scores.seeds):
         rows = [json.loads(line) for line in (folder / f"rlvr-{seed}" / "validation" / "step_8.jsonl").read_text().splitlines()]
@@ -110,7 +110,7 @@ def test_the_share_of_true_steps_is_a_ratio_over_all_answers(folder: Path) -> No
 
 def test_the_command_writes_tables_and_figure(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert laboratory.main([str(folder), "--out", str(out)]) == 0
+    assert laboratory.STUDY.main([str(folder), "--out", str(out)]) == 0
     assert "were not fixed before the runs" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {f"laboratory{end}" for end in (".png", ".svg", ".csv", "-curves.csv", ".md")}
     curves = pd.read_csv(out / "laboratory-curves.csv")
@@ -124,12 +124,12 @@ def test_the_command_writes_tables_and_figure(folder: Path, tmp_path: Path, caps
 
 
 def test_claims_are_fixed_before_the_runs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert laboratory.main([str(folder), "--fix"]) == 0
-    assert laboratory.main([str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert laboratory.STUDY.main([str(folder), "--fix"]) == 0
+    assert laboratory.STUDY.main([str(folder), "--out", str(tmp_path / "out")]) == 0
     assert "were not fixed" not in capsys.readouterr().out
     file = folder / "claims.json"
     file.write_text(file.read_text().replace(CLAIMS.digest, "0" * 12))
-    assert laboratory.main([str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert laboratory.STUDY.main([str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "they were changed after they were fixed" in capsys.readouterr().err
 
 
@@ -159,10 +159,10 @@ def test_runs_that_cannot_be_compared_are_refused(folder: Path, change: Callable
         for other in folder.glob("rlvr-*/evals/base_T1.jsonl"):
             other.unlink()
     with pytest.raises(InputError, match=message):
-        laboratory.read(runs.find([folder]))
+        studies.read(runs.find([folder]))
 
 
 def test_a_run_that_was_stopped_is_not_taken_for_a_seed(folder: Path) -> None:
     (folder / "rlvr-1" / "validation" / "step_8.jsonl").unlink()
     with pytest.raises(InputError, match=r"rlvr-1: was validated up to step 4, and .*rlvr-0 up to 8; finish the shorter one"):
-        laboratory.read(runs.find([folder]))
+        studies.read(runs.find([folder]))
