@@ -37,6 +37,7 @@ class Preset:
     bases : model of each seed; the default of the methods for all seeds if empty.
     controls : name of a control -> its method and options, ``{folder}`` for the folder of the runs and ``{seed}`` for the seed. They are
         trained with every seed, after the runs that they read.
+    methods : the methods that are compared, the shortest first.
     """
 
     seeds: int
@@ -54,6 +55,7 @@ class Preset:
     other_commands: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
     controls: dict[str, str] = field(default_factory=dict)
+    methods: tuple[str, ...] = METHODS
 
     @property
     def sampling_temperature(self) -> str:
@@ -157,6 +159,16 @@ PRESETS = {
             "sft-correct": f"sft --task correct:{{folder}}/rlvr-{{seed}} {_ALL}",
         },
     ),
+    "games": Preset(
+        3,
+        "--preset lab --threads 1 --save-every 25",
+        "--eval-samples 16",
+        ("frozen",),
+        {},
+        method_options={"selfplay": "--curriculum-samples 400"},
+        base_temperatures="1,0",
+        bases=_LAB_BASES,
+    ),
     "paper": Preset(
         1,
         "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6 --max-new-tokens 1024",
@@ -216,7 +228,7 @@ def reads(options: Sequence[str]) -> str | None:
 def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
     """Name, method, seed and further options of every run that is compared: the methods, the grid, variants of self-play, controls."""
     for seed in range(preset.seeds):
-        for method in reversed(METHODS):  # the longest first
+        for method in reversed(preset.methods):  # the longest first
             temperatures = preset.base_temperatures if method == "sft" or preset.bases else preset.sampling_temperature
             yield method, method, seed, f"{preset.evaluation} --eval-temperatures {temperatures}"
     for setting, options in preset.grid.items():

@@ -28,16 +28,21 @@ VARIED_SETTINGS = {
     "advantage_cells": "{} cells",
     "data_order": "{} order",
     "pool": "on {}",
+    "players": "{} players",
+    "adversary": "{} adversary",
+    "frozen": "frozen {}",
 }
 #: prefix of a task that a run directory follows -> what the run trains on
 POOLS = {"proposed": "proposed programs", "correct": "correct samples"}
 #: those of them that belong to the optimizer, and those that belong to the self-play game
-OPTIMIZER_SETTINGS, GAME_SETTINGS = ("learning_rate", "master_dtype"), ("proposer_reward", "proposer")
+OPTIMIZER_SETTINGS = ("learning_rate", "master_dtype")
+GAME_SETTINGS = ("proposer_reward", "proposer", "players", "adversary", "frozen")
 
 
 def describe(varied: Mapping[str, Any]) -> str:
     """Return a display text of settings, such as ``learning rate 3e-05, bfloat16 masters``."""
-    return ", ".join(text.format(varied[name]) for name, text in VARIED_SETTINGS.items() if name in varied)
+    values = {name: "no" if value == "none" else value for name, value in varied.items()}
+    return ", ".join(text.format(values[name]) for name, text in VARIED_SETTINGS.items() if name in values)
 
 
 def make_label(method: str, varied: Mapping[str, Any]) -> str:
@@ -154,9 +159,14 @@ class Run:
         return self._saved
 
     @cached_property
+    def players(self) -> dict[str, Path]:
+        """The last checkpoint of each player of a game by its name, the graded one first; of other methods that of the model, as ``""``."""
+        others = {folder.name: _steps(folder) for folder in sorted((self.path / "players").glob("*"))}
+        return {str(self.document.get("graded") or ""): self.checkpoints[-1]} | {name: steps[-1] for name, steps in others.items() if steps}
+
+    @cached_property
     def _saved(self) -> list[Path]:
-        folders = [path for path in (self.path / "checkpoints").glob("step_*") if re.fullmatch(r"step_\d{1,18}", path.name)]
-        return sorted(folders, key=lambda path: int(path.name[5:]))
+        return _steps(self.path / "checkpoints")
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """Read the rows of ``evals/``, one per graded sample."""
@@ -188,6 +198,12 @@ class Run:
 
         first = self.config.get("eval_temperatures", [temperature])[0]
         return self.label if temperature == first else evaluate.label(self.label, temperature)
+
+
+def _steps(folder: Path) -> list[Path]:
+    """List the checkpoints ``step_N`` in a folder by N."""
+    found = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{1,18}", path.name)]
+    return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def is_of_base(sample: Mapping[str, Any]) -> bool:

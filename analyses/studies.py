@@ -6,7 +6,7 @@ A study is a module such as ``analyses.laboratory``: its claims, the table of wh
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -60,9 +60,23 @@ class Recorded:
         own = self.proposals[self.proposals["name"] == name]
         if own.empty or measured not in own:
             raise InputError(f"no {measured} of proposals of {name}: self-play needs --curriculum, and four steps or more")
-        means = own.groupby("seed")[measured].agg(["mean", "size"])
-        seeds = tuple(int(seed) for seed in means.index)
-        return Scores(means[["mean"]].to_numpy(float), seeds, ("of each seed",), np.zeros(1, int), False, int(means["size"].min()))
+        known = own.dropna(subset=[measured])
+        if set(known["seed"]) != set(own["seed"]):
+            raise InputError(f"no {measured} of proposals of {name}: curriculum.jsonl has none")
+        means = known.groupby("seed")[measured].agg(["mean", "size"])
+        return of_seeds({int(seed): float(mean) for seed, mean in means["mean"].items()}, int(means["size"].min()))  # type: ignore[call-overload]
+
+
+def of_seeds(values: Mapping[int, float], drawn: int) -> Scores:
+    """Make scores of one number for each seed, which is the mean of ``drawn`` items of its own."""
+    column = np.array([[value] for value in values.values()], float)
+    return Scores(column, tuple(values), ("of each seed",), np.zeros(1, int), False, drawn)
+
+
+def base_name(run: Run, model: str) -> str:
+    """Name the base that a run was compared with: of a run on a part of the laboratory, on that part, as it answered other problems."""
+    task = str(run.config.get("task", ""))
+    return f"base on {task}{model.removeprefix('base')}" if task.startswith("lab-") else model
 
 
 def read(runs: Sequence[Run]) -> Recorded:
@@ -88,7 +102,7 @@ def _evaluated(runs: Sequence[Run]) -> pd.DataFrame:
         for sample in run.samples():
             own.setdefault(str(sample["model"]), []).append(sample)
         for model, samples in own.items():
-            name = model if is_of_base(samples[0]) else _name(run.label, samples[0])
+            name = base_name(run, model) if is_of_base(samples[0]) else _name(run.label, samples[0])
             if is_of_base(samples[0]):
                 asked = [(sample["problem"], sample.get("sample"), sample["correct"]) for sample in samples]
                 other, known = of_base.setdefault((name, run.seed), (run, asked))
@@ -138,17 +152,21 @@ def _validated(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat([named, final[at_end]]).reindex(columns=[*_COLUMNS, "written", "true"])
 
 
+#: what is read of a proposal
+_OF_PROPOSALS = ("solve_rate", "characters", "length", "complexity")
+
+
 def _proposals(runs: Sequence[Run]) -> pd.DataFrame:
     """Collect the proposals of ``curriculum.jsonl``, by quarter of the run."""
     quarters = {0: FIRST, 1: "second quarter", 2: "third quarter", 3: LAST}
     rows = [
         {"name": f"{run.label}, {quarters[row['phase']]}", "label": run.label, "seed": run.seed, "quarter": row["phase"] + 1}
-        | {"solve_rate": row["solve_rate"], "characters": row["characters"], "length": row["length"]}
+        | {name: row.get(name) for name in _OF_PROPOSALS}
         for run in runs
         if (run.path / "curriculum.jsonl").exists()
         for row in read_json_lines(run.path / "curriculum.jsonl", {"phase": lambda value: value in quarters})
     ]
-    return pd.DataFrame(rows, columns=["name", "label", "seed", "quarter", "solve_rate", "characters", "length"])
+    return pd.DataFrame(rows, columns=["name", "label", "seed", "quarter", *_OF_PROPOSALS])
 
 
 def point(source: Source, conjunct: Conjunct, label: str, at: float) -> Iterator[dict[str, Any]]:
@@ -180,6 +198,7 @@ class Study(Generic[S]):
     read : makes scores from runs.
     curves : makes the table of what is drawn.
     figure : draws that table.
+    notes : what else is to be said of the runs, such as what was not measured.
     """
 
     name: str
@@ -188,6 +207,7 @@ class Study(Generic[S]):
     read: Callable[[Sequence[Run]], S]
     curves: Callable[[S], pd.DataFrame]
     figure: Callable[[pd.DataFrame], Figure]
+    notes: Callable[[S], Sequence[str]] = lambda recorded: ()
 
     @property
     def module(self) -> str:
@@ -247,7 +267,7 @@ class Study(Generic[S]):
             if fixed
             else "These claims were not fixed before the runs: no claims.json."
         )
-        text = claims.markdown(rows) + "\n\n" + "\n".join([*claims.notes(self.family), told]) + "\n"
+        text = claims.markdown(rows) + "\n\n" + "\n".join([*claims.notes(self.family), told, *self.notes(recorded)]) + "\n"
         write_csv(out / f"{self.name}.csv", rows, "%.4g")
         write_csv(out / f"{self.name}-curves.csv", drawn, "%.6g")
         outputs.write(str(out / f"{self.name}.md"), text)
