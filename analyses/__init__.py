@@ -49,7 +49,13 @@ def _comparison(request: Request) -> list[Path]:
     return comparison.main(request.runs, request.figures, request.force, request.preset)
 
 
-#: what ``python -m analyses`` rebuilds if no name is given; the others train a model of 135M parameters
+def _games(request: Request) -> list[Path]:
+    from analyses import games
+
+    return games.main(request.runs, request.figures, request.force)
+
+
+#: what ``python -m analyses`` rebuilds if no name is given; the others train a model of 135M parameters, or for hours
 QUICK = ("rewards", "comparison")
 #: name -> a function that gives the paths of the files it wrote
 ANALYSES: dict[str, Callable[[Request], list[Path]]] = {
@@ -57,6 +63,7 @@ ANALYSES: dict[str, Callable[[Request], list[Path]]] = {
     "uncertainty": _uncertainty,
     "rewards": _rewards,
     "comparison": _comparison,
+    "games": _games,
 }
 #: name -> the optional packages that it needs
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -64,4 +71,5 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "uncertainty": ("torch", "transformers", "safetensors"),
     "rewards": (),
     "comparison": ("torch", "transformers", "safetensors"),
+    "games": ("torch", "transformers", "safetensors", "trueskillthroughtime"),
 }

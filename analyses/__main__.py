@@ -28,7 +28,8 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
         choices = f"there are {', '.join(ANALYSES)}"
         raise InputError(f"{printable(unknown[0])}: no such analysis; {choices}{did_you_mean(unknown[0], ANALYSES)}")
     if options.dry_run:
-        print("\n".join(commands(options.preset, runs_folder(options.preset, options.runs))))
+        for preset in dict.fromkeys("games" if name == "games" else options.preset for name in options.names or ("comparison",)):
+            print("\n".join(commands(preset, runs_folder(preset, options.runs))))
         return
     request = Request(options.runs, options.figures, options.force, options.preset)
     names = options.names or QUICK
@@ -57,9 +58,12 @@ def build_parser() -> Parser:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the run directories (default: runs/)")
     parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the figures (default: figures/)")
     parser.add_argument(
-        "--preset", default="default", choices=list(PRESETS), help="model, number of runs and steps of `comparison` (default: %(default)s)"
+        "--preset",
+        default="default",
+        choices=[name for name in PRESETS if name != "games"],
+        help="model, number of runs and steps of `comparison` (default: %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` without running them")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` or `games` without running them")
     return parser
 
 

@@ -1,14 +1,15 @@
-"""Compare games with several roles or players with RLVR and SFT, each seed with its own base, at matched samples, steps and learning rate.
+"""Compare games with several roles or players with RLVR and SFT, each seed with its own base, at matched steps and learning rate.
 
 Question: what does a game do that training on given problems does not, and does each player beat its frozen control?
 
-The claims (``CLAIMS``) are data, fixed before the runs: what the papers of the games say, as far as models of this size can tell. ``python -m
-analyses games`` fixes them, trains the runs of the preset ``games``, measures what needs checkpoints (cross-play and role conflict, in the
-folders ``crossplay`` and ``conflict`` beside the runs) and judges. This module judges runs that are there.
+The claims (``CLAIMS``) are data, fixed before the runs: what the papers of the games say, as far as models of this size can tell.
+``python -m analyses games`` fixes them, trains the runs of the preset ``games``, measures what needs checkpoints (cross-play and role
+conflict, in the folders ``crossplay`` and ``conflict`` beside the runs) and judges. This module judges runs that are there.
 
-The figure shows pass@k on unseen programs and what each method and control gains over its base; the entropy of each role on fixed prompts;
-cross-play matrices; difficulty and diversity of the tasks of each phase; the cosine of the roles' gradients; and for each player the sparsity
-of its update, its overlap with RLVR's, its angle to the base and its stable rank. What a run does not have is left out and named.
+The figure shows pass@k on unseen problems that all runs were asked, and what each method and control gains over its base; the entropy
+of each role on fixed prompts; cross-play matrices; difficulty and diversity of the tasks of each phase; the cosine of the roles'
+gradients; and for each player the sparsity of its update, its overlap with RLVR's, its angle to the base and its stable rank. What a run
+does not have is left out and named.
 
     python -m analyses.games runs/comparison-games --out figures
 """
@@ -19,7 +20,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import statistics, studies
-from analyses.claims import Claim, Conjunct, Family, Scores
+from analyses.claims import Claim, Conjunct, Family, Graded, Scores
 from analyses.matched import contrasts
 from analyses.presets import runs_folder
 from analyses.runs import Run, find, first_and_last_fifth, is_number, is_text, read_json_lines
-from analyses.studies import CURVES, LAST, PROPOSALS, Study, of_seeds, point
+from analyses.studies import CURVES, MANNERS, Study, of_seeds, point
 from analyses.verdicts import over_seeds
 from dynamics import InputError, overlap, sparsity, spectra
 from dynamics.cli import outputs
@@ -44,23 +45,16 @@ from dynamics.io.json import to_json
 from dynamics.presentation import methods, style, ticks
 
 GAMES = ("selfplay", "pasodoble", "spc", "seirenes", "populora")
-#: what each seed is asked for itself: prompts of the probes, held-out problems under hints, held-out steps of solutions
-PROMPTS, HINTS, STEPS = "fixed prompts", "fixed hints", "held-out steps"
+#: what each seed is asked for itself: prompts of the probes, held-out problems under hints, held-out steps of solutions, its proposals
+PROMPTS, HINTS, STEPS, PROPOSED = "fixed prompts", "fixed hints", "held-out steps", "last proposals"
+#: unseen problems that all runs were asked: a run on a part of the laboratory is asked others too
+SHARED = "test, shared"
 #: the control of PopuLoRA
 ONE_AGENT = "populora, one agent"
 CLAIMS = Family(
     (
-        Claim(
-            "opposition keeps entropy",
-            (
-                Conjunct("entropy", "seirenes", "seirenes, no adversary", PROMPTS, 1),
-                Conjunct("entropy", "selfplay", "rlvr", PROMPTS, 1),
-            ),
-        ),
-        Claim(
-            "populations keep the structure of proposals",
-            (Conjunct("complexity", f"populora, {LAST}", f"{ONE_AGENT}, {LAST}", PROPOSALS, 1),),
-        ),
+        Claim("opposition keeps entropy", (Conjunct("entropy", "seirenes", "seirenes, no adversary", PROMPTS, 1),)),
+        Claim("populations keep the structure of proposals", (Conjunct("complexity", "populora", ONE_AGENT, PROPOSED, 1),)),
         Claim(
             "dual play beats one model, and two models that play plain AZR",
             (
@@ -69,7 +63,7 @@ CLAIMS = Family(
             ),
         ),
         Claim(
-            "an adversary's hints make robust, also against a frozen adversary",
+            "an adversary's hints make robust, also against an adversary that stays the base",
             (
                 Conjunct("robustness gap", "seirenes", "seirenes, no adversary", HINTS, -1),
                 Conjunct("robustness gap", "seirenes", "seirenes, snapshot adversary", HINTS, -1),
@@ -90,8 +84,23 @@ CLAIMS = Family(
                 Conjunct("deceived", "spc", "spc, frozen critic", STEPS, 1),
             ),
         ),
-        Claim("the population's student beats one agent", (Conjunct("pass@1", "populora, T=1", f"{ONE_AGENT}, T=1", "test", 1),)),
+        Claim(
+            "the population's student beats one agent, and that of frozen teachers",
+            (
+                Conjunct("pass@1", "populora, T=1", f"{ONE_AGENT}, T=1", "test", 1),
+                Conjunct("pass@1", "populora, T=1", "populora, frozen proposer, T=1", "test", 1),
+            ),
+        ),
     )
+)
+#: what the claims cannot say at this scale
+LIMITS = (
+    "One size of model (0.9 million parameters), 100 steps, programs of at most four operations without branches: structure is the "
+    "complexity of such programs, and nothing is said of cyclomatic numbers. Whether opposition keeps entropy is asked of Seirênes, whose "
+    "control differs in the adversary alone; entropy of the others and of RLVR is drawn, but they train on other data.",
+    "pass@1 at temperature 1 also rises if a model only grows surer: read it beside the gain of greedy answers, a tick in the figure. "
+    "SPC's critic is trained to judge steps, so its pass@k says what that does to its answers.",
+    "How often a generator deceives is the share of its valid wrong steps; one that writes fewer of them is not counted down.",
 )
 #: quantities of an update -> title
 UPDATES = {
@@ -119,6 +128,7 @@ class Played:
     items : (measured, label, set) -> the fewest items that a seed's number is the mean of.
     rows : the table of curves, but for what is drawn from graded samples.
     missing : what was not measured, a sentence each.
+    shared : the unseen problems that all runs were asked, in words.
     labels : of all runs, in their order.
     usual : those of runs without varied settings.
     bases : label -> name of its base.
@@ -129,13 +139,14 @@ class Played:
     items: dict[tuple[str, str, str], int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    shared: str = ""
     labels: list[str] = field(default_factory=list)
     usual: list[str] = field(default_factory=list)
     bases: dict[str, str] = field(default_factory=dict)
 
     def scores(self, measured: str, name: str, problems: str) -> Scores:
         """Return what was measured of a model; see ``claims.Source``."""
-        if problems not in (PROMPTS, HINTS, STEPS):
+        if problems not in (PROMPTS, HINTS, STEPS, PROPOSED):
             return self.recorded.scores(measured, name, problems)
         key = (measured, name, problems)
         if key not in self.asked:
@@ -150,7 +161,11 @@ def read(runs: Sequence[Run]) -> Played:
     ------
     InputError : a file is damaged, or two runs of one seed were compared with other bases.
     """
-    played = Played(studies.read(runs))
+    recorded = studies.read(runs)
+    common = _asked_of_all(recorded.evaluated.samples)
+    samples = pd.concat([recorded.evaluated.samples, common])
+    count = plural(common["problem"].nunique(), f"unseen problem of {' and '.join(sorted(set(common['task'])))}")
+    played = Played(replace(recorded, evaluated=Graded(samples)), shared=count if len(common) else "")
     played.labels.extend(dict.fromkeys(run.label for run in runs))
     played.usual.extend(dict.fromkeys(run.label for run in runs if not run.varied))
     played.bases.update({run.label: studies.base_name(run, "base") for run in runs})
@@ -158,9 +173,18 @@ def read(runs: Sequence[Run]) -> Played:
     for run in runs:
         _outcomes(run, played)
     usual = [run for run in runs if not run.varied]
-    played.rows.extend(_with_intervals(row for run in usual for row in _of_run(run, played)))
+    played.rows.extend(_with_intervals(row for run in runs for row in _entropy(run)))
+    played.rows.extend(_with_intervals(row for run in usual if run.method in GAMES for row in _of_game(run, played)))
     played.rows.extend(_with_intervals(_updates(usual, played)))
     return played
+
+
+def _asked_of_all(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return the samples of those unseen problems that all models of all runs were asked, as of the set ``SHARED``."""
+    unseen = samples[samples["split"] == "test"]
+    models = unseen.groupby("problem")["name"].nunique()
+    common = models.index[models == samples["name"].nunique()]
+    return unseen[unseen["problem"].isin(common)].assign(split=SHARED)
 
 
 def _with_intervals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -178,16 +202,17 @@ def _with_intervals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _outcomes(run: Run, played: Played) -> None:
-    """Add what claims need of one run: entropy, robustness, and the table of critics."""
-    try:
-        entropy = first_and_last_fifth(run.metrics, "probe/solver/entropy")[1]
-    except InputError:
-        entropy = float("nan")
-    if np.isfinite(entropy):
-        _add(played, ("entropy", run.label, PROMPTS), run.seed, entropy, int(run.metrics["probe/solver/entropy"].notna().sum()))
+    """Add what claims need of one run: entropy, complexity of proposals, robustness, and the table of critics."""
+    for measured, metric, problems in (("entropy", "probe/solver/entropy", PROMPTS), ("complexity", "program/complexity", PROPOSED)):
+        try:
+            value = first_and_last_fifth(run.metrics, metric)[1]
+        except InputError:
+            continue
+        if np.isfinite(value):
+            _add(played, (measured, run.label, problems), run.seed, value, int(run.metrics[metric].notna().sum()))
     if (run.path / "robustness.jsonl").exists():
-        gap, count = _gap(run.path / "robustness.jsonl")
-        _add(played, ("robustness gap", run.label, HINTS), run.seed, gap, count)
+        for measured, value, count in _robustness(run.path / "robustness.jsonl"):
+            _add(played, (measured, run.label, HINTS), run.seed, value, count)
     elif run.method == "seirenes":
         played.missing.append(f"robustness of {run.path.name}: no robustness.jsonl; is it finished?")
     if (run.path / "critic.jsonl").exists():
@@ -202,8 +227,8 @@ def _add(played: Played, key: tuple[str, str, str], seed: int, value: float, cou
     played.items[key] = min(count, played.items.get(key, count))
 
 
-def _gap(path: Path) -> tuple[float, int]:
-    """Return what misleading hints cost the trained model, on average over problems, and the number of these.
+def _robustness(path: Path) -> Iterator[tuple[str, float, int]]:
+    """Yield what misleading hints cost the trained model, on average over problems, and its accuracy without and under them.
 
     Hints are those of rules and of the base, which are the same for all runs of a seed; true hints, and those of the trained model, are not
     among them.
@@ -212,59 +237,93 @@ def _gap(path: Path) -> tuple[float, int]:
     clean: dict[str, float] = {}
     hinted: dict[str, list[float]] = {}
     for row in rows:
-        if row["model"] != "trained" or row.get("true") is True or row["kind"] == "trained":
+        if row["model"] != "trained" or row.get("true") is True or row["kind"] == "trained" or not row["samples"]:
             continue
-        rate = row["correct"] / row["samples"] if row["samples"] else float("nan")
+        rate = row["correct"] / row["samples"]
         if row["kind"]:
             hinted.setdefault(row["problem"], []).append(rate)
         else:
             clean[row["problem"]] = rate
-    gaps = [clean[problem] - float(np.mean(rates)) for problem, rates in hinted.items() if problem in clean]
-    if not gaps:
-        raise InputError(f"{path}: has no problem that the trained model answered with and without a misleading hint")
-    return float(np.mean(gaps)), len(gaps)
+    both = [(clean[problem], float(np.mean(rates))) for problem, rates in hinted.items() if problem in clean]
+    if not both:
+        raise InputError(f"{path}: has no problem that the trained model answered with and without a misleading hint; ask it again")
+    without, under = np.mean(both, axis=0)
+    yield "robustness gap", float(without - under), len(both)
+    yield "clean accuracy", float(without), len(both)
+    yield "hinted accuracy", float(under), len(both)
+
+
+def _greedy_critics(path: Path) -> dict[tuple[int, int | str], dict[str, Any]]:
+    """Read the table of critics: (round of the critic, round of the generator or ``rule``) -> outcomes of greedy judgements."""
+    rows = read_json_lines(path, {"critic": is_number, "manner": is_text, "wrong": _is_estimate, "harmonic": _is_estimate})
+    return {(row["critic"], row.get("generator")): row for row in rows if row["manner"] == "greedy"}
+
+
+def _is_estimate(value: object) -> bool:
+    return isinstance(value, dict) and is_number(value.get("count")) and (value.get("value") is None or is_number(value["value"]))
 
 
 def _critics(path: Path) -> Iterator[tuple[str, float, int]]:
     """Yield the harmonic mean of the last critic's recalls on steps of the base, and how often the last generator deceives the base."""
-    rows = [row for row in read_json_lines(path, {"critic": is_number, "manner": is_text}) if row["manner"] == "greedy"]
-    by = {(row["critic"], row["generator"]): row for row in rows}
-    try:
-        last = max(critic for critic, _ in by)
-        writer = max(generator for _, generator in by if is_number(generator))
-        yield "harmonic mean", float(by[last, 0]["harmonic"]["value"]), int(by[last, 0]["harmonic"]["count"])
-        yield "deceived", 1 - float(by[0, writer]["wrong"]["value"]), int(by[0, writer]["wrong"]["count"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: has not the critics of all rounds; restore the file from a copy") from error
+    by = _greedy_critics(path)
+    last = max((critic for critic, _ in by), default=0)
+    writer = max((generator for _, generator in by if not isinstance(generator, str)), default=0)
+    for measured, key, outcome in (("harmonic mean", (last, 0), "harmonic"), ("deceived", (0, writer), "wrong")):
+        if key not in by:
+            raise InputError(f"{path}: has no critic of round {key[0]} on steps of generator {key[1]}; restore the file from a copy")
+        found = by[key][outcome]
+        if found["value"] is not None:
+            yield measured, 1 - float(found["value"]) if measured == "deceived" else float(found["value"]), int(found["count"])
 
 
 # what is drawn
 
 
-def _of_run(run: Run, played: Played) -> Iterator[dict[str, Any]]:
-    """Yield what is drawn of one run over training: entropy by role, cross-play, difficulty, diversity, conflict."""
-    shared = {"label": run.label, "seed": run.seed}
+def _entropy(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield the entropy of each role on fixed prompts at each step at which it was measured."""
     for line in run.lines:
         for name, value in line.items():
             if (found := re.fullmatch(r"probe/(\w+)/entropy", name)) and is_number(value):
-                yield shared | {"panel": "entropy", "series": found[1], "at": line["step"], "value": value}
-    if run.method not in GAMES:
+                about = {"panel": "entropy", "label": run.label, "seed": run.seed, "series": found[1]}
+                yield about | {"at": line["step"], "value": value}
+
+
+def _of_game(run: Run, played: Played) -> Iterator[dict[str, Any]]:
+    """Yield what is drawn of one game over training: cross-play, difficulty, diversity, conflict."""
+    of_run = (_rounds(run) if run.method == "spc" else _cross_play(run, played), _conflict(run, played), _diversity(run, played))
+    for rows in of_run:
+        yield from ({"label": run.label, "seed": run.seed, "series": ""} | row for row in rows)
+
+
+def _cross_play(run: Run, played: Played) -> Iterator[dict[str, Any]]:
+    """Yield the accuracy of each checkpoint on the tasks of each phase; that of the base is their difficulty."""
+    matrix = _measured(run, "crossplay", played)
+    for number, phase in enumerate(matrix.get("phases", ()), start=1):
+        for place, cell in enumerate(phase["accuracy"]):
+            if cell["value"] is None:
+                continue
+            yield {"panel": "crossplay", "series": phase["phase"], "at": _step_of(cell["checkpoint"]), "value": cell["value"]}
+            if place == 0:
+                yield {"panel": "difficulty", "at": number, "value": cell["value"]}
+
+
+def _conflict(run: Run, played: Played) -> Iterator[dict[str, Any]]:
+    """Yield the cosine of the gradients of each pair of roles in the steps after checkpoints."""
+    for step in _measured(run, "conflict", played).get("steps", ()):
+        for name, value in step["metrics"].items():
+            if name.startswith("conflict/cosine/") and is_number(value):
+                pair = name.removeprefix("conflict/cosine/").replace("/", ", ")
+                yield {"panel": "conflict", "series": pair, "at": step["step"], "value": value}
+
+
+def _rounds(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield the share of the wrong steps of each round's generator that the critic of each round finds."""
+    if not (run.path / "critic.jsonl").exists():
         return
-    if matrix := _measured(run, "crossplay", played):
-        for number, phase in enumerate(matrix["phases"], start=1):
-            for place, cell in enumerate(phase["accuracy"]):
-                if cell["value"] is not None:
-                    at = _step_of(cell["checkpoint"])
-                    yield shared | {"panel": "crossplay", "series": phase["phase"], "at": at, "value": cell["value"]}
-                    if place == 0:
-                        yield shared | {"panel": "difficulty", "series": "", "at": number, "value": cell["value"]}
-    if found_conflict := _measured(run, "conflict", played):
-        for step in found_conflict["steps"]:
-            for name, value in step["metrics"].items():
-                if name.startswith("conflict/cosine/") and is_number(value):
-                    pair = name.removeprefix("conflict/cosine/").replace("/", ", ")
-                    yield shared | {"panel": "conflict", "series": pair, "at": step["step"], "value": value}
-    yield from _diversity(run, played)
+    table = _greedy_critics(run.path / "critic.jsonl")
+    for (critic, generator), row in sorted(table.items(), key=lambda item: (str(item[0][1]), item[0][0])):
+        if not isinstance(generator, str) and row["wrong"]["value"] is not None:
+            yield {"panel": "crossplay", "series": f"round {generator}", "at": critic, "value": row["wrong"]["value"]}
 
 
 def _measured(run: Run, what: str, played: Played) -> dict[str, Any]:
@@ -300,31 +359,51 @@ def _diversity(run: Run, played: Played) -> Iterator[dict[str, Any]]:
         return
     for row in measures.rows:
         if row.measure == "similarity_nearest" and not row.task and np.isfinite(row.estimate.value):
-            about = {"label": run.label, "seed": run.seed, "panel": "diversity", "series": row.role}
-            yield about | {"at": row.phase + 1, "value": 1 - row.estimate.value}
+            yield {"panel": "diversity", "series": row.role, "at": row.phase + 1, "value": 1 - row.estimate.value}
 
 
 def _updates(runs: Sequence[Run], played: Played) -> Iterator[dict[str, Any]]:
-    """Yield sparsity, overlap and spectrum of the update of each player."""
+    """Yield sparsity, overlap and spectrum of the update of each player.
+
+    Adapters have no base of their own: it is that of another run which began with the same weights, by their checksum.
+    """
     rlvr = {run.seed: run for run in runs if run.method == "rlvr" and run.has_weights}
+    whole = [run for run in runs if run.has_weights and not _is_adapter(run.checkpoints[0])]
+    bases = {_checksum(run): run.checkpoints[0] for run in whole}
     for run in runs:
         if not run.has_weights:
             played.missing.append(f"updates of {run.path.name}: no base and later checkpoint")
             continue
-        other = rlvr.get(run.seed)
+        base = bases.get(_checksum(run)) if _is_adapter(run.checkpoints[0]) else run.checkpoints[0]
+        if base is None:
+            played.missing.append(f"updates of {run.path.name}: of adapters, and no run from the same base has its weights")
+            continue
         for player, checkpoint in run.players.items():
             shared = {"label": run.label, "series": player, "seed": run.seed, "at": 0}
-            base = run.checkpoints[0]
-            yield shared | {"panel": "sparsity", "value": sparsity.compare(base, checkpoint).total.sparsity["bf16"]}
-            if other and other is not run:
-                pair = overlap.compare(base, [checkpoint, other.checkpoints[-1]]).total[0].rules["bf16"]
-                if chance := pair.jaccard_chance_by_tensor:
-                    yield shared | {"panel": "overlap", "value": pair.jaccard / chance}
-            matrices, _ = spectra.compare(base, checkpoint)
-            for name in ("angle_left_max", "stable_rank"):
-                values = np.array([getattr(matrix, name) for matrix in matrices], float)
-                if np.isfinite(values).any():
-                    yield shared | {"panel": name, "value": float(np.nanmean(values))}
+            yield from (shared | row for row in _update(base, checkpoint, None if run.method == "rlvr" else rlvr.get(run.seed)))
+
+
+def _is_adapter(checkpoint: Path) -> bool:
+    return (checkpoint / "adapter_config.json").exists()
+
+
+def _checksum(run: Run) -> str:
+    """Return the checksum of the weights that a run began with; of a run without one, what no other has."""
+    return str((run.document.get("checksums") or {}).get("base") or run.path)
+
+
+def _update(base: Path, checkpoint: Path, other: Run | None) -> Iterator[dict[str, Any]]:
+    """Yield the keys of ``UPDATES`` of one update, as far as they can be computed; ``other`` is the run that it overlaps with."""
+    yield {"panel": "sparsity", "value": sparsity.compare(base, checkpoint).total.sparsity["bf16"]}
+    if other is not None:
+        pair = overlap.compare(base, [checkpoint, other.checkpoints[-1]]).total[0].rules["bf16"]
+        if chance := pair.jaccard_chance_by_tensor:
+            yield {"panel": "overlap", "value": pair.jaccard / chance}
+    matrices, _ = spectra.compare(base, checkpoint)
+    for name in ("angle_left_max", "stable_rank"):
+        values = np.array([getattr(matrix, name) for matrix in matrices], float)
+        if np.isfinite(values).any():
+            yield {"panel": name, "value": float(np.nanmean(values))}
 
 
 def curves(played: Played) -> pd.DataFrame:
@@ -338,30 +417,38 @@ def curves(played: Played) -> pd.DataFrame:
 
 
 def _pass_at_k(played: Played) -> Iterator[dict[str, Any]]:
-    for label in ("base", *played.usual):
+    bases = sorted(set(played.bases.values()), key=lambda base: base != "base")[:1]
+    for label in (*bases, *played.usual):
         for k in KS:
             try:
-                scores = played.scores(f"pass@{k}", f"{label}, T=1", "test")
+                scores = played.scores(f"pass@{k}", f"{label}, T=1", SHARED)
             except InputError:
                 break
             found = statistics.effect(scores.values, scores.programs)
-            row = studies.drawn("pass@k", label, k, found, scores)
+            row = studies.drawn("pass@k", "base" if label in bases else label, k, found, scores)
             yield row | {"low": max(0.0, row["low"]), "high": min(1.0, row["high"])}
 
 
 def _gains(played: Played) -> Iterator[dict[str, Any]]:
     for label in played.labels:
-        conjunct = Conjunct("pass@1", f"{label}, T=1", f"{played.bases[label]}, T=1", "test", 1)
-        yield from (row | {"panel": "gain"} for row in point(played, conjunct, label, 1.0))
+        for manner, at in MANNERS.items():
+            conjunct = Conjunct("pass@1", f"{label}, {manner}", f"{played.bases[label]}, {manner}", SHARED, 1)
+            yield from (row | {"panel": "gain"} for row in point(played, conjunct, label, at))
 
 
 def notes(played: Played) -> list[str]:
-    """Name what was not measured."""
-    parts = sorted(base for base in set(played.bases.values()) if base != "base")
-    own = [f"{', '.join(label for label in played.labels if played.bases[label] == base)}: compared with the {base}." for base in parts]
+    """Say what the claims cannot, what the rows of claims rest on, and what was not measured."""
+    shared = f"pass@k and gains: {played.shared}, which all runs were asked." if played.shared else ""
+    hints = [
+        f"{label} {np.mean(list(found.values())):.2f} and {np.mean(list(played.asked['hinted accuracy', label, HINTS].values())):.2f}"
+        for (measured, label, _), found in played.asked.items()
+        if measured == "clean accuracy"
+    ]
+    robust = f"Accuracy without and under misleading hints, without which a gap says little: {', '.join(hints)}." if hints else ""
+    told = [text for text in (shared, robust, *LIMITS) if text]
     if not played.missing:
-        return own
-    return [*own, "", "Not measured, and left out:", "", *(f"- {sentence}" for sentence in played.missing)]
+        return told
+    return [*told, "", "Not measured, and left out:", "", *(f"- {sentence}" for sentence in played.missing)]
 
 
 def figure(table: pd.DataFrame) -> Figure:
@@ -409,31 +496,41 @@ def pass_at_k(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def gains(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw what each method and control gains over its base; controls are hollow."""
-    rows = table[table["panel"] == "gain"].reset_index(drop=True)
+    """Draw what each method and control gains over its base; controls are hollow, greedy answers ticks."""
+    rows = table[(table["panel"] == "gain") & (table["at"] == 1)].reset_index(drop=True)
+    greedy = table[(table["panel"] == "gain") & (table["at"] == 0)].set_index("label")["value"]
     for place, row in enumerate(rows.to_dict("records")):
+        if row["label"] in greedy:
+            tick = {"marker": "|", "markersize": 8, "markeredgewidth": 1.5, "color": methods.color(row["label"])}
+            ax.plot([greedy[row["label"]]], [place], linestyle="none", alpha=0.6, **tick)
         marker = methods.marker_style(row["label"]) | ({"markerfacecolor": "none"} if "," in row["label"] else {})
         error = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         ax.errorbar([row["value"]], [place], xerr=error, linestyle="none", elinewidth=1.4, markersize=4.5, **marker)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.set_yticks(range(len(rows)), list(rows["label"]), fontsize=7)
     ax.set_ylim(max(1, len(rows)) - 0.5, -0.5)
-    ax.set(title="pass@1 minus the base", xlabel="points, T = 1")
+    ax.set(title="pass@1 minus the base", xlabel="T = 1; ticks: both greedy")
     ticks.plain(ax.xaxis, 3, least=2)
     if rows.empty:
         _empty(ax)
     return ax
 
 
+#: game -> what the entropy of its solver is drawn beside; of others, RLVR
+_REFERENCES = {"seirenes": "seirenes, no adversary"}
 #: colours of the roles of a game, in the order of their names
 _ROLES = ("#00523B", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def entropy(table: pd.DataFrame, ax: Axes, game: str) -> Axes:
-    """Draw the entropy of each role of a game on fixed prompts."""
+    """Draw the entropy of each role of a game on fixed prompts, beside that of a run without the game."""
     rows = table[(table["panel"] == "entropy") & (table["label"] == game)]
     for color, role in zip(_ROLES, sorted(set(rows["series"])), strict=False):
         methods.line(rows[rows["series"] == role], "at", role, ax, color=methods.ROLES.get(role, color), marker="")
+    reference = _REFERENCES.get(game, "rlvr")
+    beside = table[(table["panel"] == "entropy") & (table["label"] == reference) & (table["series"] == "solver")]
+    if len(beside) and "solver" in set(rows["series"]):
+        methods.line(beside, "at", reference.removeprefix(f"{game}, "), ax, False, color=style.FAINT, marker="", linestyle="dashed")
     ax.set_title(game)
     ax.set_xlabel("step")
     ax.set_ylim(bottom=0)
@@ -445,9 +542,12 @@ def entropy(table: pd.DataFrame, ax: Axes, game: str) -> Axes:
 
 
 def cross_play(table: pd.DataFrame, ax: Axes, game: str) -> Axes:
-    """Draw the cross-play matrix of a game, the mean over seeds: a row for each phase, a column for each checkpoint."""
+    """Draw the cross-play matrix of a game, the mean over seeds: a row for each phase, a column for each checkpoint.
+
+    That of SPC has the rounds of generator and critic: the share of the wrong steps of one that the other finds.
+    """
     rows = table[(table["panel"] == "crossplay") & (table["label"] == game)]
-    ax.set_title(f"{game}: cross-play", fontsize=8)
+    ax.set_title(game, fontsize=8)
     if rows.empty:
         _empty(ax)
         return ax
@@ -459,8 +559,9 @@ def cross_play(table: pd.DataFrame, ax: Axes, game: str) -> Axes:
             ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color="white" if value < 0.6 else "black")
     ax.grid(False)
     ax.set_xticks(range(len(wide.columns)), [f"{step:g}" for step in wide.columns], fontsize=7)
-    ax.set_yticks(range(len(phases)), [phase.removeprefix("steps ") for phase in phases], fontsize=7)
-    ax.set_xlabel("solver of step")
+    ax.set_yticks(range(len(phases)), [phase.removeprefix("steps ").removeprefix("round ") for phase in phases], fontsize=7)
+    ax.set_xlabel("critic of round" if game == "spc" else "solver of step")
+    ax.set_ylabel("generator of round" if game == "spc" else "tasks of steps")
     return ax
 
 
@@ -469,7 +570,7 @@ def over_training(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
     rows = table[table["panel"] == panel]
     for label, series in rows[["label", "series"]].drop_duplicates().to_numpy():
         own = rows[(rows["label"] == label) & (rows["series"] == series)]
-        roles = [role for role in dict.fromkeys(rows.loc[rows["label"] == label, "series"])]
+        roles = list(dict.fromkeys(rows.loc[rows["label"] == label, "series"]))
         dash = ("solid", "dashed", "dotted", "dashdot")[roles.index(series) % 4]
         name = f"{label}: {series}" if panel == "conflict" or len(roles) > 1 else label
         methods.line(own, "at", label, ax, linestyle=dash).lines[-1].set_label(name)
@@ -514,10 +615,12 @@ def caption(table: pd.DataFrame) -> str:
     absent = [game for game in GAMES if game not in set(table["label"])]
     without = f" No runs of {', '.join(absent)}." if absent else ""
     return (
-        f"{seeds}, each with its own base, at matched completions, steps and learning rate. pass@k: unseen programs at temperature 1; hollow: "
-        "controls. Cross-play: accuracy of the solver of a step on the tasks of a phase, mean over seeds; compare along rows. Distance: 1 - "
-        "similarity to the nearest task of an earlier phase. Bars and bands: 95 % over seeds, for pass@k over seeds and programs, each for "
-        f"itself.{without}"
+        f"{seeds}, each with its own base, at matched steps, learning rate and, but for what games decide, completions. pass@k: unseen "
+        "problems that all runs were asked, at temperature 1; hollow: controls, ticks: both greedy. Dashed: entropy of RLVR's solver, of "
+        "Seirênes that of its control without an adversary. Cross-play: accuracy of the solver of a step on the tasks of a phase, mean "
+        "over seeds; compare along rows. SPC: share of the wrong steps of a round's generator that the critic of a round finds. Distance: 1 - "
+        "similarity to the nearest task of an earlier phase. Bars and bands: 95 % over seeds, for pass@k and gains over seeds and "
+        f"programs, each for itself.{without}"
     )
 
 

@@ -37,6 +37,7 @@ class Preset:
     bases : model of each seed; the default of the methods for all seeds if empty.
     controls : name of a control -> its method and options, ``{folder}`` for the folder of the runs and ``{seed}`` for the seed. They are
         trained with every seed, after the runs that they read.
+    control_temperatures : sampling temperatures of the controls; that of trained models if empty.
     methods : the methods that are compared, the shortest first.
     """
 
@@ -55,6 +56,7 @@ class Preset:
     other_commands: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
     controls: dict[str, str] = field(default_factory=dict)
+    control_temperatures: str = ""
     methods: tuple[str, ...] = METHODS
 
     @property
@@ -89,6 +91,8 @@ _PUBLISHED = (
 _LAB_BASES = ("lab", *(str(Path(__file__).parent / "bases" / f"lab-{seed}") for seed in range(1, 5)))
 #: enough for all that a run records
 _ALL = "--num-problems 1000000"
+#: proposals of which difficulty and complexity are measured after training
+_CURRICULUM = "--curriculum-samples 400"
 PRESETS = {
     "quick": Preset(
         1,
@@ -149,7 +153,7 @@ PRESETS = {
         "--eval-samples 16",
         ("frozen", "snapshot"),
         {},
-        method_options={"selfplay": "--curriculum-samples 400"},
+        method_options={"selfplay": _CURRICULUM},
         base_temperatures="1,0",
         bases=_LAB_BASES,
         controls={
@@ -161,13 +165,28 @@ PRESETS = {
     ),
     "games": Preset(
         3,
-        "--preset lab --threads 1 --save-every 25",
+        "--preset lab --threads 1 --save-every 25 --validate-every 20",
         "--eval-samples 16",
-        ("frozen",),
+        (),
         {},
-        method_options={"selfplay": "--curriculum-samples 400"},
+        method_options={"selfplay": _CURRICULUM, "seirenes": "--task lab-deduction"},
         base_temperatures="1,0",
+        minutes=115,
         bases=_LAB_BASES,
+        controls={
+            "selfplay-frozen": "selfplay --proposer frozen",
+            "selfplay-two": "selfplay --players two",
+            "pasodoble-frozen": "pasodoble --proposer frozen",
+            "pasodoble-shared": "pasodoble --players shared",
+            "spc-frozen-generator": "spc --frozen generator",
+            "spc-frozen-critic": "spc --frozen critic",
+            "seirenes-none": "seirenes --adversary none",
+            "seirenes-snapshot": "seirenes --adversary snapshot",
+            "populora-frozen": "populora --proposer frozen",
+            "populora-one": "populora --population one",
+        },
+        control_temperatures="1,0",
+        methods=("sft", "rlvr", "seirenes", "spc", "pasodoble", "selfplay", "populora"),
     ),
     "paper": Preset(
         1,
@@ -243,7 +262,8 @@ def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
     for seed in range(preset.seeds):
         for name, control in preset.controls.items():
             method, _, options = control.partition(" ")
-            yield name, method, seed, f"{preset.evaluation} --eval-temperatures {preset.sampling_temperature} {options}"
+            temperatures = preset.control_temperatures or preset.sampling_temperature
+            yield name, method, seed, f"{preset.evaluation} --eval-temperatures {temperatures} {options}"
 
 
 def runs_folder(preset: str, folder: Path) -> Path:

@@ -31,12 +31,13 @@ VARIED_SETTINGS = {
     "players": "{} players",
     "adversary": "{} adversary",
     "frozen": "frozen {}",
+    "population": "{} agent",
 }
 #: prefix of a task that a run directory follows -> what the run trains on
 POOLS = {"proposed": "proposed programs", "correct": "correct samples"}
 #: those of them that belong to the optimizer, and those that belong to the self-play game
 OPTIMIZER_SETTINGS = ("learning_rate", "master_dtype")
-GAME_SETTINGS = ("proposer_reward", "proposer", "players", "adversary", "frozen")
+GAME_SETTINGS = ("proposer_reward", "proposer", "players", "adversary", "frozen", "population")
 
 
 def describe(varied: Mapping[str, Any]) -> str:

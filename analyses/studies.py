@@ -59,7 +59,7 @@ class Recorded:
             return source.scores(measured, name, problems)
         own = self.proposals[self.proposals["name"] == name]
         if own.empty or measured not in own:
-            raise InputError(f"no {measured} of proposals of {name}: self-play needs --curriculum, and four steps or more")
+            raise InputError(f"no {measured} of proposals of {name}: self-play needs --curriculum-samples, and four steps or more")
         known = own.dropna(subset=[measured])
         if set(known["seed"]) != set(own["seed"]):
             raise InputError(f"no {measured} of proposals of {name}: curriculum.jsonl has none")
@@ -85,7 +85,7 @@ def read(runs: Sequence[Run]) -> Recorded:
 
 
 #: columns of graded samples, without which there are none
-_COLUMNS = (*claims.KEYS, "correct", "length")
+_COLUMNS = (*claims.KEYS, "task", "correct", "length")
 
 
 def _evaluated(runs: Sequence[Run]) -> pd.DataFrame:
@@ -125,7 +125,7 @@ def _name(label: str, sample: dict[str, Any]) -> str:
 
 def _row(sample: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
     row = {"name": name, "seed": seed, "length": len(sample.get("completion_ids", ())), "program": sample.get("program")}
-    return row | {column: sample[column] for column in ("split", "problem", "correct")}
+    return row | {column: sample[column] for column in ("split", "problem", "task", "correct")}
 
 
 def _validated(runs: Sequence[Run]) -> pd.DataFrame:
@@ -207,7 +207,7 @@ class Study(Generic[S]):
     read: Callable[[Sequence[Run]], S]
     curves: Callable[[S], pd.DataFrame]
     figure: Callable[[pd.DataFrame], Figure]
-    notes: Callable[[S], Sequence[str]] = lambda recorded: ()
+    notes: Callable[[S], Sequence[str]] = lambda _: ()
 
     @property
     def module(self) -> str:
