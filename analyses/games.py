@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -159,8 +159,11 @@ def read(runs: Sequence[Run]) -> Played:
 
     Raises
     ------
-    InputError : a file is damaged, or two runs of one seed were compared with other bases.
+    InputError : no run is of a game, a file is damaged, or two runs of one seed were compared with other bases.
     """
+    if not any(run.method in GAMES for run in runs):
+        others = ", ".join(dict.fromkeys(run.method for run in runs))
+        raise InputError(f"{runs[0].path.parent}: has no run of a game ({', '.join(GAMES)}), only of {others}")
     recorded = studies.read(runs)
     common = _asked_of_all(recorded.evaluated.samples)
     samples = pd.concat([recorded.evaluated.samples, common])
@@ -255,8 +258,13 @@ def _robustness(path: Path) -> Iterator[tuple[str, float, int]]:
 
 def _greedy_critics(path: Path) -> dict[tuple[int, int | str], dict[str, Any]]:
     """Read the table of critics: (round of the critic, round of the generator or ``rule``) -> outcomes of greedy judgements."""
-    rows = read_json_lines(path, {"critic": is_number, "manner": is_text, "wrong": _is_estimate, "harmonic": _is_estimate})
-    return {(row["critic"], row.get("generator")): row for row in rows if row["manner"] == "greedy"}
+    fields = {"critic": is_number, "generator": _is_generator, "manner": is_text, "wrong": _is_estimate, "harmonic": _is_estimate}
+    rows = read_json_lines(path, fields)
+    return {(row["critic"], row["generator"]): row for row in rows if row["manner"] == "greedy"}
+
+
+def _is_generator(value: object) -> bool:
+    return value == "rule" or is_number(value)
 
 
 def _is_estimate(value: object) -> bool:
@@ -295,25 +303,37 @@ def _of_game(run: Run, played: Played) -> Iterator[dict[str, Any]]:
         yield from ({"label": run.label, "seed": run.seed, "series": ""} | row for row in rows)
 
 
-def _cross_play(run: Run, played: Played) -> Iterator[dict[str, Any]]:
-    """Yield the accuracy of each checkpoint on the tasks of each phase; that of the base is their difficulty."""
-    matrix = _measured(run, "crossplay", played)
-    for number, phase in enumerate(matrix.get("phases", ()), start=1):
-        for place, cell in enumerate(phase["accuracy"]):
-            if cell["value"] is None:
-                continue
-            yield {"panel": "crossplay", "series": phase["phase"], "at": _step_of(cell["checkpoint"]), "value": cell["value"]}
-            if place == 0:
-                yield {"panel": "difficulty", "at": number, "value": cell["value"]}
+def _cross_play(run: Run, played: Played) -> list[dict[str, Any]]:
+    """List the accuracy of each checkpoint on the tasks of each phase; that of the base is their difficulty."""
+
+    def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
+        for number, phase in enumerate(document["phases"], start=1):
+            known = [(_step_of(cell["checkpoint"]), cell["value"]) for cell in phase["accuracy"]]
+            made += [
+                {"panel": "crossplay", "series": str(phase["phase"]), "at": step, "value": float(value)}
+                for step, value in known
+                if value is not None
+            ]
+            made += [{"panel": "difficulty", "at": number, "value": float(value)} for _, value in known[:1] if value is not None]
+        return made
+
+    return _measured(run, "crossplay", played, rows)
 
 
-def _conflict(run: Run, played: Played) -> Iterator[dict[str, Any]]:
-    """Yield the cosine of the gradients of each pair of roles in the steps after checkpoints."""
-    for step in _measured(run, "conflict", played).get("steps", ()):
-        for name, value in step["metrics"].items():
-            if name.startswith("conflict/cosine/") and is_number(value):
-                pair = name.removeprefix("conflict/cosine/").replace("/", ", ")
-                yield {"panel": "conflict", "series": pair, "at": step["step"], "value": value}
+def _conflict(run: Run, played: Played) -> list[dict[str, Any]]:
+    """List the cosine of the gradients of each pair of roles in the steps after checkpoints."""
+
+    def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {"panel": "conflict", "series": name.removeprefix("conflict/cosine/").replace("/", ", "), "at": int(step["step"])}
+            | {"value": float(value)}
+            for step in document["steps"]
+            for name, value in step["metrics"].items()
+            if name.startswith("conflict/cosine/")
+        ]
+
+    return _measured(run, "conflict", played, rows)
 
 
 def _rounds(run: Run) -> Iterator[dict[str, Any]]:
@@ -326,21 +346,20 @@ def _rounds(run: Run) -> Iterator[dict[str, Any]]:
             yield {"panel": "crossplay", "series": f"round {generator}", "at": critic, "value": row["wrong"]["value"]}
 
 
-def _measured(run: Run, what: str, played: Played) -> dict[str, Any]:
-    """Read what was measured of a run afterwards; nothing, with a sentence, if it was not or could not be."""
+def _measured(run: Run, what: str, played: Played, rows: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Make rows from what was measured of a run afterwards; none, with a sentence, if it was not or could not be."""
     path = run.path.parent / what / f"{run.path.name}.json"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        reason = document.get("refused")
+        if reason := document.get("refused"):
+            played.missing.append(f"{what} of {run.path.name}: {reason}")
+            return []
+        return rows(document)
     except FileNotFoundError:
-        played.missing.append(f"{what} of {run.path.name}: not computed; python -m dynamics.train.{what} RUN --json {path}")
-        return {}
-    except (ValueError, AttributeError) as error:
+        played.missing.append(f"{what} of {run.path.name}: not computed; python -m dynamics.train.{what} {run.path} --json {path}")
+        return []
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is not what python -m dynamics.train.{what} --json writes; remove it and measure again") from error
-    if reason:
-        played.missing.append(f"{what} of {run.path.name}: {reason}")
-        return {}
-    return dict(document)
 
 
 def _step_of(checkpoint: str) -> int:
@@ -618,8 +637,8 @@ def caption(table: pd.DataFrame) -> str:
         f"{seeds}, each with its own base, at matched steps, learning rate and, but for what games decide, completions. pass@k: unseen "
         "problems that all runs were asked, at temperature 1; hollow: controls, ticks: both greedy. Dashed: entropy of RLVR's solver, of "
         "Seirênes that of its control without an adversary. Cross-play: accuracy of the solver of a step on the tasks of a phase, mean "
-        "over seeds; compare along rows. SPC: share of the wrong steps of a round's generator that the critic of a round finds. Distance: 1 - "
-        "similarity to the nearest task of an earlier phase. Bars and bands: 95 % over seeds, for pass@k and gains over seeds and "
+        "over seeds; compare along rows. SPC: share of the wrong steps of a round's generator that the critic of a round finds. Distance: "
+        "1 - similarity to the nearest task of an earlier phase. Bars and bands: 95 % over seeds, for pass@k and gains over seeds and "
         f"programs, each for itself.{without}"
     )
 

@@ -139,7 +139,7 @@ def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: 
 
 
 #: presets of many runs
-LARGE = ("full", "smollm2", "laboratory")
+LARGE = ("full", "smollm2", "laboratory", "games")
 
 
 @pytest.mark.parametrize("preset", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in presets.PRESETS])
@@ -160,7 +160,7 @@ def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: 
             assert words[0] in ("evalplus.evaluate", "inspect")
             assert "64" in words  # pass@k needs many graded samples
     usual = {run.path.name for run in runs.default_settings(runs.find(made))}
-    assert usual == {f"{method}-{seed}" for method in presets.METHODS for seed in range(presets.PRESETS[preset].seeds)}
+    assert usual == {f"{method}-{seed}" for method in presets.PRESETS[preset].methods for seed in range(presets.PRESETS[preset].seeds)}
 
 
 def imagined_run(method: str, given: command_line.Command) -> Path:
