@@ -167,7 +167,8 @@ def read(runs: Sequence[Run]) -> Played:
     recorded = studies.read(runs)
     common = _asked_of_all(recorded.evaluated.samples)
     samples = pd.concat([recorded.evaluated.samples, common])
-    count = plural(common["problem"].nunique(), f"unseen problem of {' and '.join(sorted(set(common['task'])))}")
+    forms = " and ".join(sorted(set(common["task"])))
+    count = f"{plural(common['problem'].nunique(), 'unseen problem')} of {forms}"
     played = Played(replace(recorded, evaluated=Graded(samples)), shared=count if len(common) else "")
     played.labels.extend(dict.fromkeys(run.label for run in runs))
     played.usual.extend(dict.fromkeys(run.label for run in runs if not run.varied))
@@ -682,7 +683,7 @@ def measure(runs: Sequence[Run], force: bool = False) -> None:
     played = [run for run in runs if run.method in GAMES and not run.varied]
     for number, run in enumerate(played, start=1):
         tell(f"  measuring {number}/{len(played)}: {run.path.name}")
-        for what in ("crossplay", "conflict"):
+        for what in ("crossplay", "conflict") if run.method != "spc" else ("conflict",):  # its rounds are its cross-play
             path = run.path.parent / what / f"{run.path.name}.json"
             if path.exists() and not force:
                 continue
