@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,11 +30,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import statistics, studies
-from analyses.claims import Claim, Conjunct, Family, Graded, Scores
+from analyses.claims import Claim, Conjunct, Family, Graded, Scores, contrast
 from analyses.matched import contrasts
 from analyses.presets import runs_folder
 from analyses.runs import Run, find, first_and_last_fifth, is_number, is_text, read_json_lines
-from analyses.studies import CURVES, MANNERS, Study, of_seeds, point
+from analyses.studies import CURVES, MANNERS, Study, of_seeds
 from analyses.verdicts import over_seeds
 from dynamics import InputError, overlap, sparsity, spectra
 from dynamics.cli import outputs
@@ -104,11 +104,13 @@ LIMITS = (
 )
 #: quantities of an update -> title
 UPDATES = {
-    "sparsity": "weights unchanged, bf16",
-    "overlap": "overlap with RLVR / chance",
-    "angle_left_max": "largest angle, degrees",
+    "sparsity": "unchanged, bf16",
+    "overlap": "overlap with RLVR",
+    "angle_left_max": "largest angle",
     "stable_rank": "stable rank",
 }
+#: unit of each of them
+UNITS = {"sparsity": "share of weights", "overlap": "times chance", "angle_left_max": "degrees", "stable_rank": "mean of matrices"}
 #: panels over phases of training -> title
 BY_PHASE = {"difficulty": "accuracy of the base\non the tasks", "diversity": "distance to tasks\nof earlier phases"}
 #: columns of the table of curves: ``series`` is the role, player, phase or pair of roles
@@ -127,7 +129,7 @@ class Played:
     asked : (measured, label, set) -> the number of each seed.
     items : (measured, label, set) -> the fewest items that a seed's number is the mean of.
     rows : the table of curves, but for what is drawn from graded samples.
-    missing : what was not measured, a sentence each.
+    missing : what was not measured: (what, of what, why).
     shared : the unseen problems that all runs were asked, in words.
     labels : of all runs, in their order.
     usual : those of runs without varied settings.
@@ -138,7 +140,7 @@ class Played:
     asked: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
     items: dict[tuple[str, str, str], int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    missing: list[tuple[str, str, str]] = field(default_factory=list)
     shared: str = ""
     labels: list[str] = field(default_factory=list)
     usual: list[str] = field(default_factory=list)
@@ -173,7 +175,7 @@ def read(runs: Sequence[Run]) -> Played:
     played.labels.extend(dict.fromkeys(run.label for run in runs))
     played.usual.extend(dict.fromkeys(run.label for run in runs if not run.varied))
     played.bases.update({run.label: studies.base_name(run, "base") for run in runs})
-    played.missing.extend(f"{game}: no run" for game in GAMES if game not in {run.method for run in runs})
+    played.missing.extend(("all", game, "no run") for game in GAMES if game not in {run.method for run in runs})
     for run in runs:
         _outcomes(run, played)
     usual = [run for run in runs if not run.varied]
@@ -218,12 +220,12 @@ def _outcomes(run: Run, played: Played) -> None:
         for measured, value, count in _robustness(run.path / "robustness.jsonl"):
             _add(played, (measured, run.label, HINTS), run.seed, value, count)
     elif run.method == "seirenes":
-        played.missing.append(f"robustness of {run.path.name}: no robustness.jsonl; is it finished?")
+        played.missing.append(("robustness", run.path.name, "no robustness.jsonl; is it finished?"))
     if (run.path / "critic.jsonl").exists():
         for measured, value, count in _critics(run.path / "critic.jsonl"):
             _add(played, (measured, run.label, STEPS), run.seed, value, count)
     elif run.method == "spc":
-        played.missing.append(f"critics of {run.path.name}: no critic.jsonl; is it finished?")
+        played.missing.append(("critics", run.path.name, "no critic.jsonl; is it finished?"))
 
 
 def _add(played: Played, key: tuple[str, str, str], seed: int, value: float, count: int) -> None:
@@ -353,11 +355,12 @@ def _measured(run: Run, what: str, played: Played, rows: Callable[[dict[str, Any
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if reason := document.get("refused"):
-            played.missing.append(f"{what} of {run.path.name}: {reason}")
+            played.missing.append((what, run.path.name, str(reason)))
             return []
         return rows(document)
     except FileNotFoundError:
-        played.missing.append(f"{what} of {run.path.name}: not computed; python -m dynamics.train.{what} {run.path} --json {path}")
+        todo = f"not computed; python -m dynamics.train.{what} {run.path.parent}/RUN --json {path.parent}/RUN.json"
+        played.missing.append((what, run.path.name, todo))
         return []
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is not what python -m dynamics.train.{what} --json writes; remove it and measure again") from error
@@ -375,7 +378,7 @@ def _diversity(run: Run, played: Played) -> Iterator[dict[str, Any]]:
     try:
         measures = measure_run(open_run(run.path), run.path.name)
     except InputError as error:
-        played.missing.append(f"diversity of {run.path.name}: {error}")
+        played.missing.append(("diversity", run.path.name, str(error)))
         return
     for row in measures.rows:
         if row.measure == "similarity_nearest" and not row.task and np.isfinite(row.estimate.value):
@@ -392,11 +395,11 @@ def _updates(runs: Sequence[Run], played: Played) -> Iterator[dict[str, Any]]:
     bases = {_checksum(run): run.checkpoints[0] for run in whole}
     for run in runs:
         if not run.has_weights:
-            played.missing.append(f"updates of {run.path.name}: no base and later checkpoint")
+            played.missing.append(("updates", run.path.name, "no base and later checkpoint"))
             continue
         base = bases.get(_checksum(run)) if _is_adapter(run.checkpoints[0]) else run.checkpoints[0]
         if base is None:
-            played.missing.append(f"updates of {run.path.name}: of adapters, and no run from the same base has its weights")
+            played.missing.append(("updates", run.path.name, "of adapters, and no run from the same base has its weights"))
             continue
         for player, checkpoint in run.players.items():
             shared = {"label": run.label, "series": player, "seed": run.seed, "at": 0}
@@ -450,10 +453,16 @@ def _pass_at_k(played: Played) -> Iterator[dict[str, Any]]:
 
 
 def _gains(played: Played) -> Iterator[dict[str, Any]]:
+    """Yield what each method and control gains over its base, over the seeds that it has."""
     for label in played.labels:
         for manner, at in MANNERS.items():
-            conjunct = Conjunct("pass@1", f"{label}, {manner}", f"{played.bases[label]}, {manner}", SHARED, 1)
-            yield from (row | {"panel": "gain"} for row in point(played, conjunct, label, at))
+            try:
+                first, base = (played.scores("pass@1", f"{name}, {manner}", SHARED) for name in (label, played.bases[label]))
+            except InputError:
+                continue
+            own = [base.seeds.index(seed) for seed in first.seeds]
+            same = replace(base, values=base.values[own], seeds=first.seeds)
+            yield studies.drawn("gain", label, at, contrast(first, same), first)
 
 
 def notes(played: Played) -> list[str]:
@@ -468,15 +477,16 @@ def notes(played: Played) -> list[str]:
     told = [text for text in (shared, robust, *LIMITS) if text]
     if not played.missing:
         return told
-    return [*told, "", "Not measured, and left out:", "", *(f"- {sentence}" for sentence in played.missing)]
+    reasons = dict.fromkeys((what, why) for what, _, why in played.missing)
+    names = {key: ", ".join(name for what, name, why in played.missing if (what, why) == key) for key in reasons}
+    return [*told, "", "Not measured, and left out:", "", *(f"- {what} of {of}: {why}" for (what, why), of in names.items())]
 
 
 def figure(table: pd.DataFrame) -> Figure:
     """Draw the figure: panels without anything measured say so."""
     labels = list(dict.fromkeys(table.loc[table["panel"] == "gain", "label"]))
     played = [game for game in GAMES if game in set(table["label"])] or list(GAMES[:1])
-    players = table[table["panel"] == "sparsity"].drop_duplicates(["label", "series"])
-    heights = [1.2 + 0.17 * max(6, len(labels)), 2.0, 2.0, 2.2, 1.1 + 0.17 * max(4, len(players))]
+    heights = [1.0 + 0.19 * max(8, len(labels)), 1.9, 2.1, 2.7, 1.1 + 0.19 * max(4, len(_players(table)))]
     drawing = style.new_figure(style.TWO_COLUMN, sum(heights))
     rows: Any = drawing.subfigures(5, 1, height_ratios=heights)
     left, right = rows[0].subplots(1, 2)
@@ -485,13 +495,21 @@ def figure(table: pd.DataFrame) -> Figure:
     for ax, game in zip(rows[1].subplots(1, len(played), sharey=True, squeeze=False)[0], played, strict=True):
         entropy(table, ax, game)
     rows[1].supylabel("entropy, fixed prompts", fontsize=8)
-    for ax, game in zip(rows[2].subplots(1, len(played), squeeze=False)[0], played, strict=True):
-        cross_play(table, ax, game)
+    for number, (ax, game) in enumerate(zip(rows[2].subplots(1, len(played), squeeze=False)[0], played, strict=True)):
+        cross_play(table, ax, game, named=not number)
+    rows[2].supylabel("cross-play", fontsize=8)
     for ax, panel in zip(rows[3].subplots(1, 3), (*BY_PHASE, "conflict"), strict=True):
         over_training(table, ax, panel)
     for number, (ax, panel) in enumerate(zip(rows[4].subplots(1, len(UPDATES), sharey=True), UPDATES, strict=True)):
         updates(table, ax, panel, named=not number)
     return drawing
+
+
+def _players(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """List label and name of the players whose updates were measured, in the order of labels, then names."""
+    found = table.loc[table["panel"] == "sparsity", ["label", "series"]].drop_duplicates()
+    order = {label: number for number, label in enumerate(dict.fromkeys(found["label"]))}
+    return sorted(((str(label), str(series)) for label, series in found.to_numpy()), key=lambda player: (order[player[0]], player[1]))
 
 
 def _empty(ax: Axes) -> None:
@@ -500,16 +518,16 @@ def _empty(ax: Axes) -> None:
 
 
 def pass_at_k(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw pass@k of the base, and of runs without varied settings."""
+    """Draw pass@k of the base, with its interval, and of runs without varied settings."""
     rows = table[table["panel"] == "pass@k"]
     for label in dict.fromkeys(rows["label"]):
-        methods.line(rows[rows["label"] == label], "at", label, ax, band=label in ("base", *GAMES[:1]))
+        methods.line(rows[rows["label"] == label], "at", label, ax, band=label == "base")
     ax.set_xscale("log", base=2)
     ax.set_xticks(KS, [str(k) for k in KS])
+    ax.set_ylim(0, 1)
     ax.set(title="pass@k, unseen", xlabel="k")
-    ticks.plain(ax.yaxis, 4)
     if len(rows):
-        ax.legend(fontsize=7, ncols=2)
+        ax.legend(fontsize=7, ncols=2, loc="lower right", columnspacing=1, handlelength=1.6)
     else:
         _empty(ax)
     return ax
@@ -527,101 +545,121 @@ def gains(table: pd.DataFrame, ax: Axes) -> Axes:
         error = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         ax.errorbar([row["value"]], [place], xerr=error, linestyle="none", elinewidth=1.4, markersize=4.5, **marker)
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
-    ax.set_yticks(range(len(rows)), list(rows["label"]), fontsize=7)
+    ax.set_yticks(range(len(rows)), list(rows["label"]), fontsize=7.5)
     ax.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     ax.set(title="pass@1 minus the base", xlabel="T = 1; ticks: both greedy")
+    _within(ax, rows, "x")
     ticks.plain(ax.xaxis, 3, least=2)
     if rows.empty:
         _empty(ax)
     return ax
 
 
+def _within(ax: Axes, rows: pd.DataFrame, axis: Literal["x", "y"]) -> None:
+    """Let the values say what an axis spans, where intervals of few seeds would leave them no room."""
+    if rows.empty:
+        return
+    low, high = (ax.get_xlim if axis == "x" else ax.get_ylim)()
+    span = max(float(rows["value"].max() - rows["value"].min()), 0.05)
+    low, high = max(low, float(rows["value"].min()) - 2 * span), min(high, float(rows["value"].max()) + 2 * span)
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(low, high)
+
+
 #: game -> what the entropy of its solver is drawn beside; of others, RLVR
 _REFERENCES = {"seirenes": "seirenes, no adversary"}
-#: colours of the roles of a game, in the order of their names
-_ROLES = ("#00523B", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def entropy(table: pd.DataFrame, ax: Axes, game: str) -> Axes:
     """Draw the entropy of each role of a game on fixed prompts, beside that of a run without the game."""
     rows = table[(table["panel"] == "entropy") & (table["label"] == game)]
-    for color, role in zip(_ROLES, sorted(set(rows["series"])), strict=False):
-        methods.line(rows[rows["series"] == role], "at", role, ax, color=methods.ROLES.get(role, color), marker="")
+    for role in sorted(set(rows["series"])):
+        methods.line(rows[rows["series"] == role], "at", role, ax, color=methods.ROLES.get(role, methods.OTHER), marker="")
     reference = _REFERENCES.get(game, "rlvr")
     beside = table[(table["panel"] == "entropy") & (table["label"] == reference) & (table["series"] == "solver")]
     if len(beside) and "solver" in set(rows["series"]):
         methods.line(beside, "at", reference.removeprefix(f"{game}, "), ax, False, color=style.FAINT, marker="", linestyle="dashed")
-    ax.set_title(game)
+    ax.set_title(game, fontsize=9)
     ax.set_xlabel("step")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.5 * float(table.loc[table["panel"] == "entropy", "value"].max() if len(rows) else 1))
     if len(rows):
-        ax.legend(fontsize=6.5)
+        ax.legend(fontsize=7, loc="upper right", handlelength=1.4, borderaxespad=0, labelspacing=0.2)
     else:
         _empty(ax)
     return ax
 
 
-def cross_play(table: pd.DataFrame, ax: Axes, game: str) -> Axes:
+def cross_play(table: pd.DataFrame, ax: Axes, game: str, named: bool = True) -> Axes:
     """Draw the cross-play matrix of a game, the mean over seeds: a row for each phase, a column for each checkpoint.
 
     That of SPC has the rounds of generator and critic: the share of the wrong steps of one that the other finds.
     """
     rows = table[(table["panel"] == "crossplay") & (table["label"] == game)]
-    ax.set_title(game, fontsize=8)
+    ax.set_title(f"{game}: rounds" if game == "spc" else game, fontsize=9)
     if rows.empty:
         _empty(ax)
         return ax
     phases = list(dict.fromkeys(rows["series"]))
     wide = rows.pivot(index="series", columns="at", values="value").reindex(phases)
     ax.imshow(wide.to_numpy(float), cmap=style.SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
+    small = max(wide.shape) > 3
     for (y, x), value in np.ndenumerate(wide.to_numpy(float)):
         if np.isfinite(value):
-            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color="white" if value < 0.6 else "black")
+            text = f"{value:.2f}".removeprefix("0") if small else f"{value:.2f}"
+            ax.text(x, y, text, ha="center", va="center", fontsize=7, color="white" if value < 0.6 else "black")
     ax.grid(False)
     ax.set_xticks(range(len(wide.columns)), [f"{step:g}" for step in wide.columns], fontsize=7)
-    ax.set_yticks(range(len(phases)), [phase.removeprefix("steps ").removeprefix("round ") for phase in phases], fontsize=7)
-    ax.set_xlabel("critic of round" if game == "spc" else "solver of step")
-    ax.set_ylabel("generator of round" if game == "spc" else "tasks of steps")
+    names = [phase.removeprefix("steps ").removeprefix("round ") for phase in phases]
+    ax.set_yticks(range(len(phases)), names, fontsize=7, rotation=90 if max(map(len, names)) > 2 else 0, va="center")
+    ax.set_xlabel("critic" if game == "spc" else "solver of step", fontsize=8)
+    if named or game == "spc":
+        ax.set_ylabel("generator" if game == "spc" else "tasks of steps", fontsize=8)
     return ax
 
 
 def over_training(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
     """Draw a key of ``BY_PHASE`` by phase, or the cosine of the gradients of each pair of roles by step."""
     rows = table[table["panel"] == panel]
-    for label, series in rows[["label", "series"]].drop_duplicates().to_numpy():
-        own = rows[(rows["label"] == label) & (rows["series"] == series)]
+    steps = sorted(set(rows["at"]))
+    width = 0.02 * (steps[-1] - steps[0]) if len(steps) > 1 else 0.05
+    several = rows[["label", "series"]].drop_duplicates().to_numpy().tolist()
+    for number, (label, series) in enumerate(several):
+        own = rows[(rows["label"] == label) & (rows["series"] == series)].sort_values("at")
         roles = list(dict.fromkeys(rows.loc[rows["label"] == label, "series"]))
         dash = ("solid", "dashed", "dotted", "dashdot")[roles.index(series) % 4]
         name = f"{label}: {series}" if panel == "conflict" or len(roles) > 1 else label
-        methods.line(own, "at", label, ax, linestyle=dash).lines[-1].set_label(name)
-    ax.set_title(BY_PHASE.get(panel, "cosine of the\nroles' gradients"), fontsize=8.5)
+        look: dict[str, Any] = methods.marker_style(label) | {"markersize": 3.5, "elinewidth": 0.9, "linestyle": dash, "label": name}
+        error = [own["value"] - own["low"], own["high"] - own["value"]]
+        ax.errorbar(own["at"] + width * (number - (len(several) - 1) / 2), own["value"], yerr=error, **look)
+    ax.set_title(BY_PHASE.get(panel, "cosine of the\nroles' gradients"), fontsize=9)
     ax.set_xlabel("step" if panel == "conflict" else "phase of training")
     if rows.empty:
         _empty(ax)
         return ax
+    _within(ax, rows, "y")
     if panel == "conflict":
         ax.axhline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     else:
-        ax.set_xticks(sorted(set(rows["at"])))
+        ax.set_xticks(steps)
     ticks.plain(ax.yaxis, 4)
-    ax.legend(fontsize=6)
+    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.32), handlelength=1.6, labelspacing=0.2)
     return ax
 
 
 def updates(table: pd.DataFrame, ax: Axes, panel: str, named: bool) -> Axes:
     """Draw a quantity of the update of each player: mean and interval over seeds."""
-    players = table[table["panel"] == "sparsity"].drop_duplicates(["label", "series"])
-    places = {(row["label"], row["series"]): place for place, row in enumerate(players.to_dict("records"))}
+    places = {player: place for place, player in enumerate(_players(table))}
     rows = table[table["panel"] == panel]
     for row in rows.to_dict("records"):
         place = places[row["label"], row["series"]]
         if np.isfinite(row["low"]):
             ax.plot([row["low"], row["high"]], [place, place], color=methods.color(row["label"]), linewidth=4, alpha=0.3)
         ax.plot([row["value"]], [place], linestyle="none", markersize=4.5, **methods.marker_style(row["label"]))
-    ax.set_title(UPDATES[panel], fontsize=8)
+    ax.set_title(UPDATES[panel], fontsize=9)
+    ax.set_xlabel(UNITS[panel], fontsize=8)
     ax.set_ylim(max(1, len(places)) - 0.5, -0.5)
     if named:
-        ax.set_yticks(range(len(places)), [f"{label} {player}".strip() for label, player in places], fontsize=7)
+        ax.set_yticks(range(len(places)), [f"{label} {player}".strip() for label, player in places], fontsize=7.5)
+    _within(ax, rows, "x")
     if rows.empty:
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", color=style.FAINT, fontsize=8)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from analyses import games, launch, presets, runs
 from analyses.claims import NOT_MEASURED, judge, table
 from analyses.games import CLAIMS, HINTS, PROMPTS, SHARED, STEPS
 from dynamics import InputError
+from dynamics.train import settings
 
 #: kind of run -> its method, its settings, and how much it has of what claims measure
 KINDS: dict[str, tuple[str, dict, float]] = {
@@ -147,21 +149,22 @@ def test_every_claim_is_judged_from_a_folder_of_runs(made: Path) -> None:
 
 def test_models_that_claims_name_are_those_of_the_preset() -> None:
     """Labels follow from the settings that the preset's runs record."""
-    pytest.importorskip("torch")
-    from dynamics.train import command_line, config
-
-    labels = {}
-    for name, options in presets.plan("games", Path("runs")).items():
-        if name.endswith("-0"):
-            given = command_line.parse([options[0], "--out", "x", *options[1:]])
-            document = {"method": options[0], "preset": given.preset, "config": config.as_recorded(given.config)}
-            labels[runs.Run(Path("runs") / name, document).label] = given.config
+    labels = set()
+    for method in presets.PRESETS["games"].methods:
+        labels.add(labelled(method, {}))
+    for words in presets.PRESETS["games"].controls.values():
+        method, *options = words.split()
+        labels.add(labelled(method, {option.removeprefix("--"): value for option, value in zip(options[::2], options[1::2], strict=True)}))
     assert len(labels) == 17
-    named = {model.removesuffix(", T=1") for row in CLAIMS.rows for model in (row.model, row.control)}
-    assert named <= set(labels)
+    assert {model.removesuffix(", T=1") for row in CLAIMS.rows for model in (row.model, row.control)} <= labels
     assert {label.partition(",")[0] for label in labels} == {"sft", "rlvr", *games.GAMES}
-    shared = {(each.steps, each.learning_rate, each.eval_samples, each.save_every, each.validate_every) for each in labels.values()}
-    assert shared == {(100, 3e-4, 16, 25, 20)}
+
+
+def labelled(method: str, changed: dict[str, str]) -> str:
+    """Return the label of a run with the settings of the laboratory, but for some."""
+    config = asdict(settings.METHODS[method](**settings.preset_values(method, "lab")))
+    assert changed.keys() <= config.keys()
+    return runs.Run(Path("run"), {"method": method, "preset": "lab", "config": config | changed}).label
 
 
 def test_methods_are_compared_on_the_problems_that_all_were_asked(made: Path) -> None:
@@ -193,7 +196,7 @@ def test_the_rounds_of_spc_are_its_cross_play(two: Path) -> None:
     matrix = rows[(rows["panel"] == "crossplay") & (rows["label"] == "spc")].pivot(index="series", columns="at", values="value")
     assert matrix.to_numpy() == pytest.approx(np.array([[0.8, 0.8], [0.6, 0.6]]))
     assert found.scores("harmonic mean", "spc", STEPS).drawn == 100
-    assert not [text for text in found.missing if "crossplay of spc" in text]
+    assert not [text for text in found.missing if text[:2] == ("crossplay", "spc-0")]
 
 
 def test_what_was_measured_afterwards_is_drawn(two: Path) -> None:
@@ -214,13 +217,13 @@ def test_what_was_not_measured_is_named(two: Path) -> None:
     write_lines(two / "crossplay" / "seirenes-0.json", [{"refused": "a hint is no task"}])
     (two / "spc-0" / "critic.jsonl").unlink()
     (two / "seirenes-0" / "robustness.jsonl").unlink()
-    told = "\n".join(played(two).missing)
+    told = "\n".join(games.notes(played(two)))
     assert "crossplay of seirenes-0: a hint is no task" in told
-    assert "conflict of spc-0: not computed; python -m dynamics.train.conflict" in told
+    assert "conflict of seirenes-0, spc-0: not computed; python -m dynamics.train.conflict" in told
     assert "critics of spc-0: no critic.jsonl; is it finished?" in told
     assert "robustness of seirenes-0: no robustness.jsonl" in told
-    assert "populora: no run" in told
-    assert "updates of spc-0: no base and later checkpoint" in told
+    assert "all of selfplay, pasodoble, populora: no run" in told
+    assert "updates of seirenes-0, spc-0: no base and later checkpoint" in told
 
 
 def cut(text: str) -> str:
@@ -311,7 +314,8 @@ def test_an_adapter_is_compared_with_the_base_of_another_run(tmp_path: Path) -> 
     assert found["selfplay", ""] == 0
     (tmp_path / "selfplay" / "checkpoints" / "step_000000" / "model.safetensors").unlink()
     (tmp_path / "selfplay" / "checkpoints" / "step_000000").rmdir()
-    assert "updates of populora: of adapters, and no run from the same base has its weights" in played(tmp_path).missing
+    without = ("updates", "populora", "of adapters, and no run from the same base has its weights")
+    assert without in played(tmp_path).missing
 
 
 def test_claims_are_fixed_before_the_first_run(

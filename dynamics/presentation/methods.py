@@ -24,6 +24,7 @@ COLORS = {
 MARKERS = {"base": "o", "sft": "s", "rlvr": "^", "selfplay": "D", "seirenes": "P", "spc": "p", "pasodoble": "v", "populora": "X"}
 #: colours of the roles in games
 ROLES = {"proposer": "#CC79A7", "solver": "#00523B", "critic": "#AA4499", "generator": "#DDAA33", "claimer": "#882255"}
+ROLES |= {"adversary": "#D55E00", "hinted": "#56B4E9"}
 #: colour of everything that is not a method
 OTHER = "#6b6b6b"
 
