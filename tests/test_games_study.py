@@ -311,7 +311,7 @@ def test_an_adapter_is_compared_with_the_base_of_another_run(tmp_path: Path) -> 
     rows = pd.DataFrame(played(tmp_path).rows)
     found = rows[rows["panel"] == "sparsity"].set_index(["label", "series"])["value"]
     assert found["populora", "student1"] == found["populora", "teacher1"] == pytest.approx(0.75)
-    assert found["selfplay", ""] == 0
+    assert found["selfplay", "student1"] == 0
     (tmp_path / "selfplay" / "checkpoints" / "step_000000" / "model.safetensors").unlink()
     (tmp_path / "selfplay" / "checkpoints" / "step_000000").rmdir()
     without = ("updates", "populora", "of adapters, and no run from the same base has its weights")
@@ -330,6 +330,7 @@ def test_claims_are_fixed_before_the_first_run(
         make_run(where / "spc-0", "spc", 0)
 
     monkeypatch.setattr(launch, "train", train)
+    monkeypatch.setattr(games.style, "save", lambda figure, path: path)  # drawn by another test
     paths = games.main(tmp_path / "runs", tmp_path / "figures", False)
     assert "The claims are those that were fixed in claims.json" in capsys.readouterr().err
     assert tmp_path / "figures" / "games" / "games.png" in paths
