@@ -93,6 +93,8 @@ CLAIMS = Family(
         ),
     )
 )
+#: kinds of runs in which one player has several roles, whose gradients can be opposed
+SHARING = ("selfplay", "seirenes", "pasodoble, shared players", ONE_AGENT)
 #: what the claims cannot say at this scale
 LIMITS = (
     "One size of model (0.9 million parameters), 100 steps, programs of at most four operations without branches: structure is the "
@@ -181,6 +183,7 @@ def read(runs: Sequence[Run]) -> Played:
     usual = [run for run in runs if not run.varied]
     played.rows.extend(_with_intervals(row for run in runs for row in _entropy(run)))
     played.rows.extend(_with_intervals(row for run in usual if run.method in GAMES for row in _of_game(run, played)))
+    played.rows.extend(_with_intervals(row for run in runs if run.label in SHARING for row in _conflict(run, played)))
     played.rows.extend(_with_intervals(_updates(usual, played)))
     return played
 
@@ -300,9 +303,8 @@ def _entropy(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _of_game(run: Run, played: Played) -> Iterator[dict[str, Any]]:
-    """Yield what is drawn of one game over training: cross-play, difficulty, diversity, conflict."""
-    of_run = (_rounds(run) if run.method == "spc" else _cross_play(run, played), _conflict(run, played), _diversity(run, played))
-    for rows in of_run:
+    """Yield what is drawn of one game over training: cross-play, difficulty, diversity."""
+    for rows in (_rounds(run) if run.method == "spc" else _cross_play(run, played), _diversity(run, played)):
         yield from ({"label": run.label, "seed": run.seed, "series": ""} | row for row in rows)
 
 
@@ -329,8 +331,8 @@ def _conflict(run: Run, played: Played) -> list[dict[str, Any]]:
 
     def rows(document: dict[str, Any]) -> list[dict[str, Any]]:
         return [
-            {"panel": "conflict", "series": name.removeprefix("conflict/cosine/").replace("/", ", "), "at": int(step["step"])}
-            | {"value": float(value)}
+            {"panel": "conflict", "label": run.label, "seed": run.seed, "series": name.removeprefix("conflict/cosine/").replace("/", ", ")}
+            | {"at": int(step["step"]), "value": float(value)}
             for step in document["steps"]
             for name, value in step["metrics"].items()
             if name.startswith("conflict/cosine/")
@@ -626,9 +628,11 @@ def over_training(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
         own = rows[(rows["label"] == label) & (rows["series"] == series)].sort_values("at")
         roles = list(dict.fromkeys(rows.loc[rows["label"] == label, "series"]))
         dash = ("solid", "dashed", "dotted", "dashdot")[roles.index(series) % 4]
-        name = f"{label}: {series}" if panel == "conflict" or len(roles) > 1 else label
+        name = f"{label}: {series}" if len(roles) > 1 else label
         look: dict[str, Any] = methods.marker_style(label) | {"markersize": 3.5, "elinewidth": 0.9, "linestyle": dash, "label": name}
-        error = [own["value"] - own["low"], own["high"] - own["value"]]
+        look |= {"markerfacecolor": "none"} if "," in label else {}
+        low = own["low"] if panel == "conflict" else own["low"].clip(lower=0)  # Student's interval does not know what a share is
+        error = [own["value"] - low, own["high"] - own["value"]]
         ax.errorbar(own["at"] + width * (number - (len(several) - 1) / 2), own["value"], yerr=error, **look)
     ax.set_title(BY_PHASE.get(panel, "cosine of the\nroles' gradients"), fontsize=9)
     ax.set_xlabel("step" if panel == "conflict" else "phase of training")
@@ -652,7 +656,8 @@ def updates(table: pd.DataFrame, ax: Axes, panel: str, named: bool) -> Axes:
     for row in rows.to_dict("records"):
         place = places[row["label"], row["series"]]
         if np.isfinite(row["low"]):
-            ax.plot([row["low"], row["high"]], [place, place], color=methods.color(row["label"]), linewidth=4, alpha=0.3)
+            span = [max(row["low"], 0), row["high"]]  # Student's interval does not know that none of these is negative
+            ax.plot(span, [place, place], color=methods.color(row["label"]), linewidth=4, alpha=0.3)
         ax.plot([row["value"]], [place], linestyle="none", markersize=4.5, **methods.marker_style(row["label"]))
     ax.set_title(UPDATES[panel], fontsize=9)
     ax.set_xlabel(UNITS[panel], fontsize=8)
@@ -677,12 +682,12 @@ def caption(table: pd.DataFrame) -> str:
         "problems that all runs were asked, at temperature 1; hollow: controls, ticks: both greedy. Dashed: entropy of RLVR's solver, of "
         "Seirênes that of its control without an adversary. Cross-play: accuracy of the solver of a step on the tasks of a phase, mean "
         "over seeds; compare along rows. SPC: share of the wrong steps of a round's generator that the critic of a round finds. Distance: "
-        "1 - similarity to the nearest task of an earlier phase. Bars and bands: 95 % over seeds, for pass@k and gains over seeds and "
-        f"programs, each for itself.{without}"
+        "1 - similarity to the nearest task of an earlier phase. Cosine: where one player has several roles. Bars and bands: 95 % over "
+        f"seeds, for pass@k and gains over seeds and programs, each for itself.{without}"
     )
 
 
-STUDY = Study("games", __doc__, CLAIMS, read, curves, figure, notes)
+STUDY = Study("games", __doc__, CLAIMS, read, curves, figure, caption, notes)
 
 
 # training and measuring
@@ -711,30 +716,31 @@ def main(folder: Path, figures: Path, force: bool) -> list[Path]:
 
 
 def measure(runs: Sequence[Run], force: bool = False) -> None:
-    """Compute cross-play and role conflict of games without varied settings, into ``crossplay/`` and ``conflict/`` beside the runs.
+    """Compute cross-play of games and conflict of roles, into ``crossplay/`` and ``conflict/`` beside the runs.
 
-    What a run cannot give is written down with its reason. Existing files are kept, unless ``force``.
+    Cross-play is that of games without varied settings, but for SPC, whose rounds are its cross-play; conflict that of runs in which one
+    player has several roles. What a run cannot give is written down with its reason. Existing files are kept, unless ``force``.
     """
     from dynamics.train.conflict import report as conflict
     from dynamics.train.crossplay import report as crossplay
 
-    played = [run for run in runs if run.method in GAMES and not run.varied]
-    for number, run in enumerate(played, start=1):
-        tell(f"  measuring {number}/{len(played)}: {run.path.name}")
-        for what in ("crossplay", "conflict") if run.method != "spc" else ("conflict",):  # its rounds are its cross-play
-            path = run.path.parent / what / f"{run.path.name}.json"
-            if path.exists() and not force:
-                continue
-            try:
-                if what == "crossplay":
-                    found, about = crossplay.of_run(run.path)
-                    document = found.to_dict() | about
-                else:
-                    document = conflict.to_dict(conflict.of_run(run.path), run.path, "")
-            except InputError as error:
-                document = {"refused": str(error)}
-            path.parent.mkdir(exist_ok=True)
-            outputs.write(str(path), to_json(document))
+    usual = [("crossplay", run) for run in runs if run.method in GAMES and run.method != "spc" and not run.varied]
+    todo = [*usual, *(("conflict", run) for run in runs if run.label in SHARING)]
+    for number, (what, run) in enumerate(todo, start=1):
+        path = run.path.parent / what / f"{run.path.name}.json"
+        if path.exists() and not force:
+            continue
+        tell(f"  measuring {number}/{len(todo)}: {what} of {run.path.name}")
+        try:
+            if what == "crossplay":
+                found, about = crossplay.of_run(run.path)
+                document = found.to_dict() | about
+            else:
+                document = conflict.to_dict(conflict.of_run(run.path), run.path, "")
+        except InputError as error:
+            document = {"refused": str(error)}
+        path.parent.mkdir(exist_ok=True)
+        outputs.write(str(path), to_json(document))
 
 
 if __name__ == "__main__":

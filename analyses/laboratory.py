@@ -152,7 +152,7 @@ def caption(table: pd.DataFrame) -> str:
     )
 
 
-STUDY = Study("laboratory", __doc__, CLAIMS, read, curves, figure)
+STUDY = Study("laboratory", __doc__, CLAIMS, read, curves, figure, caption)
 
 
 if __name__ == "__main__":

@@ -198,6 +198,7 @@ class Study(Generic[S]):
     read : makes scores from runs.
     curves : makes the table of what is drawn.
     figure : draws that table.
+    caption : describes the figure.
     notes : what else is to be said of the runs, such as what was not measured.
     """
 
@@ -207,6 +208,7 @@ class Study(Generic[S]):
     read: Callable[[Sequence[Run]], S]
     curves: Callable[[S], pd.DataFrame]
     figure: Callable[[pd.DataFrame], Figure]
+    caption: Callable[[pd.DataFrame], str]
     notes: Callable[[S], Sequence[str]] = lambda _: ()
 
     @property
@@ -267,7 +269,8 @@ class Study(Generic[S]):
             if fixed
             else "These claims were not fixed before the runs: no claims.json."
         )
-        text = claims.markdown(rows) + "\n\n" + "\n".join([*claims.notes(self.family), told, *self.notes(recorded)]) + "\n"
+        said = [*claims.notes(self.family), told, f"Figure: {self.caption(drawn)}", *self.notes(recorded)]
+        text = claims.markdown(rows) + "\n\n" + "\n".join(said) + "\n"
         write_csv(out / f"{self.name}.csv", rows, "%.4g")
         write_csv(out / f"{self.name}-curves.csv", drawn, "%.6g")
         outputs.write(str(out / f"{self.name}.md"), text)

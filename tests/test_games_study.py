@@ -219,7 +219,7 @@ def test_what_was_not_measured_is_named(two: Path) -> None:
     (two / "seirenes-0" / "robustness.jsonl").unlink()
     told = "\n".join(games.notes(played(two)))
     assert "crossplay of seirenes-0: a hint is no task" in told
-    assert "conflict of seirenes-0, spc-0: not computed; python -m dynamics.train.conflict" in told
+    assert "conflict of seirenes-0: not computed; python -m dynamics.train.conflict" in told
     assert "critics of spc-0: no critic.jsonl; is it finished?" in told
     assert "robustness of seirenes-0: no robustness.jsonl" in told
     assert "all of selfplay, pasodoble, populora: no run" in told
@@ -278,7 +278,7 @@ def test_the_command_writes_tables_and_figure(made: Path, tmp_path: Path, capsys
     assert {path.name for path in tmp_path.iterdir()} == {f"games{end}" for end in (".png", ".svg", ".csv", "-curves.csv", ".md")}
     rows = pd.read_csv(tmp_path / "games-curves.csv")
     assert {"pass@k", "gain", "entropy", "crossplay"} == set(rows["panel"])
-    assert "3 seeds" in games.caption(rows)
+    assert "Figure: 3 seeds, each with its own base" in told
     assert "No runs of" not in games.caption(rows)
 
 
@@ -328,14 +328,16 @@ def test_claims_are_fixed_before_the_first_run(
         assert (preset, folder, force) == ("games", where, False)
         assert (where / "claims.json").exists()
         make_run(where / "spc-0", "spc", 0)
+        make_run(where / "selfplay-0", "selfplay", 0)
 
     monkeypatch.setattr(launch, "train", train)
     monkeypatch.setattr(games.style, "save", lambda figure, path: path)  # drawn by another test
     paths = games.main(tmp_path / "runs", tmp_path / "figures", False)
     assert "The claims are those that were fixed in claims.json" in capsys.readouterr().err
     assert tmp_path / "figures" / "games" / "games.png" in paths
-    assert "refused" in json.loads((where / "conflict" / "spc-0.json").read_text())
-    assert not (where / "crossplay").exists()  # its rounds are its cross-play
+    for what in ("crossplay", "conflict"):
+        assert "refused" in json.loads((where / what / "selfplay-0.json").read_text())
+        assert not (where / what / "spc-0.json").exists()  # its rounds are its cross-play, and its players have one role each
 
 
 def test_a_dry_run_prints_the_commands_of_the_games(capsys: pytest.CaptureFixture[str]) -> None:
