@@ -541,7 +541,7 @@ def gains(table: pd.DataFrame, ax: Axes) -> Axes:
     greedy = table[(table["panel"] == "gain") & (table["at"] == 0)].set_index("label")["value"]
     for place, row in enumerate(rows.to_dict("records")):
         if row["label"] in greedy:
-            tick = {"marker": "|", "markersize": 8, "markeredgewidth": 1.5, "color": methods.color(row["label"])}
+            tick: dict[str, Any] = {"marker": "|", "markersize": 8, "markeredgewidth": 1.5, "color": methods.color(row["label"])}
             ax.plot([greedy[row["label"]]], [place], linestyle="none", alpha=0.6, **tick)
         marker = methods.marker_style(row["label"]) | ({"markerfacecolor": "none"} if "," in row["label"] else {})
         error = [[row["value"] - row["low"]], [row["high"] - row["value"]]]

@@ -64,7 +64,7 @@ class Recorded:
         if set(known["seed"]) != set(own["seed"]):
             raise InputError(f"no {measured} of proposals of {name}: curriculum.jsonl has none")
         means = known.groupby("seed")[measured].agg(["mean", "size"])
-        return of_seeds({int(seed): float(mean) for seed, mean in means["mean"].items()}, int(means["size"].min()))  # type: ignore[call-overload]
+        return of_seeds({int(seed): float(mean) for seed, mean in means["mean"].items()}, int(means["size"].min()))
 
 
 def of_seeds(values: Mapping[int, float], drawn: int) -> Scores:
