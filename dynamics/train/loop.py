@@ -350,7 +350,7 @@ class Run:
         probed = self._probe(number)
         metrics = self._update(number, data.parts)
         self.engine.changed = True
-        self.engine.replaced(self.method.after_update(number))
+        self.method.after_update(number)
         metrics |= data.metrics | probed | {"learning_rate": self.config.learning_rate * update.rate(self.config, number)}
         self.step = number
         seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)
@@ -420,7 +420,8 @@ class Run:
         for recorder in (self.recorder, *self.recorders.values()):
             recorder.directory.sync()
         kept = self.method.state() if method_state is None else method_state
-        state.save(self.out / "state", self.step, self.players, kept, last=self.step == self.config.steps)
+        with self.engine.collected():
+            state.save(self.out / "state", self.step, self.players, kept, last=self.step == self.config.steps)
         self.saved = self.step
 
     def checkpoint(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -89,10 +89,8 @@ class Method:
         """Return the batch of a step, counted from 1."""
         raise NotImplementedError
 
-    def after_update(self, step: int) -> Collection[str]:
-        """Do what remains of a step once the players are updated; return the names of those that were replaced."""
-        del step
-        return ()
+    def after_update(self, step: int) -> None:
+        """Do what remains of a step once the players are updated, such as replacing some of them."""
 
     def state(self) -> dict[str, Any]:
         """Return the JSON-serialisable state that ``load`` restores in a resumed run."""

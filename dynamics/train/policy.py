@@ -122,9 +122,11 @@ class Policy:
     rotary : how the rotary embeddings depend on the length of a sequence; longer ones than its limit are refused.
     remarks : lines about its use that belong into the record of a run.
     shared_by : the processes that sample from it and measure with it together; None if this process does so alone.
+    version : grows with each change of the master weights, after which ``update_model`` is called.
     """
 
     shared_by: Workers | None = None
+    version: int = 0
 
     def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32", gradient_checkpointing: bool = False):
         from dynamics.models import wrap
@@ -189,7 +191,8 @@ class Policy:
         save_quietly(model, self.tokenizer, folder)
 
     def update_model(self) -> None:
-        """Copy the master weights into the model's parameters."""
+        """Copy the master weights into the model's parameters; to be called after every change of these."""
+        self.version += 1
         with torch.no_grad():
             for name, value in self.model.named_parameters():
                 if name in self.masters and value is not self.masters[name]:

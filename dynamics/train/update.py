@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -284,8 +284,13 @@ def prepare(policy: Policy, reference: Policy | None, batch: Batch, config: Trai
 
 
 def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make AdamW for the master weights; with ``decay_matrices_only``, those of fewer than two dimensions are in a group without decay."""
-    masters = list(policy.masters.values())
+    """Make AdamW for the master weights of a policy; see ``optimizer_of``."""
+    return optimizer_of(policy.masters.values(), config)
+
+
+def optimizer_of(weights: Iterable[torch.Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    """Make AdamW for weights; with ``decay_matrices_only``, those of fewer than two dimensions are in a group without decay."""
+    masters = list(weights)
     groups: list[dict[str, Any]] = [{"params": masters}]
     if config.decay_matrices_only:
         groups = [{"params": [value for value in masters if value.ndim >= 2]}]
@@ -335,6 +340,12 @@ def clipped_norm(policy: Policy, config: TrainConfig) -> float:
     return float(torch.nn.utils.clip_grad_norm_(policy.masters.values(), config.max_grad_norm or math.inf))
 
 
+def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+    """Set the learning rate of a step."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * rate(config, step)
+
+
 def not_finite(step: int, tokens: Tokens, batch: Batch) -> InputError:
     """Make the error of a step whose gradient or loss is not finite."""
     samples = tokens.sample[~np.isfinite(tokens.loss)]
@@ -347,8 +358,7 @@ def not_finite(step: int, tokens: Tokens, batch: Batch) -> InputError:
 
 def apply(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
     """Take an optimizer step on the gradients of the master weights."""
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * rate(config, step)
+    set_rate(optimizer, config, step)
     optimizer.step()
     optimizer.zero_grad()
     policy.update_model()

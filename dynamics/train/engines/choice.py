@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     from dynamics.train.engines.protocol import Engine
 
 EngineName = Literal["local", "trl"]
-#: how a launcher asks accelerate for what the engine does not do
-SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
 
 def world() -> int:
     """Return the number of processes that a launcher started, by its environment; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def sharded() -> bool:
+    """Tell whether a launcher asks accelerate to shard weights by FSDP."""
+    return _asked("ACCELERATE_USE_FSDP")
+
+
+def _asked(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
@@ -50,9 +57,12 @@ def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
         )
     if config.master_dtype != "float32":
         raise InputError(f"--master-dtype {config.master_dtype}: --engine trl trains float32 weights; leave it out, or use --engine local")
-    for variable, what in SHARDING.items():
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
-            raise InputError(f"{what}: --engine trl gives every process the whole weights; start it with a configuration without {what}")
+    if _asked("ACCELERATE_USE_DEEPSPEED"):
+        raise InputError("DeepSpeed: has an optimizer of its own, which --engine trl does not use; start it with a configuration of FSDP2")
+    if sharded() and os.environ.get("FSDP_VERSION") != "2":
+        raise InputError("FSDP: --engine trl shards weights by FSDP2 only; set fsdp_version: 2 in the configuration of accelerate")
+    if sharded() and world() == 1:
+        raise InputError("FSDP: there is one process, and nothing to share; start several, or choose a configuration without FSDP")
 
 
 def make(name: EngineName, processes: int | None, config: TrainConfig) -> Engine:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from dynamics.errors import InputError
@@ -57,8 +58,9 @@ class Local:
         assert first is not None
         return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
 
-    def replaced(self, names: Collection[str]) -> None:
-        """Do nothing: there are no other processes."""
+    def collected(self) -> AbstractContextManager[None]:
+        """Do nothing: it is here."""
+        return nullcontext()
 
     def describe(self) -> dict[str, Any]:
         """Return that there is one process."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,8 +55,8 @@ class Engine(Protocol):
     def update(self, player: Player, reference: Policy | None, batch: Batch, step: int) -> Update:
         """Take the optimizer steps of a player on a batch; ``InputError``, without a step, if the gradient or the loss is not finite."""
 
-    def replaced(self, names: Collection[str]) -> None:
-        """Note that the weights of players, and the state of their optimizers, were changed otherwise than by ``update``."""
+    def collected(self) -> AbstractContextManager[None]:
+        """Have the whole state of every optimizer in this process, to be saved."""
 
     def describe(self) -> dict[str, Any]:
         """Return what ``run.json`` says of it."""

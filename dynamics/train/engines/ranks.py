@@ -50,6 +50,7 @@ class Ranks:
     ----------
     rank, size : of this process, and the number of all.
     players, policies : those that all processes hold, by name.
+    known : version of the weights of each player that all have.
     handlers : what all processes do at a command, by its name.
     apart : whether the processes are, or were left, in the middle of a command.
     """
@@ -61,6 +62,7 @@ class Ranks:
         self.group = dist.new_group(backend="gloo", timeout=PATIENCE) if self.size > 1 else None
         self.players: Mapping[str, Player] = {}
         self.policies: dict[str, Policy] = {}
+        self.known: dict[str, int] = {}
         self.apart = False
         self.handlers: dict[str, Callable[..., Any]] = {"sample": self._sample, "measure": self._measure, "give": self._give}
 
@@ -75,6 +77,7 @@ class Ranks:
         self.policies = {name: player.policy for name, player in players.items()} | ({} if base is None else {BASE: base})
         for policy in self.policies.values():
             policy.shared_by = self if self.size > 1 else None
+        self.known = {}
 
     # the leader
 
@@ -152,7 +155,7 @@ class Ranks:
 
     def sample(self, policy: Policy, request: Request, /) -> list[list[SampledCompletion]]:
         """Sample completions, each process those of its prompts; see ``samplers.transformers.sample``."""
-        parts = self.call("sample", self._name(policy), request)
+        parts = self.call("sample", self.refreshed(policy), request)
         return [group for part in parts for group in part]
 
     def _sample(self, name: str, request: Request) -> list[list[SampledCompletion]]:
@@ -162,7 +165,7 @@ class Ranks:
     def measure(self, policy: Policy, batch: Batch, tokens: int, share: bool | None, /) -> Float32[torch.Tensor, "3 tokens"]:
         """Compute log-probabilities, entropies and surprisals, each process those of its samples; see ``Policy.measure``."""
         order = np.argsort(batch.prompt_of, kind="stable")  # those of a prompt are computed together
-        parts = self.call("measure", self._name(policy), batch, order, tokens, share)
+        parts = self.call("measure", self.refreshed(policy), batch, order, tokens, share)
         columns: list[Any] = [None] * len(order)
         for rank, part in enumerate(parts):
             chosen = order[slice(*_share(len(order), rank, self.size))]
@@ -177,17 +180,20 @@ class Ranks:
             return np.zeros((3, 0), np.float32)
         return self.policies[name].measure_here(select(batch, order[start:end]), tokens, share).cpu().numpy()
 
-    def _name(self, policy: Policy) -> str:
-        return next(name for name, known in self.policies.items() if known is policy)
+    def refreshed(self, policy: Policy) -> str:
+        """Return the name of a policy, once the other processes have its weights, and the state of its optimizer, as they are now.
 
-    def give(self, names: Sequence[str]) -> None:
-        """Give the other processes the weights of players, and the state of their optimizers."""
-        if self.size > 1 and names:
-            self.call("give", list(names))
+        They differ from what the others have if they were read from a saved state, or if the game has changed them.
+        """
+        name = next(name for name, known in self.policies.items() if known is policy)
+        if name in self.players and self.known.get(name) != policy.version:
+            self.call("give", name)
+            self.known[name] = policy.version
+        return name
 
-    def _give(self, names: Sequence[str]) -> None:
-        for name in names:
-            player = self.players[name]
+    def _give(self, name: str) -> None:
+        player = self.players[name]
+        if self.size > 1:
             for weights in player.policy.masters.values():
                 _broadcast_tensor(weights.detach(), self.group)
             held: list[torch.Tensor] = []

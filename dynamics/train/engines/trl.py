@@ -11,26 +11,30 @@ The trainer runs in a thread, and waits in that method for the next batch: the l
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.metadata
 import math
 import queue
 import tempfile
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dynamics.errors import InputError
 from dynamics.extras import optional_import
 from dynamics.train import loading, registry, sources, state, token_metrics, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
+from dynamics.train.engines import choice
 from dynamics.train.engines.protocol import Start
 from dynamics.train.engines.ranks import LEADER, Ranks
+from dynamics.train.lora import LoraPolicy
 from dynamics.train.player import Player
 from dynamics.train.policy import Policy
 from dynamics.train.updates import Update
@@ -77,7 +81,8 @@ class TRL:
         PartialState(cpu=config.device == "cpu")  # joins the processes that torchrun or accelerate started
         self.config, self.changed = config, False
         self.ranks = Ranks(processes)
-        self.ranks.handlers |= {"begin": self._begin, "step": self._step}
+        self.ranks.handlers |= {"begin": self._begin, "step": self._step, "collect": self._collect}
+        self.sharded = choice.sharded()
         self.trainers: dict[int, _Trainer] = {}
 
     # the leader
@@ -86,7 +91,6 @@ class TRL:
         """Have the other processes load the model and make the players, and give them the state of a resumed run."""
         self.share(start, players, base)
         self.ranks.call("begin", start)
-        self.ranks.give(list(players))
 
     def update(self, player: Player, reference: Policy | None, batch: Batch, step: int) -> Update:
         """Take the optimizer steps of a player on a batch, each process with a part of the completions."""
@@ -102,7 +106,7 @@ class TRL:
             if not np.isfinite(tokens.loss).all():
                 raise update.not_finite(step, tokens, batch)
             changed, self.changed = self.changed, True
-            taken = self.ranks.call("step", player.name, self._rows(batch, slope), step)[LEADER]
+            taken = self._taken(player, self._rows(batch, slope), step)
             if not math.isfinite(taken):  # no step was taken
                 self.changed = changed
                 raise update.not_finite(step, tokens, batch)
@@ -115,6 +119,15 @@ class TRL:
         assert first is not None
         return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
 
+    def _taken(self, player: Player, rows: list[Row], step: int) -> float:
+        """Have all processes take a step; return the norm of the gradient."""
+        found = self.ranks.call("step", self.ranks.refreshed(player.policy), rows, step)
+        self.ranks.known[player.name] = player.policy.version
+        for rank, (norm, total) in enumerate(found):
+            if math.isfinite(norm) and total != found[LEADER][1]:
+                raise InputError(f"step {step}: rank {rank} has other weights of {player.name} than rank 0 after it; resume the run")
+        return float(found[LEADER][0])
+
     def _rows(self, batch: Batch, slope: Float[np.ndarray, " tokens"]) -> list[Row]:
         """List the completions that have a gradient, the longest first, so that every process gets some of each length."""
         by_sample = np.split(slope, np.cumsum(batch.lengths)[:-1])
@@ -122,14 +135,23 @@ class TRL:
         rows = [Row(batch.prompts[batch.prompt_of[sample]], batch.completions[sample], by_sample[sample]) for sample in chosen]
         return sorted(rows, key=lambda row: -len(row.prompt) - len(row.completion))
 
-    def replaced(self, names: Collection[str]) -> None:
-        """Give the other processes the weights of players that were replaced."""
-        self.ranks.give(list(names))
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Have the whole state of every optimizer in this process, to be saved; it is shared again afterwards."""
+        if not self.sharded:
+            yield
+            return
+        self.ranks.call("collect")
+        try:
+            yield
+        finally:
+            for trainer in self.trainers.values():
+                trainer.player.optimizer.state.clear()
 
     def describe(self) -> dict[str, Any]:
-        """Return the number of processes, and the versions of what computes the gradient."""
+        """Return the number of processes, what they share, and the versions of what computes the gradient."""
         versions = {name: importlib.metadata.version(name) for name in ("trl", "accelerate")}
-        return {"name": "trl", "processes": self.ranks.size} | versions
+        return {"name": "trl", "processes": self.ranks.size, "sharded": "FSDP2" if self.sharded else None} | versions
 
     def close(self) -> None:
         """End the trainers and the other processes."""
@@ -142,6 +164,9 @@ class TRL:
     def share(self, start: Start, players: Mapping[str, Player], base: Policy | None) -> None:
         """Name the players that every process has made."""
         self.start, self.config = start, start.config
+        shared = len({id(player.policy.model) for player in players.values()}) < len(players)
+        if self.sharded and (shared or any(isinstance(player.policy, LoraPolicy) for player in players.values())):
+            raise InputError("FSDP: players that are adapters of one model are not sharded; start with a configuration without FSDP")
         for player in players.values():
             switch_off_dropout(player.policy, start.config.model)
         self.ranks.share(players, base)
@@ -169,16 +194,23 @@ class TRL:
         """Carry out what the leader asks for until the run ends; return whether it ended well."""
         return self.ranks.follow()
 
-    def _step(self, name: str, rows: Sequence[Row], step: int) -> float:
-        """Take an optimizer step, and return the norm of the gradient; none is taken if that is not finite."""
+    def _collect(self) -> None:
+        for trainer in self.trainers.values():
+            trainer.collect(self.ranks.leads)
+
+    def _step(self, name: str, rows: Sequence[Row], step: int) -> tuple[float, float]:
+        """Take an optimizer step, unless the gradient is not finite; return the norm of the gradient, and the sum of the weights."""
         player = self.ranks.players[name]
-        if not rows:  # as in one process, there is no gradient, and the optimizer leaves the weights as they are
-            return _take(player, self.config, step)
+        norm = self._trained(player, rows, step) if rows else 0.0  # without a gradient, no optimizer moves
+        return norm, sum(float(value.detach().sum(dtype=torch.float64)) for value in player.policy.masters.values())
+
+    def _trained(self, player: Player, rows: Sequence[Row], step: int) -> float:
         with player.policy.trained_by_others() as model:
             trainer = self.trainers.get(id(model))
             if trainer is None:
                 chunks = self._chunks(rows)
-                trainer = self.trainers[id(model)] = _Trainer(model, player.policy, self.config, chunks, self.start.threads)
+                kind = _Sharded if self.sharded else _Trainer
+                trainer = self.trainers[id(model)] = kind(model, player, self.config, chunks, self.start.threads)
             mine = rows[self.ranks.rank :: self.ranks.size]
             each = -(-len(rows) // self.ranks.size)  # rows of the process that has most
             each = -(-each // trainer.chunks) * trainer.chunks
@@ -227,16 +259,6 @@ def tensors(rows: Sequence[Row], count: int, shared: int, device: torch.device) 
     return sent | {"num_items_in_batch": torch.ones((), device=device)}  # the weights of tokens are in the derivatives
 
 
-def _take(player: Player, config: TrainConfig, step: int) -> float:
-    """Clip the gradient and take a step if its norm, which is returned, is finite."""
-    norm = update.clipped_norm(player.policy, config)
-    if math.isfinite(norm):
-        update.apply(player.policy, player.optimizer, config, step)
-    else:
-        player.optimizer.zero_grad()
-    return norm
-
-
 class _Over(Exception):
     """There are no further batches."""
 
@@ -244,8 +266,9 @@ class _Over(Exception):
 class _Trainer:
     """A trainer of TRL for one model, in a thread that waits for batches."""
 
-    def __init__(self, model: Any, policy: Policy, config: TrainConfig, chunks: int, threads: int):
-        self.chunks, self.threads = chunks, threads
+    def __init__(self, model: Any, player: Player, config: TrainConfig, chunks: int, threads: int):
+        self.player, self.chunks, self.threads = player, chunks, threads
+        policy = player.policy
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[float | BaseException] = queue.SimpleQueue()
         self.config, self.norm = config, math.nan
@@ -282,7 +305,6 @@ class _Trainer:
                 train_dataset=Dataset.from_list(rows),
                 processing_class=policy.tokenizer,
                 callbacks=[_Told(self)],
-                optimizers=(step := _Step(self, model), torch.optim.lr_scheduler.LambdaLR(step, lambda _: 1.0)),
             )
         self.trainer.waiting = self
         self.thread = threading.Thread(target=self._run, daemon=True, name="trl")
@@ -323,7 +345,85 @@ class _Trainer:
     def take(self) -> None:
         """Take the step of the current job."""
         assert self.job is not None
-        self.norm = _take(self.job.player, self.config, self.job.step)
+        policy, optimizer = self.job.player.policy, self.job.player.optimizer
+        self.norm = update.clipped_norm(policy, self.config)
+        if math.isfinite(self.norm):
+            update.apply(policy, optimizer, self.config, self.job.step)
+        else:
+            optimizer.zero_grad()
+
+    def collect(self, leads: bool) -> None:
+        """Put the whole state of the optimizer into that of the player; it is there."""
+
+
+class _Sharded(_Trainer):
+    """A trainer whose weights and optimizer accelerate shards by FSDP2; the player has the whole weights, from which all sample."""
+
+    def __init__(self, model: Any, player: Player, config: TrainConfig, chunks: int, threads: int):
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.version: int | None = None  # of the player's weights that are in the shards
+        super().__init__(copy.deepcopy(model), player, config, chunks, threads)
+
+    def next_job(self) -> Job:
+        """Wait for the next job, and take up weights that were changed otherwise than by a step."""
+        job = super().next_job()
+        if self.version != self.player.policy.version:
+            self._load()
+        return job
+
+    def _parameters(self) -> dict[str, DTensor]:
+        """Return the shards by the names of the player's weights."""
+        if not self.trainer.accelerator.is_fsdp2:
+            raise InputError(f"FSDP2 was asked for, and accelerate runs {self.trainer.accelerator.distributed_type.value}")
+        found = dict(self.trainer.model_wrapped.named_parameters())
+        if found.keys() != self.player.policy.masters.keys():
+            raise InputError("FSDP2: the shards have other names than the weights of the model; start with a configuration without FSDP")
+        return found
+
+    def _load(self) -> None:
+        """Take up the weights of the player, and the state of its optimizer: none if the game has changed the weights."""
+        parameters, masters = self._parameters(), self.player.policy.masters
+        self.optimizer = update.optimizer_of(parameters.values(), self.config)
+        kept = self.player.optimizer.state
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.copy_(_sharded_as(masters[name].detach(), value))
+                for key, part in kept.get(masters[name], {}).items():
+                    self.optimizer.state[value][key] = part.clone() if part.numel() == 1 else _sharded_as(part, value)
+        kept.clear()
+        self.version = self.player.policy.version
+
+    def take(self) -> None:
+        """Take the step of the current job on the shards, and give the player the whole weights."""
+        assert self.job is not None
+        assert self.optimizer is not None
+        parameters, policy = self._parameters(), self.player.policy
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), self.config.max_grad_norm or math.inf)
+        self.norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if math.isfinite(self.norm):
+            update.set_rate(self.optimizer, self.config, self.job.step)
+            self.optimizer.step()
+            with torch.no_grad():
+                for name, value in parameters.items():
+                    policy.masters[name].copy_(value.full_tensor())
+            policy.update_model()
+            self.version = policy.version
+        self.optimizer.zero_grad()
+
+    def collect(self, leads: bool) -> None:
+        """Put the whole state of the optimizer into that of the player, in the process that leads."""
+        if self.optimizer is None:
+            return
+        for name, value in self._parameters().items():
+            for key, part in self.optimizer.state[value].items():
+                whole = part.full_tensor() if isinstance(part, DTensor) else part
+                if leads:
+                    self.player.optimizer.state[self.player.policy.masters[name]][key] = whole
+
+
+def _sharded_as(whole: torch.Tensor, like: DTensor) -> DTensor:
+    """Return the shards of a tensor that every process has."""
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 class _Waiting(GRPOTrainer):
@@ -334,6 +434,17 @@ class _Waiting(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         del inputs
         return self.waiting.next_job().tensors
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimizer that takes the steps of players."""
+        self.optimizer = self.optimizer or _Step(self.waiting, self.model if model is None else model)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make a schedule that changes nothing: the steps set the learning rate."""
+        del num_training_steps
+        self.lr_scheduler = self.lr_scheduler or torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda _: 1.0)
+        return self.lr_scheduler
 
 
 class _Step(torch.optim.Optimizer):

@@ -272,16 +272,18 @@ class PopuLoRA(Game):
 
     # evolution
 
-    def after_update(self, step: int) -> list[str]:
+    def after_update(self, step: int) -> None:
         """Replace the lowest rated by children of the best, if it is due; not after the last step, as they would not be trained."""
         every = self.config.evolve_every
         if self.config.population == "one" or not every or step % every or step == self.config.steps:
-            return []
-        populations = [role for role, of in self.ratings.items() if sum(name in self.adapters for name in of) > 1]
-        return [name for role in populations for name in self.evolve(role, step)]
+            return
+        for role, of in self.ratings.items():
+            names = [name for name in of if name in self.adapters]
+            if len(names) > 1:
+                self.evolve(role, step)
 
-    def evolve(self, role: str, step: int) -> list[str]:
-        """Replace the lowest rated of a population, and return their names; all parents are those that are kept."""
+    def evolve(self, role: str, step: int) -> None:
+        """Replace the lowest rated of a population; all parents are those that are kept."""
         config, rated = self.config, self.ratings[role]
         order = ratings.ranked(rated)
         count = config.replaced(len(order))
@@ -302,7 +304,6 @@ class PopuLoRA(Game):
             self.lineage.append(row)
             self.living[name] = row["child"]
             rated[name] = Rating(mu=float(np.mean([rated[parent].mu for parent in parents])))
-        return replaced
 
     # after training
 

@@ -1,13 +1,15 @@
-"""What each process of a test computes: updates of small models by TRL, and by rank 0 alone. ``torchrun worker.py OUT``."""
+"""What each process of a test computes: updates of small models by TRL, and by rank 0 alone. ``torchrun worker.py OUT [fsdp2]``."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from dynamics.train import tiny, update
 from dynamics.train.batch import Batch
@@ -18,11 +20,14 @@ from dynamics.train.engines.protocol import Start
 from dynamics.train.engines.ranks import BASE
 from dynamics.train.engines.trl import TRL
 from dynamics.train.lora import LoraPolicy, SharedBase
+from dynamics.train.player import Player
 from dynamics.train.policy import Policy
 from dynamics.train.samplers.transformers import sample
 from train.helpers import MODELS
 
 TEMPERATURE = 0.8
+#: cases that are computed with sharded weights too
+SHARDED = ("token-mean", "absolute positions", "kl", "two updates a batch", "small micro-batches", "clipped norm", "supervised")
 #: name of a case -> model, settings
 CASES: dict[str, tuple[str, TrainConfig]] = {
     "token-mean": ("llama", RLVRConfig()),
@@ -68,24 +73,30 @@ def batch(step: int, case: str) -> Batch:
     return replace(made, trained=np.arange(count) != 4) if step == 3 else made
 
 
+#: gradients of the weights at each optimizer step, whole; none where there are none
+SEEN: list[list[torch.Tensor]] = []
+
+
+def see(optimizer: torch.optim.Optimizer, *more: object) -> None:
+    """Note the gradients before a step is taken."""
+    found = [value.grad for group in optimizer.param_groups for value in group["params"] if value.grad is not None]
+    SEEN.append([(value.full_tensor() if isinstance(value, DTensor) else value).clone() for value in found])
+    SET_RATE(optimizer, *more)  # type: ignore[arg-type]
+
+
+SET_RATE = update.set_rate
+
+
 def steps(engine: Local | TRL, policy: Policy, reference: Policy, config: TrainConfig, case: str) -> dict[str, object]:
     """Take four steps, one of them on completions without a gradient; return gradients, weights and measurements."""
     player = engine.ranks.players["policy"] if isinstance(engine, TRL) else update.make_player("policy", policy, config)
-    gradients: list[dict[str, torch.Tensor]] = []
-    taken = update.apply
-
-    def apply(policy: Policy, *more: object) -> None:
-        gradients.append({name: value.grad.clone() for name, value in policy.masters.items() if value.grad is not None})
-        taken(policy, *more)  # type: ignore[arg-type]
-
-    update.apply = apply
-    try:
-        done = [
-            engine.update(player, reference, replace(made, advantages=np.zeros(len(made.completions))) if step == 2 else made, step)
-            for step, made in ((step, batch(step, case)) for step in (1, 2, 3, 4))
-        ]
-    finally:
-        update.apply = taken
+    SEEN.clear()
+    done = [
+        engine.update(player, reference, replace(made, advantages=np.zeros(len(made.completions))) if step == 2 else made, step)
+        for step, made in ((step, batch(step, case)) for step in (1, 2, 3, 4))
+    ]
+    names = list(player.policy.masters)
+    gradients = [dict(zip(names, values, strict=True)) for values in SEEN if values]
     request = Request(batch(1, case).prompts, (1.0, 1.0, 0.0), 12, 0, "test")
     sampled = [one.ids.tolist() for group in sample(player.policy, request) for one in group]
     return {
@@ -95,7 +106,15 @@ def steps(engine: Local | TRL, policy: Policy, reference: Policy, config: TrainC
         "norms": [one.norm for one in done],
         "clips": [one.clips for one in done],
         "sampled": sampled,
+        "state": states_of(engine, player),
     }
+
+
+def states_of(engine: Local | TRL, player: Player) -> dict[str, torch.Tensor]:
+    """Return the state of a player's optimizer, as it would be saved, by the names of weights."""
+    with engine.collected():
+        states = {name: dict(player.optimizer.state[value]) for name, value in player.policy.masters.items()}
+    return {f"{name} {key}": part.clone() for name, values in states.items() for key, part in values.items()}
 
 
 def compare(one: dict, other: dict) -> dict[str, object]:
@@ -121,6 +140,7 @@ def compare(one: dict, other: dict) -> dict[str, object]:
         "norms": float(np.abs(np.subtract(one["norms"], other["norms"])).max()),
         "clips": [sorted(clips) for clips in one["clips"]] == [sorted(clips) for clips in other["clips"]],
         "sampled": one["sampled"] == other["sampled"],
+        "state": max(float((value - other["state"][name]).abs().max() / value.abs().max()) for name, value in one["state"].items()),
     }
 
 
@@ -136,9 +156,33 @@ def config_of(case: str) -> TrainConfig:
     return replace(CASES[case][1], device="cpu", learning_rate=1e-3, threads=1, warmup_steps=2, steps=4, **more)
 
 
+def have_accelerate_shard_on_a_processor() -> None:
+    """Have accelerate take the processors for several GPUs, without which it shards nothing."""
+    import accelerate.state
+    from accelerate.utils import DistributedType
+
+    def set_device(state: accelerate.state.PartialState) -> None:
+        state.device = torch.device("cpu")
+
+    accelerate.state.PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+    accelerate.state.PartialState.set_device = set_device
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+    }
+    torch.distributed.init_process_group("gloo")
+
+
 def main() -> None:
     """Compare TRL with one process in every case, and write what was found."""
     torch.set_num_threads(1)
+    update.set_rate = see
+    cases = dict(CASES)
+    if "fsdp2" in sys.argv:
+        have_accelerate_shard_on_a_processor()
+        cases = {name: cases[name] for name in SHARDED}
     engine = TRL(RLVRConfig(device="cpu"))
 
     def begin(case: str) -> None:
@@ -152,7 +196,7 @@ def main() -> None:
         assert engine.follow()
         return
     found = {}
-    for case in CASES:
+    for case in cases:
         config, (policy, reference), local = config_of(case), policy_of(CASES[case][0], case), Local()
         local.begin(Start("rlvr", config, 1, "float32", ""), {}, None)
         first = {name: value.detach().clone() for name, value in policy.masters.items()}
