@@ -93,8 +93,8 @@ CLAIMS = Family(
         ),
     )
 )
-#: kinds of runs in which one player has several roles, whose gradients can be opposed
-SHARING = ("selfplay", "seirenes", "pasodoble, shared players", ONE_AGENT)
+#: kinds of runs in which one player, not of adapters, has several roles, whose gradients can be opposed
+SHARING = ("selfplay", "seirenes", "pasodoble, shared players")
 #: what the claims cannot say at this scale
 LIMITS = (
     "One size of model (0.9 million parameters), 100 steps, programs of at most four operations without branches: structure is the "
@@ -335,7 +335,7 @@ def _conflict(run: Run, played: Played) -> list[dict[str, Any]]:
             | {"at": int(step["step"]), "value": float(value)}
             for step in document["steps"]
             for name, value in step["metrics"].items()
-            if name.startswith("conflict/cosine/")
+            if name.startswith("conflict/cosine/") and value is not None  # a role without a gradient
         ]
 
     return _measured(run, "conflict", played, rows)
@@ -682,7 +682,7 @@ def caption(table: pd.DataFrame) -> str:
         "problems that all runs were asked, at temperature 1; hollow: controls, ticks: both greedy. Dashed: entropy of RLVR's solver, of "
         "Seirênes that of its control without an adversary. Cross-play: accuracy of the solver of a step on the tasks of a phase, mean "
         "over seeds; compare along rows. SPC: share of the wrong steps of a round's generator that the critic of a round finds. Distance: "
-        "1 - similarity to the nearest task of an earlier phase. Cosine: where one player has several roles. Bars and bands: 95 % over "
+        "1 - similarity to the nearest task of an earlier phase. Cosine: where one model has several roles. Bars and bands: 95 % over "
         f"seeds, for pass@k and gains over seeds and programs, each for itself.{without}"
     )
 

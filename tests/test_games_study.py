@@ -205,6 +205,7 @@ def test_what_was_measured_afterwards_is_drawn(two: Path) -> None:
 
     phases = [{"phase": "steps 1-5", "accuracy": [cell(0, 0.4), cell(5, 0.6), cell(10, None)]}]
     steps = [{"step": 6, "metrics": {"conflict/cosine/solver/adversary": -0.2, "conflict/norm/solver": 1.0}}]
+    steps += [{"step": 11, "metrics": {"conflict/cosine/solver/adversary": None}}]
     for what, document in (("crossplay", {"phases": phases}), ("conflict", {"steps": steps})):
         write_lines(two / what / "seirenes-0.json", [document])
     rows = pd.DataFrame(played(two).rows).set_index(["label", "panel"])

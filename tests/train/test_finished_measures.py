@@ -135,6 +135,12 @@ def test_a_run_without_tasks_or_roles_is_refused() -> None:
         conflict.of_run(RUNS / "sft-0")
 
 
+def test_gradients_of_adapters_are_refused(run: Path) -> None:
+    (run / "checkpoints" / "step_000000" / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="its players are LoRA adapters"):
+        conflict.of_run(run)
+
+
 def test_damaged_rollouts_are_named(run: Path) -> None:
     file = run / "rollouts" / "step_1.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]

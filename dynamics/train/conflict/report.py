@@ -77,7 +77,7 @@ def of_run(path: Path, player: str = "", progress: Callable[[int, int], None] | 
 
     Raises
     ------
-    InputError : a method without sampled completions, no checkpoint with rollouts after it, or damaged rollouts.
+    InputError : a method without sampled completions, adapters, no checkpoint with rollouts after it, or damaged rollouts.
     """
     run = open_finished(path)  # before torch is imported, which takes seconds
     from dynamics.train import update
@@ -94,6 +94,8 @@ def of_run(path: Path, player: str = "", progress: Callable[[int, int], None] | 
     steps = [step for step in folders if step + 1 in files]
     if not steps:
         raise InputError(f"{printable(path)}: no checkpoint has rollouts of the step after it")
+    if any((folders[step] / "adapter_config.json").exists() for step in steps):
+        raise InputError(f"{printable(path)}: its players are LoRA adapters; gradients are computed of whole weights only, not of factors")
     logged = {line["step"]: line.get(f"player/{who}/grad_norm" if who else "grad_norm") for line in run.directory.metrics()}
     reference = run.load(folders[0]) if config.kl_coef and 0 in folders else None
     if config.kl_coef and reference is None:
