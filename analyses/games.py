@@ -213,10 +213,9 @@ def _with_intervals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _outcomes(run: Run, played: Played) -> None:
     """Add what claims need of one run: entropy, complexity of proposals, robustness, and the table of critics."""
     for measured, metric, problems in (("entropy", "probe/solver/entropy", PROMPTS), ("complexity", "program/complexity", PROPOSED)):
-        try:
-            value = first_and_last_fifth(run.metrics, metric)[1]
-        except InputError:
-            continue
+        if metric in run.metrics and not run.metrics[metric].dropna().map(is_number).all():
+            raise InputError(f"{run.path / 'metrics.jsonl'}: {metric} is not a number in every line; restore the file from a copy")
+        value = first_and_last_fifth(run.metrics, metric)[1]
         if np.isfinite(value):
             _add(played, (measured, run.label, problems), run.seed, value, int(run.metrics[metric].notna().sum()))
     if (run.path / "robustness.jsonl").exists():
@@ -488,7 +487,7 @@ def figure(table: pd.DataFrame) -> Figure:
     """Draw the figure: panels without anything measured say so."""
     labels = list(dict.fromkeys(table.loc[table["panel"] == "gain", "label"]))
     played = [game for game in GAMES if game in set(table["label"])] or list(GAMES[:1])
-    heights = [1.0 + 0.19 * max(8, len(labels)), 1.9, 2.1, 2.7, 1.1 + 0.19 * max(4, len(_players(table)))]
+    heights = [1.0 + 0.19 * max(8, len(labels)), 1.9, 2.1, 2.8, 1.1 + 0.19 * max(4, len(_players(table)))]
     drawing = style.new_figure(style.TWO_COLUMN, sum(heights))
     rows: Any = drawing.subfigures(5, 1, height_ratios=heights)
     left, right = rows[0].subplots(1, 2)
@@ -645,7 +644,9 @@ def over_training(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
     else:
         ax.set_xticks(steps)
     ticks.plain(ax.yaxis, 4)
-    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.32), handlelength=1.6, labelspacing=0.2)
+    columns = 1 if any(":" in str(text) or "," in str(text) for text in ax.get_legend_handles_labels()[1]) else 2
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.32)}
+    ax.legend(fontsize=7, ncols=columns, handlelength=1.6, labelspacing=0.2, columnspacing=1, **place)
     return ax
 
 
