@@ -36,6 +36,17 @@ class Model(Protocol):
         """List all parameters by name."""
 
 
+@runtime_checkable
+class Recomputed(Protocol):
+    """Weights by name that are computed when they are read, such as those of a frozen base with the factors of an adapter."""
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """List them by name."""
+
+    def kept(self) -> Recomputed:
+        """Return them as they are now, in less memory than a copy takes."""
+
+
 #: weights by name, or a model
 Parameters = Mapping[str, Any] | Iterable[tuple[str, Any]] | Model
 
@@ -111,7 +122,7 @@ class Recorder:
         self.not_merged = ""
         self._from_all(lambda: self._open(Path(out), tensorboard, wandb))
         self._base = None if items is None else self._first(base, items, keeps_base)
-        self._previous: dict[str, Stored] | None = self._base if every == 1 else None
+        self._previous: dict[str, Stored] | Recomputed | None = self._base if every == 1 else None
 
     def __enter__(self) -> Recorder:
         """Return the recorder."""
@@ -146,7 +157,15 @@ class Recorder:
 
     def follow(self, step: int, named_parameters: Parameters) -> None:
         """Continue after ``step`` of a resumed run with these weights; ``base`` is unchanged."""
-        self._previous = _owned(self._part(list_parameters(named_parameters))) if (step + 1) % self.every == 0 else None
+        self._previous = self._keep(named_parameters) if (step + 1) % self.every == 0 else None
+
+    def _keep(
+        self, parameters: Parameters, current: Mapping[str, Stored] | None = None, into: Mapping[str, Stored] | None = None
+    ) -> dict[str, Stored] | Recomputed:
+        """Keep the weights of a step until the next; ``current`` if they are at hand, ``into`` the memory of earlier ones."""
+        if isinstance(parameters, Recomputed):
+            return parameters.kept()
+        return _owned(self._part(list_parameters(parameters)) if current is None else current, into)
 
     def step(self, step: int, named_parameters: Parameters | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Record a step and return its metrics. ``named_parameters`` are the weights after the step; None skips the measurement."""
@@ -174,11 +193,12 @@ class Recorder:
             self._base = self._first(named_parameters, list_parameters(named_parameters))
             self._previous = self._base if before_next else None
         elif measured or before_next:
-            current = self._now(named_parameters)
+            recomputed = isinstance(named_parameters, Recomputed)
+            current = {} if recomputed and not measured else self._now(named_parameters)
             if measured and (self.writes or self._together):
                 metrics |= self._metrics(self._from_all(lambda: self._changes(current)))
-            earlier = None if self._previous is self._base else self._previous
-            self._previous = _owned(current, earlier) if before_next else None
+            earlier = self._previous if isinstance(self._previous, dict) and self._previous is not self._base else None
+            self._previous = self._keep(named_parameters, current, earlier) if before_next else None
         self.seconds += time.perf_counter() - begin
         return metrics | {"time/recorder_seconds": time.perf_counter() - begin}
 
@@ -248,13 +268,14 @@ class Recorder:
     def _changes(self, current: dict[str, Stored]) -> dict[str, DiffStats]:
         """Compare all weights with the base and the previous step; those of an adapter, also merged."""
         assert self._base is not None
-        states = {"sparsity": self._base} | ({} if self._previous is None else {"sparsity_step": self._previous})
+        previous = self._part(list(self._previous.items())) if isinstance(self._previous, Recomputed) else self._previous
+        states = {"sparsity": self._base} | ({} if previous is None else {"sparsity_step": previous})
         prefix = "factors/" if self._adapter or self.not_merged else ""
         changes = {f"{prefix}{rules}": _diff_stats(state, current, self._own) for rules, state in states.items()}
         if self._adapter is not None and (self.writes or self._adapter.sharded):
             changes["sparsity"] = self._adapter.change_since_start(self._base, current)
-            if self._previous is not None:
-                changes["sparsity_step"] = self._adapter.change(self._previous, current)
+            if previous is not None:
+                changes["sparsity_step"] = self._adapter.change(previous, current)
         return changes
 
     def _metrics(self, changes_of_ranks: Sequence[Mapping[str, DiffStats]]) -> dict[str, Any]:

@@ -236,6 +236,8 @@ class Run:
         if resumed is not None:
             self.step = self.saved = resumed.step
             self._note(*resumed.notes)
+            if self.step == self.config.steps:  # the run may have been killed before it removed them
+                state.remove_others(self.out / "state", self.step, last=True)
         self._note_changes()
         if self.step < self.config.steps:  # after a state that was damaged; as the weights, the samples will be the same
             for file in (self.out / "evals").glob(f"{evaluate.file_name(self._final_name, 0).rpartition('_')[0]}_*.jsonl"):

@@ -160,6 +160,38 @@ def linear_weights(model: Any, targets: Sequence[str] | None = None) -> list[str
     return found
 
 
+def merged(
+    original: Float32[Tensor, "outputs inputs"], factors: Mapping[str, Tensor], name: str, scaling: float, out: Tensor | None = None
+) -> Float32[Tensor, "outputs inputs"]:
+    """Compute W0 + s B A of the weight of this name, into ``out`` if given."""
+    names = Factors.of(name)
+    return torch.addmm(original, factors[names.up].detach(), factors[names.down].detach(), alpha=scaling, out=out)
+
+
+class Effective(Mapping[str, Tensor]):
+    """All weights that a player computes with; a merged matrix is computed each time it is read, from the factors as they are then."""
+
+    def __init__(self, base: SharedBase, factors: Mapping[str, Tensor], scaling: float):
+        self.base, self.factors, self.scaling = base, factors, scaling
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Compute a weight, or return that of the base."""
+        original = self.base.originals.get(name)
+        return self.base.policy.masters[name] if original is None else merged(original, self.factors, name, self.scaling)
+
+    def __iter__(self) -> Iterator[str]:
+        """List names in the order of the model."""
+        return iter(self.base.policy.masters)
+
+    def __len__(self) -> int:
+        """Count the weights."""
+        return len(self.base.policy.masters)
+
+    def kept(self) -> Effective:
+        """Return the weights as they are now, in the memory of a copy of the factors."""
+        return Effective(self.base, {name: value.detach().clone() for name, value in self.factors.items()}, self.scaling)
+
+
 class LoraPolicy(Policy):
     """A player on a shared base, whose masters are the factors A and B of each targeted matrix.
 
@@ -209,16 +241,14 @@ class LoraPolicy(Policy):
 
     def merge(self, name: str, out: Tensor | None = None) -> Float32[Tensor, "outputs inputs"]:
         """Compute a merged matrix, into ``out`` if given; without an update, it is the original to the bit."""
-        names = Factors.of(name)
-        up, down = self.masters[names.up].detach(), self.masters[names.down].detach()
-        return torch.addmm(self.base.originals[name], up, down, alpha=self.scaling, out=out)
+        return merged(self.base.originals[name], self.masters, name, self.scaling, out)
 
     def effective(self) -> Mapping[str, Tensor]:
-        """Return all weights that the player computes with, by name; merged matrices are computed anew, the others are those of the base.
+        """Return all weights that the player computes with, by name; merged matrices are computed when they are read.
 
         Of a recorded update, all that has no factors is unchanged by construction; a merged matrix is W0 + s B A rounded to float32.
         """
-        return {name: self.merge(name) if name in self.base.originals else value for name, value in self.base.policy.masters.items()}
+        return Effective(self.base, self.masters, self.scaling)
 
     def logprobs(
         self, rows: PackedRows, temperature: float = 1.0, past: Past | None = None

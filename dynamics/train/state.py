@@ -93,6 +93,11 @@ def save(folder: Path, step: int, players: Mapping[str, Player], method_state: d
                 raise OSError(f"{name} was read from the disk with other bytes than were written")
 
     save_folder(folder / _name(step), fill, ADVICE)
+    remove_others(folder, step, last)
+
+
+def remove_others(folder: Path, step: int, last: bool) -> None:
+    """Remove the states of later steps, and if ``step`` is the ``last`` one those of earlier steps."""
     for other in _states(folder):
         if _number(other) > step or (last and _number(other) < step):
             shutil.rmtree(other, ignore_errors=True)

@@ -1,28 +1,55 @@
-"""Train as ``python -m dynamics.train`` does, and be killed at a chosen moment.
+"""Train in a process of its own, which is killed at a chosen moment.
 
-    python killed_at.py RUN EVENTS MOMENT OPTION...
-
-Each change of a file or folder within the folder RUN is a line of the file EVENTS, written just before it happens: what is done and to
-which path, with random names replaced by ``*``. The process kills itself before the event MOMENT, a line of that kind; it is never killed
-if MOMENT is empty. Nothing else differs: the hook of Python that is told of these events also hears of those of libraries.
+Each change of a file or folder of the run is an *event*, a line of text: what is done and to which path, with random names replaced by
+``*``. The process kills itself just before the event that is named. The hook of Python that is told of changes also hears of those that
+libraries make.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
-import runpy
 import signal
 import sys
+from pathlib import Path
+
+import transformers
+
+from dynamics.train import loop
+from dynamics.train.__main__ import cli
 
 #: events that change the disk, and the argument that is the path
 CHANGES = {"os.rename": 1, "os.mkdir": 0, "os.rmdir": 0, "os.remove": 0, "os.truncate": 0}
+LOADED = loop.run, transformers.LlamaForCausalLM, transformers.AutoTokenizer  # slow to import, which is done once for all processes
 
 
-def watch(run: str, events: str, moment: str) -> None:
-    """Log changes within ``run``, and be killed before the one that is named ``moment``."""
+def train(options: list[str], out: Path, moment: str = "") -> list[str]:
+    """Train with options of ``python -m dynamics.train``, resuming if there is a run; return the events.
+
+    The process is killed at the moment, an event; at none if it is empty. What it printed is in a file beside the folder of the run.
+    """
+    more = ["--resume"] if (out / "run.json").exists() else []
+    events, printed = out.with_suffix(".events"), out.with_suffix(".log")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    child = processes.Process(target=_run, args=([*options, "--out", str(out), *more], out, events, printed, moment))
+    child.start()
+    child.join()
+    assert child.exitcode == (-signal.SIGKILL if moment else 0), (moment, printed.read_text()[-2000:])
+    return events.read_text().splitlines()
+
+
+def _run(options: list[str], out: Path, events: Path, printed: Path, moment: str) -> None:
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), 1)
+    os.dup2(1, 2)
+    _watch(out, events, moment)
+    sys.exit(cli(options))
+
+
+def _watch(run: Path, events: Path, moment: str) -> None:
     log = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    within = os.path.abspath(run) + os.sep
+    within = f"{run.absolute()}{os.sep}"
 
     def hook(event: str, arguments: tuple) -> None:
         if event == "open":
@@ -33,9 +60,7 @@ def watch(run: str, events: str, moment: str) -> None:
             path = arguments[CHANGES[event]]
         else:
             return
-        if not isinstance(path, str | os.PathLike):
-            return
-        whole = os.path.abspath(os.fspath(path))
+        whole = os.path.abspath(os.fspath(path)) if isinstance(path, str | os.PathLike) else ""
         if not whole.startswith(within):
             return
         line = f"{event} {re.sub(r'[0-9a-f]{8}', '*', whole.removeprefix(within))}"
@@ -44,11 +69,3 @@ def watch(run: str, events: str, moment: str) -> None:
         os.write(log, line.encode() + b"\n")
 
     sys.addaudithook(hook)
-
-
-if __name__ == "__main__":
-    _, run, events, moment, *options = sys.argv
-    watch(run, events, moment)
-    sys.path[0] = os.getcwd()  # as with -m
-    sys.argv = ["dynamics.train", *options, "--out", run]
-    runpy.run_module("dynamics.train", run_name="__main__")

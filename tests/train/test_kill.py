@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from train.helpers import contents
+from train.killed_at import train
 
-PROGRAM = Path(__file__).parent / "killed_at.py"
 SMALL = (
     "--steps 4 --save-every 2 --eval-problems 4 --eval-samples 2 --eval-temperatures 1 --probe-every 2 --threads 1 --device cpu "
     "--validate-every 2 --validation-problems 4 --validation-samples 1 --learning-rate 1e-3"
@@ -39,15 +36,6 @@ CASES = {
 AFTERWARDS = {"spc": "critic.jsonl", "seirenes": "robustness.jsonl", "populora": "lineage.jsonl", "selfplay-two": "curriculum.jsonl"}
 #: parts of run.json that tell of the process, not of the run
 OF_THE_PROCESS = {"time", "notes", "base_samples"}
-
-
-def train(options: list[str], out: Path, events: Path, moment: str = "") -> list[str]:
-    """Train in another process, which is killed at the moment; return the changes that it made on disk."""
-    more = ["--resume"] if (out / "run.json").exists() else []
-    command = [sys.executable, str(PROGRAM), str(out), str(events), moment, *options, *more]
-    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert ended.returncode == (-signal.SIGKILL if moment else 0), (moment, ended.stderr[-2000:])
-    return events.read_text().splitlines()
 
 
 def moments(events: list[str], seed: int) -> list[str]:
@@ -96,18 +84,18 @@ def test_killed_at_any_moment_and_resumed_is_the_same_to_the_bit(case: str, base
         pytest.importorskip("trueskillthroughtime")
     options = [*CASES[case].replace("BASE", str(base)).split(), *SMALL.split()]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    events = train(options, straight, tmp_path / "events")
+    events = train(options, straight)
     steps = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert sum(step.get("tokens_with_gradient", 0) > 0 for step in steps) >= 2
     chosen = moments(events, list(CASES).index(case))
     if case in AFTERWARDS:
         chosen.append(f"os.rename {AFTERWARDS[case]}")
     for moment in chosen:
-        train(options, killed, tmp_path / "events", moment)
+        train(options, killed, moment)
         for file in killed.rglob("metrics.jsonl"):  # the process may have been killed while it wrote the next line
             with file.open("a") as torn:
                 torn.write('{"step": ')
-    train(options, killed, tmp_path / "events")
+    train(options, killed)
     whole, resumed = contents(straight), contents(killed)
     assert whole.keys() == resumed.keys()
     for name in whole:

@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from dynamics import InputError, sparsity
 from dynamics.io.folders import save_folder
+from dynamics.recorder.recorder import Recorder
 from dynamics.train import lora, tiny
 from dynamics.train.batch import Batch
 from dynamics.train.completions import Request
@@ -215,6 +216,32 @@ def test_effective_weights_and_copies(batch: Batch) -> None:
     assert torch.equal(twin.measure(batch, 100), player.measure(batch, 100))
     twin.assign({name: 2 * value.detach() for name, value in twin.masters.items()})
     assert not torch.equal(twin.measure(batch, 100), player.measure(batch, 100))
+
+
+def test_a_recorder_keeps_the_factors_of_a_step_and_no_matrices(tmp_path: Path, monkeypatch) -> None:
+    """The measures are those of copies of all weights; matrices are merged only to be measured."""
+    base = shared()
+    player, computed, real = moved(base), [], lora.merged
+
+    def merged(original, factors, name, *more):
+        computed.append(name)
+        return real(original, factors, name, *more)
+
+    factors, copies = (Recorder(tmp_path / name, every=3, base=base.policy.effective(), keeps_base=True) for name in ("factors", "copies"))
+    monkeypatch.setattr(lora, "merged", merged)
+    counts = []
+    for step in (1, 2, 3):
+        player.assign({name: value.detach() + 0.01 * step for name, value in player.masters.items()})
+        copies.step(step, {name: value.clone() for name, value in player.effective().items()}, {})
+        computed.clear()
+        factors.step(step, player.effective(), {})
+        counts.append(len(computed))
+    assert counts == [0, 0, 2 * len(base.originals)]
+    kept, copied = (json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("factors", "copies"))
+    assert kept["step_norm"] > 0
+    assert {key: value for key, value in kept.items() if "time" not in key} == {
+        key: value for key, value in copied.items() if "time" not in key
+    }
 
 
 def test_factors_at_the_start() -> None:
