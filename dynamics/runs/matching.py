@@ -327,7 +327,7 @@ def _kind(settings: _Settings, method: str) -> tuple[str, dict[str, str]]:
     task = settings.text("task") or ""
     if task.startswith("proposed:"):
         kind += " on proposed problems"
-        settled |= dict.fromkeys(_OF_POOL, "its problems are those that a run of self-play proposed")
+        settled |= dict.fromkeys(_OF_POOL, "its problems are those that a run of a game proposed")
     if task.startswith("correct:"):
         kind += " on correct samples"
         settled |= dict.fromkeys(_OF_POOL, "its problems are those of which a run of RLVR had correct samples")

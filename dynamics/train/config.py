@@ -109,8 +109,8 @@ class TrainConfig:
     task : str
         task to train on: code, one of its types (deduction, abduction, induction), proposals, lab (deduction and abduction of the
         laboratory), one of its forms (lab-deduction, lab-abduction, lab-induction), a reasoning-gym task, a .jsonl or .parquet file,
-        several of these joined by +, proposed:RUN (the valid proposals of a run of selfplay) or correct:RUN (for sft: the correct samples
-        of a run of rlvr)
+        several of these joined by +, proposed:RUN (the valid proposals of a run of selfplay, pasodoble or populora) or correct:RUN (for
+        sft: the correct samples of a run of rlvr)
     steps : int
         number of training steps, each on one batch; a step is one optimizer step unless --num-iterations is more than 1
     seed : int

@@ -1,8 +1,8 @@
 """Where the problems of a run come from: a task by its name, or what another run has recorded.
 
-``proposed:RUN`` are the valid proposals of a run of self-play, ``correct:RUN`` the correct samples of a run of RLVR, both in the order in
-which they were recorded. They are the controls that take the problems, or the answers, of a method and leave out the rest of it. The
-rollouts may be a stranger's: they are read within bounds, and each proposal is run again before it is trained on.
+``proposed:RUN`` are the valid proposals of a run of a game that makes tasks, ``correct:RUN`` the correct samples of a run of RLVR, both in
+the order in which they were recorded. They are the controls that take the problems, or the answers, of a method and leave out the rest of
+it. The rollouts may be a stranger's: they are read within bounds, and each proposal is run again before it is trained on.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dynamics.train.tasks.records import HALF_PAIR
 
 #: records that are read, and bytes of all files of rollouts
 MOST, MOST_BYTES = 1_000_000, 1 << 32
-#: prefix of a task -> method of the run that it names
-_METHODS = {PROPOSED: "selfplay", CORRECT: "rlvr"}
+#: prefix of a task -> methods of the run that it names
+_METHODS = {PROPOSED: ("selfplay", "pasodoble", "populora"), CORRECT: ("rlvr",)}
 
 
 class Recorded:
@@ -45,7 +45,10 @@ class Recorded:
     ----------
     of : source of the task of that run.
     record : what is read of it, for ``run.json``.
+    nothing : what is said if there is none.
     """
+
+    nothing = "the run has none in its rollouts"
 
     def __init__(self, name: str, run: Path, of: Source):
         self.name, self.run, self.of = name, run, of
@@ -60,7 +63,7 @@ class Recorded:
             with within_bounds(self.run):
                 self._questions = self._read()
             if not self._questions:
-                raise InputError(f"--task {printable(self.name, 300)}: the run has none in its rollouts")
+                raise InputError(f"--task {printable(self.name, 300)}: {self.nothing}")
         found = self._questions
         if count < len(found):
             found = [found[place * len(found) // count] for place in range(count)]
@@ -88,11 +91,13 @@ class Recorded:
 
 
 class Proposed(Recorded):
-    """The valid proposals of a run of self-play: the same task and inputs, posed as the solver met them.
+    """The valid proposals of a run of a game that makes tasks: the same task and inputs, posed as the solver met them.
 
     Each is run again: its recorded outputs must be those of its program, and what the language of the model refuses, such as a program that
-    is held out, is refused here too.
+    is held out, is refused here too. So the right answer is the program's, also where the game paid for the answer that was claimed.
     """
+
+    nothing = "the run has none in its rollouts; a proposal is a program that ran, and problems in words are none"
 
     def __init__(self, name: str, run: Path, of: Source, spoken: Language):
         super().__init__(name, run, of)
@@ -220,8 +225,8 @@ def find(name: str, speaks: LanguageName, allow_unconfined: bool = False) -> Sou
     if not name.removeprefix(prefix) or not (run / "run.json").is_file():
         raise InputError(f"{shown}: names no run directory (no run.json)")
     document = RunDirectory(run).read_run()
-    if document.get("method") != _METHODS[prefix]:
-        raise InputError(f"{shown}: is a run of {printable(document.get('method'), 40)}; needs one of {_METHODS[prefix]}")
+    if document.get("method") not in _METHODS[prefix]:
+        raise InputError(f"{shown}: is a run of {printable(document.get('method'), 40)}; needs one of {' or '.join(_METHODS[prefix])}")
     of = tasks.source(_task_of(document, shown), plain, allow_unconfined)
     return Proposed(name, run, of, language(speaks, allow_unconfined)) if prefix == PROPOSED else Correct(name, run, of)
 

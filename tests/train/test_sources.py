@@ -143,6 +143,27 @@ def test_proposals_in_plain_text_run_in_the_sandbox(tmp_path: Path) -> None:
             sources.close(source)
 
 
+@pytest.mark.parametrize("method", ["pasodoble", "populora"])
+def test_proposals_of_games_with_several_players(method: str, tmp_path: Path) -> None:
+    run = shutil.copytree(PLAYED, tmp_path / "run")
+    document = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(document | {"method": method}))
+    for file in (run / "rollouts").iterdir():
+        file.unlink()
+    entry = {"kind": "deduction", "program": "x*2;x+1", "inputs": "((5,),)", "message": "", "outputs": "(11,)", "step": 1}
+    row = {"role": "proposer", "player": "teacher2", "task": "problem", "valid": True, "claim": "12", "entry": entry}
+    claimed = {"role": "claimer", "player": "teacher2", "task": "claim", "correct": False, "program": "int: x*2;x+1", "input": "5"}
+    invalid = {"role": "proposer", "player": "teacher1", "task": "problem", "valid": False}
+    file = run / "rollouts" / "step_1.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in (row, claimed, invalid)))
+    (question,) = sources.find(f"proposed:{run}", "lab").questions("training", 10, 0)
+    assert judge(question, "<ans>11").correct
+    assert not judge(question, "<ans>12").correct  # as was claimed
+    file.write_text(json.dumps(invalid) + "\n")
+    with pytest.raises(InputError, match="problems in words are none"):
+        sources.find(f"proposed:{run}", "lab").questions("training", 10, 0)
+
+
 def test_what_is_no_such_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_file = shutil.copytree(PLAYED, tmp_path / "of_file")
     document = json.loads((of_file / "run.json").read_text())
@@ -152,7 +173,7 @@ def test_what_is_no_such_run_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     for task, message in (
         ("proposed:", "names no run directory"),
         (f"proposed:{tmp_path / 'nothing'}", "names no run directory"),
-        (f"proposed:{SOLVED}", "is a run of rlvr; needs one of selfplay"),
+        (f"proposed:{SOLVED}", "is a run of rlvr; needs one of selfplay or pasodoble or populora"),
         (f"correct:{PLAYED}", "is a run of selfplay; needs one of rlvr"),
         (f"proposed:{of_file}", "which is not opened unasked"),
         (f"proposed:{empty}", "the run has none in its rollouts"),
