@@ -40,6 +40,24 @@ class _Row(msgspec.Struct):
     entry: Entry | None = None
     program: str = ""
     input: str = ""
+    problem: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class ShownHint:
+    """A hint under which a run of Seirênes asked a problem.
+
+    Attributes
+    ----------
+    step : in which it was first written.
+    problem : identifier of the problem.
+    text : of the hint.
+    """
+
+    step: int
+    problem: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +151,17 @@ class FinishedRun:
                 f"{printable(self.path / 'rollouts')}: has no tasks that can be asked again: neither valid proposals nor deduction or "
                 "abduction of the laboratory"
             )
+        return list(found.values())
+
+    def hints(self) -> list[ShownHint]:
+        """Return the different hints of the run that were shown, in the order of steps; they are a stranger's texts."""
+        found: dict[tuple[str, str], ShownHint] = {}
+        for step, file in self.directory.step_files("rollouts").items():
+            for _, row in _rows(file):
+                if row.role == "adversary" and row.valid:
+                    found.setdefault((row.problem, row.hint), ShownHint(step, row.problem, row.hint))
+        if not found:
+            raise InputError(f"{printable(self.path / 'rollouts')}: has no hint that was shown; a run with --adversary none writes none")
         return list(found.values())
 
 

@@ -147,3 +147,41 @@ def test_damaged_rollouts_are_named(run: Path) -> None:
     file.write_text("".join(json.dumps(row | {"prompt_ids": []}) + "\n" for row in rows))
     with pytest.raises(InputError, match="line 1: has no tokens"):
         conflict.of_run(run)
+
+
+def verdicts(critics: dict[int, list[bool | None]]) -> list[dict]:
+    """What critics say of a right step, a wrong one by rule, and one of each of two generators, in this order."""
+    shown = [("right", True), ("rule", False), (0, False), (1, False)]
+    return [
+        {"critic": critic, "manner": manner, "source": source, "right": right, "said": said, "problem": "p", "step": f"s{source}"}
+        for critic, of_critic in critics.items()
+        for manner in ("greedy", "T=1")
+        for (source, right), said in zip(shown, of_critic if manner == "greedy" else [None] * 4, strict=True)
+    ]
+
+
+def test_cross_play_of_spc_is_what_its_critics_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(document | {"method": "spc", "config": {"model": "lab", "task": "lab"}}))
+    assert crossplay_cli([str(run)]) == 2
+    assert "a run of spc writes it at its end" in capsys.readouterr().err
+    file = run / "critic_verdicts.jsonl"
+
+    def write(critics: dict[int, list[bool | None]]) -> None:
+        file.write_text("".join(json.dumps(row) + "\n" for row in verdicts(critics)))
+
+    write({0: [True, True, False, None], 1: [False, False, False, False]})
+    found, about = crossplay.of_run(run)
+    assert found.checkpoints == ["critic 0", "critic 1"]
+    assert found.phases == ["generator 0", "generator 1", "wrong by rule", "right steps"]
+    assert found.matrix.tolist() == [[1, 1], [0, 1], [0, 1], [1, 0]]  # no verdict is no right one
+    assert found.own == [0, 1, 0, 0]
+    assert about["manner"] == "greedy"
+    write({0: [True, True, False, None]})
+    with pytest.raises(InputError, match="--frozen critic trains none"):
+        crossplay.of_run(run)
+    file.write_text(file.read_text() + json.dumps(verdicts({1: [True] * 4})[0]) + "\n")
+    with pytest.raises(InputError, match="judged different steps"):
+        crossplay.of_run(run)
+    with pytest.raises(InputError, match="only critics judge"):
+        crossplay.of_run(run, "generator")

@@ -27,25 +27,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("tasks", "samples"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: must be at least 1")
-    from dynamics.train.crossplay.report import of_run
+    from dynamics.train.crossplay.report import matrices
 
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
     with ProgressBar("answering") as bar:
-        found, about = of_run(Path(options.run), options.player, options.tasks, options.samples, options.checkpoints, options.seed, bar)
+        settings = (options.player, options.tasks, options.samples, options.checkpoints, options.seed)
+        found, clean, about = matrices(Path(options.run), *settings, bar)
     if options.json != "-":
         from dynamics.train.crossplay.terminal import show
 
         with reader_may_leave():
-            show(found)
+            show(found, clean)
     if options.json:
         write(options.json, to_json(found.to_dict() | about))
     if options.figure:
         from dynamics.train.crossplay.plot import figure
 
-        save_figure(figure(found), options.figure)
+        save_figure(figure(found, clean), options.figure)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="python -m dynamics.train.crossplay",
-        description="Cross-play: the accuracy of each checkpoint on the tasks of each phase of training, with progress and forgetting.",
+        description="Cross-play: the accuracy of each checkpoint on the tasks of each phase of training, with progress and forgetting. "
+        "Of seirenes the tasks are problems under the hints of the phase; of spc wrong steps, with the verdicts that the run recorded.",
         epilog="example: python -m dynamics.train.crossplay runs/selfplay --figure crossplay.png",
     )
     parser.add_argument("run", metavar="RUN", help="run directory of dynamics.train")

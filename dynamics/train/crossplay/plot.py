@@ -41,12 +41,14 @@ def _frame(column: int, row: int) -> Rectangle:
     return Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, fill=False, edgecolor="#D55E00", linewidth=1.8)
 
 
-def figure(found: CrossPlay) -> Figure:
-    """Draw the matrix with a caption."""
+def figure(found: CrossPlay, clean: CrossPlay | None = None) -> Figure:
+    """Draw the matrix with a caption; the one without hints beside that with hints."""
+    parts = [(found, "accuracy")] if clean is None else [(found, "accuracy under the hints"), (clean, "accuracy without a hint")]
     with style.use_style():
-        drawing = style.new_figure(1.9 + 0.75 * len(found.checkpoints), 1.4 + 0.6 * len(found.phases))
-        ax = draw(found, drawing.subplots())
-        ax.set_title(
-            "accuracy ± half of its 95 % interval;\nframed: the checkpoint at the end of the phase", fontsize=7, fontweight="normal"
-        )
+        width, height = 1.9 + 0.75 * len(found.checkpoints), 1.4 + 0.6 * len(found.phases)
+        drawing = style.new_figure(width * len(parts), height)
+        for (part, what), ax in zip(parts, drawing.subplots(1, len(parts), squeeze=False)[0], strict=True):
+            draw(part, ax).set_title(
+                f"{what} ± half of its 95 % interval;\nframed: the checkpoint at the end of the phase", fontsize=7, fontweight="normal"
+            )
     return drawing

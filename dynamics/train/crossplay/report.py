@@ -2,6 +2,9 @@
 
 A phase lies between two checkpoints, and its own checkpoint is the one at its end. All checkpoints are asked the same tasks with the same
 random numbers, so that differences between them are those of the weights.
+
+Of Seirênes the tasks of a phase are its problems under the hints of the phase, and the same problems without a hint are the reference. Of
+SPC they are the wrong steps of the generator of each round, which the critics of all rounds have judged already (``critics``).
 """
 
 from __future__ import annotations
@@ -9,16 +12,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from dynamics.errors import InputError, printable
 from dynamics.games.crossplay import CrossPlay, cross_play
 from dynamics.train.config import PolicyGradientConfig, RLVRConfig
-from dynamics.train.finished import FinishedRun, Task, open_finished
+from dynamics.train.crossplay import critics
+from dynamics.train.finished import FinishedRun, ShownHint, Task, open_finished
+from dynamics.train.games.seirenes_settings import SeirenesConfig
+from dynamics.train.games.spc_settings import SPCConfig
 from dynamics.train.rng import stream
+
+if TYPE_CHECKING:
+    from dynamics.train.policy import Policy
+    from dynamics.train.tasks.problem import Question
+
+Met = TypeVar("Met", Task, ShownHint)
 
 
 def of_run(
@@ -44,47 +57,126 @@ def of_run(
 
     Returns
     -------
-    The matrix, and what it was made of for the JSON document.
+    The matrix, and what it was made of for the JSON document; of Seirênes with the phases of the matrix without hints as ``clean``.
 
     Raises
     ------
     InputError : the run has too few checkpoints, or no tasks that can be asked again.
     """
-    run = open_finished(path)  # before torch is imported, which takes seconds
-    from dynamics.train.completions import Request
-    from dynamics.train.games.languages import language
-    from dynamics.train.samplers.transformers import sample
-    from dynamics.train.tasks.judges import judge_all
-    from dynamics.train.tasks.prompt_formats import decode, encode_questions, language_of
+    found, _, about = matrices(path, player, tasks, samples, checkpoints, seed, progress)
+    return found, about
 
+
+def matrices(
+    path: Path,
+    player: str = "",
+    tasks: int = 100,
+    samples: int = 8,
+    checkpoints: int = 5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[CrossPlay, CrossPlay | None, dict[str, Any]]:
+    """Compute the cross-play matrix of a run as ``of_run`` does, and for Seirênes that of the same problems without hints."""
+    run = open_finished(path)  # before torch is imported, which takes seconds
+    if isinstance(run.config, SPCConfig):
+        return critics.of_run(run, player), None, {"run": str(path), "player": player, "manner": critics.MANNER, "seed": run.config.seed}
     chosen = _chosen(run.checkpoints(player), checkpoints, path)
     settings = replace(_sampling(run), seed=seed)
-    rates: list[np.ndarray[Any, Any]] = []
-    kept: list[tuple[int, Task]] = []
-    for number, (_, folder) in enumerate(chosen.items()):
+    ask = partial(_under_hints, run.config) if isinstance(run.config, SeirenesConfig) else _problems
+    rates: list[list[np.ndarray[Any, Any]]] = []
+    kept: list[tuple[int, Task]] | list[tuple[int, ShownHint]] = []
+    for number, folder in enumerate(chosen.values()):
         policy = run.load(folder)
-        speaks = language(language_of(policy.tokenizer), run.config.allow_unconfined)
-        try:
-            if not kept:
-                kept = _drawn(run.tasks(speaks), list(chosen), tasks, seed)
-            questions = [
-                speaks.question(task.entry.kind, task.entry.proposed, task.entry.outputs, f"task {place}")
-                for place, (_, task) in enumerate(kept)
-            ]
-            groups = sample(policy, Request.of(settings, encode_questions(policy.tokenizer, questions), samples, "crossplay", 0))
-            texts = [[decode(policy.tokenizer, one.ids, policy.eos) for one in group] for group in groups]
-            verdicts = judge_all([question for question in questions for _ in range(samples)], [text for group in texts for text in group])
-        finally:
-            speaks.close()
-        rates.append(np.array([verdict.correct for verdict in verdicts], float).reshape(len(questions), samples).mean(axis=1))
+        asked, kept = ask(run, policy, kept, lambda met: _drawn(met, list(chosen), tasks, seed), samples, settings)
+        rates.append(asked)
         if progress:
             progress((number + 1) * len(kept), len(chosen) * len(kept))
     steps = list(chosen)
     names = [f"steps {first + 1}-{last}" for first, last in itertools.pairwise(steps)]
     phase_of, own = [phase for phase, _ in kept], list(range(1, len(steps)))
-    found = cross_play(np.stack(rates, axis=1), phase_of, own, names, [f"step {step}" for step in steps])
+    found, *reference = (
+        cross_play(np.stack(of_kind, axis=1), phase_of, own, names, [f"step {step}" for step in steps])
+        for of_kind in zip(*rates, strict=True)
+    )
     about = {"run": str(path), "player": player, "samples": samples, "temperature": settings.temperature, "seed": seed}
-    return found, about | {"left_out": [{"reason": reason, "tasks": count} for reason, count in run.left_out.items()]}
+    about["left_out"] = [{"reason": reason, "tasks": count} for reason, count in run.left_out.items()]
+    clean = reference[0] if reference else None
+    return found, clean, about if clean is None else about | {"clean": clean.to_dict()["phases"]}
+
+
+def _problems(
+    run: FinishedRun,
+    policy: Policy,
+    kept: list[tuple[int, Task]],
+    draw: Callable[[list[Task]], list[tuple[int, Task]]],
+    samples: int,
+    settings: PolicyGradientConfig,
+) -> tuple[list[np.ndarray[Any, Any]], list[tuple[int, Task]]]:
+    """Ask a model tasks, which are drawn if there are none yet; return its solve rates, and the tasks."""
+    from dynamics.train.games.languages import language
+    from dynamics.train.tasks.prompt_formats import language_of
+
+    speaks = language(language_of(policy.tokenizer), run.config.allow_unconfined)
+    try:
+        kept = kept or draw(run.tasks(speaks))
+        questions = [
+            speaks.question(task.entry.kind, task.entry.proposed, task.entry.outputs, f"task {place}")
+            for place, (_, task) in enumerate(kept)
+        ]
+        return [_rates(policy, questions, samples, settings)], kept
+    finally:
+        speaks.close()
+
+
+def _under_hints(
+    config: SeirenesConfig,
+    run: FinishedRun,
+    policy: Policy,
+    kept: list[tuple[int, ShownHint]],
+    draw: Callable[[list[ShownHint]], list[tuple[int, ShownHint]]],
+    samples: int,
+    settings: PolicyGradientConfig,
+) -> tuple[list[np.ndarray[Any, Any]], list[tuple[int, ShownHint]]]:
+    """Ask a model problems under hints, which are drawn if there are none yet, and the same problems without; return both solve rates."""
+    from dynamics.train import sources
+    from dynamics.train.games.hints import form_of
+    from dynamics.train.tasks.prompt_formats import language_of
+
+    speaks = language_of(policy.tokenizer)
+    form, source = form_of(speaks, policy.tokenizer), sources.find(config.task, speaks, config.allow_unconfined)
+    try:
+        by_id = {question.id: question for question in source.questions("training", config.num_problems, config.seed)}
+        if not kept:
+            usable = []
+            for hint in run.hints():
+                question = by_id.get(hint.problem)
+                if question is None:
+                    run.left_out["hints to problems that the task does not have any more"] += 1
+                elif form.read(question, form.written(hint.text)).text != hint.text:  # a stranger's text
+                    run.left_out["hints that cannot be shown to this model"] += 1
+                else:
+                    usable.append(hint)
+            kept = draw(usable)
+        hinted = [form.under(by_id[hint.problem], hint.text) for _, hint in kept]
+        problems = list(dict.fromkeys(hint.problem for _, hint in kept))
+        rates = _rates(policy, [*hinted, *(by_id[name] for name in problems)], samples, settings)
+    finally:
+        sources.close(source)
+    clean = dict(zip(problems, rates[len(hinted) :], strict=True))
+    return [rates[: len(hinted)], np.array([clean[hint.problem] for _, hint in kept])], kept
+
+
+def _rates(policy: Policy, questions: list[Question], samples: int, settings: PolicyGradientConfig) -> np.ndarray[Any, Any]:
+    """Return the share of right answers of a model to each question, (questions,)."""
+    from dynamics.train.completions import Request
+    from dynamics.train.samplers.transformers import sample
+    from dynamics.train.tasks.judges import judge_all
+    from dynamics.train.tasks.prompt_formats import decode, encode_questions
+
+    groups = sample(policy, Request.of(settings, encode_questions(policy.tokenizer, questions), samples, "crossplay", 0))
+    texts = [decode(policy.tokenizer, one.ids, policy.eos) for group in groups for one in group]
+    verdicts = judge_all([question for question in questions for _ in range(samples)], texts)
+    return np.array([verdict.correct for verdict in verdicts], float).reshape(len(questions), samples).mean(axis=1)
 
 
 def _chosen(found: dict[int, Path], most: int, path: Path) -> dict[int, Path]:
@@ -105,9 +197,9 @@ def _sampling(run: FinishedRun) -> PolicyGradientConfig:
     return RLVRConfig(max_new_tokens=run.config.max_new_tokens)
 
 
-def _drawn(tasks: list[Task], steps: list[int], most: int, seed: int) -> list[tuple[int, Task]]:
+def _drawn(tasks: list[Met], steps: list[int], most: int, seed: int) -> list[tuple[int, Met]]:
     """Draw the tasks of each phase; those after the last checkpoint are left out."""
-    drawn: list[tuple[int, Task]] = []
+    drawn: list[tuple[int, Met]] = []
     for phase, (first, last) in enumerate(itertools.pairwise(steps)):
         of_phase = [task for task in tasks if first < task.step <= last]
         order = stream(seed, "crossplay tasks", phase).permutation(len(of_phase))[:most]

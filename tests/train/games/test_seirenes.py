@@ -19,8 +19,10 @@ pytest.importorskip("transformers")
 from dynamics.errors import InputError
 from dynamics.runs.directory import RunDirectory
 from dynamics.train import __main__ as command
-from dynamics.train import command_line, policy, tasks
+from dynamics.train import command_line, crossplay, policy, tasks
 from dynamics.train.completions import SampledCompletion
+from dynamics.train.crossplay import __main__ as crossplay_command
+from dynamics.train.finished import open_finished
 from dynamics.train.games import robustness
 from dynamics.train.games.game import Turn
 from dynamics.train.games.hints import LaboratoryHints, PlainTextHints
@@ -467,6 +469,30 @@ def test_the_command_asks_other_models(tmp_path: Path, capsys) -> None:
     file.unlink()
     with pytest.raises(InputError, match="--robustness-problems above 0"):
         robustness_command.main([str(tmp_path / "run")])
+
+
+def test_cross_play_is_under_the_hints_of_each_phase(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "run"
+    run("seirenes", settings(steps=1, robustness_problems=0), path)
+    out, drawn = tmp_path / "crossplay.json", tmp_path / "crossplay.png"
+    crossplay_command.main([str(path), "--tasks", "5", "--samples", "3", "--json", str(out), "--figure", str(drawn)])
+    document = json.loads(out.read_text())
+    (phase,), (clean,) = document["phases"], document["clean"]
+    assert (phase["phase"], phase["tasks"]) == (clean["phase"], clean["tasks"]) == ("steps 1-1", 5)
+    assert [cell["checkpoint"] for cell in clean["accuracy"]] == ["step 0", "step 1"]
+    assert "no hint" in capsys.readouterr().out
+    assert drawn.stat().st_size > 1000
+    file = RunDirectory(path).step_files("rollouts")[1]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    hints = {(row["problem"], row["hint"]) for row in rows if row["role"] == "adversary" and row["valid"]}
+    assert len(hints) == len(open_finished(path).hints())
+    written = [row | {"hint": row["hint"] + "<sep>"} if row["role"] == "adversary" else row for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in written))
+    with pytest.raises(InputError, match="no task was met between"):
+        crossplay.of_run(path)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows if row["role"] != "adversary"))
+    with pytest.raises(InputError, match="--adversary none writes none"):
+        crossplay.of_run(path)
 
 
 # bad input
