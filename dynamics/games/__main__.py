@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         write(options.json, to_json(report.to_dict()))
     if options.csv:
         write(options.csv, to_csv(report.table()))
+    if options.html:
+        from dynamics.games.page import page
+
+        write(options.html, page(report))
     if options.figure:
         from dynamics.games.plot import figure
 
@@ -60,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     from dynamics.cli.command import Parser
+    from dynamics.cli.outputs import add_outputs
 
     parser = Parser(
         prog="python -m dynamics.games",
@@ -76,9 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--window", metavar="STEPS", type=int, default=WINDOW, help="steps of a window of the death-spiral indicator (default %(default)s)"
     )
     parser.add_argument("--level", type=float, default=LEVEL, help="confidence level of the intervals (default %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the whole report to FILE as JSON; - writes it to standard output")
-    parser.add_argument("--csv", metavar="FILE", help="write every number to FILE as a CSV table; - writes it to standard output")
-    parser.add_argument("--figure", metavar="FILE", help="draw the measures over training to FILE, whose suffix is .png, .svg or .pdf")
+    add_outputs(parser, "every number", "the measures over training")
     return parser
 
 

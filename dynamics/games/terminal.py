@@ -47,7 +47,7 @@ def _run(run: RunMeasures, report: Report) -> list[Section]:
     ]
     keys = dict.fromkeys((row.role, row.player, row.task) for row in run.rows)
     roles = [_role(key, [row for row in run.rows if (row.role, row.player, row.task) == key], report.level) for key in keys]
-    return [head, *roles, _spirals(run, report.window), _end(run)]
+    return [head, *roles, [Text(line) for line in spiral_lines(run, report.window)], _end(run)]
 
 
 def _role(key: tuple[str, str, str], rows: list[Row], level: float) -> Section:
@@ -55,18 +55,23 @@ def _role(key: tuple[str, str, str], rows: list[Row], level: float) -> Section:
     table = tables.table(f"<{printable(', '.join(names), 60)}", "|steps", ">value", f"|{level:.0%}", ">n", "|of", keys=2)
     before = ""
     for row in rows:
-        measure, estimate = MEASURES[row.measure], row.estimate
-        signed = measure.is_share or row.measure == "gap"
-        title = "" if row.measure == before else measure.title
+        title = "" if row.measure == before else MEASURES[row.measure].title
         before = row.measure
-        steps = f"{row.first_step:,}" if row.first_step == row.last_step else f"{row.first_step:,}-{row.last_step:,}"
-        numbers = (number(estimate.value, signed), interval(estimate.low, estimate.high, signed), f"{estimate.count:,}")
-        tables.add(table, title, steps, *numbers, measure.unit)
+        tables.add(table, title, *cells(row))
     return [table]
 
 
-def _spirals(run: RunMeasures, window: int) -> Section:
-    lines: Section = []
+def cells(row: Row) -> list[str]:
+    """Format a number: its steps, value, interval, count and unit."""
+    measure, estimate = MEASURES[row.measure], row.estimate
+    signed = measure.is_share or row.measure == "gap"
+    steps = f"{row.first_step:,}" if row.first_step == row.last_step else f"{row.first_step:,}-{row.last_step:,}"
+    return [steps, number(estimate.value, signed), interval(estimate.low, estimate.high, signed), f"{estimate.count:,}", measure.unit]
+
+
+def spiral_lines(run: RunMeasures, window: int) -> list[str]:
+    """Say in words what the indicator of death spirals found, a line for each pair of roles."""
+    lines = []
     for (proposer, solver), spiral in run.spirals.items():
         alarms = spiral.steps[spiral.alarms]
         who = f"death spiral of {printable(proposer, 40)} and {printable(solver, 40)}, windows of {window} steps: "
@@ -75,7 +80,7 @@ def _spirals(run: RunMeasures, window: int) -> Section:
         if strongest is not None:
             text = f"{plural(len(alarms), 'alarm')} in {plural(len(spiral.steps), 'window')}"
             text += f"; strongest {strongest['strength']:.2f} at step {strongest['last_step']:,} (alarm above 2)"
-        lines.append(Text(who + text))
+        lines.append(who + text)
     return lines
 
 

@@ -142,3 +142,15 @@ def test_runs_without_completions_and_damaged_rows_are_refused(run: Path, tmp_pa
 def test_phases_have_equally_many_recorded_steps() -> None:
     assert phases_of([1, 2, 2, 5, 9], 2) == [(0, 1, 2), (1, 5, 9)]
     assert phases_of([3], 4) == [(0, 3, 3)]
+
+
+def test_a_page_is_one_file_and_shows_strangers_texts_as_text(tmp_path: Path) -> None:
+    hostile = write(tmp_path / "<img src=x>", [[row | {"role": "<script>alert(1)</script>"} for row in rows] for rows in STEPS])
+    out = tmp_path / "games.html"
+    assert cli([str(hostile), str(write(tmp_path / "run", STEPS)), "--phases", "2", "--html", str(out)]) == 0
+    text = out.read_text()
+    assert "<script>alert" not in text
+    assert "<img src=x>" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert text.count("data:image/svg+xml") == 2  # wide and narrow
+    assert all(part in text for part in ("valid proposals", "claim accuracy", "not computed", "death spiral"))
