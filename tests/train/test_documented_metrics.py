@@ -10,18 +10,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 RUNS = sorted(path.parent for path in (ROOT / "tests" / "data" / "runs").glob("*/run.json"))
-#: a word in capitals in the manual -> pattern that it stands for in ``metrics.jsonl``
 TYPES = "deduction|abduction|induction"
 CHECKS = "scratchpad|with_steps|steps|true_steps|on_path|repeated|covered"
+PLAYERS = "critic|generator|proposer|solver|(teacher|student)[0-9]+"
+#: a word in capitals in the manual -> pattern that it stands for in ``metrics.jsonl``; a longer word stands first
 PLACEHOLDERS = {
-    "ROLE": "solver|proposer|(critic|generator)(_sft)?",
-    "TASK": f"{TYPES}|transfer|right|wrong|sneaky",
+    "MEASUREMENT": "grad_norm|loss|entropy|nll_sampled|tokens|clip/low|clip/high",
+    "ROLE": "solver|proposer|claimer|adversary|hinted|(critic|generator)(_sft)?",
+    "STREAM": "solver|adversary|hinted",
+    "TASK": f"{TYPES}|transfer|right|wrong|sneaky|problem|claim",
     "TYPE": TYPES,
     "RULE": "exact|bf16|rtol|atol",
     "REASON": ".+",
 } | {
     "KIND": "[a-z_]+",
-    "NAME": "critic|generator",
+    "NAME": PLAYERS,
+    "PLAYER": PLAYERS,
     "part=N": "part=(first|10|[1-9])",
     "MANNER": "greedy|T=1",
     "GROUP": "task=.+|set=.+|depth=[1-4]",
