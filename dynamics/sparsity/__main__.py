@@ -19,20 +19,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
     from dynamics.cli.series import sort_series
+    from dynamics.cluster import options as cluster
 
-    options = build_parser().parse_args(argv)
-    check_outputs(options, [options.base, options.tuned, *options.more])
-    settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper, "threads": options.threads}
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    cluster.check(options, parser, {"base": "BASE", "tuned": "TUNED", "more": "MORE"})
     checkpoints = [options.base, options.tuned, *options.more]
+    check_outputs(options, options.merge or checkpoints)
+    settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper}
     if options.more:
         checkpoints = sort_series("dynamics.sparsity", checkpoints)
     steps: list[Step] = []
-    with ProgressBar("comparing", compiles=True) as bar:
-        if options.more:
-            steps = series(checkpoints, **settings, progress=bar)
-            comparison = last_against_first(steps)
-        else:
-            comparison = compare(options.base, options.tuned, **settings, progress=bar)
+    if cluster.is_asked_for(options):
+        from dynamics.sparsity.parts import MEASURE, open_work, result
+
+        made = cluster.run(options, MEASURE, open_work, checkpoints, settings, result)
+        if made is None:  # a part, which is written
+            return
+        comparison, steps = made
+    else:
+        with ProgressBar("comparing", compiles=True) as bar:
+            if options.more:
+                steps = series(checkpoints, **settings, threads=options.threads, progress=bar)
+                comparison = last_against_first(steps)
+            else:
+                comparison = compare(options.base, options.tuned, **settings, threads=options.threads, progress=bar)
     if "-" not in (options.json, options.csv):
         from dynamics.sparsity.terminal import show
 
@@ -67,14 +78,19 @@ def build_parser() -> argparse.ArgumentParser:
     from dynamics.cli.outputs import add_outputs
     from dynamics.cli.partial import add_allow_partial
     from dynamics.cli.thresholds import add_thresholds
+    from dynamics.cluster.options import add_cluster
 
     parser = Parser(
         prog="python -m dynamics.sparsity",
         description="Which weights moved between two checkpoints? Counts them by four rules, with norms and distances in bfloat16 steps.",
         epilog="example: python -m dynamics.sparsity Qwen2.5-7B Qwen2.5-7B-RL --json report.json --html report.html --figure heat.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://...")
-    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL")
+    parser.add_argument(
+        "base", metavar="BASE", nargs="?", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://..."
+    )
+    parser.add_argument(
+        "tuned", metavar="TUNED", nargs="?", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL"
+    )
     parser.add_argument(
         "more",
         metavar="MORE",
@@ -93,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--like", dest="paper", choices=sorted(PAPERS), help=argparse.SUPPRESS)
     add_thresholds(parser)
     add_allow_partial(parser)
+    add_cluster(parser, "tensors")
     parser.add_argument("--threads", type=_positive, help="number of threads that compare weights (default: one per core)")
     return parser
 

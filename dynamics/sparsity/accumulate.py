@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped, UInt16
@@ -53,6 +54,22 @@ class DiffStats:
         np.maximum(self.peak, other.peak, out=self.peak)
         self.beyond_bf16 += other.beyond_bf16
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts and sums as plain numbers, from which ``from_dict`` makes the same statistics."""
+        arrays = {name: getattr(self, name).tolist() for name in ("counts", "ulp_bins", "sums", "peak")}
+        return arrays | {"beyond_bf16": self.beyond_bf16}
+
+    @staticmethod
+    def from_dict(document: dict[str, Any]) -> DiffStats:
+        """Make the statistics of which ``to_dict`` returned the numbers; a ValueError for other values."""
+        stats = DiffStats(beyond_bf16=document["beyond_bf16"])
+        for name in ("counts", "ulp_bins", "sums", "peak"):
+            array, values = getattr(stats, name), document[name]
+            if len(values) != array.size:
+                raise ValueError(f"{name} has {len(values)} numbers, not {array.size}")
+            array[:] = values
+        return stats
 
 
 @dataclass(frozen=True)

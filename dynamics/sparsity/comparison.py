@@ -86,14 +86,9 @@ def compare_all(
     """
     from dynamics.sparsity.accumulate import accumulate_pairs
 
-    if like is not None and like not in PAPERS:
-        raise InputError(f"like={like!r}: there are {', '.join(PAPERS)}{did_you_mean(like, PAPERS)}")
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 <= value < math.inf:
-            raise InputError(f"{name}={value}: must be a number of at least 0")
+    thresholds = thresholds_of(rtol, atol, like)
     before = open_base(base)
-    matched = [_matched(before, open_checkpoint(source)) for source in tuned]
-    thresholds = Thresholds(rtol, atol, mukherjee_threshold(atol) if like == "mukherjee" else None)
+    matched = [match_applied(before, open_checkpoint(source)) for source in tuned]
     numbers = [number for number, (*_, match) in enumerate(matched) for _ in match.pairs]
     pairs_of_all = [pair for *_, match in matched for pair in match.pairs]
     wanted = [index for index, number in enumerate(numbers) if number in of]
@@ -106,13 +101,23 @@ def compare_all(
     comparisons = []
     for source, (after, adapters, match) in zip(tuned, matched, strict=True):
         pairs = [(pair, next(stats)) for pair in match.pairs]
-        comparison = _from_statistics(before, after, match, pairs, adapters, rtol, atol, like)
+        comparison = from_statistics(before, after, match, pairs, adapters, rtol, atol, like)
         comparison.notes.extend(repeated([base, source]))
         comparisons.append(comparison)
     return comparisons
 
 
-def _matched(base: Checkpoint, tuned: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]], Match]:
+def thresholds_of(rtol: float, atol: float, like: str | None) -> Thresholds:
+    """Check the settings of ``compare`` and return what the kernels need of them; an ``InputError`` for settings that no rule has."""
+    if like is not None and like not in PAPERS:
+        raise InputError(f"like={like!r}: there are {', '.join(PAPERS)}{did_you_mean(like, PAPERS)}")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name}={value}: must be a number of at least 0")
+    return Thresholds(rtol, atol, mukherjee_threshold(atol) if like == "mukherjee" else None)
+
+
+def match_applied(base: Checkpoint, tuned: Checkpoint) -> tuple[Checkpoint, list[dict[str, Any]], Match]:
     """Match a checkpoint with its base; of an adapter, what it makes of the base, with a record of each of its factors."""
     from dynamics.checkpoints.matching import match
 
@@ -122,7 +127,7 @@ def _matched(base: Checkpoint, tuned: Checkpoint) -> tuple[Checkpoint, list[dict
     return tuned, adapters, match(base, tuned)
 
 
-def _from_statistics(
+def from_statistics(
     base: Checkpoint,
     tuned: Checkpoint,
     matched: Match,
@@ -132,6 +137,7 @@ def _from_statistics(
     atol: float,
     like: str | None,
 ) -> Comparison:
+    """Derive the comparison from the statistics of each pair of a match; the other arguments are those that they were made with."""
     from dynamics.checkpoints import parameter_names
     from dynamics.sparsity.accumulate import total
 
@@ -236,34 +242,39 @@ def series(
     paths = [source for source in sources if isinstance(source, (str, os.PathLike))]
     ordered = natural_order(paths) if len(paths) == len(sources) > 2 else sources
     opened = [open_checkpoint(source) for source in ordered]
-    jobs = [("first", 0, end) for end in range(1, len(opened))] + [("previous", end - 1, end) for end in range(1, len(opened))]
+    pairs = pairs_of_series(opened)
+    comparisons: dict[tuple[int, int], Comparison] = {}
+    for start, end, before, after in pairs:
+
+        def report(count: int, of: int, number: int = len(comparisons)) -> None:
+            if progress:
+                progress(number * of + count, of * len(pairs))
+
+        comparisons[start, end] = compare(before, after, rtol=rtol, atol=atol, like=like, threads=threads, progress=report)
+    return steps_of(comparisons, [checkpoint.path for checkpoint in opened], repeated(ordered))
+
+
+def pairs_of_series(opened: Sequence[Checkpoint]) -> list[tuple[int, int, Checkpoint, Checkpoint]]:
+    """List what a series compares: the numbers of two checkpoints, and the checkpoints, with adapters applied where that is needed."""
     first, *later = opened
     applied = [first, *(other if other.adapter is None else other.adapter.apply_to_base(first)[0] for other in later)]
-    comparisons: dict[tuple[int, int], Comparison] = {}
-    for _, start, end in jobs:
-        if (start, end) not in comparisons:
-            target = opened[end] if start == 0 else applied[end]
-
-            def report(count: int, of: int, number: int = len(comparisons)) -> None:
-                if progress:
-                    progress(number * of + count, of * (2 * len(opened) - 3))
-
-            comparisons[start, end] = compare(applied[start], target, rtol=rtol, atol=atol, like=like, threads=threads, progress=report)
-    comparisons[0, len(opened) - 1].notes.extend([*repeated(ordered), *_unchanged(jobs, comparisons, opened)])
-    return [Step(against, opened[start].path, opened[end].path, comparisons[start, end]) for against, start, end in jobs]
-
-
-def _unchanged(
-    jobs: Sequence[tuple[str, int, int]], comparisons: Mapping[tuple[int, int], Comparison], opened: Sequence[Checkpoint]
-) -> list[str]:
-    """Name the checkpoints of different paths that are identical to their predecessors."""
     return [
-        f"{printable(opened[end].path)}: identical to the checkpoint before it, {printable(opened[start].path)}"
-        for against, start, end in jobs
-        if against == "previous"
-        and comparisons[start, end].headline.startswith("identical")
-        and not repeated([opened[start].path, opened[end].path])
+        *((0, end, first, opened[end]) for end in range(1, len(opened))),
+        *((end - 1, end, applied[end - 1], applied[end]) for end in range(2, len(opened))),
     ]
+
+
+def steps_of(comparisons: Mapping[tuple[int, int], Comparison], paths: Sequence[str], remarks: Sequence[str]) -> list[Step]:
+    """Arrange the comparisons of ``pairs_of_series`` as ``series`` returns them, with remarks on the whole series."""
+    last = len(paths) - 1
+    jobs = [("first", 0, end) for end in range(1, last + 1)] + [("previous", end - 1, end) for end in range(1, last + 1)]
+    unchanged = [
+        f"{printable(paths[end])}: identical to the checkpoint before it, {printable(paths[start])}"
+        for against, start, end in jobs
+        if against == "previous" and comparisons[start, end].headline.startswith("identical") and not repeated([paths[start], paths[end]])
+    ]
+    comparisons[0, last].notes.extend([*remarks, *unchanged])
+    return [Step(against, paths[start], paths[end], comparisons[start, end]) for against, start, end in jobs]
 
 
 def series_dict(steps: Sequence[Step]) -> dict[str, Any]:
