@@ -17,12 +17,14 @@ class Request:
     figures : folder of all figures.
     force : repeat training runs that are finished already.
     preset : preset of the comparison.
+    scheduler : of Dask, whose workers train the runs of the comparison; None to train them here.
     """
 
     runs: Path
     figures: Path
     force: bool = False
     preset: str = "default"
+    scheduler: str | None = None
 
 
 def _precision(request: Request) -> list[Path]:
@@ -46,13 +48,13 @@ def _rewards(request: Request) -> list[Path]:
 def _comparison(request: Request) -> list[Path]:
     from analyses import comparison
 
-    return comparison.main(request.runs, request.figures, request.force, request.preset)
+    return comparison.main(request.runs, request.figures, request.force, request.preset, request.scheduler)
 
 
 def _games(request: Request) -> list[Path]:
     from analyses import games
 
-    return games.main(request.runs, request.figures, request.force)
+    return games.main(request.runs, request.figures, request.force, request.scheduler)
 
 
 #: what ``python -m analyses`` rebuilds if no name is given; the others train a model of 135M parameters, or for hours

@@ -10,6 +10,7 @@ from analyses import ANALYSES, NEEDS, QUICK, Request
 from analyses.presets import PRESETS, commands, runs_folder
 from dynamics.cli.command import Parser, run, tell
 from dynamics.cli.outputs import wrote
+from dynamics.cluster.options import add_scheduler
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.extras import require
 
@@ -31,7 +32,7 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
         for preset in dict.fromkeys("games" if name == "games" else options.preset for name in options.names or ("comparison",)):
             print("\n".join(commands(preset, runs_folder(preset, options.runs))))
         return
-    request = Request(options.runs, options.figures, options.force, options.preset)
+    request = Request(options.runs, options.figures, options.force, options.preset, options.scheduler)
     names = options.names or QUICK
     for name in names:  # before the first of them writes anything
         require(NEEDS[name], f"the analysis {name}")
@@ -64,6 +65,7 @@ def build_parser() -> Parser:
         help="model, number of runs and steps of `comparison` (default: %(default)s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` or `games` without running them")
+    add_scheduler(parser, "train the runs of `comparison` or `games`")
     return parser
 
 

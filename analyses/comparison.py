@@ -66,13 +66,13 @@ QUOTED = (
 )
 
 
-def main(folder: Path, figures: Path, force: bool, preset: str = "default") -> list[Path]:
+def main(folder: Path, figures: Path, force: bool, preset: str = "default", scheduler: str | None = None) -> list[Path]:
     """Train the runs of a preset and make its figures.
 
     The figures of preset ``full`` go into ``figures``, those of other presets into a subfolder with the name of the preset. If ``figures``
     is the folder of the repository, the tables of ``docs/findings.md`` are updated too.
     """
-    runs = train(preset, presets.runs_folder(preset, folder), force)
+    runs = train(preset, presets.runs_folder(preset, folder), force, scheduler)
     target = figures if preset == "full" else figures / preset
     paths = build(runs, target, preset)
     if preset in MARKS and figures.resolve() == FINDINGS.parent.parent / "figures":

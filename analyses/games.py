@@ -694,7 +694,7 @@ STUDY = Study("games", __doc__, CLAIMS, read, curves, figure, caption, notes)
 # training and measuring
 
 
-def main(folder: Path, figures: Path, force: bool) -> list[Path]:
+def main(folder: Path, figures: Path, force: bool, scheduler: str | None = None) -> list[Path]:
     """Fix the claims, train the runs of the preset ``games``, measure what needs checkpoints, and judge.
 
     Returns
@@ -706,7 +706,7 @@ def main(folder: Path, figures: Path, force: bool) -> list[Path]:
     where = runs_folder("games", folder)
     if not list(where.glob("*/run.json")):
         STUDY.fix(where)
-    train("games", where, force)
+    train("games", where, force, scheduler)
     runs = find([where])
     measure(runs, force)
     out = figures / "games"

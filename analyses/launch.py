@@ -1,12 +1,15 @@
-"""Train the runs of a preset in parallel; finished runs are reused, interrupted runs are resumed."""
+"""Train the runs of a preset in parallel, here or on a cluster; finished runs are reused, interrupted runs are resumed."""
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,10 +20,14 @@ from analyses.presets import BASE_RUN, PRESETS, plan, reads
 from analyses.runs import Run, find
 from dynamics import InputError
 from dynamics.cli.command import INTERRUPTED, tell
+from dynamics.errors import printable
 from dynamics.runs.directory import RunDirectory
 
+#: seconds that runs on a cluster have to save when the command is interrupted
+STOPPING = 120
 
-def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
+
+def train(preset: str, folder: Path, force: bool = False, scheduler: str | None = None) -> list[Run]:
     """Train the runs of a preset in parallel.
 
     Parameters
@@ -28,6 +35,8 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
     preset : name of a preset.
     folder : folder of the runs. Finished runs are reused, interrupted runs are resumed.
     force : train all runs from the start.
+    scheduler : of Dask, whose workers train the runs, see ``dynamics.cluster.scheduler.connected``; None to train them here. All hosts must
+        have ``folder`` at the same path.
 
     Returns
     -------
@@ -47,11 +56,11 @@ def train(preset: str, folder: Path, force: bool = False) -> list[Run]:
         discarded = {name for name, options in runs.items() if reads(options) in unfinished}
     pending = {name: options for name, options in runs.items() if name in unfinished | discarded}
     if pending:
-        _train_all(preset, folder, pending, discarded)
+        _train_all(preset, folder, pending, discarded, scheduler)
     return find([folder / name for name in runs if name != BASE_RUN])
 
 
-def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discarded: set[str]) -> None:
+def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discarded: set[str], scheduler: str | None) -> None:
     """Train the ``pending`` runs, the base run first, after removing the files of those in ``discarded``."""
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.threads import cores
@@ -59,13 +68,18 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
 
     workers = PRESETS[preset].parallel_runs or cores()
     minutes = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
-    tell(f"{preset}: {len(plan(preset, folder))} runs, {len(pending)} to do, {workers} at a time{minutes}")
+    where = f"{workers} at a time" if scheduler in (None, "local") else f"by the workers of {printable(scheduler)}"
+    tell(f"{preset}: {len(plan(preset, folder))} runs, {len(pending)} to do, {where}{minutes}")
     for name, options in pending.items():
         tell(f"  {name}: {' '.join(options)}")
     if any("--model" not in options for options in pending.values()):
         with ProgressBar("making the embedded model") as bar:
             tiny.find(progress=bar)
-    progress, children = _Progress(len(pending)), Children()
+    progress = _Progress(len(pending))
+    if scheduler is not None:
+        _train_on_cluster(scheduler, workers, folder, pending, discarded, progress)
+        return
+    children = Children()
     sources = _Sources(pending)
 
     def train_one(name: str) -> None:
@@ -88,6 +102,65 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
                 children.stop()
                 raise
             raise
+
+
+def _train_on_cluster(
+    scheduler: str, workers: int, folder: Path, pending: Mapping[str, Sequence[str]], discarded: set[str], progress: _Progress
+) -> None:
+    """Train the ``pending`` runs by the workers of a Dask scheduler; a run whose worker died goes on from its last state on another one."""
+    from dynamics.cluster.scheduler import RETRIES, connected, guarded, results
+
+    with connected(scheduler, workers) as client:
+        from distributed import Event, wait
+
+        for name in discarded & pending.keys():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        stop = Event(f"stop-{uuid.uuid4().hex}", client=client)
+        futures: dict[str, Any] = {}
+        for name, options in pending.items():
+            before = [futures[other] for other in (BASE_RUN, reads(options)) if other in futures]
+            arguments = (str((folder / name).resolve()), list(options), stop.name, before)
+            futures[name] = client.submit(guarded, _train_there, *arguments, pure=False, retries=RETRIES, key=f"{name}-{stop.name}")
+
+        def save() -> None:
+            stop.set()
+            wait(list(futures.values()), timeout=STOPPING)
+
+        for _, (name, host) in results(client, list(futures.values()), save):
+            if not (folder / name / "run.json").exists():
+                raise InputError(
+                    f"{folder / name}: worker {host} wrote it to a folder of its own; --runs must name one that all hosts share"
+                )
+            progress.finished(f"{name}, on {host}")
+
+
+def _train_there(target: str, options: list[str], stop: str, before: Sequence[Any]) -> tuple[str, str]:
+    """Train or resume a run on a worker of a cluster, until the event ``stop`` is set; return its name and the host."""
+    from distributed import Event, get_client
+
+    from dynamics.cluster.scheduler import Failed, host
+
+    folder, stopping, ended, children = Path(target), Event(stop, client=get_client()), threading.Event(), Children(end_with_parent=True)
+    if failed := next((run for run in before if isinstance(run, Failed)), None):
+        raise InputError(f"{folder.name}: starts from a run that failed ({failed.message})")
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder.parent}: does not exist there; --runs must name a folder that all hosts share")
+
+    def watch() -> None:
+        while not ended.is_set():
+            if stopping.wait(timeout="1s"):
+                children.stop()
+                return
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        train_run(folder, options, False, children)
+    finally:
+        ended.set()
+        watching.join()
+    return folder.name, host()
 
 
 class _Sources:
@@ -114,9 +187,16 @@ class _Sources:
 
 
 class Children:
-    """Processes that train runs, each in a group of its own, so that a signal reaches them only from here."""
+    """Processes that train runs, each in a group of its own, so that a signal reaches them only from here.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    end_with_parent : whether the processes are killed when this one dies, where the system can do so: on a cluster, another process then
+        goes on with the run.
+    """
+
+    def __init__(self, end_with_parent: bool = False) -> None:
+        self._prepare = _end_with_parent if end_with_parent and sys.platform == "linux" else None
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -127,7 +207,13 @@ class Children:
             if self._stopped:
                 return INTERRUPTED, "interrupted"
             process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, start_new_session=True
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+                preexec_fn=self._prepare,
             )
             self._running.add(process)
         try:
@@ -147,6 +233,11 @@ class Children:
             self._stopped = True
             for process in self._running:
                 process.terminate()
+
+
+def _end_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class _Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Iterator
 
@@ -26,6 +27,8 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "peft": ("peft", None),
     "tensorboard": ("tensorboard", "runs"),
     "wandb": ("wandb", "runs"),
+    "dask": ("dask[distributed]", "cluster"),
+    "distributed": ("dask[distributed]", "cluster"),
 }
 
 
@@ -96,3 +99,11 @@ def how_to_install(package: str, extra: str | None) -> str:
     if extra is None:
         return f"pip install {package}"
     return f"pip install 'training-dynamics[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
+
+
+def own_version() -> str:
+    """Return the version of this package as it is installed; empty if it is not."""
+    try:
+        return importlib.metadata.version("training-dynamics")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

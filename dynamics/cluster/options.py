@@ -12,6 +12,8 @@ from dynamics.errors import InputError, printable
 Result = TypeVar("Result")
 #: outputs that show a whole comparison
 WHOLE = ("csv", "html", "figure")
+#: what else has a meaning with --merge
+MERGED = ("merge", "json", "allow_partial")
 
 
 def add_cluster(parser: argparse.ArgumentParser, unit: str) -> None:
@@ -27,33 +29,38 @@ def add_cluster(parser: argparse.ArgumentParser, unit: str) -> None:
         nargs="+",
         help="in place of checkpoints: the files of all parts, which give what one process gives",
     )
+    add_scheduler(parser, f"compare the {unit}")
 
 
-def check(options: argparse.Namespace, parser: argparse.ArgumentParser, names: dict[str, str], least: int = 2) -> None:
+def add_scheduler(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--scheduler``; ``what`` is done by the workers."""
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help=f"{what} by the workers of this Dask scheduler (tcp://host:8786, or its scheduler file); local: by a process per core",
+    )
+
+
+def check(options: argparse.Namespace, parser: argparse.ArgumentParser, names: dict[str, str], shows: Sequence[str] = ()) -> None:
     """Check that checkpoints or parts are named, and that no option is given that would not count.
 
     Parameters
     ----------
     options, parser : after parsing; positional arguments are ``None`` or empty where they are not given.
-    names : positional argument -> how the help calls it.
-    least : how many of them must be given without ``--merge``.
+    names : positional argument -> how the help calls it. The first two must be given without ``--merge``.
+    shows : options that only say how a result is shown, so that ``--merge`` takes them too.
     """
-    given = [name for name in names if getattr(options, name)]
     if options.merge:
-        if given:
+        if any(getattr(options, name) for name in names):
             parser.error("--merge takes the files of parts in place of checkpoints")
-        for name in ("part", "scheduler"):
-            if getattr(options, name, None):
-                parser.error(f"argument --{name}: not allowed with argument --merge")
-        changed = [action.option_strings[0] for action in parser._actions if _counts(action) and getattr(options, action.dest) != action.default]
-        if changed:
-            parser.error(f"argument {changed[0]}: is what the parts were made with, or not used in merging; leave it out")
+        given = [action for action in parser._actions if getattr(options, action.dest, action.default) != action.default]
+        if unused := next((action for action in given if action.dest not in (*MERGED, *WHOLE, *shows)), None):
+            parser.error(f"argument {unused.option_strings[0]}: is of no use with --merge: parts hold the options that they were made with")
         return
-    missing = [text for name, text in list(names.items())[:least] if not getattr(options, name)]
-    if missing:
+    if missing := [text for name, text in list(names.items())[:2] if not getattr(options, name)]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     if options.part:
-        if getattr(options, "scheduler", None):
+        if options.scheduler:
             parser.error("argument --scheduler: not allowed with argument --part")
         if not options.json:
             parser.error("--part needs --json FILE, which the part is written to")
@@ -61,14 +68,9 @@ def check(options: argparse.Namespace, parser: argparse.ArgumentParser, names: d
             parser.error(f"argument --{drawn}: shows a whole comparison; give it to --merge")
 
 
-def _counts(action: argparse.Action) -> bool:
-    """Whether an option has no effect on merging: all but outputs and the exit status."""
-    return bool(action.option_strings) and action.dest not in ("help", "merge", "json", "allow_partial", "part", "scheduler", *WHOLE)
-
-
 def is_asked_for(options: argparse.Namespace) -> bool:
     """Whether one of the options is given, so that ``run`` takes the place of the comparison in this process."""
-    return bool(options.part or options.merge)
+    return bool(options.part or options.merge or options.scheduler)
 
 
 def run(
@@ -92,10 +94,18 @@ def run(
     -------
     The result; None if a part was written to the file of ``--json``.
     """
+    from dynamics.cli.progress import ProgressBar
+
     if options.merge:
         return _merged(measure, options.merge, result)
-    _write_part(options, measure, open_work, sources, settings)
-    return None
+    if options.part:
+        _write_part(options, measure, open_work, sources, settings)
+        return None
+    with ProgressBar("comparing") as bar:
+        from dynamics.cluster.scheduler import compute
+
+        work = open_work(list(sources), settings)
+        return result(work.record, compute(work, open_work, sources, settings, options.scheduler, bar))
 
 
 def _write_part(options: argparse.Namespace, measure: str, open_work: Open, sources: Sequence[str], settings: dict[str, Any]) -> None:

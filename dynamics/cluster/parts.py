@@ -93,7 +93,7 @@ def read(measure: str, path: str) -> Part:
         raise InputError(f"{where}: is a part of {printable(kind.removesuffix('.part'))}, not of {measure}")
     if version != str(FORMAT):
         raise InputError(
-            f"{where}: has version {printable(version, 20)} of the format of parts, this is version {FORMAT}; make it again with one version"
+            f"{where}: has version {printable(version, 20)} of the format of parts, not {FORMAT}; make all parts with one version"
         )
     try:
         part = msgspec.convert(value, Part)

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from dynamics import __version__
 from dynamics.checkpoints import Checkpoint
 from dynamics.cluster.sides import Side, describe, difference
 from dynamics.errors import printable
+from dynamics.extras import own_version
 from dynamics.io.threads import Progress
 
 
@@ -48,10 +48,12 @@ class Work:
     Attributes
     ----------
     record : see ``Record``.
+    sides : the checkpoints of the record.
     tally : (indices of units in ascending order, threads or None, progress in bytes or None) -> the tally of each, plain values.
     """
 
     record: Record
+    sides: list[Checkpoint]
     tally: Callable[[Sequence[int], int | None, Progress | None], list[Any]]
 
 
@@ -69,7 +71,7 @@ def record(
 ) -> Record:
     """Make a record of plain values as they are in a file: lists for tuples. ``sides``: role and checkpoint of each."""
     roles, checkpoints = [role for role, _ in sides], [describe(checkpoint) for _, checkpoint in sides]
-    made = Record(measure, __version__, settings, roles, checkpoints, list(sizes), places, rest)
+    made = Record(measure, own_version(), settings, roles, checkpoints, list(sizes), places, rest)
     return msgspec.convert(json.loads(encode(made)), Record)
 
 

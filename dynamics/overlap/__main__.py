@@ -19,16 +19,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.partial import check_complete
     from dynamics.cli.progress import ProgressBar
     from dynamics.cli.series import sort_series
+    from dynamics.cluster import options as cluster
     from dynamics.io.csv import to_csv
     from dynamics.io.json import to_json
 
-    options = build_parser().parse_args(argv)
-    check_outputs(options, [options.base, *options.tuned])
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    cluster.check(options, parser, {"base": "BASE", "tuned": "TUNED"}, shows=("series",))
     checkpoints = [options.base, *options.tuned]
-    if options.series:
+    check_outputs(options, options.merge or checkpoints)
+    if options.series and not options.merge:
         checkpoints = sort_series("dynamics.overlap", checkpoints)
-    with ProgressBar("comparing", compiles=True) as bar:
-        comparison = compare(checkpoints[0], checkpoints[1:], rtol=options.rtol, atol=options.atol, progress=bar)
+    settings = {"rtol": options.rtol, "atol": options.atol}
+    if cluster.is_asked_for(options):
+        from dynamics.overlap.parts import MEASURE, open_work, result
+
+        made = cluster.run(options, MEASURE, open_work, checkpoints, settings, result)
+        if made is None:  # a part, which is written
+            return
+        comparison = made
+    else:
+        with ProgressBar("comparing", compiles=True) as bar:
+            comparison = compare(checkpoints[0], checkpoints[1:], **settings, progress=bar)
     if "-" not in (options.json, options.csv):
         from dynamics.overlap.terminal import show
 
@@ -55,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     from dynamics.cli.outputs import add_outputs
     from dynamics.cli.partial import add_allow_partial
     from dynamics.cli.thresholds import add_thresholds
+    from dynamics.cluster.options import add_cluster
 
     parser = Parser(
         prog="python -m dynamics.overlap",
@@ -64,12 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "base",
         metavar="BASE",
+        nargs="?",
         help="checkpoint that all the others were trained from: a file, a folder, a Hub id or a URL (s3://, https://, ...)",
     )
     parser.add_argument(
         "tuned",
         metavar="TUNED",
-        nargs="+",
+        nargs="*",
+        default=[],
         help="two or more checkpoints after training: files, folders, PEFT LoRA folders, Hub ids or URLs",
     )
     parser.add_argument(
@@ -80,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_outputs(parser, "every row", "overlap against chance")
     add_thresholds(parser)
     add_allow_partial(parser)
+    add_cluster(parser, "tensors")
     return parser
 
 

@@ -125,9 +125,24 @@ class Counts:
 
     def __iadd__(self, other: Counts) -> Counts:
         """Add the counts of other weights."""
-        for name in ("intersections", "sums", "consensus", "first_changed", "came_back"):
-            getattr(self, name).__iadd__(getattr(other, name))
+        for name, array in vars(self).items():
+            array += getattr(other, name)
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts and sums as lists of numbers, from which ``from_dict`` makes the same counts."""
+        return {name: array.tolist() for name, array in vars(self).items()}
+
+    @staticmethod
+    def from_dict(updates: int, document: Mapping[str, Any]) -> Counts:
+        """Make the counts of which ``to_dict`` returned the numbers; a ValueError for another number of updates."""
+        counts = Counts.empty(updates)
+        for name, array in vars(counts).items():
+            values = np.array(document[name], array.dtype)
+            if values.shape != array.shape:
+                raise ValueError(f"{name} has the shape {values.shape}, not {array.shape}")
+            array[:] = values
+        return counts
 
 
 @dataclass(frozen=True, repr=False)
@@ -317,7 +332,7 @@ def compare(
     from dynamics.io.threads import cores
 
     aligned = align(base, tuned)
-    counted = _count(list(aligned.sets.values()), rtol, atol, threads or cores(), progress)
+    counted = count(list(aligned.sets.values()), rtol, atol, threads or cores(), progress)
     return from_counts(aligned, dict(zip(aligned.sets, counted, strict=True)), rtol=rtol, atol=atol)
 
 
@@ -394,7 +409,7 @@ def _rows(name: str, parts: list[tuple[list[Tensor], Counts]]) -> list[Row]:
     return rows
 
 
-def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
+def count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, progress: Progress | None) -> list[Counts]:
     """Count each set of tensors (base first), chunk by chunk."""
     from dynamics.io.threads import in_order
 
@@ -407,7 +422,7 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
     if progress:
         progress(0, weights)
 
-    def count(span: tuple[int, list[Tensor], int, int]) -> Counts:
+    def of_span(span: tuple[int, list[Tensor], int, int]) -> Counts:
         _, (of_base, *others), start, stop = span
         stored = [of_base.stored(start, stop)]
         for tensor in others:
@@ -416,7 +431,7 @@ def _count(sets: list[list[Tensor]], rtol: float, atol: float, threads: int, pro
         return count_masks(stored, [of_base.dtype, *(tensor.dtype for tensor in others)], rtol, atol)
 
     with ThreadPoolExecutor(threads) as pool:
-        results = in_order(pool, count, spans, ahead=4 * threads)
+        results = in_order(pool, of_span, spans, ahead=4 * threads)
         for (_, _, start, stop), (index, chunk_counts) in zip(spans, results, strict=True):
             counts_of[index] += chunk_counts
             weights_done += stop - start

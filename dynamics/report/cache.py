@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +20,11 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from dynamics.checkpoints import Checkpoint
+from dynamics.checkpoints.identity import identity
 from dynamics.errors import InputError
+from dynamics.extras import own_version
 from dynamics.io import cache
 from dynamics.io.atomic import replacing
-from dynamics.io.paths import files_under
 from dynamics.io.side_files import parse_json, read_bytes
 from dynamics.report.section import Options, Store
 
@@ -36,38 +35,8 @@ SCHEMA = "dynamics.report-cache/1"
 LARGEST = 200_000_000
 #: bytes of all entries of a folder together
 MOST = 500_000_000
-#: files of a checkpoint that are looked at
-MOST_FILES = 100_000
 #: names of entries, and how their content begins
 NAME, BEGINNING = re.compile(r"[a-z_]+-[0-9a-f-]+\.json"), f'{{"schema": "{SCHEMA}", '.encode()
-
-
-def identity(source: str | Path | Checkpoint) -> list[Any] | None:
-    """Describe the files of a checkpoint, so that another content has another description; None if that is not possible.
-
-    Parameters
-    ----------
-    source : path of a file or folder of this machine, or an open checkpoint, such as one of the Hub, whose tensors say where they lie.
-    """
-    if isinstance(source, (str, Path)):
-        return _identity_of_path(Path(source))
-    entries = [[name, list(tensor.shape), tensor.dtype, repr(tensor.source)] for name, tensor in sorted(source.tensors.items())]
-    if not entries or any(tensor.source is None for tensor in source.tensors.values()):
-        return None
-    return [hashlib.sha256(json.dumps(entries).encode()).hexdigest()]
-
-
-def _identity_of_path(path: Path) -> list[Any] | None:
-    try:
-        files = sorted(files_under(path)) if path.is_dir() else [path]
-        if len(files) > MOST_FILES:
-            return None
-        statuses = [(os.path.relpath(file, path), file.stat()) for file in files]
-    except (OSError, InputError, ValueError):
-        return None
-    regular = [(name, status) for name, status in statuses if stat.S_ISREG(status.st_mode)]
-    entries = [[name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev] for name, status in regular]
-    return [os.path.realpath(path), *entries] if entries else None
 
 
 @dataclass(frozen=True)
@@ -169,12 +138,4 @@ def _key(kind: str, sources: Sequence[str | Path | Checkpoint], settings: dict[s
     files = [identity(source) for source in sources]
     if any(entry is None for entry in files):
         return None
-    return json.dumps([SCHEMA, _version(), kind, files, settings], sort_keys=True)
-
-
-def _version() -> str:
-    """Return the version of this package as it is installed; empty if it is not."""
-    try:
-        return importlib.metadata.version("training-dynamics")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return json.dumps([SCHEMA, own_version(), kind, files, settings], sort_keys=True)

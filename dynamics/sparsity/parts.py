@@ -48,7 +48,7 @@ def open_work(sources: list[str], settings: dict[str, Any]) -> Work:
         return [stats.to_dict() for stats in accumulate_pairs([pairs[unit] for unit in units], thresholds, threads, progress)]
 
     located = {"paths": [checkpoint.path for checkpoint in opened], "repeated": repeated(sources), "comparisons": places}
-    return Work(record(MEASURE, settings, sides, sizes, located, rest), tally)
+    return Work(record(MEASURE, settings, sides, sizes, located, rest), [checkpoint for _, checkpoint in sides], tally)
 
 
 def _role(number: int, sources: Sequence[str]) -> str:

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
-from dynamics.spectra.comparison import METHODS, SCHEMA, SEQUENCE_FIELDS, Spectrum, compare
+from dynamics.spectra.comparison import METHODS, SCHEMA, SEQUENCE_FIELDS, Measured, Spectrum, compare
 from dynamics.spectra.linalg import MORE, TAIL
 
 if TYPE_CHECKING:
     import argparse
-
-    from dynamics.checkpoints import Skip
-
 
 #: fields of a spectrum
 FIELDS = {entry.name for entry in fields(Spectrum)}
@@ -26,20 +23,49 @@ FIELDS = {entry.name for entry in fields(Spectrum)}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the matrices and write the requested outputs."""
+    from dynamics.cli.command import reader_may_leave
+    from dynamics.cli.outputs import check_outputs
+    from dynamics.cli.partial import check_complete
+    from dynamics.cluster import options as cluster
+    from dynamics.spectra.notes import incomplete
+
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    cluster.check(options, parser, {"base": "BASE", "tuned": "TUNED"})
+    check_outputs(options, options.merge or [options.base, options.tuned], {options.resume: ()})
+    if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
+        raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
+    if cluster.is_asked_for(options):
+        from dynamics.spectra.parts import MEASURE, open_work, result
+
+        if options.resume:
+            raise InputError("--resume: --part and --scheduler keep what is finished in files of their own; leave it out")
+        settings = {"only": options.only, "limit": options.limit, "k": options.subspace, "alpha": options.alpha}
+        settings |= {"method": options.method, "seed": options.seed}
+        made = cluster.run(options, MEASURE, open_work, [options.base, options.tuned], settings, result)
+        if made is None:  # a part, which is written
+            return
+        measured = made
+    else:
+        measured = _measure(options)
+    if "-" not in (options.json, options.csv):
+        from dynamics.spectra.terminal import show
+
+        with reader_may_leave():
+            show(measured.base, measured.tuned, measured.spectra, measured.skipped, measured.method, remarks=measured.remarks)
+    _write(options, measured)
+    check_complete(incomplete(measured.spectra, measured.skipped), options)
+
+
+def _measure(options: argparse.Namespace) -> Measured:
+    """Measure the matrices in this process."""
     from dynamics.checkpoints import open_checkpoint
     from dynamics.checkpoints.quantised.notes import explain
-    from dynamics.cli.command import reader_may_leave
-    from dynamics.cli.outputs import check_outputs, wrote
-    from dynamics.cli.partial import check_complete
+    from dynamics.cli.outputs import wrote
     from dynamics.cli.progress import ProgressBar
     from dynamics.io.atomic import Appender
     from dynamics.io.paths import repeated
-    from dynamics.spectra.notes import incomplete
 
-    options = build_parser().parse_args(argv)
-    check_outputs(options, [options.base, options.tuned], {options.resume: ()})
-    if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
-        raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
     resume_file = Path(options.resume) if options.resume else None
     key = {"base": without_secrets(options.base), "tuned": without_secrets(options.tuned), "k": options.subspace, "alpha": options.alpha}
     key |= {"method": options.method, "seed": options.seed}
@@ -66,37 +92,32 @@ def main(argv: Sequence[str] | None = None) -> None:
             done=done,
             each=append,
         )
-    remarks = [*explain(base, tuned), *repeated([options.base, options.tuned])]
     if resume_file:
         wrote(resume_file)
-    if "-" not in (options.json, options.csv):
-        from dynamics.spectra.terminal import show
-
-        with reader_may_leave():
-            show(without_secrets(options.base), without_secrets(options.tuned), spectra, skipped, options.method, remarks=remarks)
-    _write(options, spectra, skipped, remarks)
-    check_complete(incomplete(spectra, skipped), options)
+    remarks = [*explain(base, tuned), *repeated([options.base, options.tuned])]
+    settings = {"method": options.method, "k": options.subspace, "alpha": options.alpha, "seed": options.seed}
+    return Measured(key["base"], key["tuned"], spectra, skipped, remarks, **settings)
 
 
-def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequence[Skip], remarks: list[str]) -> None:
+def _write(options: argparse.Namespace, measured: Measured) -> None:
     """Write the files that are asked for."""
     from dynamics.cli.outputs import save_figure, write
     from dynamics.io.json import to_json
 
-    base, tuned = without_secrets(options.base), without_secrets(options.tuned)
-    settings = {"method": options.method, "dtype": "float64", "k": options.subspace, "alpha": options.alpha, "tail": TAIL}
-    if options.method == "approx":
+    spectra, skipped, remarks = measured.spectra, measured.skipped, measured.remarks
+    settings = {"method": measured.method, "dtype": "float64", "k": measured.k, "alpha": measured.alpha, "tail": TAIL}
+    if measured.method == "approx":
         from dynamics.spectra.randomized_svd import FAILURE
 
-        settings |= {"seed": options.seed, "directions": options.subspace + MORE, "bounds_fail_with_probability": FAILURE}
+        settings |= {"seed": measured.seed, "directions": measured.k + MORE, "bounds_fail_with_probability": FAILURE}
     if options.json:
         from dynamics.spectra.notes import coverage_of, notes
 
         document = {
             "schema": SCHEMA,
             "coverage": coverage_of(spectra, skipped),
-            "base": base,
-            "tuned": tuned,
+            "base": measured.base,
+            "tuned": measured.tuned,
             "settings": settings,
             "notes": [*remarks, *notes(spectra)],
             "matrices": [asdict(spectrum) for spectrum in spectra],
@@ -115,7 +136,7 @@ def _write(options: argparse.Namespace, spectra: list[Spectrum], skipped: Sequen
     if options.html:
         from dynamics.spectra.page import page
 
-        write(options.html, page(base, tuned, spectra, skipped, settings, remarks))
+        write(options.html, page(measured.base, measured.tuned, spectra, skipped, settings, remarks))
     if options.figure:
         from dynamics.spectra.plot import figure
 
@@ -158,14 +179,19 @@ def build_parser() -> argparse.ArgumentParser:
     from dynamics.cli.command import Parser
     from dynamics.cli.outputs import add_outputs
     from dynamics.cli.partial import add_allow_partial
+    from dynamics.cluster.options import add_cluster
 
     parser = Parser(
         prog="python -m dynamics.spectra",
         description="In which directions did the weights move? Rank, spectral drift and principal angles of the update of every matrix.",
         epilog="example: python -m dynamics.spectra Qwen2.5-0.5B my-run --only 'self_attn' --resume spectra.jsonl --figure spectra.png",
     )
-    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://...")
-    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL")
+    parser.add_argument(
+        "base", metavar="BASE", nargs="?", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://..."
+    )
+    parser.add_argument(
+        "tuned", metavar="TUNED", nargs="?", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL"
+    )
     parser.add_argument("--only", metavar="REGEX", help="measure only matrices whose names match this regular expression")
     parser.add_argument("--limit", type=int, metavar="N", help="measure only the first N matrices")
     parser.add_argument(
@@ -188,6 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_outputs(parser, "one row per matrix", "profiles over layers, singular values and angles")
     add_allow_partial(parser)
+    add_cluster(parser, "matrices")
     return parser
 
 

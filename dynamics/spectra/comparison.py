@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from dynamics.checkpoints import Skip, Source, open_base, open_checkpoint, parameter_names
+from dynamics.checkpoints import Checkpoint, Skip, Source, open_base, open_checkpoint, parameter_names
 from dynamics.checkpoints.adapter import LowRank
 from dynamics.checkpoints.matching import Pair, match
 from dynamics.descriptions import small_table
@@ -330,12 +330,72 @@ def compare(
     -------
     The spectra, and the tensors that were skipped, with reasons.
     """
+    selected = select(base, tuned, only=only, limit=limit)
+    done_by_name = {spectrum.name: spectrum for spectrum in done}
+    spectra: list[Spectrum] = []
+    for pair in selected.matrices:
+        known = done_by_name.get(pair.name)
+        spectra.append(
+            spectrum_of(pair, selected.factors.get(pair.tuned.name), k=k, alpha=alpha, method=method, seed=seed) if known is None else known
+        )
+        if each is not None:
+            each(spectra[-1], len(spectra), len(selected.matrices))
+    return spectra, selected.skipped
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The spectra of two checkpoints, with all that the outputs of the command show.
+
+    Attributes
+    ----------
+    base, tuned : paths as they are shown.
+    spectra, skipped : see ``compare``.
+    remarks : on the checkpoints.
+    method, k, alpha, seed : settings of ``compare``.
+    """
+
+    base: str
+    tuned: str
+    spectra: list[Spectrum]
+    skipped: list[Skip]
+    remarks: list[str]
+    method: str
+    k: int
+    alpha: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The matrices of two checkpoints that are measured.
+
+    Attributes
+    ----------
+    base, tuned : the checkpoints, with an adapter applied.
+    opened : the tuned checkpoint as it was opened.
+    matrices : pairs of matrices, in the order in which they are measured.
+    factors : of an adapter, the updates that are low-rank products, by the name of the weight.
+    skipped : tensors that are not measured, with reasons.
+    """
+
+    base: Checkpoint
+    tuned: Checkpoint
+    opened: Checkpoint
+    matrices: list[Pair]
+    factors: dict[str, LowRank]
+    skipped: list[Skip]
+
+
+def select(base: Source, tuned: Source, *, only: str | None = None, limit: int | None = None) -> Selected:
+    """Match two checkpoints and select the matrices that ``compare`` measures, by its parameters; no weight is read."""
     pattern = _pattern(only)
-    before, after = open_base(base), open_checkpoint(tuned)
+    before, opened = open_base(base), open_checkpoint(tuned)
+    after = opened
     with optional_import("measuring spectra"):  # here rather than after the work that needs no torch
         import torch  # noqa: F401
     factors: dict[str, LowRank] = {}
-    if (adapter := after.adapter) is not None:
+    if (adapter := opened.adapter) is not None:
         after, _ = adapter.apply_to_base(before)
         factors = adapter.factors(before)
     matched = match(before, after)
@@ -343,26 +403,16 @@ def compare(
     selected = [pair for pair in matrices if pattern.search(pair.name)][:limit]
     names = {pair.name for pair in selected}
     unasked = [Skip(pair.name, "both", NOT_SELECTED, pair.base.numel, True) for pair in matrices if pair.name not in names]
-    skipped = [*matched.skipped, *others, *unasked]
     if not selected:
         raise InputError(f"no matrix to measure{f' whose name matches {printable(only)}' if only else ''}")
-    done_by_name = {spectrum.name: spectrum for spectrum in done}
+    return Selected(before, after, opened, selected, factors, [*matched.skipped, *others, *unasked])
 
-    def spectrum_of(pair: Pair) -> Spectrum:
-        if pair.name in done_by_name:
-            return done_by_name[pair.name]
-        rows, columns = pair.base.shape
-        stored_base, stored_tuned = (Matrix(side.stored(), side.dtype, (rows, columns)) for side in (pair.base, pair.tuned))
-        return measure_stored(
-            stored_base, stored_tuned, name=pair.name, k=k, alpha=alpha, method=method, seed=seed, factors=factors.get(pair.tuned.name)
-        )
 
-    spectra: list[Spectrum] = []
-    for pair in selected:
-        spectra.append(spectrum_of(pair))
-        if each is not None:
-            each(spectra[-1], len(spectra), len(selected))
-    return spectra, skipped
+def spectrum_of(pair: Pair, factors: LowRank | None, **settings: Any) -> Spectrum:
+    """Measure a pair of matrices of two checkpoints; ``settings`` are those of ``measure_stored``."""
+    rows, columns = pair.base.shape
+    before, after = (Matrix(side.stored(), side.dtype, (rows, columns)) for side in (pair.base, pair.tuned))
+    return measure_stored(before, after, name=pair.name, factors=factors, **settings)
 
 
 def _pattern(only: str | None) -> re.Pattern[str]:
