@@ -12,8 +12,10 @@ from helpers import bf16, write_safetensors
 
 from dynamics.cluster import parts
 from dynamics.errors import InputError
+from dynamics.overlap.__main__ import cli as overlap
 from dynamics.sparsity.__main__ import cli as sparsity
 
+DATA = Path(__file__).parents[1] / "data"
 OUTPUTS = ("json", "csv", "html", "figure")
 
 
@@ -76,7 +78,7 @@ def test_odd_tensors_and_other_names(pair, tmp_path, capsys):
     base["model.layers.3.mlp.up_proj.weight"][0, :3] = np.nan, np.inf, -np.inf
     base["model.empty.weight"] = tuned["model.empty.weight"] = np.zeros((0, 4), np.float32)
     base["model.scalar"], tuned["model.scalar"] = np.float32(1), np.float32(2)
-    base["model.only_here.weight"] = np.ones((3, 3), np.float32)
+    base["model.only_here.weight"] = np.ones((40, 40), np.float32)
     tuned["value_head.weight"] = np.ones((1, 24), np.float32)
     del tuned["lm_head.weight"]
     with np.errstate(over="ignore"):
@@ -102,6 +104,57 @@ def test_a_series(pair, tmp_path, capsys):
             mixed["model.norm.weight"] = tuned["model.norm.weight"]
         files.append(write_safetensors(tmp_path / f"step_{step}.safetensors", mixed))
     same(sparsity, files, tmp_path, capsys, 3)
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned"),
+    [("adapters/base", "adapters/plain"), ("adapters/base", "adapters/dora"), ("quantised/nf4_base", "quantised/nf4_tuned")],
+)
+def test_adapters_and_quantised_weights(base, tuned, tmp_path, capsys):
+    same(sparsity, [DATA / base, DATA / tuned], tmp_path, capsys, 2, ("json", "csv"))
+
+
+def test_a_tied_head(tmp_path, capsys):
+    rng = np.random.default_rng(2)
+    embedding = rng.normal(size=(32, 8)).astype(np.float32)
+    for name, tensors in (
+        ("base", {"model.embed_tokens.weight": embedding}),
+        ("tuned", {"model.embed_tokens.weight": embedding * 2, "lm_head.weight": embedding * 2}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": True}))
+        write_safetensors(tmp_path / name / "model.safetensors", tensors)
+    same(sparsity, [tmp_path / "base", tmp_path / "tuned"], tmp_path, capsys, 2, ("json", "csv"))
+
+
+def test_parts_of_an_overlap(pair, tmp_path, capsys):
+    """Of two updates with other dtypes and names, and of a series of three with an adapter's command line for showing it."""
+    base, tuned = (dict(side) for side in pair)
+    other = {name: value - np.float32(1e-4) * (value > 0) for name, value in base.items() if "layers.3" not in name}
+    other["model.layers.1.mlp.up_proj.weight"] = ("BF16", bf16(other["model.layers.1.mlp.up_proj.weight"]))
+    files = [*saved(tmp_path, base, tuned), write_safetensors(tmp_path / "other.safetensors", other)]
+    same(overlap, files, tmp_path, capsys, 3, status=3)
+    third = write_safetensors(tmp_path / "third.safetensors", {name: value * np.float32(1.01) for name, value in base.items()})
+    files = [files[0], files[1], third, files[1]]
+    (tmp_path / "more").mkdir()
+    assert overlap([*map(str, files), "--series", *outputs(tmp_path / "one", ("json", "html"))]) == 0
+    parts_of = split(overlap, files, tmp_path / "more", 2)
+    assert overlap(["--merge", *parts_of, "--series", *outputs(tmp_path / "merged", ("json", "html"))]) == 0
+    for kind in ("json", "html"):
+        assert (tmp_path / "one" / f"out.{kind}").read_bytes() == (tmp_path / "merged" / f"out.{kind}").read_bytes()
+
+
+def test_parts_of_an_overlap_of_adapters(tmp_path, capsys):
+    same(overlap, [DATA / "adapters" / name for name in ("base", "plain", "layers")], tmp_path, capsys, 2, ("json",))
+
+
+@pytest.mark.parametrize("method", ["full", "approx"])
+def test_parts_of_spectra(method, tmp_path, capsys):
+    pytest.importorskip("torch")
+    from dynamics.spectra.__main__ import cli as spectra
+
+    arguments = [DATA / "adapters" / "base", DATA / "adapters" / "plain", "--method", method, "--subspace", "4", "--only", "layers"]
+    same(spectra, arguments, tmp_path, capsys, 2, ("json", "csv", "html") if method == "full" else ("json",))
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +266,9 @@ def test_a_forged_tally_is_one_line(two_parts, tmp_path, capsys):
         (["a", "b", "--part", "half", "--json", "p.json"], "write I/N"),
         (["a", "b", "--part", "1/2"], "--part needs --json FILE"),
         (["a", "b", "--part", "1/2", "--json", "p.json", "--figure", "f.png"], "give it to --merge"),
-        (["--merge", "p.json", "--rtol", "0.1"], "argument --rtol: is what the parts were made with"),
+        (["--merge", "p.json", "--rtol", "0.1"], "argument --rtol: is of no use with --merge"),
         (["a", "b", "--merge", "p.json"], "in place of checkpoints"),
-        (["--part", "1/2", "--merge", "p.json"], "not allowed with argument --merge"),
+        (["--part", "1/2", "--merge", "p.json"], "argument --part: is of no use with --merge"),
         (["--merge", "nowhere.json"], "nowhere.json"),
     ],
 )
