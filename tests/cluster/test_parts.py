@@ -108,7 +108,7 @@ def test_a_series(pair, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("base", "tuned"),
-    [("adapters/base", "adapters/plain"), ("adapters/base", "adapters/dora"), ("quantised/nf4_base", "quantised/nf4_tuned")],
+    [("adapters/base/llama", "adapters/plain"), ("adapters/base/llama", "adapters/dora"), ("quantised/nf4_base", "quantised/nf4_tuned")],
 )
 def test_adapters_and_quantised_weights(base, tuned, tmp_path, capsys):
     same(sparsity, [DATA / base, DATA / tuned], tmp_path, capsys, 2, ("json", "csv"))
@@ -145,7 +145,7 @@ def test_parts_of_an_overlap(pair, tmp_path, capsys):
 
 
 def test_parts_of_an_overlap_of_adapters(tmp_path, capsys):
-    same(overlap, [DATA / "adapters" / name for name in ("base", "plain", "layers")], tmp_path, capsys, 2, ("json",))
+    same(overlap, [DATA / "adapters" / name for name in ("base/llama", "plain", "dora")], tmp_path, capsys, 2, ("json",))
 
 
 @pytest.mark.parametrize("method", ["full", "approx"])
@@ -153,7 +153,16 @@ def test_parts_of_spectra(method, tmp_path, capsys):
     pytest.importorskip("torch")
     from dynamics.spectra.__main__ import cli as spectra
 
-    arguments = [DATA / "adapters" / "base", DATA / "adapters" / "plain", "--method", method, "--subspace", "4", "--only", "layers"]
+    arguments = [
+        DATA / "adapters" / "base" / "llama",
+        DATA / "adapters" / "plain",
+        "--method",
+        method,
+        "--subspace",
+        "4",
+        "--only",
+        "layers",
+    ]
     same(spectra, arguments, tmp_path, capsys, 2, ("json", "csv", "html") if method == "full" else ("json",))
 
 
