@@ -69,6 +69,20 @@ def test_an_interrupted_parent_waits_for_its_child(tmp_path: Path) -> None:
     assert (tmp_path / "a.end").read_text() == str(int(signal.SIGTERM))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_child_on_a_cluster_dies_with_its_worker(tmp_path: Path) -> None:
+    program = "import sys; from analyses.launch import Children; Children(end_with_parent=True).run(sys.argv[1:])"
+    worker = subprocess.Popen([sys.executable, "-c", program, sys.executable, "-S", "-c", CHILD, str(tmp_path / "a")])
+    wait_for(tmp_path / "a")
+    worker.kill()
+    worker.wait()
+    end = time.monotonic() + 60
+    while os.path.exists(f"/proc/{(tmp_path / 'a').read_text()}/exe"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not (tmp_path / "a.end").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("embedded_model")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

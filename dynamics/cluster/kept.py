@@ -79,7 +79,7 @@ def _read(path: Path, count: int) -> dict[int, Any]:
     tallies: dict[int, Any] = {}
     with contextlib.suppress(InputError, KeyError, TypeError, AttributeError):
         rows = (row for _, row in read_json_lines(path, []))
-        if next(rows, {}).get("schema") != SCHEMA:
+        if next(rows, None) != {"schema": SCHEMA}:
             return {}
         for row in rows:
             if row["unit"] not in range(count):

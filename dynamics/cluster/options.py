@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dynamics.cluster.work import Open, Record
 from dynamics.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from dynamics.cluster.work import Open, Record
 
 Result = TypeVar("Result")
 #: outputs that show a whole comparison
@@ -41,31 +44,35 @@ def add_scheduler(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def check(options: argparse.Namespace, parser: argparse.ArgumentParser, names: dict[str, str], shows: Sequence[str] = ()) -> None:
-    """Check that checkpoints or parts are named, and that no option is given that would not count.
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, shows: Sequence[str] = ()) -> argparse.Namespace:
+    """Parse the command line of a measure, whose positional arguments are checkpoints, and check that no option is given in vain.
 
     Parameters
     ----------
-    options, parser : after parsing; positional arguments are ``None`` or empty where they are not given.
-    names : positional argument -> how the help calls it. The first two must be given without ``--merge``.
+    parser : with ``add_cluster``; to be used once.
+    argv : arguments; those of this process if None.
     shows : options that only say how a result is shown, so that ``--merge`` takes them too.
     """
+    arguments = sys.argv[1:] if argv is None else argv
+    positional = [action for action in parser._actions if not action.option_strings]
+    if any(argument.partition("=")[0] == "--merge" for argument in arguments):  # the files of parts take the place of checkpoints
+        for action in positional:
+            action.nargs, action.required, action.default = "*", False, []
+    options = parser.parse_args(arguments)
     if options.merge:
-        if any(getattr(options, name) for name in names):
+        if any(getattr(options, action.dest) for action in positional):
             parser.error("--merge takes the files of parts in place of checkpoints")
         given = [action for action in parser._actions if getattr(options, action.dest, action.default) != action.default]
         if unused := next((action for action in given if action.dest not in (*MERGED, *WHOLE, *shows)), None):
             parser.error(f"argument {unused.option_strings[0]}: is of no use with --merge: parts hold the options that they were made with")
-        return
-    if missing := [text for name, text in list(names.items())[:2] if not getattr(options, name)]:
-        parser.error(f"the following arguments are required: {', '.join(missing)}")
-    if options.part:
+    elif options.part:
         if options.scheduler:
             parser.error("argument --scheduler: not allowed with argument --part")
         if not options.json:
             parser.error("--part needs --json FILE, which the part is written to")
         if drawn := next((name for name in WHOLE if getattr(options, name)), None):
             parser.error(f"argument --{drawn}: shows a whole comparison; give it to --merge")
+    return options
 
 
 def is_asked_for(options: argparse.Namespace) -> bool:
@@ -85,7 +92,7 @@ def run(
 
     Parameters
     ----------
-    options : the parsed options, checked by ``check``.
+    options : what ``parse`` returns.
     measure : name of the command.
     open_work, sources, settings : see ``work.Open``.
     result : (record, tally of every unit) -> what one process computes.

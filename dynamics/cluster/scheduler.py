@@ -21,7 +21,7 @@ import msgspec
 
 from dynamics.cli.command import tell
 from dynamics.cluster.kept import Kept
-from dynamics.cluster.work import Open, Record, Work, mismatch
+from dynamics.cluster.work import Open, Record, Work, fingerprint, mismatch
 from dynamics.errors import InputError, printable
 from dynamics.extras import optional_import, own_version
 from dynamics.io.threads import Progress, cores
@@ -36,6 +36,13 @@ class Failed(msgspec.Struct, frozen=True):
     """What went wrong on a worker that does not go away by running it again."""
 
     message: str
+
+
+class Other(msgspec.Struct, frozen=True):
+    """What a worker sees at the paths, if it is not what the process that asks sees."""
+
+    record: Record
+    host: str
 
 
 def host() -> str:
@@ -177,26 +184,17 @@ def compute(
     if left:
         with connected(address) as client:
             run = uuid.uuid4().hex
-            record = client.scatter(work.record, broadcast=True) if client.scheduler_info()["workers"] else work.record
+            same = (run, open_work, list(sources), settings, fingerprint(work.record))
             futures = [
-                client.submit(
-                    guarded,
-                    _tallies,
-                    run,
-                    open_work,
-                    list(sources),
-                    settings,
-                    record,
-                    units,
-                    pure=False,
-                    retries=RETRIES,
-                    key=f"{run}-{units[0]}",
-                )
+                client.submit(guarded, _tallies, *same, units, pure=False, retries=RETRIES, key=f"{run}-{units[0]}")
                 for units in tasks(left, sizes, sum(client.nthreads().values()) or 1)
             ]
             if progress:
                 progress(done, total)
             for _, found in results(client, futures):
+                if isinstance(found, Other):
+                    why = mismatch(work.record, found.record) or "the checkpoints changed meanwhile"
+                    raise InputError(f"worker {found.host}: sees other files than the process that asks: {why}")
                 for unit, tally in found:
                     kept.add(unit, tally)
                     done += sizes[unit]
@@ -230,10 +228,10 @@ def _opened(_run: str, open_work: Open, sources: tuple[str, ...], settings: tupl
 
 
 def _tallies(
-    run: str, open_work: Open, sources: Sequence[str], settings: dict[str, Any], expected: Record, units: Sequence[int]
-) -> list[tuple[int, Any]]:
+    run: str, open_work: Open, sources: Sequence[str], settings: dict[str, Any], expected: str, units: Sequence[int]
+) -> list[tuple[int, Any]] | Other:
     """Compute some units on a worker."""
     work = _opened(run, open_work, tuple(sources), tuple(settings.items()))
-    if why := mismatch(expected, work.record):
-        raise InputError(f"sees other files than the process that asks: {why}")
+    if fingerprint(work.record) != expected:
+        return Other(work.record, host())
     return list(zip(units, work.tally(units, 1, None), strict=True))

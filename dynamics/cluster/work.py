@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,13 @@ def record(
 
 def encode(value: Any) -> bytes:
     """Encode as JSON in which NaN and infinity stay what they are, and every float is read back as the same one."""
-    return json.dumps(msgspec.to_builtins(value), sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
+
+
+def fingerprint(record: Record) -> str:
+    """Return a digest of all that ``mismatch`` compares."""
+    sides = [msgspec.structs.replace(side, path="") for side in record.sides]
+    return hashlib.sha256(encode(msgspec.structs.replace(record, sides=sides, places=None))).hexdigest()
 
 
 def mismatch(one: Record, other: Record) -> str:

@@ -23,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.io.csv import to_csv
     from dynamics.io.json import to_json
 
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    cluster.check(options, parser, {"base": "BASE", "tuned": "TUNED"}, shows=("series",))
+    options = cluster.parse(build_parser(), argv, shows=("series",))
     checkpoints = [options.base, *options.tuned]
     check_outputs(options, options.merge or checkpoints)
     if options.series and not options.merge:
@@ -77,14 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "base",
         metavar="BASE",
-        nargs="?",
         help="checkpoint that all the others were trained from: a file, a folder, a Hub id or a URL (s3://, https://, ...)",
     )
     parser.add_argument(
         "tuned",
         metavar="TUNED",
-        nargs="*",
-        default=[],
+        nargs="+",
         help="two or more checkpoints after training: files, folders, PEFT LoRA folders, Hub ids or URLs",
     )
     parser.add_argument(

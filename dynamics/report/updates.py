@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dynamics.checkpoints import Checkpoint, open_base
+from dynamics.checkpoints.identity import identity
 from dynamics.errors import InputError, printable
 from dynamics.io.locations import without_secrets
 from dynamics.report import cache
@@ -56,8 +57,8 @@ class Base:
 
     @property
     def files(self) -> list[Any] | None:
-        """What two bases of the same files have in common, see ``cache.identity``."""
-        return cache.identity(self.source)
+        """What two bases of the same files have in common, see ``checkpoints.identity``."""
+        return identity(self.source)
 
 
 def base_of(run: Run, options: Options) -> tuple[Base | None, str]:

@@ -21,9 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cli.series import sort_series
     from dynamics.cluster import options as cluster
 
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    cluster.check(options, parser, {"base": "BASE", "tuned": "TUNED", "more": "MORE"})
+    options = cluster.parse(build_parser(), argv)
     checkpoints = [options.base, options.tuned, *options.more]
     check_outputs(options, options.merge or checkpoints)
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper}
@@ -85,12 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Which weights moved between two checkpoints? Counts them by four rules, with norms and distances in bfloat16 steps.",
         epilog="example: python -m dynamics.sparsity Qwen2.5-7B Qwen2.5-7B-RL --json report.json --html report.html --figure heat.png",
     )
-    parser.add_argument(
-        "base", metavar="BASE", nargs="?", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://..."
-    )
-    parser.add_argument(
-        "tuned", metavar="TUNED", nargs="?", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL"
-    )
+    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://...")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL")
     parser.add_argument(
         "more",
         metavar="MORE",

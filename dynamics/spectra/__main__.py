@@ -29,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cluster import options as cluster
     from dynamics.spectra.notes import incomplete
 
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    cluster.check(options, parser, {"base": "BASE", "tuned": "TUNED"})
+    options = cluster.parse(build_parser(), argv)
     check_outputs(options, options.merge or [options.base, options.tuned], {options.resume: ()})
     if options.subspace < 1 or not 0 < options.alpha < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--subspace and --limit must be at least 1, --alpha between 0 and 1")
@@ -186,12 +184,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="In which directions did the weights move? Rank, spectral drift and principal angles of the update of every matrix.",
         epilog="example: python -m dynamics.spectra Qwen2.5-0.5B my-run --only 'self_attn' --resume spectra.jsonl --figure spectra.png",
     )
-    parser.add_argument(
-        "base", metavar="BASE", nargs="?", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://..."
-    )
-    parser.add_argument(
-        "tuned", metavar="TUNED", nargs="?", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL"
-    )
+    parser.add_argument("base", metavar="BASE", help="checkpoint before training: a file, a folder, a Hub id or a URL such as s3://...")
+    parser.add_argument("tuned", metavar="TUNED", help="checkpoint after training: a file, a folder, a PEFT LoRA folder, a Hub id or a URL")
     parser.add_argument("--only", metavar="REGEX", help="measure only matrices whose names match this regular expression")
     parser.add_argument("--limit", type=int, metavar="N", help="measure only the first N matrices")
     parser.add_argument(

@@ -13,6 +13,7 @@ from helpers import doubt_texts, write_safetensors
 from report_helpers import SHAPES, read, run_of, weights, write_checkpoint
 
 from dynamics import overlap, sparsity
+from dynamics.checkpoints.identity import identity
 from dynamics.report import Options, cache, matrices
 from dynamics.report.labels import run_labels
 from dynamics.report.sections import configuration, directions
@@ -330,6 +331,6 @@ def test_reading_an_entry_counts_as_its_use(tmp_path: Path) -> None:
 
 
 def test_what_has_no_files_is_not_kept(tmp_path: Path) -> None:
-    assert cache.identity(tmp_path / "gone") is None
+    assert identity(tmp_path / "gone") is None
     (tmp_path / "empty").mkdir()
-    assert cache.identity(tmp_path / "empty") is None
+    assert identity(tmp_path / "empty") is None
