@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import msgspec
-
 from dynamics.checkpoints import Skip
 from dynamics.checkpoints.quantised.notes import explain
 from dynamics.cluster.work import Record, Work, record
 from dynamics.io.locations import without_secrets
 from dynamics.io.paths import repeated
 from dynamics.io.threads import Progress
-from dynamics.spectra.comparison import Measured, Spectrum, select, spectrum_of
+from dynamics.spectra.comparison import SEQUENCE_FIELDS, Measured, Spectrum, select, spectrum_of
 
 MEASURE = "dynamics.spectra"
 
@@ -54,8 +52,15 @@ def result(record: Record, tallies: Sequence[Any]) -> Measured:
     return Measured(
         base,
         tuned,
-        [msgspec.convert(tally, Spectrum) for tally in tallies],
+        [_spectrum(tally) for tally in tallies],
         [Skip(**skip) for skip in record.rest["skipped"]],
         record.places["remarks"],
         **{name: settings[name] for name in ("method", "k", "alpha", "seed")},
     )
+
+
+def _spectrum(tally: dict[str, Any]) -> Spectrum:
+    """Make a spectrum of its fields, whose numbers stay the integers or floats that they are."""
+    bounds = {name: (low, high) for name, (low, high) in tally["bounds"].items()}
+    sequences = {name: tuple(value) for name, value in tally.items() if name in SEQUENCE_FIELDS or name == "shape"}
+    return Spectrum(**(tally | sequences | {"bounds": bounds}))

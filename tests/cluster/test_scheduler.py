@@ -24,6 +24,7 @@ from dynamics.errors import InputError
 from dynamics.overlap.__main__ import cli as overlap
 from dynamics.sparsity.__main__ import cli as sparsity
 
+DATA = Path(__file__).parents[1] / "data"
 LAYERS = 12
 
 
@@ -263,6 +264,48 @@ def test_a_worker_that_is_killed_is_replaced(files, tmp_path, processes):
     both(sparsity, files[:2], tmp_path, processes)
     killer.join()
     assert json.loads((tmp_path / "many.json").read_text())["total"]["numel"] == LAYERS * 256
+
+
+def parent_of(text: str) -> int:
+    """Find the process with a text among its arguments, and return the one that started it."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if text.encode() in arguments:
+                    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:  # it has ended
+                continue
+    raise AssertionError(f"no process has the argument {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_run_whose_worker_is_killed_equals_one_that_ran_through(tmp_path, processes):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from train.helpers import contents
+
+    from analyses import launch
+
+    words = ["rlvr", "--model", str(DATA / "base"), "--steps", "12", "--save-every", "1", "--eval-problems", "4", "--eval-samples", "2"]
+    words += ["--prompts-per-step", "6", "--group-size", "4", "--num-problems", "20", "--max-new-tokens", "6", "--probe-every", "0"]
+    words += ["--threads", "1"]
+    (tmp_path / "one").mkdir()
+    launch.train_run(tmp_path / "one" / "rlvr-0", words, False, launch.Children())
+    many, killed = tmp_path / "many", []
+
+    def kill() -> None:
+        wait_for(many / "rlvr-0" / "metrics.jsonl")
+        killed.append(parent_of(str(many / "rlvr-0")))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    launch._train_on_cluster(processes, 2, many, {"rlvr-0": words}, set(), launch._Progress(1))
+    killer.join()
+    assert killed
+    assert contents(many / "rlvr-0") == contents(tmp_path / "one" / "rlvr-0")
 
 
 @pytest.mark.slow
