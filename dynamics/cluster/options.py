@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +29,7 @@ def add_cluster(parser: argparse.ArgumentParser, unit: str) -> None:
         "--merge",
         metavar="PART",
         nargs="+",
+        action=_Merge,
         help="in place of checkpoints: the files of all parts, which give what one process gives",
     )
     add_scheduler(parser, f"compare the {unit}")
@@ -49,18 +49,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, shows: Se
 
     Parameters
     ----------
-    parser : with ``add_cluster``; to be used once.
+    parser : with the options of ``add_cluster``; to be used once.
     argv : arguments; those of this process if None.
     shows : options that only say how a result is shown, so that ``--merge`` takes them too.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    positional = [action for action in parser._actions if not action.option_strings]
-    if any(argument.partition("=")[0] == "--merge" for argument in arguments):  # the files of parts take the place of checkpoints
-        for action in positional:
-            action.nargs, action.required, action.default = "*", False, []
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     if options.merge:
-        if any(getattr(options, action.dest) for action in positional):
+        if any(getattr(options, action.dest) for action in parser._actions if not action.option_strings):
             parser.error("--merge takes the files of parts in place of checkpoints")
         given = [action for action in parser._actions if getattr(options, action.dest, action.default) != action.default]
         if unused := next((action for action in given if action.dest not in (*MERGED, *WHOLE, *shows)), None):
@@ -73,6 +68,16 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, shows: Se
         if drawn := next((name for name in WHOLE if getattr(options, name)), None):
             parser.error(f"argument --{drawn}: shows a whole comparison; give it to --merge")
     return options
+
+
+class _Merge(argparse.Action):
+    """The files of parts take the place of checkpoints."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        for action in parser._actions:
+            if not action.option_strings:
+                action.required = False
+        setattr(namespace, self.dest, values)
 
 
 def is_asked_for(options: argparse.Namespace) -> bool:

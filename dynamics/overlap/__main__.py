@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.io.json import to_json
 
     options = cluster.parse(build_parser(), argv, shows=("series",))
-    checkpoints = [options.base, *options.tuned]
+    checkpoints = [] if options.merge else [options.base, *options.tuned]
     check_outputs(options, options.merge or checkpoints)
-    if options.series and not options.merge:
+    if options.series and checkpoints:
         checkpoints = sort_series("dynamics.overlap", checkpoints)
     settings = {"rtol": options.rtol, "atol": options.atol}
     if cluster.is_asked_for(options):

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.cluster import options as cluster
 
     options = cluster.parse(build_parser(), argv)
-    checkpoints = [options.base, options.tuned, *options.more]
+    checkpoints = [] if options.merge else [options.base, options.tuned, *options.more]
     check_outputs(options, options.merge or checkpoints)
     settings = {"rtol": options.rtol, "atol": options.atol, "like": options.paper}
     if options.more:
