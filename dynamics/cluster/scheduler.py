@@ -184,7 +184,8 @@ def compute(
     if left:
         with connected(address) as client:
             run = uuid.uuid4().hex
-            same = (run, open_work, list(sources), settings, fingerprint(work.record))
+            there = [os.path.abspath(source) if os.path.exists(source) else source for source in sources]  # workers run in other folders
+            same = (run, open_work, there, settings, fingerprint(work.record))
             futures = [
                 client.submit(guarded, _tallies, *same, units, pure=False, retries=RETRIES, key=f"{run}-{units[0]}")
                 for units in tasks(left, sizes, sum(client.nthreads().values()) or 1)
