@@ -645,7 +645,7 @@ def over_training(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
         ax.set_xticks(steps)
     ticks.plain(ax.yaxis, 4)
     columns = 1 if any(":" in str(text) or "," in str(text) for text in ax.get_legend_handles_labels()[1]) else 2
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.32)}
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.32)}
     ax.legend(fontsize=7, ncols=columns, handlelength=1.6, labelspacing=0.2, columnspacing=1, **place)
     return ax
 

@@ -52,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             tell(f"dynamics.train: answers are judged by {'; '.join(executors)}")
         sys.stdout.write(to_json({"method": command.method, "out": str(command.out), "preset": preset, **asdict(command.config)}))
         return
-    from dynamics.train.engines import choice
+    from dynamics.train.engines import choice, launcher
     from dynamics.train.loop import run
     from dynamics.train.progress import TrainingProgress
 
     choice.check(command.engine, command.processes, command.config)
-    engine = choice.make(command.engine, choice.world(), command.config)
+    engine = choice.make(command.engine, launcher.world(), command.config)
     if not engine.leads:
         if not engine.follow():
             raise SystemExit(BAD_INPUT)  # the leader tells why

@@ -82,9 +82,9 @@ def matrices(
         return critics.of_run(run, player), None, {"run": str(path), "player": player, "manner": critics.MANNER, "seed": run.config.seed}
     chosen = _chosen(run.checkpoints(player), checkpoints, path)
     settings = replace(_sampling(run), seed=seed)
-    ask = partial(_under_hints, run.config) if isinstance(run.config, SeirenesConfig) else _problems
+    ask: Callable[..., Any] = partial(_under_hints, run.config) if isinstance(run.config, SeirenesConfig) else _problems
     rates: list[list[np.ndarray[Any, Any]]] = []
-    kept: list[tuple[int, Task]] | list[tuple[int, ShownHint]] = []
+    kept: list[Any] = []
     for number, folder in enumerate(chosen.values()):
         policy = run.load(folder)
         asked, kept = ask(run, policy, kept, lambda met: _drawn(met, list(chosen), tasks, seed), samples, settings)

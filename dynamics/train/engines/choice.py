@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Literal
 
 from dynamics.errors import InputError
 from dynamics.extras import require
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
+from dynamics.train.engines.launcher import deepspeed, fsdp_version, sharded, world
 
 if TYPE_CHECKING:
     from dynamics.train.engines.protocol import Engine
 
 EngineName = Literal["local", "trl"]
-
-
-def world() -> int:
-    """Return the number of processes that a launcher started, by its environment; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def sharded() -> bool:
-    """Tell whether a launcher asks accelerate to shard weights by FSDP."""
-    return _asked("ACCELERATE_USE_FSDP")
-
-
-def _asked(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
@@ -57,9 +43,9 @@ def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
         )
     if config.master_dtype != "float32":
         raise InputError(f"--master-dtype {config.master_dtype}: --engine trl trains float32 weights; leave it out, or use --engine local")
-    if _asked("ACCELERATE_USE_DEEPSPEED"):
+    if deepspeed():
         raise InputError("DeepSpeed: has an optimizer of its own, which --engine trl does not use; start it with a configuration of FSDP2")
-    if sharded() and os.environ.get("FSDP_VERSION") != "2":
+    if sharded() and fsdp_version() != "2":
         raise InputError("FSDP: --engine trl shards weights by FSDP2 only; set fsdp_version: 2 in the configuration of accelerate")
     if sharded() and world() == 1:
         raise InputError("FSDP: there is one process, and nothing to share; start several, or choose a configuration without FSDP")

@@ -31,7 +31,7 @@ from dynamics.extras import optional_import
 from dynamics.train import loading, registry, sources, state, token_metrics, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
-from dynamics.train.engines import choice
+from dynamics.train.engines import launcher
 from dynamics.train.engines.protocol import Start
 from dynamics.train.engines.ranks import LEADER, Ranks
 from dynamics.train.lora import LoraPolicy
@@ -82,7 +82,7 @@ class TRL:
         self.config, self.changed = config, False
         self.ranks = Ranks(processes)
         self.ranks.handlers |= {"begin": self._begin, "step": self._step, "collect": self._collect}
-        self.sharded = choice.sharded()
+        self.sharded = launcher.sharded()
         self.trainers: dict[int, _Trainer] = {}
 
     # the leader
@@ -430,6 +430,8 @@ class _Waiting(GRPOTrainer):
     """TRL's trainer on batches that are made elsewhere."""
 
     waiting: _Trainer
+    optimizer: Any
+    lr_scheduler: Any
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         del inputs
