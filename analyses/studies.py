@@ -271,6 +271,7 @@ class Study(Generic[S]):
         )
         said = [*claims.notes(self.family), told, f"Figure: {self.caption(drawn)}", *self.notes(recorded)]
         text = claims.markdown(rows) + "\n\n" + "\n".join(said) + "\n"
+        out.mkdir(parents=True, exist_ok=True)
         write_csv(out / f"{self.name}.csv", rows, "%.4g")
         write_csv(out / f"{self.name}-curves.csv", drawn, "%.6g")
         outputs.write(str(out / f"{self.name}.md"), text)

@@ -325,7 +325,7 @@ def test_claims_are_fixed_before_the_first_run(
     pytest.importorskip("torch")
     where = tmp_path / "runs" / "comparison-games"
 
-    def train(preset: str, folder: Path, force: bool) -> None:
+    def train(preset: str, folder: Path, force: bool, scheduler: str | None = None) -> None:
         assert (preset, folder, force) == ("games", where, False)
         assert (where / "claims.json").exists()
         make_run(where / "spc-0", "spc", 0)

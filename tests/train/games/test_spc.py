@@ -127,12 +127,14 @@ def test_the_reference_is_the_base(game) -> None:
     played = game()
     data = played.next_batch(1)
     for player, batch in data.parts:
-        found = update._coefficients(played.players[player].policy, batch, played.config)
+        logp = played.players[player].policy.logprobs_of(batch, played.config.max_tokens_per_microbatch)
+        found = update._coefficients(logp.double().cpu().numpy(), batch, played.config)
         assert found == pytest.approx(batch.advantages, abs=1e-4)
     other = played.players[CRITIC].policy
     for value in other.masters.values():
         value.data += 0.02 * torch.randn(value.shape, generator=torch.manual_seed(0))
-    moved = update._coefficients(other, data.parts[0].batch, played.config)
+    logp = other.logprobs_of(data.parts[0].batch, played.config.max_tokens_per_microbatch)
+    moved = update._coefficients(logp.double().cpu().numpy(), data.parts[0].batch, played.config)
     sampled = ~data.parts[0].batch.supervised
     assert not np.allclose(moved[sampled], data.parts[0].batch.advantages[sampled], atol=1e-3)
     assert np.array_equal(moved[~sampled], data.parts[0].batch.advantages[~sampled])
