@@ -68,14 +68,13 @@ def connected(address: str, workers: int | None = None) -> Iterator[Any]:
         from distributed import Client, LocalCluster
     with contextlib.ExitStack() as stack:
         if address == "local":
-            # memory is limited by the machine, as it is for one process; the page of a dashboard needs a port and other packages
+            # memory is limited by the machine, as it is for one process; any free port, since others have Dask's own
             address = stack.enter_context(
                 LocalCluster(
                     n_workers=workers or cores(),
                     threads_per_worker=1,
                     memory_limit=0,
-                    dashboard_address=None,
-                    worker_dashboard_address=None,
+                    dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
                 )
             )

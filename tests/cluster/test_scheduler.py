@@ -33,7 +33,7 @@ def address() -> Iterator[str]:
     """Start a scheduler with two workers that are threads of this process."""
     from distributed import LocalCluster
 
-    options = {"processes": False, "dashboard_address": None, "worker_dashboard_address": None, "silence_logs": 50}
+    options = {"processes": False, "dashboard_address": ":0", "silence_logs": 50}
     with LocalCluster(n_workers=2, threads_per_worker=1, protocol="tcp", host="127.0.0.1", **options) as cluster:
         yield cluster.scheduler_address
 
