@@ -82,18 +82,14 @@ def matrices(
         return critics.of_run(run, player), None, {"run": str(path), "player": player, "manner": critics.MANNER, "seed": run.config.seed}
     chosen = _chosen(run.checkpoints(player), checkpoints, path)
     settings = replace(_sampling(run), seed=seed)
-    ask: Callable[..., Any] = partial(_under_hints, run.config) if isinstance(run.config, SeirenesConfig) else _problems
-    rates: list[list[np.ndarray[Any, Any]]] = []
-    kept: list[Any] = []
-    for number, folder in enumerate(chosen.values()):
-        policy = run.load(folder)
-        asked, kept = ask(run, policy, kept, lambda met: _drawn(met, list(chosen), tasks, seed), samples, settings)
-        rates.append(asked)
-        if progress:
-            progress((number + 1) * len(kept), len(chosen) * len(kept))
+    limits = (list(chosen), tasks, seed)
+    if isinstance(run.config, SeirenesConfig):
+        rates, phase_of = _over(run, chosen, partial(_under_hints, run, run.config, limits, samples, settings), progress)
+    else:
+        rates, phase_of = _over(run, chosen, partial(_problems, run, limits, samples, settings), progress)
     steps = list(chosen)
     names = [f"steps {first + 1}-{last}" for first, last in itertools.pairwise(steps)]
-    phase_of, own = [phase for phase, _ in kept], list(range(1, len(steps)))
+    own = list(range(1, len(steps)))
     found, *reference = (
         cross_play(np.stack(of_kind, axis=1), phase_of, own, names, [f"step {step}" for step in steps])
         for of_kind in zip(*rates, strict=True)
@@ -104,13 +100,30 @@ def matrices(
     return found, clean, about if clean is None else about | {"clean": clean.to_dict()["phases"]}
 
 
+def _over(
+    run: FinishedRun,
+    chosen: dict[int, Path],
+    ask: Callable[[Policy, list[tuple[int, Met]]], tuple[list[np.ndarray[Any, Any]], list[tuple[int, Met]]]],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[list[np.ndarray[Any, Any]]], list[int]]:
+    """Ask each checkpoint; return the solve rates of each, one array for each matrix, and the phase of each task."""
+    rates = []
+    kept: list[tuple[int, Met]] = []
+    for number, folder in enumerate(chosen.values()):
+        found, kept = ask(run.load(folder), kept)
+        rates.append(found)
+        if progress:
+            progress((number + 1) * len(kept), len(chosen) * len(kept))
+    return rates, [phase for phase, _ in kept]
+
+
 def _problems(
     run: FinishedRun,
-    policy: Policy,
-    kept: list[tuple[int, Task]],
-    draw: Callable[[list[Task]], list[tuple[int, Task]]],
+    limits: tuple[list[int], int, int],
     samples: int,
     settings: PolicyGradientConfig,
+    policy: Policy,
+    kept: list[tuple[int, Task]],
 ) -> tuple[list[np.ndarray[Any, Any]], list[tuple[int, Task]]]:
     """Ask a model tasks, which are drawn if there are none yet; return its solve rates, and the tasks."""
     from dynamics.train.games.languages import language
@@ -118,7 +131,7 @@ def _problems(
 
     speaks = language(language_of(policy.tokenizer), run.config.allow_unconfined)
     try:
-        kept = kept or draw(run.tasks(speaks))
+        kept = kept or _drawn(run.tasks(speaks), *limits)
         questions = [
             speaks.question(task.entry.kind, task.entry.proposed, task.entry.outputs, f"task {place}")
             for place, (_, task) in enumerate(kept)
@@ -129,13 +142,13 @@ def _problems(
 
 
 def _under_hints(
-    config: SeirenesConfig,
     run: FinishedRun,
-    policy: Policy,
-    kept: list[tuple[int, ShownHint]],
-    draw: Callable[[list[ShownHint]], list[tuple[int, ShownHint]]],
+    config: SeirenesConfig,
+    limits: tuple[list[int], int, int],
     samples: int,
     settings: PolicyGradientConfig,
+    policy: Policy,
+    kept: list[tuple[int, ShownHint]],
 ) -> tuple[list[np.ndarray[Any, Any]], list[tuple[int, ShownHint]]]:
     """Ask a model problems under hints, which are drawn if there are none yet, and the same problems without; return both solve rates."""
     from dynamics.train import sources
@@ -156,7 +169,7 @@ def _under_hints(
                     run.left_out["hints that cannot be shown to this model"] += 1
                 else:
                     usable.append(hint)
-            kept = draw(usable)
+            kept = _drawn(usable, *limits)
         hinted = [form.under(by_id[hint.problem], hint.text) for _, hint in kept]
         problems = list(dict.fromkeys(hint.problem for _, hint in kept))
         rates = _rates(policy, [*hinted, *(by_id[name] for name in problems)], samples, settings)
