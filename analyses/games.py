@@ -487,7 +487,8 @@ def figure(table: pd.DataFrame) -> Figure:
     """Draw the figure: panels without anything measured say so."""
     labels = list(dict.fromkeys(table.loc[table["panel"] == "gain", "label"]))
     played = [game for game in GAMES if game in set(table["label"])] or list(GAMES[:1])
-    heights = [1.0 + 0.19 * max(8, len(labels)), 1.9, 2.1, 2.8, 1.1 + 0.19 * max(4, len(_players(table)))]
+    pairs = len(table.loc[table["panel"] == "conflict", ["label", "series"]].drop_duplicates())
+    heights = [1.0 + 0.19 * max(8, len(labels)), 1.9, 2.1, 2.3 + 0.13 * max(4, pairs), 1.1 + 0.19 * max(4, len(_players(table)))]
     drawing = style.new_figure(style.TWO_COLUMN, sum(heights))
     rows: Any = drawing.subfigures(5, 1, height_ratios=heights)
     left, right = rows[0].subplots(1, 2)
@@ -595,7 +596,8 @@ def cross_play(table: pd.DataFrame, ax: Axes, game: str, named: bool = True) -> 
     That of SPC has the rounds of generator and critic: the share of the wrong steps of one that the other finds.
     """
     rows = table[(table["panel"] == "crossplay") & (table["label"] == game)]
-    ax.set_title(f"{game}: rounds" if game == "spc" else game, fontsize=9)
+    about = {"spc": "spc: rounds", "seirenes": "seirenes: hints"}
+    ax.set_title(about.get(game, game), fontsize=9)
     if rows.empty:
         _empty(ax)
         return ax
@@ -682,8 +684,9 @@ def caption(table: pd.DataFrame) -> str:
         f"{seeds}, each with its own base, at matched steps, learning rate and, but for what games decide, completions. pass@k: unseen "
         "problems that all runs were asked, at temperature 1; hollow: controls, ticks: both greedy. Dashed: entropy of RLVR's solver, of "
         "Seirênes that of its control without an adversary. Cross-play: accuracy of the solver of a step on the tasks of a phase, mean "
-        "over seeds; compare along rows. SPC: share of the wrong steps of a round's generator that the critic of a round finds. Distance: "
-        "1 - similarity to the nearest task of an earlier phase. Cosine: where one model has several roles. Bars and bands: 95 % over "
+        "over seeds; compare along rows. Seirênes: on problems under the hints of a phase. SPC: share of the wrong steps of a round's "
+        "generator that the critic of a round finds. Distance: 1 - similarity to the nearest task of an earlier phase. Cosine: where one "
+        "model has several roles. Bars and bands: 95 % over "
         f"seeds, for pass@k and gains over seeds and programs, each for itself.{without}"
     )
 
