@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import shutil
@@ -53,7 +54,8 @@ def folder() -> Iterator[Path]:
 
 
 def copied(trainer: str, folder: Path) -> Path:
-    """Copy a run, and read it once, so that all modules are imported while they can be."""
+    """Copy a run, and read it once, so that all modules are imported while they can be, with the codec of pickles' texts."""
+    codecs.lookup("raw_unicode_escape")
     run = Path(shutil.copytree(RUNS / trainer, folder / "run"))
     assert read_rollouts(open_run(run))
     return run
