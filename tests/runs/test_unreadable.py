@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import shutil
@@ -54,10 +53,10 @@ def folder() -> Iterator[Path]:
 
 
 def copied(trainer: str, folder: Path) -> Path:
-    """Copy a run, and read it once, so that all modules are imported while they can be, with the codec of pickles' texts."""
-    codecs.lookup("raw_unicode_escape")
+    """Copy a run, and read it once, and events of TensorBoard, so that all modules are imported while they can be."""
     run = Path(shutil.copytree(RUNS / trainer, folder / "run"))
-    assert read_rollouts(open_run(run))
+    for readable in (run, RUNS / "trainer"):
+        assert read_rollouts(open_run(readable))
     return run
 
 
