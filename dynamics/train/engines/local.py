@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from dynamics.errors import InputError
-from dynamics.train import token_metrics, update
+from dynamics.train import update
 from dynamics.train.batch import Batch
-from dynamics.train.config import PolicyGradientConfig
+from dynamics.train.engines.iterations import iterate
 from dynamics.train.engines.protocol import Start
 from dynamics.train.player import Player
 from dynamics.train.policy import Policy
@@ -36,27 +36,17 @@ class Local:
     def update(self, player: Player, reference: Policy | None, batch: Batch, step: int) -> Update:
         """Take the optimizer steps of a player on a batch."""
         config = self.config
-        before = update.prepare(player.policy, reference, batch, config, step)
-        iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
-        dual = isinstance(config, PolicyGradientConfig) and bool(config.clip_ratio_c)
-        first: update.Tokens | None = None
-        norm, clips = 0.0, dict[str, float]()
-        for _ in range(iterations):
+
+        def take(before: update.Before) -> tuple[update.Tokens, float]:
             tokens = update.gradient(player.policy, batch, config, before)
             changed, self.changed = self.changed, True
             try:
-                taken = update.optimizer_step(player.policy, player.optimizer, config, step, tokens, batch)
+                return tokens, update.optimizer_step(player.policy, player.optimizer, config, step, tokens, batch)
             except InputError:  # no step was taken
                 self.changed = changed
                 raise
-            if first is None:
-                first, norm = tokens, taken
-            else:
-                clips |= token_metrics.clip_metrics(tokens)
-            if dual:
-                clips["clip/dual"] = float(tokens.clipped_dual.mean())
-        assert first is not None
-        return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
+
+        return iterate(player, reference, batch, config, step, take)
 
     def collected(self) -> AbstractContextManager[None]:
         """Do nothing: it is here."""

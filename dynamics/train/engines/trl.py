@@ -1,4 +1,4 @@
-"""Several processes by TRL and accelerate, each with the whole weights: the gradient of a batch is TRL's, all else is that of one process.
+"""Several processes by TRL and accelerate: the gradient of a batch is TRL's, all else is that of one process.
 
 The objective is computed where it always is (``update.slopes``): its derivative by each log-probability. TRL's trainer gets these as
 advantages of tokens and adds up the gradient of the log-probabilities, so that a method, an estimator or a clipping rule is not written
@@ -28,10 +28,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dynamics.errors import InputError
 from dynamics.extras import optional_import
-from dynamics.train import loading, registry, sources, state, token_metrics, update
+from dynamics.train import loading, registry, sources, state, update
 from dynamics.train.batch import Batch
 from dynamics.train.config import PolicyGradientConfig, TrainConfig
 from dynamics.train.engines import launcher
+from dynamics.train.engines.iterations import iterate
 from dynamics.train.engines.protocol import Start
 from dynamics.train.engines.ranks import LEADER, Ranks
 from dynamics.train.lora import LoraPolicy
@@ -95,29 +96,20 @@ class TRL:
     def update(self, player: Player, reference: Policy | None, batch: Batch, step: int) -> Update:
         """Take the optimizer steps of a player on a batch, each process with a part of the completions."""
         config = self.config
-        before = update.prepare(player.policy, reference, batch, config, step)
-        iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
-        dual = isinstance(config, PolicyGradientConfig) and bool(config.clip_ratio_c)
-        first: update.Tokens | None = None
-        norm, clips = 0.0, dict[str, float]()
-        for _ in range(iterations):
+
+        def take(before: update.Before) -> tuple[update.Tokens, float]:
             values = player.policy.measure(batch, config.max_tokens_per_microbatch)
             tokens, slope = update.slopes(values, batch, config, before)
             if not np.isfinite(tokens.loss).all():
                 raise update.not_finite(step, tokens, batch)
             changed, self.changed = self.changed, True
-            taken = self._taken(player, self._rows(batch, slope), step)
-            if not math.isfinite(taken):  # no step was taken
+            norm = self._taken(player, self._rows(batch, slope), step)
+            if not math.isfinite(norm):  # no step was taken
                 self.changed = changed
                 raise update.not_finite(step, tokens, batch)
-            if first is None:
-                first, norm = tokens, taken
-            else:
-                clips |= token_metrics.clip_metrics(tokens)
-            if dual:
-                clips["clip/dual"] = float(tokens.clipped_dual.mean())
-        assert first is not None
-        return Update(batch, first, norm, tokens.logp, clips, update.learning(batch, config), iterations, before.dropped, before.reference)
+            return tokens, norm
+
+        return iterate(player, reference, batch, config, step, take)
 
     def _taken(self, player: Player, rows: list[Row], step: int) -> float:
         """Have all processes take a step; return the norm of the gradient."""
@@ -273,9 +265,9 @@ class _Trainer:
         self.done: queue.SimpleQueue[float | BaseException] = queue.SimpleQueue()
         self.config, self.norm = config, math.nan
         self.job: Job | None = None
-        folder = tempfile.mkdtemp(prefix="dynamics-trl-")  # TRL asks for one; nothing is saved in it
+        self.folder = tempfile.TemporaryDirectory(prefix="dynamics-trl-")  # TRL asks for one; nothing is saved in it
         settings = GRPOConfig(
-            output_dir=folder,
+            output_dir=self.folder.name,
             max_steps=1 << 30,
             per_device_train_batch_size=2,
             num_generations=2,
