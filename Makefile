@@ -19,7 +19,7 @@ COMPILED := $(NUMBA_CACHE_DIR)/.sparsity $(NUMBA_CACHE_DIR)/.others
 # Tests start many processes of Python, each of which would compile this project anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: test test-slow coverage lint figures figures-smollm2 figures-full docs benchmark audit package lock clean
+.PHONY: test test-slow coverage lint figures figures-smollm2 figures-full docs benchmark audit package newest-trl lock clean
 
 test: $(READY)
 	$(MAKE) --no-print-directory --jobs 2 $(COMPILED)
@@ -105,6 +105,12 @@ audit: $(READY) $(DOCS) $(RELEASE)
 # The sdist and the wheel, into dist/, checked and tried in an empty environment.
 package: $(READY) $(RELEASE)
 	.ci/package
+
+# The engine of several processes on the newest TRL and accelerate, which are put beside the environment.
+newest-trl: $(READY)
+	rm -rf $(VENV)/newest-trl
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(VENV)/newest-trl trl accelerate
+	PYTHONPATH=$(CURDIR)/$(VENV)/newest-trl $(BIN)/python -m pytest -rf tests/train/engines -m 'slow or not slow'
 
 # After a change of pyproject.toml. UPGRADE=--upgrade takes the newest versions, UPGRADE="--upgrade-package NAME" that of one.
 lock: $(RELEASE)

@@ -20,6 +20,7 @@ pytest.importorskip("datasets")
 from dynamics.train.__main__ import cli
 
 HERE = Path(__file__).parent
+CONFIGURATIONS = HERE.parents[2] / "docs" / "accelerate"
 SELFPLAY = [
     "selfplay", "--steps", "4", "--save-every", "1", "--eval-problems", "6", "--eval-samples", "2", "--threads", "1", "--device", "cpu",
     "--eval-temperatures", "1", "0", "--prompts-per-step", "4", "--group-size", "4", "--max-proposal-tokens", "40", "--num-seed-tasks", "6",
@@ -32,11 +33,21 @@ def torchrun(words: list[str], processes: int = 2) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *words]
 
 
-def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start processes in a group of their own."""
+def accelerate(*options: str) -> list[str]:
+    """Return a command line of accelerate's launcher."""
+    return [sys.executable, "-m", "accelerate.commands.launch", *options]
+
+
+def launch(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a group of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "wb") as file:
-        return subprocess.Popen(torchrun(words), stdout=file, stderr=file, env=environment, start_new_session=True)
+        return subprocess.Popen(words, stdout=file, stderr=file, env=environment, start_new_session=True)
+
+
+def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start two processes by torchrun."""
+    return launch(torchrun(words), log)
 
 
 def train(*more: str) -> list[str]:
@@ -148,6 +159,40 @@ def test_a_run_that_began_on_one_process_goes_on_with_two(base: Path, alone: Pat
 
 
 @pytest.mark.slow
+def test_accelerate_starts_the_processes_of_the_configuration_in_the_manual(base: Path, alone: Path, tmp_path: Path) -> None:
+    options = ["--config_file", str(CONFIGURATIONS / "ddp.yaml"), "--num_processes", "2", "--main_process_port", "0"]
+    process = launch([*accelerate(*options), *train("--model", str(base), "--out", str(tmp_path / "run"))], tmp_path / "log")
+    assert process.wait(300) == 0, (tmp_path / "log").read_text()
+    assert_same(alone, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cpu"], "--processes 2: 1 is there; start with torchrun"),  # it starts one process, whatever number is asked for
+        (["--config_file", str(CONFIGURATIONS / "fsdp2.yaml")], "FSDP2 was asked for, and accelerate runs MULTI_CPU"),
+    ],
+)
+def test_what_accelerate_does_not_do_is_refused(options: list[str], message: str, base: Path, tmp_path: Path) -> None:
+    words = [*accelerate("--num_processes", "2", *options), *train("--model", str(base), "--out", str(tmp_path / "run"))]
+    assert launch(words, tmp_path / "log").wait(300) != 0
+    log = (tmp_path / "log").read_text()
+    assert message in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["seirenes", "spc", "pasodoble", "populora"])
+def test_a_game_on_two_processes_is_that_on_one(method: str, tmp_path: Path) -> None:
+    """What was measured is equal but for rounding, in two steps of the laboratory: later ones differ once a sampled token does."""
+    words = [method, "--model", "lab", "--steps", "2", "--eval-problems", "0", "--threads", "1", "--device", "cpu"]
+    assert cli([*words, "--out", str(tmp_path / "one")]) == 0
+    more = ["--engine", "trl", "--processes", "2", "--out", str(tmp_path / "two")]
+    process = start(["-m", "dynamics.train", *words, *more], tmp_path / "log")
+    assert process.wait(600) == 0, (tmp_path / "log").read_text()
+    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_if_a_process_dies_all_end(rank: int, base: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
