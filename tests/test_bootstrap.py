@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import betaln
 
+from dynamics import bootstrap
 from dynamics.bootstrap import difference_interval, mean_interval, percentile_interval, resampled_counts, t_interval
 from dynamics.passk.estimators import curves
 
@@ -142,3 +143,48 @@ def test_t_intervals_are_those_of_scipy(rng: np.random.Generator) -> None:
     assert t_interval(0.5, 0.0, 2) == (0.5, 0.5)
     ends = t_interval([1.0, 1.0, 1.0], [0.1, math.nan, 0.1], np.array([0, 3, 2]))
     assert np.isnan(ends).tolist() == [[True, True, False]] * 2
+
+
+def graded(problems: int, seed: int = 0) -> np.ndarray:
+    """Values of problems of which many are alike: shares of 8 samples, and their squares, which some problems lack."""
+    rng = np.random.default_rng(seed)
+    shares = rng.binomial(8, rng.beta(0.3, 0.6, problems)) / 8
+    return np.stack([shares, np.where(shares == 0.5, np.nan, shares**2)], axis=1)
+
+
+def test_problems_that_are_alike_are_drawn_with_the_same_law_as_one_by_one(monkeypatch) -> None:
+    """Means, spreads and quantiles of the replicates agree, within what 20,000 replicates tell, and with the exact moments."""
+    values = graded(bootstrap.MANY)
+    pseudo = np.array([0.0, 1.0, 0.0, 1.0])
+    together = bootstrap._replicate_means(values, pseudo, 20_000, 0)
+    monkeypatch.setattr(bootstrap, "MANY", 10**9)
+    single = bootstrap._replicate_means(values, pseudo, 20_000, 0)
+    error = single.std(axis=0) / np.sqrt(20_000)
+    assert (np.abs(together.mean(axis=0) - single.mean(axis=0)) < 4 * np.sqrt(2) * error).all()
+    assert together.std(axis=0) == pytest.approx(single.std(axis=0), rel=4 / np.sqrt(20_000))
+    assert np.corrcoef(together.T)[0, 1] == pytest.approx(np.corrcoef(single.T)[0, 1], abs=0.005)
+    levels = [0.025, 0.25, 0.75, 0.975]
+    assert np.quantile(together, levels, axis=0) == pytest.approx(np.quantile(single, levels, axis=0), abs=8 * error.max())
+    weights = np.array(list(bootstrap.PSEUDO_PROBLEM.values()))
+    chances = np.concatenate([np.ones(len(values)), weights]) / (len(values) + 1)
+    first = np.concatenate([values[:, 0], pseudo])
+    mean = chances @ first
+    spread = np.sqrt((chances @ first**2 - mean**2) / len(values))
+    assert together[:, 0].mean() == pytest.approx(mean, abs=4 * spread / np.sqrt(20_000))
+    assert together[:, 0].std() == pytest.approx(spread, rel=4 / np.sqrt(40_000))
+
+
+def test_many_different_problems_are_drawn_one_by_one_in_bounded_memory(monkeypatch) -> None:
+    """Rows that are mostly different give what they always gave, however many replicates are held at once."""
+    values = np.random.default_rng(0).random((bootstrap.MANY, 2))
+    whole = mean_interval(values, replicates=300)
+    monkeypatch.setattr(bootstrap, "HELD", 5 * bootstrap.MANY)
+    parts = mean_interval(values, replicates=300)
+    assert whole.low == pytest.approx(parts.low, rel=1e-12)
+    assert whole.high == pytest.approx(parts.high, rel=1e-12)
+
+
+def test_the_order_of_problems_that_are_alike_changes_nothing() -> None:
+    values = graded(bootstrap.MANY)
+    order = np.random.default_rng(1).permutation(len(values))
+    assert mean_interval(values, replicates=500).low.tolist() == mean_interval(values[order], replicates=500).low.tolist()
