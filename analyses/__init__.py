@@ -17,6 +17,7 @@ class Request:
     figures : folder of all figures.
     force : repeat training runs that are finished already.
     preset : preset of the comparison.
+    block : part of it that is trained; None for all.
     scheduler : of Dask, whose workers train the runs of the comparison; None to train them here.
     """
 
@@ -24,6 +25,7 @@ class Request:
     figures: Path
     force: bool = False
     preset: str = "default"
+    block: str | None = None
     scheduler: str | None = None
 
 
@@ -48,7 +50,7 @@ def _rewards(request: Request) -> list[Path]:
 def _comparison(request: Request) -> list[Path]:
     from analyses import comparison
 
-    return comparison.main(request.runs, request.figures, request.force, request.preset, request.scheduler)
+    return comparison.main(request.runs, request.figures, request.force, request.preset, request.scheduler, request.block)
 
 
 def _games(request: Request) -> list[Path]:

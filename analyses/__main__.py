@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import ANALYSES, NEEDS, QUICK, Request
-from analyses.presets import PRESETS, commands, runs_folder
+from analyses.presets import BLOCKS, PRESETS, commands, runs_folder
 from dynamics.cli.command import Parser, run, tell
 from dynamics.cli.outputs import wrote
 from dynamics.cluster.options import add_scheduler
@@ -30,9 +30,10 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
         raise InputError(f"{printable(unknown[0])}: no such analysis; {choices}{did_you_mean(unknown[0], ANALYSES)}")
     if options.dry_run:
         for preset in dict.fromkeys("games" if name == "games" else options.preset for name in options.names or ("comparison",)):
-            print("\n".join(commands(preset, runs_folder(preset, options.runs))))
+            block = None if preset == "games" else options.block
+            print("\n".join(commands(preset, runs_folder(preset, options.runs), block)))
         return
-    request = Request(options.runs, options.figures, options.force, options.preset, options.scheduler)
+    request = Request(options.runs, options.figures, options.force, options.preset, options.block, options.scheduler)
     names = options.names or QUICK
     for name in names:  # before the first of them writes anything
         require(NEEDS[name], f"the analysis {name}")
@@ -63,6 +64,9 @@ def build_parser() -> Parser:
         default="default",
         choices=[name for name in PRESETS if name != "games"],
         help="model, number of runs and steps of `comparison` (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--block", choices=BLOCKS, help="train only these runs of the preset: methods with variants and controls, or the grid of settings"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands of `comparison` or `games` without running them")
     add_scheduler(parser, "train the runs of `comparison` or `games`")

@@ -1,8 +1,9 @@
 """Run every analysis: train the runs of a preset, draw every figure, and write ``verdicts.csv`` and ``report.html``.
 
-python -m analyses comparison                     # eight minutes on two cores the first time, one after that
+python -m analyses comparison                     # a demonstration: eight minutes on two cores the first time, one after that
 python -m analyses comparison --preset quick      # every figure, from runs too small for conclusions
-python -m analyses comparison --preset full       # an hour and a half: the figures of the repository
+python -m analyses comparison --preset full       # two hours: the figures of the repository
+python -m analyses comparison --preset full --block grid    # a part of it; what is finished of the others is used
 python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour and a half
 python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
 """
@@ -66,13 +67,15 @@ QUOTED = (
 )
 
 
-def main(folder: Path, figures: Path, force: bool, preset: str = "default", scheduler: str | None = None) -> list[Path]:
+def main(
+    folder: Path, figures: Path, force: bool, preset: str = "default", scheduler: str | None = None, block: str | None = None
+) -> list[Path]:
     """Train the runs of a preset and make its figures.
 
     The figures of preset ``full`` go into ``figures``, those of other presets into a subfolder with the name of the preset. If ``figures``
     is the folder of the repository, the tables of ``docs/findings.md`` are updated too.
     """
-    runs = train(preset, presets.runs_folder(preset, folder), force, scheduler)
+    runs = train(preset, presets.runs_folder(preset, folder), force, scheduler, block)
     target = figures if preset == "full" else figures / preset
     paths = build(runs, target, preset)
     if preset in MARKS and figures.resolve() == FINDINGS.parent.parent / "figures":

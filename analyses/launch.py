@@ -27,7 +27,7 @@ from dynamics.runs.directory import RunDirectory
 STOPPING = 120
 
 
-def train(preset: str, folder: Path, force: bool = False, scheduler: str | None = None) -> list[Run]:
+def train(preset: str, folder: Path, force: bool = False, scheduler: str | None = None, block: str | None = None) -> list[Run]:
     """Train the runs of a preset in parallel.
 
     Parameters
@@ -37,16 +37,17 @@ def train(preset: str, folder: Path, force: bool = False, scheduler: str | None 
     force : train all runs from the start.
     scheduler : of Dask, whose workers train the runs, see ``dynamics.cluster.scheduler.connected``; None to train them here. All hosts must
         have ``folder`` at the same path.
+    block : train only the runs of this block of the preset.
 
     Returns
     -------
-    The runs that are compared.
+    The runs that are compared: all of the preset, or those of the block and others that are finished.
 
     Raises
     ------
     InputError : a run failed, or one is finished with other settings.
     """
-    runs = plan(preset, folder)
+    runs = plan(preset, folder, block)
     unfinished = {name for name, options in runs.items() if force or not is_finished(folder / name, options)}
     if force:
         discarded = set(runs)
@@ -57,7 +58,9 @@ def train(preset: str, folder: Path, force: bool = False, scheduler: str | None 
     pending = {name: options for name, options in runs.items() if name in unfinished | discarded}
     if pending:
         _train_all(preset, folder, pending, discarded, scheduler)
-    return find([folder / name for name in runs if name != BASE_RUN])
+    others = {name: options for name, options in plan(preset, folder).items() if name not in runs}
+    finished = [name for name, options in others.items() if is_finished(folder / name, options)]
+    return find([folder / name for name in (*runs, *finished) if name != BASE_RUN])
 
 
 def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discarded: set[str], scheduler: str | None) -> None:
@@ -69,7 +72,7 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
     workers = PRESETS[preset].parallel_runs or cores()
     minutes = f"; about {PRESETS[preset].minutes} min for all on two cores" if PRESETS[preset].minutes else ""
     where = f"{workers} at a time" if scheduler in (None, "local") else f"by the workers of {printable(scheduler)}"
-    tell(f"{preset}: {len(plan(preset, folder))} runs, {len(pending)} to do, {where}{minutes}")
+    tell(f"{preset}: {len(plan(preset, folder))} runs, {len(pending)} to do now, {where}{minutes}")
     for name, options in pending.items():
         tell(f"  {name}: {' '.join(options)}")
     if any("--model" not in options for options in pending.values()):

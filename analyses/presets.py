@@ -11,6 +11,8 @@ from dynamics import InputError
 from dynamics.train.config import CORRECT, PROPOSED
 
 METHODS = ("sft", "rlvr", "selfplay")
+#: parts of a preset that can be trained by themselves: the methods with their variants and controls, and the grid of settings
+BLOCKS = ("methods", "grid")
 #: name of the run whose result all others of its folder start from; it is not part of the comparison
 BASE_RUN = "base"
 
@@ -27,9 +29,11 @@ class Preset:
     selfplay_variants : proposers and rewards of self-play.
     grid : name of a setting -> options; the ``grid_methods`` are trained once more with each.
     grid_methods : methods that are trained with the settings of the grid.
-    grid_all_seeds : settings of the grid that are trained with every seed, the others with one.
+    grid_seeds : setting of the grid -> number of seeds that are trained with it, if more than one.
+    grid_evaluation : further options of the runs of the grid.
     method_options : further options of one method.
-    base_temperatures : sampling temperatures of the base model; the trained model is sampled at the first.
+    base_temperatures : sampling temperatures of the base model, for each seed by the run of SFT, and by games, which may ask other
+        problems; RLVR and self-play sample it at the first, as they do the trained model.
     base_run_options : options of an SFT run whose result is the base model of all other runs; empty for none.
     minutes : approximate time of all runs on two cores; 0 if the preset needs other hardware.
     parallel_runs : number of parallel runs; 0 for one per core.
@@ -47,7 +51,8 @@ class Preset:
     selfplay_variants: tuple[str, ...]
     grid: dict[str, str]
     grid_methods: tuple[str, ...] = METHODS
-    grid_all_seeds: tuple[str, ...] = ()
+    grid_seeds: dict[str, int] = field(default_factory=dict)
+    grid_evaluation: str = "--eval-problems 0"
     method_options: dict[str, str] = field(default_factory=dict)
     base_temperatures: str = "1,0.6,0.3,0"
     base_run_options: str = ""
@@ -65,7 +70,7 @@ class Preset:
         return self.base_temperatures.partition(",")[0]
 
 
-_SLOW, _BF16 = "--learning-rate 3e-5", "--master-dtype bfloat16"
+_SLOW, _SLOWER, _BF16 = "--learning-rate 3e-5", "--learning-rate 3e-6", "--master-dtype bfloat16"
 #: base and published result of Absolute Zero, on the Hub
 _PAIRS = {"3b": ("Qwen/Qwen2.5-Coder-3B", "andrewzh/Absolute_Zero_Reasoner-Coder-3b")}
 _PAIRS["7b"] = ("Qwen/Qwen2.5-Coder-7B", "andrewzh/Absolute_Zero_Reasoner-Coder-7b")
@@ -89,6 +94,10 @@ _PUBLISHED = (
 )
 #: base of each seed of the laboratory: that of the installation, and others beside this file
 _LAB_BASES = ("lab", *(str(Path(__file__).parent / "bases" / f"lab-{seed}") for seed in range(1, 5)))
+#: what all runs from them have in common
+_LAB = "--preset lab --threads 1 --validate-every 20"
+#: checkpoints for cross-play between the phases of a game
+_PHASES = "--save-every 25"
 #: enough for all that a run records
 _ALL = "--num-problems 1000000"
 #: proposals of which difficulty and complexity are measured after training
@@ -109,28 +118,39 @@ PRESETS = {
         minutes=2,
     ),
     "default": Preset(
-        2,
-        "--steps 20 --threads 1 --probe-every 5",
-        "--eval-problems 80 --eval-samples 16",
-        ("frozen",),
-        {"slow": _SLOW, "bf16": _BF16},
-        ("sft", "rlvr"),
-        minutes=5,
+        4,
+        "--preset lab --model lab --steps 40 --threads 1 --probe-every 5 --validate-every 10 --validation-problems 80",
+        "--eval-problems 240 --eval-samples 16",
+        (),
+        {},
+        method_options={"selfplay": "--curriculum-samples 100"},
+        base_temperatures="1,0",
+        minutes=8,
     ),
     "full": Preset(
-        3,
-        "--steps 120 --threads 1",
-        "--eval-problems 240 --eval-samples 64",
-        ("frozen", "snapshot", "triangular", "variance", "r_zero", "spice"),
+        len(_LAB_BASES),
+        _LAB,
+        "--eval-samples 16",
+        ("frozen", "snapshot", "triangular"),
         {
-            "slow": _SLOW,
-            "slower": "--learning-rate 3e-6",
+            "slower": _SLOWER,
+            "bf16-slower": f"{_BF16} {_SLOWER}",
             "bf16": _BF16,
+            "slow": _SLOW,
             "bf16-slow": f"{_BF16} {_SLOW}",
-            "bf16-slower": f"{_BF16} --learning-rate 3e-6",
         },
-        grid_all_seeds=("slower",),
-        minutes=92,
+        grid_seeds={"slower": 3, "bf16-slower": 3},
+        grid_evaluation="--validate-every 0 --eval-samples 16 --eval-temperatures 1",
+        method_options={"selfplay": _CURRICULUM},
+        base_temperatures="1,0",
+        minutes=150,
+        bases=_LAB_BASES,
+        controls={
+            "rlvr-estimator": "rlvr --advantage reinforce++-sequence --advantage-cells role-task",
+            "rlvr-proposed": f"rlvr --task proposed:{{folder}}/selfplay-{{seed}} {_ALL}",
+            "rlvr-proposed-recorded": f"rlvr --task proposed:{{folder}}/selfplay-{{seed}} --data-order recorded {_ALL}",
+            "sft-correct": f"sft --task correct:{{folder}}/rlvr-{{seed}} {_ALL}",
+        },
     ),
     "smollm2": Preset(
         3,
@@ -147,35 +167,24 @@ PRESETS = {
         base_run_options="--model smollm2 --task proposals+code --steps 40 --learning-rate 1e-4 --eval-problems 0 --probe-every 0",
         minutes=85,
     ),
-    "laboratory": Preset(
-        len(_LAB_BASES),
-        "--preset lab --threads 1 --validate-every 20",
-        "--eval-samples 16",
-        ("frozen", "snapshot"),
-        {},
-        method_options={"selfplay": _CURRICULUM},
-        base_temperatures="1,0",
-        bases=_LAB_BASES,
-        controls={
-            "rlvr-estimator": "rlvr --advantage reinforce++-sequence --advantage-cells role-task",
-            "rlvr-proposed": f"rlvr --task proposed:{{folder}}/selfplay-{{seed}} {_ALL}",
-            "rlvr-proposed-recorded": f"rlvr --task proposed:{{folder}}/selfplay-{{seed}} --data-order recorded {_ALL}",
-            "sft-correct": f"sft --task correct:{{folder}}/rlvr-{{seed}} {_ALL}",
-        },
-    ),
     "games": Preset(
         3,
-        "--preset lab --threads 1 --save-every 25 --validate-every 20",
+        _LAB,
         "--eval-samples 16",
-        (),
+        ("frozen",),
         {},
-        method_options={"selfplay": _CURRICULUM, "seirenes": "--task lab-deduction"},
+        method_options={
+            "selfplay": _CURRICULUM,
+            "seirenes": f"{_PHASES} --task lab-deduction",
+            "spc": _PHASES,
+            "pasodoble": _PHASES,
+            "populora": _PHASES,
+        },
         base_temperatures="1,0",
         minutes=115,
         bases=_LAB_BASES,
         controls={
-            "selfplay-frozen": "selfplay --proposer frozen",
-            "selfplay-two": "selfplay --players two",
+            "selfplay-two": f"selfplay --players two --curriculum-samples 60 {_PHASES}",
             "pasodoble-frozen": "pasodoble --proposer frozen",
             "pasodoble-shared": "pasodoble --players shared",
             "spc-frozen-generator": "spc --frozen generator",
@@ -205,7 +214,7 @@ PRESETS = {
 }
 
 
-def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
+def plan(preset: str, folder: Path = Path("runs"), block: str | None = None) -> dict[str, list[str]]:
     """List the runs of a preset in order of execution.
 
     A run named ``base`` runs first and alone: the others start from its result, and it is not part of the comparison.
@@ -214,6 +223,7 @@ def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
     ----------
     preset : name of a preset.
     folder : folder of the runs; the base run is looked for there.
+    block : one of ``BLOCKS``, with the base run; None for all.
 
     Returns
     -------
@@ -229,7 +239,8 @@ def plan(preset: str, folder: Path = Path("runs")) -> dict[str, list[str]]:
         steps = int(base_run[BASE_RUN][base_run[BASE_RUN].index("--steps") + 1])
         start_from = ["--model", str(folder / BASE_RUN / "checkpoints" / f"step_{steps:06d}")]
     runs: dict[str, list[str]] = {}
-    for name, method, seed, options in _compared(chosen):
+    of_block = {"methods": _methods, "grid": _grid}
+    for name, method, seed, options in (row for each in BLOCKS if block in (None, each) for row in of_block[each](chosen)):
         shared = f"{chosen.options} {chosen.method_options.get(method, '')}"
         start = ["--model", chosen.bases[seed]] if chosen.bases else start_from
         own = [word.format(folder=folder, seed=seed) for word in options.split()]
@@ -244,16 +255,12 @@ def reads(options: Sequence[str]) -> str | None:
     return None if prefix is None else Path(task.removeprefix(prefix)).name
 
 
-def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
-    """Name, method, seed and further options of every run that is compared: the methods, the grid, variants of self-play, controls."""
+def _methods(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
+    """Name, method, seed and further options of every run of the methods, of variants of self-play, and of controls."""
     for seed in range(preset.seeds):
         for method in reversed(preset.methods):  # the longest first
-            temperatures = preset.base_temperatures if method == "sft" or preset.bases else preset.sampling_temperature
+            temperatures = preset.sampling_temperature if method in ("rlvr", "selfplay") else preset.base_temperatures
             yield method, method, seed, f"{preset.evaluation} --eval-temperatures {temperatures}"
-    for setting, options in preset.grid.items():
-        for seed in range(preset.seeds if setting in preset.grid_all_seeds else 1):
-            for method in reversed(preset.grid_methods):
-                yield f"{method}-{setting}", method, seed, f"--eval-problems 0 {options}"
     for seed in range(preset.seeds):
         for variant in preset.selfplay_variants:
             option = "--proposer" if variant in ("frozen", "snapshot") else "--proposer-reward"
@@ -266,15 +273,23 @@ def _compared(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
             yield name, method, seed, f"{preset.evaluation} --eval-temperatures {temperatures} {options}"
 
 
+def _grid(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
+    """Name, method, seed and further options of every run of the grid."""
+    for setting, options in preset.grid.items():
+        for seed in range(preset.grid_seeds.get(setting, 1)):
+            for method in reversed(preset.grid_methods):
+                yield f"{method}-{setting}", method, seed, f"{preset.grid_evaluation} {options}"
+
+
 def runs_folder(preset: str, folder: Path) -> Path:
     """Name the folder of a preset's runs, in the folder of all runs."""
     return folder / ("comparison" if preset == "default" else f"comparison-{preset}")
 
 
-def commands(preset: str, folder: Path) -> list[str]:
-    """List all that a preset runs, one command line each: the training runs, then ``PRESETS[preset].other_commands``."""
+def commands(preset: str, folder: Path, block: str | None = None) -> list[str]:
+    """List all that a preset or a block of it runs, one command line each: training runs, then ``PRESETS[preset].other_commands``."""
     training = [
         shlex.join(["python", "-m", "dynamics.train", options[0], "--out", str(folder / name), *options[1:]])
-        for name, options in plan(preset, folder).items()
+        for name, options in plan(preset, folder, block).items()
     ]
     return [*training, *PRESETS[preset].other_commands]

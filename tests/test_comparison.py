@@ -139,7 +139,7 @@ def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: 
 
 
 #: presets of many runs
-LARGE = ("full", "smollm2", "laboratory", "games")
+LARGE = ("full", "smollm2", "games")
 
 
 @pytest.mark.parametrize("preset", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in presets.PRESETS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -346,4 +347,9 @@ def test_a_dry_run_prints_the_commands_of_the_games(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 51
     assert sum("--adversary snapshot" in line for line in lines) == 3
-    assert all("--eval-temperatures 1,0" in line and "--save-every 25" in line for line in lines)
+    shared = re.compile(r"/(sft|rlvr|selfplay|selfplay-frozen)-\d ")  # also of the preset full, and the same there
+    assert all(("--save-every 25" in line) != bool(shared.search(line)) for line in lines)
+    own = [line for line in lines if not re.search(r"/(rlvr|selfplay|selfplay-frozen)-\d ", line)]
+    assert all("--eval-temperatures 1,0" in line for line in own)  # a game may ask other problems, of which the base is asked too
+    both = presets.plan("full"), presets.plan("games")
+    assert sum(both[0].get(name) == options for name, options in both[1].items()) == 12

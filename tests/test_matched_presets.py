@@ -30,6 +30,8 @@ KINDS = {
     "rlvr-proposed-recorded": "rlvr on proposed problems, in recorded order",
     "sft-correct": "sft on correct samples",
 }
+#: not a control: another setting of the game
+VARIANT = "selfplay-triangular"
 #: control -> what it is a control of, and the rows that it isolates, besides those that only happen
 ISOLATED = {
     "selfplay-frozen": ("selfplay", {"completions a problem", "completions trained on", "of them proposals", "proposer"}),
@@ -60,7 +62,7 @@ def planned(options: list[str]) -> Matching:
 
 
 def test_methods_and_controls_of_the_laboratory_differ_by_definition_alone() -> None:
-    plan = presets.plan("laboratory")
+    plan = presets.plan("full", block="methods")
     tables = {name: planned(plan[f"{name}-2"]) for name in KINDS}
     assert {name: table.kind for name, table in tables.items()} == KINDS
     rows = compare(list(tables.values()))
@@ -78,16 +80,40 @@ def test_methods_and_controls_of_the_laboratory_differ_by_definition_alone() -> 
 
 
 def test_each_seed_of_the_laboratory_has_its_own_base() -> None:
-    plan = presets.plan("laboratory")
-    assert set(plan) == {f"{name}-{seed}" for name in KINDS for seed in range(5)}
+    plan = presets.plan("full", block="methods")
+    assert set(plan) == {f"{name}-{seed}" for name in (*KINDS, VARIANT) for seed in range(5)}
     models = {name: options[options.index("--model") + 1] for name, options in plan.items()}
     assert len(set(models.values())) == 5
     assert all(model == "lab" or (Path(model) / "model.safetensors").is_file() for model in models.values())
     assert all(models[name] == models[f"sft-{name[-1]}"] for name in plan)
 
 
+def test_the_blocks_of_a_preset_are_all_of_it_and_the_grid_has_more_seeds_at_the_low_rate() -> None:
+    methods, grid = (presets.plan("full", block=block) for block in presets.BLOCKS)
+    assert methods | grid == presets.plan("full")
+    assert not methods.keys() & grid.keys()
+    cells: dict[tuple[str, ...], int] = {}
+    for options in grid.values():
+        settings = vars(command_line.parse([options[0], "--out", "x", *options[1:]]).config)
+        cell = (options[0], f"{settings['learning_rate']:g}", settings["master_dtype"])
+        cells[cell] = cells.get(cell, 0) + 1
+        assert settings["steps"] == 100
+        assert settings["eval_samples"] == 16
+    rates = {"0.0003": ("bfloat16",), "3e-05": ("float32", "bfloat16"), "3e-06": ("float32", "bfloat16")}
+    wanted = {(method, rate, dtype) for method in presets.METHODS for rate, dtypes in rates.items() for dtype in dtypes}
+    assert cells == {cell: 3 if cell[1] == "3e-06" else 1 for cell in wanted}
+
+
+def test_the_demonstration_has_one_base() -> None:
+    plan = presets.plan("default")
+    assert set(plan) == {f"{method}-{seed}" for method in presets.METHODS for seed in range(4)}
+    assert {options[options.index("--model") + 1] for options in plan.values()} == {"lab"}
+    tables = [planned(plan[f"{method}-0"]) for method in presets.METHODS]
+    assert {row.status for row in compare(tables) if row.name not in OUTCOMES} == {SAME, DEFINED}
+
+
 def test_runs_that_others_read_come_first(tmp_path: Path) -> None:
-    plan = presets.plan("laboratory", tmp_path)
+    plan = presets.plan("full", tmp_path)
     names = list(plan)
     sources = {name: presets.reads(options) for name, options in plan.items()}
     assert sources["rlvr-proposed-recorded-1"] == "selfplay-1"
