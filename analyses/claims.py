@@ -1,8 +1,9 @@
 """Claims that are fixed before the runs: contrasts of two models on a set of problems, their tests, and the table of verdicts.
 
 A claim has a name and one or more conjuncts. Each conjunct is a row: what is measured, of which model, against which control, on which set,
-and the direction of the difference, or a margin within which it is claimed to be none. All rows of a study are one family, so the chance of
-any false verdict among them is bounded (Holm). A row that cannot be measured stays in the family.
+and the direction of the difference, or a margin within which it is claimed to be none, or a second control: the model lies between both.
+All rows of a study are one family, so the chance of any false verdict among them is bounded (Holm). A row that cannot be measured stays in
+the family.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +46,7 @@ class Conjunct:
     problems : the set of problems.
     direction : 1 if the model is claimed to have more, -1 for less, 0 for no difference beyond ``margin``.
     margin : largest difference that counts as none, in units of what is measured; only for direction 0.
+    other : a second control, between which and the first the model is claimed to lie, whichever of them has more; only for direction 1.
     """
 
     measured: str
@@ -53,21 +55,31 @@ class Conjunct:
     problems: str
     direction: int
     margin: float = 0.0
+    other: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse directions and margins that no test belongs to."""
+        """Refuse directions, margins and second controls that no test belongs to."""
         if self.direction not in (-1, 0, 1):
             raise InputError(f"{self}: the direction is 1 (more), -1 (less) or 0 (no difference beyond a margin)")
         if (self.direction == 0) != (self.margin > 0) or not math.isfinite(self.margin):
             raise InputError(f"{self}: a margin above 0 belongs to direction 0, and to no other")
         if self.model == self.control:
             raise InputError(f"{self}: compares {self.model} with itself")
+        if self.other and (self.direction != 1 or self.other in (self.model, self.control)):
+            raise InputError(f"{self}: between needs direction 1 and three different models")
         if self.measured.startswith("pass@"):
             samples_for(self.measured)
 
     def __str__(self) -> str:
         """Describe the contrast."""
-        return f"{self.measured}, {self.model} minus {self.control}, {self.problems}"
+        return f"{self.contrasted}, {self.problems}"
+
+    @property
+    def contrasted(self) -> str:
+        """What is compared, in words."""
+        if self.other:
+            return f"{self.measured}, {self.model} between {self.control} and {self.other}: distance to the nearer"
+        return f"{self.measured}, {self.model} minus {self.control}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,10 @@ class Family:
 
     def to_dict(self) -> dict[str, Any]:
         """Build the JSON object of the claims."""
-        return {"claims": [asdict(claim) for claim in self.claims]}
+        claims = [asdict(claim) for claim in self.claims]
+        for conjunct in (conjunct for claim in claims for conjunct in claim["conjuncts"] if not conjunct["other"]):
+            del conjunct["other"]  # so that claims without one have the digest that they always had
+        return {"claims": claims}
 
     @property
     def digest(self) -> str:
@@ -290,9 +305,11 @@ class Row:
     Attributes
     ----------
     conjunct : the contrast.
-    found : effect and errors; None if it was not measured.
+    found : effect and errors; None if it was not measured. Of a model between two others: the distance to the nearer one, which is
+        negative outside of them.
     problems, programs : numbers of problems and of programs.
-    reason : why it was not measured.
+    reason : why it was not measured, or not judged.
+    ends : of a model between two others: the model minus the control, the other minus the model, and the other minus the control.
     """
 
     conjunct: Conjunct
@@ -300,6 +317,7 @@ class Row:
     problems: int = 0
     programs: int = 0
     reason: str = ""
+    ends: tuple[Effect, Effect, Effect] | None = None
 
     @property
     def level(self) -> float:
@@ -308,9 +326,19 @@ class Row:
 
     @property
     def p(self) -> Array:
-        """P-value: two-sided against no difference; for equivalence the smaller of those of "the same" and of "beyond the margin"."""
+        """P-value: two-sided against no difference; for equivalence the smaller of those of "the same" and of "beyond the margin".
+
+        A model lies between two others if it is told from both, so the larger of two p-values counts. It lies outside if it is told from
+        one of them on the wrong side; as there are two, that p-value counts twice. Between ends that are not told apart there is no room,
+        and 1 is returned.
+        """
         if self.found is None:
             return np.asarray(np.nan)
+        if self.ends is not None:
+            below, above, apart = (end.p() for end in self.ends)
+            outside = 2 * np.where(_same_sign(self.ends[0], self.ends[2]), above, below)
+            p = np.where(self._inside, np.maximum(below, above), np.minimum(outside, 1.0))
+            return np.where(apart <= ALPHA, p, np.where(np.isnan(apart), np.nan, 1.0))
         if self.conjunct.direction:
             return self.found.p()
         margin = self.conjunct.margin
@@ -324,9 +352,29 @@ class Row:
         if self.found is None:
             return np.zeros(np.shape(adjusted), int)
         agrees = np.sign(self.found.value) * self.conjunct.direction
+        if self.ends is not None:
+            agrees = np.where(self._inside, 1, -1)
         if not self.conjunct.direction:
             agrees = np.where(np.abs(self.found.value) <= self.conjunct.margin, 1, -1)
         return np.where(np.nan_to_num(adjusted, nan=1.0) <= ALPHA, agrees, 0).astype(int)
+
+    @property
+    def _inside(self) -> Array:
+        """Whether the mean of the model lies between those of the two others."""
+        below, above, apart = self.ends or ()
+        return np.asarray(_same_sign(below, apart) & _same_sign(above, apart))
+
+
+def _same_sign(first: Effect, second: Effect) -> Array:
+    return np.asarray(np.sign(first.value) == np.sign(second.value))
+
+
+def _nearer(below: Effect, above: Effect, apart: Effect) -> Effect:
+    """Return the distance to the nearer of two ends: positive inside of them."""
+    first = np.abs(below.value) <= np.abs(above.value)
+    names = ("value", "seed_error", "program_error", "rest_error")
+    chosen = {name: np.where(first, getattr(below, name), getattr(above, name)) for name in names}
+    return replace(below, **chosen | {"value": chosen["value"] * np.sign(apart.value)})
 
 
 @dataclass(frozen=True)
@@ -362,16 +410,23 @@ def judge(family: Family, source: Source) -> Judged:
 
 
 def _measure(conjunct: Conjunct, source: Source) -> Row:
+    ends = None
     try:
-        first, second = (source.scores(conjunct.measured, name, conjunct.problems) for name in (conjunct.model, conjunct.control))
+        names = (conjunct.model, conjunct.control, *([conjunct.other] if conjunct.other else []))
+        first, second, *others = (source.scores(conjunct.measured, name, conjunct.problems) for name in names)
         found = contrast(first, second)
+        if others:
+            ends = (found, contrast(others[0], first), contrast(others[0], second))
+            found = _nearer(*ends)
     except InputError as error:
         return Row(conjunct, None, reason=str(error))
     unknown = "one seed" if found.seeds < 2 else "seeds agree exactly" if np.isnan(found.seed_error).all() else ""
     reason = f"{unknown}: nothing is known of the variation between seeds" if unknown else ""
+    if ends is not None and not reason and not (ends[2].p() <= ALPHA).all():
+        reason = f"not judged: {conjunct.control} and {conjunct.other} are not told apart, and nothing lies between them"
     if first.drawn:
-        return Row(conjunct, found, first.drawn, first.drawn, reason)
-    return Row(conjunct, found, len(first.problems), int(first.programs.max()) + 1, reason)
+        return Row(conjunct, found, first.drawn, first.drawn, reason, ends)
+    return Row(conjunct, found, len(first.problems), int(first.programs.max()) + 1, reason, ends)
 
 
 # the table
@@ -380,11 +435,12 @@ def _measure(conjunct: Conjunct, source: Source) -> Row:
 def table(judged: Judged) -> pd.DataFrame:
     """Make the table of a study, with one row for each conjunct.
 
-    Columns: claim, claim_verdict, measured, set, model, control, direction, margin, problems, programs, effective, seeds, effect, low,
-    high, interval, p, p_holm, verdict, seeds_needed, detectable, reason. ``seeds_needed`` is the number of seeds that decide with a chance
-    of 0.8 if effect and spread are as observed, at the level of the first step of Holm; infinite if no number of seeds does with these
-    programs. ``detectable`` is the smallest effect that the present number of seeds finds with that chance (for equivalence: the smallest
-    margin). Both take estimates for the truth, so they are optimistic: an effect that was noticed is more likely over- than underestimated.
+    Columns: claim, claim_verdict, measured, set, model, control, contrast, direction, margin, problems, programs, effective, seeds, effect,
+    low, high, interval, p, p_holm, verdict, seeds_needed, detectable, reason. ``seeds_needed`` is the number of seeds that decide with a
+    chance of 0.8 if effect and spread are as observed, at the level of the first step of Holm; infinite if no number of seeds does with
+    these programs. ``detectable`` is the smallest effect that the present number of seeds finds with that chance (for equivalence: the
+    smallest margin). Both take estimates for the truth, so they are optimistic: an effect that was noticed is more likely over- than
+    underestimated.
     """
     by_claim = claim_verdicts(judged)
     lines = [{"claim": claim, "claim_verdict": by_claim[claim]} | _line(judged, number) for number, claim in enumerate(judged.family.names)]
@@ -394,7 +450,9 @@ def table(judged: Judged) -> pd.DataFrame:
 def _line(judged: Judged, number: int) -> dict[str, Any]:
     row = judged.rows[number]
     conjunct, found = row.conjunct, row.found
-    line: dict[str, Any] = {"measured": conjunct.measured, "set": conjunct.problems, "model": conjunct.model, "control": conjunct.control}
+    control = f"{conjunct.control} and {conjunct.other}" if conjunct.other else conjunct.control
+    line: dict[str, Any] = {"measured": conjunct.measured, "set": conjunct.problems, "model": conjunct.model, "control": control}
+    line |= {"contrast": conjunct.contrasted}
     line |= {"direction": conjunct.direction, "margin": conjunct.margin or np.nan, "problems": row.problems, "programs": row.programs}
     if found is None:
         blank = ("effective", "seeds", "effect", "low", "high", "interval", "p", "p_holm")
@@ -443,7 +501,7 @@ def markdown(rows: pd.DataFrame) -> str:
 
 def _markdown_lines(rows: pd.DataFrame) -> Iterator[str]:
     for row in rows.to_dict("records"):
-        measured = f"{row['measured']}, {row['model']} minus {row['control']}"
+        measured = row["contrast"]
         if not row["direction"]:
             measured += f" (the same: within {row['margin']:g})"
         if row["verdict"] == NOT_MEASURED:
@@ -455,7 +513,8 @@ def _markdown_lines(rows: pd.DataFrame) -> Iterator[str]:
             cells += ["" if math.isnan(row[name]) else f"{row[name]:.2g}" for name in ("p", "p_holm")]
             detectable = row["detectable"]
             known = detectable is not None and math.isfinite(detectable)
-            cells += [row["verdict"], needs(row), f"{detectable:.2g}" if known else ""]
+            verdict = f"{row['verdict']} ({row['reason']})" if row["reason"] else row["verdict"]
+            cells += [verdict, needs(row), f"{detectable:.2g}" if known else ""]
         texts = [row["claim"], measured, row["set"], *cells]
         yield "| " + " | ".join(str(text).replace("|", "\\|") for text in texts) + " |"
 

@@ -34,7 +34,7 @@ from analyses.claims import Claim, Conjunct, Family, Graded, Scores, contrast
 from analyses.matched import contrasts
 from analyses.presets import runs_folder
 from analyses.runs import Run, find, first_and_last_fifth, is_number, is_text, read_json_lines
-from analyses.studies import CURVES, MANNERS, Study, of_seeds
+from analyses.studies import CURVES, MANNERS, PROMPTS, Numbers, Study
 from analyses.verdicts import over_seeds
 from dynamics import InputError, overlap, sparsity, spectra
 from dynamics.cli import outputs
@@ -45,8 +45,8 @@ from dynamics.io.json import to_json
 from dynamics.presentation import methods, style, ticks
 
 GAMES = ("selfplay", "pasodoble", "spc", "seirenes", "populora")
-#: what each seed is asked for itself: prompts of the probes, held-out problems under hints, held-out steps of solutions, its proposals
-PROMPTS, HINTS, STEPS, PROPOSED = "fixed prompts", "fixed hints", "held-out steps", "last proposals"
+#: what each seed is asked for itself, beside prompts of the probes: held-out problems under hints, held-out steps, its proposals
+HINTS, STEPS, PROPOSED = "fixed hints", "held-out steps", "last proposals"
 #: unseen problems that all runs were asked: a run on a part of the laboratory is asked others too
 SHARED = "test, shared"
 #: the control of PopuLoRA
@@ -128,8 +128,7 @@ class Played:
     Attributes
     ----------
     recorded : graded samples and proposals.
-    asked : (measured, label, set) -> the number of each seed.
-    items : (measured, label, set) -> the fewest items that a seed's number is the mean of.
+    numbers : what each run has one number of.
     rows : the table of curves, but for what is drawn from graded samples.
     missing : what was not measured: (what, of what, why).
     shared : the unseen problems that all runs were asked, in words.
@@ -139,8 +138,7 @@ class Played:
     """
 
     recorded: studies.Recorded
-    asked: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
-    items: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=Numbers)
     rows: list[dict[str, Any]] = field(default_factory=list)
     missing: list[tuple[str, str, str]] = field(default_factory=list)
     shared: str = ""
@@ -150,12 +148,8 @@ class Played:
 
     def scores(self, measured: str, name: str, problems: str) -> Scores:
         """Return what was measured of a model; see ``claims.Source``."""
-        if problems not in (PROMPTS, HINTS, STEPS, PROPOSED):
-            return self.recorded.scores(measured, name, problems)
-        key = (measured, name, problems)
-        if key not in self.asked:
-            raise InputError(f"no {measured} of {name} on {problems}")
-        return of_seeds(self.asked[key], self.items[key])
+        source = self.numbers if problems in (PROMPTS, HINTS, STEPS, PROPOSED) else self.recorded
+        return source.scores(measured, name, problems)
 
 
 def read(runs: Sequence[Run]) -> Played:
@@ -217,22 +211,17 @@ def _outcomes(run: Run, played: Played) -> None:
             raise InputError(f"{run.path / 'metrics.jsonl'}: {metric} is not a number in every line; restore the file from a copy")
         value = first_and_last_fifth(run.metrics, metric)[1]
         if np.isfinite(value):
-            _add(played, (measured, run.label, problems), run.seed, value, int(run.metrics[metric].notna().sum()))
+            played.numbers.add((measured, run.label, problems), run.seed, value, int(run.metrics[metric].notna().sum()))
     if (run.path / "robustness.jsonl").exists():
         for measured, value, count in _robustness(run.path / "robustness.jsonl"):
-            _add(played, (measured, run.label, HINTS), run.seed, value, count)
+            played.numbers.add((measured, run.label, HINTS), run.seed, value, count)
     elif run.method == "seirenes":
         played.missing.append(("robustness", run.path.name, "no robustness.jsonl; is it finished?"))
     if (run.path / "critic.jsonl").exists():
         for measured, value, count in _critics(run.path / "critic.jsonl"):
-            _add(played, (measured, run.label, STEPS), run.seed, value, count)
+            played.numbers.add((measured, run.label, STEPS), run.seed, value, count)
     elif run.method == "spc":
         played.missing.append(("critics", run.path.name, "no critic.jsonl; is it finished?"))
-
-
-def _add(played: Played, key: tuple[str, str, str], seed: int, value: float, count: int) -> None:
-    played.asked.setdefault(key, {})[seed] = value
-    played.items[key] = min(count, played.items.get(key, count))
 
 
 def _robustness(path: Path) -> Iterator[tuple[str, float, int]]:
@@ -469,9 +458,10 @@ def _gains(played: Played) -> Iterator[dict[str, Any]]:
 def notes(played: Played) -> list[str]:
     """Say what the claims cannot, what the rows of claims rest on, and what was not measured."""
     shared = f"pass@k and gains: {played.shared}, which all runs were asked." if played.shared else ""
+    numbers = played.numbers.values
     hints = [
-        f"{label} {np.mean(list(found.values())):.2f} and {np.mean(list(played.asked['hinted accuracy', label, HINTS].values())):.2f}"
-        for (measured, label, _), found in played.asked.items()
+        f"{label} {np.mean(list(found.values())):.2f} and {np.mean(list(numbers['hinted accuracy', label, HINTS].values())):.2f}"
+        for (measured, label, _), found in numbers.items()
         if measured == "clean accuracy"
     ]
     robust = f"Accuracy without and under misleading hints, without which a gap says little: {', '.join(hints)}." if hints else ""

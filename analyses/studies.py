@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +33,8 @@ MANNERS = {"greedy": 0.0, "T=1": 1.0}
 #: proposals are solved by the base, in four quarters of the run
 FIRST, LAST = "first quarter", "last quarter"
 PROPOSALS, VALIDATION = "proposals", "validation"
+#: what each run has one number of: the prompts of the probes, and its weights
+PROMPTS, WEIGHTS = "fixed prompts", "weights"
 S = TypeVar("S", bound=Source)
 #: columns of the table of curves
 CURVES = ("panel", "label", "at", "value", "low", "high", "seeds", "programs")
@@ -71,6 +73,32 @@ def of_seeds(values: Mapping[int, float], drawn: int) -> Scores:
     """Make scores of one number for each seed, which is the mean of ``drawn`` items of its own."""
     column = np.array([[value] for value in values.values()], float)
     return Scores(column, tuple(values), ("of each seed",), np.zeros(1, int), False, drawn)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What each run has one number of.
+
+    Attributes
+    ----------
+    values : (measured, model, set) -> the number of each seed.
+    items : the same -> the fewest items that a seed's number is the mean of.
+    """
+
+    values: dict[tuple[str, str, str], dict[int, float]] = field(default_factory=dict)
+    items: dict[tuple[str, str, str], int] = field(default_factory=dict)
+
+    def add(self, key: tuple[str, str, str], seed: int, value: float, count: int) -> None:
+        """Add the number of one seed, the mean of ``count`` items."""
+        self.values.setdefault(key, {})[seed] = value
+        self.items[key] = min(count, self.items.get(key, count))
+
+    def scores(self, measured: str, name: str, problems: str) -> Scores:
+        """Return the numbers of a model; see ``claims.Source``."""
+        key = (measured, name, problems)
+        if key not in self.values:
+            raise InputError(f"no {measured} of {name} on {problems}")
+        return of_seeds(self.values[key], self.items[key])
 
 
 def base_name(run: Run, model: str) -> str:
@@ -200,6 +228,7 @@ class Study(Generic[S]):
     figure : draws that table.
     caption : describes the figure.
     notes : what else is to be said of the runs, such as what was not measured.
+    fixed : file of the repository in which the claims were fixed; it counts for folders of runs without one of their own.
     """
 
     name: str
@@ -210,6 +239,7 @@ class Study(Generic[S]):
     figure: Callable[[pd.DataFrame], Figure]
     caption: Callable[[pd.DataFrame], str]
     notes: Callable[[S], Sequence[str]] = lambda _: ()
+    fixed: Path | None = None
 
     @property
     def module(self) -> str:
@@ -253,9 +283,9 @@ class Study(Generic[S]):
         -------
         The table as Markdown, with notes, and the paths of the files.
         """
-        file = folder / "claims.json"
-        fixed = file.exists()
-        if fixed:
+        own = folder / "claims.json"
+        file = own if own.exists() else self.fixed
+        if file is not None:
             self.family.fix(file)
         with optional_import(self.module):
             recorded = self.read(find([folder]))
@@ -265,8 +295,8 @@ class Study(Generic[S]):
                 made = self.figure(drawn)
                 paths = [style.save(made, out / f"{self.name}{suffix}") for suffix in (".png", ".svg")]
         told = (
-            "The claims are those that were fixed in claims.json."
-            if fixed
+            f"The claims are those that were fixed in {file.name}."
+            if file is not None
             else "These claims were not fixed before the runs: no claims.json."
         )
         said = [*claims.notes(self.family), told, f"Figure: {self.caption(drawn)}", *self.notes(recorded)]

@@ -66,7 +66,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _run_rows(run: Run) -> Iterator[dict[str, Any]]:
     """Make the rows of one run."""
-    final, relative_update, grid = _final(run)
+    final, relative_update, grid = final_sparsity(run)
     shared: dict[str, Any] = {"label": run.label, "method": run.method, "learning_rate": run.learning_rate, "seed": run.seed}
     dtype = str(run.document.get("master_dtype") or "an unknown dtype")
     for rule in RULES:
@@ -80,7 +80,7 @@ def _run_rows(run: Run) -> Iterator[dict[str, Any]]:
         yield from cells[["part", *shared, "rule", "layer", "module", "value", "numel"]].to_dict("records")
 
 
-def _final(run: Run) -> tuple[dict[str, float], float, pd.DataFrame | None]:
+def final_sparsity(run: Run) -> tuple[dict[str, float], float, pd.DataFrame | None]:
     """Return sparsity by rule, relative update and the layer x module cells: from the last checkpoint, else from the last metrics."""
     columns = [f"sparsity/{rule}" for rule in RULES]
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import claims
+from analyses import claims, statistics
 from analyses.claims import MOST_CLAIMS, MOST_ROWS, NOT_MEASURED, Claim, Conjunct, Family, Graded, judge
 from analyses.verdicts import FAILS, HOLDS, OPEN
 from dynamics import InputError
@@ -179,3 +179,61 @@ def test_claims_that_were_changed_after_they_were_fixed_are_refused(tmp_path: Pa
         file.write_text(damaged)
         with pytest.raises(InputError, match="is no file of claims"):
             family.fix(file)
+
+
+def lies_between(model: list[float], control: list[float], other: list[float]) -> dict:
+    """The row of a claim that a model lies between two others, each with one number for each seed."""
+
+    class Numbers:
+        def scores(self, measured: str, name: str, problems: str) -> claims.Scores:
+            values = np.array({"model": model, "control": control, "other": other}[name])[:, None]
+            return claims.Scores(values, tuple(range(len(values))), ("of each seed",), np.zeros(1, int), False, 1)
+
+    family = one(Conjunct("sparsity", "model", "control", "weights", 1, other="other"))
+    return claims.table(judge(family, Numbers())).to_dict("records")[0]
+
+
+NEAR, MIDDLE, FAR = [0.1, 0.11, 0.12, 0.1], [0.5, 0.52, 0.51, 0.52], [0.9, 0.9, 0.93, 0.91]
+
+
+def test_a_model_lies_between_two_others_if_it_is_told_from_both_whichever_has_more() -> None:
+    for ends in ((NEAR, FAR), (FAR, NEAR)):
+        row = lies_between(MIDDLE, *ends)
+        assert (row["verdict"], row["effect"]) == (HOLDS, pytest.approx(0.3975))
+        assert row["contrast"] == "sparsity, model between control and other: distance to the nearer"
+        for model, other in ((NEAR, MIDDLE), (FAR, MIDDLE)):
+            outside = lies_between(model, other, FAR if model is NEAR else NEAR)
+            assert (outside["verdict"], outside["effect"] < 0) == (FAILS, True)
+    at_an_end = lies_between([0.1, 0.115, 0.115, 0.1], NEAR, FAR)
+    assert at_an_end["verdict"] == OPEN
+
+
+def test_it_is_judged_by_the_less_certain_side_and_outside_counts_twice() -> None:
+    unsure = [0.2, 0.6, 0.1, 0.5]
+    row = lies_between(unsure, NEAR, FAR)
+    below, above = (line_of(unsure, NEAR), line_of(FAR, unsure))
+    assert row["p"] == pytest.approx(max(below, above))
+    outside = lies_between(NEAR, MIDDLE, FAR)
+    assert outside["p"] == pytest.approx(2 * line_of(NEAR, MIDDLE))
+
+
+def line_of(first: list[float], second: list[float]) -> float:
+    """P-value of a difference."""
+    return float(statistics.effect_of_seeds(np.subtract(first, second)).p())
+
+
+def test_nothing_lies_between_ends_that_are_not_told_apart() -> None:
+    row = lies_between(MIDDLE, NEAR, [0.09, 0.12, 0.11, 0.11])
+    assert (row["verdict"], row["p"]) == (OPEN, 1.0)
+    assert row["reason"] == "not judged: control and other are not told apart, and nothing lies between them"
+    assert row["reason"] in claims.markdown(pd.DataFrame([row]))
+    alone = lies_between([0.5], [0.1], [0.9])
+    assert (alone["verdict"], alone["interval"]) == (OPEN, "none")
+
+
+def test_between_needs_a_direction_and_three_models() -> None:
+    with pytest.raises(InputError, match="three different models"):
+        replace(GAIN, other="base, greedy")
+    with pytest.raises(InputError, match="direction 1"):
+        replace(GAIN, direction=-1, other="sft")
+    assert "other" not in one(GAIN).to_dict()["claims"][0]["conjuncts"][0]  # digests of earlier claims stay

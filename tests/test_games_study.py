@@ -15,7 +15,8 @@ import pytest
 from analyses import __main__ as command
 from analyses import games, launch, presets, runs
 from analyses.claims import NOT_MEASURED, judge, table
-from analyses.games import CLAIMS, HINTS, PROMPTS, SHARED, STEPS
+from analyses.games import CLAIMS, HINTS, SHARED, STEPS
+from analyses.studies import PROMPTS
 from dynamics import InputError
 from dynamics.train import settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import pytest
 from analyses import laboratory, runs, studies
 from analyses.claims import NOT_MEASURED, judge, table
 from analyses.laboratory import CLAIMS
+from analyses.studies import PROMPTS
 from analyses.verdicts import HOLDS, OPEN
 from dynamics import InputError
+from dynamics.sparsity.definitions import RULES
 
 #: sets and numbers of programs, fewer than there are
-PROGRAMS = {"test": 30, "deeper": 20, "transfer": 30}
+PROGRAMS = {"test": 30, "deeper": 5, "transfer": 5}
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:
@@ -35,17 +38,44 @@ def answers(rng: np.random.Generator, model: str, level: float, samples: int, se
     ]
 
 
-def make_run(folder: Path, method: str, seed: int, gain: float, longer: float = 0.0) -> None:
-    """Write a run that gains on pass@1, and of which validation answers grow longer and truer."""
+#: entropy of each role before training
+ENTROPY = {"solver": 0.4, "proposer": 1.2}
+
+
+def make_run(
+    folder: Path,
+    method: str,
+    seed: int,
+    gain: float,
+    longer: float = 0.0,
+    sparsity: float = 0.5,
+    lost: dict[str, float] | None = None,
+    harder: float = 0.15,
+    **settings: str,
+) -> None:
+    """Write a run that gains on pass@1, of which validation answers grow longer and truer, and whose roles lose entropy."""
     folder.mkdir(parents=True)
-    run = {"schema": "dynamics.run/2", "method": method, "seed": seed, "config": {"seed": seed, "learning_rate": 3e-4}}
+    config = {"seed": seed, "learning_rate": 3e-4, "model": "lab", **settings}
+    run = {"schema": "dynamics.run/2", "method": method, "seed": seed, "preset": "lab", "config": config}
     (folder / "run.json").write_text(json.dumps(run))
+    noise = np.random.default_rng([seed, 2, len(str(folder.name))]).normal(0, 0.004, 3)
+    fall = {"solver": 0.1} | (lost or {})
+    lines = [
+        {"step": step, "loss": 0.5}
+        | {f"sparsity/{rule}": sparsity + 0.001 * seed + noise[0] for rule in RULES}
+        | {
+            f"probe/{role}/entropy": ENTROPY[role] + noise[1] - min(step - 1, 7) / 7 * (by + noise[2] * len(role))
+            for role, by in fall.items()
+        }
+        for step in range(1, 9)
+    ]
+    write_lines(folder / "metrics.jsonl", lines)
     base = np.random.default_rng([seed, 0])
-    for name, temperature, samples in (("greedy", 0.0, 1), ("T1", 1.0, 4)):
+    for name, temperature, samples in (("greedy", 0.0, 1), ("T1", 1.0, 16)):
         model = "base, greedy" if temperature == 0 else "base, T=1"
         write_lines(folder / "evals" / f"base_{name}.jsonl", answers(base, model, 0.35, samples, PROGRAMS, temperature))
     rng = np.random.default_rng([seed, 1, len(method)])
-    for name, temperature, samples in (("greedy", 0.0, 1), ("T=1", 1.0, 8)):
+    for name, temperature, samples in (("greedy", 0.0, 1), ("T=1", 1.0, 16)):
         rows = answers(rng, f"{method}, 8 steps, {name}", 0.35 + gain, samples, PROGRAMS, temperature)
         write_lines(folder / "evals" / f"trained_{name}.jsonl", rows)
     for step in (0, 4, 8):
@@ -62,7 +92,7 @@ def make_run(folder: Path, method: str, seed: int, gain: float, longer: float = 
                 "phase": phase,
                 "step": phase,
                 "program": "x+1",
-                "solve_rate": 0.8 - 0.15 * phase + rng.normal(0, 0.05),
+                "solve_rate": 0.8 - harder * phase + rng.normal(0, 0.05),
                 "length": 5.0,
                 "characters": 3,
             }
@@ -72,37 +102,70 @@ def make_run(folder: Path, method: str, seed: int, gain: float, longer: float = 
         write_lines(folder / "curriculum.jsonl", rows)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for seed in range(3):
-        make_run(tmp_path / f"rlvr-{seed}", "rlvr", seed, 0.6, longer=1.0)
-        make_run(tmp_path / f"selfplay-{seed}", "selfplay", seed, 0.0)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs in which most of what the paper says is so."""
+    tmp_path = tmp_path_factory.mktemp("runs")
+    both = {"solver": 0.2, "proposer": 0.1}
+    for seed in range(4):
+        make_run(tmp_path / f"sft-{seed}", "sft", seed, 0.2, sparsity=0.2)
+        make_run(tmp_path / f"rlvr-{seed}", "rlvr", seed, 0.6, longer=1.0, sparsity=0.9)
+        make_run(tmp_path / f"selfplay-{seed}", "selfplay", seed, 0.3, lost=both)
+        settings = {"proposer": "frozen"}
+        make_run(tmp_path / f"frozen-{seed}", "selfplay", seed, 0.1, lost={"solver": 0.05, "proposer": 0.0}, harder=0.0, **settings)
+        make_run(tmp_path / f"triangular-{seed}", "selfplay", seed, 0.3, lost=both, proposer_reward="triangular")
     return tmp_path
 
 
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of these runs, to change."""
+    return shutil.copytree(made, tmp_path / "runs")
+
+
 def judged(folder: Path) -> pd.DataFrame:
-    return table(judge(CLAIMS, studies.read(runs.find([folder])))).set_index("claim")
+    return table(judge(CLAIMS, laboratory.read(runs.find([folder])))).set_index("claim")
 
 
-def test_claims_are_judged_from_a_folder_of_runs(folder: Path) -> None:
-    rows = judged(folder)
-    assert set(rows["seeds"]) == {3}
-    assert rows.loc["RLVR beats its greedy base on unseen programs", ["verdict", "programs"]].tolist() == [HOLDS, 30]
-    assert rows.loc["self-play beats its greedy base on unseen programs", "verdict"] == OPEN
-    longer = rows.loc["RLVR's answers grow longer"]
-    assert (longer["verdict"], longer["programs"]) == (HOLDS, 30)  # of the set validation alone
-    assert longer["effect"] == pytest.approx(8, abs=0.3)
-    assert rows.loc["RLVR's steps become truer", "effect"] == pytest.approx(0.4, abs=0.08)
-    harder = rows.loc["self-play's proposals grow harder"]
-    assert (harder["verdict"], harder["programs"]) == (HOLDS, 20)
-    assert harder["effect"] == pytest.approx(-0.45, abs=0.05)
+def test_the_claims_are_those_that_were_fixed() -> None:
+    assert json.loads(laboratory.FIXED.read_text()) == json.loads(json.dumps(CLAIMS.to_dict() | {"digest": CLAIMS.digest}))
+    assert (len(CLAIMS.claims), len(CLAIMS.rows)) == (8, 12)
 
 
-def test_the_share_of_true_steps_is_a_ratio_over_all_answers(folder: Path) -> None:
-    pilots = studies.read(runs.find([folder]))
+def test_claims_are_judged_from_a_folder_of_runs(made: Path) -> None:
+    rows = judged(made)
+    assert set(rows["seeds"]) == {4}
+    assert NOT_MEASURED not in set(rows["verdict"])
+    base = rows.loc["self-play beats its base"]
+    assert (base["verdict"], base["programs"], base["effect"]) == (HOLDS, 30, pytest.approx(0.3, abs=0.06))
+    between = rows.loc["self-play is between SFT and RLVR in sparsity"]
+    assert (between["verdict"], between["effect"]) == (HOLDS, pytest.approx(0.3, abs=0.02))
+    lose = rows.loc["both roles lose entropy, the proposer less"]
+    assert list(lose["verdict"]) == [HOLDS, HOLDS]
+    assert list(lose["effect"]) == pytest.approx([-0.1, 0.1], abs=0.03)
+    entropy, curriculum, accuracy = rows.loc["a frozen proposer keeps entropy and loses curriculum and accuracy"].to_dict("records")
+    assert entropy["effect"] == pytest.approx(0.15, abs=0.02)
+    assert (curriculum["programs"], curriculum["effect"]) == (20, pytest.approx(-0.45, abs=0.05))
+    assert accuracy["effect"] == pytest.approx(-0.2, abs=0.06)
+    cost, left = rows.loc["the reward for p = 1/2 costs accuracy and leaves entropy"].to_dict("records")
+    assert (cost["verdict"], left["verdict"]) == (OPEN, HOLDS)
+    assert rows.loc["the reward for p = 1/2 costs accuracy and leaves entropy", "claim_verdict"].tolist() == [OPEN, OPEN]
+
+
+def test_the_end_of_training_is_its_last_fifth_and_its_start_is_before_the_first_update(made: Path) -> None:
+    found = laboratory.read(runs.find([made / "selfplay-1"])).numbers.values
+    lines = [json.loads(line) for line in (made / "selfplay-1" / "metrics.jsonl").read_text().splitlines()]
+    values = [line["probe/solver/entropy"] for line in lines]
+    assert found["entropy", "selfplay, solver, start", PROMPTS] == {1: values[0]}
+    assert found["entropy", "selfplay, solver, end", PROMPTS] == {1: values[-1]}  # a fifth of eight is one
+    assert found["entropy lost", "selfplay, solver", PROMPTS][1] == pytest.approx(values[0] - values[-1])
+
+
+def test_the_share_of_true_steps_is_a_ratio_over_all_answers(made: Path) -> None:
+    pilots = studies.read(runs.find([made]))
     scores = pilots.scores("true/written", "rlvr, last step, T=1", "validation")
     for number, seed in enumerate(scores.seeds):
-        rows = [json.loads(line) for line in (folder / f"rlvr-{seed}" / "validation" / "step_8.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (made / f"rlvr-{seed}" / "validation" / "step_8.jsonl").read_text().splitlines()]
         own = [row["steps"] for row in rows if row["split"] == "validation"]
         assert scores.values[number].mean() == pytest.approx(sum(row["true"] for row in own) / sum(row["written"] for row in own))
     assert not scores.proportions
@@ -111,7 +174,7 @@ def test_the_share_of_true_steps_is_a_ratio_over_all_answers(folder: Path) -> No
 def test_the_command_writes_tables_and_figure(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert laboratory.STUDY.main([str(folder), "--out", str(out)]) == 0
-    assert "were not fixed before the runs" in capsys.readouterr().out
+    assert "The claims are those that were fixed in primary_claims.json" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {f"laboratory{end}" for end in (".png", ".svg", ".csv", "-curves.csv", ".md")}
     curves = pd.read_csv(out / "laboratory-curves.csv")
     assert set(curves["panel"]) == {"test", "deeper", "transfer", "length", "true/written", "proposals"}
@@ -120,28 +183,31 @@ def test_the_command_writes_tables_and_figure(folder: Path, tmp_path: Path, caps
     length = curves[(curves["panel"] == "length") & (curves["label"] == "rlvr")]
     assert length["at"].tolist() == [0, 4, 8]
     assert ((curves["low"] <= curves["value"]) & (curves["value"] <= curves["high"])).all()
-    assert "3 seeds" in laboratory.caption(curves)
+    assert "4 seeds" in laboratory.caption(curves)
 
 
 def test_claims_are_fixed_before_the_runs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert laboratory.STUDY.main([str(folder), "--fix"]) == 0
     assert laboratory.STUDY.main([str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert "were not fixed" not in capsys.readouterr().out
+    assert "those that were fixed in claims.json" in capsys.readouterr().out
     file = folder / "claims.json"
     file.write_text(file.read_text().replace(CLAIMS.digest, "0" * 12))
     assert laboratory.STUDY.main([str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "they were changed after they were fixed" in capsys.readouterr().err
 
 
-def test_runs_without_validation_or_proposals_leave_rows_unmeasured(tmp_path: Path) -> None:
+def test_what_runs_do_not_have_leaves_rows_unmeasured(tmp_path: Path) -> None:
     for seed in range(2):
-        make_run(tmp_path / f"rlvr-{seed}", "rlvr", seed, 0.2)
-        for path in (tmp_path / f"rlvr-{seed}" / "validation").iterdir():
-            path.unlink()
+        make_run(tmp_path / f"selfplay-{seed}", "selfplay", seed, 0.2)
+        (tmp_path / f"selfplay-{seed}" / "metrics.jsonl").unlink()
     rows = judged(tmp_path)
-    assert (rows["verdict"] == NOT_MEASURED).sum() == 6
-    assert "self-play needs --curriculum" in rows.loc["self-play's proposals grow harder", "reason"]
-    assert rows.loc["RLVR's answers grow longer", "reason"] == "no samples of rlvr, last step, T=1 on validation"
+    assert (rows["verdict"] == NOT_MEASURED).sum() == 9
+    assert rows.loc["self-play is between SFT and RLVR in sparsity", "reason"] == "no sparsity of selfplay on weights"
+    assert (
+        rows.loc["both roles lose entropy, the proposer less", "reason"].iloc[0] == "no entropy of selfplay, proposer, end on fixed prompts"
+    )
+    hardening = "no hardening of selfplay, frozen proposer on proposals"
+    assert hardening in set(rows.loc["a frozen proposer keeps entropy and loses curriculum and accuracy", "reason"])
 
 
 @pytest.mark.parametrize(
@@ -156,8 +222,9 @@ def test_runs_that_cannot_be_compared_are_refused(folder: Path, change: Callable
     file.write_text(change(file.read_text()))
     if "program" in message:
         file.with_name("base_greedy.jsonl").unlink()
-        for other in folder.glob("rlvr-*/evals/base_T1.jsonl"):
-            other.unlink()
+        for other in folder.glob("*/evals/base_T1.jsonl"):
+            if other != file:
+                other.unlink()
     with pytest.raises(InputError, match=message):
         studies.read(runs.find([folder]))
 
