@@ -64,7 +64,7 @@ def make_run(
         {"step": step, "loss": 0.5}
         | {f"sparsity/{rule}": sparsity + 0.001 * seed + noise[0] for rule in RULES}
         | {
-            f"probe/{role}/entropy": ENTROPY[role] + noise[1] - min(step - 1, 7) / 7 * (by + noise[2] * len(role))
+            f"probe/{role}/entropy": ENTROPY[role] + noise[1] - min(step - 1, 7) / 7 * (by + noise[2] * len(role) / 6)
             for role, by in fall.items()
         }
         for step in range(1, 9)
