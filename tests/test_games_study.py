@@ -156,7 +156,9 @@ def test_models_that_claims_name_are_those_of_the_preset() -> None:
         labels.add(labelled(method, {}))
     for words in presets.PRESETS["games"].controls.values():
         method, *options = words.split()
-        labels.add(labelled(method, {option.removeprefix("--"): value for option, value in zip(options[::2], options[1::2], strict=True)}))
+        pairs = zip(options[::2], options[1::2], strict=True)
+        labels.add(labelled(method, {option.removeprefix("--").replace("-", "_"): value for option, value in pairs}))
+    labels |= {labelled("selfplay", {"proposer": variant}) for variant in presets.PRESETS["games"].selfplay_variants}
     assert len(labels) == 17
     assert {model.removesuffix(", T=1") for row in CLAIMS.rows for model in (row.model, row.control)} <= labels
     assert {label.partition(",")[0] for label in labels} == {"sft", "rlvr", *games.GAMES}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ import pytest
 from analyses import laboratory, runs, studies
 from analyses.claims import NOT_MEASURED, judge, table
 from analyses.laboratory import CLAIMS
+from analyses.presets import METHODS, PRESETS
 from analyses.studies import PROMPTS
 from analyses.verdicts import HOLDS, OPEN
 from dynamics import InputError
 from dynamics.sparsity.definitions import RULES
+from dynamics.train import settings
 
 #: sets and numbers of programs, fewer than there are
 PROGRAMS = {"test": 30, "deeper": 5, "transfer": 5}
@@ -130,6 +134,21 @@ def judged(folder: Path) -> pd.DataFrame:
 def test_the_claims_are_those_that_were_fixed() -> None:
     assert json.loads(laboratory.FIXED.read_text()) == json.loads(json.dumps(CLAIMS.to_dict() | {"digest": CLAIMS.digest}))
     assert (len(CLAIMS.claims), len(CLAIMS.rows)) == (8, 12)
+
+
+def test_models_that_claims_name_are_those_of_the_preset() -> None:
+    labels = {"base"}
+    for method, varied in [
+        *((method, {}) for method in METHODS),
+        ("selfplay", {"proposer": "frozen"}),
+        ("selfplay", {"proposer_reward": "triangular"}),
+    ]:
+        config = asdict(settings.METHODS[method](**settings.preset_values(method, "lab")))
+        labels.add(runs.Run(Path("run"), {"method": method, "preset": "lab", "config": config | varied}).label)
+    ends = re.compile(r"(, (solver|proposer))?(, (start|end))?(, (T=1|greedy))?$")
+    names = {name for row in CLAIMS.rows for name in (row.model, row.control, row.other) if name}
+    assert {ends.sub("", name) for name in names} == labels
+    assert {"frozen", "triangular"} <= set(PRESETS["full"].selfplay_variants)
 
 
 def test_claims_are_judged_from_a_folder_of_runs(made: Path) -> None:
