@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped, UInt16
+from jaxtyping import Float, Float64, Int64, Shaped, UInt16
 
 from dynamics.checkpoints.matching import Pair
 from dynamics.checkpoints.tensor import Tensor
 from dynamics.io.threads import Progress, cores, in_order
-from dynamics.sparsity import kernels
+from dynamics.sparsity import finite, kernels
 from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, Thresholds
 from dynamics.sparsity.masks import bit_patterns, comparable, compares_as_integers
 
@@ -45,6 +45,11 @@ class DiffStats:
     sums: Float64[np.ndarray, 4] = field(default_factory=lambda: np.zeros(4))
     peak: Float64[np.ndarray, 1] = field(default_factory=lambda: np.zeros(1))
     beyond_bf16: int = 0
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What the kernels add to: counts, bins, sums and peak."""
+        return self.counts, self.ulp_bins, self.sums, self.peak
 
     def __iadd__(self, other: DiffStats) -> DiffStats:
         """Add the statistics of other weights."""
@@ -214,18 +219,46 @@ def accumulate_arrays(
     as integers, and are converted to float64 for the norms.
     """
     stats = DiffStats()
-    out = (stats.counts, stats.ulp_bins, stats.sums, stats.peak)
     x, y = comparable(a, dtype_a, b, dtype_b)
-    if x.dtype == np.uint16:
-        kernels.accumulate_bfloat16(x, y, a is b, thresholds.rtol, thresholds.atol, *out)
-    else:
-        bits_x, exponent, magnitude = bit_patterns(x)
-        kernels.accumulate_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, a is b, thresholds.rtol, thresholds.atol, *out)
-        if compares_as_integers(dtype_a, dtype_b):
-            stats.counts[kernels.EXACT] = np.count_nonzero(a != b)
+    add, add_others = ADDED_BY[x.dtype.type]
+    within = finite.limits(thresholds.rtol, thresholds.atol, x.dtype != np.float64)
+    done = 0
+    while done < x.size:
+        done += add(x[done:], y[done:], thresholds.rtol, thresholds.atol, within, *stats.arrays)
+        if done < x.size:  # the next block has values that ``finite`` leaves out
+            last = min(x.size, done + kernels.BLOCK)
+            add_others(x[done:last], y[done:last], thresholds, stats)
+            done = last
+    if compares_as_integers(dtype_a, dtype_b):
+        stats.counts[kernels.EXACT] = np.count_nonzero(a != b)
     if thresholds.bf16_atol is not None:
         stats.beyond_bf16 = int(kernels.beyond_bfloat16(_bf16_bits(x), _bf16_bits(y), thresholds.bf16_atol))
     return stats
+
+
+def _add_floats(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], thresholds: Thresholds, stats: DiffStats) -> None:
+    """Add float32 or float64 values, of which some are not finite, to the statistics."""
+    bits_x, exponent, magnitude = bit_patterns(x)
+    rules = (thresholds.rtol, thresholds.atol)
+    kernels.accumulate_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, *rules, *stats.arrays)
+
+
+def _add_bfloat16(x: UInt16[np.ndarray, " n"], y: UInt16[np.ndarray, " n"], thresholds: Thresholds, stats: DiffStats) -> None:
+    """Add bf16 bit patterns, of which some are not finite, to the statistics."""
+    wide, own = np.empty((2, x.size), np.float32), DiffStats()
+    for bits, values in zip((x, y), wide, strict=True):
+        kernels.widen_bfloat16(bits, values)
+    _add_floats(*wide, thresholds, own)
+    own.counts[kernels.BF16] = own.counts[kernels.EXACT]  # rounding makes a signalling NaN a quiet one, but nothing was rounded
+    stats += own
+
+
+#: dtype of the compared values -> what adds values up to the first block that is not finite, and what adds such a block
+ADDED_BY = {
+    np.uint16: (finite.accumulate_bfloat16, _add_bfloat16),
+    np.float32: (finite.accumulate_float32, _add_floats),
+    np.float64: (finite.accumulate_float64, _add_floats),
+}
 
 
 def _bf16_bits(values: Shaped[np.ndarray, " n"]) -> UInt16[np.ndarray, " n"]:

@@ -155,22 +155,12 @@ def _round_by_type(values, _bits, _single):
 
 
 @compiled
-def _sum_squares(a):
+def sum_squares(a):
     total = 0.0
     for i in range(a.size):
         x = np.float64(a[i])
         total += x * x
     return total
-
-
-@compiled
-def _identical(a, b):
-    """Whether two arrays of words have the same bits; without an early exit, so that the loop vectorises."""
-    word = a.dtype.type
-    different = word(0)
-    for i in range(a.size):
-        different = word(different | word(a[i] ^ b[i]))
-    return different == 0
 
 
 @compiled
@@ -202,7 +192,7 @@ def _sums(a, b):
 
 
 @compiled
-def _largest_and_beyond(a, b, atol):
+def largest_and_beyond(a, b, atol):
     """Find the largest |b - a|, count those above ``atol``. The maximum is taken over the bits: a float maximum does not vectorise."""
     largest = np.int64(0)
     beyond = 0
@@ -214,7 +204,7 @@ def _largest_and_beyond(a, b, atol):
 
 
 @compiled
-def _beyond_relative(a, b, rtol):
+def beyond_relative(a, b, rtol):
     """Count the pairs with |b - a| > rtol max(|a|, |b|)."""
     count = 0
     for i in range(a.size):
@@ -235,33 +225,20 @@ def _count_different(a, b, magnitude):
 
 
 @compiled
-def _add_identical(a, bins, sums):
-    """Add a block of finite values that are equal on both sides."""
-    squares = _sum_squares(a)
-    bins[0] += a.size
-    sums[BASE] += squares
-    sums[TUNED] += squares
-
-
-@compiled
-def _add_block(a, b, steps, farthest, stored_bf16, rtol, atol, counts, bins, sums, peak):
+def _add_block(a, b, steps, farthest, rtol, atol, counts, bins, sums, peak):
     """Add a block of finite values to all statistics but ``counts[EXACT]``; ``steps`` are distances in bf16 steps, at most ``farthest``."""
     unmoved = bins[0]
     _add_to_ulp_histogram(steps, farthest, bins)
-    moved = a.size - (bins[0] - unmoved)
-    counts[BF16] += moved
+    counts[BF16] += a.size - (bins[0] - unmoved)
     base, tuned, update, cross = _sums(a, b)
-    largest, beyond = _largest_and_beyond(a, b, atol)
+    largest, beyond = largest_and_beyond(a, b, atol)
     sums[BASE] += base
     sums[TUNED] += tuned
     sums[UPDATE] += update
     sums[CROSS] += cross
     peak[0] = max(peak[0], largest)
     counts[ATOL] += beyond
-    if stored_bf16 and rtol < SMALLEST_BF16_GAP:
-        counts[RTOL] += moved
-    else:
-        counts[RTOL] += _beyond_relative(a, b, rtol)
+    counts[RTOL] += beyond_relative(a, b, rtol)
 
 
 @compiled
@@ -290,41 +267,11 @@ def _copy(source, target):
 
 
 @compiled
-def accumulate_bfloat16(a, b, same, rtol, atol, counts, bins, sums, peak):
-    """Add two arrays of bf16 bit patterns, ``(n,)`` uint16, to the statistics; ``same`` if they are known to be identical."""
-    steps = np.empty(BLOCK, np.uint16)
-    wide_a = np.empty(BLOCK, np.float32)
-    wide_b = np.empty(BLOCK, np.float32)
-    copy_a = np.empty(BLOCK, np.uint16)
-    copy_b = np.empty(BLOCK, np.uint16)
-    counts[NUMEL] += a.size
-    changed_before = counts[BF16]
-    for start in range(0, a.size, BLOCK):
-        stop = min(a.size, start + BLOCK)
-        n = stop - start
-        x = a[start:stop]
-        y = b[start:stop]
-        widen_bfloat16(x, wide_a[:n])
-        if (same or _identical(x, y)) and not _any_nonfinite(x, BF16_EXPONENT):
-            _add_identical(wide_a[:n], bins, sums)
-            continue
-        widen_bfloat16(y, wide_b[:n])
-        farthest, largest = _ulp_distances(x, y, steps[:n])
-        if largest >= BF16_EXPONENT:
-            _copy(x, copy_a)
-            _copy(y, copy_b)
-            n = _drop_nonfinite(wide_a[:n], wide_b[:n], x, y, copy_a[:n], copy_b[:n], BF16_EXPONENT, BF16_MAGNITUDE, counts)
-            farthest, _ = _ulp_distances(copy_a[:n], copy_b[:n], steps[:n])
-        _add_block(wide_a[:n], wide_b[:n], steps[:n], farthest, True, rtol, atol, counts, bins, sums, peak)
-    counts[EXACT] += counts[BF16] - changed_before  # the two rules agree on values stored in bf16
-
-
-@compiled
-def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, atol, counts, bins, sums, peak):
+def accumulate_float(a, b, words_a, words_b, exponent, magnitude, rtol, atol, counts, bins, sums, peak):
     """Add two arrays of float32 or of float64 values, ``(n,)``, to the statistics.
 
     ``words_a`` and ``words_b`` are the same memory as unsigned integers, ``exponent`` the mask of the exponent bits, ``magnitude`` that of
-    all bits but the sign; ``same`` if the two sides are known to be identical.
+    all bits but the sign.
     """
     steps = np.empty(BLOCK, np.uint16)
     bits_a = np.empty(BLOCK, np.uint16)
@@ -340,9 +287,6 @@ def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, at
         y = b[start:stop]
         u = words_a[start:stop]
         v = words_b[start:stop]
-        if (same or _identical(u, v)) and not _any_nonfinite(u, exponent):
-            _add_identical(x, bins, sums)
-            continue
         _round(x, bits_a[:n], single[:n])
         _round(y, bits_b[:n], single[:n])
         if _any_nonfinite(u, exponent) or _any_nonfinite(v, exponent):
@@ -352,7 +296,7 @@ def accumulate_float(a, b, words_a, words_b, exponent, magnitude, same, rtol, at
             x = copy_a[:n]
             y = copy_b[:n]
         farthest, _ = _ulp_distances(bits_a[:n], bits_b[:n], steps[:n])
-        _add_block(x, y, steps[:n], farthest, False, rtol, atol, counts, bins, sums, peak)
+        _add_block(x, y, steps[:n], farthest, rtol, atol, counts, bins, sums, peak)
         counts[EXACT] += _count_different(u, v, magnitude)
 
 
