@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analyses import ANALYSES, NEEDS, QUICK, Request
-from analyses.presets import BLOCKS, PRESETS, commands, runs_folder
+from analyses.presets import BLOCKS, PRESETS, made_with, runs_folder, written_out
 from dynamics.cli.command import Parser, run, tell
 from dynamics.cli.outputs import wrote
 from dynamics.cluster.options import add_scheduler
@@ -31,7 +31,8 @@ def _rebuild(arguments: Sequence[str] | None) -> None:
     if options.dry_run:
         for preset in dict.fromkeys("games" if name == "games" else options.preset for name in options.names or ("comparison",)):
             block = None if preset == "games" else options.block
-            print("\n".join(commands(preset, runs_folder(preset, options.runs), block)))
+            for each in made_with(preset):
+                print("\n".join(written_out(each, runs_folder(each, options.runs), block)))
         return
     request = Request(options.runs, options.figures, options.force, options.preset, options.block, options.scheduler)
     names = options.names or QUICK

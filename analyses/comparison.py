@@ -5,7 +5,8 @@ python -m analyses comparison --preset quick      # every figure, from runs too 
 python -m analyses comparison --preset full       # two hours: the figures of the repository
 python -m analyses comparison --preset full --block grid    # a part of it; what is finished of the others is used
 python -m analyses comparison --preset smollm2    # the methods on the real 135M model: an hour and a half
-python -m analyses comparison --preset paper --dry-run      # every command for the paper's models, which need GPUs
+python -m analyses comparison --preset gpu --dry-run        # every command for a model of 1.5B on one GPU, with memory and hours
+python -m analyses comparison --preset paper --dry-run      # the same for the paper's models, on eight GPUs
 """
 
 from __future__ import annotations
@@ -70,14 +71,16 @@ QUOTED = (
 def main(
     folder: Path, figures: Path, force: bool, preset: str = "default", scheduler: str | None = None, block: str | None = None
 ) -> list[Path]:
-    """Train the runs of a preset and make its figures.
+    """Train the runs of a preset, and of those that are made with it, and make their figures.
 
     The figures of preset ``full`` go into ``figures``, those of other presets into a subfolder with the name of the preset. If ``figures``
     is the folder of the repository, the tables of ``docs/findings.md`` are updated too.
     """
-    runs = train(preset, presets.runs_folder(preset, folder), force, scheduler, block)
-    target = figures if preset == "full" else figures / preset
-    paths = build(runs, target, preset)
+    paths: list[Path] = []
+    for name in presets.made_with(preset):
+        runs = train(name, presets.runs_folder(name, folder), force, scheduler, block)
+        target = figures if name == "full" else figures / name
+        paths += build(runs, target, name)
     if preset in MARKS and figures.resolve() == FINDINGS.parent.parent / "figures":
         fill(FINDINGS, pd.read_csv(target / "verdicts.csv"), preset)
         paths.append(FINDINGS)
@@ -180,7 +183,7 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
         "machine": html.one_line(machine["machine"]),
         "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
         "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
-        "demonstration": preset not in ("", "full", "paper"),
+        "demonstration": preset not in ("", "full", "paper", "paper-7b"),
         "counts": _counts(verdicts["verdict"]),
         "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
         "quoted": QUOTED,

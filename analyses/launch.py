@@ -16,13 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from analyses.presets import BASE_RUN, PRESETS, plan, reads
+from analyses.presets import BASE_RUN, PRESETS, launcher, plan, reads
 from analyses.runs import Run, find
 from dynamics import InputError
 from dynamics.cli.command import INTERRUPTED, tell
 from dynamics.errors import printable
 from dynamics.runs.directory import RunDirectory
 
+#: configurations of accelerate, in the checkout
+ACCELERATE = Path(__file__).resolve().parent.parent / "docs" / "accelerate"
+#: modules that are the commands which start several processes
+LAUNCHERS = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}
 #: seconds that runs on a cluster have to save when the command is interrupted
 STOPPING = 120
 
@@ -80,14 +84,15 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
             tiny.find(progress=bar)
     progress = _Progress(len(pending))
     if scheduler is not None:
-        _train_on_cluster(scheduler, workers, folder, pending, discarded, progress)
+        _train_on_cluster(scheduler, workers, folder, pending, discarded, progress, _start(preset))
         return
     children = Children()
     sources = _Sources(pending)
+    starts = _start(preset)
 
     def train_one(name: str) -> None:
         with sources.ready(name):
-            train_run(folder / name, pending[name], name in discarded, children)
+            train_run(folder / name, pending[name], name in discarded, children, starts)
         progress.finished(name)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -107,8 +112,20 @@ def _train_all(preset: str, folder: Path, pending: dict[str, list[str]], discard
             raise
 
 
+def _start(preset: str) -> list[str]:
+    """List the words after ``python`` that start the processes of a run of a preset; none for one process."""
+    words = launcher(preset, str(ACCELERATE))
+    return ["-m", LAUNCHERS[words[0]], *words[1:]] if words else []
+
+
 def _train_on_cluster(
-    scheduler: str, workers: int, folder: Path, pending: Mapping[str, Sequence[str]], discarded: set[str], progress: _Progress
+    scheduler: str,
+    workers: int,
+    folder: Path,
+    pending: Mapping[str, Sequence[str]],
+    discarded: set[str],
+    progress: _Progress,
+    starts: Sequence[str],
 ) -> None:
     """Train the ``pending`` runs by the workers of a Dask scheduler; a run whose worker died goes on from its last state on another one."""
     from dynamics.cluster.scheduler import RETRIES, connected, guarded, results
@@ -123,7 +140,7 @@ def _train_on_cluster(
         futures: dict[str, Any] = {}
         for name, options in pending.items():
             before = [futures[other] for other in (BASE_RUN, reads(options)) if other in futures]
-            arguments = (str((folder / name).resolve()), list(options), stop.name, before)
+            arguments = (str((folder / name).resolve()), list(options), stop.name, before, list(starts))
             futures[name] = client.submit(guarded, _train_there, *arguments, pure=False, retries=RETRIES, key=f"{name}-{stop.name}")
 
         def save() -> None:
@@ -138,7 +155,7 @@ def _train_on_cluster(
             progress.finished(f"{name}, on {host}")
 
 
-def _train_there(target: str, options: list[str], stop: str, before: Sequence[Any]) -> tuple[str, str]:
+def _train_there(target: str, options: list[str], stop: str, before: Sequence[Any], starts: Sequence[str] = ()) -> tuple[str, str]:
     """Train or resume a run on a worker of a cluster, until the event ``stop`` is set; return its name and the host."""
     from distributed import Event, get_client
 
@@ -159,7 +176,7 @@ def _train_there(target: str, options: list[str], stop: str, before: Sequence[An
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     try:
-        train_run(folder, options, False, children)
+        train_run(folder, options, False, children, starts)
     finally:
         ended.set()
         watching.join()
@@ -258,15 +275,17 @@ class _Progress:
         tell(f"  {self.done}/{self.total} {name}; {elapsed / 60:.1f} min, about {remaining / 60:.1f} min to go")
 
 
-def train_run(target: Path, options: list[str], discard: bool, children: Children) -> None:
-    """Train or resume one run in a separate process."""
+def train_run(target: Path, options: list[str], discard: bool, children: Children, starts: Sequence[str] = ()) -> None:
+    """Train or resume one run in a process of its own, or in those that the words ``starts`` start."""
     if discard and target.exists():
         shutil.rmtree(target)
     resume = ["--resume"] if (target / "run.json").exists() else []
-    command = [sys.executable, "-m", "dynamics.train", options[0], "--out", str(target), *options[1:], *resume]
+    command = [sys.executable, *starts, "-m", "dynamics.train", options[0], "--out", str(target), *options[1:], *resume]
     status, error = children.run(command)
     if status:
-        raise InputError(f"{target.name}: {(error.strip().splitlines() or ['failed'])[-1]}")
+        lines = error.strip().splitlines()
+        said = [line for line in lines if line.startswith("dynamics.train: error")]  # what starts several processes writes after it
+        raise InputError(f"{target.name}: {(said or lines or ['failed'])[-1]}")
     shutil.rmtree(target / "state", ignore_errors=True)  # three times the size of the model, and needed only to resume
 
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dynamics import InputError
+from dynamics.train import cost
+from dynamics.train.command_line import parse
 from dynamics.train.config import CORRECT, PROPOSED
+from dynamics.train.engines import choice
 
 METHODS = ("sft", "rlvr", "selfplay")
 #: parts of a preset that can be trained by themselves: the methods with their variants and controls, and the grid of settings
@@ -43,6 +46,10 @@ class Preset:
         trained with every seed, after the runs that they read.
     control_temperatures : sampling temperatures of the controls; that of trained models if empty.
     methods : the methods that are compared, the shortest first.
+    launcher : what starts the processes of a run, before ``-m dynamics.train``; ``{accelerate}`` stands for the folder of the
+        configurations of accelerate. Empty for one process.
+    setup : on what the runs are computed, where memory and time are worked out (``dynamics.train.cost``); None where time was measured.
+    also : further presets that are made with this one.
     """
 
     seeds: int
@@ -63,6 +70,9 @@ class Preset:
     controls: dict[str, str] = field(default_factory=dict)
     control_temperatures: str = ""
     methods: tuple[str, ...] = METHODS
+    launcher: str = ""
+    setup: cost.Setup | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def sampling_temperature(self) -> str:
@@ -102,6 +112,31 @@ _PHASES = "--save-every 25"
 _ALL = "--num-problems 1000000"
 #: proposals of which difficulty and complexity are measured after training
 _CURRICULUM = "--curriculum-samples 400"
+
+
+def _paper(model: str, machine: cost.Machine, other: tuple[str, ...] = (), also: tuple[str, ...] = ()) -> Preset:
+    """Make a preset with a model of the paper, on a node of eight such machines, each with a shard of weights and optimizer."""
+    return Preset(
+        1,
+        f"--model {model} --engine trl --processes 8 --steps 200 --learning-rate 1e-6 --max-new-tokens 1024 --gradient-checkpointing "
+        "--max-tokens-per-microbatch 8192 --record-every 5",
+        "--eval-problems 128 --eval-samples 16",
+        ("frozen", "triangular"),
+        {"1e-5": "--learning-rate 1e-5"},
+        method_options={
+            "sft": "--batch-size 64",
+            "rlvr": "--prompts-per-step 64 --group-size 8",
+            "selfplay": "--preset azr-code --max-proposal-tokens 1024",
+        },
+        base_temperatures="1,0.6,0",
+        parallel_runs=1,
+        other_commands=other,
+        launcher="accelerate launch --config_file {accelerate}/fsdp2.yaml",
+        setup=cost.Setup(8, sharded=True, machine=machine, trl=True),
+        also=also,
+    )
+
+
 PRESETS = {
     "quick": Preset(
         1,
@@ -197,20 +232,24 @@ PRESETS = {
         control_temperatures="1,0",
         methods=("sft", "rlvr", "seirenes", "spc", "pasodoble", "selfplay", "populora"),
     ),
-    "paper": Preset(
+    "gpu": Preset(
         1,
-        "--model Qwen/Qwen2.5-Coder-3B --steps 200 --learning-rate 1e-6 --max-new-tokens 1024",
-        "--eval-problems 360 --eval-samples 64",
-        ("frozen", "triangular"),
+        "--model Qwen/Qwen2.5-Coder-1.5B --steps 100 --learning-rate 1e-6 --max-new-tokens 512 --gradient-checkpointing "
+        "--max-tokens-per-microbatch 8192",
+        "--eval-problems 64 --eval-samples 16",
+        ("frozen",),
         {"bf16": _BF16, "1e-5": "--learning-rate 1e-5"},
         method_options={
             "sft": "--batch-size 64",
-            "rlvr": "--prompts-per-step 64 --group-size 8",
-            "selfplay": "--preset azr-paper --max-proposal-tokens 1024",
+            "rlvr": "--prompts-per-step 32 --group-size 8",
+            "selfplay": "--preset azr-code --prompts-per-step 16 --max-proposal-tokens 512 --num-seed-tasks 64",
         },
+        base_temperatures="1,0.6,0",
         parallel_runs=1,
-        other_commands=_PUBLISHED,
+        setup=cost.Setup(),
     ),
+    "paper": _paper("Qwen/Qwen2.5-Coder-3B", cost.H100, _PUBLISHED, ("paper-7b",)),
+    "paper-7b": _paper("Qwen/Qwen2.5-Coder-7B", cost.H200),
 }
 
 
@@ -281,6 +320,11 @@ def _grid(preset: Preset) -> Iterator[tuple[str, str, int, str]]:
                 yield f"{method}-{setting}", method, seed, f"{preset.grid_evaluation} {options}"
 
 
+def made_with(preset: str) -> tuple[str, ...]:
+    """Name a preset and those that are made with it."""
+    return (preset, *PRESETS[preset].also)
+
+
 def runs_folder(preset: str, folder: Path) -> Path:
     """Name the folder of a preset's runs, in the folder of all runs."""
     return folder / ("comparison" if preset == "default" else f"comparison-{preset}")
@@ -288,8 +332,44 @@ def runs_folder(preset: str, folder: Path) -> Path:
 
 def commands(preset: str, folder: Path, block: str | None = None) -> list[str]:
     """List all that a preset or a block of it runs, one command line each: training runs, then ``PRESETS[preset].other_commands``."""
+    start = launcher(preset, "docs/accelerate") or ["python"]
     training = [
-        shlex.join(["python", "-m", "dynamics.train", options[0], "--out", str(folder / name), *options[1:]])
+        shlex.join([*start, "-m", "dynamics.train", options[0], "--out", str(folder / name), *options[1:]])
         for name, options in plan(preset, folder, block).items()
     ]
     return [*training, *PRESETS[preset].other_commands]
+
+
+def launcher(preset: str, configurations: str) -> list[str]:
+    """List the words that start the processes of a run; none for one process. ``configurations`` is the folder of those of accelerate."""
+    return [word.format(accelerate=configurations) for word in PRESETS[preset].launcher.split()]
+
+
+def written_out(preset: str, folder: Path, block: str | None = None) -> list[str]:
+    """List the commands of a preset or a block of it, with memory and hours of each run as comments where they are worked out.
+
+    Raises
+    ------
+    InputError
+        A run has an option that its engine would refuse.
+    """
+    chosen = PRESETS[preset]
+    lines: list[str] = []
+    times: list[cost.Time] = []
+    for (name, options), command in zip(plan(preset, folder, block).items(), commands(preset, folder, block), strict=False):
+        given = parse([options[0], "--out", str(folder / name), *options[1:]])
+        try:
+            choice.refuse(given.engine, given.config)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if chosen.setup is not None:
+            shape = cost.shape(given.config.model)
+            lines += [f"# {line}" for line in cost.described(name, given.config, shape, chosen.setup)]
+            times.append(cost.time(given.config, shape, chosen.setup))
+        lines.append(command)
+    if times:
+        lines.insert(
+            0,
+            f"# {preset}: {len(times)} runs on {chosen.setup.name if chosen.setup else ''}, one after the other: {cost.total(times):.0f} h",
+        )
+    return [*lines, *chosen.other_commands]

@@ -117,8 +117,7 @@ class Run:
         if self.method not in settings.METHODS:
             return {}
         preset = settings.size_preset(self.document.get("preset"), self.config.get("model", "tiny"))
-        defaults = asdict(settings.METHODS[self.method](**settings.preset_values(self.method, preset)))
-        return {name: defaults[name] for name in VARIED_SETTINGS if name in defaults}
+        return _varied_settings(self.method, preset)
 
     @cached_property
     def varied(self) -> dict[str, Any]:
@@ -315,12 +314,30 @@ def _run_folders(paths: Sequence[Path]) -> list[Path]:
     return list(folders.values())
 
 
-def _usual_settings(runs: Sequence[Run]) -> dict[str, Any]:
-    """Find the optimizer settings that runs of one method have in common.
+def _varied_settings(method: str, preset: str) -> dict[str, Any]:
+    """Return the values of ``VARIED_SETTINGS`` that a preset of a method has."""
+    from dynamics.train import settings
 
-    They are those of the runs with evaluations, if there are any; else the defaults, if any run has them; else the most frequent ones.
+    values = asdict(settings.METHODS[method](**settings.preset_values(method, preset)))
+    return {name: values[name] for name in VARIED_SETTINGS if name in values}
+
+
+def _settings_of_preset(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the values of ``VARIED_SETTINGS`` of the preset that all runs of one method name; none if they name a size, or several."""
+    from dynamics.train import settings
+
+    names = {str(run.document.get("preset")) for run in runs}
+    method, name = runs[0].method, min(names)
+    known = settings.METHODS[method].presets if method in settings.METHODS else ()
+    return _varied_settings(method, name) if len(names) == 1 and name in known and name not in settings.SIZES else {}
+
+
+def _usual_settings(runs: Sequence[Run]) -> dict[str, Any]:
+    """Find the settings that runs of one method have in common: those of a preset that all of them name, and of the optimizer.
+
+    The latter are those of the runs with evaluations, if there are any; else the defaults, if any run has them; else the most frequent.
     """
-    usual = {}
+    usual = _settings_of_preset(runs)
     for name in OPTIMIZER_SETTINGS:
         values = [run.config[name] for run in runs if name in run.config]
         evaluated = [run.config[name] for run in runs if name in run.config and run.has_evals]

@@ -27,6 +27,9 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "peft": ("peft", None),
     "tensorboard": ("tensorboard", "runs"),
     "wandb": ("wandb", "runs"),
+    "trl": ("trl", "distributed"),
+    "accelerate": ("accelerate", "distributed"),
+    "datasets": ("datasets", "distributed"),
     "dask": ("dask[distributed]", "cluster"),
     "distributed": ("dask[distributed]", "cluster"),
 }

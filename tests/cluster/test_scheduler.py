@@ -174,7 +174,7 @@ def test_the_runs_of_a_comparison_wait_for_what_they_start_from(tmp_path, addres
 
     order: list[str] = []
 
-    def train_run(target, options, discard, children):
+    def train_run(target, options, discard, children, starts):
         time.sleep(0.3 if target.name in ("base", "rlvr-0") else 0)
         if target.name == "failing":
             raise InputError("failing: no such task")

@@ -26,6 +26,7 @@ def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
     """
     if processes is not None and processes < 1:
         raise InputError(f"--processes {processes}: must be at least 1")
+    refuse(name, config)
     if name == "local":
         if world() > 1 or (processes or 1) > 1:
             raise InputError(f"--engine local is one process, and there are {max(world(), processes or 1)}: use --engine trl")
@@ -36,6 +37,18 @@ def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
             f"--processes {processes}: {world()} {'is' if world() == 1 else 'are'} there; start with torchrun --nproc_per_node {processes} "
             "-m dynamics.train, or look at the configuration of accelerate, which may start one process without a word"
         )
+    if deepspeed():
+        raise InputError("DeepSpeed: has an optimizer of its own, which --engine trl does not use; start it with a configuration of FSDP2")
+    if sharded() and fsdp_version() != "2":
+        raise InputError("FSDP: --engine trl shards weights by FSDP2 only; set fsdp_version: 2 in the configuration of accelerate")
+    if sharded() and world() == 1:
+        raise InputError("FSDP: there is one process, and nothing to share; start several, or choose a configuration without FSDP")
+
+
+def refuse(name: EngineName, config: TrainConfig) -> None:
+    """Refuse settings that an engine cannot compute exactly, on whatever processes."""
+    if name == "local":
+        return
     if isinstance(config, PolicyGradientConfig) and config.entropy_coef:
         raise InputError(
             f"--entropy-coef {config.entropy_coef:g}: its gradient is not one of the samples' log-probabilities, which --engine trl takes; "
@@ -43,12 +56,6 @@ def check(name: EngineName, processes: int | None, config: TrainConfig) -> None:
         )
     if config.master_dtype != "float32":
         raise InputError(f"--master-dtype {config.master_dtype}: --engine trl trains float32 weights; leave it out, or use --engine local")
-    if deepspeed():
-        raise InputError("DeepSpeed: has an optimizer of its own, which --engine trl does not use; start it with a configuration of FSDP2")
-    if sharded() and fsdp_version() != "2":
-        raise InputError("FSDP: --engine trl shards weights by FSDP2 only; set fsdp_version: 2 in the configuration of accelerate")
-    if sharded() and world() == 1:
-        raise InputError("FSDP: there is one process, and nothing to share; start several, or choose a configuration without FSDP")
 
 
 def make(name: EngineName, processes: int | None, config: TrainConfig) -> Engine:
