@@ -11,10 +11,13 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dynamics.errors import InputError, did_you_mean
 from dynamics.extras import explain
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 DONE, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 #: environment variable that shows the traceback of an unexpected error
@@ -216,6 +219,11 @@ class Parser(argparse.ArgumentParser):
             usage = _OPTIONAL.sub(lambda part: part[0].replace(" ", _GLUE) if len(part[0]) <= width else part[0], " ".join(usage.split()))
             usage = wrap_to_terminal(usage).replace(_GLUE, " ")
         return wrap_to_terminal(usage + gap + rest)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Write a message; argparse ignores that it cannot be written."""
+        with writing_stdout() if file is sys.stdout else contextlib.nullcontext():
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         """Raise ``InputError`` with argparse's message and a suggestion."""

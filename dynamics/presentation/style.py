@@ -11,6 +11,7 @@ open figures, and the same table gives the same bytes.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,8 +118,10 @@ def save(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
         ".svg": {"Date": None, "Creator": None},
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }[suffix]
+    drawn = io.BytesIO()  # without room on the disk, matplotlib's writer of PDF ends with an error of its own
+    figure.savefig(drawn, format=suffix[1:], dpi=dpi, metadata=metadata)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=dpi, metadata=metadata)
+        temporary.write_bytes(drawn.getbuffer())
     return path
 
 

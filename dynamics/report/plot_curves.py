@@ -171,7 +171,7 @@ def _values(drawn: Mapping[int, tuple[Any, Any]]) -> tuple[Float[np.ndarray, " v
 
 def _is_logarithmic(panel: Panel, known: Float[np.ndarray, " known"]) -> bool:
     """Tell whether the axis is logarithmic: not if values are equal, which have no range."""
-    return panel.logarithmic and len(known) > 0 and ticks.span(known)[0] == known.min() > 0
+    return bool(panel.logarithmic and len(known) > 0 and ticks.span(known)[0] == known.min() > 0)
 
 
 def _cut(

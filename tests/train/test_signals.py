@@ -122,6 +122,8 @@ def test_a_signal_in_an_evaluation_stops_at_once(which: str, base: Path, tmp_pat
     out, straight = tmp_path / "run", tmp_path / "straight"
     settings = config(base, eval_problems=6, eval_samples=2)
     run("sft", settings, straight)
+    capsys.readouterr()
+    monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path / "cache"))
     real = Run.evaluate_at_temperatures
     reached = []
 

@@ -6,6 +6,7 @@ same weights as one that was not.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -278,5 +279,7 @@ def _save(recipe: Recipe, out: Path, model: Any, tokenizer: Any, both: list[Any]
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in both],
     }
+    stored = io.BytesIO()  # without room on the disk, torch's own writer does not say so
+    torch.save(state, stored)
     with replacing(out / "state.pt") as path:
-        torch.save(state, path)
+        path.write_bytes(stored.getbuffer())
