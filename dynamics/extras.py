@@ -30,6 +30,7 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "trl": ("trl", "distributed"),
     "accelerate": ("accelerate", "distributed"),
     "datasets": ("datasets", "distributed"),
+    "vllm": ("vllm", "vllm"),
     "dask": ("dask[distributed]", "cluster"),
     "distributed": ("dask[distributed]", "cluster"),
 }

@@ -55,9 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dynamics.train.engines import choice, launcher
     from dynamics.train.loop import run
     from dynamics.train.progress import TrainingProgress
+    from dynamics.train.samplers import choice as samplers
 
     choice.check(command.engine, command.processes, command.config)
-    engine = choice.make(command.engine, launcher.world(), command.config)
+    samplers.check(command.sampler, command.sampler_memory, command.config)
+    sampler = samplers.make(command.sampler, command.sampler_memory, command.config, launcher.world())
+    engine = choice.make(command.engine, launcher.world(), command.config, sampler)
     if not engine.leads:
         if not engine.follow():
             raise SystemExit(BAD_INPUT)  # the leader tells why
@@ -74,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             preset=preset,
             fresh_evaluation=command.fresh_evaluation,
             engine=engine,
+            sampler=sampler,
         )
     wrote(f"{command.out}/")
     _report(command, finished)
@@ -91,11 +95,16 @@ def _missing_package() -> InputError | None:
 def _check(command: Command) -> list[str]:
     """Check what a run would check before it starts; say where answers are judged that other packages judge."""
     from dynamics.io.folders import exclusive
+    from dynamics.runs.directory import RunDirectory
     from dynamics.train.checks import check_run, refuse_busy
     from dynamics.train.engines import choice
+    from dynamics.train.samplers import choice as samplers
 
     choice.check(command.engine, command.processes, command.config)
+    samplers.check(command.sampler, command.sampler_memory, command.config)
     executors = check_run(command.method, command.config, command.out, command.resume, command.tensorboard, command.wandb)
+    if command.resume and (command.out / "run.json").exists():
+        samplers.refuse_other(RunDirectory(command.out).read_run(), command.sampler, command.out)
     if command.out.is_dir():
         with exclusive(command.out, partial(refuse_busy, command.out)):
             pass

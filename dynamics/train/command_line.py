@@ -18,6 +18,7 @@ from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.runs.schema import RENAMED_SETTINGS
 from dynamics.train.config import TrainConfig, check, option_of
 from dynamics.train.engines.choice import EngineName
+from dynamics.train.samplers.choice import SamplerName
 from dynamics.train.settings import METHODS, preset_values
 
 _PROGRAM = "python -m dynamics.train"
@@ -71,6 +72,10 @@ class Command:
         on which processes batches are computed: local (this one) or trl (those that torchrun or accelerate launch started, by TRL)
     processes : int
         number of processes that must be there for --engine trl; by default, those that are
+    sampler : str
+        what samples completions: transformers (the model itself) or vllm (vLLM, in the same process, with the weights of every step)
+    sampler_memory : float
+        memory for vLLM's keys and values, in GiB; 4 by default
     """
 
     method: ClassVar[str]
@@ -83,6 +88,8 @@ class Command:
     fresh_evaluation: bool = False
     engine: EngineName = "local"
     processes: int | None = None
+    sampler: SamplerName = "transformers"
+    sampler_memory: float | None = None
     preset: str | None = None
     config: TrainConfig = field(default_factory=TrainConfig)
 

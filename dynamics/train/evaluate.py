@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from dynamics.train import sampling
 from dynamics.train.completions import Request
 from dynamics.train.policy import Policy
-from dynamics.train.samplers import transformers
 from dynamics.train.tasks.judges import judge_all
 from dynamics.train.tasks.problem import Question
 from dynamics.train.tasks.prompt_formats import decode
@@ -90,7 +90,7 @@ def sample(
         tuple(where),
         tuple(number for _, number in asked),
     )
-    groups = transformers.sample(policy, request)
+    groups = sampling.sample(policy, request)
     return [[sampled.ids for sampled in group] for group in groups]
 
 

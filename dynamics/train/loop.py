@@ -16,7 +16,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ from dynamics.train.engines.local import Local
 from dynamics.train.engines.protocol import Engine, Start
 from dynamics.train.loading import memory, set_up_torch
 from dynamics.train.method import Part
-from dynamics.train.policy import Policy
+from dynamics.train.policy import Policy, Sampler
+from dynamics.train.samplers import choice
 from dynamics.train.samplers.transformers import decoder_of
 from dynamics.train.tasks.prompt_formats import encode_questions
 
@@ -86,6 +87,8 @@ class Run:
         Sample the base anew, even if samples of an earlier run of this base are kept.
     engine
         Computes the updates; this process alone if None.
+    sampler
+        Draws completions; the model itself if None.
 
     Attributes
     ----------
@@ -112,16 +115,20 @@ class Run:
         preset: str | None = None,
         fresh_evaluation: bool = False,
         engine: Engine | None = None,
+        sampler: Sampler | None = None,
     ):
         self.name, self.config, self.out = method, config, out
-        self.engine = engine or Local()
+        self.engine, self.sampler = engine or Local(), sampler
         self.fresh_evaluation = fresh_evaluation
         self.directory = RunDirectory(out)
-        self.document = checks.check_folder(method, config, out, resume) or self._begun(preset)
+        resumed = checks.check_folder(method, config, out, resume)
+        self.document = resumed or self._begun(preset)
+        self._record_sampler(resumed is not None)
         set_up_torch(self.document["threads"])
         loaded, self.source, self.language = loading.load(
             config, self.document.get("compute_dtype", config.compute_dtype)
         )  # as a resumed run began
+        loaded.sampler = sampler  # and so its copies
         self.base_checksum = state.weights_checksum(loaded)
         self.method = registry.make(method, config, loaded, self.source)
         try:
@@ -188,6 +195,17 @@ class Run:
             "status": "running",
         }
 
+    def _record_sampler(self, resumed: bool) -> None:
+        """Record the sampler, once it is compared with the one that a resumed run began with."""
+        now = choice.TRANSFORMERS if self.sampler is None else self.sampler.describe()
+        if resumed:
+            choice.refuse_other(self.document, now["name"], self.out)
+        if self.sampler is not None:
+            before = self.document.get("sampler", now)
+            if before != now:
+                self._note(f"sampling by {_words(now)} from here on, before by {_words(before)}: the samples may be others")
+            self.document["sampler"] = now
+
     def _describe(self) -> None:
         """Add to ``run.json`` what is known after loading."""
         machines, machine = self.document.get("machines", []), _machine(self.policy.device)
@@ -196,7 +214,7 @@ class Run:
                 "parameters": sum(value.numel() for value in self.policy.masters.values()),
                 "compute_dtype": self.policy.compute,
                 "shares_prompts": self.policy.shares,
-                "sampled_by": decoder_of(self.policy),
+                "sampled_by": decoder_of(self.policy) if self.sampler is None else self.sampler.describe()["name"],
                 "engine": self.engine.describe(),
                 "machines": machines if machine in machines else [*machines, machine],
                 "record_every": self.recorder.every,
@@ -285,7 +303,11 @@ class Run:
 
     def load_base(self) -> Policy:
         """Return the base model of the run, with the same dtypes and device; load it again unless a copy is kept."""
-        return self.base or policy.load(built_in.find(self.config.model), str(self.policy.device), self.policy.master, self.policy.compute)
+        if self.base is not None:
+            return self.base
+        loaded = policy.load(built_in.find(self.config.model), str(self.policy.device), self.policy.master, self.policy.compute)
+        loaded.sampler = self.sampler
+        return loaded
 
     def questions(self) -> list[tasks.Question]:
         """List the held-out problems of the evaluation."""
@@ -317,7 +339,13 @@ class Run:
             self.directory.write_rows(files[temperature], graded)
 
     def _samples_of_base(self, *asked: Any) -> kept_samples.Samples:
-        """Return the samples of an earlier run, or sample and keep them; ``run.json`` says which. See ``evaluate.sample``."""
+        """Return the samples of an earlier run, or sample and keep them; ``run.json`` says which. See ``evaluate.sample``.
+
+        Only what the model itself samples is kept.
+        """
+        if self.sampler is not None:
+            self.document["base_samples"] = "sampled by this run"
+            return evaluate.sample(self.policy, *asked)
         entry = kept_samples.entry(self.policy, self.document["checksums"]["base"], _machine(self.policy.device), *asked)
         groups, self.document["base_samples"] = None, "sampled by this run"
         if not self.fresh_evaluation:
@@ -358,6 +386,7 @@ class Run:
         seconds = time.perf_counter() - begin - probed.get("time/probe_seconds", 0.0)
         metrics |= {"seconds": seconds, "time/tokens_per_second": metrics["tokens"] / seconds}
         metrics |= self._validate()
+        metrics |= {} if self.sampler is None else self.sampler.measured()
         for name, recorder in self.recorders.items():
             recorder.step(number, self.players[name].policy.effective(), {})
         self.recorder.step(number, None if self.method.graded_by_validation else self.policy.effective(), metrics)
@@ -544,6 +573,7 @@ def run(
     preset: str | None = None,
     fresh_evaluation: bool = False,
     engine: Engine | None = None,
+    sampler: Sampler | None = None,
 ) -> Run:
     """Train to completion, resuming if asked.
 
@@ -552,7 +582,7 @@ def run(
 
     Parameters
     ----------
-    method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation, engine
+    method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation, engine, sampler
         See ``Run``; ``out`` is created if it does not exist.
     on_step
         Called after each step with its number and metrics.
@@ -564,8 +594,8 @@ def run(
     """
     checks.check_run(method, config, out, resume, tensorboard, wandb)
     engine = engine or Local()
-    with closing(engine), exclusive(out, partial(checks.refuse_busy, out)):
-        training = Run(method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation, engine)
+    with closing(engine), nullcontext() if sampler is None else closing(sampler), exclusive(out, partial(checks.refuse_busy, out)):
+        training = Run(method, config, out, resume, tensorboard, wandb, preset, fresh_evaluation, engine, sampler)
         with _interruptible(training):
             try:
                 training.train(on_step)
@@ -599,6 +629,10 @@ def _machine(device: torch.device) -> dict[str, str]:
         "instructions": torch.backends.cpu.get_cpu_capability() + (", bfloat16" if native else ""),
     }
     return machine | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
+
+
+def _words(described: Mapping[str, Any]) -> str:
+    return " ".join(f"{name} {value}" if name not in ("name", "version") else str(value) for name, value in described.items())
 
 
 def _version(package: str) -> str | None:

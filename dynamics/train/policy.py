@@ -74,10 +74,26 @@ class Workers(Protocol):
     """Processes that hold the same policies, each with the whole weights, and share the work of sampling and measuring."""
 
     def sample(self, policy: Policy, request: Request, /) -> list[list[SampledCompletion]]:
-        """Sample completions; see ``samplers.transformers.sample``."""
+        """Sample completions; see ``sampling.sample``."""
 
     def measure(self, policy: Policy, batch: Batch, tokens: int, share: bool | None, /) -> Float32[Tensor, "3 tokens"]:
         """Compute log-probabilities, entropies and surprisals; see ``Policy.measure``."""
+
+
+class Sampler(Protocol):
+    """Draws completions from policies in this process, instead of their own models; see ``samplers.checked``."""
+
+    def sample(self, policy: Policy, request: Request, /) -> list[list[SampledCompletion]]:
+        """Sample completions; returns those of each prompt."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of it, with its ``name``."""
+
+    def measured(self) -> dict[str, float]:
+        """Return metrics of what was sampled since they were asked for; none if nothing was."""
+
+    def close(self) -> None:
+        """Give back the memory."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +138,12 @@ class Policy:
     rotary : how the rotary embeddings depend on the length of a sequence; longer ones than its limit are refused.
     remarks : lines about its use that belong into the record of a run.
     shared_by : the processes that sample from it and measure with it together; None if this process does so alone.
+    sampler : draws completions from it in this process; None if its own model does.
     version : grows with each change of the master weights, after which ``update_model`` is called.
     """
 
     shared_by: Workers | None = None
+    sampler: Sampler | None = None
     version: int = 0
 
     def __init__(self, model: Any, tokenizer: Any, master: str = "float32", compute: str = "float32", gradient_checkpointing: bool = False):
@@ -175,7 +193,9 @@ class Policy:
 
     def copy(self) -> Policy:
         """Return another policy with the same weights, in memory of its own."""
-        return Policy(copy.deepcopy(self.model), self.tokenizer, self.master, self.compute)
+        other = Policy(copy.deepcopy(self.model), self.tokenizer, self.master, self.compute)
+        other.sampler = self.sampler
+        return other
 
     def effective(self) -> Mapping[str, Tensor]:
         """Return the weights that are measured, by name: the masters."""

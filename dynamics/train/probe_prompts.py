@@ -9,7 +9,7 @@ from dynamics.errors import InputError
 from dynamics.train.batch import Batch
 from dynamics.train.completions import Request
 from dynamics.train.policy import Policy
-from dynamics.train.samplers.transformers import sample
+from dynamics.train.sampling import sample
 from dynamics.train.tasks.problem import Source
 from dynamics.train.tasks.prompt_formats import encode_questions
 from dynamics.train.token_kinds import entropy_by_kind

@@ -21,7 +21,8 @@ from dynamics.train.completions import Request
 from dynamics.train.config import RLVRConfig
 from dynamics.train.lora import Factors, LoraPolicy, SharedBase
 from dynamics.train.policy import Policy
-from dynamics.train.samplers.transformers import decoder_of, sample
+from dynamics.train.samplers.transformers import decoder_of
+from dynamics.train.sampling import sample
 from dynamics.train.update import Before, gradient, make_optimizer, optimizer_step
 from train.helpers import gpt2, llama, qwen2
 

@@ -182,7 +182,7 @@ def _under_hints(
 def _rates(policy: Policy, questions: list[Question], samples: int, settings: PolicyGradientConfig) -> np.ndarray[Any, Any]:
     """Return the share of right answers of a model to each question, (questions,)."""
     from dynamics.train.completions import Request
-    from dynamics.train.samplers.transformers import sample
+    from dynamics.train.sampling import sample
     from dynamics.train.tasks.judges import judge_all
     from dynamics.train.tasks.prompt_formats import decode, encode_questions
 

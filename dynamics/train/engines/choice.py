@@ -11,6 +11,7 @@ from dynamics.train.engines.launcher import deepspeed, fsdp_version, sharded, wo
 
 if TYPE_CHECKING:
     from dynamics.train.engines.protocol import Engine
+    from dynamics.train.policy import Sampler
 
 EngineName = Literal["local", "trl"]
 
@@ -58,12 +59,12 @@ def refuse(name: EngineName, config: TrainConfig) -> None:
         raise InputError(f"--master-dtype {config.master_dtype}: --engine trl trains float32 weights; leave it out, or use --engine local")
 
 
-def make(name: EngineName, processes: int | None, config: TrainConfig) -> Engine:
-    """Make an engine, once ``check`` has passed; it joins the other processes."""
+def make(name: EngineName, processes: int | None, config: TrainConfig, sampler: Sampler | None = None) -> Engine:
+    """Make an engine, once ``check`` has passed; it joins the other processes, whose policies are sampled from by ``sampler``."""
     if name == "local":
         from dynamics.train.engines.local import Local
 
         return Local()
     from dynamics.train.engines.trl import TRL
 
-    return TRL(config, processes)
+    return TRL(config, processes, sampler)

@@ -21,11 +21,11 @@ from jaxtyping import Float32
 
 from dynamics.cli.command import TERMINATING
 from dynamics.errors import InputError, printable
+from dynamics.train import sampling
 from dynamics.train.batch import Batch, select
 from dynamics.train.completions import Request, SampledCompletion
 from dynamics.train.player import Player
 from dynamics.train.policy import Policy
-from dynamics.train.samplers import transformers
 
 #: how long a process waits for the next command: the leader may be evaluating, or waiting for a program
 PATIENCE = timedelta(days=7)
@@ -154,13 +154,13 @@ class Ranks:
     # commands
 
     def sample(self, policy: Policy, request: Request, /) -> list[list[SampledCompletion]]:
-        """Sample completions, each process those of its prompts; see ``samplers.transformers.sample``."""
+        """Sample completions, each process those of its prompts; see ``sampling.sample``."""
         parts = self.call("sample", self.refreshed(policy), request)
         return [group for part in parts for group in part]
 
     def _sample(self, name: str, request: Request) -> list[list[SampledCompletion]]:
         start, end = _share(len(request.prompts), self.rank, self.size)
-        return transformers.here(self.policies[name], request.part(start, end)) if start < end else []
+        return sampling.here(self.policies[name], request.part(start, end)) if start < end else []
 
     def measure(self, policy: Policy, batch: Batch, tokens: int, share: bool | None, /) -> Float32[torch.Tensor, "3 tokens"]:
         """Compute log-probabilities, entropies and surprisals, each process those of its samples; see ``Policy.measure``."""

@@ -37,7 +37,7 @@ from dynamics.train.engines.protocol import Start
 from dynamics.train.engines.ranks import LEADER, Ranks
 from dynamics.train.lora import LoraPolicy
 from dynamics.train.player import Player
-from dynamics.train.policy import Policy
+from dynamics.train.policy import Policy, Sampler
 from dynamics.train.updates import Update
 
 with optional_import("training on several processes"):
@@ -76,11 +76,12 @@ class TRL:
     ----------
     config : settings of the run, which ``choice.check`` has passed.
     processes : number of processes that were asked for; None if unknown.
+    sampler : draws completions in each process; the models themselves if None.
     """
 
-    def __init__(self, config: TrainConfig, processes: int | None = None):
+    def __init__(self, config: TrainConfig, processes: int | None = None, sampler: Sampler | None = None):
         PartialState(cpu=config.device == "cpu")  # joins the processes that torchrun or accelerate started
-        self.config, self.changed = config, False
+        self.config, self.changed, self.sampler = config, False, sampler
         self.ranks = Ranks(processes)
         self.ranks.handlers |= {"begin": self._begin, "step": self._step, "collect": self._collect}
         self.sharded = launcher.sharded()
@@ -171,6 +172,7 @@ class TRL:
         loaded, source, _ = loading.load(start.config, start.compute)
         if state.weights_checksum(loaded) != start.checksum:
             raise InputError(f"rank {self.ranks.rank}: --model {start.config.model}: its weights are not those of rank 0")
+        loaded.sampler = self.sampler
         method = registry.make(start.method, start.config, loaded, source)
         base = loading.keep_base(method, loaded, start.config)
         self.share(start, method.make_players(loaded, start.config), base)

@@ -16,7 +16,7 @@ from dynamics.train.completions import Request, SampledCompletion
 from dynamics.train.games.steps import Place, Steps
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import sample
+from dynamics.train.sampling import sample
 from dynamics.train.tasks.prompt_formats import decode, encode_prompts
 
 #: what stands in place of a round where wrong steps are made by rule, or steps are right

@@ -22,7 +22,7 @@ from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.method import Method, Part, StepData
 from dynamics.train.player import ONLY
 from dynamics.train.policy import Policy
-from dynamics.train.samplers.transformers import sample
+from dynamics.train.sampling import sample
 from dynamics.train.tasks.judges import judge_all
 from dynamics.train.tasks.problem import Question, Verdict
 from dynamics.train.tasks.prompt_formats import decode

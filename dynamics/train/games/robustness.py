@@ -20,7 +20,7 @@ from dynamics.train.config import PolicyGradientConfig
 from dynamics.train.games.hints import Hint, HintForm
 from dynamics.train.policy import Policy
 from dynamics.train.rng import stream
-from dynamics.train.samplers.transformers import sample
+from dynamics.train.sampling import sample
 from dynamics.train.tasks.judges import judge_all
 from dynamics.train.tasks.problem import Question, Source
 from dynamics.train.tasks.prompt_formats import decode, encode_prompts, encode_questions

@@ -20,7 +20,7 @@ from dynamics.train.method import Method, StepData
 from dynamics.train.objectives import Groups, PerSample
 from dynamics.train.policy import Policy
 from dynamics.train.probe_prompts import ProbePrompts, solver_probes
-from dynamics.train.samplers.transformers import sample
+from dynamics.train.sampling import sample
 from dynamics.train.tasks.judges import failure_metrics, judge_all
 from dynamics.train.tasks.problem import Source, pool_of, recorded_of
 from dynamics.train.tasks.prompt_formats import decode, encode_questions

@@ -115,12 +115,7 @@ def generate(
 
 
 def sample(policy: Policy, request: Request) -> list[list[SampledCompletion]]:
-    """Sample from a policy, in its compute dtype, by the processes that share it; returns the completions of each prompt."""
-    return here(policy, request) if policy.shared_by is None else policy.shared_by.sample(policy, request)
-
-
-def here(policy: Policy, request: Request) -> list[list[SampledCompletion]]:
-    """Sample as ``sample`` does, in this process."""
+    """Sample from a policy by its own model, in this process and in its compute dtype; returns the completions of each prompt."""
     return generate(
         policy.model,
         request.prompts,

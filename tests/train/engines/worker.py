@@ -22,7 +22,7 @@ from dynamics.train.engines.trl import TRL
 from dynamics.train.lora import LoraPolicy, SharedBase
 from dynamics.train.player import Player
 from dynamics.train.policy import Policy
-from dynamics.train.samplers.transformers import sample
+from dynamics.train.sampling import sample
 from train.helpers import MODELS
 
 TEMPERATURE = 0.8
