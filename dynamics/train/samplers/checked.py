@@ -5,8 +5,8 @@ weights before may be used again, a temperature or a dtype may be another. So th
 drawn are compared with those that the trainer measures for the same tokens, at every request, and the run stops if they differ by more than
 rounding does (``LIMITS``).
 
-In bfloat16, rounding differs by more than a small step changes. So once weights have changed, completions of the check before are scored
-again, by both: the sampler's log-probabilities must have moved as the trainer's have (``Moved``).
+In bfloat16, rounding differs by more than a small step changes. So whenever the sampler takes weights, it and the trainer score the same
+earlier completions again: its log-probabilities must have moved as the trainer's have (``Movement``).
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class Limits(NamedTuple):
 LIMITS = {"float32": Limits(1e-3, 2e-2), "bfloat16": Limits(5e-2, 3.0)}
 #: number of tokens that are checked at a request
 CHECKED_TOKENS = 1024
+#: how often completions are scored again before newer ones are
+SCORED_AGAIN = 20
+#: a sampler that has the weights has slope 1, one that has those before 0; how many standard errors below the middle stop a run
+ERRORS = 6.0
 
 
 class Backend(Protocol):
@@ -89,6 +93,49 @@ class Difference:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Movement:
+    """How the sampler's log-probabilities of given tokens have moved where the trainer's have, when both got other weights.
+
+    Attributes
+    ----------
+    slope : of the sampler's changes by the trainer's, through the origin: 1 if it has the same weights, 0 if it has those before.
+    error : standard error of the slope, for rounding that is independent between completions but not within.
+    """
+
+    slope: float
+    error: float
+
+    @staticmethod
+    def of(trainer: Sequence[Float[np.ndarray, " _"]], sampler: Sequence[Float[np.ndarray, " _"]]) -> Movement | None:
+        """Fit it to the changes of the log-probabilities of completions; None if the trainer's have not changed."""
+        size = sum(float(change @ change) for change in trainer)
+        if size == 0:
+            return None
+        slope = sum(float(change @ other) for change, other in zip(trainer, sampler, strict=True)) / size
+        rests = [float(change @ (other - slope * change)) for change, other in zip(trainer, sampler, strict=True)]
+        return Movement(slope, float(np.linalg.norm(rests)) / size)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the sampler cannot have taken the weights."""
+        return self.slope + ERRORS * self.error < 0.5
+
+
+@dataclass
+class _Scored:
+    """Completions, each with its prompt, and their log-probabilities at temperature 1 under the weights that the sampler has.
+
+    They were scored ``times`` times.
+    """
+
+    prompts: Sequence[Int[np.ndarray, " _"]]
+    completions: Sequence[Int[np.ndarray, " _"]]
+    trainer: Sequence[Float[np.ndarray, " _"]]
+    sampler: Sequence[Float[np.ndarray, " _"]]
+    times: int = 0
+
+
 class Checked:
     """Draws completions from policies by a backend; see ``policy.Sampler``.
 
@@ -99,6 +146,10 @@ class Checked:
     ----------
     backend : draws them.
     microbatch : maximum number of tokens of a micro-batch in which the trainer measures.
+
+    Attributes
+    ----------
+    movement : when weights were last taken; None if nothing was scored yet, or nothing has changed.
     """
 
     def __init__(self, backend: Backend, microbatch: int):
@@ -106,6 +157,8 @@ class Checked:
         self._of: weakref.ref[Policy] | None = None  # whose weights the backend has, and their version
         self._version = -1
         self._loaded = 0
+        self._scored: _Scored | None = None
+        self.movement: Movement | None = None
         self._seconds = {"sync": 0.0, "check": 0.0}
         self._seen: list[Difference] = []
 
@@ -122,27 +175,60 @@ class Checked:
         if not request.prompts:
             return []
         begin = time.perf_counter()
-        self._load(policy)
+        changed = self._load(policy)
         loaded = time.perf_counter()
+        if changed:
+            self._check_movement(policy)
+        moved = time.perf_counter()
         groups = self.backend.draw(request, policy.eos)
         drawn = time.perf_counter()
         truncated = request.top_k or request.top_p < 1
         self._check(policy, *(self._untruncated(policy, request) if truncated else (request, groups)))
         self._seconds["sync"] += loaded - begin
-        self._seconds["check"] += time.perf_counter() - drawn
+        self._seconds["check"] += time.perf_counter() - drawn + moved - loaded
         greedy = [temperature == 0 for temperature in request.temperatures]
         return [
             [replace(one, logprobs=np.zeros_like(one.logprobs)) if zero else one for one, zero in zip(group, greedy, strict=True)]
             for group in groups
         ]
 
-    def _load(self, policy: Policy) -> None:
+    def _load(self, policy: Policy) -> bool:
+        """Have the backend take the weights of the policy; return whether it had others."""
         if self._of is not None and self._of() is policy and self._version == policy.version:
-            return
+            return False
         self._of = None  # until it has them
         self.backend.load(policy)
         self._of, self._version = weakref.ref(policy), policy.version
         self._loaded += 1
+        return True
+
+    def _check_movement(self, policy: Policy) -> None:
+        before = self._scored
+        if before is None:
+            return
+        now = self._score(policy, before.prompts, before.completions)
+        self.movement = Movement.of(_changes(before.trainer, now.trainer), _changes(before.sampler, now.sampler))
+        self._scored = replace(now, times=before.times + 1)
+        if self.movement is not None and self.movement.stale:
+            raise InputError(
+                f"{self.backend.name}: has not taken the weights of the trainer: where the trainer's log-probabilities of the same tokens "
+                f"have moved by 1, its own have by {self.movement.slope:.2g} (standard error {self.movement.error:.2g}); use --sampler "
+                "transformers"
+            )
+
+    def _score(self, policy: Policy, prompts: Sequence[Int[np.ndarray, " _"]], completions: Sequence[Int[np.ndarray, " _"]]) -> _Scored:
+        sampler = [values.astype(float) for values in self.backend.score(prompts, completions)]
+        return _Scored(prompts, completions, self._measured(policy, prompts, completions, 1.0), sampler)
+
+    def _measured(
+        self, policy: Policy, prompts: Sequence[Int[np.ndarray, " _"]], completions: Sequence[Int[np.ndarray, " _"]], temperature: float
+    ) -> list[Float[np.ndarray, " _"]]:
+        """Return the log-probabilities of completions, each with its prompt, that the trainer measures in this process."""
+        blank = [""] * len(completions)
+        own = np.arange(len(prompts))
+        batch = Batch(prompts, completions, own, np.ones(len(prompts)), blank, blank, blank, temperature=temperature)
+        values = policy.measure_here(batch, self.microbatch)[0].double().cpu().numpy()
+        return np.split(values, np.cumsum(batch.lengths)[:-1])
 
     def _untruncated(self, policy: Policy, request: Request) -> tuple[Request, list[list[SampledCompletion]]]:
         """Draw some completions from the whole distribution, to be checked: the trainer measures no truncated ones."""
@@ -152,6 +238,8 @@ class Checked:
 
     def _check(self, policy: Policy, request: Request, groups: Sequence[Sequence[SampledCompletion]]) -> None:
         rows = _chosen(request, groups)
+        if self._scored is None or self._scored.times >= SCORED_AGAIN:
+            self._scored = self._score(policy, [row.prompt for row in rows], [row.ids for row in rows])
         found = self.difference(policy, rows)
         self._seen.append(found)
         limits = LIMITS[policy.compute]
@@ -167,9 +255,8 @@ class Checked:
         apart = []
         for temperature in sorted({row.temperature for row in rows}):
             chosen = [row for row in rows if row.temperature == temperature]
-            batch = _batch([row.prompt for row in chosen], [row.ids for row in chosen], temperature)
-            measured = policy.measure_here(batch, self.microbatch)[0].double().cpu().numpy()
-            apart.append(np.abs(measured - np.concatenate([row.logprobs for row in chosen])))
+            measured = self._measured(policy, [row.prompt for row in chosen], [row.ids for row in chosen], temperature)
+            apart.append(np.abs(np.concatenate(measured) - np.concatenate([row.logprobs for row in chosen])))
         joined = np.concatenate(apart)
         return Difference(float(joined.mean()), float(joined.max()), len(joined))
 
@@ -215,7 +302,5 @@ def _chosen(request: Request, groups: Sequence[Sequence[SampledCompletion]]) -> 
     return rows
 
 
-def _batch(prompts: Sequence[Int[np.ndarray, " _"]], completions: Sequence[Int[np.ndarray, " _"]], temperature: float) -> Batch:
-    """Make the batch of completions, each with its prompt, that is only measured."""
-    blank = [""] * len(completions)
-    return Batch(prompts, completions, np.arange(len(prompts)), np.ones(len(prompts)), blank, blank, blank, temperature=temperature)
+def _changes(before: Sequence[Float[np.ndarray, " _"]], now: Sequence[Float[np.ndarray, " _"]]) -> list[Float[np.ndarray, " _"]]:
+    return [new - old for old, new in zip(before, now, strict=True)]

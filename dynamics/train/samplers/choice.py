@@ -59,7 +59,8 @@ def make(name: SamplerName, memory: float | None, config: TrainConfig, processes
 
 def refuse_other(document: dict[str, Any], name: str, out: Path) -> None:
     """Refuse another sampler than a run began with, whose random numbers are others; ``document`` is its ``run.json``."""
-    begun = document.get("sampler", TRANSFORMERS)["name"]
+    described = document.get("sampler", TRANSFORMERS)
+    begun = described.get("name") if isinstance(described, dict) else described
     if begun != name:
         raise InputError(
             f"{printable(out)}: was started with --sampler {printable(str(begun))}, not {name}, which draws other samples; resume with the "

@@ -15,7 +15,7 @@ from dynamics.train import loop, policy
 from dynamics.train.batch import Batch
 from dynamics.train.completions import Request
 from dynamics.train.samplers import transformers
-from dynamics.train.samplers.checked import Checked
+from dynamics.train.samplers.checked import Checked, Movement
 from dynamics.train.sampling import sample
 from train.helpers import contents
 
@@ -67,6 +67,12 @@ class Copy:
 
     def close(self):
         self.model = None
+
+
+def stale_load(self, of):
+    """Take weights once only."""
+    if self.model is None:
+        self.model = of.copy()
 
 
 def wrong(**how):
@@ -130,11 +136,51 @@ def test_takes_weights_when_they_change_and_when_another_policy_is_asked(base):
 )
 def test_stops_at_weights_that_are_not_those_of_the_trainer(base, how, compute):
     of = policy_of(base, compute)
-    of.sampler = Checked(wrong(holds=compute, **how), 1280)
+    of.sampler = checked = Checked(wrong(holds=compute, **how), 1280)
+    sample(of, request())
+    move(of, 0.5)
+    checked._scored = None  # only what is drawn is compared
     with pytest.raises(InputError, match=r"copy: its log-probabilities differ from the trainer's by .* tokens that it drew"):
-        for _ in range(3):
-            sample(of, request())
-            move(of, 0.5)
+        sample(of, request())
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_a_step_too_small_for_the_rounding_is_missed_by_the_first_check_and_seen_by_the_second(base, compute):
+    size = {"float32": 1e-4, "bfloat16": 3e-3}[compute]
+    of = policy_of(base, compute)
+    of.sampler = stale = Checked(wrong(holds=compute, delay=1, load=stale_load), 1280)
+    sample(of, request())
+    move(of, size)
+    scored, stale._scored = stale._scored, None
+    sample(of, request(1))
+    stale._scored, stale._of = scored, None
+    with pytest.raises(InputError, match=r"has not taken the weights of the trainer: .* its own have by -?0\.?[0-9]* \(standard error"):
+        sample(of, request(2))
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 1e-1])
+def test_a_sampler_that_takes_the_weights_moves_as_the_trainer_does(base, compute, size):
+    of = policy_of(base, compute)
+    of.sampler = checked = Checked(wrong(holds=compute), 1280)
+    for seed in range(3):
+        sample(of, request(seed))
+        move(of, size)
+    if compute == "float32" or size > 1e-2:
+        assert abs(checked.movement.slope - 1) < 0.2
+    assert not checked.movement.stale
+
+
+def test_movement_of_weights_that_did_not_change_says_nothing():
+    zeros, ones = np.zeros(3), np.ones(3)
+    assert Movement.of([zeros], [ones]) is None
+    assert Movement.of([ones, ones], [zeros, zeros]) == Movement(0.0, 0.0)
+    assert Movement(0.0, 0.0).stale
+    assert not Movement(0.1, 0.2).stale
+    noise = np.random.default_rng(0).normal(size=(400, 5))
+    faithful = Movement.of(list(0.2 * noise), list(0.2 * noise + np.random.default_rng(1).normal(size=(400, 5))))
+    assert abs(faithful.slope - 1) < 3 * faithful.error
+    assert 0.08 < faithful.error < 0.16  # 1 / (0.2 sqrt(2000)) = 0.11
 
 
 @pytest.mark.parametrize("how", [{"hotter": 1.2}, {"holds": "bfloat16"}])
@@ -218,10 +264,13 @@ def test_a_run_with_a_faithful_sampler_is_the_run_without(small, tmp_path):
     assert {"time/syncs", "time/sync_seconds", "time/check_seconds"} <= set(row)
 
 
-def test_a_stale_sampler_stops_the_run_and_leaves_its_state(small, tmp_path):
-    stale = Checked(wrong(delay=1), 1280)
-    with pytest.raises(InputError, match="copy: its log-probabilities differ"):
-        loop.run("rlvr", replace(small, learning_rate=0.03, warmup_steps=0, steps=4), tmp_path / "run", sampler=stale)
+def test_a_stale_sampler_stops_the_run(base, tmp_path):
+    config = settings.SFTConfig(
+        str(base), steps=3, threads=1, num_problems=8, batch_size=4, learning_rate=0.03, warmup_steps=0, probe_every=0, eval_problems=0,
+        validate_every=1, validation_problems=4,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="copy: has not taken the weights of the trainer"):
+        loop.run("sft", config, tmp_path / "run", sampler=Checked(wrong(load=stale_load), 1280))
     document = json.loads((tmp_path / "run" / "run.json").read_text())
     assert document["status"] == "failed"
 

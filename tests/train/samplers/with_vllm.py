@@ -1,0 +1,77 @@
+"""Sample by vLLM from a model that moves, and print what was found as JSON; run by the interpreter that has vLLM.
+
+python with_vllm.py MODEL
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import torch
+
+from dynamics.errors import InputError
+from dynamics.train import policy
+from dynamics.train.completions import Request
+from dynamics.train.samplers import vllm
+from dynamics.train.samplers.checked import Checked
+from dynamics.train.sampling import sample
+
+
+def move(of: policy.Policy, size: float) -> None:
+    """Change all weights by noise of this size relative to theirs."""
+    generator = torch.Generator().manual_seed(of.version)
+    with torch.no_grad():
+        for value in of.masters.values():
+            value += size * value.abs().mean() * torch.randn(value.shape, generator=generator)
+    of.update_model()
+
+
+def drawn(groups: list) -> list:
+    """Return the tokens, and why each completion ended."""
+    return [[(one.ids.tolist(), one.ended) for one in group] for group in groups]
+
+
+def main(model: str) -> None:
+    """Print what was found."""
+    torch.set_num_threads(1)
+    found: dict = {}
+    one = policy.load(model, "cpu", "float32", "float32")
+    one.sampler = checked = Checked(vllm.VLLM(0.25), 1280)
+    prompts = [np.arange(5, 5 + length, dtype=np.int64) for length in (4, 9, 30)]
+    request = Request(prompts, (1.0,) * 4 + (0.6, 0.0), 40, 3, "test", numbers=(0, 1, 2, 3, 0, 0))
+    first = sample(one, request)
+    found["threads"] = torch.get_num_threads()
+    found["metrics"] = [checked.measured()]
+    found["ends"] = sorted({ended for group in drawn(first) for _, ended in group})
+    found["ends with eos"] = all((ids[-1] in one.eos) == (ended == "eos") for group in drawn(first) for ids, ended in group)
+    found["greedy logprobs"] = max(float(np.abs(group[-1].logprobs).max()) for group in first)
+    one.sampler = None
+    found["greedy as the model"] = [a[-1][0] == b[-1][0] for a, b in zip(drawn(first), drawn(sample(one, request)), strict=True)]
+    one.sampler = checked
+    found["again"] = drawn(sample(one, request)) == drawn(first)
+    found["part"] = drawn(sample(one, request.part(1, 3))) == drawn(first)[1:]
+    found["distinct"] = len({tuple(ids) for ids, _ in drawn(first)[0][:4]})
+    other = one.copy()
+    for size in (1e-3, 0.1):
+        move(other, size)
+        sample(other, request)
+        found["metrics"].append(checked.measured())
+        found.setdefault("slopes", []).append(checked.movement and checked.movement.slope)
+    found["back"] = drawn(sample(one, request)) == drawn(first)
+    sample(one, Request(prompts, (1.0,), 40, 3, "test", top_k=5, top_p=0.9))
+    found["metrics"].append(checked.measured())
+    pack, vllm._pack_heads = vllm._pack_heads, lambda _: None  # the fault of vLLM's own reload
+    move(one, 0.1)
+    try:
+        sample(one, request)
+    except InputError as error:
+        found["stale head"] = str(error)
+    vllm._pack_heads = pack
+    checked.close()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
