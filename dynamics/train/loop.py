@@ -374,6 +374,8 @@ class Run:
             Metrics of the step, as in ``metrics.jsonl``.
         """
         begin, number = time.perf_counter(), self.step + 1
+        if self.sampler is not None:
+            self.sampler.measured()  # what was sampled since the step before is not of this one
         data = self.method.next_batch(number)
         if data.rollouts:
             self.directory.write_rows(f"rollouts/step_{number}.jsonl", data.rollouts)

@@ -36,8 +36,8 @@ class Limits(NamedTuple):
 
 #: by compute dtype of the policy; docs/processes.md has what was measured
 LIMITS = {"float32": Limits(1e-3, 2e-2), "bfloat16": Limits(5e-2, 3.0)}
-#: number of tokens that are checked at a request
-CHECKED_TOKENS = 1024
+#: number of tokens that are checked at the first request of a step or after weights were taken, and at others
+CHECKED_TOKENS, CHECKED_LATER = 512, 128
 #: how often completions are scored again before newer ones are
 SCORED_AGAIN = 20
 #: a sampler that has the weights has slope 1, one that has those before 0; how many standard errors below the middle stop a run
@@ -157,6 +157,7 @@ class Checked:
         self._of: weakref.ref[Policy] | None = None  # whose weights the backend has, and their version
         self._version = -1
         self._loaded = 0
+        self._first = True  # since metrics were asked for; so that a resumed run, which has to take weights, checks as many tokens
         self._scored: _Scored | None = None
         self.movement: Movement | None = None
         self._seconds = {"sync": 0.0, "check": 0.0}
@@ -183,7 +184,9 @@ class Checked:
         groups = self.backend.draw(request, policy.eos)
         drawn = time.perf_counter()
         truncated = request.top_k or request.top_p < 1
-        self._check(policy, *(self._untruncated(policy, request) if truncated else (request, groups)))
+        asked, answers = self._untruncated(policy, request) if truncated else (request, groups)
+        self._check(policy, _chosen(asked, answers, CHECKED_TOKENS if changed or self._first else CHECKED_LATER))
+        self._first = False
         self._seconds["sync"] += loaded - begin
         self._seconds["check"] += time.perf_counter() - drawn + moved - loaded
         greedy = [temperature == 0 for temperature in request.temperatures]
@@ -236,8 +239,7 @@ class Checked:
         asked = replace(asked, numbers=None if asked.numbers is None else asked.numbers[:1])
         return asked, self.backend.draw(asked, policy.eos)
 
-    def _check(self, policy: Policy, request: Request, groups: Sequence[Sequence[SampledCompletion]]) -> None:
-        rows = _chosen(request, groups)
+    def _check(self, policy: Policy, rows: Sequence[Row]) -> None:
         if self._scored is None or self._scored.times >= SCORED_AGAIN:
             self._scored = self._score(policy, [row.prompt for row in rows], [row.ids for row in rows])
         found = self.difference(policy, rows)
@@ -266,6 +268,7 @@ class Checked:
 
     def measured(self) -> dict[str, float]:
         """Return metrics of what was sampled since they were asked for; none if nothing was."""
+        self._first = True
         seen, self._seen = self._seen, []
         loaded, self._loaded = self._loaded, 0
         seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
@@ -286,12 +289,12 @@ class Checked:
         self.backend.close()
 
 
-def _chosen(request: Request, groups: Sequence[Sequence[SampledCompletion]]) -> list[Row]:
-    """Choose completions of at most ``CHECKED_TOKENS`` tokens from all prompts and columns, at least one."""
+def _chosen(request: Request, groups: Sequence[Sequence[SampledCompletion]], tokens: int) -> list[Row]:
+    """Choose completions of at most so many tokens from all prompts and columns, at least one."""
     places = [(prompt, column) for column in range(len(request.temperatures)) for prompt in range(len(request.prompts))]
     order = np.random.default_rng(len(places)).permutation(len(places))
     rows: list[Row] = []
-    left = CHECKED_TOKENS
+    left = tokens
     for place in order:
         prompt, column = places[place]
         one = groups[prompt][column]
