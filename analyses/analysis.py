@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -40,6 +41,9 @@ class Analysis(Protocol):
     def measure(self, runs: Sequence[Run], /) -> pd.DataFrame:
         """Make the table, which contains everything that is drawn or tested."""
 
+    def headline(self, table: pd.DataFrame, /) -> str:
+        """Say in one sentence what the figure shows, from the table: its title."""
+
     def figure(self, table: pd.DataFrame, /) -> Figure:
         """Draw the figure from the table alone."""
 
@@ -54,8 +58,49 @@ def name_of(analysis: Analysis) -> str:
     return analysis.__name__.rpartition(".")[2]
 
 
-def write(analysis: Analysis, runs: Sequence[Run], folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+#: characters of a title in an inch of a figure
+TITLE_DENSITY = 11.5
+
+
+def sampled(runs: Sequence[Run], table: pd.DataFrame) -> str:
+    """Say what the runs of a table are a sample of: how many seeds, and whether they share a base."""
+    known = set(table["seed"].dropna()) if "seed" in table else set()
+    bases: dict[int, set[str]] = {}
+    for run in runs:
+        if not known or run.seed in known:
+            bases.setdefault(run.seed, set()).add(str((run.document.get("checksums") or {}).get("base") or ""))
+    if len(bases) == 1:
+        return "one seed"
+    different = set().union(*bases.values())
+    one_each = all(len(own) == 1 for own in bases.values()) and "" not in different
+    if one_each and len(different) == 1:
+        return f"{len(bases)} seeds, one base"
+    return f"{len(bases)} seeds, each with its own base" if one_each and len(different) == len(bases) else f"{len(bases)} seeds"
+
+
+def entitle(figure: Figure, text: str, sample: str, note: str = "") -> None:
+    """Put a title on a figure: what it shows, and of how many seeds."""
+    width = int(TITLE_DENSITY * figure.get_figwidth())
+    about = ", ".join(part for part in (note, sample) if part)
+    figure.suptitle(textwrap.fill(f"{text} ({about})", width), x=0.008, ha="left", fontsize=10.5, fontweight="bold")
+
+
+def told(value: float, low: float, high: float, unit: str = "", digits: int = 2) -> str:
+    """Say whether a difference is told from 0 by its interval: ``ahead by 0.05``, ``behind by 0.05`` or ``not told apart``."""
+    if np.isfinite([low, high]).all() and low * high > 0:
+        return f"{'ahead' if value > 0 else 'behind'} by {abs(value):.{digits}f}{unit}"
+    return "not told apart"
+
+
+def write(analysis: Analysis, runs: Sequence[Run], folder: Path, note: str = "") -> tuple[pd.DataFrame, list[Path]]:
     """Measure runs, and write the table as CSV and the figure as PNG and SVG.
+
+    Parameters
+    ----------
+    analysis : its module.
+    runs : the runs.
+    folder : where the files go.
+    note : what else the title says, such as that this is a demonstration.
 
     Returns
     -------
@@ -65,6 +110,7 @@ def write(analysis: Analysis, runs: Sequence[Run], folder: Path) -> tuple[pd.Dat
     table = analysis.measure(runs)
     with style.use_style():
         figure = analysis.figure(table)
+        entitle(figure, analysis.headline(table), sampled(runs, table), note)
         paths = [style.save(figure, folder / f"{name}{suffix}") for suffix in (".png", ".svg")]
     write_csv(folder / f"{name}.csv", table, "%.6g")
     return table, [*paths, folder / f"{name}.csv"]

@@ -60,6 +60,8 @@ QUESTIONS: tuple[Analysis, ...] = (
 #: the page of the manual with the verdicts from the figures of the repository, and the marks around its tables
 FINDINGS = Path(__file__).resolve().parent.parent / "docs" / "findings.md"
 MARKS, END = {"full": "<!--VERDICTS-->", "smollm2": "<!--VERDICTS OF SMOLLM2-->"}, "<!--END-->"
+#: presets that are no demonstration, and runs of no preset
+JUDGED = ("", "full", "paper")
 #: remark on the paper's sparsities, which are known from notes only
 QUOTED = (
     "The paper's sparsities are known from notes only: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
@@ -97,7 +99,7 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
         name = name_of(analysis)
         tell(f"  measuring {number}/{len(QUESTIONS)}: {name}")
         try:
-            table, written = write(analysis, runs, figures)
+            table, written = write(analysis, runs, figures, "" if preset in JUDGED else "a demonstration")
         except InputError as error:
             for suffix in (".png", ".svg", ".csv"):
                 (figures / f"{name}{suffix}").unlink(missing_ok=True)  # remove files of earlier runs
@@ -183,7 +185,7 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
         "machine": html.one_line(machine["machine"]),
         "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
         "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
-        "demonstration": preset not in ("", "full", "paper", "paper-7b"),
+        "demonstration": preset not in JUDGED,
         "counts": _counts(verdicts["verdict"]),
         "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
         "quoted": QUOTED,

@@ -29,7 +29,7 @@ from scipy import stats
 from analyses import analysis
 from analyses.proposer_variants import variant_name
 from analyses.runs import Run, default_optimizer, make_label, read_json_lines
-from analyses.verdicts import Verdict, check_claim
+from analyses.verdicts import Verdict, check_claim, over_seeds
 from dynamics import InputError
 from dynamics.presentation import methods, style, ticks
 
@@ -70,6 +70,19 @@ def caption(table: pd.DataFrame) -> str:
         "Difficulty: tokens of the base's answers against how often it solves the task."
         + (f" Grey: {', '.join(others)}." if others else "")
     )
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Say how the base's solve rate changes between proposals of the first and of the last quarter."""
+    rows = table[(table["part"] == "change") & (table["quantity"] == "solve_rate")]
+    parts = []
+    for label in SHOWN:
+        own = rows.loc[rows["label"] == label, "value"]
+        if len(own):
+            value, low, high = over_seeds(own.to_numpy())
+            told = "" if np.isnan(low) else " (told)" if low * high > 0 else " (not told from 0)"
+            parts.append(f"{variant_name(label).replace('one_minus, trained', 'trained proposer')} {value:+.2f}{told}")
+    return f"The base's solve rate on proposals, last minus first quarter: {', '.join(parts)}" if parts else TITLE
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:

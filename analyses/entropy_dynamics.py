@@ -7,7 +7,8 @@ mean -log p of the sampled tokens; the figure shows both that and the entropy ov
 
 The figure shows the entropy of the model by method, on its training data and on fixed held-out problems; the fixed problems separate
 a change of the policy from a change of the tasks, and make runs of the same task comparable. It shows the same for the roles of self-play,
-and reward against entropy with the fit R = b - a exp(H). On its own data, the entropy of SFT is over the given answers, not over samples.
+the change of each by the end, and reward against entropy with the fit R = b - a exp(H). On its own data, the entropy of SFT is over the
+given answers, not over samples. What was not recorded is left out.
 
     python -m analyses.entropy_dynamics runs/comparison --out figures        # seconds
 """
@@ -26,7 +27,7 @@ from matplotlib.lines import Line2D
 
 from analyses import analysis
 from analyses.runs import Run, default_settings, first_and_last_fifth
-from analyses.verdicts import Verdict, check_claim, seed_count
+from analyses.verdicts import Verdict, check_claim, seed_count, with_intervals
 from dynamics import InputError, entropy
 from dynamics.presentation import methods, style, ticks
 
@@ -53,14 +54,41 @@ FITTED = 10
 
 def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
+    left_out = "" if (table["quantity"] == "proposer/entropy").any() else " No run of self-play recorded its roles, so they are left out."
     return (
         f"Nats per token at temperature 1, {seed_count(table)} seeds (thin) and their mean (thick); running mean over {WINDOW} steps on "
         "own data. Solid: entropy over the whole vocabulary; dotted: mean -log p of the sampled tokens, the paper's definition. On its own "
         "data, SFT is measured on the given answers. Fixed prompts are held-out prompts of the run's task that do not change; all methods "
         "of a seed use the same random numbers to sample from them. They are few, so their mean -log p deviates from the entropy, alike "
-        "for all methods. Reward by "
-        f"entropy: each dot is a mean over ten steps; the line is the least-squares fit R = b - a exp(H) to at least {FITTED} dots."
+        "for all methods. Change: the last fifth of the run minus the first, on fixed prompts; a dot per seed, bars: 95 % t interval over "
+        f"seeds. Reward by entropy: each dot is a mean over ten steps of one run, so dots of a run are not independent; the line is the "
+        f"least-squares fit R = b - a exp(H) to at least {FITTED} dots.{left_out}"
     )
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Say by how much the entropy of each role, or of each method, changes on fixed prompts; on own data without these."""
+    rows = changes(table)
+    if not len(rows):
+        return "Entropy over training"
+    parts = []
+    for name, own in rows.groupby("label", sort=False):
+        low, high = own["low"].iloc[0], own["high"].iloc[0]
+        told = np.isfinite(low) and low * high > 0
+        parts.append(f"{name} {own['value'].mean():+.2f}{'' if told else ' (not told from 0)' if np.isfinite(low) else ''}")
+    return f"Change of entropy on fixed prompts, nats: {', '.join(parts)}"
+
+
+def changes(table: pd.DataFrame) -> pd.DataFrame:
+    """Make a table of columns label, seed, value, low, high: the change on fixed prompts by method, and by role of self-play."""
+    rows = []
+    for role in ("solver", "proposer"):
+        own = table[table["quantity"] == f"probe/{role}/entropy"].drop_duplicates(["label", "seed"])
+        name = own["label"].where((own["label"] != "selfplay") | (role == "solver"), "selfplay, proposer")
+        rows.append(pd.DataFrame({"label": name, "seed": own["seed"], "value": own["last"] - own["first"]}))
+    found = pd.concat(rows).dropna(subset="value")
+    found = found[(found["label"] != "selfplay, proposer") | (table["label"] == "selfplay").any()]
+    return with_intervals(found, ["label"]) if len(found) else found.assign(low=[], high=[])
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
@@ -115,10 +143,16 @@ def roles(table: pd.DataFrame, ax: Axes, fixed: bool = False) -> Axes:
     return ax
 
 
-def explained_variance(fitted: entropy.Fit, reward: np.ndarray[Any, Any]) -> float:
-    """Compute R², the share of the variance of the rewards that the fit explains; NaN if the rewards are constant."""
-    total = float(((reward - np.mean(reward)) ** 2).sum())
-    return 1 - fitted.residual**2 * (len(reward) - 2) / total if total else float("nan")
+def by_the_end(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the change of entropy on fixed prompts: a row per method, and one for the proposer of self-play."""
+    rows = changes(table)
+    labels = list(dict.fromkeys(rows["label"]))
+    methods.dots(rows, labels, ax)
+    ax.set_yticks(range(len(labels)), [label.replace("selfplay, proposer", "its proposer") for label in labels])
+    ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
+    ax.set(title="change by the end", xlabel="nats per token")
+    ticks.plain(ax.xaxis, 3, least=2, signed=True)
+    return ax
 
 
 def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -133,36 +167,57 @@ def against_reward(table: pd.DataFrame, ax: Axes) -> Axes:
         if len(x) >= FITTED and np.ptp(x) > 0:
             fitted = entropy.fit(x, y)
             line = np.linspace(x.min(), x.max(), 50)
-            sign, r_squared = "-" if fitted.a > 0 else "+", explained_variance(fitted, y)
-            name = f"{fitted.b:.2f} {sign} {abs(fitted.a):.2f} exp H, R² {r_squared:.2f}"
-            ax.plot(line, fitted.b - fitted.a * np.exp(line), color=methods.color(label), label=name)
+            ax.plot(line, fitted.b - fitted.a * np.exp(line), color=methods.color(label))
     ax.set(xlabel="entropy, nats per token", ylabel="reward", title="reward by entropy")
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=6.5, handlelength=1.2)
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Draw the figure."""
-    drawing = style.new_figure(style.TWO_COLUMN, 4.6)
-    axes: Any = drawing.subplot_mosaic([["own", "fixed", "reward"], ["roles", "roles fixed", "legend"]])
-    draw(table, axes["own"])
-    draw(table, axes["fixed"], fixed=True)
-    roles(table, axes["roles"])
-    roles(table, axes["roles fixed"], fixed=True)
-    for left, right in (("own", "fixed"), ("roles", "roles fixed")):
-        axes[right].sharey(axes[left])
-        top = max(axes[name].dataLim.y1 for name in (left, right))
-        for name in (left, right):
-            axes[name].set_visible(axes[name].has_data())
-        if np.isfinite(top):
-            axes[left].set_ylim(0, 1.05 * top)
-        axes[left].set_ylabel("entropy, nats per token")
-    against_reward(table, axes["reward"])
-    axes["legend"].axis("off")
-    entries = {label: handle for ax in (axes["own"], axes["roles"]) for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    entries["-log p of samples"] = Line2D([], [], color=methods.OTHER, linestyle=":")
-    axes["legend"].legend(entries.values(), entries.keys(), loc="center left")
+    """Draw the figure: what was recorded only."""
+    quantities = set(table["quantity"])
+    paired = table[table["quantity"].isin(["reward", "entropy"])].groupby("label")["quantity"].nunique()
+    selfplay = set(table.loc[table["label"] == "selfplay", "quantity"])
+    panels: dict[str, bool] = {
+        "own": "entropy" in quantities,
+        "fixed": "probe/solver/entropy" in quantities,
+        "reward": bool((paired == 2).any()),
+        "roles": "proposer/entropy" in selfplay,
+        "roles fixed": "probe/proposer/entropy" in selfplay,
+        "change": len(changes(table)) > 0,
+    }
+    shown = [name for name, known in panels.items() if known]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    drawing = style.new_figure(style.TWO_COLUMN * max(columns, 2) / 3, 0.6 + 2.1 * rows)
+    grid = [[*shown[start : start + columns]] for start in range(0, len(shown), columns)]
+    grid[-1] += [grid[-1][-1]] * (columns - len(grid[-1]))  # the last panel fills its row
+    axes: Any = drawing.subplot_mosaic(grid)
+    drawn = {
+        "own": draw,
+        "fixed": lambda table, ax: draw(table, ax, fixed=True),
+        "reward": against_reward,
+        "roles": roles,
+        "roles fixed": lambda table, ax: roles(table, ax, fixed=True),
+        "change": by_the_end,
+    }
+    for name in shown:
+        drawn[name](table, axes[name])
+    for pair in (("own", "fixed"), ("roles", "roles fixed")):
+        both = [axes[name] for name in pair if name in axes]
+        top = max((ax.dataLim.y1 for ax in both), default=0.0)
+        for ax in both:
+            ax.set_ylim(0, 1.05 * top)
+        if both:
+            both[0].set_ylabel("nats per token")
+    entries = {
+        label: handle
+        for name in ("own", "fixed", "roles", "roles fixed")
+        if name in axes
+        for handle, label in zip(*axes[name].get_legend_handles_labels(), strict=True)
+    }
+    if quantities & {"nll_sampled", "probe/solver/nll_sampled"}:
+        entries["-log p of samples"] = Line2D([], [], color=methods.OTHER, linestyle=":")
+    drawing.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(6, len(entries)), fontsize=8)
     return drawing
 
 

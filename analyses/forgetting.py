@@ -32,6 +32,8 @@ from dynamics.rollouts.texts import Document
 TITLE = "Distance from the base, and forgetting"
 CLAIM = "no claim about this"
 PANELS = {"kl": "KL(base | tuned)", "loss": "change of loss"}
+#: names in titles
+QUANTITIES = {"kl": "KL", "loss": "loss"}
 #: number of pre-training examples of each kind, for the embedded model
 EXAMPLES = 60
 #: text for other models
@@ -45,6 +47,13 @@ def caption(table: pd.DataFrame) -> str:
         f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: 95 % t interval over seeds. float32, temperature 1, full "
         "vocabulary."
     )
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Say how far each method is from the base on the first text."""
+    rows = table[(table["quantity"] == "kl") & (table["text"] == table["text"].iloc[0])]
+    parts = [f"{label} {own['value'].mean():.2g}" for label, own in rows.groupby("label", sort=False)]
+    return f"KL from the base on fixed text ({rows['text'].iloc[0]}), nats per token: {', '.join(parts)}"
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
@@ -108,7 +117,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "kl", text: str | None =
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ticks.plain(ax.xaxis, 3, least=2)
     ax.set_xlabel(f"{PANELS[quantity]},\nnats per token")
-    ax.set_title(rows["text"].iloc[0] if len(rows) else "")
+    ax.set_title(f"{QUANTITIES[quantity]}, {rows['text'].iloc[0]}" if len(rows) else "")
     return ax
 
 

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
+from analyses.analysis import told
 from analyses.pass_at_k import BASE, WITHIN, graded, mean_difference, paired_difference
 from analyses.runs import Run, default_settings
 from analyses.verdicts import Verdict, check_claim_on_rows
@@ -39,6 +40,16 @@ def caption(table: pd.DataFrame) -> str:
         f"{int(together['problems'].max())} held-out problems of all splits, {int(together['seeds'].max())} seeds together; "
         "bars: 95 % bootstrap over problems."
     )
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Say what each method gained over all tasks, at the smallest and the largest k."""
+    rows = table[(table["task"] == "all") & table["seed"].isna()]
+    parts = []
+    for label, own in rows.groupby("label", sort=False):
+        said = [f"{told(row['value'], row['low'], row['high'])} at k = {row['k']}" for row in own.sort_values("k").to_dict("records")]
+        parts.append(f"{label} {', '.join(said)}")
+    return f"Against the base on all tasks: {'; '.join(parts)}"
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:

@@ -26,9 +26,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
+from analyses.analysis import told
 from analyses.pass_at_k import BASE, mean_difference
 from analyses.runs import Run, default_optimizer, describe, first_and_last_fifth, make_label, read_json_lines
-from analyses.verdicts import Verdict, check_claim, seed_count, with_intervals
+from analyses.verdicts import Verdict, check_claim, over_seeds, seed_count, with_intervals
 from dynamics import InputError
 from dynamics.presentation import methods, style, ticks
 from dynamics.train.proposer_rewards import REWARDS
@@ -38,7 +39,7 @@ CLAIM = "p ~ 1/2 reward: accuracy 2 % lower, entropy unchanged; frozen proposer:
 PANELS = {
     "gain": "gain in pass@1",
     "entropy": "entropy, own tasks",
-    "fixed": "entropy, fixed prompts",
+    "fixed": "entropy, fixed",
     "valid": "share valid",
     "solve_rate": "solve rate",
 }
@@ -68,8 +69,22 @@ def caption(table: pd.DataFrame) -> str:
         "Gain: held-out pass@1 minus that of the base at T=1, all splits. Entropy of the solver (nats per token), on its own tasks, which "
         "differ between variants, and on fixed prompts, and share of valid proposals: means over the last fifth of the run. Solve rate: of "
         "the base, on the tasks of the last quarter. "
-        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: 95 % t interval over seeds, cut at the edge of the panel."
+        f"{seed_count(table)} seeds, a dot each; ticks: their mean; bars: 95 % t interval over seeds; an arrowhead where one goes on "
+        "beyond the panel."
     )
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Say how each variant's gain differs from that of the default, paired by seed."""
+    wide = table[table["quantity"] == "gain"].pivot_table(index="seed", columns="label", values="value")
+    default = make_label("selfplay", {})
+    if default not in wide:
+        return TITLE
+    parts = []
+    for label in wide.columns.drop(default):
+        value, low, high = over_seeds((wide[label] - wide[default]).dropna().to_numpy())
+        parts.append(f"{variant_name(str(label))} {told(value, low, high) if np.isfinite(low) else f'{value:+.2f}'}")
+    return f"pass@1 against self-play with its trained proposer: {'; '.join(parts)}"
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
@@ -108,6 +123,7 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "gain") -> Axes:
         max(least - padding, np.nanmin([least, *rows["low"]]) - 0.1 * padding),
         min(most + padding, np.nanmax([most, *rows["high"]]) + 0.1 * padding),
     )
+    methods.cut_marks(rows, labels, ax)
     ticks.plain(ax.xaxis, 3, least=2)
     if quantity == "gain":
         ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)

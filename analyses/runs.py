@@ -175,10 +175,11 @@ class Run:
 
     @cached_property
     def evals(self) -> pd.DataFrame:
-        """One row per graded sample: name, of_base, temperature, problem, split, task, correct.
+        """One row per graded sample: name, of_base, temperature, problem, asked, program, split, task, correct.
 
         ``name`` is that of the base at its temperature (``base, T=1``), or the label of the run; with the temperature if that is another
-        than the first of the evaluation. Problems are told apart by seed.
+        than the first of the evaluation. ``problem`` is told apart by seed, as seeds may ask other problems of the same name; ``asked`` is
+        its name alone, and ``program`` what it shares with others, if that was recorded.
         """
         rows = [
             {
@@ -186,11 +187,13 @@ class Run:
                 "of_base": is_of_base(sample),
                 "temperature": _temperature(sample),
                 "problem": f"seed {self.seed}: {sample['problem']}",
+                "asked": sample["problem"],
+                "program": sample.get("program"),
             }
             | {name: sample[name] for name in ("split", "task", "correct")}
             for sample in self.samples()
         ]
-        return pd.DataFrame(rows, columns=["name", "of_base", "temperature", "problem", "split", "task", "correct"])
+        return pd.DataFrame(rows, columns=["name", "of_base", "temperature", "problem", "asked", "program", "split", "task", "correct"])
 
     def _name(self, temperature: float) -> str:
         """Name the trained model at a temperature."""

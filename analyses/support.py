@@ -44,6 +44,13 @@ def caption(table: pd.DataFrame) -> str:
     )
 
 
+def headline(table: pd.DataFrame) -> str:
+    """Say how many problems each method won and lost."""
+    shares = table[table["part"] == "share"].pivot_table(index="label", columns="outcome", values="value", sort=False)
+    parts = [f"{label} {row['only tuned']:.1%} and {row['only base']:.1%}" for label, row in shares.iterrows()]
+    return f"Problems solved by the tuned model only, and by the base only: {'; '.join(parts)}"
+
+
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of columns part, label, problems, samples, seeds, seed, outcome, value, low, high.
 

@@ -60,6 +60,22 @@ def _pairs_at(table: pd.DataFrame, at: str) -> pd.DataFrame:
     return pairs[pairs["at"] == (at if (pairs["at"] == at).any() else "usual")]
 
 
+def headline(table: pd.DataFrame) -> str:
+    """Say how alike updates are within a method and between methods."""
+    pairs = _pairs_at(table, "usual")
+    same = pairs["first"].map(_method_of) == pairs["second"].map(_method_of)
+    parts = [
+        f"{name} {own['cosine'].min():.2f} to {own['cosine'].max():.2f}" if len(own) > 1 else f"{name} {own['cosine'].iloc[0]:.2f}"
+        for name, own in (("of two seeds of a method", pairs[same]), ("of two methods", pairs[~same]))
+        if len(own)
+    ]
+    return f"Cosine between updates: {', '.join(parts)}" if parts else TITLE
+
+
+def _method_of(name: str) -> str:
+    return name.partition(" ")[0]
+
+
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of pairs of runs and of the spectra of each run.
 

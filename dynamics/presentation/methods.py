@@ -94,3 +94,16 @@ def dots(table: pd.DataFrame, labels: Sequence[str], ax: Axes) -> Axes:
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.grid(axis="x")
     return ax
+
+
+def cut_marks(table: pd.DataFrame, labels: Sequence[str], ax: Axes) -> Axes:
+    """Mark the intervals of ``dots`` that go on beyond the ends of the axis with an arrowhead there, once the ends are set."""
+    left, right = ax.get_xlim()
+    for row, label in enumerate(labels):
+        part = table[table["label"] == label]
+        for column, end, marker in (("low", left, "<"), ("high", right, ">")):
+            beyond = part[column].to_numpy(float)
+            if len(beyond) and ((beyond < end) if column == "low" else (beyond > end)).any():
+                ax.plot([end], [row], marker=marker, markersize=5, color=color(label), clip_on=False, linestyle="none", zorder=5)
+    ax.set_xlim(left, right)
+    return ax
