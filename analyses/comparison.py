@@ -25,6 +25,7 @@ from analyses import (
     curriculum,
     entropy_dynamics,
     forgetting,
+    laboratory,
     learnt_and_lost,
     pass_at_k,
     presets,
@@ -32,11 +33,14 @@ from analyses import (
     support,
     update_shape,
     update_sparsity,
+    variance,
 )
 from analyses.analysis import Analysis, name_of, write
+from analyses.claims import NOT_MEASURED, needs
 from analyses.launch import train
 from analyses.matched import contrasts
 from analyses.runs import Run, default_settings
+from analyses.studies import summary
 from analyses.verdicts import FAILS, HOLDS, OPEN, Verdict
 from dynamics import InputError
 from dynamics.cli import outputs
@@ -50,6 +54,7 @@ QUESTIONS: tuple[Analysis, ...] = (
     support,
     update_sparsity,
     confound,
+    variance,
     entropy_dynamics,
     curriculum,
     proposer_variants,
@@ -113,12 +118,23 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
             "caption": html.one_line(analysis.caption(table), 1200),
         }
         sections.append(section | {"figure": html.svg_uri((figures / f"{name}.svg").read_bytes())})
+    claims, written = _claims(runs, figures)
+    paths += written
     verdicts = pd.DataFrame(rows, columns=[*(field.name for field in fields(Verdict)), "verdict", "figure"])
     outputs.write(str(figures / "machine.json"), json.dumps(_machine(runs, preset), indent=1) + "\n")
     write_csv(figures / "verdicts.csv", verdicts, "%.4g")
     write_csv(figures / "matching.csv", contrasts(runs))
-    outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections))
+    outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections, claims))
     return [*paths, figures / "verdicts.csv", figures / "matching.csv", figures / "machine.json", figures / "report.html"]
+
+
+def _claims(runs: Sequence[Run], figures: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """Judge the primary claims on runs of the laboratory; on others there is nothing to judge."""
+    if not any(str(run.config.get("task", "")).startswith("lab") for run in runs):
+        return pd.DataFrame(), []
+    tell("  judging the primary claims")
+    _, rows, paths = laboratory.STUDY.judge(runs, figures, runs[0].path.parent)
+    return rows, paths
 
 
 def _machine(runs: Sequence[Run], preset: str) -> dict[str, Any]:
@@ -154,7 +170,9 @@ def fill(document: Path, table: pd.DataFrame, preset: str = "full") -> None:
     outputs.write(str(document), f"{before}{begin}\n\n{markdown(restored(table))}\n\n{END}{after}")
 
 
-def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]]) -> str:
+def page(
+    runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]], claims: pd.DataFrame | None = None
+) -> str:
     """Render the page with all figures.
 
     Parameters
@@ -167,6 +185,8 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
         One row per finding, as in ``verdicts.csv``.
     sections
         For every analysis its title, and either claim, caption and figure (a data URI), or ``missing``: why there is no figure.
+    claims
+        The primary claims, as ``claims.table`` gives them; None or empty if there are none.
 
     Returns
     -------
@@ -186,6 +206,8 @@ def page(runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Seq
         "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
         "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
         "demonstration": preset not in JUDGED,
+        "claims": [_claim(row) for row in claims.to_dict("records")] if claims is not None else [],
+        "answer": summary(claims) + "." if claims is not None and len(claims) else "",
         "counts": _counts(verdicts["verdict"]),
         "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
         "quoted": QUOTED,
@@ -212,6 +234,23 @@ def _counts(verdicts: pd.Series[str]) -> str:
         plural(inconclusive, f"is {OPEN}", f"are {OPEN}"),
     )
     return f"{plural(len(verdicts), 'finding')}: {', '.join(parts)}."
+
+
+def _claim(row: Mapping[Any, Any]) -> dict[str, str]:
+    """Format a row of a primary claim."""
+    measured = row["verdict"] != NOT_MEASURED
+    decide = needs(row) if measured else ""
+    seeds = f"{row['seeds']:.0f} seeds" if measured else ""
+    power = f"{decide} seeds would decide it" if decide.isdigit() else f"{decide} would be needed" if decide else ""
+    undecided = power if row["verdict"] == OPEN else ""
+    return {
+        "color": _COLORS[row["claim_verdict"]],
+        "verdict": html.one_line(row["claim_verdict"]),
+        "claim": html.one_line(row["claim"]),
+        "measured": html.one_line(f"{row['contrast']}, {row['set']}: {row['verdict']}", 400),
+        "effect": _effect(row) if measured else "",
+        "seeds": html.one_line("; ".join(part for part in (seeds, undecided, row["reason"]) if part), 300),
+    }
 
 
 def _verdict(row: Mapping[Any, Any]) -> dict[str, str]:

@@ -703,7 +703,7 @@ def main(folder: Path, figures: Path, force: bool, scheduler: str | None = None)
     runs = find([where])
     measure(runs, force)
     out = figures / "games"
-    text, paths = STUDY.judge(where, out)
+    text, _, paths = STUDY.judge(runs, out, where)
     tell(text)
     write_csv(out / "matching.csv", contrasts(runs))
     return [*paths, out / "matching.csv"]

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from analyses import statistics, studies
 from analyses.claims import Claim, Conjunct, Family, Graded, Scores
-from analyses.runs import Run, first_and_last_fifth
+from analyses.runs import Run, default_optimizer, first_and_last_fifth
 from analyses.studies import CURVES, MANNERS, PROMPTS, PROPOSALS, VALIDATION, WEIGHTS, Numbers, Recorded, Study, drawn, point
 from analyses.update_sparsity import final_sparsity
 from dynamics import InputError
@@ -110,8 +110,10 @@ def read(runs: Sequence[Run]) -> Compared:
 
     Sparsity is by the rule ``bf16``, of the weights as they were stored. Entropy is that of ``probe/ROLE``: before the first update
     (``start``), and the mean over the last fifth of the probes (``end``), in nats per token. ``hardening`` is the solve rate of the base on
-    proposals of the first quarter of training minus that on those of the last.
+    proposals of the first quarter of training minus that on those of the last. Runs with another learning rate or dtype than the usual ones
+    are left out.
     """
+    runs = default_optimizer(runs)
     recorded, numbers = studies.read(runs), Numbers()
     for run in runs:
         if run.has_weights or (run.path / "metrics.jsonl").exists():
@@ -230,7 +232,7 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     seeds = plural(int(table["seeds"].max()), "seed") if len(table) else "no seeds"
     return (
-        f"{seeds}, each with its own base. Top left: pass@1 minus that of the base on sets of new programs; filled: both answer "
+        f"{seeds}. Top left: pass@1 minus that of the base on sets of new programs; filled: both answer "
         "greedily, hollow: both at temperature 1. Answers and steps: validation problems at temperature 1. Proposals: the share that the "
         "base solves, of the valid proposals of "
         "each quarter. Bars and bands: 95 % over seeds and programs together, for each point alone; bands are cut at 0 and at 1."

@@ -246,7 +246,7 @@ def _crossings(table: pd.DataFrame) -> pd.DataFrame:
     lead = table[(table["kind"] == "difference") & (table["k"] == 1) & (table["low"] > 0)]
     known = table[(table["kind"] == "crossing") & np.isfinite(table["value"])]
     keys = set(zip(lead["split"], lead["name"], strict=True))
-    return known[[key in keys for key in zip(known["split"], known["name"], strict=True)]]
+    return known[np.array([key in keys for key in zip(known["split"], known["name"], strict=True)], bool)]
 
 
 def _temperature_controls(table: pd.DataFrame, split: str) -> list[str]:

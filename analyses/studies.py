@@ -16,13 +16,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyses import claims
+from analyses.analysis import entitle, sampled
 from analyses.claims import Conjunct, Family, Graded, Scores, Source, contrast
 from analyses.runs import Run, find, is_of_base, read_json_lines
 from analyses.statistics import Effect
 from analyses.training_series import answers
+from analyses.verdicts import FAILS, HOLDS, OPEN
 from dynamics import InputError
 from dynamics.cli import command, outputs
 from dynamics.cli.outputs import wrote
+from dynamics.descriptions import plural
 from dynamics.extras import optional_import
 from dynamics.io.csv import write_csv
 from dynamics.presentation import style
@@ -265,7 +268,7 @@ class Study(Generic[S]):
         if options.fix:
             wrote(self.fix(options.runs))
             return
-        text, paths = self.judge(options.runs, options.out)
+        text, _, paths = self.judge(find([options.runs]), options.out, options.runs)
         print(text, end="")
         for path in paths:
             wrote(path)
@@ -276,23 +279,30 @@ class Study(Generic[S]):
         self.family.fix(folder / "claims.json")
         return folder / "claims.json"
 
-    def judge(self, folder: Path, out: Path) -> tuple[str, list[Path]]:
-        """Judge the claims on the runs of a folder, and write tables and figure.
+    def judge(self, runs: Sequence[Run], out: Path, folder: Path) -> tuple[str, pd.DataFrame, list[Path]]:
+        """Judge the claims on runs, and write tables and figure.
+
+        Parameters
+        ----------
+        runs : the runs.
+        out : where the files go.
+        folder : where the claims may have been fixed.
 
         Returns
         -------
-        The table as Markdown, with notes, and the paths of the files.
+        The table as Markdown, with notes; the table; and the paths of the files.
         """
         own = folder / "claims.json"
         file = own if own.exists() else self.fixed
         if file is not None:
             self.family.fix(file)
         with optional_import(self.module):
-            recorded = self.read(find([folder]))
+            recorded = self.read(runs)
             rows = claims.table(claims.judge(self.family, recorded))
             drawn = self.curves(recorded)
             with style.use_style():
                 made = self.figure(drawn)
+                entitle(made, summary(rows), sampled(runs, pd.DataFrame()))
                 paths = [style.save(made, out / f"{self.name}{suffix}") for suffix in (".png", ".svg")]
         told = (
             f"The claims are those that were fixed in {file.name}."
@@ -305,4 +315,12 @@ class Study(Generic[S]):
         write_csv(out / f"{self.name}.csv", rows, "%.4g")
         write_csv(out / f"{self.name}-curves.csv", drawn, "%.6g")
         outputs.write(str(out / f"{self.name}.md"), text)
-        return text, [*paths, *(out / f"{self.name}{suffix}" for suffix in (".csv", "-curves.csv", ".md"))]
+        return text, rows, [*paths, *(out / f"{self.name}{suffix}" for suffix in (".csv", "-curves.csv", ".md"))]
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Count the claims of a table of ``claims.table`` by verdict, in words."""
+    verdicts = rows.drop_duplicates("claim")["claim_verdict"]
+    holds, fails, inconclusive = (int((verdicts == verdict).sum()) for verdict in (HOLDS, FAILS, OPEN))
+    parts = (plural(holds, HOLDS, "hold"), plural(fails, FAILS, "do not hold"), plural(inconclusive, f"is {OPEN}", f"are {OPEN}"))
+    return f"Of {plural(len(verdicts), 'claim')} fixed in advance {', '.join(parts[:2])} and {parts[2]}"

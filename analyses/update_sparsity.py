@@ -70,7 +70,7 @@ def headline(table: pd.DataFrame) -> str:
     names, parts = _axis_names(table), []
     for label, own in rows.groupby("label", sort=False):
         value, low, high = own["value"].mean(), own["low"].iloc[0], own["high"].iloc[0]
-        told = np.isfinite(low) and low * high > 0
+        told = not np.isfinite(low) or low * high > 0
         parts.append(f"{names[str(label)]} {POINTS * value:+.1f} points" if told else f"{names[str(label)]} not told apart")
     return f"Weights left unchanged, against {_reference(table)}: {'; '.join(parts)}"
 
@@ -220,6 +220,8 @@ def figure(table: pd.DataFrame) -> Figure:
 
 def _maps(table: pd.DataFrame, mapped: Sequence[str], panels: Sequence[Axes], part: Any) -> None:
     """Draw a map for each label, of the difference from the reference if there is one."""
+    if not mapped:
+        return
     cells, reference = _mapped(table), _reference(table)
     of_reference = cells[cells["method"] == reference].groupby(["layer", "module"], dropna=False)["value"].mean()
     values = {label: cells[cells["label"] == label] for label in mapped}
@@ -229,8 +231,6 @@ def _maps(table: pd.DataFrame, mapped: Sequence[str], panels: Sequence[Axes], pa
         for label, own in values.items():
             before = own.join(of_reference.rename("before"), on=keys)["before"]
             values[label] = own.assign(value=POINTS * (own["value"] - before))
-    if not mapped:
-        return
     everything = pd.concat([own.groupby(["layer", "module"], dropna=False)["value"].mean() for own in values.values()])
     largest = float(everything.abs().max()) or 1.0
     ends = (
