@@ -67,6 +67,7 @@ SIZES = {
     "0.65M": Shape(64, 128, 3, 4, 4, 384, 20),  # the embedded model
     "10M": Shape(2048, 320, 7, 5, 5, 960, 6),
     "135M": Shape(49152, 576, 30, 9, 3, 1536, 2),  # SmolLM2-135M
+    "0.5B": Shape(151936, 896, 24, 14, 2, 4864, 5),  # Qwen2.5-0.5B
 }
 
 
@@ -80,6 +81,7 @@ class Cell:
     threads: int
     checkpointing: bool
     contestant: str = ""
+    device: str = "cpu"
 
 
 def make_model(shape: Shape, folder: Path) -> None:
@@ -139,7 +141,10 @@ def forget_peak() -> None:
 
 
 def instant() -> Instant:
-    """Seconds of the clock, and of processor time that the process has used."""
+    """Seconds of the clock, and of processor time that the process has used, once the GPU has done what it was given."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
 
 
@@ -176,7 +181,7 @@ def ours(cell: Cell, folder: str) -> tuple[list[Instant], float]:
     before = resident()
     forget_peak()
     options = {"gradient_checkpointing": True} if cell.checkpointing else {}
-    loaded = policy.load(folder, "cpu", "float32", cell.dtype, **options)
+    loaded = policy.load(folder, cell.device, "float32", cell.dtype, **options)
     optimizer = torch.optim.AdamW(loaded.masters.values(), LEARNING_RATE, (0.9, 0.99), weight_decay=0.0, fused=True)
     drawn = [rows(cell.method, shape.vocabulary, step) for step in range(shape.steps + 1)]
     instants = [instant()]
@@ -241,7 +246,7 @@ def trl(cell: Cell, folder: str, attention: str) -> tuple[list[Instant], float]:
         "weight_decay": 0.0,
         "adam_beta2": 0.99,
         "max_grad_norm": 1.0,
-        "use_cpu": True,
+        "use_cpu": cell.device == "cpu",
         "bf16": cell.dtype == "bfloat16",
         "gradient_checkpointing": cell.checkpointing,
         "model_init_kwargs": {"dtype": "float32", "attn_implementation": attention},
@@ -298,7 +303,12 @@ def measure(cell: Cell, folder: str, attention: str) -> None:
         PROMPTS * GROUP * LENGTH if cell.method == "rlvr" else sum(sum(map(len, row)) for row in rows(cell.method, shape.vocabulary, 0))
     )
     seconds, cpu = (statistics.median(b - a for a, b in itertools.pairwise(times[1:])) for times in zip(*instants, strict=True))
-    result = {"speed": tokens / seconds, "cpu": cpu, "mib": resident(peak=True) - before}
+    mib = resident(peak=True) - before
+    if cell.device != "cpu":
+        import torch
+
+        mib = torch.cuda.max_memory_allocated() / 2**20
+    result = {"speed": tokens / seconds, "cpu": cpu, "mib": mib}
     print("RESULT " + json.dumps(result), flush=True)
 
 

@@ -162,6 +162,7 @@ class Setup:
     machine : of each process.
     compute : bytes of a number in forward and backward passes: 2 for bfloat16, 4 for float32.
     trl : whether TRL computes the gradient (``--engine trl``).
+    layers : whether ``samplers.layer_decoder`` samples, as it does on a CPU: it joins matrices, and holds each prompt once.
     """
 
     processes: int = 1
@@ -169,6 +170,7 @@ class Setup:
     machine: Machine = H100
     compute: int = 2
     trl: bool = False
+    layers: bool = False
 
     @property
     def name(self) -> str:
@@ -360,22 +362,26 @@ def memory(config: TrainConfig, shape: Shape, setup: Setup, assumed: Assumed = E
     sampled = [("sampling", calls(config)), ("evaluation", evaluations(config))]
     for name, asked in sampled:
         if asked:
-            largest = max(max(rows(call, setup.processes)) * (call.prompt(assumed) + call.limit) for call in asked)
             most = max(max(rows(call, setup.processes)) for call in asked)
-            phases[name] = (
-                moments
-                | narrow
-                | {
-                    "keys and values": float(largest * of_keys_and_values(shape, setup.compute)),
-                    "one layer spread over its heads": 2.0 * setup.compute * largest * shape.hidden,
-                    "logits": float(DRAWN * most * shape.vocabulary),
-                }
-            )
+            largest = max(_kept(call, max(rows(call, setup.processes)), setup, assumed) for call in asked)
+            kept = {"keys and values": largest * of_keys_and_values(shape, setup.compute), "logits": float(DRAWN * most * shape.vocabulary)}
+            if setup.layers:
+                joined = shape.hidden * (shape.hidden + 2 * shape.keys + 2 * shape.intermediate)
+                kept["joined matrices"] = float(setup.compute * shape.layers * joined)
+            else:
+                kept["one layer spread over its heads"] = 2.0 * setup.compute * largest * shape.hidden
+            phases[name] = moments | narrow | kept
     if setup.sharded:
         whole = {"whole moments": players * 8.0 * weights}
         phases["saving"] = moments | whole
         phases["resuming"] = moments | whole
     return Memory({name: always | parts for name, parts in phases.items()}, setup.machine.memory)
+
+
+def _kept(call: Call, count: int, setup: Setup, assumed: Assumed) -> float:
+    """Count the tokens whose keys and values are kept for this number of rows at their longest."""
+    prompts = count / min(call.group, ROWS) if setup.layers else count
+    return prompts * call.prompt(assumed) + count * call.limit
 
 
 @dataclass(frozen=True)
@@ -440,6 +446,16 @@ def sampling(call: Call, shape: Shape, setup: Setup, assumed: Assumed, width: in
     return total
 
 
+def measured(config: TrainConfig, shape: Shape, assumed: Assumed) -> float:
+    """Count the operations of the log-probabilities of a step's completions, where each prompt is computed once."""
+    kinds = completions(config)
+    lengths = [assumed.filled * call.limit for call in kinds]
+    predicted = sum(call.prompts * call.group * length for call, length in zip(kinds, lengths, strict=True))
+    tokens = sum(call.prompts * call.prompt(assumed) for call in kinds) + predicted
+    context = max(call.prompt(assumed) + length / 2 for call, length in zip(kinds, lengths, strict=True))
+    return forward(shape, tokens, context, predicted)
+
+
 def time(config: TrainConfig, shape: Shape, setup: Setup, assumed: Assumed = EXPECTED) -> Time:
     """Work out the seconds of a step and of a run.
 
@@ -453,22 +469,18 @@ def time(config: TrainConfig, shape: Shape, setup: Setup, assumed: Assumed = EXP
     machine, weights, count = setup.machine, shape.parameters, setup.processes
     rate, moved = assumed.utilisation * machine.flops, assumed.traffic * machine.link
     asked, kinds = calls(config, assumed.valid), completions(config)
-    lengths = [(call, assumed.filled * call.limit) for call in kinds]
-    predicted = sum(call.prompts * call.group * length for call, length in lengths)
-    tokens = sum(call.prompts * call.prompt(assumed) for call in kinds) + predicted
-    context = max(call.prompt(assumed) + length / 2 for call, length in lengths)
     flops: dict[str, float] = {}
     if setup.trl:  # the log-probabilities before the update, each process those of its completions
-        flops["measuring"] = forward(shape, tokens / count, context, predicted / count)
+        flops["measuring"] = measured(config, shape, assumed) / count
         micro = microbatches(config, setup, assumed)
         padded = micro.count * micro.tokens
         once = forward(shape, padded, max(call.prompt(assumed) + call.limit for call in kinds) / 2)
     else:
-        micro, once = Microbatches(1, 0), forward(shape, tokens, context, predicted)
+        micro, once = Microbatches(1, 0), measured(config, shape, assumed)
     iterations = config.num_iterations if isinstance(config, PolicyGradientConfig) else 1
     flops["update"] = iterations * once * (4 if config.gradient_checkpointing else 3)
     if isinstance(config, PolicyGradientConfig) and config.kl_coef:
-        flops["reference"] = forward(shape, tokens / count, context, predicted / count)
+        flops["reference"] = measured(config, shape, assumed) / count
     step = {"sampling": sum(sampling(call, shape, setup, assumed) for call in asked)}
     step |= {name: work / rate for name, work in flops.items()}
     step["optimizer"] = iterations * 28 * weights / (count if setup.sharded else 1) / (assumed.traffic * machine.bandwidth)
