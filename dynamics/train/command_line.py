@@ -207,7 +207,8 @@ def _suggestion(message: str) -> str:
 
 def _options() -> dict[str, bool]:
     """List all options, of the command and of the settings, and whether they take a list."""
-    types = {setting.name: get_type_hints(config)[setting.name] for config in METHODS.values() for setting in fields(config)}
+    types = {name: kind for config in METHODS.values() for name, kind in get_type_hints(config).items()}
+    types = {setting.name: types[setting.name] for config in METHODS.values() for setting in fields(config)}
     own = [setting.name for setting in fields(Command) if setting.name != "config"]
     return {option_of(name): False for name in own} | {option_of(name): get_origin(kind) is tuple for name, kind in types.items()}
 
