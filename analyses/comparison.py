@@ -66,7 +66,7 @@ QUESTIONS: tuple[Analysis, ...] = (
 FINDINGS = Path(__file__).resolve().parent.parent / "docs" / "findings.md"
 MARKS, END = {"full": "<!--VERDICTS-->", "smollm2": "<!--VERDICTS OF SMOLLM2-->"}, "<!--END-->"
 #: presets that are no demonstration, and runs of no preset
-JUDGED = ("", "full", "paper")
+JUDGED = ("", "full", "paper", "paper-7b")
 #: remark on the paper's sparsities, which are known from notes only
 QUOTED = (
     "The paper's sparsities are known from notes only: AZR-Coder-7B 45.7 %, SFT 94-98 %, RLVR 3-7 %. "
