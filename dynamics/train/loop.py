@@ -192,6 +192,7 @@ class Run:
             "threads": self.config.threads or cores(),
             "packages": {name: _version(name) for name in ("torch", "transformers", "numpy", "training-dynamics", "reasoning-gym")},
             "python": platform.python_version(),
+            "engine": self.engine.describe(),
             "status": "running",
         }
 

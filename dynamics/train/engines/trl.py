@@ -47,6 +47,8 @@ with optional_import("training on several processes"):
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
+#: the option under its name of today, or of transformers before 5.20, which vLLM 0.32 asks for
+_CHECKPOINTING = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in GRPOConfig.__dataclass_fields__)
 #: more micro-batches than the first batch needs, for later ones that are larger
 SLACK = 1.5
 
@@ -281,7 +283,7 @@ class _Trainer:
             max_grad_norm=0.0,  # the step clips
             bf16=policy.autocast is torch.bfloat16,
             use_cpu=policy.device.type == "cpu",
-            activation_checkpointing=config.gradient_checkpointing,
+            **{_CHECKPOINTING: config.gradient_checkpointing},
             ddp_find_unused_parameters=False,
             shuffle_dataset=False,
             save_strategy="no",
