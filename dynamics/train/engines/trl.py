@@ -43,7 +43,6 @@ from dynamics.train.updates import Update
 with optional_import("training on several processes"):
     from accelerate import PartialState
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -264,6 +263,7 @@ class _Trainer:
 
     def __init__(self, model: Any, player: Player, config: TrainConfig, chunks: int, threads: int):
         self.player, self.chunks, self.threads = player, chunks, threads
+        self.model, self.methods = model, dict[str, Any]()
         policy = player.policy
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[float | BaseException] = queue.SimpleQueue()
@@ -300,16 +300,21 @@ class _Trainer:
                 args=settings,
                 train_dataset=Dataset.from_list(rows),
                 processing_class=policy.tokenizer,
-                callbacks=[_Told(self)],
             )
         self.trainer.waiting = self
         self.thread = threading.Thread(target=self._run, daemon=True, name="trl")
         self.thread.start()
 
     def step(self, job: Job) -> float:
-        """Take an optimizer step; return the norm of the gradient."""
+        """Take an optimizer step; return the norm of the gradient.
+
+        The forward method that TRL and accelerate put in the place of the model's is there during a step only: sampling by
+        ``samplers.layer_decoder`` refuses a model that may compute something else.
+        """
+        vars(self.model).update(self.methods)
         self.jobs.put(job)
         found = self.done.get()
+        self.methods = {name: vars(self.model).pop(name) for name in ("forward",) if name in vars(self.model)}
         if isinstance(found, BaseException):
             raise found
         return found
@@ -332,7 +337,13 @@ class _Trainer:
             self.done.put(error)
 
     def next_job(self) -> Job:
-        """Wait for the next job."""
+        """Tell that the step of the last job was taken, and wait for the next one.
+
+        The trainer asks for the next batch after it has switched the model to training mode, so that it does nothing more to the model
+        once a step is told of.
+        """
+        if self.job is not None:
+            self.done.put(self.norm)
         self.job = self.jobs.get()
         if self.job is None:
             raise _Over
@@ -456,17 +467,6 @@ class _Step(torch.optim.Optimizer):
         """Take the step of the current player."""
         del closure
         self.of.take()
-
-
-class _Told(TrainerCallback):  # type: ignore[misc]
-    """Tells that a step was taken."""
-
-    def __init__(self, trainer: _Trainer):
-        self.of = trainer
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Hand the norm of the gradient over."""
-        self.of.done.put(self.of.norm)
 
 
 def _no_reward(completions: Sequence[Any], **_: Any) -> list[float]:

@@ -22,6 +22,7 @@ from dynamics.train.engines.trl import TRL
 from dynamics.train.lora import LoraPolicy, SharedBase
 from dynamics.train.player import Player
 from dynamics.train.policy import Policy
+from dynamics.train.samplers.transformers import decoder_of
 from dynamics.train.sampling import sample
 from train.helpers import MODELS
 
@@ -106,6 +107,7 @@ def steps(engine: Local | TRL, policy: Policy, reference: Policy, config: TrainC
         "norms": [one.norm for one in done],
         "clips": [one.clips for one in done],
         "sampled": sampled,
+        "decoder": decoder_of(player.policy),
         "state": states_of(engine, player),
     }
 
@@ -140,6 +142,7 @@ def compare(one: dict, other: dict) -> dict[str, object]:
         "norms": float(np.abs(np.subtract(one["norms"], other["norms"])).max()),
         "clips": [sorted(clips) for clips in one["clips"]] == [sorted(clips) for clips in other["clips"]],
         "sampled": one["sampled"] == other["sampled"],
+        "decoder": one["decoder"] == other["decoder"],
         "state": max(float((value - other["state"][name]).abs().max() / value.abs().max()) for name, value in one["state"].items()),
     }
 
