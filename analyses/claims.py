@@ -361,7 +361,9 @@ class Row:
     @property
     def _inside(self) -> Array:
         """Whether the mean of the model lies between those of the two others."""
-        below, above, apart = self.ends or ()
+        if self.ends is None:
+            raise ValueError("of a model between two others")
+        below, above, apart = self.ends
         return np.asarray(_same_sign(below, apart) & _same_sign(above, apart))
 
 

@@ -53,6 +53,7 @@ SHOWN = {
     make_label("selfplay", {}): (methods.COLORS["selfplay"], "-"),
     make_label("selfplay", {"proposer": "frozen"}): ("#D55E00", "--"),
     make_label("selfplay", {"proposer": "snapshot"}): ("#56B4E9", "-."),
+    make_label("selfplay", {"proposer_reward": "triangular"}): ("#AA4499", ":"),
 }
 #: colour of the other rewards
 GREY = "#a8a8a8"
@@ -63,9 +64,11 @@ def caption(table: pd.DataFrame) -> str:
     means = table[table["part"] == "mean"]
     count = int(means.loc[means["quantity"] == "solve_rate", "count"].max())
     others = [variant_name(label) for label in means["label"].unique() if label not in SHOWN]
+    one = int(means["seeds"].max()) == 1
+    kind = "normal interval over the tasks of one seed, for the shares over steps" if one else "t interval over the means of seeds"
     return (
-        f"Tasks proposed in each quarter of training, up to {count} per point, {int(means['seeds'].max())} seeds together, solved by the "
-        "base at temperature 1; bands: normal 95 % interval of the mean over tasks, for the shares valid and distinct over steps. "
+        f"Tasks proposed in each quarter of training, up to {count} per point, {int(means['seeds'].max())} seeds, solved by the "
+        f"base at temperature 1; bands: 95 % {kind}. "
         "Duplicates count as invalid. Operations: operators, calls, subscripts and comprehensions of the program. "
         "Difficulty: tokens of the base's answers against how often it solves the task."
         + (f" Grey: {', '.join(others)}." if others else "")
@@ -102,10 +105,27 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     if not quantities:
         raise InputError("no self-play run with curriculum.jsonl among the runs")
     pooled = pd.concat(quantities)
-    groups = pooled.groupby(["label", "quantity", "at"], sort=False)["observation"]
-    means = groups.agg(value="mean", error="sem", count="count").reset_index().assign(part="mean", seeds=pooled["seed"].nunique())
-    table = pd.concat([means, pd.DataFrame(changes).assign(part="change")], ignore_index=True)
-    return table.assign(low=table["value"] - 1.96 * table["error"], high=table["value"] + 1.96 * table["error"])
+    means = _means(pooled).assign(part="mean", seeds=pooled["seed"].nunique())
+    changed = pd.DataFrame(changes).assign(part="change")
+    changed = changed.assign(low=changed["value"] - 1.96 * changed["error"], high=changed["value"] + 1.96 * changed["error"])
+    return pd.concat([means, changed], ignore_index=True)
+
+
+def _means(pooled: pd.DataFrame) -> pd.DataFrame:
+    """Average observations over seeds, with Student's interval over their means; over the tasks of one seed, with a normal interval."""
+    keys = ["label", "quantity", "at"]
+    by_seed = pooled.groupby([*keys, "seed"], sort=False)["observation"].mean().dropna().reset_index()
+    rows = []
+    for key, own in pooled.groupby(keys, sort=False)["observation"]:
+        seeds = by_seed[(by_seed[keys] == list(key)).all(axis=1)]["observation"].to_numpy()
+        value, low, high = over_seeds(seeds)
+        error = float(own.std() / np.sqrt(own.count()))
+        if len(seeds) == 1:
+            low, high = value - 1.96 * error, value + 1.96 * error
+        rows.append(
+            dict(zip(keys, key, strict=True)) | {"value": value, "low": low, "high": high, "error": error, "count": int(own.count())}
+        )
+    return pd.DataFrame(rows)
 
 
 def _quantities(tasks: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -175,15 +195,20 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Draw the figure."""
-    drawing = style.new_figure(style.TWO_COLUMN, 4.4)
-    axes = drawing.subplots(2, 3)
-    for ax, name in zip(axes.flat, PANELS, strict=True):
-        draw(table, ax, name)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    """Draw the figure: the quantities that were recorded."""
+    means = table[table["part"] == "mean"].dropna(subset="value")
+    shown = [name for name in PANELS if (means["quantity"] == name).any()]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    drawing = style.new_figure(style.TWO_COLUMN, 0.6 + 1.9 * rows)
+    names: list[Any] = [*shown, *[shown[-1]] * (rows * columns - len(shown))]  # the last panel fills its row
+    axes = drawing.subplot_mosaic([names[start : start + columns] for start in range(0, len(names), columns)])
+    for name in shown:
+        draw(table, axes[name], name)
+    handles, labels = axes[shown[0]].get_legend_handles_labels()
     if set(table["label"]) - set(SHOWN):
         handles, labels = [*handles, Line2D([], [], color=GREY, linewidth=0.9)], [*labels, "other rewards"]
-    drawing.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
+    drawing.legend(handles, [variant_name(label) for label in labels], loc="outside lower center", ncols=min(5, len(labels)), fontsize=8)
     return drawing
 
 

@@ -189,7 +189,7 @@ def figure(table: pd.DataFrame) -> Figure:
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     drawing = style.new_figure(style.TWO_COLUMN * max(columns, 2) / 3, 0.6 + 2.1 * rows)
-    grid = [[*shown[start : start + columns]] for start in range(0, len(shown), columns)]
+    grid: list[Any] = [[*shown[start : start + columns]] for start in range(0, len(shown), columns)]
     grid[-1] += [grid[-1][-1]] * (columns - len(grid[-1]))  # the last panel fills its row
     axes: Any = drawing.subplot_mosaic(grid)
     drawn = {

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from analyses import analysis
 from analyses.analysis import told
-from analyses.pass_at_k import BASE, WITHIN, graded, mean_difference, paired_difference
+from analyses.pass_at_k import BASE, GREEDILY, WITHIN, graded, mean_difference, points
 from analyses.runs import Run, default_settings
 from analyses.verdicts import Verdict, check_claim_on_rows
 from dynamics import InputError
@@ -38,7 +38,7 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"Left: pass@1 of the base (hollow) and of the tuned model, both at temperature 1. Other panels: paired difference on the same "
         f"{int(together['problems'].max())} held-out problems of all splits, {int(together['seeds'].max())} seeds together; "
-        "bars: 95 % bootstrap over problems."
+        f"bars: 95 %, {' or '.join(sorted(set(together['interval'])))}."
     )
 
 
@@ -53,13 +53,14 @@ def headline(table: pd.DataFrame) -> str:
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Make a table of columns label, task, k, seed, before, after, value, low, high, problems, seeds.
+    """Make a table of columns label, task, k, seed, before, after, value, low, high, problems, seeds, interval.
 
     ``value`` is the paired difference; ``seed`` is NaN in the rows for all seeds together.
     """
     samples = graded(default_settings(runs))
     rows: list[dict[str, Any]] = []
-    for label in samples.loc[~samples["of_base"].astype(bool), "name"].unique():
+    labels = samples.loc[~samples["of_base"].astype(bool), "name"].unique()
+    for label in (label for label in labels if not label.endswith(GREEDILY)):
         seeds = sorted(samples.loc[samples["name"] == label, "seed"].unique())
         own = samples[samples["seed"].isin(seeds)]
         for task in ("all", *sorted(own["task"].unique())):
@@ -71,18 +72,16 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _task_rows(samples: pd.DataFrame, label: str, task: str, seeds: int) -> list[dict[str, Any]]:
     """Make the rows of a label and a type of task at k = 1 and at the largest k; for all tasks together, also those of each seed."""
-    compared = paired_difference(samples, BASE, label)
-    if compared is None:
+    if not {BASE, label} <= set(samples["name"]):
         return []
-    points = compared.points.sort_values("k")
+    known = sorted(points(samples, label, BASE), key=lambda point: int(point["k"]))
     means = samples.groupby("name")["correct"].mean()
     rows: list[dict[str, Any]] = []
-    for point in points[points["k"].isin({1, points["k"].max()})].to_dict("records"):
+    for point in [known[0], *known[1:][-1:]]:
         k = int(point["k"])
         shared = {"label": label, "task": task, "k": k, "seeds": seeds}
         before = {"before": means[BASE], "after": means[label]} if k == 1 else {}
-        ends = {"low": point["low"], "high": point["high"], "problems": int(point["problems"])}
-        rows.append(shared | {"seed": None, "value": point["difference"]} | ends | before)
+        rows.append(shared | {"seed": None} | {name: point[name] for name in ("value", "low", "high", "problems", "interval")} | before)
         if task == "all":
             by_seed = [(seed, own) for seed, own in samples.groupby("seed") if {BASE, label} <= set(own["name"])]
             rows += [shared | {"seed": seed, "value": mean_difference(own, BASE, label, k)} for seed, own in by_seed]
@@ -151,7 +150,8 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
         rows = table[(table["label"] == method) & (table["task"] == "all") & (table["k"] == 1)]
         if len(rows):
             measured = f"pass@1, {method} minus base, all splits"
-            checked.append(check_claim_on_rows(f"{method} gains at k = 1", measured, rows, 1, WITHIN))
+            kind = str(rows["interval"].dropna().iloc[0]) if "interval" in rows else WITHIN
+            checked.append(check_claim_on_rows(f"{method} gains at k = 1", measured, rows, 1, kind))
     return checked
 
 

@@ -227,7 +227,7 @@ def _crossed(samples: pd.DataFrame, sides: Sequence[str]) -> list[dict[str, Any]
     if samples["program"].isna().any():
         return None
     counts = samples.groupby(["name", "seed", "asked"])["correct"].agg(["size", "sum"]).unstack("asked")
-    if counts.isna().any(axis=None):
+    if counts.isna().to_numpy().any():
         return None
     problems = counts["size"].columns
     programs = pd.factorize(samples.drop_duplicates("asked").set_index("asked")["program"].reindex(problems))[0]

@@ -38,7 +38,8 @@ def caption(table: pd.DataFrame) -> str:
     shares = table[table["part"] == "share"]
     return (
         f"Left: share of {int(shares['problems'].max())} held-out problems of all splits and seeds that one model solved at least once in "
-        f"{int(shares['samples'].max())} samples and the other never; bars: 95 % Wilson intervals. "
+        f"{int(shares['samples'].max())} samples and the other never; bars: 95 % Wilson intervals over problems, of these seeds; grey "
+        "line: what two sets of samples of the base itself would give on average. "
         "Right: the base's log-probability at temperature 1 of the tuned model's correct answers, the most likely of each problem; "
         "at the dotted line the base is expected to give the answer once in that many samples."
     )
@@ -54,7 +55,8 @@ def headline(table: pd.DataFrame) -> str:
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
     """Make a table of columns part, label, problems, samples, seeds, seed, outcome, value, low, high.
 
-    Parts: share (of the problems, by outcome), balance (for all seeds together and for each), answer (log-probability, one per problem).
+    Parts: share (of the problems, by outcome), expected (share that only one of two equal models solves), balance (for all seeds together
+    and for each), answer (log-probability, one per problem).
     """
     evaluated = [run for run in default_settings(runs) if len(run.evals)]
     rows: list[dict[str, Any]] = []
@@ -79,6 +81,7 @@ def _label_rows(label: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
     ):
         low, high = wilson(int(problems.sum()), len(solved))
         rows.append({"part": "share", **shared, "outcome": outcome, "value": float(problems.mean()), "low": low, "high": high})
+    rows.append({"part": "expected", **shared, "outcome": "only one of two bases", "value": float(_alone(solved).mean())})
     rows.append({"part": "balance", **shared, "outcome": "only tuned - only base", **_balance(solved)})
     for run, own in zip(runs, by_run, strict=True):
         of_run = {"seed": run.seed, "outcome": "only tuned - only base", "problems": len(own)}
@@ -94,7 +97,18 @@ def _solved(run: Run) -> pd.DataFrame:
     if not {BASE, run.label} <= set(wide["any"].columns):
         raise InputError(f"{run.path / 'evals'}: needs samples of the base at T=1 and of the trained model")
     solved = pd.DataFrame({"base": wide["any"][BASE], "tuned": wide["any"][run.label], "samples": wide["size"].min(axis=1)})
-    return solved.astype({"base": bool, "tuned": bool})
+    correct = samples[samples["name"] == BASE].groupby("problem")["correct"].agg(["sum", "size"])
+    rate = (correct["sum"] + 0.5) / (correct["size"] + 1)
+    return solved.astype({"base": bool, "tuned": bool}).assign(rate=rate.reindex(solved.index))
+
+
+def _alone(solved: pd.DataFrame) -> pd.Series[float]:
+    """Compute the chance that the base solves a problem and a second set of as many of its own samples does not.
+
+    The base's rate is estimated with half a success and half a failure more than it had, as nothing is known to be impossible.
+    """
+    never = (1 - solved["rate"]) ** solved["samples"]
+    return never * (1 - never)
 
 
 def _balance(solved: pd.DataFrame) -> dict[str, float]:
@@ -165,6 +179,8 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
                 markerfacecolor=marker["color"] if filled else "white",
                 markersize=6,
             )
+        if len(expected := table.loc[(table["part"] == "expected") & (table["label"] == label), "value"]):
+            ax.plot([expected.iloc[0]] * 2, [position - 0.35, position + 0.35], color=methods.OTHER, linewidth=1.5, zorder=1)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlim(left=0)
@@ -173,7 +189,9 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlabel="share of the problems", title="solved by one only")
     for outcome, facecolor in (("only base", "white"), ("only tuned", methods.OTHER)):
         ax.plot([], [], "o", color=methods.OTHER, markerfacecolor=facecolor, label=OUTCOMES[outcome])
-    ax.legend(loc="lower right", fontsize=7)
+    if (table["part"] == "expected").any():
+        ax.plot([], [], color=methods.OTHER, linewidth=1.5, label="only one of two bases")
+    ax.legend(fontsize=7)
     return ax
 
 
@@ -202,6 +220,9 @@ def answers(table: pd.DataFrame, ax: Axes) -> Axes:
 def figure(table: pd.DataFrame) -> Figure:
     """Draw the figure."""
     drawing = style.new_figure(style.TWO_COLUMN, 2.9)
+    if not (table["part"] == "answer").any():  # without the weights of the base
+        draw(table, drawing.subplots())
+        return drawing
     left, right = drawing.subplots(1, 2, width_ratios=[1, 1.3])
     draw(table, left)
     answers(table, right)

@@ -59,7 +59,7 @@ OUTCOMES = {
     "sparsity": ("sparsity", "share of weights"),
     "entropy": ("change of entropy", "nats per token"),
     "pass@1": ("gain in pass@1", "points"),
-    "pass@k": ("gain at the largest k", "points"),
+    "pass@k": ("gain, largest k", "points"),
 }
 #: setting of a run -> factor, for settings in which a run differs from its method's usual ones
 VARIED = {"pool": "pool", "data_order": "order", "advantage": "estimator", "advantage_cells": "estimator", "proposer": "proposer"}
@@ -74,7 +74,7 @@ def caption(table: pd.DataFrame) -> str:
     rows = table[table["part"] == "factor"]
     known = rows[rows["share"].notna()]
     shares = (
-        f" Percentages: of the variance over the complete grid of {', '.join(map(FACTORS.get, dict.fromkeys(known['factor'])))}; "
+        f" Percentages: of the variance over the complete grid of {', '.join(FACTORS[name] for name in dict.fromkeys(known['factor']))}; "
         "interactions count for each factor that takes part."
         if len(known)
         else " No percentages: learning rate, dtypes and method are not crossed completely in these runs."
@@ -95,9 +95,10 @@ def headline(table: pd.DataFrame) -> str:
     parts = []
     for outcome, (name, _) in OUTCOMES.items():
         own = rows[rows["outcome"] == outcome].sort_values("value", ascending=False)
+        own = own[~(own["value"] <= own["expected"])]  # what seeds alone give is no effect
         if len(own):
-            parts.append(f"{name}: {FACTORS[own['factor'].iloc[0]]} ({own['value'].iloc[0]:.2g})")
-    return f"What moves it most, all else equal (standard deviation) - {'; '.join(parts)}"
+            parts.append(f"{name}: {FACTORS[own['factor'].iloc[0]]} (sd {own['value'].iloc[0]:.2g})")
+    return f"What moves it most, all else equal - {'; '.join(parts) or 'nothing more than seeds do'}"
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
