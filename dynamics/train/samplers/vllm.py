@@ -151,10 +151,10 @@ class VLLM:
         return {"name": "vllm", "version": versions[0] if versions else None, "memory": self.memory}
 
     def close(self) -> None:
-        """Give back the memory."""
-        if self.llm is not None:
+        """Give back the memory, unless other processes are there: vLLM would end their connections with this one too."""
+        if self.llm is not None and self.processes == 1:
             self.llm.llm_engine.engine_core.shutdown()
-            self.llm = None
+        self.llm = None
 
 
 def _version(package: str) -> str | None:

@@ -1,19 +1,21 @@
-"""Sample by vLLM from a model that moves, and print what was found as JSON; run by the interpreter that has vLLM.
+"""Sample by vLLM from a model that moves, and train; print what was found as JSON. Run by the interpreter that has vLLM.
 
-python with_vllm.py MODEL
+python with_vllm.py MODEL FOLDER
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from dynamics.errors import InputError
-from dynamics.train import policy
+from dynamics.train import loop, policy
 from dynamics.train.completions import Request
+from dynamics.train.config import RLVRConfig
 from dynamics.train.samplers import vllm
 from dynamics.train.samplers.checked import Checked
 from dynamics.train.sampling import sample
@@ -33,8 +35,31 @@ def drawn(groups: list) -> list:
     return [[(one.ids.tolist(), one.ended) for one in group] for group in groups]
 
 
-def main(model: str) -> None:
-    """Print what was found."""
+class Stop(Exception):
+    """Ends a run where a kill would."""
+
+
+def train(model: str, folder: Path) -> None:
+    """Train two runs sampled by vLLM: one in one go, one that ends after its third step and is resumed."""
+    config = RLVRConfig(
+        model, "lab", steps=4, learning_rate=1e-3, threads=1, save_every=2, probe_every=2, validate_every=2, validation_problems=4,
+        eval_problems=4, eval_samples=2, eval_temperatures=(1.0, 0.0), max_new_tokens=32, kl_coef=0.01, num_problems=16,
+        prompts_per_step=2, group_size=4,
+    )  # fmt: skip
+
+    def stop(step: int, _: object) -> None:
+        if step == 3:
+            raise Stop
+
+    loop.run("rlvr", config, folder / "whole", sampler=Checked(vllm.VLLM(0.25), 1280))
+    try:
+        loop.run("rlvr", config, folder / "killed", on_step=stop, sampler=Checked(vllm.VLLM(0.25), 1280))
+    except Stop:
+        loop.run("rlvr", config, folder / "killed", resume=True, sampler=Checked(vllm.VLLM(0.25), 1280))
+
+
+def check(model: str) -> dict:
+    """Sample from policies whose weights change, and say what was found."""
     torch.set_num_threads(1)
     found: dict = {}
     one = policy.load(model, "cpu", "float32", "float32")
@@ -71,8 +96,9 @@ def main(model: str) -> None:
     except InputError as error:
         found["stale head"] = str(error)
     checked.close()
-    print(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    train(sys.argv[1], Path(sys.argv[2]))
+    print(json.dumps(check(sys.argv[1])))
