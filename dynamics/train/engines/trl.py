@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dynamics.errors import InputError
@@ -302,8 +303,12 @@ class _Trainer:
                 processing_class=policy.tokenizer,
             )
         self.trainer.waiting = self
+        self.configure()
         self.thread = threading.Thread(target=self._run, daemon=True, name="trl")
         self.thread.start()
+
+    def configure(self) -> None:
+        """Change what accelerate is told, before it prepares the model."""
 
     def step(self, job: Job) -> float:
         """Take an optimizer step; return the norm of the gradient.
@@ -370,6 +375,13 @@ class _Sharded(_Trainer):
         self.optimizer: torch.optim.Optimizer | None = None
         self.version: int | None = None  # of the player's weights that are in the shards
         super().__init__(copy.deepcopy(model), player, config, chunks, threads)
+
+    def configure(self) -> None:
+        """Add gradients up in float32, as one process and DDP do: accelerate's own policy for bfloat16 adds them up in bfloat16."""
+        if self.player.policy.autocast is not None:
+            narrow = self.player.policy.autocast
+            plugin = self.trainer.accelerator.state.fsdp_plugin
+            plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, output_dtype=narrow)
 
     def next_job(self) -> Job:
         """Wait for the next job, and take up weights that were changed otherwise than by a step."""

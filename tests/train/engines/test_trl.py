@@ -122,6 +122,7 @@ def test_two_processes_compute_the_update_of_one(sharding: str, tmp_path: Path) 
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["processes"] == 2
+    assert found["added up in"] == ("torch.bfloat16, torch.float32" if sharding else "")
     for case, differences in found["cases"].items():
         assert all(differences[name] for name in ("names", "clips", "sampled", "decoder")), case
         assert differences["steps"] in (3, 4, 6, 8), case

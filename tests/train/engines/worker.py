@@ -46,6 +46,9 @@ CASES: dict[str, tuple[str, TrainConfig]] = {
     "ratio of completions": ("llama", RLVRConfig()),
     "lora": ("llama", RLVRConfig()),
 }
+#: a case whose numbers are not compared
+NARROW = "bfloat16"
+CASES_APART: dict[str, tuple[str, TrainConfig]] = {NARROW: ("llama", RLVRConfig(max_tokens_per_microbatch=20, compute_dtype="bfloat16"))}
 
 
 def batch(step: int, case: str) -> Batch:
@@ -149,14 +152,15 @@ def compare(one: dict, other: dict) -> dict[str, object]:
 
 def policy_of(model: str, case: str) -> tuple[Policy, Policy]:
     """Make a policy and another one to which it is compared."""
-    plain, reference = (Policy(MODELS[model](seed).eval(), tiny.build_tokenizer()) for seed in (0, 1))
+    compute = "bfloat16" if case == NARROW else "float32"
+    plain, reference = (Policy(MODELS[model](seed).eval(), tiny.build_tokenizer(), "float32", compute) for seed in (0, 1))
     return (LoraPolicy(SharedBase(plain), 4) if case == "lora" else plain), reference
 
 
 def config_of(case: str) -> TrainConfig:
     """Return the settings of a case."""
     more = {} if case == "supervised" else {"temperature": TEMPERATURE}
-    return replace(CASES[case][1], device="cpu", learning_rate=1e-3, threads=1, warmup_steps=2, steps=4, **more)
+    return replace((CASES | CASES_APART)[case][1], device="cpu", learning_rate=1e-3, threads=1, warmup_steps=2, steps=4, **more)
 
 
 def have_accelerate_shard_on_a_processor() -> None:
@@ -178,6 +182,14 @@ def have_accelerate_shard_on_a_processor() -> None:
     torch.distributed.init_process_group("gloo")
 
 
+def added_up_in(engine: TRL) -> str:
+    """Return the dtypes in which FSDP2 holds and adds up gradients that are computed in bfloat16."""
+    engine.ranks.call("case", NARROW)
+    engine.update(engine.ranks.players["policy"], None, batch(1, NARROW), 1)
+    policy = list(engine.trainers.values())[-1].trainer.model_wrapped._get_fsdp_state()._mp_policy
+    return f"{policy.param_dtype}, {policy.reduce_dtype}"
+
+
 def main() -> None:
     """Compare TRL with one process in every case, and write what was found."""
     torch.set_num_threads(1)
@@ -191,7 +203,7 @@ def main() -> None:
     def begin(case: str) -> None:
         """Make the players of a case, in every process."""
         config = config_of(case)
-        policy, reference = policy_of(CASES[case][0], case)
+        policy, reference = policy_of((CASES | CASES_APART)[case][0], case)
         engine.share(Start("rlvr", config, 1, "float32", ""), {"policy": update.make_player("policy", policy, config)}, reference)
 
     engine.ranks.handlers["case"] = begin
@@ -207,9 +219,10 @@ def main() -> None:
         engine.ranks.call("case", case)
         shared = engine.ranks.policies
         found[case] = compare(expected, steps(engine, shared["policy"], shared[BASE], config, case))
+    added = added_up_in(engine) if "fsdp2" in sys.argv else ""
     engine.close()
     with open(sys.argv[1], "w", encoding="utf-8") as file:
-        json.dump({"processes": engine.ranks.size, "cases": found}, file)
+        json.dump({"processes": engine.ranks.size, "cases": found, "added up in": added}, file)
 
 
 if __name__ == "__main__":
