@@ -68,7 +68,7 @@ def caption(table: pd.DataFrame) -> str:
     kind = "normal interval over the tasks of one seed, for the shares over steps" if one else "t interval over the means of seeds"
     return (
         f"Tasks proposed in each quarter of training, up to {count} per point, {int(means['seeds'].max())} seeds, solved by the "
-        f"base at temperature 1; bands: 95 % {kind}. "
+        f"base at temperature 1; bands: 95 % {kind}, cut at 0 and at 1. "
         "Duplicates count as invalid. Operations: operators, calls, subscripts and comprehensions of the program. "
         "Difficulty: tokens of the base's answers against how often it solves the task."
         + (f" Grey: {', '.join(others)}." if others else "")
@@ -185,6 +185,9 @@ def draw(table: pd.DataFrame, ax: Axes, quantity: str = "solve_rate") -> Axes:
         else:
             methods.line(rows, "at", "_", ax, band=False, color=GREY, linewidth=0.9, markersize=2)
     ax.set_title(PANELS[quantity])
+    if quantity in ("solve_rate", "distinct", "valid"):  # Student's interval does not know these bounds
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, 0.0), min(high, 1.0))
     ticks.plain(ax.yaxis, 4)
     if quantity == "by_difficulty":
         ax.set(xlabel="solve rate of the task", xlim=(-0.05, 1.05))

@@ -7,9 +7,10 @@ they were fixed, and nothing is judged if they differ. ``--fix`` writes them bes
 ``--task lab --model lab``, evaluations at temperatures 1 and 0 (the default of this model), ``--validate-every N`` for what happens during
 training, and ``--curriculum-samples`` for self-play.
 
-The figure shows what each method gains over its base, asked in the same manner, on the three test sets; the length of answers
-and the share of true steps on validation problems over training; and the share of the proposals of each quarter that the base solves.
-Intervals are over seeds and programs together, each for itself; the verdicts of the table hold together (Holm).
+The figure shows every row of the claims, turned so that the right side is as claimed, in units of half its own interval; what each method
+gains over its base, asked in the same manner, on the three test sets; the length of answers and the share of true steps on validation
+problems over training; and the share of the proposals of each quarter that the base solves. Intervals are over seeds and programs
+together, each for itself; the verdicts hold together (Holm).
 
     python -m analyses.laboratory runs/lab --fix               # before the runs
     python -m analyses.laboratory runs/lab --out figures       # seconds
@@ -18,6 +19,7 @@ Intervals are over seeds and programs together, each for itself; the verdicts of
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +29,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analyses import statistics, studies
+from analyses import claims, statistics, studies
 from analyses.claims import Claim, Conjunct, Family, Graded, Scores
+from analyses.curriculum import SHOWN
+from analyses.presets import METHODS
 from analyses.runs import Run, default_optimizer, first_and_last_fifth
 from analyses.studies import CURVES, MANNERS, PROMPTS, PROPOSALS, VALIDATION, WEIGHTS, Numbers, Recorded, Study, drawn, point
 from analyses.update_sparsity import final_sparsity
+from analyses.verdicts import FAILS, HOLDS, OPEN
 from dynamics import InputError
 from dynamics.descriptions import plural
 from dynamics.presentation import methods, style, ticks
@@ -41,6 +47,8 @@ from dynamics.train.lab.problems import TEST_SETS
 GREEDY = "base, greedy"
 #: pass@k at the largest k for which all evaluations have samples
 REACH = "pass@16"
+#: effects are drawn up to this many half-widths of their intervals
+FAR = 2.6
 #: margin of "the same", in nats per token
 NATS = 0.05
 #: the claims as they were fixed
@@ -79,6 +87,11 @@ CLAIMS = Family(
 )
 #: what is drawn over training -> title
 OVER_TRAINING = {"length": "tokens of an answer", "true/written": "share of true steps"}
+#: columns of the table of curves; the last ones are of the rows of claims
+COLUMNS = (*CURVES, "measured", "contrast", "verdict", "margin")
+#: how a decided row is drawn: filled
+MARKS = {HOLDS: "#009E73", FAILS: "#D55E00", OPEN: "#8a8a8a"}
+CLAIMED = "claims"
 
 
 @dataclass(frozen=True)
@@ -141,18 +154,34 @@ def _entropies(run: Run, numbers: Numbers) -> None:
 
 
 def curves(pilots: Compared) -> pd.DataFrame:
-    """Make the table of what is drawn: ``CURVES``.
+    """Make the table of what is drawn: ``COLUMNS``.
 
-    Panels: a test set (gain over the base asked in the same manner; ``at`` is the temperature), the keys of ``OVER_TRAINING``, and
-    proposals (by quarter).
+    Panels: claims (a row each, ``at`` is its number; effect and interval are those of ``claims.table``, with the sign of the claim); a
+    test set (gain of a method over the base asked in the same manner; ``at`` is the temperature), the keys of ``OVER_TRAINING``, and
+    proposals (by quarter) of self-play and its variants.
     """
-    return pd.DataFrame([*_gains(pilots), *_over_training(pilots), *_curriculum(pilots)], columns=list(CURVES))
+    rows = [*_rows(pilots), *_gains(pilots), *_over_training(pilots), *_curriculum(pilots)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(pilots: Compared) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the claims that were measured."""
+    for number, row in enumerate(claims.table(claims.judge(CLAIMS, pilots)).to_dict("records")):
+        about = {"panel": CLAIMED, "label": row["claim"], "at": number, "measured": row["measured"], "contrast": row["contrast"]}
+        about |= {"verdict": row["verdict"], "margin": row["margin"], "seeds": row["seeds"], "programs": row["programs"]}
+        if row["verdict"] == claims.NOT_MEASURED:
+            continue
+        sign = row["direction"] or 1
+        low, high = sorted([sign * row["low"], sign * row["high"]])
+        yield about | {"value": sign * row["effect"], "low": low, "high": high}
 
 
 def _gains(pilots: Compared) -> Iterator[dict[str, Any]]:
     samples = pilots.evaluated.samples
     for name in samples.loc[~samples["name"].str.startswith("base, "), "name"].unique():
         label, _, manner = str(name).rpartition(", ")
+        if label not in METHODS:
+            continue
         for problems in TEST_SETS:
             at = MANNERS.get(manner)
             if at is not None:
@@ -163,7 +192,7 @@ def _over_training(pilots: Compared) -> Iterator[dict[str, Any]]:
     """Yield the means on validation problems at each step, with intervals for new seeds and programs."""
     samples = pilots.recorded.validated.samples
     names = samples["name"].str.extract(r"^(?P<label>.+), step (?P<step>\d+), T=1$").dropna().drop_duplicates()
-    for label, step in sorted((str(label), int(step)) for label, step in names.to_numpy()):
+    for label, step in sorted((str(label), int(step)) for label, step in names.to_numpy() if label in METHODS):
         for measured in OVER_TRAINING:
             try:
                 scores = pilots.scores(measured, f"{label}, step {step}, T=1", VALIDATION)
@@ -185,15 +214,51 @@ def draw(table: pd.DataFrame, ax: Axes, panel: str) -> Axes:
     """Draw what changes over training: a key of ``OVER_TRAINING``, or the proposals."""
     rows = table[table["panel"] == panel]
     for label in dict.fromkeys(rows["label"]):
-        methods.line(rows[rows["label"] == label], "at", label, ax)
+        color, dashes = SHOWN.get(label, (methods.color(label), "-")) if panel == PROPOSALS else (methods.color(label), "-")
+        methods.line(rows[rows["label"] == label], "at", label, ax, color=color, linestyle=dashes, markersize=3)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, 0.0), high if panel == "length" else min(high, 1.0))  # Student's interval does not know these bounds
     ticks.plain(ax.yaxis, 4)
     if panel == PROPOSALS:
-        ax.set(title="proposals that the base solves", xlabel="quarter of training")
+        ax.set(title="base solves", xlabel="quarter's proposals")
         ax.set_xticks([1, 2, 3, 4])
     else:
         ax.set(title=OVER_TRAINING[panel], xlabel="step")
+        ticks.whole(ax.xaxis, 3)
+    return ax
+
+
+def forest(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the rows of the claims: as claimed is right; each in units of half its interval, filled in a colour if it is decided."""
+    rows = table[table["panel"] == CLAIMED].to_dict("records")
+    names = []
+    for place, row in enumerate(rows):
+        half = (row["high"] - row["low"]) / 2
+        known = np.isfinite(half) and half > 0
+        at = row["value"] / half if known else 0.0
+        color = MARKS[row["verdict"]]
+        if known:
+            shown = float(np.clip(at, -FAR, FAR))
+            ax.plot([max(shown - 1, -FAR - 1), min(shown + 1, FAR + 1)], [place, place], color=color, linewidth=2.2, alpha=0.55)
+            decided = row["verdict"] != OPEN
+            marker = "o" if shown == at else "<" if at < 0 else ">"
+            ax.plot([shown], [place], marker=marker, color=color, markerfacecolor=color if decided else "white", markersize=6, zorder=3)
+        if known and row["margin"] > 0:
+            ax.plot([-row["margin"] / half, row["margin"] / half], [place, place], color=style.FAINT, linewidth=9, alpha=0.18, zorder=0)
+        interval = f" [{row['low']:+.2g}, {row['high']:+.2g}]" if known else ""
+        ax.annotate(f"{row['value']:+.2g}{interval}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7)
+        name = "same " if row["margin"] > 0 else ""
+        names.append(textwrap.fill(f"{row['label']}: {name}{row['measured']}", 52))
+    ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
+    ax.set_yticks(range(len(rows)), names, fontsize=7)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlim(-FAR - 1, FAR + 1)
+    ax.set_xticks([-2, -1, 0, 1, 2])
+    ax.grid(axis="x")
+    ax.set_xlabel("against the claim     |     as claimed\nhalf-widths of the row's own interval")
+    for verdict in dict.fromkeys(row["verdict"] for row in rows):
+        face = MARKS[verdict] if verdict != OPEN else "white"
+        ax.plot([], [], linestyle="none", marker="o", markersize=6, color=MARKS[verdict], markerfacecolor=face, label=f"row {verdict}")
     return ax
 
 
@@ -211,20 +276,40 @@ def gains(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=1)
     ax.set_yticks(range(len(TEST_SETS)), TEST_SETS)
     ax.set_ylim(len(TEST_SETS) - 0.5, -0.5)
-    ax.set(title="pass@1 minus the base", xlabel="points")
-    ticks.plain(ax.xaxis, 4, least=2)
+    ax.set(title="pass@1 gain", xlabel="points")
+    ticks.plain(ax.xaxis, 3, least=2, signed=True)
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Draw the figure."""
-    drawing = style.new_figure(style.TWO_COLUMN, 4.6)
-    axes = drawing.subplots(2, 2)
-    gains(table, axes[0, 0])
-    for ax, panel in zip((axes[0, 1], axes[1, 0], axes[1, 1]), (*OVER_TRAINING, PROPOSALS), strict=True):
-        draw(table, ax, panel)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=max(1, min(4, len(labels))), fontsize=8)
+    """Draw the figure: what was measured only."""
+    known = set(table["panel"])
+    small = [panel for panel in (TEST_SETS[0], *OVER_TRAINING, PROPOSALS) if panel in known]
+    rows = int((table["panel"] == CLAIMED).sum())
+    heights = [0.5 + 0.29 * rows] * bool(rows) + [2.0] * bool(small)
+    drawing = style.new_figure(style.TWO_COLUMN, 1.0 + sum(heights))
+    parts = list(np.atleast_1d(drawing.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]))
+    if rows:
+        part = parts.pop(0)
+        ax = forest(table, part.subplots())
+        part.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=7.5)
+    if not small:
+        return drawing
+    axes = parts[0].subplots(1, len(small), squeeze=False)[0]
+    for ax, panel in zip(axes, small, strict=True):
+        if panel == TEST_SETS[0]:
+            gains(table, ax)
+        else:
+            draw(table, ax, panel)
+        ax.set_title(ax.get_title(loc="left"), fontsize=9)
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        entries = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | entries
+    entries |= {
+        "both greedy": Line2D([], [], linestyle="none", marker="o", markersize=5, color=methods.OTHER),
+        "both at T=1": Line2D([], [], linestyle="none", marker="o", markersize=5, color=methods.OTHER, markerfacecolor="none"),
+    }
+    parts[0].legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, fontsize=7.5)
     return drawing
 
 
@@ -232,10 +317,11 @@ def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     seeds = plural(int(table["seeds"].max()), "seed") if len(table) else "no seeds"
     return (
-        f"{seeds}. Top left: pass@1 minus that of the base on sets of new programs; filled: both answer "
-        "greedily, hollow: both at temperature 1. Answers and steps: validation problems at temperature 1. Proposals: the share that the "
-        "base solves, of the valid proposals of "
-        "each quarter. Bars and bands: 95 % over seeds and programs together, for each point alone; bands are cut at 0 and at 1."
+        f"{seeds}. Top: the rows of the claims with 95 % intervals (90 % for 'same', whose margin is shaded), filled if the row is decided "
+        "with all others (Holm), arrowheads beyond the axis. Below: pass@1 minus that of the base on sets of new programs; filled: both "
+        "answer greedily, hollow: both at temperature 1. Answers and steps: validation problems at temperature 1. Base solves: the share "
+        "that the base solves of the valid proposals of each quarter. Bars and bands: 95 % over seeds and programs together, for each "
+        "point alone; bands are cut at 0 and at 1."
     )
 
 

@@ -20,6 +20,7 @@ from analyses.presets import METHODS, PRESETS
 from analyses.studies import PROMPTS
 from analyses.verdicts import HOLDS, OPEN
 from dynamics import InputError
+from dynamics.presentation import style
 from dynamics.sparsity.definitions import RULES
 from dynamics.train import settings
 
@@ -196,7 +197,15 @@ def test_the_command_writes_tables_and_figure(folder: Path, tmp_path: Path, caps
     assert "The claims are those that were fixed in primary_claims.json" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {f"laboratory{end}" for end in (".png", ".svg", ".csv", "-curves.csv", ".md")}
     curves = pd.read_csv(out / "laboratory-curves.csv")
-    assert set(curves["panel"]) == {"test", "deeper", "transfer", "length", "true/written", "proposals"}
+    assert set(curves["panel"]) == {"claims", "test", "deeper", "transfer", "length", "true/written", "proposals"}
+    assert set(curves.loc[curves["panel"] == "test", "label"]) == {"sft", "rlvr", "selfplay"}
+    rows = curves[curves["panel"] == "claims"]
+    assert len(rows) == 12
+    assert rows.loc[rows["verdict"] == HOLDS, "low"].ge(0).sum() >= 3  # as claimed is the right side
+    with style.use_style():
+        ax = laboratory.forest(curves, style.new_figure(7, 4).subplots())
+    filled = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() in "o<>" and len(line.get_xdata())]
+    assert [face == "white" for face in filled] == [verdict == OPEN for verdict in rows["verdict"]]
     gain = curves[(curves["panel"] == "test") & (curves["label"] == "rlvr")]
     assert sorted(gain["at"]) == [0, 1]
     length = curves[(curves["panel"] == "length") & (curves["label"] == "rlvr")]
