@@ -7,10 +7,13 @@ Two bf16 checkpoints of the given size are written, kept in the page cache, and 
 floor       counting `a != b` on the mapped bytes of both files, same threads: the cost of reading and one comparison
 report      `dynamics.sparsity.compare`: every measure of the report
 reading     `preadv` of both files into reused buffers, same threads: the floor for identical files
+halves      the floor of a float32 base against bf16: the upper halves of its values are compared
+adapter     a LoRA adapter of rank 16 against its base, beside the report of the dense pair, which has as many changed weights
 published   the logic of the script of arXiv 2505.11711: load both with safetensors, concatenate the differences, `isclose`
 
-Rounds alternate between the contestants, so that noise of the machine affects all of them; the ratio is that of the medians, and the best
-ratio of a round is printed beside it. Memory is the peak of anonymous memory (RssAnon) of the whole command in a fresh process.
+Rounds alternate between the contestants, so that noise of the machine affects all of them. The ratio is that of the medians; the best
+ratio of a round and that of the smallest CPU times are printed beside it. Memory is the peak of anonymous memory (RssAnon) of the whole
+command in a fresh process.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +44,9 @@ def write_pair(folder: Path, gib: float) -> dict[str, Path]:
     """Write base, sparse (10% of the weights changed), dense (all changed), copy (same bytes) and link (same file)."""
     rng = np.random.default_rng(0)
     numel = int(gib * 2**30) // 2 // TENSORS // 1024 * 1024
-    shape = [numel // 1024, 1024]
-    header = {
-        f"model.layers.{i}.mlp.up_proj.weight": {"dtype": "BF16", "shape": shape, "data_offsets": [2 * numel * i, 2 * numel * (i + 1)]}
-        for i in range(TENSORS)
-    }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    paths = {name: folder / f"{name}.safetensors" for name in ("base", "sparse", "dense", "copy")}
-    for path in paths.values():
-        path.write_bytes(len(text).to_bytes(8, "little") + text)
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(TENSORS)]
+    kinds = ("base", "sparse", "dense", "copy")
+    paths = {kind: _begun(folder / f"{kind}.safetensors", names, "BF16", (numel // 1024, 1024), 2) for kind in kinds}
     for _ in range(TENSORS):
         base = (rng.normal(0, 0.02, numel).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
         moved = base + rng.integers(1, 5, numel).astype(np.uint16)
@@ -63,8 +60,65 @@ def write_pair(folder: Path, gib: float) -> dict[str, Path]:
     return paths
 
 
-def floor(base: Path, tuned: Path, threads: int) -> int:
+def write_others(folder: Path, gib: float) -> dict[str, Path]:
+    """Write a float32 pair, a float16 pair and a LoRA adapter of the base of ``write_pair``."""
+    rng = np.random.default_rng(1)
+    numel = int(gib * 2**30) // 2 // TENSORS // 1024 * 1024
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(TENSORS)]
+    paths = {}
+    for dtype, code in ((np.float32, "F32"), (np.float16, "F16")):
+        for side in ("base", "tuned"):
+            paths[f"{code} {side}"] = _begun(
+                folder / f"{code}_{side}.safetensors", names, code, (numel // 1024, 1024), np.dtype(dtype).itemsize
+            )
+        for _ in names:
+            base = rng.normal(0, 0.02, numel).astype(np.float32)
+            tuned = base + rng.normal(0, 1e-4, numel).astype(np.float32)
+            for side, values in (("base", base), ("tuned", tuned)):
+                with open(paths[f"{code} {side}"], "ab") as file:
+                    file.write(values.astype(dtype).tobytes())
+    paths["adapter"] = folder / "adapter"
+    paths["adapter"].mkdir()
+    (paths["adapter"] / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 16, "lora_alpha": 16, "bias": "none"}))
+    factors = {}
+    for name in names:
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        factors[f"{module}.lora_A.weight"] = rng.normal(0, 0.02, (16, 1024)).astype(np.float32)
+        factors[f"{module}.lora_B.weight"] = rng.normal(0, 0.02, (numel // 1024, 16)).astype(np.float32)
+    header, end = {}, 0
+    for name, values in factors.items():
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [end, end + values.nbytes]}
+        end += values.nbytes
+    (paths["adapter"] / "adapter_model.safetensors").write_bytes(_head(header) + b"".join(values.tobytes() for values in factors.values()))
+    return paths
+
+
+def _begun(path: Path, names: list[str], code: str, shape: tuple[int, int], width: int) -> Path:
+    size = shape[0] * shape[1] * width
+    header = {name: {"dtype": code, "shape": list(shape), "data_offsets": [size * i, size * (i + 1)]} for i, name in enumerate(names)}
+    path.write_bytes(_head(header))
+    return path
+
+
+def _head(header: dict) -> bytes:
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def floor(base: Path, tuned: Path, threads: int, dtype: type = np.uint16) -> int:
+    a, b = (np.memmap(path, dtype, "r") for path in (base, tuned))
+    return _count(a, b, threads)
+
+
+def floor_of_halves(base: Path, tuned: Path, threads: int) -> int:
+    """Count the bf16 values that differ from the upper halves of the float32 ones."""
     a, b = (np.memmap(path, np.uint16, "r") for path in (base, tuned))
+    numel = min(a.size // 2, b.size)
+    return _count(a[1::2][:numel], b[:numel], threads)
+
+
+def _count(a: np.ndarray, b: np.ndarray, threads: int) -> int:
     spans = range(0, a.size, FLOOR_CHUNK)
     with ThreadPoolExecutor(threads) as pool:
         return sum(pool.map(lambda i: np.count_nonzero(a[i : i + FLOOR_CHUNK] != b[i : i + FLOOR_CHUNK]), spans))
@@ -106,13 +160,19 @@ def timed(function, *arguments) -> float:
 
 def race(name: str, peer_name: str, peer, ours, rounds: int) -> None:
     peer(), ours()  # warm up caches and compile
-    times = [(timed(peer), timed(ours)) for _ in range(rounds)]
+    times, cpus = [], []
+    for _ in range(rounds):
+        started = time.process_time()
+        of_peer, between = timed(peer), time.process_time()
+        times.append((of_peer, timed(ours)))
+        cpus.append((between - started, time.process_time() - between))
+    cpu = min(mine for _, mine in cpus) / min(peers for peers, _ in cpus)
     peers, mine = ([pair[i] for pair in times] for i in (0, 1))
     ratio = statistics.median(mine) / statistics.median(peers)
     best = min(mine) / min(peers)
     print(
         f"{name:<28} {peer_name} {statistics.median(peers):6.3f} s   report {statistics.median(mine):6.3f} s   "
-        f"ratio {ratio:5.2f}   best against best {best:5.2f}",
+        f"ratio {ratio:5.2f}   best against best {best:5.2f}   by CPU time {cpu:5.2f}",
         flush=True,
     )
 
@@ -158,6 +218,15 @@ def main() -> None:
                 lambda t=tuned: compare(base, t, threads=threads),
                 options.rounds,
             )
+        others = write_others(Path(temporary), options.gib)
+        for name, a, b, peer in (
+            ("float32", others["F32 base"], others["F32 tuned"], lambda a, b: floor(a, b, threads, np.uint32)),
+            ("float32 against bf16", others["F32 base"], paths["base"], lambda a, b: floor_of_halves(a, b, threads)),
+            ("float16", others["F16 base"], others["F16 tuned"], lambda a, b: floor(a, b, threads)),
+        ):
+            race(name, "floor", partial(peer, a, b), partial(compare, a, b, threads=threads), options.rounds)
+        dense, adapter = (partial(compare, base, other, threads=threads) for other in (paths["dense"], others["adapter"]))
+        race("LoRA adapter", "dense", dense, adapter, options.rounds)
         for kind in ("sparse", "dense"):
             memory, seconds = peak_anonymous([str(base), str(paths[kind]), "--json", "-", "--threads", str(threads)])
             print(f"{kind + ', whole command':<28} {seconds:.2f} s, peak anonymous memory {memory:.0f} MB", flush=True)

@@ -34,6 +34,8 @@ PREFIX = re.compile(r"^(base_model\.model\.)+")
 LARGEST_FACTOR = 1e100
 #: elements of a weight that are held as float64 while the norms of a DoRA adapter are computed
 CHUNK = 1 << 19
+#: multiplications up to which OpenBLAS uses one thread
+SMALL_PRODUCT = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class LowRank:
 
     def rank(self) -> int:
         """Compute the numerical rank: the number of singular values above max(rows, columns) * eps(float64) * the largest."""
-        values = self.singular_values()
+        return self.rank_of(self.singular_values())
+
+    def rank_of(self, values: Float[np.ndarray, " smaller_side"]) -> int:
+        """Return the numerical rank, given the singular values."""
         return int(np.count_nonzero(values > max(self.shape) * np.finfo(float).eps * values.max(initial=0.0)))
 
 
@@ -109,7 +114,7 @@ class Adapter:
         tensors = self._replace(base)
         records = []
         for target, name, tensor, update, by_row in self._placed(base, tensors):
-            norm = None
+            norm, values = None, update.singular_values()
             if target in self.magnitudes:
                 tensors[name], norm = with_dora_update(name, tensor, update, self.magnitudes[target], by_row)
             else:
@@ -117,9 +122,9 @@ class Adapter:
             record = {
                 "name": name,
                 "rank": update.left.shape[1],
-                "numerical_rank": update.rank(),
+                "numerical_rank": update.rank_of(values),
                 "scaling": self.scalings[target],
-                "update_norm": update.norm() if norm is None else norm,
+                "update_norm": float(np.linalg.norm(values)) if norm is None else norm,
             }
             records.append(record if norm is None else record | {"dora": True})
         for target, (rows, values) in self.tokens.items():
@@ -205,7 +210,21 @@ def _stored_names(base: Checkpoint) -> dict[str, str]:
 
 
 def _triangle(matrix: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "k n"]:
-    return np.linalg.qr(matrix, mode="reduced")[1]
+    triangle: Float[np.ndarray, "k n"] = np.linalg.qr(matrix, mode="r")
+    return triangle
+
+
+def _product(left: Float[np.ndarray, "rows r"], right: Float[np.ndarray, "r columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Multiply in pieces that OpenBLAS computes on the calling thread, one of several; on larger ones, their own threads get in the way."""
+    (rows, rank), columns = left.shape, right.shape[1]
+    out = np.empty((rows, columns))
+    high = max(8, SMALL_PRODUCT // (rank * columns))
+    wide = max(1, SMALL_PRODUCT // (rank * high))
+    for row in range(0, rows, high):
+        for column in range(0, columns, wide):
+            part = (slice(row, row + high), slice(column, column + wide))
+            np.matmul(left[part[0]], right[:, part[1]], out=out[part])
+    return out
 
 
 def _find(target: str, stored: Mapping[str, str]) -> str | None:
@@ -261,14 +280,19 @@ def with_dora_update(
 
 def _rows_of(name: str, base: Tensor, update: LowRank, scaled: Callable[[int, int, np.ndarray], np.ndarray] | None = None) -> Tensor:
     """Make the tensor ``base + update``, or with rows ``first:last`` that are ``scaled(first, last, base + update)``."""
+    from dynamics.checkpoints.decoding import add_bfloat16
+
     columns = update.shape[1]
 
     def elements(start: int, stored: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         first, last = start // columns, -(-(start + stored.size) // columns)
-        values = update.left[first:last] @ update.right
+        values = _product(update.left[first:last], update.right)
         flat = values.reshape(-1)
         inside = slice(start - first * columns, start + stored.size - first * columns)
-        flat[inside] += decode(stored, base.dtype)
+        if base.dtype == "bfloat16":
+            add_bfloat16(np.require(stored, requirements="CAW"), flat[inside])
+        else:
+            flat[inside] += decode(stored, base.dtype)
         return flat[inside] if scaled is None else scaled(first, last, values).reshape(-1)[inside]
 
     return _derived(name, base, elements)

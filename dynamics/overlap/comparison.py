@@ -457,9 +457,9 @@ def count_masks(stored: Sequence[Shaped[np.ndarray, " n"]], dtypes: Sequence[str
     dtypes : of each, by their names in torch.
     rtol, atol : thresholds of the rules of the same names.
     """
+    from dynamics.checkpoints.decoding import widen_bfloat16
     from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
     from dynamics.overlap import kernels
-    from dynamics.sparsity.kernels import widen_bfloat16
 
     wide = np.float32 if all(dtype in FITS_FLOAT32 for dtype in dtypes) else np.float64
     values = np.empty((len(stored), stored[0].size), wide)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dynamics.sparsity.kernels import compiled
+from dynamics.numba_functions import compiled
 
 #: weights per block; 16-bit counters cannot overflow
 BLOCK = 4096

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64, Shaped, UInt16
+from jaxtyping import Float, Float64, Int64, Shaped, UInt8, UInt16
 
+from dynamics.checkpoints.decoding import widen_bfloat16
 from dynamics.checkpoints.matching import Pair
 from dynamics.checkpoints.tensor import Tensor
 from dynamics.io.threads import Progress, cores, in_order
@@ -24,6 +25,8 @@ from dynamics.sparsity.masks import bit_patterns, comparable, compares_as_intege
 
 #: bytes per chunk and side: large enough to make Python's overhead small, small enough for the shared cache
 CHUNK = 1 << 21
+#: bytes of both sides that are read at a time: what is read stays in the cache of the core until it is compared
+PIECE = 1 << 19
 BINS = len(kernels.ULP_BIN_EDGES)
 
 
@@ -45,11 +48,6 @@ class DiffStats:
     sums: Float64[np.ndarray, 4] = field(default_factory=lambda: np.zeros(4))
     peak: Float64[np.ndarray, 1] = field(default_factory=lambda: np.zeros(1))
     beyond_bf16: int = 0
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """What the kernels add to: counts, bins, sums and peak."""
-        return self.counts, self.ulp_bins, self.sums, self.peak
 
     def __iadd__(self, other: DiffStats) -> DiffStats:
         """Add the statistics of other weights."""
@@ -175,35 +173,121 @@ class _Worker(threading.local):
 
     def __init__(self, thresholds: Thresholds, chunk: int, seen: Seen | None, of: frozenset[int]):
         self.thresholds, self.chunk, self.seen, self.of = thresholds, chunk, seen, of
-        self.buffers = [np.empty(max(chunk, 8 * kernels.BLOCK), np.uint8) for _ in range(2)]
+        self.buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self.tallies: dict[tuple[str, str], Tally] = {}
 
     def __call__(self, span: Span) -> tuple[list[list[DiffStats]], Callable[[], object] | None]:
         """Return the statistics of each pair, in parts whose sizes depend on the pair only, and what is to be done in order."""
         indices, pairs, start, stop = span
         base = pairs[0].base
-        a = self._stored(base, start, stop, 0)
-        results, kept = [], []
-        for index, pair in zip(indices, pairs, strict=True):
-            b = pair.tuned.beside(base, a, start)
-            own = b is not None
-            b = self._stored(pair.tuned, start, stop, 1) if b is None else b
-            results.append(list(self._parts(a, b, pair)))
-            if index in self.of:
-                kept.append((index, pair, b if own else b.copy()))
+        results: list[list[DiffStats]] = [[] for _ in pairs]
+        wanted = self.seen is not None and not self.of.isdisjoint(indices)
+        widest = max(pair.base.storage.itemsize + pair.tuned.storage.itemsize for pair in pairs)
+        piece = stop - start if wanted else max(kernels.BLOCK, PIECE // widest // kernels.BLOCK * kernels.BLOCK)
+        kept: list[tuple[int, Pair, Shaped[np.ndarray, " n"]]] = []
+        for first in range(start, stop, piece):
+            last = min(first + piece, stop)
+            a = self._stored(base, first, last, 0)
+            for index, pair, parts in zip(indices, pairs, results, strict=True):
+                b = pair.tuned.beside(base, a, first)
+                own = b is not None
+                b = self._stored(pair.tuned, first, last, 1) if b is None else b
+                self._add(parts, pair, a, b, first - start)
+                if wanted and index in self.of:
+                    kept.append((index, pair, b if own else b.copy()))
         return results, self.seen(Chunk(start, stop, a, kept)) if self.seen is not None and kept else None
 
-    def _parts(self, a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"], pair: Pair) -> Iterator[DiffStats]:
-        length = _length(pair, self.chunk)
-        for start in range(0, a.size, length):
-            x = a[start : start + length]
-            y = x if b is a else b[start : start + length]
-            yield accumulate_arrays(x, pair.base.dtype, y, pair.tuned.dtype, self.thresholds)
+    def _add(self, parts: list[DiffStats], pair: Pair, a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"], offset: int) -> None:
+        """Add elements that begin ``offset`` elements after the span to the parts of a pair."""
+        dtypes = (pair.base.dtype, pair.tuned.dtype)
+        if dtypes not in self.tallies:
+            self.tallies[dtypes] = Tally(*dtypes, self.thresholds)
+        length, at = _length(pair, self.chunk), 0
+        while at < a.size:
+            before = (offset + at) % length
+            if not before:
+                parts.append(DiffStats())
+            end = min(a.size, at + length - before)
+            x = a[at:end]
+            self.tallies[dtypes].add(parts[-1], x, x if b is a else b[at:end])
+            at = end
 
     def _stored(self, tensor: Tensor, start: int, stop: int, which: int) -> Shaped[np.ndarray, " n"]:
         size = (stop - start) * tensor.storage.itemsize
-        if self.buffers[which].size < size:  # of a pair that is wider than the pair whose chunks are longest
-            self.buffers[which] = np.empty(size, np.uint8)
+        if self.buffers[which].size < size:
+            self.buffers[which] = aligned(size)
         return tensor.read(start, stop, self.buffers[which][:size].view(tensor.storage))
+
+
+def aligned(size: int) -> UInt8[np.ndarray, " size"]:
+    """Return memory that begins at a cache line."""
+    room = np.empty(size + 64, np.uint8)
+    first = -room.ctypes.data % 64
+    return room[first : first + size]
+
+
+class Tally:
+    """Adds pairs of stored values of two dtypes to statistics.
+
+    Values are compared in the narrowest of bfloat16, float32 and float64 that represents both sides exactly. 64-bit integers are compared
+    as integers, and are converted to float64 for the norms.
+
+    Parameters
+    ----------
+    dtype_a, dtype_b : stored dtypes, by their names in torch.
+    thresholds : of the rules ``rtol`` and ``atol``.
+    """
+
+    def __init__(self, dtype_a: str, dtype_b: str, thresholds: Thresholds = DEFAULT_THRESHOLDS):
+        self.dtypes, self.thresholds = (dtype_a, dtype_b), thresholds
+        self.converts = not dtype_a == dtype_b == "bfloat16"
+        self.room = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self.integers = compares_as_integers(dtype_a, dtype_b)
+
+    def add(self, stats: DiffStats, a: Shaped[np.ndarray, " n"], b: Shaped[np.ndarray, " n"]) -> None:
+        """Add two flat arrays of stored values, ``(n,)`` each; see ``masks.comparable``."""
+        if self.converts and self.room[0].size < 8 * a.size:
+            self.room = [aligned(8 * a.size), aligned(8 * a.size)]
+        x, y = comparable(a, self.dtypes[0], b, self.dtypes[1], self.room if self.converts else None)
+        rtol, atol = self.thresholds.rtol, self.thresholds.atol
+        add, add_others = ADDED_BY[x.dtype.type]
+        within = finite.limits(rtol, atol, x.dtype != np.float64)
+        arrays = (stats.counts, stats.ulp_bins, stats.sums, stats.peak)
+        exact = int(stats.counts[kernels.EXACT])
+        done = add(x, y, rtol, atol, within, *arrays)
+        while done < x.size:  # the next block has values that ``finite`` leaves out
+            last = min(x.size, done + kernels.BLOCK)
+            add_others(x[done:last], y[done:last], self.thresholds, stats)
+            done = last + add(x[last:], y[last:], rtol, atol, within, *arrays)
+        if self.integers:
+            stats.counts[kernels.EXACT] = exact + np.count_nonzero(a != b)
+        if self.thresholds.bf16_atol is not None:
+            stats.beyond_bf16 += int(kernels.beyond_bfloat16(_bf16_bits(x), _bf16_bits(y), self.thresholds.bf16_atol))
+
+
+def _add_floats(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], thresholds: Thresholds, stats: DiffStats) -> None:
+    """Add float32 or float64 values, of which some are not finite, to the statistics."""
+    bits_x, exponent, magnitude = bit_patterns(x)
+    arrays = (stats.counts, stats.ulp_bins, stats.sums, stats.peak)
+    kernels.accumulate_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, thresholds.rtol, thresholds.atol, *arrays)
+
+
+def _add_bfloat16(x: UInt16[np.ndarray, " n"], y: UInt16[np.ndarray, " n"], thresholds: Thresholds, stats: DiffStats) -> None:
+    """Add bf16 bit patterns, of which some are not finite, to the statistics."""
+    wide, own = np.empty((2, x.size), np.float32), DiffStats()
+    for bits, values in zip((x, y), wide, strict=True):
+        widen_bfloat16(bits, values)
+    _add_floats(*wide, thresholds, own)
+    own.counts[kernels.BF16] = own.counts[kernels.EXACT]  # rounding makes a signalling NaN a quiet one, but nothing was rounded
+    stats += own
+
+
+#: dtype of the compared values -> what adds values up to the first block that is not finite, and what adds such a block
+ADDED_BY: dict[type, tuple[Callable[..., int], Callable[..., None]]] = {
+    np.uint16: (finite.accumulate_bfloat16, _add_bfloat16),
+    np.float32: (finite.accumulate_float32, _add_floats),
+    np.float64: (finite.accumulate_float64, _add_floats),
+}
 
 
 def accumulate_arrays(
@@ -213,52 +297,10 @@ def accumulate_arrays(
     dtype_b: str,
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
 ) -> DiffStats:
-    """Accumulate the statistics of two flat arrays of stored values, ``(n,)`` each; see ``masks.comparable`` for the arguments.
-
-    Values are compared in the narrowest of bfloat16, float32 and float64 that represents both sides exactly. 64-bit integers are compared
-    as integers, and are converted to float64 for the norms.
-    """
+    """Return the statistics of two flat arrays of stored values, ``(n,)`` each, as ``Tally`` adds them."""
     stats = DiffStats()
-    x, y = comparable(a, dtype_a, b, dtype_b)
-    add, add_others = ADDED_BY[x.dtype.type]
-    within = finite.limits(thresholds.rtol, thresholds.atol, x.dtype != np.float64)
-    done = 0
-    while done < x.size:
-        done += add(x[done:], y[done:], thresholds.rtol, thresholds.atol, within, *stats.arrays)
-        if done < x.size:  # the next block has values that ``finite`` leaves out
-            last = min(x.size, done + kernels.BLOCK)
-            add_others(x[done:last], y[done:last], thresholds, stats)
-            done = last
-    if compares_as_integers(dtype_a, dtype_b):
-        stats.counts[kernels.EXACT] = np.count_nonzero(a != b)
-    if thresholds.bf16_atol is not None:
-        stats.beyond_bf16 = int(kernels.beyond_bfloat16(_bf16_bits(x), _bf16_bits(y), thresholds.bf16_atol))
+    Tally(dtype_a, dtype_b, thresholds).add(stats, a, b)
     return stats
-
-
-def _add_floats(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], thresholds: Thresholds, stats: DiffStats) -> None:
-    """Add float32 or float64 values, of which some are not finite, to the statistics."""
-    bits_x, exponent, magnitude = bit_patterns(x)
-    rules = (thresholds.rtol, thresholds.atol)
-    kernels.accumulate_float(x, y, bits_x, bit_patterns(y)[0], exponent, magnitude, *rules, *stats.arrays)
-
-
-def _add_bfloat16(x: UInt16[np.ndarray, " n"], y: UInt16[np.ndarray, " n"], thresholds: Thresholds, stats: DiffStats) -> None:
-    """Add bf16 bit patterns, of which some are not finite, to the statistics."""
-    wide, own = np.empty((2, x.size), np.float32), DiffStats()
-    for bits, values in zip((x, y), wide, strict=True):
-        kernels.widen_bfloat16(bits, values)
-    _add_floats(*wide, thresholds, own)
-    own.counts[kernels.BF16] = own.counts[kernels.EXACT]  # rounding makes a signalling NaN a quiet one, but nothing was rounded
-    stats += own
-
-
-#: dtype of the compared values -> what adds values up to the first block that is not finite, and what adds such a block
-ADDED_BY = {
-    np.uint16: (finite.accumulate_bfloat16, _add_bfloat16),
-    np.float32: (finite.accumulate_float32, _add_floats),
-    np.float64: (finite.accumulate_float64, _add_floats),
-}
 
 
 def _bf16_bits(values: Shaped[np.ndarray, " n"]) -> UInt16[np.ndarray, " n"]:

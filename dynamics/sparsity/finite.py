@@ -14,12 +14,11 @@ Distances, counts and sums are those of ``kernels``, whose docstring says how ex
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
 
+from dynamics.numba_functions import compiled, wide_vectors
 from dynamics.sparsity.kernels import (
     ATOL,
     BASE,
@@ -34,7 +33,6 @@ from dynamics.sparsity.kernels import (
     ULP_BIN_EDGES,
     UPDATE,
     beyond_relative,
-    compiled,
     largest_and_beyond,
     sum_squares,
 )
@@ -45,23 +43,15 @@ INFINITY = np.int32(0x7F800000)
 HALFWAY = np.uint32(0x8000)
 #: no two bf16 values are so many steps apart
 FARTHEST = 65535
+#: values of a block of float64, which is half as long: what is computed of it must fit into the cache as well
+NARROW = BLOCK // 2
 #: room of the histogram, which is filled four bins at a time
 ROOM = len(ULP_BIN_EDGES) + 3
 #: relative room between a threshold and its limits in float32: several times its rounding; and the same for values that are tiny
 SLACK, TINY = 2.0**-20, np.float32(2.0**-126)
 
 
-@intrinsic
-def _wide_vectors(_context: Any) -> Any:
-    """Let LLVM use vectors of 512 bits in the function that calls this, where the processor has them."""
-
-    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.none(), generate
-
-
+@lru_cache(maxsize=64)
 def limits(rtol: float, atol: float, single: bool) -> np.ndarray:
     """Return what differences in float32 are compared with, ``(4,)`` float32: below and above ``atol``, factors below and above ``rtol``.
 
@@ -81,6 +71,14 @@ def limits(rtol: float, atol: float, single: bool) -> np.ndarray:
 
 
 @compiled
+def _scratch(size):
+    """Return a float32 array that begins at a cache line: half of the stores of 64 bytes to another one would touch two lines."""
+    room = np.empty(size + 16, np.float32)
+    first = (64 - room.ctypes.data % 64) % 64 // 4
+    return room[first : first + size]
+
+
+@compiled
 def _rounded(word):
     """Round the bits of a float32 value to those of bf16, to nearest, ties to even."""
     half = np.uint32(np.uint32(0x7FFF) + np.uint32(np.uint32(word >> np.uint32(16)) & np.uint32(1)))
@@ -90,7 +88,7 @@ def _rounded(word):
 @compiled
 def _steps(values_a, values_b, steps):
     """Fill ``steps`` with the distances in bf16 steps between float32 values, rounded to bf16, and return the largest distance."""
-    _wide_vectors()
+    wide_vectors()
     words_a = values_a.view(np.uint32)
     words_b = values_b.view(np.uint32)
     farthest = np.uint32(0)
@@ -108,7 +106,7 @@ def _steps(values_a, values_b, steps):
 @compiled
 def _steps_bfloat16(a, b, steps):
     """Fill ``steps`` with the distances in bf16 steps between bit patterns, and return the largest distance."""
-    _wide_vectors()
+    wide_vectors()
     farthest = np.uint16(0)
     for i in range(steps.size):
         x = a[i]
@@ -124,7 +122,7 @@ def _steps_bfloat16(a, b, steps):
 @compiled
 def _count_above(steps, edges):
     """Count the distances above each of four edges. A 16-bit counter cannot overflow in a block, and gives the widest vectors."""
-    _wide_vectors()
+    wide_vectors()
     edge_0, edge_1, edge_2, edge_3 = edges
     above_0 = np.uint16(0)
     above_1 = np.uint16(0)
@@ -167,7 +165,7 @@ def _add_to_histogram(steps, farthest, bins):
 @compiled
 def _add_sums(a, b, sums):
     """Add the sums of a^2, b^2, d^2 and a d, for d = b - a."""
-    _wide_vectors()
+    wide_vectors()
     base = 0.0
     update = 0.0
     cross = 0.0
@@ -205,8 +203,8 @@ def _add_differences(a, b, atol, largest, below, above, counts, peak):
 
 @compiled
 def _beyond_limits(a, b, differences, low, high, least):
-    """Count the float32 differences beyond two multiples of the larger magnitude of a float32 pair; ``least`` is the smallest lower limit."""
-    _wide_vectors()
+    """Count the differences beyond two multiples of the larger magnitude of a float32 pair; ``least`` is the smallest lower limit."""
+    wide_vectors()
     below = np.uint32(0)
     above = np.uint32(0)
     for i in range(a.size):
@@ -222,7 +220,7 @@ def _spread(words_a, words_b, wide_a, wide_b, low, high):
 
     Returns the largest difference, as bits, and how many pass the lower and the upper limit.
     """
-    _wide_vectors()
+    wide_vectors()
     half = words_a.size
     out_a = wide_a.view(np.uint32)
     out_b = wide_b.view(np.uint32)
@@ -250,8 +248,8 @@ def _spread(words_a, words_b, wide_a, wide_b, low, high):
 
 @compiled
 def _subtract(a, b, differences, low, high):
-    """Fill ``differences`` with |b - a| of float32 values; return the largest, as bits, how many pass each limit, and how many are not 0."""
-    _wide_vectors()
+    """Fill ``differences`` with |b - a| of float32 values; return the largest, as bits, how many pass each limit, how many are not 0."""
+    wide_vectors()
     largest = np.int32(0)
     below = np.uint32(0)
     above = np.uint32(0)
@@ -272,9 +270,10 @@ def accumulate_bfloat16(a, b, rtol, atol, limits, counts, bins, sums, peak):
 
     ``limits`` are those of the function of this name.
     """
-    steps = np.empty(BLOCK, np.uint16)
-    wide_a = np.empty(BLOCK, np.float32)
-    wide_b = np.empty(BLOCK, np.float32)
+    wide_vectors()
+    steps = _scratch(BLOCK // 2).view(np.uint16)
+    wide_a = _scratch(BLOCK)
+    wide_b = _scratch(BLOCK)
     even_a = np.zeros(BLOCK, np.uint16)
     even_b = np.zeros(BLOCK, np.uint16)
     filled = np.zeros(ROOM, np.int64)
@@ -322,8 +321,9 @@ def accumulate_float32(a, b, rtol, atol, limits, counts, bins, sums, peak):
 
     Arguments as in ``accumulate_bfloat16``.
     """
-    steps = np.empty(BLOCK, np.uint16)
-    differences = np.empty(BLOCK, np.float32)
+    wide_vectors()
+    steps = _scratch(BLOCK // 2).view(np.uint16)
+    differences = _scratch(BLOCK)
     filled = np.zeros(ROOM, np.int64)
     low = limits[:2].view(np.int32)[0]
     high = limits[:2].view(np.int32)[1]
@@ -354,37 +354,44 @@ def accumulate_float32(a, b, rtol, atol, limits, counts, bins, sums, peak):
 
 
 @compiled
-def _narrow(a, b, single_a, single_b, differences, low, high):
-    """Fill float32 arrays with float64 values a, b and |b - a|.
-
-    Returns the largest of all magnitudes and the largest difference, as bits, how many differences pass each limit, how many values differ
-    and how many were rounded to a value halfway between two bf16 values.
-    """
-    _wide_vectors()
-    words_a = single_a.view(np.uint32)
-    words_b = single_b.view(np.uint32)
-    words_d = differences.view(np.int32)
-    for i in range(a.size):
+def _narrow(a, b, single_a, single_b, differences):
+    """Fill float32 arrays with float64 values a, b and |b - a|; return how many values differ."""
+    wide_vectors()
+    different = 0
+    for i in range(a.size):  # two loops: LLVM gives up on showing that so many arrays do not overlap
         single_a[i] = np.float32(a[i])
         single_b[i] = np.float32(b[i])
-        differences[i] = np.float32(abs(b[i] - a[i]))
-    different = 0
     for i in range(a.size):
+        differences[i] = np.float32(abs(b[i] - a[i]))
         different += np.int64(a[i] != b[i])
+    return different
+
+
+@compiled
+def _survey(words_a, words_b, differences, low, high):
+    """Return what there is in float32 values, as bits, and in their differences.
+
+    Returns the largest of all magnitudes and the largest difference, as bits, how many differences pass each limit of ``atol``, and how
+    many values lie halfway between two bf16 values.
+    """
+    wide_vectors()
     largest = np.int32(0)
-    magnitude = np.int32(0)
+    magnitude = np.uint32(0)
     below = np.uint32(0)
     above = np.uint32(0)
     halfway = np.uint32(0)
-    for i in range(a.size):
-        d = words_d[i]
+    for i in range(words_a.size):
+        d = differences[i]
+        x = np.uint32(words_a[i] & np.uint32(0x7FFFFFFF))
+        y = np.uint32(words_b[i] & np.uint32(0x7FFFFFFF))
         largest = max(largest, d)
-        magnitude = max(magnitude, np.int32(max(np.uint32(words_a[i] & np.uint32(0x7FFFFFFF)), np.uint32(words_b[i] & np.uint32(0x7FFFFFFF)))))
+        magnitude = max(magnitude, max(x, y))
         below = np.uint32(below + np.uint32(d > low))
         above = np.uint32(above + np.uint32(d > high))
-        halfway = np.uint32(halfway + np.uint32(np.uint32(words_a[i] & np.uint32(0xFFFF)) == HALFWAY))
-        halfway = np.uint32(halfway + np.uint32(np.uint32(words_b[i] & np.uint32(0xFFFF)) == HALFWAY))
-    return magnitude, largest, below, above, different, halfway
+        tie_a = np.uint32(np.uint32(x & np.uint32(0xFFFF)) == HALFWAY)
+        tie_b = np.uint32(np.uint32(y & np.uint32(0xFFFF)) == HALFWAY)
+        halfway = np.uint32(halfway + np.uint32(tie_a | tie_b))
+    return np.int32(magnitude), largest, below, above, halfway
 
 
 @compiled
@@ -403,22 +410,22 @@ def accumulate_float64(a, b, rtol, atol, limits, counts, bins, sums, peak):
 
     Arguments as in ``accumulate_bfloat16``.
     """
-    steps = np.empty(BLOCK, np.uint16)
-    differences = np.empty(BLOCK, np.float32)
-    single_a = np.empty(BLOCK, np.float32)
-    single_b = np.empty(BLOCK, np.float32)
+    wide_vectors()
+    steps = _scratch(BLOCK // 2).view(np.uint16)
+    single = _scratch(3 * NARROW)
     filled = np.zeros(ROOM, np.int64)
     low = limits[:2].view(np.int32)[0]
     high = limits[:2].view(np.int32)[1]
     done = 0
-    for start in range(0, a.size, BLOCK):
-        n = min(a.size, start + BLOCK) - start
+    for start in range(0, a.size, NARROW):
+        n = min(a.size, start + NARROW) - start
         x = a[start : start + n]
         y = b[start : start + n]
-        p = single_a[:n]
-        q = single_b[:n]
-        d = differences[:n]
-        magnitude, largest, below, above, different, halfway = _narrow(x, y, p, q, d, low, high)
+        p = single[:n]
+        q = single[NARROW : NARROW + n]
+        d = single[2 * NARROW : 2 * NARROW + n]
+        different = _narrow(x, y, p, q, d)
+        magnitude, largest, below, above, halfway = _survey(p.view(np.uint32), q.view(np.uint32), d.view(np.int32), low, high)
         if magnitude >= INFINITY or largest >= INFINITY:
             break
         if different == 0:

@@ -9,11 +9,12 @@ are exact as well. Only the summation rounds, with a relative error of about 1e-
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numba.extending import overload
+
+from dynamics.checkpoints.decoding import widen_bfloat16
+from dynamics.numba_functions import REORDER, compiled
 
 BLOCK = 4096
 
@@ -31,14 +32,6 @@ EXACT_MARK, BF16_MARK, RTOL_MARK, ATOL_MARK = 1, 2, 4, 8
 # Indices into the arrays of ``accumulate.DiffStats``. NUMEL..NONFINITE index `counts`; BASE..CROSS index `sums`.
 NUMEL, EXACT, BF16, RTOL, ATOL, NONFINITE = range(6)
 BASE, TUNED, UPDATE, CROSS = range(4)  # sums of a^2, b^2, (b-a)^2, a(b-a)
-
-# Sums may be reordered, which lets them vectorise.
-_REORDER = {"reassoc", "contract", "nsz"}
-
-
-def compiled(function: Any) -> Any:
-    """Compile a function on first use, without the GIL and with sums that may be reordered."""
-    return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
 
 
 @compiled
@@ -112,14 +105,6 @@ def _add_to_ulp_histogram(steps, farthest, bins):
 
 
 @compiled
-def widen_bfloat16(bits, values):
-    """bf16 bits -> float32 values."""
-    words = values.view(np.uint32)
-    for i in range(bits.size):
-        words[i] = np.uint32(bits[i]) << np.uint32(16)
-
-
-@compiled
 def _round_float32(values, bits):
     """float32 -> bf16 bits, to nearest, ties to even; a NaN stays a NaN."""
     words = values.view(np.uint32)
@@ -136,7 +121,7 @@ def _round(values, bits, single):
     raise NotImplementedError
 
 
-@overload(_round, jit_options={"fastmath": _REORDER}, strict=False)
+@overload(_round, jit_options={"fastmath": REORDER}, strict=False)
 def _round_by_type(values, _bits, _single):
     if values.dtype == numba.float32:
         return lambda values, bits, _single: _round_float32(values, bits)
@@ -156,6 +141,7 @@ def _round_by_type(values, _bits, _single):
 
 @compiled
 def sum_squares(a):
+    """Sum a^2 in float64."""
     total = 0.0
     for i in range(a.size):
         x = np.float64(a[i])

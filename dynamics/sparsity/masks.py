@@ -5,11 +5,12 @@ The masks of a LoRA adapter are those of the base against ``base + scaling B A``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamics.checkpoints.tensor import FITS_FLOAT32, decode
+from dynamics.checkpoints.tensor import FITS_FLOAT32, STORAGE, decode
 from dynamics.sparsity.definitions import DEFAULT_THRESHOLDS, RULES, Thresholds
 
 if TYPE_CHECKING:  # jaxtyping costs more than all that `import dynamics.sparsity` needs
@@ -17,7 +18,11 @@ if TYPE_CHECKING:  # jaxtyping costs more than all that `import dynamics.sparsit
 
 
 def comparable(
-    a: Shaped[np.ndarray, " n"], dtype_a: str, b: Shaped[np.ndarray, " n"], dtype_b: str
+    a: Shaped[np.ndarray, " n"],
+    dtype_a: str,
+    b: Shaped[np.ndarray, " n"],
+    dtype_b: str,
+    room: Sequence[UInt8[np.ndarray, " bytes"]] | None = None,
 ) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
     """Convert two flat arrays of stored values to the narrowest format that represents both exactly.
 
@@ -25,6 +30,7 @@ def comparable(
     ----------
     a, b : ``(n,)``, as stored (bfloat16 as uint16; see ``checkpoints.tensor.STORAGE``).
     dtype_a, dtype_b : stored dtypes, by their names in torch.
+    room : memory for what is converted of each side, 8 bytes an element; new memory is slower, since the system clears it first.
 
     Returns
     -------
@@ -34,13 +40,30 @@ def comparable(
     if dtype_a == dtype_b == "bfloat16":
         return _contiguous(a, np.uint16), _contiguous(b, np.uint16)
     wide = np.float32 if dtype_a in FITS_FLOAT32 and dtype_b in FITS_FLOAT32 else np.float64
-    x = _contiguous(decode(a, dtype_a), wide)
-    return x, x if a is b else _contiguous(decode(b, dtype_b), wide)
+    x = _decoded(a, dtype_a, wide, room[0] if room else None)
+    return x, x if a is b else _decoded(b, dtype_b, wide, room[1] if room else None)
+
+
+def _decoded(stored: Shaped[np.ndarray, " n"], dtype: str, wide: type, room: UInt8[np.ndarray, " bytes"] | None) -> Float[np.ndarray, " n"]:
+    if STORAGE[dtype].type is wide:
+        return _contiguous(stored, wide)
+    values = np.empty(stored.size, wide) if room is None else room[: stored.size * np.dtype(wide).itemsize].view(wide)
+    if dtype in ("bfloat16", "float16"):
+        from dynamics.checkpoints import decoding
+
+        if dtype == "bfloat16" or wide is np.float32:
+            widen = {"float16": decoding.widen_float16, "bfloat16": decoding.widen_bfloat16}[dtype]
+            if wide is np.float64:
+                widen = decoding.widen_bfloat16_twice
+            widen(_contiguous(stored.view(np.uint16), np.uint16), values)
+            return values
+    values[:] = decode(stored, dtype)
+    return values
 
 
 def _contiguous(array: Shaped[np.ndarray, " n"], dtype: type) -> Shaped[np.ndarray, " n"]:
     """Return the array in the memory layout that the kernels are compiled for."""
-    return np.require(array, dtype, ["C", "A", "W"])
+    return array if array.dtype == dtype and array.flags.carray else np.require(array, dtype, ["C", "A", "W"])
 
 
 def bit_patterns(values: Float[np.ndarray, " n"]) -> tuple[UInt[np.ndarray, " n"], np.unsignedinteger[Any], np.unsignedinteger[Any]]:

@@ -418,9 +418,9 @@ def test_a_full_disk_behind_standard_output_is_one_line(files):
 def test_a_file_that_shrinks_while_it_is_compared_is_one_line(tmp_path, rng):
     paths = [write_safetensors(tmp_path / f"{name}.safetensors", {"w": rng.normal(size=3_000_000)}) for name in "ab"]
     shrink = (
-        "import sys; import dynamics.sparsity.accumulate as t; old = t.accumulate_arrays\n"
-        "def accumulate_arrays(*a):\n    open(sys.argv[2], 'r+b').truncate(100_000); return old(*a)\n"
-        "t.accumulate_arrays = accumulate_arrays\n"
+        "import sys; import dynamics.sparsity.accumulate as t; old = t.Tally.add\n"
+        "def add(*a):\n    open(sys.argv[2], 'r+b').truncate(100_000); return old(*a)\n"
+        "t.Tally.add = add\n"
         "from dynamics.sparsity.__main__ import cli; sys.exit(cli(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", shrink, *map(str, paths), "--threads", "1"], capture_output=True, text=True)
@@ -432,10 +432,10 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path, rng):
     path = tmp_path / "big.safetensors"
     write_safetensors(path, {"w": rng.normal(size=3_000_000)})
     slow = (
-        "import signal, sys, time; import dynamics.sparsity.accumulate as t; old = t.accumulate_arrays\n"
+        "import signal, sys, time; import dynamics.sparsity.accumulate as t; old = t.Tally.add\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it\n"
-        "def accumulate_arrays(*a):\n    time.sleep(0.5); return old(*a)\n"
-        "t.accumulate_arrays = accumulate_arrays\n"
+        "def add(*a):\n    time.sleep(0.5); return old(*a)\n"
+        "t.Tally.add = add\n"
         "from dynamics.sparsity.__main__ import cli; print('ready', flush=True); sys.exit(cli(sys.argv[1:]))"
     )
     other = tmp_path / "other.safetensors"
