@@ -328,11 +328,12 @@ def _varied_settings(method: str, preset: str) -> dict[str, Any]:
 def _settings_of_preset(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the values of ``VARIED_SETTINGS`` of the preset that all runs of one method name; none if they name a size, or several."""
     from dynamics.train import settings
+    from dynamics.train.config import SIZES
 
     names = {str(run.document.get("preset")) for run in runs}
     method, name = runs[0].method, min(names)
     known = settings.METHODS[method].presets if method in settings.METHODS else ()
-    return _varied_settings(method, name) if len(names) == 1 and name in known and name not in settings.SIZES else {}
+    return _varied_settings(method, name) if len(names) == 1 and name in known and name not in SIZES else {}
 
 
 def _usual_settings(runs: Sequence[Run]) -> dict[str, Any]:

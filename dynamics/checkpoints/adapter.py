@@ -127,9 +127,9 @@ class Adapter:
                 "update_norm": float(np.linalg.norm(values)) if norm is None else norm,
             }
             records.append(record if norm is None else record | {"dora": True})
-        for target, (rows, values) in self.tokens.items():
+        for target, (rows, trained) in self.tokens.items():
             name, tensor = self._target(target, base, _stored_names(base), tensors)
-            tensors[name] = self._with_rows(name, tensor, rows, values)
+            tensors[name] = self._with_rows(name, tensor, rows, trained)
         applied = replace(base, path=self.path, format="peft-lora", tensors=tensors, ignored=self.ignored, base_name=self.base_name)
         return applied, records
 
@@ -210,7 +210,7 @@ def _stored_names(base: Checkpoint) -> dict[str, str]:
 
 
 def _triangle(matrix: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "k n"]:
-    triangle: Float[np.ndarray, "k n"] = np.linalg.qr(matrix, mode="r")
+    triangle: Any = np.linalg.qr(matrix, mode="r")
     return triangle
 
 
@@ -290,7 +290,7 @@ def _rows_of(name: str, base: Tensor, update: LowRank, scaled: Callable[[int, in
         flat = values.reshape(-1)
         inside = slice(start - first * columns, start + stored.size - first * columns)
         if base.dtype == "bfloat16":
-            add_bfloat16(np.require(stored, requirements="CAW"), flat[inside])
+            add_bfloat16(np.require(stored, requirements=["C", "A", "W"]), flat[inside])
         else:
             flat[inside] += decode(stored, base.dtype)
         return flat[inside] if scaled is None else scaled(first, last, values).reshape(-1)[inside]

@@ -277,7 +277,7 @@ def _add_bfloat16(x: UInt16[np.ndarray, " n"], y: UInt16[np.ndarray, " n"], thre
     wide, own = np.empty((2, x.size), np.float32), DiffStats()
     for bits, values in zip((x, y), wide, strict=True):
         widen_bfloat16(bits, values)
-    _add_floats(*wide, thresholds, own)
+    _add_floats(wide[0], wide[1], thresholds, own)
     own.counts[kernels.BF16] = own.counts[kernels.EXACT]  # rounding makes a signalling NaN a quiet one, but nothing was rounded
     stats += own
 

@@ -47,7 +47,9 @@ def comparable(
 def _decoded(stored: Shaped[np.ndarray, " n"], dtype: str, wide: type, room: UInt8[np.ndarray, " bytes"] | None) -> Float[np.ndarray, " n"]:
     if STORAGE[dtype].type is wide:
         return _contiguous(stored, wide)
-    values = np.empty(stored.size, wide) if room is None else room[: stored.size * np.dtype(wide).itemsize].view(wide)
+    values: Float[np.ndarray, " n"] = (
+        np.empty(stored.size, wide) if room is None else room[: stored.size * np.dtype(wide).itemsize].view(wide)
+    )
     if dtype in ("bfloat16", "float16"):
         from dynamics.checkpoints import decoding
 

@@ -364,13 +364,16 @@ def memory(config: TrainConfig, shape: Shape, setup: Setup, assumed: Assumed = E
         if asked:
             most = max(max(rows(call, setup.processes)) for call in asked)
             largest = max(_kept(call, max(rows(call, setup.processes)), setup, assumed) for call in asked)
-            kept = {"keys and values": largest * of_keys_and_values(shape, setup.compute), "logits": float(DRAWN * most * shape.vocabulary)}
+            held: dict[str, float] = {
+                "keys and values": largest * of_keys_and_values(shape, setup.compute),
+                "logits": float(DRAWN * most * shape.vocabulary),
+            }
             if setup.layers:
                 joined = shape.hidden * (shape.hidden + 2 * shape.keys + 2 * shape.intermediate)
-                kept["joined matrices"] = float(setup.compute * shape.layers * joined)
+                held["joined matrices"] = float(setup.compute * shape.layers * joined)
             else:
-                kept["one layer spread over its heads"] = 2.0 * setup.compute * largest * shape.hidden
-            phases[name] = moments | narrow | kept
+                held["one layer spread over its heads"] = 2.0 * setup.compute * largest * shape.hidden
+            phases[name] = moments | narrow | held
     if setup.sharded:
         whole = {"whole moments": players * 8.0 * weights}
         phases["saving"] = moments | whole

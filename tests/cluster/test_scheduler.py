@@ -184,11 +184,11 @@ def test_the_runs_of_a_comparison_wait_for_what_they_start_from(tmp_path, addres
 
     monkeypatch.setattr(launch, "train_run", train_run)
     runs = {"base": ["sft"], "rlvr-0": ["rlvr"], "sft-0": ["sft", "--task", f"correct:{tmp_path / 'rlvr-0'}"], "rlvr-1": ["rlvr"]}
-    launch._train_on_cluster(address, 2, tmp_path, runs, set(), launch._Progress(4))
+    launch._train_on_cluster(address, 2, tmp_path, runs, set(), launch._Progress(4), launch._start("quick"))
     assert order[0] == "base"
     assert order.index("rlvr-0") < order.index("sft-0")
     with pytest.raises(InputError, match=f"worker {socket.gethostname()}.*failing: no such task"):
-        launch._train_on_cluster(address, 2, tmp_path, {"failing": ["sft"]}, set(), launch._Progress(1))
+        launch._train_on_cluster(address, 2, tmp_path, {"failing": ["sft"]}, set(), launch._Progress(1), launch._start("quick"))
 
 
 # processes of their own
@@ -304,7 +304,7 @@ def test_a_run_whose_worker_is_killed_equals_one_that_ran_through(tmp_path, proc
 
     killer = threading.Thread(target=kill)
     killer.start()
-    launch._train_on_cluster(processes, 2, many, {"rlvr-0": words}, set(), launch._Progress(1))
+    launch._train_on_cluster(processes, 2, many, {"rlvr-0": words}, set(), launch._Progress(1), launch._start("quick"))
     killer.join()
     assert killed
     assert contents(many / "rlvr-0") == contents(tmp_path / "one" / "rlvr-0")

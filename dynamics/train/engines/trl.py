@@ -284,7 +284,7 @@ class _Trainer:
             max_grad_norm=0.0,  # the step clips
             bf16=policy.autocast is torch.bfloat16,
             use_cpu=policy.device.type == "cpu",
-            **{_CHECKPOINTING: config.gradient_checkpointing},
+            **{str(_CHECKPOINTING): config.gradient_checkpointing},  # type: ignore[arg-type]
             ddp_find_unused_parameters=False,
             shuffle_dataset=False,
             save_strategy="no",
