@@ -34,7 +34,7 @@ class Limits(NamedTuple):
     largest: float
 
 
-#: by compute dtype of the policy; docs/processes.md has what was measured
+#: by compute dtype of the policy; docs/vllm.md has what was measured
 LIMITS = {"float32": Limits(1e-3, 2e-2), "bfloat16": Limits(5e-2, 3.0)}
 #: number of tokens that are checked at the first request of a step or after weights were taken, and at others
 CHECKED_TOKENS, CHECKED_LATER = 512, 128
@@ -66,7 +66,10 @@ class Backend(Protocol):
     def score(
         self, prompts: Sequence[Int[np.ndarray, " _"]], completions: Sequence[Int[np.ndarray, " _"]]
     ) -> list[Float[np.ndarray, " _"]]:
-        """Return the log-probability at temperature 1 of each token of these completions, each of which has its prompt."""
+        """Return the log-probability at temperature 1 of each token of these completions, each of which has its prompt.
+
+        Prompt, completion and one more token are within the positions of the model.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Return what ``run.json`` says of it, with its ``name``."""
@@ -241,7 +244,9 @@ class Checked:
 
     def _check(self, policy: Policy, rows: Sequence[Row]) -> None:
         if self._scored is None or self._scored.times >= SCORED_AGAIN:
-            self._scored = self._score(policy, [row.prompt for row in rows], [row.ids for row in rows])
+            longer = [row for row in rows if len(row.ids) > 1]  # without its last token, one more is within the model's positions
+            if longer:
+                self._scored = self._score(policy, [row.prompt for row in longer], [row.ids[:-1] for row in longer])
         found = self.difference(policy, rows)
         self._seen.append(found)
         limits = LIMITS[policy.compute]

@@ -39,6 +39,8 @@ def check(name: SamplerName, memory: float | None, config: TrainConfig) -> None:
         return
     if memory is not None and not (0 < memory < math.inf):
         raise InputError(f"--sampler-memory {memory:g}: must be above 0")
+    if config.device.startswith("cuda:") and config.device != "cuda:0":
+        raise InputError(f"--device {config.device}: vLLM takes the first GPU that it sees; set CUDA_VISIBLE_DEVICES, with --device cuda")
     temperatures = {"--temperature": [getattr(config, "temperature", 1.0)], "--eval-temperatures": config.eval_temperatures}
     for option, values in (temperatures | {"--eval-trained-temperatures": config.eval_trained_temperatures}).items():
         for value in values:

@@ -52,11 +52,16 @@ class Copy:
         groups = transformers.sample(self.model, replace(request, temperatures=hot))
         greedy = [not temperature for temperature in request.temperatures]
         return [
-            [replace(one, logprobs=self.score([prompt], [one.ids])[0]) if zero else one for one, zero in zip(group, greedy, strict=True)]
+            [replace(one, logprobs=self.measure([prompt], [one.ids])[0]) if zero else one for one, zero in zip(group, greedy, strict=True)]
             for prompt, group in zip(request.prompts, groups, strict=True)
         ]
 
     def score(self, prompts, completions):
+        positions = self.model.model.config.max_position_embeddings
+        assert all(len(prompt) + len(ids) < positions for prompt, ids in zip(prompts, completions, strict=True))
+        return self.measure(prompts, completions)
+
+    def measure(self, prompts, completions):
         blank = [""] * len(prompts)
         batch = Batch(prompts, completions, np.arange(len(prompts)), np.ones(len(prompts)), blank, blank, blank)
         values = self.model.measure_here(batch, 1000)[0].numpy()
@@ -212,6 +217,17 @@ def test_truncated_samples_are_checked_by_others(base):
     of.sampler = Checked(wrong(hotter=1.2), 1280)
     with pytest.raises(InputError, match="its log-probabilities differ"):
         sample(of, request(top_k=3))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 24])
+def test_completions_up_to_the_last_position_are_checked(base, limit):
+    of = policy_of(base)
+    of.sampler = checked = Checked(Copy(), 1280)
+    prompt = 5 + np.arange(of.model.config.max_position_embeddings - limit) % 20
+    for _ in range(2):
+        sample(of, request(prompts=[prompt], limit=limit))
+        move(of)
+        assert checked.measured()["sampler/checked_tokens"] >= 1
 
 
 def test_too_long_a_prompt_is_named(base):

@@ -23,6 +23,7 @@ VLLM = ["--sampler", "vllm"]
         ([*VLLM, "--temperature", "0.005"], "--temperature 0.005: vLLM takes 0.01 for lower temperatures above 0; use that, or 0"),
         ([*VLLM, "--eval-temperatures", "1", "0.001"], "--eval-temperatures 0.001: vLLM takes 0.01"),
         ([*VLLM, "--eval-trained-temperatures", "0.001"], "--eval-trained-temperatures 0.001: vLLM takes 0.01"),
+        ([*VLLM, "--device", "cuda:1"], "--device cuda:1: vLLM takes the first GPU that it sees; set CUDA_VISIBLE_DEVICES"),
         (["--sampler", "vlm"], "invalid choice 'vlm'"),
     ],
 )
