@@ -271,6 +271,7 @@ class _Trainer:
         self.config, self.norm = config, math.nan
         self.job: Job | None = None
         self.folder = tempfile.TemporaryDirectory(prefix="dynamics-trl-")  # TRL asks for one; nothing is saved in it
+        checkpointing: dict[str, Any] = {_CHECKPOINTING: config.gradient_checkpointing}
         settings = GRPOConfig(
             output_dir=self.folder.name,
             max_steps=1 << 30,
@@ -284,7 +285,7 @@ class _Trainer:
             max_grad_norm=0.0,  # the step clips
             bf16=policy.autocast is torch.bfloat16,
             use_cpu=policy.device.type == "cpu",
-            **{str(_CHECKPOINTING): config.gradient_checkpointing},  # type: ignore[arg-type]
+            **checkpointing,
             ddp_find_unused_parameters=False,
             shuffle_dataset=False,
             save_strategy="no",
