@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import scaling_table
 
 from analyses import launch, presets
 from dynamics import InputError
@@ -35,7 +36,8 @@ def test_every_run_fits_and_has_its_hours(preset: str) -> None:
     lines = presets.written_out(preset, Path("runs"))
     count = len(presets.plan(preset))
     assert lines[0].startswith(f"# {preset}: {count} runs on {chosen.setup.name}, one after the other: ")
-    assert sum("at most, fits in" in line for line in lines) == count
+    assert sum("at most, while " in line and f"fits in {chosen.setup.machine.name}" in line for line in lines) == count
+    assert not any(f"NOT fit in {chosen.setup.machine.name}" in line for line in lines)
     hours = [float(found[1]) for line in lines if (found := re.match(r"# \S+-0: ([\d.]+) h \(", line))]
     assert len(hours) == count
     assert 0 < sum(hours) < 100
@@ -69,6 +71,11 @@ def test_a_dry_run_refuses_what_the_engine_would(option: str, message: str, monk
     monkeypatch.setitem(presets.PRESETS, "paper", replace(paper, grid={"wrong": option}, grid_methods=("rlvr",)))
     with pytest.raises(InputError, match=f"rlvr-wrong-0: {message}"):
         presets.written_out("paper", Path("runs"))
+
+
+def test_the_page_has_the_tables_that_are_worked_out() -> None:
+    text = scaling_table.PAGE.read_text(encoding="utf-8")
+    assert scaling_table.filled(text) == text  # python docs/scaling_table.py
 
 
 def test_writing_out_imports_no_torch() -> None:

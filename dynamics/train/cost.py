@@ -350,16 +350,17 @@ def memory(config: TrainConfig, shape: Shape, setup: Setup, assumed: Assumed = E
     micro = microbatches(config, setup, replace(assumed, filled=1.0))
     update: dict[str, float] = {"gradient": width * weights / shares} | moments
     if setup.sharded:
-        update["whole gradient"] = setup.compute * weights if micro.count > 1 else 0.0
+        update["whole gradient"] = 4.0 * weights if micro.count > 1 else 0.0
         update["gathered layers"] = setup.compute * (GATHERED * shape.layer + shape.vocabulary * shape.hidden)
     else:
         update |= narrow
     each = per_token(shape, setup.compute)
     kept = 4 * shape.hidden * shape.layers + each if config.gradient_checkpointing else each * shape.layers
     update["activations"] = micro.tokens * kept
-    update["logits"] = CHUNKS * CHUNK + 4.0 * shape.vocabulary * shape.hidden  # and the gradient of the head
-    phases = {"update": update}
-    sampled = [("sampling", calls(config)), ("evaluation", evaluations(config))]
+    chunk = min(CHUNK, 4 * shape.vocabulary * micro.tokens)
+    update["logits"] = CHUNKS * chunk + 4.0 * shape.vocabulary * shape.hidden  # and the gradient of the head
+    phases = {"updating": update}
+    sampled = [("sampling", calls(config)), ("evaluating", evaluations(config))]
     for name, asked in sampled:
         if asked:
             most = max(max(rows(call, setup.processes)) for call in asked)
@@ -489,7 +490,7 @@ def time(config: TrainConfig, shape: Shape, setup: Setup, assumed: Assumed = EXP
     step["optimizer"] = iterations * 28 * weights / (count if setup.sharded else 1) / (assumed.traffic * machine.bandwidth)
     others = (count - 1) / count
     if setup.sharded:  # whole layers forward and backward in each micro-batch; the gradient once; the new weights for sampling once
-        step["communication"] = iterations * others * weights * (2 * setup.compute * micro.count + setup.compute + 4) / moved
+        step["communication"] = iterations * others * weights * (2 * setup.compute * micro.count + 4 + 4) / moved
     elif count > 1:
         step["communication"] = iterations * others * 2 * 4 * weights / moved
     answers = sum(call.prompts * call.group for call in asked)
@@ -505,15 +506,34 @@ def total(times: Sequence[Time]) -> float:
     return sum(each.hours for each in times)
 
 
+def formulas() -> list[str]:
+    """Say in lines how memory and time are worked out, and with which assumptions."""
+    at, low, high = EXPECTED, BEST, WORST
+    return [
+        "P weights, N processes; bytes for float32 weights and computation in bfloat16; see docs/scaling.md, also for what was measured",
+        "memory of rank 0: a whole model 4P, its copy in bfloat16 2P; gradient 4P, moments 8P; DDP: buckets of the gradient 4P",
+        "with FSDP2: shards of weights, gradient, moments 16P/N; gradient of micro-batches until it is shared 4P; to save, all moments 8P",
+        "activations: (38 hidden + 10 keys + 8 intermediate) a token and layer; with checkpointing that of one layer, and 4 hidden of each",
+        "keys and values: rows x (prompt + limit) x layers x keys x 6, with every row at its limit",
+        "seconds of a token of all rows: layers x start of a layer + bytes read / bandwidth + operations / rate; a call: limit x that",
+        "seconds of an update: operations / rate, 2P a token forward, twice that backward, forward again with checkpointing",
+        f"start of a layer {1000 * at.layer:g} ms ({1000 * low.layer:g} to {1000 * high.layer:g}), rate {at.utilisation:.0%} of the peak "
+        f"({high.utilisation:.0%} to {low.utilisation:.0%}), bandwidth {at.traffic:.0%} ({high.traffic:.0%} to {low.traffic:.0%}): assumed",
+        f"completions {at.filled:.0%} of their limit ({low.filled:.0%} to {high.filled:.0%}), {at.valid:.0%} of proposals valid, prompts "
+        f"of {at.problem} tokens, of proposals {at.proposal}, {at.judged:g} programs a second: assumed",
+    ]
+
+
 def described(name: str, config: TrainConfig, shape: Shape, setup: Setup) -> list[str]:
     """Describe a run in lines: memory of each phase with its parts, and hours with their range and the parts of a step."""
     held = memory(config, shape, setup)
     lines = []
     for phase, parts in held.phases.items():
         listed = " + ".join(f"{part} {size / GB:.1f}" for part, size in parts.items() if size >= GB / 20)
-        lines.append(f"{name}, memory of {phase}: {held.of(phase) / GB:.0f} GB = {listed}")
-    verdict = "fits" if held.fits else "does NOT fit"
-    lines.append(f"{name}: {held.of(held.largest) / GB:.0f} GB at most, {verdict} in {setup.machine.name}")
+        lines.append(f"{name}, memory while {phase}: {held.of(phase) / GB:.0f} GB = {listed}")
+    most = held.of(held.largest)
+    verdicts = [f"{'fits' if most <= FULL * machine.memory else 'does NOT fit'} in {machine.name}" for machine in MACHINES]
+    lines.append(f"{name}: {most / GB:.0f} GB at most, while {held.largest}: {', '.join(verdicts)}")
     expected, best, worst = (time(config, shape, setup, assumed) for assumed in (EXPECTED, BEST, WORST))
     step = ", ".join(f"{part} {seconds:.3g}" for part, seconds in sorted(expected.step.items(), key=lambda item: -item[1]))
     lines.append(

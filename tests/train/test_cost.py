@@ -70,16 +70,16 @@ def test_what_weights_gradient_and_moments_take() -> None:
     optimizer = ("whole weights", "shards of the weights", "gradient", "moments", "buckets of the gradient")
 
     def of(memory: cost.Memory) -> float:
-        return sum(memory.phases["update"].get(part, 0.0) for part in optimizer) / weights
+        return sum(memory.phases["updating"].get(part, 0.0) for part in optimizer) / weights
 
     assert (of(one), of(ddp), of(fsdp)) == (16, 20, 4 + 16 / 8)
     assert fsdp.phases["saving"]["whole moments"] == 8 * weights  # rank 0 has all of them to be saved
     assert "saving" not in ddp.phases
     narrow = cost.memory(settings("rlvr", master_dtype="bfloat16"), THREE, Setup())
     assert of(narrow) == 8
-    assert cost.memory(settings("rlvr", kl_coef=0.1), THREE, Setup()).phases["update"]["whole weights"] == 8 * weights
+    assert cost.memory(settings("rlvr", kl_coef=0.1), THREE, Setup()).phases["updating"]["whole weights"] == 8 * weights
     two = cost.memory(settings("selfplay", players="two"), THREE, Setup())
-    assert two.phases["update"]["moments"] == 16 * weights
+    assert two.phases["updating"]["moments"] == 16 * weights
 
 
 def test_seven_billion_weights_do_not_fit_where_each_process_has_80_gb() -> None:
@@ -145,7 +145,7 @@ def test_operations_are_counted() -> None:
 def test_a_run_is_described_with_its_parts() -> None:
     config = settings("rlvr", max_new_tokens=1024)
     lines = cost.described("rlvr-0", config, SEVEN, Setup(8, sharded=True, trl=True))
-    assert "does NOT fit in H100, 80 GB" in "\n".join(lines)
+    assert "rlvr-0: 106 GB at most, while saving: does NOT fit in H100, 80 GB, fits in H200, 141 GB" in lines
     assert "whole moments 60.9" in "\n".join(lines)
     assert lines[-1].startswith("rlvr-0: ")
     assert "steps of" in lines[-1]
