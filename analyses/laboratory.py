@@ -245,7 +245,7 @@ def forest(table: pd.DataFrame, ax: Axes) -> Axes:
             ax.plot([shown], [place], marker=marker, color=color, markerfacecolor=color if decided else "white", markersize=6, zorder=3)
         if known and row["margin"] > 0:
             ax.plot([-row["margin"] / half, row["margin"] / half], [place, place], color=style.FAINT, linewidth=9, alpha=0.18, zorder=0)
-        interval = f" [{row['low']:+.2g}, {row['high']:+.2g}]" if known else ""
+        interval = f" [{row['low']:+.2g}, {row['high']:+.2g}]" if known else ", no interval"
         ax.annotate(f"{row['value']:+.2g}{interval}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7)
         name = "same " if row["margin"] > 0 else ""
         names.append(textwrap.fill(f"{row['label']}: {name}{row['measured']}", 52))
