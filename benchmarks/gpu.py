@@ -12,7 +12,7 @@ fsdp2       accelerate's wrap, four steps, the state saved after two of them and
             GPU there is one shard, so nothing is communicated
 launch      `accelerate launch` with docs/accelerate/fsdp2.yaml on all GPUs: a run, killed and resumed; needs two
 sft, rlvr   tokens/s of a step against TRL's SFTTrainer and GRPOTrainer, by `benchmarks/train.py`, in bfloat16
-vllm        a run with `--sampler vllm`, which checks the sampler's log-probabilities after every synchronisation; if this version has it
+vllm        a run with `--sampler vllm`, which checks the sampler's log-probabilities after every synchronisation
 
 The verdict of a row is ok, failed or skipped, and says why. The bound of a difference stands in the column `against`.
 """
@@ -409,12 +409,9 @@ def rlvr(device: str, small: bool) -> list[Row]:
 
 
 def vllm(device: str, small: bool) -> list[Row]:
-    """Run with vLLM as the sampler, where this version has it."""
+    """Run with vLLM as the sampler."""
     del small
     what = "vllm: colocated, synchronised, checked"
-    told = subprocess.run([sys.executable, "-m", "dynamics.train", "rlvr", "--help"], capture_output=True, text=True).stdout
-    if "--sampler" not in told or "vllm" not in told:
-        return [Row(what, None, "", "", None, f"{SKIPPED}: not built, --help of rlvr has no --sampler vllm")]
     if importlib.util.find_spec("vllm") is None:
         return [Row(what, None, "", "", None, f"{SKIPPED}: vllm is not installed")]
     with tempfile.TemporaryDirectory() as folder:

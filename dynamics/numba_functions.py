@@ -17,12 +17,13 @@ def compiled(function: Any) -> Any:
     return numba.njit(nogil=True, cache=True, fastmath=REORDER, error_model="numpy")(function)
 
 
-@intrinsic
-def wide_vectors(_context: Any) -> Any:
-    """Let LLVM use vectors of 512 bits in the function that calls this, where there are any; alone it prefers half as wide ones."""
-
+def _wide_vectors(_context: Any) -> Any:
     def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
     return types.none(), generate
+
+
+#: lets LLVM use vectors of 512 bits in the function that calls this, where there are any; alone it prefers half as wide ones
+wide_vectors: Any = intrinsic(_wide_vectors)

@@ -114,7 +114,7 @@ class Adapter:
         tensors = self._replace(base)
         records = []
         for target, name, tensor, update, by_row in self._placed(base, tensors):
-            norm, values = None, update.singular_values()
+            norm, singular = None, update.singular_values()
             if target in self.magnitudes:
                 tensors[name], norm = with_dora_update(name, tensor, update, self.magnitudes[target], by_row)
             else:
@@ -122,9 +122,9 @@ class Adapter:
             record = {
                 "name": name,
                 "rank": update.left.shape[1],
-                "numerical_rank": update.rank_of(values),
+                "numerical_rank": update.rank_of(singular),
                 "scaling": self.scalings[target],
-                "update_norm": float(np.linalg.norm(values)) if norm is None else norm,
+                "update_norm": float(np.linalg.norm(singular)) if norm is None else norm,
             }
             records.append(record if norm is None else record | {"dora": True})
         for target, (rows, trained) in self.tokens.items():
@@ -210,8 +210,7 @@ def _stored_names(base: Checkpoint) -> dict[str, str]:
 
 
 def _triangle(matrix: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "k n"]:
-    triangle: Any = np.linalg.qr(matrix, mode="r")
-    return triangle
+    return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 def _product(left: Float[np.ndarray, "rows r"], right: Float[np.ndarray, "r columns"]) -> Float[np.ndarray, "rows columns"]:

@@ -98,11 +98,13 @@ Seen = Callable[[Chunk], Callable[[], object]]
 
 
 def total(stats_of_pairs: Iterable[DiffStats]) -> DiffStats:
-    """Add up statistics."""
-    total_stats = DiffStats()
-    for stats in stats_of_pairs:
-        total_stats += stats
-    return total_stats
+    """Add up statistics, in their order."""
+    every = list(stats_of_pairs)
+    if not every:
+        return DiffStats()
+    counts, bins, sums = (np.add.reduce([getattr(stats, name) for stats in every]) for name in ("counts", "ulp_bins", "sums"))
+    peak = np.maximum.reduce([stats.peak for stats in every])
+    return DiffStats(counts, bins, sums, peak, sum(stats.beyond_bf16 for stats in every))
 
 
 def accumulate_pairs(
@@ -127,23 +129,25 @@ def accumulate_pairs(
     of : indices of the pairs that ``seen`` gets; each takes a further chunk of memory per thread.
     """
     threads = threads or cores()
-    results = [DiffStats() for _ in pairs]
+    results: list[DiffStats | None] = [None] * len(pairs)
     weights = sum(pair.base.numel for pair in pairs)
     weights_done = 0
     worker = _Worker(thresholds, chunk, seen, frozenset(of))
     if progress:
         progress(0, weights)
     with ThreadPoolExecutor(threads) as pool:
-        for indices, (stats_of_pairs, finish) in in_order(pool, worker, _spans(pairs, chunk), ahead=4 * threads):
-            for index, parts in zip(indices, stats_of_pairs, strict=True):
-                for stats in parts:
-                    results[index] += stats
-                    weights_done += int(stats.counts[kernels.NUMEL])
-            if finish is not None:
-                finish()
+        for spans, done in in_order(pool, worker, _batches(_spans(pairs, chunk), chunk), ahead=4 * threads):
+            for (indices, members, start, stop), (stats_of_pairs, finish) in zip(spans, done, strict=True):
+                for index, parts in zip(indices, stats_of_pairs, strict=True):
+                    for stats in parts:
+                        before = results[index]
+                        results[index] = stats if before is None else before.__iadd__(stats)
+                weights_done += len(members) * (stop - start)
+                if finish is not None:
+                    finish()
             if progress:
                 progress(weights_done, weights)
-    return results
+    return [stats or DiffStats() for stats in results]  # an empty tensor has no part
 
 
 #: indices of the pairs, the pairs, which have the same base tensor, and the range of elements
@@ -163,6 +167,20 @@ def _spans(pairs: Sequence[Pair], chunk: int) -> Iterator[Span]:
             yield indices, members, start, min(start + length, numel)
 
 
+def _batches(spans: Iterable[Span], chunk: int) -> Iterator[tuple[list[Span]]]:
+    """Put spans together up to half as many weights as a chunk has bytes: handing small ones over takes longer than comparing them."""
+    batch: list[Span] = []
+    weights = 0
+    for span in spans:
+        batch.append(span)
+        weights += span[3] - span[2]
+        if 2 * weights >= chunk:
+            yield (batch,)
+            batch, weights = [], 0
+    if batch:
+        yield (batch,)
+
+
 def _length(pair: Pair, chunk: int) -> int:
     """Return the number of elements of a pair that are accumulated at a time; of two pairs, one divides the other if ``CHUNK`` is used."""
     return max(kernels.BLOCK, chunk // max(pair.base.storage.itemsize, pair.tuned.storage.itemsize))
@@ -176,7 +194,11 @@ class _Worker(threading.local):
         self.buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
         self.tallies: dict[tuple[str, str], Tally] = {}
 
-    def __call__(self, span: Span) -> tuple[list[list[DiffStats]], Callable[[], object] | None]:
+    def __call__(self, batch: tuple[list[Span]]) -> list[tuple[list[list[DiffStats]], Callable[[], object] | None]]:
+        """Do each span of a batch."""
+        return [self._one(span) for span in batch[0]]
+
+    def _one(self, span: Span) -> tuple[list[list[DiffStats]], Callable[[], object] | None]:
         """Return the statistics of each pair, in parts whose sizes depend on the pair only, and what is to be done in order."""
         indices, pairs, start, stop = span
         base = pairs[0].base

@@ -12,7 +12,7 @@ from dynamics.checkpoints import Checkpoint, Source, open_base, open_checkpoint
 from dynamics.checkpoints.parameter_names import OUTSIDE, module_order
 from dynamics.errors import InputError, did_you_mean, printable
 from dynamics.io.paths import natural_order, repeated
-from dynamics.sparsity.definitions import PAPERS, RULES, Thresholds, mukherjee_threshold
+from dynamics.sparsity.definitions import PAPERS, Thresholds, mukherjee_threshold
 from dynamics.sparsity.notes import explain
 from dynamics.sparsity.results import STEPS, Comparison, Row, Step, flat_record
 
@@ -165,25 +165,25 @@ def row(name: str, stats: DiffStats, pair: Pair | None = None) -> Row:
     """Derive the public numbers from the statistics of a set of weights."""
     from dynamics.sparsity import kernels
 
-    numel = int(stats.counts[kernels.NUMEL])
-    indices = (kernels.EXACT, kernels.BF16, kernels.RTOL, kernels.ATOL)
-    changed = {rule: int(stats.counts[index]) for rule, index in zip(RULES, indices, strict=True)}
-    base, tuned = math.sqrt(stats.sums[kernels.BASE]), math.sqrt(stats.sums[kernels.TUNED])
-    update = math.sqrt(stats.sums[kernels.UPDATE])
-    distance = _cosine_distance(base, tuned, float(stats.sums[kernels.UPDATE]), float(stats.sums[kernels.CROSS]))
+    counts, sums = stats.counts.tolist(), stats.sums.tolist()
+    numel = counts[kernels.NUMEL]
+    exact, bf16, rtol, atol = counts[kernels.EXACT], counts[kernels.BF16], counts[kernels.RTOL], counts[kernels.ATOL]
+    changed = {"exact": exact, "bf16": bf16, "rtol": rtol, "atol": atol}
+    base, tuned, update = math.sqrt(sums[kernels.BASE]), math.sqrt(sums[kernels.TUNED]), math.sqrt(sums[kernels.UPDATE])
+    distance = _cosine_distance(base, tuned, sums[kernels.UPDATE], sums[kernels.CROSS])
     return Row(
         name,
         numel,
         changed,
         {rule: 1 - count / numel if numel else math.nan for rule, count in changed.items()},
-        dict(zip(STEPS, map(int, stats.ulp_bins), strict=True)),
+        dict(zip(STEPS, stats.ulp_bins.tolist(), strict=True)),
         base,
         update,
         update / base if base else math.nan,
         1 - distance,
         distance,
         float(stats.peak[0]),
-        int(stats.counts[kernels.NONFINITE]),
+        counts[kernels.NONFINITE],
         pair.base.shape if pair else None,
         pair.base.dtype if pair else None,
         pair.tuned.dtype if pair else None,
@@ -208,12 +208,12 @@ def _paper_number(like: str, stats: DiffStats) -> dict[str, Any]:
 
 
 def _groups(pairs: list[tuple[Pair, DiffStats]], of: Callable[[Pair], str], order: Callable[[str], Any]) -> list[Row]:
-    from dynamics.sparsity.accumulate import DiffStats
+    from dynamics.sparsity.accumulate import total
 
-    groups: dict[str, DiffStats] = {}
+    groups: dict[str, list[DiffStats]] = {}
     for pair, stats in pairs:
-        groups.setdefault(of(pair), DiffStats()).__iadd__(stats)
-    return [row(name, groups[name]) for name in sorted(groups, key=order)]
+        groups.setdefault(of(pair), []).append(stats)
+    return [row(name, total(groups[name])) for name in sorted(groups, key=order)]
 
 
 def series(
