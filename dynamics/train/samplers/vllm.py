@@ -154,7 +154,7 @@ class VLLM:
         """Give back the memory, unless other processes are there: vLLM would end their connections with this one too."""
         if self.llm is not None and self.processes == 1:
             self.llm.llm_engine.engine_core.shutdown()
-        self.llm = None
+            self.llm = None
 
 
 def _version(package: str) -> str | None:
@@ -164,10 +164,9 @@ def _version(package: str) -> str | None:
 
 
 def _architecture(policy: Policy) -> str:
-    settings = policy.model.config.to_dict()
-    return json.dumps(
-        {name: value for name, value in settings.items() if name not in ("_name_or_path", "dtype")}, sort_keys=True, default=str
-    )
+    """Describe a model by its class, and the shapes of its weights: TRL changes entries of its configuration."""
+    shapes = {name: list(value.shape) for name, value in policy.model.named_parameters()}
+    return json.dumps([type(policy.model).__name__, shapes])
 
 
 def _completion(output: Any) -> SampledCompletion:
