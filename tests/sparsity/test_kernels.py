@@ -10,6 +10,7 @@ import pytest
 from helpers import bf16, check_row, histogram, wide
 from reference import bf16_bits, measure, steps_between
 
+from dynamics.checkpoints.decoding import widen_float16
 from dynamics.checkpoints.tensor import decode, float8_values
 from dynamics.sparsity import kernels, row
 from dynamics.sparsity.accumulate import accumulate_arrays
@@ -167,3 +168,23 @@ def test_decoding_keeps_every_value():
     assert np.array_equal(decode(ALL, "bfloat16"), wide(ALL), equal_nan=True)
     half = ALL.view(np.float16)
     assert np.array_equal(decode(half, "float16"), half.astype(np.float64), equal_nan=True)
+
+
+def test_every_float16_is_decoded_as_numpy_does():
+    with np.errstate(invalid="ignore"):
+        expected = ALL.view(np.float16).astype(np.float32)
+    values = np.empty(ALL.size, np.float32)
+    widen_float16(ALL, values)
+    nan = np.isnan(expected)
+    assert np.array_equal(values[~nan].view(np.uint32), expected[~nan].view(np.uint32))
+    assert np.array_equal(np.isnan(values), nan)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rtol", "atol"), [(2.0**-10, 2.0**-10), (1e-3, 1e-5), (0.0, 0.0), (1e-3, 1e-50), (3.0, 0.5)])
+def test_differences_at_a_threshold_are_counted_exactly(dtype, rtol, atol):
+    """Differences that are a threshold, the nearest values beside it, and those that float32 cannot tell from it."""
+    base = np.tile([1.0, -0.5, 0.0, 2.0**-130, 1e-30], 40).astype(dtype)
+    edges = np.concatenate([[edge, np.nextafter(edge, 1), np.nextafter(edge, -1)] for edge in (atol, rtol, rtol * 0.5, 1e-46, 0.0)])
+    tuned = (base + np.resize(edges, base.size)).astype(dtype)
+    check_row(row("w", accumulate_arrays(base, dtype, tuned, dtype, Thresholds(rtol, atol))), measure(base, tuned, rtol, atol))
