@@ -210,20 +210,16 @@ class Run:
     def _describe(self) -> None:
         """Add to ``run.json`` what is known after loading."""
         machines, machine = self.document.get("machines", []), _machine(self.policy.device)
-        self.document |= (
-            {
-                "parameters": sum(value.numel() for value in self.policy.masters.values()),
-                "compute_dtype": self.policy.compute,
-                "shares_prompts": self.policy.shares,
-                "sampled_by": decoder_of(self.policy) if self.sampler is None else self.sampler.describe()["name"],
-                "engine": self.engine.describe(),
-                "machines": machines if machine in machines else [*machines, machine],
-                "record_every": self.recorder.every,
-                "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
-            }
-            | self.method.metadata()
-            | self.engine.describe()
-        )
+        self.document |= {
+            "parameters": sum(value.numel() for value in self.policy.masters.values()),
+            "compute_dtype": self.policy.compute,
+            "shares_prompts": self.policy.shares,
+            "sampled_by": decoder_of(self.policy) if self.sampler is None else self.sampler.describe()["name"],
+            "engine": self.engine.describe(),
+            "machines": machines if machine in machines else [*machines, machine],
+            "record_every": self.recorder.every,
+            "probe_prompts": {role: len(prompts) for role, (prompts, _) in self.probe_prompts.items()},
+        } | self.method.metadata()
         if self._beside():
             self.document |= {"players": list(self.players), "graded": self.method.graded}
         if self.validation is not None:
