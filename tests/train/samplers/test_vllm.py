@@ -58,7 +58,8 @@ def test_vllm_draws_from_the_weights_as_they_are_and_a_run_resumes_as_it_would_h
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert all(row["sampler/max_difference"] < 1e-3 for row in rows[1:])
-    assert all(row["time/syncs"] >= 1 for row in rows[1:])
+    # steps 2 and 4 sample with the weights of the step before, and validate with their own, with which step 3 samples
+    assert [row["time/syncs"] for row in rows[1:]] == [0, 2, 0, 2]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
