@@ -12,13 +12,11 @@ polynomial, so that the loop vectorises. Compiled on first use and cached by num
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numba
 import numpy as np
 
-# Sums may be reordered, which lets them vectorise.
-_REORDER = {"reassoc", "contract", "nsz"}
+from dynamics.numba_functions import compiled
+
 #: exp(x) counts as 0 for x below this; its float64 value there is 1e-304
 FLOOR = -700.0
 _LOG2E = 1.4426950408889634
@@ -27,11 +25,7 @@ _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
 MAX, SUM_EXP, SUM_X_EXP, SUM_X2_EXP, ARGMAX = range(5)
 
 
-def _compiled(function: Any) -> Any:
-    return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _exp(x):
     """Compute exp(x) for FLOOR <= x <= 0 to a relative error of 1e-13."""
     whole = np.floor(x * _LOG2E + 0.5)
@@ -48,7 +42,7 @@ def _exp(x):
     return p * np.int64(bits).view(np.float64)
 
 
-@_compiled
+@compiled
 def _sums(row, largest, inverse):
     """Compute s, t and u over a part of a row that excludes the largest entry."""
     s = 0.0
@@ -67,7 +61,7 @@ def _sums(row, largest, inverse):
     return s, t, u
 
 
-@_compiled
+@compiled
 def _largest(row):
     """Return the largest entry and its index; the entry is NaN if any entry is NaN or +inf."""
     largest = -np.inf
@@ -84,7 +78,7 @@ def _largest(row):
     return np.float64(largest), index
 
 
-@_compiled
+@compiled
 def summarise(logits, inverse, out):
     """Fill ``out``, (rows, 5), with max, s, t, u and argmax of each row of (rows, vocabulary) float32 or float64 logits."""
     for i in range(logits.shape[0]):
@@ -102,7 +96,7 @@ def summarise(logits, inverse, out):
         out[i, SUM_X2_EXP] = u + more[2]
 
 
-@_compiled
+@compiled
 def count_above(logits, values, out):
     """Add to ``out`` the number of entries of each row above the row's entry of ``values``."""
     for i in range(logits.shape[0]):
@@ -114,7 +108,7 @@ def count_above(logits, values, out):
         out[i] += count
 
 
-@_compiled
+@compiled
 def _excess(d, e):
     """Compute exp(d) - 1 - d, given ``e`` = exp(d); by a series near 0, where the difference would cancel."""
     if abs(d) < 0.03:
@@ -122,7 +116,7 @@ def _excess(d, e):
     return e - 1.0 - d
 
 
-@_compiled
+@compiled
 def diverge(a, b, logsumexp_a, logsumexp_b, forth, back):
     """Add the contribution of a part of the vocabulary to KL(a || b), ``forth``, and to KL(b || a), ``back``; (rows,) each."""
     for i in range(a.shape[0]):

@@ -7,24 +7,18 @@ the kernels release the GIL, and the result of a row does not depend on which th
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 from numba.extending import overload
 
-# Sums may be reordered, which lets them vectorise.
-_REORDER = {"reassoc", "contract", "nsz"}
+from dynamics.numba_functions import compiled
+
 #: exp(x) counts as exp(FLOOR), about 1e-26, for x below this: products with it are no subnormal numbers, which are slow
 FLOOR = np.float32(-60.0)
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _EXP = tuple(np.float32(value) for value in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5))
 _ONE = np.float32(1.0)
-
-
-def _compiled(function: Any) -> Any:
-    return numba.njit(nogil=True, cache=True, fastmath=_REORDER, error_model="numpy")(function)
 
 
 def _wide(number):
@@ -58,7 +52,7 @@ def _put_as_stored(target, index, number):  # noqa: ARG001 - numba compares the 
     return put_rounded
 
 
-@_compiled
+@compiled
 def _exp(x):
     """Compute exp(x) for FLOOR <= x <= 0 to a relative error of 2e-7."""
     whole = np.floor(x * _LOG2E + np.float32(0.5))
@@ -68,7 +62,7 @@ def _exp(x):
     return (p * r * r + r + _ONE) * bits.view(np.float32)
 
 
-@_compiled
+@compiled
 def add_and_normalise(residual, more, weight, epsilon, out):
     """Add ``more`` to ``residual``, and fill ``out`` with the RMSNorm of the sum; (rows, width) each. An empty ``more`` counts as 0."""
     width = residual.shape[1]
@@ -87,7 +81,7 @@ def add_and_normalise(residual, more, weight, epsilon, out):
             _put(target, i, weight[i] * (states[i] * factor))
 
 
-@_compiled
+@compiled
 def gated(both, out):
     """Fill ``out``, (rows, width), with silu(gate) * up, given both side by side, (rows, 2 width)."""
     width = out.shape[1]
@@ -101,7 +95,7 @@ def gated(both, out):
             _put(target, i, x * (_ONE if x >= 0 else e) / (_ONE + e) * _wide(up[i]))
 
 
-@_compiled
+@compiled
 def _rotated(states, norm, epsilon, cosine, sine, factor, out):
     """Fill ``out`` with one head's query or key: normalised if ``norm`` is not empty, rotated, and multiplied by ``factor``; (size,)."""
     size = out.size
@@ -122,7 +116,7 @@ def _rotated(states, norm, epsilon, cosine, sine, factor, out):
         out[i + half] = (second * cosine[i + half] + first * sine[i + half]) * factor
 
 
-@_compiled
+@compiled
 def _score(query, keys, scores):
     """Fill ``scores``, (tokens,), with the products of a query, (size,), and keys, (size, tokens)."""
     count = scores.size
@@ -138,7 +132,7 @@ def _score(query, keys, scores):
             scores[j] += low + (q4 * _wide(k4[j]) + q5 * _wide(k5[j]) + q6 * _wide(k6[j]) + q7 * _wide(k7[j]))
 
 
-@_compiled
+@compiled
 def _mix(weights, values, out):
     """Add to ``out``, (size,), the sum of values, (tokens, size), times their weights, (tokens,)."""
     count = weights.size
@@ -159,7 +153,7 @@ def _mix(weights, values, out):
             out[i] += w0 * _wide(v0[i])
 
 
-@_compiled
+@compiled
 def attend(
     first,
     last,
