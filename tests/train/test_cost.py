@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,19 @@ THREE, SEVEN = SHAPES["Qwen/Qwen2.5-Coder-3B"], SHAPES["Qwen/Qwen2.5-Coder-7B"]
 def settings(method: str, preset: str = "pretrained", **more):
     """Return the settings of a method."""
     return METHODS[method](**preset_values(method, preset, "a model") | more)
+
+
+def test_what_is_said_of_the_code_is_so_in_the_code() -> None:
+    """The formulas import no torch, so they have numbers of modules that do."""
+    pytest.importorskip("trl")
+    pytest.importorskip("datasets")
+    from dynamics.train import policy
+    from dynamics.train.engines import trl
+    from dynamics.train.samplers import transformers
+
+    assert cost.SLACK == trl.SLACK
+    assert cost.CHUNK == policy.CHUNK_BYTES
+    assert inspect.signature(transformers.generate).parameters["rows"].default == cost.ROWS
 
 
 def test_the_shapes_have_the_published_numbers_of_weights() -> None:
