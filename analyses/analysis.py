@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -68,7 +68,7 @@ def sampled(runs: Sequence[Run], table: pd.DataFrame) -> str:
     bases: dict[int, set[str]] = {}
     for run in runs:
         if not known or run.seed in known:
-            bases.setdefault(run.seed, set()).add(str((run.document.get("checksums") or {}).get("base") or ""))
+            bases.setdefault(run.seed, set()).add(run.base_checksum)
     if len(bases) == 1:
         return "one seed"
     different = set().union(*bases.values())
@@ -85,11 +85,22 @@ def entitle(figure: Figure, text: str, sample: str, note: str = "") -> None:
     figure.suptitle(textwrap.fill(f"{text} ({about})", width), x=0.008, ha="left", fontsize=10.5, fontweight="bold")
 
 
-def told(value: float, low: float, high: float, unit: str = "", digits: int = 2) -> str:
-    """Say whether a difference is told from 0 by its interval: ``ahead by 0.05``, ``behind by 0.05`` or ``not told apart``."""
-    if np.isfinite([low, high]).all() and low * high > 0:
-        return f"{'ahead' if value > 0 else 'behind'} by {abs(value):.{digits}f}{unit}"
-    return "not told apart"
+def changes_in_words(what: str, parts: Mapping[str, tuple[float, float, float]]) -> str:
+    """Say how much each of several changes by, and which of them intervals tell from 0.
+
+    Parameters
+    ----------
+    what : what changes.
+    parts : name -> change and the ends of its interval, NaN if there is none.
+    """
+    known = {name: bool(np.isfinite(low) and np.isfinite(high)) for name, (_, low, high) in parts.items()}
+    told = {name: known[name] and low * high > 0 for name, (_, low, high) in parts.items()}
+    numbers = {name: f"{name} {value:+.2f}" for name, (value, _, _) in parts.items()}
+    if all(known.values()) and not any(told.values()):
+        return f"No change is told from 0 in {what}: {', '.join(numbers.values())}"
+    doubt = {name: " (not told from 0)" if known[name] and not told[name] else "" for name in parts}
+    start = what if what.startswith("pass@") else what[0].upper() + what[1:]
+    return f"{start}: {', '.join(numbers[name] + doubt[name] for name in parts)}"
 
 
 def write(analysis: Analysis, runs: Sequence[Run], folder: Path, note: str = "") -> tuple[pd.DataFrame, list[Path]]:

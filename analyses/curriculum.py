@@ -78,14 +78,12 @@ def caption(table: pd.DataFrame) -> str:
 def headline(table: pd.DataFrame) -> str:
     """Say how the base's solve rate changes between proposals of the first and of the last quarter."""
     rows = table[(table["part"] == "change") & (table["quantity"] == "solve_rate")]
-    parts = []
+    parts: dict[str, tuple[float, float, float]] = {}
     for label in SHOWN:
         own = rows.loc[rows["label"] == label, "value"]
         if len(own):
-            value, low, high = over_seeds(own.to_numpy())
-            told = "" if np.isnan(low) else " (told)" if low * high > 0 else " (not told from 0)"
-            parts.append(f"{variant_name(label).replace('one_minus, trained', 'trained proposer')} {value:+.2f}{told}")
-    return f"The base's solve rate on proposals, last minus first quarter: {', '.join(parts)}" if parts else TITLE
+            parts[variant_name(label).replace("one_minus, trained", "trained proposer")] = over_seeds(own.to_numpy())
+    return analysis.changes_in_words("the base's solve rate on proposals, last minus first quarter", parts) if parts else TITLE
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:

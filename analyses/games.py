@@ -402,7 +402,7 @@ def _is_adapter(checkpoint: Path) -> bool:
 
 def _checksum(run: Run) -> str:
     """Return the checksum of the weights that a run began with; of a run without one, what no other has."""
-    return str((run.document.get("checksums") or {}).get("base") or run.path)
+    return run.base_checksum or str(run.path)
 
 
 def _update(base: Path, checkpoint: Path, other: Run | None) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.analysis import told
 from analyses.pass_at_k import BASE, GREEDILY, WITHIN, graded, mean_difference, points
 from analyses.runs import Run, default_settings
 from analyses.verdicts import Verdict, check_claim_on_rows
@@ -47,9 +46,12 @@ def headline(table: pd.DataFrame) -> str:
     rows = table[(table["task"] == "all") & table["seed"].isna()]
     parts = []
     for label, own in rows.groupby("label", sort=False):
-        said = [f"{told(row['value'], row['low'], row['high'])} at k = {row['k']}" for row in own.sort_values("k").to_dict("records")]
+        said = [
+            f"{row['value']:+.2f}{'' if row['low'] * row['high'] > 0 else ' (not told)'} at k = {row['k']}"
+            for row in own.sort_values("k").to_dict("records")
+        ]
         parts.append(f"{label} {', '.join(said)}")
-    return f"Against the base on all tasks: {'; '.join(parts)}"
+    return f"pass@k minus the base, all tasks: {'; '.join(parts)}"
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:

@@ -27,7 +27,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analyses import analysis, statistics
-from analyses.analysis import told
 from analyses.claims import solved
 from analyses.runs import Run, default_settings
 from analyses.verdicts import Verdict, check_claim_on_rows, over_seeds
@@ -64,6 +63,13 @@ def caption(table: pd.DataFrame) -> str:
         "hollow: both models greedily, against the greedy base. Grey: the control, the base at lower temperatures; greedy decoding gives a "
         f"single sample. Rings: where a curve whose lead at k = 1 is told crosses the base: {'; '.join(listed) if listed else 'none'}."
     )
+
+
+def told(value: float, low: float, high: float, unit: str = "", digits: int = 2) -> str:
+    """Say whether a difference is told from 0 by its interval: ``ahead by 0.05``, ``behind by 0.05`` or ``not told apart``."""
+    if np.isfinite([low, high]).all() and low * high > 0:
+        return f"{'ahead' if value > 0 else 'behind'} by {abs(value):.{digits}f}{unit}"
+    return "not told apart"
 
 
 def headline(table: pd.DataFrame) -> str:

@@ -26,7 +26,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyses import analysis
-from analyses.analysis import told
 from analyses.pass_at_k import BASE, mean_difference
 from analyses.runs import Run, default_optimizer, describe, first_and_last_fifth, make_label, read_json_lines
 from analyses.verdicts import Verdict, check_claim, over_seeds, seed_count, with_intervals
@@ -80,11 +79,10 @@ def headline(table: pd.DataFrame) -> str:
     default = make_label("selfplay", {})
     if default not in wide:
         return TITLE
-    parts = []
-    for label in wide.columns.drop(default):
-        value, low, high = over_seeds((wide[label] - wide[default]).dropna().to_numpy())
-        parts.append(f"{variant_name(str(label))} {told(value, low, high) if np.isfinite(low) else f'{value:+.2f}'}")
-    return f"pass@1 against self-play with its trained proposer: {'; '.join(parts)}"
+    parts = {
+        variant_name(str(label)): over_seeds((wide[label] - wide[default]).dropna().to_numpy()) for label in wide.columns.drop(default)
+    }
+    return analysis.changes_in_words("pass@1, minus self-play with its trained proposer", parts) if parts else TITLE
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:

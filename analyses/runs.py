@@ -109,6 +109,11 @@ class Run:
         """Whether it kept the base and a later checkpoint; another trainer's recorder need not."""
         return len(self._saved) > 1
 
+    @property
+    def base_checksum(self) -> str:
+        """Checksum of the weights that the run began with; empty if none was recorded, as by other trainers."""
+        return str((self.document.get("checksums") or {}).get("base") or "")
+
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """The method's default values of ``VARIED_SETTINGS``."""

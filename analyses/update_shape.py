@@ -2,9 +2,10 @@
 
 Question: do the methods change the same weights, in the same directions?
 
-The paper does not report this. The figure shows the cosine between the updates of methods and seeds; the overlap of the changed weights,
-divided by the overlap expected for independent masks with the same density in every tensor; and spectral drift, principal angles and stable
-rank. The overlap is at the lowest learning rate at which all methods were run: if nearly every weight changes, any two runs overlap.
+The paper does not report this. The figure shows, for every two runs from one base, the cosine between their updates and the overlap of the
+changed weights, divided by the overlap expected for independent masks with the same density in every tensor; and spectral drift, principal
+angles and stable rank of each update. The overlap is at the lowest learning rate at which all methods were run: if nearly every weight
+changes, any two runs overlap.
 
     python -m analyses.update_shape runs/comparison --out figures        # two minutes for the embedded model
 """
@@ -24,24 +25,55 @@ from matplotlib.figure import Figure
 from analyses import analysis
 from analyses.runs import Run, default_settings, lowest_lr, with_weights
 from analyses.verdicts import Verdict, with_intervals
-from dynamics import InputError, overlap, spectra
+from dynamics import InputError, overlap, sparsity, spectra
 from dynamics.presentation import methods, style, ticks
 
 TITLE = "Overlap and shape of the updates"
 CLAIM = "no claim about this"
 PANELS = {"nss": "spectral drift (NSS)", "angle_left_max": "largest angle, degrees", "stable_rank": "stable rank"}
+#: columns of the table
+COLUMNS = (
+    "part",
+    "label",
+    "seed",
+    "learning_rate",
+    "at",
+    "first",
+    "second",
+    "jaccard",
+    "chance",
+    "ratio",
+    "same_sign",
+    "cosine",
+    "estimator",
+    "quantity",
+    "value",
+    "low",
+    "high",
+)
 #: number of weights above which decompositions are estimated by random projections
 LARGE = 5_000_000
+
+
+#: at most this many kinds of pairs are drawn
+SHOWN = 10
 
 
 def caption(table: pd.DataFrame) -> str:
     """Describe the figure."""
     shapes = table[table["part"] == "spectrum"]
     estimated = (shapes["estimator"] == "approx").any()
+    pairs = table[table["part"] == "pair"]
+    alone = (
+        " Pairs: two runs from the same base, whose updates are compared; updates of other bases are not comparable weight by weight."
+        if len(pairs)
+        else " No two runs have the same base, so no updates are compared with each other."
+    )
     return (
         f"Top left: cosine between the updates of two runs, over all weights{_rate(table, 'usual', ', learning rate ')}; for unrelated "
         "updates of so many weights it is within 0.01 of 0. Top right: overlap (Jaccard index) of the changed weights (rule bf16), divided "
-        f"by that of independent masks with the same density in every tensor{_rate(table, 'lowest', ', learning rate ')}. Below: "
+        f"by that of independent masks with the same density in every tensor{_rate(table, 'lowest', ', learning rate ')}. A dot per pair;"
+        f" bars: 95 % t interval over seeds, where each pair is of one seed.{alone} Below: "
         "unweighted means over matrices, of the runs at top left, a dot per seed; bars: 95 % t interval over seeds"
         f"{'; estimates by random projections' if estimated else ''}. Angle: the largest principal angle of the first 32 left singular "
         "vectors; stable rank: of the update."
@@ -61,34 +93,25 @@ def _pairs_at(table: pd.DataFrame, at: str) -> pd.DataFrame:
 
 
 def headline(table: pd.DataFrame) -> str:
-    """Say how alike updates are within a method and between methods."""
+    """Say how alike the updates of every two methods are."""
     pairs = _pairs_at(table, "usual")
-    same = pairs["first"].map(_method_of) == pairs["second"].map(_method_of)
-    parts = [
-        f"{name} {own['cosine'].min():.2f} to {own['cosine'].max():.2f}" if len(own) > 1 else f"{name} {own['cosine'].iloc[0]:.2f}"
-        for name, own in (("of two seeds of a method", pairs[same]), ("of two methods", pairs[~same]))
-        if len(own)
-    ]
-    return f"Cosine between updates: {', '.join(parts)}" if parts else TITLE
-
-
-def _method_of(name: str) -> str:
-    return name.partition(" ")[0]
+    parts = [f"{label} {own['cosine'].mean():.2f}" for label, own in pairs.groupby("label", sort=False)][:SHOWN]
+    return f"Cosine between updates from one base: {', '.join(parts)}" if parts else TITLE
 
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Make a table of pairs of runs and of the spectra of each run.
+    """Make a table of pairs of runs from the same base, and of the spectra of each run.
 
     Returns
     -------
-    Columns part (pair, spectrum), learning_rate; at (usual, lowest), first, second, jaccard, chance, ratio, same_sign, cosine; label,
-    seed, estimator, quantity, value, low, high.
+    Columns part (pair, spectrum), learning_rate; at (usual, lowest), first, second, jaccard, chance, ratio, same_sign, cosine; label
+    (of a pair: its methods, and that the runs differ in the seed where they do), seed, estimator, quantity, value, low, high.
     """
     selected = with_weights(default_settings(runs))
-    if len(selected) < 2:
-        raise InputError("overlap needs two runs from one base")
     lowest = [run for run in lowest_lr(runs) if run.has_weights]
     rows: list[dict[str, object]] = [pair | {"at": at} for at, part in (("usual", selected), ("lowest", lowest)) for pair in _pairs(part)]
+    if not any(row["at"] == "usual" for row in rows) and len(selected) < 2:
+        raise InputError("overlap needs two runs from one base")
     for run in selected:
         method = "approx" if int(run.document.get("parameters") or 0) > LARGE else "full"
         matrices, _ = spectra.compare(run.checkpoints[0], run.checkpoints[-1], method=method)
@@ -96,36 +119,66 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         for name in PANELS:
             values = pd.Series([getattr(matrix, name) for matrix in matrices], dtype=float)
             rows.append({**shared, "quantity": name, "value": float(values.mean())})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
     shapes = table["part"] == "spectrum"
     return pd.concat([table[~shapes], with_intervals(table[shapes], ["label", "quantity"])], ignore_index=True)
 
 
+def by_base(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group runs by the weights that they began with: by their checksums; where one was not recorded, the weights are compared."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in groups if _same_base(group[0], run)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return groups
+
+
+def _same_base(first: Run, second: Run) -> bool:
+    if first.base_checksum and second.base_checksum:
+        return first.base_checksum == second.base_checksum
+    bases = (first.checkpoints[0], second.checkpoints[0])
+    return sparsity.compare(*bases).total.sparsity["exact"] == 1.0
+
+
 def _pairs(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """Compare the updates of every pair of runs."""
-    if len(runs) < 2:
-        return []
-    compared = overlap.compare(runs[0].checkpoints[0], [run.checkpoints[-1] for run in runs])
+    """Compare the updates of every pair of runs from the same base."""
     rate = runs[0].learning_rate if len({run.learning_rate for run in runs}) == 1 else float("nan")
-    names = _distinct_names(runs)
+    names = {id(run): name for run, name in zip(runs, _distinct_names(runs), strict=True)}
     rows: list[dict[str, object]] = []
-    for pair in compared.total:
-        masks = pair.rules["bf16"]
-        chance = masks.jaccard_chance_by_tensor
-        rows.append(
-            {
-                "part": "pair",
-                "learning_rate": rate,
-                "first": names[pair.a],
-                "second": names[pair.b],
-                "jaccard": masks.jaccard,
-                "chance": chance,
-                "ratio": masks.jaccard / chance if chance else float("nan"),
-                "same_sign": pair.same_sign,
-                "cosine": pair.cosine_all,
-            }
-        )
+    for group in by_base(runs):
+        if len(group) < 2:
+            continue
+        compared = overlap.compare(group[0].checkpoints[0], [run.checkpoints[-1] for run in group])
+        for pair in compared.total:
+            masks = pair.rules["bf16"]
+            chance = masks.jaccard_chance_by_tensor
+            first, second = group[pair.a], group[pair.b]
+            rows.append(
+                {
+                    "part": "pair",
+                    "label": _kind(first, second),
+                    "seed": first.seed if first.seed == second.seed else float("nan"),
+                    "learning_rate": rate,
+                    "first": names[id(first)],
+                    "second": names[id(second)],
+                    "jaccard": masks.jaccard,
+                    "chance": chance,
+                    "ratio": masks.jaccard / chance if chance else float("nan"),
+                    "same_sign": pair.same_sign,
+                    "cosine": pair.cosine_all,
+                }
+            )
     return rows
+
+
+def _kind(first: Run, second: Run) -> str:
+    """Name what two runs are a pair of."""
+    if first.method == second.method:
+        return f"two seeds of {first.method}"
+    return f"{first.method} and {second.method}" + ("" if first.seed == second.seed else ", two seeds")
 
 
 def _distinct_names(runs: Sequence[Run]) -> list[str]:
@@ -138,36 +191,32 @@ def _distinct_names(runs: Sequence[Run]) -> list[str]:
 
 def draw(table: pd.DataFrame, ax: Axes, column: str = "cosine") -> Axes:
     """Draw the cosine, or another ``column``, of every pair of updates at the usual learning rate; ``ratio`` at the lowest."""
-    pairs = _pairs_at(table, "lowest" if column == "ratio" else "usual")
-    names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
-    wide = pairs.pivot(index="second", columns="first", values=column).reindex(index=names[1:], columns=names[:-1]).to_numpy(float)
-    low = 1.0 if column == "ratio" else 0.0
-    image = ax.imshow(wide, cmap=style.SEQUENTIAL, vmin=low, vmax=max(low + 0.05, float(np.nanmax(wide))), aspect="auto")
-    bottom, top = image.get_clim()
-    for (y, x), value in np.ndenumerate(wide):
-        if np.isfinite(value):
-            dark = value < bottom + 0.6 * (top - bottom)
-            ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
-    ax.grid(False)
-    ax.set_xticks(range(len(names) - 1), names[:-1], rotation=90, fontsize=7.5)
-    ax.set_yticks(range(len(names) - 1), names[1:], fontsize=7.5)
+    pairs = _pairs_at(table, "lowest" if column == "ratio" else "usual").assign(value=lambda rows: rows[column])
+    labels = list(dict.fromkeys(pairs["label"]))
+    of_one_seed = pairs[pairs["seed"].notna()]  # pairs of other seeds share runs, so they are not independent
+    shown = pd.concat([with_intervals(of_one_seed, ["label"]), pairs[pairs["seed"].isna()].assign(low=np.nan, high=np.nan)])
+    methods.dots(shown, labels, ax)
+    ax.axvline(1.0 if column == "ratio" else 0.0, color=style.FAINT, linewidth=0.9, zorder=1)
+    ticks.plain(ax.xaxis, 4, least=2)
     return ax
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Draw the figure."""
-    drawing = style.new_figure(style.TWO_COLUMN, 4.9)
-    halves: Any = drawing.subfigures(2, 1, height_ratios=[2.6, 1])
-    top, bottom = halves
-    for ax, column, title in zip(
-        top.subplots(1, 2),
-        ("cosine", "ratio"),
-        (f"cosine{_rate(table, 'usual', ', ')}", f"overlap / chance{_rate(table, 'lowest', ', ')}"),
-        strict=True,
-    ):
-        draw(table, ax, column).set_title(title)
+    """Draw the figure: what was measured only."""
+    kinds = table.loc[table["part"] == "pair", "label"].nunique()
     shapes = table[table["part"] == "spectrum"]
-    axes = bottom.subplots(1, len(PANELS), sharey=True)
+    heights = [0.75 + 0.2 * kinds] * bool(kinds) + [0.75 + 0.2 * shapes["label"].nunique()]
+    drawing = style.new_figure(style.TWO_COLUMN, 0.5 + sum(heights))
+    parts: list[Any] = list(drawing.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+    if kinds:
+        for ax, column, title in zip(
+            parts[0].subplots(1, 2),
+            ("cosine", "ratio"),
+            (f"cosine{_rate(table, 'usual', ', ')}", f"overlap / chance{_rate(table, 'lowest', ', ')}"),
+            strict=True,
+        ):
+            draw(table, ax, column).set_title(title)
+    axes = parts[-1].subplots(1, len(PANELS), sharey=True)
     axes[0].set_ylabel(_rate(table, "usual", "learning rate "), fontsize=7.5)
     for ax, name in zip(axes, PANELS, strict=True):
         rows = shapes[shapes["quantity"] == name]
