@@ -22,8 +22,10 @@ import pandas as pd
 
 from analyses import (
     confound,
+    controls,
     curriculum,
     entropy_dynamics,
+    findings,
     forgetting,
     laboratory,
     learnt_and_lost,
@@ -46,12 +48,13 @@ from dynamics import InputError
 from dynamics.cli import outputs
 from dynamics.cli.command import tell
 from dynamics.descriptions import plural
-from dynamics.io.csv import restored, write_csv
+from dynamics.io.csv import write_csv
 from dynamics.presentation import html
 
 QUESTIONS: tuple[Analysis, ...] = (
     pass_at_k,
     support,
+    controls,
     update_sparsity,
     confound,
     variance,
@@ -62,9 +65,19 @@ QUESTIONS: tuple[Analysis, ...] = (
     learnt_and_lost,
     forgetting,
 )
-#: the page of the manual with the verdicts from the figures of the repository, and the marks around its tables
-FINDINGS = Path(__file__).resolve().parent.parent / "docs" / "findings.md"
-MARKS, END = {"full": "<!--VERDICTS-->", "smollm2": "<!--VERDICTS OF SMOLLM2-->"}, "<!--END-->"
+#: what the page answers first, each by the title of its figure
+ANSWERS: tuple[Analysis, ...] = (pass_at_k, controls, update_sparsity, entropy_dynamics)
+#: analysis -> the primary claims that its figure is beside
+CLAIMED = {
+    "pass_at_k": ("self-play beats its base", "self-play beats its base's greedy decoding", "the base is ahead at large k"),
+    "support": ("self-play keeps more reach than RLVR",),
+    "update_sparsity": ("self-play is between SFT and RLVR in sparsity",),
+    "entropy_dynamics": ("both roles lose entropy, the proposer less",),
+    "proposer_variants": (
+        "a frozen proposer keeps entropy and loses curriculum and accuracy",
+        "the reward for p = 1/2 costs accuracy and leaves entropy",
+    ),
+}
 #: presets that are no demonstration, and runs of no preset
 JUDGED = ("", "full", "paper", "paper-7b")
 #: remark on the paper's sparsities, which are known from notes only
@@ -81,16 +94,15 @@ def main(
     """Train the runs of a preset, and of those that are made with it, and make their figures.
 
     The figures of preset ``full`` go into ``figures``, those of other presets into a subfolder with the name of the preset. If ``figures``
-    is the folder of the repository, the tables of ``docs/findings.md`` are updated too.
+    is the folder of the repository, the pages of findings are written too.
     """
     paths: list[Path] = []
     for name in presets.made_with(preset):
         runs = train(name, presets.runs_folder(name, folder), force, scheduler, block)
         target = figures if name == "full" else figures / name
         paths += build(runs, target, name)
-    if preset in MARKS and figures.resolve() == FINDINGS.parent.parent / "figures":
-        fill(FINDINGS, pd.read_csv(target / "verdicts.csv"), preset)
-        paths.append(FINDINGS)
+    if preset == "full" and figures.resolve() == findings.ROOT / "figures":
+        paths += findings.write(figures)
     return paths
 
 
@@ -108,23 +120,26 @@ def build(runs: Sequence[Run], figures: Path, preset: str = "") -> list[Path]:
         except InputError as error:
             for suffix in (".png", ".svg", ".csv"):
                 (figures / f"{name}{suffix}").unlink(missing_ok=True)  # remove files of earlier runs
-            sections.append({"title": analysis.TITLE, "missing": html.one_line(error, 400)})
+            sections.append({"name": name, "title": analysis.TITLE, "missing": html.one_line(error, 400)})
             continue
         paths += written
         rows += [asdict(verdict) | {"verdict": verdict.verdict, "figure": name} for verdict in analysis.verdicts(table)]
         section = {
+            "name": name,
             "title": analysis.TITLE,
+            "headline": html.one_line(analysis.headline(table), 400),
             "claim": html.one_line(analysis.CLAIM, 600),
             "caption": html.one_line(analysis.caption(table), 1200),
         }
         sections.append(section | {"figure": html.svg_uri((figures / f"{name}.svg").read_bytes())})
     claims, written = _claims(runs, figures)
+    claimed = html.svg_uri((figures / "laboratory.svg").read_bytes()) if len(claims) else ""
     paths += written
     verdicts = pd.DataFrame(rows, columns=[*(field.name for field in fields(Verdict)), "verdict", "figure"])
     outputs.write(str(figures / "machine.json"), json.dumps(_machine(runs, preset), indent=1) + "\n")
     write_csv(figures / "verdicts.csv", verdicts, "%.4g")
     write_csv(figures / "matching.csv", contrasts(runs))
-    outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections, claims))
+    outputs.write(str(figures / "report.html"), page(runs, preset, verdicts, sections, claims, claimed))
     return [*paths, figures / "verdicts.csv", figures / "matching.csv", figures / "machine.json", figures / "report.html"]
 
 
@@ -151,27 +166,13 @@ def _effect(row: Mapping[Any, Any]) -> str:
     return f"{row['effect']:+.3g}{interval}"
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Format the verdicts as a Markdown table."""
-    lines = [
-        f"| {row['finding']} | {row['measured']} | {_effect(row)} | {row['by_seed']} | {row['verdict']} |"
-        for row in table.to_dict("records")
-    ]
-    return "\n".join(["| finding | measured here | effect, 95 % | by seed | verdict |", "|---|---|---|---|---|", *lines])
-
-
-def fill(document: Path, table: pd.DataFrame, preset: str = "full") -> None:
-    """Replace the text between the marks of a preset in a Markdown document by its verdicts."""
-    begin = MARKS[preset]
-    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise InputError(f"{document}: has no {begin} ... {END}")
-    outputs.write(str(document), f"{before}{begin}\n\n{markdown(restored(table))}\n\n{END}{after}")
-
-
 def page(
-    runs: Sequence[Run], preset: str, verdicts: pd.DataFrame, sections: Sequence[Mapping[str, str]], claims: pd.DataFrame | None = None
+    runs: Sequence[Run],
+    preset: str,
+    verdicts: pd.DataFrame,
+    sections: Sequence[Mapping[str, str]],
+    claims: pd.DataFrame | None = None,
+    claimed: str = "",
 ) -> str:
     """Render the page with all figures.
 
@@ -184,9 +185,12 @@ def page(
     verdicts
         One row per finding, as in ``verdicts.csv``.
     sections
-        For every analysis its title, and either claim, caption and figure (a data URI), or ``missing``: why there is no figure.
+        For every analysis its name, its title, and either headline, claim, caption and figure (a data URI), or ``missing``: why there is
+        no figure.
     claims
         The primary claims, as ``claims.table`` gives them; None or empty if there are none.
+    claimed
+        Their figure, a data URI; empty if there is none.
 
     Returns
     -------
@@ -196,6 +200,7 @@ def page(
     steps = sorted(len(run.metrics) for run in runs)
     first = presets.PRESETS[preset].base_run_options if preset else ""
     machine = _machine(runs, preset)
+    beside = CLAIMED if claims is not None and len(claims) else {}
     context = {
         "run_count": plural(len(runs), "run"),
         "models": html.one_line(", ".join(models)),
@@ -206,12 +211,13 @@ def page(
         "versions": html.one_line(", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version), 400),
         "first": html.one_line(f"python -m dynamics.train sft {first}", 400) if first else "",
         "demonstration": preset not in JUDGED,
-        "claims": [_claim(row) for row in claims.to_dict("records")] if claims is not None else [],
-        "answer": summary(claims) + "." if claims is not None and len(claims) else "",
+        "groups": _groups(sections, claims),
+        "claimed": claimed,
+        "answers": [*([f"{summary(claims)}."] if claims is not None and len(claims) else []), *_answers(sections)],
         "counts": _counts(verdicts["verdict"]),
         "verdicts": [_verdict(row) for row in verdicts.to_dict("records")],
         "quoted": QUOTED,
-        "sections": sections,
+        "sections": [section for section in sections if "missing" in section or section["name"] not in beside],
         "contrasts": [
             {"runs": html.one_line(f"{row['a']}, {row['b']}"), "text": html.one_line(row["text"], 1000)}
             for row in contrasts(default_settings(runs)).to_dict("records")
@@ -219,6 +225,24 @@ def page(
         "runs": [_run(run) for run in runs],
     }
     return html.render("comparison.html", context, Path(__file__).parent / "templates")
+
+
+def _groups(sections: Sequence[Mapping[str, str]], claims: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Put the rows of the primary claims beside the figures that show them; those of figures that were not drawn come last, together."""
+    if claims is None or not len(claims):
+        return []
+    rows = [_claim(row) for row in claims.to_dict("records")]
+    drawn = [section for section in sections if section["name"] in CLAIMED and "figure" in section]
+    groups = [{"section": section, "claims": [row for row in rows if row["claim"] in CLAIMED[section["name"]]]} for section in drawn]
+    shown = [claim for section in drawn for claim in CLAIMED[section["name"]]]
+    others = [row for row in rows if row["claim"] not in shown]
+    return groups + [{"section": None, "claims": others}] * bool(others)
+
+
+def _answers(sections: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return what the figures of ``ANSWERS`` show, as sentences."""
+    said = {section["name"]: section["headline"] for section in sections if "headline" in section}
+    return [f"{said[name]}." for name in map(name_of, ANSWERS) if name in said]
 
 
 #: colour of each verdict

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import re
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,14 @@ from helpers import browser, dumped, made_once
 
 from analyses import (
     analysis,
+    claims,
     comparison,
     confound,
+    controls,
     curriculum,
     entropy_dynamics,
     forgetting,
+    laboratory,
     launch,
     pass_at_k,
     presets,
@@ -69,7 +73,8 @@ def test_finished_runs_are_not_made_again(folder: Path, capsys: pytest.CaptureFi
 def test_everything_is_built_from_run_directories(built: Path) -> None:
     paths = list(built.iterdir())
     names = {path.stem for path in paths if path.suffix == ".csv"}
-    assert names == {analysis.name_of(module) for module in comparison.QUESTIONS} | {"verdicts", "matching"}
+    drawn = {analysis.name_of(module) for module in comparison.QUESTIONS} - {"controls"}  # which are runs of the laboratory
+    assert names == drawn | {"verdicts", "matching"}
     verdicts = pd.read_csv(built / "verdicts.csv")
     assert set(verdicts["verdict"]) <= {HOLDS, FAILS, OPEN}
     single = verdicts[verdicts["interval"] == "none: one seed"]
@@ -127,15 +132,35 @@ def test_the_base_is_at_no_distance_from_itself(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("preset", "folder"), [("full", "figures"), ("smollm2", "figures/smollm2")])
-def test_the_findings_page_has_the_verdicts_of_the_figures(preset: str, folder: str, tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
-    table = pd.read_csv(root / folder / "verdicts.csv")
-    assert json.loads((root / folder / "machine.json").read_text())["preset"] == preset
-    page, copy = root / "docs" / "findings.md", tmp_path / "findings.md"
-    assert page == comparison.FINDINGS
-    copy.write_text(page.read_text())
-    comparison.fill(copy, table, preset)
-    assert copy.read_text() == page.read_text()
+def test_the_committed_figures_say_of_which_preset_they_are(preset: str, folder: str) -> None:
+    assert json.loads((Path(__file__).parent.parent / folder / "machine.json").read_text())["preset"] == preset
+
+
+def test_claims_stand_beside_the_figures_that_show_them(folder: Path) -> None:
+    names = [claim.name for claim in laboratory.CLAIMS.claims]
+    beside = [claim for claims in comparison.CLAIMED.values() for claim in claims]
+    assert sorted(beside) == sorted(names)  # each once
+    assert comparison.CLAIMED.keys() <= {analysis.name_of(module) for module in comparison.QUESTIONS}
+    rows = claims.table(claims.judge(laboratory.CLAIMS, laboratory.read([])))
+    drawn = {
+        "name": "pass_at_k",
+        "title": "pass@k",
+        "headline": "ahead",
+        "claim": "",
+        "caption": "",
+        "figure": "data:image/svg+xml;base64,",
+    }
+    sections = [drawn, {"name": "support", "title": "Support", "missing": "no samples"}]
+    page = comparison.page(runs.find([folder]), "full", pd.read_csv(io.StringIO(VERDICTS)), sections, rows)
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+    order = [text.index(part) for part in ("Of 8 claims", "ahead.", "Primary claims", "pass@k", "Claims without a figure", "Exploratory")]
+    assert order == sorted(order)
+    assert text.index(names[0]) < text.index("Claims without a figure") < text.index(names[3])
+    assert "Support: no samples" in text
+
+
+#: a table of verdicts without rows
+VERDICTS = ",".join([*(field.name for field in fields(Verdict)), "verdict", "figure"]) + "\n"
 
 
 #: presets of many runs
@@ -162,6 +187,15 @@ def test_every_command_of_a_preset_is_one_that_would_run(preset: str, tmp_path: 
             assert "64" in words  # pass@k needs many graded samples
     usual = {run.path.name for run in runs.default_settings(runs.find(made))}
     assert usual == {f"{method}-{seed}" for method in presets.PRESETS[preset].methods for seed in range(presets.PRESETS[preset].seeds)}
+
+
+def test_every_control_is_a_run_of_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change whose label no run has would never be compared, without a word."""
+    monkeypatch.chdir(tmp_path)
+    words = {name: options for name, options in presets.plan("full", block="methods").items() if name.endswith("-0")}
+    made = [imagined_run(options[0], command_line.parse([options[0], "--out", name, *options[1:]])) for name, options in words.items()]
+    labels = {run.label for run in runs.find(made)}
+    assert {label for change in controls.CHANGES for label in (change.changed, change.control)} <= labels
 
 
 def imagined_run(method: str, given: command_line.Command) -> Path:
@@ -482,7 +516,8 @@ def test_runs_of_another_trainer_are_drawn_as_far_as_they_go(tmp_path: Path) -> 
     table = pd.read_csv(tmp_path / "figures" / "update_sparsity.csv")
     assert table.loc[table["part"] == "total", "value"].to_list() == pytest.approx([0.5] * 4)
     page = (tmp_path / "figures" / "report.html").read_text()
-    assert page.count("No figure:") == len(comparison.QUESTIONS) - 2
+    missing = page[page.index("What is not drawn") : page.index("Verdicts, one at a time")]
+    assert missing.count("<li>") == len(comparison.QUESTIONS) - 2
 
 
 @pytest.mark.parametrize("missing", ["selfplay", "sft"])
@@ -525,7 +560,7 @@ def test_figures_are_drawn_from_the_tables_beside_them(built: Path) -> None:
         ax = update_sparsity.draw(table_of(update_sparsity), style.new_figure(3, 3).subplots(), "bf16")
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["sft, 3e-4", "rlvr, 3e-4", "selfplay, 3e-4"]
         assert ax.get_xlim() == (-0.03, 1.03)
-        for module in comparison.QUESTIONS:
+        for module in [module for module in comparison.QUESTIONS if module is not controls]:
             drawn = module.figure(table_of(module))
             assert drawn.get_figwidth() <= style.TWO_COLUMN
             for ax in drawn.axes:
@@ -542,7 +577,7 @@ def test_the_report_in_a_browser(folder: Path, built: Path, tmp_path: Path) -> N
     page = tmp_path / "page.html"
     page.write_text((built / "report.html").read_text() + script)
     dom = dumped(page, tmp_path, "--window-size=500,900")
-    assert f"<title>true true {len(comparison.QUESTIONS)}</title>" in dom
+    assert f"<title>true true {len(comparison.QUESTIONS) - 1}</title>" in dom  # there are no controls
     assert dom.count("<details>") == len(runs.find([folder]))
 
 

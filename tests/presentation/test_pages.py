@@ -126,8 +126,11 @@ def of_comparison(text: str, folder: Path) -> str:
     compared = [runs.Run(folder / name, document) for name in ("a", "b")]
     verdict = Verdict(text, text, 1.0, 0.5, 1.5, 2, text, text, 1)
     verdicts = pd.DataFrame([dataclasses.asdict(verdict) | {"verdict": verdict.verdict, "figure": text}])
-    drawn = {"title": text, "claim": text, "caption": text, "figure": html.svg_uri(b"<svg/>")}
-    sections = [{name: html.one_line(value) for name, value in section.items()} for section in (drawn, {"title": text, "missing": text})]
+    drawn = {"name": text, "title": text, "headline": text, "claim": text, "caption": text, "figure": html.svg_uri(b"<svg/>")}
+    sections = [
+        {name: html.one_line(value) for name, value in section.items()}
+        for section in (drawn, {"name": text, "title": text, "missing": text})
+    ]
     return comparison.page(compared, "", verdicts, sections)
 
 
