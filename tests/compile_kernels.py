@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import torch
 
 from dynamics import overlap
 from dynamics.entropy import kernels as entropy_kernels
@@ -33,6 +34,7 @@ def others() -> None:
         from_logits(values[None], targets=np.array([1]))
         one = np.ones(1)
         entropy_kernels.diverge(values[None], values[None], one, one, np.zeros(1), np.zeros(1))
+    from_logits(torch.ones(1, 4, dtype=torch.bfloat16), targets=torch.tensor([1]))
     pass_at_k(8, 4, 2)
     curves([8], [4], [1, 2])
     g_pass_at_k(8, 4, 2, 0.5)

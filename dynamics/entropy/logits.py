@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from dynamics._moved import moved_names
-from dynamics.entropy.moments import ROWS, SoftmaxMoments, count_above, merge_moments, on_threads, softmax_moments, widened
+from dynamics.entropy.moments import ROWS, SoftmaxMoments, count_above, merge_moments, moments_and_counts, on_threads, softmax_moments
 from dynamics.errors import InputError
 from dynamics.models import Head
 
@@ -83,6 +83,8 @@ def from_logits(logits: Array, temperature: Any = 1.0, targets: Array | None = N
     if _is_torch(logits):
         return _from_torch(logits, temperature, targets, threads)
     array = np.asarray(logits)
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise InputError(f"logits of dtype {array.dtype}: expected floating point")
     if array.ndim < 1 or array.shape[-1] == 0:
         raise InputError(f"logits of shape {array.shape}: the last axis must be a vocabulary")
     shape = array.shape[:-1]
@@ -123,12 +125,13 @@ def _measure_rows(
     targets: Int[np.ndarray, " rows"] | None,
     threads: int | None,
 ) -> Columns:
-    moments = softmax_moments(rows, temperatures, threads)
     if targets is None:
+        moments = softmax_moments(rows, temperatures, threads)
         return moments.entropy, moments.varentropy, moments.logsumexp, None, None
-    logits = widened(np.take_along_axis(rows, np.maximum(targets, 0)[:, None], 1))[:, 0].astype(float)
+    logits = np.take_along_axis(rows, np.maximum(targets, 0)[:, None], 1)[:, 0].astype(float)
     target_logits = np.where(targets >= 0, logits, np.nan)
-    return _with_targets(moments, targets, target_logits, count_above(rows, target_logits, threads))
+    moments, above = moments_and_counts(rows, temperatures, target_logits, threads)
+    return _with_targets(moments, targets, target_logits, above)
 
 
 def _with_targets(
@@ -158,13 +161,14 @@ def _from_torch(logits: torch.Tensor, temperature: Any, targets: Array | None, t
     for start in range(0, len(flat), 16 * ROWS):
         piece = slice(start, start + 16 * ROWS)
         rows = flat[piece].detach()
-        moments = tensor_moments(rows, temperatures[piece], threads)
         if ids is None:
+            moments, _ = tensor_moments(rows, temperatures[piece], None, threads)
             parts.append((moments.entropy, moments.varentropy, moments.logsumexp, None, None))
             continue
         index = torch.from_numpy(np.maximum(ids[piece], 0)).to(rows.device)
         target_logits = np.where(ids[piece] >= 0, rows.gather(1, index[:, None])[:, 0].double().cpu().numpy(), np.nan)
-        parts.append(_with_targets(moments, ids[piece], target_logits, _tensor_above(rows, target_logits, threads)))
+        moments, above = tensor_moments(rows, temperatures[piece], target_logits, threads)
+        parts.append(_with_targets(moments, ids[piece], target_logits, above))
     columns = _joined(parts, ids is not None, logits.device)
     if logits.requires_grad and torch.is_grad_enabled():
         columns = _with_gradient(flat, torch.from_numpy(temperatures).to(flat.device), ids, columns)
@@ -182,14 +186,21 @@ def _joined(parts: Sequence[Columns], with_targets: bool, device: torch.device) 
 
 
 def tensor_moments(
-    rows: Float[torch.Tensor, "rows vocabulary"], temperatures: Float[np.ndarray, " rows"], threads: int | None = None
-) -> SoftmaxMoments:
-    """Compute the moments of a tensor: by the kernels on a CPU, elsewhere in torch, in float64 on the device; only sums are copied."""
+    rows: Float[torch.Tensor, "rows vocabulary"],
+    temperatures: Float[np.ndarray, " rows"],
+    values: Float[np.ndarray, " rows"] | None = None,
+    threads: int | None = None,
+) -> tuple[SoftmaxMoments, Int[np.ndarray, " rows"]]:
+    """Compute the moments of a tensor, and count the logits of each row above one of them, its entry of ``values``.
+
+    On a CPU the kernels do it, elsewhere torch, in float64 on the device; only sums are copied.
+    """
     import torch
 
+    values = np.full(len(rows), np.nan) if values is None else values
     if rows.device.type == "cpu":
-        return softmax_moments((rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy(), temperatures, threads)
-    parts = []
+        return moments_and_counts(_as_array(rows), temperatures, values, threads)
+    parts, counts = [], []
     for start in range(0, len(rows), ROWS):
         wide = rows[start : start + ROWS].double()
         largest, index = wide.max(dim=-1)
@@ -200,9 +211,17 @@ def tensor_moments(
         x = torch.where(e > 0, x, 0.0)
         e = torch.where(torch.isneginf(largest)[:, None], 0.0, e)
         parts.append(torch.stack([largest, e.sum(-1), (x * e).sum(-1), (x * x * e).sum(-1)]))
-    values = torch.cat(parts, 1).cpu().numpy()
-    values[1:, np.isnan(values[0])] = np.nan
-    return SoftmaxMoments(values[0], values[1], values[2], values[3], 1 / temperatures)
+        counts.append((wide > torch.from_numpy(values[start : start + ROWS]).to(rows.device)[:, None]).sum(-1))
+    sums = torch.cat(parts, 1).cpu().numpy()
+    sums[1:, np.isnan(sums[0])] = np.nan
+    return SoftmaxMoments(sums[0], sums[1], sums[2], sums[3], 1 / temperatures), torch.cat(counts).cpu().numpy()
+
+
+def _as_array(rows: torch.Tensor) -> Shaped[np.ndarray, " ..."]:
+    """Return a tensor on the CPU as numpy array without copying it; bfloat16, which numpy does not have, as its bits in int16."""
+    import torch
+
+    return (rows.contiguous().view(torch.int16) if rows.dtype == torch.bfloat16 else rows).numpy()
 
 
 def _tensor_above(
@@ -212,7 +231,7 @@ def _tensor_above(
     import torch
 
     if rows.device.type == "cpu":
-        return count_above((rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy(), values, threads)
+        return count_above(_as_array(rows), values, threads)
     limit = torch.from_numpy(values).to(rows.device)[:, None]
     parts = [(rows[start : start + ROWS].double() > limit[start : start + ROWS]).sum(-1) for start in range(0, len(rows), ROWS)]
     above: Int[np.ndarray, " rows"] = torch.cat(parts).cpu().numpy()
@@ -397,7 +416,7 @@ def _measure_piece(
     parts = []
     for start, stop in head.stretches():
         logits = head(hidden, start, stop, buffer)
-        parts.append(tensor_moments(logits, temperatures))
+        parts.append(tensor_moments(logits, temperatures)[0])
         if targets is not None:
             inside = np.flatnonzero((targets >= start) & (targets < stop))
             row, column = torch.from_numpy(np.stack([inside, targets[inside] - start])).to(logits.device)

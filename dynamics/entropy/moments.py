@@ -88,22 +88,44 @@ def softmax_moments(
 
     Parameters
     ----------
-    rows : (rows, vocabulary) logits of float16, bfloat16, float32 or float64.
+    rows : (rows, vocabulary) logits of float16, bfloat16, float32 or float64, or the bits of bfloat16 as int16.
     temperatures : (rows,), above 0.
     threads : number of threads; one per core if None.
     """
+    return moments_and_counts(rows, temperatures, np.full(len(rows), np.nan), threads)[0]
+
+
+def moments_and_counts(
+    rows: Shaped[np.ndarray, "rows vocabulary"],
+    temperatures: Float[np.ndarray, " rows"],
+    values: Float[np.ndarray, " rows"],
+    threads: int | None = None,
+) -> tuple[SoftmaxMoments, Int[np.ndarray, " rows"]]:
+    """Compute the moments of rows of logits, and count the logits of each row above one of them, its entry of ``values``.
+
+    Parameters
+    ----------
+    rows, temperatures, threads : see ``softmax_moments``.
+    values : (rows,) logits, which are numbers of the dtype of ``rows``; NaN for a row whose count does not matter.
+    """
     from dynamics.entropy import kernels  # compiles, so it is imported when first needed
 
-    out = np.empty((len(rows), 5))
+    out, above = np.empty((len(rows), 4)), np.zeros(len(rows), np.int64)
     inverse = 1 / temperatures
-    on_threads(len(rows), lambda part: kernels.summarise(widened(rows[part]), inverse[part], out[part]), threads)
-    return SoftmaxMoments(
+
+    def summarise(part: slice) -> None:
+        bits = bits_of(rows[part])
+        kernels.summarise(bits, inverse[part], _bits_like(values[part], bits), out[part], above[part])
+
+    on_threads(len(rows), summarise, threads)
+    moments = SoftmaxMoments(
         max=out[:, kernels.MAX],
         sum_exp=out[:, kernels.SUM_EXP],
         sum_x_exp=out[:, kernels.SUM_X_EXP],
         sum_x2_exp=out[:, kernels.SUM_X2_EXP],
         inverse_temperature=inverse,
     )
+    return moments, above
 
 
 def merge_moments(parts: Sequence[SoftmaxMoments]) -> SoftmaxMoments:
@@ -117,21 +139,34 @@ def merge_moments(parts: Sequence[SoftmaxMoments]) -> SoftmaxMoments:
 def count_above(
     rows: Shaped[np.ndarray, "rows vocabulary"], values: Float[np.ndarray, " rows"], threads: int | None
 ) -> Int[np.ndarray, " rows"]:
-    """Count the logits of each row above the row's entry of ``values``."""
+    """Count the logits of each row above one of them, its entry of ``values``."""
     from dynamics.entropy import kernels
 
     above = np.zeros(len(rows), np.int64)
-    on_threads(len(rows), lambda part: kernels.count_above(widened(rows[part]), values[part], above[part]), threads)
+
+    def count(part: slice) -> None:
+        bits = bits_of(rows[part])
+        kernels.count_above(bits, _bits_like(values[part], bits), above[part])
+
+    on_threads(len(rows), count, threads)
     return above
 
 
-def widened(rows: Shaped[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
-    """Convert to a dtype that the kernels accept, without changing values."""
-    if rows.dtype in (np.float32, np.float64):
-        return np.ascontiguousarray(rows)
-    if rows.dtype.kind not in "fV" and rows.dtype.name not in ("bfloat16",):
-        raise InputError(f"logits of dtype {rows.dtype}: expected floating point")
-    return np.ascontiguousarray(rows.astype(np.float32))
+def bits_of(logits: Shaped[np.ndarray, " ..."]) -> Int[np.ndarray, " ..."]:
+    """Return the bits of logits as signed integers, for the kernels: of bfloat16 as int16, of float32 (also for float16) and float64."""
+    if logits.dtype == np.int16 or logits.dtype.name == "bfloat16":
+        return np.ascontiguousarray(logits).view(np.int16)
+    if logits.dtype.kind != "f":
+        raise InputError(f"logits of dtype {logits.dtype}: expected floating point")
+    wide = np.ascontiguousarray(logits if logits.dtype in (np.float32, np.float64) else logits.astype(np.float32))
+    return wide.view(np.int32 if wide.dtype == np.float32 else np.int64)
+
+
+def _bits_like(values: Float[np.ndarray, " rows"], bits: Int[np.ndarray, "rows vocabulary"]) -> Int[np.ndarray, " rows"]:
+    """Return the bits of numbers in the dtype that ``bits`` are of."""
+    if bits.dtype == np.int16:
+        return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(np.int16)
+    return bits_of(values.astype(np.float32 if bits.dtype == np.int32 else np.float64))
 
 
 def on_threads(count: int, work: Callable[[slice], None], threads: int | None = None) -> None:

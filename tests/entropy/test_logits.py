@@ -105,6 +105,20 @@ def test_masked_and_broken_rows():
         assert list(np.asarray(computed.rank)) == [3, 0, 0, 0, 1, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_zeros_of_both_signs_are_equal_and_any_nan_breaks_a_row(dtype):
+    z = torch.tensor([[0.0, -0.0, 1, -1], [-0.0, 0.0, 1, -1], [0, 0, -np.nan, 1], [0, 0, np.nan, 1], [0, -np.inf, -0.0, 0]]).to(dtype)
+    computed = from_logits(z, targets=torch.tensor([0, 0, 0, 3, 2]))
+    assert computed.rank.tolist() == [2, 2, 0, 0, 1]
+    assert torch.isnan(computed.entropy).tolist() == [False, False, True, True, False]
+    assert float(computed.entropy[4]) == pytest.approx(np.log(3), rel=1e-15)
+
+
+def test_bits_are_no_logits():
+    with pytest.raises(InputError, match="expected floating point"):
+        from_logits(np.zeros((2, 3), np.int16))
+
+
 def test_one_token_is_certain():
     computed = from_logits(np.array([[3.0]], np.float32), targets=[0])
     assert (computed.entropy[0], computed.varentropy[0], computed.surprisal[0], computed.rank[0]) == (0, 0, 0, 1)
@@ -237,10 +251,10 @@ def test_the_torch_path_of_accelerators_agrees(monkeypatch):
     z = torch.from_numpy(np.stack([peaked(gap, 300) for gap in (0, 5, 20, 36)] + [np.full(300, -np.inf, np.float32)]))
     z[3, 7] = -np.inf
     z[0, 0] = np.nan
-    expected = module.tensor_moments(z, np.full(5, 0.8))
+    expected, above = module.tensor_moments(z, np.full(5, 0.8), z[:, 3].double().numpy())
 
-    real = module.softmax_moments
-    monkeypatch.setattr(module, "softmax_moments", lambda *_: pytest.fail("the CPU path was taken"))
+    real = module.moments_and_counts
+    monkeypatch.setattr(module, "moments_and_counts", lambda *_: pytest.fail("the CPU path was taken"))
     fake = type("Device", (), {"type": "elsewhere"})()
     source = z.clone()
 
@@ -256,7 +270,8 @@ def test_the_torch_path_of_accelerators_agrees(monkeypatch):
             return source[part]
 
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
-    computed = module.tensor_moments(Rows(), np.full(5, 0.8))
-    monkeypatch.setattr(module, "softmax_moments", real)
+    computed, counted = module.tensor_moments(Rows(), np.full(5, 0.8), z[:, 3].double().numpy())
+    monkeypatch.setattr(module, "moments_and_counts", real)
     for name in ("entropy", "varentropy", "logsumexp"):
         assert np.allclose(getattr(computed, name), getattr(expected, name), rtol=1e-11, equal_nan=True), name
+    assert counted[1:].tolist() == above[1:].tolist()
